@@ -1,0 +1,42 @@
+"""What a task asks a model to predict."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+TargetKind = Literal["classes", "labels", "scalar", "dense"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The target of a task: its kind, and the shape of one prediction without the batch axis.
+
+    ========= ==================== =================== =========================
+    kind      model output         target array        meaning
+    ========= ==================== =================== =========================
+    classes   [B, size] logits     [B] int64           one class of ``size``
+    labels    [B, size] logits     [B, size] float32   several of ``size`` labels
+    scalar    [B]                  [B] float32         one number
+    dense     [B, *shape]          [B, *shape] float32 a field, e.g. (16, 16)
+    ========= ==================== =================== =========================
+    """
+
+    kind: TargetKind
+    size: int = 1
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "dense" and not self.shape:
+            raise ValueError("a dense target needs its shape, e.g. Target('dense', shape=(16, 16))")
+        if self.kind in ("classes", "labels") and self.size < 1:
+            raise ValueError(f"a target of {self.kind} needs size >= 1, got {self.size}")
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one model output without the batch axis."""
+        return {"classes": (self.size,), "labels": (self.size,), "scalar": (), "dense": self.shape}[self.kind]
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers the head predicts for one sample."""
+        return math.prod(self.output_shape)
