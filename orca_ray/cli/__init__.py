@@ -1,0 +1,1 @@
+"""The command ``orca-sweep``: parsing, progress and exit codes; the only place that prints."""

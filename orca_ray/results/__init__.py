@@ -1,0 +1,6 @@
+"""Records of finished trials and the Parquet store that keeps them; needs neither torch nor ray."""
+
+from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
+from orca_ray.results.store import ResultsStore
+
+__all__ = ["PHASES", "PROTOCOLS", "CurvePoint", "Record", "ResultsStore", "Status"]

@@ -1,0 +1,49 @@
+"""Labelled features: what a distance compares, and the checks that both of its sides go through."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from orca_ray.errors import UserError
+
+
+@dataclass(frozen=True)
+class SourceFeatures:
+    """Embedded samples of a body's own modality, the target of alignment.
+
+    Raises:
+        UserError: where the shapes do not fit or a value is not finite.
+    """
+
+    x: Tensor
+    """[N, D] float features: the mean over an embedded sample's tokens."""
+    y: Tensor
+    """[N] integer class ids, any integers."""
+    name: str
+    """Where they come from, e.g. ``vocabulary``."""
+
+    def __post_init__(self) -> None:
+        check_features(f"source features {self.name!r}", self.x)
+        check_labels(f"source labels {self.name!r}", self.y, self.x)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same features on ``device``."""
+        return type(self)(self.x.to(device), self.y.to(device), self.name)
+
+
+def check_features(what: str, x: Tensor) -> None:
+    """Raise UserError unless ``x`` is a finite float matrix with at least one row and one column."""
+    if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
+        raise UserError(f"{what}: expected a float matrix [samples, features], got {x.dtype} of shape {tuple(x.shape)}")
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise UserError(f"{what} of shape {tuple(x.shape)}: {bad} of {x.numel()} values are NaN or infinite")
+
+
+def check_labels(what: str, y: Tensor, x: Tensor) -> None:
+    """Raise UserError unless ``y`` holds one integer for each row of ``x``."""
+    if y.ndim != 1 or len(y) != len(x) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise UserError(f"{what}: expected {len(x)} integer class ids, got {y.dtype} of shape {tuple(y.shape)}")

@@ -1,0 +1,44 @@
+"""Pseudo-labels: classes for targets that have none, so that a distance between labelled sets can be taken."""
+
+from typing import Any
+
+import numpy as np
+
+from orca_ray.errors import UserError
+
+_MINI_BATCH_ABOVE = 10_000
+
+
+def pseudo_labels(y: np.ndarray[Any, Any], num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Return one class id a sample, [N] int64.
+
+    Classes (an integer vector) pass through. Scalars, several labels and dense fields [N, ...] are flattened and
+    clustered by k-means (mini-batches above 10 000 samples) into at most ``num_classes`` classes, fewer where there are
+    fewer different targets. Equal arguments give equal classes on one machine.
+
+    Raises:
+        UserError: for an empty target, one that is not finite, or ``num_classes`` < 1.
+    """
+    if num_classes < 1:
+        raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")
+    if y.ndim == 0 or y.size == 0:
+        raise UserError(f"targets of shape {y.shape} hold no sample to make pseudo-labels of")
+    if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
+        return y.astype(np.int64)
+    return _cluster(y.reshape(len(y), -1).astype(np.float64), num_classes, seed)
+
+
+def _cluster(y_ND: np.ndarray[Any, Any], num_classes: int, seed: int) -> np.ndarray[Any, Any]:
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    if not np.isfinite(y_ND).all():
+        raise UserError(f"targets of shape {y_ND.shape}: NaN or infinite values, no pseudo-labels can be made of them")
+    y_ND = y_ND - y_ND.mean(axis=0)
+    y_ND /= y_ND.std() or 1.0  # k-means' own tolerances are not free of scale
+    num_clusters = min(num_classes, len(np.unique(y_ND, axis=0)))
+    if len(y_ND) > _MINI_BATCH_ABOVE:
+        model = MiniBatchKMeans(num_clusters, n_init=3, random_state=seed)
+    else:
+        model = KMeans(num_clusters, n_init=3, random_state=seed)
+    labels: np.ndarray[Any, Any] = model.fit_predict(y_ND)
+    return labels.astype(np.int64)

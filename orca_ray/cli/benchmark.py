@@ -1,0 +1,283 @@
+"""``orca-sweep benchmark``, ``run`` and ``plan``: start a sweep, or say what it would run."""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orca_ray.cli.output import (
+    INTERRUPTED,
+    TRIALS_FAILED,
+    USER_ERROR,
+    JsonOption,
+    QuietOption,
+    ResultsOption,
+    console,
+    duration,
+    emit_json,
+    existing_store,
+    note,
+    plain,
+    results_uri,
+    split_names,
+    table,
+)
+
+if TYPE_CHECKING:
+    from orca_ray.sweep.events import Summary
+    from orca_ray.sweep.plan import Plan
+    from orca_ray.sweep.spec import SweepSpec
+    from orca_ray.sweep.study_plan import NodeResources
+
+
+class Executor(StrEnum):
+    """Where trials run."""
+
+    RAY = "ray"
+    INLINE = "inline"
+
+
+class Protocol(StrEnum):
+    """What selection may see."""
+
+    HELD_OUT = "held-out"
+    PAPER = "paper"
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket.")]
+FileArgument = Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="Sweep file.")]
+SourceArgument = Annotated[str, typer.Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")]
+BudgetOption = Annotated[str | None, typer.Option(help="Budget of the sweep file, e.g. quick or full.")]
+TasksOption = Annotated[list[str] | None, typer.Option(help="Only these tasks; comma-separated or repeated.")]
+MethodsOption = Annotated[list[str] | None, typer.Option(help="Only these methods; comma-separated or repeated.")]
+BodyOption = Annotated[str | None, typer.Option(help="One body for all tasks, e.g. minilm-l6:layers=4.")]
+TrialsOption = Annotated[
+    int | None, typer.Option(min=1, help="Search trials per (task, method); 1: the first configuration, one seed.")
+]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="Number of confirm seeds.")]
+ProtocolOption = Annotated[Protocol | None, typer.Option(help="What selection may see; never mixed on one board.")]
+ExecutorOption = Annotated[Executor, typer.Option(help="ray: a cluster or this machine; inline: in this process.")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Running Ray cluster to use: host:port, or auto. Default: RAY_ADDRESS, or a new one.")
+]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Run trials again that ended in a failure.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and run nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("benchmark")(benchmark)
+    app.command("run")(run)
+    app.command("plan")(plan)
+
+
+def benchmark(
+    name: NameArgument,
+    budget: BudgetOption = None,
+    tasks: TasksOption = None,
+    methods: MethodsOption = None,
+    body: BodyOption = None,
+    trials: TrialsOption = None,
+    seeds: SeedsOption = None,
+    protocol: ProtocolOption = None,
+    executor: ExecutorOption = Executor.RAY,
+    address: AddressOption = None,
+    results: ResultsOption = None,
+    retry_failed: RetryOption = False,
+    dry_run: DryRunOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Run the sweep of a benchmark; run it again to continue, or to hear that it is up to date."""
+    spec = _spec(name, budget, tasks, methods, body, trials, seeds, protocol)
+    how = _How(results_uri(results, tell=not quiet), executor, address, retry_failed, quiet, json)
+    (_show_plan if dry_run else _start)(spec, how)
+
+
+def run(
+    sweep: FileArgument,
+    budget: BudgetOption = None,
+    tasks: TasksOption = None,
+    methods: MethodsOption = None,
+    body: BodyOption = None,
+    trials: TrialsOption = None,
+    seeds: SeedsOption = None,
+    protocol: ProtocolOption = None,
+    executor: ExecutorOption = Executor.RAY,
+    address: AddressOption = None,
+    results: ResultsOption = None,
+    retry_failed: RetryOption = False,
+    dry_run: DryRunOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Run the sweep that a YAML file describes."""
+    spec = _spec(_as_path(sweep), budget, tasks, methods, body, trials, seeds, protocol)
+    how = _How(results_uri(results, tell=not quiet), executor, address, retry_failed, quiet, json)
+    (_show_plan if dry_run else _start)(spec, how)
+
+
+def plan(
+    source: SourceArgument,
+    budget: BudgetOption = None,
+    tasks: TasksOption = None,
+    methods: MethodsOption = None,
+    body: BodyOption = None,
+    trials: TrialsOption = None,
+    seeds: SeedsOption = None,
+    protocol: ProtocolOption = None,
+    executor: ExecutorOption = Executor.RAY,
+    address: AddressOption = None,
+    results: ResultsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print what a sweep would run, on which resources, and why something cannot be placed."""
+    spec = _spec(source, budget, tasks, methods, body, trials, seeds, protocol)
+    _show_plan(spec, _How(results_uri(results), executor, address, json=json))
+
+
+def _as_path(sweep: str) -> str:
+    # A bare name would be looked up among the shipped sweeps; `run` always means a file.
+    return sweep if "/" in sweep or sweep.endswith((".yaml", ".yml")) else f"./{sweep}"
+
+
+def _spec(
+    source: str,
+    budget: str | None,
+    tasks: list[str] | None,
+    methods: list[str] | None,
+    body: str | None,
+    trials: int | None,
+    seeds: int | None,
+    protocol: Protocol | None,
+) -> "SweepSpec":
+    from orca_ray.sweep.spec import Overrides, load_spec
+
+    overrides = Overrides(
+        tasks=split_names(tasks),
+        methods=split_names(methods),
+        body=body,
+        protocol=None if protocol is None else protocol.value,
+        trials=trials,
+        seeds=seeds,
+    )
+    return load_spec(source, budget=budget, overrides=overrides)
+
+
+@dataclass(frozen=True)
+class _How:
+    """Where to run and how to tell."""
+
+    uri: str
+    executor: Executor
+    address: str | None
+    retry_failed: bool = False
+    quiet: bool = False
+    json: bool = False
+
+
+def _start(spec: "SweepSpec", how: _How) -> None:
+    """Run the sweep and leave with the exit code that fits its ending."""
+    summary = _sweep(spec, how)
+    if how.json:
+        emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": how.uri})
+    elif not how.quiet:
+        _report(summary, spec.benchmark, how.uri)
+    _report_failures(summary)
+    if summary.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if summary.failed or summary.unfinished:
+        raise typer.Exit(TRIALS_FAILED)
+
+
+def _sweep(spec: "SweepSpec", how: _How) -> "Summary":
+    from orca_ray.cli.progress import Progress
+    from orca_ray.results.store import ResultsStore
+    from orca_ray.sweep.run import run_sweep
+
+    store = ResultsStore(how.uri, create=True)
+    with Progress(quiet=how.quiet or how.json) as listener:
+        return run_sweep(
+            spec,
+            store,
+            executor=how.executor.value,
+            listener=listener,
+            address=how.address,
+            retry_failed=how.retry_failed,
+        )
+
+
+def _show_plan(spec: "SweepSpec", how: _How) -> None:
+    """Print the plan; leave with code 2 when something in it cannot be placed."""
+    from orca_ray.sweep.plan import build_plan
+
+    planned = build_plan(spec, existing_store(how.uri), _nodes(how.executor, how.address))
+    if how.json:
+        emit_json(planned.to_json())
+    elif not how.quiet:
+        _print_plan(planned)
+    for problem in planned.problems:
+        note(f"cannot be placed: {problem}")
+    if planned.problems:
+        raise typer.Exit(USER_ERROR)
+
+
+def _nodes(executor: Executor, address: str | None) -> "list[NodeResources] | None":
+    """Return the nodes of a running cluster, or None for this machine: a plan starts no cluster of its own."""
+    if executor is not Executor.RAY or not (address or os.environ.get("RAY_ADDRESS")):
+        return None
+    from orca_ray.sweep.run import make_executor
+
+    with make_executor(executor.value) as engine:
+        return engine.open(address)
+
+
+def _print_plan(planned: "Plan") -> None:
+    rows = [
+        (
+            row.task,
+            row.method,
+            row.body,
+            row.search_trials,
+            row.confirm_trials,
+            row.finished,
+            row.epochs,
+            f"{row.cpus:g}",
+            f"{row.gpus:g}",
+            f"{row.memory_gib:g}",
+            "no" if row.problem else "yes",
+        )
+        for row in planned.rows
+    ]
+    numbers = ("search", "confirm", "done", "epochs", "CPUs", "GPUs", "GiB")
+    console().print(table(("task", "method", "body", *numbers, "fits"), rows, right=numbers))
+    nodes = ", ".join(f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
+    print(f"{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, {planned.num_finished} done")
+    print(f"nodes: {nodes}")
+
+
+def _report(summary: "Summary", benchmark_name: str, uri: str) -> None:
+    where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
+    if summary.up_to_date:
+        print(f"{summary.sweep}: up to date, {summary.finished_before} trials done")
+    else:
+        counts = ", ".join(f"{count} {status.value}" for status, count in summary.statuses.items() if count)
+        ending = "interrupted; the same command continues" if summary.interrupted else "done"
+        print(f"{summary.sweep}: {ending}; ran {summary.ran} trials in {duration(summary.seconds)}: {counts or 'none'}")
+    print(f"leaderboard: orca-sweep leaderboard {benchmark_name}{where}")
+
+
+def _report_failures(summary: "Summary") -> None:
+    for record in summary.failed:
+        reason = record.error.strip().splitlines()[-1] if record.error and record.error.strip() else "no message"
+        print(
+            f"{record.status.value}: {record.task} {record.method} {record.phase} seed {record.seed} "
+            f"(trial {record.trial_key}): {reason}",
+            file=sys.stderr,
+        )
+    for pair in summary.unfinished:
+        print(f"no confirmed score: {pair}", file=sys.stderr)

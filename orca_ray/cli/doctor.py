@@ -1,0 +1,187 @@
+"""``orca-sweep doctor``: versions, devices, threads, cache, disk and cluster, and what is wrong with them."""
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orca_ray import __version__
+from orca_ray.cli.output import USER_ERROR, JsonOption, ResultsOption, console, emit_json, results_uri, size, table
+
+PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
+LOW_DISK_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``state`` is ``ok``, ``note`` or ``problem``."""
+
+    topic: str
+    item: str
+    value: str
+    state: str = "ok"
+    advice: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    address: Annotated[str | None, typer.Option(help="Ray cluster to look at. Default: RAY_ADDRESS, or none.")] = None,
+    results: ResultsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Report versions, devices, threads, cache, disk and cluster; exit 2 when something would stop a sweep."""
+    checks: tuple[Callable[[], list[Finding]], ...] = (
+        _versions,
+        _devices,
+        _threads,
+        _cache,
+        lambda: _disk(results_uri(results)),
+        lambda: _cluster(address),
+    )
+    findings = [finding for check in checks for finding in check()]
+    if json:
+        emit_json(findings)
+    else:
+        _print(findings)
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(USER_ERROR)
+
+
+def _print(findings: list[Finding]) -> None:
+    rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in findings]
+    console().print(table(("topic", "item", "value", ""), rows))
+
+
+def _versions() -> list[Finding]:
+    found = [Finding("versions", "orca-ray", __version__), Finding("versions", "python", platform.python_version())]
+    missing = []
+    for name in PACKAGES:
+        try:
+            found.append(Finding("versions", name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        advice = "leaderboards work, sweeps do not: pip install 'orca-ray[sweep]'"
+        found.append(Finding("versions", "missing", ", ".join(missing), "problem", advice))
+    return found
+
+
+def _devices() -> list[Finding]:
+    found = [Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {_usable_cpus()}")]
+    memory = _memory_bytes()
+    if memory is not None:
+        found.append(Finding("devices", "memory", size(memory)))
+    try:
+        import torch
+    except ImportError:
+        return found
+    if not torch.cuda.is_available():
+        return [*found, Finding("devices", "GPUs", "none (trials run on CPUs)")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(Finding("devices", f"GPU {index}", f"{properties.name}, {size(properties.total_memory)}"))
+    return found
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _threads() -> list[Finding]:
+    given = os.environ.get("OMP_NUM_THREADS")
+    found = [Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")]
+    if given and given.isdigit() and int(given) > _usable_cpus():
+        advice = "more threads than CPUs slow every step down: unset it"
+        found[0] = Finding("threads", "OMP_NUM_THREADS", given, "note", advice)
+    return found
+
+
+def _cache() -> list[Finding]:
+    from orca_ray.data.cache import home
+
+    root = home()
+    source = "ORCA_RAY_HOME" if os.environ.get("ORCA_RAY_HOME") else "default; ORCA_RAY_HOME moves it"
+    found = [Finding("cache", "directory", f"{root} ({source})")]
+    if not _writable(root):
+        found[0] = Finding("cache", "directory", str(root), "problem", "cannot be written: set ORCA_RAY_HOME")
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return found + [Finding("cache", folder.name, size(_folder_bytes(folder))) for folder in folders]
+
+
+def _writable(path: Path) -> bool:
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for directory, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_size
+            except OSError:  # deleted while we looked
+                continue
+    return total
+
+
+def _disk(results: str) -> list[Finding]:
+    from orca_ray.data.cache import home
+
+    places = {"cache": home(), "temporary": Path(tempfile.gettempdir())}
+    if "://" not in results:
+        places["results"] = Path(results).absolute()
+    found = []
+    for name, path in places.items():
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+        state, advice = ("problem", f"less than {size(LOW_DISK_BYTES)} free") if free < LOW_DISK_BYTES else ("ok", "")
+        found.append(Finding("disk", name, f"{size(free)} free at {existing}", state, advice))
+    return found
+
+
+def _cluster(address: str | None) -> list[Finding]:
+    token = _token_state()
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if not wanted:
+        return [Finding("cluster", "address", "none: a sweep starts Ray on this machine"), token]
+    try:
+        import ray
+    except ImportError:
+        return [Finding("cluster", "address", wanted, "problem", "ray is missing: pip install 'orca-ray[sweep]'")]
+    try:
+        ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        total = ray.cluster_resources()
+        ray.shutdown()
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return [Finding("cluster", "address", wanted, "problem", f"cannot connect: {first}"), token]
+    held = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    return [Finding("cluster", "address", f"{wanted}: {held}"), token]
+
+
+def _token_state() -> Finding:
+    mode = os.environ.get("RAY_AUTH_MODE", "Ray's default")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    held = "in RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else f"in {path}" if path.is_file() else "none yet"
+    if mode == "disabled":
+        return Finding("cluster", "authentication", "disabled", "note", "anyone who reaches a port can run code")
+    return Finding("cluster", "authentication", f"mode {mode}, token {held}")

@@ -1,0 +1,61 @@
+"""The log file of ``orca-sweep``: tracebacks and details go there, warnings also to stderr."""
+
+import io
+import logging
+import os
+import sys
+from logging.handlers import RotatingFileHandler
+
+from orca_ray.data.cache import home
+
+MAX_BYTES = 2**20
+
+
+class _Folderless(RotatingFileHandler):
+    """Makes its folder with its first line, so that ``--help`` writes nothing.
+
+    A log that cannot be written never stops a command: the message itself still reaches stderr.
+    """
+
+    def _open(self) -> io.TextIOWrapper:
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+        return super()._open()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Stay silent."""
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
+    """Warnings on stderr; what ``hidden`` logs is printed by the command line itself."""
+
+    def __init__(self, hidden: str) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        self.addFilter(lambda record: record.name != hidden)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write to today's stderr: a live table takes its place while it stands, so that lines land above it."""
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
+def start(hidden: str) -> None:
+    """Send the package's log to ``<home>/logs/orca-sweep.log``; calling it again follows ``ORCA_RAY_HOME``."""
+    package = logging.getLogger("orca_ray")
+    for handler in [h for h in package.handlers if isinstance(h, _Folderless | _Console)]:
+        package.removeHandler(handler)
+        handler.close()
+    file = _Folderless(home() / "logs" / "orca-sweep.log", maxBytes=MAX_BYTES, backupCount=2, delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    package.setLevel(logging.DEBUG)
+    package.addHandler(file)
+    package.addHandler(_Console(hidden))
+
+
+def path() -> str | None:
+    """Return the log file, or None when nothing could be written."""
+    for handler in logging.getLogger("orca_ray").handlers:
+        if isinstance(handler, _Folderless) and os.path.exists(handler.baseFilename):
+            return handler.baseFilename
+    return None

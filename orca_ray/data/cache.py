@@ -1,0 +1,153 @@
+"""The cache directory: where it is, and how several processes write into it without harm."""
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from orca_ray.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+HOME_VARIABLE = "ORCA_RAY_HOME"
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
+
+
+def home() -> Path:
+    """Return the cache directory: ``$ORCA_RAY_HOME``, or ``~/.cache/orca-ray`` (not created here)."""
+    configured = os.environ.get(HOME_VARIABLE, "").strip()
+    return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"
+
+
+def packages_dir() -> Path:
+    """Return the directory of fetched packages (wheels)."""
+    return _subdirectory("packages")
+
+
+def bodies_dir() -> Path:
+    """Return the directory of converted bodies, one Hugging Face directory each."""
+    return _subdirectory("bodies")
+
+
+def prepared_dir() -> Path:
+    """Return the directory of prepared, memory-mapped task data."""
+    return _subdirectory("prepared")
+
+
+def source_dir() -> Path:
+    """Return the directory of source features."""
+    return _subdirectory("source")
+
+
+def raw_dir() -> Path:
+    """Return the directory in which users put files that cannot be fetched."""
+    return _subdirectory("raw")
+
+
+def _subdirectory(name: str) -> Path:
+    path = home() / name
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn refusals of the system below ``path`` into a :class:`UserError`: disk full, read-only, a file in the way."""
+    try:
+        yield
+    except OSError as error:
+        advice = f"Free some space, or set {HOME_VARIABLE} to a directory that has it"
+        if error.errno in _DISK_FULL:
+            raise UserError(f"no space left on the disk of {path}. {advice}.") from error
+        if error.errno in _NOT_WRITABLE:
+            raise UserError(f"cannot write to {path} ({error.strerror}). {advice} and is writable.") from error
+        if error.errno in _NOT_A_DIRECTORY:
+            raise UserError(
+                f"{path} cannot be a directory: a file is in the way. Move it, or set {HOME_VARIABLE}."
+            ) from error
+        raise
+
+
+def require_space(path: Path, num_bytes: float) -> None:
+    """Raise :class:`UserError` unless the disk of ``path`` (an existing directory) has ``num_bytes`` free."""
+    free = shutil.disk_usage(path).free
+    if free < num_bytes:
+        raise UserError(
+            f"no space: {path} needs about {num_bytes / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free. "
+            f"Free some space, or set {HOME_VARIABLE} to a directory that has it."
+        )
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the inter-process lock of ``path`` (a ``.lock`` file beside it); freed by the system if the holder dies."""
+    from filelock import FileLock, Timeout
+
+    file_lock = FileLock(path.with_name(path.name + ".lock"))
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file_lock.acquire(timeout=1)
+        except Timeout:
+            logger.info("waiting for another process that prepares %s", path)
+            file_lock.acquire()
+    try:
+        yield
+    finally:
+        file_lock.release()
+
+
+@contextlib.contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """Yield a fresh hidden directory inside ``parent``, removed at the end whatever happens."""
+    with disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a directory to fill; it becomes ``target`` at once when the block ends well, and vanishes when it does not.
+
+    An existing ``target`` is replaced. Hold :func:`lock` around this. Raises :class:`UserError` as :func:`disk_errors`.
+    """
+    with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
+        filled = scratch / target.name
+        filled.mkdir()
+        yield filled
+        for file in filled.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        if target.exists():
+            os.replace(target, scratch / "replaced")
+        os.replace(filled, target)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Move ``source`` over ``target`` (same disk); after a power cut the old or the whole new file is there."""
+    _flush(source)
+    os.replace(source, target)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

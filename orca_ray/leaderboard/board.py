@@ -1,0 +1,232 @@
+"""From records to a board: which records count, and the scores, ranks and counts that follow from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, cast
+
+import pandas as pd
+
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.leaderboard.statistics import STATISTICS
+from orca_ray.results.record import Status
+
+_COMPLETED = Status.COMPLETED.value
+
+
+class Score(NamedTuple):
+    """Test score of one method on one task; mean and std are NaN where they do not exist."""
+
+    mean: float
+    std: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another board that the same records hold; ``confirmed`` counts its completed confirm trials."""
+
+    sweep: str
+    protocol: str
+    confirmed: int
+
+
+@dataclass(frozen=True)
+class Board:
+    """The leaderboard of one benchmark under one sweep and one protocol. Scores are on test; lower is better.
+
+    Every task and method with a record of any kind is there: one without a completed confirm trial has n = 0 and NaN.
+    """
+
+    benchmark: str
+    sweep: str
+    protocol: str
+    scores: pd.DataFrame
+    """Rows are tasks, columns (method, value): mean over seeds, std (sample, n − 1; NaN for one seed) and n seeds."""
+    metrics: dict[str, str]
+    """The metric of each task."""
+    summary: pd.DataFrame
+    """Rows are methods, columns the entries of `STATISTICS`, over `common_tasks`."""
+    common_tasks: tuple[str, ...]
+    """The tasks that every method has a score on; ranks and wins compare on these alone."""
+    statuses: pd.DataFrame
+    """How many trials, search and confirm, of each method (row) ended in each `Status` (column)."""
+    seeds: tuple[int, ...]
+    others: tuple[Other, ...]
+    notes: tuple[str, ...]
+    """Sentences on what was left out of the scores, and why."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Full names of the tasks, sorted."""
+        return list(self.scores.index)
+
+    @property
+    def methods(self) -> list[str]:
+        """Column labels, best mean rank first."""
+        return list(self.summary.index)
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Mean scores alone: one row a task, one column a method, NaN where there is none."""
+        return _level(self.scores, "mean")
+
+    def score(self, task: str, method: str) -> Score:
+        """Return one cell of the board."""
+        mean, std, n = (cast(float, self.scores.loc[task, (method, value)]) for value in Score._fields)
+        return Score(float(mean), float(std), int(n))
+
+    def best(self, task: str) -> list[str]:
+        """Return the methods with the lowest mean score on a task: several when they tie, none without scores."""
+        means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
+        return [method for method, mean in means.items() if mean == min(means.values())]
+
+    def statistic(self, method: str, name: str) -> float:
+        """Return an entry of the summary."""
+        return float(cast(float, self.summary.loc[method, name]))
+
+    def count(self, method: str, status: Status) -> int:
+        """Return how many trials of a method ended so."""
+        return int(cast(int, self.statuses.loc[method, status.value]))
+
+    @property
+    def rank(self) -> pd.Series:
+        """Mean rank of each method."""
+        return self.summary["mean_rank"]
+
+    @property
+    def wins(self) -> pd.Series:
+        """Wins of each method."""
+        return self.summary["wins"]
+
+
+def build(records: pd.DataFrame, *, benchmark: str, sweep: str | None = None, protocol: str | None = None) -> Board:
+    """Build the board of a benchmark from the records of a store.
+
+    One board holds one sweep and one protocol, never a mixture: those given, or else those with the most completed
+    confirm trials (the most recent of equals). `Board.others` names the rest.
+
+    Args:
+        records: what `ResultsStore.records` returns.
+        benchmark: e.g. ``pocket``.
+        sweep: e.g. ``pocket/quick``.
+        protocol: ``held-out`` or ``paper``.
+
+    Raises:
+        UserError: when there are no records of the benchmark, sweep or protocol.
+    """
+    of_benchmark = _select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
+    boards = _boards(of_benchmark)
+    chosen = _choose(of_benchmark, boards, sweep, protocol)
+    rows = of_benchmark[(of_benchmark["sweep"] == chosen.sweep) & (of_benchmark["protocol"] == chosen.protocol)].copy()
+    rows["label"] = _labels(rows)
+
+    confirmed, notes = _scored(rows)
+    tasks, labels = sorted(rows["task"].unique()), sorted(rows["label"].unique())
+    scores = _scores(confirmed, tasks, labels)
+    means = _level(scores, "mean")
+    common = means.dropna(axis=0, how="any")
+    summary = pd.DataFrame({name: entry.compute(common) for name, entry in STATISTICS.items()}, index=labels)
+    summary = summary.sort_values("mean_rank", kind="stable")
+    order = list(summary.index)
+    latest = rows.sort_values("finished_at", kind="stable").drop_duplicates("task", keep="last")
+    metrics = dict(zip(latest["task"], latest["metric"], strict=True))
+    return Board(
+        benchmark=benchmark,
+        sweep=chosen.sweep,
+        protocol=chosen.protocol,
+        scores=scores.reindex(columns=pd.MultiIndex.from_product([order, Score._fields], names=["method", "value"])),
+        metrics={task: str(metrics[task]) for task in tasks},
+        summary=summary,
+        common_tasks=tuple(common.index),
+        statuses=_statuses(rows).reindex(order),
+        seeds=tuple(sorted(int(seed) for seed in confirmed["seed"].unique())),
+        others=tuple(other for other in boards if other != chosen),
+        notes=tuple(notes),
+    )
+
+
+def _level(scores: pd.DataFrame, value: str) -> pd.DataFrame:
+    return cast(pd.DataFrame, scores.xs(value, axis=1, level="value")).astype("float64")
+
+
+def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
+    there = sorted(records[column].unique())
+    if not there:
+        raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
+    if wanted not in there:
+        raise unknown_name(f"{column} among the records", wanted, there)
+    return records[records[column] == wanted]
+
+
+def _boards(records: pd.DataFrame) -> list[Other]:
+    """Every (sweep, protocol) of the records, the one with the most completed confirm trials first."""
+    confirmed = (records["phase"] == "confirm") & (records["status"] == _COMPLETED)
+    groups = records.assign(confirmed=confirmed).groupby(["sweep", "protocol"], sort=True)
+    table = groups.agg(confirmed=("confirmed", "sum"), latest=("finished_at", "max")).reset_index()
+    table = table.sort_values(["confirmed", "latest"], ascending=False, kind="stable")
+    columns = (table["sweep"], table["protocol"], table["confirmed"])
+    return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in zip(*columns, strict=True)]
+
+
+def _choose(records: pd.DataFrame, boards: Sequence[Other], sweep: str | None, protocol: str | None) -> Other:
+    if sweep is not None:
+        records = _select(records, "sweep", sweep, "")
+    if protocol is not None:
+        _select(records, "protocol", protocol, "")
+    return next(
+        board
+        for board in boards
+        if (sweep is None or board.sweep == sweep) and (protocol is None or board.protocol == protocol)
+    )
+
+
+def _labels(rows: pd.DataFrame) -> pd.Series:
+    """Name the column of each record: its method, with the body where the method has several on some task."""
+    num_bodies = rows.groupby(["method", "task"])["body"].nunique().groupby("method").max()
+    several = rows["method"].map(num_bodies) > 1
+    return rows["method"].where(~several, rows["method"] + " (" + rows["body"] + ")")
+
+
+def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the confirm records that make the scores, and notes on those that do not.
+
+    Scores are averaged over seeds of one configuration on one state of the data: the state seen last, and of several
+    configurations that were confirmed the one with the most seeds, the most recent of equals.
+    """
+    notes = []
+    confirmed = rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)]
+    scored = confirmed[confirmed["test_score"].notna()]
+    if missing := len(confirmed) - len(scored):
+        notes.append(f"{missing} completed confirm trial(s) without a test score left out")
+
+    latest = rows.sort_values("finished_at", kind="stable").drop_duplicates("task", keep="last")
+    state = latest.set_index("task")[["data_fingerprint", "metric"]]
+    expected = state.reindex(scored["task"]).set_axis(scored.index)
+    current = scored[(scored[["data_fingerprint", "metric"]] == expected).all(axis=1)]
+    if old := len(scored) - len(current):
+        notes.append(f"{old} confirm trial(s) on an earlier version of their task's data or metric left out")
+
+    groups = current.groupby(["task", "label", "hyperparameters"], sort=True)
+    table = groups.agg(num_seeds=("seed", "nunique"), latest=("finished_at", "max")).reset_index()
+    table = table.sort_values(["num_seeds", "latest"], kind="stable").drop_duplicates(["task", "label"], keep="last")
+    chosen = current.merge(table[["task", "label", "hyperparameters"]], on=["task", "label", "hyperparameters"])
+    if other := len(current) - len(chosen):
+        notes.append(f"{other} confirm trial(s) of other configurations, with fewer seeds or older, left out")
+    return chosen, notes
+
+
+def _scores(confirmed: pd.DataFrame, tasks: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+    groups = confirmed.astype({"test_score": "float64"}).groupby(["task", "label"])["test_score"]
+    table = groups.agg(mean="mean", std="std", n="count").unstack("label").swaplevel(axis=1)
+    columns = pd.MultiIndex.from_product([labels, Score._fields], names=["method", "value"])
+    table = table.reindex(index=pd.Index(tasks, name="task"), columns=columns)
+    counts = table.columns[table.columns.get_level_values("value") == "n"]
+    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, "int64"))
+
+
+def _statuses(rows: pd.DataFrame) -> pd.DataFrame:
+    counts = pd.crosstab(rows["label"], rows["status"])
+    return counts.reindex(columns=[status.value for status in Status], fill_value=0).rename_axis(
+        index=None, columns=None
+    )

@@ -1,0 +1,27 @@
+"""Frozen pretrained transformer: attention and feed-forward weights stay as they are."""
+
+from collections.abc import Iterator
+
+from torch.nn import Parameter
+
+from orca_ray.methods.recipe import Recipe, head_parameters, norm_parameters
+from orca_ray.models.crossmodal import CrossModalModel
+
+
+def trainable(model: CrossModalModel) -> Iterator[Parameter]:
+    """Yield embedder (positions included), the body's norms, and head."""
+    yield from model.embedder.parameters()
+    yield from norm_parameters(model.body)
+    yield from head_parameters(model)
+
+
+RECIPE = Recipe(
+    name="fpt",
+    title="refine norms, embedder and head only",
+    reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
+    aligns=False,
+    pretrained=True,
+    trainable=trainable,
+    # Few parameters, far from where they should be: the paper trains them at 1e-3.
+    defaults={"refine.learning_rate": 1e-3},
+)

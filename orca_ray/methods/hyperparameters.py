@@ -1,0 +1,80 @@
+"""Hyper-parameters by dotted name, e.g. ``refine.learning_rate``, and the configurations they stand for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.methods.recipe import Scalar, get_method
+from orca_ray.models.embedder import EmbedderConfig
+from orca_ray.training.align import AlignConfig
+from orca_ray.training.refine import RefineConfig
+
+_SECTIONS: Mapping[str, type[Any]] = {"embedder": EmbedderConfig, "align": AlignConfig, "refine": RefineConfig}
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The configuration of a trial, a section a stage."""
+
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Return every value by dotted name, defaults included."""
+        return {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name in names()}
+
+    def relevant(self, method: str) -> dict[str, Scalar]:
+        """Return the values that ``method`` depends on: without ``align.*`` when it does not align.
+
+        Raises UserError for an unknown method.
+        """
+        aligns = get_method(method).aligns
+        return {name: value for name, value in self.to_flat().items() if aligns or not name.startswith("align.")}
+
+
+def names() -> dict[str, type[int] | type[float] | type[str]]:
+    """Return the type (int, float or str) of every hyper-parameter by dotted name."""
+    return {
+        f"{section}.{option.name}": type(getattr(config(), option.name))
+        for section, config in _SECTIONS.items()
+        for option in fields(config)
+    }
+
+
+def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
+    """Build the configuration from values by dotted name; what is not given keeps the stage's default.
+
+    Raises UserError for an unknown name, a value of the wrong type, or one out of range.
+    """
+    known = names()
+    sections: dict[str, dict[str, Scalar]] = {section: {} for section in _SECTIONS}
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_name("hyper-parameter", name, known)
+        section, option = name.split(".")
+        sections[section][option] = _checked(name, value, known[name])
+    try:
+        return Hyperparameters(**{section: config(**sections[section]) for section, config in _SECTIONS.items()})
+    except ValueError as error:  # out of range; the value came from a user
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
+
+
+def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
+    """Build the configuration of a trial of ``method``: the method's own defaults, overridden by ``values``.
+
+    Raises UserError as `from_flat`, and for an unknown method.
+    """
+    return from_flat({**get_method(method).defaults, **values})
+
+
+def _checked(name: str, value: Scalar, expected: type[int] | type[float] | type[str]) -> Scalar:
+    # bool is an int to Python, but "epochs: true" is a mistake; 1 is a fine float.
+    if not isinstance(value, bool):
+        if isinstance(value, expected):
+            return value
+        if expected is float and isinstance(value, int):
+            return float(value)
+    kind = {int: "a whole number", float: "a number", str: "a name"}[expected]
+    raise UserError(f"hyper-parameter {name} must be {kind}, got {value!r}")

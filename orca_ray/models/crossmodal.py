@@ -1,0 +1,72 @@
+"""The assembly: a task's embedder, a pretrained body, a task's head."""
+
+from torch import Tensor, nn
+
+from orca_ray.data.target import Target
+from orca_ray.errors import UserError
+from orca_ray.models.body import Body, seeded, set_dropout
+from orca_ray.models.embedder import Embedder, EmbedderConfig, ImageEmbedder, SequenceEmbedder
+from orca_ray.models.head import build_head
+from orca_ray.models.text import TextStem
+from orca_ray.models.vision import ImageStem
+from orca_ray.models.weights import load_body
+
+
+class CrossModalModel(nn.Module):
+    """Raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
+
+    def __init__(self, embedder: Embedder, body: Body, head: nn.Module) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.body = body
+        self.head = head
+        layout = embedder.layout
+        self._grid = (layout[0], layout[1]) if len(layout) == 2 else None
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed raw inputs as tokens [B, T, D]."""
+        tokens: Tensor = self.embedder(x)
+        return tokens
+
+    def features(self, x: Tensor) -> Tensor:
+        """Mean over the tokens of each input, [B, D]: what alignment sees."""
+        return self.embed(x).mean(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict [B, *target.output_shape]: logits for classes and labels, values else."""
+        features_BSF = self.body(self.embed(x), self._grid)
+        predictions: Tensor = self.head(features_BSF[:, self.body.num_prefix_tokens :])
+        return predictions
+
+
+def build_model(
+    *,
+    input_shape: tuple[int, ...],
+    target: Target,
+    body: str,
+    pretrained: bool,
+    config: EmbedderConfig,
+    dropout: float = 0.0,
+    seed: int,
+) -> CrossModalModel:
+    """Assemble a model for inputs of ``input_shape`` (C, L) or (C, H, W).
+
+    Equal arguments give equal parameters, whatever was built before; the global random state stays as it is.
+
+    Raises UserError for an unknown body, unreadable weights or an input shape that is neither 1-D nor 2-D.
+    """
+    if len(input_shape) not in (2, 3) or min(input_shape) < 1:
+        raise UserError(f"input shape must be (channels, length) or (channels, height, width), got {input_shape}")
+    loaded = load_body(body, pretrained=pretrained, seed=seed)
+    with seeded(seed):
+        if isinstance(loaded.stem, TextStem):
+            embedder: Embedder = SequenceEmbedder(input_shape, loaded.stem, config, dropout, seed)
+        else:
+            assert isinstance(loaded.stem, ImageStem)
+            embedder = ImageEmbedder(input_shape, loaded.stem, config, dropout, seed)
+        if len(embedder.layout) == 2:
+            loaded.body.fit_grid((embedder.layout[0], embedder.layout[1]))
+        layout = loaded.body.feature_layout(embedder.layout)
+        head = build_head(loaded.body.feature_width, layout, target, input_shape[1:], embedder.patch)
+    set_dropout(loaded.body, dropout)
+    return CrossModalModel(embedder, loaded.body, head)

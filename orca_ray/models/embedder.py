@@ -1,0 +1,179 @@
+"""Embedders: from a task's raw input to tokens that look like the body's own.
+
+Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D input.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orca_ray.errors import unknown_name
+from orca_ray.models.body import Layout, Stem
+from orca_ray.models.text import TextStem
+from orca_ray.models.vision import ImageStem
+
+INITIALISATIONS = ("body", "random")
+
+
+@dataclass(frozen=True)
+class EmbedderConfig:
+    """How raw inputs become tokens."""
+
+    sequence_length: int = 64
+    "Most tokens that a 1-D body sees; the patch length follows from it"
+    image_size: int = 56
+    "Pixels a side that a 2-D body sees, rounded to a whole number of its patches"
+    initialisation: Literal["body", "random"] = "body"
+    "`body`: kernels made of the body's own embedding; `random`: torch's default at the same scale"
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
+        if self.initialisation not in INITIALISATIONS:
+            raise unknown_name("embedder initialisation", self.initialisation, INITIALISATIONS)
+
+
+class Embedder(nn.Module):
+    """Raw input [B, C, L] or [B, C, H, W] -> tokens [B, T, D], positions and norm of the body included.
+
+    Inputs are expected standardised (mean 0, variance 1 over the training set), like the pixels bodies are trained on.
+    """
+
+    layout: Layout
+    "Of the tokens after the prefix"
+    patch: int | None
+    "Side of the patches of the input itself, which is padded to fit them; None: the input is resized first"
+
+    def __init__(self, layout: Layout, stem: Stem, dropout: float) -> None:
+        super().__init__()
+        self.layout = layout
+        places = stem.positions(layout)
+        self.positions = None if places is None else nn.Parameter(places.detach().clone())
+        self.norm = stem.copy_norm()
+        self.dropout = nn.Dropout(dropout)
+
+
+class SequenceEmbedder(Embedder):
+    """For a 1-D body: each patch of a series or image becomes a token; convolution, positions, then the body's norm.
+
+    A series is cut into patches ``ceil(L / sequence_length)`` long, an image into square ones read row by row; the
+    right (and lower) edge is padded with zeros, the mean of a standardised input.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], stem: TextStem, config: EmbedderConfig, dropout: float, seed: int
+    ) -> None:
+        size = input_shape[1:]
+        patch = _patch_side(size, config.sequence_length)
+        super().__init__(tuple(math.ceil(side / patch) for side in size), stem, dropout)
+        self.patch = patch
+        convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
+        self.projection = convolution(input_shape[0], stem.width, patch, stride=patch)
+        (_copy_words if config.initialisation == "body" else _scale_to)(self.projection, stem, seed)
+        self._padding: list[int] = []  # F.pad's order: last axis first, before and after
+        for side, count in zip(size[::-1], self.layout[::-1], strict=True):
+            self._padding += [0, count * patch - side]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
+        tokens = self.projection(F.pad(x, self._padding) if any(self._padding) else x).flatten(2).transpose(1, 2)
+        tokens = self.norm(tokens if self.positions is None else tokens + self.positions)
+        embedded: Tensor = self.dropout(tokens)
+        return embedded
+
+
+class ImageEmbedder(Embedder):
+    """Image patches for a 2-D body: resize, patch convolution, the body's norm if any, positions, prefix tokens.
+
+    A 1-D input is first folded, row by row, into a nearly square image; its end is padded with zeros.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], stem: ImageStem, config: EmbedderConfig, dropout: float, seed: int
+    ) -> None:
+        side = max(1, round(config.image_size / stem.patch_size))
+        super().__init__((side, side), stem, dropout)
+        self.patch = None
+        self.image_size = side * stem.patch_size
+        self.projection = nn.Conv2d(input_shape[0], stem.width, stem.patch_size, stride=stem.patch_size)
+        (_copy_kernel if config.initialisation == "body" else _scale_to)(self.projection, stem, seed)
+        self.prefix = nn.Parameter(stem.prefix.detach().clone()) if len(stem.prefix) else None
+        self._fold = fold_shape(input_shape[1]) if len(input_shape) == 2 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed [B, C, L] or [B, C, H, W] as [B, P + gh * gw, D], prefix first."""
+        if self._fold is not None:
+            x = F.pad(x, (0, math.prod(self._fold) - x.shape[2])).reshape(*x.shape[:2], *self._fold)
+        size = (self.image_size, self.image_size)
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+        tokens = self.norm(self.projection(x).flatten(2).transpose(1, 2))
+        if self.positions is not None:
+            tokens = tokens + self.positions
+        if self.prefix is not None:
+            tokens = torch.cat((self.prefix.expand(len(x), -1, -1).to(tokens.dtype), tokens), dim=1)
+        embedded: Tensor = self.dropout(tokens)
+        return embedded
+
+
+def fold_shape(length: int) -> tuple[int, int]:
+    """Rows and columns of the nearly square image that a series of ``length`` is folded into."""
+    rows = math.isqrt(length)
+    return rows, math.ceil(length / rows)
+
+
+def _patch_side(size: tuple[int, ...], most_tokens: int) -> int:
+    """Smallest patch side that cuts ``size`` into at most ``most_tokens`` patches, the last ones padded."""
+    side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
+    while math.prod(math.ceil(length / side) for length in size) > most_tokens:
+        side += 1
+    return side
+
+
+@torch.no_grad()
+def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) -> None:
+    """Make each input number step between two words, starting from the mean word.
+
+    With n inputs to a token, kernel columns are (e_i - e_j) / sqrt(2 n) for random words i, j, and the bias is the mean
+    word. For white inputs of unit variance, tokens then have the mean and the covariance of the body's word embeddings;
+    for fully correlated inputs still their mean and, up to chance, their RMS. So positions weigh as much as in text.
+    """
+    weight = projection.weight
+    num_inputs = weight[0].numel()
+    generator = torch.Generator().manual_seed(seed)
+    words = stem.word_embeddings
+    pairs = torch.randint(len(words), (2, num_inputs), generator=generator)
+    columns = (words[pairs[0]] - words[pairs[1]]) / math.sqrt(2 * num_inputs)
+    weight.copy_(columns.T.reshape(weight.shape))
+    assert projection.bias is not None
+    projection.bias.copy_(words.mean(dim=0))
+
+
+@torch.no_grad()
+def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) -> None:
+    """Spread the pretrained RGB patch kernel over the input's channels.
+
+    Channel c of C takes the share of the colour axis between 3c/C and 3(c+1)/C. So three channels get the pretrained
+    kernel itself, one channel its sum, and a grey image (all channels equal) is answered exactly as the body would.
+    """
+    channels, colours = projection.weight.shape[1], stem.kernel.shape[1]
+    edges = torch.arange(channels + 1) * (colours / channels)
+    upper = torch.minimum(edges[1:, None], torch.arange(1, colours + 1))
+    shares = (upper - torch.maximum(edges[:-1, None], torch.arange(colours))).clamp_min(0)
+    projection.weight.copy_(torch.einsum("ck,dkij->dcij", shares.to(stem.kernel.dtype), stem.kernel))
+    assert projection.bias is not None
+    projection.bias.copy_(stem.bias)
+
+
+@torch.no_grad()
+def _scale_to(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
+    """Rescale torch's initialisation so that white unit-variance input gives tokens of the body's RMS; no bias."""
+    response = projection.weight.flatten(1).square().sum(dim=1).mean().sqrt()
+    projection.weight.mul_(stem.token_rms() / response)
+    assert projection.bias is not None
+    projection.bias.zero_()

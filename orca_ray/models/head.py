@@ -1,0 +1,91 @@
+"""Heads: from a body's features to predictions of exactly the target's shape.
+
+Tensor suffixes as in :mod:`orca_ray.models.body`; P is the length of one output patch, O the number of output channels.
+"""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orca_ray.data.target import Target
+from orca_ray.models.body import Layout
+from orca_ray.models.embedder import fold_shape
+
+
+class PooledHead(nn.Module):
+    """Mean over features, then one linear layer (the reference's head): classes, labels and scalars."""
+
+    def __init__(self, feature_width: int, target: Target) -> None:
+        super().__init__()
+        self.output = nn.Linear(feature_width, target.num_outputs)
+        self._shape = target.output_shape
+
+    def forward(self, features_BSF: Tensor) -> Tensor:
+        """Predict [B, *output_shape]."""
+        predictions: Tensor = self.output(features_BSF.mean(dim=1))
+        return predictions.reshape(-1, *self._shape)
+
+
+class DenseHead(nn.Module):
+    """Each feature predicts the patch of the field that lies at its place; patches are laid side by side.
+
+    The canvas that the patches cover has as many dimensions as the layout of the features. Where the field has more or
+    fewer, it is unrolled row by row or folded into a nearly square image, as the embedder does with inputs.
+    """
+
+    def __init__(
+        self, feature_width: int, layout: Layout, shape: tuple[int, ...], space: Layout, patch: int | None
+    ) -> None:
+        """Predict ``shape``, whose last axes ``space`` are space, from features laid out as ``layout``.
+
+        ``patch`` is the side of the embedder's patches where it cut a field of this very size into them: what they
+        cover beyond the canvas is cut off. With None the patches are as small as covers the canvas, and resized to fit.
+        """
+        super().__init__()
+        self.layout = layout
+        self._shape = shape
+        self._num_points = math.prod(space)
+        self.num_channels = math.prod(shape) // self._num_points
+        same_dimensions = len(layout) == len(space)
+        self.canvas = space if same_dimensions else _reshaped(self._num_points, len(layout))
+        self._crops = patch is not None and same_dimensions
+        fitting = tuple(math.ceil(side / count) for side, count in zip(self.canvas, layout, strict=True))
+        self.patch = (patch,) * len(layout) if patch is not None and same_dimensions else fitting
+        self.output = nn.Linear(feature_width, self.num_channels * math.prod(self.patch))
+
+    def forward(self, features_BSF: Tensor) -> Tensor:
+        """Predict [B, *shape]."""
+        field = self._lay_out(self.output(features_BSF))
+        if self._crops:
+            for axis, side in enumerate(self.canvas, start=2):
+                field = field.narrow(axis, 0, side)
+        elif field.shape[2:] != self.canvas:
+            mode = "linear" if len(self.canvas) == 1 else "bilinear"
+            field = F.interpolate(field, size=self.canvas, mode=mode, align_corners=False)
+        return field.flatten(2)[:, :, : self._num_points].reshape(-1, *self._shape)
+
+    def _lay_out(self, patches_BSP: Tensor) -> Tensor:
+        """Put patches side by side: [B, S, O * P] -> [B, O, *(layout * patch)]."""
+        blocks = patches_BSP.reshape(-1, *self.layout, self.num_channels, *self.patch)
+        if len(self.layout) == 1:
+            return blocks.transpose(1, 2).flatten(2)
+        return blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def _reshaped(num_points: int, num_dimensions: int) -> Layout:
+    return (num_points,) if num_dimensions == 1 else fold_shape(num_points)
+
+
+def build_head(
+    feature_width: int, layout: Layout, target: Target, input_size: tuple[int, ...], patch: int | None
+) -> nn.Module:
+    """Build the head for ``target`` from the layout of the features, the input's spatial size and the embedder's patch.
+
+    A dense target of two axes is a field (H, W) for a 2-D input and channels by length (C, L) for a 1-D one.
+    """
+    if target.kind != "dense":
+        return PooledHead(feature_width, target)
+    plane = len(target.shape) >= 3 or (len(target.shape) == 2 and len(input_size) == 2)
+    space = target.shape[-2:] if plane else target.shape[-1:]
+    return DenseHead(feature_width, layout, target.shape, space, patch if space == tuple(input_size) else None)

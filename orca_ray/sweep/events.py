@@ -1,0 +1,100 @@
+"""What a running sweep tells its listeners; the command line draws its progress table from these."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orca_ray.results.record import Record, Status
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One (task, method) of the plan and how much of it is done."""
+
+    task: str
+    method: str
+    body: str
+    planned: int
+    finished: int
+
+
+@dataclass(frozen=True)
+class SweepStarted:
+    """The plan is made and trials are about to start."""
+
+    sweep: str
+    executor: str
+    where: str
+    rows: tuple[StudyRow, ...]
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial was handed to a worker."""
+
+    trial_key: str
+    task: str
+    method: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class TrialProgress:
+    """A trial ended an epoch of one of its stages."""
+
+    trial_key: str
+    task: str
+    method: str
+    stage: str
+    epoch: int
+    epochs: int
+    validation_score: float | None
+    loss: float | None
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class TrialFinished:
+    """A trial ended and its record is in the store."""
+
+    record: Record
+    remaining: int
+    """Trials of the same (task, method) that are still to come."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something worth a line: a download, a retry, a warning."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended."""
+
+    sweep: str
+    planned: int
+    finished_before: int
+    ran: int
+    statuses: dict[Status, int]
+    failed: tuple[Record, ...] = ()
+    interrupted: bool = False
+    seconds: float = 0.0
+    unfinished: tuple[str, ...] = field(default=())
+    """(task, method) pairs without a confirmed score, each with the reason."""
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether there was nothing left to run."""
+        return self.ran == 0 and not self.interrupted
+
+
+@dataclass(frozen=True)
+class SweepFinished:
+    """The sweep is over."""
+
+    summary: Summary
+
+
+Event = SweepStarted | TrialStarted | TrialProgress | TrialFinished | Message | SweepFinished
+Listener = Callable[[Event], None]

@@ -1,0 +1,100 @@
+"""What a sweep would run, on what, and what stands in its way: the answer to ``orca-sweep plan``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Record
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.spec import SweepSpec
+from orca_ray.sweep.study import Study
+from orca_ray.sweep.study_plan import NodeResources, StudyPlan, placement_problem, plan_studies
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One line of a printed plan."""
+
+    task: str
+    method: str
+    body: str
+    search_trials: int
+    confirm_trials: int
+    finished: int
+    epochs: int
+    cpus: float
+    gpus: float
+    memory_gib: float
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would run."""
+
+    sweep: str
+    protocol: str
+    rows: tuple[PlanRow, ...]
+    nodes: tuple[NodeResources, ...]
+
+    @property
+    def num_trials(self) -> int:
+        """Trials planned."""
+        return sum(row.search_trials + row.confirm_trials for row in self.rows)
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that the store already holds."""
+        return sum(row.finished for row in self.rows)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why trials cannot be placed, one line a (task, method)."""
+        return [f"{row.task} {row.method}: {row.problem}" for row in self.rows if row.problem]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain containers."""
+        return {**asdict(self), "num_trials": self.num_trials, "num_finished": self.num_finished}
+
+
+def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
+    """Plan a sweep without running, fetching or writing anything.
+
+    Fingerprints come from the task declarations, and from prepared data where a task declares none.
+    """
+    if nodes is None:
+        from orca_ray.sweep.executors.inline import this_node
+
+        nodes = [this_node()]
+    studies = plan_studies(spec, fingerprints(spec), gpus=any(node.gpus > 0 for node in nodes))
+    if not studies:
+        raise UserError("nothing to plan: the sweep has no task or no method")
+    return describe(studies, nodes, store.load(spec.sweep_id) if store else {})
+
+
+def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
+    """Return the data fingerprint of each task of a sweep, preparing data where asked or needed."""
+    from orca_ray.tasks.registry import get_task
+
+    known = {}
+    for name in spec.tasks:
+        task = get_task(name)
+        known[name] = task.prepare().fingerprint if prepare or task.fingerprint is None else task.fingerprint
+    return known
+
+
+def describe(studies: Sequence[StudyPlan], nodes: Sequence[NodeResources], existing: Mapping[str, Record]) -> Plan:
+    """Turn planned studies into the rows that ``plan`` prints."""
+    rows = []
+    for plan in studies:
+        study = Study(plan, existing, {})
+        rows.append(
+            PlanRow(
+                plan.task, plan.method, plan.body, plan.num_search, len(plan.confirm_seeds), study.num_finished,
+                int(plan.first["refine.epochs"]), plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
+                placement_problem(plan.resources, nodes),
+            )
+        )  # fmt: skip
+    spec = studies[0].spec
+    return Plan(spec.sweep_id, spec.protocol, tuple(rows), tuple(nodes))

@@ -1,0 +1,116 @@
+"""Run a sweep from its spec to its last record."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from orca_ray.errors import unknown_name
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.conductor import Conductor, checkpoint_directory
+from orca_ray.sweep.events import Event, Listener, Message, Summary, SweepFinished, SweepStarted
+from orca_ray.sweep.executors.base import Executor
+from orca_ray.sweep.plan import fingerprints
+from orca_ray.sweep.spec import SweepSpec
+from orca_ray.sweep.study_plan import StudyPlan, plan_studies, refuse_unplaceable
+
+logger = logging.getLogger(__name__)
+
+
+def _inline() -> Executor:
+    from orca_ray.sweep.executors.inline import InlineExecutor
+
+    return InlineExecutor()
+
+
+def _ray() -> Executor:
+    from orca_ray.sweep.executors.ray import RayExecutor
+
+    return RayExecutor()
+
+
+EXECUTORS: Mapping[str, Callable[[], Executor]] = {"ray": _ray, "inline": _inline}
+
+
+def make_executor(name: str) -> Executor:
+    """Return an executor by name; raise UserError for a misspelt one."""
+    if name not in EXECUTORS:
+        raise unknown_name("executor", name, EXECUTORS)
+    return EXECUTORS[name]()
+
+
+def run_sweep(
+    spec: SweepSpec,
+    store: ResultsStore,
+    *,
+    executor: str = "ray",
+    listener: Listener | None = None,
+    address: str | None = None,
+    retry_failed: bool = False,
+    checkpoint_seconds: float = 30.0,
+) -> Summary:
+    """Run what the store does not hold yet; the same call after an interruption goes on where it stopped.
+
+    Args:
+        spec: the sweep.
+        store: its results.
+        executor: ``ray`` or ``inline``.
+        listener: told of everything that happens, in the calling thread.
+        address: Ray cluster to join; None joins the one that RAY_ADDRESS or ``ray start`` names, else starts one here.
+        retry_failed: run failed trials again.
+        checkpoint_seconds: least time between two checkpoints of a trial.
+
+    Raises:
+        UserError: bad data, an unreachable body or cluster, a trial that fits on no node.
+    """
+    emit = listener or _ignore
+    _fetch(spec, emit)
+    known = fingerprints(spec, prepare=True)
+    with make_executor(executor) as engine:
+        nodes = engine.open(address)
+        studies = plan_studies(spec, known, gpus=any(node.gpus > 0 for node in nodes))
+        refuse_unplaceable(studies, nodes)
+        conductor = Conductor(
+            studies, store, executor=executor, costs=_costs(studies), retry_failed=retry_failed, listener=listener
+        )
+        emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
+        interrupted = False
+        if not conductor.done:
+            interrupted = engine.run(conductor, checkpoint_directory(store), checkpoint_seconds)
+    store.compact()
+    conductor.tidy()
+    summary = conductor.summary(interrupted=interrupted)
+    emit(SweepFinished(summary))
+    return summary
+
+
+def _fetch(spec: SweepSpec, emit: Listener) -> None:
+    """Bring data and bodies into the cache before any worker waits for them."""
+    from orca_ray.models.weights import ensure_body
+    from orca_ray.tasks.registry import get_task
+
+    def progress(text: str) -> None:
+        emit(Message(text))
+
+    for name in spec.tasks:
+        get_task(name).fetch(progress)
+    for body in sorted({spec.body(task, method) for task in spec.tasks for method in spec.methods}):
+        ensure_body(body, progress)
+
+
+def _costs(studies: list[StudyPlan]) -> dict[str, float]:
+    """Guess the relative cost of a trial of each task: training samples times tokens times epochs."""
+    from orca_ray.tasks.registry import get_task
+
+    costs = {}
+    for study in studies:
+        task = get_task(study.task)
+        samples = len(task.prepare().splits["train"].x)
+        if len(task.input_shape) == 3:
+            tokens = (int(study.first["embedder.image_size"]) / 14) ** 2
+        else:
+            tokens = min(float(study.first["embedder.sequence_length"]), task.input_shape[-1])
+        costs[study.task] = samples * tokens * float(study.first["refine.epochs"])
+    return costs
+
+
+def _ignore(event: Event) -> None:
+    logger.debug("%s", event)

@@ -1,0 +1,195 @@
+"""Runs one trial step by step on a worker; the same object serves every executor.
+
+It never raises for what a trial may do wrong: how a trial ended is a status in its last report (design, decision 9).
+"""
+
+import json
+import logging
+import os
+import platform
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.sweep.trial import TrialSpec
+
+logger = logging.getLogger(__name__)
+
+
+class TrialRunner:
+    """Steps an adaptation, checkpoints it by time, and turns its end into a report.
+
+    A report is plain data: ``progress`` (epochs ended since the last report), ``done``, and with the last one
+    ``status``, ``error``, ``outcome``, ``place``.
+    """
+
+    def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
+        """Prepare a trial; nothing heavy happens before the first :meth:`step`.
+
+        Args:
+            trial: what to run.
+            checkpoints: directory for the state of interrupted trials, shared by the nodes that may run this one.
+            checkpoint_seconds: least time between two checkpoints.
+        """
+        self.trial = trial
+        self._state = checkpoints / f"{trial.key}.pt"
+        self._curve_file = checkpoints / f"{trial.key}.curve.json"
+        self._outcome_file = checkpoints / f"{trial.key}.outcome.json"
+        self._checkpoint_seconds = checkpoint_seconds
+        self._saved_at = time.monotonic()
+        self._curve: list[dict[str, Any]] = []
+        self._adaptation: Any = None
+        self._last: dict[str, Any] | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Run one epoch of a stage and report it."""
+        try:
+            if self._last is None and (finished := self._read_json(self._outcome_file)):
+                logger.info("trial %s had ended before its record was written", self.trial.key)
+                self._last = finished
+                return dict(finished)
+            return self._step()
+        except Exception as error:
+            return self._failure(error)
+
+    def interrupt(self) -> None:
+        """Keep the state of an unfinished trial, so that the same sweep goes on from here."""
+        if self._adaptation is not None and self._last is None:
+            self._save()
+        self.close()
+
+    def close(self) -> None:
+        """Free the model and its memory."""
+        if self._adaptation is not None:
+            self._adaptation.close()
+            self._adaptation = None
+
+    def _step(self) -> dict[str, Any]:
+        resumed = self._open() if self._adaptation is None else []
+        if self._adaptation.done:
+            return self._finish(resumed)
+        progress = _plain(self._adaptation.step())
+        points = [*resumed]
+        if progress["stage"] != "done":
+            self._curve.append(progress)
+            points.append(progress)
+        if self._adaptation.done:
+            return self._finish(points)
+        if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self._save()
+        return {"progress": points, "done": False}
+
+    def _open(self) -> list[dict[str, Any]]:
+        """Build the adaptation, resume it if a checkpoint is there, and return the epochs it had already ended."""
+        from orca_ray.methods.adaptation import Adaptation
+        from orca_ray.tasks.registry import get_task
+
+        trial = self.trial
+        task = get_task(trial.task)
+        data = task.prepare()
+        if data.fingerprint != trial.data_fingerprint:
+            raise UserError(
+                f"the data of {trial.task} on this node has fingerprint {data.fingerprint}, the sweep was planned with "
+                f"{trial.data_fingerprint}: run 'orca-sweep data verify {trial.task}' there"
+            )
+        self._adaptation = Adaptation(
+            task,
+            data,
+            method=trial.method,
+            body=trial.body,
+            hyperparameters=trial.hyperparameters,
+            seed=trial.seed,
+            test=trial.phase == "confirm",
+            device=device_for(trial),
+            threads=max(1, int(trial.resources.cpus)),
+        )
+        curve = self._read_json(self._curve_file)
+        if curve and self._adaptation.restore(self._state):
+            logger.info("trial %s resumes after %d epochs", trial.key, len(curve["curve"]))
+            self._curve = curve["curve"]
+        return list(self._curve)
+
+    def _save(self) -> None:
+        self._adaptation.save(self._state)
+        self._write_json(self._curve_file, {"curve": self._curve})
+        self._saved_at = time.monotonic()
+
+    def _finish(self, points: list[dict[str, Any]]) -> dict[str, Any]:
+        outcome = _plain(self._adaptation.result())
+        report = {
+            "progress": points,
+            "done": True,
+            "status": str(Status.COMPLETED),
+            "error": None,
+            "outcome": outcome,
+            "place": place(device_for(self.trial)),
+        }
+        self._write_json(self._outcome_file, {**report, "progress": self._curve})
+        self._last = report
+        return report
+
+    def _failure(self, error: Exception) -> dict[str, Any]:
+        status = classify(error)
+        detail = f"{type(error).__name__}: {error}"
+        logger.error("trial %s (%s, %s): %s", self.trial.key, self.trial.task, self.trial.method, detail)
+        logger.info("%s", traceback.format_exc())
+        self._last = {
+            "progress": [],
+            "done": True,
+            "status": str(status),
+            "error": detail[:2000],
+            "outcome": None,
+            "place": place(device_for(self.trial)),
+        }
+        return self._last
+
+    @staticmethod
+    def _read_json(path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    @staticmethod
+    def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.replace(path)
+
+
+def classify(error: Exception) -> Status:
+    """Return the status that an exception of a trial ends it with."""
+    import torch
+
+    from orca_ray.training.errors import NotFiniteError
+
+    if isinstance(error, NotFiniteError):
+        return Status.FAILED_NAN
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return Status.FAILED_OOM
+    return Status.FAILED_USER
+
+
+def device_for(trial: TrialSpec) -> str:
+    """Return the device a trial runs on: the GPU it was given, else the CPU."""
+    return "cuda" if trial.resources.gpus > 0 else "cpu"
+
+
+def place(device: str) -> dict[str, str]:
+    """Return where this process runs and with what."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else "cpu"
+    return {"node": platform.node(), "device": name, "torch": str(torch.__version__)}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Turn a progress or outcome dataclass into a plain dict."""
+    from dataclasses import asdict
+
+    return asdict(value)

@@ -1,0 +1,261 @@
+"""The sweep file: YAML to a validated model, every mistake named with its line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from orca_ray.errors import UserError, nearest, unknown_name
+from orca_ray.sweep.space import Dimension, Scalar
+from orca_ray.sweep.sweep_file import Budget, EarlyStopping, Layer, ResourceRequest, SweepFile
+from orca_ray.sweep.yaml_lines import PositionedYaml
+
+PROTOCOLS = ("held-out", "paper")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line changes of a sweep file."""
+
+    tasks: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    body: str | None = None
+    protocol: str | None = None
+    trials: int | None = None
+    """Search trials a (task, method); 1 is the first configuration alone, one seed, scored on test."""
+    seeds: int | None = None
+    """How many confirm seeds."""
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep file with one budget chosen and the command line's overrides applied."""
+
+    file: SweepFile
+    budget_name: str
+    budget: Budget
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    overrides: Overrides
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep file."""
+        return self.file.name
+
+    @property
+    def benchmark(self) -> str:
+        """Benchmark whose tasks are swept."""
+        return self.file.benchmark
+
+    @property
+    def protocol(self) -> str:
+        """``held-out`` or ``paper``."""
+        return self.overrides.protocol or self.file.protocol
+
+    @property
+    def sweep_id(self) -> str:
+        """Name under which records are kept, e.g. ``pocket/quick``."""
+        return f"{self.name}/{self.budget_name}"
+
+    @property
+    def confirm_seeds(self) -> tuple[int, ...]:
+        """Seeds of the confirm trials."""
+        seeds = self.budget.confirm_seeds
+        if self.overrides.seeds is not None:
+            seeds = [*seeds, *(s for s in range(1, 10_000) if s not in seeds and s != self.file.seed)]
+            return tuple(seeds[: self.overrides.seeds])
+        return tuple(seeds[:1] if self.overrides.trials == 1 else seeds)
+
+    def layers(self, task: str, method: str) -> list[Layer]:
+        """Return the layers that hold for one (task, method), the weakest first."""
+        file, budget = self.file, self.budget
+        candidates = [
+            Layer(
+                settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
+            ),
+            file.per_method.get(method),
+            file.per_task.get(task),
+            Layer(settings=budget.settings),
+            budget.tasks.get(task),
+        ]
+        return [layer for layer in candidates if layer is not None]
+
+    def search_trials(self, task: str, method: str) -> int:
+        """Return how many search trials one (task, method) gets."""
+        if self.overrides.trials is not None:
+            return self.overrides.trials if self.overrides.trials > 1 else 0
+        return [layer.search_trials for layer in self.layers(task, method) if layer.search_trials is not None][-1]
+
+    def settings(self, task: str, method: str) -> dict[str, Scalar]:
+        """Return the merged settings of one (task, method)."""
+        return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
+
+    def space(self, task: str, method: str) -> dict[str, Dimension]:
+        """Return the merged search space of one (task, method)."""
+        return {name: value for layer in self.layers(task, method) for name, value in layer.space.items()}
+
+    def resources(self, task: str, method: str) -> ResourceRequest:
+        """Return the resources of one trial."""
+        return [layer.resources for layer in self.layers(task, method) if layer.resources is not None][-1]
+
+    def body(self, task: str, method: str) -> str:
+        """Return the body that one (task, method) adapts."""
+        from orca_ray.tasks.registry import get_task
+
+        if self.overrides.body is not None:
+            return self.overrides.body
+        chosen = [layer.body for layer in self.layers(task, method) if layer.body is not None]
+        declared = get_task(task)
+        kind: Literal["sequence", "image"] = "image" if len(declared.input_shape) == 3 else "sequence"
+        return chosen[-1] if chosen else self.file.bodies.get(kind, declared.body)
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Return the sweep files of this installation by name."""
+    package = Path(__file__).resolve().parents[1]
+    folders = (package / "sweeps", package.parent / "sweeps")  # in the wheel, in a checkout
+    return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_spec(source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None) -> SweepSpec:
+    """Read a sweep by benchmark name or by path to a YAML file.
+
+    Raises:
+        UserError: a misspelt name, a file that is not there or not YAML, an unknown key, a wrong type, an empty
+            range; the message gives file, line, what is allowed and the nearest name.
+    """
+    shipped = shipped_sweeps()
+    path = shipped.get(str(source)) or Path(source)
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml") or "/" in str(source):
+            raise UserError(
+                f"no sweep file {path}: give the path of a YAML file, or one of {', '.join(sorted(shipped))}"
+            )
+        raise unknown_name("benchmark", str(source), shipped, "A sweep of your own: orca-sweep run SWEEP.yaml.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    return parse_spec(text, str(path), budget=budget, overrides=overrides)
+
+
+def parse_spec(
+    text: str, name: str = "sweep.yaml", *, budget: str | None = None, overrides: Overrides | None = None
+) -> SweepSpec:
+    """Validate the text of a sweep file; see :func:`load_spec`."""
+    document = PositionedYaml(text, name)
+    if not isinstance(document.data, dict):
+        raise UserError(f"{name}:1: a sweep file is a mapping with at least name, benchmark and methods")
+    try:
+        file = SweepFile.model_validate(document.data)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(document, SweepFile, item) for item in error.errors())) from error
+    spec = _resolve(file, budget, overrides or Overrides())
+    _check_values(spec, document)
+    return spec
+
+
+def _explain(document: PositionedYaml, model: type[BaseModel], item: Mapping[str, Any]) -> str:
+    location = [part for part in item["loc"] if part != "[key]"]
+    where = ".".join(str(part) for part in location)
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        allowed = _fields_at(model, location[:-1])
+        close = nearest(str(location[-1]), allowed)
+        question = f" Did you mean {close!r}?" if close else ""
+        message = f"unknown key {str(location[-1])!r}.{question} Allowed: {', '.join(allowed)}"
+    elif "input" in item and item["type"] not in ("missing", "value_error"):
+        message = f"{message}; got {item['input']!r}"
+    return f"{document.name}:{document.line(location)}: {where}: {message}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Return the field names of the model that stands at ``location``: the last part that names a nested model."""
+    nested: dict[str, type[BaseModel]] = {
+        "resources": ResourceRequest,
+        "early_stopping": EarlyStopping,
+        "per_task": Layer,
+        "per_method": Layer,
+        "budgets": Budget,
+        "tasks": Layer,
+        "space": Dimension,
+    }
+    for part in location:
+        model = nested.get(str(part), model)
+    return sorted(model.model_fields)
+
+
+def _resolve(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
+    from orca_ray.methods.recipe import all_methods
+    from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
+
+    chosen = budget or file.default_budget
+    if chosen not in file.budgets:
+        raise unknown_name("budget", chosen, file.budgets)
+    members = [task.name for task in get_benchmark(file.benchmark)]
+    tasks = members if file.tasks == "all" else list(file.tasks)
+    if overrides.tasks:
+        tasks = [_qualified(name, file.benchmark, all_tasks()) for name in overrides.tasks]
+    for name in tasks:
+        if get_task(name).benchmark != file.benchmark:
+            raise UserError(f"task {name!r} is not of benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
+    methods = overrides.methods or file.budgets[chosen].methods or file.methods
+    for name in methods:
+        if name not in all_methods():
+            raise unknown_name("method", name, all_methods())
+    if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
+    for option, value in (("--trials", overrides.trials), ("--seeds", overrides.seeds)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} must be at least 1, got {value}")
+    spec = SweepSpec(
+        file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods)), overrides
+    )
+    if file.seed in spec.confirm_seeds:
+        raise UserError(
+            f"seed {file.seed} is the search's own: confirm_seeds must not contain it, got {list(spec.confirm_seeds)}"
+        )
+    return spec
+
+
+def _qualified(name: str, benchmark: str, known: Mapping[str, object]) -> str:
+    full = name if "/" in name else f"{benchmark}/{name}"
+    if full not in known:
+        raise unknown_name("task", name, known)
+    return full
+
+
+def _check_values(spec: SweepSpec, document: PositionedYaml) -> None:
+    """Build every trial's first configuration, and hold it against the space."""
+    from orca_ray.methods.hyperparameters import from_flat, resolve
+    from orca_ray.models.names import parse_body_name
+
+    for task in spec.tasks:
+        for method in spec.methods:
+            parse_body_name(spec.body(task, method))
+            try:
+                first = resolve(method, spec.settings(task, method)).to_flat()
+            except ValueError as error:
+                raise UserError(f"{document.name}: settings of {task} with {method}: {error}") from error
+            for name, dimension in spec.space(task, method).items():
+                if not dimension.contains(first[name]):
+                    line = document.line(["space", name])
+                    raise UserError(
+                        f"{document.name}:{line}: the first trial of {task} with {method} has {name} = "
+                        f"{first[name]!r}, outside its range {dimension.describe()}: widen the range, or set a value "
+                        "inside it under settings"
+                    )
+                for value in _corners(dimension):
+                    try:
+                        from_flat({**first, name: value})
+                    except ValueError as error:
+                        line = document.line(["space", name])
+                        raise UserError(f"{document.name}:{line}: {name} may become {value!r}: {error}") from error
+
+
+def _corners(dimension: Dimension) -> list[Scalar]:
+    bounds = dimension.log_uniform or dimension.uniform or dimension.integer
+    return list(dimension.choice or bounds or ())

@@ -1,0 +1,155 @@
+"""Metrics over whole splits, each lower is better. Logits go in, or decoded values for dense and scalar targets.
+
+Shape letters: N samples, K classes or labels. Rankings use float64 logits: probabilities tie where they saturate.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.errors import UserError, unknown_name
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: ``definition`` says it in words, ``function`` computes it from float64 predictions and targets."""
+
+    name: str
+    title: str
+    definition: str
+    function: Callable[[Array, Array], float]
+
+    def compute(self, predictions: Array, targets: Array) -> float:
+        """Score a whole split: ``predictions`` [N, *output_shape] against ``targets`` [N, ...], lower is better.
+
+        Raises ``ValueError`` when predictions are not finite, the lengths differ, or the split is empty, and
+        :class:`UserError` when the targets do not determine the metric (say, an AUROC with one class).
+        """
+        if len(predictions) != len(targets) or len(targets) == 0:
+            raise ValueError(f"{self.name}: {len(predictions)} predictions for {len(targets)} targets")
+        if not np.isfinite(predictions).all():
+            raise ValueError(f"{self.name}: predictions are not finite (NaN or infinite)")
+        return float(self.function(np.asarray(predictions, dtype=np.float64), np.asarray(targets)))
+
+
+def _error(logits_NK: Array, y_N: Array) -> float:
+    return float(np.mean(logits_NK.argmax(axis=1) != y_N))
+
+
+def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
+    if y.ndim == 2:
+        return 1 - _mean_over_labels(_auroc, logits_NK, y)
+    num_classes = logits_NK.shape[1]
+    present = np.unique(y)
+    if len(present) < num_classes:
+        raise UserError(f"AUROC needs every class in the split; {len(present)} of {num_classes} are there")
+    if num_classes == 2:
+        return 1 - _auroc(logits_NK[:, 1] - logits_NK[:, 0], y)
+    return 1 - _one_versus_one(_log_odds(logits_NK), y, num_classes)
+
+
+def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
+    """Average A(i|j) over ordered pairs of classes: Hand and Till, 2001, equation 7."""
+    areas = []
+    for i in range(num_classes):
+        for j in range(num_classes):
+            if i != j:
+                chosen = (y_N == i) | (y_N == j)
+                areas.append(_auroc(scores_NK[chosen, i], y_N[chosen] == i))
+    return float(np.mean(areas))
+
+
+def _log_odds(logits_NK: Array) -> Array:
+    """Return log p/(1-p) of the softmax [N, K]: it ranks as the probability does, and does not saturate."""
+    odds = np.empty_like(logits_NK)
+    for k in range(logits_NK.shape[1]):
+        odds[:, k] = logits_NK[:, k] - np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1)
+    return odds
+
+
+def _auroc(scores_N: Array, positive_N: Array) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive_N, scores_N))
+
+
+def _average_precision(scores_N: Array, positive_N: Array) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(positive_N, scores_N))
+
+
+def _mean_over_labels(score: Callable[[Array, Array], float], logits_NK: Array, y_NK: Array) -> float:
+    """Average over the labels that have both a positive and a negative sample."""
+    usable = [k for k in range(y_NK.shape[1]) if 0 < y_NK[:, k].sum() < len(y_NK)]
+    if not usable:
+        raise UserError("no label has both a positive and a negative sample in the split")
+    return float(np.mean([score(logits_NK[:, k], y_NK[:, k]) for k in usable]))
+
+
+def _one_minus_map(logits_NK: Array, y_NK: Array) -> float:
+    return 1 - _mean_over_labels(_average_precision, logits_NK, y_NK)
+
+
+def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
+    from sklearn.metrics import f1_score
+
+    return 1 - float(f1_score(y_N, logits_NK.argmax(axis=1), average="macro", zero_division=0))
+
+
+def _relative_l2(predictions: Array, y: Array) -> float:
+    predictions, y = _flat(predictions, y)
+    norms_N = np.linalg.norm(y, axis=1)
+    if not norms_N.all():
+        raise UserError(f"relative error needs targets that are not zero; {int((norms_N == 0).sum())} samples are")
+    return float(np.mean(np.linalg.norm(predictions - y, axis=1) / norms_N))
+
+
+def _rmse(predictions: Array, y: Array) -> float:
+    predictions, y = _flat(predictions, y)
+    return float(np.sqrt(np.mean((predictions - y) ** 2)))
+
+
+def _one_minus_r2(predictions: Array, y: Array) -> float:
+    predictions, y = _flat(predictions, y)
+    total = float(((y - y.mean(axis=0)) ** 2).sum())
+    if total == 0:
+        raise UserError("R² needs targets that vary; all targets of the split are equal")
+    return float(((predictions - y) ** 2).sum()) / total
+
+
+def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
+    if predictions.shape != y.shape:  # broadcasting would score nonsense
+        raise ValueError(f"predictions have shape {predictions.shape}, targets {y.shape}")
+    return predictions.reshape(len(y), -1), y.astype(np.float64).reshape(len(y), -1)
+
+
+_ALL = (
+    Metric("error", "0-1 error", "share of samples whose largest logit is not their class", _error),
+    Metric(
+        "one_minus_auroc",
+        "1 − AUROC",
+        "1 − area under the ROC curve; over two classes the macro one-versus-one mean of Hand and Till (2001), "
+        "over labels the mean of those with both outcomes",
+        _one_minus_auroc,
+    ),
+    Metric("one_minus_macro_f1", "1 − macro F1", "1 − unweighted mean of the classes' F1", _one_minus_macro_f1),
+    Metric("one_minus_map", "1 − mAP", "1 − mean over labels of average precision", _one_minus_map),
+    Metric("relative_l2", "relative L2", "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂ (Li et al., 2021)", _relative_l2),
+    Metric("nrmse", "nRMSE", "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂ (PDEBench, 2022)", _relative_l2),
+    Metric("rmse", "RMSE", "square root of the mean squared error over all values", _rmse),
+    Metric("one_minus_r2", "1 − R²", "squared error over the targets' variance", _one_minus_r2),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+def get_metric(name: str) -> Metric:
+    """Return a metric by name; raises :class:`UserError` naming the nearest one."""
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]

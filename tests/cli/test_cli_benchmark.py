@@ -1,0 +1,246 @@
+"""``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the exit codes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_ray.results import ResultsStore, Status
+from orca_ray.sweep import events, run
+from orca_ray.sweep.spec import SweepSpec
+from tests.cli.conftest import Command
+from tests.results.factories import make_record
+
+SWEEP = """\
+name: mine
+benchmark: pocket
+methods: [nft]
+tasks: [pocket/digits, pocket/wdbc]
+settings: {refine.epochs: 3}
+budgets:
+  full: {search_trials: 2, confirm_seeds: [1, 2]}
+"""
+
+
+class FakeSweep:
+    """Stands in for ``run_sweep``: notes what it was given, tells a story of two trials, returns a summary."""
+
+    def __init__(self, **ending: Any) -> None:
+        self.ending = ending
+        self.spec: SweepSpec | None = None
+        self.store: ResultsStore | None = None
+        self.options: dict[str, Any] = {}
+
+    def __call__(
+        self, spec: SweepSpec, store: ResultsStore, *, listener: Callable[[events.Event], None], **options: Any
+    ) -> events.Summary:
+        self.spec, self.store, self.options = spec, store, options
+        rows = (events.StudyRow("pocket/digits", "nft", "minilm-l6", planned=2, finished=0),)
+        listener(events.SweepStarted(spec.sweep_id, "inline", "this process", rows))
+        for seed in (1, 2):
+            key = f"k{seed}"
+            listener(events.TrialStarted(key, "pocket/digits", "nft", "confirm"))
+            listener(events.TrialProgress(key, "pocket/digits", "nft", "refine", 1, 3, 0.4, 1.0, None))
+            record = make_record(key, task="pocket/digits", method="nft", seed=seed, validation_score=0.25)
+            listener(events.TrialFinished(record, remaining=2 - seed))
+        values: dict[str, Any] = {
+            "sweep": spec.sweep_id,
+            "planned": 2,
+            "finished_before": 0,
+            "ran": 2,
+            "statuses": {Status.COMPLETED: 2},
+            "seconds": 12.0,
+        }
+        return events.Summary(**(values | self.ending))
+
+
+Install = Callable[..., FakeSweep]
+
+
+@pytest.fixture
+def sweep_file() -> str:
+    Path("sweep.yaml").write_text(SWEEP)
+    return "sweep.yaml"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Install:
+    def install(**ending: Any) -> FakeSweep:
+        sweep = FakeSweep(**ending)
+        monkeypatch.setattr(run, "run_sweep", sweep)
+        return sweep
+
+    return install
+
+
+def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sweep_file: str) -> None:
+    sweep = fake()
+    ending = command("run", sweep_file)
+    assert (ending.code, ending.err) == (0, "")
+    assert sweep.options == {"executor": "ray", "address": None, "retry_failed": False}
+    assert sweep.store is not None
+    assert sweep.store.local_path == Path.cwd() / "results"
+    lines = ending.out.splitlines()
+    assert lines[0] == "mine/full: 2 trials, 0 already done; inline on this process"
+    assert lines[1].startswith("[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test 0.5000")
+    assert lines[2].startswith("[2/2] ")
+    assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket"
+
+
+def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: str, tmp_path: Path) -> None:
+    sweep = fake()
+    place = tmp_path / "my results"
+    ending = command(
+        "run", sweep_file, "--tasks", "digits,wdbc", "--tasks", "pocket/mnist", "--methods", "orca,nft", "--trials",
+        "3", "--seeds", "2", "--protocol", "paper", "--body", "minilm-l6:layers=2", "--executor", "inline",
+        "--address", "10.0.0.1:6379", "--results", str(place), "--retry-failed",
+    )  # fmt: skip
+    assert ending.code == 0
+    assert sweep.spec is not None
+    assert sweep.spec.tasks == ("pocket/digits", "pocket/wdbc", "pocket/mnist")
+    assert sweep.spec.methods == ("orca", "nft")
+    assert sweep.spec.search_trials("pocket/digits", "orca") == 3
+    assert len(sweep.spec.confirm_seeds) == 2
+    assert sweep.spec.protocol == "paper"
+    assert sweep.spec.body("pocket/wdbc", "nft") == "minilm-l6:layers=2"
+    assert sweep.options == {"executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True}
+    assert sweep.store is not None
+    assert sweep.store.local_path == place
+    assert f"--results '{place}'" in ending.out.splitlines()[-1]
+
+
+def test_failed_trials_exit_with_1_and_are_named_even_when_quiet(
+    command: Command, fake: Install, sweep_file: str
+) -> None:
+    failed = make_record("kx", status=Status.FAILED_NAN, validation_score=None, test_score=None, error="loss is NaN")
+    fake(failed=(failed,), statuses={Status.COMPLETED: 1, Status.FAILED_NAN: 1})
+    ending = command("run", sweep_file, "--quiet")
+    assert (ending.code, ending.out) == (1, "")
+    assert "failed_nan: pocket/digits orca confirm seed 0 (trial kx): loss is NaN" in ending.err
+
+
+def test_a_pair_without_a_score_exits_with_1(command: Command, fake: Install, sweep_file: str) -> None:
+    fake(unfinished=("pocket/digits nft: every trial failed",))
+    ending = command("run", sweep_file)
+    assert ending.code == 1
+    assert "pocket/digits nft: every trial failed" in ending.err
+
+
+def test_an_interrupted_sweep_exits_with_130(command: Command, fake: Install, sweep_file: str) -> None:
+    fake(interrupted=True)
+    ending = command("run", sweep_file)
+    assert ending.code == 130
+    assert "the same command continues" in ending.out
+
+
+def test_an_up_to_date_sweep_says_so(command: Command, fake: Install, sweep_file: str) -> None:
+    fake(ran=0, finished_before=2, statuses={})
+    ending = command("run", sweep_file)
+    assert ending.code == 0
+    assert "mine/full: up to date, 2 trials done" in ending.out
+
+
+def test_quiet_prints_nothing(command: Command, fake: Install, sweep_file: str) -> None:
+    fake()
+    ending = command("run", sweep_file, "-q")
+    assert (ending.code, ending.out, ending.err) == (0, "", "")
+
+
+def test_json_is_one_document(command: Command, fake: Install, sweep_file: str) -> None:
+    fake(failed=(make_record("kx", status=Status.LOST, validation_score=None, test_score=None),))
+    ending = command("run", sweep_file, "--json")
+    assert ending.code == 1
+    summary = ending.json
+    assert summary["ran"] == 2
+    assert summary["statuses"] == {"completed": 2}
+    assert summary["failed"][0]["trial_key"] == "kx"
+    assert summary["failed"][0]["started_at"].startswith("2026-01-02T03:04:05")
+    assert summary["up_to_date"] is False
+
+
+def test_a_dry_run_starts_and_writes_nothing(
+    command: Command, monkeypatch: pytest.MonkeyPatch, sweep_file: str, tmp_path: Path
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run ran")
+
+    monkeypatch.setattr(run, "run_sweep", never)
+    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    place = tmp_path / "store"
+    ending = command("run", sweep_file, "--dry-run", "--json", "--results", str(place))
+    assert ending.code == 0
+    plan = ending.json
+    assert plan["num_trials"] == 8
+    assert [(row["task"], row["search_trials"], row["confirm_trials"]) for row in plan["rows"]] == [
+        ("pocket/digits", 2, 2),
+        ("pocket/wdbc", 2, 2),
+    ]
+    assert not place.exists()
+    table = command("plan", sweep_file, "--results", str(place))
+    assert table.code == 0
+    assert "mine/full, protocol held-out: 8 trials, 0 done" in table.out
+    assert "pocket/wdbc" in table.out
+
+
+def test_a_plan_says_what_cannot_be_placed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
+    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    ending = command("plan", "big.yaml")
+    assert ending.code == 2
+    assert "cannot be placed: pocket/digits nft: a trial asks for 4096 CPUs" in ending.err
+    assert "pocket/digits" in ending.out
+
+
+def test_a_submitted_job_keeps_its_results_out_of_its_temporary_directory(
+    command: Command, fake: Install, monkeypatch: pytest.MonkeyPatch, sweep_file: str, own_cache: Path
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    sweep = fake()
+    ending = command("run", sweep_file)
+    assert ending.code == 0
+    assert sweep.store is not None
+    assert sweep.store.local_path == own_cache / "results"
+    assert str(own_cache / "results") in ending.err
+    assert not Path("results").exists()
+
+
+def test_results_may_come_from_the_environment(
+    command: Command, fake: Install, monkeypatch: pytest.MonkeyPatch, sweep_file: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_RESULTS", str(tmp_path / "elsewhere"))
+    sweep = fake()
+    assert command("run", sweep_file).code == 0
+    assert sweep.store is not None
+    assert sweep.store.local_path == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["benchmark", "pockett"], "'pocket'"),
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "pocket"], "pocket"),
+        (["benchmark", "pocket", "--tasks", "digitz"], "'pocket/digits'"),
+        (["benchmark", "pocket", "--methods", "orka"], "'orca'"),
+        (["benchmark", "pocket", "--budget", "quik"], "'quick'"),
+        (["benchmark", "pocket", "--body", "minilm-l6:layers=x"], "layers"),
+    ],
+)
+def test_a_mistake_stops_before_anything_is_written(
+    command: Command, fake: Install, arguments: list[str], expected: str
+) -> None:
+    sweep = fake()
+    ending = command(*arguments)
+    assert ending.code == 2
+    assert expected in ending.err
+    assert sweep.spec is None
+    assert not Path("results").exists()
+
+
+def test_a_mistake_in_the_file_is_named_with_its_line(command: Command) -> None:
+    Path("bad.yaml").write_text(SWEEP.replace("settings:", "setings:"))
+    ending = command("run", "bad.yaml")
+    assert ending.code == 2
+    assert "bad.yaml:5" in ending.err
+    assert "'settings'" in ending.err

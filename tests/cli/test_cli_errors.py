@@ -1,0 +1,148 @@
+"""Every mistake ends in one message and its exit code; tracebacks go to the log."""
+
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+
+from orca_ray.cli import benchmark
+from orca_ray.errors import UserError
+from tests.cli.conftest import Command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["leaderbord", "pocket"], "'leaderboard'"),
+        (["data", "fetsh"], "'fetch'"),
+        (["benchmark", "pocket", "--budgt", "quick"], "'--budget'"),
+        (["leaderboard", "pocket", "--resluts", "x"], "'--results'"),
+        (["leaderboard", "pocket", "--format", "tabel"], "'table'"),
+        (["benchmark", "pocket", "--executor", "rai"], "'inline'"),
+        (["benchmark", "pocket", "--trials", "0"], "--trials"),
+        (["benchmark", "pocket", "--seeds", "many"], "--seeds"),
+        (["benchmark"], "NAME"),
+        (["tasks", "pockett"], "'pocket'"),
+        (["data", "fetch", "pocket/digitz"], "'pocket/digits'"),
+        (["data", "prepare", "poket"], "'pocket'"),
+    ],
+)
+def test_a_misspelt_word_is_named_with_the_nearest(command: Command, arguments: list[str], expected: str) -> None:
+    ending = command(*arguments)
+    assert ending.code == 2
+    assert ending.err.startswith("error: ")
+    assert expected in ending.err
+    assert "Traceback" not in ending.err
+    assert "Value error" not in ending.err
+    assert ending.out == ""
+
+
+def test_a_user_error_is_one_message_and_its_traceback_is_in_the_log(
+    command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("the file is truncated")
+
+    monkeypatch.setattr(benchmark, "_spec", refuse)
+    ending = command("benchmark", "pocket")
+    assert (ending.code, ending.err) == (2, "error: the file is truncated\n")
+    log = (own_cache / "logs" / "orca-sweep.log").read_text()
+    assert "Traceback" in log
+    assert "the file is truncated" in log
+
+
+def test_a_missing_heavy_package_names_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+
+    monkeypatch.setattr(benchmark, "_spec", missing)
+    ending = command("benchmark", "pocket")
+    assert ending.code == 2
+    assert "'torch'" in ending.err
+    assert "pip install 'orca-ray[sweep]'" in ending.err
+
+
+def test_a_defect_is_called_one_and_is_not_the_users(
+    command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'orca_ray.nonsense'", name="orca_ray.nonsense")
+
+    monkeypatch.setattr(benchmark, "_spec", broken)
+    ending = command("benchmark", "pocket")
+    assert ending.code == 70
+    assert "defect of orca-ray" in ending.err
+    assert "orca_ray.nonsense" in (own_cache / "logs" / "orca-sweep.log").read_text()
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_the_error(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "file"))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(benchmark, "_spec", broken)
+    ending = command("benchmark", "pocket")
+    assert ending.code == 70
+    assert "RuntimeError: boom" in ending.err
+    assert "Traceback" in ending.err
+
+
+def test_warnings_reach_stderr_and_details_the_log_alone(
+    command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    def chatty(*_: object) -> None:
+        logging.getLogger("orca_ray.data.packages").warning("the hash differs")
+        logging.getLogger("orca_ray.data.packages").info("fetched")
+        raise UserError("stop")
+
+    monkeypatch.setattr(benchmark, "_spec", chatty)
+    ending = command("benchmark", "pocket")
+    assert ending.err == "WARNING orca_ray.data.packages: the hash differs\nerror: stop\n"
+    log = (own_cache / "logs" / "orca-sweep.log").read_text()
+    assert "the hash differs" in log
+    assert "fetched" in log
+
+
+def test_ctrl_c_exits_with_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "_spec", interrupted)
+    assert command("benchmark", "pocket").code == 130
+
+
+def test_a_full_disk_under_the_results_is_a_user_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UserError("cannot write: no space left") from OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(benchmark, "_sweep", full)
+    monkeypatch.setattr(benchmark, "_spec", lambda *_: object())
+    ending = command("benchmark", "pocket")
+    assert (ending.code, ending.out) == (2, "")
+
+
+def test_the_leaderboard_without_results_says_what_to_run(command: Command, tmp_path: Path) -> None:
+    ending = command("leaderboard", "pocket", "--results", str(tmp_path / "nowhere"))
+    assert ending.code == 2
+    assert "orca-sweep benchmark pocket" in ending.err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_directory_that_is_no_results_store_is_refused(command: Command, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    ending = command("leaderboard", "pocket", "--results", str(other))
+    assert ending.code == 2
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
+def test_an_unknown_body_is_named_with_the_nearest(command: Command) -> None:
+    ending = command("bodies", "minilm-l7")
+    assert ending.code == 2
+    assert "'minilm-l6'" in ending.err

@@ -1,0 +1,49 @@
+"""The base install is enough for boards; a sweep says what is missing (heavy packages are hidden from the process)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orca_ray.cli.main import HEAVY_PACKAGES
+from orca_ray.results import ResultsStore
+from tests.results.factories import make_record
+
+HIDE = f"""
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(HEAVY_PACKAGES)!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+from orca_ray.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def without_the_extra(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", HIDE, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_a_board_needs_the_base_alone(tmp_path: Path) -> None:
+    ResultsStore(tmp_path / "store", create=True).append([make_record("a", test_score=0.125)])
+    done = without_the_extra("leaderboard", "pocket", "--results", str(tmp_path / "store"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.125" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["tasks", "--json"], ["bodies", "--json"], ["doctor", "--json"]])
+def test_the_catalogue_needs_the_base_alone(arguments: list[str]) -> None:
+    done = without_the_extra(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("[")
+
+
+@pytest.mark.parametrize("arguments", [["benchmark", "pocket"], ["methods"]])
+def test_a_sweep_without_the_extra_says_how_to_install_it(arguments: list[str]) -> None:
+    done = without_the_extra(*arguments)
+    assert done.returncode == 2
+    assert "pip install 'orca-ray[sweep]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path("results").exists()

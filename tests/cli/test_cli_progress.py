@@ -1,0 +1,131 @@
+"""The live table's state: counts, best scores and the time left."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orca_ray.cli.progress import Progress, SweepState, render
+from orca_ray.results import Status
+from orca_ray.sweep import events
+from tests.results.factories import make_record
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def started(clock: Clock) -> SweepState:
+    state = SweepState(clock)
+    rows = (
+        events.StudyRow("pocket/digits", "orca", "vit-s14", planned=4, finished=1),
+        events.StudyRow("pocket/wdbc", "nft", "minilm-l6", planned=2, finished=2),
+    )
+    state.apply(events.SweepStarted("pocket/quick", "ray", "one node", rows))
+    return state
+
+
+def finish(state: SweepState, key: str, remaining: int, **changes: Any) -> None:
+    record = make_record(key, task="pocket/digits", method="orca", **changes)
+    state.apply(events.TrialFinished(record, remaining))
+
+
+def text(state: SweepState) -> str:
+    screen = Console(file=io.StringIO(), width=160)
+    screen.print(render(state))
+    output = screen.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def test_counts_and_best_follow_the_events() -> None:
+    state = started(Clock())
+    assert state.totals() == (3, 6, 0, 0)
+    state.apply(events.TrialStarted("a", "pocket/digits", "orca", "search"))
+    state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
+    state.apply(events.TrialProgress("a", "pocket/digits", "orca", "refine", 2, 5, 0.31, 1.0, None))
+    state.apply(events.TrialProgress("b", "pocket/digits", "orca", "align", 1, 9, None, None, 3.0))
+    row = state.studies["pocket/digits", "orca"]
+    assert state.totals() == (3, 6, 2, 0)
+    assert (row.best, row.stage) == (0.31, "align 1/9")
+    finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
+    assert (row.best, row.stage, row.done, row.remaining) == (0.2, "refine 2/5", 2, 2)
+    finish(state, "a", 1, status=Status.FAILED_NAN, validation_score=None, test_score=None)
+    assert (row.best, row.failed, row.stage) == (0.2, 1, "waiting")
+    assert state.studies["pocket/wdbc", "nft"].stage == "done"
+
+
+def test_the_plan_follows_what_the_sweep_says_remains() -> None:
+    state = started(Clock())
+    finish(state, "a", 0)
+    row = state.studies["pocket/digits", "orca"]
+    assert (row.done, row.planned, row.remaining) == (2, 2, 0)
+
+
+def test_time_left_is_remaining_work_over_what_runs_at_once() -> None:
+    state = started(Clock())
+    assert state.seconds_left() is None
+    finish(state, "a", 2, wall_seconds=10.0)
+    assert state.seconds_left() == pytest.approx(20.0)
+    state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
+    state.apply(events.TrialStarted("c", "pocket/digits", "orca", "search"))
+    assert state.seconds_left() == pytest.approx(10.0)
+    assert state.seconds_left(state.studies["pocket/wdbc", "nft"]) == 0.0
+
+
+def test_the_table_shows_each_row_and_the_totals() -> None:
+    clock = Clock()
+    state = started(clock)
+    state.apply(events.TrialStarted("a", "pocket/digits", "orca", "search"))
+    state.apply(events.TrialProgress("a", "pocket/digits", "orca", "refine", 2, 5, 0.31, 1.0, None))
+    state.apply(events.Message("fetched [mnist]"))
+    clock.now += 65
+    shown = text(state)
+    digits = next(line for line in shown.splitlines() if "digits" in line)
+    assert "orca" in digits
+    assert "1/4" in digits
+    assert "0.3100" in digits
+    assert "refine 2/5" in digits
+    assert "3/6 trials, 1 running · 1 min 05 s, left ?" in shown
+    assert "fetched [mnist]" in shown
+
+
+def test_failures_are_counted_in_the_row() -> None:
+    state = started(Clock())
+    finish(state, "a", 2, status=Status.LOST, validation_score=None, test_score=None)
+    assert "2/4 (1 failed)" in text(state)
+
+
+def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (events.StudyRow("pocket/digits", "orca", "vit-s14", planned=1, finished=0),)
+    failed = make_record("a", status=Status.FAILED_OOM, validation_score=None, test_score=None, error="out\nof memory")
+    with Progress(quiet=False) as listener:
+        listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
+        listener(events.TrialProgress("a", "pocket/digits", "orca", "refine", 1, 5, 0.3, 1.0, None))
+        listener(events.TrialFinished(failed, 0))
+        listener(events.Message("retrying"))
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "pocket/quick: 1 trials, 0 already done; ray on one node",
+        "[1/1] pocket/digits orca confirm seed 0: failed_oom, validation –, 1 min 00 s: out",
+    ]
+    assert captured.err == "retrying\n"
+
+
+def test_a_terminal_gets_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr("orca_ray.cli.progress.console", lambda: screen)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    rows = (events.StudyRow("pocket/digits", "orca", "vit-s14", planned=1, finished=0),)
+    with Progress(quiet=False) as listener:
+        listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
+        listener(events.TrialFinished(make_record("a"), 0))
+    output = screen.file
+    assert isinstance(output, io.StringIO)
+    assert "digits" in output.getvalue()
+    assert "1/1" in output.getvalue()

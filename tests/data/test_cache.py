@@ -1,0 +1,98 @@
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orca_ray.data import cache
+from orca_ray.errors import UserError
+
+
+def test_home_follows_the_variable_and_expands_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ORCA_RAY_HOME", "~/elsewhere")
+    assert cache.home() == tmp_path / "elsewhere"
+    monkeypatch.delenv("ORCA_RAY_HOME")
+    assert cache.home() == tmp_path / ".cache" / "orca-ray"
+    assert not cache.home().exists()
+
+
+def test_subdirectories_are_created_below_home(cache_home: Path) -> None:
+    made = {cache.packages_dir(), cache.bodies_dir(), cache.prepared_dir(), cache.source_dir(), cache.raw_dir()}
+    assert len(made) == 5
+    assert all(path.is_dir() and path.parent == cache_home for path in made)
+
+
+def test_a_file_in_the_way_of_home_is_a_user_error(cache_home: Path) -> None:
+    cache_home.write_text("not a directory")
+    with pytest.raises(UserError, match="a file is in the way"):
+        cache.packages_dir()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EROFS, "cannot write")],
+)
+def test_disk_errors_become_user_errors(code: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message), cache.disk_errors(tmp_path):
+        raise OSError(code, os.strerror(code))
+
+
+def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), cache.disk_errors(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+
+def test_space_is_checked_before_writing(tmp_path: Path) -> None:
+    cache.require_space(tmp_path, 1)
+    with pytest.raises(UserError, match=r"no space: .* needs about 1000000000000 MB"):
+        cache.require_space(tmp_path, 1e18)
+
+
+def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    for content in ("first", "second"):
+        with cache.atomic_directory(target) as filling:
+            (filling / "file").write_text(content)
+            assert not target.exists() or (target / "file").read_text() != content
+        assert (target / "file").read_text() == content
+    assert os.listdir(tmp_path) == ["made"]
+
+
+def test_atomic_directory_leaves_the_old_one_when_filling_fails(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    with cache.atomic_directory(target) as filling:
+        (filling / "file").write_text("old")
+    with pytest.raises(UserError, match="no space left"):
+        _fill_until_the_disk_is_full(target)
+    assert (target / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["made"]
+
+
+def _fill_until_the_disk_is_full(target: Path) -> None:
+    with cache.atomic_directory(target) as filling:
+        (filling / "file").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "thing"
+    holder_code = (
+        "import sys, time; from pathlib import Path; from orca_ray.data import cache\n"
+        "with cache.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder_code, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        waiter_code = holder_code.replace("time.sleep(60)", "pass")
+        with subprocess.Popen(
+            [sys.executable, "-c", waiter_code, str(path)], stdout=subprocess.PIPE, text=True
+        ) as waiter:
+            time.sleep(1.0)
+            assert waiter.poll() is None
+            holder.kill()
+            output, _ = waiter.communicate(timeout=20)
+            assert output == "held\n"

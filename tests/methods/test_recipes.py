@@ -1,0 +1,90 @@
+"""The methods: which parameters each trains, and that the others stay bit-identical."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import all_methods, get_method
+from orca_ray.models.crossmodal import CrossModalModel
+
+from .tiny_trials import QUICK, changed, copy_of, run, save_bert, save_vit, start
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module", params=["bert", "vit"])
+def body(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    save = {"bert": save_bert, "vit": save_vit}[request.param]
+    directory: Path = tmp_path_factory.mktemp(request.param)
+    return save(directory)
+
+
+TRAINED = {
+    "orca": r".*",
+    "nft": r".*",
+    "scratch": r".*",
+    "fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
+    "linear_probe": r"head\..*",
+}
+"""Names of the parameters that refining trains."""
+
+
+def test_the_methods_of_the_first_release() -> None:
+    assert list(all_methods()) == sorted(TRAINED)
+    for name, recipe in all_methods().items():
+        assert get_method(name) is recipe
+        assert recipe.title
+        assert recipe.reference
+    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca"}
+    assert {name for name, recipe in all_methods().items() if not recipe.pretrained} == {"scratch"}
+
+
+def test_misspelt_method() -> None:
+    with pytest.raises(UserError, match="Did you mean 'linear_probe'"):
+        get_method("linear-probe")
+
+
+@pytest.mark.parametrize("method", sorted(TRAINED))
+def test_exactly_the_right_parameters_train(method: str, body: str) -> None:
+    adaptation = start(body, method, hyperparameters={**QUICK, "align.epochs": 0, "refine.epochs": 1})
+    names = {name for name, _ in adaptation.model.named_parameters()}
+    expected = {name for name in names if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
+    before = copy_of(adaptation.model)
+    run(adaptation)
+    moved = changed(before, copy_of(adaptation.model))
+    # The key bias moves no attention weight (softmax is invariant to it), so its gradient is rounding noise or zero.
+    assert moved - expected == set()
+    assert {name for name in expected - moved if not re.search(r"key|\bk_proj", name)} == set()
+    assert adaptation.result().num_parameters == sum(value.numel() for value in adaptation.model.parameters())
+    sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
+    assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)
+
+
+def test_fpt_finds_every_norm_of_the_body(body: str) -> None:
+    model = start(body, "fpt").model
+    chosen = {id(parameter) for parameter in get_method("fpt").trainable(model)}
+    norms = [name for name, value in model.body.named_parameters() if id(value) in chosen]
+    # Two norms a layer, weight and bias, and a final one in the ViT.
+    assert len(norms) == {True: 8, False: 10}["bert" in body]
+
+
+def weights(body: str, method: str, seed: int = 0) -> CrossModalModel:
+    return start(body, method, seed=seed).model
+
+
+def test_only_scratch_starts_from_a_random_body(body: str) -> None:
+    pretrained = copy_of(weights(body, "nft").body)
+    for method in ("orca", "fpt", "linear_probe"):
+        assert not changed(pretrained, copy_of(weights(body, method, seed=3).body))
+    scratch = changed(pretrained, copy_of(weights(body, "scratch").body))
+    assert any("query" in name or "q_proj" in name for name in scratch)
+    assert changed(copy_of(weights(body, "scratch").body), copy_of(weights(body, "scratch", seed=1).body))
+    assert not changed(copy_of(weights(body, "scratch").body), copy_of(weights(body, "scratch").body))

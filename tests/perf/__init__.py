@@ -1,0 +1,1 @@
+"""Benchmarks: they print a table and a ratio, and test nothing."""

@@ -1,0 +1,112 @@
+import dataclasses
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_ray.results import CurvePoint, Record, Status
+from orca_ray.results.tables import CURVES, RECORDS, decode, encode, from_rows
+from tests.results.factories import make_point, make_record
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+INTEGER = st.integers(-(2**63), 2**63 - 1)
+REAL = st.floats(allow_nan=False)
+SCORE = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+TIME = st.datetimes(timezones=st.just(UTC)) | st.datetimes(
+    datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(timezone(timedelta(hours=5, minutes=30)))
+)
+BY_FIELD: dict[str, st.SearchStrategy[Any]] = {
+    "phase": st.sampled_from(["search", "confirm"]),
+    "protocol": st.sampled_from(["held-out", "paper"]),
+    "validation_score": SCORE,
+    "test_score": SCORE,
+}
+BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
+    str: TEXT,
+    str | None: st.none() | TEXT,
+    int: INTEGER,
+    int | None: st.none() | INTEGER,
+    float: REAL,
+    float | None: st.none() | REAL,
+    datetime: TIME,
+    Status: st.sampled_from(list(Status)),
+}
+
+
+def strategy(kind: type[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(kind, **{f.name: BY_FIELD.get(f.name, BY_TYPE[f.type]) for f in dataclasses.fields(kind)})
+
+
+@given(records=st.lists(strategy(Record), max_size=4))
+def test_records_come_back_equal_from_parquet(records: list[Record]) -> None:
+    table = decode(encode(from_rows((r.to_row() for r in records), RECORDS)), RECORDS, "memory")
+    assert [Record.from_row(row) for row in table.to_pylist()] == records
+    assert all(Record.from_row(row).started_at.tzinfo is UTC for row in table.to_pylist())
+
+
+@given(points=st.lists(strategy(CurvePoint), max_size=4))
+def test_curve_points_come_back_equal_from_parquet(points: list[CurvePoint]) -> None:
+    table = decode(encode(from_rows((p.to_row() for p in points), CURVES)), CURVES, "memory")
+    assert [CurvePoint(**row) for row in table.to_pylist()] == points
+
+
+@given(error=st.text())
+def test_any_error_text_can_be_kept(error: str) -> None:
+    record = make_record(error=f"\udcff{error}")
+    table = from_rows([record.to_row()], RECORDS)
+    kept = Record.from_row(table.to_pylist()[0]).error
+    assert kept is not None
+    assert kept.startswith("?")
+    assert len(kept) == len(error) + 1
+
+
+@pytest.mark.parametrize("kind", [Record, CurvePoint])
+def test_schema_has_exactly_the_fields_and_nulls_where_none_is_allowed(kind: type[Any]) -> None:
+    fields = dataclasses.fields(kind)
+    assert [f.name for f in fields] == kind.SCHEMA.names
+    for field in fields:
+        optional = BY_TYPE[field.type] in (BY_TYPE[str | None], BY_TYPE[int | None], BY_TYPE[float | None])
+        assert kind.SCHEMA.field(field.name).nullable == optional, field.name
+
+
+def test_deterministic_part_holds_all_but_time_and_place() -> None:
+    first = make_record()
+    later = make_record(
+        minutes=9, wall_seconds=540.0, executor="ray", node="there", attempts=2, peak_memory_mib=3.0, align_seconds=9.0
+    )
+    assert first.deterministic() == later.deterministic()
+    assert first.deterministic() != make_record(test_score=0.5000001).deterministic()
+    assert set(first.to_row()) - set(first.deterministic()) == Record.CIRCUMSTANCES
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"phase": "final"}, "phase is one of search, confirm"),
+        ({"protocol": "heldout"}, "protocol is one of held-out, paper"),
+        ({"started_at": datetime(2026, 1, 1)}, "started_at needs a time zone"),
+        ({"test_score": float("nan")}, "completed needs a finite test_score"),
+        ({"status": Status.STOPPED_EARLY, "validation_score": float("inf")}, "finite validation_score"),
+    ],
+)
+def test_impossible_records_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make_record(**changes)
+
+
+def test_a_failed_trial_may_have_any_score() -> None:
+    assert make_record(status=Status.FAILED_NAN, validation_score=float("inf")).validation_score == float("inf")
+
+
+def test_which_statuses_are_failures() -> None:
+    assert [status for status in Status if not status.failed] == [Status.COMPLETED, Status.STOPPED_EARLY]
+    assert make_point().to_row()["stage"] == "refine"
+
+
+def test_none_in_a_required_column_is_refused() -> None:
+    row = make_record().to_row() | {"task": None}
+    with pytest.raises((pa.ArrowException, ValueError)):
+        encode(from_rows([row], RECORDS))

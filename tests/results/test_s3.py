@@ -1,0 +1,117 @@
+"""The store on an S3-compatible server, spoken to over HTTP as any bucket would be."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.fs as pafs
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import ResultsStore, Status
+from tests.results.factories import make_point, make_record
+
+moto = pytest.importorskip(
+    "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    threaded = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    threaded.start()
+    host, port = threaded.get_host_and_port()
+    address = f"{host}:{port}"
+    files = pafs.S3FileSystem(
+        access_key="key", secret_key="word", endpoint_override=address, scheme="http", allow_bucket_creation=True
+    )
+    files.create_dir("bucket")
+    yield address
+    threaded.stop()
+
+
+@pytest.fixture
+def uri(server: str) -> str:
+    return f"s3://key:word@bucket/{uuid.uuid4().hex}/results?endpoint_override={server}&scheme=http&region=us-east-1"
+
+
+def names(store: ResultsStore, table: str) -> list[str]:
+    return store._folder.names(table)
+
+
+def test_append_load_compact(uri: str) -> None:
+    with pytest.raises(UserError, match="no results at s3://bucket/"):
+        ResultsStore(uri)
+    store = ResultsStore(uri, create=True)
+    assert store.local_path is None
+    assert store.records().empty
+    lost = make_record("a", status=Status.LOST, test_score=None)
+    records = {key: make_record(key, minutes=2) for key in "abc"}
+    store.append([lost])
+    for record in records.values():
+        store.append([record], [make_point(record.trial_key, 1), make_point(record.trial_key, 2)])
+    again = ResultsStore(store.uri)
+    assert again.load("pocket/quick") == records
+    assert len(again.curves()) == 6
+    assert len(names(store, "records")) == 4
+    assert again.compact() == 4 + 3
+    assert len(names(store, "records")) == len(names(store, "curves")) == 1
+    assert store.load("pocket/quick") == records
+    assert len(store.curves(trial_key="b")) == 2
+    assert store.compact() == 0
+
+
+def test_two_stores_append_while_a_third_compacts(uri: str) -> None:
+    stores = [ResultsStore(uri, create=True) for _ in range(3)]
+    for index in range(3):
+        stores[0].append([make_record(f"left-{index}")])
+        stores[1].append([make_record(f"right-{index}")])
+        stores[2].compact()
+    assert len(stores[0].load("pocket/quick")) == 6
+
+
+def test_an_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ResultsStore(uri, create=True)
+    store.append([make_record("a")])
+    folder: Any = store._folder
+
+    class Broken:
+        """A file system whose move, the last step of a write, is never reached."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(files, name)
+
+        def move(self, source: str, target: str) -> None:
+            raise OSError("connection reset")
+
+        def delete_file(self, path: str) -> None:
+            raise OSError("connection reset")
+
+    files = folder._files
+    monkeypatch.setattr(folder, "_files", Broken())
+    with pytest.raises(UserError, match=r"cannot write s3://bucket/.*connection reset"):
+        store.append([make_record("b")])
+    monkeypatch.setattr(folder, "_files", files)
+    assert set(ResultsStore(uri).load("pocket/quick")) == {"a"}
+    assert any(info.base_name.startswith(".tmp-") for info in folder._infos("records"))
+    folder.sweep_temporary("records", -60)
+    assert not any(info.base_name.startswith(".tmp-") for info in folder._infos("records"))
+
+
+def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
+    store = ResultsStore(uri, create=True)
+    above = uri.replace("/results?", "?")
+    with pytest.raises(UserError, match="is not a results store"):
+        ResultsStore(above, create=True)
+    with pytest.raises(UserError, match="is a file, not a results store"):
+        ResultsStore(uri.replace("/results?", "/results/orca-ray-results.json?"))
+    assert store.records().empty
+
+
+def test_messages_hold_no_credentials(uri: str) -> None:
+    store = ResultsStore(uri, create=True)
+    assert "word" not in repr(store)
+    with pytest.raises(UserError) as caught:
+        ResultsStore(uri.replace("@bucket/", "@nobucket/"), create=True)
+    assert "s3://nobucket/" in str(caught.value)
+    assert "word" not in str(caught.value)

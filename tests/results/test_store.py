@@ -1,0 +1,552 @@
+import contextlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import CurvePoint, Record, ResultsStore, Status
+from orca_ray.results.store import MARKER
+from orca_ray.results.tables import RECORDS
+from tests.results.factories import make_point, make_record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultsStore:
+    return ResultsStore(tmp_path / "results", create=True)
+
+
+def files_of(store: ResultsStore, table: str = "records") -> list[Path]:
+    assert store.local_path is not None
+    return sorted((store.local_path / table).iterdir())
+
+
+class TestAppendAndRead:
+    def test_a_new_store_is_empty_but_has_its_columns(self, store: ResultsStore) -> None:
+        assert list(store.records().columns) == Record.SCHEMA.names
+        assert list(store.curves().columns) == CurvePoint.SCHEMA.names
+        assert store.records().empty
+        assert store.load("pocket/quick") == {}
+        assert store.compact() == 0
+
+    def test_what_was_appended_is_loaded(self, store: ResultsStore) -> None:
+        first, second = make_record("a"), make_record("b", best_epoch=None, error="line 1\nline 2")
+        other = make_record("a", sweep="pocket/full")
+        store.append([first, other], [make_point("a", 2), make_point("a", 1)])
+        store.append([second])
+        again = ResultsStore(store.uri)
+        assert again.load("pocket/quick") == {"a": first, "b": second}
+        assert again.load("pocket/full") == {"a": other}
+        assert len(again.records()) == 3
+        assert len(again.records(sweep="pocket/full")) == 1
+        assert again.records(benchmark="nasbench360").empty
+        assert again.curves(trial_key="a")["epoch"].tolist() == [1, 2]
+        assert again.curves(sweep="pocket/full").empty
+
+    def test_missing_whole_numbers_stay_whole_numbers(self, store: ResultsStore) -> None:
+        store.append([make_record("a"), make_record("b", best_epoch=None, num_parameters=None, minutes=2)])
+        frame = store.records()
+        assert frame["best_epoch"].dtype == "Int64"
+        assert frame["num_parameters"].iloc[0] == 7_000_000_000
+        assert frame["best_epoch"].isna().tolist() == [False, True]
+        assert str(frame["finished_at"].dtype).endswith("UTC]")
+
+    def test_one_file_a_table_an_append_and_none_for_nothing(self, store: ResultsStore) -> None:
+        store.append([make_record("a"), make_record("b")], [make_point(epoch=e) for e in range(1, 9)])
+        store.append([])
+        assert len(files_of(store)) == len(files_of(store, "curves")) == 1
+
+    def test_curves_are_written_before_records(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        written: list[str] = []
+        monkeypatch.setattr(store._folder, "write", lambda path, content: written.append(path.split("/")[0]))
+        store.append([make_record()], [make_point()])
+        assert written == ["curves", "records"]
+
+    def test_from_another_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        store = ResultsStore("here", create=True)
+        store.append([make_record()])
+        monkeypatch.chdir("/")
+        assert len(ResultsStore(store.uri).records()) == 1
+        assert store.local_path == tmp_path / "here"
+
+    def test_file_uri_is_the_local_directory(self, tmp_path: Path) -> None:
+        uri = (tmp_path / "with space").as_uri()
+        assert ResultsStore(uri, create=True).local_path == tmp_path / "with space"
+
+
+class TestWhichRowCounts:
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_success_wins_over_a_later_failure(self, store: ResultsStore, order: int) -> None:
+        done = make_record("a", minutes=1)
+        lost = make_record("a", minutes=5, status=Status.LOST, test_score=None)
+        for record in [done, lost][::order]:
+            store.append([record])
+        assert store.load("pocket/quick") == {"a": done}
+        assert store.compact() == 2
+        assert store.load("pocket/quick") == {"a": done}
+
+    @pytest.mark.parametrize("order", [1, -1])
+    @pytest.mark.parametrize("status", [Status.STOPPED_EARLY, Status.FAILED_OOM])
+    def test_of_equals_the_latest_finished_wins(self, store: ResultsStore, status: Status, order: int) -> None:
+        old, new = (make_record("a", minutes=m, status=status) for m in (1, 2))
+        store.append([old, new][::order])
+        assert store.load("pocket/quick") == {"a": new}
+
+    def test_rows_come_in_the_order_of_finishing(self, store: ResultsStore) -> None:
+        store.append([make_record(key, minutes=m) for key, m in (("c", 3), ("a", 2), ("b", 1))])
+        assert store.records()["trial_key"].tolist() == ["b", "a", "c"]
+
+    def test_a_point_appended_again_replaces_the_old_one(self, store: ResultsStore) -> None:
+        store.append([], [make_point(epoch=1, loss=9.0), make_point(epoch=2)])
+        store.compact()
+        store.append([], [make_point(epoch=1, loss=3.0)])
+        store.append([], [make_point(epoch=1, stage="align", distance=1.0, loss=None)])
+        for _ in range(2):
+            curves = store.curves()
+            assert curves[["stage", "epoch"]].to_numpy().tolist() == [["align", 1], ["refine", 1], ["refine", 2]]
+            assert curves["loss"].tolist()[1] == 3.0
+            store.compact()
+
+
+class TestCompaction:
+    def test_merges_into_one_file_a_table_and_keeps_every_distinct_row(self, store: ResultsStore) -> None:
+        attempts = [make_record("a", minutes=m, status=Status.LOST, attempts=m) for m in (1, 2, 3)]
+        for record in [*attempts, attempts[0]]:
+            store.append([record], [make_point(epoch=record.attempts)])
+        assert store.compact() == 8
+        assert len(files_of(store)) == len(files_of(store, "curves")) == 1
+        assert store._table(RECORDS).num_rows == 3
+        assert store.compact() == 0
+
+    def test_only_what_was_read_is_deleted(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        store.append([make_record("a")])
+        store.append([make_record("b")])
+        write = store._folder.write
+
+        def write_beside_a_writer(path: str, content: Any) -> None:
+            if path.startswith("records"):
+                ResultsStore(store.uri).append([make_record("c")])
+            write(path, content)
+
+        monkeypatch.setattr(store._folder, "write", write_beside_a_writer)
+        assert store.compact() == 2
+        assert set(ResultsStore(store.uri).load("pocket/quick")) == {"a", "b", "c"}
+
+    def test_two_at_the_same_time_lose_nothing(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        for key in "abc":
+            store.append([make_record(key)])
+        write = store._folder.write
+
+        def write_after_another_compaction(path: str, content: Any) -> None:
+            monkeypatch.setattr(store._folder, "write", write)
+            assert ResultsStore(store.uri).compact() == 3
+            write(path, content)
+
+        monkeypatch.setattr(store._folder, "write", write_after_another_compaction)
+        store.compact()
+        assert set(ResultsStore(store.uri).load("pocket/quick")) == {"a", "b", "c"}
+
+    def test_a_listing_that_misses_old_and_merged_files_is_repeated(
+        self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory read while files come and go may show neither; that must not look like an empty store."""
+        for key in "ab":
+            store.append([make_record(key)])
+        names, listings = store._folder.names, []
+
+        def names_during_a_compaction(directory: str = "") -> list[str]:
+            listings.append(directory)
+            if len(listings) > 1:
+                return names(directory)
+            before = set(names(directory))
+            assert ResultsStore(store.uri).compact() == 2
+            return sorted(before & set(names(directory)))
+
+        monkeypatch.setattr(store._folder, "names", names_during_a_compaction)
+        assert set(store.load("pocket/quick")) == {"a", "b"}
+        assert len(listings) == 2
+
+    def test_a_file_that_goes_between_listing_and_reading(
+        self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for key in "ab":
+            store.append([make_record(key)])
+        read, reads = store._folder.read, []
+
+        def read_after_a_compaction(path: str) -> Any:
+            if path.startswith("records"):
+                reads.append(path)
+                if len(reads) == 2:
+                    ResultsStore(store.uri).compact()
+            return read(path)
+
+        monkeypatch.setattr(store._folder, "read", read_after_a_compaction)
+        assert set(store.load("pocket/quick")) == {"a", "b"}
+
+    def test_endless_compactions_are_told(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = iter(range(10_000))
+        monkeypatch.setattr(store, "_read_json", lambda path: {"id": next(answers)})
+        with pytest.raises(UserError, match="compacted again and again"):
+            store.records()
+
+    def test_old_temporary_files_go_and_fresh_ones_stay(self, store: ResultsStore) -> None:
+        store.append([make_record()])
+        directory = files_of(store)[0].parent
+        old, fresh = directory / ".tmp-old.parquet", directory / ".tmp-fresh.parquet"
+        for path in (old, fresh):
+            path.write_bytes(b"half")
+        os.utime(old, (0, 0))
+        assert len(store.records()) == 1
+        store.compact()
+        assert not old.exists()
+        assert fresh.exists()
+
+
+class Crash(BaseException):
+    """The power goes: nothing that follows is carried out, clean-up included."""
+
+
+class TestCrash:
+    def prepared(self, path: Path) -> ResultsStore:
+        store = ResultsStore(path, create=True)
+        for key in "abc":
+            store.append([make_record(key)], [make_point(key)])
+        return store
+
+    def test_compaction_at_every_point(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        crashes = 0
+        for limit in range(100):
+            store = self.prepared(tmp_path / str(limit))
+            with monkeypatch.context() as patch:
+                done = _arm(patch, limit)
+                try:
+                    store.compact()
+                    finished = True
+                except Crash:
+                    finished = False
+                    crashes += 1
+            after = ResultsStore(store.uri)
+            assert set(after.load("pocket/quick")) == {"a", "b", "c"}, done
+            assert len(after.records()) == len(after.curves()) == 3, done
+            after.compact()
+            assert len(after.records()) == len(after.curves()) == 3, done
+            if finished:
+                break
+        # Two tables, for each: merged file and telling (write, rename, directory), then three deletions.
+        assert crashes == 2 * (3 + 3 + 3)
+
+    def test_append_at_every_point_is_all_or_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        for limit in range(100):
+            store = self.prepared(tmp_path / str(limit))
+            with monkeypatch.context() as patch:
+                _arm(patch, limit)
+                try:
+                    store.append([make_record("d"), make_record("e")], [make_point("d")])
+                    finished = True
+                except Crash:
+                    finished = False
+            after = ResultsStore(store.uri)
+            added = set(after.load("pocket/quick")) - {"a", "b", "c"}
+            assert added in (set(), {"d", "e"})
+            assert not added or len(after.curves(trial_key="d")) == 1
+            seen.append(bool(added))
+            if finished:
+                break
+        assert seen == sorted(seen)
+        assert seen[0] is False
+        assert seen[-1] is True
+
+    def test_creation_at_every_point(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for limit in range(100):
+            path = tmp_path / str(limit)
+            with monkeypatch.context() as patch:
+                _arm(patch, limit)
+                try:
+                    ResultsStore(path, create=True)
+                    finished = True
+                except Crash:
+                    finished = False
+            ResultsStore(path, create=True).append([make_record()])
+            if finished:
+                break
+        assert limit >= 3
+
+
+def _arm(patch: pytest.MonkeyPatch, limit: int) -> list[str]:
+    """Let the changes of the file system after the first ``limit`` ones fail, as if the machine had stopped."""
+    done: list[str] = []
+
+    def guard(name: str) -> None:
+        original = getattr(os, name)
+
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            if len(done) >= limit:
+                raise Crash
+            done.append(name)
+            return original(*arguments, **options)
+
+        patch.setattr(os, name, guarded)
+
+    for name in ("fsync", "replace", "unlink"):
+        guard(name)
+    return done
+
+
+class TestProcesses:
+    SCRIPT = """
+import sys, time
+from pathlib import Path
+from orca_ray.results import ResultsStore
+from tests.results.factories import make_point, make_record
+role, uri = sys.argv[1:]
+store, stop = ResultsStore(uri, create=True), Path(uri).with_name("stop")
+print("ready", flush=True)
+sys.stdin.readline()
+appended = 0
+while not stop.exists():
+    time.sleep(0.005)  # the disk is not what is tested
+    if role == "compact":
+        store.compact()
+    else:
+        store.append([make_record(f"{role}-{appended}")], [make_point(f"{role}-{appended}")])
+        appended += 1
+print(appended, flush=True)
+"""
+
+    def start(self, role: str, uri: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", self.SCRIPT, role, uri]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[2])
+
+    def go(self, *processes: "subprocess.Popen[str]") -> None:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def test_writers_compactor_and_reader_at_the_same_time(self, tmp_path: Path) -> None:
+        uri = str(tmp_path / "results")  # which of the processes creates it is not settled either
+        roles = ("left", "right", "compact")
+        processes = {role: self.start(role, uri) for role in roles}
+        self.go(*processes.values())
+        store, seen, compactions = ResultsStore(uri), set[str](), set[str]()
+        while len(compactions) < 6 or len(seen) < 50:
+            now = set(store.load("pocket/quick"))
+            assert seen <= now, "a record that was there is gone"
+            seen = now
+            compactions.add(str(store._read_json("compaction.json")))
+            assert all(process.poll() is None for process in processes.values())
+        (tmp_path / "stop").touch()
+        appended = {role: int(process.communicate(timeout=60)[0]) for role, process in processes.items()}
+        assert all(process.returncode == 0 for process in processes.values())
+        wanted = {f"{role}-{index}" for role in ("left", "right") for index in range(appended[role])}
+        assert set(store.load("pocket/quick")) == wanted
+        assert set(store.curves()["trial_key"]) == wanted
+        assert min(appended["left"], appended["right"]) > 5
+
+    def test_a_killed_compactor_and_writer_leave_a_whole_store(self, tmp_path: Path) -> None:
+        uri = str(tmp_path / "results")
+        before = ResultsStore(uri, create=True)
+        before.append([make_record("first")])
+        processes = [self.start("left", uri), self.start("compact", uri)]
+        self.go(*processes)
+        while len(before.load("pocket/quick")) < 20:
+            pass
+        for process in processes:
+            process.kill()
+            process.wait()
+        kept = set(before.load("pocket/quick"))
+        numbers = sorted(int(key.split("-")[1]) for key in kept - {"first"})
+        assert "first" in kept
+        assert numbers == list(range(len(numbers))), "a record between others is gone"
+        before.compact()
+        assert set(ResultsStore(uri).load("pocket/quick")) == kept
+
+
+class TestBadInput:
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"no results at .*/none: run `orca-sweep benchmark NAME` first"):
+            ResultsStore(tmp_path / "none")
+        assert not (tmp_path / "none").exists()
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "notes.txt"
+        path.write_text("mine")
+        with pytest.raises(UserError, match="is a file, not a results store"):
+            ResultsStore(path, create=True)
+        with pytest.raises(UserError, match="A part of the path is a file"):
+            ResultsStore(path / "below", create=True)
+        assert path.read_text() == "mine"
+
+    @pytest.mark.parametrize("create", [True, False])
+    def test_a_directory_of_something_else(self, tmp_path: Path, create: bool) -> None:
+        (tmp_path / "thesis.tex").write_text("mine")
+        with pytest.raises(UserError, match=f"is not a results store: it has files but no {MARKER}"):
+            ResultsStore(tmp_path, create=create)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_an_empty_directory_and_one_with_hidden_files_will_do(self, tmp_path: Path) -> None:
+        (tmp_path / ".gitkeep").touch()
+        ResultsStore(tmp_path, create=True).append([make_record()])
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other", "schema_version": 1}', '{"format": 3}'])
+    def test_a_damaged_marker(self, store: ResultsStore, content: str) -> None:
+        assert store.local_path is not None
+        (store.local_path / MARKER).write_text(content)
+        with pytest.raises(UserError, match=f"{MARKER} is damaged"):
+            ResultsStore(store.uri, create=True)
+
+    def test_a_newer_version(self, store: ResultsStore) -> None:
+        assert store.local_path is not None
+        path = store.local_path / MARKER
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2, "created_by": "9.0"}))
+        with pytest.raises(UserError, match=r"newer orca-ray \(schema 2, this one reads up to 1; created by 9.0\)"):
+            ResultsStore(store.uri)
+
+    def test_a_truncated_file_is_named_wherever_it_is_cut(self, store: ResultsStore) -> None:
+        store.append([make_record("a")])
+        store.append([make_record("b")])
+        victim = files_of(store)[0]
+        whole = victim.read_bytes()
+        for size in (0, 3, 4, 8, 11, len(whole) // 2, len(whole) - 8, len(whole) - 1):
+            victim.write_bytes(whole[:size])
+            for action in (store.records, store.compact, lambda: store.load("pocket/quick")):
+                with pytest.raises(UserError, match=f"{victim} is truncated or damaged .*move it out"):
+                    action()
+        assert len(files_of(store)) == 2
+        victim.rename(victim.parents[1] / "elsewhere.parquet")
+        assert set(store.load("pocket/quick")) == {"b"}
+
+    def test_a_flipped_bit_never_changes_what_is_read(self, store: ResultsStore) -> None:
+        store.append([make_record(f"key-{number}") for number in range(20)])
+        victim = files_of(store)[0]
+        whole, expected, told = victim.read_bytes(), store.load("pocket/quick"), 0
+        for place in range(0, len(whole), 41):
+            victim.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with contextlib.suppress(UserError):  # or read, because the byte carries no meaning
+                told += 1
+                assert store.load("pocket/quick") == expected
+                told -= 1
+        assert told > 50
+
+    def test_a_foreign_parquet_file_is_named(self, store: ResultsStore) -> None:
+        store.append([make_record()], [make_point()])
+        foreign = files_of(store, "curves")[0]
+        foreign.rename(files_of(store)[0].parent / "x.parquet")
+        with pytest.raises(UserError, match=r"x\.parquet is not a file of this results store: .*columns"):
+            store.records()
+
+    def test_other_files_are_none_of_its_business(self, store: ResultsStore) -> None:
+        store.append([make_record()])
+        (files_of(store)[0].parent / "notes.txt").write_text("mine")
+        (files_of(store)[0].parent / ".tmp-0-half.parquet").write_bytes(b"PAR1")
+        assert len(store.records()) == 1
+
+    def test_a_store_that_was_deleted_under_a_sweep(self, store: ResultsStore) -> None:
+        assert store.local_path is not None
+        store.local_path.rename(store.local_path.with_name("moved"))
+        with pytest.raises(UserError, match="is gone: it was moved or deleted while in use"):
+            store.append([make_record()])
+        assert not store.local_path.exists()
+
+    @pytest.mark.parametrize("uri", ["s4://bucket/x", "mailto://me"])
+    def test_a_scheme_nobody_knows(self, uri: str) -> None:
+        with pytest.raises(UserError, match=f"cannot open {uri}"):
+            ResultsStore(uri)
+
+    def test_messages_hold_no_credentials(self) -> None:
+        uri = "s3://user:secret@bucket/results?endpoint_override=127.0.0.1:9&scheme=http&region=x"
+        with pytest.raises(UserError) as caught:
+            ResultsStore(uri + "&connect_timeout=1&nonsense=1")
+        assert "secret" not in str(caught.value)
+
+
+class TestNoSpace:
+    def test_nothing_is_left_behind(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        store.append([make_record("a")])
+        before = files_of(store)
+
+        def full(descriptor: int) -> None:
+            with open("/dev/full", "wb", buffering=0) as stream:
+                stream.write(b"x")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"cannot write .*No space left on device\. Free some disk space"):
+            store.append([make_record("b")])
+        assert files_of(store) == before
+        assert set(store.load("pocket/quick")) == {"a"}
+
+    def test_on_a_disk_that_is_really_full(self, tmp_path: Path) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+        if mounted.returncode:
+            pytest.skip(f"mount is not permitted here: {mounted.stderr.decode().strip()}")
+        try:
+            store = ResultsStore(disk / "results", create=True)
+            kept: list[str] = []
+
+            def fill() -> None:
+                for index in range(1000):
+                    store.append([make_record(f"k{index}")])
+                    kept.append(f"k{index}")
+
+            with pytest.raises(UserError, match="No space left on device"):
+                fill()
+            assert kept
+            assert set(store.load("pocket/quick")) == set(kept)
+            assert not list(disk.rglob(".tmp-*"))
+            with pytest.raises(UserError, match="No space left on device"):
+                ResultsStore(disk / "another" / "deep", create=True).append([make_record()] * 3, [make_point()])
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    def test_no_permission(self, store: ResultsStore) -> None:
+        if os.geteuid() == 0:
+            command = [sys.executable, "-c", _AS_NOBODY, store.uri]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+            told = done.stdout
+        else:
+            assert store.local_path is not None
+            store.local_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+            with pytest.raises(UserError) as caught:
+                store.append([make_record()])
+            told = str(caught.value)
+        assert "Check the permissions" in told
+
+
+_AS_NOBODY = """
+import os, sys
+from orca_ray.errors import UserError
+from orca_ray.results import ResultsStore
+from tests.results.factories import make_record
+os.setuid(65534)
+try:
+    ResultsStore(sys.argv[1]).append([make_record()])
+except UserError as error:
+    print(error)
+"""
+
+
+def test_threads_may_share_a_store(store: ResultsStore) -> None:
+    def work(name: int) -> None:
+        for number in range(5):
+            store.append([make_record(f"{name}-{number}")])
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.load("pocket/quick")) == 20

@@ -1,0 +1,77 @@
+"""A sweep without training: plans of two cheap tasks, and a worker whose scores are arithmetic."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from orca_ray.sweep.conductor import Conductor
+from orca_ray.sweep.spec import Overrides, SweepSpec, parse_spec
+from orca_ray.sweep.study_plan import StudyPlan, plan_studies
+from orca_ray.sweep.trial import TrialSpec
+
+TEXT = """\
+name: fake
+benchmark: pocket
+methods: [nft, orca]
+tasks: [pocket/digits, pocket/wdbc]
+early_stopping: {eta: 2, min_epochs: 2}
+settings: {refine.learning_rate: 1e-3, refine.epochs: 6, align.epochs: 2}
+space: {refine.learning_rate: {log_uniform: [1e-5, 1e-1]}}
+budgets:
+  full: {search_trials: 4, confirm_seeds: [1, 2]}
+"""
+
+
+def fake_spec(text: str = TEXT, overrides: Overrides | None = None) -> SweepSpec:
+    return parse_spec(text, overrides=overrides)
+
+
+def fake_studies(spec: SweepSpec | None = None) -> list[StudyPlan]:
+    spec = spec or fake_spec()
+    return plan_studies(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
+
+
+def fake_score(trial: TrialSpec, epoch: int) -> float:
+    """Best at a learning rate of 1e-2, better with every epoch, a little different for every seed."""
+    distance = abs(math.log10(float(trial.hyperparameters["refine.learning_rate"])) + 2)
+    return distance + 1 / epoch + trial.seed / 1000
+
+
+def fake_reports(trial: TrialSpec) -> Iterator[dict[str, Any]]:
+    """Yield the reports that a runner would."""
+    for epoch in range(1, trial.epochs + 1):
+        point = {
+            "stage": "refine", "epoch": epoch, "epochs": trial.epochs, "loss": 1.0, "distance": None,
+            "validation_score": fake_score(trial, epoch), "learning_rate": 1e-3, "seconds": 0.1,
+        }  # fmt: skip
+        done = epoch == trial.epochs
+        yield {"progress": [point], "done": done, **(fake_end(trial) if done else {})}
+
+
+def fake_end(trial: TrialSpec, status: str = "completed") -> dict[str, Any]:
+    best = fake_score(trial, trial.epochs)
+    outcome = {
+        "validation_score": best, "test_score": best + 0.01 if trial.phase == "confirm" else None,
+        "best_epoch": trial.epochs, "epochs": trial.epochs, "distance_before": None, "distance_after": None,
+        "num_parameters": 10, "num_trainable": 10, "align_seconds": 0.0, "refine_seconds": 0.6,
+        "evaluate_seconds": 0.0, "peak_memory_mib": None,
+    }  # fmt: skip
+    return {"status": status, "error": None, "outcome": outcome if status == "completed" else None, "place": {}}
+
+
+def play(conductor: Conductor, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
+    """Run trials one at a time until done, or until ``most`` have ended; tasks in ``fail`` fail."""
+    ran: list[TrialSpec] = []
+    while (most is None or len(ran) < most) and (trial := conductor.next_trial()) is not None:
+        conductor.started(trial.key)
+        ran.append(trial)
+        if trial.task in fail:
+            conductor.finish(trial.key, fake_end(trial, "failed_user"))
+            continue
+        for report in fake_reports(trial):
+            stop = conductor.report(trial.key, report["progress"])
+            if report["done"] or stop:
+                end = report if report["done"] else {**fake_end(trial, "stopped_early"), "outcome": None}
+                conductor.finish(trial.key, end)
+                break
+    return ran

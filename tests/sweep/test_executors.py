@@ -1,0 +1,227 @@
+"""The executors on a real Ray cluster on this machine: the same records, whatever dies in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.events import Event, Summary, SweepStarted
+from orca_ray.sweep.executors.ray import placement
+from orca_ray.sweep.run import make_executor, run_sweep
+from orca_ray.sweep.study_plan import plan_studies
+from tests.sweep.real import TEXT, tiny_spec, tiny_text
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Records of the tiny sweep in one process, by trial key."""
+    store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
+    summary = run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor="inline")
+    assert summary.planned == summary.ran == 10
+    return facts(store)
+
+
+def body_directory(factory: pytest.TempPathFactory) -> Path:
+    """Return one directory for the whole session: a body's path is part of the trial key."""
+    directory = factory.getbasetemp() / "bodies"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def facts(store: ResultsStore) -> dict[str, dict[str, Any]]:
+    return {key: record.deterministic() for key, record in store.load("tiny/full").items()}
+
+
+def test_ray_and_inline_give_the_same_records(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = ResultsStore(tmp_path / "results", create=True)
+    events: list[Event] = []
+    spec = tiny_spec(body_directory(tmp_path_factory))
+    summary = run_sweep(spec, store, executor="ray", listener=events.append)
+    assert not summary.interrupted
+    assert facts(store) == inline
+    assert any(isinstance(event, SweepStarted) and "local Ray cluster" in event.where for event in events)
+    assert run_sweep(spec, store, executor="ray").up_to_date
+    assert not (tmp_path / "results" / "checkpoints").exists()
+    assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
+
+
+DRIVER = """
+import sys, json
+from pathlib import Path
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.run import run_sweep
+from orca_ray.sweep.spec import load_spec
+
+def tell(event):
+    print(type(event).__name__, flush=True)
+
+summary = run_sweep(load_spec(sys.argv[1]), ResultsStore(sys.argv[2], create=True), executor=sys.argv[3],
+                    listener=tell, checkpoint_seconds=0.0)
+print("INTERRUPTED" if summary.interrupted else "DONE", summary.ran, flush=True)
+"""
+
+
+class Driver:
+    """A sweep in a process of its own, to be killed."""
+
+    def __init__(self, sweep: Path, results: Path, executor: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(sweep), str(results), executor],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self._lines: Iterator[str] = iter(self.process.stdout)
+
+    def wait_for(self, word: str, count: int) -> None:
+        for line in self._lines:
+            count -= line.startswith(word)
+            if count == 0:
+                return
+        raise AssertionError(f"the driver ended before {word}")
+
+    def end(self) -> str:
+        last = ""
+        for line in self._lines:
+            last = line
+        self.process.wait()
+        return last.strip()
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny_text(body_directory(tmp_path_factory)))
+    return path
+
+
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+def test_sigkill_and_the_same_command_again(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
+) -> None:
+    first = Driver(sweep_file, tmp_path / "results", executor)
+    first.wait_for("TrialFinished", 3)
+    first.wait_for("TrialProgress", 2)
+    before = psutil.Process(first.process.pid).children(recursive=True)
+    first.process.kill()
+    first.end()
+    store = ResultsStore(tmp_path / "results")
+    kept = store.load("tiny/full")
+    assert 3 <= len(kept) < 10
+    second = Driver(sweep_file, tmp_path / "results", executor)
+    assert second.end() == f"DONE {10 - len(kept)}"
+    assert facts(store) == inline
+    rows = store.records(sweep="tiny/full")
+    assert len(rows) == rows["trial_key"].nunique() == 10
+    for key, record in kept.items():
+        assert store.load("tiny/full")[key].finished_at == record.finished_at, "a finished trial ran again"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(alive(process) for process in before):
+        time.sleep(0.5)
+    assert not [process for process in before if alive(process)], "processes of the killed driver stayed behind"
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+def test_ctrl_c_stops_cleanly_and_goes_on(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
+) -> None:
+    first = Driver(sweep_file, tmp_path / "results", executor)
+    first.wait_for("TrialFinished", 2)
+    first.wait_for("TrialProgress", 2)
+    os.kill(first.process.pid, signal.SIGINT)
+    assert first.end().startswith("INTERRUPTED")
+    assert Driver(sweep_file, tmp_path / "results", executor).end().startswith("DONE")
+    assert facts(ResultsStore(tmp_path / "results")) == inline
+
+
+def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    killed: list[int] = []
+
+    def kill_a_worker(event: Event) -> None:
+        if type(event).__name__ == "TrialProgress" and not killed:
+            workers = [
+                p for p in psutil.Process().children(recursive=True) if "orca_" in p.name() or "orca_" in title(p)
+            ]
+            busy = [worker for worker in workers if worker.is_running()]
+            if busy:
+                killed.append(busy[0].pid)
+                busy[0].kill()
+
+    store = ResultsStore(tmp_path / "results", create=True)
+    summary: Summary = run_sweep(
+        tiny_spec(body_directory(tmp_path_factory)), store, listener=kill_a_worker, checkpoint_seconds=0.0
+    )
+    assert killed, "no worker was found to kill"
+    assert not summary.failed
+    assert facts(store) == inline
+    assert max(record.attempts for record in store.load("tiny/full").values()) == 2
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    text = TEXT.replace("refine.dropout: 0.1", "refine.dropout: 0.1\n  refine.clip: 0.0").replace(
+        "budgets:", "per_method:\n  nft: {settings: {refine.learning_rate: 1e+30}, space: {}}\nbudgets:"
+    )
+    text = text.replace("space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}", "space: {}")
+    spec = tiny_spec(body_directory(tmp_path_factory), text)
+    summary = run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
+    assert summary.statuses[Status.FAILED_NAN] >= 1
+    assert summary.statuses[Status.COMPLETED] >= 3
+    assert summary.unfinished == ("pocket/wdbc nft: every search trial failed",)
+
+
+def test_resources_of_a_trial_become_a_placement_group() -> None:
+    resources = {"cpus": 2.0, "gpus": 0.25, "memory_gib": 1.5}
+    group = placement({"trial": json.dumps({"resources": resources})})
+    assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
+
+
+def test_gpus_are_asked_for_only_where_there_are_any(tmp_path_factory: pytest.TempPathFactory) -> None:
+    text = TEXT + "resources: {cpus: 2, gpus: 0.25, memory_gib: 1}\n"
+    spec = tiny_spec(body_directory(tmp_path_factory), text)
+    fingerprints = dict.fromkeys(spec.tasks, "0" * 16)
+    assert {plan.resources.gpus for plan in plan_studies(spec, fingerprints, gpus=True)} == {0.25}
+    assert {plan.resources.gpus for plan in plan_studies(spec, fingerprints, gpus=False)} == {0.0}
+
+
+def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spec = tiny_spec(body_directory(tmp_path_factory), TEXT + "resources: {cpus: 9999}\n")
+    with pytest.raises(UserError, match="more than any node has"):
+        run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
+
+
+def test_unreachable_clusters_and_misspelt_executors() -> None:
+    with pytest.raises(UserError, match="cannot reach a Ray cluster at '127.0.0.1:1'"), make_executor("ray") as engine:
+        engine.open("127.0.0.1:1")
+    with pytest.raises(UserError, match="Did you mean 'inline'"):
+        make_executor("inlin")

@@ -1,0 +1,136 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.sweep.executors.trainable import TrialActor
+from orca_ray.sweep.runner import TrialRunner, classify
+from orca_ray.sweep.study_plan import StudyPlan, plan_studies
+from orca_ray.sweep.trial import TrialSpec
+from orca_ray.tasks.registry import get_task
+from orca_ray.training.errors import NotFiniteError
+from tests.sweep.real import tiny_spec
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyPlan]:
+    spec = tiny_spec(tmp_path_factory.mktemp("body"))
+    fingerprint = get_task("pocket/wdbc").prepare().fingerprint
+    return {plan.method: plan for plan in plan_studies(spec, {"pocket/wdbc": fingerprint}, gpus=False)}
+
+
+def finish(runner: TrialRunner) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    points: list[dict[str, Any]] = []
+    while True:
+        report = runner.step()
+        points += report["progress"]
+        if report["done"]:
+            return points, report
+
+
+def facts(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in point.items() if key != "seconds"} for point in points]
+
+
+def scores(report: dict[str, Any]) -> tuple[float, float, int]:
+    assert report["status"] == "completed", report
+    outcome = report["outcome"]
+    return outcome["validation_score"], outcome["test_score"], outcome["best_epoch"]
+
+
+def test_a_trial_to_its_end(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    points, report = finish(TrialRunner(plans["orca"].trial({}, 1, "confirm"), tmp_path))
+    assert [(p["stage"], p["epoch"]) for p in points] == [
+        ("align", 1), ("align", 2), ("refine", 1), ("refine", 2), ("refine", 3)
+    ]  # fmt: skip
+    assert report["outcome"]["test_score"] is not None
+    json.dumps(report, allow_nan=False)
+
+
+def test_search_trials_do_not_see_test(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    _, report = finish(TrialRunner(plans["nft"].trial({}, 1, "search"), tmp_path))
+    assert report["outcome"]["test_score"] is None
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_an_interrupted_trial_resumes_exactly(plans: dict[str, StudyPlan], tmp_path: Path, after: int) -> None:
+    trial = plans["orca"].trial({}, 1, "confirm")
+    expected_points, expected = finish(TrialRunner(trial, tmp_path / "whole"))
+    first = TrialRunner(trial, tmp_path / "cut")
+    for _ in range(after):
+        first.step()
+    first.interrupt()
+    points, report = finish(TrialRunner(trial, tmp_path / "cut"))
+    assert facts(points) == facts(expected_points)
+    assert scores(report) == scores(expected)
+
+
+def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    trial = plans["nft"].trial({}, 1, "confirm")
+    points, report = finish(TrialRunner(trial, tmp_path))
+    again = TrialRunner(trial, tmp_path).step()
+    assert again["done"]
+    assert facts(again["progress"]) == facts(points)
+    assert again["outcome"] == report["outcome"]
+
+
+def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    def config(trial: TrialSpec, directory: str) -> dict[str, Any]:
+        return {
+            "trial": json.dumps(trial.to_config()), "checkpoints": str(tmp_path / directory),
+            "checkpoint_seconds": 1e9, "home": None,
+        }  # fmt: skip
+
+    def run(actor: TrialActor) -> tuple[float, float, int]:
+        while True:
+            report = json.loads(actor.step()["report"])
+            if report["done"]:
+                return scores(report)
+
+    trials = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
+    warm = TrialActor.__new__(TrialActor)
+    warm.setup(config(trials[0], "warm"))
+    first = run(warm)
+    assert warm.reset_config(config(trials[1], "warm"))
+    second = run(warm)
+    fresh = [finish(TrialRunner(trial, tmp_path / "fresh"))[1] for trial in reversed(trials)]
+    assert [second, first] == [scores(report) for report in fresh]
+
+
+def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    good = plans["nft"].trial({}, 1, "search")
+    report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
+    assert report["status"] == "failed_user"
+    assert "data verify pocket/wdbc" in report["error"]
+    report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
+    assert report["status"] == "failed_user"
+
+
+def test_a_diverging_trial_is_failed_nan(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    trial = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
+    _, report = finish(TrialRunner(trial, tmp_path))
+    assert report["status"] == "failed_nan"
+
+
+def test_classification() -> None:
+    assert classify(NotFiniteError("loss")) is Status.FAILED_NAN
+    assert classify(torch.OutOfMemoryError("cuda")) is Status.FAILED_OOM
+    assert classify(MemoryError()) is Status.FAILED_OOM
+    assert classify(UserError("x")) is Status.FAILED_USER
+    assert classify(RuntimeError("x")) is Status.FAILED_USER
+
+
+def test_a_damaged_checkpoint_starts_again(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    trial = plans["nft"].trial({}, 1, "confirm")
+    expected = scores(finish(TrialRunner(trial, tmp_path / "whole"))[1])
+    runner = TrialRunner(trial, tmp_path / "cut")
+    runner.step()
+    runner.interrupt()
+    state = tmp_path / "cut" / f"{trial.key}.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    assert scores(finish(TrialRunner(trial, tmp_path / "cut"))[1]) == expected

@@ -1,0 +1,60 @@
+"""Decoding of standardised outputs, and derived seeds."""
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.data.target import Target
+from orca_ray.training.objective import Objective
+from orca_ray.training.seeds import derive_seed, isolated_rng, make_generator
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("mean", [np.array(2.0), np.full((4, 4), 2.0)])
+def test_dense_outputs_are_decoded(mean: np.ndarray) -> None:
+    objective = Objective(Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0)
+    decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
+    assert decoded.dtype == torch.float32
+    assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
+
+
+def test_logits_are_not_decoded() -> None:
+    objective = Objective(Target("classes", size=3), "cross_entropy", "error", np.array(2.0), np.array(3.0))
+    output = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(objective.decoder(CPU)(output), output)
+
+
+def test_decoded_scores_are_in_the_targets_units() -> None:
+    objective = Objective(Target("scalar"), "mse", "rmse", np.array(10.0), np.array(2.0))
+    outputs = objective.decoder(CPU)(torch.tensor([0.0, 1.0])).numpy()
+    assert objective.score(outputs, np.array([10.0, 14.0], dtype=np.float32)) == pytest.approx(np.sqrt(2.0))
+    loss = objective.loss_function()(torch.from_numpy(outputs), torch.tensor([10.0, 14.0]))
+    assert float(loss) == pytest.approx(2.0)
+
+
+def test_seeds_are_fixed_for_all_time() -> None:
+    """A changed derivation would change every published score."""
+    assert derive_seed(0, "order", 1) == 8024286156118006313
+    places: list[tuple[int, tuple[int | str, ...]]] = [
+        (0, ("a", 1)),
+        (0, ("a", 2)),
+        (0, ("b", 1)),
+        (1, ("a", 1)),
+        (11, ("a",)),
+        (1, ("1", "a")),
+    ]
+    assert len({derive_seed(seed, *path) for seed, path in places}) == len(places)
+    assert all(0 <= derive_seed(seed) < 2**63 for seed in range(50))
+
+
+def test_isolated_rng() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with isolated_rng(8, CPU):
+        first = torch.rand(4)
+    assert torch.equal(torch.rand(2), expected)
+    with isolated_rng(8, CPU):
+        assert torch.equal(torch.rand(4), first)
+    assert torch.equal(torch.rand(3, generator=make_generator(1, "x")), torch.rand(3, generator=make_generator(1, "x")))

@@ -1,0 +1,286 @@
+"""The refine loop: accumulation, clipping, selection, freezing, caching and exact resume."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.data.prepared import Split
+from orca_ray.errors import UserError
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training import checkpoint, feed
+from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.evaluate import BATCH_SIZE, evaluate, predict
+from orca_ray.training.objective import Objective
+from orca_ray.training.refine import RefineConfig, RefineEpoch, RefineLoop
+
+from .training_toys import CPU, OBJECTIVE, ScriptedObjective, copy_of, same, toy_model, toy_split
+
+
+def make_loop(
+    model: CrossModalModel,
+    config: RefineConfig,
+    *,
+    seed: int = 0,
+    train: Split | None = None,
+    objective: Objective = OBJECTIVE,
+    head_only: bool = False,
+) -> RefineLoop:
+    parameters = model.head.parameters() if head_only else model.parameters()
+    return RefineLoop(
+        model, parameters, train or toy_split(75), toy_split(100, 1), objective, config, seed=seed, device=CPU
+    )
+
+
+def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
+    return epoch.epoch, epoch.loss, epoch.validation_score, epoch.learning_rate
+
+
+PLAIN: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0, "schedule": "constant"}
+
+
+@pytest.mark.parametrize("num_samples", [32, 75, 30, 33])
+def test_accumulation_is_the_large_batch(num_samples: int) -> None:
+    """8 passes of 4 take the same steps as one of 32, also where the last batch and the last pass are short."""
+    weights = []
+    for batch_size, accumulation in ((4, 8), (32, 1)):
+        model = toy_model()
+        before = copy_of(model)
+        config = RefineConfig(
+            epochs=1, learning_rate=0.5, batch_size=batch_size, accumulation=accumulation, warmup_epochs=0, **PLAIN
+        )
+        loop = make_loop(model, config, train=toy_split(num_samples))
+        assert loop.steps_per_epoch == -(-num_samples // 32)
+        loop.step()
+        assert not same(before, copy_of(model))
+        weights.append(copy_of(model))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], atol=2e-6, rtol=1e-5)
+
+
+def test_clipping_bounds_one_optimiser_step_as_a_whole() -> None:
+    model = toy_model()
+    before = copy_of(model)
+    config = RefineConfig(
+        epochs=1, learning_rate=0.5, batch_size=4, accumulation=8, warmup_epochs=0, **(PLAIN | {"clip": 1e-3})
+    )
+    make_loop(model, config, train=toy_split(32)).step()
+    moved = torch.cat([(value - before[name]).flatten() for name, value in model.state_dict().items()])
+    assert float(moved.norm()) == pytest.approx(0.5 * 1e-3, rel=1e-3)
+
+
+def test_clipping_happens_once_an_optimiser_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, clip: calls.append(clip))
+    make_loop(toy_model(), RefineConfig(epochs=1, batch_size=4, accumulation=8), train=toy_split(75)).step()
+    assert calls == [1.0] * 3
+    calls.clear()
+    make_loop(toy_model(), RefineConfig(epochs=1, clip=0.0)).step()
+    assert calls == []
+
+
+def test_learning_rate_follows_the_schedule() -> None:
+    config = RefineConfig(epochs=4, learning_rate=1.0, batch_size=25, warmup_epochs=1, clip=0.0)
+    loop = make_loop(toy_model(), config)
+    assert [loop.step().learning_rate for _ in range(4)] == pytest.approx([1.0, 7 / 9, 4 / 9, 1 / 9])
+
+
+def test_decay_may_end_after_the_last_epoch() -> None:
+    config = RefineConfig(epochs=2, learning_rate=1.0, batch_size=75, warmup_epochs=0, decay_epochs=10)
+    loop = make_loop(toy_model(), config)
+    assert [loop.step().learning_rate for _ in range(2)] == pytest.approx([1.0, 0.9])
+
+
+def test_body_learning_rate_scale() -> None:
+    model = toy_model()
+    before = copy_of(model)
+    config = RefineConfig(epochs=1, learning_rate=0.1, body_learning_rate_scale=0.0)
+    make_loop(model, config).step()
+    after = copy_of(model)
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"embedder", "head"}
+
+
+def test_best_epoch_is_restored() -> None:
+    model = toy_model()
+    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[3.0, 1.0, 1.0, 2.0])
+    loop = make_loop(model, RefineConfig(epochs=4, learning_rate=1e-2), objective=objective)
+    weights = []
+    while not loop.done:
+        loop.step()
+        weights.append(copy_of(model))
+    assert (loop.best_epoch, loop.best_score) == (2, 1.0)  # the first of equals
+    assert not same(weights[1], weights[3])
+    loop.restore_best()
+    assert same(copy_of(model), weights[1])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("interrupted_after", [0, 1, 2, 3])
+def test_resume_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path) -> None:
+    """A loop resumed from disk in a fresh model gives the same curve and weights bit for bit, dropout included."""
+    config = RefineConfig(epochs=4, learning_rate=1e-2, optimizer=optimizer, dropout=0.3, batch_size=8)
+    whole_model = toy_model(dropout=0.3)
+    whole = make_loop(whole_model, config)
+    expected = [curve(whole.step()) for _ in range(4)]
+    assert len({loss for _, loss, _, _ in expected}) == 4
+
+    first = make_loop(toy_model(dropout=0.3), config)
+    curves = [curve(first.step()) for _ in range(interrupted_after)]
+    checkpoint.save(tmp_path / "state", first.state_dict())
+    torch.rand(7)  # the process does something else meanwhile
+    model = toy_model(dropout=0.3, seed=99)
+    resumed = make_loop(model, config)
+    state = checkpoint.load(tmp_path / "state")
+    assert state is not None
+    resumed.load_state_dict(state)
+    curves += [curve(resumed.step()) for _ in range(4 - interrupted_after)]
+    assert curves == expected
+    assert same(copy_of(model), copy_of(whole_model))
+    whole.restore_best()
+    resumed.restore_best()
+    assert resumed.best_epoch == whole.best_epoch
+    assert same(copy_of(model), copy_of(whole_model))
+
+
+def test_dropout_draws_depend_on_the_seed_and_leave_the_global_generator_alone() -> None:
+    config = RefineConfig(epochs=1, dropout=0.3)
+    losses = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        state = torch.get_rng_state()
+        losses.append(make_loop(toy_model(dropout=0.3), config, seed=seed).step().loss)
+        assert torch.equal(state, torch.get_rng_state())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_only_the_given_parameters_train() -> None:
+    model = toy_model()
+    before = copy_of(model)
+    make_loop(model, RefineConfig(epochs=1, learning_rate=0.1), head_only=True).step()
+    after = copy_of(model)
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        "head.linear.weight",
+        "head.linear.bias",
+    }
+    assert not any(parameter.requires_grad for parameter in model.body.parameters())
+
+
+def test_a_method_without_parameters_is_refused() -> None:
+    with pytest.raises(UserError, match="no parameter"):
+        RefineLoop(toy_model(), [], toy_split(9), toy_split(9), OBJECTIVE, RefineConfig(), seed=0, device=CPU)
+
+
+def body_calls(model: CrossModalModel) -> int:
+    return int(model.body.num_calls)  # type: ignore[arg-type]
+
+
+def test_cached_features_give_the_uncached_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RefineConfig(epochs=5, learning_rate=1e-2, batch_size=8)
+    cached_model = toy_model()
+    cached = make_loop(cached_model, config, head_only=True)
+    cached_curve = [curve(cached.step())]
+    calls = body_calls(cached_model)
+    cached_curve += [curve(cached.step()) for _ in range(4)]
+    assert body_calls(cached_model) == calls > 0  # the body ran in the first epoch only
+
+    monkeypatch.setattr(feed, "CACHE_BYTES", 0)
+    model = toy_model()
+    uncached = make_loop(model, config, head_only=True)
+    uncached_curve = [curve(uncached.step()) for _ in range(5)]
+    assert body_calls(model) > 5 * uncached.steps_per_epoch
+    np.testing.assert_allclose(cached_curve, uncached_curve, rtol=1e-6)
+    for name, value in copy_of(cached_model).items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_rules_the_cache_out() -> None:
+    model = toy_model(dropout=0.5)
+    loop = make_loop(model, RefineConfig(epochs=1, dropout=0.5), head_only=True)
+    assert body_calls(model) == 0
+    loop.step()
+    assert body_calls(model) > 0
+
+
+def test_scores_are_over_the_whole_split() -> None:
+    split = toy_split(2 * BATCH_SIZE + 3)
+    model = toy_model()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(split.x)).argmax(1).numpy()
+    assert predict(model, split.x, OBJECTIVE, CPU).shape == (len(split.y), 3)
+    assert evaluate(model, split.x, split.y, OBJECTIVE, CPU) == pytest.approx(float((expected != split.y).mean()))
+
+
+def test_prediction_is_in_evaluation_mode_and_puts_the_mode_back() -> None:
+    split = toy_split(20)
+    model = toy_model(dropout=0.9)
+    model.train()
+    first = predict(model, split.x, OBJECTIVE, CPU)
+    np.testing.assert_array_equal(first, predict(model, split.x, OBJECTIVE, CPU))
+    assert model.training
+
+
+def test_loss_that_is_not_finite() -> None:
+    train = toy_split(40)
+    train.x[17] = np.nan
+    with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
+        make_loop(toy_model(), RefineConfig(epochs=1), train=train).step()
+
+
+def test_prediction_that_is_not_finite() -> None:
+    model = toy_model()
+    with torch.no_grad():
+        next(model.head.parameters())[0] = torch.inf
+    with pytest.raises(NotFiniteError, match="predictions are not finite"):
+        evaluate(model, toy_split(9).x, toy_split(9).y, OBJECTIVE, CPU)
+
+
+def test_score_that_is_not_finite() -> None:
+    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[float("nan")])
+    with pytest.raises(NotFiniteError, match="score"):
+        make_loop(toy_model(), RefineConfig(epochs=1), objective=objective).step()
+
+
+def test_refining_learns() -> None:
+    loop = make_loop(toy_model(), RefineConfig(epochs=40, learning_rate=5e-2, batch_size=16))
+    epochs = [loop.step() for _ in range(40)]
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
+    assert loop.best_score is not None
+    assert loop.best_score < 0.3  # chance is 2/3
+
+
+def invalid() -> Iterator[dict[str, float | str]]:
+    yield {"epochs": 0}
+    yield {"learning_rate": 0.0}
+    yield {"learning_rate": float("nan")}
+    yield {"optimizer": "adamW2"}
+    yield {"weight_decay": -1.0}
+    yield {"batch_size": 0}
+    yield {"accumulation": 0}
+    yield {"schedule": "linear"}
+    yield {"clip": -1.0}
+    yield {"dropout": 1.0}
+    yield {"momentum": 1.0}
+
+
+@pytest.mark.parametrize("option", list(invalid()), ids=lambda option: "-".join(map(str, option.items())))
+def test_bad_options_are_refused_by_name(option: dict[str, float | str]) -> None:
+    with pytest.raises(UserError, match=f"refine.{next(iter(option))}"):
+        RefineConfig(**option)  # type: ignore[arg-type]
+
+
+def test_state_of_a_loop_survives_a_deep_copy() -> None:
+    config = RefineConfig(epochs=2, learning_rate=1e-2)
+    model = toy_model()
+    loop = make_loop(model, config)
+    loop.step()
+    state = copy.deepcopy(loop.state_dict())
+    expected: Tensor = torch.tensor(loop.step().loss)
+    again = make_loop(toy_model(seed=5), config)
+    again.load_state_dict(state)
+    assert torch.equal(expected, torch.tensor(again.step().loss))
