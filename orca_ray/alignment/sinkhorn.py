@@ -20,10 +20,9 @@ RELATIVE_EPSILON = 0.05
 """eps as a share of the mean cost within the source: small against class gaps, large enough for tens of iterations."""
 
 _TOLERANCE = 1e-7  # of the marginal's norm
-_MAX_ITERATIONS = 500
-_WARM_UP = (64.0, 16.0, 4.0)  # times eps
-_WARM_UP_TOLERANCE = 1e-3
-_WARM_UP_ITERATIONS = 50
+_FIRST_ITERATIONS = 61  # one more than a multiple of the next, so that the last is checked
+_MAX_ITERATIONS = 501
+_ANNEALING = (64.0, 16.0, 4.0)  # times eps
 _CHECK_EVERY = 10
 _ABSORB_ABOVE = 1e100  # scalings up to here still leave 1e-108 of double precision's range; POT's 1e3 re-exponentiates
 _SYMMETRIC_ITERATIONS = 40  # each at least halves the error
@@ -55,13 +54,7 @@ def entropic_cost(cost_nm: Tensor, epsilon: float) -> Tensor:
     c = cost_nm.detach()
     # c-transforms: each row and column of the first kernel holds a 1, so nothing underflows as a whole.
     f = c.min(dim=1).values
-    start = (f, (c - f[:, None]).min(dim=0).values)
-    # Where classes are far apart, mass between them settles slowly at the final eps, but quickly at larger ones.
-    with torch.no_grad():
-        for factor in _WARM_UP:
-            _, log = _pot(c, factor * epsilon, start, _WARM_UP_TOLERANCE / len(f) ** 0.5, _WARM_UP_ITERATIONS)
-            start = log["warmstart"]
-    return _envelope(cost_nm, epsilon, start)
+    return _envelope(cost_nm, epsilon, (f, (c - f[:, None]).min(dim=0).values))
 
 
 def self_entropic_cost(cost_nn: Tensor, epsilon: float) -> Tensor:
@@ -89,7 +82,13 @@ def _envelope(cost_nm: Tensor, epsilon: float, start: tuple[Tensor, Tensor]) -> 
 def _solve(cost_nm: Tensor, epsilon: float, start: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Run POT's stabilised Sinkhorn; return the dual value and the plan, whose row sums are exact."""
     tolerance = _TOLERANCE / cost_nm.shape[1] ** 0.5
-    plan, log = _pot(cost_nm, epsilon, start, tolerance, _MAX_ITERATIONS)
+    plan, log = _pot(cost_nm, epsilon, start, tolerance, _FIRST_ITERATIONS)
+    if log["err"][-1] > tolerance:
+        # Where classes are far apart, mass between them settles slowly at this eps, but quickly at larger ones.
+        for factor in _ANNEALING:
+            _, log = _pot(cost_nm, factor * epsilon, start, 1e4 * tolerance, _FIRST_ITERATIONS)
+            start = log["warmstart"]
+        plan, log = _pot(cost_nm, epsilon, start, tolerance, _MAX_ITERATIONS)
     if log["err"][-1] > tolerance:
         logger.debug("sinkhorn %s stopped at marginal error %.1e", tuple(cost_nm.shape), float(log["err"][-1]))
     # POT's potentials are relative to the counting measure, the value's to a b^T.

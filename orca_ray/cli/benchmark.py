@@ -29,7 +29,7 @@ from orca_ray.cli.output import (
 
 if TYPE_CHECKING:
     from orca_ray.sweep.events import Summary
-    from orca_ray.sweep.plan import Plan
+    from orca_ray.sweep.plan import Plan, PlanRow
     from orca_ray.sweep.spec import SweepSpec
     from orca_ray.sweep.study_plan import NodeResources
 
@@ -239,25 +239,25 @@ def _nodes(executor: Executor, address: str | None) -> "list[NodeResources] | No
 def _print_plan(planned: "Plan") -> None:
     rows = [
         (
-            row.task,
+            row.task.partition("/")[2],
             row.method,
             row.body,
-            row.search_trials,
-            row.confirm_trials,
+            f"{row.search_trials}+{row.confirm_trials}",
             row.finished,
             row.epochs,
-            f"{row.cpus:g}",
-            f"{row.gpus:g}",
-            f"{row.memory_gib:g}",
-            "no" if row.problem else "yes",
+            ", ".join(f"{amount:g} {unit}" for amount, unit in _amounts(row) if amount),
         )
         for row in planned.rows
     ]
-    numbers = ("search", "confirm", "done", "epochs", "CPUs", "GPUs", "GiB")
-    console().print(table(("task", "method", "body", *numbers, "fits"), rows, right=numbers))
+    numbers = ("trials", "done", "epochs")
+    console().print(table(("task", "method", "body", *numbers, "each"), rows, right=numbers, wrap=("body", "each")))
     nodes = ", ".join(f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
     print(f"{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, {planned.num_finished} done")
     print(f"nodes: {nodes}")
+
+
+def _amounts(row: "PlanRow") -> tuple[tuple[float, str], ...]:
+    return (row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB")
 
 
 def _report(summary: "Summary", benchmark_name: str, uri: str) -> None:

@@ -24,19 +24,16 @@ def tasks(
     benchmark: Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only this benchmark's.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the tasks, with their data, metric, default body and licence."""
+    """List the tasks, with their metric; --json adds body, licence, citation and data."""
     from orca_ray.tasks.registry import all_tasks, get_benchmark
 
     chosen = list(all_tasks().values()) if benchmark is None else list(get_benchmark(benchmark))
     if json:
         emit_json([_task_object(task) for task in chosen])
         return
-    columns = ("task", "title", "modality", "input", "target", "metric", "body", "licence")
-    rows = [
-        (t.name, t.title, t.modality, "×".join(map(str, t.input_shape)), _target(t), t.metric, t.body, t.licence)
-        for t in chosen
-    ]
-    console().print(table(columns, rows))
+    columns = ("task", "title", "input", "target", "metric")
+    rows = [(t.name, t.title, "×".join(map(str, t.input_shape)), _target(t), t.metric) for t in chosen]
+    console().print(table(columns, rows, wrap=("title",)))
 
 
 def _target(task: "Task") -> str:
@@ -85,11 +82,12 @@ def bodies(
     if json:
         emit_json(infos)
         return
-    columns = ("body", "modality", "layers", "width", "parameters", "licence", "from", "source")
+    numbers = ("layers", "width", "parameters")
     rows = [
-        (i.name, i.modality, i.layers, i.width, f"{i.parameters:,}", i.licence, i.available, i.source) for i in infos
+        (i.name, i.modality, i.layers, i.width, f"{i.parameters / 1e6:.1f} M", i.licence, i.available) for i in infos
     ]
-    console().print(table(columns, rows, right=("layers", "width", "parameters")))
+    columns = ("body", "modality", *numbers, "licence", "from")
+    console().print(table(columns, rows, right=numbers, wrap=("body", "licence")))
 
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
@@ -122,4 +120,5 @@ def methods(json: JsonOption = False) -> None:
         )
         for r in recipes
     ]
-    console().print(table(("method", "title", "stages", "body starts", "reference"), rows))
+    columns = ("method", "title", "stages", "body starts", "reference")
+    console().print(table(columns, rows, wrap=("title", "reference")))

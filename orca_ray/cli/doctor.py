@@ -60,7 +60,7 @@ def doctor(
 
 def _print(findings: list[Finding]) -> None:
     rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in findings]
-    console().print(table(("topic", "item", "value", ""), rows))
+    console().print(table(("topic", "item", "value", ""), rows, wrap=("value", "")))
 
 
 def _versions() -> list[Finding]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -78,17 +78,21 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> "RenderableType":
-    """Build a plain table; ``right`` names the columns that hold numbers."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
+) -> "RenderableType":
+    """Build a plain table; ``right`` names the columns that hold numbers, ``wrap`` those that may break."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    numbers = set(right)
+    numbers, soft = set(right), set(wrap)
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        result.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if column in numbers else "left"
+        result.add_column(column, justify=side, overflow="fold", no_wrap=column not in soft)
     for row in rows:
-        result.add_row(*("–" if cell is None else str(cell) for cell in row))
+        result.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
     return result
 
 

@@ -71,15 +71,24 @@ class Board:
         """Mean scores alone: one row a task, one column a method, NaN where there is none."""
         return _level(self.scores, "mean")
 
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], Score]:
+        cells: dict[tuple[str, str], Score] = {}
+        for method in self.methods:
+            columns = (self.scores[(method, value)].to_list() for value in Score._fields)
+            for task, mean, std, n in zip(self.tasks, *columns, strict=True):
+                cells[task, method] = Score(float(mean), float(std), int(n))
+        return cells
+
     def score(self, task: str, method: str) -> Score:
         """Return one cell of the board."""
-        mean, std, n = (cast(float, self.scores.loc[task, (method, value)]) for value in Score._fields)
-        return Score(float(mean), float(std), int(n))
+        return self._cells[task, method]
 
     def best(self, task: str) -> list[str]:
         """Return the methods with the lowest mean score on a task: several when they tie, none without scores."""
         means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
-        return [method for method, mean in means.items() if mean == min(means.values())]
+        lowest = min(means.values(), default=None)
+        return [method for method, mean in means.items() if mean == lowest]
 
     def statistic(self, method: str, name: str) -> float:
         """Return an entry of the summary."""
@@ -129,8 +138,7 @@ def build(records: pd.DataFrame, *, benchmark: str, sweep: str | None = None, pr
     summary = pd.DataFrame({name: entry.compute(common) for name, entry in STATISTICS.items()}, index=labels)
     summary = summary.sort_values("mean_rank", kind="stable")
     order = list(summary.index)
-    latest = rows.sort_values("finished_at", kind="stable").drop_duplicates("task", keep="last")
-    metrics = dict(zip(latest["task"], latest["metric"], strict=True))
+    metrics = _state(rows)["metric"].to_dict()
     return Board(
         benchmark=benchmark,
         sweep=chosen.sweep,
@@ -188,6 +196,13 @@ def _labels(rows: pd.DataFrame) -> pd.Series:
     return rows["method"].where(~several, rows["method"] + " (" + rows["body"] + ")")
 
 
+def _state(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return data fingerprint and metric of each task as its last successful trial had them (or else its last)."""
+    succeeded = ~rows["status"].isin([status.value for status in Status if status.failed])
+    ordered = rows.assign(succeeded=succeeded).sort_values(["succeeded", "finished_at"], kind="stable")
+    return ordered.drop_duplicates("task", keep="last").set_index("task")[["data_fingerprint", "metric"]]
+
+
 def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the confirm records that make the scores, and notes on those that do not.
 
@@ -200,9 +215,7 @@ def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if missing := len(confirmed) - len(scored):
         notes.append(f"{missing} completed confirm trial(s) without a test score left out")
 
-    latest = rows.sort_values("finished_at", kind="stable").drop_duplicates("task", keep="last")
-    state = latest.set_index("task")[["data_fingerprint", "metric"]]
-    expected = state.reindex(scored["task"]).set_axis(scored.index)
+    expected = _state(rows).reindex(scored["task"]).set_axis(scored.index)
     current = scored[(scored[["data_fingerprint", "metric"]] == expected).all(axis=1)]
     if old := len(scored) - len(current):
         notes.append(f"{old} confirm trial(s) on an earlier version of their task's data or metric left out")

@@ -139,16 +139,18 @@ def _patch_side(size: tuple[int, ...], most_tokens: int) -> int:
 def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) -> None:
     """Make each input number step between two words, starting from the mean word.
 
-    With n inputs to a token, kernel columns are (e_i - e_j) / sqrt(2 n) for random words i, j, and the bias is the mean
-    word. For white inputs of unit variance, tokens then have the mean and the covariance of the body's word embeddings;
-    for fully correlated inputs still their mean and, up to chance, their RMS. So positions weigh as much as in text.
+    With n inputs to a token, kernel columns are s (e_i - e_j) / sqrt(2 n) for random words i, j, and the bias is the mean
+    word. For white inputs of unit variance, tokens then have the mean and s^2 times the covariance of the body's word
+    embeddings; for fully correlated inputs still that mean and, up to chance, that RMS. The scale s <= 1 keeps tokens
+    from drowning positions (:meth:`TextStem.token_rms`).
     """
     weight = projection.weight
     num_inputs = weight[0].numel()
     generator = torch.Generator().manual_seed(seed)
     words = stem.word_embeddings
     pairs = torch.randint(len(words), (2, num_inputs), generator=generator)
-    columns = (words[pairs[0]] - words[pairs[1]]) / math.sqrt(2 * num_inputs)
+    scale = stem.token_rms() / float(words.square().mean().sqrt())
+    columns = (words[pairs[0]] - words[pairs[1]]) * (scale / math.sqrt(2 * num_inputs))
     weight.copy_(columns.T.reshape(weight.shape))
     assert projection.bias is not None
     projection.bias.copy_(words.mean(dim=0))

@@ -60,8 +60,13 @@ class TextStem(Stem):
         return embedded
 
     def token_rms(self) -> float:
-        """Root mean square over the vocabulary."""
-        return float(self.word_embeddings.square().mean().sqrt())
+        """Root mean square of the words, or of the places where that is less.
+
+        In a signal, where a value stands tells as much as the value, more than in text. On mfeat-fourier with minilm-l6 at
+        four layers, three seeds, tokens of the places' RMS (2/3 of the words') gave the lower error after eight epochs.
+        """
+        words = float(self.word_embeddings.square().mean().sqrt())
+        return words if self.places is None else min(words, float(self.places.square().mean().sqrt()))
 
 
 def cut_text(model: Any) -> tuple[TextBody, TextStem]:

@@ -84,7 +84,7 @@ def run_sweep(
 
 def _fetch(spec: SweepSpec, emit: Listener) -> None:
     """Bring data and bodies into the cache before any worker waits for them."""
-    from orca_ray.models.weights import ensure_body
+    from orca_ray.models.weights import body_modality, fetch_body
     from orca_ray.tasks.registry import get_task
 
     def progress(text: str) -> None:
@@ -93,7 +93,8 @@ def _fetch(spec: SweepSpec, emit: Listener) -> None:
     for name in spec.tasks:
         get_task(name).fetch(progress)
     for body in sorted({spec.body(task, method) for task in spec.tasks for method in spec.methods}):
-        ensure_body(body, progress)
+        body_modality(body)  # refuses a misspelt name before anything is written
+        fetch_body(body, progress)
 
 
 def _costs(studies: list[StudyPlan]) -> dict[str, float]:

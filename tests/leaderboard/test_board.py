@@ -124,6 +124,14 @@ class TestWhatIsLeftOut:
         assert board.metrics["pocket/digits"] == "rmse"
         assert board.score("pocket/digits", "orca").mean == 0.3
 
+    def test_a_failed_trial_does_not_say_which_data_is_current(self) -> None:
+        board = build(
+            frame(run("digits", "orca", 0.1), failed("digits", "orca", Status.FAILED_USER, data_fingerprint="odd")),
+            benchmark="pocket",
+        )
+        assert board.score("pocket/digits", "orca").n == 1
+        assert board.notes == ()
+
     @pytest.mark.parametrize(("num_new", "mean"), [(2, 0.1), (3, 0.9), (4, 0.9)])
     def test_configurations_are_not_mixed(self, num_new: int, mean: float) -> None:
         records = frame(

@@ -24,6 +24,7 @@ from .tiny_trials import (
     changed,
     copy_of,
     make_data,
+    make_home,
     make_task,
     reported,
     run,
@@ -37,7 +38,7 @@ from .tiny_trials import (
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
         yield
 
 
@@ -289,8 +290,7 @@ def test_user_mistakes(bert: str) -> None:
         run(start(bert, hyperparameters={**QUICK, "align.source": "images"}))
 
 
-def test_a_really_pretrained_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ORCA_RAY_HOME")  # the cache that holds the weights
+def test_a_really_pretrained_body() -> None:
     quick = {**QUICK, "refine.learning_rate": 5e-4, "refine.dropout": 0.0, "refine.epochs": 4}
     adaptation = start("minilm-l6:layers=1", hyperparameters=quick)
     run(adaptation)

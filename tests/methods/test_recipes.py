@@ -10,13 +10,13 @@ from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import CrossModalModel
 
-from .tiny_trials import QUICK, changed, copy_of, run, save_bert, save_vit, start
+from .tiny_trials import QUICK, changed, copy_of, make_home, run, save_bert, save_vit, start
 
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
         yield
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.target import Target
 from orca_ray.methods.adaptation import Adaptation
@@ -35,6 +36,14 @@ class NoTest(dict[SplitName, Split]):
     def __getitem__(self, name: SplitName) -> Split:
         assert name != "test", "the test split was read"
         return super().__getitem__(name)
+
+
+def make_home(directory: Path) -> Path:
+    """Make an empty cache that shares what was fetched with the user's own."""
+    for shared in (cache.packages_dir(), cache.bodies_dir()):
+        shared.mkdir(parents=True, exist_ok=True)
+        (directory / shared.name).symlink_to(shared, target_is_directory=True)
+    return directory
 
 
 def save_bert(directory: Path) -> str:

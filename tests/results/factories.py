@@ -1,9 +1,10 @@
 """Records for tests: a valid one, of which each test changes what it is about."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from orca_ray.results import CurvePoint, Record, Status
+from orca_ray.results import CurvePoint, Record, ResultsStore, Status
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -64,3 +65,9 @@ def make_point(key: str = "k0", epoch: int = 1, **changes: Any) -> CurvePoint:
         "seconds": 0.25,
     }
     return CurvePoint(**(values | changes))
+
+
+def files_of(store: ResultsStore, table: str = "records") -> list[Path]:
+    """Return the files of a table of a local store."""
+    assert store.local_path is not None
+    return sorted((store.local_path / table).iterdir())

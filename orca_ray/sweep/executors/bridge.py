@@ -47,10 +47,17 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         """Nothing here: the scheduler has passed the result on already."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take a trial whose worker was lost too often; all other ends came through :meth:`report`."""
-        if error and trial_id in self.keys:
+        """Take the last report of a trial that ended by itself, or of one whose worker was lost too often.
+
+        Tune asks the scheduler about every result but a trial's last; one that the scheduler has stopped is known.
+        """
+        if trial_id not in self.keys:
+            return
+        if error or not result or "report" not in result:
             text = "the worker or its node was lost, and so were the ones it was retried on (out of memory?)"
             self._finish(trial_id, {"status": "lost", "error": text})
+        else:
+            self.report(trial_id, result)
 
     def _finish(self, trial_id: str, report: dict[str, Any]) -> None:
         self.conductor.finish(self.keys.pop(trial_id), report)

@@ -1,0 +1,276 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import ResultsStore, Status
+from orca_ray.results.tables import RECORDS
+from tests.results.factories import files_of, make_point, make_record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultsStore:
+    return ResultsStore(tmp_path / "results", create=True)
+
+
+class TestCompaction:
+    def test_merges_into_one_file_a_table_and_keeps_every_distinct_row(self, store: ResultsStore) -> None:
+        attempts = [make_record("a", minutes=m, status=Status.LOST, attempts=m) for m in (1, 2, 3)]
+        for record in [*attempts, attempts[0]]:
+            store.append([record], [make_point(epoch=record.attempts)])
+        assert store.compact() == 8
+        assert len(files_of(store)) == len(files_of(store, "curves")) == 1
+        assert store._table(RECORDS).num_rows == 3
+        assert store.compact() == 0
+
+    def test_only_what_was_read_is_deleted(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        store.append([make_record("a")])
+        store.append([make_record("b")])
+        write = store._folder.write
+
+        def write_beside_a_writer(path: str, content: Any) -> None:
+            if path.startswith("records"):
+                ResultsStore(store.uri).append([make_record("c")])
+            write(path, content)
+
+        monkeypatch.setattr(store._folder, "write", write_beside_a_writer)
+        assert store.compact() == 2
+        assert set(ResultsStore(store.uri).load("pocket/quick")) == {"a", "b", "c"}
+
+    def test_two_at_the_same_time_lose_nothing(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        for key in "abc":
+            store.append([make_record(key)])
+        write = store._folder.write
+
+        def write_after_another_compaction(path: str, content: Any) -> None:
+            monkeypatch.setattr(store._folder, "write", write)
+            assert ResultsStore(store.uri).compact() == 3
+            write(path, content)
+
+        monkeypatch.setattr(store._folder, "write", write_after_another_compaction)
+        store.compact()
+        assert set(ResultsStore(store.uri).load("pocket/quick")) == {"a", "b", "c"}
+
+    def test_a_listing_that_misses_old_and_merged_files_is_repeated(
+        self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory read while files come and go may show neither; that must not look like an empty store."""
+        for key in "ab":
+            store.append([make_record(key)])
+        names, listings = store._folder.names, []
+
+        def names_during_a_compaction(directory: str = "") -> list[str]:
+            listings.append(directory)
+            if len(listings) > 1:
+                return names(directory)
+            before = set(names(directory))
+            assert ResultsStore(store.uri).compact() == 2
+            return sorted(before & set(names(directory)))
+
+        monkeypatch.setattr(store._folder, "names", names_during_a_compaction)
+        assert set(store.load("pocket/quick")) == {"a", "b"}
+        assert len(listings) == 2
+
+    def test_a_file_that_goes_between_listing_and_reading(
+        self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for key in "ab":
+            store.append([make_record(key)])
+        read, reads = store._folder.read, []
+
+        def read_after_a_compaction(path: str) -> Any:
+            if path.startswith("records"):
+                reads.append(path)
+                if len(reads) == 2:
+                    ResultsStore(store.uri).compact()
+            return read(path)
+
+        monkeypatch.setattr(store._folder, "read", read_after_a_compaction)
+        assert set(store.load("pocket/quick")) == {"a", "b"}
+
+    def test_endless_compactions_are_told(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = iter(range(10_000))
+        monkeypatch.setattr(store, "_read_json", lambda path: {"id": next(answers)})
+        with pytest.raises(UserError, match="compacted again and again"):
+            store.records()
+
+    def test_old_temporary_files_go_and_fresh_ones_stay(self, store: ResultsStore) -> None:
+        store.append([make_record()])
+        directory = files_of(store)[0].parent
+        old, fresh = directory / ".tmp-old.parquet", directory / ".tmp-fresh.parquet"
+        for path in (old, fresh):
+            path.write_bytes(b"half")
+        os.utime(old, (0, 0))
+        assert len(store.records()) == 1
+        store.compact()
+        assert not old.exists()
+        assert fresh.exists()
+
+
+class Crash(BaseException):
+    """The power goes: nothing that follows is carried out, clean-up included."""
+
+
+class TestCrash:
+    def prepared(self, path: Path) -> ResultsStore:
+        store = ResultsStore(path, create=True)
+        for key in "abc":
+            store.append([make_record(key)], [make_point(key)])
+        return store
+
+    def test_compaction_at_every_point(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        crashes = 0
+        for limit in range(100):
+            store = self.prepared(tmp_path / str(limit))
+            with monkeypatch.context() as patch:
+                done = _arm(patch, limit)
+                try:
+                    store.compact()
+                    finished = True
+                except Crash:
+                    finished = False
+                    crashes += 1
+            after = ResultsStore(store.uri)
+            assert set(after.load("pocket/quick")) == {"a", "b", "c"}, done
+            assert len(after.records()) == len(after.curves()) == 3, done
+            after.compact()
+            assert len(after.records()) == len(after.curves()) == 3, done
+            if finished:
+                break
+        # Two tables, for each: merged file and telling (write, rename, directory), then three deletions.
+        assert crashes == 2 * (3 + 3 + 3)
+
+    def test_append_at_every_point_is_all_or_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        for limit in range(100):
+            store = self.prepared(tmp_path / str(limit))
+            with monkeypatch.context() as patch:
+                _arm(patch, limit)
+                try:
+                    store.append([make_record("d"), make_record("e")], [make_point("d")])
+                    finished = True
+                except Crash:
+                    finished = False
+            after = ResultsStore(store.uri)
+            added = set(after.load("pocket/quick")) - {"a", "b", "c"}
+            assert added in (set(), {"d", "e"})
+            assert not added or len(after.curves(trial_key="d")) == 1
+            seen.append(bool(added))
+            if finished:
+                break
+        assert seen == sorted(seen)
+        assert seen[0] is False
+        assert seen[-1] is True
+
+    def test_creation_at_every_point(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for limit in range(100):
+            path = tmp_path / str(limit)
+            with monkeypatch.context() as patch:
+                _arm(patch, limit)
+                try:
+                    ResultsStore(path, create=True)
+                    finished = True
+                except Crash:
+                    finished = False
+            ResultsStore(path, create=True).append([make_record()])
+            if finished:
+                break
+        assert limit >= 3
+
+
+def _arm(patch: pytest.MonkeyPatch, limit: int) -> list[str]:
+    """Let the changes of the file system after the first ``limit`` ones fail, as if the machine had stopped."""
+    done: list[str] = []
+
+    def guard(name: str) -> None:
+        original = getattr(os, name)
+
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            if len(done) >= limit:
+                raise Crash
+            done.append(name)
+            return original(*arguments, **options)
+
+        patch.setattr(os, name, guarded)
+
+    for name in ("fsync", "replace", "unlink"):
+        guard(name)
+    return done
+
+
+class TestProcesses:
+    SCRIPT = """
+import sys, time
+from pathlib import Path
+from orca_ray.results import ResultsStore
+from tests.results.factories import make_point, make_record
+role, uri = sys.argv[1:]
+store, stop = ResultsStore(uri, create=True), Path(uri).with_name("stop")
+print("ready", flush=True)
+sys.stdin.readline()
+appended = 0
+while not stop.exists():
+    time.sleep(0.005)  # the disk is not what is tested
+    if role == "compact":
+        store.compact()
+    else:
+        store.append([make_record(f"{role}-{appended}")], [make_point(f"{role}-{appended}")])
+        appended += 1
+print(appended, flush=True)
+"""
+
+    def start(self, role: str, uri: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", self.SCRIPT, role, uri]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[2])
+
+    def go(self, *processes: "subprocess.Popen[str]") -> None:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def test_writers_compactor_and_reader_at_the_same_time(self, tmp_path: Path) -> None:
+        uri = str(tmp_path / "results")  # which of the processes creates it is not settled either
+        roles = ("left", "right", "compact")
+        processes = {role: self.start(role, uri) for role in roles}
+        self.go(*processes.values())
+        store, seen, compactions = ResultsStore(uri), set[str](), set[str]()
+        while len(compactions) < 6 or len(seen) < 50:
+            now = set(store.load("pocket/quick"))
+            assert seen <= now, "a record that was there is gone"
+            seen = now
+            compactions.add(str(store._read_json("compaction.json")))
+            assert all(process.poll() is None for process in processes.values())
+        (tmp_path / "stop").touch()
+        appended = {role: int(process.communicate(timeout=60)[0]) for role, process in processes.items()}
+        assert all(process.returncode == 0 for process in processes.values())
+        wanted = {f"{role}-{index}" for role in ("left", "right") for index in range(appended[role])}
+        assert set(store.load("pocket/quick")) == wanted
+        assert set(store.curves()["trial_key"]) == wanted
+        assert min(appended["left"], appended["right"]) > 5
+
+    def test_a_killed_compactor_and_writer_leave_a_whole_store(self, tmp_path: Path) -> None:
+        uri = str(tmp_path / "results")
+        before = ResultsStore(uri, create=True)
+        before.append([make_record("first")])
+        processes = [self.start("left", uri), self.start("compact", uri)]
+        self.go(*processes)
+        while len(before.load("pocket/quick")) < 20:
+            pass
+        for process in processes:
+            process.kill()
+            process.wait()
+        kept = set(before.load("pocket/quick"))
+        numbers = sorted(int(key.split("-")[1]) for key in kept - {"first"})
+        assert "first" in kept
+        assert numbers == list(range(len(numbers))), "a record between others is gone"
+        before.compact()
+        assert set(ResultsStore(uri).load("pocket/quick")) == kept

@@ -1,0 +1,202 @@
+"""The floors of the house: which room may import which, and which rooms must stay light.
+
+The table is the design's. Imports inside functions and under ``TYPE_CHECKING`` count, because an arrow that points
+upwards is wrong wherever it starts.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import orca_ray
+
+PACKAGE = Path(orca_ray.__file__).parent
+
+FLOORS = {
+    "results": 0,
+    "leaderboard": 0,
+    "data": 1,
+    "models": 2,
+    "tasks": 2,
+    "alignment": 3,
+    "training": 4,
+    "methods": 5,
+    "sweep": 6,
+    "cli": 7,
+}
+SIDEWAYS = {("leaderboard", "results")}
+"""Arrows within a floor: a board is built from records. There is none back."""
+
+HEAVY = frozenset({"torch", "ray", "transformers", "sklearn", "timm", "optuna", "ot", "torchvision"})
+FORBIDDEN = {
+    "results": HEAVY | {"safetensors", "scipy", "onnx"},
+    "leaderboard": HEAVY | {"safetensors", "scipy", "onnx"},
+    "data": frozenset({"ray", "transformers", "timm", "torchvision"}),
+    "models": frozenset({"ray"}),
+    "tasks": frozenset({"ray", "transformers", "timm"}),
+    "alignment": frozenset({"ray"}),
+    "training": frozenset({"ray"}),
+    "methods": frozenset({"ray"}),
+    "errors": HEAVY,
+    "": HEAVY,
+}
+"""Other people's packages a room never imports, not even inside a function. The empty name is ``orca_ray`` itself."""
+
+
+def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of everything a module imports, by statement or by `importlib.import_module`."""
+    base = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = base[: len(base) - node.level + 1] if node.level else []
+            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            # `from orca_ray import sweep` names a room only in what it imports.
+            yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            argument = node.args[0] if node.args else None
+            if isinstance(argument, ast.JoinedStr):
+                argument = argument.values[0]
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                yield node.lineno, argument.value
+
+
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def room(name: str) -> str:
+    """Return the part of a dotted name below ``orca_ray``: a room, a top-level module, or nothing."""
+    return [*name.split("."), ""][1]
+
+
+def complaint(importer: str, imported: str) -> str | None:
+    """Say what is wrong with one arrow, or None."""
+    here, package = room(importer), imported.split(".")[0]
+    if package != "orca_ray":
+        return f"{here or 'orca_ray'} never imports {package}" if package in FORBIDDEN.get(here, ()) else None
+    there = room(imported)
+    if there not in FLOORS or there == here or (here, there) in SIDEWAYS:
+        return None
+    if here not in FLOORS:
+        return f"a module at the top of the package imports no room, and {there} is one"
+    if FLOORS[there] < FLOORS[here]:
+        return None
+    return f"{here} is on floor {FLOORS[here]}, {there} on floor {FLOORS[there]}: arrows go down"
+
+
+def modules() -> Iterator[tuple[Path, str]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        yield path, ".".join(parts).removesuffix(".__init__")
+
+
+def arrows() -> Iterator[tuple[str, str, str]]:
+    """Yield importer, imported and place of every import of the package."""
+    for path, module in modules():
+        for line, imported in imports(path.read_text(), module, is_package=path.name == "__init__.py"):
+            yield module, imported, f"{path.relative_to(PACKAGE.parent)}:{line}"
+
+
+def test_every_arrow_goes_down() -> None:
+    wrong = [f"{place}: {told}" for here, there, place in arrows() if (told := complaint(here, there))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_room_has_a_floor_and_every_floor_its_room() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set(FLOORS)
+    assert set(FORBIDDEN) - {"errors", ""} <= rooms
+    for name in rooms:
+        assert len(list((PACKAGE / name).glob("*.py"))) > 1, f"{name} holds no module"
+
+
+def test_the_walk_sees_the_arrows_that_are_there() -> None:
+    """Were the walk blind, the test above would pass on anything."""
+    found = {(room(here), room(there)) for here, there, _ in arrows() if there.split(".")[0] == "orca_ray"}
+    expected = {("leaderboard", "results"), ("tasks", "data"), ("methods", "training"), ("sweep", "results")}
+    assert expected <= found
+    assert {(room(here), there.split(".")[0]) for here, there, _ in arrows()} >= {
+        ("results", "pyarrow"),
+        ("models", "torch"),
+        ("sweep", "ray"),  # imported inside functions
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "module", "told"),
+    [
+        ("import orca_ray.sweep.run", "orca_ray.methods.orca", "arrows go down"),
+        ("from orca_ray import cli", "orca_ray.sweep.run", "arrows go down"),
+        ("from orca_ray.tasks.task import Task", "orca_ray.models.head", "arrows go down"),
+        ("from orca_ray.models import head", "orca_ray.tasks.task", "arrows go down"),
+        ("from orca_ray.leaderboard import build", "orca_ray.results.store", "arrows go down"),
+        ("from ..cli import main", "orca_ray.sweep.run", "arrows go down"),
+        ("from ... import cli", "orca_ray.sweep.executors.ray", "arrows go down"),
+        ("def f():\n    from orca_ray.training import refine", "orca_ray.alignment.otdd", "arrows go down"),
+        ("if TYPE_CHECKING:\n    import orca_ray.sweep", "orca_ray.data.cache", "arrows go down"),
+        ("importlib.import_module('orca_ray.sweep.run')", "orca_ray.methods.orca", "arrows go down"),
+        ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),
+        ("from orca_ray.results import Record", "orca_ray.errors", "imports no room"),
+        ("def f():\n    import torch.nn", "orca_ray.leaderboard.board", "never imports torch"),
+        ("from ray import tune", "orca_ray.training.refine", "never imports ray"),
+        ("import sklearn", "orca_ray.errors", "never imports sklearn"),
+    ],
+)
+def test_a_wrong_arrow_is_told(source: str, module: str, told: str) -> None:
+    answers = [complaint(module, imported) for _, imported in imports(source, module)]
+    assert any(told in answer for answer in answers if answer), answers
+
+
+@pytest.mark.parametrize(
+    ("source", "module"),
+    [
+        ("from orca_ray.results import Record", "orca_ray.leaderboard.board"),
+        ("from . import spec", "orca_ray.sweep.run"),
+        ("from .executors import inline", "orca_ray.sweep.run"),
+        ("from orca_ray.errors import UserError", "orca_ray.results.store"),
+        ("import torch", "orca_ray.models.head"),
+        ("import ray", "orca_ray.sweep.run"),
+        ("import raytracing", "orca_ray.results.store"),
+    ],
+)
+def test_a_right_arrow_is_not(source: str, module: str) -> None:
+    answers = [complaint(module, imported) for _, imported in imports(source, module)]
+    assert answers
+    assert not any(answers), answers
+
+
+LIGHT = {
+    "the package": "import orca_ray",
+    "the store": "import orca_ray.results",
+    "the board": "import orca_ray.leaderboard",
+    "the task registry": "import orca_ray.tasks.registry",
+    "all of them": "import orca_ray, orca_ray.results, orca_ray.leaderboard, orca_ray.tasks.registry",
+    "the declared tasks": "from orca_ray.tasks.registry import all_tasks; assert all_tasks()",
+    "orca-sweep --help": """
+from orca_ray.cli.main import entry
+sys.argv = ["orca-sweep", "--help"]
+try:
+    entry()
+except SystemExit as end:
+    assert not end.code, end.code
+""",
+}
+
+
+@pytest.mark.parametrize("what", LIGHT)
+def test_what_must_stay_light(what: str) -> None:
+    code = f"import sys\n{LIGHT[what]}\nheavy = {set(HEAVY)!r} & set(sys.modules)\nassert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_heavy_packages_would_be_noticed() -> None:
+    code = f"import sys, orca_ray.training.refine\nprint(sorted({set(HEAVY)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "torch" in done.stdout
