@@ -42,6 +42,7 @@ IMAGES = _Images(
         "BSD-3-Clause; the images CC0 or public domain",
         "ten photographs",
         15,
+        wheel_tag="cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64",
     ),
     "skimage/data",
     (

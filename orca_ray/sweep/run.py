@@ -62,7 +62,7 @@ def run_sweep(
         UserError: bad data, an unreachable body or cluster, a trial that fits on no node.
     """
     emit = listener or _ignore
-    _fetch(spec, emit)
+    fetch(spec, lambda text: emit(Message(text)))
     known = fingerprints(spec, prepare=True)
     with make_executor(executor) as engine:
         nodes = engine.open(address)
@@ -82,19 +82,26 @@ def run_sweep(
     return summary
 
 
-def _fetch(spec: SweepSpec, emit: Listener) -> None:
-    """Bring data and bodies into the cache before any worker waits for them."""
+def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
+    """Bring data, bodies and alignment sources into the cache before any worker waits for them."""
+    from orca_ray.alignment.source import default_source, fetch_source
+    from orca_ray.methods.recipe import get_method
     from orca_ray.models.weights import body_modality, fetch_body
     from orca_ray.tasks.registry import get_task
-
-    def progress(text: str) -> None:
-        emit(Message(text))
 
     for name in spec.tasks:
         get_task(name).fetch(progress)
     for body in sorted({spec.body(task, method) for task in spec.tasks for method in spec.methods}):
         body_modality(body)  # refuses a misspelt name before anything is written
         fetch_body(body, progress)
+    if any(get_method(method).aligns for method in spec.methods):
+        chosen = {
+            str(spec.settings(task, method).get("align.source") or default_source(spec.body(task, method)))
+            for task in spec.tasks
+            for method in spec.methods
+        }
+        for source in sorted(chosen):
+            fetch_source(source, progress)
 
 
 def _costs(studies: list[StudyPlan]) -> dict[str, float]:

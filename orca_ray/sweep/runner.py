@@ -44,6 +44,8 @@ class TrialRunner:
         self._curve: list[dict[str, Any]] = []
         self._adaptation: Any = None
         self._last: dict[str, Any] | None = None
+        self._between_epochs = True
+        """Ctrl-C may come in mid-epoch, when the weights are of neither the last epoch nor the next."""
 
     def step(self) -> dict[str, Any]:
         """Run one epoch of a stage and report it."""
@@ -58,7 +60,7 @@ class TrialRunner:
 
     def interrupt(self) -> None:
         """Keep the state of an unfinished trial, so that the same sweep goes on from here."""
-        if self._adaptation is not None and self._last is None:
+        if self._adaptation is not None and self._last is None and self._between_epochs:
             self._save()
         self.close()
 
@@ -72,7 +74,9 @@ class TrialRunner:
         resumed = self._open() if self._adaptation is None else []
         if self._adaptation.done:
             return self._finish(resumed)
+        self._between_epochs = False
         progress = _plain(self._adaptation.step())
+        self._between_epochs = True
         points = [*resumed]
         if progress["stage"] != "done":
             self._curve.append(progress)
@@ -114,8 +118,9 @@ class TrialRunner:
         return list(self._curve)
 
     def _save(self) -> None:
-        self._adaptation.save(self._state)
+        # The curve first: killed between the two, an epoch is told twice, which is harmless, and none is missing.
         self._write_json(self._curve_file, {"curve": self._curve})
+        self._adaptation.save(self._state)
         self._saved_at = time.monotonic()
 
     def _finish(self, points: list[dict[str, Any]]) -> dict[str, Any]:

@@ -221,7 +221,10 @@ def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(
 
 
 def test_unreachable_clusters_and_misspelt_executors() -> None:
-    with pytest.raises(UserError, match="cannot reach a Ray cluster at '127.0.0.1:1'"), make_executor("ray") as engine:
+    with (
+        pytest.raises(UserError, match=r"cannot reach a Ray cluster at '127\.0\.0\.1:1'"),
+        make_executor("ray") as engine,
+    ):
         engine.open("127.0.0.1:1")
     with pytest.raises(UserError, match="Did you mean 'inline'"):
         make_executor("inlin")

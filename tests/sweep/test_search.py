@@ -4,10 +4,10 @@ import pytest
 from optuna.trial import TrialState
 
 from orca_ray.sweep.search import Answer, Candidate, StudySearch
-from orca_ray.sweep.space import Dimension
+from orca_ray.sweep.space import Dimension, Scalar
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}
-FIRST = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}
+FIRST: dict[str, Scalar] = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}
 
 
 def loss(candidate: Candidate) -> float:

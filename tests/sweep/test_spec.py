@@ -120,7 +120,8 @@ def test_overrides() -> None:
 def test_layers_later_ones_win() -> None:
     text = (
         MINIMAL
-        + "per_task:\n  pocket/wdbc: {settings: {refine.epochs: 9}}\nper_method:\n  orca: {settings: {refine.epochs: 8}}\n"
+        + "per_task:\n  pocket/wdbc: {settings: {refine.epochs: 9}}\n"
+        + "per_method:\n  orca: {settings: {refine.epochs: 8}}\n"
     )
     spec = parse_spec(text)
     assert spec.settings("pocket/wdbc", "orca")["refine.epochs"] == 9

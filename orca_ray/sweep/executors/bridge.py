@@ -24,6 +24,10 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self.keys: dict[str, str] = {}
         """Trial key of each running Tune trial."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as nothing: Tune snapshots its searcher, and a conductor with its listener stays in its process."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None while all that can start is running, FINISHED at the end."""
         trial = self.conductor.next_trial()
