@@ -139,7 +139,7 @@ def _patch_side(size: tuple[int, ...], most_tokens: int) -> int:
 def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) -> None:
     """Make each input number step between two words, starting from the mean word.
 
-    With n inputs to a token, kernel columns are s (e_i - e_j) / sqrt(2 n) for random words i, j, and the bias is the mean
+    With n inputs to a token, kernel columns are s (e_i - e_j) / sqrt(2 n) for random words i, j; the bias is the mean
     word. For white inputs of unit variance, tokens then have the mean and s^2 times the covariance of the body's word
     embeddings; for fully correlated inputs still that mean and, up to chance, that RMS. The scale s <= 1 keeps tokens
     from drowning positions (:meth:`TextStem.token_rms`).
