@@ -7,6 +7,7 @@ Tune schedules, places and retries. What to run next and when to stop is the con
 import json
 import logging
 import os
+import socket
 import tempfile
 import uuid
 from pathlib import Path
@@ -53,8 +54,9 @@ class RayExecutor(Executor):
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         reap_orphans()
         try:
+            _knock(address)
             self._init(address)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, and is the "
                 f"token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address a cluster is started here."
@@ -128,6 +130,13 @@ class RayExecutor(Executor):
         if self._processes is not None:
             self._processes.unlink(missing_ok=True)
             self._processes = None
+
+
+def _knock(address: str) -> None:
+    """Connect once to a host:port address: Ray itself would wait for minutes where nothing listens."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def placement(config: dict[str, Any]) -> Any:
