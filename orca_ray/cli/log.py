@@ -36,7 +36,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write to today's stderr: a live table takes its place while it stands, so that lines land above it."""
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr  # not setStream: it flushes the old one, which may be closed by now
         super().emit(record)
 
 

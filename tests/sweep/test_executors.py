@@ -16,7 +16,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.events import Event, Summary, SweepStarted
+from orca_ray.sweep.events import Event, Summary, SweepStarted, TrialFinished
 from orca_ray.sweep.executors.ray import placement
 from orca_ray.sweep.run import make_executor, run_sweep
 from orca_ray.sweep.study_plan import plan_studies
@@ -177,6 +177,39 @@ def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
     assert not summary.failed
     assert facts(store) == inline
     assert max(record.attempts for record in store.load("tiny/full").values()) == 2
+
+
+def test_a_node_that_dies_is_survived(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    finished: list[str] = []
+
+    def kill_the_second_node(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            finished.append(event.record.trial_key)
+            if len(finished) == 3:
+                cluster.remove_node(second, allow_graceful=False)
+
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        kill_the_second_node(event)
+
+    try:
+        store = ResultsStore(tmp_path / "results", create=True)
+        spec = tiny_spec(body_directory(tmp_path_factory))
+        summary = run_sweep(spec, store, listener=listen, address=cluster.address, checkpoint_seconds=0.0)
+    finally:
+        cluster.shutdown()
+    assert any(isinstance(event, SweepStarted) and "2 node(s), 2 CPUs" in event.where for event in events)
+    assert not summary.failed
+    assert not summary.interrupted
+    assert facts(store) == inline
 
 
 def title(process: psutil.Process) -> str:
