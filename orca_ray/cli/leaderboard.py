@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orca_ray.cli.output import JsonOption, ResultsOption, existing_store, results_uri
+from orca_ray.cli.output import JsonOption, Protocol, ResultsOption, existing_store, results_uri
 from orca_ray.errors import UserError
 
 
@@ -31,7 +31,7 @@ def leaderboard(
     format: FormatOption = Format.TABLE,
     sweep: Annotated[str | None, typer.Option(help="Sweep to show, e.g. pocket/full. Default: the fullest.")] = None,
     budget: Annotated[str | None, typer.Option(help="Short for --sweep NAME/BUDGET.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="held-out or paper. Default: the sweep's.")] = None,
+    protocol: Annotated[Protocol | None, typer.Option(help="What selection saw. Default: the sweep's.")] = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -45,5 +45,6 @@ def leaderboard(
         raise UserError(f"no results at {uri!r}: run `orca-sweep benchmark {name}` first, or give --results URI")
     if sweep is None and budget is not None:
         sweep = f"{name}/{budget}"
-    board = build(store.records(), benchmark=name, sweep=sweep, protocol=protocol)
+    chosen = None if protocol is None else protocol.value
+    board = build(store.records(), benchmark=name, sweep=sweep, protocol=chosen)
     print(render(board, "json" if json else format.value).rstrip("\n"))

@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,6 +24,14 @@ TRIALS_FAILED = 1
 USER_ERROR = 2
 DEFECT = 70
 INTERRUPTED = 130
+
+
+class Protocol(StrEnum):
+    """What selection may see."""
+
+    HELD_OUT = "held-out"
+    PAPER = "paper"
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, for machines.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and failed trials.")]
@@ -41,7 +51,25 @@ def console() -> "Console":
     """Return a console on today's stdout (tests replace it)."""
     from rich.console import Console
 
-    return Console(soft_wrap=False, highlight=False)
+    # In a file or a pipe nothing is gained by breaking lines for a terminal that is not there.
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    return Console(width=wide, soft_wrap=False, highlight=False)
+
+
+def show(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
+) -> None:
+    """Print a table as :func:`table` builds it, and no cell shortened: a terminal may break its lines instead."""
+    from rich.cells import cell_len
+
+    cells = [[*map(str, row)] for row in rows]
+    soft = set(wrap)
+    least = 2 * (len(columns) - 1)
+    for name, *column in zip(columns, *cells, strict=True):
+        parts = [part for text in (name, *column) for part in (text.split() if name in soft else [text])]
+        least += max(map(cell_len, parts), default=0)
+    screen = console()
+    screen.print(table(columns, cells, right, soft), width=max(screen.width, least), crop=False)
 
 
 def fail(message: str, code: int) -> int:
@@ -87,7 +115,7 @@ def table(
     from rich.text import Text
 
     numbers, soft = set(right), set(wrap)
-    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         side: Literal["left", "right"] = "right" if column in numbers else "left"
         result.add_column(column, justify=side, overflow="fold", no_wrap=column not in soft)
@@ -96,11 +124,18 @@ def table(
     return result
 
 
-def split_names(values: Sequence[str] | None) -> list[str] | None:
-    """Split an option that may be repeated, comma-separated, or both; None when it was not given."""
+def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
+    """Split an option that may be repeated, comma-separated, or both; None when it was not given.
+
+    Raises:
+        UserError: it was given without a name, as an unset variable of a script does: that must not mean "all".
+    """
     if not values:
         return None
-    return [name for value in values for name in (part.strip() for part in value.split(",")) if name]
+    names = [name for value in values for name in (part.strip() for part in value.split(",")) if name]
+    if not names:
+        raise UserError(f"{option} {','.join(values)!r} names nothing: give names, or leave the option out for all")
+    return names
 
 
 def results_uri(given: str | None, *, tell: bool = False) -> str:

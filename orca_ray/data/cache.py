@@ -19,6 +19,7 @@ HOME_VARIABLE = "ORCA_RAY_HOME"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
+_MAKE_ROOM = f"Free some space, or set {HOME_VARIABLE} to a directory that has it."
 
 
 def home() -> Path:
@@ -55,7 +56,10 @@ def raw_dir() -> Path:
 def _subdirectory(name: str) -> Path:
     path = home() / name
     with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # no directories can be made there (/proc, an automount)
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
     return path
 
 
@@ -65,11 +69,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = f"Free some space, or set {HOME_VARIABLE} to a directory that has it"
         if error.errno in _DISK_FULL:
-            raise UserError(f"no space left on the disk of {path}. {advice}.") from error
+            raise UserError(f"no space left on the disk of {path}. {_MAKE_ROOM}") from error
         if error.errno in _NOT_WRITABLE:
-            raise UserError(f"cannot write to {path} ({error.strerror}). {advice} and is writable.") from error
+            raise UserError(
+                f"cannot write to {path} ({error.strerror}). Set {HOME_VARIABLE} to a directory that is writable."
+            ) from error
         if error.errno in _NOT_A_DIRECTORY:
             raise UserError(
                 f"{path} cannot be a directory: a file is in the way. Move it, or set {HOME_VARIABLE}."
@@ -82,9 +87,12 @@ def require_space(path: Path, num_bytes: float) -> None:
     free = shutil.disk_usage(path).free
     if free < num_bytes:
         raise UserError(
-            f"no space: {path} needs about {num_bytes / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free. "
-            f"Free some space, or set {HOME_VARIABLE} to a directory that has it."
+            f"no space: {path} needs about {_size(num_bytes)} and its disk has {_size(free)} free. {_MAKE_ROOM}"
         )
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e7 else f"{num_bytes / 1e3:.0f} kB"
 
 
 @contextlib.contextmanager

@@ -71,9 +71,10 @@ def wheel(package: Package, progress: Progress | None = None) -> Path:
     directory = cache.packages_dir()
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):
         for path in _cached(directory, package):
-            if cache.sha256_file(path) == package.sha256:
+            actual = cache.sha256_file(path)
+            if actual == package.sha256:
                 return path
-            logger.warning("%s is damaged (its hash differs): fetching %s again", path, package.requirement)
+            logger.warning("%s is damaged: sha256 is %s, expected %s: fetching it again", path, actual, package.sha256)
         return _fetch_twice(package, directory, progress)
 
 

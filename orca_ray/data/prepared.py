@@ -90,10 +90,10 @@ def prepare(
     Raises :class:`UserError` when a split is missing, when the fingerprint differs after building, or on a full disk.
     """
     directory = directory_of(name, version)
-    if found := _open_valid(name, directory, expected):
+    if found := _open_valid(name, directory, expected, logging.DEBUG):
         return found
     with cache.lock(directory):
-        if found := _open_valid(name, directory, expected):  # another process was faster
+        if found := _open_valid(name, directory, expected, logging.WARNING):  # another process was faster
             return found
         logger.info("preparing %s in %s", name, directory)
         _write(name, directory, build())
@@ -138,16 +138,16 @@ def fingerprint(arrays: Mapping[str, Array]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_valid(name: str, directory: Path, expected: str | None) -> PreparedData | None:
+def _open_valid(name: str, directory: Path, expected: str | None, level: int) -> PreparedData | None:
     if not directory.exists():
         return None
     try:
         data = _open(name, directory)
     except _Damaged as error:
-        logger.warning("%s: prepared data is damaged, preparing it again: %s", name, error)
+        logger.log(level, "%s: prepared data is damaged, preparing it again: %s", name, error)
         return None
     if expected is not None and data.fingerprint != expected:
-        logger.warning("%s: prepared data is of another release (%s), preparing it again", name, data.fingerprint)
+        logger.log(level, "%s: prepared data is of another release (%s), preparing it again", name, data.fingerprint)
         return None
     return data
 

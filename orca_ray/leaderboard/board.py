@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 import pandas as pd
 
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError, nearest
 from orca_ray.leaderboard.statistics import STATISTICS
 from orca_ray.results.record import Status
 
@@ -163,7 +163,9 @@ def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Da
     if not there:
         raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
     if wanted not in there:
-        raise unknown_name(f"{column} among the records", wanted, there)
+        close = nearest(wanted, there)
+        question = f" Did you mean {close!r}?" if close else ""
+        raise UserError(f"no records of {column} {wanted!r}.{question} There are: {', '.join(there)}.")
     return records[records[column] == wanted]
 
 

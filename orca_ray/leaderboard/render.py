@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
@@ -13,6 +14,8 @@ from orca_ray.leaderboard.statistics import STATISTICS
 from orca_ray.results.record import Status
 
 MISSING = "–"
+WIDTH = 100
+"""Columns of a terminal that the sentences around a table keep to."""
 
 
 def render(board: Board, format: str = "table") -> str:
@@ -34,11 +37,11 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
 
 
-def _cell(board: Board, task: str, method: str) -> str:
+def _cell(board: Board, task: str, method: str, between: str = " ± ") -> str:
     score = board.score(task, method)
     if not score.n:
         return MISSING
-    text = _number(score.mean) if score.n == 1 else f"{_number(score.mean)} ± {_number(score.std)}"
+    text = _number(score.mean) if score.n == 1 else f"{_number(score.mean)}{between}{_number(score.std)}"
     return text if score.n == len(board.seeds) else f"{text} (n={score.n})"
 
 
@@ -46,17 +49,18 @@ def _statistic(value: float) -> str:
     return MISSING if math.isnan(value) else f"{value:.2f}".removesuffix(".00")
 
 
-def _grid(board: Board, mark: Callable[[str], str]) -> list[list[str]]:
-    """Return the cells of the table, its heading first."""
-    grid = [["task", "metric", *board.methods]]
-    for task in board.tasks:
-        best = board.best(task)
-        cells = {method: _cell(board, task, method) for method in board.methods}
-        marked = [mark(text) if method in best else text for method, text in cells.items()]
-        grid.append([task.removeprefix(f"{board.benchmark}/"), board.metrics[task], *marked])
-    for name, entry in STATISTICS.items():
-        grid.append([entry.title, "", *(_statistic(board.statistic(method, name)) for method in board.methods)])
-    return grid
+def _short(board: Board, task: str) -> str:
+    return task.removeprefix(f"{board.benchmark}/")
+
+
+def _scores(board: Board, task: str, mark: Callable[[str], str], between: str = " ± ") -> list[str]:
+    best = board.best(task)
+    cells = {method: _cell(board, task, method, between) for method in board.methods}
+    return [mark(text) if method in best else text for method, text in cells.items()]
+
+
+def _statistics(board: Board, name: str) -> list[str]:
+    return [_statistic(board.statistic(method, name)) for method in board.methods]
 
 
 def _heading(board: Board) -> str:
@@ -86,18 +90,39 @@ def _footer(board: Board) -> list[str]:
     return lines
 
 
+def _metrics(board: Board) -> str:
+    """Say which metric scores which tasks, in the order of the first task of each."""
+    tasks: dict[str, list[str]] = {}
+    for task in board.tasks:
+        tasks.setdefault(board.metrics[task], []).append(_short(board, task))
+    if len(tasks) == 1:
+        return f"metric: {next(iter(tasks))}"
+    return "metrics: " + "; ".join(f"{metric} ({', '.join(names)})" for metric, names in tasks.items())
+
+
+def _folded(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _table(board: Board) -> str:
-    grid = _grid(board, lambda text: f"{text} *")
+    # So that five methods fit WIDTH: no spaces around ±, and metrics below the table.
+    grid = [["task", *board.methods]]
+    grid += [[_short(board, task), *_scores(board, task, lambda text: f"{text}*", "±")] for task in board.tasks]
+    grid += [[entry.title, *_statistics(board, name)] for name, entry in STATISTICS.items()]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
     rule = "-" * max(map(len, rows))
     last = len(board.tasks) + 1
-    footer = ["* best of its task", *_footer(board)]
-    return "\n".join([_heading(board), "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
+    below = ["* best of its task", _metrics(board), *_footer(board)]
+    footer = [line for text in below for line in _folded(text)]
+    return "\n".join([*_folded(_heading(board)), "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
 
 
 def _markdown(board: Board) -> str:
-    grid = _grid(board, lambda text: f"**{text}**")
+    grid = [["task", "metric", *board.methods]]
+    for task in board.tasks:
+        grid.append([_short(board, task), board.metrics[task], *_scores(board, task, lambda text: f"**{text}**")])
+    grid += [[entry.title, "", *_statistics(board, name)] for name, entry in STATISTICS.items()]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid]
     lines.insert(1, "|" + "---|" * 2 + "--:|" * len(board.methods))
     return "\n".join([_heading(board), "", *lines, "", *(f"- {line}" for line in _footer(board))])

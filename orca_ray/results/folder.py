@@ -101,12 +101,19 @@ class LocalFolder(Folder):
         with explained("reach", self.name):
             if self.path.is_dir():
                 return "directory"
-            return "file" if self.path.exists() else "missing"
+            if self.path.exists():
+                return "file"
+            if not next(above for above in self.path.parents if above.exists()).is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            return "missing"
 
     def create(self) -> None:
         """Make the folder itself, parents included; nothing happens when it is there."""
         with explained("create", self.name):
-            _make_directory(self.path)
+            try:
+                _make_directory(self.path)
+            except FileNotFoundError as error:  # no folders can be made there (/proc, an automount)
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
     def names(self, directory: str = "") -> list[str]:
         """Return the names in a directory, sorted, without temporary and hidden ones; a missing one is empty."""

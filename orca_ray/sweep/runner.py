@@ -89,6 +89,7 @@ class TrialRunner:
 
     def _open(self) -> list[dict[str, Any]]:
         """Build the adaptation, resume it if a checkpoint is there, and return the epochs it had already ended."""
+        from orca_ray.data.protocol import under_protocol
         from orca_ray.methods.adaptation import Adaptation
         from orca_ray.tasks.registry import get_task
 
@@ -102,7 +103,7 @@ class TrialRunner:
             )
         self._adaptation = Adaptation(
             task,
-            data,
+            under_protocol(data, trial.protocol),
             method=trial.method,
             body=trial.body,
             hyperparameters=trial.hyperparameters,

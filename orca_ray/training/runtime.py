@@ -6,12 +6,14 @@ from contextlib import contextmanager
 
 import psutil
 import torch
+from threadpoolctl import threadpool_limits
 
 
 @contextmanager
 def computing(threads: int, *, deterministic: bool) -> Iterator[None]:
     """Set intra-op threads and determinism for a block, then put both back.
 
+    The limit also holds for BLAS and OpenMP outside torch: k-means sums in another order with other threads.
     ``deterministic`` makes torch refuse CUDA kernels that are not reproducible.
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -21,7 +23,8 @@ def computing(threads: int, *, deterministic: bool) -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic or before[1])
     try:
-        yield
+        with threadpool_limits(limits=threads):
+            yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])

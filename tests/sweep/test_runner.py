@@ -57,6 +57,15 @@ def test_search_trials_do_not_see_test(plans: dict[str, StudyPlan], tmp_path: Pa
     assert report["outcome"]["test_score"] is None
 
 
+def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    held_out = plans["nft"].trial({}, 1, "confirm")
+    _, report = finish(TrialRunner(dataclasses.replace(held_out, protocol="paper"), tmp_path))
+    validation, test, _ = scores(report)
+    assert validation == test
+    validation, test, _ = scores(finish(TrialRunner(held_out, tmp_path))[1])
+    assert validation != test
+
+
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
 def test_an_interrupted_trial_resumes_exactly(plans: dict[str, StudyPlan], tmp_path: Path, after: int) -> None:
     trial = plans["orca"].trial({}, 1, "confirm")
