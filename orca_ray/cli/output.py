@@ -47,13 +47,15 @@ ResultsOption = Annotated[
 ]
 
 
-def console() -> "Console":
-    """Return a console on today's stdout (tests replace it)."""
+def console(least: int = 0) -> "Console":
+    """Return a console on today's stdout (tests replace it), ``least`` columns wide or wider."""
     from rich.console import Console
 
     # In a file or a pipe nothing is gained by breaking lines for a terminal that is not there.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-    return Console(width=wide, soft_wrap=False, highlight=False)
+    found = Console(width=wide, soft_wrap=False, highlight=False)
+    found.width = max(found.width, least)
+    return found
 
 
 def show(
@@ -68,8 +70,7 @@ def show(
     for name, *column in zip(columns, *cells, strict=True):
         parts = [part for text in (name, *column) for part in (text.split() if name in soft else [text])]
         least += max(map(cell_len, parts), default=0)
-    screen = console()
-    screen.print(table(columns, cells, right, soft), width=max(screen.width, least), crop=False)
+    console(least).print(table(columns, cells, right, soft), crop=False)
 
 
 def fail(message: str, code: int) -> int:

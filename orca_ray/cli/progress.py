@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 
+_OTHER_LINES = 7
+"""Lines of a terminal that the table's rows leave free: heading and rule, totals and message, each perhaps folded."""
+
+
 @dataclass
 class StudyState:
     """What is known of one (task, method)."""
@@ -136,12 +140,13 @@ def _keep_best(row: StudyState, value: float | None) -> None:
         row.best = value
 
 
-def render(state: SweepState) -> "RenderableType":
-    """Draw the state as a table with a line of totals."""
+def render(state: SweepState, height: int | None = None) -> "RenderableType":
+    """Draw the state as a table with a line of totals, on ``height`` lines at most (None: as many as it takes)."""
     from rich.console import Group
     from rich.text import Text
 
     with state.lock:
+        shown = _fitting(list(state.studies.values()), None if height is None else height - _OTHER_LINES)
         rows = [
             (
                 row.task.partition("/")[2] or row.task,
@@ -152,17 +157,27 @@ def render(state: SweepState) -> "RenderableType":
                 row.stage,
                 "" if not row.remaining else _left(state.seconds_left(row)),
             )
-            for row in state.studies.values()
+            for row in shown
         ]
+        hidden = len(state.studies) - len(shown)
         done, planned, running, _ = state.totals()
         footer = (
             f"{state.sweep} · {state.executor} on {state.where} · {done}/{planned} trials, {running} running · "
             f"{duration(state.elapsed())}, left {_left(state.seconds_left())}"
+            + (f" · {hidden} rows not shown" if hidden else "")
         )
         message = state.last_message
-    headers = ("task", "method", "done", "running", "best validation", "stage", "left")
-    body = table(headers, rows, right=("done", "running", "best validation", "left"))
+    headers = ("task", "method", "done", "run", "best val.", "stage", "left")  # fits 80 columns
+    body = table(headers, rows, right=("done", "run", "best val.", "left"))
     return Group(body, Text(footer), *([Text(message, style="dim")] if message else []))
+
+
+def _fitting(rows: list[StudyState], room: int | None) -> list[StudyState]:
+    """Return the rows to show, in their order; where not all fit, those that run before those that wait or are done."""
+    if room is None or len(rows) <= room:
+        return rows
+    urgent = sorted(range(len(rows)), key=lambda index: (not rows[index].running, not rows[index].remaining))
+    return [rows[index] for index in sorted(urgent[: max(1, room)])]
 
 
 def _left(seconds: float | None) -> str:
@@ -196,7 +211,9 @@ class Progress:
         if not self._quiet and screen.is_terminal and sys.stdout.isatty():
             from rich.live import Live
 
-            self._live = Live(console=screen, get_renderable=lambda: render(self.state), refresh_per_second=2)
+            self._live = Live(
+                console=screen, get_renderable=lambda: render(self.state, screen.height), refresh_per_second=2
+            )
             self._live.start()
         return self
 

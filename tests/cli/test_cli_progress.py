@@ -43,6 +43,25 @@ def text(state: SweepState) -> str:
     return output.getvalue()
 
 
+def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
+    state = SweepState(Clock())
+    tasks = ("burgers16", "japanese_vowels", "digits", "wdbc", "osuleaf", "mnist")
+    methods = ("orca", "nft", "scratch", "fpt", "linear_probe")
+    rows = tuple(events.StudyRow(f"pocket/{t}", m, "b", planned=7, finished=3) for t in tasks for m in methods)
+    state.apply(events.SweepStarted("pocket/full", "ray", "one node", rows))
+    state.apply(events.TrialStarted("a", "pocket/mnist", "linear_probe", "search"))
+    state.apply(events.TrialProgress("a", "pocket/mnist", "linear_probe", "refine", 12, 12, 0.1234, 1.0, None))
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(render(state, 24))
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert len(lines) <= 24
+    assert any(line.split()[:2] == ["mnist", "linear_probe"] and "refine 12/12" in line for line in lines)
+    assert "90/210 trials, 1 running" in lines[-2]
+    assert "13 rows not shown" in " ".join(" ".join(lines[-2:]).split())
+    assert text(state).count("nft") == len(tasks)
+
+
 def test_counts_and_best_follow_the_events() -> None:
     state = started(Clock())
     assert state.totals() == (3, 6, 0, 0)

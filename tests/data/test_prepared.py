@@ -84,11 +84,13 @@ def _foreign_meta(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_truncate, _unlink, _scramble_header, _truncate_meta, _foreign_meta])
-def test_damaged_files_are_prepared_again(damage: Any) -> None:
+def test_damaged_files_are_prepared_again(damage: Any, caplog: pytest.LogCaptureFixture) -> None:
     build = Builder()
     first = prepared.prepare("pocket/toy", 1, build)
     damage(first.directory)
     again = prepared.prepare("pocket/toy", 1, build)
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "damaged" in warning.message
     assert build.count == 2
     np.testing.assert_array_equal(again.validation.x, build.arrays["validation_x"])
     prepared.verify(again)

@@ -191,10 +191,13 @@ class TestWhichBoard:
     @pytest.mark.parametrize(
         ("asked", "told"),
         [
-            ({"benchmark": "poket"}, "unknown benchmark among the records 'poket'. Did you mean 'pocket'"),
+            ({"benchmark": "poket"}, "no records of benchmark 'poket'. Did you mean 'pocket'"),
             ({"benchmark": "pocket", "sweep": "pocket/quik"}, "Did you mean 'pocket/quick'"),
             ({"benchmark": "pocket", "protocol": "heldout"}, "Did you mean 'held-out'"),
-            ({"benchmark": "pocket", "sweep": "pocket/quick", "protocol": "paper"}, "Allowed: held-out"),
+            (
+                {"benchmark": "pocket", "sweep": "pocket/quick", "protocol": "paper"},
+                "There are: held-out",
+            ),
         ],
     )
     def test_names_that_are_not_there(self, asked: dict[str, str], told: str) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -122,6 +123,14 @@ class TestBadInput:
         with pytest.raises(UserError, match="A part of the path is a file"):
             ResultsStore(path / "below", create=True)
         assert path.read_text() == "mine"
+
+    def test_a_place_where_nothing_can_be_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:  # as below /proc
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(UserError, match=r"cannot create .*choose another place with --results"):
+            ResultsStore(tmp_path / "r", create=True)
 
     @pytest.mark.parametrize("create", [True, False])
     def test_a_directory_of_something_else(self, tmp_path: Path, create: bool) -> None:
