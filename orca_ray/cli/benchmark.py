@@ -190,13 +190,15 @@ def _start(spec: "SweepSpec", how: _How) -> None:
 def _sweep(spec: "SweepSpec", how: _How) -> "Summary":
     from orca_ray.cli.progress import Progress
     from orca_ray.results.store import ResultsStore
-    from orca_ray.sweep.run import run_sweep
+    from orca_ray.sweep.events import Message
+    from orca_ray.sweep.run import fetch, run_sweep
 
-    store = ResultsStore(how.uri, create=True)
+    existing_store(how.uri)  # refuses a place that is no store before anything is fetched
     with Progress(quiet=how.quiet or how.json) as listener:
+        fetch(spec, lambda text: listener(Message(text)))
         return run_sweep(
             spec,
-            store,
+            ResultsStore(how.uri, create=True),  # made last: a sweep that cannot start leaves nothing behind
             executor=how.executor.value,
             listener=listener,
             address=how.address,

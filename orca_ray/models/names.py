@@ -1,11 +1,13 @@
 """Names of bodies, and what is known of them without importing torch or transformers."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from orca_ray.data.packages import Package
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, nearest, unknown_name
 
 Modality = Literal["sequence", "image"]
 
@@ -192,6 +194,16 @@ def list_bodies() -> list[BodyInfo]:
         for body in PACKAGED.values()
     ]
     return packaged + list(_HUB)
+
+
+def refuse_misspelt_body(name: str) -> None:
+    """Raise UserError for a name that cannot be read, or is all but a packaged body's: asking a hub would cost time."""
+    base, _ = parse_body_name(name)
+    close = nearest(base, PACKAGED)
+    if base in PACKAGED or close is None or "/" in base or Path(base).is_dir():
+        return
+    if difflib.SequenceMatcher(None, base.lower(), close).ratio() > 0.8:
+        raise unknown_name("body", base, PACKAGED, "A hub's or timm's goes by its own name, a local one by its path.")
 
 
 def parse_body_name(name: str) -> tuple[str, int | None]:

@@ -11,14 +11,21 @@ from orca_ray.models.body import Body, Layout
 from orca_ray.models.vision import ImageStem
 
 
-def create_timm(name: str, pretrained: bool) -> Any:
-    """Create a timm model without its classifier; UserError for a misspelt name or weights that cannot be had."""
+def check_timm(name: str) -> None:
+    """Raise UserError for a name that timm does not know."""
     import timm
 
     if not timm.is_model(name):
         close = nearest(name.split(".")[0], timm.list_models())
         question = f" Did you mean 'timm:{close}'?" if close else ""
         raise UserError(f"unknown timm body {name!r}.{question} `timm.list_models()` lists them all.")
+
+
+def create_timm(name: str, pretrained: bool) -> Any:
+    """Create a timm model without its classifier; UserError for a misspelt name or weights that cannot be had."""
+    import timm
+
+    check_timm(name)
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm passes on whatever the hub client raises

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import difflib
 import logging
 import threading
 from collections import OrderedDict
@@ -14,12 +13,12 @@ from typing import Any
 import torch
 
 from orca_ray.data.packages import Progress
-from orca_ray.errors import UserError, nearest, unknown_name
+from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import Body, Stem, seeded
-from orca_ray.models.names import PACKAGED, BodyInfo, Modality, list_bodies, parse_body_name
+from orca_ray.models.names import PACKAGED, BodyInfo, Modality, list_bodies, parse_body_name, refuse_misspelt_body
 from orca_ray.models.packaged import body_directory
 from orca_ray.models.text import cut_text
-from orca_ray.models.timm_vision import create_timm, cut_timm, shallower
+from orca_ray.models.timm_vision import check_timm, create_timm, cut_timm, shallower
 from orca_ray.models.vision import cut_image
 
 __all__ = ["BodyInfo", "LoadedBody", "body_modality", "fetch_body", "list_bodies", "load_body", "parse_body_name"]
@@ -74,6 +73,7 @@ def body_modality(name: str) -> Modality:
     if base in PACKAGED:
         return PACKAGED[base].modality
     if base.startswith("timm:"):
+        check_timm(base.removeprefix("timm:"))
         return "image"
     return _config_modality(_read_config(base))
 
@@ -118,9 +118,7 @@ def _read_config(base: str) -> Any:
     from transformers import AutoConfig
 
     local = Path(base).is_dir()
-    close = nearest(base, PACKAGED)
-    if close and not local and _similar(base, close):
-        raise unknown_name("body", base, PACKAGED)
+    refuse_misspelt_body(base)
     try:
         return AutoConfig.from_pretrained(base)
     except Exception as error:  # transformers and huggingface_hub raise many kinds, none documented
@@ -133,11 +131,6 @@ def _read_config(base: str) -> Any:
             f"not provide it ({_first_line(error)}).{question} Without a hub, give the path of a directory with "
             "config.json and model.safetensors."
         ) from error
-
-
-def _similar(given: str, name: str) -> bool:
-    """Whether a name without an owner is so close to a packaged one that asking a hub would only cost time."""
-    return "/" not in given and difflib.SequenceMatcher(None, given.lower(), name).ratio() > 0.8
 
 
 def _config_modality(config: Any) -> Modality:

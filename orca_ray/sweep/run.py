@@ -89,10 +89,12 @@ def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
     from orca_ray.models.weights import body_modality, fetch_body
     from orca_ray.tasks.registry import get_task
 
+    bodies = sorted({spec.body(task, method) for task in spec.tasks for method in spec.methods})
+    for body in bodies:
+        body_modality(body)  # refuses a misspelt name before anything is fetched
     for name in spec.tasks:
         get_task(name).fetch(progress)
-    for body in sorted({spec.body(task, method) for task in spec.tasks for method in spec.methods}):
-        body_modality(body)  # refuses a misspelt name before anything is written
+    for body in bodies:
         fetch_body(body, progress)
     if any(get_method(method).aligns for method in spec.methods):
         chosen = {

@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,8 +140,8 @@ class TrialRunner:
     def _failure(self, error: Exception) -> dict[str, Any]:
         status = classify(error)
         detail = f"{type(error).__name__}: {error}"
-        logger.error("trial %s (%s, %s): %s", self.trial.key, self.trial.task, self.trial.method, detail)
-        logger.info("%s", traceback.format_exc())
+        # To the log file only: the record tells the reason, and whoever shows records shows it once.
+        logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
         self._last = {
             "progress": [],
             "done": True,

@@ -13,6 +13,8 @@ from orca_ray.sweep.sweep_file import Budget, EarlyStopping, Layer, ResourceRequ
 from orca_ray.sweep.yaml_lines import PositionedYaml
 
 PROTOCOLS = ("held-out", "paper")
+MAX_MISTAKES = 5
+"""Of a sweep file that are told at once: a file that is none would fill the screen."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,24 @@ def parse_spec(
     try:
         file = SweepFile.model_validate(document.data)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(document, SweepFile, item) for item in error.errors())) from error
+        told = list(dict.fromkeys(_explain(document, SweepFile, item) for item in _pertinent(error)))
+        more = [f"and {len(told) - MAX_MISTAKES} more"] if len(told) > MAX_MISTAKES else []
+        raise UserError("\n".join([*told[:MAX_MISTAKES], *more])) from error
     spec = _resolve(file, budget, overrides or Overrides())
     _check_values(spec, document)
     return spec
 
 
+def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
+    """Return pydantic's errors without those on the branch ``tasks: all`` where a list was given."""
+    return [
+        item for item in error.errors() if not (item["type"] == "literal_error" and item["loc"][0] == "tasks")
+    ] or list(error.errors())
+
+
 def _explain(document: PositionedYaml, model: type[BaseModel], item: Mapping[str, Any]) -> str:
-    location = [part for part in item["loc"] if part != "[key]"]
+    # pydantic names the branch of a union in the path, which is in no file: "list[...]", "literal[...]".
+    location = [part for part in item["loc"] if part != "[key]" and "[" not in str(part)]
     where = ".".join(str(part) for part in location)
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
@@ -192,7 +204,7 @@ def _resolve(file: SweepFile, budget: str | None, overrides: Overrides) -> Sweep
     from orca_ray.methods.recipe import all_methods
     from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 
-    chosen = budget or file.default_budget
+    chosen = file.default_budget if budget is None else budget
     if chosen not in file.budgets:
         raise unknown_name("budget", chosen, file.budgets)
     members = [task.name for task in get_benchmark(file.benchmark)]
@@ -231,18 +243,20 @@ def _qualified(name: str, benchmark: str, known: Mapping[str, object]) -> str:
 def _check_values(spec: SweepSpec, document: PositionedYaml) -> None:
     """Build every trial's first configuration, and hold it against the space."""
     from orca_ray.methods.hyperparameters import from_flat, resolve
-    from orca_ray.models.names import parse_body_name
+    from orca_ray.models.names import refuse_misspelt_body
 
     for task in spec.tasks:
         for method in spec.methods:
-            parse_body_name(spec.body(task, method))
+            refuse_misspelt_body(spec.body(task, method))
             try:
                 first = resolve(method, spec.settings(task, method)).to_flat()
             except ValueError as error:
-                raise UserError(f"{document.name}: settings of {task} with {method}: {error}") from error
+                named = next((name for name in spec.settings(task, method) if name in str(error)), "")
+                line = _line(spec, document, task, method, "settings", named)
+                raise UserError(f"{document.name}:{line}: settings of {task} with {method}: {error}") from error
             for name, dimension in spec.space(task, method).items():
+                line = _line(spec, document, task, method, "space", name)
                 if not dimension.contains(first[name]):
-                    line = document.line(["space", name])
                     raise UserError(
                         f"{document.name}:{line}: the first trial of {task} with {method} has {name} = "
                         f"{first[name]!r}, outside its range {dimension.describe()}: widen the range, or set a value "
@@ -252,8 +266,15 @@ def _check_values(spec: SweepSpec, document: PositionedYaml) -> None:
                     try:
                         from_flat({**first, name: value})
                     except ValueError as error:
-                        line = document.line(["space", name])
                         raise UserError(f"{document.name}:{line}: {name} may become {value!r}: {error}") from error
+
+
+def _line(spec: SweepSpec, document: PositionedYaml, task: str, method: str, block: str, name: str) -> int:
+    """Return the line that sets ``name`` for one (task, method): the strongest layer's, as in SweepSpec.layers."""
+    budget = ["budgets", spec.budget_name]
+    layers = [[*budget, "tasks", task], budget, ["per_task", task], ["per_method", method], []]
+    places = [[*layer, block, name] for layer in layers]
+    return document.line(next((place for place in places if document.holds(place)), [block]))
 
 
 def _corners(dimension: Dimension) -> list[Scalar]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from orca_ray.errors import unknown_name
 from orca_ray.sweep.space import Dimension, Scalar
@@ -36,6 +36,12 @@ def _hyperparameter_name(value: object) -> object:
     if isinstance(value, str) and value not in allowed:
         raise ValueError(str(unknown_name("hyper-parameter", value, allowed)))
     return value
+
+
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"each seed once: two confirm trials of one seed are one trial; got {values}")
+    return values
 
 
 TaskName = Annotated[str, BeforeValidator(_task_name)]
@@ -80,7 +86,7 @@ class Budget(_Model):
 
     search_trials: NonNegative = 0
     """Search trials a (task, method); 0 confirms the first configuration without a search."""
-    confirm_seeds: Annotated[list[NonNegative], Field(min_length=1)] = [1, 2, 3]
+    confirm_seeds: Annotated[list[NonNegative], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
     """Seeds of the confirm trials, scored on test; the search's own seed is not among them."""
     methods: list[MethodName] | None = None
     settings: Settings = {}

@@ -26,11 +26,14 @@ class PositionedYaml:
     def __init__(self, text: str, name: str) -> None:
         """Parse ``text``; raise UserError for a syntax error or a key given twice, with file and line."""
         self.name = name
-        loader = _Loader(text)
+        try:
+            loader = _Loader(text)  # refuses control characters here already
+        except yaml.YAMLError as error:
+            raise UserError(f"{name}: not valid YAML: {error}") from error
         try:
             self._root = loader.get_single_node()
             if self._root is not None:
-                self._refuse_repeated_keys(self._root)
+                self._check_keys(self._root)
             self.data: Any = loader.construct_document(self._root) if self._root is not None else None
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -40,17 +43,31 @@ class PositionedYaml:
         finally:
             loader.dispose()
 
-    def _refuse_repeated_keys(self, node: yaml.Node) -> None:
+    def _check_keys(self, node: yaml.Node) -> None:
         if isinstance(node, yaml.MappingNode):
             seen: set[Hashable] = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise UserError(
+                        f"{self.name}:{key.start_mark.line + 1}: a key must be a word, not a list or mapping"
+                    )
                 if key.value in seen:
                     raise UserError(f"{self.name}:{key.start_mark.line + 1}: the key {key.value!r} is given twice")
                 seen.add(key.value)
-                self._refuse_repeated_keys(value)
+                self._check_keys(value)
         elif isinstance(node, yaml.SequenceNode):
             for value in node.value:
-                self._refuse_repeated_keys(value)
+                self._check_keys(value)
+
+    def holds(self, location: Sequence[str | int]) -> bool:
+        """Tell whether the file has every part of ``location``."""
+        node = self._root
+        for part in location:
+            found = self._child(node, part)
+            if found is None:
+                return False
+            _, node = found
+        return True
 
     def line(self, location: Sequence[str | int]) -> int:
         """Return the 1-based line of the deepest part of ``location`` that exists."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from orca_ray.errors import UserError
 from orca_ray.results import ResultsStore, Status
 from orca_ray.sweep import events, run
 from orca_ray.sweep.spec import SweepSpec
@@ -69,6 +70,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Install:
     def install(**ending: Any) -> FakeSweep:
         sweep = FakeSweep(**ending)
         monkeypatch.setattr(run, "run_sweep", sweep)
+        monkeypatch.setattr(run, "fetch", lambda spec, progress: None)
         return sweep
 
     return install
@@ -86,6 +88,21 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     assert lines[1].startswith("[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test 0.5000")
     assert lines[2].startswith("[2/2] ")
     assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket"
+
+
+def test_a_sweep_that_cannot_start_leaves_no_store(
+    command: Command, fake: Install, sweep_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(spec: SweepSpec, progress: Callable[[str], None]) -> None:
+        raise UserError("the body is nowhere")
+
+    sweep = fake()
+    monkeypatch.setattr(run, "fetch", unreachable)
+    ending = command("run", sweep_file)
+    assert ending.code == 2
+    assert "the body is nowhere" in ending.err
+    assert sweep.store is None
+    assert not (Path.cwd() / "results").exists()
 
 
 def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: str, tmp_path: Path) -> None:

@@ -145,3 +145,30 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"cannot read|not valid YAML"):
         load_spec(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ("settings: {align.distance: otd}", "mine.yaml:5: settings of pocket/digits with orca: unknown align.distance"),
+        ("per_method:\n  orca:\n    settings:\n      align.distance: otd", "mine.yaml:8: "),
+        ("per_task:\n  pocket/digits:\n    space: {align.distance: {choice: [otdd, mdd]}}", "mine.yaml:7: "),
+        ("budgets: {full: {confirm_seeds: [1, 1]}}", "mine.yaml:5: budgets.full.confirm_seeds: each seed once"),
+        ("bodies: {image: vit-s15}", "Did you mean 'vit-s14'"),
+        ("? [a, b]\n: c", "mine.yaml:5: a key must be a word"),
+        ('title: "\x01"', "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(extra: str, told: str) -> None:
+    text = f"name: mine\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/digits]\n{extra}\n"
+    assert told in refused(text)
+
+
+def test_a_file_that_is_no_sweep_does_not_fill_the_screen() -> None:
+    lines = refused("\n".join(f"word{i}: 1" for i in range(50))).splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "and 48 more"
+
+
+def test_one_message_for_tasks_that_are_no_list() -> None:
+    assert refused(MINIMAL.replace("[pocket/digits, pocket/wdbc]", "[digits]")).count("\n") == 0
