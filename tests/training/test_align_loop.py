@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_ray.alignment.distance import Distance, get_distance
 from orca_ray.alignment.features import SourceFeatures
@@ -15,7 +15,7 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import checkpoint
-from orca_ray.training.align import AlignConfig, AlignEpoch, AlignLoop, balanced_draw
+from orca_ray.training.align import AlignConfig, AlignEpoch, AlignLoop, balanced_draw, relative_steps
 from orca_ray.training.errors import NotFiniteError
 
 from .training_toys import CLASSES, CPU, copy_of, same, toy_model, toy_split
@@ -170,3 +170,20 @@ def test_draws_differ_by_seed_and_epoch() -> None:
 def test_bad_options_are_refused_by_name(option: dict[str, float | str]) -> None:
     with pytest.raises(UserError, match=f"align.{next(iter(option))}"):
         AlignConfig(**option)  # type: ignore[arg-type]
+
+
+def test_a_step_moves_tokens_by_the_same_share_whatever_their_fan_in() -> None:
+    for fan_in in (1, 14, 196):
+        embedder = nn.Linear(fan_in, 32)
+        groups = relative_steps(embedder)
+        assert {id(p) for group in groups for p in group.parameters} == {id(p) for p in embedder.parameters()}
+        weights, bias = groups
+        token_rms = float(embedder.weight.square().mean().sqrt()) * fan_in**0.5
+        # Inputs that move together, and an Adam step of the same sign on every weight.
+        assert weights.scale * fan_in == pytest.approx(token_rms, rel=1e-5)
+        assert bias.scale == pytest.approx(token_rms, rel=1e-5)
+
+
+def test_a_parameter_of_zeros_can_still_move() -> None:
+    norm = nn.LayerNorm(8)
+    assert [group.scale for group in relative_steps(norm)] == [pytest.approx(1.0), 1.0]
