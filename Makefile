@@ -45,7 +45,7 @@ venv: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or say make PYTHON=/path/to/python" >&2; exit 2; }
-	$(call stage,install (some minutes the first time),test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(call stage,install (some minutes the first time),$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
 		$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e '$(EXTRAS)'; touch $@)
 
 clean:

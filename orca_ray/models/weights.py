@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from orca_ray.models.vision import cut_image
 
 __all__ = ["BodyInfo", "LoadedBody", "body_modality", "fetch_body", "list_bodies", "load_body", "parse_body_name"]
 
-logger = logging.getLogger(__name__)
 
 _KEPT = {True: 2, False: 1}
 "Pristine bodies kept per process: a pretrained one for sequences and one for images; random ones cost little to redraw"

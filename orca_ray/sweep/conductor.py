@@ -3,7 +3,7 @@
 Not thread-safe: one thread of the driver owns it.
 """
 
-import logging
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,8 +27,6 @@ from orca_ray.sweep.record import make_record
 from orca_ray.sweep.study import Study
 from orca_ray.sweep.study_plan import StudyPlan
 from orca_ray.sweep.trial import TrialSpec
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,7 +64,7 @@ class Conductor:
             studies: what to run.
             store: where finished trials are read from and records go.
             executor: name kept in the records.
-            costs: expected seconds of a trial of each task, in any unit: the longest chain starts first.
+            costs: guessed cost of a trial of each task, in any unit: the longest chain starts first.
             retry_failed: run failed trials again; ``lost`` ones always are.
             listener: told of everything that happens.
         """
@@ -83,6 +81,8 @@ class Conductor:
         curves = self._stored_scores() if existing else {}
         self.studies = [Study(plan, existing, curves) for plan in studies]
         self.finished_before = sum(study.num_finished for study in self.studies)
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._seconds_per_unit = 1.0
         self._running: dict[str, _Running] = {}
         self._ran: list[Record] = []
         self._began = datetime.now(UTC)
@@ -93,11 +93,6 @@ class Conductor:
     def done(self) -> bool:
         """Whether every trial has ended."""
         return not self._running and all(study.done for study in self.studies)
-
-    @property
-    def running(self) -> dict[str, TrialSpec]:
-        """Trials that are out, by key."""
-        return {key: item.trial for key, item in self._running.items()}
 
     def next_trial(self) -> TrialSpec | None:
         """Hand out the trial whose chain is longest, or None while all that can start is running."""
@@ -123,15 +118,18 @@ class Conductor:
         """
         item = self._running[key]
         for point in progress:
-            if self._is_new(item, point):
-                item.curve.append(dict(point))
-                self._emit(
-                    TrialProgress(
-                        key, item.trial.task, item.trial.method, point["stage"], point["epoch"], point["epochs"],
-                        point["validation_score"], point["loss"], point["distance"],
-                    )
-                )  # fmt: skip
-        return self._stops(item)
+            if not self._is_new(item, point):
+                continue
+            item.curve.append(dict(point))
+            self._emit(
+                TrialProgress(
+                    key, item.trial.task, item.trial.method, point["stage"], point["epoch"], point["epochs"],
+                    point["validation_score"], point["loss"], point["distance"],
+                )
+            )  # fmt: skip
+            if self._stops(item):  # a resumed trial tells several epochs at once: each is judged, the rest dropped
+                return True
+        return False
 
     def finish(self, key: str, report: Mapping[str, Any]) -> Record:
         """Write the record of an ended trial and let its study go on.
@@ -186,18 +184,22 @@ class Conductor:
         for study in self.studies:
             for key in study.records:
                 remove_checkpoint(directory, key)
-        if directory.is_dir() and not any(directory.iterdir()):
+        with contextlib.suppress(OSError):  # not there, or another sweep's state is in it
             directory.rmdir()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _chain(self, study: Study) -> float:
         """Return the expected seconds until a study is done if its trials run one after another."""
-        return study.num_remaining * self._costs.get(study.plan.task, 1.0)
+        plan = study.plan
+        guess = self._costs.get(plan.task, 1.0) * self._seconds_per_unit
+        return study.num_remaining * self._seconds.get((plan.task, plan.method), guess)
 
     def _learn_cost(self, record: Record) -> None:
         if record.status is Status.COMPLETED:
-            self._costs[record.task] = record.wall_seconds
+            self._seconds[record.task, record.method] = record.wall_seconds
+            rates = [seconds / self._costs.get(task, 1.0) for (task, _), seconds in self._seconds.items()]
+            self._seconds_per_unit = sum(rates) / len(rates)
 
     def _stops(self, item: _Running) -> bool:
         rule = self._spec.file.early_stopping
@@ -242,5 +244,6 @@ def checkpoint_directory(store: ResultsStore) -> Path:
 
 def remove_checkpoint(directory: Path, key: str) -> None:
     """Delete what an ended trial left behind."""
-    for path in directory.glob(f"{key}.*"):
-        path.unlink(missing_ok=True)
+    for pattern in (f"{key}.*", f".{key}.*"):  # a kill in the middle of a write leaves a hidden temporary
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def run_sweep(
         store: its results.
         executor: ``ray`` or ``inline``.
         listener: told of everything that happens, in the calling thread.
-        address: Ray cluster to join; None joins the one that RAY_ADDRESS or ``ray start`` names, else starts one here.
+        address: Ray cluster to join; None joins the one that RAY_ADDRESS names, else starts one here.
         retry_failed: run failed trials again.
         checkpoint_seconds: least time between two checkpoints of a trial.
 
@@ -101,6 +101,7 @@ def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
             str(spec.settings(task, method).get("align.source") or default_source(spec.body(task, method)))
             for task in spec.tasks
             for method in spec.methods
+            if get_method(method).aligns
         }
         for source in sorted(chosen):
             fetch_source(source, progress)
@@ -111,7 +112,7 @@ def _costs(studies: list[StudyPlan]) -> dict[str, float]:
     from orca_ray.tasks.registry import get_task
 
     costs = {}
-    for study in studies:
+    for study in {study.task: study for study in studies}.values():
         task = get_task(study.task)
         samples = len(task.prepare().splits["train"].x)
         if len(task.input_shape) == 3:

@@ -8,7 +8,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 class TrialRunner:
     """Steps an adaptation, checkpoints it by time, and turns its end into a report.
 
-    A report is plain data: ``progress`` (epochs ended since the last report), ``done``, and with the last one
-    ``status``, ``error``, ``outcome``, ``place``.
+    A report is plain data: ``progress`` (epochs ended since the last report), ``done``, ``place``, and with the last
+    one ``status``, ``error``, ``outcome``.
     """
 
     def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
@@ -84,7 +85,7 @@ class TrialRunner:
             return self._finish(points)
         if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self._save()
-        return {"progress": points, "done": False}
+        return {"progress": points, "done": False, "place": place(device_for(self.trial))}
 
     def _open(self) -> list[dict[str, Any]]:
         """Build the adaptation, resume it if a checkpoint is there, and return the epochs it had already ended."""
@@ -118,9 +119,10 @@ class TrialRunner:
         return list(self._curve)
 
     def _save(self) -> None:
-        # The curve first: killed between the two, an epoch is told twice, which is harmless, and none is missing.
-        self._write_json(self._curve_file, {"curve": self._curve})
-        self._adaptation.save(self._state)
+        with self._best_effort():
+            # The curve first: killed between the two, an epoch is told twice, which is harmless, and none is missing.
+            self._write_json(self._curve_file, {"curve": self._curve})
+            self._adaptation.save(self._state)
         self._saved_at = time.monotonic()
 
     def _finish(self, points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -133,7 +135,8 @@ class TrialRunner:
             "outcome": outcome,
             "place": place(device_for(self.trial)),
         }
-        self._write_json(self._outcome_file, {**report, "progress": self._curve})
+        with self._best_effort():
+            self._write_json(self._outcome_file, {**report, "progress": self._curve})
         self._last = report
         return report
 
@@ -143,7 +146,7 @@ class TrialRunner:
         # To the log file only: the record tells the reason, and whoever shows records shows it once.
         logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
         self._last = {
-            "progress": [],
+            "progress": list(self._curve),  # after a resume none of it has been told
             "done": True,
             "status": str(status),
             "error": detail[:2000],
@@ -151,6 +154,14 @@ class TrialRunner:
             "place": place(device_for(self.trial)),
         }
         return self._last
+
+    @contextmanager
+    def _best_effort(self) -> Iterator[None]:
+        """Go on where state cannot be kept: the trial itself is well, it would only start again after a kill."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            logger.warning("trial %s: its state is not kept: %s", self.trial.key, error)
 
     @staticmethod
     def _read_json(path: Path) -> Any:

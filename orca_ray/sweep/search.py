@@ -6,7 +6,6 @@ questions again, recognises the answers that the results store already holds, an
 missing; and one core or a hundred suggest the same trials (docs/decisions/0003-replay.md).
 """
 
-import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ import optuna
 from orca_ray.sweep.space import Dimension, Scalar, tidy_all
 from orca_ray.sweep.trial import stable_seed
 
-logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

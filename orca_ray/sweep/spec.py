@@ -59,8 +59,9 @@ class SweepSpec:
 
     @property
     def sweep_id(self) -> str:
-        """Name under which records are kept, e.g. ``pocket/quick``."""
-        return f"{self.name}/{self.budget_name}"
+        """Name under which records are kept, e.g. ``pocket/quick``; another number of trials is another sweep."""
+        trials = self.overrides.trials
+        return f"{self.name}/{self.budget_name}" + ("" if trials is None else f"-trials{trials}")
 
     @property
     def confirm_seeds(self) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """From a sweep's spec to all that decides the trials of each (task, method), and whether they can be placed."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +8,6 @@ from orca_ray.sweep.search import StudySearch
 from orca_ray.sweep.space import Scalar
 from orca_ray.sweep.spec import SweepSpec
 from orca_ray.sweep.trial import Phase, Resources, TrialSpec, stable_seed
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ def to_tensor(array: np.ndarray, indices: np.ndarray, device: torch.device) -> T
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Return the precision context of a forward pass: bfloat16 on CUDA, float32 elsewhere.
+    """Return the precision context of a forward pass: bfloat16 where CUDA has it, float32 elsewhere.
 
     bfloat16 has float32's range, so no loss scaling is needed; on CPU it would be slower than float32.
     """
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
 
 
 class ModelFeed:

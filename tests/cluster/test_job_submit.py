@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -114,7 +115,7 @@ def test_a_submitted_sweep_joins_the_cluster_and_leaves_its_records(cluster: Clu
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert re.search(rf"Ray cluster at \S+:{cluster.port}\b", output), output
-    [record] = ResultsStore(results).load("pocket/full").values()
+    [record] = ResultsStore(results).load("pocket/full-trials1").values()
     assert record.status is Status.COMPLETED
     assert record.test_score is not None
     assert record.executor == "ray"
@@ -123,3 +124,10 @@ def test_a_submitted_sweep_joins_the_cluster_and_leaves_its_records(cluster: Clu
     wrong = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 32}
     refused = subprocess.run(submit, env=wrong, capture_output=True, text=True, timeout=120, check=False)
     assert refused.returncode != 0
+
+
+def test_the_templates_parse() -> None:
+    documents = list(yaml.safe_load_all((ROOT / "cluster" / "kuberay-rayjob.yaml").read_text()))
+    assert {document["kind"] for document in documents} >= {"RayJob"}
+    for script in ("local.sh", "slurm.sbatch"):
+        subprocess.run(["bash", "-n", str(ROOT / "cluster" / script)], check=True)

@@ -4,7 +4,7 @@ import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.conductor import Conductor
+from orca_ray.sweep.conductor import Conductor, checkpoint_directory
 from orca_ray.sweep.events import Event, TrialFinished
 from orca_ray.sweep.spec import Overrides
 from orca_ray.sweep.study_plan import NodeResources, placement_problem
@@ -175,3 +175,40 @@ def test_placement() -> None:
     assert problem is not None
     assert "2 GPUs" in problem
     assert "large: 16 CPUs, 1 GPUs" in problem
+
+
+def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore, tmp_path: Path) -> None:
+    """A trial saves an epoch before it is judged; killed in between, it resumes past its rung."""
+    expected = ResultsStore(tmp_path / "expected", create=True)
+    play(conduct(expected))
+    conductor = conduct(store)
+    while (trial := conductor.next_trial()) is not None:
+        reports = list(fake_reports(trial))
+        stop = conductor.report(trial.key, [point for report in reports for point in report["progress"]])
+        end = {**fake_end(trial, "stopped_early"), "outcome": None} if stop else reports[-1]
+        conductor.finish(trial.key, end)
+    facts = [{key: r.deterministic() for key, r in s.load("fake/full").items()} for s in (expected, store)]
+    assert facts[0] == facts[1]
+    assert any(record["status"] == Status.STOPPED_EARLY for record in facts[0].values())
+
+
+def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
+    costs = {"pocket/digits": 1e4, "pocket/wdbc": 1e5}
+    conductor = Conductor(fake_studies(), store, executor="fake", costs=costs)
+    play(conductor, most=2)
+    following = conductor.next_trial()
+    assert following is not None
+    assert following.task == "pocket/wdbc"
+
+
+def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trial = conductor.next_trial()
+    assert trial is not None
+    folder = checkpoint_directory(store)
+    folder.mkdir()
+    for name in (f"{trial.key}.pt", f".{trial.key}.pt.1.tmp"):
+        (folder / name).touch()
+    conductor.finish(trial.key, fake_end(trial))
+    conductor.tidy()
+    assert not folder.exists()

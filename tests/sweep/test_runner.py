@@ -143,3 +143,10 @@ def test_a_damaged_checkpoint_starts_again(plans: dict[str, StudyPlan], tmp_path
     state = tmp_path / "cut" / f"{trial.key}.pt"
     state.write_bytes(state.read_bytes()[:100])
     assert scores(finish(TrialRunner(trial, tmp_path / "cut"))[1]) == expected
+
+
+def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    runner = TrialRunner(plans["nft"].trial({}, 1, "confirm"), blocked / "checkpoints", checkpoint_seconds=0.0)
+    scores(finish(runner)[1])

@@ -1,8 +1,10 @@
 """What an executor is: it runs the trials that the conductor hands out, somewhere."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from orca_ray.sweep.conductor import Conductor
 from orca_ray.sweep.study_plan import NodeResources
@@ -41,3 +43,8 @@ class Executor(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def stopped_early(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the last report of a trial into the one that ends it early: its record is told by its curve."""
+    return {**report, "done": True, "status": "stopped_early", "error": None, "outcome": None}

@@ -1,17 +1,17 @@
 """Tune's side of the conversation with the conductor: searcher, scheduler, callback."""
 
 import json
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from orca_ray.sweep.conductor import Conductor
-from orca_ray.sweep.executors.inline import stopped_early
-
-logger = logging.getLogger(__name__)
+from orca_ray.sweep.executors.base import stopped_early
 
 
 class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
@@ -23,6 +23,10 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self._settings = worker_settings
         self.keys: dict[str, str] = {}
         """Trial key of each running Tune trial."""
+        self.reasons: dict[str, str] = {}
+        """Last line of what Tune says about a lost worker, by Tune trial."""
+        self.error: Exception | None = None
+        """What went wrong in the driver itself; ends the experiment."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle as nothing: Tune snapshots its searcher, and a conductor with its listener stays in its process."""
@@ -30,6 +34,8 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None while all that can start is running, FINISHED at the end."""
+        if self.error is not None:
+            return Searcher.FINISHED
         trial = self.conductor.next_trial()
         if trial is None:
             return Searcher.FINISHED if self.conductor.done else None
@@ -39,13 +45,14 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Pass an epoch on; return True if the trial was ended by it."""
         report = json.loads(result["report"])
-        key = self.keys[trial_id]
-        stop = self.conductor.report(key, report["progress"])
-        if report["done"]:
-            self._finish(trial_id, report)
-        elif stop:
-            self._finish(trial_id, stopped_early(report))
-        return bool(report["done"] or stop)
+        with self._own_errors():
+            stop = self.conductor.report(self.keys[trial_id], report["progress"])
+            if stop:
+                self._finish(trial_id, stopped_early(report))
+            elif report["done"]:
+                self._finish(trial_id, report)
+            return bool(stop or report["done"])
+        return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing here: the scheduler has passed the result on already."""
@@ -55,16 +62,26 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
         Tune asks the scheduler about every result but a trial's last; one that the scheduler has stopped is known.
         """
-        if trial_id not in self.keys:
+        if trial_id not in self.keys or self.error is not None:
             return
         if error or not result or "report" not in result:
-            text = "the worker or its node was lost, and so were the ones it was retried on (out of memory?)"
-            self._finish(trial_id, {"status": "lost", "error": text})
+            reason = self.reasons.get(trial_id) or "out of memory?"
+            text = f"the worker or its node was lost, and so were the ones it was retried on: {reason}"
+            with self._own_errors():
+                self._finish(trial_id, {"status": "lost", "error": text})
         else:
             self.report(trial_id, result)
 
     def _finish(self, trial_id: str, report: dict[str, Any]) -> None:
         self.conductor.finish(self.keys.pop(trial_id), report)
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """Keep an error of the driver, such as a full disk, which Tune would take for the trial's and try again."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the results store is the only truth."""
@@ -100,4 +117,31 @@ class RetryNotes(Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a retry."""
         if trial.trial_id in self._bridge.keys:
+            self._bridge.reasons[trial.trial_id] = _last_line(trial.error_file)
             self._bridge.conductor.retried(self._bridge.keys[trial.trial_id])
+
+
+class StopOnError(Stopper):  # type: ignore[misc]
+    """Ends the experiment once the driver itself has failed."""
+
+    def __init__(self, bridge: ConductorSearcher) -> None:
+        self._bridge = bridge
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as nothing, like the searcher."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Stop all once there is an error."""
+        return self._bridge.error is not None
+
+
+def _last_line(path: str | None) -> str:
+    try:
+        return Path(path or "").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1][:500]
+    except (OSError, IndexError):
+        return ""

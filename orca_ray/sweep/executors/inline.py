@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from orca_ray.sweep.conductor import Conductor
-from orca_ray.sweep.executors.base import Executor
+from orca_ray.sweep.executors.base import Executor, stopped_early
 from orca_ray.sweep.runner import TrialRunner
 from orca_ray.sweep.study_plan import NodeResources
 
@@ -52,17 +52,9 @@ class InlineExecutor(Executor):
         conductor.started(key)
         while True:
             report = runner.step()
-            stop = conductor.report(key, report["progress"])
+            if conductor.report(key, report["progress"]):
+                conductor.finish(key, stopped_early(report))
+                return
             if report["done"]:
                 conductor.finish(key, report)
                 return
-            if stop:
-                conductor.finish(key, stopped_early(report))
-                return
-
-
-def stopped_early(report: dict[str, object]) -> dict[str, object]:
-    """Turn the last report of a trial into the one that ends it early."""
-    from orca_ray.sweep.runner import place
-
-    return {**report, "done": True, "status": "stopped_early", "error": None, "outcome": None, "place": place("cpu")}

@@ -97,7 +97,7 @@ class RayExecutor(Executor):
         """Run one Tune experiment until the conductor is done."""
         from ray import tune
 
-        from orca_ray.sweep.executors.bridge import ConductorScheduler, ConductorSearcher, RetryNotes
+        from orca_ray.sweep.executors.bridge import ConductorScheduler, ConductorSearcher, RetryNotes, StopOnError
         from orca_ray.sweep.executors.trainable import make_trainable
 
         bridge = ConductorSearcher(conductor, _worker_settings(checkpoints, checkpoint_seconds))
@@ -115,9 +115,12 @@ class RayExecutor(Executor):
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                     callbacks=[RetryNotes(bridge)],
                     log_to_file=False,
+                    stop=StopOnError(bridge),
                 ),
             )
             tuner.fit()
+        if bridge.error is not None:
+            raise bridge.error
         return not conductor.done
 
     def close(self) -> None:

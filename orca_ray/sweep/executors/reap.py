@@ -2,12 +2,13 @@
 
 After SIGKILL of a driver its local cluster ends within seconds, but helper processes of Ray can stay. Each driver that
 starts a cluster notes the processes it started; the next one ends those of drivers that are gone. Processes are told
-by id and creation time, so that a recycled id is never hit.
+by id and creation time, so that a recycled id is never hit, and notes by machine: the cache may be shared.
 """
 
 import json
 import logging
 import os
+import platform
 from pathlib import Path
 
 from orca_ray.data.cache import home
@@ -24,7 +25,7 @@ def note_processes() -> Path:
     import psutil
 
     driver = psutil.Process()
-    note = _directory() / f"{driver.pid}.json"
+    note = _directory() / f"{platform.node()}-{driver.pid}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
     started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
     note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
@@ -34,7 +35,7 @@ def note_processes() -> Path:
 def reap_orphans() -> list[int]:
     """End what drivers that are gone had started; return the ids of the ended processes."""
     ended: list[int] = []
-    for note in _directory().glob("*.json"):
+    for note in _directory().glob(f"{platform.node()}-*.json"):
         try:
             content = json.loads(note.read_text())
             driver, started = content["driver"], content["started"]

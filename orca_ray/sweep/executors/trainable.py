@@ -1,7 +1,6 @@
 """The Tune trainable: an actor that stays warm and runs one trial after another."""
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from ray import tune
 
 from orca_ray.sweep.runner import TrialRunner
 from orca_ray.sweep.trial import TrialSpec
-
-logger = logging.getLogger(__name__)
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
@@ -33,6 +30,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     def step(self) -> dict[str, Any]:
         """Run one epoch; the report travels as JSON, so that Tune neither flattens nor inspects it."""
         report = self._runner.step()
+        if report["done"] and "CUDA error" in (report["error"] or ""):
+            os._exit(1)  # the context is lost for every later trial here: Tune starts this one again in a new process
         return {"report": json.dumps(report), "done": report["done"]}
 
     def cleanup(self) -> None:
