@@ -84,6 +84,7 @@ class Conductor:
         self._seconds: dict[tuple[str, str], float] = {}
         self._seconds_per_unit = 1.0
         self._running: dict[str, _Running] = {}
+        self._lost: dict[str, _Running] = {}
         self._ran: list[Record] = []
         self._began = datetime.now(UTC)
 
@@ -102,13 +103,15 @@ class Conductor:
         study = max(ready, key=self._chain)
         trial = study.take()
         assert trial is not None
-        self._running[trial.key] = _Running(trial, study, datetime.now(UTC))
+        lost = self._lost.pop(trial.key) if trial.key in self._lost else None
+        self._running[trial.key] = lost or _Running(trial, study, datetime.now(UTC))
         return trial
 
     def started(self, key: str) -> None:
         """Note that a worker has begun a trial, which may have waited for a place."""
         item = self._running[key]
-        item.started_at = datetime.now(UTC)
+        if item.attempts == 1:
+            item.started_at = datetime.now(UTC)
         self._emit(TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
 
     def report(self, key: str, progress: Sequence[Mapping[str, Any]]) -> bool:
@@ -148,11 +151,17 @@ class Conductor:
         self._emit(TrialFinished(record, item.study.num_remaining))
         return record
 
-    def retried(self, key: str) -> None:
-        """Note that a trial starts again because its worker or node was lost."""
-        item = self._running[key]
+    def attempt(self, key: str) -> int:
+        """Return which attempt of a running trial this is, from 1."""
+        return self._running[key].attempts
+
+    def give_back(self, key: str) -> None:
+        """Take back a trial whose worker or node was lost; it is handed out again and resumes from its checkpoint."""
+        item = self._running.pop(key)
         item.attempts += 1
-        self._emit(Message(f"{item.trial.task} {item.trial.method}: worker lost, attempt {item.attempts}"))
+        item.study.give_back(key)
+        self._lost[key] = item
+        self._emit(Message(f"{item.trial.task} {item.trial.method}: worker lost, attempt {item.attempts} follows"))
 
     # -- what the caller asks ------------------------------------------------------------------------------------
 

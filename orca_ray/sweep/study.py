@@ -81,6 +81,10 @@ class Study:
         """Tell whether :meth:`take` would hand out a trial."""
         return any(t.key not in self._running and t.key not in self.records for t in self._startable())
 
+    def give_back(self, key: str) -> None:
+        """Make a trial that was handed out ready again."""
+        del self._running[key]
+
     def finish(self, record: Record, scores: Sequence[float]) -> None:
         """Take the record of a trial that was handed out."""
         self._running.pop(record.trial_key, None)

@@ -123,7 +123,9 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
     reports = list(fake_reports(trial))
     points = [report["progress"][0] for report in reports]
     conductor.report(trial.key, points[:2])
-    conductor.retried(trial.key)
+    conductor.give_back(trial.key)
+    assert conductor.next_trial() == trial
+    assert conductor.attempt(trial.key) == 2
     conductor.report(trial.key, points[:3])
     conductor.report(trial.key, points[3:])
     record = conductor.finish(trial.key, reports[-1])

@@ -1,6 +1,8 @@
 """Tune's side of the conversation with the conductor: searcher, scheduler, callback."""
 
 import json
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,14 @@ from ray.tune.search import Searcher
 
 from orca_ray.sweep.conductor import Conductor
 from orca_ray.sweep.executors.base import stopped_early
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 6
+"""Times a trial is started when its workers are lost; a trial's own errors are never retried. Tune's own retries are
+off: it gives up on a trial that fails before it has started again, as it does on a node that has just died."""
+MAX_BACKOFF_SECONDS = 8.0
+"""Longest pause of the driver before a lost trial starts again; running trials go on meanwhile."""
 
 
 class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
@@ -58,19 +68,31 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         """Nothing here: the scheduler has passed the result on already."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take the last report of a trial that ended by itself, or of one whose worker was lost too often.
+        """Take the last report of a trial that ended by itself, or back one whose worker was lost.
 
         Tune asks the scheduler about every result but a trial's last; one that the scheduler has stopped is known.
         """
         if trial_id not in self.keys or self.error is not None:
             return
         if error or not result or "report" not in result:
-            reason = self.reasons.get(trial_id) or "out of memory?"
-            text = f"the worker or its node was lost, and so were the ones it was retried on: {reason}"
             with self._own_errors():
-                self._finish(trial_id, {"status": "lost", "error": text})
+                self._lose(trial_id)
         else:
             self.report(trial_id, result)
+
+    def _lose(self, trial_id: str) -> None:
+        """Hand a trial out again after its worker was lost, later each time; give up after MAX_ATTEMPTS."""
+        key = self.keys[trial_id]
+        attempt = self.conductor.attempt(key)
+        reason = self.reasons.pop(trial_id, "") or "out of memory?"
+        if attempt >= MAX_ATTEMPTS:
+            text = f"the worker or its node was lost, {attempt} times; the last: {reason}"
+            self._finish(trial_id, {"status": "lost", "error": text})
+            return
+        logger.warning("trial %s: worker lost (%s)", key, reason)
+        del self.keys[trial_id]
+        self.conductor.give_back(key)
+        time.sleep(min(2.0 ** (attempt - 1), MAX_BACKOFF_SECONDS))  # Ray needs a moment to notice that a node is gone
 
     def _finish(self, trial_id: str, report: dict[str, Any]) -> None:
         self.conductor.finish(self.keys.pop(trial_id), report)
@@ -97,14 +119,19 @@ class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._bridge = bridge
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Keep what Tune says about a lost worker."""
+        self._bridge.reasons[trial.trial_id] = _last_line(trial.error_file)
+        super().on_trial_error(tune_controller, trial)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return STOP for a trial that has ended or must end."""
         ended = self._bridge.report(trial.trial_id, result)
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
 
-class RetryNotes(Callback):  # type: ignore[misc]
-    """Tells the conductor when trials really start, and when they start again."""
+class StartNotes(Callback):  # type: ignore[misc]
+    """Tells the conductor when trials really start."""
 
     def __init__(self, bridge: ConductorSearcher) -> None:
         self._bridge = bridge
@@ -113,12 +140,6 @@ class RetryNotes(Callback):  # type: ignore[misc]
         """Note the start of a trial on its worker."""
         if trial.trial_id in self._bridge.keys:
             self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a retry."""
-        if trial.trial_id in self._bridge.keys:
-            self._bridge.reasons[trial.trial_id] = _last_line(trial.error_file)
-            self._bridge.conductor.retried(self._bridge.keys[trial.trial_id])
 
 
 class StopOnError(Stopper):  # type: ignore[misc]

@@ -1,6 +1,6 @@
 """Runs trials on a Ray cluster, as the trials of one Tune experiment on warm actors.
 
-Tune schedules, places and retries. What to run next and when to stop is the conductor's: a Tune ``Searcher`` and a
+Tune schedules and places. What to run next, again, or no longer is the conductor's: a Tune ``Searcher`` and a
 ``TrialScheduler`` pass its answers on. Neither Tune's snapshots nor its loggers are used (design, decisions 1 and 6).
 """
 
@@ -22,9 +22,6 @@ from orca_ray.sweep.trial import Resources
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 3
-"""Times a trial is started again after its worker or node was lost; a trial's own errors are never retried."""
-
 _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files a trial
@@ -35,6 +32,7 @@ _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TQDM": "0",
     "RAY_DEDUP_LOGS": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records tell why
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -97,7 +95,7 @@ class RayExecutor(Executor):
         """Run one Tune experiment until the conductor is done."""
         from ray import tune
 
-        from orca_ray.sweep.executors.bridge import ConductorScheduler, ConductorSearcher, RetryNotes, StopOnError
+        from orca_ray.sweep.executors.bridge import ConductorScheduler, ConductorSearcher, StartNotes, StopOnError
         from orca_ray.sweep.executors.trainable import make_trainable
 
         bridge = ConductorSearcher(conductor, _worker_settings(checkpoints, checkpoint_seconds))
@@ -111,9 +109,9 @@ class RayExecutor(Executor):
                     name=f"orca-{uuid.uuid4().hex[:12]}",
                     storage_path=scratch,
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                    failure_config=tune.FailureConfig(max_failures=0),  # the bridge retries
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                    callbacks=[RetryNotes(bridge)],
+                    callbacks=[StartNotes(bridge)],
                     log_to_file=False,
                     stop=StopOnError(bridge),
                 ),
