@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, unknown_name
+from orca_ray.results.record import PROTOCOLS
 from orca_ray.sweep.space import Dimension, Scalar
 from orca_ray.sweep.sweep_file import Budget, EarlyStopping, Layer, ResourceRequest, SweepFile
 from orca_ray.sweep.yaml_lines import PositionedYaml
 
-PROTOCOLS = ("held-out", "paper")
 MAX_MISTAKES = 5
 """Of a sweep file that are told at once: a file that is none would fill the screen."""
 

@@ -142,11 +142,6 @@ class RefineLoop:
         return self.epoch >= self._config.epochs
 
     @property
-    def num_trained(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self._trained.values())
-
-    @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one epoch, the last of which may see fewer samples."""
         return -(-len(self._train.y) // (self._config.batch_size * self._config.accumulation))
