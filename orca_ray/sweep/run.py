@@ -96,15 +96,14 @@ def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
         get_task(name).fetch(progress)
     for body in bodies:
         fetch_body(body, progress)
-    if any(get_method(method).aligns for method in spec.methods):
-        chosen = {
-            str(spec.settings(task, method).get("align.source") or default_source(spec.body(task, method)))
-            for task in spec.tasks
-            for method in spec.methods
-            if get_method(method).aligns
-        }
-        for source in sorted(chosen):
-            fetch_source(source, progress)
+    sources = {
+        str(spec.settings(task, method).get("align.source") or default_source(spec.body(task, method)))
+        for task in spec.tasks
+        for method in spec.methods
+        if get_method(method).aligns
+    }
+    for source in sorted(sources):
+        fetch_source(source, progress)
 
 
 def _costs(studies: list[StudyPlan]) -> dict[str, float]:

@@ -77,10 +77,8 @@ class TrialRunner:
         self._between_epochs = False
         progress = _plain(self._adaptation.step())
         self._between_epochs = True
-        points = [*resumed]
-        if progress["stage"] != "done":
-            self._curve.append(progress)
-            points.append(progress)
+        self._curve.append(progress)
+        points = [*resumed, progress]
         if self._adaptation.done:
             return self._finish(points)
         if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
