@@ -4,15 +4,37 @@ Letters in tensor names: N source points, n target points, D features, K source 
 """
 
 import importlib
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Self, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from orca_ray.alignment.features import SourceFeatures, check_features, check_labels
 from orca_ray.errors import UserError, unknown_name
+
+logger = logging.getLogger(__name__)
+
+MEMORY_BYTES = 2**30
+"""Working memory of one call; what the source takes, and the features themselves, come on top."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How the solvers of one call ended; what a record tells of it."""
+
+    converged: bool = True
+    """Whether every problem reached its tolerance; closed forms always do."""
+    iterations: int = 0
+    """Most iterations that any problem took."""
+    error: float = 0.0
+    """Largest L1 error of a plan's marginals, of at most 2."""
+    notes: tuple[str, ...] = ()
+    """Fallbacks taken, one sentence each: a class left out, a problem solved in chunks."""
 
 
 class Distance(ABC):
@@ -23,67 +45,128 @@ class Distance(ABC):
 
     What every implementation promises (and one parametrised test checks):
 
-    - **Zero on itself**: the source's own features and labels are at distance 0, up to 1e-5 of the distance's scale.
+    - **Zero on itself** where it is `debiased`: the source's own features and labels are at distance 0, up to 1e-5 of
+      the distance's scale, and nothing is at a negative one.
+    - **Symmetric** where it says so: source and target may change places.
     - **Invariance** under a permutation of the points, and under any renaming of the labels of either side; label ids
       may be any integers, with gaps.
-    - **Differentiable** in the features. The gradient is that of the value, at every point where it has one, with
-      constants of the fit (a regularisation, a bandwidth) held fixed.
-    - **Robust**: one sample, one class, one sample a class, duplicated points and any common scale of the two sides
-      give a finite value and a finite gradient. The scale of every regularisation is taken from the data.
-    - **Pure**: equal inputs give equal values on one machine; no random number is drawn and no input is changed. An
-      instance may be called any number of times between two fits, from one thread.
-    - **Precision and place**: computed in float64 on the source features' device, whatever the precision of the
-      features or an enclosing autocast; returned in float32, or in float64 for float64 features.
+    - **Differentiable** in the features. Where `exact_gradient`, the gradient is that of the value at every point where
+      it has one, with constants of the fit (a regularisation, a bandwidth) held fixed.
+    - **Robust**: one sample, one class, one sample a class, duplicated points, any common scale of the two sides and
+      sides of very different scale give a finite value and a finite gradient; half-precision features, too, a
+      component that is too large for them being cut to their largest number. What a distance then leaves out, or a
+      solver falls short of, is in `diagnosis`, and told once in the log.
+    - **Pure**: equal inputs give equal values on one machine; no global random number is drawn and no input is changed.
+      An instance may be called any number of times between two fits, from one thread.
+    - **Precision and place**: computed on the source features' device in `precision`, or in float64 for float64
+      features, whatever an enclosing autocast says; returned in float32, or in float64 for float64 features.
+    - **Memory** stays below `MEMORY_BYTES` a call by working in chunks, or a UserError says what it would take.
     """
 
     name: str
+    version: int = 1
+    """Of `_source_terms`: raise it when they change, for they are kept on disk."""
+    uses_labels: bool = False
+    debiased: bool = True
+    symmetric: bool = True
+    exact_gradient: bool = True
+    degree: int | None = None
+    """Scaling both sides by s > 0 scales the value by s to this power; None: there is no such rule."""
+    precision: torch.dtype = torch.float64
 
     def __init__(self) -> None:
-        self._device: torch.device | None = None
-        self._num_features = 0
+        self._source: SourceFeatures | None = None
+        self.terms: dict[str, Tensor] = {}
+        """Source-only terms by name, as `fit` takes them back."""
+        self.diagnosis = Diagnosis()
+        """Of the last call."""
+        self._told: set[str] = set()
 
-    def fit(self, source: SourceFeatures) -> Self:
+    def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
         """Compute everything that depends on the source alone, and return self.
 
         Args:
             source: features [N, D] and class ids [N]; later calls run on their device.
+            terms: what an earlier fit to the same source kept in `terms`; nothing is computed again then.
         """
-        self._device = source.x.device
-        self._num_features = source.x.shape[1]
-        with torch.no_grad():
-            self._fit(source.x.double(), _consecutive(source.y))
+        self._source = source
+        self._told.clear()
+        y_N = _consecutive(source.y)
+        with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
+            x_ND = source.x.to(self._dtype(source.x))
+            self.terms = dict(self._source_terms(x_ND, y_N) if terms is None else terms)
+            self._prepare(x_ND, y_N, self.terms)
         return self
 
-    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, features: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
         """Return the distance of the target from the source, a scalar.
 
         Args:
             features: target features [n, D], any floating type; the gradient flows into them.
             labels: integer class ids [n]; arbitrary ones.
+            shares: what share of the data set each class has, [L] in ascending order of the class ids that occur;
+                default: its share of ``labels``. Distances that go class by class weigh the classes with it, all
+                others take the points as they come.
 
         Raises:
             UserError: for a wrong shape, another D than the source's, or a value that is not finite.
         """
-        if self._device is None:
+        if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")
         check_features("target features", features)
         check_labels("target labels", labels, features)
-        if features.shape[1] != self._num_features:
+        num_features = self._source.x.shape[1]
+        if features.shape[1] != num_features:
             raise UserError(
-                f"target features: shape {tuple(features.shape)}, but the source has {self._num_features} features; "
+                f"target features: shape {tuple(features.shape)}, but the source has {num_features} features; "
                 "make the source features with the body (and image size) that is being adapted"
             )
-        x_nD = features.to(device=self._device, dtype=torch.float64)
-        value = self._distance(x_nD, _consecutive(labels.to(self._device)))
+        self.diagnosis = Diagnosis()
+        device = self._source.x.device
+        y_n = _consecutive(labels.to(device))
+        shares_L = torch.bincount(y_n) / len(y_n) if shares is None else shares.to(device)
+        with torch.autocast(device.type, enabled=False):
+            x_nD = cast(Tensor, _Widen.apply(features, self._dtype(features)))  # type: ignore[no-untyped-call]
+            value = self._distance(x_nD.to(device), y_n, shares_L)
+        self._log_notes()
         return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
 
-    @abstractmethod
-    def _fit(self, x_ND: Tensor, y_N: Tensor) -> None:
-        """Keep what depends on the source alone: float64 features, class ids 0 … K-1 all of which occur."""
+    def _log_notes(self) -> None:
+        for note in self.diagnosis.notes:
+            if note not in self._told:
+                self._told.add(note)
+                logger.warning("distance %s: %s", self.name, note)
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        return torch.promote_types(self.precision, x.dtype)
+
+    def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
+        """Return what is dear to compute of the source, to be kept on disk; features and class ids 0 … K-1."""
+        return {}
 
     @abstractmethod
-    def _distance(self, x_nD: Tensor, y_n: Tensor) -> Tensor:
-        """Return the float64 scalar for float64 features and class ids 0 … L-1 all of which occur."""
+    def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """Keep what calls need of the source; cheap beside `_source_terms`, whose result (on any device) it gets."""
+
+    @abstractmethod
+    def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
+        """Return the scalar for features, class ids 0 … L-1 all of which occur, and the classes' shares; set
+        `diagnosis` where a solver or a fallback is at work."""
+
+
+class _Widen(torch.autograd.Function):
+    """Conversion to another precision; on the way back what the narrower one cannot hold is cut, not infinite."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.narrow = x.dtype  # type: ignore[attr-defined]
+        return x.to(dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        narrow: torch.dtype = ctx.narrow  # type: ignore[attr-defined]
+        largest = torch.finfo(narrow).max
+        return grad.clamp(-largest, largest).to(narrow), None
 
 
 def _consecutive(labels: Tensor) -> Tensor:
@@ -95,15 +178,21 @@ def _consecutive(labels: Tensor) -> Tensor:
 # name → where its class (or factory) is. Imported on demand: a distance costs its own imports only.
 _DISTANCES = {
     "otdd": "otdd:OTDD",
-    "otdd-gaussian": "otdd:OTDD",
-    "otdd-entropic": "otdd:EntropicOTDD",
+    "otdd_entropic": "otdd:EntropicOTDD",
+    "otdd_reference": "otdd_reference:ReferenceOTDD",
+    "otdd_reference_gaussian": "otdd_reference:GaussianReferenceOTDD",
+    "sinkhorn": "divergence:Sinkhorn",
+    "bures": "bures:Bures",
+    "wasserstein": "wasserstein:Wasserstein",
+    "sliced": "sliced:Sliced",
     "mmd": "mmd:MMD",
+    "mmd_median": "mmd:MedianMMD",
     "l2": "l2:L2",
 }
 
 
 def distance_names() -> list[str]:
-    """Names that `get_distance` understands; ``otdd`` is short for ``otdd-gaussian``."""
+    """Names that `get_distance` understands."""
     return sorted(_DISTANCES)
 
 

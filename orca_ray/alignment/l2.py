@@ -1,5 +1,7 @@
 """Squared distance between the means of source and target."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from orca_ray.alignment.distance import Distance
@@ -14,10 +16,11 @@ class L2(Distance):
     """
 
     name = "l2"
+    degree = 2
 
-    def _fit(self, x_ND: Tensor, y_N: Tensor) -> None:
+    def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         self._mean_D = x_ND.mean(0)
 
-    def _distance(self, x_nD: Tensor, y_n: Tensor) -> Tensor:
+    def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         gap_D = x_nD.mean(0) - self._mean_D
         return gap_D @ gap_D

@@ -6,6 +6,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from orca_ray.alignment.features import SourceFeatures
@@ -160,16 +162,29 @@ def _cached(name: str, draw: Draw) -> SourceFeatures:
         features = _read(path, name)
         if features is None:
             logger.info("computing source features %s for %s", name, draw.body)
-            with torch.no_grad():
+            with torch.no_grad(), _one_thread():
                 x, y = _SOURCES[name].draw(draw)
             features = SourceFeatures(x.float().contiguous(), y.long().contiguous(), name)
             _write(path, features)
     return features
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """k-means sums in another order with other threads, and may find other clusters: what is kept must not depend on
+    the threads of the trial that came first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _digest(name: str, draw: Draw) -> str:
     """Hash of all that the features depend on, the stem's weights and the user's file included."""
-    parts = [json.dumps([1, name, draw.image_size, draw.num_samples, draw.seed]).encode()]
+    parts = [json.dumps([2, name, draw.image_size, draw.num_samples, draw.seed]).encode()]
     if raw_file := _SOURCES[name].raw_file:
         parts += [raw_file.encode(), cache.sha256_file(_raw(name)).encode()]
     digest = hashlib.sha256(b"\0".join(parts))

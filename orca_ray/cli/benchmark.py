@@ -1,8 +1,6 @@
 """``orca-sweep benchmark``, ``run`` and ``plan``: start a sweep, or say what it would run."""
 
 import os
-import shlex
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -14,22 +12,20 @@ from orca_ray.cli.output import (
     TRIALS_FAILED,
     USER_ERROR,
     JsonOption,
-    Protocol,
     QuietOption,
     ResultsOption,
-    duration,
     emit_json,
     existing_store,
     note,
     plain,
     results_uri,
-    show,
     split_names,
 )
+from orca_ray.cli.report import print_failures, print_plan, print_summary
+from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     from orca_ray.sweep.events import Summary
-    from orca_ray.sweep.plan import Plan, PlanRow
     from orca_ray.sweep.spec import SweepSpec
     from orca_ray.sweep.study_plan import NodeResources
 
@@ -53,6 +49,14 @@ TrialsOption = Annotated[
 ]
 SeedsOption = Annotated[int | None, typer.Option(min=1, help="Number of confirm seeds.")]
 ProtocolOption = Annotated[Protocol | None, typer.Option(help="What selection may see; never mixed on one board.")]
+DeterministicOption = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Equal scores wherever a trial runs, on CPUs bit for bit: one thread, reproducible kernels, float32. "
+        "Slower; kept as a sweep of its own.",
+    ),
+]
 ExecutorOption = Annotated[Executor, typer.Option(help="ray: a cluster or this machine; inline: in this process.")]
 AddressOption = Annotated[
     str | None, typer.Option(help="Running Ray cluster to use: host:port, or auto. Default: RAY_ADDRESS, or a new one.")
@@ -77,6 +81,7 @@ def benchmark(
     trials: TrialsOption = None,
     seeds: SeedsOption = None,
     protocol: ProtocolOption = None,
+    deterministic: DeterministicOption = False,
     executor: ExecutorOption = Executor.RAY,
     address: AddressOption = None,
     results: ResultsOption = None,
@@ -86,7 +91,7 @@ def benchmark(
     json: JsonOption = False,
 ) -> None:
     """Run the sweep of a benchmark; run it again to continue, or to hear that it is up to date."""
-    spec = _spec(name, budget, tasks, methods, body, trials, seeds, protocol)
+    spec = _spec(name, budget, tasks, methods, body, trials, seeds, protocol, deterministic)
     how = _How(results_uri(results, tell=not quiet), executor, address, retry_failed, quiet, json)
     (_show_plan if dry_run else _start)(spec, how)
 
@@ -100,6 +105,7 @@ def run(
     trials: TrialsOption = None,
     seeds: SeedsOption = None,
     protocol: ProtocolOption = None,
+    deterministic: DeterministicOption = False,
     executor: ExecutorOption = Executor.RAY,
     address: AddressOption = None,
     results: ResultsOption = None,
@@ -109,7 +115,7 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run the sweep that a YAML file describes."""
-    spec = _spec(_as_path(sweep), budget, tasks, methods, body, trials, seeds, protocol)
+    spec = _spec(_as_path(sweep), budget, tasks, methods, body, trials, seeds, protocol, deterministic)
     how = _How(results_uri(results, tell=not quiet), executor, address, retry_failed, quiet, json)
     (_show_plan if dry_run else _start)(spec, how)
 
@@ -123,13 +129,14 @@ def plan(
     trials: TrialsOption = None,
     seeds: SeedsOption = None,
     protocol: ProtocolOption = None,
+    deterministic: DeterministicOption = False,
     executor: ExecutorOption = Executor.RAY,
     address: AddressOption = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print what a sweep would run, on which resources, and why something cannot be placed."""
-    spec = _spec(source, budget, tasks, methods, body, trials, seeds, protocol)
+    spec = _spec(source, budget, tasks, methods, body, trials, seeds, protocol, deterministic)
     _show_plan(spec, _How(results_uri(results), executor, address, json=json))
 
 
@@ -147,6 +154,7 @@ def _spec(
     trials: int | None,
     seeds: int | None,
     protocol: Protocol | None,
+    deterministic: bool,
 ) -> "SweepSpec":
     from orca_ray.sweep.spec import Overrides, load_spec
 
@@ -157,6 +165,7 @@ def _spec(
         protocol=None if protocol is None else protocol.value,
         trials=trials,
         seeds=seeds,
+        deterministic=deterministic,
     )
     return load_spec(source, budget=budget, overrides=overrides)
 
@@ -179,8 +188,8 @@ def _start(spec: "SweepSpec", how: _How) -> None:
     if how.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": how.uri})
     elif not how.quiet:
-        _report(summary, spec.benchmark, how.uri)
-    _report_failures(summary)
+        print_summary(summary, spec, how.uri)
+    print_failures(summary)
     if summary.interrupted:
         raise typer.Exit(INTERRUPTED)
     if summary.failed or summary.unfinished:
@@ -214,7 +223,7 @@ def _show_plan(spec: "SweepSpec", how: _How) -> None:
     if how.json:
         emit_json(planned.to_json())
     elif not how.quiet:
-        _print_plan(planned)
+        print_plan(planned)
     for problem in planned.problems:
         note(f"cannot be placed: {problem}")
     if planned.problems:
@@ -229,59 +238,3 @@ def _nodes(executor: Executor, address: str | None) -> "list[NodeResources] | No
 
     with make_executor(executor.value) as engine:
         return engine.open(address)
-
-
-def _print_plan(planned: "Plan") -> None:
-    asked = [_asked(row) for row in planned.rows]
-    alike = len(set(asked)) == 1  # as a rule; then a line below the table says it once, and the table fits 80 columns
-    rows = [
-        (
-            row.task.partition("/")[2],
-            row.method,
-            row.body,
-            f"{row.search_trials}+{row.confirm_trials}",
-            row.finished,
-            row.epochs,
-            *(() if alike else (each,)),
-        )
-        for row, each in zip(planned.rows, asked, strict=True)
-    ]
-    numbers = ("trials", "done", "epochs")
-    show(("task", "method", "body", *numbers, *(() if alike else ("each",))), rows, right=numbers)
-    nodes = ", ".join(f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
-    search = sum(row.search_trials for row in planned.rows)
-    print(
-        f"\n{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, {planned.num_finished} done "
-        f"({search} search + {planned.num_trials - search} confirm)"
-    )
-    if alike:
-        print(f"each trial: {asked[0]}")
-    print(f"nodes: {nodes}")
-
-
-def _asked(row: "PlanRow") -> str:
-    amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
-    return ", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount)
-
-
-def _report(summary: "Summary", benchmark_name: str, uri: str) -> None:
-    where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
-    if summary.up_to_date:
-        print(f"{summary.sweep}: up to date, {summary.finished_before} trials done")
-    else:
-        counts = ", ".join(f"{count} {status.value}" for status, count in summary.statuses.items() if count)
-        ending = "interrupted; the same command continues" if summary.interrupted else "done"
-        print(f"{summary.sweep}: {ending}; ran {summary.ran} trials in {duration(summary.seconds)}: {counts or 'none'}")
-    print(f"leaderboard: orca-sweep leaderboard {benchmark_name}{where}")
-
-
-def _report_failures(summary: "Summary") -> None:
-    for record in summary.failed:
-        reason = record.error.strip().splitlines()[-1] if record.error and record.error.strip() else "no message"
-        print(
-            f"{record.status.value}: {record.task} {record.method} {record.phase} seed {record.seed} "
-            f"(trial {record.trial_key}): {reason}",
-            file=sys.stderr,
-        )
-    for pair in summary.unfinished:
-        print(f"no confirmed score: {pair}", file=sys.stderr)

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from orca_ray.cli.output import JsonOption, Protocol, ResultsOption, existing_store, results_uri
+from orca_ray.cli.output import JsonOption, ResultsOption, existing_store, results_uri
 from orca_ray.errors import UserError
+from orca_ray.protocol import Protocol
 
 
 class Format(StrEnum):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -24,13 +24,6 @@ TRIALS_FAILED = 1
 USER_ERROR = 2
 DEFECT = 70
 INTERRUPTED = 130
-
-
-class Protocol(StrEnum):
-    """What selection may see."""
-
-    HELD_OUT = "held-out"
-    PAPER = "paper"
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, for machines.")]

@@ -191,10 +191,16 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
     scores = f"validation {score(record.validation_score)}"
     if record.test_score is not None:
         scores += f", test {score(record.test_score)}"
-    ending = f": {record.error.splitlines()[0]}" if record.error else ""
+    facts = [scores, duration(record.wall_seconds)]
+    if record.samples_per_second is not None:
+        facts.append(f"{record.samples_per_second:.4g} samples/s")
+    if record.align_reused:
+        facts.append("alignment reused")
+    ending = "".join(f": {line}" for line in (record.error or "").splitlines()[:1])
+    notes = f" ({record.notes})" if record.notes else ""
     return (
         f"[{done}/{planned}] {record.task} {record.method} {record.phase} seed {record.seed}: {record.status.value}, "
-        f"{scores}, {duration(record.wall_seconds)}{ending}"
+        f"{', '.join(facts)}{notes}{ending}"
     )
 
 

@@ -6,31 +6,29 @@ trial, which gives the trial its status.
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from orca_ray.alignment.source import default_source
 from orca_ray.data.prepared import PreparedData
+from orca_ray.methods.align_stage import AlignStage
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.progress import Outcome, Progress, Stage
 from orca_ray.methods.recipe import Scalar, get_method
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
-from orca_ray.training.align import AlignLoop, fitted_distance
-from orca_ray.training.evaluate import evaluate
+from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.objective import Objective
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.runtime import computing, memory_mib
 
-_FORMAT = 1
+_FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +52,8 @@ class Adaptation:
         device: str = "cpu",
         threads: int = 1,
         deterministic: bool = False,
+        reuse_aligned: bool = True,
+        aligned: Path | None = None,
     ) -> None:
         """Build the model; no data is read yet.
 
@@ -67,7 +67,10 @@ class Adaptation:
             test: whether the best epoch is scored on test at the end (confirm trials only).
             device: torch device.
             threads: intra-op CPU threads while this trial computes.
-            deterministic: refuse CUDA kernels that are not reproducible (slower; CPU always is).
+            deterministic: refuse CUDA kernels that are not reproducible, and TF32 where it is not asked for (slower; on
+                CPUs equal ``threads`` are all it takes).
+            reuse_aligned: whether to take over, and keep for others, the aligned embedder of trials that align alike.
+            aligned: directory of aligned embedders; None: in the cache directory.
         """
         self._task, self._data, self._seed, self._test = task, data, seed, test
         self._recipe = get_method(method)
@@ -77,7 +80,8 @@ class Adaptation:
         self._threads, self._deterministic = threads, deterministic
         self._objective = Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std)
         self._outcome = Outcome()
-        self._align: AlignLoop | None = None
+        self._aligned = AlignedCache(aligned) if reuse_aligned else None
+        self._align: AlignStage | None = None
         self._refine: RefineLoop | None = None
         self._model: CrossModalModel | None = None
         if self._device.type == "cuda":
@@ -168,12 +172,8 @@ class Adaptation:
         self._align = self._align or self._make_align()
         epoch = self._align.step()
         seconds = perf_counter() - started
-        self._outcome = replace(
-            self._outcome,
-            distance_before=self._align.distance_before,
-            distance_after=self._align.distance_after,
-            align_seconds=self._outcome.align_seconds + seconds,
-        )
+        align_seconds = self._outcome.align_seconds + seconds
+        self._outcome = replace(self._outcome, **self._align.outcome(), align_seconds=align_seconds)
         if self._align.done:
             self._align = None
             self._stage = "refine"
@@ -196,6 +196,10 @@ class Adaptation:
             epochs=epoch.epoch,
             refine_seconds=self._outcome.refine_seconds + epoch.seconds - epoch.validation_seconds,
             evaluate_seconds=self._outcome.evaluate_seconds + epoch.validation_seconds,
+            notes=_joined(self._outcome.notes, self._refine.notes),
+            precision=self._refine.precision.name,
+            micro_batch=self._refine.micro_batch,
+            **asdict(self._refine.throughput()),
         )
         if self._refine.done:
             self._finish(self._refine)
@@ -220,7 +224,7 @@ class Adaptation:
             return
         started = perf_counter()
         test = self._data.splits["test"]
-        score = evaluate(self.model, test.x, test.y, self._objective, self._device)
+        score = refine.evaluate(test)
         seconds = self._outcome.evaluate_seconds + perf_counter() - started
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds)
 
@@ -236,31 +240,20 @@ class Adaptation:
         )
         return model.to(self._device)
 
-    def _make_align(self) -> AlignLoop:
-        train = self._data.splits["train"]
-        config = self._hyperparameters.align
-        return AlignLoop(
-            self.model,
-            train.x,
-            train.y,
-            self._task.target,
-            config,
-            self._distance,
+    def _make_align(self) -> AlignStage:
+        return AlignStage(
+            model=self.model,
+            data=self._data,
+            target=self._task.target,
+            body=self._body,
+            pretrained=self._recipe.pretrained,
+            hyperparameters=self._hyperparameters,
             seed=self._seed,
             device=self._device,
+            threads=self._threads,
+            deterministic=self._deterministic,
+            kept=self._aligned,
         )
-
-    def _distance(self, features: Tensor, labels: Tensor) -> Tensor:
-        config = self._hyperparameters.align
-        distance = fitted_distance(
-            config.distance,
-            config.source or default_source(self._body),
-            self._body,
-            self._hyperparameters.embedder.image_size,
-            config.source_samples,
-            str(self._device),
-        )
-        return distance(features, labels)
 
     def _make_refine(self) -> RefineLoop:
         return RefineLoop(
@@ -285,8 +278,22 @@ class Adaptation:
             "test": self._test,
         }
 
-    def _computing(self) -> AbstractContextManager[None]:
-        return computing(self._threads, deterministic=self._deterministic)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with computing(self._threads, deterministic=self._deterministic):
+            if not self._deterministic:
+                yield
+                return
+            # cuDNN may time its kernels to choose among them, and by default lets convolutions round to TF32.
+            cudnn = torch.backends.cudnn
+            with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+                yield
+
+
+def _joined(notes: str | None, more: list[str]) -> str | None:
+    """Add those of ``more`` that ``notes`` does not tell yet."""
+    told = notes.split("; ") if notes else []
+    return "; ".join([*told, *(note for note in more if note not in told)]) or None
 
 
 _STEPS: dict[Stage, Callable[[Adaptation], Progress]] = {

@@ -35,6 +35,24 @@ class Outcome:
     """Refine epochs run."""
     distance_before: float | None = None
     distance_after: float | None = None
+    align_epochs: int = 0
+    """Align epochs run, or taken over from a trial with the same alignment."""
+    align_plateaued: bool = False
+    """Whether aligning ended before its last epoch, for the distance no longer fell."""
+    align_reused: bool = False
+    """Whether the aligned embedder came from another trial's alignment."""
+    notes: str | None = None
+    """Fallbacks taken, one sentence each, joined by "; ": a class left out, a solver stopped before its tolerance."""
+    precision: str = "float32"
+    """Of the forward pass in refining: float32, tf32 or bfloat16."""
+    micro_batch: int | None = None
+    """Samples of one forward pass in refining."""
+    samples_per_second: float | None = None
+    """Training samples through forward and backward pass, over all refine epochs."""
+    tokens_per_second: float | None = None
+    """Samples a second times the tokens of one at the body's entrance."""
+    model_flop_utilisation: float | None = None
+    """Share of the device's peak rate that the model's own operations make up; None where the peak is unknown."""
     num_parameters: int = 0
     num_trainable: int = 0
     """Numbers that refining trains."""

@@ -1,5 +1,6 @@
 """The assembly: a task's embedder, a pretrained body, a task's head."""
 
+import torch
 from torch import Tensor, nn
 
 from orca_ray.data.target import Target
@@ -33,9 +34,16 @@ class CrossModalModel(nn.Module):
         return self.embed(x).mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict [B, *target.output_shape]: logits for classes and labels, values else."""
-        features_BSF = self.body(self.embed(x), self._grid)
-        predictions: Tensor = self.head(features_BSF[:, self.body.num_prefix_tokens :])
+        """Predict [B, *target.output_shape]: logits for classes and labels, values else.
+
+        Under autocast only the body computes in lower precision: embedder and head are cheap, and what a regression
+        reads and predicts has more digits than bfloat16.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            tokens_BTD = self.embed(x)
+        features_BSF = self.body(tokens_BTD, self._grid)
+        with torch.autocast(x.device.type, enabled=False):
+            predictions: Tensor = self.head(features_BSF[:, self.body.num_prefix_tokens :].float())
         return predictions
 
 

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from orca_ray.protocol import Protocol
+
 
 class Status(StrEnum):
     """How a trial ended. Every trial ends in exactly one of these."""
@@ -27,9 +29,10 @@ class Status(StrEnum):
 
 
 PHASES = ("search", "confirm")
-PROTOCOLS = ("held-out", "paper")
+PROTOCOLS = tuple(protocol.value for protocol in Protocol)
 
-_TEXT, _INTEGER, _REAL, _TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
+_TEXT, _INTEGER, _REAL, _YES_NO = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_TIME = pa.timestamp("us", tz="UTC")
 
 
 def _required(name: str, kind: Any) -> Any:
@@ -83,6 +86,16 @@ class Record:
     error: str | None
     version: str
     torch_version: str
+    align_epochs: int | None = None
+    align_plateaued: bool | None = None
+    align_reused: bool | None = None
+    notes: str | None = None
+    precision: str | None = None
+    micro_batch: int | None = None
+    samples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    model_flop_utilisation: float | None = None
+    deterministic: bool | None = None
 
     SCHEMA: ClassVar[Any] = pa.schema(
         [
@@ -111,8 +124,37 @@ class Record:
             _required("attempts", _INTEGER),
             pa.field("error", _TEXT),
             *(_required(name, _TEXT) for name in ("version", "torch_version")),
+            # Since version 2 of the schema, as LATER says.
+            pa.field("align_epochs", _INTEGER),
+            pa.field("align_plateaued", _YES_NO),
+            pa.field("align_reused", _YES_NO),
+            pa.field("notes", _TEXT),
+            pa.field("precision", _TEXT),
+            pa.field("micro_batch", _INTEGER),
+            pa.field("samples_per_second", _REAL),
+            pa.field("tokens_per_second", _REAL),
+            pa.field("model_flop_utilisation", _REAL),
+            pa.field("deterministic", _YES_NO),
         ]
     )
+
+    LATER: ClassVar[Mapping[int, frozenset[str]]] = {
+        2: frozenset(
+            {
+                "align_epochs",
+                "align_plateaued",
+                "align_reused",
+                "notes",
+                "precision",
+                "micro_batch",
+                "samples_per_second",
+                "tokens_per_second",
+                "model_flop_utilisation",
+                "deterministic",
+            }
+        ),
+    }
+    """Columns by the version of the schema that brought them; of a record in an older file they are None."""
 
     CIRCUMSTANCES: ClassVar[frozenset[str]] = frozenset(
         {
@@ -126,6 +168,10 @@ class Record:
             "started_at",
             "finished_at",
             "attempts",
+            "align_reused",
+            "samples_per_second",
+            "tokens_per_second",
+            "model_flop_utilisation",
         }
     )
     """Fields that say when, where and how fast a trial ran; two runs of one trial differ in nothing else."""
@@ -146,8 +192,9 @@ class Record:
         """Return the record as one row of the Parquet table."""
         row = asdict(self)
         row["status"] = self.status.value
-        # A file name inside an error may hold lone surrogates, which UTF-8 (and so Parquet) cannot.
-        row["error"] = None if self.error is None else self.error.encode("utf-8", "replace").decode("utf-8")
+        # A file name inside a message may hold lone surrogates, which UTF-8 (and so Parquet) cannot.
+        for name in ("error", "notes"):
+            row[name] = None if row[name] is None else row[name].encode("utf-8", "replace").decode("utf-8")
         return row
 
     @classmethod
@@ -159,7 +206,7 @@ class Record:
             values[name] = values[name].astimezone(UTC)
         return cls(**values)
 
-    def deterministic(self) -> dict[str, Any]:
+    def reproducible(self) -> dict[str, Any]:
         """Return what must be equal whichever executor ran the trial: everything but `CIRCUMSTANCES`."""
         return {name: value for name, value in self.to_row().items() if name not in self.CIRCUMSTANCES}
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Raised when a table changes. Older versions are read for ever; the first write makes a store one of this version, so
+that an older orca-ray refuses it as a whole rather than stumbles over single files."""
 
 _COMPACTION = "compaction.json"
 _FORMAT = "orca-ray results"
@@ -48,7 +50,8 @@ class ResultsStore:
     The layout is ``orca-ray-results.json`` (says that this is a store, and its version), ``records/*.parquet`` and
     ``curves/*.parquet``. Each `append` adds one file a table and changes none, so any number of processes and machines
     may append, read and compact at the same time without locks: a reader sees each file whole or not at all, and rows
-    that are there twice (a repeated append, a compaction that was killed) count once.
+    that are there twice (a repeated append, a compaction that was killed) count once. A store of an older version is
+    read as it is, and raised to this one by the first append or compaction.
 
     Args:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
@@ -66,6 +69,7 @@ class ResultsStore:
             raise UserError(f"{self._folder.name} is a file, not a results store: give a directory with --results.")
         if self._read_json(MARKER) is None:
             self._begin(create)
+        self._version = 0
         self._check_marker()
 
     @property
@@ -90,6 +94,7 @@ class ResultsStore:
         stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
         for table, items in ((CURVES, curves), (RECORDS, records)):
             if items:
+                self._claim()
                 content = encode(from_rows((item.to_row() for item in items), table))
                 self._folder.write(f"{table.directory}/{stamp}.parquet", content)
 
@@ -129,6 +134,7 @@ class ResultsStore:
         parts = dict(self._files(table))
         if len(parts) < 2:
             return 0
+        self._claim()
         merged = encode(distinct(pa.concat_tables(parts.values())))
         # The newest stamp of the parts keeps the order of rows right against files appended meanwhile.
         name = f"{max(parts).partition('-')[0]}-{uuid.uuid4().hex}.parquet"
@@ -186,7 +192,18 @@ class ResultsStore:
             MARKER, {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": orca_ray.__version__}
         )
 
-    def _check_marker(self) -> None:
+    def _claim(self) -> None:
+        """Raise the marker of an older store to this version, before the first file of this version is there."""
+        if self._version == SCHEMA_VERSION:
+            return
+        marker = self._check_marker()  # again: another process may have raised it, even beyond what we can write
+        if self._version < SCHEMA_VERSION:
+            self._write_json(MARKER, {**marker, "schema_version": SCHEMA_VERSION, "raised_by": orca_ray.__version__})
+            self._version = SCHEMA_VERSION
+            logger.info("raised %s to schema version %d", self._folder.name, SCHEMA_VERSION)
+
+    def _check_marker(self) -> dict[str, Any]:
+        """Return the marker and note its version. Raises `UserError` for a damaged one, or one of a newer version."""
         marker = self._read_json(MARKER) or {}
         version = marker.get("schema_version")
         if marker.get("format") != _FORMAT or not isinstance(version, int):
@@ -199,6 +216,8 @@ class ResultsStore:
                 f"{self._folder.name} was written by a newer orca-ray (schema {version}, this one reads up to "
                 f"{SCHEMA_VERSION}; created by {marker.get('created_by', 'unknown')}): upgrade orca-ray."
             )
+        self._version = version
+        return marker
 
     def _read_json(self, path: str) -> dict[str, Any] | None:
         """Return a small JSON file: None when it is not there, empty when it is damaged."""

@@ -1,7 +1,7 @@
 """The tables of a store: Parquet in and out of memory, and which of several rows for one thing counts."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,9 +20,19 @@ class Table:
 
     directory: str
     schema: Any
+    later: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Columns that files of older versions of the schema lack, by the version that brought them."""
+
+    @property
+    def layouts(self) -> list[set[str]]:
+        """The columns of a file, by version of the schema, the newest first."""
+        layouts = [set(self.schema.names)]
+        for version in sorted(self.later, reverse=True):
+            layouts.append(layouts[-1] - self.later[version])
+        return layouts
 
 
-RECORDS = Table("records", Record.SCHEMA)
+RECORDS = Table("records", Record.SCHEMA, Record.LATER)
 CURVES = Table("curves", CurvePoint.SCHEMA)
 
 _SUCCESSES = tuple(status.value for status in Status if not status.failed)
@@ -36,7 +46,10 @@ def encode(table: Any) -> Any:
 
 
 def decode(content: Any, kind: Table, where: str) -> Any:
-    """Return the table in a Parquet file. Raises `UserError` naming ``where`` for a truncated or foreign file."""
+    """Return the table in a Parquet file, with nulls in columns that are younger than the file.
+
+    Raises `UserError` naming ``where`` for a truncated or foreign file.
+    """
     try:
         found = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -44,12 +57,16 @@ def decode(content: Any, kind: Table, where: str) -> Any:
             f"{where} is truncated or damaged ({str(error).splitlines()[0]}). "
             "Restore it from a copy, or move it out of the directory: the trials it held will then run again."
         ) from error
-    if set(found.column_names) != set(kind.schema.names):
-        odd = sorted(set(found.column_names) ^ set(kind.schema.names))
+    columns = set(found.column_names)
+    if columns not in kind.layouts:
+        odd = min((sorted(columns ^ layout) for layout in kind.layouts), key=len)
         raise UserError(
             f"{where} is not a file of this results store: it differs in the columns {', '.join(odd)}. "
             "Move it out of the directory."
         )
+    for column in kind.schema:
+        if column.name not in columns:
+            found = found.append_column(column, pa.nulls(len(found), column.type))
     try:
         return found.select(kind.schema.names).cast(kind.schema)
     except (pa.ArrowException, ValueError) as error:
@@ -64,10 +81,10 @@ def from_rows(rows: Iterable[dict[str, Any]], kind: Table) -> Any:
 
 
 def to_frame(table: Any) -> "pd.DataFrame":
-    """Return a table as pandas; whole numbers that may be missing stay whole numbers (``Int64``)."""
+    """Return a table as pandas; whole numbers and truth values that may be missing stay what they are."""
     import pandas as pd
 
-    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)  # type: ignore[no-any-return]
+    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)  # type: ignore[no-any-return]
 
 
 def distinct(table: Any) -> Any:

@@ -4,7 +4,8 @@ Not thread-safe: one thread of the driver owns it.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,6 +186,10 @@ class Conductor:
             interrupted=interrupted or not self.done,
             seconds=(datetime.now(UTC) - self._began).total_seconds(),
             unfinished=tuple(unfinished),
+            deterministic=self._spec.deterministic,
+            aligned=sum(bool(record.align_epochs) for record in records),
+            reused=sum(bool(record.align_reused) for record in records),
+            notes=count_notes(records),
         )
 
     def tidy(self) -> None:
@@ -242,6 +247,12 @@ class Conductor:
     def _emit(self, event: Event) -> None:
         if self._listener is not None:
             self._listener(event)
+
+
+def count_notes(records: Iterable[Record]) -> dict[str, int]:
+    """Return each sentence of the records' notes with the number of trials that have it, the most frequent first."""
+    told = Counter(sentence for record in records for sentence in dict.fromkeys((record.notes or "").split("; ")))
+    return {sentence: count for sentence, count in told.most_common() if sentence}
 
 
 def checkpoint_directory(store: ResultsStore) -> Path:

@@ -1,6 +1,6 @@
 """What a running sweep tells its listeners; the command line draws its progress table from these."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from orca_ray.results.record import Record, Status
@@ -82,6 +82,13 @@ class Summary:
     seconds: float = 0.0
     unfinished: tuple[str, ...] = field(default=())
     """(task, method) pairs without a confirmed score, each with the reason."""
+    deterministic: bool = False
+    aligned: int = 0
+    """Trials of the sweep that aligned."""
+    reused: int = 0
+    """Those among them that took over the aligned embedder of another trial."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Fallbacks that trials of the sweep took, each with the number of trials, the most frequent first."""
 
     @property
     def up_to_date(self) -> bool:

@@ -35,6 +35,7 @@ class Plan:
 
     sweep: str
     protocol: str
+    deterministic: bool
     rows: tuple[PlanRow, ...]
     nodes: tuple[NodeResources, ...]
 
@@ -97,4 +98,4 @@ def describe(studies: Sequence[StudyPlan], nodes: Sequence[NodeResources], exist
             )
         )  # fmt: skip
     spec = studies[0].spec
-    return Plan(spec.sweep_id, spec.protocol, tuple(rows), tuple(nodes))
+    return Plan(spec.sweep_id, spec.protocol, spec.deterministic, tuple(rows), tuple(nodes))

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class TrialRunner:
     """Steps an adaptation, checkpoints it by time, and turns its end into a report.
 
-    A report is plain data: ``progress`` (epochs ended since the last report), ``done``, ``place``, and with the last
-    one ``status``, ``error``, ``outcome``.
+    A report is plain data: ``progress`` (epochs ended since the last report), ``done``, ``place``, ``outcome`` (so far,
+    for the driver may end the trial here; None before there is one), and with the last one ``status``, ``error``.
     """
 
     def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
@@ -83,7 +83,7 @@ class TrialRunner:
             return self._finish(points)
         if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self._save()
-        return {"progress": points, "done": False, "place": place(device_for(self.trial))}
+        return {"progress": points, "done": False, "outcome": self._outcome(), "place": place(device_for(self.trial))}
 
     def _open(self) -> list[dict[str, Any]]:
         """Build the adaptation, resume it if a checkpoint is there, and return the epochs it had already ended."""
@@ -108,7 +108,8 @@ class TrialRunner:
             seed=trial.seed,
             test=trial.phase == "confirm",
             device=device_for(trial),
-            threads=max(1, int(trial.resources.cpus)),
+            threads=trial.threads,
+            deterministic=trial.deterministic,
         )
         curve = self._read_json(self._curve_file)
         if curve and self._adaptation.restore(self._state):
@@ -124,13 +125,12 @@ class TrialRunner:
         self._saved_at = time.monotonic()
 
     def _finish(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        outcome = _plain(self._adaptation.result())
         report = {
             "progress": points,
             "done": True,
             "status": str(Status.COMPLETED),
             "error": None,
-            "outcome": outcome,
+            "outcome": self._outcome(),
             "place": place(device_for(self.trial)),
         }
         with self._best_effort():
@@ -148,10 +148,14 @@ class TrialRunner:
             "done": True,
             "status": str(status),
             "error": detail[:2000],
-            "outcome": None,
+            "outcome": self._outcome(),
             "place": place(device_for(self.trial)),
         }
         return self._last
+
+    def _outcome(self) -> dict[str, Any] | None:
+        """Return the outcome so far, or None where not even the model stands."""
+        return None if self._adaptation is None else _plain(self._adaptation.result())
 
     @contextmanager
     def _best_effort(self) -> Iterator[None]:

@@ -29,6 +29,8 @@ class Overrides:
     """Search trials a (task, method); 1 is the first configuration alone, one seed, scored on test."""
     seeds: int | None = None
     """How many confirm seeds."""
+    deterministic: bool = False
+    """Make the sweep deterministic; False leaves it to the file."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,21 @@ class SweepSpec:
     @property
     def protocol(self) -> str:
         """``held-out`` or ``paper``."""
-        return self.overrides.protocol or self.file.protocol
+        return self.overrides.protocol or self.file.protocol.value
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal trials must give equal scores, wherever they run."""
+        return self.overrides.deterministic or self.file.deterministic
 
     @property
     def sweep_id(self) -> str:
-        """Name under which records are kept, e.g. ``pocket/quick``; another number of trials is another sweep."""
-        trials = self.overrides.trials
-        return f"{self.name}/{self.budget_name}" + ("" if trials is None else f"-trials{trials}")
+        """Name under which records are kept, e.g. ``pocket/quick``.
+
+        Another number of trials makes another sweep, and so does determinism: ``pocket/quick-trials1-deterministic``.
+        """
+        trials = "" if self.overrides.trials is None else f"-trials{self.overrides.trials}"
+        return f"{self.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
 
     @property
     def confirm_seeds(self) -> tuple[int, ...]:

@@ -65,6 +65,7 @@ class StudyPlan:
             phase=phase,
             epochs=int(hyperparameters["refine.epochs"]),
             resources=self.resources,
+            deterministic=self.spec.deterministic,
         )
 
 

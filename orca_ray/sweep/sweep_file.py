@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from orca_ray.errors import unknown_name
+from orca_ray.protocol import Protocol
 from orca_ray.sweep.space import Dimension, Scalar
 from orca_ray.sweep.stopping import SuccessiveHalving
 
@@ -98,7 +99,7 @@ class SweepFile(_Model):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: str
-    protocol: Literal["held-out", "paper"] = "held-out"
+    protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodName], Field(min_length=1)]
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[Literal["sequence", "image"], str] = {}
@@ -108,6 +109,8 @@ class SweepFile(_Model):
     """Seed of the search trials and of the samplers."""
     parallel: Annotated[int, Field(ge=1)] = 1
     """Search trials of one (task, method) at the same time."""
+    deterministic: bool = False
+    """Equal scores wherever a trial runs, on CPUs bit for bit: one thread, reproducible kernels, full precision."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     settings: Settings = {}
     """Values of hyper-parameters; for searched ones, the first trial's."""

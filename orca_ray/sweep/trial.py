@@ -16,7 +16,7 @@ class Resources:
     """What one trial occupies."""
 
     cpus: float = 1.0
-    """CPU cores; intra-op threads are set to the same number."""
+    """CPU cores; intra-op threads are set to the same number, or to one in a deterministic trial."""
     gpus: float = 0.0
     """GPUs; a fraction shares one."""
     memory_gib: float = 0.0
@@ -38,11 +38,18 @@ class TrialSpec:
     epochs: int
     """Refine epochs, for progress and early stopping."""
     resources: Resources = field(default_factory=Resources)
+    deterministic: bool = False
+    """Whether it must give equal scores wherever it runs, on CPUs bit for bit; see docs/decisions/0005."""
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads: sums are split among threads, so their last digits depend on the number."""
+        return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
     @property
     def key(self) -> str:
         """Stable hash of what decides the scores: 20 hexadecimal digits."""
-        identity = {
+        identity: dict[str, Any] = {
             "task": self.task,
             "method": self.method,
             "body": self.body,
@@ -51,6 +58,8 @@ class TrialSpec:
             "protocol": self.protocol,
             "data": self.data_fingerprint,
         }
+        if self.deterministic:  # no word of it otherwise, so that the keys of older records stay what they are
+            identity["deterministic"] = True
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
     def to_config(self) -> dict[str, Any]:

@@ -3,97 +3,63 @@
 Shapes: N training samples, n samples of one draw, D width of a token.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from orca_ray.alignment.distance import Distance, distance_names, get_distance
+from orca_ray.alignment.distance import Diagnosis
 from orca_ray.alignment.labels import pseudo_labels
-from orca_ray.alignment.source import source_features, source_names
 from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.training import checks
+from orca_ray.training.align_config import AlignConfig, AlignEpoch
+from orca_ray.training.align_draw import ClassIndex, Inputs, balanced_draw, draw_per_class
+from orca_ray.training.align_notes import AlignNotes
+from orca_ray.training.align_steps import relative_steps
+from orca_ray.training.aligned_cache import Alignment
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.optimisation import (
-    ParameterGroup,
-    make_optimizer,
-    make_schedule,
-    optimizer_names,
-    set_learning_rate,
-)
-from orca_ray.training.seeds import derive_seed, make_generator
+from orca_ray.training.optimisation import make_optimizer, make_schedule, set_learning_rate
+from orca_ray.training.plateau import Plateau
+from orca_ray.training.seeds import derive_seed
+
+__all__ = ["AlignConfig", "AlignEpoch", "AlignLoop", "Measure"]
+
+CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
+"""Tokens of one pass through the embedder. On a CPU, tensors much above this are given back to the system and zeroed
+anew at every use, which costs more than the arithmetic."""
 
 
-@dataclass(frozen=True)
-class AlignConfig:
-    """Options of the align stage."""
+class Measure(Protocol):
+    """What the loop needs of a fitted `Distance`."""
 
-    distance: str = "otdd"
-    """Name in `orca_ray.alignment.distance`."""
-    epochs: int = 10
-    """Epochs, each one optimiser step on one draw; 0 skips the stage."""
-    learning_rate: float = 0.02
-    """Relative: the share of a token's RMS by which one Adam step may move it (`relative_steps`); multiplied by 0.2
-    after one and two thirds of the epochs, as in the reference."""
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    samples: int = 256
-    """Training samples of one draw, shared equally by the classes as far as they have enough."""
-    source: str = ""
-    """Source features to align to; empty: the default of the body's modality."""
-    source_samples: int = 512
-    """Source features to align to, in number."""
-    clip: float = 1.0
-    """Largest gradient norm; 0 turns clipping off."""
+    diagnosis: Diagnosis
+    """Of the last call."""
 
-    def __post_init__(self) -> None:
-        checks.one_of("align.distance", self.distance, distance_names())
-        checks.one_of("align.source", self.source or "vocabulary", source_names())
-        checks.one_of("align.optimizer", self.optimizer, optimizer_names())
-        checks.at_least("align.epochs", self.epochs, 0)
-        checks.above("align.learning_rate", self.learning_rate, 0.0)
-        checks.at_least("align.weight_decay", self.weight_decay, 0.0)
-        checks.at_least("align.samples", self.samples, 2)
-        checks.at_least("align.source_samples", self.source_samples, 2)
-        checks.at_least("align.clip", self.clip, 0.0)
-
-
-@dataclass(frozen=True)
-class AlignEpoch:
-    """What one epoch of aligning did."""
-
-    epoch: int
-    """Counted from 1."""
-    distance: float
-    """Distance of the epoch's draw before the epoch's step."""
-    learning_rate: float
-    seconds: float
-
-
-@lru_cache(maxsize=4)
-def fitted_distance(
-    distance: str, source: str, body: str, image_size: int, source_samples: int, device: str
-) -> Distance:
-    """Return ``distance`` fitted to the source features of ``body``; kept in the process, for trials share it."""
-    features = source_features(source, body, image_size=image_size, num_samples=source_samples)
-    return get_distance(distance).fit(features.to(device))
+    def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
+        """Return the differentiable distance of features [n, D] with class ids [n]; ``shares`` as `Distance` says."""
+        ...
 
 
 class AlignLoop:
     """Trains ``model.embedder`` to minimise a fitted distance; one `step` is one epoch and one optimiser step.
 
     The distance is taken between the source features and ``model.features`` of a draw of training samples with their
-    classes (pseudo-classes by k-means where the target has none), all classes jointly. The embedder runs in evaluation
-    mode: source features know no dropout. Parameters outside the embedder are neither used nor changed, and
+    classes (pseudo-classes by k-means where the target has none), all classes jointly; distances that go class by class
+    weigh a class by its share of the training set, as far as the draw has it. The embedder runs in evaluation mode:
+    source features know no dropout. Parameters outside the embedder are neither used nor changed, and
     ``requires_grad`` is left as it was found.
+
+    Draws too large for one pass of the embedder go through it in chunks, which the backward pass embeds again: memory
+    is that of one chunk, whatever the draw.
+
+    Every epoch draws anew, so the curve is noisy and `Plateau` judges it by means. A curve flat at a high learning rate
+    may fall again at a lower one, so a plateau only cuts its rate short; the stage ends early when the curve is flat at
+    the last rate. Each rate is judged by its own epochs and lasts a third of ``config.epochs`` at most.
     """
 
     def __init__(
@@ -103,14 +69,14 @@ class AlignLoop:
         y: np.ndarray,
         target: Target,
         config: AlignConfig,
-        distance: Callable[[Tensor, Tensor], Tensor],
+        distance: Measure,
         *,
         seed: int,
         device: torch.device,
     ) -> None:
         """Prepare to align to ``distance`` on the training inputs ``x`` [N, ...] and targets ``y`` [N, ...]."""
         self._model = model
-        self._x = x
+        self._inputs = Inputs(x, device)
         self._config = config
         self._distance = distance
         self._seed = seed
@@ -123,8 +89,15 @@ class AlignLoop:
             weight_decay=config.weight_decay,
         )
         self._schedule = make_schedule("step", warmup_steps=0, total_steps=config.epochs)
-        self._labels = _class_labels(np.asarray(y), target, derive_seed(seed, "labels") % 2**32)
+        self._plateau = Plateau(config.patience, config.tolerance)
+        self._notes = AlignNotes()
+        self._set_labels(_class_labels(np.asarray(y), target, derive_seed(seed, "labels") % 2**32))
+        self._chunk_size: int | None = None
+        self._history: list[AlignEpoch] | None = []  # None: part of it ran elsewhere
+        self._place = 0  # in the schedule, from 0; ahead of the epochs run where a plateau cut a rate short
         self.epoch = 0
+        self.plateaued = False
+        """Whether a plateau ended the stage before its last epoch."""
         self.distance_before: float | None = None
         """Distance of a fixed draw before the first epoch."""
         self.distance_after: float | None = None
@@ -132,37 +105,63 @@ class AlignLoop:
 
     @property
     def done(self) -> bool:
-        """Whether all epochs have run."""
-        return self.epoch >= self._config.epochs
+        """Whether all epochs have run, or the curve is flat at the last learning rate."""
+        return self._place >= self._config.epochs
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Fallbacks taken so far, one sentence each."""
+        return self._notes.sentences
 
     def step(self) -> AlignEpoch:
         """Run one epoch; raises NotFiniteError when features, distance or weights stop being finite."""
         assert not self.done, "all align epochs have run"
         started = perf_counter()
-        if self.epoch == 0:
+        indices = self._draw(self.epoch)
+        if self.epoch == 0 and not np.array_equal(indices, self._draw("measure")):
             self.distance_before = self._measure()
-        learning_rate = self._config.learning_rate * self._schedule(self.epoch)
-        with self._embedder_trains():
-            distance = self._distance_of(self._draw(self.epoch))
-            self._optimizer.zero_grad(set_to_none=True)
-            distance.backward()  # type: ignore[no-untyped-call]
-            if self._config.clip > 0:
-                torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
-            set_learning_rate(self._optimizer, learning_rate)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        learning_rate = self._config.learning_rate * self._schedule(self._place)
+        distance = self._train(indices, learning_rate)
+        if self.epoch == 0 and self.distance_before is None:
+            self.distance_before = distance  # every draw is the whole set
         self.epoch += 1
+        self._advance(distance)
         if self.done:
             self.distance_after = self._measure()
-        return AlignEpoch(self.epoch, float(distance.detach()), learning_rate, perf_counter() - started)
+        epoch = AlignEpoch(self.epoch, distance, learning_rate, perf_counter() - started)
+        if self._history is not None:
+            self._history.append(epoch)
+        return epoch
+
+    def alignment(self) -> Alignment | None:
+        """Return the whole alignment once `done`, its tensors the live ones.
+
+        None where this loop was resumed: it may have begun on another kind of machine.
+        """
+        if not self.done or not self._history:
+            return None
+        assert self.distance_before is not None
+        assert self.distance_after is not None
+        return Alignment(
+            embedder=self._embedder_state(),
+            epochs=tuple(self._history),
+            distance_before=self.distance_before,
+            distance_after=self.distance_after,
+            plateaued=self.plateaued,
+            notes=self.notes,
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that an exact resume needs: embedder, optimiser, labels, epoch, distances."""
+        """Return everything that an exact resume needs: embedder, optimiser, labels, position, plateau, distances."""
         return {
             "epoch": self.epoch,
-            "embedder": {name: value.detach().cpu() for name, value in self._model.embedder.state_dict().items()},
+            "place": self._place,
+            "plateau": self._plateau.values,
+            "plateaued": self.plateaued,
+            "embedder": self._embedder_state(),
             "optimizer": self._optimizer.state_dict(),
             "labels": torch.from_numpy(self._labels),
+            "notes": list(self.notes),
             "distance_before": self.distance_before,
             "distance_after": self.distance_after,
         }
@@ -171,10 +170,50 @@ class AlignLoop:
         """Continue exactly where the loop that gave ``state`` stood."""
         self._model.embedder.load_state_dict(state["embedder"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._labels = state["labels"].numpy()
-        self.epoch = state["epoch"]
+        self._set_labels(state["labels"].numpy())
+        self._notes.sentences = tuple(state["notes"])
+        self._plateau.restart(state["plateau"])
+        self._history = None
+        self.epoch, self._place, self.plateaued = state["epoch"], state["place"], state["plateaued"]
         self.distance_before = state["distance_before"]
         self.distance_after = state["distance_after"]
+
+    def _embedder_state(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu() for name, value in self._model.embedder.state_dict().items()}
+
+    def _set_labels(self, labels: np.ndarray) -> None:
+        self._labels = labels
+        self._index = ClassIndex(labels)
+        num_classes = len(self._index.classes)
+        if not self._config.samples_per_class and self._config.samples < num_classes:
+            self._notes.add(
+                f"each draw of align.samples={self._config.samples} holds that many of {num_classes} classes"
+            )
+
+    def _train(self, indices: np.ndarray, learning_rate: float) -> float:
+        """Take one optimiser step and return the distance before it."""
+        with self._embedder_trains():
+            distance = self._distance_of(indices)
+            self._optimizer.zero_grad(set_to_none=True)
+            distance.backward()  # type: ignore[no-untyped-call]
+            if self._config.clip > 0:
+                torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
+            set_learning_rate(self._optimizer, learning_rate)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        return float(distance.detach())
+
+    def _advance(self, distance: float) -> None:
+        """Move on in the schedule: by one place, or to the next learning rate where the curve is flat."""
+        rate = self._schedule(self._place)
+        flat = self._plateau.add(distance)
+        self._place += 1
+        if flat:
+            while not self.done and self._schedule(self._place) == rate:
+                self._place += 1
+        if self._schedule(self._place) != rate:
+            self._plateau.restart()
+        self.plateaued = self.done and self.epoch < self._config.epochs
 
     @contextmanager
     def _embedder_trains(self) -> Iterator[None]:
@@ -192,61 +231,42 @@ class AlignLoop:
             return float(self._distance_of(self._draw("measure")))
 
     def _draw(self, place: int | str) -> np.ndarray:
-        return balanced_draw(self._labels, self._config.samples, make_generator(self._seed, "align", place))
+        generator = np.random.default_rng(derive_seed(self._seed, "align", place))
+        if self._config.samples_per_class:
+            return draw_per_class(self._index, self._config.samples_per_class, generator)
+        return balanced_draw(self._index, self._config.samples, generator)
 
     def _distance_of(self, indices: np.ndarray) -> Tensor:
-        x = torch.from_numpy(np.array(self._x[indices], dtype=np.float32)).to(self._device)
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
-        self._model.embedder.eval()
-        features = self._model.features(x)
+        shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
+        features = self._embed(self._inputs.take(indices))
         if not bool(torch.isfinite(features).all()):
             raise NotFiniteError(f"the embedder's features are not finite after {self.epoch} align epochs")
-        distance = self._distance(features, labels)
+        distance = self._distance(features, labels, shares)
+        self._notes.add(*self._distance.diagnosis.notes)
         if not bool(torch.isfinite(distance)):
             raise NotFiniteError(f"the distance is {float(distance.detach())} after {self.epoch} align epochs")
         return distance
 
+    def _embed(self, x: Tensor) -> Tensor:
+        """Return the features [n, D] of inputs [n, ...]."""
+        self._model.embedder.eval()
+        if self._chunk_size is None:
+            self._chunk_size = self._samples_per_pass(x[:1])
+        if len(x) <= self._chunk_size:
+            return self._model.features(x)
+        # Evaluation mode draws no random number, so there is no state to preserve for the second pass.
+        passes = [
+            checkpoint(self._model.features, chunk, use_reentrant=False, preserve_rng_state=False)
+            for chunk in torch.split(x, self._chunk_size)
+        ]
+        return torch.cat(passes)
 
-@torch.no_grad()
-def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
-    """Return the embedder's parameters, each with the step that moves tokens by a like share of their RMS.
-
-    An Adam step moves every weight by about the learning rate, whatever the gradient. Where the inputs of a token move
-    together, as neighbouring pixels do, n weights of RMS w so change a token of RMS w sqrt(n) by n times the rate: for
-    a pretrained 14 x 14 patch kernel, at the usual 1e-3, by 70 % a step, and aligning destroys what it should adapt.
-    Hence w / sqrt(n) for weights, w sqrt(n) for the bias beside them, and the parameter's own RMS for all others.
-    """
-    parameters = dict(embedder.named_parameters())
-    fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
-    rms = {name: float(parameter.square().mean().sqrt()) for name, parameter in parameters.items()}
-    groups = []
-    for name, parameter in parameters.items():
-        sibling = f"{name.removesuffix('bias')}weight"
-        if name in fan_in:
-            scale = rms[name] / math.sqrt(fan_in[name])
-        elif name.endswith("bias") and sibling in fan_in:
-            scale = rms[sibling] * math.sqrt(fan_in[sibling])
-        else:
-            scale = rms[name]
-        groups.append(ParameterGroup([parameter], scale or 1.0))
-    return groups
-
-
-def balanced_draw(labels: np.ndarray, num_samples: int, generator: torch.Generator) -> np.ndarray:
-    """Return min(num_samples, N) distinct sorted indices into ``labels`` [N], an equal share a class where possible.
-
-    Places that a small class cannot fill go to samples of the other classes.
-    """
-    num_samples = min(num_samples, len(labels))
-    order = torch.randperm(len(labels), generator=generator).numpy()
-    # Rank of each sample among its class in shuffled order: taking the lowest ranks fills the classes evenly.
-    ranks = np.empty(len(labels), dtype=np.int64)
-    shuffled = labels[order]
-    for label in np.unique(labels):
-        members = np.flatnonzero(shuffled == label)
-        ranks[members] = np.arange(len(members))
-    chosen = np.argsort(ranks, kind="stable")[:num_samples]
-    return np.sort(order[chosen])
+    @torch.no_grad()
+    def _samples_per_pass(self, sample: Tensor) -> int:
+        tokens = self._model.embed(sample)
+        most = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
+        return max(1, most // (tokens.numel() * tokens.element_size()))
 
 
 def _class_labels(y: np.ndarray, target: Target, seed: int) -> np.ndarray:

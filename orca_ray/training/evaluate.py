@@ -5,27 +5,26 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.feed import Feed, ModelFeed
+from orca_ray.training.feed import Feed
 from orca_ray.training.objective import Objective
+from orca_ray.training.precision import Precision, choose_precision
 
 BATCH_SIZE = 64
-"""Samples per forward pass; fixed, so that a score does not depend on the batch size a trial trains with."""
+"""Samples per forward pass where nobody has measured how many fit; never the batch size that a trial trains with, so
+that a score does not depend on it."""
 
 
-def predict_feed(
-    feed: Feed, num_samples: int, objective: Objective, device: torch.device, batch_size: int = BATCH_SIZE
-) -> np.ndarray:
-    """Return decoded predictions [num_samples, *output_shape], float32, of what ``feed`` computes.
+def predict_feed(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """Return decoded predictions [N, *output_shape], float32, of what ``feed`` computes.
 
-    Raises NotFiniteError when one of them is NaN or infinite.
+    They stay on the device until the last batch is under way. Raises NotFiniteError when one is NaN or infinite.
     """
-    decode = objective.decoder(device)
+    decode = objective.decoder(feed.precision.device)
     batches: list[Tensor] = []
-    with torch.no_grad():
-        for start in range(0, num_samples, batch_size):
-            indices = np.arange(start, min(start + batch_size, num_samples))
-            batches.append(decode(feed(indices)).cpu())
-    predictions: np.ndarray = torch.cat(batches).numpy()
+    with torch.no_grad(), feed.precision.active():
+        for (inputs,) in feed.samples().batches(feed.parts(batch_size)):
+            batches.append(decode(feed.outputs(inputs)))
+        predictions: np.ndarray = torch.cat(batches).cpu().numpy()
     if not np.isfinite(predictions).all():
         raise NotFiniteError(
             f"{int((~np.isfinite(predictions)).sum())} of {predictions.size} predictions are not finite"
@@ -34,15 +33,29 @@ def predict_feed(
 
 
 def predict(
-    model: nn.Module, x: np.ndarray, objective: Objective, device: torch.device, batch_size: int = BATCH_SIZE
+    model: nn.Module,
+    x: np.ndarray,
+    objective: Objective,
+    device: torch.device,
+    batch_size: int = BATCH_SIZE,
+    precision: Precision | None = None,
 ) -> np.ndarray:
-    """Return decoded predictions [N, *output_shape] of ``model`` in evaluation mode for the inputs ``x`` [N, ...]."""
+    """Return decoded predictions [N, *output_shape] of ``model`` in evaluation mode for the inputs ``x`` [N, ...].
+
+    ``precision`` None: the device's own for this body.
+    """
     was_training = model.training
     model.eval()
     try:
-        return predict_feed(ModelFeed(model, x, device), len(x), objective, device, batch_size)
+        feed = Feed(x, model, precision or choose_precision("auto", device, feature_width(model)))
+        return predict_feed(feed, objective, batch_size)
     finally:
         model.train(was_training)
+
+
+def feature_width(model: nn.Module) -> int:
+    """Return the width of the body's features; 0 for a model whose body does not say."""
+    return int(getattr(getattr(model, "body", None), "feature_width", 0))
 
 
 def score(predictions: np.ndarray, y: np.ndarray, objective: Objective) -> float:
@@ -60,6 +73,7 @@ def evaluate(
     objective: Objective,
     device: torch.device,
     batch_size: int = BATCH_SIZE,
+    precision: Precision | None = None,
 ) -> float:
     """Return the metric of ``model`` over the whole split (``x``, ``y``); lower is better."""
-    return score(predict(model, x, objective, device, batch_size), y, objective)
+    return score(predict(model, x, objective, device, batch_size, precision), y, objective)

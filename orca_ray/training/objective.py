@@ -42,6 +42,11 @@ class Objective:
         """Return the loss of (predictions, targets), a mean over the batch."""
         return get_loss(self.loss)
 
+    def training_loss(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the mean loss of (outputs [B, *output_shape], targets [B, ...]), outputs decoded on ``device``."""
+        decode, loss = self.decoder(device), self.loss_function()
+        return lambda outputs, targets: loss(decode(outputs), targets)
+
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
         """Return the metric over a whole split; lower is better."""
         return float(get_metric(self.metric).compute(predictions, targets))

@@ -11,16 +11,18 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def computing(threads: int, *, deterministic: bool) -> Iterator[None]:
-    """Set intra-op threads and determinism for a block, then put both back.
+    """Set intra-op threads, determinism and exact float32 products for a block, then put all back.
 
     The limit also holds for BLAS and OpenMP outside torch: k-means sums in another order with other threads.
     ``deterministic`` makes torch refuse CUDA kernels that are not reproducible.
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    products = torch.get_float32_matmul_precision()
     if deterministic:
         # cuBLAS reads it when its handle is made; without it deterministic matrix products are refused.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")  # whatever ran before; a refine loop may choose TF32 for its own
     torch.use_deterministic_algorithms(deterministic or before[1])
     try:
         with threadpool_limits(limits=threads):
@@ -28,6 +30,7 @@ def computing(threads: int, *, deterministic: bool) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
+        torch.set_float32_matmul_precision(products)
 
 
 def memory_mib(device: torch.device) -> float:

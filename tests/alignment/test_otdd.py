@@ -1,28 +1,22 @@
-"""OTDD against POT on the explicit cost matrix, and its parts against textbook formulas."""
+"""OTDD and its solver against POT on the explicit cost matrix, and its parts against textbook formulas."""
 
 import numpy as np
 import ot
 import pytest
 import torch
-from scipy.linalg import sqrtm
 from torch import Tensor
 
+from orca_ray.alignment import newton
+from orca_ray.alignment.blocks import half_squared_distances
 from orca_ray.alignment.distance import get_distance
 from orca_ray.alignment.inner import GaussianLabels
+from orca_ray.alignment.kernel import Side
 from orca_ray.alignment.otdd import OTDD
-from orca_ray.alignment.sinkhorn import entropic_cost, half_squared_distances, self_entropic_cost
-from tests.alignment.test_distances import cloud, source, value_and_gradient
+from orca_ray.alignment.sinkhorn import TOLERANCE, Ledger, self_transport, transport
+from tests.alignment.test_distances import bures, cloud, source, value_and_gradient
 
 
-def bures(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared 2-Wasserstein distance between the Gaussians of two clouds, from matrix roots."""
-    s, t = np.cov(a.T, bias=True), np.cov(b.T, bias=True)
-    root = np.real(sqrtm(s))
-    cross = np.real(sqrtm(root @ t @ root))
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(cross))
-
-
-def transport(cost: np.ndarray, epsilon: float) -> np.ndarray:
+def transport_plan(cost: np.ndarray, epsilon: float) -> np.ndarray:
     """The plan between uniform weights, from POT's plain Sinkhorn: nothing shared with the code but the problem."""
     a, b = np.full(len(cost), 1 / len(cost)), np.full(cost.shape[1], 1 / cost.shape[1])
     return np.asarray(ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn", numItermax=3000, stopThr=1e-12, warn=False))
@@ -30,7 +24,7 @@ def transport(cost: np.ndarray, epsilon: float) -> np.ndarray:
 
 def entropic(cost: np.ndarray, epsilon: float) -> float:
     """<P, C> + eps KL(P | a b^T)."""
-    plan = transport(cost, epsilon)
+    plan = transport_plan(cost, epsilon)
     return float((plan * cost).sum() + epsilon * (plan * np.log(np.maximum(plan, 1e-300) * plan.size)).sum())
 
 
@@ -47,14 +41,14 @@ def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> floa
 
     def cost(i: int, j: int) -> np.ndarray:
         matrix = 0.5 * ot.dist(points[i], points[j])
-        for c in np.unique(classes[i]):
+        for c in np.unique(classes[i]) if name != "sinkhorn" else []:
             for d in np.unique(classes[j]):
                 rows, columns = classes[i] == c, classes[j] == d
                 a, b = points[i][rows], points[j][columns]
                 if i == j and c == d:
                     w = 0.0
                 else:
-                    w = divergence(a, b, inner_epsilon) if name == "otdd-entropic" else bures(a, b)
+                    w = divergence(a, b, inner_epsilon) if name == "otdd_entropic" else bures(a, b)
                 matrix[np.ix_(rows, columns)] += 0.5 * w
         return np.asarray(matrix)
 
@@ -63,48 +57,85 @@ def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> floa
     return across - (own + own_source) / 2
 
 
-@pytest.mark.parametrize(("name", "d"), [("otdd", 2), ("otdd", 6), ("otdd-entropic", 4)])
+@pytest.mark.parametrize(("name", "d"), [("otdd", 2), ("otdd", 6), ("otdd_entropic", 4), ("sinkhorn", 4)])
 def test_value_equals_brute_force(name: str, d: int) -> None:
-    src, (x, y) = source(21, d=d), cloud(13, d=d, shift=0.5)
-    value = get_distance(name).fit(src)(x, y).item()
-    assert value == pytest.approx(brute_force(name, x, y, src.x, src.y), rel=1e-5)
+    src, (x, y) = source(15, d=d), cloud(10, d=d, shift=0.5)
+    distance = get_distance(name).fit(src)
+    assert distance(x, y).item() == pytest.approx(brute_force(name, x, y, src.x, src.y), rel=1e-5)
+    assert distance.diagnosis.converged
+    assert 0 < distance.diagnosis.error <= TOLERANCE
+    assert distance.diagnosis.iterations > 0
 
 
 def test_gaussian_labels_equal_matrix_roots() -> None:
-    labels = GaussianLabels()
+    labels, ledger = GaussianLabels(), Ledger()
     x, y = [cloud(n, d=5, seed=n)[0] for n in (9, 30, 3)], [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
-    a, b = labels.summarise(x), labels.summarise(y)
+    a, b = labels.restore(x, labels.source_terms(x)), labels.summarise(y, ledger)
+    assert a.rows == (5, 5, 3)
     expected = torch.tensor([[bures(p.numpy(), q.numpy()) for q in y] for p in x], dtype=torch.float64)
-    torch.testing.assert_close(labels.between(a, b), expected, rtol=1e-5, atol=1e-5)
-    within = labels.within(a)
-    torch.testing.assert_close(within, labels.between(a, a), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(labels.between(a, b, ledger), expected, rtol=1e-5, atol=1e-5)
+    within = labels.within(a, ledger)
+    torch.testing.assert_close(within, labels.between(a, a, ledger), rtol=1e-6, atol=1e-6)
     assert torch.equal(within.diagonal(), torch.zeros(3, dtype=torch.float64))
 
 
-def test_entropic_cost_is_the_optimum_and_its_gradient_the_plan() -> None:
-    x, y = cloud(12)[0], cloud(19, seed=4)[0]
-    cost = half_squared_distances(x, y).requires_grad_()
-    value = entropic_cost(cost, 0.2)
-    value.backward()  # type: ignore[no-untyped-call]
-    assert cost.grad is not None
+def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
+    x, y = (points.requires_grad_() for points in (cloud(12)[0], cloud(19, seed=4)[0]))
+    w = torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True)
+    rows, columns = torch.arange(12) % 2, torch.arange(19) % 3
+    cost = half_squared_distances(x, y) + 0.5 * w[rows][:, columns]
+    plan = torch.from_numpy(transport_plan(cost.detach().numpy(), 0.2))
+    expected = torch.autograd.grad((plan * cost).sum(), (x, y, w))
+    ledger = Ledger()
+    value = transport(Side(x, rows), Side(y, columns), w, 0.2, ledger, "test")
     assert value.item() == pytest.approx(entropic(cost.detach().numpy(), 0.2), rel=1e-8)
-    torch.testing.assert_close(cost.grad, torch.from_numpy(transport(cost.detach().numpy(), 0.2)), rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(cost.grad.sum(1), torch.full((12,), 1 / 12, dtype=torch.float64))
+    for ours, theirs in zip(torch.autograd.grad(value, (x, y, w)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert ledger.error <= TOLERANCE
 
 
 def test_small_epsilon_approaches_exact_transport() -> None:
     x, y = cloud(12)[0], cloud(12, seed=4)[0]
-    cost = half_squared_distances(x, y)
-    exact = ot.emd2([], [], cost.numpy())
-    errors = [abs(entropic_cost(cost, epsilon).item() - exact) for epsilon in (1.0, 0.1, 0.01)]
+    exact = ot.emd2([], [], half_squared_distances(x, y).numpy())
+    values = [transport(Side(x), Side(y), None, epsilon, Ledger(), "test").item() for epsilon in (1.0, 0.1, 0.01)]
+    errors = [abs(value - exact) for value in values]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.03 * exact
 
 
-def test_self_cost_equals_the_general_solver() -> None:
+def test_self_transport_equals_the_general_solver() -> None:
     x = cloud(20)[0]
     cost = half_squared_distances(x, x).fill_diagonal_(0.0)
-    assert self_entropic_cost(cost, 0.3).item() == pytest.approx(entropic(cost.numpy(), 0.3), rel=1e-8)
+    value = self_transport(Side(x), None, 0.3, Ledger(), "test").item()
+    assert value == pytest.approx(entropic(cost.numpy(), 0.3), rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 50), (50, 30)])
+def test_groups_that_hardly_see_each_other_are_solved(n: int, m: int) -> None:
+    """A fifth of the mass must cross a gap of 400 times eps: alternating updates alone would take millions."""
+    x, y = cloud(n, d=2)[0], cloud(m, d=2, seed=4)[0]
+    x[: n // 2, 0] += 20.0
+    y[: m * 3 // 10, 0] += 20.0
+    ledger = Ledger()
+    value = transport(Side(x), Side(y), None, 0.5, ledger, "test").item()
+    assert ledger.error <= TOLERANCE
+    assert ledger.iterations < 200
+    assert ledger.notes == []
+    exact = ot.emd2([], [], half_squared_distances(x, y).numpy())
+    assert exact < value < exact + 0.5 * np.log(m)
+
+
+def test_what_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton, "LARGEST", 10)
+    x, y = cloud(30, d=2)[0], cloud(50, d=2, seed=4)[0]
+    x[:15, 0] += 20.0
+    ledger = Ledger()
+    transport(Side(x), Side(y), None, 0.01, ledger, "target and source")
+    diagnosis = ledger.diagnosis()
+    assert not diagnosis.converged
+    assert diagnosis.error > TOLERANCE
+    (note,) = diagnosis.notes
+    assert "the transport between target and source ended before its tolerance" in note
 
 
 def test_labels_train_the_features() -> None:

@@ -111,7 +111,7 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     ending = command(
         "run", sweep_file, "--tasks", "digits,wdbc", "--tasks", "pocket/mnist", "--methods", "orca,nft", "--trials",
         "3", "--seeds", "2", "--protocol", "paper", "--body", "minilm-l6:layers=2", "--executor", "inline",
-        "--address", "10.0.0.1:6379", "--results", str(place), "--retry-failed",
+        "--address", "10.0.0.1:6379", "--results", str(place), "--retry-failed", "--deterministic",
     )  # fmt: skip
     assert ending.code == 0
     assert sweep.spec is not None
@@ -120,11 +120,14 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert sweep.spec.search_trials("pocket/digits", "orca") == 3
     assert len(sweep.spec.confirm_seeds) == 2
     assert sweep.spec.protocol == "paper"
+    assert sweep.spec.deterministic
+    assert sweep.spec.sweep_id == "mine/full-trials3-deterministic"
     assert sweep.spec.body("pocket/wdbc", "nft") == "minilm-l6:layers=2"
     assert sweep.options == {"executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True}
     assert sweep.store is not None
     assert sweep.store.local_path == place
-    assert f"--results '{place}'" in ending.out.splitlines()[-1]
+    shown = f"leaderboard: orca-sweep leaderboard pocket --sweep mine/full-trials3-deterministic --results '{place}'"
+    assert ending.out.splitlines()[-1] == shown
 
 
 def test_failed_trials_exit_with_1_and_are_named_even_when_quiet(
@@ -158,8 +161,31 @@ def test_an_up_to_date_sweep_says_so(command: Command, fake: Install, sweep_file
     assert "mine/full: up to date, 2 trials done" in ending.out
 
 
+def test_fallbacks_of_trials_are_told_at_the_end(command: Command, fake: Install, sweep_file: str) -> None:
+    notes = {"a class was left out": 7, "solved in chunks": 1}
+    fake(notes=notes, aligned=9, reused=4)
+    lines = command("run", sweep_file).out.splitlines()
+    assert lines[-4:-1] == [
+        "alignment: 4 of 9 trials took over that of another trial",
+        "note: a class was left out (7 trials)",
+        "note: solved in chunks (1 trial)",
+    ]
+    ended = command("run", sweep_file, "--json").json
+    assert (ended["notes"], ended["aligned"], ended["reused"], ended["deterministic"]) == (notes, 9, 4, False)
+    assert command("run", sweep_file, "--quiet").out == ""
+
+
+def test_fallbacks_of_many_kinds_do_not_fill_the_screen(command: Command, fake: Install, sweep_file: str) -> None:
+    fake(notes={f"kind {number}": 1 for number in range(9)}, ran=0)
+    lines = command("run", sweep_file).out.splitlines()
+    assert [line for line in lines if line.startswith("note:")][4:] == [
+        "note: kind 4 (1 trial)",
+        "note: and 4 more kinds; --json prints all",
+    ]
+
+
 def test_quiet_prints_nothing(command: Command, fake: Install, sweep_file: str) -> None:
-    fake()
+    fake(notes={"a class was left out": 1})
     ending = command("run", sweep_file, "-q")
     assert (ending.code, ending.out, ending.err) == (0, "", "")
 
@@ -198,6 +224,18 @@ def test_a_dry_run_starts_and_writes_nothing(
     assert table.code == 0
     assert "mine/full, protocol held-out: 8 trials, 0 done" in table.out
     assert "wdbc" in table.out
+
+
+def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    Path("sweep.yaml").write_text(SWEEP)
+    Path("fixed.yaml").write_text(SWEEP + "deterministic: true\n")
+    for arguments in (["plan", "sweep.yaml", "--deterministic"], ["run", "fixed.yaml", "--dry-run"]):
+        ending = command(*arguments)
+        assert "mine/full-deterministic, protocol held-out: 8 trials" in ending.out
+        assert "deterministic: one thread a trial" in ending.out
+        assert command(*arguments, "--json").json["deterministic"] is True
+    assert command("plan", "sweep.yaml", "--json").json["deterministic"] is False
 
 
 def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from orca_ray.cli.main import app
 HEAVY = ("torch", "ray", "transformers", "pandas", "pyarrow", "numpy", "sklearn", "timm", "optuna")
 SWEEP_OPTIONS = (
     "--json", "--quiet", "--results", "--executor", "--budget", "--tasks", "--methods", "--body", "--trials", "--seeds",
-    "--protocol", "--dry-run", "--address",
+    "--protocol", "--deterministic", "--dry-run", "--address",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orca_ray.cli.progress import Progress, SweepState, render
+from orca_ray.cli.progress import Progress, SweepState, render, trial_line
 from orca_ray.results import Status
 from orca_ray.sweep import events
 from tests.results.factories import make_record
@@ -118,6 +118,15 @@ def test_failures_are_counted_in_the_row() -> None:
     state = started(Clock())
     finish(state, "a", 2, status=Status.LOST, validation_score=None, test_score=None)
     assert "2/4 (1 failed)" in text(state)
+
+
+def test_the_line_of_a_trial_tells_its_speed_and_what_it_did_not_do_itself() -> None:
+    state = started(Clock())
+    record = make_record("a", samples_per_second=123.456, align_reused=True, notes="a class was left out", epochs=3)
+    assert trial_line(events.TrialFinished(record, 0), state).endswith(
+        "completed, validation 0.2500, test 0.5000, 1 min 00 s, 123.5 samples/s, alignment reused "
+        "(a class was left out)"
+    )
 
 
 def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

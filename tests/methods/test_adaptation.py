@@ -5,6 +5,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 from orca_ray.data.prepared import Split
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError
+from orca_ray.methods.adaptation import Adaptation
+from orca_ray.methods.recipe import Scalar
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import evaluate
 from orca_ray.training.objective import Objective
@@ -297,3 +300,113 @@ def test_a_really_pretrained_body() -> None:
     outcome = adaptation.result()
     assert outcome.test_score is not None
     assert outcome.test_score < 0.4  # chance is 2/3
+
+
+SLOW_ALIGN: dict[str, Scalar] = {**QUICK, "align.epochs": 9, "align.patience": 1, "align.tolerance": 0.9}
+"""Nine epochs, of which a plateau leaves six."""
+
+
+def aligned(body: str, directory: Path, **changes: Any) -> tuple[list[dict[str, Any]], Adaptation]:
+    """Run a trial that shares its alignment through ``directory``."""
+    adaptation = start(body, **{"hyperparameters": SLOW_ALIGN, "aligned": directory, **changes})
+    return run(adaptation), adaptation
+
+
+def test_a_second_trial_takes_the_alignment_over_bit_for_bit(bert: str, tmp_path: Path) -> None:
+    expected, first = aligned(bert, tmp_path)
+    reports, second = aligned(bert, tmp_path)
+    assert reports == expected == run(start(bert, hyperparameters=SLOW_ALIGN))
+    assert [report["stage"] for report in reports] == ["align"] * 6 + ["refine"] * 3
+    assert not changed(copy_of(first.model), copy_of(second.model))
+    assert (first.result().align_reused, second.result().align_reused) == (False, True)
+    assert (second.result().align_epochs, second.result().align_plateaued) == (6, True)
+    assert scores(first.result()) == scores(second.result())
+    assert second.result().align_seconds < first.result().align_seconds
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> None:
+    """One epoch is enough here; what counts is who finds the first trial's file."""
+    base: dict[str, Scalar] = {**QUICK, "align.epochs": 1, "align.distance": "l2"}
+
+    def reuses(changes: dict[str, Scalar], **arguments: Any) -> bool:
+        trial = start(bert, **{"hyperparameters": {**base, **changes}, "aligned": tmp_path, **arguments})
+        while trial.stage == "align":
+            trial.step()
+        return trial.result().align_reused
+
+    assert not reuses({})
+    same: list[dict[str, Scalar]] = [{"refine.learning_rate": 3e-3}, {"refine.dropout": 0.0}]
+    same.append({"align.source": "vocabulary"})
+    for changes in same:
+        assert reuses(changes), changes
+    data = make_data(TASK)
+    x = data.train.x.copy()
+    x[3] += 0.25
+    another_split = copy.copy(data)
+    object.__setattr__(another_split, "splits", {**data.splits, "train": Split(x, data.train.y)})
+    different: list[dict[str, Scalar]] = [
+        {"embedder.sequence_length": 16},
+        {"embedder.initialisation": "random"},
+        {"align.distance": "mmd"},
+        {"align.learning_rate": 1e-3},
+        {"align.samples": 20},
+        {"align.samples_per_class": 9},
+        {"align.patience": 0},
+        {"align.source_samples": 41},
+        {"align.epochs": 3},
+    ]
+    for changes in different:
+        assert not reuses(changes), changes
+    assert not reuses({}, seed=1)
+    assert not reuses({}, data=another_split)
+    assert not reuses({}, threads=2)
+    assert reuses({})
+
+
+def test_an_interrupted_alignment_is_resumed_and_not_shared(bert: str, tmp_path: Path) -> None:
+    """Where it began may be another kind of machine, whose numbers differ in the last bit."""
+    shared = tmp_path / "aligned"
+    expected = run(start(bert, hyperparameters=SLOW_ALIGN))
+    first = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
+    reports = [reported(first.step()) for _ in range(2)]
+    first.save(tmp_path / "trial")
+    second = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
+    assert second.restore(tmp_path / "trial")
+    reports += run(second)
+    assert reports == expected
+    assert not second.result().align_reused
+    assert not shared.exists()
+
+
+@pytest.mark.parametrize("steps", [1, 5, 6, 7])
+def test_an_interrupted_replay_goes_on_without_the_file(bert: str, steps: int, tmp_path: Path) -> None:
+    shared = tmp_path / "aligned"
+    expected, _ = aligned(bert, shared)
+    first = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
+    reports = [reported(first.step()) for _ in range(steps)]
+    first.save(tmp_path / "trial")
+    for path in shared.iterdir():
+        path.unlink()
+    second = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
+    assert second.restore(tmp_path / "trial")
+    reports += run(second)
+    assert reports == expected
+    assert second.result().align_reused
+    assert second.result().align_epochs == 6
+
+
+def test_a_damaged_alignment_is_made_again(bert: str, tmp_path: Path) -> None:
+    expected, _ = aligned(bert, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-50])
+    reports, second = aligned(bert, tmp_path)
+    assert reports == expected
+    assert not second.result().align_reused
+    assert aligned(bert, tmp_path)[1].result().align_reused
+
+
+def test_fallbacks_of_aligning_are_told(bert: str) -> None:
+    adaptation = start(bert, hyperparameters={**QUICK, "align.samples": 2, "align.distance": "l2"})
+    run(adaptation)
+    assert adaptation.result().notes == "each draw of align.samples=2 holds that many of 3 classes"

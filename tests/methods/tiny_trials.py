@@ -15,6 +15,7 @@ from orca_ray.data.target import Target
 from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.progress import Outcome, Progress
 from orca_ray.methods.recipe import Scalar
+from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 
 QUICK: dict[str, Scalar] = {
@@ -147,8 +148,22 @@ def start(
     hyperparameters: Mapping[str, Scalar] = QUICK,
     seed: int = 0,
     test: bool = True,
+    aligned: Path | None = None,
+    threads: int = 1,
 ) -> Adaptation:
-    return Adaptation(task, data or make_data(task), method, body, hyperparameters, seed, test=test)
+    """Begin a trial; it shares its alignment only through a directory ``aligned``."""
+    return Adaptation(
+        task,
+        data or make_data(task),
+        method,
+        body,
+        hyperparameters,
+        seed,
+        test=test,
+        threads=threads,
+        reuse_aligned=aligned is not None,
+        aligned=aligned,
+    )
 
 
 def run(adaptation: Adaptation) -> list[dict[str, Any]]:
@@ -166,12 +181,8 @@ def reported(progress: Progress) -> dict[str, Any]:
 
 
 def scores(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome without times and memory."""
-    return {
-        name: value
-        for name, value in asdict(outcome).items()
-        if not name.endswith("_seconds") and name != "peak_memory_mib"
-    }
+    """Return an outcome without times, memory and speed, which differ from run to run."""
+    return {name: value for name, value in asdict(outcome).items() if name not in Record.CIRCUMSTANCES}
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:

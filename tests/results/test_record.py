@@ -29,6 +29,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | TEXT,
     int: INTEGER,
     int | None: st.none() | INTEGER,
+    bool | None: st.none() | st.booleans(),
     float: REAL,
     float | None: st.none() | REAL,
     datetime: TIME,
@@ -53,14 +54,15 @@ def test_curve_points_come_back_equal_from_parquet(points: list[CurvePoint]) -> 
     assert [CurvePoint(**row) for row in table.to_pylist()] == points
 
 
-@given(error=st.text())
-def test_any_error_text_can_be_kept(error: str) -> None:
-    record = make_record(error=f"\udcff{error}")
+@given(text=st.text())
+def test_any_text_of_a_message_can_be_kept(text: str) -> None:
+    record = make_record(error=f"\udcff{text}", notes=f"\udcff{text}")
     table = from_rows([record.to_row()], RECORDS)
-    kept = Record.from_row(table.to_pylist()[0]).error
-    assert kept is not None
-    assert kept.startswith("?")
-    assert len(kept) == len(error) + 1
+    kept = Record.from_row(table.to_pylist()[0])
+    assert kept.error is not None
+    assert kept.error.startswith("?")
+    assert len(kept.error) == len(text) + 1
+    assert kept.notes == kept.error
 
 
 @pytest.mark.parametrize("kind", [Record, CurvePoint])
@@ -68,18 +70,19 @@ def test_schema_has_exactly_the_fields_and_nulls_where_none_is_allowed(kind: typ
     fields = dataclasses.fields(kind)
     assert [f.name for f in fields] == kind.SCHEMA.names
     for field in fields:
-        optional = BY_TYPE[field.type] in (BY_TYPE[str | None], BY_TYPE[int | None], BY_TYPE[float | None])
+        optional = field.type in (str | None, int | None, float | None, bool | None)
         assert kind.SCHEMA.field(field.name).nullable == optional, field.name
 
 
 def test_deterministic_part_holds_all_but_time_and_place() -> None:
     first = make_record()
     later = make_record(
-        minutes=9, wall_seconds=540.0, executor="ray", node="there", attempts=2, peak_memory_mib=3.0, align_seconds=9.0
-    )
-    assert first.deterministic() == later.deterministic()
-    assert first.deterministic() != make_record(test_score=0.5000001).deterministic()
-    assert set(first.to_row()) - set(first.deterministic()) == Record.CIRCUMSTANCES
+        minutes=9, wall_seconds=540.0, executor="ray", node="there", attempts=2, peak_memory_mib=3.0, align_seconds=9.0,
+        align_reused=True, samples_per_second=9.0,
+    )  # fmt: skip
+    assert first.reproducible() == later.reproducible()
+    assert first.reproducible() != make_record(test_score=0.5000001).reproducible()
+    assert set(first.to_row()) - set(first.reproducible()) == Record.CIRCUMSTANCES
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,12 @@ def test_impossible_records_are_refused(changes: dict[str, Any], told: str) -> N
 
 def test_a_failed_trial_may_have_any_score() -> None:
     assert make_record(status=Status.FAILED_NAN, validation_score=float("inf")).validation_score == float("inf")
+
+
+def test_later_columns_are_of_the_schema_and_may_be_missing() -> None:
+    for names in Record.LATER.values():
+        assert names <= set(Record.SCHEMA.names)
+        assert all(Record.SCHEMA.field(name).nullable and getattr(make_record(), name) is None for name in names)
 
 
 def test_which_statuses_are_failures() -> None:

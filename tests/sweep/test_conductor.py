@@ -6,10 +6,11 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.conductor import Conductor, checkpoint_directory
 from orca_ray.sweep.events import Event, TrialFinished
+from orca_ray.sweep.executors.base import stopped_early
 from orca_ray.sweep.spec import Overrides
 from orca_ray.sweep.study_plan import NodeResources, placement_problem
 from orca_ray.sweep.trial import Resources, TrialSpec
-from tests.sweep.fakes import TEXT, fake_end, fake_reports, fake_spec, fake_studies, play
+from tests.sweep.fakes import TEXT, fake_end, fake_reports, fake_score, fake_spec, fake_studies, play
 
 
 @pytest.fixture
@@ -83,12 +84,70 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
         trial, reports = out.pop()  # the youngest first: an order that no single worker would give
         for report in reports:
             if conductor.report(trial.key, report["progress"]) and not report["done"]:  # type: ignore[arg-type]
-                report = {**fake_end(trial, "stopped_early"), "done": True}
+                report = stopped_early(report)
             if report["done"]:
                 conductor.finish(trial.key, report)
                 break
-    facts = [{key: record.deterministic() for key, record in store.load("fake/full").items()} for store in (one, many)]
+    facts = [{key: record.reproducible() for key, record in store.load("fake/full").items()} for store in (one, many)]
     assert facts[0] == facts[1]
+
+
+def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    stopped, failed, lost = (conductor.next_trial() for _ in range(3))
+    assert stopped is not None
+    assert failed is not None
+    assert lost is not None
+    for trial in (stopped, failed, lost):
+        reports = list(fake_reports(trial))
+        for report in reports[:3]:
+            conductor.report(trial.key, report["progress"])
+    # Resumed, it has told of its end before it was stopped at its third epoch.
+    one = conductor.finish(stopped.key, stopped_early(list(fake_reports(stopped))[-1]))
+    two = conductor.finish(failed.key, {**list(fake_reports(failed))[2], **fake_end("failed_nan", "loss is NaN")})
+    three = conductor.finish(lost.key, fake_end("lost", "node gone"))
+    for record, trial in ((one, stopped), (two, failed), (three, lost)):
+        assert (record.epochs, record.best_epoch, record.test_score) == (3, 3, None)
+        assert record.validation_score == fake_score(trial, 3)
+        assert record.deterministic is False
+    for record in (one, two):
+        assert (record.num_parameters, record.micro_batch, record.samples_per_second) == (10, 16, 64.0)
+        assert (record.distance_before, record.distance_after, record.align_epochs) == (3.0, 1.0, 2)
+        assert record.notes == "a class was left out; solved in chunks"
+    assert (three.num_parameters, three.samples_per_second, three.notes, three.align_epochs) == (None, None, None, 0)
+    assert store.load("fake/full")[one.trial_key] == one
+
+
+def test_the_summary_counts_notes_and_reused_alignments(store: ResultsStore) -> None:
+    play(conduct(store), fail=frozenset({"pocket/wdbc"}))
+    summary = conduct(store).summary()
+    assert summary.notes == {"a class was left out": 12, "solved in chunks": 12}
+    assert (summary.aligned, summary.reused, summary.deterministic) == (12, 4, False)
+
+
+def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
+    text = TEXT + "resources: {cpus: 2}\n"
+    usual, fixed = (fake_studies(fake_spec(text, Overrides(deterministic=flag))) for flag in (False, True))
+    trials = [studies[0].trial({}, 1, "confirm") for studies in (usual, fixed)]
+    assert [trial.threads for trial in trials] == [2, 1]
+    assert [trial.deterministic for trial in trials] == [False, True]
+    assert trials[0].key != trials[1].key
+    assert TrialSpec.from_config(trials[1].to_config()) == trials[1]
+    play(Conductor(usual, store, executor="fake"), most=3)
+    conductor = Conductor(fixed, store, executor="fake")
+    assert conductor.finished_before == 0
+    play(conductor, most=2)
+    assert conductor.summary().deterministic
+    assert {record.deterministic for record in store.load("fake/full-deterministic").values()} == {True}
+    assert {record.deterministic for record in store.load("fake/full").values()} == {False}
+
+
+def test_the_key_of_a_trial_is_what_it_was_before_there_were_deterministic_ones() -> None:
+    trial = TrialSpec(
+        task="pocket/wdbc", method="nft", body="minilm-l6", hyperparameters={"refine.epochs": 3}, seed=1,
+        protocol="held-out", data_fingerprint="0123456789abcdef", phase="search", epochs=3,
+    )  # fmt: skip
+    assert trial.key == "ed489adc2eda697ae65d"
 
 
 def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> None:
@@ -187,9 +246,8 @@ def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore,
     while (trial := conductor.next_trial()) is not None:
         reports = list(fake_reports(trial))
         stop = conductor.report(trial.key, [point for report in reports for point in report["progress"]])
-        end = {**fake_end(trial, "stopped_early"), "outcome": None} if stop else reports[-1]
-        conductor.finish(trial.key, end)
-    facts = [{key: r.deterministic() for key, r in s.load("fake/full").items()} for s in (expected, store)]
+        conductor.finish(trial.key, stopped_early(reports[-1]) if stop else reports[-1])
+    facts = [{key: r.reproducible() for key, r in s.load("fake/full").items()} for s in (expected, store)]
     assert facts[0] == facts[1]
     assert any(record["status"] == Status.STOPPED_EARLY for record in facts[0].values())
 
@@ -211,6 +269,6 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> N
     folder.mkdir()
     for name in (f"{trial.key}.pt", f".{trial.key}.pt.1.tmp"):
         (folder / name).touch()
-    conductor.finish(trial.key, fake_end(trial))
+    conductor.finish(trial.key, list(fake_reports(trial))[-1])
     conductor.tidy()
     assert not folder.exists()

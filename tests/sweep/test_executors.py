@@ -41,8 +41,8 @@ def body_directory(factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def facts(store: ResultsStore) -> dict[str, dict[str, Any]]:
-    return {key: record.deterministic() for key, record in store.load("tiny/full").items()}
+def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
+    return {key: record.reproducible() for key, record in store.load(sweep).items()}
 
 
 def test_ray_and_inline_give_the_same_records(
@@ -58,6 +58,25 @@ def test_ray_and_inline_give_the_same_records(
     assert run_sweep(spec, store, executor="ray").up_to_date
     assert not (tmp_path / "results" / "checkpoints").exists()
     assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
+def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice in this process and once on Ray, where the actor is warm from the second trial on; nothing is cached."""
+    text = TEXT.replace("search_trials: 3", "search_trials: 0").replace("[orca, nft]", "[orca]")
+    spec = tiny_spec(body_directory(tmp_path_factory), text + "resources: {cpus: 2}\ndeterministic: true\n")
+    found = []
+    for number, executor in enumerate(("inline", "inline", "ray")):
+        monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / f"home{number}"))
+        store = ResultsStore(tmp_path / f"results{number}", create=True)
+        summary = run_sweep(spec, store, executor=executor)
+        assert summary.statuses[Status.COMPLETED] == summary.ran == 2
+        assert summary.deterministic
+        found.append(facts(store, "tiny/full-deterministic"))
+    assert found[0] == found[1] == found[2]
+    assert {record["deterministic"] for record in found[0].values()} == {True}
 
 
 DRIVER = """

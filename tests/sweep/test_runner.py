@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from orca_ray.errors import UserError
+from orca_ray.methods import adaptation
+from orca_ray.methods.progress import Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor
 from orca_ray.sweep.runner import TrialRunner, classify
 from orca_ray.sweep.study_plan import StudyPlan, plan_studies
-from orca_ray.sweep.trial import TrialSpec
+from orca_ray.sweep.trial import Resources, TrialSpec
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.errors import NotFiniteError
 from tests.sweep.real import tiny_spec
@@ -88,7 +90,10 @@ def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, 
     assert again["outcome"] == report["outcome"]
 
 
-def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_path: Path, deterministic: bool) -> None:
+    """A deterministic trial also after one of the same settings that ran with two threads."""
+
     def config(trial: TrialSpec, directory: str) -> dict[str, Any]:
         return {
             "trial": json.dumps(trial.to_config()), "checkpoints": str(tmp_path / directory),
@@ -101,9 +106,17 @@ def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_p
             if report["done"]:
                 return scores(report)
 
-    trials = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
+    usual = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
+    two = Resources(cpus=2.0)
+    fixed = [dataclasses.replace(trial, resources=two, deterministic=True) for trial in usual]
+    trials = fixed if deterministic else usual
     warm = TrialActor.__new__(TrialActor)
-    warm.setup(config(trials[0], "warm"))
+    if deterministic:
+        warm.setup(config(dataclasses.replace(usual[0], resources=two), "warm"))
+        run(warm)
+        assert warm.reset_config(config(trials[0], "warm"))
+    else:
+        warm.setup(config(trials[0], "warm"))
     first = run(warm)
     assert warm.reset_config(config(trials[1], "warm"))
     second = run(warm)
@@ -111,11 +124,43 @@ def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_p
     assert [second, first] == [scores(report) for report in fresh]
 
 
+@pytest.mark.parametrize(("deterministic", "threads"), [(False, 2), (True, 1)])
+def test_a_deterministic_trial_computes_with_one_thread(
+    plans: dict[str, StudyPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool, threads: int
+) -> None:
+    held: list[tuple[int, bool, bool]] = []
+    refine = adaptation._STEPS["refine"]
+
+    def spy(trial: adaptation.Adaptation) -> Progress:
+        tf32 = torch.backends.cudnn.allow_tf32
+        held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
+        return refine(trial)
+
+    monkeypatch.setitem(adaptation._STEPS, "refine", spy)
+    trial = plans["nft"].trial({}, 1, "confirm")
+    trial = dataclasses.replace(trial, resources=Resources(cpus=2.0), deterministic=deterministic)
+    scores(finish(TrialRunner(trial, tmp_path))[1])
+    assert held == [(threads, deterministic, not deterministic)] * trial.epochs
+    assert torch.backends.cudnn.allow_tf32
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
+    runner = TrialRunner(plans["orca"].trial({}, 1, "search"), tmp_path)
+    outcomes = [runner.step()["outcome"] for _ in range(5)]
+    assert [outcome["epochs"] for outcome in outcomes] == [0, 0, 1, 2, 3]
+    assert all(outcome["num_parameters"] > 0 for outcome in outcomes)
+    assert outcomes[1]["distance_after"] is not None
+    diverging = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
+    assert finish(TrialRunner(diverging, tmp_path))[1]["outcome"]["num_parameters"] > 0
+
+
 def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, StudyPlan], tmp_path: Path) -> None:
     good = plans["nft"].trial({}, 1, "search")
     report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
     assert report["status"] == "failed_user"
     assert "data verify pocket/wdbc" in report["error"]
+    assert report["outcome"] is None
     report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
     assert report["status"] == "failed_user"
 

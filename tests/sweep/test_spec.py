@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.results import PROTOCOLS
 from orca_ray.sweep.spec import Overrides, load_spec, parse_spec, shipped_sweeps
 
 MINIMAL = """\
@@ -115,6 +116,22 @@ def test_overrides() -> None:
         parse_spec(MINIMAL, overrides=Overrides(tasks=["digts"]))
     with pytest.raises(UserError, match="Did you mean 'scratch'"):
         parse_spec(MINIMAL, overrides=Overrides(methods=["scrach"]))
+
+
+def test_a_deterministic_sweep_has_a_name_of_its_own() -> None:
+    fixed = MINIMAL + "deterministic: true\n"
+    assert not parse_spec(MINIMAL).deterministic
+    for spec in (parse_spec(fixed), parse_spec(MINIMAL, overrides=Overrides(deterministic=True))):
+        assert spec.deterministic
+        assert spec.sweep_id == "mine/full-deterministic"
+    both = Overrides(trials=2, deterministic=True)
+    assert parse_spec(fixed, overrides=both).sweep_id == "mine/full-trials2-deterministic"
+    assert refused(MINIMAL + "deterministic: perhaps\n").startswith("mine.yaml:11: deterministic: ")
+
+
+def test_the_protocols_are_those_of_the_records() -> None:
+    assert [parse_spec(MINIMAL + f"protocol: {name}\n").protocol for name in PROTOCOLS] == list(PROTOCOLS)
+    assert "'held-out' or 'paper'; got 'papers'" in refused(MINIMAL + "protocol: papers\n")
 
 
 def test_layers_later_ones_win() -> None:

@@ -1,5 +1,7 @@
 """The align loop: what it changes, how it draws, and exact resume."""
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from orca_ray.alignment.distance import Distance, get_distance
+from orca_ray.alignment.distance import Diagnosis, Distance, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.training import checkpoint
-from orca_ray.training.align import AlignConfig, AlignEpoch, AlignLoop, balanced_draw, relative_steps
+from orca_ray.training import align, checkpoint
+from orca_ray.training.align import AlignConfig, AlignEpoch, AlignLoop, Measure
+from orca_ray.training.align_draw import ClassIndex, Inputs, balanced_draw, draw_per_class
+from orca_ray.training.align_steps import relative_steps
 from orca_ray.training.errors import NotFiniteError
 
 from .training_toys import CLASSES, CPU, copy_of, same, toy_model, toy_split
@@ -31,6 +35,28 @@ def fitted(name: str = "mmd") -> Distance:
 def make_loop(model: CrossModalModel, config: AlignConfig, seed: int = 0, distance: str = "mmd") -> AlignLoop:
     split = toy_split(90)
     return AlignLoop(model, split.x, split.y, CLASSES, config, fitted(distance), seed=seed, device=CPU)
+
+
+class Scripted:
+    """A distance of its own making: ``value`` of the features, offset by a list of numbers, one a call."""
+
+    def __init__(
+        self, offsets: Iterable[float] = (), diagnoses: Iterable[Diagnosis] = (), factor: float = 1e-3
+    ) -> None:
+        self.diagnosis = Diagnosis()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+        self._offsets, self._diagnoses = iter(offsets), iter(diagnoses)
+        self._factor = factor
+
+    def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
+        self.seen.append((labels, shares))
+        self.diagnosis = next(self._diagnoses, Diagnosis())
+        return self._factor * features.square().mean() + next(self._offsets, 0.0)
+
+
+def scripted_loop(config: AlignConfig, distance: Measure, num_samples: int = 90, seed: int = 0) -> AlignLoop:
+    split = toy_split(num_samples)
+    return AlignLoop(toy_model(), split.x, split.y, CLASSES, config, distance, seed=seed, device=CPU)
 
 
 def curve(epoch: AlignEpoch) -> tuple[int, float, float]:
@@ -68,13 +94,17 @@ def test_learning_rate_falls_by_thirds() -> None:
     assert [loop.step().learning_rate for _ in range(6)] == pytest.approx([1e-2, 1e-2, 2e-3, 2e-3, 4e-4, 4e-4])
 
 
-@pytest.mark.parametrize("interrupted_after", [0, 1, 3, 4])
-def test_resume_is_exact(interrupted_after: int, tmp_path: Path) -> None:
-    config = AlignConfig(epochs=4, learning_rate=1e-2, samples=20)
+@pytest.mark.parametrize("interrupted_after", [0, 1, 3, 6])
+@pytest.mark.parametrize("patience", [0, 1])
+def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) -> None:
+    # With patience, each rate is cut from three epochs to two.
+    config = AlignConfig(epochs=9 if patience else 6, learning_rate=1e-2, samples=20, patience=patience, tolerance=0.9)
     whole_model = toy_model(dropout=0.3)
     whole = make_loop(whole_model, config)
-    expected = [curve(whole.step()) for _ in range(4)]
-    assert len({distance for _, distance, _ in expected}) == 4
+    expected = [curve(whole.step()) for _ in range(6)]
+    assert whole.done
+    assert whole.plateaued == (patience > 0)
+    assert len({distance for _, distance, _ in expected}) == 6
 
     first = make_loop(toy_model(dropout=0.3), config)
     curves = [curve(first.step()) for _ in range(interrupted_after)]
@@ -88,23 +118,21 @@ def test_resume_is_exact(interrupted_after: int, tmp_path: Path) -> None:
             parameter.add_(1.0)  # must come from the checkpoint
     resumed = make_loop(model, config)
     resumed.load_state_dict(state)
-    curves += [curve(resumed.step()) for _ in range(4 - interrupted_after)]
+    curves += [curve(resumed.step()) for _ in range(6 - interrupted_after)]
     assert curves == expected
     assert same(copy_of(model), copy_of(whole_model))
+    assert resumed.done
+    assert resumed.plateaued == whole.plateaued
     assert (resumed.distance_before, resumed.distance_after) == (whole.distance_before, whole.distance_after)
 
 
 def test_dense_targets_get_pseudo_classes() -> None:
     split = toy_split(90)
     y = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32) + np.float32(0.01) * split.x[:, :1, :4]
-    seen: list[Tensor] = []
-
-    def distance(features: Tensor, labels: Tensor) -> Tensor:
-        seen.append(labels)
-        return features.square().sum()
-
+    distance = Scripted()
     target = Target("dense", shape=(4, 4))
     AlignLoop(toy_model(), split.x, y, target, AlignConfig(epochs=1), distance, seed=0, device=CPU).step()
+    seen = [labels for labels, _ in distance.seen]
     assert all(labels.dtype == torch.int64 and labels.shape == (90,) for labels in seen)
     for value in range(3):
         others = set(seen[0][torch.from_numpy(split.y != value)].tolist())
@@ -120,14 +148,8 @@ def test_features_that_are_not_finite() -> None:
 
 
 def test_distance_that_is_not_finite() -> None:
-    split = toy_split(90)
-
-    def distance(features: Tensor, labels: Tensor) -> Tensor:
-        return features.sum() * float("nan")
-
-    loop = AlignLoop(toy_model(), split.x, split.y, CLASSES, AlignConfig(), distance, seed=0, device=CPU)
     with pytest.raises(NotFiniteError, match="distance is nan"):
-        loop.step()
+        scripted_loop(AlignConfig(), Scripted(factor=float("nan"))).step()
 
 
 @settings(max_examples=60, deadline=None)
@@ -138,7 +160,8 @@ def test_distance_that_is_not_finite() -> None:
 )
 def test_draws_are_balanced(labels: list[int], num_samples: int, seed: int) -> None:
     array = np.array(labels)
-    drawn = balanced_draw(array, num_samples, torch.Generator().manual_seed(seed))
+    drawn = balanced_draw(ClassIndex(array), num_samples, np.random.default_rng(seed))
+    assert drawn.tolist() == sorted(drawn)
     assert len(drawn) == min(num_samples, len(array)) == len(set(drawn.tolist()))
     taken = {label: int((array[drawn] == label).sum()) for label in set(labels)}
     for label, count in taken.items():
@@ -147,9 +170,163 @@ def test_draws_are_balanced(labels: list[int], num_samples: int, seed: int) -> N
 
 
 def test_draws_differ_by_seed_and_epoch() -> None:
-    labels = np.arange(100) % 5
-    draws = {tuple(balanced_draw(labels, 20, torch.Generator().manual_seed(seed))) for seed in range(10)}
+    index = ClassIndex(np.arange(100) % 5)
+    draws = {tuple(balanced_draw(index, 20, np.random.default_rng(seed))) for seed in range(10)}
     assert len(draws) == 10
+
+
+def test_every_class_and_sample_has_its_turn() -> None:
+    """Also where a draw has fewer places than there are classes."""
+    labels = np.repeat(np.arange(6), [1, 2, 3, 10, 10, 40])
+    index = ClassIndex(labels)
+    counts = np.zeros(len(labels))
+    for seed in range(600):
+        counts[balanced_draw(index, 3, np.random.default_rng(seed))] += 1
+    per_class = np.bincount(labels, counts)
+    assert per_class.sum() == 1800
+    assert per_class == pytest.approx(np.full(6, 300), abs=60)
+    assert (counts > 0).all()
+
+
+def test_draws_per_class_take_all_of_a_small_class() -> None:
+    labels = np.array([7] * 3 + [-2] * 50 + [4] * 20)
+    drawn = draw_per_class(ClassIndex(labels), 16, np.random.default_rng(0))
+    assert len(set(drawn.tolist())) == len(drawn)
+    assert np.unique(labels[drawn], return_counts=True)[1].tolist() == [16, 16, 3]
+
+
+def test_samples_per_class_replace_samples_in_total() -> None:
+    distance = Scripted()
+    scripted_loop(AlignConfig(epochs=1, samples=4, samples_per_class=11), distance).step()
+    assert all(torch.bincount(labels).tolist() == [11, 11, 11] for labels, _ in distance.seen)
+
+
+def test_shares_are_those_of_the_training_set() -> None:
+    split = toy_split(90)
+    y = np.where(np.arange(90) < 60, 5, np.where(np.arange(90) < 87, 9, 2))
+    distance = Scripted()
+    config = AlignConfig(epochs=1, samples=9)
+    AlignLoop(toy_model(), split.x, y, CLASSES, config, distance, seed=0, device=CPU).step()
+    for labels, shares in distance.seen:
+        assert torch.unique(labels).tolist() == [2, 5, 9]
+        assert shares.tolist() == pytest.approx([3 / 90, 60 / 90, 27 / 90])
+    assert ClassIndex(y).shares_of(np.array([0, 61])).tolist() == pytest.approx([60 / 87, 27 / 87])
+
+
+def test_no_sample_to_draw_from() -> None:
+    with pytest.raises(UserError, match="labelled training samples"):
+        ClassIndex(np.array([], dtype=np.int64))
+
+
+def test_inputs_come_from_a_read_only_map_as_float32(tmp_path: Path) -> None:
+    values = np.random.RandomState(0).normal(size=(20, 2, 3))
+    np.save(tmp_path / "x.npy", values)
+    inputs = Inputs(np.load(tmp_path / "x.npy", mmap_mode="r"), CPU)
+    taken = inputs.take(np.array([3, 11]))
+    assert taken.dtype == torch.float32
+    assert torch.equal(taken, torch.from_numpy(values[[3, 11]]).float())
+    assert inputs.take(np.array([3, 11])) is taken
+    assert torch.equal(inputs.take(np.array([4, 11])), torch.from_numpy(values[[4, 11]]).float())
+
+
+@pytest.mark.gpu
+def test_inputs_on_a_gpu_are_the_same_resident_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.RandomState(0).normal(size=(20, 2, 3)).astype(np.float32)
+    device = torch.device("cuda")
+    resident = Inputs(values, device).take(np.array([3, 11]))
+    monkeypatch.setattr("orca_ray.training.align_draw.RESIDENT_BYTES", 0)
+    assert torch.equal(resident, Inputs(values, device).take(np.array([3, 11])))
+    assert resident.cpu().numpy() == pytest.approx(values[[3, 11]])
+
+
+def test_a_draw_of_everything_is_measured_once() -> None:
+    distance = Scripted()
+    loop = scripted_loop(AlignConfig(epochs=2, samples=500), distance)
+    first = loop.step()
+    assert len(distance.seen) == 1
+    assert loop.distance_before == first.distance
+
+
+def test_chunks_change_neither_distance_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of the toy is 6 floats, a sample 4 tokens: 96 bytes."""
+    sizes: list[int] = []
+    curves, models = [], []
+    for limit in (10**6, 7 * 96):
+        monkeypatch.setitem(align.CHUNK_BYTES, "cpu", limit)
+        model = toy_model()
+        model.embedder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+        loop = make_loop(model, AlignConfig(epochs=3, learning_rate=1e-2, samples=60, clip=0.0, optimizer="sgd"))
+        sizes.clear()
+        curves.append([loop.step().distance for _ in range(3)])
+        models.append(copy_of(model))
+        assert max(sizes) == min(60, limit // 96)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    for name, value in models[0].items():
+        assert torch.allclose(value, models[1][name], rtol=1e-4, atol=1e-6), name
+
+
+FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
+
+
+def test_a_falling_distance_runs_all_epochs() -> None:
+    loop = scripted_loop(AlignConfig(epochs=12, patience=2, samples=500), Scripted(FALLING))
+    while not loop.done:
+        loop.step()
+    assert (loop.epoch, loop.plateaued) == (12, False)
+
+
+def test_a_plateau_cuts_each_rate_short_and_the_last_one_ends_the_stage() -> None:
+    config = AlignConfig(epochs=30, patience=2, tolerance=0.01, learning_rate=1e-2, samples=500)
+    loop = scripted_loop(config, Scripted([5.0] * 40))
+    rates = []
+    while not loop.done:
+        assert not loop.plateaued
+        assert loop.distance_after is None
+        rates.append(loop.step().learning_rate)
+    assert rates == pytest.approx([1e-2] * 4 + [2e-3] * 4 + [4e-4] * 4)
+    assert (loop.epoch, loop.plateaued) == (12, True)
+    assert loop.distance_after is not None
+
+
+def test_a_distance_that_falls_again_at_a_lower_rate_is_followed() -> None:
+    values = [5.0] * 4 + FALLING[:10] + [2.0] * 40
+    loop = scripted_loop(AlignConfig(epochs=30, patience=2, tolerance=0.01, samples=500), Scripted(values))
+    rates = []
+    while not loop.done:
+        rates.append(loop.step().learning_rate)
+    assert [rates.count(rate) for rate in sorted(set(rates), reverse=True)] == [4, 10, 4]
+    assert loop.plateaued
+
+
+def test_patience_zero_runs_all_epochs() -> None:
+    loop = scripted_loop(AlignConfig(epochs=9, patience=0, samples=500), Scripted([5.0] * 40))
+    while not loop.done:
+        loop.step()
+    assert (loop.epoch, loop.plateaued) == (9, False)
+
+
+def test_notes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    diagnoses = [
+        Diagnosis(notes=("class 3 left out",)),
+        Diagnosis(notes=("class 3 left out", "solved in chunks"), converged=False, error=0.25),
+        Diagnosis(converged=False, error=0.5),  # as a ladder of fixed length ends
+    ]
+    with caplog.at_level(logging.WARNING):
+        loop = scripted_loop(AlignConfig(epochs=3, samples=30), Scripted(diagnoses=diagnoses))
+        for _ in range(3):
+            loop.step()
+    assert loop.notes == ("class 3 left out", "solved in chunks")
+    assert len(caplog.records) == 2
+    resumed = scripted_loop(AlignConfig(epochs=3, samples=30), Scripted())
+    resumed.load_state_dict(loop.state_dict())
+    assert resumed.notes == loop.notes
+
+
+def test_draws_smaller_than_the_number_of_classes_are_told() -> None:
+    loop = scripted_loop(AlignConfig(epochs=1, samples=2), Scripted())
+    loop.step()
+    assert loop.notes == ("each draw of align.samples=2 holds that many of 3 classes",)
+    assert not scripted_loop(AlignConfig(samples=2, samples_per_class=1), Scripted()).notes
 
 
 @pytest.mark.parametrize(
@@ -161,6 +338,9 @@ def test_draws_differ_by_seed_and_epoch() -> None:
         {"learning_rate": 0.0},
         {"optimizer": "adamm"},
         {"samples": 1},
+        {"samples_per_class": -1},
+        {"patience": -1},
+        {"tolerance": -0.1},
         {"source_samples": 0},
         {"clip": -1.0},
         {"weight_decay": float("inf")},

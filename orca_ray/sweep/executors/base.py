@@ -46,5 +46,5 @@ class Executor(ABC):
 
 
 def stopped_early(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the last report of a trial into the one that ends it early: its record is told by its curve."""
-    return {**report, "done": True, "status": "stopped_early", "error": None, "outcome": None}
+    """Turn the last report of a trial into the one that ends it early."""
+    return {**report, "done": True, "status": "stopped_early", "error": None}

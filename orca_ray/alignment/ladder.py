@@ -1,0 +1,256 @@
+"""Sinkhorn as the reference runs it: a fixed ladder of temperatures that ends before it has converged.
+
+Letters: n rows (target points), N columns (source points), D features. Weights are uniform; C_ji = ½‖y_j − x_i‖².
+
+A step at temperature e replaces both potentials, from the old pair, by soft minima
+
+    f~_i = −e log mean_j exp((g_j − C_ji) / e),    g~_j = −e log mean_i exp((f_i − C_ji) / e),
+
+of which it takes half (f ← (f + f~) / 2) or all. With T_ji = exp((f_i + g_j − C_ji) / e) both are sums of one matrix,
+f~_i = f_i − e log mean_j T_ji and g~_j = g_j − e log mean_i T_ji, which halves the exponentials. T does not overflow: a
+half step leaves f_i + g_j − C_ji ≤ e (log N + log n) / 2, and the next temperature is at least e / 4. Rows and columns
+of which too little is left (or, where C / e is beyond what the precision resolves, too much) are done again with their
+maximum taken out.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+EPSILON = 0.1
+"""The last temperature, in units of squared features; the reference's ``entreg``."""
+
+KEPT_BYTES = 12 * 2**20
+"""Costs up to this size are kept between steps; larger ones are computed again at each step, block by block."""
+
+_BLOCK = 2**17  # numbers in a block; a core's cache holds a few
+_CUDA_BLOCK = 2**21  # 8 MB
+_LOG2_E = math.log2(math.e)
+_FLOOR = -125.0  # of exponents: float32 powers of two below it are denormal, and slow
+_PLAN_FLOOR = -60.0  # of a plan's, which is multiplied on: its products must not be denormal either
+_LEAST, _MOST = 2.0**-60, 2.0**100  # sums outside are done again; the floor adds below 1e-14 of the least
+
+
+def ladder(squared_diameter: float) -> list[float]:
+    """Return the temperatures for a bounding box with diagonal d: d², then d², d²/4, … above EPSILON, then EPSILON."""
+    if squared_diameter <= 0:
+        return [EPSILON, EPSILON]
+    steps = math.ceil(math.log(squared_diameter / EPSILON) / math.log(4.0))
+    return [squared_diameter, *(squared_diameter * 0.25**k for k in range(steps)), EPSILON]
+
+
+class Cost:
+    """C [n, N] between two clouds, centred near the origin; kept when small, otherwise computed block by block.
+
+    ``half_x_N``: `half_squares` of the columns' points, where they are known.
+    """
+
+    def __init__(
+        self, y_nD: Tensor, x_ND: Tensor, kept_bytes: int | None = None, half_x_N: Tensor | None = None
+    ) -> None:
+        self._y_nD, self._x_ND = y_nD, x_ND
+        self._half_y_n1 = half_squares(y_nD)[:, None]
+        self._half_x_N = half_squares(x_ND) if half_x_N is None else half_x_N
+        limit = KEPT_BYTES if kept_bytes is None else kept_bytes
+        self._keeps = len(y_nD) * len(x_ND) * y_nD.element_size() <= limit
+        self._kept_nN: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, N)."""
+        return len(self._y_nD), len(self._x_ND)
+
+    def block(self, rows: slice | Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
+        """Return C of some rows and columns, of which one at most is given as ids; not to be written to."""
+        if not self._keeps:
+            return self._compute(rows, columns)
+        if self._kept_nN is None:
+            self._kept_nN = self._compute(slice(None), slice(None))
+        return self._kept_nN[rows, columns]
+
+    def columns(self, columns: slice) -> "Cost":
+        """Return C of some columns; a view of what is kept."""
+        part = Cost(self._y_nD, self._x_ND[columns], 0, self._half_x_N[columns])
+        if self._keeps:
+            part._keeps, part._kept_nN = True, self.block(slice(None), columns)
+        return part
+
+    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        half_x_N, y_nD, x_ND = self._half_x_N[columns], self._y_nD[rows], self._x_ND[columns]
+        block: Tensor = torch.addmm(half_x_N, y_nD, x_ND.T, alpha=-1).add_(self._half_y_n1[rows])
+        return block
+
+
+def half_squares(x_ND: Tensor) -> Tensor:
+    """Return ½‖x_i‖² [N] without a copy of the points."""
+    norms_N: Tensor = torch.linalg.vector_norm(x_ND, dim=1)
+    return 0.5 * norms_N.square()
+
+
+class LabelledCost(Cost):
+    """Within one cloud whose points have classes: C + ½ w[class of row, class of column]."""
+
+    def __init__(self, x_ND: Tensor, y_N: Tensor, w_KK: Tensor, kept_bytes: int) -> None:
+        super().__init__(x_ND, x_ND, kept_bytes)
+        self._y_N, self._half_w_KK = y_N, 0.5 * w_KK.to(x_ND)
+
+    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        block = super()._compute(rows, columns)
+        y_n, y_N = self._y_N[rows], self._y_N[columns]
+        num_rows = max(1, _BLOCK // len(y_N))
+        for part_rN, y_r in zip(torch.split(block, num_rows), torch.split(y_n, num_rows), strict=True):
+            part_rN += self._half_w_KK[y_r][:, y_N]
+        return block
+
+
+def solve(cost: Cost, temperatures: Sequence[float], start_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the potentials f [N] and g [n] that go into the last step: a whole step, then a half one each temperature.
+
+    ``start_N``: minus what is added to the cost of each source point. The potentials come out as if it had been, less
+    that addition, which is all that it does to f; to g it makes a difference in the first step only.
+    """
+    f_N = cost.block(slice(0, 1))[0].new_zeros(cost.shape[1]) if start_N is None else start_N
+    g_n = f_N.new_zeros(cost.shape[0])
+    f_N, g_n = soft_minima(cost, f_N, g_n, temperatures[0])
+    for e in temperatures:
+        next_f_N, next_g_n = soft_minima(cost, f_N, g_n, e)
+        f_N, g_n = torch.lerp(f_N, next_f_N, 0.5), torch.lerp(g_n, next_g_n, 0.5)
+    return f_N, g_n
+
+
+def solve_self(cost: Cost, temperatures: Sequence[float]) -> Tensor:
+    """Return the potential f [n] of a symmetric cost that goes into the last step."""
+    f_n = cost.block(slice(0, 1))[0].new_zeros(cost.shape[0])
+    _, f_n = soft_minima(cost, f_n, f_n, temperatures[0])
+    for e in temperatures:
+        f_n = torch.lerp(f_n, soft_minima(cost, f_n, f_n, e)[1], 0.5)
+    return f_n
+
+
+def value(cost: Cost, temperatures: Sequence[float]) -> float:
+    """Return mean f + mean g after the last step."""
+    f_N, g_n = soft_minima(cost, *solve(cost, temperatures), temperatures[-1])
+    return float(f_N.mean() + g_n.mean())
+
+
+def self_value(cost: Cost, temperatures: Sequence[float]) -> float:
+    """Return mean f of a symmetric cost after the last step."""
+    f_n = solve_self(cost, temperatures)
+    return float(soft_minima(cost, f_n, f_n, temperatures[-1])[1].mean())
+
+
+def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
+    """Return f~ [N] and g~ [n]."""
+    n, num_source = cost.shape
+    sums = f_N.new_zeros(n + num_source)  # of rows, then of columns
+    for rows, t_rN in kernels(cost, f_N, g_n, e):
+        torch.sum(t_rN, 1, out=sums[rows])
+        sums[n:] += t_rN.sum(0)
+    logs = torch.log(sums)
+    next_g_n = torch.sub(g_n, logs[:n], alpha=e).add_(e * math.log(num_source))
+    next_f_N = torch.sub(f_N, logs[n:], alpha=e).add_(e * math.log(n))
+    least, most = torch.aminmax(sums)
+    if not (float(least) > _LEAST and float(most) < _MOST):
+        _again(cost, (f_N, g_n), e, sums, (next_f_N, next_g_n))
+    return next_f_N, next_g_n
+
+
+def _again(cost: Cost, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft: tuple[Tensor, Tensor]) -> None:
+    """Replace the soft minima whose sums have lost their precision (NaN counts)."""
+    (f_N, g_n), (next_f_N, next_g_n), (n, num_source) = old, soft, cost.shape
+    lost = ~((sums > _LEAST) & (sums < _MOST))
+    size = _block_size(sums)
+    for ids in torch.split(lost[:n].nonzero()[:, 0], max(1, size // num_source)):
+        next_g_n[ids] = -e * (torch.logsumexp((f_N - cost.block(ids)) / e, 1) - math.log(num_source))
+    for ids in torch.split(lost[n:].nonzero()[:, 0], max(1, size // n)):
+        exponents = (g_n[:, None] - cost.block(slice(None), ids)) / e
+        next_f_N[ids] = -e * (torch.logsumexp(exponents, 0) - math.log(n))
+
+
+def kernels(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> Iterator[tuple[slice, Tensor]]:
+    """Yield T in bands of rows, with the rows' slice; each band is overwritten by the next."""
+    for rows, t_rN in _exponents(cost, f_N, g_n, e):
+        # exp2: exp is ten times slower where it underflows, and here it does nearly everywhere.
+        yield rows, t_rN.clamp_min_(_FLOOR).exp2_()
+
+
+def _exponents(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, num_blocks: int = 1) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the binary logarithm of T as `kernels` does T."""
+    scale = _LOG2_E / e
+    n, num_source = cost.shape
+    num_rows = min(n, max(1, num_blocks * _block_size(f_N) // num_source))
+    buffer = f_N.new_empty(num_rows, num_source)
+    f_N, g_n1 = f_N * scale, (g_n * scale)[:, None]
+    for begin in range(0, n, num_rows):
+        rows = slice(begin, min(begin + num_rows, n))
+        band_rN = buffer[: rows.stop - begin]
+        torch.add(f_N, cost.block(rows), alpha=-scale, out=band_rN)
+        yield rows, band_rN.add_(g_n1[rows])
+
+
+def carry(cost: Cost, f_N: Tensor, e: float, x_ND: Tensor, onto_nD: Tensor | None, factor: float) -> Tensor:
+    """Add ``factor`` P X [n, D] onto a matrix, if any, and return the mean of P's rows [N].
+
+    P_ji is the softmax over i of (f_i − C_ji) / e.
+    """
+    n = cost.shape[0]
+    mass_N = torch.zeros_like(f_N)
+    for rows, p_rN in _exponents(cost, f_N, f_N.new_zeros(n), e, num_blocks=2):
+        p_rN -= p_rN.amax(1, keepdim=True)
+        p_rN.clamp_min_(_PLAN_FLOOR).exp2_()
+        p_rN /= p_rN.sum(1, keepdim=True)
+        mass_N += p_rN.sum(0)
+        if onto_nD is not None:
+            onto_nD[rows].addmm_(p_rN, x_ND, alpha=factor)
+    return mass_N / n
+
+
+def _block_size(like: Tensor) -> int:
+    return _BLOCK if like.device.type == "cpu" else _CUDA_BLOCK
+
+
+# The potential of a cloud with itself forgets where its ladder began: each half step at least halves what is left of
+# it. What counts are the last temperatures: how far d² is above EPSILON times a power of 4 (the phase, in (0, 1]), and,
+# for short ladders, their number of steps.
+_REMEMBERED = 5
+_NUM_NODES = 6
+_NODES = [0.5 - 0.5 * math.cos(math.pi * (2 * k + 1) / (2 * _NUM_NODES)) for k in range(_NUM_NODES)]  # Chebyshev's
+
+
+def self_values_by_phase(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Tensor:
+    """Return `self_value` by steps and phase, float64 [5, 6], for `at_phase` to interpolate.
+
+    Args:
+        cost: symmetric.
+        squared_diameter: of the cloud alone; rows for shorter ladders than it takes are copies.
+        factor: scales the temperatures.
+    """
+    first = _steps_and_phase(squared_diameter)[0]
+    rows = []
+    for steps in range(first, _REMEMBERED + 1):
+        ladders = [ladder(EPSILON * 4.0 ** (steps - 1 + node)) for node in _NODES]
+        rows.append([self_value(cost, [factor * e for e in temperatures]) for temperatures in ladders])
+    return torch.tensor([rows[0]] * (first - 1) + rows, dtype=torch.float64)
+
+
+def at_phase(values_SP: Sequence[Sequence[float]], squared_diameter: float) -> float:
+    """Interpolate what `self_values_by_phase` returned for the ladder of a bounding box (Lagrange)."""
+    steps, phase = _steps_and_phase(squared_diameter)
+    total = 0.0
+    for value_at, node in zip(values_SP[steps - 1], _NODES, strict=True):
+        others = [other for other in _NODES if other != node]
+        total += value_at * math.prod((phase - other) / (node - other) for other in others)
+    return total
+
+
+def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
+    height = math.log(max(squared_diameter / EPSILON, 1.0)) / math.log(4.0)
+    steps = max(1, math.ceil(height))
+    return min(steps, _REMEMBERED), height - (steps - 1)
+
+
+def remembered(temperatures: Sequence[float]) -> Sequence[float]:
+    """Return the end of a ladder, which is all that a cloud's potential with itself depends on."""
+    return temperatures[-_REMEMBERED - 1 :]

@@ -1,0 +1,236 @@
+"""Squared distances between classes as the reference computes them, in its two modes.
+
+Letters: K source classes of n_c points each, sorted and centred; n target points of one class; D features; r_c the rank
+kept of a class's covariance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from orca_ray.alignment import ladder
+
+FIT_BYTES = 2**29
+"""Costs within the source, met by `fit` alone, are kept between steps up to this size."""
+
+_FLOAT32_EPSILON = float(torch.finfo(torch.float32).eps)  # the reference's precision, whatever ours
+
+
+@dataclass(frozen=True)
+class SortedSource:
+    """Source points, class by class, about their mean."""
+
+    x_ND: Tensor
+    half_squares_N: Tensor
+    y_N: Tensor
+    """Class ids 0 … K-1, ascending."""
+    center_D: Tensor
+    classes: tuple[slice, ...]
+    lows_KD: Tensor
+    highs_KD: Tensor
+
+    @classmethod
+    def of(cls, x_ND: Tensor, y_N: Tensor) -> Self:
+        """Sort and centre points with class ids 0 … K-1 all of which occur."""
+        order_N = torch.argsort(y_N, stable=True)
+        center_D = x_ND.mean(0)
+        x_ND = (x_ND - center_D)[order_N]
+        ends = torch.bincount(y_N).cumsum(0).tolist()
+        classes = tuple(slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True))
+        boxes = [torch.aminmax(x_ND[c], dim=0) for c in classes]
+        lows_KD, highs_KD = torch.stack([box.min for box in boxes]), torch.stack([box.max for box in boxes])
+        return cls(x_ND, ladder.half_squares(x_ND), y_N[order_N], center_D, classes, lows_KD, highs_KD)
+
+    def to(self, dtype: torch.dtype) -> "SortedSource":
+        """Return the same points in another precision."""
+        names = ("x_ND", "half_squares_N", "center_D", "lows_KD", "highs_KD")
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
+
+    def costs(self, x_nD: Tensor) -> "TargetCosts":
+        """Return the costs of target points, less `center_D`."""
+        across = ladder.Cost(x_nD, self.x_ND, half_x_N=self.half_squares_N)
+        return TargetCosts(across, ladder.Cost(x_nD, x_nD))
+
+    @property
+    def shares_K(self) -> Tensor:
+        """Share of the points that each class has."""
+        sizes = torch.tensor([c.stop - c.start for c in self.classes], device=self.x_ND.device)
+        return (sizes / len(self.x_ND)).to(self.x_ND.dtype)
+
+    def squared_diameter(self, x_nD: Tensor) -> float:
+        """Return the squared diagonal of the bounding box of all points and the target's."""
+        low_D, high_D = torch.aminmax(x_nD, dim=0)
+        gap_D = torch.maximum(high_D, self.highs_KD.amax(0)) - torch.minimum(low_D, self.lows_KD.amin(0))
+        return float((gap_D * gap_D).sum())
+
+    def squared_diameters(self, x_nD: Tensor) -> list[float]:
+        """Return the same for each class with the target, [K]."""
+        low_D, high_D = torch.aminmax(x_nD, dim=0)
+        gaps_KD = torch.maximum(high_D, self.highs_KD) - torch.minimum(low_D, self.lows_KD)
+        diameters: list[float] = (gaps_KD * gaps_KD).sum(1).tolist()
+        return diameters
+
+
+@dataclass
+class TargetCosts:
+    """C of one target class."""
+
+    across: ladder.Cost
+    """With the source, [n, N]."""
+    own: ladder.Cost
+    """With itself, [n, n]."""
+
+
+class LabelGradient(Protocol):
+    """What W [K] does to the gradient."""
+
+    def __call__(self, weights_K: Tensor) -> Tensor:
+        """Return the gradient [n, D] of the weighted sum of W."""
+
+
+class Labels(Protocol):
+    """Distances W between the source's classes, and from them to one target class."""
+
+    def source_terms(self, source: SortedSource) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Return what calls need, by name, and W [K, K] within the source, its diagonal zero."""
+
+    def prepare(self, source: SortedSource, terms: Mapping[str, Tensor]) -> None:
+        """Take what `source_terms` returned."""
+
+    def to_target(self, source: SortedSource, x_nD: Tensor, costs: TargetCosts) -> tuple[Tensor, LabelGradient | None]:
+        """Return W [K] from each source class to the target's, and its gradient where it has one.
+
+        Args:
+            source: the points, in the precision of the target's.
+            x_nD: target points less the source's mean.
+            costs: between target and source, and within the target.
+        """
+
+
+class SinkhornLabels:
+    """``otdd-exact``: Sinkhorn divergence between two classes, cost ‖x − x'‖², a ladder of its own; a constant.
+
+    Costs here are halved, and so are temperatures: the potentials then come out halved.
+    """
+
+    def source_terms(self, source: SortedSource) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Return each class's value with itself by steps and phase of the ladder, and W."""
+        points = [source.x_ND[c] for c in source.classes]
+        boxes_KD = source.highs_KD - source.lows_KD
+        self_KSP = torch.stack(
+            [
+                ladder.self_values_by_phase(ladder.Cost(p, p, FIT_BYTES), squared, 0.5)
+                for p, squared in zip(points, boxes_KD.square().sum(1).tolist(), strict=True)
+            ]
+        )
+        phases = self_KSP.tolist()
+        w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
+        for i in range(1, len(points)):
+            for j, squared in enumerate(source.squared_diameters(points[i])[:i]):
+                across = ladder.value(ladder.Cost(points[i], points[j], FIT_BYTES), _halved(ladder.ladder(squared)))
+                own = sum(ladder.at_phase(phases[c], squared) for c in (i, j))
+                w_KK[i, j] = w_KK[j, i] = 2.0 * (across - own)
+        return {"self_KSP": self_KSP}, w_KK
+
+    def prepare(self, source: SortedSource, terms: Mapping[str, Tensor]) -> None:
+        """Take the values by phase."""
+        self._phases: list[list[list[float]]] = terms["self_KSP"].tolist()
+
+    def to_target(self, source: SortedSource, x_nD: Tensor, costs: TargetCosts) -> tuple[Tensor, LabelGradient | None]:
+        """Read W off blocks of the cost; see `Labels`."""
+        w_K = []
+        for c, squared, phases in zip(source.classes, source.squared_diameters(x_nD), self._phases, strict=True):
+            temperatures = _halved(ladder.ladder(squared))
+            across = ladder.value(costs.across.columns(c), temperatures)
+            own = ladder.self_value(costs.own, ladder.remembered(temperatures))
+            w_K.append(2.0 * (across - ladder.at_phase(phases, squared) - own))
+        return x_nD.new_tensor(w_K), None
+
+
+def _halved(temperatures: Sequence[float]) -> list[float]:
+    return [0.5 * e for e in temperatures]
+
+
+class TruncatedGaussianLabels:
+    """``otdd-gaussian``: 2-Wasserstein distance between the Gaussians fitted to two classes.
+
+    W = ‖m − m'‖² + max(0, tr S + tr S' − 2 tr (S^½ S' S^½)^½)  with unbiased covariances. In both roots the reference
+    sets eigenvalues up to D eps32 of the largest to zero, which shows (a few per cent of W), so it is done here. With
+    S = A^T A after the cut, and Y the centred target, the last trace is the sum of the singular values of
+    B = Y A^T / (n − 1)^½ that survive the second cut. Its gradient is that of a nuclear norm.
+    """
+
+    def source_terms(self, source: SortedSource) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Return the factors A [r_0 + r_1 + …, D], their ranks, the traces of S and the means, and W."""
+        points = [source.x_ND[c].double() for c in source.classes]
+        means_KD = torch.stack([p.mean(0) for p in points])
+        scaled = [(p - mean) / (len(p) - 1) ** 0.5 for p, mean in zip(points, means_KD, strict=True)]
+        factors = [_factor(p) for p in scaled]
+        traces_K = torch.stack([(p * p).sum() for p in scaled])
+        w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
+        for i in range(len(points)):
+            for j in range(i + 1, len(points)):
+                singular = _spectrum(scaled[j] @ factors[i].T, source.x_ND.shape[1])[0].sum()
+                spread = (traces_K[i] + traces_K[j] - 2.0 * singular).clamp_min(0)
+                w_KK[i, j] = w_KK[j, i] = (means_KD[i] - means_KD[j]).square().sum() + spread
+        terms = {
+            "factors_RD": torch.cat(factors).to(source.x_ND.dtype),
+            "ranks_K": torch.tensor([len(factor) for factor in factors]),
+            "traces_K": traces_K.to(source.x_ND.dtype),
+            "means_KD": means_KD.to(source.x_ND.dtype),
+        }
+        return terms, w_KK
+
+    def prepare(self, source: SortedSource, terms: Mapping[str, Tensor]) -> None:
+        """Take the summaries of the classes."""
+        like = source.x_ND
+        self._factors = torch.split(terms["factors_RD"].to(like), terms["ranks_K"].tolist())
+        self._traces_K, self._means_KD = terms["traces_K"].to(like), terms["means_KD"].to(like)
+
+    def to_target(self, source: SortedSource, x_nD: Tensor, costs: TargetCosts) -> tuple[Tensor, LabelGradient | None]:
+        """Compute W with what its gradient takes; see `Labels`."""
+        factors = [factor.to(x_nD) for factor in self._factors]
+        means_KD = self._means_KD.to(x_nD)
+        mean_D = x_nD.mean(0)
+
+        def scaled() -> Tensor:
+            return (x_nD - mean_D).div_((len(x_nD) - 1) ** 0.5)
+
+        scaled_nD = scaled()
+        spectra = [_spectrum(scaled_nD @ factor.T, x_nD.shape[1]) for factor in factors]
+        singular_K = torch.stack([values.sum() for values, _, _ in spectra])
+        spread_K = self._traces_K.to(x_nD) + (scaled_nD * scaled_nD).sum() - 2.0 * singular_K
+        w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
+
+        def gradient(weights_K: Tensor) -> Tensor:
+            moved_D = (weights_K[:, None] * (mean_D - means_KD)).sum(0)
+            spread_weights = (weights_K * (spread_K > 0)).tolist()
+            slope_nD = scaled().mul_(sum(spread_weights))
+            for weight, (_, left_nk, right_kr), factor in zip(spread_weights, spectra, factors, strict=True):
+                slope_nD.addmm_(left_nk, right_kr @ factor, alpha=-weight)
+            slope_nD -= slope_nD.mean(0)
+            return slope_nD.mul_(2.0 / (len(x_nD) - 1) ** 0.5).add_(moved_D, alpha=2.0 / len(x_nD))
+
+        return w_K, gradient
+
+
+def _factor(scaled_nD: Tensor) -> Tensor:
+    """Return A [r, D] with A^T A the covariance after the cut."""
+    eigenvalues_D, vectors_DD = torch.linalg.eigh(scaled_nD.T @ scaled_nD)
+    kept = eigenvalues_D > eigenvalues_D[-1] * len(eigenvalues_D) * _FLOAT32_EPSILON
+    factor_rD: Tensor = (vectors_DD[:, kept] * eigenvalues_D[kept].sqrt()).T
+    return factor_rD.contiguous()
+
+
+def _spectrum(b_nr: Tensor, num_features: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return singular values of B [n, r] whose squares survive the cut, and left [n, k] and right [k, r] vectors."""
+    wide = b_nr.shape[0] < b_nr.shape[1]
+    squares, vectors = torch.linalg.eigh(b_nr @ b_nr.T if wide else b_nr.T @ b_nr)
+    kept = squares > (squares[-1:] * num_features * _FLOAT32_EPSILON).clamp_min(0)
+    values_k, vectors = squares[kept].sqrt(), vectors[:, kept]
+    if wide:
+        return values_k, vectors, (vectors / values_k).T @ b_nr
+    return values_k, b_nr @ (vectors / values_k), vectors.mT

@@ -1,0 +1,89 @@
+"""How a plan and the end of a sweep are printed."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from orca_ray.cli.output import duration, show
+
+if TYPE_CHECKING:
+    from orca_ray.sweep.events import Summary
+    from orca_ray.sweep.plan import Plan, PlanRow
+    from orca_ray.sweep.spec import SweepSpec
+
+MAX_NOTES = 5
+"""Kinds of fallbacks that the report of a sweep names."""
+
+
+def print_plan(planned: "Plan") -> None:
+    """Print a plan as a table, and below it what all of its trials share."""
+    asked = [_asked(row) for row in planned.rows]
+    alike = len(set(asked)) == 1  # as a rule; then a line below the table says it once, and the table fits 80 columns
+    rows = [
+        (
+            row.task.partition("/")[2],
+            row.method,
+            row.body,
+            f"{row.search_trials}+{row.confirm_trials}",
+            row.finished,
+            row.epochs,
+            *(() if alike else (each,)),
+        )
+        for row, each in zip(planned.rows, asked, strict=True)
+    ]
+    numbers = ("trials", "done", "epochs")
+    show(("task", "method", "body", *numbers, *(() if alike else ("each",))), rows, right=numbers)
+    nodes = ", ".join(f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
+    search = sum(row.search_trials for row in planned.rows)
+    print(
+        f"\n{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, "
+        f"{planned.num_finished} done ({search} search + {planned.num_trials - search} confirm)"
+    )
+    if planned.deterministic:
+        print("deterministic: one thread a trial, whatever its CPUs")
+    if alike:
+        print(f"each trial: {asked[0]}")
+    print(f"nodes: {nodes}")
+
+
+def _asked(row: "PlanRow") -> str:
+    amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
+    return ", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount)
+
+
+def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
+    """Print how a sweep ended, which fallbacks its trials took, and how to see its board."""
+    # Without --sweep the fullest board is shown, and that is seldom one of a variant.
+    which = "" if spec.sweep_id == f"{spec.name}/{spec.budget_name}" else f" --sweep {spec.sweep_id}"
+    where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
+    if summary.up_to_date:
+        print(f"{summary.sweep}: up to date, {summary.finished_before} trials done")
+    else:
+        counts = ", ".join(f"{count} {status.value}" for status, count in summary.statuses.items() if count)
+        ending = "interrupted; the same command continues" if summary.interrupted else "done"
+        print(f"{summary.sweep}: {ending}; ran {summary.ran} trials in {duration(summary.seconds)}: {counts or 'none'}")
+    if summary.reused:
+        print(f"alignment: {summary.reused} of {summary.aligned} trials took over that of another trial")
+    _notes(summary)
+    print(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
+
+
+def _notes(summary: "Summary") -> None:
+    """Print the fallbacks that trials took, each once."""
+    for text, count in list(summary.notes.items())[:MAX_NOTES]:
+        print(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
+    if len(summary.notes) > MAX_NOTES:
+        print(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
+
+
+def print_failures(summary: "Summary") -> None:
+    """Print each failed trial with its reason, and each pair without a score, to stderr."""
+    for record in summary.failed:
+        reason = record.error.strip().splitlines()[-1] if record.error and record.error.strip() else "no message"
+        print(
+            f"{record.status.value}: {record.task} {record.method} {record.phase} seed {record.seed} "
+            f"(trial {record.trial_key}): {reason}",
+            file=sys.stderr,
+        )
+    for pair in summary.unfinished:
+        print(f"no confirmed score: {pair}", file=sys.stderr)

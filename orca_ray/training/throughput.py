@@ -1,0 +1,86 @@
+"""How fast a loop trains, and what share of the device's peak that is."""
+
+from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
+
+import torch
+
+from orca_ray.training.precision import Precision
+from orca_ray.training.probe import Cost
+
+_COLUMNS = ("bfloat16", "tf32", "float32")
+PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
+    "B200": (2250, 1100, 75),
+    "GH200": (989, 494, 67),
+    "H200": (989, 494, 67),
+    "H100 PCIe": (756, 378, 51),
+    "H100 NVL": (835, 417, 60),
+    "H100": (989, 494, 67),
+    "A100": (312, 156, 19.5),
+    "A800": (312, 156, 19.5),
+    "A40": (150, 75, 37.4),
+    "A10": (125, 62.5, 31.2),
+    "L40S": (362, 183, 91.6),
+    "L40": (181, 90.5, 90.5),
+    "L4": (121, 60, 30.3),
+    "V100": (None, None, 15.7),
+    "T4": (None, None, 8.1),
+    "RTX 3090": (71, 35.6, 35.6),
+    "RTX 4090": (165, 82.6, 82.6),
+    "RTX A6000": (155, 77.4, 38.7),
+}
+"""TFLOP/s without sparsity in bfloat16, TF32 and float32, by a part of the device's name; the makers' data sheets, for
+boards at full power. Of several names that fit, the longest counts."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Of the training part of refining, without validation and preparation."""
+
+    samples_per_second: float
+    tokens_per_second: float | None
+    """None when the body does not run, for its features are cached."""
+    model_flop_utilisation: float | None
+    """Operations of the model (`Cost.flops`) a second, by the device's peak rate in the loop's precision. Recomputed
+    layers do not count."""
+
+
+def throughput(cost: Cost, samples: int, seconds: float, precision: Precision) -> Throughput:
+    """Return the rates of ``samples`` trained in ``seconds``."""
+    rate = samples / max(seconds, 1e-9)
+    peak = peak_flops(precision)
+    return Throughput(
+        samples_per_second=rate,
+        tokens_per_second=None if cost.num_tokens is None else rate * cost.num_tokens,
+        model_flop_utilisation=None if peak is None else rate * cost.flops / peak,
+    )
+
+
+def peak_flops(precision: Precision) -> float | None:
+    """Return the device's peak, operations a second: from `PEAKS`, or measured on a CPU; None when it is unknown."""
+    if precision.device.type == "cpu":
+        return _measured_peak(torch.get_num_threads(), precision.name == "bfloat16")
+    if precision.device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(precision.device)
+    known = max((part for part in PEAKS if part in name), key=len, default=None)
+    rate = None if known is None else PEAKS[known][_COLUMNS.index(precision.name)]
+    return None if rate is None else rate * 1e12
+
+
+@cache
+def _measured_peak(threads: int, bfloat16: bool) -> float:
+    """Return the best rate of a matrix product with ``threads`` threads; a few tens of milliseconds, once a process.
+
+    Three shapes, for the fastest differs with the libraries and the caches; on a busy machine it comes out low.
+    """
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    best = 0.0
+    for rows in (256, 512, 1024):
+        left, right = torch.ones(rows, 768, dtype=dtype), torch.ones(768, 1024, dtype=dtype)
+        for _ in range(4):  # the first one warms up
+            started = perf_counter()
+            torch.mm(left, right)
+            best = max(best, 2 * left.numel() * right.shape[1] / (perf_counter() - started))
+    return best

@@ -1,0 +1,154 @@
+"""Fitted distances: what is kept on disk, and what happens when the disk does not play along."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.alignment import fitted
+from orca_ray.alignment.distance import distance_names, get_distance
+from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.fitted import fitted_distance
+from orca_ray.alignment.otdd import OTDD
+from orca_ray.data import cache
+from orca_ray.errors import UserError
+from tests.alignment.test_distances import cloud, source, value_and_gradient
+
+WITH_TERMS = [name for name in distance_names() if get_distance(name).fit(source()).terms]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv(cache.HOME_VARIABLE, str(tmp_path))
+    fitted._in_process.clear()
+    yield tmp_path
+    fitted._in_process.clear()
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever otdd's source terms are computed."""
+    counted: list[int] = []
+    plain = OTDD._source_terms
+
+    def counting(self: OTDD, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
+        counted.append(len(x_ND))
+        return plain(self, x_ND, y_N)
+
+    monkeypatch.setattr(OTDD, "_source_terms", counting)
+    return counted
+
+
+def files(home: Path) -> list[Path]:
+    return sorted(home.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", distance_names())
+def test_a_second_process_reads_what_the_first_kept(name: str, home: Path) -> None:
+    src, (x, y) = source(), cloud(17, shift=0.5)
+    first = value_and_gradient(fitted_distance(name, src), x, y)
+    assert len(files(home)) == (name in WITH_TERMS)
+    fitted._in_process.clear()
+    second = value_and_gradient(fitted_distance(name, src), x, y)
+    plain = value_and_gradient(get_distance(name).fit(src), x, y)
+    assert first[0] == second[0] == plain[0]
+    assert torch.equal(first[1], second[1])
+    assert torch.equal(first[1], plain[1])
+
+
+def test_computed_once(fits: list[int], home: Path) -> None:
+    src = source()
+    one = fitted_distance("otdd", src)
+    assert fitted_distance("otdd", SourceFeatures(src.x.clone(), src.y.clone(), "other name")) is one
+    fitted._in_process.clear()
+    assert fitted_distance("otdd", src) is not one
+    assert fits == [24]
+    assert [path.parent for path in files(home)] == [home / "source" / "terms"]
+
+
+def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = source()
+    fitted_distance("otdd", src)
+    fitted_distance("otdd", SourceFeatures(src.x + 1e-9, src.y, "test"))
+    fitted_distance("otdd", SourceFeatures(src.x, src.y.roll(1), "test"))
+    fitted_distance("otdd", SourceFeatures(src.x.float(), src.y, "test"))
+    fitted_distance("otdd_entropic", src)
+    assert len(files(home)) == 5
+    monkeypatch.setattr(OTDD, "version", OTDD.version + 1)
+    fitted_distance("otdd", src)
+    assert len(files(home)) == 6
+    assert len(fits) == 6
+
+
+def test_only_a_few_stay_in_the_process() -> None:
+    first = fitted_distance("l2", source(9, seed=0))
+    for seed in range(1, 10):
+        fitted_distance("l2", source(9, seed=seed))
+    assert len(fitted._in_process) <= 4
+    assert fitted_distance("l2", source(9, seed=0)) is not first
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
+def test_damaged_file_is_computed_again(
+    damage: str, fits: list[int], home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    src, (x, y) = source(), cloud(17)
+    value = fitted_distance("otdd", src)(x, y)
+    (path,) = files(home)
+    whole = path.read_bytes()
+    flipped = whole[:-3] + bytes([whole[-3] ^ 255]) + whole[-2:]
+    path.write_bytes({"empty": b"", "cut": whole[:-50], "flipped": flipped, "text": b"not a tensor"}[damage])
+    fitted._in_process.clear()
+    with caplog.at_level(logging.WARNING):
+        assert fitted_distance("otdd", src)(x, y) == value
+    assert "computing it again" in caplog.text
+    assert str(path) in caplog.text
+    assert len(fits) == 2
+    assert path.read_bytes() == whole
+
+
+def test_full_disk_costs_time_only(
+    fits: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fitted, "save_file", full)
+    src, (x, y) = source(), cloud(17)
+    with caplog.at_level(logging.WARNING):
+        value = fitted_distance("otdd", src)(x, y)
+    assert value == get_distance("otdd").fit(src)(x, y)
+    assert "source terms are not kept on disk: no space left" in caplog.text
+    assert len(fits) == 2
+
+
+def test_unusable_directory_costs_time_only(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (home / "source").write_text("a file in the way")
+    src, (x, y) = source(), cloud(17)
+    with caplog.at_level(logging.WARNING):
+        value = fitted_distance("otdd", src)(x, y)
+    assert value == get_distance("otdd").fit(src)(x, y)
+    assert "source terms are not kept on disk" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_directory_costs_time_only(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home.chmod(0o500)
+    try:
+        with caplog.at_level(logging.WARNING):
+            fitted_distance("otdd", source())
+    finally:
+        home.chmod(0o700)
+    assert "source terms are not kept on disk" in caplog.text
+
+
+def test_errors_of_the_fit_come_through() -> None:
+    with pytest.raises(UserError, match="unknown distance"):
+        fitted_distance("odtt", source())
+    ones = SourceFeatures(torch.randn(3, 4), torch.arange(3), "test")
+    with pytest.raises(UserError, match="otdd_reference needs a class of"):
+        fitted_distance("otdd_reference", ones)

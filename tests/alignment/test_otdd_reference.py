@@ -1,0 +1,343 @@
+"""The ladder-exact OTDD against the same formulas written down plainly, and against values the reference gave."""
+
+import ctypes
+import gc
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.alignment import ladder, otdd_reference
+from orca_ray.alignment.distance import Distance, get_distance
+from orca_ray.alignment.features import SourceFeatures
+from orca_ray.errors import UserError
+from tests.perf.reference import make_features
+
+EXACT, GAUSSIAN = "otdd_reference", "otdd_reference_gaussian"
+MODES = pytest.mark.parametrize("name", [EXACT, GAUSSIAN])
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+def cloud(n: int, d: int = 5, seed: int = 0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.linspace(0.3, 1.0, d, dtype=torch.float64)
+    return scale * (torch.randn(n, d, generator=generator, dtype=torch.float64) * spread + 0.2 * seed)
+
+
+def source(scale: float = 1.0, sizes: tuple[int, ...] = (17, 9, 14), d: int = 5) -> SourceFeatures:
+    """Classes called 3, 8, 13, …, their points mixed."""
+    x = torch.cat([cloud(size, d, seed + 1, scale) for seed, size in enumerate(sizes)])
+    y = torch.cat([torch.full((size,), 5 * c + 3) for c, size in enumerate(sizes)])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    return SourceFeatures(x[order], y[order], "test")
+
+
+def call(distance: Distance, x: Tensor, y: Tensor | None = None, shares: Tensor | None = None) -> tuple[float, Tensor]:
+    x = x.clone().requires_grad_()
+    value = distance(x, torch.zeros(len(x), dtype=torch.long) if y is None else y, shares)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    return value.item(), x.grad
+
+
+# The formulas, one matrix at a time, with autograd where the reference has it.
+
+
+def squares(x: Tensor, y: Tensor) -> Tensor:
+    return (x[:, None] - y[None]).square().sum(-1)
+
+
+def plain_ladder(x: Tensor, y: Tensor) -> list[float]:
+    box = torch.cat([x, y])
+    diameter = float((box.amax(0) - box.amin(0)).norm().detach())
+    temperatures, e = [diameter**2], diameter**2
+    while e > 0.1 * (1 + 1e-12):
+        temperatures.append(e)
+        e /= 4
+    return [*temperatures, 0.1]
+
+
+def soft_minimum(cost: Tensor, potential: Tensor, e: float) -> Tensor:
+    mean: Tensor = torch.logsumexp(potential / e - cost / e, 1) - math.log(cost.shape[1])
+    return -e * mean
+
+
+def potentials(rows: Tensor, columns: Tensor, temperatures: list[float]) -> tuple[Tensor, Tensor]:
+    """Of the costs of one side's points to the other's, [n, m] and [m, n]; gradients flow through the last step."""
+    with torch.no_grad():
+        e, (n, m) = temperatures[0], rows.shape
+        f, g = soft_minimum(rows, rows.new_zeros(m), e), soft_minimum(columns, rows.new_zeros(n), e)
+        for e in temperatures:
+            f, g = (f + soft_minimum(rows, g, e)) / 2, (g + soft_minimum(columns, f, e)) / 2
+    return soft_minimum(rows, g, e), soft_minimum(columns, f, e)
+
+
+def divergence(metric: Metric, x: Tensor, y: Tensor, temperatures: list[float]) -> Tensor:
+    f, g = potentials(metric(x, y.detach()), metric(y, x.detach()), temperatures)
+    own_x, own_y = metric(x, x.detach()), metric(y, y.detach())
+    f_own, g_own = potentials(own_x, own_x, temperatures)[0], potentials(own_y, own_y, temperatures)[0]
+    total: Tensor = (f - f_own).mean() + (g - g_own).mean()
+    return total
+
+
+def root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > values.max() * len(values) * torch.finfo(torch.float32).eps
+    result: Tensor = (vectors * torch.where(kept, values, torch.zeros_like(values)).sqrt()) @ vectors.T
+    return result
+
+
+def bures(x: Tensor, y: Tensor) -> Tensor:
+    s, t = torch.cov(x.T), torch.cov(y.T)
+    cross = root(root(s) @ t @ root(s))
+    return (x.mean(0) - y.mean(0)).square().sum() + torch.relu(torch.trace(s + t - 2 * cross))
+
+
+def plainly(name: str, src: SourceFeatures, target: Tensor) -> Tensor:
+    names = torch.tensor(sorted(set(src.y.tolist())))
+    sides = [src.x[src.y == c] for c in names] + [target]
+    w = torch.zeros(len(sides), len(sides), dtype=torch.float64)
+    for i in range(len(sides)):
+        for j in range(i):
+            if name == GAUSSIAN:
+                distance = bures(sides[j], sides[i])
+            else:
+                distance = divergence(squares, sides[j], sides[i], plain_ladder(sides[j], sides[i])).detach()
+            w = w.index_put((torch.tensor([i, j]), torch.tensor([j, i])), distance)
+    y = torch.searchsorted(names, src.y)
+
+    def labelled(points: Tensor, ids: Tensor) -> Tensor:
+        return torch.cat([points, ids[:, None].to(points)], 1)
+
+    def metric(a: Tensor, b: Tensor) -> Tensor:
+        return squares(a[:, :-1], b[:, :-1]) / 2 + w[a[:, -1].long()][:, b[:, -1].long()] / 2
+
+    x = labelled(src.x, y)
+    z = labelled(target, torch.full((len(target),), len(names)))
+    return divergence(metric, x, z, plain_ladder(x, z))
+
+
+@MODES
+@pytest.mark.parametrize("scale", [0.05, 0.5, 3.0, 40.0])
+def test_equals_the_plain_formulas(name: str, scale: float) -> None:
+    src, target = source(scale), cloud(11, seed=4, scale=scale).requires_grad_()
+    expected = plainly(name, src, target)
+    expected.backward()  # type: ignore[no-untyped-call]
+    value, gradient = call(get_distance(name).fit(src), target.detach())
+    # Source-only costs are interpolated between phases of the ladder.
+    assert value == pytest.approx(expected.item(), rel=2e-5)
+    torch.testing.assert_close(gradient, target.grad, rtol=1e-6, atol=1e-9 * scale)
+
+
+@MODES
+def test_single_precision_equals_the_plain_formulas(name: str) -> None:
+    src, target = source(2.0), cloud(23, seed=4, scale=2.0).requires_grad_()
+    expected = plainly(name, src, target)
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert target.grad is not None
+    value, gradient = call(
+        get_distance(name).fit(SourceFeatures(src.x.float(), src.y, "test")), target.detach().float()
+    )
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    assert 1.0 - torch.cosine_similarity(gradient.double().flatten(), target.grad.flatten(), 0) < 1e-6
+    assert gradient.norm().item() == pytest.approx(target.grad.norm().item(), rel=1e-3)
+
+
+@MODES
+def test_one_source_class_and_fewer_points_than_features(name: str) -> None:
+    src, target = source(sizes=(6,), d=12), cloud(4, d=12, seed=4)
+    assert call(get_distance(name).fit(src), target)[0] == pytest.approx(plainly(name, src, target).item(), rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_features", "rms", "value", "norm"),
+    [(EXACT, 128, 2.0, 2.897535, 0.176412), (GAUSSIAN, 128, 2.0, 2.530746, 0.517598)],
+)
+def test_equals_what_the_reference_gave(name: str, num_features: int, rms: float, value: float, norm: float) -> None:
+    features = make_features(64, num_features, rms)
+    distance = get_distance(name).fit(SourceFeatures(features.source_x, features.source_y, "test"))
+    ours, gradient = call(distance, features.target)
+    assert ours == pytest.approx(value, rel=1e-5)
+    assert gradient.norm().item() == pytest.approx(norm, rel=1e-3)
+
+
+@MODES
+def test_classes_are_weighed_and_single_samples_left_out(name: str) -> None:
+    distance = get_distance(name).fit(source())
+    parts = [cloud(6, seed=5), cloud(1, seed=6), cloud(9, seed=7)]
+    x, y = torch.cat(parts), torch.tensor([2] * 6 + [-4] + [40] * 9)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    shares = torch.tensor([0.2, 0.5, 0.3])  # of classes -4, 2 and 40
+    value, gradient = call(distance, x[order], y[order], shares)
+    assert distance.diagnosis.notes == ("1 target classes of one sample left out",)
+    first, last = call(distance, parts[0]), call(distance, parts[2])
+    assert value == pytest.approx(0.5 * first[0] + 0.3 * last[0])
+    expected = torch.cat([0.5 * first[1], torch.zeros(1, 5), 0.3 * last[1]])[order]
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+@MODES
+def test_only_single_samples_leave_nothing(name: str) -> None:
+    distance = get_distance(name).fit(source())
+    value, gradient = call(distance, cloud(3), torch.arange(3))
+    assert value == 0.0
+    assert not gradient.any()
+
+
+@MODES
+def test_small_source_classes_are_left_out(name: str) -> None:
+    src = source(sizes=(17, 1, 14))
+    kept = src.y != 8
+    distance = get_distance(name).fit(src)
+    value, gradient = call(distance, cloud(9, seed=4))
+    assert distance.diagnosis.notes[0].startswith("1 of 3 source classes left out, with 1 samples")
+    without = call(get_distance(name).fit(SourceFeatures(src.x[kept], src.y[kept], "test")), cloud(9, seed=4))
+    assert value == without[0]
+    torch.testing.assert_close(gradient, without[1])
+
+
+def test_a_source_without_a_usable_class_is_refused() -> None:
+    with pytest.raises(UserError, match=r"shape \(4, 5\).*class of 2 to 50000"):
+        get_distance(EXACT).fit(SourceFeatures(cloud(4), torch.arange(4), "test"))
+
+
+def test_large_source_classes_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otdd_reference, "MAX_CLASS", 15)
+    distance = get_distance(EXACT).fit(source())
+    call(distance, cloud(9, seed=4))
+    assert distance.diagnosis.notes[0].startswith("1 of 3 source classes left out, with 17 samples")
+
+
+def test_labels_train_in_the_gaussian_mode_only() -> None:
+    src = source(3.0)
+    shuffled = SourceFeatures(src.x, src.y[torch.randperm(40, generator=torch.Generator().manual_seed(3))], "test")
+    target = cloud(11, seed=4, scale=3.0)
+    for name, trains in ((EXACT, False), (GAUSSIAN, True)):
+        (value, gradient), (other, moved) = (call(get_distance(name).fit(s), target) for s in (src, shuffled))
+        assert abs(value / other - 1.0) > 1e-3
+        gap = 1.0 - float(torch.cosine_similarity(gradient.flatten(), moved.flatten(), 0))
+        # Not quite 0 in the exact mode: the first of the ladder's steps sees the labels.
+        assert gap > 1e-3 if trains else gap < 1e-7
+
+
+@MODES
+def test_order_and_names_do_not_matter(name: str) -> None:
+    src, target = source(), cloud(13, seed=4)
+    value, gradient = call(get_distance(name).fit(src), target)
+    flip = torch.arange(12, -1, -1)
+    renamed = SourceFeatures(src.x.flip(0), -src.y.flip(0), "test")
+    other, moved = call(get_distance(name).fit(renamed), target[flip], torch.full((13,), -7))
+    assert other == pytest.approx(value, rel=1e-6)
+    torch.testing.assert_close(moved, gradient[flip], rtol=1e-4, atol=1e-7)
+
+
+@MODES
+def test_where_the_reference_crashes(name: str) -> None:
+    src, target = source(), cloud(257, seed=4).requires_grad_()
+    distance = get_distance(name).fit(src)
+    expected = plainly(name, src, target)
+    expected.backward()  # type: ignore[no-untyped-call]
+    value, gradient = call(distance, target.detach())
+    assert value == pytest.approx(expected.item(), rel=2e-5)
+    torch.testing.assert_close(gradient, target.grad, rtol=1e-6, atol=1e-9)
+    assert distance.diagnosis.notes == ("a target class has 257 samples, more than the source: all were used",)
+
+
+@MODES
+def test_chunks_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    src, target = source(), cloud(13, seed=4)
+    value, gradient = call(get_distance(name).fit(src), target)
+    monkeypatch.setattr(ladder, "KEPT_BYTES", 0)
+    monkeypatch.setattr(ladder, "_BLOCK", 100)
+    monkeypatch.setattr("orca_ray.alignment.reference_labels.FIT_BYTES", 0)
+    monkeypatch.setattr(otdd_reference, "FIT_BYTES", 0)
+    other, chunked = call(get_distance(name).fit(src), target)
+    assert other == pytest.approx(value, rel=1e-9)
+    torch.testing.assert_close(chunked, gradient, rtol=1e-7, atol=1e-11)
+
+
+def test_lost_sums_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    src, target = source(3.0), cloud(13, seed=4, scale=3.0)
+    value, gradient = call(get_distance(EXACT).fit(src), target)
+    monkeypatch.setattr(ladder, "_MOST", 1.0)
+    other, again = call(get_distance(EXACT).fit(src), target)
+    assert other == pytest.approx(value, rel=1e-9)
+    torch.testing.assert_close(again, gradient, rtol=1e-7, atol=1e-11)
+
+
+def test_potentials_beyond_the_exponent_range() -> None:
+    """Potentials so far from soft minima that every exponential under- or overflows."""
+    cost = ladder.Cost(cloud(7), cloud(9, seed=1))
+    for start in (-1e4, 1e4):
+        f_N, g_n = cloud(9, 1)[:, 0] + start, cloud(7, 1, seed=2)[:, 0]
+        soft_f_N, soft_g_n = ladder.soft_minima(cost, f_N, g_n, 0.1)
+        c = squares(cloud(7), cloud(9, seed=1)) / 2
+        torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
+        torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
+
+
+@MODES
+def test_terms_go_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    src, target = source(), cloud(11, seed=4)
+    first = get_distance(name).fit(src)
+    expected = call(first, target)
+    monkeypatch.setattr(otdd_reference.ReferenceOTDD, "_source_terms", lambda *_: pytest.fail("computed again"))
+    value, gradient = call(get_distance(name).fit(src, first.terms), target)
+    assert value == expected[0]
+    assert torch.equal(gradient, expected[1])
+
+
+@MODES
+@pytest.mark.parametrize("scale", [1e-4, 1e6])
+def test_extreme_scales_stay_finite(name: str, scale: float) -> None:
+    src = source(scale)
+    src = SourceFeatures(src.x.float(), src.y, "test")
+    target = cloud(6, seed=4, scale=scale).float().repeat(2, 1)
+    value, gradient = call(get_distance(name).fit(src), target)
+    assert math.isfinite(value)
+    assert bool(torch.isfinite(gradient).all())
+
+
+def test_precisions_of_the_two_sides_may_differ() -> None:
+    src, target = source(), cloud(11, seed=4)
+    single = get_distance(EXACT).fit(SourceFeatures(src.x.float(), src.y, "test"))
+    expected = call(get_distance(EXACT).fit(src), target)
+    for x, dtype in ((target, torch.float64), (target.float(), torch.float32), (target.half(), torch.half)):
+        value, gradient = call(single, x)
+        assert value == pytest.approx(expected[0], rel=5e-3)
+        assert gradient.dtype == dtype
+
+
+def test_the_value_alone_is_the_same() -> None:
+    distance = get_distance(GAUSSIAN).fit(source())
+    value = distance(cloud(11, seed=4), torch.zeros(11, dtype=torch.long))
+    assert not value.requires_grad
+    assert value.item() == call(distance, cloud(11, seed=4))[0]
+
+
+def status_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+@pytest.mark.parametrize("n", [512, 1500])
+def test_a_step_stays_below_20_mb(n: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    src = SourceFeatures(torch.randn(5000, 64, generator=generator), torch.arange(5000) % 3, "test")
+    # What the source's own terms are makes no difference to memory.
+    terms = {"self_KSP": torch.zeros(3, 5, 6), "self_SP": torch.zeros(5, 6)}
+    distance = get_distance(EXACT).fit(src, terms)
+    x = torch.randn(n, 64, generator=generator)
+    call(distance, x[:64])
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        pytest.skip("the peak of resident memory cannot be reset here")
+    before = status_mb("VmRSS")
+    call(distance, x)
+    assert status_mb("VmHWM") - before < 20.0

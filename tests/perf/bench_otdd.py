@@ -1,0 +1,242 @@
+"""OTDD against the reference's own code, in one process with one thread: agreement, seconds, memory.
+
+``python tests/perf/bench_otdd.py [--reference DIR] [--repeats 3] [--quick] [--json FILE]``. DIR is a checkout of the
+reference, by default what ``ORCA_REFERENCE`` names; without one, only ours is timed. A call is value and gradient of
+one target class against 5000 source features. A wrong answer ends with exit code 1, however fast. The whole grid takes
+the reference about half an hour. Compare on a quiet machine: load slows the reference more.
+"""
+
+# ruff: noqa: T201 - a benchmark prints its table
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor
+
+from orca_ray.alignment.distance import Distance, get_distance
+from orca_ray.alignment.features import SourceFeatures
+from tests.perf.reference import Features, ReferenceOtdd, load_otdd, make_features, reference_checkout
+
+NAMES = {"exact": "otdd_reference", "gaussian": "otdd_reference_gaussian"}
+VALUE_TOLERANCE = 1e-4
+COSINE_TOLERANCE = {"exact": 1e-6, "gaussian": 1e-4}
+MEMORY_GOAL_MB = 20.0
+CONVERGED_GOAL = 20.0  # times the cost of otdd_reference
+EPOCH_CLASSES, EPOCH_SAMPLES = 10, 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call to compare."""
+
+    mode: str
+    n: int
+    num_features: int
+    rms: float
+    imbalance: float = 0.0
+
+    @property
+    def speed_goal(self) -> float:
+        """Times the reference."""
+        return 100.0 if self.n <= 128 else 40.0
+
+    def features(self) -> Features:
+        """Draw its features."""
+        return make_features(self.n, self.num_features, self.rms, self.imbalance)
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield the grid, or two calls of it."""
+    if quick:
+        yield from (Case(mode, 128, 768, 8.0) for mode in NAMES)
+        return
+    grid = product((768, 128), (0.5, 2.0, 8.0, 20.0), (0.0, 0.5), (64, 128, 257, 512), NAMES)
+    yield from (Case(mode, n, d, rms, imbalance) for d, rms, imbalance, n, mode in grid)
+
+
+def fitted(name: str, features: Features) -> Distance:
+    """Fit a distance to the source."""
+    return get_distance(name).fit(SourceFeatures(features.source_x, features.source_y, "bench"))
+
+
+def call(distance: Distance, x_nD: Tensor, y_n: Tensor | None = None) -> tuple[float, Tensor]:
+    """Return value and gradient."""
+    x_nD = x_nD.clone().requires_grad_()
+    value = distance(x_nD, torch.zeros(len(x_nD), dtype=torch.long) if y_n is None else y_n)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert x_nD.grad is not None
+    return value.item(), x_nD.grad
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time one run."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def alternate(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Return median seconds of both, taken in turns; ours five times a turn, for it is short."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        times[0].append(statistics.median(seconds(ours) for _ in range(5)))
+        times[1].append(seconds(theirs))
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def status_mb(key: str) -> float:
+    """Read this process's VmRSS or VmHWM."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def step_memory_mb(work: Callable[[], object]) -> float | None:
+    """Return what a run takes at its peak above what was held before; None off Linux."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        held = status_mb("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    work()
+    return status_mb("VmHWM") - held
+
+
+def compare(case: Case, reference: ReferenceOtdd | None, repeats: int) -> dict[str, Any]:
+    """Run one case on both sides."""
+    features = case.features()
+    distance = fitted(NAMES[case.mode], features)
+
+    def ours() -> tuple[float, Tensor]:
+        return call(distance, features.target)
+
+    value, gradient = ours()
+    row: dict[str, Any] = {**asdict(case), "value": value, "memory_mb": step_memory_mb(ours), "agrees": True}
+    if reference is None:
+        return {**row, "ms": 1e3 * statistics.median(seconds(ours) for _ in range(5 * repeats))}
+    if case.n % 256 == 1:
+        return {**row, "skipped": "the reference crashes where n % 256 == 1"}
+
+    def theirs() -> tuple[float, Tensor]:
+        assert reference is not None
+        return reference(features.target, features.source_x, features.source_y, case.mode == "exact")
+
+    try:
+        expected, expected_gradient = theirs()
+    except (IndexError, RuntimeError, ValueError) as error:
+        return {**row, "skipped": f"the reference raised {type(error).__name__}: {error}"}
+    if not bool(torch.isfinite(expected_gradient).all()):
+        # Its backward divides by gaps between eigenvalues; which ones coincide hangs on the order of a sum.
+        return {**row, "skipped": "the reference's gradient is not finite"}
+    own, other = alternate(ours, theirs, repeats)
+    cosine = torch.nn.functional.cosine_similarity(gradient.double().flatten(), expected_gradient.double().flatten(), 0)
+    relative, gap = abs(value / expected - 1.0), 1.0 - float(cosine)
+    return {
+        **row, "ms": 1e3 * own, "reference_ms": 1e3 * other, "ratio": other / own, "speed_goal": case.speed_goal,
+        "value_error": relative, "gradient_gap": gap,
+        "agrees": relative <= VALUE_TOLERANCE and gap <= COSINE_TOLERANCE[case.mode],
+    }  # fmt: skip
+
+
+def epoch(num_features: int, reference: ReferenceOtdd | None, repeats: int) -> dict[str, Any]:
+    """Compare an align epoch's OTDD part: ten classes, ten calls there and one here."""
+    targets = [make_features(EPOCH_SAMPLES, num_features, seed=seed).target for seed in range(EPOCH_CLASSES)]
+    features = make_features(EPOCH_SAMPLES, num_features)
+    x_nD, y_n = torch.cat(targets), torch.arange(EPOCH_CLASSES).repeat_interleave(EPOCH_SAMPLES)
+    distance = fitted(NAMES["exact"], features)
+    value, _ = call(distance, x_nD, y_n)
+    row: dict[str, Any] = {
+        "num_features": num_features, "value": value, "agrees": True, "goal": 150.0 if num_features == 768 else 120.0,
+        "memory_mb": step_memory_mb(lambda: call(distance, x_nD, y_n)),
+    }  # fmt: skip
+    if reference is None:
+        return {**row, "ms": 1e3 * statistics.median(seconds(lambda: call(distance, x_nD, y_n)) for _ in range(5))}
+
+    def theirs() -> float:
+        values = [reference(x, features.source_x, features.source_y, True)[0] for x in targets]
+        return statistics.fmean(values)
+
+    agrees = abs(value / theirs() - 1.0) <= VALUE_TOLERANCE
+    own, other = alternate(lambda: call(distance, x_nD, y_n), theirs, repeats)
+    return {**row, "ms": 1e3 * own, "reference_ms": 1e3 * other, "ratio": other / own, "agrees": agrees}
+
+
+def converged(num_features: int, repeats: int) -> dict[str, Any]:
+    """Compare what the converged distance costs with the ladder, on the epoch's features."""
+    targets = [make_features(EPOCH_SAMPLES, num_features, seed=seed).target for seed in range(EPOCH_CLASSES)]
+    x_nD, y_n = torch.cat(targets), torch.arange(EPOCH_CLASSES).repeat_interleave(EPOCH_SAMPLES)
+    features = make_features(EPOCH_SAMPLES, num_features)
+    distances = [fitted(name, features) for name in ("otdd", "otdd_reference")]
+    own, ladder = alternate(
+        lambda: call(distances[0], x_nD, y_n), lambda: call(distances[1], x_nD, y_n), repeats
+    )  # fmt: skip
+    return {
+        "num_features": num_features, "ms": 1e3 * own, "ladder_ms": 1e3 * ladder, "ratio": own / ladder,
+        "goal": CONVERGED_GOAL, "diagnosis": asdict(distances[0].diagnosis),
+    }  # fmt: skip
+
+
+def line(label: str, row: dict[str, Any]) -> str:
+    """Format one row of the table."""
+    memory = "" if row.get("memory_mb") is None else f"{row['memory_mb']:.1f}"
+    if "skipped" in row:
+        return f"{label:42}{memory:>8}  skipped: {row['skipped']}"
+    text = f"{label:42}{memory:>8}{row['ms']:>9.1f}"
+    if "ratio" in row:
+        text += f"{row['reference_ms']:>10.0f}{row['ratio']:>7.0f}"
+    if "value_error" in row:
+        text += f"{row['value_error']:>10.1e}{row['gradient_gap']:>10.1e}"
+    return text + ("" if row["agrees"] else "  WRONG")
+
+
+def main() -> None:
+    """Print the table; exit with 1 where the two disagree."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, default=reference_checkout())
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    reference = None if options.reference is None else load_otdd(options.reference)
+    if reference is None:
+        print("no checkout of the reference (--reference DIR, or ORCA_REFERENCE): nothing to agree with, ours alone")
+    print(f"{'':42}{'MB':>8}{'ms':>9}{'ref. ms':>10}{'ratio':>7}{'value':>10}{'1 - cos':>10}")
+    results: dict[str, list[dict[str, Any]]] = {"calls": [], "epochs": [], "converged": []}
+    for case in cases(options.quick):
+        balance = "" if case.imbalance == 0 else ", imbalanced"
+        results["calls"].append(compare(case, reference, options.repeats))
+        label = f"{case.mode}, {case.n} x {case.num_features}, rms {case.rms:g}{balance}"
+        print(line(label, results["calls"][-1]), flush=True)
+    for num_features in () if options.quick else (768, 128):
+        results["epochs"].append(epoch(num_features, reference, options.repeats))
+        print(line(f"epoch, {EPOCH_CLASSES} x {EPOCH_SAMPLES} x {num_features}", results["epochs"][-1]), flush=True)
+        results["converged"].append(row := converged(num_features, options.repeats))
+        print(
+            f"otdd, {num_features} features: {row['ms']:.0f} ms, {row['ratio']:.1f} times otdd_reference",
+            row["diagnosis"],
+        )
+    if options.json is not None:
+        options.json.write_text(json.dumps({"torch": torch.__version__, **results}, indent=1))
+    if not all(row["agrees"] for row in results["calls"] + results["epochs"]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

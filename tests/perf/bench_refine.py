@@ -1,0 +1,190 @@
+"""What a refine epoch costs: ours against a plain PyTorch loop with the reference's recipe.
+
+``python tests/perf/bench_refine.py [--samples 256] [--repeats 3] [--layers 2] [--json FILE]``, on one thread.
+
+The recipe is that of the published ECG configuration: batches of 4 from a `DataLoader` with 4 workers, a step every 16
+of them, clipping at every batch, unfused SGD, ``.item()`` at every batch. Model (a random 768-wide BERT over 63 tokens)
+and data are the same for both, and so are the effective batch of 64 and the order of samples. The clip is too large to
+act, for clipping a half-summed gradient is another computation than clipping the sum. So "plain" and "float32" must
+come to the same losses up to rounding; "auto", in the precision of the device's own choice, close to them. Epochs
+alternate.
+"""
+
+# ruff: noqa: T201 - a benchmark prints its table
+
+import argparse
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from orca_ray.data.prepared import Split
+from orca_ray.data.target import Target
+from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.models.embedder import EmbedderConfig
+from orca_ray.training.objective import Objective
+from orca_ray.training.refine import RefineConfig, RefineLoop
+from orca_ray.training.seeds import make_generator
+
+BATCH, ACCUMULATION, CLIP, RATE, MOMENTUM, SEED = 4, 16, 1e3, 1e-3, 0.9, 0
+TOLERANCES = {"float32": 1e-4, "auto": 2e-2}
+"""Largest gap of an epoch's mean loss to that of the plain loop."""
+TARGET = Target("classes", size=4)
+OBJECTIVE = Objective(TARGET, "cross_entropy", "error")
+CPU = torch.device("cpu")
+
+
+def make_split(num_samples: int) -> Split:
+    """Make windows of noise with a tone that tells the class, as many and long as ECG windows."""
+    random = np.random.RandomState(0)
+    y = np.arange(num_samples, dtype=np.int64) % TARGET.size
+    tones = np.sin(np.arange(1000) / 20.0 * (1 + y[:, None]))
+    return Split((random.normal(size=(num_samples, 1, 1000)) + tones[:, None]).astype(np.float32), y)
+
+
+def save_body(directory: str, layers: int) -> str:
+    """Save a random BERT, 768 wide."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    BertModel(BertConfig(num_hidden_layers=layers)).save_pretrained(directory)
+    return directory
+
+
+def make_model(body: str) -> CrossModalModel:
+    """Build the model; the same one at every call."""
+    config = EmbedderConfig(sequence_length=64)
+    return build_model(input_shape=(1, 1000), target=TARGET, body=body, pretrained=True, config=config, seed=0)
+
+
+class OurOrder(Sampler[int]):
+    """The order in which our loop takes the samples, epoch by epoch."""
+
+    def __init__(self, num_samples: int) -> None:
+        self._num_samples = num_samples
+        self._epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the next epoch's order."""
+        order = torch.randperm(self._num_samples, generator=make_generator(SEED, "order", self._epoch))
+        self._epoch += 1
+        yield from order.tolist()
+
+
+def plain_epochs(model: CrossModalModel, split: Split) -> Callable[[], float]:
+    """Return a function that trains one epoch as the reference does and returns its mean loss."""
+    data = TensorDataset(torch.from_numpy(split.x), torch.from_numpy(split.y))
+    order = OurOrder(len(split))
+    loader = DataLoader(data, batch_size=BATCH, sampler=order, num_workers=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, foreach=False, fused=False)
+    loss_function = torch.nn.CrossEntropyLoss()
+
+    def epoch() -> float:
+        model.train()
+        total = 0.0
+        optimizer.zero_grad()
+        for number, (x, y) in enumerate(loader, start=1):
+            loss = loss_function(model(x), y)
+            (loss / ACCUMULATION).backward()
+            if CLIP > 0:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            if number % ACCUMULATION == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            total += loss.item() * len(x)
+        return total / len(split)
+
+    return epoch
+
+
+def our_loop(model: CrossModalModel, split: Split, epochs: int, precision: str) -> RefineLoop:
+    """Return our loop over the same data; validation is one sample, for it is not what is measured."""
+    config = RefineConfig(
+        epochs=epochs, learning_rate=RATE, optimizer="sgd", momentum=MOMENTUM, weight_decay=0.0, batch_size=BATCH,
+        accumulation=ACCUMULATION, schedule="constant", warmup_epochs=0, clip=CLIP, precision=precision,
+    )  # fmt: skip
+    few = Split(split.x[:1], split.y[:1])
+    return RefineLoop(model, model.parameters(), split, few, OBJECTIVE, config, seed=SEED, device=CPU)
+
+
+def train_seconds(loop: RefineLoop) -> tuple[float, float]:
+    """Run one of our epochs; return seconds of training and its mean loss."""
+    epoch = loop.step()
+    return epoch.seconds - epoch.validation_seconds, epoch.loss
+
+
+def compare(body: str, num_samples: int, repeats: int) -> dict[str, Any]:
+    """Time epochs in turns; return medians, losses and rates by loop."""
+    split = make_split(num_samples)
+    plain = plain_epochs(make_model(body), split)
+    ours = {name: our_loop(make_model(body), split, repeats, name) for name in ("float32", "auto")}
+    seconds: dict[str, list[float]] = {"plain": [], **{name: [] for name in ours}}
+    losses: dict[str, list[float]] = {name: [] for name in seconds}
+    for _ in range(repeats):
+        begin = perf_counter()
+        losses["plain"].append(plain())
+        seconds["plain"].append(perf_counter() - begin)
+        for name, loop in ours.items():
+            taken, loss = train_seconds(loop)
+            seconds[name].append(taken)
+            losses[name].append(loss)
+    rows: dict[str, Any] = {
+        name: {"seconds": median(taken), "samples_per_second": num_samples / median(taken), "losses": losses[name]}
+        for name, taken in seconds.items()
+    }
+    for name, loop in ours.items():
+        rates = loop.throughput()
+        rows[name] |= {
+            "precision": loop.precision.name, "micro_batch": loop.micro_batch,
+            "tokens_per_second": rates.tokens_per_second, "model_flop_utilisation": rates.model_flop_utilisation,
+        }  # fmt: skip
+    return rows
+
+
+def check(rows: dict[str, Any]) -> None:
+    """Refuse figures of loops that did not train alike."""
+    for name, tolerance in TOLERANCES.items():
+        gaps = np.abs(np.array(rows[name]["losses"]) - np.array(rows["plain"]["losses"]))
+        assert gaps.max() < tolerance, (name, rows[name]["losses"], rows["plain"]["losses"])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=256, help="rounded up to whole steps, of 64 samples each")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    wanted = parser.parse_args()
+    wanted.samples += -wanted.samples % (BATCH * ACCUMULATION)  # the recipe drops the gradient of a step cut short
+    warnings.filterwarnings("ignore", message="This DataLoader will create 4 worker processes")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="orca-ray-bench-") as directory:
+        rows = compare(save_body(directory, wanted.layers), wanted.samples, wanted.repeats)
+    check(rows)
+    print(f"one epoch of {wanted.samples} samples, {wanted.layers} layers, effective batch {BATCH * ACCUMULATION}")
+    print(f"{'':10}{'precision':>10}{'pass':>6}{'seconds':>9}{'samples/s':>11}{'MFU':>7}{'loss':>9}{'ratio':>7}")
+    for name, row in rows.items():
+        share = row.get("model_flop_utilisation")
+        print(
+            f"{name:10}{row.get('precision', 'float32'):>10}{row.get('micro_batch', BATCH):>6}{row['seconds']:9.2f}"
+            f"{row['samples_per_second']:11.1f}{'' if share is None else f'{share:.0%}':>7}{row['losses'][-1]:9.4f}"
+            f"{rows['plain']['seconds'] / row['seconds']:7.2f}"
+        )
+    if wanted.json:
+        wanted.json.write_text(json.dumps({"arguments": vars(wanted) | {"json": None}, "loops": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Run one trial of ours on a problem of the layout that the reference reads, and tell when it did what.
+
+``python tests/perf/run_ours.py WORKDIR HYPERPARAMETERS.json SEED`` prints the same JSON lines as `run_reference`.
+"""
+
+# ruff: noqa: T201 - the result of this script is what it prints
+
+import json
+import resource
+import sys
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+
+from orca_ray.alignment import source
+from orca_ray.data.prepared import PreparedData, Split, fingerprint
+from orca_ray.data.target import Target
+from orca_ray.methods.adaptation import Adaptation
+from orca_ray.tasks.task import Task
+from tests.perf.trial_problem import CLASSES, read_windows
+
+_STARTED = perf_counter()
+
+
+def tell(event: str, **values: Any) -> None:
+    """Print one event with its time in seconds since this process began to count, and the seconds it computed."""
+    at, cpu = round(perf_counter() - _STARTED, 4), round(process_time(), 4)
+    print(json.dumps({"event": event, "at": at, "cpu": cpu, **values}), flush=True)
+
+
+def main() -> None:
+    """Run it; the last event is ``end``."""
+    workdir = Path(sys.argv[1])
+    hyperparameters = json.loads(Path(sys.argv[2]).read_text())
+    seed = int(sys.argv[3])
+    torch.set_num_threads(1)
+    _register_source(workdir / "datasets")
+    tell("begin")
+    task, data = _read_problem(workdir)
+    tell("loaded")
+    body = str(workdir / "roberta-base")
+    adaptation = Adaptation(task, data, "orca", body, hyperparameters, seed, test=True, reuse_aligned=False)
+    tell("built")
+    _run(adaptation)
+    tell("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _run(adaptation: Adaptation) -> None:
+    before = adaptation.result()
+    while not adaptation.done:
+        progress = adaptation.step()
+        now = adaptation.result()
+        values: dict[str, Any] = {"epoch": progress.epoch, "seconds": progress.seconds}
+        if progress.stage == "refine":
+            values = {"epoch": progress.epoch, "seconds": now.refine_seconds - before.refine_seconds}
+            values |= {"validated": progress.seconds, "score": progress.validation_score}
+        tell(f"{progress.stage}_epoch", **values)
+        before = now
+    tell("test", which="best-validated", test_score=before.test_score, best_epoch=before.best_epoch)
+
+
+def _register_source(folder: Path) -> None:
+    """Offer the given features as source ``text``, so that all that is kept of a source works as for any other."""
+
+    def draw(wanted: source.Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.from_numpy(np.load(folder / "text_xs_32.npy")[: wanted.num_samples])
+        return x.mean(1), torch.from_numpy(np.load(folder / "text_ys_32.npy")[: wanted.num_samples])
+
+    source._SOURCES["text"] = source._Source("sequence", draw)
+
+
+def _read_problem(workdir: Path) -> tuple[Task, PreparedData]:
+    """Read the raw files; validation is on test, as in the reference."""
+    if (workdir / "task.npz").exists():
+        with np.load(workdir / "task.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        info = json.loads(str(arrays.pop("info")))
+    else:
+        arrays, info = read_windows(workdir / "datasets" / "challenge2017.pkl"), {"outputs": len(CLASSES)}
+    dense = isinstance(info["outputs"], list)
+    if dense:
+        arrays |= {name: arrays[name][:, 0] for name in ("train_y", "test_y")}
+    target = Target("dense", shape=tuple(info["outputs"][1:])) if dense else Target("classes", size=info["outputs"])
+    train, test = (Split(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test"))
+    task = Task(
+        name="perf/given", title="", modality="", input_shape=train.x.shape[1:], target=target,
+        loss=info.get("loss", "cross_entropy"),
+        metric="nrmse" if dense else "error" if "loss" in info else "one_minus_macro_f1",
+        body="", num_samples=(len(train), len(test), len(test)), licence="", citation="", reference="", build=dict,
+    )  # fmt: skip
+    splits: dict[Any, Split] = {"train": train, "validation": test, "test": test}
+    return task, PreparedData(task.name, fingerprint(arrays), splits, None, None, workdir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Run the reference's own ``main.py`` and tell when it did what, as JSON lines.
+
+``python tests/perf/run_reference.py CHECKOUT WORKDIR CONFIG.yaml``, or ``--arrays FILE.npz`` in place of the
+configuration to have what its ECG loader returns written to a file. Nothing of the reference is copied or edited: what
+newer libraries have moved or dropped is put back before its files are run (`repair`). WORKDIR becomes the current
+directory, where the reference looks for ``datasets/`` and for the body ``roberta-base``, and writes ``results/``. Where
+WORKDIR has a ``task.npz`` the reference's own hook for new tasks is filled with it (`offer_task`).
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import re
+import resource
+import runpy
+import sys
+import types
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any, TextIO, cast
+
+import numpy as np
+import torch
+
+from tests.perf.reference import repair_libraries
+
+# What the reference imports and, for what is run here, never uses: modules, and the names that it takes from them.
+_UNUSED = {"h5py": (), "torchtext": (), "torchtext.data": (), "torchtext.data.utils": ("get_tokenizer",)}
+
+_TRAINED = re.compile(r"\[train (?P<stage>embedder|full) (?P<epoch>\d+) .*?time elapsed: (?P<seconds>[\d.]+)")
+_TESTED = re.compile(r"\[test (?P<which>last|best-validated)\]\s+time elapsed: (?P<seconds>[\d.]+)")
+_VALUE = re.compile(r"(otdd loss|train loss|best val score|val score|test score): (-?[\d.]+|nan)")
+_MARKS = {
+    "target_seq_len": "begin",
+    "src feat shape": "loaded",
+    "Params to learn:": "built",
+    "------- Start Training": "refine",
+}
+"""How the lines begin that it prints between the stages, and the event that each stands for."""
+
+
+class AttrDict(dict[str, Any]):
+    """What the reference needs of the package ``attrdict``, which no longer installs: keys as attributes, nested."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+        if isinstance(value, dict) and not isinstance(value, AttrDict):
+            value = self[name] = AttrDict(value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+
+class Reporter:
+    """Takes the place of standard output: lines that tell of progress become JSON lines, all others go to stderr."""
+
+    def __init__(self, out: TextIO, rest: TextIO) -> None:
+        self._out, self._rest, self._line, self._started = out, rest, "", perf_counter()
+
+    def write(self, text: str) -> int:
+        """Take a piece of a line."""
+        *whole, self._line = (self._line + text).split("\n")
+        for line in whole:
+            self._take(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on; a piece of a line waits for its end."""
+        self._rest.flush()
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Print one event with its time in seconds since this process began to count, and the seconds it computed.
+
+        What the loaders' processes compute is not counted.
+        """
+        at, cpu = round(perf_counter() - self._started, 4), round(process_time(), 4)
+        entry = {"event": event, "at": at, "cpu": cpu, **values}
+        self._out.write(json.dumps(entry) + "\n")
+        self._out.flush()
+
+    def _take(self, line: str) -> None:
+        line = " ".join(line.split())
+        values = {name.replace(" ", "_"): float(value) for name, value in _VALUE.findall(line)}
+        for start, event in _MARKS.items():
+            if line.startswith(start):
+                self.tell(event)
+        if found := _TRAINED.search(line):
+            stage = "align" if found["stage"] == "embedder" else "refine"
+            self.tell(f"{stage}_epoch", epoch=int(found["epoch"]), seconds=float(found["seconds"]), **values)
+        elif found := _TESTED.search(line):
+            self.tell("test", which=found["which"], seconds=float(found["seconds"]), **values)
+        self._rest.write(line + "\n")
+
+
+def repair() -> None:
+    """Put back what the reference expects of older libraries; its arithmetic is left alone."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    multiprocessing.set_start_method("fork")  # its loaders hold objects that cannot be sent to a spawned process
+    repair_libraries()
+    for name, attributes in {**_UNUSED, "attrdict": ("AttrDict",)}.items():
+        _stand_in(name, dict.fromkeys(attributes, AttrDict))
+    if importlib.util.find_spec("timm.models.layers") is None:
+        sys.modules["timm.models.layers"] = importlib.import_module("timm.layers")
+    if not torch.cuda.is_available():
+        torch.cuda.get_rng_state = lambda *_: torch.empty(0, dtype=torch.uint8)  # saved with every best epoch
+
+
+def _stand_in(name: str, attributes: Mapping[str, Any]) -> None:
+    """Make an empty module with some names, unless there is a real one."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        module = types.ModuleType(name)
+        module.__dict__.update(attributes)
+        sys.modules[name] = module
+
+
+def offer_task(path: str) -> None:
+    """Fill the reference's hook for new tasks, ``your_new_task``, with the arrays and the description in a file.
+
+    It has train_x [N, C, L], train_y, test_x, test_y and ``info``: JSON with ``loss`` and ``outputs`` (a number
+    of classes, or the shape of a dense target). Validation is on test, as wherever the reference has no validation.
+    """
+    task_configs, utils = (importlib.import_module(name) for name in ("task_configs", "utils"))
+    with np.load(path) as file:
+        task = {name: file[name] for name in file.files}
+    info = json.loads(str(task["info"]))
+    dense = isinstance(info["outputs"], list)
+    own = task_configs.get_data, task_configs.get_config, task_configs.get_metric
+
+    def loader(part: str, batch_size: int, shuffle: bool) -> Any:
+        tensors = torch.from_numpy(task[f"{part}_x"]), torch.from_numpy(task[f"{part}_y"])
+        data = torch.utils.data.TensorDataset(*tensors)
+        return torch.utils.data.DataLoader(data, batch_size, shuffle=shuffle, num_workers=4, pin_memory=True)
+
+    def get_data(root: str, dataset: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        if dataset != "your_new_task":
+            return own[0](root, dataset, batch_size, *args, **kwargs)
+        train, test = loader("train", batch_size, True), loader("test", batch_size, False)
+        return train, test, test, len(train), len(test), len(test), None
+
+    def get_config(root: str, args: Any) -> Any:
+        with contextlib.suppress(UnboundLocalError):  # the hook leaves its result undefined, after setting all else
+            own[1](root, args)
+        args.infer_label = dense
+        outputs = tuple(info["outputs"]) if dense else info["outputs"]
+        losses = {"cross_entropy": torch.nn.CrossEntropyLoss(), "nrmse": utils.nrmse_loss}
+        return 1, (1, *task["train_x"].shape[1:]), outputs, losses[info["loss"]], args
+
+    def get_metric(root: str, dataset: str) -> Any:
+        metric, best = own[2](root, dataset)
+        return (utils.nmse if dense else metric), best
+
+    for replacement in (get_data, get_config, get_metric):
+        setattr(task_configs, replacement.__name__, replacement)
+
+
+def write_ecg_arrays(path: Path) -> None:
+    """Write what the reference's loader makes of ``datasets/challenge2017.pkl``: x and y of train and test."""
+    train, _, test = importlib.import_module("data_loaders").load_ecg("./datasets", 1)
+    arrays = {}
+    for part, loader in (("train", train), ("test", test)):
+        arrays[f"{part}_x"], arrays[f"{part}_y"] = (tensor.numpy() for tensor in loader.dataset.tensors)
+    np.savez(path, **arrays)
+
+
+def main() -> None:
+    """Run it; the last event is ``end``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("config", type=Path, nargs="?")
+    parser.add_argument("--arrays", type=Path, help="write what the ECG loader returns to this file instead")
+    args = parser.parse_args()
+    reporter = Reporter(sys.stdout, sys.stderr)
+    sys.stdout = cast(TextIO, reporter)
+    warnings.filterwarnings("ignore")
+    repair()
+    sources, config = args.checkout.resolve() / "src", args.config and str(args.config.resolve())
+    arrays = args.arrays and args.arrays.resolve()
+    sys.path[:0] = [str(sources), str(sources / "otdd")]
+    os.chdir(args.workdir)
+    if arrays:
+        write_ecg_arrays(arrays)
+        return
+    if Path("task.npz").exists():
+        offer_task("task.npz")
+    sys.argv = [str(sources / "main.py"), "--config", config]
+    runpy.run_path(str(sources / "main.py"), run_name="__main__")
+    reporter.tell("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Runs of the reference and of ours as processes of their own, and what they told."""
+
+# ruff: noqa: T201 - part of a benchmark, which tells of its progress
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tests.perf import trial_problem
+from tests.perf.trial_problem import Setting
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one run told, in seconds."""
+
+    align: list[float]
+    """Of each align epoch; our first one fits the distance to the source."""
+    refine: list[float]
+    """Of each refine epoch's training alone."""
+    validated: list[float]
+    """Of each refine epoch with its validation and, in the reference, its checkpoint."""
+    whole: float
+    """From the end of the imports."""
+    score: float
+    """On test, of the epoch that validated best."""
+    peak_mib: float
+
+    @property
+    def rest(self) -> float:
+        """Loading, building, testing: all that is neither stage's."""
+        return self.whole - sum(self.align) - sum(self.validated)
+
+
+def read_trial(events: list[dict[str, Any]], clock: str) -> Trial:
+    """Make sense of the events of one run, by the ``clock`` wall or cpu.
+
+    By the wall clock an epoch's seconds are those that the run itself told, where it did. CPU seconds are taken between
+    events, so that validation cannot be told from training.
+    """
+    time = {"wall": "at", "cpu": "cpu"}[clock]
+    named = {event["event"]: event for event in events}
+    spans = [(event, event[time] - last[time]) for last, event in pairwise(events)]
+    told = clock == "wall"
+
+    def seconds(kind: str, name: str) -> list[float]:
+        return [event.get(name, span) if told else span for event, span in spans if event["event"] == kind]
+
+    return Trial(
+        align=seconds("align_epoch", "seconds"),
+        refine=seconds("refine_epoch", "seconds"),
+        validated=seconds("refine_epoch", "validated"),
+        whole=named["end"][time] - named["begin"][time],
+        score=named["test"]["test_score"],
+        peak_mib=named["end"]["peak_mib"],
+    )
+
+
+class Bench:
+    """Runs both sides in folders of one problem each, and keeps what they told."""
+
+    def __init__(self, checkout: Path, folder: Path, reused: list[dict[str, Any]], args: argparse.Namespace) -> None:
+        self._checkout, self._folder = checkout, folder
+        self._output, self._distance, self._clock = args.json, args.distance, args.clock
+        self._reused = [run for run in reused if run["side"] == "reference"]
+        self.runs: list[dict[str, Any]] = []
+        self._environment = os.environ | {
+            "PYTHONPATH": str(HERE.parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "ORCA_RAY_HOME": str(folder / "home"),
+        }
+        trial_problem.write_body(folder / "roberta-base")
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """All runs so far, and those of the earlier file that were not called for."""
+        return self.runs + self._reused
+
+    def problem(self, name: str, source_samples: int) -> Path:
+        """Make a problem's folder, with body and source features."""
+        folder = self._folder / name
+        (folder / "datasets").mkdir(parents=True)
+        (folder / "roberta-base").symlink_to(self._folder / "roberta-base")
+        trial_problem.write_source(folder / "datasets", source_samples)
+        return folder
+
+    def reference(self, folder: Path, dataset: str, setting: Setting, seed: int) -> Trial:
+        """Run the reference's ``main.py``, unless an earlier run of the same is to be reused."""
+        run = {"side": "reference", "problem": folder.name, "setting": setting.key(), "seed": seed}
+        found = next((old for old in self._reused if run.items() <= old.items()), None)
+        if found is not None:
+            self._reused.remove(found)  # a second run of the same takes the next one
+            return self._keep(run, found["events"])
+        config = folder / "config.yaml"
+        config.write_text(yaml.safe_dump(setting.reference_config(dataset, seed)))
+        _remove_results(folder)
+        command = [str(HERE / "run_reference.py"), str(self._checkout), str(folder), str(config)]
+        return self._keep(run, self._events(command))
+
+    def ours(self, folder: Path, setting: Setting, length: int, seed: int) -> Trial:
+        """Run ours."""
+        run = {"side": "ours", "problem": folder.name, "setting": setting.key(), "seed": seed}
+        values = folder / "hyperparameters.json"
+        values.write_text(json.dumps(setting.our_hyperparameters(length, self._distance)))
+        return self._keep(run, self._events([str(HERE / "run_ours.py"), str(folder), str(values), str(seed)]))
+
+    def arrays_agree(self, folder: Path) -> bool:
+        """Whether the reference's loader and ours make the same windows of the recordings."""
+        theirs = folder / "reference.npz"
+        self._output_of([str(HERE / "run_reference.py"), str(self._checkout), str(folder), "--arrays", str(theirs)])
+        with np.load(theirs) as file:
+            return trial_problem.same_rows(
+                {name: file[name] for name in file.files},
+                trial_problem.read_windows(folder / "datasets" / "challenge2017.pkl"),
+            )
+
+    def _keep(self, run: dict[str, Any], events: list[dict[str, Any]]) -> Trial:
+        trial = read_trial(events, self._clock)
+        self.runs.append({**run, "events": events})
+        if self._output:  # after every run: an interrupted bench can be reused
+            self._output.write_text(json.dumps({"runs": self.kept}, indent=1))
+        print(
+            f"  {run['side']:9} {run['problem']:24} seed {run['seed']}: {trial.whole:8.1f} s, score {trial.score:.4f}",
+            flush=True,
+        )
+        return trial
+
+    def _events(self, command: list[str]) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._output_of(command).splitlines()]
+
+    def _output_of(self, command: list[str]) -> str:
+        log = self._folder / "stderr.txt"
+        with log.open("w") as errors:
+            ran = subprocess.run(
+                [sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True, env=self._environment
+            )
+        if ran.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")
+        return ran.stdout
+
+
+def _remove_results(folder: Path) -> None:
+    """The reference goes on where it finds results of its own."""
+    shutil.rmtree(folder / "results", ignore_errors=True)

@@ -1,0 +1,214 @@
+"""Alignments that trials share: what names them, how they are kept, and what happens to damaged ones."""
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.alignment.features import SourceFeatures
+from orca_ray.data.prepared import Split
+from orca_ray.training import aligned_cache, checkpoint
+from orca_ray.training.align_config import AlignEpoch
+from orca_ray.training.aligned_cache import AlignedCache, Alignment, AlignReplay, alignment_key
+
+from .training_toys import CPU, copy_of, same, toy_model, toy_split
+
+KEY = "0123abcd"
+
+
+def an_alignment(scale: float = 2.0) -> Alignment:
+    embedder = {name: scale * value for name, value in copy_of(toy_model().embedder).items()}
+    epochs = tuple(AlignEpoch(number, 1.0 / number, 1e-2, 3.0) for number in (1, 2, 3))
+    return Alignment(embedder, epochs, 1.5, 0.25, True, ("a class left out",))
+
+
+def equal(first: Alignment | None, second: Alignment) -> bool:
+    return (
+        first is not None
+        and same(dict(first.embedder), dict(second.embedder))
+        and replace(first, embedder={}) == replace(second, embedder={})
+    )
+
+
+def source(shift: float = 0.0) -> SourceFeatures:
+    x = torch.arange(24.0).reshape(4, 6) + shift
+    return SourceFeatures(x, torch.tensor([0, 1, 0, 1]), "toy")
+
+
+def key(
+    *,
+    seed: int = 0,
+    features: SourceFeatures | None = None,
+    train: Split | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    embedder = toy_model(seed=seed).embedder
+    return alignment_key(embedder, features or source(), train or toy_split(30), CPU, settings or {"seed": 0})
+
+
+def test_equal_alignments_have_equal_keys() -> None:
+    assert key() == key(features=SourceFeatures(source().x.clone(), source().y, "another name"))
+    assert key(settings={"a": 1, "b": 2}) == key(settings={"b": 2, "a": 1})
+
+
+def test_keys_differ_with_everything_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = toy_split(30)
+    x, y = split.x.copy(), split.y.copy()
+    x[29, 0, 7] += 1e-6
+    y[3] += 1
+    keys = [
+        key(),
+        key(seed=1),
+        key(features=source(1e-6)),
+        key(features=replace(source(), y=torch.tensor([0, 1, 1, 0]))),
+        key(train=Split(x, split.y)),
+        key(train=Split(split.x, y)),
+        key(train=toy_split(29)),
+        key(settings={"seed": 1}),
+        key(settings={"seed": 0, "threads": 2}),
+    ]
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+
+
+def test_splits_of_one_data_set_have_different_keys_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aligned_cache, "_SAMPLED_BYTES", 100)
+    split = toy_split(3000)
+    parts = [Split(split.x[:size], split.y[:size]) for size in (1000, 2000, 3000)]
+    parts.append(Split(split.x[1000:2000], split.y[1000:2000]))
+    assert len({key(train=part) for part in parts}) == 4
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    kept = AlignedCache(tmp_path / "new" / "aligned")
+    embedder = toy_model().embedder
+    assert kept.load(KEY, embedder) is None
+    kept.store(KEY, an_alignment())
+    assert equal(kept.load(KEY, embedder), an_alignment())
+    assert kept.load("another", embedder) is None
+
+
+def test_the_default_is_below_the_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
+    AlignedCache().store(KEY, an_alignment())
+    assert [path.parent.name for path in tmp_path.rglob("*") if path.is_file()] == ["aligned"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "of another embedder"])
+def test_a_damaged_file_is_told_and_replaced(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = AlignedCache(tmp_path)
+    kept.store(KEY, an_alignment())
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "of another embedder":
+        kept.store(KEY, replace(an_alignment(), embedder={"weight": torch.zeros(3)}))
+    elif damage == "foreign":
+        checkpoint.save(path, {"something": "else"})
+    else:
+        path.write_bytes({"truncated": bytes(content[:-200]), "flipped": bytes(content), "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        assert kept.load(KEY, toy_model().embedder) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    kept.store(KEY, an_alignment())
+    assert equal(kept.load(KEY, toy_model().embedder), an_alignment())
+
+
+def test_a_disk_that_takes_nothing_only_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file").touch()
+    AlignedCache(tmp_path / "file").store(KEY, an_alignment())
+    monkeypatch.setattr(os, "fsync", full)
+    AlignedCache(tmp_path / "full").store(KEY, an_alignment())
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert list((tmp_path / "full").iterdir()) == []
+    assert AlignedCache(tmp_path / "file").load(KEY, toy_model().embedder) is None
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aligned_cache, "MOST_FILES", 3)
+    kept = AlignedCache(tmp_path)
+    embedder = toy_model().embedder
+    for age, name in enumerate(["d", "c", "b"]):
+        kept.store(name, an_alignment())
+        os.utime(tmp_path / f"{name}.aligned", times=(2e9 - 1e9 * age,) * 2)
+    os.utime(tmp_path / "d.aligned", times=(1.0, 1.0))  # the oldest, but used again
+    assert kept.load("d", embedder) is not None
+    kept.store("a", an_alignment())
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
+    monkeypatch.setattr(aligned_cache, "MOST_BYTES", 1)
+    kept.store("e", an_alignment())
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    for name, age in (("old", 7200.0), ("new", 0.0)):
+        (tmp_path / f".{name}.tmp").touch()
+        os.utime(tmp_path / f".{name}.tmp", times=(time.time() - age,) * 2)
+    AlignedCache(tmp_path).store(KEY, an_alignment())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.tmp", f"{KEY}.aligned"]
+
+
+def store_many(directory: Path, times: int) -> None:
+    for _ in range(times):
+        AlignedCache(directory).store(KEY, an_alignment())
+
+
+def test_concurrent_writers_never_show_half_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = AlignedCache(tmp_path)
+    kept.store(KEY, an_alignment())
+    writer = multiprocessing.get_context("spawn").Process(target=store_many, args=(tmp_path, 30))
+    writer.start()
+    embedder = toy_model().embedder
+    while writer.is_alive():
+        assert equal(kept.load(KEY, embedder), an_alignment())
+        kept.store(KEY, an_alignment())
+    writer.join()
+    assert writer.exitcode == 0
+    assert not caplog.records
+    assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.aligned"]
+
+
+def test_a_replay_tells_the_epochs_as_they_were() -> None:
+    model = toy_model()
+    alignment = an_alignment()
+    replay = AlignReplay(model.embedder, alignment)
+    for told in alignment.epochs:
+        assert (replay.done, replay.plateaued, replay.distance_after) == (False, False, None)
+        epoch = replay.step()
+        assert replace(epoch, seconds=3.0) == told
+        assert epoch.seconds < 1.0
+        assert same(copy_of(model.embedder), dict(alignment.embedder))
+    assert (replay.done, replay.plateaued) == (True, True)
+    assert (replay.distance_before, replay.distance_after, replay.notes) == (1.5, 0.25, ("a class left out",))
+
+
+def test_a_replay_is_resumed_without_its_file() -> None:
+    model = toy_model()
+    replay = AlignReplay(model.embedder, an_alignment())
+    replay.step()
+    state = replay.state_dict()
+    resumed = AlignReplay.from_state(model.embedder, state)
+    assert resumed is not None
+    assert [resumed.step().epoch, resumed.step().epoch] == [2, 3]
+    assert resumed.done
+    assert AlignReplay.from_state(model.embedder, {"epoch": 1}) is None
+
+
+def test_keys_take_rows_of_any_kind() -> None:
+    split = toy_split(30)
+    dense = Split(split.x, np.zeros((30, 4, 4), dtype=np.float32))
+    assert key(train=dense) != key()
