@@ -1,9 +1,10 @@
 """OTDD against the reference's own code, in one process with one thread: agreement, seconds, memory.
 
-``python tests/perf/bench_otdd.py [--reference DIR] [--repeats 3] [--quick] [--json FILE]``. DIR is a checkout of the
-reference, by default what ``ORCA_REFERENCE`` names; without one, only ours is timed. A call is value and gradient of
-one target class against 5000 source features. A wrong answer ends with exit code 1, however fast. The whole grid takes
-the reference about half an hour. Compare on a quiet machine: load slows the reference more.
+``python tests/perf/bench_otdd.py [--reference DIR] [--repeats 3] [--cases quick|usual|grid] [--json FILE]``. DIR is a
+checkout of the reference, by default what ``ORCA_REFERENCE`` names; without one, only ours is timed. A call is value
+and gradient of one target class against 5000 source features. A wrong answer ends with exit code 1, however fast. The
+usual calls take the reference about ten minutes, the grid of all scales and balances an hour. Compare on a quiet
+machine: load slows the reference more.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -60,12 +61,13 @@ class Case:
         return make_features(self.n, self.num_features, self.rms, self.imbalance)
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    """Yield the grid, or two calls of it."""
-    if quick:
+def cases(which: str) -> Iterator[Case]:
+    """Yield the calls to compare: ``quick`` two, ``usual`` those at rms 8, ``grid`` all."""
+    if which == "quick":
         yield from (Case(mode, 128, 768, 8.0) for mode in NAMES)
         return
-    grid = product((768, 128), (0.5, 2.0, 8.0, 20.0), (0.0, 0.5), (64, 128, 257, 512), NAMES)
+    spreads, imbalances = ((0.5, 2.0, 8.0, 20.0), (0.0, 0.5)) if which == "grid" else ((8.0,), (0.0,))
+    grid = product((768, 128), spreads, imbalances, (64, 128, 257, 512), NAMES)
     yield from (Case(mode, n, d, rms, imbalance) for d, rms, imbalance, n, mode in grid)
 
 
@@ -210,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, default=reference_checkout())
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cases", choices=("quick", "usual", "grid"), default="usual")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -219,12 +221,12 @@ def main() -> None:
         print("no checkout of the reference (--reference DIR, or ORCA_REFERENCE): nothing to agree with, ours alone")
     print(f"{'':42}{'MB':>8}{'ms':>9}{'ref. ms':>10}{'ratio':>7}{'value':>10}{'1 - cos':>10}")
     results: dict[str, list[dict[str, Any]]] = {"calls": [], "epochs": [], "converged": []}
-    for case in cases(options.quick):
+    for case in cases(options.cases):
         balance = "" if case.imbalance == 0 else ", imbalanced"
         results["calls"].append(compare(case, reference, options.repeats))
         label = f"{case.mode}, {case.n} x {case.num_features}, rms {case.rms:g}{balance}"
         print(line(label, results["calls"][-1]), flush=True)
-    for num_features in () if options.quick else (768, 128):
+    for num_features in () if options.cases == "quick" else (768, 128):
         results["epochs"].append(epoch(num_features, reference, options.repeats))
         print(line(f"epoch, {EPOCH_CLASSES} x {EPOCH_SAMPLES} x {num_features}", results["epochs"][-1]), flush=True)
         results["converged"].append(row := converged(num_features, options.repeats))
