@@ -82,6 +82,10 @@ def cut_text(model: Any) -> tuple[TextBody, TextStem]:
     norm = getattr(embeddings, "LayerNorm", None) or getattr(embeddings, "norm", None) or nn.Identity()
     places = _places(embeddings)
     model.embeddings = GivenEmbeddings()
+    if model.config.model_type == "mpnet":
+        from orca_ray.models.mpnet import fuse_attention
+
+        fuse_attention(model)
     if hasattr(model, "pooler"):
         model.pooler = None  # it is not on the way to the last hidden state: parameters that never get a gradient
     return TextBody(model, words.shape[1], None if places is None else places.shape[0]), TextStem(words, places, norm)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import set_dropout
@@ -153,3 +155,19 @@ def test_models_that_are_no_encoders_are_refused(tiny: TinyDirectory, tmp_path: 
         GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=20)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="GPT2Model"):
         load_body(str(tmp_path))
+
+
+def test_mpnet_attends_in_one_kernel_with_the_same_gradient(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
+
+    body = load_body(str(tiny("mpnet"))).body.eval()
+    tokens = random_tensor(2, 9, body.width)
+    with mock.patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as kernel:
+        fused = torch.autograd.grad(body(tokens).square().sum(), list(body.parameters()))
+    assert kernel.call_count == sum(isinstance(part, MPNetSelfAttention) for part in body.modules())
+    for part in body.modules():
+        if isinstance(part, MPNetSelfAttention):
+            part.__class__ = MPNetSelfAttention
+    eager = torch.autograd.grad(body(tokens).square().sum(), list(body.parameters()))
+    for one, other in zip(fused, eager, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
