@@ -133,14 +133,14 @@ class ReferenceOTDD(Distance):
         # The part of W cancels from f but for the first step: see `ladder.solve`.
         old_f_N, old_g_n = ladder.solve(costs.across, temperatures, start_N=-0.5 * w_K[source.y_N])
         f_N, g_n = ladder.soft_minima(costs.across, old_f_N, old_g_n, last)
-        old_own_n = ladder.solve_self(costs.own, temperatures)
-        _, own_n = ladder.soft_minima(costs.own, old_own_n, old_own_n, last)
-        value = float(f_N.mean() + g_n.mean() - own_n.mean() + 0.5 * source.shares_K @ w_K)
+        value = float(f_N.mean() + g_n.mean() + 0.5 * source.shares_K @ w_K)
         value -= ladder.at_phase(self._self_phases, squared)
         gradient_nD = torch.zeros_like(x_nD) if wants_gradient else None
         n = len(x_nD)
         mass_N = ladder.carry(costs.across, old_f_N, last, source.x_ND, gradient_nD, -1.0 / n)
         del costs.across
+        old_own_n = ladder.solve_self(costs.own, temperatures)
+        value -= float(ladder.soft_minima(costs.own, old_own_n, old_own_n, last)[1].mean())
         if gradient_nD is not None:
             ladder.carry(costs.own, old_own_n, last, x_nD, gradient_nD, 1.0 / n)
             if label_gradient is not None:

@@ -16,6 +16,9 @@ from orca_ray.alignment import ladder
 FIT_BYTES = 2**29
 """Costs within the source, met by `fit` alone, are kept between steps up to this size."""
 
+SPECTRA_BYTES = 2**23
+"""What a call may keep of the classes' singular vectors until it knows their weights in the gradient."""
+
 _FLOAT32_EPSILON = float(torch.finfo(torch.float32).eps)  # the reference's precision, whatever ours
 
 
@@ -173,7 +176,7 @@ class TruncatedGaussianLabels:
         w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
         for i in range(len(points)):
             for j in range(i + 1, len(points)):
-                singular = _spectrum(scaled[j] @ factors[i].T, source.x_ND.shape[1])[0].sum()
+                singular = _Spectrum.of(scaled[j], factors[i]).values_k.sum()
                 spread = (traces_K[i] + traces_K[j] - 2.0 * singular).clamp_min(0)
                 w_KK[i, j] = w_KK[j, i] = (means_KD[i] - means_KD[j]).square().sum() + spread
         terms = {
@@ -200,17 +203,24 @@ class TruncatedGaussianLabels:
             return (x_nD - mean_D).div_((len(x_nD) - 1) ** 0.5)
 
         scaled_nD = scaled()
-        spectra = [_spectrum(scaled_nD @ factor.T, x_nD.shape[1]) for factor in factors]
-        singular_K = torch.stack([values.sum() for values, _, _ in spectra])
-        spread_K = self._traces_K.to(x_nD) + (scaled_nD * scaled_nD).sum() - 2.0 * singular_K
+        # Kept for the gradient where they are small; otherwise each class's is computed once more.
+        keeps = (
+            sum(min(len(x_nD), len(factor)) * len(x_nD) for factor in factors) * x_nD.element_size() <= SPECTRA_BYTES
+        )
+        spectra, singular = [], []
+        for factor in factors:
+            spectrum = _Spectrum.of(scaled_nD, factor)
+            singular.append(spectrum.values_k.sum())
+            spectra.append(spectrum if keeps else None)
+        spread_K = self._traces_K.to(x_nD) + (scaled_nD * scaled_nD).sum() - 2.0 * torch.stack(singular)
         w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
 
         def gradient(weights_K: Tensor) -> Tensor:
             moved_D = (weights_K[:, None] * (mean_D - means_KD)).sum(0)
             spread_weights = (weights_K * (spread_K > 0)).tolist()
-            slope_nD = scaled().mul_(sum(spread_weights))
-            for weight, (_, left_nk, right_kr), factor in zip(spread_weights, spectra, factors, strict=True):
-                slope_nD.addmm_(left_nk, right_kr @ factor, alpha=-weight)
+            slope_nD, scaled_nD = scaled().mul_(sum(spread_weights)), scaled()
+            for weight, spectrum, factor in zip(spread_weights, spectra, factors, strict=True):
+                (spectrum or _Spectrum.of(scaled_nD, factor)).add_slope(slope_nD, scaled_nD, factor, -weight)
             slope_nD -= slope_nD.mean(0)
             return slope_nD.mul_(2.0 / (len(x_nD) - 1) ** 0.5).add_(moved_D, alpha=2.0 / len(x_nD))
 
@@ -225,12 +235,27 @@ def _factor(scaled_nD: Tensor) -> Tensor:
     return factor_rD.contiguous()
 
 
-def _spectrum(b_nr: Tensor, num_features: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return singular values of B [n, r] whose squares survive the cut, and left [n, k] and right [k, r] vectors."""
-    wide = b_nr.shape[0] < b_nr.shape[1]
-    squares, vectors = torch.linalg.eigh(b_nr @ b_nr.T if wide else b_nr.T @ b_nr)
-    kept = squares > (squares[-1:] * num_features * _FLOAT32_EPSILON).clamp_min(0)
-    values_k, vectors = squares[kept].sqrt(), vectors[:, kept]
-    if wide:
-        return values_k, vectors, (vectors / values_k).T @ b_nr
-    return values_k, b_nr @ (vectors / values_k), vectors.mT
+@dataclass(frozen=True)
+class _Spectrum:
+    """Singular values of B = Y A^T [n, r] whose squares survive the cut, and the vectors on its shorter side."""
+
+    values_k: Tensor
+    vectors: Tensor
+    """[n, k] where n < r, else [r, k]."""
+
+    @classmethod
+    def of(cls, y_nD: Tensor, factor_rD: Tensor) -> Self:
+        """Decompose the smaller of B B^T and B^T B."""
+        b_nr = y_nD @ factor_rD.T
+        squares, vectors = torch.linalg.eigh(b_nr @ b_nr.T if b_nr.shape[0] < b_nr.shape[1] else b_nr.T @ b_nr)
+        kept = squares > (squares[-1:] * y_nD.shape[1] * _FLOAT32_EPSILON).clamp_min(0)
+        return cls(squares[kept].sqrt(), vectors[:, kept])
+
+    def add_slope(self, slope_nD: Tensor, y_nD: Tensor, factor_rD: Tensor, weight: float) -> None:
+        """Add ``weight`` times the gradient of the values' sum with respect to Y: U V^T A, of B's singular vectors."""
+        if len(y_nD) < len(factor_rD):
+            right_kr = ((self.vectors / self.values_k).T @ y_nD) @ factor_rD.T
+            slope_nD.addmm_(self.vectors, right_kr @ factor_rD, alpha=weight)
+        else:
+            left_nk = y_nD @ (factor_rD.T @ (self.vectors / self.values_k))
+            slope_nD.addmm_(left_nk, self.vectors.T @ factor_rD, alpha=weight)

@@ -3,8 +3,8 @@
 ``python tests/perf/bench_otdd.py [--reference DIR] [--repeats 3] [--cases quick|usual|grid] [--json FILE]``. DIR is a
 checkout of the reference, by default what ``ORCA_REFERENCE`` names; without one, only ours is timed. A call is value
 and gradient of one target class against 5000 source features. A wrong answer ends with exit code 1, however fast. The
-usual calls take the reference about ten minutes, the grid of all scales and balances an hour. Compare on a quiet
-machine: load slows the reference more.
+usual calls take the reference about ten minutes; the grid of all scales and balances takes it an hour, or a quarter of
+one for agreement alone (``--repeats 0``). Compare on a quiet machine: load slows the reference more.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import os
 import statistics
 import sys
@@ -93,7 +94,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Return median seconds of both, taken in turns; ours five times a turn, for it is short."""
+    """Return median seconds of both, taken in turns; ours five times a turn, for it is short; NaN for no turns."""
+    if repeats == 0:
+        return math.nan, math.nan
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         times[0].append(statistics.median(seconds(ours) for _ in range(5)))
@@ -131,7 +134,7 @@ def compare(case: Case, reference: ReferenceOtdd | None, repeats: int) -> dict[s
     value, gradient = ours()
     row: dict[str, Any] = {**asdict(case), "value": value, "memory_mb": step_memory_mb(ours), "agrees": True}
     if reference is None:
-        return {**row, "ms": 1e3 * statistics.median(seconds(ours) for _ in range(5 * repeats))}
+        return {**row, "ms": 1e3 * statistics.median(seconds(ours) for _ in range(max(1, 5 * repeats)))}
     if case.n % 256 == 1:
         return {**row, "skipped": "the reference crashes where n % 256 == 1"}
 
@@ -226,7 +229,7 @@ def main() -> None:
         results["calls"].append(compare(case, reference, options.repeats))
         label = f"{case.mode}, {case.n} x {case.num_features}, rms {case.rms:g}{balance}"
         print(line(label, results["calls"][-1]), flush=True)
-    for num_features in () if options.cases == "quick" else (768, 128):
+    for num_features in (768, 128) if options.cases != "quick" and options.repeats else ():
         results["epochs"].append(epoch(num_features, reference, options.repeats))
         print(line(f"epoch, {EPOCH_CLASSES} x {EPOCH_SAMPLES} x {num_features}", results["epochs"][-1]), flush=True)
         results["converged"].append(row := converged(num_features, options.repeats))
