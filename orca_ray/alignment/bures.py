@@ -26,7 +26,7 @@ class Bures(Distance):
         self._gaussian = GaussianLabels()
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
-        return self._gaussian.source_terms([x_ND - x_ND.mean(0)])
+        return self._gaussian.source_terms([x_ND - x_ND.mean(0)], Ledger())
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         self._center_D = x_ND.mean(0)

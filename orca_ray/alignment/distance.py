@@ -65,7 +65,7 @@ class Distance(ABC):
 
     name: str
     version: int = 1
-    """Of `_source_terms`: raise it when they change, for they are kept on disk."""
+    """Raise it when source terms, values or gradients change: terms and aligned embedders are kept on disk."""
     uses_labels: bool = False
     debiased: bool = True
     symmetric: bool = True
@@ -124,7 +124,9 @@ class Distance(ABC):
         self.diagnosis = Diagnosis()
         device = self._source.x.device
         y_n = _consecutive(labels.to(device))
-        shares_L = torch.bincount(y_n) / len(y_n) if shares is None else shares.to(device)
+        sizes_L = torch.bincount(y_n)
+        shares_L = sizes_L / len(y_n) if shares is None else shares.to(device)
+        assert shares_L.shape == sizes_L.shape, "a share for each class that occurs"
         with torch.autocast(device.type, enabled=False):
             x_nD = cast(Tensor, _Widen.apply(features, self._dtype(features)))  # type: ignore[no-untyped-call]
             value = self._distance(x_nD.to(device), y_n, shares_L)
@@ -135,7 +137,7 @@ class Distance(ABC):
         for note in self.diagnosis.notes:
             if note not in self._told:
                 self._told.add(note)
-                logger.warning("distance %s: %s", self.name, note)
+                logger.info("distance %s: %s", self.name, note)
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         return torch.promote_types(self.precision, x.dtype)

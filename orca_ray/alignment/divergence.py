@@ -8,7 +8,7 @@ from torch import Tensor
 
 from orca_ray.alignment.distance import Distance
 from orca_ray.alignment.kernel import Side
-from orca_ray.alignment.sinkhorn import Ledger, epsilon_for, self_potential, self_transport, transport
+from orca_ray.alignment.sinkhorn import TOLERANCE, Ledger, epsilon_for, self_potential, self_transport, transport
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +30,30 @@ class Sinkhorn(Distance):
     """
 
     name = "sinkhorn"
+    version = 2
     degree = 2
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
         center_D = x_ND.mean(0)
         side = Side(x_ND - center_D, y_N)
-        label_terms, w_KK = self._source_labels(side)
+        ledger = Ledger()
+        label_terms, w_KK = self._source_labels(side, ledger)
         mean_cost = float(side.x_nD.var(0, correction=0).sum())
         if w_KK is not None:
             shares_K = torch.bincount(y_N) / x_ND.new_tensor(len(y_N))
             mean_cost += 0.5 * float(shares_K @ w_KK @ shares_K)
         epsilon = epsilon_for(mean_cost, x_ND)
-        ledger = Ledger()
         own, potential_N = self_potential(side, w_KK, epsilon, ledger, "the source and itself")
         for note in ledger.notes:
             logger.warning("%s: %s", self.name, note)
-        return {"epsilon": x_ND.new_tensor(epsilon), "own": own, "potential": potential_N, **label_terms}
+        plain = {"epsilon": x_ND.new_tensor(epsilon), "error": x_ND.new_tensor(ledger.error)}
+        return {**plain, "own": own, "potential": potential_N, **label_terms}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         self._center_D = x_ND.mean(0)
         self._side = Side(x_ND - self._center_D, y_N)
         self._epsilon = float(terms["epsilon"])
+        self._source_error = float(terms["error"])
         self._own, self._potential_N = terms["own"].to(x_ND), terms["potential"].to(x_ND)
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
@@ -68,10 +71,14 @@ class Sinkhorn(Distance):
         )
         alone = Side(x_nD - x_nD.detach().mean(0), y_n)
         own = self_transport(alone, w_LL, self._epsilon, ledger, "the target and itself")
+        if not self._source_error <= TOLERANCE:
+            ledger.note(
+                "the source's own terms ended before their tolerance: the distance is off by a constant or more"
+            )
         self.diagnosis = ledger.diagnosis()
         return across - 0.5 * (self._own + own)
 
-    def _source_labels(self, side: Side) -> tuple[Mapping[str, Tensor], Tensor | None]:
+    def _source_labels(self, side: Side, ledger: Ledger) -> tuple[Mapping[str, Tensor], Tensor | None]:
         """Return terms of the source's classes, and the distances [K, K] between them, if labels play a part."""
         return {}, None
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from orca_ray.alignment.circumstances import circumstances
 from orca_ray.alignment.distance import Distance, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data import cache
@@ -19,7 +21,13 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 4
+MOST_FILES = 256
+MOST_BYTES = 2 * 10**9
+"""The terms not used for longest are removed from the disk beyond either."""
+
+_KEPT = {"cpu": 4}
+"""Fitted distances a device; one on others, whose memory trials need."""
+
 _in_process: OrderedDict[tuple[str, str], Distance] = OrderedDict()
 
 
@@ -27,8 +35,8 @@ def fitted_distance(name: str, source: SourceFeatures, device: torch.device | st
     """Return the distance called ``name``, fitted to ``source`` and ready for calls on ``device``.
 
     The last few are kept in the process, and terms that are dear to compute on disk: by name and version of the
-    distance, precision, kind of device, threads, determinism, and the bytes of the source's features and labels. (Sums
-    of other threads differ in their last digits, and a deterministic trial must not inherit them.) Safe against
+    distance, precision, `circumstances` and the bytes of the source's features and labels. (Sums of another machine, or
+    of other threads, differ in their last digits, and a deterministic trial must not inherit them.) Safe against
     concurrent calls of other processes. A damaged file is computed anew, and a disk that is full or cannot be written
     to costs time only: both are logged.
 
@@ -41,8 +49,9 @@ def fitted_distance(name: str, source: SourceFeatures, device: torch.device | st
     if key not in _in_process:
         _in_process[key] = _fitted(distance, source, digest, device)
     _in_process.move_to_end(key)
-    while len(_in_process) > _KEPT:
-        _in_process.popitem(last=False)
+    alike = [other for other in _in_process if other[1] == key[1]]
+    for other in alike[: -_KEPT.get(torch.device(device).type, 1)]:
+        del _in_process[other]
     return _in_process[key]
 
 
@@ -63,8 +72,7 @@ def _fitted(distance: Distance, source: SourceFeatures, digest: str, device: tor
 
 def _digest(distance: Distance, source: SourceFeatures, device: torch.device) -> str:
     precision = torch.promote_types(distance.precision, source.x.dtype)
-    circumstances = (device.type, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
-    identity = (distance.name, distance.version, precision, source.x.shape, circumstances)
+    identity = (distance.name, distance.version, precision, source.x.shape, circumstances(device))
     digest = hashlib.sha256(repr(identity).encode())
     for tensor in (source.x, source.y.long()):
         digest.update(f"{tensor.dtype}".encode())
@@ -108,6 +116,8 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     if _checksum(terms) != told:
         logger.warning("%s is damaged (its checksum is wrong): computing it again", path)
         return None
+    with suppress(OSError):
+        os.utime(path)  # pruning takes what was not used for longest
     return terms
 
 
@@ -117,5 +127,6 @@ def _write(path: Path, terms: Mapping[str, Tensor]) -> None:
         with cache.scratch_directory(path.parent) as scratch, cache.disk_errors(path.parent):
             save_file(plain, scratch / path.name, metadata={"sha256": _checksum(plain)})
             cache.replace_file(scratch / path.name, path)
+        cache.prune(path.parent, ".safetensors", MOST_FILES, MOST_BYTES)
     except (UserError, OSError, SafetensorError) as error:
         logger.warning("source terms are not kept on disk: %s", error)

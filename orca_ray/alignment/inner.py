@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
+from orca_ray.alignment import distance
 from orca_ray.alignment.blocks import half_squared_distances, row_blocks
 from orca_ray.alignment.kernel import Side
 from orca_ray.alignment.sinkhorn import Ledger, epsilon_for, self_transport, transport
@@ -30,7 +31,7 @@ class LabelDistance(ABC, Generic[S]):
     """
 
     @abstractmethod
-    def source_terms(self, classes: Sequence[Tensor]) -> dict[str, Tensor]:
+    def source_terms(self, classes: Sequence[Tensor], ledger: Ledger) -> dict[str, Tensor]:
         """Return what is dear to compute of the source's classes."""
 
     @abstractmethod
@@ -87,7 +88,7 @@ class GaussianLabels(LabelDistance[Gaussians]):
     copying every point changes nothing.
     """
 
-    def source_terms(self, classes: Sequence[Tensor]) -> dict[str, Tensor]:
+    def source_terms(self, classes: Sequence[Tensor], ledger: Ledger) -> dict[str, Tensor]:
         """Means, and factors of at most D rows each, stacked."""
         factors = [_compressed(_factor(points)) for points in classes]
         return {
@@ -110,14 +111,16 @@ class GaussianLabels(LabelDistance[Gaussians]):
     def between(self, x: Gaussians, y: Gaussians, ledger: Ledger) -> Tensor:
         """Return W [K, L]; see the class."""
         gaps_KL = 2.0 * half_squared_distances(*_centred(x.means_KD, y.means_KD))
-        overlap_KL = torch.stack([_overlaps(x, len(x.rows), factor) for factor in y.factors], dim=1)
+        keeps = _keeps(len(x.rows) * max(x.rows) * sum(y.rows))
+        overlap_KL = torch.stack([_overlaps(x, len(x.rows), factor, keeps) for factor in y.factors], dim=1)
         return gaps_KL + (x.traces_K[:, None] + y.traces_K - 2.0 * overlap_KL).clamp_min(0)
 
     def within(self, x: Gaussians, ledger: Ledger) -> Tensor:
         """Return W [K, K], each pair of classes computed once."""
         num = len(x.rows)
         gaps_KK = 2.0 * half_squared_distances(*_centred(x.means_KD, x.means_KD))
-        columns = [_overlaps(x, i, factor) for i, factor in enumerate(x.factors) if i > 0]
+        keeps = _keeps(num * max(x.rows) * sum(x.rows) // 2)
+        columns = [_overlaps(x, i, factor, keeps) for i, factor in enumerate(x.factors) if i > 0]
         padded = [torch.cat([column, column.new_zeros(num - len(column))]) for column in columns]
         upper_KK = torch.stack([gaps_KK.new_zeros(num), *padded], dim=1)
         spreads_KK = x.traces_K[:, None] + x.traces_K - 2.0 * (upper_KK + upper_KK.T)
@@ -147,8 +150,13 @@ def _centred(x_KD: Tensor, y_LD: Tensor) -> tuple[Tensor, Tensor]:
     return x_KD - center_D, y_LD - center_D
 
 
-def _overlaps(x: Gaussians, num: int, other_rD: Tensor) -> Tensor:
-    """Return ‖A_c B^T‖_* for the first ``num`` classes c and one B [r, D]; what is kept for the gradient is bounded."""
+def _keeps(num_numbers: int) -> bool:
+    """Whether so many float64 numbers are kept for the backward pass: up to an eighth of the memory of a call."""
+    return 8 * num_numbers <= distance.MEMORY_BYTES // 8
+
+
+def _overlaps(x: Gaussians, num: int, other_rD: Tensor, keeps: bool) -> Tensor:
+    """Return ‖A_c B^T‖_* for the first ``num`` classes c and one B [r, D]; the gradient is computed anew or kept."""
     largest = max(x.rows[:num])
     # A class's block is there about three times: padded, its singular vectors, its polar factor.
     row_bytes = 3 * other_rD.element_size() * largest * len(other_rD)
@@ -158,7 +166,7 @@ def _overlaps(x: Gaussians, num: int, other_rD: Tensor) -> Tensor:
     for block in blocks:
         start, rows = sum(x.rows[: block.start]), x.rows[block]
         stacked_RD = x.stacked_RD[start : start + sum(rows)]
-        if len(blocks) == 1 or not torch.is_grad_enabled():
+        if (keeps and len(blocks) == 1) or not torch.is_grad_enabled():
             norms = _nuclear_norms(stacked_RD, rows, other_rD)
         else:  # computed again in the backward pass
             norms = cast(
@@ -220,13 +228,13 @@ class EntropicLabels(LabelDistance[Clouds]):
 
     _half_epsilon = 1.0  # OT for ‖x − x'‖² at eps is twice OT for its half at half the eps
 
-    def source_terms(self, classes: Sequence[Tensor]) -> dict[str, Tensor]:
+    def source_terms(self, classes: Sequence[Tensor], ledger: Ledger) -> dict[str, Tensor]:
         """Half of eps, and each class's cost to itself."""
         x_ND = torch.cat(list(classes))
         self._half_epsilon = epsilon_for(float(x_ND.var(0, correction=0).sum()), x_ND)
         return {
             "label_half_epsilon": x_ND.new_tensor(self._half_epsilon),
-            "label_own": self.summarise(classes, Ledger()).own_K,
+            "label_own": self.summarise(classes, ledger).own_K,
         }
 
     def restore(self, classes: Sequence[Tensor], terms: Mapping[str, Tensor]) -> Clouds:
@@ -244,20 +252,29 @@ class EntropicLabels(LabelDistance[Clouds]):
 
     def between(self, x: Clouds, y: Clouds, ledger: Ledger) -> Tensor:
         """Return W [K, L]; the points of ``y``, the target's, are the rows of each problem."""
-        rows = [torch.stack([self._across(q, p, ledger) for q in y.points]) for p in x.points]
+        keeps = _keeps(len(x.points) * sum(points.numel() for points in y.points))
+        rows = [torch.stack([self._across(q, p, ledger, keeps) for q in y.points]) for p in x.points]
         return torch.stack(rows) - 0.5 * (x.own_K[:, None] + y.own_K)
 
     def within(self, x: Clouds, ledger: Ledger) -> Tensor:
         """Return W [K, K], each pair of classes computed once."""
         num = len(x.points)
+        keeps = _keeps(num * sum(points.numel() for points in x.points))
         w = [[x.own_K.new_zeros(())] * num for _ in range(num)]
         for i in range(num):
             for j in range(i):
-                across = self._across(x.points[i], x.points[j], ledger)
+                across = self._across(x.points[i], x.points[j], ledger, keeps)
                 w[i][j] = w[j][i] = across - 0.5 * (x.own_K[i] + x.own_K[j])
         return torch.stack([torch.stack(row) for row in w])
 
-    def _across(self, rows: Tensor, columns: Tensor, ledger: Ledger) -> Tensor:
+    def _across(self, rows: Tensor, columns: Tensor, ledger: Ledger, keeps: bool) -> Tensor:
+        if keeps or not torch.is_grad_enabled():
+            return self._solve(rows, columns, ledger)
+        # Solved again in the backward pass: the gradients of all pairs take more memory than a call has.
+        solved = checkpoint(self._solve, rows, columns, ledger, use_reentrant=False, preserve_rng_state=False)
+        return cast(Tensor, solved)
+
+    def _solve(self, rows: Tensor, columns: Tensor, ledger: Ledger) -> Tensor:
         center_D = columns.detach().mean(0)
         sides = Side(rows - center_D), Side(columns - center_D)
         return 2.0 * transport(*sides, None, self._half_epsilon, ledger, "two classes")

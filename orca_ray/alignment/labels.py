@@ -35,10 +35,20 @@ def _cluster(y_ND: np.ndarray[Any, Any], num_classes: int, seed: int) -> np.ndar
         raise UserError(f"targets of shape {y_ND.shape}: NaN or infinite values, no pseudo-labels can be made of them")
     y_ND = y_ND - y_ND.mean(axis=0)
     y_ND /= y_ND.std() or 1.0  # k-means' own tolerances are not free of scale
-    num_clusters = min(num_classes, len(np.unique(y_ND, axis=0)))
+    num_clusters = _num_distinct(y_ND, num_classes)
     if len(y_ND) > _MINI_BATCH_ABOVE:
         model = MiniBatchKMeans(num_clusters, n_init=3, random_state=seed)
     else:
         model = KMeans(num_clusters, n_init=3, random_state=seed)
     labels: np.ndarray[Any, Any] = model.fit_predict(y_ND)
     return labels.astype(np.int64)
+
+
+def _num_distinct(y_ND: np.ndarray[Any, Any], most: int) -> int:
+    """Return the number of different rows, or ``most`` as soon as there are as many: sorting takes copies of all."""
+    seen: set[bytes] = set()
+    for row in y_ND:
+        seen.add((row + 0.0).tobytes())  # -0.0 is 0.0
+        if len(seen) == most:
+            break
+    return len(seen)

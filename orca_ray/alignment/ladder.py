@@ -151,8 +151,8 @@ def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor,
     logs = torch.log(sums)
     next_g_n = torch.sub(g_n, logs[:n], alpha=e).add_(e * math.log(num_source))
     next_f_N = torch.sub(f_N, logs[n:], alpha=e).add_(e * math.log(n))
-    least, most = torch.aminmax(sums)
-    if not (float(least) > _LEAST and float(most) < _MOST):
+    least, most = torch.stack(torch.aminmax(sums)).tolist()  # one wait for the device
+    if not (least > _LEAST and most < _MOST):
         _again(cost, (f_N, g_n), e, sums, (next_f_N, next_g_n))
     return next_f_N, next_g_n
 

@@ -162,12 +162,14 @@ def _kernel_sum(half_rm: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
 
 
 def _ranked(weighted: list[tuple[_Pairs, int]], rank: int) -> float:
-    """Return the value of zero-based ``rank`` among all pairs, each counted ``weight`` times, to 1e-11 of the largest.
+    """Return the value of zero-based ``rank`` among all pairs, each counted ``weight`` times, to 1e-11 of itself.
 
-    Histograms narrow it down, so that the values need not be in memory at once.
+    Of one below 1e-20 of the largest, no more than that is found out. Histograms narrow it down: the values need
+    not be in memory at once.
     """
-    low, high = 0.0, max(float(block.max()) for pairs, _ in weighted for _, block in pairs)
-    while high - low > 1e-11 * high:
+    largest = max(float(block.max()) for pairs, _ in weighted for _, block in pairs)
+    low, high = 0.0, largest
+    while high - low > 1e-11 * high and high > 1e-20 * largest:
         counts = sum(weight * _histogram(block, low, high) for pairs, weight in weighted for _, block in pairs)
         assert isinstance(counts, Tensor)
         found = int((counts.cumsum(0) > rank).to(torch.int64).argmax())

@@ -38,9 +38,9 @@ class OTDD(Sinkhorn):
         super().__init__()
         self._labels: LabelDistance[Any] = labels or GaussianLabels()
 
-    def _source_labels(self, side: Side) -> tuple[Mapping[str, Tensor], Tensor]:
-        classes, ledger = _split(side.x_nD, side.y_n), Ledger()
-        terms = self._labels.source_terms(classes)
+    def _source_labels(self, side: Side, ledger: Ledger) -> tuple[Mapping[str, Tensor], Tensor]:
+        classes = _split(side.x_nD, side.y_n)
+        terms = self._labels.source_terms(classes, ledger)
         return terms, self._labels.within(self._labels.restore(classes, terms), ledger)
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:

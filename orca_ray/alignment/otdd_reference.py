@@ -1,5 +1,6 @@
 """The data set distance as the reference (ORCA, arXiv:2302.05738) computes it, value and gradient."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -22,6 +23,7 @@ from orca_ray.errors import UserError
 MIN_CLASS, MAX_CLASS = 2, 50_000
 """Source classes with fewer or more points than this are left out."""
 
+_OUT_OF_RANGE = 0.1  # of the root of the largest number: squares of squared distances must not overflow
 _CONVERGED = 0.01  # of the marginals' L1 error; the ladder itself has no tolerance
 
 
@@ -52,6 +54,7 @@ class ReferenceOTDD(Distance):
     - Box diagonals include the class ids (the target's is K), so that the number of classes has a say in the ladder.
     - A target class of one sample is left out, its share lost; so are source classes of fewer than 2 or more than
       50 000 samples. `diagnosis.notes` says so.
+    - In float32 the value is infinite where squared distances come near 1e18, and such a source is refused.
     - Where a target class has more samples than the source, the reference draws a random subset of it, and at
       n % 256 == 1 it crashes; here all points count.
 
@@ -76,6 +79,11 @@ class ReferenceOTDD(Distance):
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
         source = SortedSource.of(*_kept_classes(x_ND, y_N)[:2])
+        if not _in_range(source.squared_diameter(source.x_ND), source.x_ND.dtype):
+            raise UserError(
+                f"source features of shape {tuple(x_ND.shape)}: {self.name} computes in {x_ND.dtype}, whose range "
+                "their squared distances exceed; scale them down or choose another distance"
+            )
         terms, w_KK = self._labels.source_terms(source)
         cost = ladder.LabelledCost(source.x_ND, source.y_N, w_KK, FIT_BYTES)
         squared = source.squared_diameter(source.x_ND) + len(source.classes) ** 2
@@ -116,7 +124,11 @@ class ReferenceOTDD(Distance):
             iterations, error = max(iterations, result.iterations), max(error, result.error)
             if result.gradient_nD is not None:
                 gradient_nD[ids] = result.gradient_nD.mul_(share).to(x_nD.dtype)
-        if singles:
+        if singles == len(shares_L):
+            notes.append(
+                "all target classes have one sample, so nothing is aligned: raise align.samples"
+            )
+        elif singles:
             notes.append(f"{singles} target classes of one sample left out")
         if largest > len(source.x_ND):
             notes.append(f"a target class has {largest} samples, more than the source: all were used")
@@ -124,10 +136,12 @@ class ReferenceOTDD(Distance):
         return total, gradient_nD
 
     def _one_class(self, source: SortedSource, x_nD: Tensor, wants_gradient: bool) -> _ClassResult:
-        """Compute one class's divergence from the source, for centred points [n, D]."""
+        """Compute one class's divergence from the source, for centred points [n, D]; infinite where too far."""
+        squared = source.squared_diameter(x_nD) + len(source.classes) ** 2
+        if not _in_range(squared, x_nD.dtype):
+            return _ClassResult(math.inf, None, 0, 2.0)
         costs = source.costs(x_nD)
         w_K, label_gradient = self._labels.to_target(source, x_nD, costs)
-        squared = source.squared_diameter(x_nD) + len(source.classes) ** 2
         temperatures = ladder.ladder(squared)
         last = temperatures[-1]
         # The part of W cancels from f but for the first step: see `ladder.solve`.
@@ -178,6 +192,10 @@ class _ClassByClass(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient_nD,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad * gradient_nD, None, None, None
+
+
+def _in_range(squared_diameter: float, dtype: torch.dtype) -> bool:
+    return squared_diameter < _OUT_OF_RANGE * math.sqrt(torch.finfo(dtype).max)
 
 
 def _label_weights(source: SortedSource, mass_N: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from orca_ray.alignment.blocks import half_squared_distances
 from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.errors import UserError
 
-_COPIES = 4
-"""Matrices [n, N] in float64 that a call holds at once: cost, plan, and what the solver works on."""
+_COPIES = 8
+"""Matrices [n, N] in float64 that a call takes at its peak (measured: 7): the cost with what its gradient needs, the
+plan, and the solver's network, of 25 bytes a pair."""
 _MAX_ITERATIONS = 10_000_000
 
 

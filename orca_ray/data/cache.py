@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 HOME_VARIABLE = "ORCA_RAY_HOME"
 
+_ABANDONED_SECONDS = 3600.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
@@ -148,6 +150,29 @@ def replace_file(source: Path, target: Path) -> None:
     """Move ``source`` over ``target`` (same disk); after a power cut the old or the whole new file is there."""
     _flush(source)
     os.replace(source, target)
+
+
+def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
+    """Remove the files ending in ``suffix`` that were longest not touched, beyond either bound; one always stays.
+
+    Temporary files (``.tmp`` and directories named so) of writers that were killed go after an hour.
+
+    Raises:
+        OSError: when the directory cannot be read or a file cannot be removed.
+    """
+    stated = []
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+            stated.append((path.stat(), path))
+    files = sorted((status.st_mtime, status.st_size, path) for status, path in stated if path.name.endswith(suffix))
+    size = sum(file[1] for file in files)
+    while len(files) > most_files or (size > most_bytes and len(files) > 1):
+        _, freed, path = files.pop(0)
+        size -= freed
+        path.unlink(missing_ok=True)
+    for status, path in stated:
+        if ".tmp" in path.name and time.time() - status.st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

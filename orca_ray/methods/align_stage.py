@@ -102,6 +102,8 @@ class AlignStage:
             self.body,
             image_size=self.hyperparameters.embedder.image_size,
             num_samples=config.source_samples,
+            pretrained=self.pretrained,
+            seed=0 if self.pretrained else self.seed,  # the random body's own stem
         )
 
     def _name(self, source: SourceFeatures) -> str:

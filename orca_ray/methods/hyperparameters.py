@@ -1,5 +1,6 @@
 """Hyper-parameters by dotted name, e.g. ``refine.learning_rate``, and the configurations they stand for."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -74,7 +75,7 @@ def _checked(name: str, value: Scalar, expected: type[int] | type[float] | type[
     if not isinstance(value, bool):
         if isinstance(value, expected):
             return value
-        if expected is float and isinstance(value, int):
+        if expected is float and isinstance(value, int) and abs(value) <= sys.float_info.max:
             return float(value)
     kind = {int: "a whole number", float: "a number", str: "a name"}[expected]
     raise UserError(f"hyper-parameter {name} must be {kind}, got {value!r}")

@@ -38,7 +38,7 @@ class Outcome:
     align_epochs: int = 0
     """Align epochs run, or taken over from a trial with the same alignment."""
     align_plateaued: bool = False
-    """Whether aligning ended before its last epoch, for the distance no longer fell."""
+    """Whether aligning was shorter than its epochs, for the distance no longer fell."""
     align_reused: bool = False
     """Whether the aligned embedder came from another trial's alignment."""
     notes: str | None = None

@@ -54,8 +54,8 @@ class AlignLoop:
     source features know no dropout. Parameters outside the embedder are neither used nor changed, and
     ``requires_grad`` is left as it was found.
 
-    Draws too large for one pass of the embedder go through it in chunks, which the backward pass embeds again: memory
-    is that of one chunk, whatever the draw.
+    Draws too large for one pass of the embedder go through it in chunks, which the backward pass embeds again: the
+    embedder's memory is that of one chunk, whatever the draw, whose inputs and features are held whole.
 
     Every epoch draws anew, so the curve is noisy and `Plateau` judges it by means. A curve flat at a high learning rate
     may fall again at a lower one, so a plateau only cuts its rate short; the stage ends early when the curve is flat at
@@ -97,7 +97,7 @@ class AlignLoop:
         self._place = 0  # in the schedule, from 0; ahead of the epochs run where a plateau cut a rate short
         self.epoch = 0
         self.plateaued = False
-        """Whether a plateau ended the stage before its last epoch."""
+        """Whether a plateau, at whichever learning rate, made the stage shorter than its epochs."""
         self.distance_before: float | None = None
         """Distance of a fixed draw before the first epoch."""
         self.distance_after: float | None = None

@@ -53,6 +53,7 @@ class AlignConfig:
         checks.at_least("align.tolerance", self.tolerance, 0.0)
         checks.at_least("align.patience", self.patience, 0)
         checks.at_least("align.source_samples", self.source_samples, 2)
+        checks.at_most("align.source_samples", self.source_samples, 1e6)
         checks.at_least("align.clip", self.clip, 0.0)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import orca_ray
+from orca_ray.alignment.circumstances import circumstances
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
@@ -33,7 +34,6 @@ MOST_BYTES = 2 * 10**9
 _FORMAT = 1  # raise it when the align loop gives other embedders for equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
-_ABANDONED_SECONDS = 3600.0
 _log = logging.getLogger(__name__)
 
 
@@ -88,7 +88,7 @@ class AlignReplay:
 
     @property
     def plateaued(self) -> bool:
-        """Whether a plateau ended the stage before its last epoch."""
+        """Whether a plateau made the stage shorter than its epochs."""
         return self.done and self._alignment.plateaued
 
     @property
@@ -145,7 +145,7 @@ class AlignedCache:
             _log.warning("%s does not hold the alignment it is named after; aligning again", path)
             return None
         with contextlib.suppress(OSError):
-            path.touch()  # the oldest is the one not used for longest
+            os.utime(path)  # the oldest is the one not used for longest; another process may have removed it by now
         return alignment
 
     def store(self, key: str, alignment: Alignment) -> None:
@@ -153,27 +153,12 @@ class AlignedCache:
         path = self._path(key)
         try:
             checkpoint.save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
-            self._prune()
+            cache.prune(self._directory, _SUFFIX, MOST_FILES, MOST_BYTES)
         except OSError as error:
             _log.warning("the alignment is not kept for other trials: %s: %s", path, error)
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{key}{_SUFFIX}"
-
-    def _prune(self) -> None:
-        stated = []
-        for path in self._directory.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process prunes, too
-                stated.append((path.stat(), path))
-        files = sorted((s.st_mtime, s.st_size, path) for s, path in stated if path.suffix == _SUFFIX)
-        size = sum(file[1] for file in files)
-        while len(files) > MOST_FILES or (size > MOST_BYTES and len(files) > 1):
-            _, freed, path = files.pop(0)
-            size -= freed
-            path.unlink(missing_ok=True)
-        for status, path in stated:  # of writers that were killed
-            if path.suffix == ".tmp" and time.time() - status.st_mtime > _ABANDONED_SECONDS:
-                path.unlink(missing_ok=True)
 
 
 def alignment_key(
@@ -182,8 +167,8 @@ def alignment_key(
     """Return 32 hex digits that differ wherever the alignment may differ in a single bit.
 
     They cover the embedder before aligning (and so the body's stem and the seed of its initialisation), the source
-    features, which samples are trained on, the kind of machine, the versions of torch and of this package, and
-    ``settings``.
+    features, which samples are trained on, the `circumstances` (kind of machine, versions of libraries, threads,
+    determinism), and ``settings``.
 
     Args:
         embedder: the embedder, before its first step.
@@ -193,8 +178,8 @@ def alignment_key(
         device: where the alignment is computed.
         settings: everything else that decides it; plain values.
     """
-    known = {"format": _FORMAT, "package": orca_ray.__version__, "torch": str(torch.__version__), **settings}
-    digest = hashlib.sha256(json.dumps([known, _hardware(device)], sort_keys=True).encode())
+    known = {"format": _FORMAT, "circumstances": circumstances(device), **settings}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
     for name, tensor in tensors.items():
         _update(digest, name, tensor.detach().cpu().contiguous().numpy())
@@ -203,13 +188,6 @@ def alignment_key(
         rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
         _update(digest, f"{name} of {len(array)}", np.ascontiguousarray(array[rows]))
     return digest.hexdigest()[:32]
-
-
-def _hardware(device: torch.device) -> str:
-    """Name what decides which kernels run: floating-point sums differ with them."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _update(digest: Any, name: str, array: np.ndarray) -> None:

@@ -27,10 +27,16 @@ class _ChecksumWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.checksum = 0
+        self.refusal: OSError | None = None
+        """Of the system; torch hides it behind a RuntimeError about its own archive."""
 
     def write(self, data: bytes) -> int:
         self.checksum = zlib.crc32(data, self.checksum)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -49,7 +55,10 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(_MAGIC + bytes(4))
             writer = _ChecksumWriter(file)
-            torch.save(dict(state), writer)  # type: ignore[arg-type]  # only write and flush are used
+            try:
+                torch.save(dict(state), writer)  # type: ignore[arg-type]  # only write and flush are used
+            except RuntimeError as error:
+                raise writer.refusal or error from None
             file.seek(len(_MAGIC))
             file.write(writer.checksum.to_bytes(4, "little"))
             file.flush()

@@ -8,13 +8,19 @@ from orca_ray.errors import UserError, unknown_name
 
 def at_least(option: str, value: float, minimum: float) -> None:
     """Refuse a value below ``minimum``, NaN or infinite."""
-    if not (math.isfinite(value) and value >= minimum):
+    if not minimum <= value < math.inf:
         raise UserError(f"{option} must be at least {minimum:g} and finite, got {value!r}")
+
+
+def at_most(option: str, value: float, maximum: float) -> None:
+    """Refuse a value above ``maximum``."""
+    if not value <= maximum:
+        raise UserError(f"{option} must be at most {maximum:g}, got {value!r}")
 
 
 def above(option: str, value: float, bound: float) -> None:
     """Refuse a value that is not greater than ``bound``, NaN or infinite."""
-    if not (math.isfinite(value) and value > bound):
+    if not bound < value < math.inf:
         raise UserError(f"{option} must be greater than {bound:g} and finite, got {value!r}")
 
 

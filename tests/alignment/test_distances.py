@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orca_ray.alignment import distance as contract
+from orca_ray.alignment import mmd
 from orca_ray.alignment.distance import Distance, distance_names, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.mmd import MMD, MedianMMD
@@ -211,7 +212,7 @@ class TestEveryDistance:
         assert torch.isfinite(torch.tensor(value))
         assert value > 0 or not distance.debiased
         assert torch.isfinite(gradient).all()
-        assert distance.diagnosis.converged or distance.diagnosis.error > 0
+        assert distance.diagnosis.converged or distance.diagnosis.notes or name not in OWN_SOLVER
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
@@ -246,10 +247,12 @@ class TestEveryDistance:
         distance(*cloud(5, classes=2, seed=9))
         second = value_and_gradient(distance, x, y)
         assert distance.diagnosis == told
-        refitted = value_and_gradient(distance.fit(source(9, seed=3)).fit(src), x, y)
+        assert distance._source is not None
+        placed = distance._source
+        refitted = value_and_gradient(distance.fit(source(9, seed=3).to(placed.x.device)).fit(placed), x, y)
         for other in (second, refitted):
-            assert other[0] == pytest.approx(first[0], rel=0 if distance._source is src else 1e-12)
-            torch.testing.assert_close(other[1], first[1], rtol=0, atol=0)
+            assert other[0] == first[0]
+            assert torch.equal(other[1], first[1])
         assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(a, b) for a, b in zip(before, (src.x, src.y, x, y), strict=True))
 
@@ -292,7 +295,7 @@ class TestEveryDistance:
         value, gradient = value_and_gradient(distance, x, y)
         monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
         if name == "wasserstein":  # a plan cannot be found in blocks
-            with pytest.raises(UserError, match=r"120 source samples takes 0\.2 MB, more than the 0\.1 MB"):
+            with pytest.raises(UserError, match=r"120 source samples takes 0\.3 MB, more than the 0\.1 MB"):
                 fit(name, src)(x, y)
             return
         with Largest() as largest:  # type: ignore[no-untyped-call]
@@ -309,7 +312,7 @@ class TestEveryDistance:
 
     def test_notes_are_logged_once(self, name: str, fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
         distance, (x, y) = fit(name, source(12)), cloud(9, classes=9)
-        with caplog.at_level(logging.WARNING, "orca_ray.alignment.distance"):
+        with caplog.at_level(logging.INFO, "orca_ray.alignment.distance"):
             for _ in range(3):
                 distance(x, y)
         told = [record.getMessage() for record in caplog.records]
@@ -412,12 +415,21 @@ def test_mmd_is_the_sum_of_five_gaussian_kernels(kind: type[MMD]) -> None:
     torch.testing.assert_close(gradient, fixed)
 
 
-def test_median_of_coinciding_points_is_told() -> None:
+def test_median_of_coinciding_points_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[float] = []
+    plain = mmd._histogram
+
+    def counting(block: Tensor, low: float, high: float) -> Tensor:
+        passes.append(high)
+        return plain(block, low, high)
+
+    monkeypatch.setattr(mmd, "_histogram", counting)
     same = torch.ones(20, 3, dtype=torch.float64)
     distance = MedianMMD().fit(SourceFeatures(same, torch.zeros(20, dtype=torch.int64), "test"))
     x, y = cloud(3, d=3)
     assert distance.bandwidth(x) == pytest.approx((torch.pdist(torch.cat([same, x])) ** 2).mean().item())
     distance(x, y)
+    assert len(set(passes)) < 12  # not down to the smallest number there is
     assert any("bandwidth is the mean" in note for note in distance.diagnosis.notes)
 
 

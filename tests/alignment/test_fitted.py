@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import fitted
+from orca_ray.alignment import circumstances, fitted
 from orca_ray.alignment.distance import distance_names, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
@@ -81,7 +81,12 @@ def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monke
     monkeypatch.setattr(OTDD, "version", OTDD.version + 1)
     fitted_distance("otdd", src)
     assert len(files(home)) == 6
-    assert len(fits) == 6
+    monkeypatch.setattr(circumstances, "_hardware", lambda device: "another kind of machine")
+    fitted_distance("otdd", src)
+    monkeypatch.setattr(circumstances, "_versions", lambda: ("torch 9.9",))
+    fitted_distance("otdd", src)
+    assert len(files(home)) == 8
+    assert len(fits) == 8
 
 
 def test_only_a_few_stay_in_the_process() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orca_ray.alignment import distance as contract
 from orca_ray.alignment import newton
 from orca_ray.alignment.blocks import half_squared_distances
 from orca_ray.alignment.distance import get_distance
@@ -70,7 +71,7 @@ def test_value_equals_brute_force(name: str, d: int) -> None:
 def test_gaussian_labels_equal_matrix_roots() -> None:
     labels, ledger = GaussianLabels(), Ledger()
     x, y = [cloud(n, d=5, seed=n)[0] for n in (9, 30, 3)], [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
-    a, b = labels.restore(x, labels.source_terms(x)), labels.summarise(y, ledger)
+    a, b = labels.restore(x, labels.source_terms(x, ledger)), labels.summarise(y, ledger)
     assert a.rows == (5, 5, 3)
     expected = torch.tensor([[bures(p.numpy(), q.numpy()) for q in y] for p in x], dtype=torch.float64)
     torch.testing.assert_close(labels.between(a, b, ledger), expected, rtol=1e-5, atol=1e-5)
@@ -138,6 +139,17 @@ def test_what_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert "the transport between target and source ended before its tolerance" in note
 
 
+def test_source_terms_that_did_not_converge_are_told_at_every_call() -> None:
+    src, target = source(15), cloud(10)
+    terms = OTDD().fit(src).terms
+    assert 0 <= terms["error"].item() <= TOLERANCE
+    distance = OTDD().fit(src, {**terms, "error": torch.tensor(1e-3)})
+    for _ in range(2):
+        distance(*target)
+        assert len(distance.diagnosis.notes) == 1
+        assert "the source's own terms ended before their tolerance" in distance.diagnosis.notes[0]
+
+
 def test_labels_train_the_features() -> None:
     """Descent with OTDD sorts classes by class: the nearest source class of each target class becomes its own."""
     src, (_, y) = source(45, d=3), cloud(30, d=3)
@@ -163,3 +175,23 @@ def test_gradient_moves_a_class_as_a_whole_against_itself() -> None:
     alone = value_and_gradient(OTDD().fit(src), x[y == 0], y[y == 0])[1]
     # Joint transport competes for the source: a class alone would be drawn to the whole of it.
     assert not torch.allclose(gradient[y == 0], alone * (y == 0).sum() / len(y), rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["otdd", "otdd_entropic"])
+def test_many_classes_keep_to_the_memory_of_a_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept for the backward pass of all pairs of classes together, each pair being small."""
+    src, (x, y) = source(40, d=8, classes=4), cloud(300, d=8, classes=25)
+    value, gradient = value_and_gradient(get_distance(name).fit(src), x, y)
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 200_000)
+    distance = get_distance(name).fit(src)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value_b, gradient_b = value_and_gradient(distance, x, y)
+    assert sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) < contract.MEMORY_BYTES
+    assert value_b == pytest.approx(value, rel=1e-6)
+    torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)

@@ -301,6 +301,20 @@ def test_extreme_scales_stay_finite(name: str, scale: float) -> None:
     assert bool(torch.isfinite(gradient).all())
 
 
+@MODES
+def test_what_single_precision_cannot_hold_is_infinite_or_refused(name: str) -> None:
+    """An embedder that runs away, or a source of such features; neither may end in a solver's own error."""
+    src = source()
+    single = SourceFeatures(src.x.float(), src.y, "test")
+    distance = get_distance(name).fit(single)
+    for scale in (1e8, 1e10, 1e20, 1e37):
+        value, gradient = call(distance, scale * cloud(6, seed=4).float())
+        assert math.isinf(value) == (scale > 1e9)
+        assert bool(torch.isfinite(gradient).all())
+    with pytest.raises(UserError, match=rf"shape \(40, 5\): {name} computes in torch.float32"):
+        get_distance(name).fit(SourceFeatures(1e20 * single.x, src.y, "test"))
+
+
 def test_precisions_of_the_two_sides_may_differ() -> None:
     src, target = source(), cloud(11, seed=4)
     single = get_distance(EXACT).fit(SourceFeatures(src.x.float(), src.y, "test"))

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from orca_ray.alignment import circumstances
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data.prepared import Split
 from orca_ray.training import aligned_cache, checkpoint
 from orca_ray.training.align_config import AlignEpoch
 from orca_ray.training.aligned_cache import AlignedCache, Alignment, AlignReplay, alignment_key
 
-from .training_toys import CPU, copy_of, same, toy_model, toy_split
+from .training_toys import CPU, copy_of, files_of_at_most, same, toy_model, toy_split
 
 KEY = "0123abcd"
 
@@ -75,7 +76,7 @@ def test_keys_differ_with_everything_that_decides(monkeypatch: pytest.MonkeyPatc
         key(settings={"seed": 1}),
         key(settings={"seed": 0, "threads": 2}),
     ]
-    monkeypatch.setattr(torch, "__version__", "9.9")
+    monkeypatch.setattr(circumstances, "_versions", lambda: ("torch 9.9",))
     keys.append(key())
     assert len(set(keys)) == len(keys)
 
@@ -138,6 +139,14 @@ def test_a_disk_that_takes_nothing_only_warns(
     assert AlignedCache(tmp_path / "file").load(KEY, toy_model().embedder) is None
 
 
+def test_a_disk_that_fills_up_while_writing_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    large = replace(an_alignment(), embedder={"weight": torch.zeros(100_000)})
+    with files_of_at_most(300_000):
+        AlignedCache(tmp_path).store(KEY, large)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aligned_cache, "MOST_FILES", 3)
     kept = AlignedCache(tmp_path)
@@ -152,6 +161,22 @@ def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(aligned_cache, "MOST_BYTES", 1)
     kept.store("e", an_alignment())
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_removed_while_it_is_read_stays_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another process that makes room: marking it as used must not leave an empty one."""
+    kept = AlignedCache(tmp_path)
+    kept.store(KEY, an_alignment())
+    plain = checkpoint.load
+
+    def load_and_lose(path: Path) -> dict[str, Any] | None:
+        state = plain(path)
+        path.unlink()
+        return state
+
+    monkeypatch.setattr(checkpoint, "load", load_and_lose)
+    assert equal(kept.load(KEY, toy_model().embedder), an_alignment())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:

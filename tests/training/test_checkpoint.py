@@ -10,6 +10,8 @@ import torch
 
 from orca_ray.training import checkpoint
 
+from .training_toys import files_of_at_most
+
 
 @pytest.fixture
 def state() -> dict[str, Any]:
@@ -83,6 +85,14 @@ def test_failed_save_keeps_the_previous_one(tmp_path: Path, state: dict[str, Any
     assert loaded is not None
     assert loaded["epoch"] == 3
     assert os.listdir(tmp_path) == ["trial.ckpt"]
+
+
+@pytest.mark.parametrize("num_bytes", [5, 2000, 300_000])
+def test_a_full_disk_is_an_os_error(num_bytes: int, tmp_path: Path, state: dict[str, Any]) -> None:
+    """torch alone turns it into a RuntimeError about a position in its archive."""
+    with files_of_at_most(num_bytes), pytest.raises(OSError, match="too large"):
+        checkpoint.save(tmp_path / "trial.ckpt", {**state, "large": torch.zeros(100_000)})
+    assert os.listdir(tmp_path) == []
 
 
 def test_interrupted_before_the_rename(tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

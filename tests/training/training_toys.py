@@ -1,5 +1,8 @@
 """A network of the shape of CrossModalModel, small enough to train in milliseconds, and data for it."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,6 +18,17 @@ from orca_ray.training.objective import Objective
 CPU = torch.device("cpu")
 CLASSES = Target("classes", size=3)
 OBJECTIVE = Objective(CLASSES, "cross_entropy", "error")
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """Let the system refuse to write more to a file, as a full disk does, in the midst of it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class ToyEmbedder(nn.Module):
