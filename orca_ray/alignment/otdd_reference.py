@@ -125,9 +125,7 @@ class ReferenceOTDD(Distance):
             if result.gradient_nD is not None:
                 gradient_nD[ids] = result.gradient_nD.mul_(share).to(x_nD.dtype)
         if singles == len(shares_L):
-            notes.append(
-                "all target classes have one sample, so nothing is aligned: raise align.samples"
-            )
+            notes.append("all target classes have one sample, so nothing is aligned: raise align.samples")
         elif singles:
             notes.append(f"{singles} target classes of one sample left out")
         if largest > len(source.x_ND):

@@ -54,7 +54,7 @@ def _asked(row: "PlanRow") -> str:
 def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
     """Print how a sweep ended, which fallbacks its trials took, and how to see its board."""
     # Without --sweep the fullest board is shown, and that is seldom one of a variant.
-    which = "" if spec.sweep_id == f"{spec.name}/{spec.budget_name}" else f" --sweep {spec.sweep_id}"
+    which = "" if spec.sweep_id == f"{spec.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
     if summary.up_to_date:
         print(f"{summary.sweep}: up to date, {summary.finished_before} trials done")

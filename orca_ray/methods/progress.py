@@ -43,8 +43,8 @@ class Outcome:
     """Whether the aligned embedder came from another trial's alignment."""
     notes: str | None = None
     """Fallbacks taken, one sentence each, joined by "; ": a class left out, a solver stopped before its tolerance."""
-    precision: str = "float32"
-    """Of the forward pass in refining: float32, tf32 or bfloat16."""
+    precision: str | None = None
+    """Of the forward pass in refining: float32, tf32 or bfloat16; None before the first refine epoch."""
     micro_batch: int | None = None
     """Samples of one forward pass in refining."""
     samples_per_second: float | None = None

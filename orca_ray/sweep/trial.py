@@ -58,7 +58,7 @@ class TrialSpec:
             "protocol": self.protocol,
             "data": self.data_fingerprint,
         }
-        if self.deterministic:  # no word of it otherwise, so that the keys of older records stay what they are
+        if self.deterministic:  # no word of it otherwise: it need not change the keys of usual trials
             identity["deterministic"] = True
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 

@@ -29,17 +29,15 @@ def try_compile(
 ) -> tuple[Callable[[Tensor], Tensor], str | None]:
     """Compile ``network`` and let ``run`` do a forward and backward pass; return it, or the network itself and why not.
 
-    Compilation starts from an empty cache: its limit of variants a function would otherwise count earlier trials.
+    Compilation starts from an empty cache: its limit of variants a function would otherwise count earlier trials. Too
+    little memory is a reason like any other: training itself finds out whether smaller passes are all it needs.
     """
     torch.compiler.reset()
     try:
         compiled: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False)
         run(compiled)
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        Exception
-    ) as error:  # no compiler, an operation it does not know, a driver too old: all kinds, none documented
+    # No compiler, an operation it does not know, a driver too old, too little memory: all kinds, none documented.
+    except Exception as error:
         reason = str(error).strip().splitlines()
         _log.warning("torch.compile failed, training goes on without it: %s", reason[0] if reason else error)
         torch.compiler.reset()

@@ -1,5 +1,7 @@
 """Predictions and scores over whole splits."""
 
+import logging
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from orca_ray.training.feed import Feed
 from orca_ray.training.objective import Objective
 from orca_ray.training.precision import Precision, choose_precision
 
+_log = logging.getLogger(__name__)
+
 BATCH_SIZE = 64
 """Samples per forward pass where nobody has measured how many fit; never the batch size that a trial trains with, so
 that a score does not depend on it."""
@@ -17,18 +21,30 @@ that a score does not depend on it."""
 def predict_feed(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """Return decoded predictions [N, *output_shape], float32, of what ``feed`` computes.
 
-    They stay on the device until the last batch is under way. Raises NotFiniteError when one is NaN or infinite.
+    They stay on the device until the last batch is under way. Batches that do not fit its memory are halved: a
+    prediction does not depend on its batch. Raises NotFiniteError when one is NaN or infinite.
     """
+    try:
+        predictions = _predictions(feed, objective, batch_size)
+    except torch.OutOfMemoryError:
+        if batch_size == 1:
+            raise
+        _log.warning("%d samples did not fit the device's memory in evaluation: halved", batch_size)
+        return predict_feed(feed, objective, batch_size // 2)
+    if not np.isfinite(predictions).all():
+        raise NotFiniteError(
+            f"{int((~np.isfinite(predictions)).sum())} of {predictions.size} predictions are not finite"
+        )
+    return predictions
+
+
+def _predictions(feed: Feed, objective: Objective, batch_size: int) -> np.ndarray:
     decode = objective.decoder(feed.precision.device)
     batches: list[Tensor] = []
     with torch.no_grad(), feed.precision.active():
         for (inputs,) in feed.samples().batches(feed.parts(batch_size)):
             batches.append(decode(feed.outputs(inputs)))
         predictions: np.ndarray = torch.cat(batches).cpu().numpy()
-    if not np.isfinite(predictions).all():
-        raise NotFiniteError(
-            f"{int((~np.isfinite(predictions)).sum())} of {predictions.size} predictions are not finite"
-        )
     return predictions
 
 

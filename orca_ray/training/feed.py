@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,7 +29,11 @@ class Feed:
 
     def samples(self, y: np.ndarray | None = None) -> Samples:
         """Return the rows of the inputs and, where given, of the targets ``y`` [N, ...] beside them."""
-        return make_samples([self.inputs] if y is None else [self.inputs, y], self.precision.device)
+        return self._alone if y is None else make_samples([self.inputs, y], self.precision.device)
+
+    @cached_property
+    def _alone(self) -> Samples:  # kept: validation runs over them every epoch
+        return make_samples([self.inputs], self.precision.device)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the float32 model outputs [b, *output_shape]; differentiable in the trained parameters."""
@@ -76,7 +81,7 @@ def _head_inputs(model: CrossModalModel, x: np.ndarray, precision: Precision) ->
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), precision.active():
             for (inputs,) in feed.samples().batches(feed.parts(_CACHE_BATCH)):
                 feed.outputs(inputs)
                 yield seen.pop()

@@ -1,7 +1,7 @@
 """How many samples go through one forward and backward pass: as many as the memory budget and the caches bear.
 
 An optimiser step sees ``batch_size * accumulation`` samples and weights each pass by its share of them, so its gradient
-does not depend on the choice, up to rounding.
+does not depend on the choice, up to rounding and, where dropout is on, up to the masks drawn.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """Gradients of optimiser steps, pass by pass."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -50,7 +51,7 @@ class Passes:
         self._num_samples = len(y)
         self._device = feed.precision.device
         self._compiled: Callable[[Tensor], Tensor] | None = None
-        self._shrunk = self._decided = False
+        self._decided = False
         self.notes: list[str] = []
         """Fallbacks taken, one sentence each."""
         self.cost = self._measure()
@@ -80,12 +81,12 @@ class Passes:
             yield torch.stack(losses).sum()
 
     def shrink(self) -> bool:
-        """Halve the limit after a failed allocation; False when that has been tried or cannot be."""
-        if self._shrunk or self.micro_batch == 1:
+        """Halve the limit after a failed allocation; False when a pass is of one sample already."""
+        if self.micro_batch == 1:
             return False
-        self._shrunk, self._compiled = True, None
+        self._compiled = None
+        self.notes.append(f"a pass of {self.micro_batch} samples did not fit the device's memory, halved")
         self.limit = self.micro_batch // 2
-        self.notes.append(f"a pass of {2 * self.limit} samples did not fit the device's memory, halved")
         return True
 
     def compile(self, epochs: int) -> None:
@@ -93,8 +94,13 @@ class Passes:
 
         Only passes of the usual size use it: each other size would be compiled anew.
         """
+        if self._decided:
+            return
+        if self._config.compile == "on" and torch.are_deterministic_algorithms_enabled():
+            self._decided = True
+            self.notes.append("not compiled, for the trial is deterministic")
         passes = epochs * -(-self._num_samples // self.micro_batch)
-        if self._decided or not wants_compile(self._config.compile, self._device, passes):
+        if not wants_compile(self._config.compile, self._device, passes):
             return
         self._decided = True
 
@@ -112,7 +118,9 @@ class Passes:
             if layers == 0:
                 self.notes.append("no gradient checkpointing, for the body has no repeated layers")
             else:
-                cost, extra = self._measure(), self.cost.saved_bytes // layers
+                # Recomputed, a layer's tensors are as large as ever: the caches' bound stays.
+                cost = replace(self._measure(), largest_bytes=self.cost.largest_bytes)
+                extra = self.cost.saved_bytes // layers
         return samples_per_pass(cost, budget_bytes(self._config.memory_mib, self._device), self._device, extra)
 
     def _measure(self) -> Cost:

@@ -60,7 +60,8 @@ def _saved() -> Iterator[dict[int, int]]:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes.setdefault(storage.data_ptr(), storage.nbytes())
-        return tensor
+        # Detached: an operation that saves its own output would hold itself, and with it graph and weights for ever.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield sizes

@@ -1,7 +1,7 @@
 """The refine stage: fine-tune the chosen parameters, keep the epoch that validates best."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
@@ -239,23 +239,31 @@ class RefineLoop:
         self._model.train()
         steps = self._step_indices()
         total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for number, (indices, loss) in enumerate(zip(steps, self._losses(steps), strict=True)):
+            if self._device.type == "cpu" or number % _CHECK_EVERY == 0:
+                self._check(loss)
+            learning_rate = self._optimizer_step(self.epoch * len(steps) + number)
+            total += loss * len(indices)
+        self._check(total)
+        return float(total) / len(self._train.y), learning_rate
+
+    def _losses(self, steps: list[np.ndarray]) -> Iterator[Tensor]:
+        """Yield each step's mean loss once its gradients are there; a failed allocation makes the passes smaller.
+
+        Only passes are tried again. An optimiser step that failed may have moved some of the parameters, or made half
+        of its state, so its error is raised where it is taken and ends the trial.
+        """
         done = 0
         while done < len(steps):
             self._optimizer.zero_grad(set_to_none=True)
             try:
                 for loss in self._passes.gradients(steps[done:]):
-                    if self._device.type == "cpu" or done % _CHECK_EVERY == 0:
-                        self._check(loss)
-                    learning_rate = self._optimizer_step(self.epoch * len(steps) + done)
-                    total += loss * len(steps[done])
+                    yield loss
                     done += 1
             except torch.OutOfMemoryError:
                 if not self._passes.shrink():
                     raise
                 _log.warning("%s", self._passes.notes[-1])
-        self._optimizer.zero_grad(set_to_none=True)
-        self._check(total)
-        return float(total) / len(self._train.y), learning_rate
 
     def _step_indices(self) -> list[np.ndarray]:
         order = torch.randperm(len(self._train.y), generator=make_generator(self._seed, "order", self.epoch)).numpy()

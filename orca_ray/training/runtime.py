@@ -18,9 +18,8 @@ def computing(threads: int, *, deterministic: bool) -> Iterator[None]:
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products = torch.get_float32_matmul_precision()
-    if deterministic:
-        # cuBLAS reads it when its handle is made; without it deterministic matrix products are refused.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # cuBLAS reads it once, when a process first uses it; without it a later, deterministic trial would be refused.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")  # whatever ran before; a refine loop may choose TF32 for its own
     torch.use_deterministic_algorithms(deterministic or before[1])

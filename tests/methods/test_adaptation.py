@@ -163,6 +163,7 @@ def test_aligning_comes_first_and_moves_the_embedder_only(bert: str) -> None:
     assert outcome.distance_after is not None
     assert outcome.distance_after < outcome.distance_before
     assert outcome.validation_score is None
+    assert outcome.precision is None  # unknown until refining begins
 
 
 def test_without_align_epochs_orca_is_nft(bert: str) -> None:
@@ -265,6 +266,25 @@ def test_close_frees_the_model(bert: str) -> None:
     gc.collect()
     assert model() is None
     assert adaptation.result().test_score is not None
+
+
+@pytest.mark.parametrize("checkpointing", ["off", "on"])
+def test_close_looks_for_cycles_only_where_there_are_some(
+    bert: str, checkpointing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adaptation = start(bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": checkpointing})
+    run(adaptation)
+    modules = [weakref.ref(module) for module in adaptation.model.modules()]
+    looks: list[int] = []
+    collect = gc.collect
+    monkeypatch.setattr(gc, "collect", lambda: looks.append(collect()))
+    gc.disable()
+    try:
+        adaptation.close()
+    finally:
+        gc.enable()
+    assert all(module() is None for module in modules)
+    assert len(looks) == (checkpointing == "on")
 
 
 def test_values_that_are_not_finite_end_the_trial(bert: str) -> None:

@@ -1,8 +1,10 @@
 """What the refine loop does for speed changes nothing but speed: passes, precision, checkpointing, feeds, figures."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -15,18 +17,18 @@ from orca_ray.errors import UserError
 from orca_ray.models.checkpointing import checkpoint_layers, repeated_layers
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.embedder import EmbedderConfig
-from orca_ray.training import compiling, passes
+from orca_ray.training import compiling, feed, micro_batch, passes
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import predict, predict_feed
-from orca_ray.training.feed import Feed
+from orca_ray.training.feed import Feed, make_feed
 from orca_ray.training.micro_batch import CPU_TENSOR_BYTES, even_passes, samples_per_pass
 from orca_ray.training.objective import Objective
 from orca_ray.training.passes import Passes
 from orca_ray.training.precision import Precision, choose_precision
-from orca_ray.training.probe import Cost
+from orca_ray.training.probe import Cost, measure
 from orca_ray.training.refine import RefineConfig, RefineLoop
 from orca_ray.training.runtime import computing
-from orca_ray.training.samples import Part, ResidentSamples, StreamedSamples
+from orca_ray.training.samples import Part, ResidentSamples, Samples, StreamedSamples
 from orca_ray.training.throughput import PEAKS, peak_flops, throughput
 
 from .training_toys import CPU, OBJECTIVE, copy_of, same, toy_model, toy_split
@@ -155,6 +157,14 @@ def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, dropout: floa
     assert not work.notes
 
 
+def test_checkpointing_leaves_the_bound_on_single_tensors(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split = real_model(bert), real_split(64)
+    plain = make_passes(model, split, batch_size=64)
+    monkeypatch.setattr(micro_batch, "CPU_TENSOR_BYTES", 5 * plain.cost.largest_bytes)
+    assert make_passes(model, split, batch_size=64).limit == 5
+    assert make_passes(model, split, batch_size=64, gradient_checkpointing="on").limit == 5
+
+
 def layer_names(module: Any) -> list[str]:
     return [type(layer).__name__ for layer in repeated_layers(module)]
 
@@ -201,6 +211,34 @@ def test_streaming_may_be_left_early_and_passes_errors_on() -> None:
     cast(Any, stream).close()  # would hang if its thread waited on
     with pytest.raises(IndexError):
         list(rows.batches([np.array([99])]))
+
+
+def test_a_split_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Sequence[np.ndarray | Tensor]] = []
+
+    def note(arrays: Sequence[np.ndarray | Tensor], device: torch.device) -> Samples:
+        made.append(arrays)
+        return ResidentSamples(arrays, device)
+
+    monkeypatch.setattr(feed, "make_samples", note)
+    model = toy_model()
+    config = RefineConfig(epochs=3)
+    loop = RefineLoop(model, model.parameters(), toy_split(40), toy_split(9), OBJECTIVE, config, seed=0, device=CPU)
+    while not loop.done:
+        loop.step()
+    assert [len(arrays) for arrays in made] == [2, 1]  # training inputs and targets, validation inputs
+
+
+def test_cached_features_are_made_in_the_precision_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "make_samples", lambda arrays, device: ResidentSamples(arrays, CPU))
+    model, seen = toy_model(), set[str]()
+    model.body.register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    precision = Precision("tf32", torch.device("cuda"))
+    made = make_feed(model, model.head.parameters(), toy_split(9).x, stochastic=False, precision=precision)
+    assert made.network is model.head
+    assert seen == {"high"}
+    assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -283,9 +321,7 @@ def test_nan_ends_the_trial_before_it_can_be_the_best(device: str, monkeypatch: 
     assert len(looks) == 11 if last_only else len(looks) < 11
 
 
-def test_a_pass_too_large_for_the_device_is_halved_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = 16
-
+def test_a_pass_too_large_for_the_device_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     def curve(most: int) -> tuple[float, list[str], int, dict[str, Tensor]]:
         model = toy_model()
         config = RefineConfig(epochs=1, batch_size=32)
@@ -302,20 +338,42 @@ def test_a_pass_too_large_for_the_device_is_halved_once(monkeypatch: pytest.Monk
             loss = loop.step().loss
         return loss, loop.notes, loop.micro_batch, copy_of(model)
 
-    loss, notes, micro_batch, weights = curve(fit)
+    loss, notes, micro_batch, weights = curve(8)
     expected, no_notes, whole, expected_weights = curve(64)
-    assert (micro_batch, whole, no_notes) == (16, 32, [])
-    assert notes == ["a pass of 32 samples did not fit the device's memory, halved"]
+    assert (micro_batch, whole, no_notes) == (8, 32, [])
+    assert notes == [f"a pass of {size} samples did not fit the device's memory, halved" for size in (32, 16)]
     assert loss == pytest.approx(expected, rel=1e-5)
     for name, value in weights.items():
         torch.testing.assert_close(value, expected_weights[name], rtol=1e-3, atol=1e-5)
     with pytest.raises(torch.OutOfMemoryError):
-        curve(8)
+        curve(0)
 
 
-def test_a_failing_compiler_is_told_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_passes_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimiser out of memory has half of its state; on it no step is taken, and none a second time."""
+    model = toy_model()
+    config = RefineConfig(epochs=1, batch_size=32)
+    loop = RefineLoop(model, model.parameters(), toy_split(75), toy_split(9), OBJECTIVE, config, seed=0, device=CPU)
+    before = copy_of(model)
+    tried: list[Tensor] = []
+
+    def fail(given: Tensor, **named: Any) -> Tensor:
+        tried.append(given)
+        if len(tried) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return torch.full_like(given, 0.0, **named)
+
+    monkeypatch.setattr(torch, "zeros_like", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.step()
+    assert (len(tried), loop.notes, loop.micro_batch) == (2, [], 32)
+    assert same(copy_of(model), before)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_a_failing_compiler_is_told_and_done_without(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: Any, **named: Any) -> Any:
-        raise RuntimeError("no C++ compiler")
+        raise kind("no C++ compiler")
 
     results = []
     for mode in ("off", "on"):
@@ -325,7 +383,7 @@ def test_a_failing_compiler_is_told_and_done_without(monkeypatch: pytest.MonkeyP
         loop = RefineLoop(model, model.parameters(), toy_split(40), toy_split(9), OBJECTIVE, config, seed=0, device=CPU)
         results.append((loop.step().loss, loop.notes))
     assert results[0][0] == results[1][0]
-    assert (results[0][1], results[1][1]) == ([], ["not compiled (RuntimeError)"])
+    assert (results[0][1], results[1][1]) == ([], [f"not compiled ({kind.__name__})"])
 
 
 def test_compiled_passes_are_used_for_their_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +438,36 @@ def test_operations_of_a_sample(bert: str) -> None:
     assert body < work.cost.flops < body + attention + 2 * 8 * 4 * 32 + 3 * 2 * 32 * 3 + 1
 
 
+class Marked(torch.autograd.Function):
+    """The identity; a mark lives as long as the graph that it is part of."""
+
+    marks: ClassVar[list[weakref.ref[Any]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark = set[int]()
+        Marked.marks.append(weakref.ref(ctx.mark))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def test_measuring_leaves_no_graph_behind() -> None:
+    """A graph holds the weights; log-softmax saves its own output, and so could hold its graph for ever."""
+    layer = nn.Linear(4, 3)
+
+    def loss(num_samples: int) -> Tensor:
+        marked: Tensor = Marked.apply(layer(torch.ones(num_samples, 4)))  # type: ignore[no-untyped-call]
+        return torch.log_softmax(marked, dim=1)[:, 0].mean()
+
+    Marked.marks.clear()
+    measure(loss, list(layer.parameters()), layer, num_samples=2)
+    gc.collect()
+    assert [mark() for mark in Marked.marks] == [None, None]
+
+
 def test_rates() -> None:
     cost = Cost(saved_bytes=1, largest_bytes=1, flops=10**9, num_tokens=64)
     rates = throughput(cost, 50, 2.0, EXACT)
@@ -398,6 +486,16 @@ def test_rates() -> None:
         ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
         ("NVIDIA H100 PCIe", "bfloat16", 756e12),
         ("NVIDIA A100-SXM4-80GB", "float32", 19.5e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "float32", None),
+        ("NVIDIA A10", "bfloat16", 125e12),
+        ("NVIDIA A10G", "bfloat16", 70e12),
+        ("NVIDIA H200 NVL", "bfloat16", 835e12),
+        ("NVIDIA GH200 480GB", "bfloat16", 989e12),
+        ("NVIDIA RTX A4000", "bfloat16", None),
+        ("NVIDIA RTX A1000", "bfloat16", None),
+        ("NVIDIA T400 4GB", "float32", None),
+        ("NVIDIA GeForce RTX 4090", "tf32", 82.6e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "tf32", None),
         ("NVIDIA L40S", "tf32", 183e12),
         ("NVIDIA L4", "bfloat16", 121e12),
         ("Tesla V100-SXM2-16GB", "bfloat16", None),

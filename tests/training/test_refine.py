@@ -284,3 +284,21 @@ def test_state_of_a_loop_survives_a_deep_copy() -> None:
     again = make_loop(toy_model(seed=5), config)
     again.load_state_dict(state)
     assert torch.equal(expected, torch.tensor(again.step().loss))
+
+
+def test_evaluation_that_does_not_fit_goes_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = toy_model(), toy_split(20).x
+    whole = predict(model, x, OBJECTIVE, CPU)
+    sizes: list[int] = []
+    outputs = feed.Feed.outputs
+
+    def small_device(self: feed.Feed, inputs: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        if len(inputs) > 5:
+            raise torch.OutOfMemoryError
+        return outputs(self, inputs)
+
+    monkeypatch.setattr(feed.Feed, "outputs", small_device)
+    halved = predict(model, x, OBJECTIVE, CPU, batch_size=16)
+    assert sizes == [16, 8, 4, 4, 4, 4, 4]
+    np.testing.assert_allclose(halved, whole, rtol=1e-5, atol=1e-6)
