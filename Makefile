@@ -1,7 +1,8 @@
 # make demo    install, fetch, sweep the pocket benchmark, print the board
 # make test    install if need be, run the tests
 # make check   what CI runs: style, types, import floors, tests
-# make bench   performance tables (not tests)
+# make bench   performance tables (not tests), written to bench/*.json, too; ORCA_REFERENCE=DIR compares with a checkout
+#              of the reference implementation
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := demo
@@ -38,7 +39,10 @@ check: venv
 	$(BIN)/python -m pytest
 
 bench: venv
-	for script in tests/perf/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@test -z "$${ORCA_REFERENCE:-}" || $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e '.[sweep,dev,bench]'
+	@mkdir -p bench
+	for script in tests/perf/bench_*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script" --json "bench/$$(basename "$$script" .py).json"; done
 
 # The stamp is written last, so an interrupted installation is done again and a finished one is not.
 venv: $(STAMP)

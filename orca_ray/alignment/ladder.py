@@ -141,6 +141,40 @@ def self_value(cost: Cost, temperatures: Sequence[float]) -> float:
     return float(soft_minima(cost, f_n, f_n, temperatures[-1])[1].mean())
 
 
+def self_values(cost: Cost, ladders: Sequence[Sequence[float]]) -> list[float]:
+    """Return `self_value` for each of several ladders; small problems are solved at once, for their steps cost more in
+    calls than in arithmetic."""
+    at_once = len({len(temperatures) for temperatures in ladders}) == 1
+    if at_once and len(ladders) * cost.shape[0] ** 2 <= _BLOCK:
+        values = _solved_at_once(cost.block(slice(None)), ladders)
+        if values is not None:
+            return values
+    return [self_value(cost, temperatures) for temperatures in ladders]
+
+
+def _solved_at_once(cost_nn: Tensor, ladders: Sequence[Sequence[float]]) -> list[float] | None:
+    """Return `self_value` for ladders of equal length; None where a sum loses its precision (see `soft_minima`)."""
+    e_SK1 = cost_nn.new_tensor(ladders).T[:, :, None]
+    n = len(cost_nn)
+    f_Kn = cost_nn.new_zeros(len(ladders), n)
+    buffer_Knn = cost_nn.new_empty(len(ladders), n, n)
+    extremes: list[Tensor] = []
+    for step, e_K1 in enumerate([e_SK1[0], *e_SK1, e_SK1[-1]]):
+        scale_K1 = _LOG2_E / e_K1
+        torch.sub((f_Kn * scale_K1)[:, None, :], cost_nn * scale_K1[:, :, None], out=buffer_Knn)
+        buffer_Knn += (f_Kn * scale_K1)[:, :, None]
+        sums_Kn = buffer_Knn.clamp_min_(_FLOOR).exp2_().sum(2)
+        extremes += torch.aminmax(sums_Kn)
+        next_f_Kn = f_Kn - e_K1 * (torch.log(sums_Kn) - math.log(n))
+        whole = step in (0, len(e_SK1) + 1)  # the first and the last step are whole ones
+        f_Kn = next_f_Kn if whole else torch.lerp(f_Kn, next_f_Kn, 0.5)
+    found = torch.stack(extremes)
+    if not bool(((found > _LEAST) & (found < _MOST)).all()):
+        return None
+    values: list[float] = f_Kn.mean(1).tolist()
+    return values
+
+
 def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
     """Return f~ [N] and g~ [n]."""
     n, num_source = cost.shape

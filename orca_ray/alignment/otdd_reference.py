@@ -108,7 +108,7 @@ class ReferenceOTDD(Distance):
         self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor, wants_gradient: bool
     ) -> tuple[float, Tensor]:
         """Return the sum over classes and its gradient [n, D] (zeros unless wanted), and set `diagnosis`."""
-        total, gradient_nD = 0.0, torch.zeros_like(x_nD)
+        total, gradient_nD = 0.0, None
         notes, iterations, error = list(self._source_notes), 0, 0.0
         source = self._source_in(torch.promote_types(x_nD.dtype, next(iter(self._sources))))
         singles, largest = 0, 0
@@ -123,7 +123,12 @@ class ReferenceOTDD(Distance):
             total += share * result.value
             iterations, error = max(iterations, result.iterations), max(error, result.error)
             if result.gradient_nD is not None:
-                gradient_nD[ids] = result.gradient_nD.mul_(share).to(x_nD.dtype)
+                part = result.gradient_nD.mul_(share).to(x_nD.dtype)
+                if len(ids) == len(x_nD):  # the only class: its samples are all there are, in order
+                    gradient_nD = part
+                else:
+                    gradient_nD = torch.zeros_like(x_nD) if gradient_nD is None else gradient_nD
+                    gradient_nD[ids] = part
         if singles == len(shares_L):
             notes.append("all target classes have one sample, so nothing is aligned: raise align.samples")
         elif singles:
@@ -131,7 +136,7 @@ class ReferenceOTDD(Distance):
         if largest > len(source.x_ND):
             notes.append(f"a target class has {largest} samples, more than the source: all were used")
         self.diagnosis = Diagnosis(error <= _CONVERGED, iterations, error, tuple(notes))
-        return total, gradient_nD
+        return total, torch.zeros_like(x_nD) if gradient_nD is None else gradient_nD
 
     def _one_class(self, source: SortedSource, x_nD: Tensor, wants_gradient: bool) -> _ClassResult:
         """Compute one class's divergence from the source, for centred points [n, D]; infinite where too far."""

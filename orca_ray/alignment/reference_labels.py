@@ -17,7 +17,7 @@ FIT_BYTES = 2**29
 """Costs within the source, met by `fit` alone, are kept between steps up to this size."""
 
 SPECTRA_BYTES = 2**23
-"""What a call may keep of the classes' singular vectors until it knows their weights in the gradient."""
+"""What a call may keep of the classes' inverse roots until it knows their weights in the gradient."""
 
 _FLOAT32_EPSILON = float(torch.finfo(torch.float32).eps)  # the reference's precision, whatever ours
 
@@ -144,12 +144,13 @@ class SinkhornLabels:
 
     def to_target(self, source: SortedSource, x_nD: Tensor, costs: TargetCosts) -> tuple[Tensor, LabelGradient | None]:
         """Read W off blocks of the cost; see `Labels`."""
+        diameters = source.squared_diameters(x_nD)
+        ladders = [_halved(ladder.ladder(squared)) for squared in diameters]
+        own_K = ladder.self_values(costs.own, [ladder.remembered(temperatures) for temperatures in ladders])
         w_K = []
-        for c, squared, phases in zip(source.classes, source.squared_diameters(x_nD), self._phases, strict=True):
-            temperatures = _halved(ladder.ladder(squared))
-            across = ladder.value(costs.across.columns(c), temperatures)
-            own = ladder.self_value(costs.own, ladder.remembered(temperatures))
-            w_K.append(2.0 * (across - ladder.at_phase(phases, squared) - own))
+        for k, c in enumerate(source.classes):
+            across = ladder.value(costs.across.columns(c), ladders[k])
+            w_K.append(2.0 * (across - ladder.at_phase(self._phases[k], diameters[k]) - own_K[k]))
         return x_nD.new_tensor(w_K), None
 
 
@@ -176,7 +177,7 @@ class TruncatedGaussianLabels:
         w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
         for i in range(len(points)):
             for j in range(i + 1, len(points)):
-                singular = _Spectrum.of(scaled[j], factors[i]).values_k.sum()
+                singular = _Spectrum.of(scaled[j], factors[i]).total
                 spread = (traces_K[i] + traces_K[j] - 2.0 * singular).clamp_min(0)
                 w_KK[i, j] = w_KK[j, i] = (means_KD[i] - means_KD[j]).square().sum() + spread
         terms = {
@@ -210,7 +211,7 @@ class TruncatedGaussianLabels:
         spectra, singular = [], []
         for factor in factors:
             spectrum = _Spectrum.of(scaled_nD, factor)
-            singular.append(spectrum.values_k.sum())
+            singular.append(spectrum.total)
             spectra.append(spectrum if keeps else None)
         spread_K = self._traces_K.to(x_nD) + (scaled_nD * scaled_nD).sum() - 2.0 * torch.stack(singular)
         w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
@@ -237,11 +238,11 @@ def _factor(scaled_nD: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Singular values of B = Y A^T [n, r] whose squares survive the cut, and the vectors on its shorter side."""
+    """Sum of the singular values of B = Y A^T [n, r] whose squares survive the cut, and what its gradient takes."""
 
-    values_k: Tensor
-    vectors: Tensor
-    """[n, k] where n < r, else [r, k]."""
+    total: Tensor
+    root: "_HalfSymmetric"
+    """Pseudo-inverse of (B B^T)^½ where n < r, else of (B^T B)^½."""
 
     @classmethod
     def of(cls, y_nD: Tensor, factor_rD: Tensor) -> Self:
@@ -249,13 +250,29 @@ class _Spectrum:
         b_nr = y_nD @ factor_rD.T
         squares, vectors = torch.linalg.eigh(b_nr @ b_nr.T if b_nr.shape[0] < b_nr.shape[1] else b_nr.T @ b_nr)
         kept = squares > (squares[-1:] * y_nD.shape[1] * _FLOAT32_EPSILON).clamp_min(0)
-        return cls(squares[kept].sqrt(), vectors[:, kept])
+        values_k, vectors = squares[kept].sqrt(), vectors[:, kept]
+        return cls(values_k.sum(), _HalfSymmetric((vectors / values_k) @ vectors.T))
 
     def add_slope(self, slope_nD: Tensor, y_nD: Tensor, factor_rD: Tensor, weight: float) -> None:
-        """Add ``weight`` times the gradient of the values' sum with respect to Y: U V^T A, of B's singular vectors."""
+        """Add ``weight`` times the gradient of the sum with respect to Y: U V^T A, of B's singular vectors."""
         if len(y_nD) < len(factor_rD):
-            right_kr = ((self.vectors / self.values_k).T @ y_nD) @ factor_rD.T
-            slope_nD.addmm_(self.vectors, right_kr @ factor_rD, alpha=weight)
+            slope_nD.addmm_(self.root @ (y_nD @ factor_rD.T), factor_rD, alpha=weight)
         else:
-            left_nk = y_nD @ (factor_rD.T @ (self.vectors / self.values_k))
-            slope_nD.addmm_(left_nk, self.vectors.T @ factor_rD, alpha=weight)
+            slope_nD.addmm_(y_nD @ factor_rD.T, self.root @ factor_rD, alpha=weight)
+
+
+class _HalfSymmetric:
+    """A symmetric matrix [m, m] in three quarters of its memory: the upper half of its rows and the last quarter."""
+
+    def __init__(self, matrix_mm: Tensor) -> None:
+        self._half = -(-len(matrix_mm) // 2)
+        self._upper = matrix_mm[: self._half].clone()
+        self._last = matrix_mm[self._half :, self._half :].clone()
+
+    def __matmul__(self, right_mp: Tensor) -> Tensor:
+        """Return the product with a matrix [m, p]."""
+        first, second = right_mp[: self._half], right_mp[self._half :]
+        product = right_mp.new_empty(right_mp.shape)
+        torch.mm(self._upper, right_mp, out=product[: self._half])
+        product[self._half :] = torch.addmm(self._upper[:, self._half :].T @ first, self._last, second)
+        return product

@@ -75,8 +75,9 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
 def _has_bfloat16_units(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, but the only way to ask; absent before 2.5
-    return device.type == "cpu" and amx is not None and bool(amx())
+    # Private, but the only way to ask; absent before torch 2.5.
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return device.type == "cpu" and any(supported is not None and bool(supported()) for supported in asked)
 
 
 def _is_ampere(device: torch.device) -> bool:

@@ -355,3 +355,18 @@ def test_a_step_stays_below_20_mb(n: int) -> None:
     before = status_mb("VmRSS")
     call(distance, x)
     assert status_mb("VmHWM") - before < 20.0
+
+
+def test_ladders_solved_at_once_are_those_solved_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    x_nD = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+    cost = ladder.Cost(x_nD, x_nD)
+    ladders = [ladder.remembered(ladder.ladder(squared)) for squared in (3e3, 5e3, 9e3)]
+    one_by_one = [ladder.self_value(cost, temperatures) for temperatures in ladders]
+    assert ladder.self_values(cost, ladders) == pytest.approx(one_by_one, rel=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(ladder, "_solved_at_once", lambda *_: pytest.fail("ladders of different lengths"))
+        uneven = [ladders[0], ladders[0][1:]]
+        assert ladder.self_values(cost, uneven)[0] == pytest.approx(one_by_one[0], rel=1e-6)
+    far = ladder.Cost(1e4 * x_nD, 1e4 * x_nD)
+    far_ones = [ladder.self_value(far, each) for each in ladders]
+    assert ladder.self_values(far, ladders) == pytest.approx(far_ones, rel=1e-5)

@@ -111,7 +111,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trials", nargs="?", type=int, default=60)
-    wanted = parser.parse_args().trials
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    wanted = options.trials
     with tempfile.TemporaryDirectory(prefix="orca-ray-bench-") as name:
         first, second = Path(name) / "driver", Path(name) / "ray"
         alone = conductor(wanted, first)
@@ -124,6 +126,8 @@ def main() -> None:
     print(f"{'':8}{'seconds':>10}{'ms a trial':>12}{'ratio':>8}")
     for label, seconds in (("driver", driver), ("ray", ray)):
         print(f"{label:8}{seconds:10.2f}{1000 * seconds / done[0]:12.1f}{seconds / driver:8.1f}")
+    if options.json:
+        options.json.write_text(json.dumps({"trials": done[0], "start": started, "driver": driver, "ray": ray}))
 
 
 if __name__ == "__main__":
