@@ -140,7 +140,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         yield filled
         for file in filled.rglob("*"):
             if file.is_file():
-                _flush(file)
+                flush(file)
         if target.exists():
             os.replace(target, scratch / "replaced")
         os.replace(filled, target)
@@ -148,7 +148,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 def replace_file(source: Path, target: Path) -> None:
     """Move ``source`` over ``target`` (same disk); after a power cut the old or the whole new file is there."""
-    _flush(source)
+    flush(source)
     os.replace(source, target)
 
 
@@ -175,7 +175,8 @@ def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> Non
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Make sure that a file is on the disk."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 

@@ -1,39 +1,41 @@
 """Prepared task data: plain ``.npy`` files, memory-mapped, shared by all processes of a node, with a fingerprint.
 
 Layout: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. A directory appears at once
-and whole; it is written by one process while others wait.
+and whole; it is written by one process while others wait. Until then its files grow in ``.partial-<version>`` beside
+it, from where a build that was interrupted goes on.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache
+from orca_ray.data.filling import finish, move, partial
+from orca_ray.data.layout import META, REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
+from orca_ray.data.rows import Rows, restore
 from orca_ray.errors import UserError
 
+__all__ = [
+    "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split", "SplitName",
+    "directory_of", "fingerprint", "opened", "prepare", "refuse_foreign", "verify",
+]  # fmt: skip
+
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
-SplitName = Literal["train", "validation", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-STATISTICS = ("y_mean", "y_std")
-
-_META = "meta.json"
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: ``x`` [N, *input_shape] float32 and ``y`` [N, ...] as the task's target says, both read-only maps."""
+    """One split: ``x`` [N, *input_shape] float32 and ``y`` [N, ...] as the task's target says, read-only."""
 
-    x: Array
+    x: Rows
     y: Array
+    group: Array | None = None
+    """Ids [N] int64: rows that share one are parts of one sample, and are scored by the mean of their outputs."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -75,28 +77,71 @@ class _Damaged(Exception):
     """The directory is not what its ``meta.json`` says."""
 
 
-def directory_of(name: str, version: int) -> Path:
-    """Return where the prepared data of that name and version lies."""
-    return cache.prepared_dir() / name / str(version)
+def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
+    """Return where the prepared data of that name and version lies; ``protocol``: whose splits, where they differ."""
+    return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
+
+
+def refuse_foreign(name: str, directory: Path, identity: str) -> None:
+    """Raise UserError where ``directory`` holds anything but what would be written there: it would be replaced."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    try:
+        meta = _read_meta(directory)
+    except _Damaged:
+        raise UserError(
+            f"{directory} is not empty and holds no prepared data, so {name} is not written there: name a new directory"
+        ) from None
+    if meta.get("name") != name:
+        raise UserError(f"{directory} holds the prepared data of {meta.get('name')}: name another directory for {name}")
+    if meta.get("identity") != identity:
+        raise UserError(
+            f"{directory} holds {name} prepared from other raw files, by another version or under another protocol: "
+            "name another directory, or remove that one"
+        )
+
+
+def opened(name: str, directory: Path, *, expected: str | None = None) -> PreparedData | None:
+    """Return the prepared data in ``directory``, or None where there is none, or a damaged or another one."""
+    return _open_valid(name, directory, expected, logging.DEBUG)
 
 
 def prepare(
-    name: str, version: int, build: Callable[[], Mapping[str, Array]], *, expected: str | None = None
+    name: str,
+    directory: Path,
+    build: Build,
+    *,
+    raw: Path | None = None,
+    protocol: str = "held-out",
+    expected: str | None = None,
+    identity: str = "",
 ) -> PreparedData:
     """Open the prepared data, building it on first use or when a file is missing or truncated.
 
-    ``build`` returns arrays named ``train_x``, ``train_y``, ``validation_x``, …, ``test_y`` and optionally ``y_mean``
-    and ``y_std``. ``expected`` is the fingerprint that the data must have: another cached copy is built again.
-    Raises :class:`UserError` when a split is missing, when the fingerprint differs after building, or on a full disk.
+    Args:
+        name: of the task.
+        directory: where it lies; see `directory_of`.
+        build: returns the arrays, as `Arrays` says.
+        raw: directory of the raw files that ``build`` reads.
+        protocol: told to ``build``.
+        expected: the fingerprint that the data must have; another copy is built again.
+        identity: what the build depends on; an interrupted build is only continued under the same.
+
+    Raises:
+        UserError: a split is missing, the raw data are not what they should be, the fingerprint differs, the disk is
+            full. Nothing is left behind then.
     """
-    directory = directory_of(name, version)
     if found := _open_valid(name, directory, expected, logging.DEBUG):
         return found
+    if directory.is_relative_to(cache.home()):
+        cache.prepared_dir()  # made with an error that says what to do
     with cache.lock(directory):
         if found := _open_valid(name, directory, expected, logging.WARNING):  # another process was faster
             return found
         logger.info("preparing %s in %s", name, directory)
-        _write(name, directory, build())
+        with partial(name, directory, raw or cache.home() / "raw", protocol, identity) as workspace:
+            finish(name, workspace.directory, build(workspace), identity)
+            move(workspace.directory, directory)
     try:
         data = _open(name, directory)
     except _Damaged as error:
@@ -127,17 +172,6 @@ def verify(data: PreparedData) -> None:
             )
 
 
-def fingerprint(arrays: Mapping[str, Array]) -> str:
-    """Return 16 hex digits over the names, types, shapes and bytes of the arrays."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _open_valid(name: str, directory: Path, expected: str | None, level: int) -> PreparedData | None:
     if not directory.exists():
         return None
@@ -154,31 +188,46 @@ def _open_valid(name: str, directory: Path, expected: str | None, level: int) ->
 
 def _open(name: str, directory: Path) -> PreparedData:
     meta = _read_meta(directory)
-    arrays = {}
+    stored = {}
     for key, entry in meta["arrays"].items():
         path = directory / f"{key}.npy"
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise _Damaged(f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)")
         try:
-            arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
+            stored[key] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise _Damaged(f"{path}: {error}") from error
-        if [arrays[key].dtype.str, list(arrays[key].shape)] != [entry["dtype"], entry["shape"]]:
-            raise _Damaged(f"{path} is not the array that {_META} describes")
-    if any(f"{split}_{axis}" not in arrays for split in SPLITS for axis in "xy"):
-        raise _Damaged(f"{directory / _META} lacks a split")
+        if [stored[key].dtype.str, list(stored[key].shape)] != [entry["dtype"], entry["shape"]]:
+            raise _Damaged(f"{path} is not the array that {META} describes")
+    arrays = _assembled(directory, stored, meta.get("kinds", {}))
+    if any(key not in arrays for key in REQUIRED):
+        raise _Damaged(f"{directory / META} lacks a split")
     return PreparedData(
         name=name,
         fingerprint=meta["fingerprint"],
-        splits={split: Split(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in SPLITS},
-        y_mean=arrays.get("y_mean"),
-        y_std=arrays.get("y_std"),
+        splits={
+            split: Split(arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")) for split in SPLITS
+        },
+        y_mean=stored.get("y_mean"),
+        y_std=stored.get("y_std"),
         directory=directory,
     )
 
 
+def _assembled(directory: Path, stored: Mapping[str, Array], kinds: Mapping[str, str]) -> dict[str, Array | Rows]:
+    """Put composite rows together from their parts."""
+    arrays: dict[str, Array | Rows] = {key: array for key, array in stored.items() if "." not in key}
+    for key, kind in kinds.items():
+        parts = {name.split(".", 1)[1]: array for name, array in stored.items() if name.startswith(f"{key}.")}
+        try:
+            arrays[key] = restore(kind, parts)
+        except (KeyError, ValueError) as error:
+            raise _Damaged(f"{directory / META}: {key} is no {kind} of {', '.join(parts) or 'nothing'}") from error
+    return arrays
+
+
 def _read_meta(directory: Path) -> dict[str, Any]:
-    path = directory / _META
+    path = directory / META
     try:
         meta = json.loads(path.read_text())
         if not isinstance(meta["fingerprint"], str) or not isinstance(meta["arrays"], dict):
@@ -188,36 +237,3 @@ def _read_meta(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Damaged(f"{path} is unreadable ({type(error).__name__}: {error})") from error
     return dict(meta)
-
-
-def _write(name: str, directory: Path, arrays: Mapping[str, Array]) -> None:
-    _check_names(name, arrays)
-    with cache.disk_errors(directory.parent):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    cache.require_space(directory.parent, 1.1 * sum(array.nbytes for array in arrays.values()))
-    entries = {}
-    with cache.atomic_directory(directory) as filling:
-        for key in sorted(arrays):
-            array = np.ascontiguousarray(arrays[key])
-            path = filling / f"{key}.npy"
-            np.save(path, array, allow_pickle=False)
-            entries[key] = {
-                "dtype": array.dtype.str,
-                "shape": list(array.shape),
-                "bytes": path.stat().st_size,
-                "sha256": cache.sha256_file(path),
-            }
-        meta = {"name": name, "fingerprint": fingerprint(arrays), "arrays": entries}
-        (filling / _META).write_text(json.dumps(meta, indent=2))
-
-
-def _check_names(name: str, arrays: Mapping[str, Array]) -> None:
-    required = [f"{split}_{axis}" for split in SPLITS for axis in "xy"]
-    for split in SPLITS:
-        if not all(f"{split}_{axis}" in arrays and len(arrays[f"{split}_{axis}"]) for axis in "xy"):
-            hint = " Carve it from the training data; test data is never used for selection." * (split == "validation")
-            raise UserError(f"task {name!r} has no {split} split ({split}_x and {split}_y).{hint}")
-        if len(arrays[f"{split}_x"]) != len(arrays[f"{split}_y"]):
-            raise UserError(f"task {name!r}: {split}_x and {split}_y have different lengths")
-    if extra := sorted(set(arrays) - set(required) - set(STATISTICS)):
-        raise UserError(f"task {name!r}: unexpected arrays {', '.join(extra)}; allowed: {', '.join(required)}")

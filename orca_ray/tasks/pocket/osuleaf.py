@@ -4,6 +4,7 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import AEON, archive_series
 from orca_ray.tasks.task import Arrays, Task
@@ -12,7 +13,7 @@ NUM_SAMPLES = (150, 50, 242)  # the archive's own split is 200 and 242
 SPLIT_SEED = 0
 
 
-def _build() -> Arrays:
+def _build(_: Workspace) -> Arrays:
     series, labels = archive_series("OSULeaf", "TRAIN")
     test_series, test_labels = archive_series("OSULeaf", "TEST")
     parts = splits.stratified_split(labels, NUM_SAMPLES[:2], SPLIT_SEED)

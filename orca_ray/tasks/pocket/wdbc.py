@@ -4,6 +4,7 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.task import Arrays, Task
 
@@ -11,7 +12,7 @@ NUM_SAMPLES = (100, 150, 319)
 SPLIT_SEED = 0
 
 
-def _build() -> Arrays:
+def _build(_: Workspace) -> Arrays:
     from sklearn.datasets import load_breast_cancer
 
     features, labels = load_breast_cancer(return_X_y=True)

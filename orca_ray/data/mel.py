@@ -1,0 +1,81 @@
+"""Log-mel spectrograms in numpy, equal to those of the FSD50K baseline that NAS-Bench-360 and ORCA build on.
+
+That is torchaudio's ``MelSpectrogram`` with its defaults: a Hann window centred in the transform, reflected edges,
+power 2, triangles of height 1 on the mel scale of HTK (O'Shaughnessy 1987); then decibels as librosa's ``power_to_db``.
+In librosa's terms: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.errors import UserError
+
+Array = npt.NDArray[Any]
+
+_SMALLEST_POWER = 1e-10
+
+
+def log_mel(
+    waveform: npt.NDArray[np.float32],
+    *,
+    sample_rate: int = 22050,
+    n_mels: int = 96,
+    n_fft: int = 1920,
+    window_seconds: float = 0.03,
+    hop_seconds: float = 0.01,
+    top_db: float = 80.0,
+) -> npt.NDArray[np.float32]:
+    """Return the spectrogram [n_mels, frames] of one recording in decibels; 1 s at 22,050 Hz has 101 frames.
+
+    Args:
+        waveform: samples [n], in [−1, 1].
+        sample_rate: in hertz.
+        n_mels: number of mel bands, from 0 Hz to half the sample rate.
+        n_fft: samples of one transform.
+        window_seconds: length of the window; in samples it is rounded down.
+        hop_seconds: from one frame to the next; in samples it is rounded down. There are 1 + n // hop frames.
+        top_db: decibels below the loudest value of the recording at which quieter ones are cut off.
+
+    Raises:
+        UserError: for a recording of half a transform or less, whose edges cannot be reflected.
+    """
+    if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
+        raise UserError(
+            f"a spectrogram needs one channel of more than {n_fft // 2} samples, got shape {list(waveform.shape)}; "
+            "repeat or pad shorter recordings"
+        )
+    window, hop = int(sample_rate * window_seconds), int(sample_rate * hop_seconds)
+    # Float64 throughout: bands whose power is far below the loudest are sums of small differences.
+    padded = np.pad(waveform.astype(np.float64), n_fft // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop] * _window(window, n_fft)
+    spectrum = np.fft.rfft(frames, axis=1)
+    power = (spectrum.real**2 + spectrum.imag**2) @ _mel_filters(sample_rate, n_mels, n_fft)
+    decibels = 10.0 * np.log10(np.maximum(power, _SMALLEST_POWER))
+    cut: Array = np.maximum(decibels, decibels.max() - top_db)
+    return cut.T.astype(np.float32, order="C")
+
+
+@functools.lru_cache(maxsize=4)
+def _window(size: int, n_fft: int) -> Array:
+    """Return the periodic Hann window of ``size`` samples, centred in zeros: [n_fft]."""
+    assert 0 < size <= n_fft
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    before = (n_fft - size) // 2
+    return np.pad(hann, (before, n_fft - size - before))
+
+
+@functools.lru_cache(maxsize=4)
+def _mel_filters(sample_rate: int, n_mels: int, n_fft: int) -> Array:
+    """Return the triangular filters [n_fft // 2 + 1, n_mels], each rising to 1 between the centres of its neighbours.
+
+    A frequency f in hertz is 2595 log10(1 + f / 700) mel.
+    """
+    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    corners = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)
+    frequencies = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    rising = (frequencies[:, None] - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - frequencies[:, None]) / (corners[2:] - corners[1:-1])
+    return np.maximum(0, np.minimum(rising, falling))

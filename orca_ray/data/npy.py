@@ -1,0 +1,161 @@
+"""Readers of numpy's own files, ``.npy`` and ``.npz``, that run nothing and map large arrays from the disk."""
+
+import lzma
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import safe_pickle
+from orca_ray.data.gzip_stream import archive_errors
+from orca_ray.data.spill import Order, kept, mapped
+from orca_ray.errors import UserError
+
+Array = npt.NDArray[Any]
+
+_KINDS = {
+    "b": "booleans",
+    "i": "integers",
+    "u": "unsigned integers",
+    "f": "floating point",
+    "c": "complex numbers",
+    "S": "bytes",
+    "U": "text",
+    "O": "objects",
+}
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    order: Order
+    dtype: np.dtype[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bool = False) -> Any:
+    """Return the array of a ``.npy`` file, memory-mapped and read-only.
+
+    Args:
+        path: of the file.
+        ndim: how many axes it must have; None: any.
+        kind: letters of the kinds of numbers that are allowed (``"fiu"``; numpy's ``dtype.kind``); "": all but objects.
+        pickled: whether an array of objects is allowed, too. It is read into memory by `orca_ray.data.safe_pickle`; a
+            dict that was saved by ``numpy.save`` is an array without axes, and ``[()]`` takes it out.
+
+    Raises:
+        UserError: for another kind or number of axes, a file of another length than its header says, or no such file.
+    """
+    with _opened(path) as stream:
+        header = _read_header(stream, str(path))
+        array: Array
+        if header.dtype.kind != "O":
+            _refuse_kind(str(path), header.dtype, kind, pickled)
+            start, size = stream.tell(), path.stat().st_size
+            _refuse_length(str(path), header, size - start)
+            array = mapped(stream, header.dtype, header.shape, header.order, start)
+        elif pickled:
+            array = _unpickled(stream, header, path)
+        else:
+            raise UserError(f"{path}: expected an array of numbers, found pickled objects, which are not read here")
+    if ndim is not None and array.ndim != ndim:
+        raise UserError(f"{path}: expected an array of {ndim} axes, found shape {list(array.shape)}")
+    return array
+
+
+def open_npz(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
+    """Return the named arrays of a ``.npz`` archive, read-only.
+
+    An array is read, and held to its checksum, each time it is looked up: keep it. One of more than 64 MB is unpacked
+    into a nameless file in the cache directory and mapped from there, so that it takes disk and not memory.
+
+    Raises:
+        UserError: for a name that is missing, or a file that is no archive; on look-up, for a damaged or pickled array.
+    """
+    return _Npz(path, names)
+
+
+class _Npz(Mapping[str, Array]):
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self._path, self._names = path, tuple(names)
+        with _opened(path) as stream, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(stream) as archive:
+            held = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if missing := [name for name in names if name not in held]:
+            raise UserError(f"{path}: expected an array {missing[0]!r}, found {', '.join(held)[:300] or 'none'}")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        where = f"{self._path}, {name}"
+        with (
+            _opened(self._path) as file,
+            archive_errors(self._path, "archive (.npz)"),
+            zipfile.ZipFile(file) as archive,
+        ):
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as stream:
+                header = _read_header(stream, where)
+                _refuse_kind(where, header.dtype, "", pickled=False)
+                _refuse_length(where, header, member.file_size - stream.tell())
+                return kept(stream, header.dtype, header.shape, header.order)
+
+
+def _unpickled(stream: IO[bytes], header: _Header, path: Path) -> Array:
+    array = safe_pickle.load(stream, str(path))  # type: ignore[arg-type]
+    if not isinstance(array, np.ndarray) or array.shape != header.shape:
+        found = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
+        raise UserError(f"{path}: expected an array of objects of shape {list(header.shape)}, found {found}")
+    return array
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_header(stream: IO[bytes], where: str) -> _Header:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
+        header = _Header(tuple(shape), "F" if fortran else "C", dtype)
+        if any(size < 0 for size in shape) or not dtype.itemsize:
+            raise ValueError(f"shape {shape} of {dtype}")
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError):
+        raise
+    # The header is Python text, and a damaged one fails in the tokenizer, the parser or numpy in a dozen ways.
+    except Exception as error:
+        raise UserError(
+            f"{where}: expected the header of a .npy file, found something else ({type(error).__name__}: "
+            f"{str(error)[:200]}); fetch the file again"
+        ) from error
+    return header
+
+
+def _refuse_kind(where: str, dtype: np.dtype[Any], kind: str, pickled: bool) -> None:
+    allowed = kind or "".join(letter for letter in _KINDS if letter != "O")
+    if dtype.kind not in allowed or dtype.kind not in _KINDS:
+        wanted = ", ".join(_KINDS[letter] for letter in allowed) + ", pickled objects" * pickled
+        raise UserError(f"{where}: expected an array of {wanted}, found {dtype}")
+
+
+def _refuse_length(where: str, header: _Header, found: int) -> None:
+    if found != header.num_bytes:
+        raise UserError(
+            f"{where}: expected {header.num_bytes} bytes for shape {list(header.shape)} {header.dtype}, found {found}; "
+            "the file is truncated or damaged, fetch it again"
+        )

@@ -1,0 +1,205 @@
+"""A web server on loopback that serves files from memory, and misbehaves on demand."""
+
+import hashlib
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Fault:
+    """What is wrong with one answer; the default is nothing."""
+
+    status: int = 0
+    """Answer this instead of the file."""
+    drop_after: int | None = None
+    """Close the connection after so many bytes of the body."""
+    flip: int | None = None
+    """Change the byte at this place of the file."""
+    hold_after: int | None = None
+    """Send so many bytes of the body, then wait until the server is told to go on, or is closed."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent besides."""
+
+
+@dataclass
+class Served:
+    """One file of the server, and how it is served."""
+
+    content: bytes
+    etag: str | None = None
+    """Sent as ETag; None: made from the content."""
+    last_modified: str = ""
+    ranges: bool = True
+    """Whether Range is heeded."""
+    heeds_if_range: bool = True
+    longest_range: int | None = None
+    """Answer a Range with so many bytes at most."""
+    location: str = ""
+    """Redirect there."""
+    announced: bool = True
+    """Whether Content-Length is sent."""
+    content_type: str = "application/octet-stream"
+
+    def tag(self) -> str:
+        return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"' if self.etag is None else self.etag
+
+
+@dataclass
+class Request:
+    """One request as it came."""
+
+    method: str
+    path: str
+    range: str
+    if_range: str
+    agent: str
+    sent: int = 0
+    """Bytes of the body that were sent so far."""
+
+
+class Server:
+    """Files by path, faults by path in the order of requests, and a log."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.files: dict[str, Served] = {}
+        self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
+        self.log: list[Request] = []
+        self.go_on = threading.Event()
+        self.held = threading.Event()
+        """Set when an answer waits (`Fault.hold_after`)."""
+
+    def add(self, path: str, content: bytes, *faults: Fault) -> str:
+        """Serve a file, its first answers with faults, and return its address."""
+        self.files[path] = Served(content)
+        self.faults[path] = list(faults)
+        return f"{self.url}/{path}"
+
+    def gets(self, path: str) -> list[Request]:
+        """Return the GET requests of a file."""
+        return [request for request in self.log if request.method == "GET" and request.path == path]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Server
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def log_message(self, *_: object) -> None:
+        """Keep test output clean."""
+
+    def _answer(self, *, body: bool) -> None:
+        path = self.path.lstrip("/")
+        served = self.state.files.get(path)
+        faults = self.state.faults[path]
+        fault = faults.pop(0) if body and faults else Fault()
+        if served is None or fault.status:
+            self._refuse(fault.status or 404, fault, path)
+        elif served.location:
+            self._refuse(302, Fault(headers={"Location": served.location}), path)
+        else:
+            self._send(path, served, fault, body=body)
+
+    def _refuse(self, status: int, fault: Fault, path: str) -> None:
+        self._note(path)
+        self.send_response(status)
+        for name, value in fault.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, path: str, served: Served, fault: Fault, *, body: bool) -> None:
+        content = served.content
+        if fault.flip is not None:
+            content = content[: fault.flip] + bytes([content[fault.flip] ^ 1]) + content[fault.flip + 1 :]
+        start = self._start(served)
+        if start and start >= len(content):
+            self._refuse(416, fault, path)
+            return
+        request = self._note(path)
+        part = content[start:][: served.longest_range] if start else content
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
+        if served.announced:
+            self.send_header("Content-Length", str(len(part)))
+        if served.tag():
+            self.send_header("ETag", served.tag())
+        if served.last_modified:
+            self.send_header("Last-Modified", served.last_modified)
+        for name, value in {"Content-Type": served.content_type, **fault.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self._body(part, fault, request)
+        if not served.announced:
+            self.close_connection = True
+
+    def _start(self, served: Served) -> int:
+        """Return where the answer begins; 0 for the whole file."""
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted is None or not served.ranges:
+            return 0
+        condition = self.headers.get("If-Range", "")
+        if condition and served.heeds_if_range and condition not in (served.tag(), served.last_modified):
+            return 0
+        return int(wanted[1])
+
+    def _body(self, content: bytes, fault: Fault, request: Request) -> None:
+        whole = len(content)
+        stop = min(each for each in (whole, fault.drop_after, fault.hold_after) if each is not None)
+        try:
+            while request.sent < stop:
+                block = content[request.sent : min(request.sent + 8192, stop)]
+                request.sent += len(block)  # before it goes: a client that has it all may look at the log
+                self.wfile.write(block)
+            if fault.hold_after is not None:
+                self.state.held.set()
+                self.state.go_on.wait(30)
+        except OSError:  # the client has gone
+            self.close_connection = True
+        if request.sent < whole:
+            self.close_connection = True
+
+    def _note(self, path: str) -> Request:
+        find = self.headers.get
+        request = Request(self.command, path, find("Range", ""), find("If-Range", ""), find("User-Agent", ""))
+        self.state.log.append(request)
+        return request
+
+
+class _Threads(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """A client that goes away is part of the tests."""
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """Run a server on a free port of loopback until the block ends."""
+
+    class Handler(_Handler):
+        pass
+
+    with _Threads(("127.0.0.1", 0), Handler) as server:
+        Handler.state = state = Server(server.server_port)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield state
+        finally:
+            state.go_on.set()
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,505 @@
+"""Fetching from a real server on loopback that drops, truncates, refuses, corrupts, redirects and changes its mind."""
+
+import hashlib
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orca_ray.data.download import Patience
+from orca_ray.data.fetch import _Ticker, fetch
+from orca_ray.data.hold import verify
+from orca_ray.data.pins import NAME, Pins
+from orca_ray.data.raw import RawFile
+from orca_ray.errors import UserError
+from tests.data.faulty_server import Fault, Served, Server, serving
+
+CONTENT = random.Random(0).randbytes(400_000)
+OTHER = random.Random(1).randbytes(300_000)
+HALF = len(CONTENT) // 2
+FAST = Patience(tries=4, first_wait=0.01, longest_wait=0.02, connect_seconds=5, silence_seconds=5)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    return tmp_path / "raw"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def get(raw: Path, *urls: str, **facts: str) -> None:
+    fetch([RawFile(path="sub/a.npy", urls=urls, **facts)], raw, patience=FAST)  # type: ignore[arg-type]
+
+
+def names(raw: Path) -> list[str]:
+    """What is in the raw directory, locks aside."""
+    return sorted(str(p.relative_to(raw)) for p in raw.rglob("*") if p.is_file() and not p.name.endswith(".lock"))
+
+
+def test_a_file_without_a_published_hash_is_pinned_and_fetched_once(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT)
+    for _ in range(2):
+        get(raw, url)
+        assert (raw / "sub/a.npy").read_bytes() == CONTENT
+        assert names(raw) == [NAME, "sub/a.npy"]
+    assert len(server.gets("a")) == 1
+    assert server.gets("a")[0].agent.startswith("orca-ray/")
+    pin = Pins(raw).read()["sub/a.npy"]
+    assert (pin.sha256, pin.num_bytes, pin.url) == (sha256(CONTENT), len(CONTENT), url)
+
+
+def test_published_hashes_are_held(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT)
+    get(raw, url, sha256=sha256(CONTENT).upper(), md5=md5(CONTENT))
+    assert names(raw) == ["sub/a.npy"]  # nothing needs a pin
+
+
+@pytest.mark.parametrize("drop_after", [1, HALF, len(CONTENT) - 1])
+def test_a_broken_connection_is_continued(server: Server, raw: Path, drop_after: int) -> None:
+    get(raw, server.add("a", CONTENT, Fault(drop_after=drop_after)))
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    first, second = server.gets("a")
+    assert first.range == ""
+    if drop_after >= HALF:
+        assert second.range.startswith("bytes=")
+        assert second.if_range == server.files["a"].tag()
+        assert first.sent + second.sent < len(CONTENT) + 70_000  # less than a block of ours comes twice
+
+
+def test_a_server_may_answer_with_less_than_the_rest(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(drop_after=HALF))
+    server.files["a"].longest_range = 100_000
+    get(raw, url)
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    assert len(server.gets("a")) >= 3
+
+
+def test_as_long_as_something_new_comes_patience_lasts(server: Server, raw: Path) -> None:
+    get(raw, server.add("a", CONTENT, *[Fault(drop_after=70_000)] * 5))
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+
+
+def test_without_anything_new_patience_ends_and_the_part_stays(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 20)
+    with pytest.raises(
+        UserError, match=r"(?s)a: the connection broke off after \d+ of 400000 bytes \(4 tries\).*put it at"
+    ):
+        get(raw, url)
+    assert names(raw) == ["sub/a.npy.part", "sub/a.npy.part.json"]
+    server.faults["a"].clear()
+    before = len(server.gets("a"))
+    get(raw, url)
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    (last,) = server.gets("a")[before:]
+    assert last.sent <= HALF + 70_000
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_busy_server_is_asked_again(server: Server, raw: Path, status: int) -> None:
+    get(raw, server.add("a", CONTENT, Fault(status=status), Fault(status=status)))
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    assert len(server.gets("a")) == 3
+
+
+def test_a_server_is_given_the_time_it_asks_for(server: Server, raw: Path) -> None:
+    begin = time.monotonic()
+    get(raw, server.add("a", CONTENT, Fault(status=503, headers={"Retry-After": "1"})))
+    assert time.monotonic() - begin >= 1.0
+
+
+def test_a_server_that_stays_busy_is_named(server: Server, raw: Path) -> None:
+    with pytest.raises(UserError, match=r"/a: the server answered 503 Service Unavailable \(4 tries\)"):
+        get(raw, server.add("a", CONTENT, *[Fault(status=503)] * 9))
+
+
+def test_mirrors_are_tried_in_order_and_a_dead_one_once(server: Server, raw: Path) -> None:
+    urls = [
+        f"{server.url}/gone",
+        server.add("b", CONTENT, Fault(flip=7)),
+        server.add("c", CONTENT),
+        server.add("d", b""),
+    ]
+    get(raw, *urls, sha256=sha256(CONTENT))
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    assert [request.path for request in server.log if request.method == "GET"] == ["gone", "b", "c"]
+
+
+def test_a_changed_byte_is_refused_with_what_was_expected_and_found(server: Server, raw: Path) -> None:
+    wrong = CONTENT[:5] + bytes([CONTENT[5] ^ 1]) + CONTENT[6:]
+    url = server.add("a", CONTENT, Fault(flip=5))
+    with pytest.raises(UserError) as caught:
+        get(raw, url, sha256=sha256(CONTENT))
+    for told in ("sub/a.npy", url, sha256(CONTENT), sha256(wrong), "400000 bytes"):
+        assert told in str(caught.value)
+    assert names(raw) == []
+    with pytest.raises(UserError, match=f"md5 is {md5(OTHER)} .* expected is {md5(CONTENT)}"):
+        get(raw, server.add("b", OTHER), md5=md5(CONTENT))
+    assert names(raw) == []
+
+
+def test_later_fetches_are_held_to_the_pin(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT)
+    get(raw, url)
+    (raw / "sub/a.npy").unlink()
+    server.add("a", OTHER)
+    with pytest.raises(UserError, match=rf"(?s){sha256(OTHER)}.*{sha256(CONTENT)}.*pinned in {NAME}.*remove the entry"):
+        get(raw, url)
+    assert names(raw) == [NAME]
+
+
+def test_a_server_that_ignores_ranges_sends_it_all_again(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(drop_after=HALF))
+    server.files["a"].ranges = False
+    get(raw, url)
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    assert server.gets("a")[1].range
+    assert server.gets("a")[1].sent == len(CONTENT)
+
+
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+@pytest.mark.parametrize("by", ["etag", "time"])
+def test_a_file_that_changes_half_way_starts_again(server: Server, raw: Path, heeds_if_range: bool, by: str) -> None:
+    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 4)
+    etag = None if by == "etag" else 'W/"weak"'
+    server.files["a"] = Served(CONTENT, etag=etag, last_modified="Mon, 01 Jan 2024 00:00:00 GMT")
+    with pytest.raises(UserError):
+        get(raw, url)
+    server.faults["a"].clear()
+    new = OTHER + CONTENT[len(OTHER) :]  # of the same length
+    server.files["a"] = Served(
+        new, etag=etag, last_modified="Tue, 02 Jan 2024 00:00:00 GMT", heeds_if_range=heeds_if_range
+    )
+    get(raw, url)
+    assert (raw / "sub/a.npy").read_bytes() == new
+
+
+@pytest.mark.parametrize("hash_known", [True, False])
+def test_without_a_validator_only_a_known_hash_allows_to_continue(server: Server, raw: Path, hash_known: bool) -> None:
+    url = server.add("a", CONTENT, Fault(drop_after=HALF))
+    server.files["a"].etag = ""
+    get(raw, url, sha256=sha256(CONTENT) if hash_known else "")
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    assert bool(server.gets("a")[1].range) is hash_known
+
+
+def test_a_file_that_shrank_starts_again(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 4)
+    server.files["a"].etag = '"same"'
+    with pytest.raises(UserError):
+        get(raw, url)
+    server.add("a", CONTENT[:1000])
+    server.files["a"].etag = '"same"'
+    get(raw, url)
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT[:1000]
+
+
+def test_a_damaged_part_of_an_earlier_fetch_is_not_the_end(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 4)
+    with pytest.raises(UserError):
+        get(raw, url, sha256=sha256(CONTENT))
+    server.faults["a"].clear()
+    part = raw / "sub/a.npy.part"
+    part.write_bytes(b"\0" * part.stat().st_size)
+    get(raw, url, sha256=sha256(CONTENT))
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+
+
+def test_redirects_are_followed(server: Server, raw: Path) -> None:
+    server.add("a", CONTENT, Fault(drop_after=HALF))
+    server.files["api"] = Served(b"", location=f"{server.url}/a")
+    get(raw, f"{server.url}/api")
+    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    assert server.gets("a")[1].range
+    server.files["ring"] = Served(b"", location=f"{server.url}/ring")
+    with pytest.raises(UserError, match="30 redirects"):
+        fetch([RawFile(path="b", urls=(f"{server.url}/ring",), num_bytes=1)], raw, patience=FAST)
+
+
+def test_a_page_in_place_of_a_file_is_refused(server: Server, raw: Path) -> None:
+    url = server.add("a", b"<html>please log in</html>")
+    server.files["a"].content_type = "text/html; charset=utf-8"
+    with pytest.raises(UserError, match="a web page came instead of the file"):
+        get(raw, url)
+    assert names(raw) == []
+
+
+@pytest.mark.parametrize("hash_known", [True, False])
+def test_a_file_of_unknown_length_needs_a_known_hash(server: Server, raw: Path, hash_known: bool) -> None:
+    url = server.add("a", CONTENT)
+    server.files["a"].announced = False
+    if hash_known:
+        get(raw, url, sha256=sha256(CONTENT))
+        assert (raw / "sub/a.npy").read_bytes() == CONTENT
+        return
+    with pytest.raises(UserError, match="does not say how long the file is"):
+        get(raw, url)
+    assert names(raw) == []
+
+
+def test_a_host_that_cannot_be_reached_is_told_soon(raw: Path) -> None:
+    with serving() as gone:
+        url = f"{gone.url}/a"
+    with pytest.raises(UserError, match=r"127\.0\.0\.1 cannot be reached \(3 tries\)"):
+        get(raw, url)
+
+
+def test_a_silent_server_is_left(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(hold_after=HALF), Fault(hold_after=0))
+    file = RawFile(path="a", urls=(url,), num_bytes=len(CONTENT))
+    fetch([file], raw, patience=Patience(tries=3, first_wait=0.01, silence_seconds=0.2))
+    assert (raw / "a").read_bytes() == CONTENT
+    assert len(server.gets("a")) >= 1
+    assert server.gets("a")[-1].range
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from orca_ray.data.fetch import fetch
+from orca_ray.data.raw import RawFile
+fetch([RawFile(path="a", urls=(sys.argv[1],), sha256=sys.argv[3])], Path(sys.argv[2]))
+"""
+
+
+def start(url: str, raw: Path, published: str = "") -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", KILLED, url, str(raw), published], stderr=subprocess.PIPE, text=True)
+
+
+def wait_until_there(path: Path, num_bytes: int) -> None:
+    end = time.monotonic() + 20
+    while not (path.exists() and path.stat().st_size >= num_bytes):
+        assert time.monotonic() < end, f"{path} does not grow"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("published", ["", sha256(CONTENT)])
+def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path, published: str) -> None:
+    url = server.add("a", CONTENT, Fault(hold_after=3 * HALF // 2))
+    with start(url, raw, published) as process:
+        wait_until_there(raw / "a.part", HALF)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not (raw / "a").exists()
+    there = (raw / "a.part").stat().st_size
+    assert HALF <= there < len(CONTENT)
+    file = RawFile(path="a", urls=(url,), sha256=published)
+    fetch([file], raw, patience=FAST)
+    assert (raw / "a").read_bytes() == CONTENT
+    last = server.gets("a")[-1]
+    assert (last.range, last.sent) == (f"bytes={there}-", len(CONTENT) - there)
+    assert verify([file], raw).intact == ["a"]
+    assert names(raw) == (["a"] if published else ["a", NAME])
+
+
+def test_two_processes_at_once_fetch_once(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(hold_after=HALF))
+    with start(url, raw) as first, start(url, raw) as second:
+        assert server.held.wait(20)
+        time.sleep(0.3)  # let the second come to the lock
+        server.go_on.set()
+        codes = [process.wait() for process in (first, second)]
+    assert codes == [0, 0]
+    assert (raw / "a").read_bytes() == CONTENT
+    # The held answer ends short; what one of them then asks for is the rest, and nothing is asked for twice.
+    assert sum(request.sent for request in server.gets("a")) < len(CONTENT) + 70_000
+
+
+def test_a_disk_too_small_is_told_before_anything_is_fetched(
+    server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [RawFile(path=name, urls=(server.add(name, CONTENT),)) for name in "ab"]
+    usage = SimpleNamespace(free=2 * len(CONTENT) - 1)
+    monkeypatch.setattr("orca_ray.data.cache.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="no space"):
+        fetch(files, raw, patience=FAST)
+    assert [request.method for request in server.log] == ["HEAD", "HEAD"]
+    fetch(files[:1], raw, patience=FAST)
+    archive = RawFile(path="c.zip", urls=(f"{server.url}/a",), unpacked="c")
+    with pytest.raises(UserError, match="no space"):  # unpacked, it takes more than it has
+        fetch([archive], raw, patience=FAST)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_told(server: Server, raw: Path) -> None:
+    raw.mkdir()
+    (raw / "a.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="no space left on the disk"):
+        fetch([RawFile(path="a", urls=(server.add("a", CONTENT),))], raw, patience=FAST)
+    assert not (raw / "a").exists()
+
+
+def test_a_file_without_an_address_must_be_put_there(server: Server, raw: Path) -> None:
+    files = [RawFile(path="sub/own.npy"), RawFile(path="a", urls=(server.add("a", CONTENT),))]
+    with pytest.raises(UserError, match=r"no address is known for 1 of the files") as caught:
+        fetch(files, raw, patience=FAST)
+    assert str(raw / "sub/own.npy") in str(caught.value)
+    assert server.log == []
+    (raw / "sub").mkdir(parents=True)
+    (raw / "sub/own.npy").write_bytes(OTHER)
+    fetch(files, raw, patience=FAST)
+    assert Pins(raw).read()["sub/own.npy"].sha256 == sha256(OTHER)
+
+
+def test_a_file_that_is_there_and_another_one_is_kept_and_told(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT)
+    get(raw, url)
+    (raw / "sub/a.npy").write_bytes(OTHER)
+    for again in (lambda: get(raw, url), lambda: verify([RawFile(path="sub/a.npy", urls=(url,))], raw)):
+        with pytest.raises(UserError, match=rf"sub/a.npy is not the file that is expected: sha256 is {sha256(OTHER)}"):
+            again()
+    assert (raw / "sub/a.npy").read_bytes() == OTHER
+    assert len(server.gets("a")) == 1
+
+
+def test_optional_files_may_fail(server: Server, raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = [
+        RawFile(path="a", urls=(server.add("a", CONTENT),)),
+        RawFile(path="sky", urls=(f"{server.url}/gone",), optional=True),
+        RawFile(path="own", optional=True),
+    ]
+    fetch(files, raw, patience=FAST)
+    assert names(raw) == ["a", NAME]
+    assert "going on without sky, which is optional" in caplog.text
+
+
+def test_one_failure_does_not_keep_the_others_and_all_are_told(server: Server, raw: Path) -> None:
+    files = [RawFile(path=name, urls=(f"{server.url}/{name}",)) for name in "abc"]
+    server.add("b", CONTENT)
+    with pytest.raises(UserError, match=r"(?s)a cannot be fetched.*404 Not Found.*c cannot be fetched"):
+        fetch(files, raw, patience=FAST, workers=1)
+    assert (raw / "b").read_bytes() == CONTENT
+
+
+def test_files_are_fetched_at_the_same_time(server: Server, raw: Path) -> None:
+    held = RawFile(path="a", urls=(server.add("a", CONTENT, Fault(hold_after=HALF)),))
+    free = RawFile(path="b", urls=(server.add("b", OTHER),))
+    worker = threading.Thread(target=fetch, args=([held, free], raw), kwargs={"workers": 2, "patience": FAST})
+    worker.start()
+    try:
+        assert server.held.wait(20)
+        wait_until_there(raw / "b", len(OTHER))
+        assert not (raw / "a").exists()
+    finally:
+        server.go_on.set()
+        worker.join()
+    assert (raw / "a").read_bytes() == CONTENT
+
+
+def test_progress_is_told_in_the_calling_thread(server: Server, raw: Path) -> None:
+    told: list[tuple[str, int]] = []
+    files = [RawFile(path=name, urls=(server.add(name, CONTENT),), num_bytes=len(CONTENT)) for name in "abc"]
+    fetch(files, raw, lambda line: told.append((line, threading.get_ident())), patience=FAST)
+    assert {thread for _, thread in told} == {threading.get_ident()}
+    for name in "abc":
+        assert any(line == f"fetching {name} (400.0 kB) from 127.0.0.1" for line, _ in told)
+        assert any(line.startswith(f"{name}: fetched, 400.0 kB in") for line, _ in told)
+    assert not [request for request in server.log if request.method == "HEAD"]  # sizes are known
+
+
+def test_an_interruption_leaves_parts_and_no_waiting(server: Server, raw: Path) -> None:
+    url = server.add("a", CONTENT, Fault(hold_after=HALF))
+
+    def interrupt(_: str) -> None:
+        assert server.held.wait(20)
+        wait_until_there(raw / "a.part", HALF - 70_000)
+        raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fetch([RawFile(path="a", urls=(url,), num_bytes=1)], raw, interrupt, patience=FAST)
+    assert time.monotonic() - begin < 4.0
+    server.go_on.set()
+    time.sleep(0.3)
+    assert len(server.gets("a")) == 1  # nobody goes on behind our back
+    assert not (raw / "a").exists()
+
+
+def archive(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"inside/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_archives_are_unpacked_and_may_go_then(server: Server, raw: Path) -> None:
+    file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(x=b"1", y=b"2")),), unpacked="inside/x")
+    fetch([file], raw, patience=FAST)
+    assert names(raw) == ["a.tar.gz", "inside/x", "inside/y", NAME]
+    (raw / "a.tar.gz").unlink()
+    fetch([file], raw, patience=FAST)
+    assert len(server.gets("a")) == 1
+    assert verify([file], raw).absent == ["a.tar.gz"]
+
+
+def test_an_archive_of_something_else_is_told(server: Server, raw: Path) -> None:
+    file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(y=b"2")),), unpacked="inside/x")
+    with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x"):
+        fetch([file], raw, patience=FAST)
+
+
+def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None:
+    raw.mkdir()
+    for name in "abc":
+        (raw / name).write_bytes(CONTENT)
+    files = [
+        RawFile(path="a", sha256=sha256(CONTENT)),
+        RawFile(path="b", md5=md5(CONTENT)),
+        RawFile(path="c"),
+        RawFile(path="d"),
+    ]
+    found = verify(files, raw)
+    assert (found.intact, found.first_seen, found.absent) == (["a", "b"], ["c"], ["d"])
+    assert verify(files, raw).intact == ["a", "b", "c"]
+    for name in "bc":
+        (raw / name).write_bytes(CONTENT[:-1])
+    with pytest.raises(
+        UserError, match=r"(?s)/b is not the file.*399999 bytes.*/c is not the file.*400000 bytes"
+    ) as caught:
+        verify(files, raw)
+    assert "pinned" in str(caught.value)
+
+
+def test_an_empty_file_is_a_file(server: Server, raw: Path) -> None:
+    get(raw, server.add("a", b""), sha256=sha256(b""))
+    assert (raw / "sub/a.npy").read_bytes() == b""
+
+
+def test_progress_of_a_large_file_is_a_line_a_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [0.0], list[str]()
+    monkeypatch.setattr("orca_ray.data.fetch.time.monotonic", lambda: now[0])
+    ticker = _Ticker("big.tar", told.append)
+    for second, done in ((0.0, 10), (0.5, 40), (2.0, 42), (2.5, 80), (4.0, 82), (5.0, 82)):
+        now[0] = second
+        ticker(done * 10**6, 1000 * 10**6)
+    now[0] = 15.0
+    ticker(90 * 10**6, None)  # of unknown length
+    assert told == [
+        "big.tar: 42 of 1000 MB, 16.0 MB/s",
+        "big.tar: 82 of 1000 MB, 18.0 MB/s",
+        "big.tar: 90 MB, 5.3 MB/s",
+    ]

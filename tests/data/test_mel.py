@@ -1,0 +1,90 @@
+"""Librosa is the judge; what it said once is written down, for where it is not installed."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from orca_ray.data.mel import log_mel
+from orca_ray.errors import UserError
+
+Waveform = npt.NDArray[np.float32]
+
+LIBROSA_BANDS, LIBROSA_FRAMES = slice(5, None, 18), slice(None, None, 20)
+LIBROSA = [
+    [33.620, -17.100, -19.218, -12.394, -0.624, -36.150],
+    [8.939, -11.612, -18.694, -9.082, -0.307, -36.150],
+    [-6.525, -12.966, 20.266, -5.097, 3.044, -36.150],
+    [2.842, -7.451, -3.856, -5.533, 38.181, -36.150],
+    [-6.462, -5.645, -6.699, -4.000, 2.743, -36.150],
+    [-1.019, -0.867, -3.796, -0.286, -0.557, -36.150],
+]
+"""Decibels of `chirp` by librosa 0.11: ``melspectrogram(sr=22050, n_fft=1920, win_length=661, hop_length=220,
+n_mels=96, htk=True, norm=None, pad_mode="reflect")``, then ``power_to_db``."""
+
+
+def chirp() -> Waveform:
+    """A second at 22,050 Hz: a rising tone under noise, then silence."""
+    time = np.arange(22050) / 22050
+    tone = 0.5 * np.sin(2 * np.pi * (200 + 2000 * time) * time)
+    noise = 0.01 * np.random.RandomState(0).standard_normal(len(time))
+    return np.where(time < 0.8, tone + noise, 0).astype(np.float32)
+
+
+def test_numbers_of_librosa() -> None:
+    found = log_mel(chirp())
+    assert found.shape == (96, 101)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[LIBROSA_BANDS, LIBROSA_FRAMES], LIBROSA, atol=6e-4)
+
+
+@pytest.mark.filterwarnings("ignore:n_fft=1920 is too large")
+@pytest.mark.parametrize(
+    ("sample_rate", "num_samples", "n_mels", "n_fft"),
+    [(22050, 22050, 96, 1920), (22050, 961, 96, 1920), (16000, 5001, 40, 1024), (8000, 3000, 20, 256)],
+)
+def test_librosa_itself(sample_rate: int, num_samples: int, n_mels: int, n_fft: int) -> None:
+    librosa = pytest.importorskip("librosa")
+    wave = np.random.RandomState(1).uniform(-1, 1, num_samples).astype(np.float32)
+    power = librosa.feature.melspectrogram(
+        y=wave,
+        sr=sample_rate,
+        n_fft=n_fft,
+        win_length=int(0.03 * sample_rate),
+        hop_length=int(0.01 * sample_rate),
+        n_mels=n_mels,
+        htk=True,
+        norm=None,
+        pad_mode="reflect",
+    )
+    found = log_mel(wave, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
+    np.testing.assert_allclose(found, librosa.power_to_db(power), atol=1e-3)
+    np.testing.assert_allclose(
+        log_mel(wave, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft, top_db=10.0),
+        librosa.power_to_db(power, top_db=10.0),
+        atol=1e-3,
+    )
+
+
+def test_a_tone_is_loudest_in_its_band() -> None:
+    time = np.arange(22050) / 22050
+    for hertz in (300.0, 1000.0, 5000.0):
+        band = int(log_mel(np.sin(2 * np.pi * hertz * time).astype(np.float32))[:, 50].argmax())
+        mel = 2595 * np.log10(1 + hertz / 700)
+        highest = 2595 * np.log10(1 + 11025 / 700)
+        assert abs(mel / highest * 97 - (band + 1)) <= 1
+
+
+def test_ten_times_the_amplitude_is_twenty_decibels() -> None:
+    quiet = log_mel(0.1 * chirp()[:12000])
+    np.testing.assert_allclose(log_mel(chirp()[:12000]), quiet + 20, atol=1e-3)
+
+
+def test_quieter_values_are_cut_off_below_the_loudest() -> None:
+    assert log_mel(chirp()).min() == pytest.approx(log_mel(chirp()).max() - 80, abs=1e-4)
+    assert log_mel(np.zeros(22050, np.float32)).tolist() == np.full((96, 101), -100.0).tolist()
+
+
+@pytest.mark.parametrize("shape", [(960,), (0,), (1, 22050)])
+def test_what_has_no_spectrogram(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"one channel of more than 960 samples, got shape"):
+        log_mel(np.zeros(shape, np.float32))

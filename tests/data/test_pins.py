@@ -1,0 +1,88 @@
+"""The lock file: shared by processes, never rewritten by itself, and refused when it is not one."""
+
+import hashlib
+import json
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_ray.data.pins import NAME, Pin, Pins
+from orca_ray.errors import UserError
+
+PIN = Pin("a" * 64, 3, "https://example.org/x")
+
+
+def test_pins_come_back_and_the_first_one_stays(tmp_path: Path) -> None:
+    pins = Pins(tmp_path / "raw")
+    assert pins.read() == {}
+    assert pins.add("x", PIN) == PIN
+    assert pins.add("x", Pin("b" * 64, 4)) == PIN
+    assert Pins(tmp_path / "raw").read() == {"x": PIN}
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    def add(number: int) -> None:
+        Pins(tmp_path).add(f"file{number}", Pin(hashlib.sha256(bytes([number])).hexdigest(), number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    assert {pin.num_bytes for pin in Pins(tmp_path).read().values()} == set(range(24))
+    assert not (tmp_path / f"{NAME}.tmp").exists()
+
+
+ENTRY = {"sha256": "a" * 64, "bytes": 1, "url": ""}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"version": 2, "files": {}}',
+        '{"version": 1}',
+        '{"version": 1, "files": []}',
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "sha256": "short"}}}),
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "bytes": "1"}}}),
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "bytes": -1}}}),
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "url": 1}}}),
+        json.dumps({"version": 1, "files": {"x": 5}}),
+        json.dumps({"version": 1, "files": {"x": ENTRY}})[:-5],
+    ],
+)
+def test_what_is_no_lock_file_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    (tmp_path / NAME).write_text(content)
+    for use in (Pins(tmp_path).read, lambda: Pins(tmp_path).add("y", PIN)):
+        with pytest.raises(UserError, match=rf"{NAME} is no lock file"):
+            use()
+    assert (tmp_path / NAME).read_text() == content
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["version", "files", "x"]), inner),
+    max_leaves=8,
+)
+
+
+@given(JSON | st.fixed_dictionaries({"version": st.just(1), "files": st.dictionaries(st.text(max_size=3), JSON)}))
+def test_any_json_is_read_or_refused(content: Any) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / NAME).write_text(json.dumps(content))
+        try:
+            pins = Pins(Path(directory)).read()
+        except UserError:
+            return
+        assert all(isinstance(pin, Pin) for pin in pins.values())
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / NAME).write_bytes(content)
+        with pytest.raises(UserError):
+            Pins(Path(directory)).read()

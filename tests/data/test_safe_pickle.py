@@ -1,0 +1,310 @@
+import contextlib
+import gzip
+import io
+import pickle
+import pickletools
+import struct
+from collections import OrderedDict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from orca_ray.data import safe_pickle
+from orca_ray.data.archives import open_gzip
+from orca_ray.errors import UserError
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+_numbers = st.booleans() | st.integers() | st.floats() | st.complex_numbers()
+_leaves = st.none() | _numbers | st.text() | st.binary()
+_keys = _leaves | st.tuples(_leaves, _leaves)
+_dtypes = st.one_of(
+    st_numpy.boolean_dtypes(),
+    st_numpy.integer_dtypes(),
+    st_numpy.unsigned_integer_dtypes(),
+    st_numpy.floating_dtypes(),
+    st_numpy.complex_number_dtypes(),
+    st_numpy.byte_string_dtypes(max_len=4),
+    st_numpy.unicode_string_dtypes(max_len=4),
+)
+_shapes = st_numpy.array_shapes(min_dims=0, min_side=0, max_side=3)
+_arrays = st_numpy.arrays(_dtypes, _shapes) | st_numpy.arrays(_dtypes, _shapes).map(np.transpose)
+_scalars = st_numpy.arrays(_dtypes, ()).map(lambda array: array[()])
+_objects = st_numpy.arrays(np.dtype("O"), _shapes, elements=_leaves | _arrays)
+_plain = st.recursive(
+    _leaves | _arrays | _scalars | _objects | st.binary().map(bytearray),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(_keys, inner, max_size=4),
+        st.sets(_keys, max_size=4),
+        st.frozensets(_keys, max_size=4),
+    ),
+    max_leaves=8,
+)
+
+
+def loads(content: bytes, encoding: str = "latin1") -> Any:
+    return safe_pickle.load(io.BytesIO(content), "toy.pkl", encoding=encoding)
+
+
+def described(value: Any) -> Any:
+    """What is equal for equal values of equal types, NaN included."""
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        return ("objects", value.shape, [described(each) for each in value.ravel()])
+    if isinstance(value, np.ndarray | np.generic):
+        native = value.dtype.newbyteorder("=")
+        return (type(value).__name__, native.str, value.shape, np.asarray(value).astype(native).tobytes())
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, [described(each) for each in value])
+    if isinstance(value, dict):
+        return ("dict", [(described(key), described(each)) for key, each in value.items()])
+    if isinstance(value, set | frozenset):
+        return (type(value).__name__, sorted(repr(each) for each in value))
+    return (type(value).__name__, repr(value))
+
+
+@given(_plain, st.sampled_from(PROTOCOLS))
+def test_plain_data_comes_out_as_it_went_in(value: Any, protocol: int) -> None:
+    content = pickle.dumps(value, protocol)
+    assert described(loads(content)) == described(pickle.loads(content))
+
+
+@pytest.mark.parametrize("protocol", range(4))  # from 4 on, lengths of names are part of the pickle
+def test_numpy_one_names_its_modules_otherwise(protocol: int) -> None:
+    value = {"data": np.arange(6.0).reshape(2, 3), "one": np.float32(2.5)}
+    content = pickle.dumps(value, protocol)
+    renamed = content.replace(b"numpy._core.", b"numpy.core.")
+    assert renamed != content
+    assert described(loads(renamed)) == described(loads(content)) == described(value)
+
+
+PYTHON_2 = (
+    b"\x80\x02}q\x00U\x04dataq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85q\x04"
+    b"U\x01bq\x05\x87q\x06Rq\x07(K\x01K\x01K\x03\x86q\x08cnumpy\ndtype\nq\tU\x02u1q\nK\x00K\x01\x87q\x0bRq\x0c"
+    b"(K\x03U\x01|q\rNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x0eb\x89U\x03\x00\x80\xffq\x0ftq\x10bs."
+)
+"""``{"data": np.array([[0, 128, 255]], np.uint8)}`` as Python 2.7 and numpy 1.16 write it with protocol 2."""
+
+
+@pytest.mark.parametrize(("encoding", "key"), [("latin1", "data"), ("bytes", b"data")])
+def test_pickles_of_python_2(encoding: str, key: object) -> None:
+    (found,) = loads(PYTHON_2, encoding).items()
+    assert found[0] == key
+    assert found[1].tolist() == [[0, 128, 255]]
+    assert found[1].dtype == np.uint8
+
+
+def test_what_is_shared_stays_shared() -> None:
+    row = [np.zeros(2)]
+    first, second = loads(pickle.dumps([row, row]))
+    assert first is second
+
+
+class _Runs:
+    """What a hostile file holds: loading it calls a function."""
+
+    def __init__(self, call: Any, *args: Any) -> None:
+        self._call, self._args = call, args
+
+    def __reduce__(self) -> Any:
+        return self._call, self._args
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_hostile_global_is_named_and_not_called(protocol: int, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    content = pickle.dumps({"data": [_Runs(exec, f"open({str(marker)!r}, 'w')")]}, protocol)
+    with pytest.raises(UserError, match=r"toy\.pkl: it asks for '(builtins|__builtin__)\.exec', which is refused"):
+        loads(content)
+    assert not marker.exists()
+    pickle.loads(content)
+    assert marker.exists()
+
+
+_names = st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8}){0,2}", fullmatch=True)
+
+
+@given(_names | st.sampled_from(["os", "numpy", "builtins", "numpy.core.multiarray"]), _names)
+def test_any_other_global_is_refused_by_name(module: str, name: str) -> None:
+    known = {"set", "frozenset", "bytes", "bytearray", "complex", "ndarray", "dtype", "_reconstruct", "scalar"}
+    if name in known:
+        return
+    for content in (
+        f"c{module}\n{name}\n)R.".encode(),
+        f"(i{module}\n{name}\n.".encode(),
+        f"(c{module}\n{name}\no.".encode(),
+        b"\x80\x04\x8c%c%s\x8c%c%s\x93)R." % (len(module), module.encode(), len(name), name.encode()),
+    ):
+        with pytest.raises(UserError, match=f"'{module}.{name}'"):
+            loads(content)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (OrderedDict(a=1), r"collections\.OrderedDict"),
+        (Fraction(1, 2), r"fractions\.Fraction"),
+        (np.float32, r"numpy\.float32"),
+        (np.dtype("f8"), "holds PickledType itself"),
+        (np.ndarray, r"holds numpy\.ndarray itself"),
+        (np.ma.masked_array([1], [True]), r"numpy\.ma"),
+        (np.array([1], "M8[s]"), "array of type 'M8'"),
+        (np.zeros(1, [("a", "i4")]), "array of type 'V4'"),
+        (np.array([OrderedDict()], dtype=object), r"collections\.OrderedDict"),
+        ({((1, 2), 3): 4}, "a tuple within a key"),
+        ({frozenset([1]): 2}, "a frozenset within a key"),
+    ],
+)
+def test_what_is_not_plain_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        loads(pickle.dumps(value))
+
+
+TYPE = b"cnumpy\ndtype\n(S'%s'\nI0\nI1\ntR"
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a whole pickle"),
+        (b"Pid\n.", "a persistent id"),
+        (b"NQ.", "a persistent id"),
+        (b"\x82\x01.", "a registered extension"),
+        (b"\x80\x05\x97.", "a buffer outside the file"),
+        (b"c__builtin__\nset\n)\x81.", "built by its class"),
+        (b"cnumpy\nndarray\n(I5\ntR.", r"calls numpy\.ndarray"),
+        (b"cnumpy\ndtype\n(dS'__call__'\nNsb.", r"changes numpy\.dtype"),
+        (b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.", "other than text in latin1"),
+        (b"c__builtin__\nbytes\n(I99999999999\ntR.", "makes bytes of something"),
+        (b"c__builtin__\nbytearray\n(I99999999999\ntR.", "makes a bytearray of something"),
+        (b"c__builtin__\nset\n(S'abc'\ntR.", "other than a list"),
+        (ARRAY + b".", "without a state"),
+        (ARRAY + b"(I1\n(I2\nt" + TYPE % b"f8" + b"I00\nS'1234'\ntb.", "expected 16 bytes, found 4"),
+        (ARRAY + b"(I1\n(I-2\nt" + TYPE % b"f8" + b"I00\nS''\ntb.", "impossible shape"),
+        (ARRAY + b"(I1\n(I2\nt" + TYPE % b"O8" + b"I00\n(lNatb.", "whose items are not as many"),
+        (ARRAY + b"(I1\n(I1\nt" + TYPE % b"O8" + b"I00\nS'12345678'\ntb.", "whose items are not as many"),
+        (ARRAY + b"(I1\n(I1\nt" + TYPE % b"V8" + b"I00\nS'12345678'\ntb.", "array of type 'V8'"),
+        (ARRAY + b"(I1\n(I1\nt" + TYPE % b"U1" + b"I00\nS'\\xff\\xff\\xff\\xff'\ntb.", "impossible characters"),
+        (TYPE % b"f8" + b"(I3\nS'<'\nN(S'a'\ntNtb.", "type with fields"),
+        (b"]" * 100_000 + b"a" * 99_999 + b".", "nested more than 64 deep"),
+        (b"]q\x00h\x00a.", "holds itself"),
+        (b"}N" + b"\x85" * 100_000 + b"Ns.", "a tuple within a key"),
+        (b"N..", "more bytes after its end"),
+    ],
+)
+def test_a_forged_pickle_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        loads(content)
+
+
+def test_a_type_cannot_claim_to_hold_no_objects() -> None:
+    """Numpy follows the flags of a pickled type, and then takes bytes of the file for the addresses of objects."""
+    objects = np.zeros(1, [("a", "O")])
+    with pytest.raises(UserError, match="array of type 'V8'"):
+        loads(pickle.dumps(objects))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",  # a bytearray
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".",  # bytes
+        b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b".",  # a frame
+        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",  # a long number
+    ],
+)
+def test_a_size_that_the_file_does_not_have_is_not_allocated(content: bytes) -> None:
+    with pytest.raises(UserError, match="a whole pickle"):
+        loads(content)
+
+
+def test_a_memo_of_two_billion_entries_takes_no_memory() -> None:
+    assert loads(b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".") is None
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        b"c_codecs\nencode\n(h\x00S'latin1'\ntR0",
+        b"c__builtin__\nbytearray\n(h\x00S'latin1'\ntR0",
+        b"c__builtin__\nset\n(h\x01tR0",
+    ],
+)
+def test_copies_without_end_are_refused(repeated: bytes) -> None:
+    text = b"X" + struct.pack("<I", 10_000) + b"a" * 10_000 + b"q\x00"
+    items = b"(" + b"K\x01" * 10_000 + b"lq\x01"
+    with pytest.raises(UserError, match="unfolds into more than 4 times its size"):
+        loads(text + items + repeated * 1000 + b"N.")
+
+
+def test_lists_that_share_a_billion_times_are_read_at_once() -> None:
+    value: list[Any] = []
+    for _ in range(30):
+        value = [value] * 2
+    assert len(loads(pickle.dumps(value))) == 2
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_plain_or_refused(content: bytes) -> None:
+    with contextlib.suppress(UserError):
+        described(loads(content))
+
+
+_opcodes = st.sampled_from([opcode.code.encode("latin1") for opcode in pickletools.opcodes])
+_snippets = _opcodes | st.sampled_from(
+    [ARRAY, TYPE % b"f8", TYPE % b"O8", b"(I1\n(I1\nt", b"K\x01", b"h\x00", b"q\x00", b"S'12345678'\n", b"I00\n", b"tb"]
+)
+
+
+@settings(max_examples=400)
+@given(st.lists(_snippets, max_size=25))
+def test_random_opcodes_are_plain_or_refused(snippets: list[bytes]) -> None:
+    with contextlib.suppress(UserError):
+        loads(b"".join(snippets) + b".")
+
+
+WHOLE = pickle.dumps({"data": np.array([np.arange(4.0), np.ones(2)], dtype=object), "label": ["N", "A"]}, 2)
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_plain_or_refused(position: int, change: int) -> None:
+    content = bytearray(WHOLE)
+    content[position] ^= change
+    with contextlib.suppress(UserError):
+        loads(bytes(content))
+
+
+def test_a_file_cut_anywhere_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "challenge2017.pkl"
+    for end in range(len(WHOLE)):
+        path.write_bytes(WHOLE[:end])
+        with pytest.raises(UserError, match=r"challenge2017\.pkl \(ECG records\): .*fetch the file again"):
+            safe_pickle.load(path, "ECG records")
+    path.write_bytes(WHOLE)
+    assert safe_pickle.load(path, "ECG records")["label"] == ["N", "A"]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*absent"):
+        safe_pickle.load(tmp_path / "absent.pkl", "records")
+
+
+def test_the_checksum_behind_the_pickle_is_verified(tmp_path: Path) -> None:
+    """The pickle is over before the checksum of its gzip file comes."""
+    path = tmp_path / "s2.gz"
+    content = bytearray(gzip.compress(pickle.dumps({"images": np.zeros(50_000, np.uint8)}), mtime=0))
+    path.write_bytes(content)
+    with open_gzip(path) as stream:
+        assert safe_pickle.load(stream, str(path))["images"].shape == (50_000,)
+    content[-8] ^= 1
+    path.write_bytes(content)
+    with open_gzip(path) as stream, pytest.raises(UserError, match=r"s2\.gz: expected a whole gzip file.*CRC"):
+        safe_pickle.load(stream, str(path))

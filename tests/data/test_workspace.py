@@ -1,0 +1,149 @@
+"""Builds that fill arrays on the disk, stop half-way and go on."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orca_ray.data import prepared
+from orca_ray.data.pairwise import PairwiseRows
+from orca_ray.data.prepared import Arrays
+from orca_ray.data.protocol import under_protocol
+from orca_ray.data.rows import JoinedRows
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Counting:
+    """Fills train_x in batches of two, and stops before item ``stop``."""
+
+    def __init__(self, stop: int | None = None, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.stop, self.error = stop, error
+        self.filled: list[int] = []
+
+    def __call__(self, workspace: Workspace) -> Arrays:
+        x = workspace.array("train_x", (6, 2, 3))
+        for part in workspace.batches("train", 6, 2, x):
+            for item in range(6)[part]:
+                if item == self.stop:
+                    raise self.error("stopped")
+                self.filled.append(item)
+                x[item] = item + 1
+        return {"train_x": x, **_others()}
+
+
+def _others() -> dict[str, Array]:
+    x, y = np.ones((4, 2, 3), np.float32), np.arange(4, dtype=np.int64)
+    return {"train_y": np.arange(6, dtype=np.int64), "validation_x": x, "validation_y": y, "test_x": x, "test_y": y}
+
+
+def _prepare(build: prepared.Build, identity: str = "") -> prepared.PreparedData:
+    return prepared.prepare("big/toy", prepared.directory_of("big/toy", 1), build, identity=identity)
+
+
+def _left() -> list[str]:
+    return sorted(os.listdir(prepared.directory_of("big/toy", 1).parent))
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped() -> None:
+    first, second = Counting(stop=4), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(first)
+    data = _prepare(second)
+    assert (first.filled, second.filled) == ([0, 1, 2, 3], [4, 5])
+    np.testing.assert_array_equal(np.asarray(data.train.x)[:, 0, 0], np.arange(1, 7))
+    assert _left() == ["1", "1.lock"]
+    assert sorted(path.name for path in data.directory.iterdir()) == sorted(
+        ["meta.json", *(f"{key}.npy" for key in prepared.REQUIRED)]
+    )
+    prepared.verify(data)
+
+
+def test_other_raw_files_begin_anew() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(Counting(stop=4), "raw of yesterday")
+    again = Counting()
+    _prepare(again, "raw of today")
+    assert again.filled == list(range(6))
+
+
+def test_bad_input_leaves_nothing_behind() -> None:
+    with pytest.raises(UserError, match="stopped"):
+        _prepare(Counting(stop=4, error=UserError))
+    assert _left() == ["1.lock"]
+
+
+def test_a_killed_build_goes_on_too(cache_home: Path) -> None:
+    code = """
+import os, signal
+from tests.data.test_workspace import Counting, _prepare
+class Killed(Counting):
+    def __call__(self, workspace):
+        self.error = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(workspace)
+_prepare(Killed(stop=4))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    second = Counting()
+    _prepare(second)
+    assert second.filled == [4, 5]
+
+
+def test_a_filled_array_is_moved_and_its_fingerprint_is_that_of_its_values() -> None:
+    arrays: Mapping[str, Array] = {
+        "train_x": np.repeat(np.arange(1, 7, dtype=np.float32), 6).reshape(6, 2, 3),
+        **_others(),
+    }
+    assert _prepare(Counting()).fingerprint == prepared.fingerprint(arrays)
+
+
+def test_an_array_of_another_shape_is_made_anew(tmp_path: Path) -> None:
+    workspace = Workspace("big/toy", tmp_path, tmp_path)
+    workspace.array("train_x", (2, 3))[:] = 1
+    assert workspace.array("train_x", (2, 4)).sum() == 0
+
+
+def test_a_missing_raw_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    workspace = Workspace("big/toy", tmp_path / "raw", tmp_path)
+    with pytest.raises(UserError, match=r"raw file a/b\.npy is not in .*raw; run 'orca-sweep data fetch big/toy'"):
+        workspace.file("a/b.npy")
+    assert workspace.optional("a/b.npy") is None
+
+
+def _pairwise(num: int, seed: int) -> tuple[PairwiseRows, Array]:
+    generator = np.random.default_rng(seed)
+    positions = generator.normal(size=(num, 3, 5)).astype(np.float32)
+    pairs = generator.normal(size=(num, 2, 5, 5)).astype(np.float32)
+    ones = np.ones((5, 5), np.float32)
+    tiled = [np.concatenate([f[:, :, None] * ones, f[:, None, :] * ones]) for f in positions]
+    return PairwiseRows({"positions": positions, "pairs": pairs}), np.concatenate([tiled, pairs], axis=1)
+
+
+def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
+    rows, whole = _pairwise(6, 0)
+    others, _ = _pairwise(4, 1)
+    arrays: Arrays = {**_others(), "train_x": rows, "validation_x": others, "test_x": others}
+    data = _prepare(lambda _: arrays)
+    assert data.train.x.shape == (6, 8, 5, 5)
+    for part in (slice(1, 4), np.array([5, 0, 2])):
+        np.testing.assert_array_equal(data.train.x[part], whole[part])
+    assert (data.directory / "train_x.pairs.npy").is_file()
+    assert data.fingerprint == prepared.fingerprint(arrays)
+    prepared.verify(data)
+    joined = under_protocol(data, "paper").train.x
+    assert isinstance(joined, JoinedRows)
+    np.testing.assert_array_equal(joined[np.array([9, 0, 6])], np.stack([others[3:4][0], whole[0], others[0:1][0]]))
+
+
+def test_groups_are_kept() -> None:
+    group = np.array([0, 0, 1, 1])
+    data = _prepare(lambda _: {"train_x": np.ones((6, 2, 3), np.float32), **_others(), "test_group": group})
+    assert data.train.group is None
+    np.testing.assert_array_equal(data.test.group, group)
