@@ -1,14 +1,44 @@
-"""Training losses by name, means over the batch [B]. Dense and scalar predictions arrive in the target's units."""
+"""Training losses by name. Dense and scalar predictions arrive in the target's units.
 
+Every loss is a mean over the samples of a batch [B], of terms that depend on nothing else in the batch. So a step has
+one gradient, however it is split into passes that are weighted by their share of its samples.
+"""
+
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from orca_ray.errors import unknown_name
+from orca_ray.data.target import Target
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.tasks.dense_metrics import IGNORED
 
+Array = npt.NDArray[Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
+"""Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
+LossFactory = Callable[[Array, Target, torch.device], Loss]
+"""Makes a loss from the training targets [N, ...], of which it may hold statistics, on a device."""
+
+FOCAL_FLOOR = 1e-9
+"""What the reference adds to a probability before its logarithm."""
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """One loss."""
+
+    name: str
+    definition: str
+    """What it is, in words."""
+    source: str
+    """Who defined it, or whose convention it is."""
+    make: LossFactory
 
 
 def cross_entropy(logits_BK: Tensor, y_B: Tensor) -> Tensor:
@@ -16,15 +46,78 @@ def cross_entropy(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     return functional.cross_entropy(logits_BK, y_B)
 
 
+def weighted_cross_entropy(train_y: Array, target: Target, device: torch.device) -> Loss:
+    """Make the cross-entropy whose classes weigh alike: w_c = N / (K n_c) for n_c of N training samples, K classes.
+
+    The mean is over samples. torch's own weighted mean, which the reference uses, divides by the weights of the batch
+    at hand instead, whose mean over the training split is 1: over the whole split both are equal, but torch's gradient
+    depends on how samples are put together.
+
+    Raises:
+        UserError: a class has no training sample, so that its weight would be infinite.
+    """
+    counts = np.bincount(np.asarray(train_y), minlength=target.size)
+    if len(absent := np.flatnonzero(counts == 0)) > 0:
+        raise UserError(
+            f"weights of inverse class frequency need every class among the training targets; {len(absent)} of "
+            f"{target.size} are not there, the first of them class {absent[0]}"
+        )
+    weights_K = torch.tensor(len(train_y) / (len(counts) * counts), dtype=torch.float32, device=device)
+
+    def loss(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+        return (weights_K[y_B] * functional.cross_entropy(logits_BK, y_B, reduction="none")).mean()
+
+    return loss
+
+
+def softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Return the mean focal loss with alpha 1 and gamma 0: −log(p + 1e-9), p the softmax probability of the class.
+
+    The floor bounds a sample's loss by 20.7, and takes the gradient from samples that are as wrong as that.
+    """
+    log_p_B = functional.log_softmax(logits_BK, dim=1).gather(1, y_B[:, None])
+    return -torch.logaddexp(log_p_B, log_p_B.new_full((), math.log(FOCAL_FLOOR))).mean()
+
+
 def bce(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
     """Return the mean binary cross-entropy of labels ``y_BK`` (0 or 1, float), over samples and labels."""
     return functional.binary_cross_entropy_with_logits(logits_BK, y_BK)
+
+
+def bce_pos4(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
+    """Return `bce` with the terms of the labels that are set times 4."""
+    return functional.binary_cross_entropy_with_logits(logits_BK, y_BK, pos_weight=logits_BK.new_full((), 4.0))
+
+
+def bce_pos10(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
+    """Return `bce` with the terms of the labels that are set times 10."""
+    return functional.binary_cross_entropy_with_logits(logits_BK, y_BK, pos_weight=logits_BK.new_full((), 10.0))
+
+
+def masked_bce(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy over all pixels of masks of 0, 1 and `IGNORED`.
+
+    Ignored pixels count as logit 0, where the loss is log 2 whatever the target, and have no gradient.
+    """
+    _same_shape(logits, y)
+    return functional.binary_cross_entropy_with_logits(torch.where(y == IGNORED, 0.0, logits), y)
 
 
 def mse(predictions: Tensor, y: Tensor) -> Tensor:
     """Return the mean squared error over all values."""
     _same_shape(predictions, y)
     return functional.mse_loss(predictions, y)
+
+
+def rmse(predictions: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over samples of the root mean squared error over a sample's values.
+
+    The gradient is zero, not NaN, for a sample that is met exactly.
+    """
+    _same_shape(predictions, y)
+    difference_BD = (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
+    norm_B: Tensor = torch.linalg.vector_norm(difference_BD, dim=1)
+    return norm_B.mean() / math.sqrt(difference_BD.shape[1])
 
 
 def relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
@@ -44,16 +137,44 @@ def _same_shape(predictions: Tensor, y: Tensor) -> None:
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 
 
-LOSSES: Mapping[str, Loss] = {
-    "cross_entropy": cross_entropy,
-    "bce": bce,
-    "mse": mse,
-    "relative_l2": relative_l2,
-    "nrmse": relative_l2,
-}
+def _plain(loss: Loss) -> LossFactory:
+    return lambda train_y, target, device: loss
 
 
-def get_loss(name: str) -> Loss:
+_REFERENCE = "the reference implementation of ORCA (Shen et al., 2023)"
+_RELATIVE = "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂"
+_ALL = (
+    TrainingLoss("cross_entropy", "mean of −log p of a sample's class", "textbook", _plain(cross_entropy)),
+    TrainingLoss(
+        "weighted_cross_entropy",
+        "mean of −log p of a sample's class over the number of classes and the class's share of the training split",
+        f"{_REFERENCE} for tabular tasks, there normalised batch by batch",
+        weighted_cross_entropy,
+    ),
+    TrainingLoss(
+        "softmax_focal",
+        "mean of −log(p + 1e-9) of a sample's class: focal loss with alpha 1 and gamma 0",
+        f"Lin et al., 2017; with these constants {_REFERENCE}",
+        _plain(softmax_focal),
+    ),
+    TrainingLoss("bce", "mean binary cross-entropy over samples and labels", "textbook", _plain(bce)),
+    TrainingLoss("bce_pos4", "bce, labels that are set weighing 4", f"{_REFERENCE} for DeepSEA", _plain(bce_pos4)),
+    TrainingLoss("bce_pos10", "bce, labels that are set weighing 10", f"{_REFERENCE} for FSD50K", _plain(bce_pos10)),
+    TrainingLoss(
+        "masked_bce",
+        "mean binary cross-entropy over pixels, of which ignored ones (target −1) count as logit 0 and target 0",
+        f"deepCR (Zhang and Bloom, 2020); the masking as {_REFERENCE}",
+        _plain(masked_bce),
+    ),
+    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(mse)),
+    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(rmse)),
+    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(relative_l2)),
+    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(relative_l2)),
+)
+LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
+
+
+def get_loss(name: str) -> TrainingLoss:
     """Return a loss by name; raises :class:`UserError` naming the nearest one."""
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)

@@ -11,18 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.tasks import dense_metrics
+from orca_ray.tasks.ranking import area_under_roc
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: ``definition`` says it in words, ``function`` computes it from float64 predictions and targets."""
+    """One metric, lower is better."""
 
     name: str
     title: str
     definition: str
+    """What it is, in words."""
+    source: str
+    """Who defined it, or whose convention it is."""
     function: Callable[[Array, Array], float]
+    """Computes it from float64 predictions and targets."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
         """Score a whole split: ``predictions`` [N, *output_shape] against ``targets`` [N, ...], lower is better.
@@ -43,13 +49,13 @@ def _error(logits_NK: Array, y_N: Array) -> float:
 
 def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
     if y.ndim == 2:
-        return 1 - _mean_over_labels(_auroc, logits_NK, y)
+        return 1 - _mean_over_labels(area_under_roc, logits_NK, y)
     num_classes = logits_NK.shape[1]
     present = np.unique(y)
     if len(present) < num_classes:
         raise UserError(f"AUROC needs every class in the split; {len(present)} of {num_classes} are there")
     if num_classes == 2:
-        return 1 - _auroc(logits_NK[:, 1] - logits_NK[:, 0], y)
+        return 1 - area_under_roc(logits_NK[:, 1] - logits_NK[:, 0], y)
     return 1 - _one_versus_one(_log_odds(logits_NK), y, num_classes)
 
 
@@ -60,7 +66,7 @@ def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
         for j in range(num_classes):
             if i != j:
                 chosen = (y_N == i) | (y_N == j)
-                areas.append(_auroc(scores_NK[chosen, i], y_N[chosen] == i))
+                areas.append(area_under_roc(scores_NK[chosen, i], y_N[chosen] == i))
     return float(np.mean(areas))
 
 
@@ -70,12 +76,6 @@ def _log_odds(logits_NK: Array) -> Array:
     for k in range(logits_NK.shape[1]):
         odds[:, k] = logits_NK[:, k] - np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1)
     return odds
-
-
-def _auroc(scores_N: Array, positive_N: Array) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive_N, scores_N))
 
 
 def _average_precision(scores_N: Array, positive_N: Array) -> float:
@@ -124,26 +124,100 @@ def _one_minus_r2(predictions: Array, y: Array) -> float:
 
 
 def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
-    if predictions.shape != y.shape:  # broadcasting would score nonsense
-        raise ValueError(f"predictions have shape {predictions.shape}, targets {y.shape}")
+    dense_metrics.refuse_other_shape(predictions, y)
     return predictions.reshape(len(y), -1), y.astype(np.float64).reshape(len(y), -1)
 
 
 _ALL = (
-    Metric("error", "0-1 error", "share of samples whose largest logit is not their class", _error),
+    Metric(
+        "error",
+        "0-1 error",
+        "share of samples whose largest logit is not their class",
+        "NAS-Bench-360 (Tu et al., 2022)",
+        _error,
+    ),
     Metric(
         "one_minus_auroc",
         "1 − AUROC",
-        "1 − area under the ROC curve; over two classes the macro one-versus-one mean of Hand and Till (2001), "
-        "over labels the mean of those with both outcomes",
+        "1 − area under the ROC curve of the logits; over two classes the macro one-versus-one mean, over labels the "
+        "mean of those with both outcomes",
+        "Hand and Till (2001), equation 7; over labels NAS-Bench-360",
         _one_minus_auroc,
     ),
-    Metric("one_minus_macro_f1", "1 − macro F1", "1 − unweighted mean of the classes' F1", _one_minus_macro_f1),
-    Metric("one_minus_map", "1 − mAP", "1 − mean over labels of average precision", _one_minus_map),
-    Metric("relative_l2", "relative L2", "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂ (Li et al., 2021)", _relative_l2),
-    Metric("nrmse", "nRMSE", "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂ (PDEBench, 2022)", _relative_l2),
-    Metric("rmse", "RMSE", "square root of the mean squared error over all values", _rmse),
-    Metric("one_minus_r2", "1 − R²", "squared error over the targets' variance", _one_minus_r2),
+    Metric(
+        "one_minus_macro_f1",
+        "1 − macro F1",
+        "1 − unweighted mean of the classes' F1",
+        "PhysioNet/CinC challenge (Clifford et al., 2017), there without the class of noise",
+        _one_minus_macro_f1,
+    ),
+    Metric(
+        "one_minus_map",
+        "1 − mAP",
+        "1 − mean over labels of average precision, ranked by logits; labels with one outcome only are left out",
+        "FSD50K (Fonseca et al., 2022)",
+        _one_minus_map,
+    ),
+    Metric(
+        "cosmic_one_minus_auroc",
+        "1 − AUROC",
+        "1 − area under the ROC curve of the logits of all pixels; ignored ones count as logit 0 outside of the mask",
+        "deepCR (Zhang and Bloom, 2020), whose curve is over thresholds; ignored pixels as the reference of ORCA",
+        dense_metrics.one_minus_mask_auroc,
+    ),
+    Metric(
+        "cosmic_one_minus_auroc_thresholded",
+        "1 − AUROC of the mask",
+        "half the sum of the false-negative and the false-positive rate of the mask that logits above 0 give, over all "
+        "pixels; ignored ones are true negatives",
+        "the reference implementation of ORCA (Shen et al., 2023)",
+        dense_metrics.one_minus_thresholded_auroc,
+    ),
+    Metric(
+        "false_negative_rate",
+        "false-negative rate",
+        "share of the masks' pixels whose logit is not above 0, ignored ones left out",
+        "NAS-Bench-360 (Tu et al., 2022)",
+        dense_metrics.false_negative_rate,
+    ),
+    Metric(
+        "mae_lr_d8",
+        "MAE₈",
+        "mean over proteins of the mean absolute error, in ångström, of pairs at most 8 Å apart and at least 24 "
+        "residues along the sequence, predicted by the mean of both triangles",
+        "PDNET (Adhikari, 2020)",
+        dense_metrics.long_range_contact_error,
+    ),
+    Metric(
+        "mae_lr_d8_reference",
+        "MAE₈ as published",
+        "MAE₈ with the lower triangle at weight ¾, predictions lifted to 0.01 Å, and every protein cut to the length "
+        "of the first one",
+        "the reference implementation of ORCA (Shen et al., 2023) at its evaluation batch size of 1",
+        dense_metrics.long_range_contact_error_reference,
+    ),
+    Metric(
+        "relative_l2",
+        "relative L2",
+        "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂",
+        "Fourier neural operator (Li et al., 2021)",
+        _relative_l2,
+    ),
+    Metric("nrmse", "nRMSE", "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂", "PDEBench (Takamoto et al., 2022)", _relative_l2),
+    Metric(
+        "rmse",
+        "RMSE",
+        "square root of the mean squared error over all values of the split",
+        "textbook",
+        _rmse,
+    ),
+    Metric(
+        "one_minus_r2",
+        "1 − R²",
+        "squared error over the targets' variance",
+        "Wright (1921), coefficient of determination",
+        _one_minus_r2,
+    ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 

@@ -1,62 +1,195 @@
+"""Losses: cases computed by hand, what every loss must be, and the reference's own where a checkout is there."""
+
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from orca_ray.data.target import Target
 from orca_ray.errors import UserError
-from orca_ray.tasks.losses import LOSSES, get_loss
+from orca_ray.tasks.dense_metrics import IGNORED
+from orca_ray.tasks.losses import LOSSES, Loss, get_loss
 from orca_ray.tasks.metrics import get_metric
+
+from .reference_utils import needs_reference, reference
+
+CPU = torch.device("cpu")
+TRAIN_Y = np.array([0, 0, 0, 0, 1, 1, 2, 3])
+CLASSES = Target("classes", size=4)
+
+
+def _loss(name: str) -> Loss:
+    """Make a loss for four classes, of training frequencies ½, ¼, ⅛ and ⅛."""
+    return get_loss(name).make(TRAIN_Y, CLASSES, CPU)
 
 
 def _inputs(name: str) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     predictions = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    if name == "cross_entropy":
+    other = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    if name in ("cross_entropy", "weighted_cross_entropy", "softmax_focal"):
         return predictions, torch.tensor([0, 1, 2, 3, 0])
-    if name == "bce":
-        return predictions, (torch.randn(5, 4, generator=generator, dtype=torch.float64) > 0).double()
-    return predictions, torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    if name == "masked_bce":
+        return predictions, torch.where(other.abs() < 0.5, IGNORED, (other > 0).double())
+    return predictions, (other > 0).double() if "bce" in name else other
 
 
 @pytest.mark.parametrize("name", LOSSES)
 class TestEveryLoss:
     def test_it_is_the_mean_of_the_samples_losses(self, name: str) -> None:
         predictions, y = _inputs(name)
-        loss = get_loss(name)
+        loss = _loss(name)
         each = torch.stack([loss(predictions[i : i + 1], y[i : i + 1]) for i in range(5)])
         torch.testing.assert_close(loss(predictions, y), each.mean())
 
     def test_its_gradient_agrees_with_finite_differences(self, name: str) -> None:
         predictions, y = _inputs(name)
-        assert torch.autograd.gradcheck(lambda p: get_loss(name)(p, y), predictions.requires_grad_())
+        assert torch.autograd.gradcheck(lambda p: _loss(name)(p, y), predictions.requires_grad_())
+
+    def test_it_has_a_finite_gradient_far_out(self, name: str) -> None:
+        predictions, y = _inputs(name)
+        far = (1e4 * predictions).float().requires_grad_()
+        loss = _loss(name)(far, y if y.dtype == torch.int64 else y.float())
+        (gradient,) = torch.autograd.grad(loss, far)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+
+    def test_its_name_definition_and_source_are_there(self, name: str) -> None:
+        loss = get_loss(name)
+        assert loss.name == name
+        assert len(loss.definition) > 20
+        assert loss.source
 
 
 @pytest.mark.parametrize("name", ["relative_l2", "nrmse"])
 def test_relative_losses_are_their_metrics(name: str) -> None:
     predictions, y = _inputs(name)
     metric = get_metric(name).compute(predictions.numpy(), y.numpy())
-    assert get_loss(name)(predictions, y).item() == pytest.approx(metric)
+    assert _loss(name)(predictions, y).item() == pytest.approx(metric)
 
 
-def test_a_sample_met_exactly_or_zero_gives_no_nan() -> None:
+@pytest.mark.parametrize("name", ["relative_l2", "rmse"])
+def test_a_sample_met_exactly_or_zero_gives_no_nan(name: str) -> None:
     y = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
     predictions = y.clone().requires_grad_()
-    loss = get_loss("relative_l2")(predictions, y)
+    loss = _loss(name)(predictions, y)
     (gradient,) = torch.autograd.grad(loss, predictions)
     assert loss.item() == 0
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", ["mse", "relative_l2"])
+@pytest.mark.parametrize("name", ["mse", "rmse", "relative_l2", "masked_bce"])
 def test_shapes_that_would_broadcast_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"shape \(3, 1\), targets \(3,\)"):
-        get_loss(name)(torch.ones(3, 1), torch.ones(3))
+        _loss(name)(torch.ones(3, 1), torch.ones(3))
 
 
 def test_cross_entropy_of_even_logits_is_the_log_of_the_number_of_classes() -> None:
-    assert get_loss("cross_entropy")(torch.zeros(2, 10), torch.tensor([3, 4])).item() == pytest.approx(np.log(10))
+    assert _loss("cross_entropy")(torch.zeros(2, 10), torch.tensor([3, 4])).item() == pytest.approx(np.log(10))
+
+
+def test_weights_are_inverse_class_frequencies() -> None:
+    # 8 samples over 4 classes and the class's own number: ½, 1, 2, 2.
+    loss, logits = _loss("weighted_cross_entropy"), torch.zeros(1, 4)
+    each = [loss(logits, torch.tensor([k])).item() / math.log(4) for k in range(4)]
+    assert each == pytest.approx([0.5, 1, 2, 2])
+    # So that every class has an equal part in the training split's loss.
+    parts = [weight * share for weight, share in zip(each, (1 / 2, 1 / 4, 1 / 8, 1 / 8), strict=True)]
+    assert parts == pytest.approx([1 / 4] * 4)
+
+
+def test_weights_over_the_whole_split_are_those_of_torch() -> None:
+    """As the reference makes them: 1 / mean(y == c), normalised by their sum over the batch."""
+    y = torch.from_numpy(TRAIN_Y)
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([1 / (y == c).float().mean() for c in range(4)])
+    expected = torch.nn.CrossEntropyLoss(weight=weights)(logits, y)
+    torch.testing.assert_close(_loss("weighted_cross_entropy")(logits, y), expected)
+
+
+def test_a_class_without_training_samples_has_no_weight() -> None:
+    with pytest.raises(UserError, match="1 of 4 are not there, the first of them class 2"):
+        get_loss("weighted_cross_entropy").make(np.array([0, 1, 3, 3]), CLASSES, CPU)
+
+
+def test_the_focal_loss_by_hand() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.7, 0.2]], dtype=torch.float64))
+    expected = -(math.log(0.25 + 1e-9) + math.log(0.7 + 1e-9)) / 2
+    assert _loss("softmax_focal")(logits, torch.tensor([1, 1])).item() == pytest.approx(expected, rel=1e-12)
+    hopeless = torch.tensor([[100.0, 0.0]])
+    assert _loss("softmax_focal")(hopeless, torch.tensor([1])).item() == pytest.approx(-math.log(1e-9))
+
+
+@pytest.mark.parametrize(("name", "weight"), [("bce", 1), ("bce_pos4", 4), ("bce_pos10", 10)])
+def test_weighted_labels_by_hand(name: str, weight: float) -> None:
+    logits, y = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[1.0, 0.0]])
+    expected = (weight * math.log(4 / 3) + math.log(2)) / 2
+    assert _loss(name)(logits, y).item() == pytest.approx(expected)
+
+
+@given(st.integers(0, 10_000), st.floats(-50, 50))
+def test_ignored_pixels_add_a_constant_and_no_gradient(seed: int, there: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 3, 3, generator=generator)
+    y = torch.randint(-1, 2, (2, 3, 3), generator=generator).float()
+    ignored = y == IGNORED
+    logits[ignored] = there
+    logits.requires_grad_()
+    loss = _loss("masked_bce")(logits, y)
+    kept = torch.nn.functional.binary_cross_entropy_with_logits(logits[~ignored], y[~ignored], reduction="sum")
+    torch.testing.assert_close(loss, (kept + int(ignored.sum()) * math.log(2)) / 18)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[ignored].any()
+    assert gradient[~ignored].all()
+
+
+def test_rmse_is_the_mean_over_samples() -> None:
+    y = torch.zeros(2, 2, 2)
+    predictions = torch.tensor([[[2.0, 2.0], [2.0, 2.0]], [[8.0, 0.0], [0.0, 0.0]]])
+    assert _loss("rmse")(predictions, y).item() == pytest.approx((2 + 4) / 2)
+    assert _loss("rmse")(torch.tensor([1.0, -3.0]), torch.zeros(2)).item() == pytest.approx(2)
 
 
 def test_a_misspelt_loss_gets_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown loss 'cross-entropy'\. Did you mean 'cross_entropy'"):
         get_loss("cross-entropy")
+
+
+@needs_reference
+class TestReference:
+    @pytest.mark.parametrize("name", ["rmse", "nrmse"])
+    def test_fields(self, name: str) -> None:
+        predictions, y = _inputs(name)
+        torch.testing.assert_close(_loss(name)(predictions, y), reference(f"{name}_loss")(predictions, y))
+
+    def test_relative_l2_is_summed_there(self) -> None:
+        predictions, y = _inputs("relative_l2")
+        theirs = reference("LpLoss")(size_average=False)
+        torch.testing.assert_close(5 * _loss("relative_l2")(predictions, y), theirs(predictions, y))
+
+    def test_focal(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        y = torch.randint(18, (40,), generator=generator)
+        for scale in (1.0, 30.0):
+            ours = (scale * torch.randn(40, 18, generator=generator)).requires_grad_()
+            theirs = ours.detach().clone().requires_grad_()
+            values = _loss("softmax_focal")(ours, y), reference("FocalLoss")(alpha=1)(theirs, y)
+            torch.testing.assert_close(*values)
+            gradients = [torch.autograd.grad(v, x)[0] for v, x in zip(values, (ours, theirs), strict=True)]
+            torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+    def test_masked(self) -> None:
+        logits, y = _inputs("masked_bce")
+        masked, ignore = reference("mask"), (y == IGNORED).double()
+        theirs = torch.nn.BCEWithLogitsLoss()(masked(logits, ignore), masked(y, ignore))
+        torch.testing.assert_close(_loss("masked_bce")(logits, y), theirs)
+
+    @pytest.mark.parametrize("weight", [4, 10])
+    def test_weighted_labels(self, weight: int) -> None:
+        logits, y = _inputs("bce")
+        theirs = torch.nn.BCEWithLogitsLoss(pos_weight=weight * torch.ones(4))
+        torch.testing.assert_close(_loss(f"bce_pos{weight}")(logits, y), theirs(logits, y))

@@ -1,24 +1,49 @@
+"""Metrics: cases computed by hand, invariances, and the reference's own functions where a checkout is there."""
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from orca_ray.errors import UserError
+from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING
 from orca_ray.tasks.metrics import METRICS, get_metric
+from orca_ray.tasks.ranking import area_under_roc
+
+from .reference_utils import needs_reference, reference
 
 Floats = npt.NDArray[np.float64]
 
 CLASSES = np.array([0, 1, 2, 1, 0, 2])
 LABELS = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], dtype=np.float32)
 FIELD = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
+MASKS = np.array([[[0, 1], [1, IGNORED]], [[0, 0], [IGNORED, 1]]], dtype=np.float32)
+
+
+def protein(length: int, side: int, seed: int) -> Floats:
+    """Distances of a random walk of steps of 2 Å, padded; it comes back near itself often enough to have contacts."""
+    points = np.random.RandomState(seed).normal(scale=2.0, size=(length, 3)).cumsum(axis=0) * 0.5
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    y = np.full((side, side), PADDING)
+    y[MARGIN : MARGIN + length, MARGIN : MARGIN + length] = np.maximum(distances, 1)
+    return y
+
+
+PROTEINS = np.stack([protein(40, 60, 0), protein(48, 60, 1), protein(33, 60, 2)]).astype(np.float32)
 
 PERFECT = {
     "error": (np.eye(3)[CLASSES], CLASSES),
     "one_minus_auroc": (np.eye(3)[CLASSES], CLASSES),
     "one_minus_macro_f1": (np.eye(3)[CLASSES], CLASSES),
     "one_minus_map": (LABELS * 10 - 5, LABELS),
+    "cosmic_one_minus_auroc": (MASKS * 10 - 5, MASKS),
+    "cosmic_one_minus_auroc_thresholded": (MASKS * 10 - 5, MASKS),
+    "false_negative_rate": (MASKS * 10 - 5, MASKS),
+    "mae_lr_d8": (PROTEINS, PROTEINS),
+    "mae_lr_d8_reference": (PROTEINS, PROTEINS),
     "relative_l2": (FIELD, FIELD),
     "nrmse": (FIELD, FIELD),
     "rmse": (FIELD, FIELD),
@@ -48,11 +73,12 @@ class TestEveryMetric:
         with pytest.raises(ValueError, match="0 predictions for 0 targets"):
             get_metric(name).compute(predictions[:0], targets[:0])
 
-    def test_its_name_title_and_definition_are_there(self, name: str) -> None:
+    def test_its_name_title_definition_and_source_are_there(self, name: str) -> None:
         metric = get_metric(name)
         assert metric.name == name
         assert metric.title
-        assert metric.definition
+        assert len(metric.definition) > 20
+        assert metric.source
 
 
 def test_a_misspelt_metric_gets_the_nearest() -> None:
@@ -135,7 +161,190 @@ def test_rmse_and_r2_are_over_the_whole_split() -> None:
         get_metric("one_minus_r2").compute(predictions, np.ones(3))
 
 
-@pytest.mark.parametrize("name", ["relative_l2", "rmse", "one_minus_r2"])
+@pytest.mark.parametrize("name", ["relative_l2", "rmse", "one_minus_r2", "cosmic_one_minus_auroc", "mae_lr_d8"])
 def test_shapes_that_would_broadcast_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"shape \(3, 1\), targets \(3,\)"):
         get_metric(name).compute(np.ones((3, 1)), np.arange(3.0))
+
+
+def test_metrics_of_masks_by_hand() -> None:
+    y = np.array([[[1, 1, 0], [0, 0, IGNORED]]], dtype=np.float32)
+    logits = np.array([[[2.0, -1.0, 1.0], [-2.0, -3.0, 9.0]]])
+    # Of the 2 × 4 pairs, the ignored pixel being a 0 at logit 0, only 1 and 0 rank above the pixel of −1.
+    assert get_metric("cosmic_one_minus_auroc").compute(logits, y) == pytest.approx(2 / 8)
+    # One of two mask pixels is missed; of four others one is marked.
+    assert get_metric("cosmic_one_minus_auroc_thresholded").compute(logits, y) == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert get_metric("false_negative_rate").compute(logits, y) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("cosmic_one_minus_auroc", 0.0, "only one of the two"),
+        ("cosmic_one_minus_auroc_thresholded", 1.0, "only one of the two"),
+        ("false_negative_rate", 0.0, "all masks of the split are"),
+    ],
+)
+def test_masks_that_determine_nothing_are_a_user_error(name: str, value: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        get_metric(name).compute(np.zeros((2, 3, 3)), np.full((2, 3, 3), value))
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_the_area_is_that_of_scikit_learn_and_of_ranks_alone(seed: int, ties: bool) -> None:
+    random = np.random.RandomState(seed)
+    positive = np.concatenate([[True, False], random.uniform(size=60) < 0.2])
+    scores = random.randint(-3, 4, 62).astype(np.float64) if ties else random.normal(size=62)
+    area = area_under_roc(scores, positive)
+    assert area == pytest.approx(float(roc_auc_score(positive, scores)), abs=1e-12)
+    assert area_under_roc(np.exp(scores) - 7, positive) == area
+    order = random.permutation(62)
+    assert area_under_roc(scores[order], positive[order]) == area
+    assert area_under_roc(-scores, positive) == pytest.approx(1 - area, abs=1e-12)
+
+
+MASK_METRICS = ["cosmic_one_minus_auroc", "cosmic_one_minus_auroc_thresholded", "false_negative_rate"]
+
+
+@given(st.integers(0, 10_000), st.sampled_from(MASK_METRICS))
+def test_logits_of_ignored_pixels_do_not_matter(seed: int, name: str) -> None:
+    random = np.random.RandomState(seed)
+    y = random.choice([0, 1, IGNORED], size=(3, 4, 4)).astype(np.float32)
+    y[0, 0, :2] = 0, 1
+    logits = random.normal(size=y.shape)
+    as_zeros = np.where(y == IGNORED, 0, logits)
+    score = get_metric(name).compute(logits, y)
+    assert get_metric(name).compute(np.where(y == IGNORED, 50, logits), y) == score
+    assert get_metric(name).compute(as_zeros, np.maximum(y, 0)) == score
+
+
+def contacts(y: Floats) -> list[tuple[int, int]]:
+    """List the long-range contacts of one map, pair by pair."""
+    return [(i, j) for i in range(len(y)) for j in range(i + 24, len(y)) if y[i, j] <= 8]
+
+
+def test_contact_error_by_hand() -> None:
+    y = np.full((3, 30, 30), PADDING)
+    y[0, 0, 24], y[0, 1, 29], y[0, 2, 25] = 8.0, 4.0, 8.5  # the third is too far apart
+    y[1, 3, 27], y[1, 4, 27] = 2.0, 1.0  # the second is too near along the sequence
+    predictions = y.copy()
+    predictions[0, 0, 24], predictions[0, 24, 0] = 10.0, 8.0  # mean 9: off by 1
+    predictions[0, 1, 29], predictions[0, 29, 1] = 3.0, -1.0  # mean 1: off by 3
+    predictions[1, 3, 27], predictions[1, 27, 3] = 12.0, 2.0  # mean 7: off by 5
+    # The third protein has no contact and no part, wherever it stands.
+    assert get_metric("mae_lr_d8").compute(predictions, y) == pytest.approx(((1 + 3) / 2 + 5) / 2)
+    assert get_metric("mae_lr_d8").compute(predictions[[0, 2, 1]], y[[0, 2, 1]]) == pytest.approx(3.5)
+    assert get_metric("mae_lr_d8").compute(predictions[:, None], y[:, None]) == pytest.approx(3.5)
+    with pytest.raises(UserError, match="no protein of the split has a contact"):
+        get_metric("mae_lr_d8").compute(predictions[2:], y[2:])
+    with pytest.raises(ValueError, match="distance maps"):
+        get_metric("mae_lr_d8").compute(np.zeros((2, 3, 4, 4)), np.zeros((2, 3, 4, 4)))
+
+
+@given(st.integers(0, 10_000))
+def test_contact_error_is_the_sum_over_pairs(seed: int) -> None:
+    random = np.random.RandomState(seed)
+    predictions = PROTEINS + random.normal(size=PROTEINS.shape)
+    errors = []
+    for prediction, y in zip(predictions, PROTEINS.astype(np.float64), strict=True):
+        pairs = contacts(y)
+        assert pairs
+        errors.append(np.mean([abs((prediction[i, j] + prediction[j, i]) / 2 - y[i, j]) for i, j in pairs]))
+    metric = get_metric("mae_lr_d8")
+    score = metric.compute(predictions, PROTEINS)
+    assert score == pytest.approx(np.mean(errors))
+    assert metric.compute(predictions.swapaxes(1, 2), PROTEINS) == pytest.approx(score)
+    assert metric.compute(predictions[::-1], PROTEINS[::-1]) == pytest.approx(score)
+    wider = ((0, 0), (3, 9), (3, 9))
+    padded = np.pad(PROTEINS, wider, constant_values=PADDING)
+    assert metric.compute(np.pad(predictions, wider), padded) == pytest.approx(score)
+
+
+def test_quirks_of_the_published_contact_error() -> None:
+    y = np.full((2, 50, 50), PADDING)
+    y[0, 5:35, 5:35] = 20.0  # the first protein has 30 residues
+    y[1, 5:45, 5:45] = 20.0
+    y[0, 5, 30], y[1, 6, 31], y[1, 6, 40] = 4.0, 8.0, 8.0  # the last lies beyond 30 residues
+    predictions = y.copy()
+    predictions[0, 5, 30], predictions[0, 30, 5] = 8.0, 4.0  # ¼ 8 + ¾ 4: off by 1
+    predictions[1, 6, 31], predictions[1, 31, 6] = 1.0, -9.0  # both means lifted to 0.01: off by 7.99
+    predictions[1, 40, 6] = 999.0
+    assert get_metric("mae_lr_d8_reference").compute(predictions, y) == pytest.approx((1 + 7.99) / 2)
+
+
+@needs_reference
+class TestReference:
+    def test_contact_error(self) -> None:
+        """One protein at a time, each cut to the length of the first one in the list."""
+        y = np.stack([protein(40, 512, 0), protein(48, 512, 1), protein(33, 512, 2)]).astype(np.float32)
+        predictions = (y + np.random.RandomState(3).normal(scale=3, size=y.shape)).astype(np.float32)
+        kind = reference("psicov_mae")
+        theirs = kind.__new__(kind)
+        theirs.pdb_list, theirs.length_dict = ["a", "b", "c"], {"a": 40, "b": 48, "c": 33}
+
+        def chunk(first: int, last: int) -> float:
+            parts = predictions[first:last, None].copy(), y[first:last, None].copy()  # it writes to them
+            return float(theirs(*map(torch.from_numpy, parts)))
+
+        expected = np.mean([chunk(i, i + 1) for i in range(3)])
+        assert get_metric("mae_lr_d8_reference").compute(predictions, y) == pytest.approx(expected, rel=1e-6)
+        # Symmetric predictions above its floor, all proteins at once: nothing is left of its quirks.
+        predictions[:] = np.maximum((predictions + predictions.swapaxes(1, 2)) / 2, 0.01)
+        assert get_metric("mae_lr_d8").compute(predictions, y) == pytest.approx(chunk(0, 3), rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("name", "theirs"),
+        [
+            ("cosmic_one_minus_auroc_thresholded", ("inv_auroc",)),
+            ("false_negative_rate", ("maskMetric", "fnr")),
+        ],
+    )
+    def test_masks(self, name: str, theirs: tuple[str, ...]) -> None:
+        random = np.random.RandomState(0)
+        image, ignore = (random.uniform(size=(5, 1, 16, 16)) < 0.2, random.uniform(size=(5, 1, 16, 16)) < 0.1)
+        logits = random.normal(size=image.shape) + image
+        masked = reference("mask")
+        given_ = [masked(torch.tensor(value).float(), torch.tensor(ignore).float()) for value in (logits, image)]
+        y = np.where(ignore, IGNORED, image).astype(np.float32)
+        expected = float(reference(*theirs)(*given_))
+        assert get_metric(name).compute(logits, y) == pytest.approx(expected, abs=1e-9)
+
+    @pytest.mark.parametrize("num_classes", [2, 3, 7])
+    def test_auroc_of_classes(self, num_classes: int) -> None:
+        random = np.random.RandomState(0)
+        y = np.concatenate([np.arange(num_classes), random.randint(0, num_classes, 200)])
+        logits = random.normal(size=(len(y), num_classes))
+        expected = 1 - float(reference("auc_metric")(torch.from_numpy(logits), torch.from_numpy(y)))
+        assert get_metric("one_minus_auroc").compute(logits, y) == pytest.approx(expected, abs=1e-6)
+
+    def test_labels(self) -> None:
+        random = np.random.RandomState(0)
+        y = (random.uniform(size=(300, 5)) < 0.3).astype(np.float32)
+        logits = random.normal(size=y.shape) + y
+        given_ = torch.from_numpy(logits), torch.from_numpy(y)
+        auroc, average = reference("calculate_auroc", "auroc"), reference("map_value")
+        # The reference passes precision_recall_curve a keyword that scikit-learn has renamed; its result is not used.
+        auroc.__globals__["calculate_aupr"] = lambda predictions, labels: (0, 0, 0)
+        assert get_metric("one_minus_auroc").compute(logits, y) == pytest.approx(1 - float(auroc(*given_)), abs=1e-6)
+        assert get_metric("one_minus_map").compute(logits, y) == pytest.approx(1 - float(average(*given_)), abs=1e-6)
+
+    def test_classes(self) -> None:
+        random = np.random.RandomState(0)
+        y = random.randint(0, 4, 200)
+        logits = random.normal(size=(200, 4)) + np.eye(4)[y]
+        given_ = torch.from_numpy(logits), torch.from_numpy(y)
+        f1, accuracy = (float(reference(name)(*given_)) for name in ("ecg_f1", "accuracy"))
+        assert get_metric("one_minus_macro_f1").compute(logits, y) == pytest.approx(1 - f1)
+        assert get_metric("error").compute(logits, y) == pytest.approx(1 - accuracy, abs=1e-6)
+
+    def test_fields_and_numbers(self) -> None:
+        random = np.random.RandomState(0)
+        y = random.normal(size=(20, 3, 4, 4))
+        predictions = y + 0.3 * random.normal(size=y.shape)
+        given_ = torch.from_numpy(predictions), torch.from_numpy(y)
+        assert get_metric("nrmse").compute(predictions, y) == pytest.approx(float(reference("nmse")(*given_)))
+        theirs = reference("LpLoss")(size_average=True)
+        assert get_metric("relative_l2").compute(predictions, y) == pytest.approx(float(theirs(*given_)))
+        numbers = predictions[:, 0, 0, 0], y[:, 0, 0, 0]
+        expected = 1 - float(reference("r2_score")(*map(torch.from_numpy, numbers)))
+        assert get_metric("one_minus_r2").compute(*numbers) == pytest.approx(expected)

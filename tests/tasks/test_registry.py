@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ import numpy.typing as npt
 import pytest
 
 from orca_ray.data import prepared
+from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
+from orca_ray.sweep.published import published_settings
 from orca_ray.tasks import registry
+from orca_ray.tasks.augmentations import AUGMENTATIONS
 from orca_ray.tasks.losses import LOSSES
 from orca_ray.tasks.metrics import METRICS
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
@@ -35,12 +39,17 @@ POCKET = {
 @cache
 def _built(name: str) -> Mapping[str, Array]:
     """Build afresh, from raw data in the user's cache (four wheels, 14 MB, fetched on first use)."""
-    return get_task(name).build()
+    built = get_task(name).build(Workspace(name, Path(), Path()))
+    return {key: np.asarray(array[...]) for key, array in built.items() if isinstance(array, np.ndarray)}
+
+
+BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml": 42, "drug": 2, "domainnet": 1}
+PUBLISHED = [name for name in all_tasks() if name.split("/")[0] in BENCHMARKS]
 
 
 @pytest.mark.parametrize("name", all_tasks())
-class TestEveryTask:
-    def test_its_declaration_is_complete(self, name: str) -> None:
+class TestEveryDeclaration:
+    def test_it_is_complete(self, name: str) -> None:
         task = get_task(name)
         assert task.name == name
         for field in (task.title, task.modality, task.body, task.licence, task.citation):
@@ -48,20 +57,42 @@ class TestEveryTask:
         assert task.reference.startswith("https://")
         assert task.loss in LOSSES
         assert task.metric in METRICS
+        assert task.under("paper").metric in METRICS
+        assert task.augmentation in ("", *AUGMENTATIONS)
         assert all(re.fullmatch(r"[0-9a-f]{64}", package.sha256) and package.licence for package in task.packages)
         assert not (task.target.kind == "dense" and task.loss == "cross_entropy")
 
+    def test_its_raw_files_are_named_once_and_hashes_are_hashes(self, name: str) -> None:
+        files = get_task(name).files
+        assert len({file.path for file in files}) == len(files)
+        for file in files:
+            assert re.fullmatch(r"([0-9a-f]{64})?", file.sha256)
+            assert re.fullmatch(r"([0-9a-f]{32})?", file.md5)
+            assert all(re.match(r"https?://", url) for url in file.urls)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_first_trial_of_a_benchmark_is_the_published_configuration(name: str) -> None:
+    assert published_settings(name)["align.distance"] == "otdd_reference"
+
+
+def test_the_benchmarks_of_the_paper_are_whole() -> None:
+    assert {name: len(get_benchmark(name)) for name in BENCHMARKS} == BENCHMARKS
+
+
+@pytest.mark.parametrize("name", [name for name, task in all_tasks().items() if task.benchmark == "pocket"])
+class TestEveryPackagedTask:
     def test_its_arrays_are_what_they_were(self, name: str) -> None:
         assert prepared.fingerprint(_built(name)) == get_task(name).fingerprint
 
     def test_its_sizes_are_declared_and_cheap(self, name: str) -> None:
         task = get_task(name)
+        assert task.num_samples is not None
         assert tuple(len(_built(name)[f"{split}_y"]) for split in prepared.SPLITS) == task.num_samples
-        if task.benchmark == "pocket":
-            train, validation, test = task.num_samples
-            assert train <= 600
-            assert validation <= 300
-            assert test <= 1000
+        train, validation, test = task.num_samples
+        assert train <= 600
+        assert validation <= 300
+        assert test <= 1000
 
     def test_no_sample_is_in_two_splits(self, name: str) -> None:
         arrays = _built(name)

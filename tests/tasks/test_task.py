@@ -1,6 +1,7 @@
 """The checks of a declaration against its arrays, on toy tasks."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy.typing as npt
 import pytest
 
 from orca_ray.data import prepared
+from orca_ray.data.raw import RawFile
 from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.task import Task
+from orca_ray.tasks.task import Arrays, Task
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +50,7 @@ def _task(target: Target, *, fingerprint: str | None = None, **changes: Array | 
         licence="MIT",
         citation="none",
         reference="none",
-        build=lambda: _arrays(target, **changes),
+        build=lambda _: _arrays(target, **changes),
         fingerprint=fingerprint,
     )
 
@@ -90,6 +93,55 @@ def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, A
     with pytest.raises(UserError, match=message):
         task.prepare()
     assert not prepared.directory_of(task.name, task.version).exists()
+
+
+def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter").write_text("one")
+    with pytest.raises(UserError, match="not empty and holds no prepared data"):
+        _task(CLASSES).prepare(out=precious)
+    assert (precious / "chapter").read_text() == "one"
+    data = _task(CLASSES).prepare(out=tmp_path / "out")
+    assert data.directory == tmp_path / "out"
+    assert _task(CLASSES).prepare(out=tmp_path / "out").fingerprint == data.fingerprint
+    other = replace(_task(CLASSES), name="toy/two")
+    with pytest.raises(UserError, match="holds the prepared data of toy/one"):
+        other.prepare(out=tmp_path / "out")
+
+
+def test_what_only_the_data_tell_is_filled_in() -> None:
+    task = replace(_task(Target("classes", size=0)), input_shape=None, input_kind="sequence", num_samples=None)
+    resolved = task.resolved(task.prepare())
+    assert resolved.input_shape == (2, 5)
+    assert resolved.target.size == 3
+    assert resolved.num_samples == (6, 6, 6)
+    with pytest.raises(ValueError, match="must say its input_kind"):
+        replace(task, input_kind=None)
+
+
+def test_splits_of_the_paper_lie_beside_the_others() -> None:
+    seen = []
+
+    def build(workspace: Workspace) -> Arrays:
+        seen.append(workspace.protocol)
+        return _arrays(CLASSES)
+
+    task = replace(_task(CLASSES), build=build, paper_splits=True)
+    assert task.prepare("paper").directory.name == "1-paper"
+    assert task.prepare().directory.name == "1"
+    assert seen == ["paper", "held-out"]
+    assert task.prepared("paper") is not None
+    assert replace(task, paper_splits=False).prepare("paper").directory.name == "1"
+
+
+def test_missing_raw_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    files = (RawFile(path="a.npy", urls=("https://example.org/a.npy",)), RawFile(path="b.npy", optional=True))
+    task = replace(_task(CLASSES), files=files)
+    with pytest.raises(UserError, match=r"1 of 2 raw files are not in .*: a\.npy; run 'orca-sweep data fetch toy/one'"):
+        task.prepare(raw=tmp_path)
+    (tmp_path / "a.npy").write_bytes(b"")
+    assert task.prepare(raw=tmp_path).name == "toy/one"
 
 
 def test_another_fingerprint_is_refused() -> None:

@@ -1,0 +1,123 @@
+"""Metrics of masks and of distance maps, from float64 predictions and targets of a whole split; lower is better.
+
+Shape letters: N samples, S residues of a padded protein, P pairs of residues.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.errors import UserError
+from orca_ray.tasks.ranking import area_under_roc
+
+Array = npt.NDArray[Any]
+
+IGNORED = -1
+"""Target of a mask's pixels that are to be ignored: the reference multiplies their logits and targets by zero, so that
+they count as logit 0, and as no part of the mask."""
+PADDING = 100.0
+"""Target distance, in ångström, where there is no residue; the reference's."""
+MARGIN = 5
+"""Rows and columns of padding before the first residue."""
+CONTACT = 8.0
+"""Largest true distance of a contact, in ångström."""
+SEPARATION = 24
+"""Least number of residues along the sequence between the two of a long-range contact."""
+_FLOOR = 0.01
+"""Smallest distance that the reference lets a model predict."""
+
+
+def one_minus_mask_auroc(logits: Array, y: Array) -> float:
+    """Return 1 − AUROC of logits [N, ...] over all pixels of masks of 0, 1 and `IGNORED`, of the same shape."""
+    refuse_other_shape(logits, y)
+    return 1 - area_under_roc(np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel())
+
+
+def one_minus_thresholded_auroc(logits: Array, y: Array) -> float:
+    """Return 1 − AUROC of the masks that logits above 0 give: half the sum of both error rates."""
+    refuse_other_shape(logits, y)
+    positive, marked = _both_outcomes(y), _marked(logits, y)
+    return float(1 - marked[positive].mean() + marked[~positive].mean()) / 2
+
+
+def false_negative_rate(logits: Array, y: Array) -> float:
+    """Return the share of the mask's pixels whose logit is not above 0."""
+    refuse_other_shape(logits, y)
+    positive = y > 0
+    if not positive.any():
+        raise UserError("a false-negative rate needs masks that are not empty; all masks of the split are")
+    return float(1 - _marked(logits, y)[positive].mean())
+
+
+def long_range_contact_error(predictions: Array, y: Array) -> float:
+    """Return the mean over proteins of the mean absolute error, in ångström, at long-range contacts.
+
+    Contacts are the pairs i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`. A pair is predicted
+    by the mean of both triangles of the map [N, S, S]. A protein without such contacts has no part in the mean.
+    """
+    predictions_NSS, y_NSS = _maps(predictions, y)
+    protein, row, column = _contacts(y_NSS)
+    predicted_P = (predictions_NSS[protein, row, column] + predictions_NSS[protein, column, row]) / 2
+    return _mean_of_proteins(np.abs(predicted_P - y_NSS[protein, row, column]), protein)
+
+
+def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
+    """Return what the reference implementation scores, one protein at a time, as `long_range_contact_error`.
+
+    It averages the upper triangle twice with the lower one, so that the latter weighs ¾, and lifts predictions to 0.01
+    before the second time. And it cuts every protein to the length of its list's first one, here the first row of the
+    split. Where a protein has no contact left it crashes; here such a protein is left out.
+    """
+    predictions_NSS, y_NSS = _maps(predictions, y)
+    length = int((y_NSS[0] != PADDING).any(axis=1).sum())
+    window = slice(MARGIN, MARGIN + length)
+    predictions_NSS, y_NSS = predictions_NSS[:, window, window], y_NSS[:, window, window]
+    protein, row, column = _contacts(y_NSS)
+    lower_P, upper_P = predictions_NSS[protein, column, row], predictions_NSS[protein, row, column]
+    predicted_P = (np.maximum(lower_P, _FLOOR) + np.maximum((lower_P + upper_P) / 2, _FLOOR)) / 2
+    return _mean_of_proteins(np.abs(predicted_P - y_NSS[protein, row, column]), protein)
+
+
+def _both_outcomes(y: Array) -> Array:
+    positive: Array = y > 0
+    if positive.all() or not positive.any():
+        raise UserError("AUROC needs pixels inside and outside of the masks; the split has only one of the two")
+    return positive
+
+
+def _marked(logits: Array, y: Array) -> Array:
+    marked: Array = (logits > 0) & (y != IGNORED)
+    return marked
+
+
+def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
+    """View maps [N, S, S] or [N, 1, S, S] as [N, S, S]."""
+    refuse_other_shape(predictions, y)
+    side = y.shape[-1]
+    if y.ndim < 3 or y.size != len(y) * side * side:
+        raise ValueError(f"distance maps have shape [N, S, S] or [N, 1, S, S], not {list(y.shape)}")
+    return predictions.reshape(-1, side, side), y.reshape(-1, side, side)
+
+
+def _contacts(y_NSS: Array) -> tuple[Array, Array, Array]:
+    """Return protein, row and column [P] of the long-range contacts, i < j."""
+    protein, row, column = np.nonzero(np.triu(y_NSS <= CONTACT, k=SEPARATION))
+    if len(protein) == 0:
+        raise UserError(
+            f"no protein of the split has a contact: a pair of residues at most {CONTACT:g} Å apart and at least "
+            f"{SEPARATION} residues along the sequence"
+        )
+    return protein, row, column
+
+
+def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
+    counts = np.bincount(protein_P)
+    sums = np.bincount(protein_P, weights=errors_P)
+    return float(np.mean(sums[counts > 0] / counts[counts > 0]))
+
+
+def refuse_other_shape(predictions: Array, y: Array) -> None:
+    """Raise ``ValueError`` for shapes that differ: broadcasting would score nonsense."""
+    if predictions.shape != y.shape:
+        raise ValueError(f"predictions have shape {predictions.shape}, targets {y.shape}")

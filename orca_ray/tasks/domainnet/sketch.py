@@ -1,0 +1,160 @@
+"""DomainNet, sketches: 40 of its classes.
+
+Choices where the reference leaves one:
+
+- Training images are cut and flipped at random once, when they are read, as in the reference; here from a seed.
+- Validation is a tenth of the training list, every class in proportion, treated like test images; ``paper`` trains on
+  it and treats it like training images.
+- The lists: the reference names ``sketch_train_mini.txt`` and ``sketch_test_mini.txt`` and does not say whose; these
+  are the ones of SENTRY, which has the same names and 40 classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import splits
+from orca_ray.data.protocol import PAPER
+from orca_ray.data.raw import RawFile
+from orca_ray.data.readers import read_lines
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.task import Arrays, Task
+
+Array = npt.NDArray[Any]
+
+SPLIT_SEED = 0
+NUM_CLASSES = 40
+SIDE, LARGER = 224, 256
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+_BATCH = 64  # 39 MB
+_LISTS = (
+    "https://raw.githubusercontent.com/virajprabhu/SENTRY/7d594a54b5d96d317f8c7be5296d8819a7f1644a/data/DomainNet/txt"
+)
+
+
+def _build(workspace: Workspace) -> Arrays:
+    given, given_y = _listed(workspace, "train")
+    test, test_y = _listed(workspace, "test")
+    num_validation = max(NUM_CLASSES, len(given) // 10)
+    sizes = (len(given) - num_validation, num_validation)
+    train, validation = splits.stratified_split(given_y, sizes, SPLIT_SEED)
+    arrays = _drawn(workspace, "train", [given[i] for i in train], SPLIT_SEED)
+    held_out = [given[i] for i in validation]
+    if workspace.protocol == PAPER:
+        arrays |= _drawn(workspace, "validation", held_out, SPLIT_SEED + 1)
+    else:
+        arrays |= _whole(workspace, "validation", held_out)
+    arrays |= _whole(workspace, "test", test)
+    return {**arrays, "train_y": given_y[train], "validation_y": given_y[validation], "test_y": test_y}
+
+
+def _listed(workspace: Workspace, split: str) -> tuple[list[Path], Array]:
+    """Return the images of a list and their classes [N] int64."""
+    listing = workspace.file(f"sketch_{split}_mini.txt")
+    paths, labels = [], []
+    for number, line in enumerate(read_lines(listing), start=1):
+        name, label = _fields(listing, number, line)
+        path = workspace.raw / name
+        if not path.is_file():
+            raise UserError(f"{listing}, line {number}: expected {name} in {workspace.raw}, found no such file")
+        paths.append(path)
+        labels.append(label)
+    return paths, np.array(labels, np.int64)
+
+
+def _fields(listing: Path, number: int, line: str) -> tuple[str, int]:
+    fields = line.split()
+    if len(fields) != 2 or not fields[1].isdecimal() or int(fields[1]) >= NUM_CLASSES or ".." in Path(fields[0]).parts:
+        raise UserError(
+            f"{listing}, line {number}: expected the path of an image below the raw directory and its class, 0 to "
+            f"{NUM_CLASSES - 1}, found {line!r}"
+        )
+    return fields[0].lstrip("/"), int(fields[1])
+
+
+def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -> dict[str, Array]:
+    """Return training images: resized to 256, a square of 224 of them, half of them mirrored."""
+    random = np.random.RandomState(seed)
+    corners = random.randint(LARGER - SIDE + 1, size=(len(paths), 2))
+    mirrored = random.random_sample(len(paths)) < 0.5
+    x = workspace.array(f"{split}_x", (len(paths), 3, SIDE, SIDE))
+    for part in workspace.batches(split, len(paths), _BATCH, x):
+        for index in range(part.start, part.stop):
+            top, left = corners[index]
+            pixels = _pixels(paths[index], LARGER)[top : top + SIDE, left : left + SIDE]
+            x[index] = _normalised(pixels[:, ::-1] if mirrored[index] else pixels)
+    return {f"{split}_x": x}
+
+
+def _whole(workspace: Workspace, split: str, paths: Sequence[Path]) -> dict[str, Array]:
+    x = workspace.array(f"{split}_x", (len(paths), 3, SIDE, SIDE))
+    for part in workspace.batches(split, len(paths), _BATCH, x):
+        for index in range(part.start, part.stop):
+            x[index] = _normalised(_pixels(paths[index], SIDE))
+    return {f"{split}_x": x}
+
+
+def _pixels(path: Path, side: int) -> Array:
+    """Return an image as RGB [side, side, 3], 0 to 255, resized without regard to its proportions."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+        raise UserError(f"{path}: expected a whole JPEG or PNG image, found something else ({error})") from error
+
+
+def _normalised(pixels: Array) -> Array:
+    scaled = (pixels.astype(np.float32) / 255 - MEAN) / STD
+    return scaled.transpose(2, 0, 1)
+
+
+TASK = Task(
+    name="domainnet/sketch",
+    title="DomainNet sketches, 40 classes",
+    modality="image",
+    input_shape=(3, SIDE, SIDE),
+    target=Target("classes", size=NUM_CLASSES),
+    loss="cross_entropy",
+    metric="error",
+    body="microsoft/swin-base-patch4-window7-224-in22k",
+    num_samples=(4984, 553, 2399),
+    licence="none; fair use for research as its authors state it",
+    citation="Peng et al., Moment matching for multi-source domain adaptation, ICCV 2019; "
+    "Prabhu et al., SENTRY, ICCV 2021 (the lists)",
+    reference="https://arxiv.org/abs/1812.01754",
+    files=(
+        RawFile(
+            path="sketch.zip",
+            urls=(
+                "https://csr.bu.edu/ftp/visda/2019/multi-source/groundtruth/sketch.zip",
+                "http://csr.bu.edu/ftp/visda/2019/multi-source/groundtruth/sketch.zip",
+            ),
+            num_bytes=2_500_000_000,
+            unpacked="sketch",
+        ),
+        RawFile(
+            path="sketch_train_mini.txt",
+            urls=(f"{_LISTS}/sketch_train_mini.txt",),
+            sha256="787c4800e37e417d5e15ff7ca327508e0a590fe848e40139c0d8600d29bcf9ac",
+            num_bytes=218_726,
+        ),
+        RawFile(
+            path="sketch_test_mini.txt",
+            urls=(f"{_LISTS}/sketch_test_mini.txt",),
+            sha256="6119a9f562fa14a1290b06999f86bb68edebc349bdf28e15ec0832af62d60f3b",
+            num_bytes=94_760,
+        ),
+    ),
+    terms="The images belong to their authors: research use only, do not pass them on.",
+    paper_splits=True,
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

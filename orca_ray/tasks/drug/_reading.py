@@ -1,0 +1,90 @@
+"""The prepared arrays of DrugCell's data, as both tasks read them, and what they declare alike."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import splits
+from orca_ray.data.raw import RawFile
+from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.task import Arrays, Task
+
+Array = npt.NDArray[Any]
+
+SPLIT_SEED = 0
+WIDTH = 3840
+"""Of a drug's fingerprint and a cell line's mutations, one after the other."""
+_BATCH = 4096  # 63 MB
+_FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
+
+
+def drug_task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
+    """Declare the task of one screen (``ctrp`` or ``gdsc``); a tenth of the training rows is held out for validation.
+
+    Targets are responses as the files hold them, neither standardised nor clipped, as in the reference.
+    """
+    return Task(
+        name=f"drug/{name}",
+        title=title,
+        modality="drug response",
+        input_shape=(1, WIDTH),
+        target=Target("scalar"),
+        loss="mse",
+        metric="one_minus_r2",
+        body="roberta-base",
+        num_samples=None,  # of files that only the user has
+        licence="not stated; the arrays are derived from public screens",
+        citation=f"{citation}; Kuenzi et al., DrugCell, Cancer Cell, 2020",
+        reference=reference,
+        files=tuple(RawFile(path=f"drug_sep/{name}_{field}.npy") for pair in _FIELDS.values() for field in pair),
+        terms=terms,
+        split_seed=SPLIT_SEED,
+        build=lambda workspace: _build(workspace, name),
+    )
+
+
+def _build(workspace: Workspace, name: str) -> Arrays:
+    given, given_y = _read(workspace, name, "train")
+    test, test_y = _read(workspace, name, "test")
+    num_validation = max(1, len(given) // 10)
+    parts = splits.split(len(given), (len(given) - num_validation, num_validation), SPLIT_SEED)
+    # In the order of the file: rows are then read one after the other.
+    train, validation = (np.sort(part) for part in parts)
+    features = {split: workspace.file(f"drug_sep/{name}_{_FIELDS[split][0]}.npy") for split in _FIELDS}
+    return {
+        "train_x": _filled(workspace, "train", features["train"], given, train),
+        "train_y": given_y[train],
+        "validation_x": _filled(workspace, "validation", features["train"], given, validation),
+        "validation_y": given_y[validation],
+        "test_x": _filled(workspace, "test", features["test"], test, np.arange(len(test))),
+        "test_y": test_y,
+    }
+
+
+def _read(workspace: Workspace, name: str, split: str) -> tuple[Array, Array]:
+    """Return x [N, 1, 3840] as it is on the disk and y [N] float32."""
+    x_path, y_path = (workspace.file(f"drug_sep/{name}_{field}.npy") for field in _FIELDS[split])
+    x = read_npy(x_path, kind="fiub")
+    refuse_shape(x_path, "", x, (None, 1, WIDTH))
+    y = read_npy(y_path, kind="fiu")
+    if y.shape not in ((len(x),), (len(x), 1)) or not len(x):
+        raise UserError(
+            f"{y_path}: expected shape [{len(x)}] or [{len(x)}, 1], as {x_path.name} has {len(x)} rows (at least 1), "
+            f"found {list(y.shape)}"
+        )
+    refuse_not_finite(y_path, "", y)
+    return x, np.asarray(y, np.float32).reshape(-1)
+
+
+def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: Array) -> Array:
+    x = workspace.array(f"{split}_x", (len(indices), 1, WIDTH))
+    for part in workspace.batches(split, len(indices), _BATCH, x):
+        batch = rows[indices[part]]
+        refuse_not_finite(path, "", batch)
+        x[part] = batch
+    return x

@@ -1,0 +1,163 @@
+"""Proteins as PDNet stores them (Adhikari, 2020, doi:10.1038/s41598-020-70181-0), and their place in a square.
+
+``features/ID.pkl`` holds a mapping of features by residue and by pair of residues, ``distance/ID-cb.npy`` the length,
+the sequence and the distances between the residues' Cβ atoms in Å. L is the length of the protein.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import safe_pickle
+from orca_ray.data.pairwise import PairwiseRows
+from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+
+Array = npt.NDArray[Any]
+
+SIDE = 512
+BORDER = 5
+"""Empty positions before the first residue; as many follow the last one, so that L + 10 > SIDE takes a window."""
+FAR = 100.0
+"""Å: the target where there is no pair of residues."""
+NUM_FEATURES = 27
+"""Of a residue: secondary structure 3, position-specific scores 22, solvent accessibility, entropy."""
+PAIR_MAPS = ("ccmpred", "freecon", "potential")
+
+_LARGEST_FEATURE = 100.0
+_LARGEST_DISTANCE = 500.0
+
+
+@dataclass(frozen=True)
+class Protein:
+    """One protein: ``features`` [27, L], ``pairs`` [3, L, L] and ``distances`` [L, L] in Å."""
+
+    features: Array
+    pairs: Array
+    distances: Array
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+
+def read_protein(folder: Path, name: str) -> Protein:
+    """Read one protein of a folder with ``features`` and ``distance``.
+
+    Distances below 1 Å count as 1 Å, and the diagonal is the mean of its neighbours along the chain.
+
+    Raises:
+        UserError: a file is missing, is not of the layout above, or holds values that no protein has.
+    """
+    features, pairs = _features(folder / "features" / f"{name}.pkl")
+    distances = _distances(folder / "distance" / f"{name}-cb.npy", features.shape[1])
+    return Protein(features, pairs, distances)
+
+
+def _features(path: Path) -> tuple[Array, Array]:
+    content = safe_pickle.load(path, "features of a protein")
+    fields = ("seq", "ss", "pssm", "sa", "entropy", *PAIR_MAPS)
+    absent = [field for field in fields if field not in content] if isinstance(content, Mapping) else list(fields)
+    if absent:
+        raise UserError(f"{path}: expected a mapping with {', '.join(fields)}, found one without {', '.join(absent)}")
+    length = len(content["seq"])
+    shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
+    shapes |= dict.fromkeys(PAIR_MAPS, (length, length))
+    for field, shape in shapes.items():
+        _refuse_feature(path, field, content[field], shape)
+    features = [content["ss"], content["pssm"].T, content["sa"][None], content["entropy"][None]]
+    return np.concatenate(features).astype(np.float32), np.stack([content[field] for field in PAIR_MAPS])
+
+
+def _refuse_feature(path: Path, field: str, values: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise UserError(f"{path}, {field}: expected an array of numbers, found {type(values).__name__}")
+    refuse_shape(path, field, values, shape)
+    refuse_not_finite(path, field, values)
+    largest = float(np.abs(values).max(initial=0))
+    if largest >= _LARGEST_FEATURE:
+        raise UserError(f"{path}, {field}: expected values between -100 and 100, found ±{largest:g}")
+
+
+def _distances(path: Path, length: int) -> Array:
+    content = read_npy(path, pickled=True)
+    if content.dtype != object or content.shape != (3,) or not isinstance(content[2], np.ndarray):
+        raise UserError(f"{path}: expected (length, sequence, map), found {content.dtype} {content.shape}")
+    distances = content[2]
+    if content[0] != length or length < 2:
+        raise UserError(f"{path}, length: expected {length} (at least 2) as in its features, found {content[0]}")
+    if distances.dtype.kind != "f":
+        raise UserError(f"{path}, map: expected floating-point numbers, found {distances.dtype}")
+    refuse_shape(path, "map", distances, (length, length))
+    refuse_not_finite(path, "map", distances)
+    if distances.max() > _LARGEST_DISTANCE or distances.min() < 0:
+        raise UserError(
+            f"{path}, map: expected 0 to {_LARGEST_DISTANCE:g} Å, found {distances.min():g} to {distances.max():g}"
+        )
+    return _levelled(distances)
+
+
+def _levelled(distances: Array) -> Array:
+    levelled = np.maximum(distances, 1)
+    after, before = np.diagonal(levelled, 1), np.diagonal(levelled, -1)  # to the next residue, to the last one
+    inner = (before[:-1] + after[1:]) / 2
+    np.fill_diagonal(levelled, np.concatenate([after[:1], inner, before[-1:]]))
+    return levelled
+
+
+class Squares:
+    """The arrays of one split, ``SIDE`` positions a side, on the disk.
+
+    Channels of x: the 27 features of the residue that the row stands for, those of the column's, the 3 pair maps. The
+    reference interleaves them: its channels 2 f and 2 f + 1 are ours 27 + f and f, and its last 3 are ours.
+    """
+
+    def __init__(self, workspace: Workspace, split: str, num: int) -> None:
+        """Make the arrays for ``num`` proteins."""
+        self._rows = workspace.array(f"{split}_x.positions", (num, NUM_FEATURES, SIDE))
+        self._columns = workspace.array(f"{split}_x.columns", (num, NUM_FEATURES, SIDE))
+        self._extents = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
+        self._pairs = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
+        self.y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """What is filled."""
+        return (self._rows, self._columns, self._extents, self._pairs, self.y)
+
+    @property
+    def x(self) -> PairwiseRows:
+        """The inputs [num, 57, SIDE, SIDE]."""
+        return PairwiseRows(
+            {"positions": self._rows, "columns": self._columns, "extents": self._extents, "pairs": self._pairs}
+        )
+
+    def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
+        """Put a protein into its place.
+
+        Args:
+            index: its place.
+            protein: what is put.
+            shares: in [0, 1), where the window of its rows and that of its columns begin, of all places where they
+                could; of a protein that fits there is one place.
+            clip: Å: the largest target; larger ones become it.
+        """
+        rows, from_rows = _window(len(protein), shares[0])
+        columns, from_columns = _window(len(protein), shares[1])
+        self._rows[index][:, rows] = protein.features[:, from_rows]
+        self._columns[index][:, columns] = protein.features[:, from_columns]
+        self._extents[index] = (rows.start, rows.stop), (columns.start, columns.stop)
+        self._pairs[index][:, rows, columns] = protein.pairs[:, from_rows, from_columns]
+        self.y[index] = min(FAR, clip)
+        self.y[index][rows, columns] = np.minimum(protein.distances[from_rows, from_columns], clip)
+
+
+def _window(length: int, share: float) -> tuple[slice, slice]:
+    """Return the positions of the square that hold residues, and those residues."""
+    start = int(share * (max(0, length + 2 * BORDER - SIDE) + 1))
+    first, end = max(0, BORDER - start), min(SIDE, length + BORDER - start)
+    return slice(first, end), slice(first + start - BORDER, end + start - BORDER)

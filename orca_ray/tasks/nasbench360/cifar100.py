@@ -1,0 +1,118 @@
+"""CIFAR-100: photographs of 100 classes, 32×32.
+
+Inputs are stored normalised per channel. The reference pads its random crops with black *before* it normalises, which
+is not 0 in the stored inputs: hence an augmentation of its own, ``crop_flip_cifar100``.
+"""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from orca_ray.data import safe_pickle
+from orca_ray.data.archives import open_gzip
+from orca_ray.data.raw import RawFile
+from orca_ray.data.rows import Array
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
+from orca_ray.tasks.nasbench360._shared import (
+    BENCHMARK_PAPER,
+    IMAGE_BODY,
+    carve,
+    class_labels,
+    entries,
+    filled,
+    numbers,
+    tell_fewer,
+)
+from orca_ray.tasks.task import Arrays, Task
+
+ARCHIVE = "cifar-100-python.tar.gz"
+SHAPE = (3, 32, 32)
+NUM_CLASSES = 100
+NUM_SAMPLES = (40_000, 10_000, 10_000)
+SPLIT_SEED = 0
+
+_MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
+_PARTS = ("train", "test")
+_MOST_BYTES = 2**29  # the archive takes 186 MB
+
+
+def _build(workspace: Workspace) -> Arrays:
+    path = workspace.file(ARCHIVE)
+    parts = {name: _images(path, name, content) for name, content in _unpickled(path).items()}
+    (images, labels), (test_images, test_labels) = parts["train"], parts["test"]
+    tell_fewer(path, len(labels), sum(NUM_SAMPLES[:2]))
+    kept, drawn = carve(labels, len(test_labels), SPLIT_SEED)
+    return {
+        "train_x": filled(workspace, "train", SHAPE, kept, lambda i: _normalised(images[i])),
+        "train_y": labels[kept],
+        "validation_x": filled(workspace, "validation", SHAPE, drawn, lambda i: _normalised(images[i])),
+        "validation_y": labels[drawn],
+        "test_x": filled(workspace, "test", SHAPE, np.arange(len(test_labels)), lambda i: _normalised(test_images[i])),
+        "test_y": test_labels,
+    }
+
+
+def _normalised(images: Array) -> Array:
+    normalised: Array = (images.astype(np.float32) / np.float32(255) - _MEAN) / _STD
+    return normalised
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    """Read both parts out of the archive, nothing unpacked to the disk."""
+    with open_gzip(path) as stream:
+        content = io.BytesIO(stream.read(_MOST_BYTES + 1))
+    if content.getbuffer().nbytes > _MOST_BYTES:
+        raise UserError(f"{path} unfolds to more than {_MOST_BYTES} bytes; expected the python CIFAR-100")
+    try:
+        with tarfile.open(fileobj=content, mode="r:") as archive:
+            members = {member.name: member for member in archive if member.isreg()}
+            return {part: _part(path, archive, members.get(f"cifar-100-python/{part}"), part) for part in _PARTS}
+    except tarfile.TarError as error:
+        raise UserError(f"{path} is no gzip'd tar archive ({error}); expected the python CIFAR-100") from error
+
+
+def _part(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, part: str) -> Any:
+    if member is None:
+        raise UserError(f"{path}: the archive has no file cifar-100-python/{part}; expected the python CIFAR-100")
+    return safe_pickle.load(cast(BinaryIO, archive.extractfile(member)), f"{path}, {member.name}")
+
+
+def _images(path: Path, part: str, content: Any) -> tuple[Array, Array]:
+    """Return images uint8 [N, 3, 32, 32] and their fine classes [N]."""
+    data, fine = entries(path, content, "data", "fine_labels")
+    data = numbers(path, f"data of {part}", data, (None, 3 * 32 * 32), "u")
+    return data.reshape(-1, *SHAPE), class_labels(path, f"fine_labels of {part}", fine, len(data), NUM_CLASSES)
+
+
+TASK = Task(
+    name="nasbench360/cifar100",
+    title="CIFAR-100",
+    modality="image",
+    input_shape=SHAPE,
+    target=Target("classes", size=NUM_CLASSES),
+    loss="cross_entropy",
+    metric="error",
+    body=IMAGE_BODY,
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-4.0 (as NAS-Bench-360 states; the authors of CIFAR name none)",
+    citation=f"Krizhevsky, Learning multiple layers of features from tiny images, 2009; {BENCHMARK_PAPER}",
+    reference="https://www.cs.toronto.edu/~kriz/cifar.html",
+    terms="The authors of CIFAR-100 ask to be cited.",
+    files=(
+        RawFile(
+            path=ARCHIVE,
+            urls=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+            md5="eb9058c3a382ffc7106e4002c42a8d85",  # as torchvision's CIFAR100 has it
+            num_bytes=169_001_437,
+        ),
+    ),
+    augmentation="crop_flip_cifar100",
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

@@ -1,0 +1,176 @@
+"""Cosmic: which pixels of a Hubble image a cosmic ray hit (deepCR's ACS/WFC stamps, galaxy fields, filter F435W).
+
+Choices where the reference leaves one:
+
+- Training adds the field's sky to an image, times a factor between -0.9 and 3: other exposures of it. The factor is
+  drawn once, not anew every epoch. The reference adds sky to validation and test, too; ``held-out`` scores the images
+  as they were taken, ``paper`` adds it everywhere.
+- Pixels under the third plane, ``ignore``, have the target -1: loss and metric count prediction and target as 0 there.
+- Images are counts of electrons, not standardised, as in the reference.
+- Where the lists of stamps are missing, they are what the reference's script lists: all stamps of galaxy fields in
+  F435W, here in order of their paths.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import splits
+from orca_ray.data.protocol import PAPER
+from orca_ray.data.raw import RawFile
+from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360._listed import located
+from orca_ray.tasks.task import Arrays, Task
+
+Array = npt.NDArray[Any]
+
+SPLIT_SEED = 0
+SKY_FACTORS = (-0.9, 3.0)
+STAMP, SIDE, CORNER = 256, 128, 64
+IGNORED = -1.0
+GALAXY_VISITS: Mapping[str, Sequence[str]] = {
+    "9490": ("a2", "a3"),
+    "10182": ("pb", "pd"),
+    "10190": ("13", "28"),
+    "10260": ("5", "7"),
+    "10342": ("3",),
+    "10407": ("3",),
+    "10584": ("13",),
+    "10760": ("2", "4"),
+    "12058": ("1", "6", "12", "16"),
+    "12513": ("2", "3"),
+    "13057": ("1",),
+    "13364": ("95",),
+    "13691": ("11",),
+    "13737": ("2", "3"),
+    "13804": ("6",),
+    "14343": ("1",),
+    "14704": ("1",),
+}
+"""Fields that show galaxies: visits by proposal (Kwon, Zhang and Bloom, deepCR on ACS/WFC, 2021)."""
+_BATCH = 256  # 34 MB
+
+
+def _build(workspace: Workspace) -> Arrays:
+    given, test = _stamps(workspace, "train"), _stamps(workspace, "test")
+    if len(given) <= len(test):
+        raise UserError(
+            f"{workspace.raw}/cosmic: expected more training stamps than test stamps, for as many are held out for "
+            f"validation, found {len(given)} and {len(test)}"
+        )
+    parts = splits.split(len(given), (len(given) - len(test), len(test)), SPLIT_SEED)
+    train, validation = ([given[i] for i in part] for part in parts)
+    skies = ("train", "validation", "test") if workspace.protocol == PAPER else ("train",)
+    arrays: dict[str, Array] = {}
+    for number, (split, paths) in enumerate((("train", train), ("validation", validation), ("test", test))):
+        factors = np.random.RandomState(SPLIT_SEED + number).uniform(*SKY_FACTORS, len(paths))
+        arrays |= _filled(workspace, split, paths, factors if split in skies else np.zeros(len(paths)))
+    return arrays
+
+
+def _stamps(workspace: Workspace, split: str) -> list[str]:
+    listing = workspace.optional(f"cosmic/{split}_dirs.npy")
+    if listing is None:
+        return _galaxies(workspace.file(f"cosmic/npy_{split}"))
+    names = read_npy(listing, ndim=1, kind="UO", pickled=True).tolist()
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{listing}: expected paths of stamps, found {type(names[0]).__name__} {names[0]!r:.100}")
+    return located(workspace.raw, listing, names)
+
+
+def _galaxies(tree: Path) -> list[str]:
+    stamps = sorted(str(path) for path in tree.glob("f435w/*/*/*.npy") if _is_galaxy(path))
+    if not stamps:
+        raise UserError(f"{tree}: expected stamps f435w/PROPOSAL/VISIT/*.npy of galaxy fields, found none")
+    return stamps
+
+
+def _is_galaxy(path: Path) -> bool:
+    proposal, visit, name = path.parts[-3:]
+    return name != "sky.npy" and visit in GALAXY_VISITS.get(proposal, ())
+
+
+def _filled(workspace: Workspace, split: str, paths: Sequence[str], factors: Array) -> dict[str, Array]:
+    x = workspace.array(f"{split}_x", (len(paths), 1, SIDE, SIDE))
+    y = workspace.array(f"{split}_y", (len(paths), SIDE, SIDE))
+    for part in workspace.batches(split, len(paths), _BATCH, x, y):
+        for index in range(part.start, part.stop):
+            x[index, 0], y[index] = _sample(Path(paths[index]), float(factors[index]))
+    return {f"{split}_x": x, f"{split}_y": y}
+
+
+def _sample(path: Path, factor: float) -> tuple[Array, Array]:
+    """Return the image and its target, both [128, 128], sky times ``factor`` added."""
+    planes = _planes(path)
+    target = planes[1].astype(np.float32)
+    if len(planes) == 3:
+        target[planes[2] != 0] = IGNORED
+    return planes[0].astype(np.float64) + factor * _sky(path), target
+
+
+def _planes(path: Path) -> Array:
+    """Return the middle of image, mask and, where there is one, ignore: [2 or 3, 128, 128]."""
+    stamp = read_npy(path, ndim=3, kind="fiub")
+    if stamp.shape not in ((2, STAMP, STAMP), (3, STAMP, STAMP)):
+        raise UserError(
+            f"{path}: expected shape [2 or 3, {STAMP}, {STAMP}] (image, cosmic-ray mask and perhaps ignore mask), "
+            f"found {list(stamp.shape)}"
+        )
+    middle = slice(CORNER, CORNER + SIDE)
+    planes = np.asarray(stamp[:, middle, middle])
+    refuse_not_finite(path, "", planes)
+    if not np.isin(planes[1], (0, 1)).all():
+        raise UserError(f"{path}, mask: expected only 0 and 1, found {planes[1].min():g} to {planes[1].max():g}")
+    return planes
+
+
+def _sky(path: Path) -> float:
+    """Return the sky of the exposure that a stamp is cut from, 0 where its field has none."""
+    listing = path.parent / "sky.npy"
+    if not listing.is_file():
+        return 0.0
+    skies = read_npy(listing, ndim=1, kind="fiu")
+    number = path.name.split("_")[0]
+    if not number.isdecimal() or not 1 <= int(number) <= len(skies):
+        raise UserError(
+            f"{path}: expected a name that begins with an exposure of {listing}, 1 to {len(skies)}, and '_', found "
+            f"{number!r}"
+        )
+    refuse_not_finite(listing, "", skies)
+    return float(skies[int(number) - 1])
+
+
+TASK = Task(
+    name="nasbench360/cosmic",
+    title="Cosmic rays on Hubble images",
+    modality="image",
+    input_shape=(1, SIDE, SIDE),
+    target=Target("dense", shape=(SIDE, SIDE)),
+    loss="masked_bce",
+    metric="cosmic_one_minus_auroc",
+    paper_metric="cosmic_one_minus_auroc_thresholded",
+    body="microsoft/swin-base-patch4-window7-224-in22k",
+    num_samples=(4410, 420, 420),  # of 5250
+    licence="open (as NAS-Bench-360 states it)",
+    citation="Zhang and Bloom, deepCR: cosmic ray rejection with deep learning, ApJ, 2020; Kwon, Zhang and Bloom, "
+    "deepCR on ACS/WFC, 2021; Tu et al., NAS-Bench-360, NeurIPS 2022",
+    reference="https://arxiv.org/abs/1907.09500",
+    files=tuple(
+        RawFile(
+            path=f"cosmic/deepCR.ACS-WFC.{split}.tar",
+            urls=(f"https://pde-xd.s3.amazonaws.com/cosmic/deepCR.ACS-WFC.{split}.tar",),
+            num_bytes=num_bytes,
+            unpacked=f"cosmic/npy_{split}",
+        )
+        for split, num_bytes in (("train", 6_500_000_000), ("test", 1_000_000_000))
+    ),
+    paper_splits=True,
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

@@ -1,0 +1,115 @@
+"""Darcy flow: from a piecewise constant permeability on the unit square to the pressure, every fifth point of 421×421.
+
+Inputs are the permeability, standardised point by point, and the two coordinates of the grid: channel 1 grows along the
+last axis, channel 2 along the rows. Targets are in their own units; ``y_mean`` and ``y_std`` are pointwise, too. The
+reference divides by the unbiased deviation plus 1e-5, which is part of ``y_std`` here. Statistics are of the first 900
+samples, which train, and under the protocol ``paper`` of all 1000, as in the reference.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from orca_ray.data.protocol import PAPER
+from orca_ray.data.readers import read_mat, refuse_not_finite
+from orca_ray.data.rows import Array
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, IMAGE_BODY, hosted, tell_fewer
+from orca_ray.tasks.task import Arrays, Task
+
+TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
+RESOLUTION, STEP = 421, 5
+SIDE = 85
+NUM_SAMPLES = (900, 100, 100)
+EPSILON = 1e-5
+
+_BATCH = 256  # samples: 360 MB at full resolution; a slice of MATLAB 7.3 goes through the whole file
+_FEWEST = 3  # samples, for a deviation and a validation sample
+
+
+def _build(workspace: Workspace) -> Arrays:
+    x, y = _fields(workspace, TRAIN_FILE, sum(NUM_SAMPLES[:2]))
+    x_test, y_test = _fields(workspace, TEST_FILE, NUM_SAMPLES[2])
+    num_train = len(x) - max(1, len(x) // 10)
+    num_seen = len(x) if workspace.protocol == PAPER else num_train
+    x_mean, x_std = pointwise(x[:num_seen])
+    y_mean, y_std = pointwise(y[:num_seen])
+    inputs, test_inputs = ((fields - x_mean) / x_std for fields in (x, x_test))
+    return {
+        "train_x": _with_grid(inputs[:num_train]),
+        "train_y": np.array(y[:num_train]),
+        "validation_x": _with_grid(inputs[num_train:]),
+        "validation_y": np.array(y[num_train:]),
+        "test_x": _with_grid(test_inputs),
+        "test_y": np.array(y_test),
+        "y_mean": y_mean,
+        "y_std": y_std,
+    }
+
+
+def pointwise(fields: Array) -> tuple[Array, Array]:
+    """Return mean and unbiased standard deviation + 1e-5 of each point, float32, over fields [N, …], N ≥ 2.
+
+    Sums are taken in float64 along the first axis, one sample after another: alike on every processor.
+    """
+    wide = fields.astype(np.float64)
+    mean = np.add.reduce(wide, axis=0) / len(wide)
+    variance = np.add.reduce((wide - mean) ** 2, axis=0) / (len(wide) - 1)
+    return mean.astype(np.float32), (np.sqrt(variance) + EPSILON).astype(np.float32)
+
+
+def _with_grid(permeability: Array) -> Array:
+    """Return [N, 3, 85, 85]: the field, and the coordinates of its points in [0, 1]."""
+    ticks = np.linspace(0, 1, SIDE, dtype=np.float32)
+    x = np.empty((len(permeability), 3, SIDE, SIDE), np.float32)
+    x[:, 0] = permeability
+    x[:, 1] = ticks
+    x[:, 2] = ticks[:, None]
+    return x
+
+
+def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
+    """Return the first ``most`` fields ``coeff`` and ``sol`` of a file, [N, 85, 85] each; fewer where it has fewer."""
+    path = workspace.file(file)
+    coefficients, solutions = (_subsampled(workspace, path, field, most) for field in ("coeff", "sol"))
+    if len(coefficients) != len(solutions):
+        raise UserError(f"{path}: coeff holds {len(coefficients)} samples and sol {len(solutions)}")
+    tell_fewer(path, len(coefficients), most)
+    return coefficients, solutions
+
+
+def _subsampled(workspace: Workspace, path: Path, field: str, most: int) -> Array:
+    source = read_mat(path, field)
+    shape = tuple(source.shape)
+    if len(shape) != 3 or shape[0] < _FEWEST or shape[1:] != (RESOLUTION, RESOLUTION):
+        expected = f"(at least {_FEWEST}, {RESOLUTION}, {RESOLUTION})"
+        raise UserError(f"{path}: {field} has shape {shape}, expected {expected}")
+    name = f"{path.stem}.{field}"
+    fields = workspace.array(name, (min(most, shape[0]), SIDE, SIDE))
+    for part in workspace.batches(name, len(fields), _BATCH, fields):
+        points = np.asarray(source[part])[:, ::STEP, ::STEP]
+        refuse_not_finite(path, field, points)
+        fields[part] = points
+    return fields
+
+
+TASK = Task(
+    name="nasbench360/darcy_flow",
+    title="Darcy flow, 85×85",
+    modality="pde",
+    input_shape=(3, SIDE, SIDE),
+    target=Target("dense", shape=(SIDE, SIDE)),
+    loss="relative_l2",
+    metric="relative_l2",
+    body=IMAGE_BODY,
+    num_samples=NUM_SAMPLES,
+    licence="MIT (as NAS-Bench-360 states)",
+    citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021; "
+    f"{BENCHMARK_PAPER}",
+    reference="https://arxiv.org/abs/2010.08895",
+    files=tuple(hosted(file, file, 1_700_000_000) for file in (TRAIN_FILE, TEST_FILE)),
+    paper_splits=True,
+    build=_build,
+)

@@ -1,0 +1,90 @@
+"""DeepSEA: 36 chromatin features from 1000 bases of DNA."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data.prepared import SPLITS, SplitName
+from orca_ray.data.readers import open_npz
+from orca_ray.data.rows import Array
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360._shared import (
+    BENCHMARK_PAPER,
+    SEQUENCE_BODY,
+    filled,
+    hosted,
+    numbers,
+    tell_fewer,
+)
+from orca_ray.tasks.task import Arrays, Task
+
+FILE = "deepsea_filtered.npz"
+LENGTH, NUM_BASES = 1000, 4
+NUM_LABELS = 36
+NUM_SAMPLES = (71_753, 2490, 149_400)
+
+_MEMBERS: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
+"""Its own split, by the names of its arrays; the reference trains on train and val together."""
+
+
+def _build(workspace: Workspace) -> Arrays:
+    path = workspace.file(FILE)
+    content = open_npz(path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"])
+    arrays: dict[str, Array] = {}
+    for split in SPLITS:
+        y = _labels(path, f"y_{_MEMBERS[split]}", content)
+        sequences = _Sequences(path, f"x_{_MEMBERS[split]}", content, len(y))
+        x = filled(workspace, split, (NUM_BASES, LENGTH), np.arange(len(y)), sequences)
+        arrays |= {f"{split}_x": x, f"{split}_y": y}
+    tell_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
+    return arrays
+
+
+class _Sequences:
+    """One-hot sequences [N, 1000, 4] of one member, which is unpacked when the first are asked for."""
+
+    def __init__(self, path: Path, field: str, content: Mapping[str, Array], count: int) -> None:
+        self._path, self._field, self._content, self._count = path, field, content, count
+        self._loaded: Array | None = None
+
+    def __call__(self, indices: npt.NDArray[np.int64]) -> Array:
+        """Return them as [b, 4, 1000]."""
+        if self._loaded is None:
+            expected = (self._count, LENGTH, NUM_BASES)
+            self._loaded = numbers(self._path, self._field, self._content[self._field], expected)
+        return _zeros_and_ones(self._path, self._field, self._loaded[indices]).transpose(0, 2, 1)
+
+
+def _labels(path: Path, field: str, content: Mapping[str, Array]) -> Array:
+    """Return labels [N, 36], 0 or 1."""
+    return _zeros_and_ones(path, field, numbers(path, field, content[field], (None, NUM_LABELS))).astype(np.float32)
+
+
+def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:
+    wrong = (values != 0) & (values != 1)
+    if wrong.any():
+        raise UserError(f"{path}: {field} must hold 0 and 1 only, found {values[wrong][0]}")
+    return values
+
+
+TASK = Task(
+    name="nasbench360/deepsea",
+    title="DeepSEA",
+    modality="DNA",
+    input_shape=(NUM_BASES, LENGTH),
+    target=Target("labels", size=NUM_LABELS),
+    loss="bce_pos4",
+    metric="one_minus_auroc",
+    body=SEQUENCE_BODY,
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-4.0 (as NAS-Bench-360 states)",
+    citation="Zhou and Troyanskaya, Predicting effects of noncoding variants with deep learning-based sequence model, "
+    f"Nature Methods 2015; {BENCHMARK_PAPER}",
+    reference="https://doi.org/10.1038/nmeth.3547",
+    files=(hosted(FILE, f"deepsea/{FILE}", 903_000_000),),
+    build=_build,
+)

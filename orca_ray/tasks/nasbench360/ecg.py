@@ -1,0 +1,142 @@
+"""ECG: heart rhythms from 1000 samples (3.3 s) of a single-lead electrocardiogram, four classes.
+
+Records are standardised one by one and cut into windows that overlap the more, the rarer the class is. Splits are of
+records, drawn as the reference draws them (scikit-learn's ``train_test_split``, seed 0): 80/10/10 %, and under the
+protocol ``paper`` 90/10 % with validation carved from the 90. Windows stand in the order of their records in the split,
+and in the order of time within one; the reference shuffles them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import safe_pickle
+from orca_ray.data.prepared import SplitName
+from orca_ray.data.protocol import PAPER
+from orca_ray.data.readers import refuse_not_finite
+from orca_ray.data.rows import Array
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360._shared import (
+    BENCHMARK_PAPER,
+    SEQUENCE_BODY,
+    entries,
+    hosted,
+    numbers,
+    tell_fewer,
+)
+from orca_ray.tasks.task import Arrays, Task
+
+FILE = "challenge2017.pkl"
+LENGTH = 1000
+CLASSES: Mapping[str, int] = {"N": 0, "A": 1, "O": 2, "~": 3}
+"""Normal, atrial fibrillation, another rhythm, too noisy to tell."""
+STRIDES = (500, 83, 250, 25)
+"""From one window of a record to the next, by class: 500, 500 // 6, 500 // 2 and 500 // 20 samples."""
+NUM_RECORDS = 8528
+SPLIT_SEED = 0
+
+_BATCH = 64  # records: some ten MB of windows
+_FEWEST = 10  # records, so that every split has one
+
+
+def _build(workspace: Workspace) -> Arrays:
+    path = workspace.file(FILE)
+    records, labels = _records(path)
+    tell_fewer(path, len(records), NUM_RECORDS)
+    arrays: dict[str, Array] = {}
+    for split, chosen in _splits(len(records), workspace.protocol).items():
+        starts = _first_windows([len(records[i]) for i in chosen], labels[chosen])
+        if starts[-1] == 0:
+            raise UserError(f"{path}: no record of the {split} split is longer than {LENGTH} samples")
+        x = workspace.array(f"{split}_x", (int(starts[-1]), 1, LENGTH))
+        for part in workspace.batches(split, len(chosen), _BATCH, x):
+            for position in range(len(chosen))[part]:
+                record = chosen[position]
+                x[starts[position] : starts[position + 1], 0] = _windows(records[record], STRIDES[labels[record]])
+        arrays |= {f"{split}_x": x, f"{split}_y": np.repeat(labels[chosen], np.diff(starts))}
+    return arrays
+
+
+def _splits(num_records: int, protocol: str) -> dict[SplitName, npt.NDArray[np.int64]]:
+    """Return the records of each split."""
+    from sklearn.model_selection import train_test_split
+
+    def divided(indices: npt.NDArray[np.int64], share: float) -> list[npt.NDArray[np.int64]]:
+        return list(train_test_split(indices, test_size=share, random_state=SPLIT_SEED))
+
+    everything = np.arange(num_records)
+    if protocol == PAPER:
+        rest, test = divided(everything, 0.1)
+        train, validation = divided(rest, 1 / 9)
+    else:
+        train, rest = divided(everything, 0.2)
+        validation, test = divided(rest, 0.5)
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _first_windows(lengths: list[int], labels: Array) -> npt.NDArray[np.int64]:
+    """Return where the windows of each record begin among those of the split, and their number [records + 1].
+
+    As in the reference, a window that would end exactly where its record ends is none.
+    """
+    counts = [
+        len(range(0, length - LENGTH, STRIDES[label])) for length, label in zip(lengths, labels.tolist(), strict=True)
+    ]
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _windows(record: Array, stride: int) -> Array:
+    """Return windows [n, 1000] of the record with mean 0 and standard deviation 1 (0 where it is constant)."""
+    if len(record) <= LENGTH:
+        return np.empty((0, LENGTH))
+    standardised = (record - np.mean(record, dtype=np.float64)) / (np.std(record, dtype=np.float64) or 1.0)
+    return np.lib.stride_tricks.sliding_window_view(standardised, LENGTH)[: len(record) - LENGTH : stride]
+
+
+def _records(path: Path) -> tuple[list[Array], Array]:
+    """Return records [samples] and their classes [N]."""
+    data, label = entries(path, safe_pickle.load(path, str(path)), "data", "label")
+    records, letters = _listed(path, "data", data), _listed(path, "label", label)
+    if len(records) != len(letters) or len(records) < _FEWEST:
+        raise UserError(
+            f"{path}: data holds {len(records)} records and label {len(letters)} labels; expected as many of both, at "
+            f"least {_FEWEST}"
+        )
+    for i, (record, letter) in enumerate(zip(records, letters, strict=True)):
+        if not isinstance(letter, str) or letter not in CLASSES:
+            raise UserError(f"{path}: label {i} is {letter!r}; allowed: {', '.join(CLASSES)}")
+        refuse_not_finite(path, f"data[{i}]", numbers(path, f"data[{i}]", record, (None,)))
+    return records, np.array([CLASSES[letter] for letter in letters])
+
+
+def _listed(path: Path, field: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) == 0:
+        raise UserError(f"{path}: {field} must be a list or an array with an entry a record, found {value!r:.80}")
+    return list(value)
+
+
+TASK = Task(
+    name="nasbench360/ecg",
+    title="ECG rhythms",
+    modality="electrocardiogram",
+    input_shape=(1, LENGTH),
+    target=Target("classes", size=len(CLASSES)),
+    loss="cross_entropy",
+    metric="one_minus_macro_f1",
+    body=SEQUENCE_BODY,
+    num_samples=(260_000, 33_000, 33_000),  # windows, as the benchmark says; only the records tell exactly
+    licence="ODC-BY-1.0",
+    citation="Clifford et al., AF classification from a short single lead ECG recording: the PhysioNet/Computing in "
+    f"Cardiology Challenge 2017; Goldberger et al., PhysioBank, PhysioToolkit, and PhysioNet, 2000; {BENCHMARK_PAPER}",
+    reference="https://doi.org/10.22489/CinC.2017.065-469",
+    terms="PhysioNet asks for both of its papers to be cited.",
+    files=(hosted(FILE, f"ECG/{FILE}", 157_000_000),),
+    paper_splits=True,
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

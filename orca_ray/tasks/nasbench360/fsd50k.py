@@ -1,0 +1,169 @@
+"""FSD50K: which of 200 kinds of sound are heard in a clip, of which one-second chunks are given.
+
+Choices where the reference leaves one:
+
+- Training has one example a clip: one of its chunks, masked and mixed with a background, all drawn once as in the
+  reference, here from a seed and the clip's number, so that an interrupted preparation goes on to the same arrays.
+- Validation and test hold every chunk as it is; a clip's logits are the mean over its chunks (``group``). ``paper``
+  selects on test, and what that protocol calls validation is part of its training set: it is carved from the training
+  clips and treated like them, because the reference leaves ``val.csv`` alone.
+- Clips are numbered in the order of their ids as text; training examples are in that order, chunks in that of the file.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import splits
+from orca_ray.data.protocol import PAPER
+from orca_ray.data.raw import RawFile
+from orca_ray.data.readers import read_csv
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360._audio import (
+    NUM_FRAMES,
+    NUM_MELS,
+    Backgrounds,
+    framed,
+    middle,
+    spectrogram,
+    training_example,
+)
+from orca_ray.tasks.nasbench360._listed import located
+from orca_ray.tasks.task import Arrays, Task
+
+Array = npt.NDArray[Any]
+
+SPLIT_SEED = 0
+NUM_LABELS = 200
+SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
+_BATCH = 1024  # 40 MB
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The rows of one list: where each chunk is, the number of its clip [N], its labels [N, 200] bool."""
+
+    paths: list[str]
+    clips: Array
+    labels: Array
+
+    @property
+    def num_clips(self) -> int:
+        return int(self.clips.max()) + 1
+
+
+def _build(workspace: Workspace) -> Arrays:
+    numbers = _label_numbers(workspace.file("chunks/lbl_map.json"))
+    paper = workspace.protocol == PAPER
+    # All lists first: a bad one is told before hours of work.
+    lists = {name: _chunks(workspace, name, numbers) for name in ("tr", "eval", *([] if paper else ["val"]))}
+    backgrounds = _backgrounds(workspace.file("noise_22050"))
+    train = lists["tr"]
+    if paper:
+        held_out = max(1, train.num_clips // 10)
+        parts = splits.split(train.num_clips, (train.num_clips - held_out, held_out), SPLIT_SEED)
+        arrays = _examples(workspace, "train", train, np.sort(parts[0]), backgrounds)
+        arrays |= _examples(workspace, "validation", train, np.sort(parts[1]), backgrounds)
+    else:
+        arrays = _examples(workspace, "train", train, np.arange(train.num_clips), backgrounds)
+        arrays |= _whole_clips(workspace, "validation", lists["val"])
+    return arrays | _whole_clips(workspace, "test", lists["eval"])
+
+
+def _label_numbers(path: Path) -> dict[str, int]:
+    try:
+        numbers = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, each label's number, found something else ({error})") from error
+    found = list(numbers.values()) if isinstance(numbers, dict) else []
+    if sorted(number for number in found if type(number) is int) != list(range(NUM_LABELS)):
+        raise UserError(
+            f"{path}: expected {NUM_LABELS} labels numbered 0 to {NUM_LABELS - 1}, found {len(found)} entries"
+        )
+    return {str(label): number for label, number in numbers.items()}
+
+
+def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks:
+    listing = workspace.file(f"chunks/{name}.csv")
+    columns = read_csv(listing, ("files", "labels", "ext"))
+    paths = located(workspace.raw, listing, columns["files"])
+    labels = np.zeros((len(paths), NUM_LABELS), bool)
+    for row, text in enumerate(columns["labels"]):
+        for label in text.split(","):
+            if label not in numbers:
+                raise UserError(f"{listing}, row {row + 1}: expected labels of lbl_map.json, found {label!r}")
+            labels[row, numbers[label]] = True
+    return _Chunks(paths, np.unique(np.array(columns["ext"]), return_inverse=True)[1].reshape(-1), labels)
+
+
+def _backgrounds(folder: Path) -> Backgrounds:
+    paths = sorted(str(path) for path in folder.glob("*.wav"))
+    if not paths:
+        raise UserError(f"{folder}: expected *.wav, found none; training mixes three of four clips with a background")
+    return Backgrounds(paths)
+
+
+def _examples(
+    workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: Backgrounds
+) -> dict[str, Array]:
+    """Return x [n, 1, 96, 102] and y [n, 200] of the clips [n]."""
+    rows = _one_each(chunks)[clips]
+    x = workspace.array(f"{split}_x", (len(clips), *SHAPE))
+    for part in workspace.batches(split, len(clips), _BATCH, x):
+        for index in range(part.start, part.stop):
+            random = np.random.RandomState([SPLIT_SEED, int(clips[index])])
+            x[index] = framed(training_example(spectrogram(chunks.paths[rows[index]]), backgrounds, random))
+    return {f"{split}_x": x, f"{split}_y": chunks.labels[rows].astype(np.float32)}
+
+
+def _one_each(chunks: _Chunks) -> Array:
+    """Return the row of one chunk of each clip, [num_clips]."""
+    order = np.argsort(chunks.clips, kind="stable")
+    counts = np.bincount(chunks.clips)
+    chosen = (np.random.RandomState(SPLIT_SEED).random_sample(len(counts)) * counts).astype(np.int64)
+    rows: Array = order[np.cumsum(counts) - counts + chosen]
+    return rows
+
+
+def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str, Array]:
+    x = workspace.array(f"{split}_x", (len(chunks.paths), *SHAPE))
+    for part in workspace.batches(split, len(chunks.paths), _BATCH, x):
+        for index in range(part.start, part.stop):
+            x[index] = framed(middle(spectrogram(chunks.paths[index])))
+    y = chunks.labels.astype(np.float32)
+    return {f"{split}_x": x, f"{split}_y": y, f"{split}_group": chunks.clips.astype(np.int64)}
+
+
+TASK = Task(
+    name="nasbench360/fsd50k",
+    title="FSD50K sound events",
+    modality="audio",
+    input_shape=SHAPE,
+    target=Target("labels", size=NUM_LABELS),
+    loss="bce_pos10",
+    metric="one_minus_map",
+    body="microsoft/swin-base-patch4-window7-224-in22k",
+    num_samples=None,  # clips of train, but chunks of validation and test
+    licence="CC-BY-4.0 as a whole; each clip its own: CC0, CC-BY, CC-BY-NC or CC Sampling+",
+    citation="Fonseca et al., FSD50K: an open dataset of human-labeled sound events, TASLP, 2022; "
+    "Tu et al., NAS-Bench-360, NeurIPS 2022",
+    reference="https://doi.org/10.5281/zenodo.4060432",
+    files=(
+        RawFile(
+            path="audio.zip",
+            urls=("https://pde-xd.s3.amazonaws.com/audio/audio.zip",),
+            num_bytes=24_000_000_000,
+            unpacked="chunks/tr.csv",
+        ),
+    ),
+    terms="Some clips are under CC-BY-NC: no commercial use; their authors must be credited (FSD50K's metadata).",
+    paper_splits=True,
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

@@ -1,0 +1,62 @@
+"""NinaPro DB5: hand gestures from 16 electrodes on the forearm, windows of 52 time steps."""
+
+from pathlib import Path
+
+import numpy as np
+
+from orca_ray.data.prepared import SPLITS, SplitName
+from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.data.rows import Array
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, IMAGE_BODY, class_labels, hosted, numbers
+from orca_ray.tasks.task import Arrays, Task
+
+NUM_STEPS, NUM_ELECTRODES = 52, 16
+NUM_CLASSES = 18
+NUM_SAMPLES = (2638, 659, 659)
+
+_FILES: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
+"""Its own split, by the names of its files; the reference trains on train and val together."""
+
+
+def _build(workspace: Workspace) -> Arrays:
+    arrays: dict[str, Array] = {}
+    for split in SPLITS:
+        name = _FILES[split]
+        x = _windows(workspace.file(f"ninaPro/ninapro_{name}.npy"))
+        path = workspace.file(f"ninaPro/label_{name}.npy")
+        y = class_labels(path, "labels", read_npy(path, ndim=1, kind="fiu"), len(x), NUM_CLASSES)
+        arrays |= {f"{split}_x": x, f"{split}_y": y}
+    return arrays
+
+
+def _windows(path: Path) -> Array:
+    """Return [N, 1, electrodes, steps] of windows stored as [N, steps, electrodes]."""
+    x = numbers(path, "windows", read_npy(path, ndim=3, kind="fiu"), (None, NUM_STEPS, NUM_ELECTRODES))
+    refuse_not_finite(path, "windows", x)
+    return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None], dtype=np.float32)
+
+
+TASK = Task(
+    name="nasbench360/ninapro",
+    title="NinaPro DB5",
+    modality="electromyography",
+    input_shape=(1, NUM_ELECTRODES, NUM_STEPS),
+    target=Target("classes", size=NUM_CLASSES),
+    loss="softmax_focal",
+    metric="error",
+    body=IMAGE_BODY,
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-ND (as NAS-Bench-360 states)",
+    citation="Pizzolato et al., Comparison of six electromyography acquisition setups on hand movement classification "
+    f"tasks, PLoS ONE 2017; {BENCHMARK_PAPER}",
+    reference="https://doi.org/10.1371/journal.pone.0186132",
+    terms="No derivatives: changed copies of the data, prepared arrays included, must not be passed on.",
+    files=tuple(
+        hosted(f"ninaPro/{kind}_{name}.npy", f"ninapro/{kind}_{name}.npy", num_bytes)
+        for name, num_samples in zip(_FILES.values(), NUM_SAMPLES, strict=True)
+        for kind, num_bytes in (("ninapro", 8 * 52 * 16 * num_samples), ("label", 8 * num_samples))
+    ),
+    build=_build,
+)

@@ -1,0 +1,95 @@
+"""PSICOV: distances between all residues of a protein, from its sequence's relatives.
+
+Trained on DeepCov's proteins, scored on PSICOV's. Choices where the reference leaves one:
+
+- A protein of more than 502 residues is seen through a window that is drawn once, not anew every epoch. Rows and
+  columns of training windows are drawn independently, as in the reference; those of validation and test are the same,
+  because the metric takes the separation of two residues from their places. (No published PSICOV protein needs one.)
+- ``held-out``: validation is the second half of PSICOV's list and test the first. ``paper``: test is all of the list,
+  and validation, which that protocol trains on, is carved from DeepCov.
+"""
+
+import re
+
+import numpy as np
+
+from orca_ray.data import splits
+from orca_ray.data.protocol import PAPER
+from orca_ray.data.raw import RawFile
+from orca_ray.data.readers import read_lines
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360._psicov import SIDE, Squares, read_protein
+from orca_ray.tasks.task import Arrays, Task
+
+SPLIT_SEED = 0
+CLIP = 16.0  # Å, of training targets
+_BATCH = 16  # about 70 MB
+
+
+def _build(workspace: Workspace) -> Arrays:
+    deepcov, psicov = _names(workspace, "deepcov"), _names(workspace, "psicov")
+    half = len(psicov) // 2
+    if workspace.protocol == PAPER:
+        sizes = (len(deepcov) - half, half)
+        train, validation = ([deepcov[i] for i in part] for part in splits.split(len(deepcov), sizes, SPLIT_SEED))
+        parts = [("train", "deepcov", train), ("validation", "deepcov", validation), ("test", "psicov", psicov)]
+    else:
+        parts = [("train", "deepcov", deepcov), ("validation", "psicov", psicov[half:])]
+        parts += [("test", "psicov", psicov[:half])]
+    squares = {split: _squares(workspace, split, folder, names) for split, folder, names in parts}
+    return {f"{split}_{axis}": getattr(each, axis) for split, each in squares.items() for axis in "xy"}
+
+
+def _names(workspace: Workspace, folder: str) -> list[str]:
+    path = workspace.file(f"protein/{folder}.lst")
+    names = [line.split()[0] for line in read_lines(path)]
+    if len(names) < 2:
+        raise UserError(f"{path}: expected at least 2 proteins, one a line, found {len(names)}")
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f"{path}: expected names of letters, digits, '_', '.' and '-', found {name!r}")
+    return names
+
+
+def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) -> Squares:
+    squares = Squares(workspace, split, len(names))
+    clip = CLIP if folder == "deepcov" else np.inf
+    shares = np.random.RandomState(SPLIT_SEED).random_sample((len(names), 2))
+    if folder != "deepcov":
+        shares[:, 1] = shares[:, 0]
+    for part in workspace.batches(split, len(names), _BATCH, *squares.arrays):
+        for index in range(part.start, part.stop):
+            protein = read_protein(workspace.raw / "protein" / folder, names[index])
+            squares.put(index, protein, (shares[index, 0], shares[index, 1]), clip)
+    return squares
+
+
+TASK = Task(
+    name="nasbench360/psicov",
+    title="PSICOV protein distances",
+    modality="protein",
+    input_shape=(57, SIDE, SIDE),
+    target=Target("dense", shape=(SIDE, SIDE)),
+    loss="mse",
+    metric="mae_lr_d8",
+    paper_metric="mae_lr_d8_reference",
+    body="microsoft/swin-base-patch4-window7-224-in22k",
+    num_samples=(3456, 75, 75),
+    licence="GPL (as NAS-Bench-360 states it)",
+    citation="Jones et al., PSICOV, Bioinformatics, 2012; Adhikari, A fully open-source framework for deep learning "
+    "protein real-valued distances, Scientific Reports, 2020; Tu et al., NAS-Bench-360, NeurIPS 2022",
+    reference="https://doi.org/10.1038/s41598-020-70181-0",
+    files=(
+        RawFile(
+            path="protein.zip",
+            urls=("https://pde-xd.s3.amazonaws.com/protein.zip",),
+            num_bytes=1_100_000_000,
+            unpacked="protein/deepcov.lst",
+        ),
+    ),
+    paper_splits=True,
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

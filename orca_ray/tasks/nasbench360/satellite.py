@@ -1,0 +1,82 @@
+"""Satellite: land cover from 46 observations of one pixel over a year, 24 classes.
+
+Values are kept as they are in the files, as in the reference; NAS-Bench-360's own loaders standardise each series.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.data.rows import Array
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.tasks.nasbench360._shared import (
+    BENCHMARK_PAPER,
+    SEQUENCE_BODY,
+    carve,
+    class_labels,
+    entries,
+    filled,
+    hosted,
+    numbers,
+    tell_fewer,
+)
+from orca_ray.tasks.task import Arrays, Task
+
+TRAIN_FILE, TEST_FILE = "satellite_train.npy", "satellite_test.npy"
+LENGTH = 46
+NUM_CLASSES = 24  # numbered from 1 in the files
+NUM_SAMPLES = (800_000, 100_000, 100_000)
+SPLIT_SEED = 0
+
+
+def _build(workspace: Workspace) -> Arrays:
+    path, test_path = workspace.file(TRAIN_FILE), workspace.file(TEST_FILE)
+    series, labels = _series(path)
+    test_series, test_labels = _series(test_path)
+    tell_fewer(path, len(labels), sum(NUM_SAMPLES[:2]))
+    kept, drawn = carve(labels, len(test_labels), SPLIT_SEED)
+    shape = (1, LENGTH)
+    return {
+        "train_x": filled(workspace, "train", shape, kept, lambda i: series[i, None]),
+        "train_y": labels[kept],
+        "validation_x": filled(workspace, "validation", shape, drawn, lambda i: series[i, None]),
+        "validation_y": labels[drawn],
+        "test_x": filled(workspace, "test", shape, np.arange(len(test_labels)), lambda i: test_series[i, None]),
+        "test_y": test_labels,
+    }
+
+
+def _series(path: Path) -> tuple[Array, Array]:
+    """Return series [N, 46] and classes [N] from 0."""
+    content = read_npy(path, pickled=True)
+    if isinstance(content, np.ndarray) and content.shape == () and content.dtype == object:
+        content = content.item()
+    data, label = entries(path, content, "data", "label")
+    data = numbers(path, "data", data, (None, LENGTH))
+    refuse_not_finite(path, "data", data)
+    return data, class_labels(path, "label", label, len(data), NUM_CLASSES, first=1)
+
+
+TASK = Task(
+    name="nasbench360/satellite",
+    title="Satellite image time series",
+    modality="time series",
+    input_shape=(1, LENGTH),
+    target=Target("classes", size=NUM_CLASSES),
+    loss="cross_entropy",
+    metric="error",
+    body=SEQUENCE_BODY,
+    num_samples=NUM_SAMPLES,
+    licence="GPL (as NAS-Bench-360 states)",
+    citation="Petitjean, Inglada and Gançarski, Satellite image time series analysis under time warping, IEEE TGRS "
+    f"2012; {BENCHMARK_PAPER}",
+    reference="https://arxiv.org/abs/2110.05668",
+    files=(
+        hosted(TRAIN_FILE, f"satellite/{TRAIN_FILE}", 338_000_000),
+        hosted(TEST_FILE, f"satellite/{TEST_FILE}", 37_000_000),
+    ),
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

@@ -1,0 +1,80 @@
+"""Spherical CIFAR-100: the images projected onto the northern hemisphere, rotated at random, as 60×60 maps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orca_ray.data import safe_pickle
+from orca_ray.data.archives import open_gzip
+from orca_ray.data.rows import Array
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.tasks.nasbench360._shared import (
+    BENCHMARK_PAPER,
+    IMAGE_BODY,
+    carve,
+    class_labels,
+    entries,
+    filled,
+    hosted,
+    numbers,
+    tell_fewer,
+)
+from orca_ray.tasks.task import Arrays, Task
+
+FILE = "s2_cifar100.gz"
+SHAPE = (3, 60, 60)
+NUM_CLASSES = 100
+NUM_SAMPLES = (40_000, 10_000, 10_000)
+SPLIT_SEED = 0
+
+
+def _build(workspace: Workspace) -> Arrays:
+    path = workspace.file(FILE)
+    with open_gzip(path) as stream:
+        train, test = entries(path, safe_pickle.load(stream, str(path)), "train", "test")
+    images, labels = _images(path, "train", train)
+    test_images, test_labels = _images(path, "test", test)
+    tell_fewer(path, len(labels), sum(NUM_SAMPLES[:2]))
+    kept, drawn = carve(labels, len(test_labels), SPLIT_SEED)
+    return {
+        "train_x": filled(workspace, "train", SHAPE, kept, lambda i: _scaled(images[i])),
+        "train_y": labels[kept],
+        "validation_x": filled(workspace, "validation", SHAPE, drawn, lambda i: _scaled(images[i])),
+        "validation_y": labels[drawn],
+        "test_x": filled(workspace, "test", SHAPE, np.arange(len(test_labels)), lambda i: _scaled(test_images[i])),
+        "test_y": test_labels,
+    }
+
+
+def _images(path: Path, part: str, content: Any) -> tuple[Array, Array]:
+    """Return images uint8 [N, 3, 60, 60] and their classes [N]."""
+    images, labels = entries(path, content, "images", "labels")
+    images = numbers(path, f"images of {part}", images, (None, *SHAPE), "u")
+    return images, class_labels(path, f"labels of {part}", labels, len(images), NUM_CLASSES)
+
+
+def _scaled(images: Array) -> Array:
+    scaled: Array = images.astype(np.float32) / np.float32(255)
+    return scaled
+
+
+TASK = Task(
+    name="nasbench360/spherical",
+    title="Spherical CIFAR-100",
+    modality="image on a sphere",
+    input_shape=SHAPE,
+    target=Target("classes", size=NUM_CLASSES),
+    loss="cross_entropy",
+    metric="error",
+    body=IMAGE_BODY,
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-SA (as NAS-Bench-360 states)",
+    citation=f"Cohen, Geiger, Köhler and Welling, Spherical CNNs, ICLR 2018; {BENCHMARK_PAPER}",
+    reference="https://arxiv.org/abs/1801.10130",
+    terms="Share alike: what is made of the data must be passed on under the same licence.",
+    files=(hosted(FILE, "spherical/s2_cifar100.gz", 285_000_000),),
+    split_seed=SPLIT_SEED,
+    build=_build,
+)

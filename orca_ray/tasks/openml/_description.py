@@ -1,0 +1,84 @@
+"""What OpenML's server says of a data set: the JSON answer of ``/api/v1/json/data/<id>``, kept as it came."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_ray.errors import UserError
+
+_FORMATS = r"(?i)arff|sparse_arff"  # one reader for both
+
+
+@dataclass(frozen=True)
+class Description:
+    """The fields that reading a table takes."""
+
+    dataset_id: int
+    url: str
+    """Of the table, as the server announces it."""
+    file_id: str
+    """Of the table on the server, in digits."""
+    md5: str
+    """Of the table, 32 hexadecimal digits."""
+    target: str
+    """Name of the column to predict."""
+    left_out: frozenset[str]
+    """Names of columns that are no features: row numbers, and what the uploader says to ignore."""
+
+
+def read_description(path: Path, dataset_id: int) -> Description:
+    """Read a description.
+
+    Args:
+        path: of the server's answer.
+        dataset_id: whose it must be.
+
+    Raises:
+        UserError: it is no JSON, an error answer of the server, of another data set, lacks a field, or describes a
+            table of another format than ARFF.
+    """
+    fields = _fields(path)
+    _text(path, fields, "format", _FORMATS)
+    if (found := _text(path, fields, "id", r"[0-9]+")) != str(dataset_id):
+        raise UserError(f"{path} describes data set {found}, expected {dataset_id}; fetch it again")
+    return Description(
+        dataset_id=dataset_id,
+        url=_text(path, fields, "url", r"https?://.+"),
+        file_id=_text(path, fields, "file_id", r"[0-9]+"),
+        md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
+        # What the reference predicts; the server's list of features, which may say otherwise, is not asked.
+        target=_text(path, fields, "default_target_attribute", r"[^,]+"),
+        left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
+    )
+
+
+def _fields(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not the JSON that OpenML answers with: {error}; fetch it again") from error
+    fields = content.get("data_set_description") if isinstance(content, dict) else None
+    if not isinstance(fields, dict):
+        told = str(content)[:200]
+        raise UserError(f"{path} holds no field data_set_description, but {told}; fetch it again")
+    return fields
+
+
+def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
+    found = fields.get(name)
+    text = str(found) if isinstance(found, int) else found  # ids come as text today; they are numbers
+    if not isinstance(text, str) or not re.fullmatch(allowed, text):
+        raise UserError(f"{path}: field {name} is {found!r}, expected text that matches {allowed!r}")
+    return text
+
+
+def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
+    """Return names of columns: none, one, several parted by commas, or a list, as uploaders wrote them."""
+    found = fields.get(name) or []
+    given = [found] if isinstance(found, str) else found
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise UserError(f"{path}: field {name} is {found!r}, expected names of columns")
+    return [column for each in given for column in each.split(",")]

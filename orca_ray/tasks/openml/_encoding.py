@@ -1,0 +1,112 @@
+"""From the columns of a table to inputs and classes.
+
+Letters: N rows, L columns, W slots of a column.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data.splits import Indices
+from orca_ray.errors import UserError
+from orca_ray.tasks.openml._table import Column, Nominal, Numeric
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float64]
+
+MISSING = "NaN"
+"""Category of a value that is missing."""
+_EPSILON = 1e-5  # of the reference's second normaliser
+
+
+def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return labels [N], −1 where missing, and the names of the classes that occur.
+
+    Classes are numbered from 0 without gaps, in the order in which the table declares them, or of their size where
+    they are whole numbers. Raises UserError for other numbers.
+    """
+    if isinstance(target, Nominal):
+        occurring = [each for each in target.declared if each in set(target.values)]
+        number = {each: k for k, each in enumerate(occurring)}
+        return np.array([-1 if each is None else number[each] for each in target.values], dtype=np.int64), occurring
+    known = target.values[~np.isnan(target.values)]
+    if not np.array_equal(known, np.round(known)):
+        raise UserError(f"{name}: the target {target.name!r} holds numbers that are not whole, expected classes")
+    values = np.unique(known)
+    labels = np.where(np.isnan(target.values), -1, np.searchsorted(values, target.values))
+    return labels.astype(np.int64), [f"{value:.0f}" for value in values]
+
+
+def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np.float32]:
+    """Return the rows as sequences of columns [N, L, W].
+
+    Columns of categories come first, one-hot: their slots are the categories that occur anywhere, `MISSING` among them,
+    sorted as text. Then come those of numbers, in the first slot: missing is 0 before they are standardised. A table
+    without categories loses the columns with a missing value instead.
+
+    Args:
+        name: of the task.
+        columns: features.
+        fit: the rows that standardise.
+
+    Raises:
+        UserError: no column is left.
+    """
+    nominal = [_one_hot(column.values) for column in columns if isinstance(column, Nominal)]
+    numeric = [column for column in columns if isinstance(column, Numeric)]
+    if not nominal:
+        numeric = _complete(name, numeric)
+    if not nominal and not numeric:
+        raise UserError(f"{name}: the table has no column left to predict from")
+    num_rows = len(columns[0].values)
+    width = max([1, *(each.shape[1] for each in nominal)])
+    x_NLW = np.zeros((num_rows, len(nominal) + len(numeric), width), dtype=np.float32)
+    for i, each in enumerate(nominal):
+        x_NLW[:, i, : each.shape[1]] = each
+    for i, column in enumerate(numeric, len(nominal)):
+        filled = np.where(np.isnan(column.values), 0.0, column.values)
+        x_NLW[:, i, 0] = _standardised(filled, fit)
+    return x_NLW
+
+
+def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
+    """Return the rows standardised once more, as the reference's second normaliser does for some tables.
+
+    Its deviation is the unbiased one, and 1e-5 is added to it. A value that ``fit`` holds constant is only centred.
+    """
+    again = np.empty_like(x_NLW)
+    for index in np.ndindex(x_NLW.shape[1:]):
+        place = (slice(None), *index)
+        again[place] = _standardised(x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON)
+    return again
+
+
+def _complete(name: str, columns: Sequence[Numeric]) -> list[Numeric]:
+    complete = [column for column in columns if not np.isnan(column.values).any()]
+    if len(complete) < len(columns):
+        left_out = ", ".join(column.name for column in columns if np.isnan(column.values).any())
+        logger.info("%s: columns with missing values are left out: %s", name, left_out)
+    return complete
+
+
+def _one_hot(values: Sequence[str | None]) -> npt.NDArray[np.float32]:
+    known = [MISSING if value is None else value for value in values]
+    slot = {category: i for i, category in enumerate(sorted(set(known)))}
+    return np.eye(len(slot), dtype=np.float32)[[slot[value] for value in known]]
+
+
+def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
+    """Return ``values`` [N] standardised with mean and deviation of the rows ``fit``; a constant is only centred.
+
+    Sums are exact, so that they do not depend on the order that a processor prefers.
+    """
+    chosen = values[fit]
+    mean = math.fsum(chosen) / len(chosen)
+    if chosen.min() == chosen.max():
+        return values - float(chosen[0])
+    std = math.sqrt(math.fsum((chosen - mean) ** 2) / (len(chosen) - unbiased))
+    return (values - mean) / (std + epsilon) if std > 0 else values - mean

@@ -1,0 +1,1 @@
+"""PDEBench: from the first to a later frame of simulated equations, nine tasks."""

@@ -1,0 +1,146 @@
+"""Tasks of PDEBench from what is special to each, twice over: for downloaded files and for generated ones.
+
+A file made by ``orca-sweep data generate`` says so in the attribute `MARK` of its root: its settings, a JSON object.
+Files with it belong to ``pdebench_generated``, files without to ``pdebench``, so that scores never share a board.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orca_ray.data import readers
+from orca_ray.data.raw import RawFile, refuse_missing
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.pdebench import _reading
+from orca_ray.tasks.pdebench._layouts import Hdf5
+from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.task import Arrays, Task
+
+DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
+MARK = "orca_ray_generated"
+
+BODIES = {1: "roberta-base", 2: "microsoft/swin-base-patch4-window7-224-in22k"}
+"""Default body by the number of axes of space."""
+
+_DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
+_CITATION = (
+    "Takamoto, Praditia, Leiteritz, MacKinlay, Alesiani, Pflüger and Niepert, "
+    "PDEBench: An extensive benchmark for scientific machine learning, NeurIPS Datasets and Benchmarks, 2022"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One equation of the benchmark, with its parameters, and how its file is read."""
+
+    name: str
+    title: str
+    file: str
+    datafile: int
+    """Id of the file in the data repository of the University of Stuttgart."""
+    md5: str
+    num_bytes: int
+    """Of the samples, frames and points that PDEBench says the file has."""
+    num_samples: tuple[int, int, int]
+    """Of train, validation and test, in the published file."""
+    loss: Literal["nrmse", "rmse"]
+    reading: Reading
+    paper_splits: bool = False
+    """Whether the protocol ``paper`` has another target frame for test, or statistics that know our validation."""
+
+
+def downloaded(problem: Problem) -> Task:
+    """Return the task of the published file."""
+    source = RawFile(
+        path=problem.file,
+        urls=(f"{_DATAFILES}/{problem.datafile}",),
+        md5=problem.md5,
+        num_bytes=problem.num_bytes,
+    )
+
+    def build(workspace: Workspace) -> Arrays:
+        return _build(workspace, problem, workspace.file(problem.file), _refuse_generated)
+
+    return _task(problem, DOWNLOADED, problem.title, build, source, num_samples=problem.num_samples)
+
+
+def generated(problem: Problem) -> Task:
+    """Return the task of a file in the same layout that ``orca-sweep data generate`` makes."""
+    command = f"orca-sweep data generate {DOWNLOADED}/{problem.name} --samples 1000"
+    source = RawFile(path=problem.file, made_by=command)
+
+    def build(workspace: Workspace) -> Arrays:
+        return _build(workspace, problem, workspace.file(problem.file), _refuse_downloaded)
+
+    def fetcher(raw: Path, _: Callable[[str], None] | None) -> None:
+        refuse_missing(f"{GENERATED}/{problem.name}", (source,), raw)
+
+    return _task(problem, GENERATED, f"{problem.title} (generated)", build, source, fetcher=fetcher)
+
+
+def _task(
+    problem: Problem,
+    benchmark: str,
+    title: str,
+    build: Callable[[Workspace], Arrays],
+    source: RawFile,
+    *,
+    num_samples: tuple[int, int, int] | None = None,
+    fetcher: Callable[[Path, Callable[[str], None] | None], None] | None = None,
+) -> Task:
+    reading = problem.reading
+    return Task(
+        name=f"{benchmark}/{problem.name}",
+        title=title,
+        modality="pde",
+        input_shape=reading.shape,
+        target=Target("dense", shape=reading.shape),
+        loss=problem.loss,
+        metric="nrmse",
+        body=BODIES[len(reading.shape) - 1],
+        num_samples=num_samples,
+        licence="CC-BY-4.0" if benchmark == DOWNLOADED else "none (made by orca-ray on the user's machine)",
+        terms="Asks to be cited." if benchmark == DOWNLOADED else "",
+        citation=_CITATION,
+        reference="https://doi.org/10.18419/darus-2986",
+        files=(source,),
+        fetcher=fetcher,
+        paper_splits=problem.paper_splits,
+        split_seed=_reading.SPLIT_SEED,
+        build=build,
+    )
+
+
+def _build(
+    workspace: Workspace, problem: Problem, path: Path, refuse_other: Callable[[Problem, Path, Hdf5], None]
+) -> Arrays:
+    with readers.open_hdf5(path) as file:
+        refuse_other(problem, path, file)
+        simulations = problem.reading.layout(file, path, problem.reading.grid)
+        return _reading.build(workspace, problem.reading, simulations)
+
+
+def _refuse_generated(problem: Problem, path: Path, file: Hdf5) -> None:
+    if MARK in file.attrs:
+        raise UserError(
+            f"{path}: expected the published simulations, found generated ones (attribute {MARK!r}); use the task "
+            f"{GENERATED}/{problem.name}, whose scores have a board of their own"
+        )
+
+
+def _refuse_downloaded(problem: Problem, path: Path, file: Hdf5) -> None:
+    settings = file.attrs.get(MARK)
+    try:
+        found = json.loads(settings) if isinstance(settings, str) else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path}: expected simulations made by 'orca-sweep data generate', which have their settings in the "
+            f"attribute {MARK!r} (a JSON object), found {'none' if settings is None else repr(settings)[:80]}; use the "
+            f"task {DOWNLOADED}/{problem.name} for the published file"
+        )

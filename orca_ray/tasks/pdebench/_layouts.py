@@ -1,0 +1,129 @@
+"""The three ways in which PDEBench's HDF5 files hold simulations, read a few samples and one frame at a time.
+
+Letters: N samples, T frames, C channels. A grid is one axis or two; a field of one frame is [C, *grid].
+"""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import readers
+from orca_ray.errors import UserError
+
+Array = npt.NDArray[Any]
+Hdf5 = Any
+"""An h5py.File or what is in one; h5py is imported only when a file is opened."""
+
+
+class Simulations(ABC):
+    """The simulations of one open file; a layout says where their fields are.
+
+    Making one raises :class:`UserError` where the file's fields do not have the layout or the grid.
+    """
+
+    num_samples: int
+    num_frames: int
+    channels: int
+    chunk_rows: int = 1
+    """Samples that share a chunk of the file: reading part of a chunk costs as much as reading all."""
+
+    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...]) -> None:
+        self.path = path
+        self.grid = grid
+        self._file = file
+
+    @abstractmethod
+    def read(self, rows: slice, frame: int) -> Array:
+        """Return one frame of some samples, float32 [b, C, *grid]; raises UserError for damage and for NaN."""
+
+    def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
+        with self._damage(name):
+            found = self._file.get(name)
+        if not hasattr(found, "shape"):  # nothing, or a group
+            held = ", ".join(sorted(self._file)[:10]) or "nothing"
+            raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
+        if found.file.filename != self._file.filename or found.external or found.is_virtual:
+            raise UserError(f"{self.path}, {name}: expected data in the file itself, found data kept in another file")
+        if found.dtype.kind != "f":
+            raise UserError(f"{self.path}, {name}: expected floating-point numbers, found {found.dtype}")
+        readers.refuse_shape(self.path, name, found, expected)
+        return found
+
+    def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
+        """Read ``part``; ``place`` says which it is, because indices in errors count from its beginning."""
+        with self._damage(name):
+            values = np.asarray(dataset[part], dtype=np.float32)
+        readers.refuse_not_finite(self.path, f"{name} ({place})", values)
+        return values
+
+    @contextlib.contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # what h5py raises for a block that is cut off or does not unpack
+            raise UserError(
+                f"{self.path}, {name}: expected readable HDF5 data, found a damaged block ({error}); get the file again"
+            ) from error
+
+
+class Stacked(Simulations):
+    """One data set [N, T, *grid] a field, each field a channel."""
+
+    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, fields: tuple[str, ...]) -> None:
+        super().__init__(file, path, grid)
+        first = self._dataset(fields[0], (None, None, *grid))
+        self.num_samples, self.num_frames = first.shape[:2]
+        self.channels = len(fields)
+        self.chunk_rows = _chunk_rows(first)
+        self._fields = {name: self._dataset(name, first.shape) for name in fields}
+
+    def read(self, rows: slice, frame: int) -> Array:
+        place = f"frame {frame} from sample {rows.start} on"
+        return np.stack([self._values(name, each, (rows, frame), place) for name, each in self._fields.items()], axis=1)
+
+
+class Seeds(Simulations):
+    """One group a simulation, named by its seed, with ``data`` [T, *grid, C]; samples in the order of names."""
+
+    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, channels: int) -> None:
+        super().__init__(file, path, grid)
+        self._names = sorted(file)
+        self.num_samples, self.channels = len(self._names), channels
+        self.num_frames = self._seed(self._names[0], None).shape[0] if self._names else 0
+
+    def read(self, rows: slice, frame: int) -> Array:
+        fields = np.empty((len(self._names[rows]), self.channels, *self.grid), np.float32)
+        for field, name in zip(fields, self._names[rows], strict=True):
+            found = self._values(f"{name}/data", self._seed(name, self.num_frames), frame, f"frame {frame}")
+            field[...] = np.moveaxis(found, -1, 0)
+        return fields
+
+    def _seed(self, name: str, num_frames: int | None) -> Hdf5:
+        return self._dataset(f"{name}/data", (num_frames, *self.grid, self.channels))
+
+
+class Steady(Simulations):
+    """A coefficient ``nu`` [N, *grid], told as frame 0, and the steady state ``tensor`` [N, 1, *grid], as frame 1."""
+
+    num_frames = 2
+    channels = 1
+
+    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...]) -> None:
+        super().__init__(file, path, grid)
+        coefficient = self._dataset("nu", (None, *grid))
+        self.num_samples = coefficient.shape[0]
+        solution = self._dataset("tensor", (self.num_samples, 1, *grid))
+        self.chunk_rows = _chunk_rows(solution)
+        self._frames = (("nu", coefficient), ("tensor", solution))
+
+    def read(self, rows: slice, frame: int) -> Array:
+        return self._values(*self._frames[frame], rows, f"from sample {rows.start} on").reshape(-1, 1, *self.grid)
+
+
+def _chunk_rows(dataset: Hdf5) -> int:
+    return int(dataset.chunks[0]) if dataset.chunks else 1

@@ -1,0 +1,206 @@
+"""From a PDEBench file to prepared arrays: which frames, which split, which scale; a batch of samples at a time.
+
+Splits follow the reference implementation of ORCA: a tenth of the file is test, its first or its last. Validation is
+another tenth, drawn from the rest. Letters as in `_layouts`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import splits
+from orca_ray.data.prepared import SPLITS, Arrays
+from orca_ray.data.protocol import PAPER
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.pdebench._layouts import Hdf5, Simulations
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+Division = Mapping[str, npt.NDArray[np.int64]]
+"""Sorted rows of the file by split."""
+Scale = tuple[Array, Array]
+"""Mean and what to divide by, both float32 [C, *space]."""
+
+SPLIT_SEED = 0
+BATCH_BYTES = 32 * 2**20
+EPSILON = 1e-5  # the reference adds it to every deviation
+PAPER_TEST_FRAME = 100  # the reference's test sets are made without `t_train`, whose default this is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What of a file is input and target: the frame at time 0, and the ``t_train``-th of those taken, or the last."""
+
+    layout: Callable[[Hdf5, Path, tuple[int, ...]], Simulations]
+    grid: tuple[int, ...]
+    """Of the file."""
+    stride: int = 1
+    """Every so many-th point of each axis is taken."""
+    time_stride: int = 1
+    """Every so many-th frame is taken."""
+    t_train: int
+    test_first: bool
+    """Whether test is the first tenth of the file, not its last."""
+    input_channels: tuple[int, ...] = (0,)
+    """Of the layout."""
+    target_channels: tuple[int, ...] = (0,)
+    """Of the layout, as many."""
+    flattened: bool = False
+    """Whether channels are laid one after another along a single axis."""
+    scaling: Callable[["Samples", npt.NDArray[np.int64], Iterable[int]], Mapping[int, Scale]] | None = None
+    """How inputs and targets are standardised: see `by_inputs` and `by_frame`; None: not at all."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input and of one target."""
+        space = tuple(len(range(0, points, self.stride)) for points in self.grid)
+        channels = len(self.input_channels)
+        return (1, channels * int(np.prod(space))) if self.flattened else (channels, *space)
+
+    def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
+        """Return the target frame of each split, of ``num_frames`` taken.
+
+        All splits share one, but under the protocol ``paper`` test has the reference's own (a defect of it: with 101
+        frames, its nets for diffusion and reaction train on frame 29 or 100 and are tested on frame 99).
+        """
+        frames = dict.fromkeys(SPLITS, min(self.t_train, num_frames) - 1)
+        if protocol == PAPER:
+            frames["test"] = min(PAPER_TEST_FRAME, num_frames) - 1
+        return {str(split): frame for split, frame in frames.items()}
+
+
+class Samples:
+    """The simulations of a file as a task sees them: every so many-th point and frame."""
+
+    def __init__(self, simulations: Simulations, reading: Reading) -> None:
+        self._simulations, self._reading = simulations, reading
+        self._thin: tuple[Any, ...] = (..., *[slice(None, None, reading.stride)] * len(reading.grid))
+        self.num_samples = simulations.num_samples
+        self.num_frames = len(range(0, simulations.num_frames, reading.time_stride))
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that are read at once: whole chunks of the file where they are small enough."""
+        simulations = self._simulations
+        size = max(1, BATCH_BYTES // (4 * simulations.channels * int(np.prod(simulations.grid))))
+        return max(size - size % simulations.chunk_rows, 1) if simulations.chunk_rows <= size else size
+
+    def read(self, rows: slice, frame: int) -> Array:
+        """Return one frame of some samples, float32 [b, C, *space]."""
+        thinned: Array = self._simulations.read(rows, frame * self._reading.time_stride)[self._thin]
+        return thinned
+
+    def chosen(self, rows: npt.NDArray[np.int64], frame: int) -> Iterator[Array]:
+        """Yield one frame of the chosen samples, float32 [b, C, *space], in the order of the file."""
+        wanted = np.zeros(int(rows.max()) + 1, bool)
+        wanted[rows] = True
+        for start in range(0, len(wanted), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(wanted)))
+            if wanted[part].any():
+                yield self.read(part, frame)[wanted[part]]
+
+
+def by_inputs(samples: Samples, rows: npt.NDArray[np.int64], frames: Iterable[int]) -> dict[int, Scale]:
+    """Scale all frames by the statistics of the inputs of ``rows``, pointwise."""
+    scale = statistics(samples.chosen(rows, 0))
+    return dict.fromkeys((0, *frames), scale)
+
+
+def by_frame(samples: Samples, rows: npt.NDArray[np.int64], frames: Iterable[int]) -> dict[int, Scale]:
+    """Scale each frame by its own statistics over the first hundred of ``rows``, pointwise."""
+    return {frame: statistics(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
+
+
+def statistics(blocks: Iterable[Array]) -> Scale:
+    """Return the mean and the unbiased deviation plus `EPSILON` over the samples of all blocks [b, …], pointwise.
+
+    In float64; blocks are merged as by Chan, Golub and LeVeque (Algorithms for computing the sample variance, 1983).
+    """
+    count = 0
+    mean: Any = 0.0
+    squares: Any = 0.0
+    for block in blocks:
+        wide = block.astype(np.float64)
+        number, centre = len(wide), wide.mean(axis=0)
+        step = centre - mean
+        squares = squares + ((wide - centre) ** 2).sum(axis=0) + step**2 * (count * number / (count + number))
+        count += number
+        mean = mean + step * (number / count)
+    deviation: Array = np.sqrt(squares / (count - 1))
+    return mean.astype(np.float32), (deviation + EPSILON).astype(np.float32)
+
+
+def divide(num_samples: int, test_first: bool) -> Division:
+    """Return the rows of train, validation and test; test is a tenth, rounded as the reference does."""
+    boundary = num_samples // 10 if test_first else num_samples * 9 // 10
+    rows = np.arange(num_samples)
+    test, rest = (rows[:boundary], rows[boundary:]) if test_first else (rows[boundary:], rows[:boundary])
+    held_out = num_samples // 10
+    train, validation = splits.split(len(rest), (len(rest) - held_out, held_out), SPLIT_SEED)
+    return {"train": rest[np.sort(train)], "validation": rest[np.sort(validation)], "test": test}
+
+
+def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> Arrays:
+    """Fill the arrays of all splits; raises UserError where samples or frames do not suffice."""
+    samples = Samples(simulations, reading)
+    _refuse_few(samples, simulations.path)
+    division = divide(samples.num_samples, reading.test_first)
+    frames = reading.frames(samples.num_frames, workspace.protocol)
+    scales: Mapping[int, Scale] = {}
+    if reading.scaling is not None:
+        logger.info("%s: statistics of %s", workspace.task, simulations.path)
+        scales = reading.scaling(samples, _seen(division, workspace.protocol), frames.values())
+    return _filled(workspace, reading, samples, division, frames, scales)
+
+
+def _refuse_few(samples: Samples, path: Path) -> None:
+    if samples.num_samples < 10:
+        raise UserError(
+            f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"
+        )
+    if samples.num_frames < 2:
+        raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
+
+
+def _seen(division: Division, protocol: str) -> npt.NDArray[np.int64]:
+    """Return the rows whose statistics may be known: the reference's training set holds our validation, too."""
+    if protocol == PAPER:
+        return np.sort(np.concatenate([division["train"], division["validation"]]))
+    return division["train"]
+
+
+def _filled(
+    workspace: Workspace,
+    reading: Reading,
+    samples: Samples,
+    division: Division,
+    frames: Mapping[str, int],
+    scales: Mapping[int, Scale],
+) -> dict[str, Array]:
+    """Read the file once, from its first sample to its last, and put each sample where it belongs."""
+    arrays = {
+        f"{split}_{axis}": workspace.array(f"{split}_{axis}", (len(rows), *reading.shape))
+        for split, rows in division.items()
+        for axis in "xy"
+    }
+    for part in workspace.batches("samples", samples.num_samples, samples.batch_size, *arrays.values()):
+        fields = {frame: _scaled(samples.read(part, frame), scales.get(frame)) for frame in {0, *frames.values()}}
+        for split, rows in division.items():
+            first, last = np.searchsorted(rows, (part.start, part.stop))
+            mine, place = rows[first:last] - part.start, slice(int(first), int(last))
+            x = fields[0][mine][:, reading.input_channels]
+            y = fields[frames[split]][mine][:, reading.target_channels]
+            arrays[f"{split}_x"][place] = x.reshape(-1, *reading.shape)
+            arrays[f"{split}_y"][place] = y.reshape(-1, *reading.shape)
+    return arrays
+
+
+def _scaled(fields: Array, scale: Scale | None) -> Array:
+    return fields if scale is None else (fields - scale[0]) / scale[1]

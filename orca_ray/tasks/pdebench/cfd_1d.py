@@ -1,0 +1,35 @@
+"""Compressible Navier–Stokes equations on a periodic line, viscosities 0.1: density, pressure and velocity.
+
+The three fields are laid one after another. Inputs and targets are standardised by the inputs' statistics, and scored
+so, as in the reference implementation of ORCA.
+"""
+
+from functools import partial
+
+from orca_ray.tasks.pdebench._declare import Problem, downloaded
+from orca_ray.tasks.pdebench._layouts import Stacked
+from orca_ray.tasks.pdebench._reading import Reading, by_inputs
+
+PROBLEM = Problem(
+    name="cfd_1d",
+    title="Compressible flow, 1-D",
+    file="1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
+    datafile=164668,
+    md5="45655bd77d006ab539c52b7fbcf099b9",
+    num_bytes=12_410_000_000,
+    num_samples=(8000, 1000, 1000),
+    loss="rmse",
+    reading=Reading(
+        layout=partial(Stacked, fields=("density", "pressure", "Vx")),
+        grid=(1024,),
+        time_stride=5,
+        t_train=100,
+        test_first=True,
+        input_channels=(0, 1, 2),
+        target_channels=(0, 1, 2),
+        flattened=True,
+        scaling=by_inputs,
+    ),
+    paper_splits=True,
+)
+TASK = downloaded(PROBLEM)

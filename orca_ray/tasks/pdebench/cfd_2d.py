@@ -1,0 +1,34 @@
+"""Compressible Navier–Stokes equations in a periodic square, Mach 1.0, viscosities 0.1: four fields, 64×64.
+
+Inputs and targets are standardised by the statistics of their own frame over the first hundred training samples, and
+scored so, as in the reference implementation of ORCA.
+"""
+
+from functools import partial
+
+from orca_ray.tasks.pdebench._declare import Problem, downloaded
+from orca_ray.tasks.pdebench._layouts import Stacked
+from orca_ray.tasks.pdebench._reading import Reading, by_frame
+
+PROBLEM = Problem(
+    name="cfd_2d",
+    title="Compressible flow, 2-D, 64×64",
+    file="2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
+    datafile=164691,
+    md5="75a34f34a3dcd9bc8ae4b7adf8bf372c",
+    num_bytes=55_050_000_000,
+    num_samples=(8000, 1000, 1000),
+    loss="nrmse",
+    reading=Reading(
+        layout=partial(Stacked, fields=("density", "pressure", "Vx", "Vy")),
+        grid=(128, 128),
+        stride=2,
+        t_train=21,
+        test_first=False,
+        input_channels=(0, 1, 2, 3),
+        target_channels=(0, 1, 2, 3),
+        scaling=by_frame,
+    ),
+    paper_splits=True,
+)
+TASK = downloaded(PROBLEM)

@@ -1,0 +1,32 @@
+"""FitzHugh–Nagumo diffusion and reaction in the plane: from the first activator field to a later inhibitor field.
+
+Input and target are different quantities (channel 0 at the start, channel 1 at the end), as in the reference
+implementation of ORCA.
+"""
+
+from functools import partial
+
+from orca_ray.tasks.pdebench._declare import Problem, downloaded
+from orca_ray.tasks.pdebench._layouts import Seeds
+from orca_ray.tasks.pdebench._reading import Reading
+
+PROBLEM = Problem(
+    name="diffusion_reaction_2d",
+    title="Diffusion and reaction, 2-D",
+    file="2D_diff-react_NA_NA.h5",
+    datafile=133017,
+    md5="b8d0b86064193195ddc30c33be5dc949",
+    num_bytes=13_240_000_000,
+    num_samples=(800, 100, 100),
+    loss="nrmse",
+    reading=Reading(
+        layout=partial(Seeds, channels=2),
+        grid=(128, 128),
+        t_train=101,
+        test_first=False,
+        input_channels=(0,),
+        target_channels=(1,),
+    ),
+    paper_splits=True,
+)
+TASK = downloaded(PROBLEM)

@@ -1,0 +1,77 @@
+"""CIFAR-100: read out of its archive as Python 2 wrote it, normalised per channel."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.tasks.augmentations import AUGMENTATIONS
+from orca_ray.tasks.nasbench360.cifar100 import TASK
+from tests.tasks.nasbench360.reference_loaders import reference_arrays
+from tests.tasks.nasbench360.twin_data import ordered, prepare, raw_twin, training_rows
+from tests.tasks.reference_utils import needs_reference
+from tests.twins.nasbench360_series_files import cifar100_content, save_cifar100
+
+
+def test_pixels_are_normalised_by_channel_and_labels_are_the_fine_ones(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    content = cifar100_content()
+    content["test"]["data"][0] = np.repeat([0, 51, 255], 1024)
+    save_cifar100(raw, content)
+    data = prepare(TASK, tmp_path)
+    expected = [-0.5071 / 0.2675, (0.2 - 0.4867) / 0.2565, (1 - 0.4408) / 0.2761]
+    np.testing.assert_allclose(data.test.x[:1][0].min(axis=(1, 2)), expected, rtol=1e-6)
+    np.testing.assert_allclose(data.test.x[:1][0].max(axis=(1, 2)), expected, rtol=1e-6)
+    assert data.test.y.tolist() == content["test"]["fine_labels"]
+
+
+def test_validation_is_carved_from_train_with_every_class(tmp_path: Path) -> None:
+    data = prepare(TASK, tmp_path)
+    content = cifar100_content()["train"]
+    assert (len(data.train), len(data.validation), len(data.test)) == (200, 100, 100)
+    assert sorted(data.validation.y) == list(range(100))
+    x, y = training_rows(data)
+    given = content["data"].reshape(-1, 3, 32, 32)[:, 0].astype(np.float32)
+    red, labels = ordered(np.abs(np.round((x[:, 0] * np.float32(0.2675) + np.float32(0.5071)) * 255)), y)
+    expected = ordered(given, np.array(content["fine_labels"]))
+    np.testing.assert_array_equal(red, expected[0])
+    np.testing.assert_array_equal(labels, expected[1])
+
+
+def test_what_its_augmentation_pads_with_is_a_black_pixel(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    content = cifar100_content()
+    content["test"]["data"][:] = 0
+    save_cifar100(raw, content)
+    black = np.asarray(prepare(TASK, tmp_path).test.x[:1])[0, :, 0, 0]
+    padding = getattr(AUGMENTATIONS[TASK.augmentation], "padding")  # noqa: B009 - of that one class alone
+    np.testing.assert_allclose(padding, black, rtol=1e-6)
+
+
+def test_a_link_in_the_archive_is_not_followed(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    with tarfile.open(raw / "cifar-100-python.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("cifar-100-python/train")
+        member.type, member.linkname = tarfile.SYMTYPE, "train"
+        archive.addfile(member, io.BytesIO())
+    with pytest.raises(UserError, match="the archive has no file cifar-100-python/train"):
+        prepare(TASK, tmp_path)
+
+
+@needs_reference
+def test_it_equals_what_the_reference_loads(tmp_path: Path) -> None:
+    data = prepare(TASK, tmp_path)
+    # Its training set is augmented; its validation set is the whole of it without.
+    theirs = reference_arrays("cifar", raw_twin(TASK, tmp_path), tmp_path, valid=True)
+    np.testing.assert_array_equal(data.test.x, theirs["test_x"])
+    np.testing.assert_array_equal(data.test.y, theirs["test_y"])
+    for ours, expected in zip(
+        ordered(*training_rows(data)), ordered(theirs["validation_x"], theirs["validation_y"]), strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)

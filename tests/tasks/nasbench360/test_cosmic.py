@@ -1,0 +1,165 @@
+"""Cosmic: crops, ignored pixels, and where sky is added."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from orca_ray.data import splits
+from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360 import cosmic
+from tests.twins._nasbench360_large_files import write_cosmic
+
+Array = npt.NDArray[Any]
+TASK = cosmic.TASK
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("raw")
+    write_cosmic(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return TASK.prepare(raw=raw, out=tmp_path_factory.mktemp("out") / "1")
+
+
+@pytest.fixture(scope="module")
+def paper(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return TASK.prepare("paper", raw=raw, out=tmp_path_factory.mktemp("out") / "1-paper")
+
+
+def stamps(raw: Path, split: str) -> list[Path]:
+    """Return the stamps of a split of ours, in its order."""
+    listed = [raw / name for name in np.load(raw / f"cosmic/{'test' if split == 'test' else 'train'}_dirs.npy")]
+    if split == "test":
+        return listed
+    train, validation = splits.split(12, (6, 6), 0)
+    return [listed[i] for i in (train if split == "train" else validation)]
+
+
+def sky(path: Path) -> float:
+    """Return the sky of a stamp's exposure; 0 where the field has none."""
+    listed = path.parent / "sky.npy"
+    return float(np.load(listed)[int(path.name.split("_")[0]) - 1]) if listed.exists() else 0.0
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_targets_are_masks_with_ignored_pixels_marked(split: str, raw: Path, data: PreparedData) -> None:
+    y = data.splits[split].y  # type: ignore[index]
+    paths = stamps(raw, split)
+    assert y.shape == (6, 128, 128)
+    for target, path in zip(y, paths, strict=True):
+        stamp = np.load(path)[:, 64:192, 64:192]
+        ignored = stamp[2] == 1 if len(stamp) == 3 else np.zeros((128, 128), bool)
+        np.testing.assert_array_equal(target, np.where(ignored, -1, stamp[1]))
+    assert set(np.unique(y)) == {-1, 0, 1}
+
+
+def test_sky_is_added_to_training_images_only(raw: Path, data: PreparedData) -> None:
+    factors = np.random.RandomState(0).uniform(-0.9, 3, 6)
+    skies = [sky(path) for path in stamps(raw, "train")]
+    assert 0 < skies.count(0.0) < 6
+    for image, path, factor, level in zip(np.asarray(data.train.x), stamps(raw, "train"), factors, skies, strict=True):
+        np.testing.assert_allclose(image[0], np.load(path)[0, 64:192, 64:192] + factor * level, rtol=1e-6, atol=1e-4)
+    for split in ("validation", "test"):
+        for image, path in zip(np.asarray(data.splits[split].x), stamps(raw, split), strict=True):
+            np.testing.assert_array_equal(image[0], np.load(path)[0, 64:192, 64:192])
+
+
+def test_paper_adds_sky_everywhere_and_splits_alike(raw: Path, data: PreparedData, paper: PreparedData) -> None:
+    np.testing.assert_array_equal(paper.train.x[:], data.train.x[:])
+    for number, split in enumerate(("validation", "test"), start=1):
+        factors = np.random.RandomState(number).uniform(-0.9, 3, 6)
+        added = [factor * sky(path) for factor, path in zip(factors, stamps(raw, split), strict=True)]
+        moved = np.asarray(paper.splits[split].x) - np.asarray(data.splits[split].x)  # type: ignore[index]
+        np.testing.assert_allclose(moved.mean(axis=(1, 2, 3)), added, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(paper.splits[split].y, data.splits[split].y)  # type: ignore[index]
+
+
+def test_without_lists_the_galaxy_fields_of_the_filter_are_read(raw: Path, data: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "cosmic").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / f"cosmic/npy_{split}").symlink_to(raw / f"cosmic/npy_{split}")
+    found = TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1")
+    listed = {target.tobytes() for split in (data.train, data.validation) for target in split.y}
+    assert {target.tobytes() for split in (found.train, found.validation) for target in split.y} == listed
+    assert len(listed) == 12
+    assert {target.tobytes() for target in found.test.y} == {target.tobytes() for target in data.test.y}
+
+
+def test_lists_may_come_from_another_machine(raw: Path, data: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "cosmic").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / f"cosmic/npy_{split}").symlink_to(raw / f"cosmic/npy_{split}")
+        names = np.load(raw / f"cosmic/{split}_dirs.npy")
+        moved = np.array([f"/mnt/shared{name.removeprefix('./cosmic')}" for name in names], dtype=object)
+        np.save(tmp_path / f"cosmic/{split}_dirs.npy", moved, allow_pickle=True)
+    assert TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1").fingerprint == data.fingerprint
+
+
+def test_a_test_set_as_large_as_train_leaves_nothing_to_train_on(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "cosmic").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / f"cosmic/npy_{split}").symlink_to(raw / f"cosmic/npy_{split}")
+        np.save(tmp_path / f"cosmic/{split}_dirs.npy", np.load(raw / "cosmic/train_dirs.npy"))
+    with pytest.raises(UserError, match=r"expected more training stamps than test stamps.*found 12 and 12"):
+        TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1")
+
+
+def test_an_interrupted_preparation_goes_on(
+    raw: Path, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    original = cosmic._planes
+
+    def counted(path: Path) -> Array:
+        read.append(path)
+        if len(read) == 6:
+            raise KeyboardInterrupt
+        return original(path)
+
+    monkeypatch.setattr(cosmic, "_planes", counted)
+    monkeypatch.setattr(cosmic, "_BATCH", 2)
+    with pytest.raises(KeyboardInterrupt):
+        TASK.prepare(raw=raw, out=tmp_path / "1")
+    assert TASK.prepare(raw=raw, out=tmp_path / "1").fingerprint == data.fingerprint
+    assert len(read) == 6 + 14
+
+
+@pytest.fixture
+def loaders() -> Any:
+    checkout = os.environ.get("ORCA_REFERENCE")
+    if not checkout:
+        pytest.skip("no checkout of the reference: ORCA_REFERENCE is not set")
+    sources = str(Path(checkout) / "src")
+    sys.path.insert(0, sources)
+    try:
+        return importlib.import_module("data_loaders")
+    finally:
+        sys.path.remove(sources)
+
+
+def test_images_and_masks_are_the_references(raw: Path, paper: PreparedData, loaders: Any) -> None:
+    train, _, test = loaders.load_cosmic(str(raw), 1)
+    first, second = splits.split(12, (6, 6), 0)
+    parts = (("train", first), ("validation", second), ("test", np.arange(6)))
+    for number, (split, order) in enumerate(parts):
+        dataset = (test if split == "test" else train).dataset
+        for row, index in enumerate(order):
+            # What the reference draws between is narrowed to what ours drew.
+            factor = np.random.RandomState(number).uniform(-0.9, 3, 6)[row]
+            dataset.skyaug_min = dataset.skyaug_max = factor
+            image, mask, ignore = dataset[int(index)]
+            ours = paper.splits[split]  # type: ignore[index]
+            np.testing.assert_allclose(ours.x[slice(row, row + 1)][0], image, rtol=1e-6, atol=1e-5)
+            np.testing.assert_array_equal(np.maximum(ours.y[row], 0), mask * (1 - ignore))
+            np.testing.assert_array_equal(ours.y[row] == -1, ignore == 1)

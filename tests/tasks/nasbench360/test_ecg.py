@@ -1,0 +1,118 @@
+"""ECG: windows of records, standardised record by record."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_ray.data.prepared import SPLITS
+from orca_ray.tasks.nasbench360 import ecg
+from orca_ray.tasks.nasbench360.ecg import TASK
+from tests.tasks.nasbench360.reference_loaders import reference_arrays
+from tests.tasks.nasbench360.twin_data import Array, prepare, raw_twin, training_rows
+from tests.tasks.reference_utils import needs_reference
+from tests.twins.nasbench360_series_files import ecg_content, save_ecg
+
+LENGTHS = {"N": 2001, "A": 1084, "O": 1501, "~": 1051}
+STARTS = {"N": [0, 500, 1000], "A": [0, 83], "O": [0, 250, 500], "~": [0, 25, 50]}
+
+
+def _ramps(tmp_path: Path) -> list[tuple[str, int]]:
+    """Write 40 records that rise from a number of their own, and return letter and number of each."""
+    (tmp_path / "raw").mkdir()
+    named = [("NAO~"[i % 4], 5000 + i) for i in range(40)]
+    data = [np.arange(LENGTHS[letter]) * (1 + number % 7) + number for letter, number in named]
+    save_ecg(tmp_path / "raw", {"data": np.array(data, dtype=object), "label": [letter for letter, _ in named]})
+    return named
+
+
+@pytest.mark.parametrize("protocol", ["held-out", "paper"])
+def test_windows_begin_where_the_class_says_and_keep_the_order_of_records(protocol: str, tmp_path: Path) -> None:
+    from sklearn.model_selection import train_test_split
+
+    named = _ramps(tmp_path)
+    data = prepare(TASK, tmp_path, protocol)
+    if protocol == "held-out":
+        train, rest = train_test_split(range(40), test_size=0.2, random_state=0)
+        validation, test = train_test_split(rest, test_size=0.5, random_state=0)
+    else:
+        rest, test = train_test_split(range(40), test_size=0.1, random_state=0)
+        train, validation = train_test_split(rest, test_size=1 / 9, random_state=0)
+    assert (len(train), len(validation), len(test)) == (32, 4, 4)
+    for split, records in zip(SPLITS, (train, validation, test), strict=True):
+        expected_x, expected_y = [], []
+        for record in records:
+            letter, _ = named[record]
+            length = LENGTHS[letter]
+            # A ramp of n steps has mean (n - 1) / 2 and variance (n² - 1) / 12, whatever its slope.
+            ramp = (np.arange(length) - (length - 1) / 2) / np.sqrt((length**2 - 1) / 12)
+            expected_x += [ramp[start : start + 1000] for start in STARTS[letter]]
+            expected_y += ["NAO~".index(letter)] * len(STARTS[letter])
+        np.testing.assert_allclose(np.asarray(data.splits[split].x)[:, 0], expected_x, atol=1e-6)
+        assert data.splits[split].y.tolist() == expected_y
+
+
+@pytest.mark.parametrize(
+    ("length", "label", "windows"), [(1000, 0, 0), (1001, 0, 1), (1500, 0, 1), (1501, 0, 2), (1083, 1, 1), (1084, 1, 2)]
+)
+def test_a_window_that_ends_with_its_record_is_none(length: int, label: int, windows: int) -> None:
+    assert len(ecg._windows(np.arange(length), ecg.STRIDES[label])) == windows
+
+
+def test_a_constant_record_becomes_zeros(tmp_path: Path) -> None:
+    content = ecg_content()
+    (tmp_path / "raw").mkdir()
+    content["data"][:20] = [np.full(1300, 7, np.int16)] * 20
+    save_ecg(tmp_path / "raw", content)
+    x = np.asarray(prepare(TASK, tmp_path).train.x)
+    assert np.isfinite(x).all()
+    assert (x == 0).all(axis=(1, 2)).any()
+
+
+def test_every_class_is_in_every_split_of_the_twin(tmp_path: Path) -> None:
+    for protocol in ("held-out", "paper"):
+        data = prepare(TASK, tmp_path, protocol)
+        assert all(set(data.splits[split].y) == {0, 1, 2, 3} for split in SPLITS)
+
+
+def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ecg, "_BATCH", 16)
+    whole = prepare(TASK, tmp_path)
+    real, cut = ecg._windows, []
+
+    def interrupted(record: Array, stride: int) -> Array:
+        cut.append(len(record))
+        if len(cut) == 40:
+            raise KeyboardInterrupt
+        return real(record, stride)
+
+    monkeypatch.setattr(ecg, "_windows", interrupted)
+    again = tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        TASK.prepare(raw=tmp_path / "raw", out=again)
+    assert TASK.prepare(raw=tmp_path / "raw", out=again).fingerprint == whole.fingerprint
+    assert len(cut) == 40 + 80 - 32  # two batches were done
+
+
+@needs_reference
+@pytest.mark.parametrize("protocol", ["held-out", "paper"])
+def test_it_equals_what_the_reference_loads(protocol: str, tmp_path: Path) -> None:
+    data = prepare(TASK, tmp_path, protocol)
+    theirs = reference_arrays("ecg", raw_twin(TASK, tmp_path), tmp_path, valid=protocol == "held-out")
+    np.testing.assert_allclose(np.asarray(data.test.x), theirs["test_x"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(data.test.y, theirs["test_y"])
+    if protocol == "held-out":
+        for split in SPLITS:
+            np.testing.assert_allclose(np.asarray(data.splits[split].x), theirs[f"{split}_x"], rtol=1e-6, atol=1e-6)
+            np.testing.assert_array_equal(data.splits[split].y, theirs[f"{split}_y"])
+        return
+    # Ours stands train before validation, theirs in the order of the 90 %: compared as multisets.
+    x, y = training_rows(data)
+    keys = [sorted(_keys(*each)) for each in ((x, y), (theirs["train_x"], theirs["train_y"]))]
+    assert keys[0] == keys[1]
+
+
+def _keys(x: Array, y: Array) -> list[tuple[object, ...]]:
+    return [
+        (int(label), *np.round(row[0, ::50].astype(np.float64), 4).tolist()) for row, label in zip(x, y, strict=True)
+    ]

@@ -1,0 +1,190 @@
+"""PSICOV: squares of proteins against ones that are put together here, plainly."""
+
+import importlib
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_ray.data.prepared import PreparedData
+from orca_ray.tasks.nasbench360 import _psicov, psicov
+from tests.twins._nasbench360_large_files import PROTEINS, write_psicov
+
+Array = npt.NDArray[Any]
+TASK = psicov.TASK
+LONG = len(PROTEINS["deepcov"]) - 1
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("raw")
+    write_psicov(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return TASK.prepare(raw=raw, out=tmp_path_factory.mktemp("out") / "1")
+
+
+def offsets(share: tuple[float, float], length: int) -> tuple[int, int]:
+    """Return where the windows of rows and columns begin, counted from five positions before the first residue."""
+    places = max(length + 10 - 512, 0) + 1
+    return int(share[0] * places), int(share[1] * places)
+
+
+def expected(raw: Path, folder: str, number: int, top: int, left: int) -> tuple[Array, Array]:
+    """Return x [57, 512, 512] and y [512, 512] of a protein, from an image of all its positions that is then cut."""
+    name = f"{number + 1}{folder[:3].upper()}A"
+    features = pickle.loads((raw / f"protein/{folder}/features/{name}.pkl").read_bytes())
+    length, _, distances = np.load(raw / f"protein/{folder}/distance/{name}-cb.npy", allow_pickle=True)
+    single = [*features["ss"], *features["pssm"].T, features["sa"], features["entropy"]]
+    ones = np.ones(length)
+    channels = [np.outer(each, ones) for each in single] + [np.outer(ones, each) for each in single]
+    channels += [features[field] for field in ("ccmpred", "freecon", "potential")]
+    x = np.zeros((57, max(512, length + 10), max(512, length + 10)), np.float32)
+    x[:, 5 : length + 5, 5 : length + 5] = channels
+    y = np.full(x.shape[1:], 100, np.float32)
+    y[5 : length + 5, 5 : length + 5] = levelled(distances)
+    return x[:, top : top + 512, left : left + 512], y[top : top + 512, left : left + 512]
+
+
+def levelled(distances: Array) -> Array:
+    """Return distances of at least 1 Å whose diagonal is the mean of the neighbours before and after, one by one."""
+    result = np.where(distances < 1, np.float32(1), distances)
+    last = len(result) - 1
+    result[0, 0], result[last, last] = result[0, 1], result[last, last - 1]
+    for i in range(1, last):
+        result[i, i] = (result[i, i - 1] + result[i, i + 1]) / 2
+    return result
+
+
+@pytest.mark.parametrize("number", range(len(PROTEINS["deepcov"])))
+def test_training_squares_are_those_of_the_files(number: int, raw: Path, data: PreparedData) -> None:
+    share = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))[number]
+    x, y = expected(raw, "deepcov", number, *offsets(tuple(share), PROTEINS["deepcov"][number]))
+    np.testing.assert_array_equal(data.train.x[slice(number, number + 1)][0], x)
+    np.testing.assert_array_equal(data.train.y[number], np.minimum(y, 16))
+
+
+def test_a_window_of_a_long_training_protein_is_off_the_diagonal() -> None:
+    share = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))[LONG]
+    top, left = offsets(tuple(share), PROTEINS["deepcov"][LONG])
+    assert top != left
+
+
+def test_psicov_is_halved_and_its_targets_are_whole(raw: Path, data: PreparedData) -> None:
+    for split, numbers in ((data.test, (0, 1)), (data.validation, (2, 3))):
+        assert len(split) == 2
+        for row, number in enumerate(numbers):
+            x, y = expected(raw, "psicov", number, 0, 0)
+            np.testing.assert_array_equal(split.x[np.array([row])][0], x)
+            np.testing.assert_array_equal(split.y[row], y)
+    assert data.test.y.max() == 100
+    assert np.sort(np.unique(data.test.y))[-2] > 16
+
+
+def test_paper_trains_on_all_of_deepcov_and_tests_on_all_of_psicov(
+    raw: Path, data: PreparedData, tmp_path: Path
+) -> None:
+    paper = TASK.prepare("paper", raw=raw, out=tmp_path / "paper")
+    assert (len(paper.train), len(paper.validation), len(paper.test)) == (4, 2, 4)
+    whole = {row.tobytes() for row in np.delete(data.train.y, LONG, axis=0)}
+    trained_on = {row.tobytes() for split in (paper.train, paper.validation) for row in split.y}
+    assert whole < trained_on  # the long one has another window
+    assert len(trained_on) == 6
+    np.testing.assert_array_equal(paper.test.y, np.concatenate([data.test.y, data.validation.y]))
+
+
+def test_an_interrupted_preparation_goes_on(
+    raw: Path, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = _psicov.read_protein
+
+    def counted(folder: Path, name: str) -> Any:
+        read.append(name)
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        return original(folder, name)
+
+    monkeypatch.setattr(psicov, "read_protein", counted)
+    monkeypatch.setattr(psicov, "_BATCH", 2)
+    with pytest.raises(KeyboardInterrupt):
+        TASK.prepare(raw=raw, out=tmp_path / "1")
+    again = TASK.prepare(raw=raw, out=tmp_path / "1")
+    assert read[4:8] == ["3DEEA", "4DEEA", "5DEEA", "6DEEA"]
+    assert again.fingerprint == data.fingerprint
+
+
+@given(st.integers(2, 2000), st.floats(0, 1, exclude_max=True))
+def test_a_window_holds_residues_where_it_says(length: int, share: float) -> None:
+    inside, residues = _psicov._window(length, share)
+    assert 0 <= inside.start < inside.stop <= 512
+    assert 0 <= residues.start < residues.stop <= length
+    assert inside.stop - inside.start == residues.stop - residues.start
+    if length <= 502:
+        assert (inside, residues) == (slice(5, length + 5), slice(0, length))
+    else:
+        assert inside.stop - inside.start >= 502
+
+
+@given(st.integers(2, 9), st.integers(0, 99))
+def test_the_diagonal_is_filled_from_neighbours(length: int, seed: int) -> None:
+    distances = np.random.RandomState(seed).uniform(0, 20, (length, length)).astype(np.float32)
+    before = distances.copy()
+    np.testing.assert_array_equal(_psicov._levelled(distances), levelled(distances))
+    np.testing.assert_array_equal(distances, before)
+
+
+def test_a_long_test_protein_keeps_the_separation_of_its_residues(raw: Path, tmp_path: Path) -> None:
+    for path in (raw / "protein").rglob("6DEEA*"):
+        target = tmp_path / path.relative_to(raw).as_posix().replace("deepcov", "psicov")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    for path in (raw / "protein/deepcov").rglob("[12]DEEA*"):
+        target = tmp_path / path.relative_to(raw)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    (tmp_path / "protein/deepcov.lst").write_text("1DEEA\n2DEEA\n")
+    (tmp_path / "protein/psicov.lst").write_text("6DEEA\n6DEEA\n")
+    test = TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1").test
+    diagonal = np.diagonal(test.y[0])
+    assert (diagonal[5:-5] < 6).all()  # residues next to each other along the chain
+
+
+@pytest.fixture
+def loaders() -> Any:
+    checkout = os.environ.get("ORCA_REFERENCE")
+    if not checkout:
+        pytest.skip("no checkout of the reference: ORCA_REFERENCE is not set")
+    sources = str(Path(checkout) / "src")
+    sys.path.insert(0, sources)
+    try:
+        return importlib.import_module("data_loaders")
+    finally:
+        sys.path.remove(sources)
+
+
+def test_squares_are_the_references(
+    raw: Path, data: PreparedData, loaders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))
+    starts = list(offsets(tuple(shares[LONG]), PROTEINS["deepcov"][LONG]))
+    monkeypatch.setattr(loaders.random, "randint", lambda low, high: starts.pop(0))
+    train, validation, test, _, _ = loaders.load_psicov(str(raw), 1, valid_split=1)
+    order = [*range(1, 54, 2), *range(0, 54, 2), 54, 55, 56]
+    for split, loader in ((data.train, train), (data.validation, validation), (data.test, test)):
+        assert len(split) == len(loader.dataset)
+        for row in range(len(split)):
+            x, y = loader.dataset[row]
+            np.testing.assert_array_equal(split.x[slice(row, row + 1)][0], x[order])
+            np.testing.assert_allclose(split.y[row], y[0], rtol=1e-6)
+    assert not starts

@@ -1,0 +1,40 @@
+"""The prepared data of a twin, and rows compared whatever their order."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data.prepared import PreparedData
+from orca_ray.data.protocol import under_protocol
+from orca_ray.tasks.task import Task
+from tests.twins.nasbench360_series import TWINS
+
+Array = npt.NDArray[Any]
+
+
+def raw_twin(task: Task, directory: Path) -> Path:
+    """Write the task's twin below ``directory`` once, and return where its raw files are."""
+    raw = directory / "raw"
+    if not raw.exists():
+        raw.mkdir()
+        TWINS[task.name](raw)
+    return raw
+
+
+def prepare(task: Task, directory: Path, protocol: str = "held-out") -> PreparedData:
+    """Return what the task makes of the raw files in ``directory / "raw"``, those of its twin if there are none."""
+    return task.prepare(protocol, raw=raw_twin(task, directory), out=directory / protocol)
+
+
+def training_rows(data: PreparedData) -> tuple[Array, Array]:
+    """Return x and y of train and validation together: what the reference trains on."""
+    joined = under_protocol(data, "paper").train
+    return np.asarray(joined.x[:]), joined.y
+
+
+def ordered(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return rows in an order that depends on their values alone."""
+    order = sorted(range(len(x)), key=lambda i: x[i].tobytes())
+    return x[order], y[order]

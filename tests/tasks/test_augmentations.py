@@ -1,0 +1,140 @@
+"""Augmentations: what they do to an image, and what they draw."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from orca_ray.errors import UserError
+from orca_ray.tasks.augmentations import (
+    AUGMENTATIONS,
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    Augmentation,
+    CropFlip,
+    get_augmentation,
+)
+
+UNCHANGED = [4, 4, 0]
+
+
+def augmentation(name: str) -> Augmentation:
+    found = get_augmentation(name)
+    assert found is not None
+    return found
+
+
+def images(num: int, channels: int = 3, height: int = 6, width: int = 9, seed: int = 0) -> Tensor:
+    return torch.randn(num, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(name: str, num: int, seed: int = 0) -> Tensor:
+    return augmentation(name).draw(num, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+class TestEveryAugmentation:
+    def test_it_returns_other_tensors_of_the_same_kind(self, name: str) -> None:
+        x = images(20)
+        before = x.clone()
+        changed = augmentation(name).apply(x, draw(name, 20))
+        assert (changed.shape, changed.dtype) == (x.shape, x.dtype)
+        assert torch.equal(x, before)  # it may be the data set itself
+        assert changed.data_ptr() != x.data_ptr()
+        assert not torch.equal(changed, x)
+
+    def test_a_sample_does_not_depend_on_its_batch(self, name: str) -> None:
+        x, drawn = images(20), draw(name, 20)
+        whole = augmentation(name).apply(x, drawn)
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+        for part in torch.split(order, 7):
+            assert torch.equal(augmentation(name).apply(x[part], drawn[part]), whole[part])
+
+    def test_its_draws_are_those_of_its_generator(self, name: str) -> None:
+        state = torch.get_rng_state()
+        first = draw(name, 50)
+        assert torch.equal(first, draw(name, 50))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert len(first) == 50
+        assert not torch.equal(first, draw(name, 50, seed=1))
+
+    def test_its_name_and_definition_are_there(self, name: str) -> None:
+        assert augmentation(name).name == name
+        assert len(augmentation(name).definition) > 20
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.booleans(), st.integers(0, 10_000)
+)
+def test_it_is_a_window_of_the_padded_image(
+    channels: int, height: int, width: int, margin: int, one_for_all: bool, seed: int
+) -> None:
+    padding = (0.5,) if one_for_all else tuple(float(c) for c in range(channels))
+    crop_flip = CropFlip("any", "any", padding, margin)
+    x = images(4, channels, height, width, seed)
+    drawn = crop_flip.draw(4, torch.Generator().manual_seed(seed))
+    changed = crop_flip.apply(x, drawn).numpy()
+    for image, (top, left, mirrored), ours in zip(x.numpy(), drawn.tolist(), changed, strict=True):
+        expected = []
+        for channel, border in zip(image, padding * channels if one_for_all else padding, strict=False):
+            padded = np.pad(channel, margin, constant_values=border)
+            window = padded[top : top + height, left : left + width]
+            expected.append(window[:, ::-1] if mirrored else window)
+        np.testing.assert_array_equal(ours, np.stack(expected))
+
+
+def test_the_middle_of_the_padded_image_is_the_image() -> None:
+    x = images(2)
+    assert torch.equal(augmentation("crop_flip").apply(x, torch.tensor([UNCHANGED, UNCHANGED])), x)
+    mirrored = augmentation("crop_flip").apply(x, torch.tensor([[4, 4, 1], [4, 4, 1]]))
+    assert torch.equal(mirrored, x.flip(3))
+
+
+def test_all_windows_are_as_likely() -> None:
+    drawn = draw("crop_flip", 20_000).numpy()
+    assert drawn.shape == (20_000, 3)
+    for column, num in ((0, 9), (1, 9), (2, 2)):
+        counts = np.bincount(drawn[:, column], minlength=num)
+        assert len(counts) == num
+        np.testing.assert_allclose(counts / 20_000, 1 / num, atol=0.012)
+    # Neither coordinate tells of another.
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.03
+
+
+def test_cifar_images_get_a_black_border() -> None:
+    """Cropping the raw image and then standardising it is the same as the other way about."""
+    raw = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
+    drawn = draw("crop_flip_cifar100", 8)
+    first = (augmentation("crop_flip").apply(raw, drawn) - mean) / std
+    torch.testing.assert_close(augmentation("crop_flip_cifar100").apply((raw - mean) / std, drawn), first)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 3, 8)])
+def test_inputs_that_are_no_such_images_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"crop_flip_cifar100 takes images \[B, 3, H, W\]"):
+        augmentation("crop_flip_cifar100").apply(torch.zeros(shape), torch.tensor([UNCHANGED] * 2))
+
+
+def test_no_name_is_no_augmentation_and_a_misspelt_one_gets_the_nearest() -> None:
+    assert get_augmentation("") is None
+    with pytest.raises(UserError, match=r"unknown augmentation 'crop_flp'\. Did you mean 'crop_flip'"):
+        get_augmentation("crop_flp")
+
+
+def test_declaring_an_augmentation_imports_no_torch() -> None:
+    code = "import sys, orca_ray.tasks.augmentations; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_devices_agree(name: str) -> None:
+    x, drawn = images(20), draw(name, 20)
+    assert torch.equal(augmentation(name).apply(x.cuda(), drawn.cuda()).cpu(), augmentation(name).apply(x, drawn))

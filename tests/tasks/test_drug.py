@@ -1,0 +1,44 @@
+"""Drug responses: rows as the files hold them, a tenth of training held out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_ray.tasks.drug import _reading
+from orca_ray.tasks.registry import get_task
+from tests.twins.drug import write_drug
+
+
+@pytest.fixture(params=["ctrp", "gdsc"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_rows_are_those_of_the_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reading, "_BATCH", 7)
+    write_drug(tmp_path, name=name)
+    data = get_task(f"drug/{name}").prepare(raw=tmp_path, out=tmp_path / "out" / "1")
+    assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 8)
+    assert data.y_mean is None
+    features, labels = (np.load(tmp_path / f"drug_sep/{name}_train_{field}.npy") for field in ("feat", "label"))
+    together = np.concatenate([data.train.x[:], data.validation.x[:]])
+    order = [int(np.flatnonzero((features == row).all(axis=(1, 2)))[0]) for row in together]
+    assert sorted(order) == list(range(30))
+    np.testing.assert_array_equal(np.concatenate([data.train.y, data.validation.y]), labels.reshape(-1)[order])
+    np.testing.assert_array_equal(data.test.x[:], np.load(tmp_path / f"drug_sep/{name}_test_feat.npy"))
+    np.testing.assert_array_equal(data.test.y, np.load(tmp_path / f"drug_sep/{name}_test_label.npy").reshape(-1))
+
+
+def test_the_two_screens_are_read_from_their_own_files() -> None:
+    files = {name: {file.path for file in get_task(f"drug/{name}").files} for name in ("ctrp", "gdsc")}
+    assert len(files["ctrp"]) == 4
+    assert not files["ctrp"] & files["gdsc"]
+
+
+def test_other_widths_of_numbers_are_taken(tmp_path: Path) -> None:
+    write_drug(tmp_path, name="ctrp")
+    path = tmp_path / "drug_sep/ctrp_train_feat.npy"
+    np.save(path, np.load(path).astype(np.uint8))
+    data = get_task("drug/ctrp").prepare(raw=tmp_path, out=tmp_path / "out" / "1")
+    assert data.train.x.dtype == np.float32

@@ -1,0 +1,237 @@
+"""Reading a table of OpenML: descriptions, ARFF dense and sparse, and what is refused."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks.openml._description import read_description
+from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table
+from tests.twins._openml_format import TwinTable, edit_description, edit_table, write_bytes, write_table
+from tests.twins.openml import mock
+
+TABLE = TwinTable(
+    name="a small table",
+    columns=[
+        ("length in cm", "REAL"),
+        ("count", "INTEGER"),
+        ("colour", ("light blue", "it's red", "a,b", "?", "never")),
+        ("class", ("yes", "no")),
+    ],
+    rows=[
+        [1.5, 2, "light blue", "yes"],
+        [None, -3, "it's red", "no"],
+        [0.25, 0, "a,b", "no"],
+        [2e-3, None, None, None],
+        [7.0, 1, "?", "yes"],
+    ],
+    target="class",
+)
+
+
+def _read(raw: Path, dataset_id: int = 7) -> Table:
+    return read_table(Workspace(f"openml/{dataset_id}", raw, raw), dataset_id)
+
+
+def _mock(raw: Path, dataset_id: int, description: str, table: str) -> Table:
+    """Read real answers of the server, as scikit-learn keeps them for its own tests."""
+    (raw / str(dataset_id)).mkdir()
+    for name, target in ((description, "description.json"), (table, "data.arff")):
+        (raw / str(dataset_id) / target).write_bytes(mock(dataset_id, name))
+    return _read(raw, dataset_id)
+
+
+class TestTables:
+    def test_quoted_categories_numbers_and_missing_values(self, tmp_path: Path) -> None:
+        write_table(tmp_path, 7, TABLE)
+        table = _read(tmp_path)
+        length, count, colour = table.columns
+        assert isinstance(length, Numeric)
+        assert isinstance(count, Numeric)
+        np.testing.assert_array_equal(length.values, [1.5, math.nan, 0.25, 2e-3, 7.0])
+        np.testing.assert_array_equal(count.values, [2, -3, 0, math.nan, 1])
+        declared = ("light blue", "it's red", "a,b", "?", "never")
+        # A quoted question mark is missing, too, as the reference reads it.
+        assert colour == Nominal("colour", declared, ("light blue", "it's red", "a,b", None, None))
+        assert table.target == Nominal("class", ("yes", "no"), ("yes", "no", "no", None, "yes"))
+
+    def test_sparse_rows_leave_out_zeros_and_first_categories(self, tmp_path: Path) -> None:
+        rows: list[list[Any]] = [[0.0, 2, "it's red", "no"], [1.5, 0, "light blue", "yes"], [0.0, 0, None, "no"]]
+        sparse = TwinTable("sparse", TABLE.columns, rows, "class", sparse=True)
+        write_table(tmp_path, 7, sparse)
+        assert "{1 2, 2 'it\\'s red', 3 no}" in (tmp_path / "7" / "data.arff").read_text()
+        table = _read(tmp_path)
+        assert isinstance(table.columns[0], Numeric)
+        np.testing.assert_array_equal(table.columns[0].values, [0, 1.5, 0])
+        assert table.columns[2].values == ("it's red", "light blue", None)
+        assert table.target.values == ("no", "yes", "no")
+
+    def test_row_numbers_and_ignored_columns_are_no_features(self, tmp_path: Path) -> None:
+        write_table(tmp_path, 7, TwinTable("x", TABLE.columns, TABLE.rows, "class", "count", ("colour",)))
+        assert [column.name for column in _read(tmp_path).columns] == ["length in cm"]
+
+    def test_names_of_ignored_columns_parted_by_commas(self, tmp_path: Path) -> None:
+        write_table(tmp_path, 7, TwinTable("x", TABLE.columns, TABLE.rows, "class", ignored=("count,colour",)))
+        assert [column.name for column in _read(tmp_path).columns] == ["length in cm"]
+
+
+class TestRealAnswers:
+    def test_iris_as_another_reader_reads_it(self, tmp_path: Path) -> None:
+        from scipy.io import arff
+
+        table = _mock(tmp_path, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz")
+        content, meta = arff.loadarff(tmp_path / "61" / "data.arff")
+        assert [column.name for column in table.columns] == meta.names()[:-1]
+        for column in table.columns:
+            np.testing.assert_array_equal(np.array(column.values), content[column.name])
+        assert list(table.target.values) == [value.decode() for value in content["class"]]
+
+    def test_categories_and_missing_values_of_anneal(self, tmp_path: Path) -> None:
+        table = _mock(tmp_path, 2, "api-v1-jd-2.json.gz", "data-v1-dl-1666876.arff.gz")
+        text = (tmp_path / "2" / "data.arff").read_text()
+        rows = [
+            line.split(",") for line in text[text.lower().index("@data") :].splitlines()[1:] if line and line[0] != "%"
+        ]
+        columns = [*table.columns, table.target]  # the target is the last in the file, too
+        assert len(columns) == len(rows[0]) == 39
+        nominal = [i for i, column in enumerate(columns) if isinstance(column, Nominal)]
+        assert len(nominal) == 33
+        for i in nominal:
+            given = [row[i].strip().strip("'") for row in rows]
+            assert list(columns[i].values) == [None if value == "?" else value for value in given]
+
+    def test_sparse_rows_of_australian(self, tmp_path: Path) -> None:
+        table = _mock(tmp_path, 292, "api-v1-jd-292.json.gz", "data-v1-dl-49822.arff.gz")
+        # "{0 -1, 1 1, 2 -0.7494737, 3 -0.1814286, 5 …": the target comes first, the fourth feature is left out.
+        assert table.target.values[:4] == ("-1", "-1", "-1", "1")
+        assert [float(column.values[0] or 0) for column in table.columns[:4]] == [1, -0.7494737, -0.1814286, 0]
+
+    def test_mice_leave_out_their_number_and_what_makes_up_the_class(self, tmp_path: Path) -> None:
+        table = _mock(tmp_path, 40966, "api-v1-jd-40966.json.gz", "data-v1-dl-17928620.arff.gz")
+        assert len(table.columns) == 77
+        assert all(isinstance(column, Numeric) for column in table.columns)
+
+
+def _field(name: str, value: Any) -> Callable[[str], str]:
+    def edit(text: str) -> str:
+        content = json.loads(text)
+        content["data_set_description"][name] = value
+        return json.dumps(content)
+
+    return edit
+
+
+BAD_DESCRIPTIONS: list[tuple[Callable[[str], str], str]] = [
+    (lambda text: "", r"not the JSON that OpenML answers with"),
+    (lambda text: "[" * 100_000, r"not the JSON"),
+    (
+        lambda text: '{"error":{"code":"111","message":"Unknown dataset"}}',
+        r"no field data_set_description.*Unknown dataset",
+    ),
+    (lambda text: "[1]", r"no field data_set_description"),
+    (_field("id", "8"), r"describes data set 8, expected 7"),
+    (_field("md5_checksum", "abc"), r"field md5_checksum is 'abc'"),
+    (_field("md5_checksum", None), r"field md5_checksum is None"),
+    (_field("format", "csv"), r"field format is 'csv', expected text that matches .*sparse_arff"),
+    (_field("default_target_attribute", "a,b"), r"field default_target_attribute is 'a,b'"),
+    (_field("ignore_attribute", [1]), r"field ignore_attribute is \[1\], expected names"),
+    (_field("file_id", "../7"), r"field file_id is '\.\./7'"),
+    (_field("url", "file:///etc/passwd"), r"field url is 'file:///etc/passwd'"),
+]
+
+
+@pytest.mark.parametrize(("edit", "told"), BAD_DESCRIPTIONS)
+def test_a_bad_description_is_refused(tmp_path: Path, edit: Callable[[str], str], told: str) -> None:
+    write_table(tmp_path, 7, TABLE)
+    edit_description(7, edit)(tmp_path)
+    with pytest.raises(UserError, match=told) as caught:
+        _read(tmp_path)
+    assert "description.json" in str(caught.value)
+
+
+BAD_TABLES: list[tuple[Callable[[str], str], str]] = [
+    (
+        lambda text: text.replace("@ATTRIBUTE class", "@ATTRIBUTE other"),
+        r"no column 'class', the target; its columns: .*other",
+    ),
+    (lambda text: text.replace(",no\n", ",100%,no\n", 1), r"not a table in ARFF: Bad .* line 12: .*100%"),
+    (lambda text: text.replace(",no\n", ",maybe\n", 1), r"not a table in ARFF: .*maybe"),
+    (lambda text: text.replace(",no\n", "\n", 1), r"not a table in ARFF: .*line"),
+    (lambda text: text.replace("0.25,", "a quarter,"), r"not a table in ARFF"),
+    (lambda text: text.replace("0.25,", "inf,"), r"column 'length in cm' has an infinite value in row 2"),
+    (
+        lambda text: text.replace("REAL", "STRING"),
+        r"column 'length in cm' is of type STRING, expected categories or NUMERIC",
+    ),
+    (lambda text: text.replace("REAL", 'DATE "yyyy"'), r"not a table in ARFF"),
+    (lambda text: text.replace("@DATA", "@NOTHING"), r"not a table in ARFF"),
+    (lambda text: text[: text.index("@DATA") + 5], r"has no rows"),
+    (lambda text: text.replace("@ATTRIBUTE count", "@ATTRIBUTE class"), r"not a table in ARFF: .*class"),
+    (lambda text: "", r"not a table in ARFF"),
+    (lambda text: text + "{9 1}\n", r"not a table in ARFF"),
+]
+
+
+@pytest.mark.parametrize(("edit", "told"), BAD_TABLES)
+def test_a_bad_table_is_refused(tmp_path: Path, edit: Callable[[str], str], told: str) -> None:
+    write_table(tmp_path, 7, TABLE)
+    edit_table(7, edit)(tmp_path)
+    with pytest.raises(UserError, match=told) as caught:
+        _read(tmp_path)
+    assert "data.arff" in str(caught.value)
+
+
+def test_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    write_bytes(tmp_path, 7, TABLE, b"@RELATION x\n@ATTRIBUTE a {caf\xe9}\n@DATA\ncaf\xe9\n")
+    with pytest.raises(UserError, match="not a table in ARFF: 'utf-8' codec"):
+        _read(tmp_path)
+
+
+def test_a_table_that_is_not_the_one_described_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path, 7, TABLE)
+    path = tmp_path / "7" / "data.arff"
+    path.write_bytes(path.read_bytes().replace(b"1.5", b"1.6"))
+    with pytest.raises(
+        UserError, match=r"data\.arff has MD5 \w{32}, expected \w{32} as description\.json beside it says"
+    ):
+        _read(tmp_path)
+
+
+def test_a_missing_file_is_told_with_what_fetches_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"7/description\.json is not in .*orca-sweep data fetch openml/7"):
+        _read(tmp_path)
+
+
+@given(text=st.text(alphabet="@ATRIBUEDLO{}',?\"\\%\n 01ab\x00", max_size=80), sparse=st.booleans())
+@settings(max_examples=150)
+def test_whatever_a_table_holds_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: str, sparse: bool
+) -> None:
+    raw = tmp_path_factory.mktemp("raw")
+    table = TwinTable("x", [], [], "a", sparse=sparse)
+    write_bytes(
+        raw, 7, table, f"@RELATION x\n@ATTRIBUTE a {{0,1}}\n@ATTRIBUTE b REAL\n{text}\n@DATA\n{text}\n".encode()
+    )
+    with contextlib.suppress(UserError):
+        read = _read(raw)
+        assert all(len(column.values) == len(read.target.values) for column in read.columns)
+
+
+@given(
+    description=st.recursive(st.none() | st.text(max_size=5), lambda each: st.dictionaries(st.text(max_size=5), each))
+)
+@settings(max_examples=40)
+def test_whatever_a_description_holds_it_is_refused(tmp_path_factory: pytest.TempPathFactory, description: Any) -> None:
+    path = tmp_path_factory.mktemp("raw") / "description.json"
+    path.write_text(json.dumps({"data_set_description": description}))
+    with pytest.raises(UserError, match=r"description\.json"):
+        read_description(path, 7)

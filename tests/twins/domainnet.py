@@ -1,0 +1,61 @@
+"""Small files in the exact layout of DomainNet's sketches: scikit-learn's handwritten digits, drawn large.
+
+Class k is the digit k mod 10, turned by k div 10 quarters.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.twins import Damage, Writer
+from tests.twins._spoiling import appended, cut, deleted, garbage
+
+IMAGES_A_CLASS = {"train": 3, "test": 1}
+
+
+def write_sketch(raw: Path, *, seed: int = 0) -> None:
+    """Write ``sketch`` and its lists: 120 training and 40 test images of 80 × 64 pixels, JPEG, every tenth one grey."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    random = np.random.RandomState(seed)
+    pictures, digits = load_digits(return_X_y=True)
+    for split, each in IMAGES_A_CLASS.items():
+        lines = []
+        for number in range(40 * each):
+            label = number // each
+            name = f"sketch/class_{label}/sketch_{label:03d}_{split}_{number:06d}.jpg"
+            picture = pictures[random.choice(np.flatnonzero(digits == label % 10))].reshape(8, 8)
+            pixels = 255 - np.kron(np.rot90(picture, label // 10), np.full((10, 8), 15)).astype(np.uint8)
+            (raw / name).parent.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(pixels)
+            (image if number % 10 == 0 else image.convert("RGB")).save(raw / name, quality=90)
+            lines.append(f"{name} {label}")
+        # The published lists end their lines as Windows does.
+        (raw / f"sketch_{split}_mini.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+
+
+_IMAGE = "sketch/class_7/sketch_007_test_000007.jpg"
+
+TWINS: dict[str, Writer] = {"domainnet/sketch": write_sketch}
+
+BAD: dict[str, list[Damage]] = {
+    "domainnet/sketch": [
+        ("missing", deleted("sketch_test_mini.txt"), r"1 of 3 raw files are not in .*sketch_test_mini\.txt"),
+        ("absent image", deleted(_IMAGE), r"test_mini\.txt, line 8: expected sketch/class_7/.* found no such file"),
+        ("truncated", cut(_IMAGE), r"test_000007\.jpg: expected a whole JPEG or PNG image"),
+        ("garbage", garbage(_IMAGE), r"test_000007\.jpg: expected a whole JPEG or PNG image"),
+        ("label 40", appended("sketch_test_mini.txt", f"{_IMAGE} 40"), r"test_mini\.txt, line 41: .*0 to 39, found"),
+        (
+            "no label",
+            appended("sketch_test_mini.txt", f"{_IMAGE}"),
+            r"test_mini\.txt, line 41: expected the path of an image",
+        ),
+        (
+            "outside",
+            appended("sketch_test_mini.txt", "../key.jpg 3"),
+            r"test_mini\.txt, line 41: expected the path of an image",
+        ),
+        ("garbage list", garbage("sketch_train_mini.txt"), r"sketch_train_mini\.txt"),
+    ],
+}

@@ -1,0 +1,212 @@
+"""Twins of the 42 OpenML tables: iris as the server sends it, wine and wdbc of real rows, the others drawn at random
+with the mixture of columns that the real ones have, among them what is missing, quoted, ignored or never occurs."""
+
+import gzip
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.twins._openml_format import Kind, TwinTable, edit_description, edit_table, write_table
+
+ROWS_OF_A_CLASS = 12
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the columns of a table are."""
+
+    numeric: int
+    nominal: tuple[int, ...] = ()
+    """Numbers of declared categories."""
+    classes: tuple[str, ...] = ("1", "2")
+    missing: float = 0.0
+    """Share of values that are missing, in every third column."""
+    row_id: str = ""
+    ignored: tuple[str, ...] = ()
+    rows: int = ROWS_OF_A_CLASS
+    """Of a class."""
+
+
+def _numbers(count: int, start: int = 1) -> tuple[str, ...]:
+    return tuple(str(start + k) for k in range(count))
+
+
+_BUGS = ("false", "true")
+MIXTURES: dict[int, Mixture] = {
+    11: Mixture(4, classes=("L", "B", "R")),
+    12: Mixture(216, classes=_numbers(10)),
+    14: Mixture(76, classes=_numbers(10)),
+    15: Mixture(9, classes=("benign", "malignant"), missing=0.1),
+    16: Mixture(64, classes=_numbers(10)),
+    18: Mixture(6, classes=_numbers(10)),
+    22: Mixture(47, classes=_numbers(10)),
+    23: Mixture(2, (4, 4, 2, 2, 4, 4, 2), classes=_numbers(3)),
+    28: Mixture(64, classes=_numbers(10, 0)),
+    29: Mixture(6, (2, 3, 3, 14, 9, 2, 2, 2, 3), classes=("+", "-"), missing=0.1),
+    31: Mixture(7, (4, 5, 10, 5, 5, 4, 3, 4, 3, 3, 4, 2, 2), classes=("good", "bad")),
+    37: Mixture(8, classes=("tested_negative", "tested_positive")),
+    44: Mixture(57, classes=("0", "1")),
+    48: Mixture(3, (2, 2), classes=_numbers(3)),
+    50: Mixture(0, (3,) * 9, classes=("negative", "positive")),
+    54: Mixture(18, classes=("opel", "saab", "bus", "van")),
+    188: Mixture(14, (8, 14, 4, 27, 16), classes=("none", "low", "average", "good", "best"), missing=0.1),
+    458: Mixture(70, classes=("Austen", "London", "Milton", "Shakespeare")),
+    469: Mixture(0, (3, 2, 9, 9), classes=("None", "Mouthwash with 0.2% NaF", "Diet's", "Oral", "All", "Health")),
+    882: Mixture(15, classes=("P", "N")),
+    1049: Mixture(37, classes=_BUGS),
+    1050: Mixture(37, classes=_BUGS),
+    1063: Mixture(21, classes=("no", "yes")),
+    1068: Mixture(21, classes=_BUGS),
+    1462: Mixture(4),
+    1464: Mixture(4),
+    1479: Mixture(100, classes=("0", "1")),
+    1480: Mixture(9, (2,)),
+    1491: Mixture(64, classes=_numbers(100), rows=4),
+    1493: Mixture(64, classes=_numbers(100), rows=4),
+    1494: Mixture(41),
+    1511: Mixture(7, (3,)),
+    6332: Mixture(18, (71, 3, 2, 2, 2, 3, 10, 2, 4), classes=("band", "noband"), missing=0.1, ignored=("n0", "n1")),
+    23381: Mixture(1, (13, 6, 7, 6, 8, 17, 18, 24, 10, 24, 14), missing=0.2),
+    40496: Mixture(7, classes=_numbers(10, 0)),
+    40966: Mixture(77, (30, 2), classes=("c-CS-m", "c-SC-m", "t-CS-m"), missing=0.05, row_id="c0", ignored=("c1",)),
+    40975: Mixture(0, (4, 4, 4, 3, 3, 3), classes=("unacc", "acc", "good", "vgood")),
+    40982: Mixture(27, classes=_numbers(7)),
+    40994: Mixture(20, classes=("0", "1")),
+}
+
+
+def synthetic(dataset_id: int, *, seed: int = 0) -> TwinTable:
+    """Draw a table: half of the columns tell the class."""
+    mixture = MIXTURES[dataset_id]
+    rng = np.random.RandomState(seed + dataset_id)
+    labels = rng.permutation(np.repeat(np.arange(len(mixture.classes)), mixture.rows))
+    columns: list[tuple[str, Kind]] = []
+    values: list[list[Any]] = []
+    for i in range(mixture.numeric):
+        columns.append((f"n{i}", ("NUMERIC", "REAL", "integer")[i % 3]))
+        drawn = rng.standard_normal(len(labels)) * (i + 1) + (i % 2) * labels * 3
+        values.append([float(round(each) if i % 3 == 2 else round(each, 4)) for each in drawn])
+    for i, count in enumerate(mixture.nominal):
+        names = tuple(f"{i} {k}" if i == 0 else f"v{k}" for k in range(count))
+        columns.append((f"c{i}", (*names, "never occurs")))
+        values.append([names[(label * (i % 2) + rng.randint(count)) % count] for label in labels])
+    for column in values[:: 3 if mixture.missing else len(values) + 1]:
+        for row in np.flatnonzero(rng.random_sample(len(labels)) < mixture.missing):
+            column[row] = None
+    columns.append(("the class", mixture.classes))
+    values.append([mixture.classes[label] for label in labels])
+    rows = [list(row) for row in zip(*values, strict=True)]
+    name = f"twin-{dataset_id}"
+    return TwinTable(name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored)
+
+
+def write_synthetic(raw: Path, *, dataset_id: int, seed: int = 0) -> None:
+    write_table(raw, dataset_id, synthetic(dataset_id, seed=seed))
+
+
+def mock(dataset_id: int, name: str) -> bytes:
+    """One of the server's answers about a data set, as scikit-learn keeps them for its own tests; 61 is whole."""
+    spec = importlib.util.find_spec("sklearn")  # importing it takes seconds
+    assert spec is not None
+    assert spec.origin is not None
+    mocks = Path(spec.origin).parent / "datasets" / "tests" / "data" / "openml"
+    return gzip.decompress((mocks / f"id_{dataset_id}" / name).read_bytes())
+
+
+def mock_of_iris(name: str) -> bytes:
+    return mock(61, name)
+
+
+def write_iris(raw: Path, *, seed: int = 0) -> None:
+    del seed  # real rows
+    (raw / "61").mkdir(parents=True, exist_ok=True)
+    (raw / "61" / "description.json").write_bytes(mock_of_iris("api-v1-jd-61.json.gz"))
+    (raw / "61" / "data.arff").write_bytes(mock_of_iris("data-v1-dl-61.arff.gz"))
+
+
+def real_wine() -> TwinTable:
+    from sklearn.datasets import load_wine
+
+    return _real("wine", load_wine(), ("1", "2", "3"))
+
+
+def real_wdbc() -> TwinTable:
+    from sklearn.datasets import load_breast_cancer
+
+    # OpenML's class 1 is benign, which scikit-learn calls 1 of 0 and 1.
+    return _real("wdbc", load_breast_cancer(), ("2", "1"))
+
+
+def _real(name: str, data: Any, classes: tuple[str, ...]) -> TwinTable:
+    columns: list[tuple[str, Kind]] = [(f"V{i + 1}", "NUMERIC") for i in range(data.data.shape[1])]
+    rows = [[*map(float, row), classes[label]] for row, label in zip(data.data, data.target, strict=True)]
+    return TwinTable(name, [*columns, ("Class", tuple(sorted(classes)))], rows, "Class")
+
+
+def write_wine(raw: Path, *, seed: int = 0) -> None:
+    del seed
+    write_table(raw, 187, real_wine())
+
+
+def write_wdbc(raw: Path, *, seed: int = 0) -> None:
+    del seed
+    write_table(raw, 1510, real_wdbc())
+
+
+def _halved(raw: Path, *, path: str) -> None:
+    content = (raw / path).read_bytes()
+    (raw / path).write_bytes(content[: len(content) // 2])
+
+
+def _flipped(raw: Path, *, path: str) -> None:
+    content = bytearray((raw / path).read_bytes())
+    content[-2] ^= 1
+    (raw / path).write_bytes(bytes(content))
+
+
+def _removed(raw: Path, *, path: str) -> None:
+    (raw / path).unlink()
+
+
+def bad(dataset_id: int) -> list[tuple[str, Callable[[Path], None], str]]:
+    """Damages that every table may have suffered."""
+    table, description = f"{dataset_id}/data.arff", f"{dataset_id}/description.json"
+    return [
+        ("no description", partial(_removed, path=description), r"description\.json"),
+        ("no table", partial(_removed, path=table), rf"raw files are not in .*{table}"),
+        ("a table cut in half", partial(_halved, path=table), r"data\.arff has MD5 \w+, expected \w+"),
+        ("a byte of the table flipped", partial(_flipped, path=table), r"data\.arff has MD5 \w+, expected \w+"),
+        ("a description cut in half", partial(_halved, path=description), "description.json is not the JSON"),
+        (
+            "the description of another data set",
+            edit_description(dataset_id, lambda text: re.sub('"id": ?"[0-9]+"', '"id":"3"', text)),
+            f"describes data set 3, expected {dataset_id}",
+        ),
+        (
+            "a table without the target",
+            edit_table(
+                dataset_id, lambda text: re.sub("(?i)(@attribute +)('the class'|'class'|class)", r"\1other", text)
+            ),
+            "has no column '(the )?[cC]lass', the target; its columns: .*other",
+        ),
+        (
+            "a row with a class that is not declared",
+            edit_table(dataset_id, lambda text: re.sub(r",[^,\n]+\s*\Z", ",undeclared\n", text)),
+            r"is not a table in ARFF: .*undeclared",
+        ),
+    ]
+
+
+TWINS: dict[str, Callable[[Path], None]] = {
+    **{f"openml/{dataset_id}": partial(write_synthetic, dataset_id=dataset_id) for dataset_id in MIXTURES},
+    "openml/61": write_iris,
+    "openml/187": write_wine,
+    "openml/1510": write_wdbc,
+}
+BAD = {name: bad(int(name.removeprefix("openml/"))) for name in TWINS}
