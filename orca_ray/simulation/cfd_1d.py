@@ -1,0 +1,136 @@
+"""Compressible Navier-Stokes equations in one dimension: an ideal gas, eta = zeta = 0.1, periodic.
+
+rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x with
+mu = 4/3 eta + zeta and E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, on [-1, 1) to t = 1. (The viscosity is
+the paper's, dynamic and constant; PDEBench's generator multiplies it by the density.)
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from orca_ray.simulation.advection import line_coordinates
+from orca_ray.simulation.files import TensorLayout
+from orca_ray.simulation.gas import Gas
+from orca_ray.simulation.hyperbolic import Boundary, sweep
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres
+from orca_ray.simulation.tridiagonal import Periodic
+from orca_ray.simulation.waves import draw_waves, to_unit_range
+
+ETA = ZETA = 0.1
+LOW, HIGH = -1.0, 1.0
+END = 1.0
+NUM_FRAMES = 101
+NUM_CELLS = 1024
+COURANT = 0.8
+DENSITY_RANGE = (1.0, 10.0)
+PRESSURE_RANGE = (10.0, 100.0)
+
+_GAMMA = 1 - math.sqrt(0.5)
+
+
+def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
+    """Return the conserved fields [3, B, N] after ``dt`` [B, 1] of viscous stress alone, periodic.
+
+    Two diagonally implicit stages, second order and L-stable (Alexander 1977): no limit on ``dt``. Momentum and total
+    energy change by differences of fluxes, so that their sums stay.
+    """
+    density, momentum = conserved[:2]
+    rate = mu / cell**2
+
+    def curvature(values: Array) -> Array:
+        around = np.concatenate([values[:, -1:], values, values[:, :1]], axis=-1)
+        slopes = around[:, 1:] - around[:, :-1]
+        bend: Array = slopes[:, 1:] - slopes[:, :-1]
+        return bend
+
+    off = -_GAMMA * rate * dt
+    system = Periodic(density - 2 * off, off)
+    first = system.solve(momentum)
+    early = (1 - _GAMMA) * rate * dt * curvature(first)
+    second = system.solve(momentum + early)
+    result = conserved.copy()
+    result[1] += early - off * curvature(second)
+    # The work at a face, its mean velocity times the gradient there, is half the difference of the squares.
+    result[2] += 0.5 * rate * dt * curvature((1 - _GAMMA) * first * first + _GAMMA * second * second)
+    return result
+
+
+def evolve(
+    initial: Array, mu: float, cell: float, interval: float, num_frames: int, boundary: Boundary = "periodic"
+) -> Array:
+    """Solve from primitive fields [3, B, N] and return the frames [3, B, num_frames, N], the first of them it.
+
+    Two steps of the gas enclose one of the stress of twice the length (Strang 1968): second order in time. Every sample
+    has its own time step.
+
+    Args:
+        initial: density, velocity and pressure.
+        mu: 4/3 eta + zeta; 0: no viscosity.
+        cell: length of a cell.
+        interval: time between frames.
+        num_frames: the initial one counted.
+        boundary: outflow only without viscosity.
+    """
+    gas = Gas()
+    frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
+    frames[:, :, 0] = initial
+    conserved = gas.conserved(initial)
+    for frame in range(1, num_frames):
+        left = np.full((initial.shape[1], 1), interval)
+        while len(rows := np.flatnonzero(left)):
+            part = conserved[:, rows]
+            limit = 2 * COURANT * cell / gas.speed(part, 0).max(axis=-1, keepdims=True)
+            count = np.ceil(left[rows] / limit)
+            double = left[rows] / count
+            part = sweep(part, 0.5 * double / cell, gas, boundary)
+            if mu:
+                part = viscous_step(part, double, mu, cell)
+            conserved[:, rows] = sweep(part, 0.5 * double / cell, gas, boundary)
+            left[rows] = np.where(count > 1, left[rows] - double, 0.0)
+        frames[:, :, frame] = gas.primitive(conserved)
+    return frames
+
+
+def draw(rng: np.random.Generator, x: Array) -> Array:
+    """Draw density, velocity and pressure [3, X] with PDEBench's distribution.
+
+    Density and pressure are waves scaled to [0, 1], times a factor, plus a base, both of uniform logarithm.
+    """
+
+    def waves() -> Array:
+        return draw_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)
+
+    def positive(low: float, high: float) -> Array:
+        factor, base = np.exp(rng.uniform(math.log(low), math.log(high), size=2))
+        field: Array = base + factor * to_unit_range(waves())
+        return field
+
+    density = positive(*DENSITY_RANGE)
+    pressure = positive(*PRESSURE_RANGE)
+    return np.stack([density, waves(), pressure])
+
+
+def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
+    x = centres(LOW, HIGH, NUM_CELLS)
+    initial = np.stack([draw(rng, x) for rng in rngs], axis=1)
+    mu = 4 / 3 * ETA + ZETA
+    frames = evolve(initial, mu, (HIGH - LOW) / NUM_CELLS, END / (NUM_FRAMES - 1), NUM_FRAMES).astype(np.float32)
+    return dict(zip(("density", "Vx", "pressure"), frames, strict=True))
+
+
+SIMULATION = Simulation(
+    name="pdebench/cfd_1d",
+    file="1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
+    equation="compressible Navier-Stokes, ideal gas, gamma = 5/3, eta = zeta = 0.1, on [-1, 1), periodic, to t = 1",
+    numerics="finite volumes on 1024 cells, MUSCL-Hancock with van Leer's slopes and HLLC fluxes, stress by an "
+    f"L-stable DIRK, Strang splitting, Courant number {COURANT}",
+    layout=TensorLayout(
+        datasets=dict.fromkeys(("density", "pressure", "Vx"), (NUM_FRAMES, NUM_CELLS)),
+        coordinates=lambda: line_coordinates(LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
+        attributes={"eta": ETA, "zeta": ZETA},
+    ),
+    batch=2,
+    solve=_solve,
+)

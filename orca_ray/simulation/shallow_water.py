@@ -1,0 +1,143 @@
+"""Shallow water in two dimensions: a cylinder of water, let go.
+
+h_t + div(h v) = 0 and (h v)_t + div(h v v) + grad(h^2 / 2) = 0 (g = 1, flat bed), on [-2.5, 2.5]^2, open to all sides,
+to t = 1, from depth 2 within a radius of 0.3 to 0.7 and depth 1 without.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from orca_ray.simulation.files import GroupLayout
+from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times
+
+GRAVITY = 1.0
+INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
+RADII = (0.3, 0.7)
+LOW, HIGH = -2.5, 2.5
+END = 1.0
+NUM_FRAMES = 101
+NUM_CELLS = 128
+COURANT = 0.8
+
+
+class Water:
+    """Shallow water over a flat bed: primitive fields (depth, velocities), conserved ones (depth, momenta)."""
+
+    positive: tuple[int, ...] = (0,)
+
+    def primitive(self, conserved: Array) -> Array:
+        """Return (depth, velocities)."""
+        state = np.empty_like(conserved)
+        state[0] = conserved[0]
+        state[1:] = conserved[1:] / conserved[0]
+        return state
+
+    def drift(self, state: Array, slopes: Array) -> Array:
+        """Return -A(state) slopes for the direction of the first velocity."""
+        result: Array = -state[1] * slopes
+        result[0] -= state[0] * slopes[1]
+        result[1] -= GRAVITY * slopes[0]
+        return result
+
+    def speed(self, conserved: Array, direction: int) -> Array:
+        """Return the speed of the fastest wave along ``direction``."""
+        speed: Array = np.abs(conserved[1 + direction] / conserved[0]) + np.sqrt(GRAVITY * conserved[0])
+        return speed
+
+    def flux(self, left: Array, right: Array) -> Array:
+        """Return the HLL flux, velocities across carried by the side the water comes from (HLLC; Toro 2001, ch. 10)."""
+        wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
+        slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
+        fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)
+        stream_left, stream_right = left[0] * left[1], right[0] * right[1]
+        span = fastest - slowest
+        product = slowest * fastest
+        result = np.empty_like(left)
+        result[0] = (fastest * stream_left - slowest * stream_right + product * (right[0] - left[0])) / span
+        push_left = stream_left * left[1] + 0.5 * GRAVITY * left[0] ** 2
+        push_right = stream_right * right[1] + 0.5 * GRAVITY * right[0] ** 2
+        result[1] = (fastest * push_left - slowest * push_right + product * (stream_right - stream_left)) / span
+        result[2:] = result[0] * np.where(result[0] >= 0, left[2:], right[2:])
+        return result
+
+
+def evolve(
+    initial: Array, cell: float, interval: float, num_frames: int, top_speed: float, boundary: Boundary = "outflow"
+) -> Array:
+    """Solve from ``initial`` [3, B, X, Y] and return the depths [B, num_frames, X, Y], the first of them its own.
+
+    Sweeps follow each other as x y, y x, x y, ..., which is second order in time over every two steps (Strang 1968).
+
+    Args:
+        initial: depth and both momenta.
+        cell: side of a cell.
+        interval: time between frames.
+        num_frames: the initial one counted.
+        top_speed: that no wave exceeds: 2 sqrt(g h) for water that was at rest, nowhere deeper than h.
+        boundary: of all four sides.
+    """
+    water = Water()
+    steps = math.ceil(interval * top_speed / (COURANT * cell))
+    ratio = interval / steps / cell
+    frames = np.empty((initial.shape[1], num_frames, *initial.shape[2:]))
+    frames[:, 0] = initial[0]
+    conserved, order = initial, (0, 1)
+    for frame in range(1, num_frames):
+        for _ in range(steps):
+            for direction in order:
+                conserved = sweep_axis(conserved, ratio, water, boundary, direction, 2)
+            order = order[::-1]
+        frames[:, frame] = conserved[0]
+    return frames
+
+
+def cylinder(radius: float, x: Array) -> Array:
+    """Return the initial fields [3, X, X]: deep within ``radius``, at rest."""
+    deep = x[:, None] ** 2 + x[None, :] ** 2 <= radius**2
+    depth = np.where(deep, INNER_DEPTH, OUTER_DEPTH)
+    return np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
+
+
+def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
+    x = centres(LOW, HIGH, NUM_CELLS)
+    initial = np.stack([cylinder(rng.uniform(*RADII), x) for rng in rngs], axis=1)
+    top_speed = 2 * math.sqrt(GRAVITY * INNER_DEPTH)
+    depths = evolve(initial, (HIGH - LOW) / NUM_CELLS, END / (NUM_FRAMES - 1), NUM_FRAMES, top_speed)
+    return {"data": depths[..., None].astype(np.float32)}
+
+
+def _grid() -> dict[str, Array]:
+    points = centres(LOW, HIGH, NUM_CELLS)
+    return {"x": points, "y": points, "t": frame_times(END, NUM_FRAMES)}
+
+
+SIMULATION = Simulation(
+    name="pdebench/shallow_water",
+    file="2D_rdb_NA_NA.h5",
+    equation="shallow water, g = 1, flat bed, on [-2.5, 2.5]^2, open to all sides, to t = 1; at rest, depth 2 within a "
+    "radius uniform in [0.3, 0.7] and depth 1 without",
+    numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLL fluxes, Strang "
+    "splitting, one step of 0.01 a frame; depth is written",
+    layout=GroupLayout(
+        shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 1),
+        grid=_grid,
+        parameters={
+            "T_end": END,
+            "n_time_steps": NUM_FRAMES - 1,
+            "xdim": NUM_CELLS,
+            "ydim": NUM_CELLS,
+            "gravity": GRAVITY,
+            "inner_height": INNER_DEPTH,
+            "x_left": LOW,
+            "x_right": HIGH,
+            "y_bottom": LOW,
+            "y_top": HIGH,
+        },
+        compression=None,
+    ),
+    batch=1,
+    solve=_solve,
+)

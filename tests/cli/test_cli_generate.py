@@ -1,0 +1,155 @@
+"""``data generate``: options, progress, endings."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from orca_ray.cli import generate
+from orca_ray.simulation import run as simulation_run
+from tests.cli.conftest import Command
+
+FILE = "1D_Advection_Sols_beta0.4.hdf5"
+
+
+def test_a_file_is_made_where_its_task_reads_it(command: Command, own_cache: Path) -> None:
+    ending = command("data", "generate", "pdebench/advection", "--samples", "2")
+    path = own_cache / "raw" / "pdebench_generated" / FILE
+    assert ending.code == 0, ending.err
+    assert path.is_file()
+    assert f"pdebench/advection: 2 samples, 1.6 MiB, {path}" in ending.out
+    assert ending.err == "pdebench/advection: 2 of 2 samples\n"
+    again = command("data", "generate", "pdebench/advection", "--samples", "2")
+    assert (again.code, again.err) == (0, "")
+    assert "already there" in again.out
+
+
+def test_quiet_says_nothing(command: Command, tmp_path: Path) -> None:
+    arguments = (
+        "data",
+        "generate",
+        "pdebench/advection",
+        "-n",
+        "1",
+        "--seed",
+        "9",
+        "--out",
+        str(tmp_path / "new"),
+        "-q",
+    )
+    ending = command(*arguments)
+    assert (ending.code, ending.out, ending.err) == (0, "", "")
+    assert (tmp_path / "new" / FILE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pdebench/advection"], "--samples"),
+        (["pdebench/advektion", "--samples", "2"], "Did you mean 'pdebench/advection'?"),
+        (["pdebench/advection", "--samples", "0"], "--samples"),
+        (["pdebench/advection", "--samples", "few"], "--samples"),
+        (["pdebench/advection", "--samples", "2", "--seed", "-1"], "--seed"),
+        (["pdebench/advection", "--samples", "2", "--workers", "0"], "--workers"),
+        (["pdebench/advection", "--samples", "2", "--sead", "1"], "'--seed'"),
+        (["--samples", "2"], "TASK"),
+    ],
+)
+def test_bad_options_exit_with_2(command: Command, own_cache: Path, arguments: list[str], told: str) -> None:
+    ending = command("data", "generate", *arguments)
+    assert ending.code == 2
+    assert told in ending.err
+    assert "Traceback" not in ending.err
+    assert ending.out == ""
+    assert not (own_cache / "raw").exists()
+
+
+def test_a_file_in_the_way_is_told(command: Command, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("a download")
+    ending = command("data", "generate", "pdebench/advection", "--samples", "1", "--out", str(tmp_path), "--overwrite")
+    assert ending.code == 2
+    assert "left alone" in ending.err
+    assert (tmp_path / FILE).read_text() == "a download"
+
+
+def test_an_interruption_exits_with_130(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation_run, "_solve", interrupt)
+    ending = command("data", "generate", "pdebench/advection", "--samples", "1", "--out", str(tmp_path / "new"))
+    assert ending.code == 130
+    assert ending.err.startswith("interrupted: no file was written\n")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_work_with_two_workers_leaves_neither_file_nor_process(tmp_path: Path) -> None:
+    """As a terminal does it: the signal goes to the whole process group."""
+    code = "from orca_ray.cli.main import entry\nif __name__ == '__main__':\n    entry()\n"
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    out = tmp_path / "out"
+    arguments = ["data", "generate", "pdebench/cfd_2d", "--samples", "50", "--workers", "2", "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "ORCA_RAY_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)  # the workers are at work, or still coming up
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "interrupted: no file was written" in err
+    assert "Traceback" not in err
+    assert list(out.iterdir()) == []
+    assert _gone(process.pid)
+
+
+def _gone(group: int) -> bool:
+    """Whether the processes of a group end within some seconds; what tracks shared memory follows the others."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_progress_off_a_terminal_is_a_line_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with generate._progress("task", 100, quiet=False) as told:
+        assert told is not None
+        for done in range(4, 101, 4):
+            told(done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "task: 12 of 100 samples"
+    assert lines[-1] == "task: 100 of 100 samples"
+
+
+def test_progress_on_a_terminal_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with generate._progress("pdebench/burgers", 8, quiet=False) as told:
+        assert told is not None
+        told(8, 8)
+    assert "8/8" in capsys.readouterr().err
+
+
+def test_the_command_joins_a_group() -> None:
+    group = typer.Typer()
+    generate.register(group)
+    assert [found.name for found in group.registered_commands] == ["generate"]

@@ -1,0 +1,216 @@
+"""The compressible gas, without and with viscosity: balances, waves, Riemann's problem."""
+
+import math
+
+import numpy as np
+import pytest
+
+from orca_ray.simulation import cfd_1d, cfd_2d
+from orca_ray.simulation.gas import GAMMA, Gas
+from orca_ray.simulation.simulation import Array, centres, generators
+from orca_ray.simulation.stress import Stress
+
+MU = 4 / 3 * 0.1 + 0.1
+
+
+def _totals(frames: Array) -> Array:
+    """Return the sums over cells [F, T] of mass, momenta and energy of primitive frames [F, T, ...]."""
+    conserved = Gas().conserved(frames)
+    totals: Array = conserved.reshape(*conserved.shape[:2], -1).sum(axis=-1)
+    return totals
+
+
+# Riemann's problem
+
+
+def _sod(x: Array, t: float, gamma: float) -> Array:
+    """Density of Sod's shock tube, membrane at 0 (Toro, chapter 4)."""
+    from scipy.optimize import brentq
+
+    sound_left, sound_right = math.sqrt(gamma), math.sqrt(gamma * 0.1 / 0.125)
+
+    def fan(p: float) -> float:
+        return float(2 * sound_left / (gamma - 1) * (p ** ((gamma - 1) / (2 * gamma)) - 1))
+
+    def shock(p: float) -> float:
+        return (p - 0.1) * math.sqrt(2 / 0.125 / ((gamma + 1) * p + (gamma - 1) * 0.1))
+
+    p = brentq(lambda p: fan(p) + shock(p), 0.1, 1.0)
+    velocity = shock(p)
+    squeeze = (gamma - 1) / (gamma + 1)
+    behind_shock = 0.125 * (p / 0.1 + squeeze) / (squeeze * p / 0.1 + 1)
+    front = sound_right * math.sqrt((gamma + 1) / (2 * gamma) * p / 0.1 + (gamma - 1) / (2 * gamma))
+    behind_fan = p ** (1 / gamma)
+    tail = velocity - sound_left * p ** ((gamma - 1) / (2 * gamma))
+    inside = np.maximum(2 / (gamma + 1) - squeeze / sound_left * x / t, 1e-9) ** (2 / (gamma - 1))
+    edges = [x < -sound_left * t, x < tail * t, x < velocity * t, x < front * t]
+    return np.select(edges, [np.ones_like(x), inside, behind_fan, behind_shock], 0.125)
+
+
+def _tube(n: int) -> Array:
+    x = centres(-1.0, 1.0, n)
+    return np.stack([np.where(x < 0, 1.0, 0.125), np.zeros(n), np.where(x < 0, 1.0, 0.1)])
+
+
+def test_sods_tube() -> None:
+    errors = []
+    for n in (100, 200, 400):
+        frames = cfd_1d.evolve(_tube(n)[:, None], 0.0, 2 / n, 0.4, 2, "outflow")
+        errors.append(float(np.abs(frames[0, 0, -1] - _sod(centres(-1.0, 1.0, n), 0.4, GAMMA)).mean()))
+    assert errors[2] < 3e-3, errors
+    assert math.log2(errors[0] / errors[2]) / 2 > 0.75
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_sods_tube_along_either_axis_of_the_plane(direction: int) -> None:
+    n = 100
+    tube = _tube(n)
+    initial = np.zeros((4, n, 3))
+    initial[[0, 3]] = tube[[0, 2], :, None]
+    if direction == 1:
+        initial = initial.swapaxes(1, 2)
+    frames = cfd_2d.evolve(initial, 0.0, 0.0, 2 / n, 0.4, 2, "outflow")[0, -1]
+    profile = frames[:, 1] if direction == 0 else frames[1]
+    assert np.abs(profile - _sod(centres(-1.0, 1.0, n), 0.4, GAMMA)).mean() < 1.2e-2
+
+
+# Balances
+
+
+def test_one_dimension_keeps_mass_momentum_and_energy() -> None:
+    x = centres(cfd_1d.LOW, cfd_1d.HIGH, 128)
+    initial = np.stack([cfd_1d.draw(rng, x) for rng in generators(0, 0, 4)], axis=1)
+    frames = cfd_1d.evolve(initial, MU, 2 / 128, 0.02, 6)
+    for sample in range(4):
+        totals = _totals(frames[:, sample])
+        np.testing.assert_allclose(totals, np.broadcast_to(totals[:, :1], totals.shape), rtol=1e-11, atol=1e-9)
+    assert frames[0].min() > 0
+    assert frames[2].min() > 0
+
+
+def test_two_dimensions_keep_mass_momentum_and_energy() -> None:
+    x = centres(0.0, 1.0, 32)
+    for rng in generators(1, 0, 2):
+        frames = cfd_2d.evolve(cfd_2d.draw(rng, x), 0.1, 0.1, 1 / 32, 0.02, 3)
+        totals = _totals(frames)
+        np.testing.assert_allclose(totals, np.broadcast_to(totals[:, :1], totals.shape), rtol=1e-11, atol=1e-9)
+        assert frames[0].min() > 0
+        assert frames[3].min() > 0
+
+
+# Waves
+
+
+def _damped_sound(mu: float, k: float) -> complex:
+    """Return lambda of a plane wave exp(i k x + lambda t) on a gas of density 1 and pressure 1 at rest.
+
+    Linearised: density r, velocity v, pressure p with r' = -i k v, v' = -i k p - mu k^2 v, p' = -gamma i k v.
+    """
+    return complex(-mu * k * k / 2, -math.sqrt(GAMMA * k * k - (mu * k * k / 2) ** 2))
+
+
+def _sound_error(n: int, mu: float) -> float:
+    """The error of a wave of amplitude 1e-6 after half a period of time, relative to it."""
+    k, height, end = math.pi, 1e-6, 0.5
+    rate = _damped_sound(mu, k)
+    x = centres(-1.0, 1.0, n)
+
+    def exact(t: float) -> Array:
+        velocity = height * np.exp(1j * k * x + rate * t)
+        return np.stack([1 - 1j * k / rate * velocity, velocity, 1 - GAMMA * 1j * k / rate * velocity]).real
+
+    frames = cfd_1d.evolve(exact(0.0)[:, None], mu, 2 / n, end, 2)
+    return float(np.abs(frames[:, 0, -1] - exact(end)).mean()) / height
+
+
+@pytest.mark.parametrize("mu", [0.0, MU])
+def test_sound_travels_and_decays_as_it_should_to_second_order(mu: float) -> None:
+    errors = [_sound_error(n, mu) for n in (32, 64, 128)]
+    assert errors[2] < 4e-3, errors
+    assert math.log2(errors[1] / errors[2]) > 1.7, errors
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_shear_decays_at_the_rate_of_its_viscosity(direction: int) -> None:
+    n, height, end = 32, 1e-3, 0.1
+    x = centres(0.0, 1.0, n)
+    wave = height * np.sin(2 * np.pi * x)[:, None] * np.ones(n)
+    initial = np.stack([np.full((n, n), 2.0), np.zeros((n, n)), wave, np.ones((n, n))])
+    if direction == 1:
+        initial = initial[[0, 2, 1, 3]].swapaxes(1, 2)
+    frames = cfd_2d.evolve(initial, 0.1, 0.1, 1 / n, end, 2)
+    moving = 2 - direction
+    decayed = math.exp(-0.1 / 2.0 * (2 * math.pi) ** 2 * end)
+    np.testing.assert_allclose(frames[moving, -1], decayed * initial[moving], atol=0.01 * height)
+    # Heat takes what motion lost, and nothing else moves.
+    assert np.abs(frames[3 - moving, -1]).max() < 1e-6
+
+
+def test_sound_crosses_the_plane_at_an_angle_as_it_crosses_the_line() -> None:
+    """A wave along the diagonal, with both viscosities: speed, damping and the mixed terms of the stress."""
+    errors = []
+    for n in (32, 64):
+        k, height, end = 2 * math.pi * math.sqrt(2), 1e-6, 0.1
+        rate = _damped_sound(MU, k)
+        points = centres(0.0, 1.0, n)
+        phase = 2 * np.pi * (points[:, None] + points[None, :])
+
+        def exact(t: float, phase: Array = phase, rate: complex = rate, k: float = k, height: float = height) -> Array:
+            along = height * np.exp(1j * phase + rate * t)
+            density, pressure = 1 - 1j * k / rate * along, 1 - GAMMA * 1j * k / rate * along
+            return np.stack([density, along / math.sqrt(2), along / math.sqrt(2), pressure]).real
+
+        frames = cfd_2d.evolve(exact(0.0), 0.1, 0.1, 1 / n, end, 2)
+        errors.append(float(np.abs(frames[:, -1] - exact(end)).mean()) / height)
+    assert errors[1] < 0.05, errors
+    assert math.log2(errors[0] / errors[1]) > 1.5
+
+
+# The stress alone
+
+
+def test_a_long_viscous_step_is_stable_keeps_totals_and_heats() -> None:
+    rng = np.random.default_rng(0)
+    density = rng.uniform(0.1, 5.0, size=(24, 24))
+    changing = np.stack([*rng.normal(size=(2, 24, 24)), rng.uniform(50, 60, size=(24, 24))])
+    after = Stress(0.1, 0.1, 1 / 24).step(density, changing, 1.0)
+    np.testing.assert_allclose(after.sum(axis=(1, 2)), changing.sum(axis=(1, 2)), rtol=1e-9, atol=1e-8)
+
+    def motion(state: Array) -> float:
+        return float(((state[:2] ** 2).sum(axis=0) / density).sum())
+
+    at_rest = changing.sum(axis=(1, 2))[:2]
+    least = float((at_rest**2).sum() / density.sum())  # all at one velocity
+    assert motion(after) == pytest.approx(least, abs=0.01 * motion(changing))
+
+
+def test_the_stress_is_of_second_order_in_time() -> None:
+    n = 12
+    x = centres(0.0, 1.0, n)
+    wave = np.sin(2 * np.pi * (x[:, None] + x[None, :]))
+    density = 1 + 0.5 * np.cos(2 * np.pi * x)[:, None] * np.ones(n)
+    start = np.stack([wave, -0.3 * wave, np.full((n, n), 10.0)])
+    stress = Stress(0.1, 0.1, 1 / n)
+
+    def run(count: int) -> Array:
+        state = start
+        for _ in range(count):
+            state = stress.step(density, state, 0.08 / count)
+        return state
+
+    exact = run(256)
+    errors = [np.abs(run(count) - exact).max() for count in (4, 8)]
+    assert math.log2(errors[0] / errors[1]) > 1.8, errors
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_initial_fields_of_the_plane(seed: int) -> None:
+    x = centres(0.0, 1.0, 64)
+    drawn = [cfd_2d.draw(rng, x) for rng in generators(seed, 0, 6)]
+    for field in drawn:
+        assert field[0].min() > 0
+        assert field[3].min() > 0
+        calm = np.abs(field[1:3, 0, 0]).max() < 1e-6  # a window: still at the edge
+        magnitude = np.hypot(field[1], field[2]).mean()
+        sound = math.sqrt(GAMMA * field[3].mean() / field[0].mean())
+        assert (magnitude < sound) if calm else (magnitude == pytest.approx(cfd_2d.MACH * sound, rel=0.1))

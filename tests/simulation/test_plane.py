@@ -1,0 +1,95 @@
+"""Diffusion with reaction, and Darcy flow, in two dimensions."""
+
+import numpy as np
+import pytest
+
+from orca_ray.simulation import darcy, diffusion_reaction_2d
+from orca_ray.simulation.simulation import Array, centres, generators
+
+
+def _order(coarse: float, fine: float) -> float:
+    return float(np.log2(coarse / fine))
+
+
+def test_diffusion_alone_lets_nothing_out_and_damps_each_cosine_at_its_rate() -> None:
+    n, cell = 32, 2 / 32
+    noise = np.random.default_rng(0).standard_normal((2, n, n))
+    frames = diffusion_reaction_2d.evolve(noise, 0.5, 4, cell=cell, reacting=False)
+    total = frames.sum(axis=(-1, -2))
+    np.testing.assert_allclose(total, np.broadcast_to(total[0], total.shape), atol=1e-11)
+
+    x = (np.arange(n) + 0.5) / n
+    wave = np.cos(3 * np.pi * x)[:, None] * np.cos(np.pi * x)[None, :]
+    frames = diffusion_reaction_2d.evolve(np.stack([wave, wave]), 0.5, 4, cell=cell, reacting=False)
+    lowest = sum((2 / cell * np.sin(np.pi * number / (2 * n))) ** 2 for number in (3, 1))
+    for field, diffusion in enumerate(diffusion_reaction_2d.DIFFUSION):
+        np.testing.assert_allclose(frames[-1, field], np.exp(-1.5 * diffusion * lowest) * wave, atol=1e-12)
+
+
+def test_a_uniform_field_follows_the_reaction_alone() -> None:
+    from scipy.integrate import solve_ivp
+
+    def rates(_: float, y: Array) -> Array:
+        return diffusion_reaction_2d.reaction(y)
+
+    exact = solve_ivp(rates, (0, 5), [0.8, -0.3], rtol=1e-11, atol=1e-12).y[:, -1]
+    initial = np.broadcast_to(np.array([0.8, -0.3])[:, None, None], (2, 4, 4))
+    frames = diffusion_reaction_2d.evolve(initial, 0.05, 101, cell=0.5)
+    np.testing.assert_allclose(frames[-1, :, 0, 0], exact, atol=1e-7)
+
+
+def test_the_steps_from_white_noise_are_fine_enough_and_of_fourth_order() -> None:
+    noise = np.random.default_rng(1).standard_normal((2, 32, 32))
+    cell = (diffusion_reaction_2d.HIGH - diffusion_reaction_2d.LOW) / diffusion_reaction_2d.NUM_CELLS
+
+    def run(factor: int) -> Array:
+        return diffusion_reaction_2d.evolve(noise, 0.05, 5, cell=cell, steps=2 * factor, first_steps=8 * factor)
+
+    exact = run(8)
+    errors = [float(np.abs(run(factor) - exact).max()) for factor in (1, 2)]
+    assert errors[0] < 1e-4, errors
+    assert _order(*errors) == pytest.approx(4, abs=0.5)
+
+
+def _manufactured(n: int) -> float:
+    """The error for u = sin(pi x) sin(2 pi y) and a = 2 + cos(pi x) y."""
+    x, y = np.meshgrid(*[centres(0.0, 1.0, n)] * 2, indexing="ij")
+    pi = np.pi
+    a = 2 + np.cos(pi * x) * y
+    u = np.sin(pi * x) * np.sin(2 * pi * y)
+    u_x, u_y = pi * np.cos(pi * x) * np.sin(2 * pi * y), 2 * pi * np.sin(pi * x) * np.cos(2 * pi * y)
+    source = -(-pi * np.sin(pi * x) * y * u_x + np.cos(pi * x) * u_y - 5 * pi**2 * a * u)
+    return float(np.abs(darcy.solve_steady(a, source) - u).max())
+
+
+def test_darcy_is_of_second_order() -> None:
+    errors = [_manufactured(n) for n in (16, 32, 64)]
+    assert _order(errors[1], errors[2]) == pytest.approx(2, abs=0.1), errors
+    assert errors[2] < 2e-3
+
+
+def test_what_the_source_brings_in_leaves_through_the_edge() -> None:
+    n = 48
+    a = darcy.draw(generators(0, 3, 4)[0], centres(0.0, 1.0, n))
+    u = darcy.solve_steady(a, darcy.SOURCE)
+    through = 2 * a * u
+    outflow = through[[0, -1]].sum() + through[:, [0, -1]].sum()
+    assert outflow == pytest.approx(darcy.SOURCE, rel=1e-11)
+    assert u.min() > 0
+
+
+def test_a_uniform_permeability_gives_the_series_of_poisson() -> None:
+    """-Lap u = 1: u at the middle of the square is 0.0736713."""
+    u = darcy.solve_steady(np.full((64, 64), 0.1), 0.1)
+    assert u[31:33, 31:33].mean() == pytest.approx(0.0736713, abs=3e-5)
+
+
+def test_permeabilities_are_two_valued_and_the_threshold_is_the_mean_of_the_bumps() -> None:
+    x = centres(0.0, 1.0, 32)
+    drawn = np.stack([darcy.draw(rng, x) for rng in generators(0, 0, 200)])
+    assert set(np.unique(drawn)) == {darcy.LOW_PERMEABILITY, darcy.HIGH_PERMEABILITY}
+    assert 0.3 < np.mean(drawn == darcy.HIGH_PERMEABILITY) < 0.7
+    rng = np.random.default_rng(0)
+    x, y, x0, y0 = rng.uniform(size=(4, 200_000))
+    mean = 5 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (0.5 * rng.uniform(size=200_000))).mean()
+    assert darcy.threshold() == pytest.approx(mean, rel=0.01)
