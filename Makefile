@@ -10,7 +10,7 @@ SHELL := bash
 
 # The first interpreter on the path that is new enough; `make demo PYTHON=/path/to/python` overrides.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
-	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -48,7 +48,7 @@ bench: venv
 venv: $(STAMP)
 
 $(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or say make PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or say make PYTHON=/path/to/python" >&2; exit 2; }
 	$(call stage,install (some minutes the first time),$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
 		$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e '$(EXTRAS)'; touch $@)
 

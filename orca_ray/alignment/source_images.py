@@ -1,15 +1,11 @@
-"""Sources for image bodies: crops of natural images, and CIFAR-10.
+"""Sources for image bodies: crops of natural images.
 
 Letters: N images, C = 3 colours, H and W pixels, D token width.
 """
 
 import io
-import pickle
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
@@ -18,7 +14,6 @@ from torch.nn import functional as F
 
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
-from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
 from orca_ray.models.vision import ImageStem
 
@@ -66,15 +61,15 @@ def draw_images(stem: Stem, image_size: int, num_samples: int, seed: int) -> tup
     A crop is a square of 0.3 to 1 of the photograph's shorter side, half of them mirrored, resized to ``image_size``.
     Labels are balanced.
     """
-    photographs = [_photograph(packages.read_member(IMAGES.package, f"{IMAGES.folder}/{f}")) for f in IMAGES.files]
+    photographs = [read_photograph(packages.read_member(IMAGES.package, f"{IMAGES.folder}/{f}")) for f in IMAGES.files]
     random = np.random.RandomState(seed)
     labels = random.permutation(np.arange(num_samples) % len(photographs))
-    size = _embedded_size(stem, image_size)
+    size = embedded_size(stem, image_size)
     crops = (_crop(photographs[label], size, random) for label in labels)
-    return _embed(stem, crops, size), torch.from_numpy(labels)
+    return embed(stem, crops, size), torch.from_numpy(labels)
 
 
-def _photograph(data: bytes) -> Tensor:
+def read_photograph(data: bytes) -> Tensor:
     """Decode an image file as [3, H, W] in 0 … 1."""
     from PIL import Image
 
@@ -91,20 +86,21 @@ def _crop(image_CHW: Tensor, size: int, random: np.random.RandomState) -> Tensor
     crop = image_CHW[:, top : top + side, left : left + side]
     if random.rand() < 0.5:
         crop = crop.flip(-1)
-    return _resize(crop, size)
+    return resize(crop, size)
 
 
-def _resize(image_CHW: Tensor, size: int) -> Tensor:
+def resize(image_CHW: Tensor, size: int) -> Tensor:
+    """Resize [3, H, W] in 0 … 1 to [3, size, size]."""
     return F.interpolate(image_CHW[None], size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
-def _embedded_size(stem: Stem, image_size: int) -> int:
+def embedded_size(stem: Stem, image_size: int) -> int:
     """Round to a whole number of patches, as the embedder does."""
     assert isinstance(stem, ImageStem), "image sources are for image bodies"
     return max(1, round(image_size / stem.patch_size)) * stem.patch_size
 
 
-def _embed(stem: Stem, images: Iterable[Tensor], size: int) -> Tensor:
+def embed(stem: Stem, images: Iterable[Tensor], size: int) -> Tensor:
     """Normalise images [3, size, size] in 0 … 1 as the body does, embed them, and take the mean over tokens."""
     assert isinstance(stem, ImageStem)
     mean_C, std_C = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))
@@ -123,57 +119,3 @@ def _batches(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
             batch = []
     if batch:
         yield batch
-
-
-def draw_cifar10(stem: Stem, path: Path, image_size: int, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return features [N, D] and labels [N] of CIFAR-10 training images, resized to ``image_size``."""
-    pixels_NCHW, labels = read_cifar10(path, num_samples)
-    order = np.random.RandomState(seed).permutation(len(labels))[:num_samples]
-    size = _embedded_size(stem, image_size)
-    images = (_resize(torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0), size) for i in order)
-    return _embed(stem, images, size), torch.from_numpy(labels[order])
-
-
-def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Read as many of the five training batches as hold ``num_samples``: pixels [N, 3, 32, 32] uint8, labels [N].
-
-    Raises:
-        UserError: for a file that is no such archive, or whose pickles hold more than arrays and plain containers.
-    """
-    pixels: list[np.ndarray[Any, Any]] = []
-    labels: list[int] = []
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            for number in range(1, 6):
-                if len(labels) >= num_samples:
-                    break
-                file = archive.extractfile(f"cifar-10-batches-py/data_batch_{number}")
-                assert file is not None
-                batch = _ArraysOnly(file, encoding="bytes").load()
-                pixels.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
-                labels += [int(label) for label in batch[b"labels"]]
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive or pickle raises almost anything
-        raise UserError(f"{path} is not the archive of CIFAR-10 in its Python version: {error}") from error
-    return np.concatenate(pixels), np.asarray(labels, dtype=np.int64)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Loads numpy arrays and plain containers, and refuses every other global by name."""
-
-    _ALLOWED = frozenset(
-        [(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")]
-        + [(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")]
-        + [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
-    )
-
-    def __init__(self, file: IO[bytes], encoding: str) -> None:
-        super().__init__(file, encoding=encoding)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the allowed global, or raise UserError."""
-        if (module, name) not in self._ALLOWED:
-            raise UserError(f"refused to load {module}.{name} from a pickle: only numpy arrays may come out of it")
-        # `numpy.core` warns in numpy 2; both names are the same objects.
-        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)

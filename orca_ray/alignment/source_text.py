@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.data import packages
+from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
 from orca_ray.models.names import PACKAGED, PackagedBody
@@ -23,6 +24,9 @@ _CLUSTERS = 10
 _TOKENS = 16  # about a sentence: enough for a mean over tokens, few enough to differ from the next
 _MOST_TOKENS = 128  # of a sentence of CoNLL-2003
 _BATCH = 256
+CONLL2003 = RawFile(
+    path="conll2003.zip", urls=("https://data.deepai.org/conll2003.zip",), num_bytes=1_000_000, unpacked="train.txt"
+)
 ENTITIES = ("none", "PER", "ORG", "LOC", "MISC")
 """Labels of ``conll2003``: the most frequent kind of entity in the sentence."""
 

@@ -32,13 +32,13 @@ def tasks(
         emit_json([_task_object(task) for task in chosen])
         return
     columns = ("task", "input", "target", "metric", "title")
-    rows = [(t.name, "×".join(map(str, t.input_shape)), _target(t), t.metric, t.title) for t in chosen]
+    rows = [(t.name, "×".join(map(str, t.input_shape or "?")), _target(t), t.metric, t.title) for t in chosen]
     show(columns, rows, wrap=("title",))
 
 
 def _target(task: "Task") -> str:
     target = task.target
-    extent = "×".join(map(str, target.output_shape))
+    extent = "?" if target.kind == "classes" and target.size == 0 else "×".join(map(str, target.output_shape))
     return f"{target.kind} {extent}".strip()
 
 
@@ -48,7 +48,7 @@ def _task_object(task: "Task") -> dict[str, Any]:
         "benchmark": task.benchmark,
         "title": task.title,
         "modality": task.modality,
-        "input_shape": list(task.input_shape),
+        "input_shape": task.input_shape and list(task.input_shape),
         "target": plain(task.target),
         "loss": task.loss,
         "metric": task.metric,

@@ -21,8 +21,8 @@ from orca_ray.errors import UserError, nearest
 logger = logging.getLogger(__name__)
 
 HEAVY_PACKAGES = {
-    "filelock", "onnx", "optuna", "ot", "psutil", "ray", "safetensors", "scipy", "sklearn", "timm", "torch",
-    "torchvision", "transformers",
+    "PIL", "filelock", "h5py", "onnx", "optuna", "ot", "psutil", "ray", "requests", "safetensors", "scipy", "sklearn",
+    "timm", "torch", "torchvision", "transformers", "urllib3",
 }  # fmt: skip
 """Modules of the extra ``sweep``: the base install does without (docs/decisions/0001-extras.md)."""
 

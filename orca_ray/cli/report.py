@@ -44,6 +44,46 @@ def print_plan(planned: "Plan") -> None:
     if alike:
         print(f"each trial: {asked[0]}")
     print(f"nodes: {nodes}")
+    _print_costs(planned)
+
+
+def _print_costs(planned: "Plan") -> None:
+    """Print what each task costs, what is missing, and what brings it."""
+    rows = [
+        (
+            cost.task.partition("/")[2],
+            cost.trials,
+            cost.epochs,
+            "?" if cost.hours is None else _hours(cost.hours),
+            _gigabytes(cost.raw_bytes or None),
+            _gigabytes(cost.prepared_bytes),
+            cost.state,
+        )
+        for cost in planned.costs
+    ]
+    numbers = ("trials", "epochs", "hours", "raw GB", "prepared GB")
+    print(f"\ncost on {planned.device}, none stopped early:")
+    show(("task", *numbers, "data"), rows, right=numbers)
+    known = [cost.hours for cost in planned.costs if cost.hours is not None]
+    unknown = len(planned.costs) - len(known)
+    print(f"\nin all: {_hours(sum(known))} h" + f" and {unknown} tasks whose size only their data tell" * bool(unknown))
+    needed = sum((cost.raw_bytes + (cost.prepared_bytes or 0)) for cost in planned.costs if cost.state != "prepared")
+    if needed:
+        print(f"disk needed: about {_gigabytes(needed)} GB")
+    for state, verb in (("missing", "fetch"), ("fetched", "prepare")):
+        absent = [cost.task for cost in planned.costs if cost.state == state]
+        if absent:
+            whole = len(absent) == len(planned.costs)
+            names = absent[0].partition("/")[0] if whole else " ".join(absent)
+            print(f"{state}: {len(absent)} of {len(planned.costs)} tasks; orca-sweep data {verb} {names}")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _gigabytes(num_bytes: int | None) -> str:
+    return "?" if num_bytes is None else f"{num_bytes / 1e9:.2g}" if num_bytes < 10e9 else f"{num_bytes / 1e9:.0f}"
 
 
 def _asked(row: "PlanRow") -> str:

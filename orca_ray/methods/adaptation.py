@@ -21,7 +21,9 @@ from orca_ray.methods.align_stage import AlignStage
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.progress import Outcome, Progress, Stage
 from orca_ray.methods.recipe import Scalar, get_method
+from orca_ray.methods.standardisation import input_statistics, with_target_statistics
 from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
@@ -55,11 +57,12 @@ class Adaptation:
         deterministic: bool = False,
         reuse_aligned: bool = True,
         aligned: Path | None = None,
+        standardise: bool = True,
     ) -> None:
         """Build the model; no data is read yet.
 
         Args:
-            task: the task, for its shapes, loss and metric.
+            task: the task, for its shapes, loss, metric and augmentation.
             data: the task's prepared data; its test split is touched only if ``test``.
             method: name of a recipe.
             body: name of a body.
@@ -72,7 +75,11 @@ class Adaptation:
                 CPUs equal ``threads`` are all it takes).
             reuse_aligned: whether to take over, and keep for others, the aligned embedder of trials that align alike.
             aligned: directory of aligned embedders; None: in the cache directory.
+            standardise: whether inputs and regression targets that are in other units are standardised in the model,
+                as all others are in their arrays; the reference does not.
         """
+        self._statistics = input_statistics(data.train.x) if standardise else None
+        data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._seed, self._test = task, data, seed, test
         self._recipe = get_method(method)
         self._hyperparameters = resolve(method, hyperparameters)
@@ -80,6 +87,7 @@ class Adaptation:
         self._device = torch.device(device)
         self._threads, self._deterministic = threads, deterministic
         self._objective = Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std)
+        self._augmentation = get_augmentation(task.augmentation)
         self._outcome = Outcome()
         self._aligned = AlignedCache(aligned) if reuse_aligned else None
         self._align: AlignStage | None = None
@@ -233,6 +241,7 @@ class Adaptation:
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds)
 
     def _build(self) -> CrossModalModel:
+        assert self._task.input_shape is not None, "a resolved task knows its shapes"
         model = build_model(
             input_shape=self._task.input_shape,
             target=self._task.target,
@@ -241,6 +250,7 @@ class Adaptation:
             config=self._hyperparameters.embedder,
             dropout=self._hyperparameters.refine.dropout,
             seed=self._seed,
+            statistics=self._statistics,
         )
         return model.to(self._device)
 
@@ -269,6 +279,7 @@ class Adaptation:
             self._hyperparameters.refine,
             seed=self._seed,
             device=self._device,
+            augmentation=self._augmentation,
         )
 
     def _identity(self) -> dict[str, Any]:

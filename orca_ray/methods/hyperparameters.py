@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from orca_ray.errors import UserError, unknown_name
@@ -35,7 +36,8 @@ class Hyperparameters:
         return {name: value for name, value in self.to_flat().items() if aligns or not name.startswith("align.")}
 
 
-def names() -> dict[str, type[int] | type[float] | type[str]]:
+@cache
+def names() -> Mapping[str, type[int] | type[float] | type[str]]:
     """Return the type (int, float or str) of every hyper-parameter by dotted name."""
     return {
         f"{section}.{option.name}": type(getattr(config(), option.name))

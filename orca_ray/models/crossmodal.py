@@ -16,8 +16,18 @@ from orca_ray.models.weights import load_body
 class CrossModalModel(nn.Module):
     """Raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
 
-    def __init__(self, embedder: Embedder, body: Body, head: nn.Module) -> None:
+    input_mean: Tensor | None
+    input_deviation: Tensor | None
+
+    def __init__(
+        self, embedder: Embedder, body: Body, head: nn.Module, statistics: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Assemble; ``statistics`` are mean and deviation to be taken out of the inputs first, [C, 1] or [C, 1, 1]."""
         super().__init__()
+        mean, deviation = statistics or (None, None)
+        # Not part of the weights: whoever builds the model for its data has them.
+        self.register_buffer("input_mean", mean, persistent=False)
+        self.register_buffer("input_deviation", deviation, persistent=False)
         self.embedder = embedder
         self.body = body
         self.head = head
@@ -26,6 +36,8 @@ class CrossModalModel(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Embed raw inputs as tokens [B, T, D]."""
+        if self.input_mean is not None and self.input_deviation is not None:
+            x = (x - self.input_mean) / self.input_deviation
         tokens: Tensor = self.embedder(x)
         return tokens
 
@@ -56,10 +68,12 @@ def build_model(
     config: EmbedderConfig,
     dropout: float = 0.0,
     seed: int,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
     """Assemble a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
-    Equal arguments give equal parameters, whatever was built before; the global random state stays as it is.
+    ``statistics``: mean and deviation of the inputs' channels, where they are not standardised. Equal arguments give
+    equal parameters, whatever was built before; the global random state stays as it is.
 
     Raises UserError for an unknown body, unreadable weights or an input shape that is neither 1-D nor 2-D.
     """
@@ -77,4 +91,4 @@ def build_model(
         layout = loaded.body.feature_layout(embedder.layout)
         head = build_head(loaded.body.feature_width, layout, target, input_shape[1:], embedder.patch)
     set_dropout(loaded.body, dropout)
-    return CrossModalModel(embedder, loaded.body, head)
+    return CrossModalModel(embedder, loaded.body, head, statistics)

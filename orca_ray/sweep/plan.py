@@ -1,12 +1,14 @@
 """What a sweep would run, on what, and what stands in its way: the answer to ``orca-sweep plan``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.cost import TaskCost, rate_of, task_costs
 from orca_ray.sweep.spec import SweepSpec
 from orca_ray.sweep.study import Study
 from orca_ray.sweep.study_plan import NodeResources, StudyPlan, placement_problem, plan_studies
@@ -38,6 +40,10 @@ class Plan:
     deterministic: bool
     rows: tuple[PlanRow, ...]
     nodes: tuple[NodeResources, ...]
+    device: str = ""
+    """What the hours of `costs` are reckoned for."""
+    costs: tuple[TaskCost, ...] = ()
+    """Of each task, all of its trials run from nothing."""
 
     @property
     def num_trials(self) -> int:
@@ -62,7 +68,8 @@ class Plan:
 def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
     """Plan a sweep without running, fetching or writing anything.
 
-    Fingerprints come from the task declarations, and from prepared data where a task declares none.
+    Fingerprints come from the task declarations, and from prepared data where a task declares none; where there are
+    none of these either, none of its trials can have been run.
     """
     if nodes is None:
         from orca_ray.sweep.executors.inline import this_node
@@ -71,17 +78,21 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     studies = plan_studies(spec, fingerprints(spec), gpus=any(node.gpus > 0 for node in nodes))
     if not studies:
         raise UserError("nothing to plan: the sweep has no task or no method")
-    return describe(studies, nodes, store.load(spec.sweep_id) if store else {})
+    described = describe(studies, nodes, store.load(spec.sweep_id) if store else {})
+    rate = rate_of(nodes)
+    return replace(described, device=rate.device, costs=tuple(task_costs(studies, rate)))
 
 
 def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
-    """Return the data fingerprint of each task of a sweep, preparing data where asked or needed."""
+    """Return the data fingerprint of each task of a sweep, preparing data where asked; "" where there are none yet."""
     from orca_ray.tasks.registry import get_task
 
     known = {}
     for name in spec.tasks:
         task = get_task(name)
-        known[name] = task.prepare().fingerprint if prepare or task.fingerprint is None else task.fingerprint
+        declared = None if task.paper_splits and spec.protocol == PAPER else task.fingerprint
+        found = task.prepare(spec.protocol) if prepare else None if declared else task.prepared(spec.protocol)
+        known[name] = found.fingerprint if found is not None else declared or ""
     return known
 
 

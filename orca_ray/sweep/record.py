@@ -43,7 +43,7 @@ def make_record(
         seed=trial.seed,
         hyperparameters=canonical_json(dict(trial.hyperparameters)),
         data_fingerprint=trial.data_fingerprint,
-        metric=task.metric,
+        metric=task.under(trial.protocol).metric,
         status=status,
         wall_seconds=(finished_at - started_at).total_seconds(),
         executor=executor,

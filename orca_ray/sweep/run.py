@@ -93,7 +93,7 @@ def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
     for body in bodies:
         body_modality(body)  # refuses a misspelt name before anything is fetched
     for name in spec.tasks:
-        get_task(name).fetch(progress)
+        get_task(name).fetch(progress, protocol=spec.protocol)
     for body in bodies:
         fetch_body(body, progress)
     sources = {
@@ -112,8 +112,10 @@ def _costs(studies: list[StudyPlan]) -> dict[str, float]:
 
     costs = {}
     for study in {study.task: study for study in studies}.values():
-        task = get_task(study.task)
-        samples = len(task.prepare().splits["train"].x)
+        data = get_task(study.task).prepare(study.spec.protocol)
+        task = get_task(study.task).resolved(data)
+        assert task.input_shape is not None
+        samples = len(data.train)
         if len(task.input_shape) == 3:
             tokens = (int(study.first["embedder.image_size"]) / 14) ** 2
         else:

@@ -13,11 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.sweep.trial import TrialSpec
 
 logger = logging.getLogger(__name__)
+
+PAPER_NOTE = (
+    "paper protocol: epochs were selected on test, and scores are over the whole split where the reference averages "
+    "over chunks of its evaluation batch"
+)
+"""What the record of a trial under that protocol tells of it."""
 
 
 class TrialRunner:
@@ -93,14 +100,14 @@ class TrialRunner:
 
         trial = self.trial
         task = get_task(trial.task)
-        data = task.prepare()
+        data = task.prepare(trial.protocol)
         if data.fingerprint != trial.data_fingerprint:
             raise UserError(
                 f"the data of {trial.task} on this node has fingerprint {data.fingerprint}, the sweep was planned with "
                 f"{trial.data_fingerprint}: run 'orca-sweep data verify {trial.task}' there"
             )
         self._adaptation = Adaptation(
-            task,
+            task.under(trial.protocol).resolved(data),
             under_protocol(data, trial.protocol),
             method=trial.method,
             body=trial.body,
@@ -110,6 +117,7 @@ class TrialRunner:
             device=device_for(trial),
             threads=trial.threads,
             deterministic=trial.deterministic,
+            standardise=trial.protocol != PAPER,
         )
         curve = self._read_json(self._curve_file)
         if curve and self._adaptation.restore(self._state):
@@ -155,7 +163,12 @@ class TrialRunner:
 
     def _outcome(self) -> dict[str, Any] | None:
         """Return the outcome so far, or None where not even the model stands."""
-        return None if self._adaptation is None else _plain(self._adaptation.result())
+        if self._adaptation is None:
+            return None
+        outcome = _plain(self._adaptation.result())
+        if self.trial.protocol == PAPER:
+            outcome["notes"] = "; ".join(filter(None, (outcome["notes"], PAPER_NOTE)))
+        return outcome
 
     @contextmanager
     def _best_effort(self) -> Iterator[None]:

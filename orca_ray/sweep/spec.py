@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError, nearest, unknown_name
 from orca_ray.results.record import PROTOCOLS
+from orca_ray.sweep.published import published_settings
 from orca_ray.sweep.space import Dimension, Scalar
 from orca_ray.sweep.sweep_file import Budget, EarlyStopping, Layer, ResourceRequest, SweepFile
 from orca_ray.sweep.yaml_lines import PositionedYaml
@@ -77,6 +79,8 @@ class SweepSpec:
     def confirm_seeds(self) -> tuple[int, ...]:
         """Seeds of the confirm trials."""
         seeds = self.budget.confirm_seeds
+        if self.overrides.trials == 1 and self.protocol == PAPER and self.overrides.seeds is None:
+            return (self.file.seed,)  # the reference's one run, with its seed; there is no search to keep it from
         if self.overrides.seeds is not None:
             seeds = [*seeds, *(s for s in range(1, 10_000) if s not in seeds and s != self.file.seed)]
             return tuple(seeds[: self.overrides.seeds])
@@ -89,6 +93,7 @@ class SweepSpec:
             Layer(
                 settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
             ),
+            Layer(settings=published_settings(task, paper=self.protocol == PAPER)) if file.published else None,
             file.per_method.get(method),
             file.per_task.get(task),
             Layer(settings=budget.settings),
@@ -122,8 +127,7 @@ class SweepSpec:
             return self.overrides.body
         chosen = [layer.body for layer in self.layers(task, method) if layer.body is not None]
         declared = get_task(task)
-        kind: Literal["sequence", "image"] = "image" if len(declared.input_shape) == 3 else "sequence"
-        return chosen[-1] if chosen else self.file.bodies.get(kind, declared.body)
+        return chosen[-1] if chosen else self.file.bodies.get(declared.kind, declared.body)
 
 
 def shipped_sweeps() -> dict[str, Path]:
@@ -237,7 +241,7 @@ def _resolve(file: SweepFile, budget: str | None, overrides: Overrides) -> Sweep
     spec = SweepSpec(
         file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods)), overrides
     )
-    if file.seed in spec.confirm_seeds:
+    if file.seed in spec.confirm_seeds and overrides.trials != 1:
         raise UserError(
             f"seed {file.seed} is the search's own: confirm_seeds must not contain it, got {list(spec.confirm_seeds)}"
         )

@@ -114,6 +114,9 @@ class SweepFile(_Model):
     early_stopping: EarlyStopping | None = EarlyStopping()
     settings: Settings = {}
     """Values of hyper-parameters; for searched ones, the first trial's."""
+    published: bool = False
+    """Whether each task's published configuration is added to ``settings`` (`orca_ray.sweep.published`); what the file
+    says of a method, a task or a budget wins over it."""
     space: Space = {}
     per_task: dict[TaskName, Layer] = {}
     per_method: dict[MethodName, Layer] = {}

@@ -3,10 +3,10 @@
 Shapes: N training samples, n samples of one draw, D width of a token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from orca_ray.alignment.distance import Diagnosis
 from orca_ray.alignment.labels import pseudo_labels
+from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.align_config import AlignConfig, AlignEpoch
@@ -23,15 +24,20 @@ from orca_ray.training.align_notes import AlignNotes
 from orca_ray.training.align_steps import relative_steps
 from orca_ray.training.aligned_cache import Alignment
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.optimisation import make_optimizer, make_schedule, set_learning_rate
+from orca_ray.training.optimisation import ParameterGroup, make_align_schedule, make_optimizer, set_learning_rate
 from orca_ray.training.plateau import Plateau
 from orca_ray.training.seeds import derive_seed
+
+_T = TypeVar("_T")
 
 __all__ = ["AlignConfig", "AlignEpoch", "AlignLoop", "Measure"]
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
 """Tokens of one pass through the embedder. On a CPU, tensors much above this are given back to the system and zeroed
 anew at every use, which costs more than the arithmetic."""
+
+HELD_BYTES = 2**29
+"""Inputs of one draw up to this size are held for the length of an epoch."""
 
 
 class Measure(Protocol):
@@ -55,7 +61,8 @@ class AlignLoop:
     ``requires_grad`` is left as it was found.
 
     Draws too large for one pass of the embedder go through it in chunks, which the backward pass embeds again: the
-    embedder's memory is that of one chunk, whatever the draw, whose inputs and features are held whole.
+    embedder's memory is that of one chunk, whatever the draw. Its features are held whole, and its inputs where they
+    are no more than `HELD_BYTES`; larger ones are read again, too.
 
     Every epoch draws anew, so the curve is noisy and `Plateau` judges it by means. A curve flat at a high learning rate
     may fall again at a lower one, so a plateau only cuts its rate short; the stage ends early when the curve is flat at
@@ -65,7 +72,7 @@ class AlignLoop:
     def __init__(
         self,
         model: CrossModalModel,
-        x: np.ndarray,
+        x: Rows,
         y: np.ndarray,
         target: Target,
         config: AlignConfig,
@@ -84,11 +91,12 @@ class AlignLoop:
         self._parameters = list(model.embedder.parameters())
         self._optimizer = make_optimizer(
             config.optimizer,
-            relative_steps(model.embedder),
+            relative_steps(model.embedder) if config.steps == "relative" else [ParameterGroup(self._parameters)],
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
+            momentum=config.momentum,
         )
-        self._schedule = make_schedule("step", warmup_steps=0, total_steps=config.epochs)
+        self._schedule = make_align_schedule(config.schedule, config.epochs)
         self._plateau = Plateau(config.patience, config.tolerance)
         self._notes = AlignNotes()
         self._set_labels(_class_labels(np.asarray(y), target, derive_seed(seed, "labels") % 2**32))
@@ -239,7 +247,7 @@ class AlignLoop:
     def _distance_of(self, indices: np.ndarray) -> Tensor:
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
         shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
-        features = self._embed(self._inputs.take(indices))
+        features = self._embed(indices)
         if not bool(torch.isfinite(features).all()):
             raise NotFiniteError(f"the embedder's features are not finite after {self.epoch} align epochs")
         distance = self._distance(features, labels, shares)
@@ -248,19 +256,26 @@ class AlignLoop:
             raise NotFiniteError(f"the distance is {float(distance.detach())} after {self.epoch} align epochs")
         return distance
 
-    def _embed(self, x: Tensor) -> Tensor:
-        """Return the features [n, D] of inputs [n, ...]."""
+    def _embed(self, indices: np.ndarray) -> Tensor:
+        """Return the features [n, D] of samples [n]."""
         self._model.embedder.eval()
         if self._chunk_size is None:
-            self._chunk_size = self._samples_per_pass(x[:1])
+            self._chunk_size = self._samples_per_pass(self._inputs.take(indices[:1]))
+        if self._inputs.num_bytes(len(indices)) > HELD_BYTES:
+            parts = np.array_split(indices, -(-len(indices) // self._chunk_size))
+            return torch.cat([self._checkpointed(self._read_features, part) for part in parts])
+        x = self._inputs.take(indices)
         if len(x) <= self._chunk_size:
             return self._model.features(x)
+        return torch.cat([self._checkpointed(self._model.features, part) for part in torch.split(x, self._chunk_size)])
+
+    def _read_features(self, indices: np.ndarray) -> Tensor:
+        return self._model.features(self._inputs.take(indices))
+
+    @staticmethod
+    def _checkpointed(features: Callable[[_T], Tensor], part: _T) -> Tensor:
         # Evaluation mode draws no random number, so there is no state to preserve for the second pass.
-        passes = [
-            checkpoint(self._model.features, chunk, use_reentrant=False, preserve_rng_state=False)
-            for chunk in torch.split(x, self._chunk_size)
-        ]
-        return torch.cat(passes)
+        return cast(Tensor, checkpoint(features, part, use_reentrant=False, preserve_rng_state=False))
 
     @torch.no_grad()
     def _samples_per_pass(self, sample: Tensor) -> int:

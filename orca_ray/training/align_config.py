@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from orca_ray.alignment.distance import distance_names
 from orca_ray.alignment.source import source_names
 from orca_ray.training import checks
-from orca_ray.training.optimisation import optimizer_names
+from orca_ray.training.optimisation import align_schedule_names, optimizer_names
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,17 @@ class AlignConfig:
     epochs: int = 10
     """Most epochs, each one optimiser step on one draw; 0 skips the stage."""
     learning_rate: float = 0.02
-    """Relative: the share of a token's RMS by which one Adam step may move it (`relative_steps`); multiplied by 0.2
-    after one and two thirds of the epochs, as in the reference."""
+    """By ``steps`` and ``schedule``."""
+    steps: str = "relative"
+    """What the learning rate counts: ``relative``, the share of a token's RMS by which one Adam step may move it
+    (`relative_steps`); ``absolute``, the optimiser's own, as in the reference."""
+    schedule: str = "step"
+    """``step``: the rate times 0.2 after one and two thirds of the epochs; ``reference_step``: after the epochs 20, 40
+    and 60, however many there are."""
     optimizer: str = "adamw"
     weight_decay: float = 0.0
+    momentum: float = 0.9
+    """Of optimiser ``sgd``."""
     samples: int = 256
     """Training samples of one draw, shared equally by the classes as far as they have enough."""
     samples_per_class: int = 0
@@ -45,6 +52,9 @@ class AlignConfig:
         checks.one_of("align.distance", self.distance, distance_names())
         checks.one_of("align.source", self.source or "vocabulary", source_names())
         checks.one_of("align.optimizer", self.optimizer, optimizer_names())
+        checks.one_of("align.steps", self.steps, ("relative", "absolute"))
+        checks.one_of("align.schedule", self.schedule, align_schedule_names())
+        checks.fraction("align.momentum", self.momentum)
         checks.at_least("align.epochs", self.epochs, 0)
         checks.above("align.learning_rate", self.learning_rate, 0.0)
         checks.at_least("align.weight_decay", self.weight_decay, 0.0)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from orca_ray.data.rows import Rows
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.feed import Feed
 from orca_ray.training.objective import Objective
@@ -50,7 +51,7 @@ def _predictions(feed: Feed, objective: Objective, batch_size: int) -> np.ndarra
 
 def predict(
     model: nn.Module,
-    x: np.ndarray,
+    x: Rows,
     objective: Objective,
     device: torch.device,
     batch_size: int = BATCH_SIZE,
@@ -74,17 +75,33 @@ def feature_width(model: nn.Module) -> int:
     return int(getattr(getattr(model, "body", None), "feature_width", 0))
 
 
-def score(predictions: np.ndarray, y: np.ndarray, objective: Objective) -> float:
-    """Return the metric over a whole split, lower is better; raises NotFiniteError when it is NaN or infinite."""
-    value = objective.score(predictions, np.asarray(y))
+def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
+    """Return the metric over a whole split, lower is better; raises NotFiniteError when it is NaN or infinite.
+
+    Rows of one ``group`` [N] count as one sample: the mean of their predictions against the target of the first.
+    """
+    y = np.asarray(y)
+    if group is not None:
+        _, firsts, members = np.unique(group, return_index=True, return_inverse=True)
+        predictions, y = _group_means(predictions, members, len(firsts)), y[firsts]
+    value = objective.score(predictions, y)
     if not np.isfinite(value):
         raise NotFiniteError(f"the score ({objective.metric}) is {value}")
     return value
 
 
+def _group_means(values: np.ndarray, members: np.ndarray, num_groups: int) -> np.ndarray:
+    """Return the means [num_groups, ...] of values [N, ...] by the group that each row is a member of, [N]."""
+    sums = np.zeros((num_groups, *values.shape[1:]))
+    np.add.at(sums, members, values)
+    counts = np.bincount(members, minlength=num_groups)
+    means: np.ndarray = sums / counts.reshape(-1, *[1] * (values.ndim - 1))
+    return means
+
+
 def evaluate(
     model: nn.Module,
-    x: np.ndarray,
+    x: Rows,
     y: np.ndarray,
     objective: Objective,
     device: torch.device,

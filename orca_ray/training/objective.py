@@ -38,13 +38,13 @@ class Objective:
         std = torch.tensor(np.asarray(self.y_std), dtype=torch.float32, device=device)
         return lambda output: output * std + mean
 
-    def loss_function(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the loss of (predictions, targets), a mean over the batch."""
-        return get_loss(self.loss)
+    def training_loss(self, train_y: np.ndarray, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the mean loss of (outputs [B, *output_shape], targets [B, ...]), outputs decoded on ``device``.
 
-    def training_loss(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the mean loss of (outputs [B, *output_shape], targets [B, ...]), outputs decoded on ``device``."""
-        decode, loss = self.decoder(device), self.loss_function()
+        ``train_y`` [N, ...] are the targets that are trained on; some losses take their weights from them. Raises
+        UserError where they do not determine the loss.
+        """
+        decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:

@@ -102,6 +102,32 @@ def schedule_names() -> list[str]:
     return sorted(_DECAYS)
 
 
+def _reference_step(epoch: int) -> float:
+    return float(0.2 ** sum(epoch > last for last in (20, 40, 60)))
+
+
+_ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "step": lambda epochs: make_schedule("step", warmup_steps=0, total_steps=epochs),
+    "reference_step": lambda epochs: _reference_step,
+}
+
+
+def align_schedule_names() -> list[str]:
+    """Return the names `make_align_schedule` knows."""
+    return sorted(_ALIGN_SCHEDULES)
+
+
+def make_align_schedule(name: str, epochs: int) -> Schedule:
+    """Build the schedule of the align stage, a factor by epoch (from 0).
+
+    ``step`` is x0.2 after one and two thirds of ``epochs``; ``reference_step`` is the reference's: x0.2 from the epochs
+    21, 41 and 61 on, however many there are. Raises UserError for an unknown name.
+    """
+    if name not in _ALIGN_SCHEDULES:
+        raise unknown_name("align schedule", name, _ALIGN_SCHEDULES)
+    return _ALIGN_SCHEDULES[name](epochs)
+
+
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
     """Build a schedule: linear warm-up over ``warmup_steps``, then the decay ``name`` until ``total_steps``.
 

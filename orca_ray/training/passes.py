@@ -22,6 +22,8 @@ from orca_ray.training.seeds import derive_seed, isolated_rng
 _T = TypeVar("_T")
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps outputs [b, *output_shape] and targets [b, ...] to their mean loss."""
+Augment = Callable[[Tensor, np.ndarray], Tensor]
+"""Maps inputs [b, ...] and their samples' indices [b] to the inputs that are trained on."""
 
 
 class Passes:
@@ -65,7 +67,7 @@ class Passes:
         step = min(self._config.batch_size * self._config.accumulation, self._num_samples)
         return even_passes(step, self.limit)
 
-    def gradients(self, steps: Sequence[np.ndarray]) -> Iterator[Tensor]:
+    def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
         """Yield the mean loss of each step's samples, detached, once ``.grad`` has its gradient added.
 
         ``steps`` are indices [n] into the split. The next step's passes begin when the caller asks for its loss.
@@ -75,7 +77,8 @@ class Passes:
         for indices, parts in zip(steps, split, strict=True):
             losses = []
             for part in parts:
-                loss = self._loss_of(*next(rows)) * (len(part) / len(indices))
+                x, y = next(rows)
+                loss = self._loss_of(x if augment is None else augment(x, part), y) * (len(part) / len(indices))
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
             yield torch.stack(losses).sum()

@@ -50,3 +50,17 @@ def test_many_samples_go_in_mini_batches(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bad_targets_are_refused(y: np.ndarray, num_classes: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pseudo_labels(y, num_classes)
+
+
+def test_huge_targets_are_sketched_and_clustered_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = np.repeat(np.arange(4), 6)
+    centres = np.random.default_rng(0).normal(size=(4, 20_000))
+    fields = centres[groups] + 0.5 * np.random.default_rng(1).normal(size=(24, 20_000))
+    whole = pseudo_labels(fields.astype(np.float32), num_classes=4)
+    monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
+    sketched = pseudo_labels(fields.astype(np.float32), num_classes=4)
+    assert len(set(zip(whole.tolist(), sketched.tolist(), strict=True))) == 4
+    gaps = np.square(labels_module._sketched(fields, 0)[:, None] - labels_module._sketched(fields, 0)).sum(-1)
+    exact = np.square(fields[:, None] - fields).sum(-1)
+    far = exact > 0
+    np.testing.assert_allclose(gaps[far], exact[far], rtol=0.15)

@@ -3,6 +3,7 @@
 import io
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,7 +243,7 @@ def cifar_archive(path: Path, batches: list[object]) -> None:
 def test_cifar10(loads: Loads, home: Path) -> None:
     pixels = np.random.RandomState(0).randint(0, 256, (5, 10, 3072)).astype(np.uint8)
     batches: list[object] = [{b"data": data, b"labels": list(range(10))} for data in pixels]
-    cifar_archive(home / "raw" / "cifar-10-python.tar.gz", batches)
+    cifar_archive(home / "raw" / "cifar10" / "cifar-10-python.tar.gz", batches)
     features = source_features("cifar10", "vit-s14", image_size=32, num_samples=10)
     assert sorted(features.y.tolist()) == list(range(10))
     stem = loads.stems["vit-s14"]
@@ -258,16 +259,59 @@ def test_cifar10_refuses_code_in_a_pickle(loads: Loads, home: Path) -> None:
         def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
             return Path, (str(home / "made-by-the-pickle"),)
 
-    cifar_archive(home / "raw" / "cifar-10-python.tar.gz", [{b"data": Harmful(), b"labels": [0]}])
-    with pytest.raises(UserError, match=r"refused to load pathlib\S*Path from a pickle"):
+    cifar_archive(home / "raw" / "cifar10" / "cifar-10-python.tar.gz", [{b"data": Harmful(), b"labels": [0]}])
+    with pytest.raises(UserError, match=r"asks for .pathlib\S*Path., which is refused"):
         source_features("cifar10", "vit-s14", image_size=32, num_samples=4)
 
 
 def test_cifar10_that_is_no_archive(loads: Loads, home: Path) -> None:
-    (home / "raw").mkdir()
-    (home / "raw" / "cifar-10-python.tar.gz").write_bytes(b"truncated")
+    (home / "raw" / "cifar10").mkdir(parents=True)
+    (home / "raw" / "cifar10" / "cifar-10-python.tar.gz").write_bytes(b"truncated")
     with pytest.raises(UserError, match="not the archive of CIFAR-10"):
         source_features("cifar10", "vit-s14", image_size=32, num_samples=4)
+
+
+def image_net(path: Path, names: list[str]) -> np.ndarray:
+    """Write an archive of the layout of Tiny ImageNet with three 64 × 64 images a class; return their grey levels."""
+    path.parent.mkdir(parents=True)
+    levels = np.arange(len(names) * 3) * 12
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny-imagenet-200/words.txt", "n01\tfish\n")
+        for number, level in enumerate(levels.tolist()):
+            name, image = names[number // 3], io.BytesIO()
+            Image.fromarray(np.full((64, 64, 3), level, np.uint8)).save(image, "JPEG", quality=95)
+            archive.writestr(f"tiny-imagenet-200/train/{name}/images/{name}_{number % 3}.JPEG", image.getvalue())
+            archive.writestr(f"tiny-imagenet-200/val/images/val_{number}.JPEG", b"not to be read")
+    return levels
+
+
+def test_imagenet200(loads: Loads, home: Path) -> None:
+    levels = image_net(home / "raw" / "imagenet200" / "tiny-imagenet-200.zip", ["n02", "n01", "n07"])
+    features = source_features("imagenet200", "vit-s14", image_size=32, num_samples=6)
+    assert features.y.bincount().tolist() == [2, 2, 2]
+    stem = loads.stems["vit-s14"]
+    assert isinstance(stem, ImageStem)
+    # Class 0 is n01, the second that was written: its images are of levels 3, 4 and 5.
+    size = source_images.embedded_size(stem, 32)
+    grey = torch.tensor(levels[3:6].astype(np.float32) / 255).view(3, 1, 1, 1).expand(3, 3, size, size)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))
+    expected = stem.embed_images((grey - mean) / std).mean(1)
+    for feature in features.x[features.y == 0]:
+        assert float((expected - feature).abs().amax(1).min()) < 0.05
+    assert len(source_features("imagenet200", "vit-s14", image_size=32, num_samples=100).y) == 9
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"no zip", "not the archive of Tiny"), (None, "no training image")])
+def test_imagenet200_that_is_another_file(loads: Loads, home: Path, content: bytes | None, message: str) -> None:
+    path = home / "raw" / "imagenet200" / "tiny-imagenet-200.zip"
+    path.parent.mkdir(parents=True)
+    if content is None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("train/a.JPEG", b"")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        source_features("imagenet200", "vit-s14", image_size=32, num_samples=4)
 
 
 def test_user_errors(loads: Loads, home: Path) -> None:
@@ -277,12 +321,12 @@ def test_user_errors(loads: Loads, home: Path) -> None:
         source_features("images", "minilm-l6", image_size=56, num_samples=4)
     with pytest.raises(UserError, match=r"'conll2003' is read from \S*conll2003/train.txt, which is not there"):
         source_features("conll2003", "minilm-l6", image_size=56, num_samples=4)
-    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz, which is not there: put it there, or use 'images'"):
+    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz, which is not there: run .*data fetch cifar10"):
         source_features("cifar10", "vit-s14", image_size=56, num_samples=4)
     with pytest.raises(UserError, match="at least 1 sample"):
         text_features(num_samples=0)
-    assert source_names("image") == ["cifar10", "images"]
-    assert source_names() == ["cifar10", "conll2003", "images", "vocabulary"]
+    assert source_names("image") == ["cifar10", "imagenet200", "images"]
+    assert source_names() == ["cifar10", "conll2003", "imagenet200", "images", "vocabulary"]
 
 
 @pytest.mark.parametrize(

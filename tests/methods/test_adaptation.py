@@ -289,7 +289,7 @@ def test_close_looks_for_cycles_only_where_there_are_some(
 
 def test_values_that_are_not_finite_end_the_trial(bert: str) -> None:
     data = make_data(TASK)
-    x = data.train.x.copy()
+    x = data.train.x[:].copy()
     x[3] = np.nan
     broken = copy.copy(data)
     object.__setattr__(broken, "splits", {**data.splits, "train": Split(x, data.train.y)})
@@ -361,7 +361,7 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
     for changes in same:
         assert reuses(changes), changes
     data = make_data(TASK)
-    x = data.train.x.copy()
+    x = data.train.x[:].copy()
     x[3] += 0.25
     another_split = copy.copy(data)
     object.__setattr__(another_split, "splits", {**data.splits, "train": Split(x, data.train.y)})

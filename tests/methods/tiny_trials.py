@@ -96,7 +96,7 @@ def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
         licence="",
         citation="",
         reference="",
-        build=dict,
+        build=lambda _: {},
     )
 
 
@@ -106,6 +106,8 @@ TASK = make_task(CLASSES)
 
 def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
     """Draw learnable data: a class sets a frequency, other targets are functions of the input."""
+    assert task.num_samples is not None
+    assert task.input_shape is not None
     splits: dict[SplitName, Split] = {}
     names: tuple[SplitName, ...] = ("train", "validation", "test")
     for number, (name, size) in enumerate(zip(names, task.num_samples, strict=True)):

@@ -89,7 +89,8 @@ def _read_problem(workdir: Path) -> tuple[Task, PreparedData]:
         name="perf/given", title="", modality="", input_shape=train.x.shape[1:], target=target,
         loss=info.get("loss", "cross_entropy"),
         metric="nrmse" if dense else "error" if "loss" in info else "one_minus_macro_f1",
-        body="", num_samples=(len(train), len(test), len(test)), licence="", citation="", reference="", build=dict,
+        body="", num_samples=(len(train), len(test), len(test)), licence="", citation="", reference="",
+        build=lambda _: {},
     )  # fmt: skip
     splits: dict[Any, Split] = {"train": train, "validation": test, "test": test}
     return task, PreparedData(task.name, fingerprint(arrays), splits, None, None, workdir)

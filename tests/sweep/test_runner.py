@@ -11,7 +11,7 @@ from orca_ray.methods import adaptation
 from orca_ray.methods.progress import Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor
-from orca_ray.sweep.runner import TrialRunner, classify
+from orca_ray.sweep.runner import PAPER_NOTE, TrialRunner, classify
 from orca_ray.sweep.study_plan import StudyPlan, plan_studies
 from orca_ray.sweep.trial import Resources, TrialSpec
 from orca_ray.tasks.registry import get_task
@@ -64,6 +64,8 @@ def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, S
     _, report = finish(TrialRunner(dataclasses.replace(held_out, protocol="paper"), tmp_path))
     validation, test, _ = scores(report)
     assert validation == test
+    assert PAPER_NOTE in report["outcome"]["notes"]
+    assert "; " not in PAPER_NOTE  # which parts the sentences of a record's notes
     validation, test, _ = scores(finish(TrialRunner(held_out, tmp_path))[1])
     assert validation != test
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) 
 
 def test_dense_targets_get_pseudo_classes() -> None:
     split = toy_split(90)
-    y = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32) + np.float32(0.01) * split.x[:, :1, :4]
+    y = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32) + np.float32(0.01) * split.x[:][:, :1, :4]
     distance = Scripted()
     target = Target("dense", shape=(4, 4))
     AlignLoop(toy_model(), split.x, y, target, AlignConfig(epochs=1), distance, seed=0, device=CPU).step()
@@ -141,7 +142,7 @@ def test_dense_targets_get_pseudo_classes() -> None:
 
 def test_features_that_are_not_finite() -> None:
     split = toy_split(90)
-    split.x[3] = np.inf
+    split.x[:][3] = np.inf
     loop = AlignLoop(toy_model(), split.x, split.y, CLASSES, AlignConfig(), fitted(), seed=0, device=CPU)
     with pytest.raises(NotFiniteError, match="features"):
         loop.step()
@@ -263,6 +264,28 @@ def test_chunks_change_neither_distance_nor_gradient(monkeypatch: pytest.MonkeyP
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     for name, value in models[0].items():
         assert torch.allclose(value, models[1][name], rtol=1e-4, atol=1e-6), name
+
+
+def test_inputs_too_large_to_hold_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(align.CHUNK_BYTES, "cpu", 7 * 96)
+    curves, most_read = [], []
+    for held in (10**6, 0):
+        monkeypatch.setattr(align, "HELD_BYTES", held)
+        read: list[int] = []
+        take = Inputs.take
+
+        def counted(inputs: Inputs, indices: np.ndarray, read: list[int] = read, take: Any = take) -> Tensor:
+            read.append(len(indices))
+            rows: Tensor = take(inputs, indices)
+            return rows
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Inputs, "take", counted)
+            loop = make_loop(toy_model(), AlignConfig(epochs=3, learning_rate=1e-2, samples=60))
+            curves.append([loop.step().distance for _ in range(3)])
+        most_read.append(max(read))
+    assert most_read == [60, 7]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
 FALLING = [100.0 * 0.8**epoch for epoch in range(40)]

@@ -1,4 +1,4 @@
-"""Decoding of standardised outputs, and derived seeds."""
+"""Decoding of standardised outputs, losses made from training targets, and derived seeds."""
 
 import numpy as np
 import pytest
@@ -27,10 +27,18 @@ def test_logits_are_not_decoded() -> None:
 
 def test_decoded_scores_are_in_the_targets_units() -> None:
     objective = Objective(Target("scalar"), "mse", "rmse", np.array(10.0), np.array(2.0))
-    outputs = objective.decoder(CPU)(torch.tensor([0.0, 1.0])).numpy()
-    assert objective.score(outputs, np.array([10.0, 14.0], dtype=np.float32)) == pytest.approx(np.sqrt(2.0))
-    loss = objective.loss_function()(torch.from_numpy(outputs), torch.tensor([10.0, 14.0]))
-    assert float(loss) == pytest.approx(2.0)
+    outputs = torch.tensor([0.0, 1.0])
+    decoded = objective.decoder(CPU)(outputs).numpy()
+    y = np.array([10.0, 14.0], dtype=np.float32)
+    assert objective.score(decoded, y) == pytest.approx(np.sqrt(2.0))
+    assert float(objective.training_loss(y, CPU)(outputs, torch.from_numpy(y))) == pytest.approx(2.0)
+
+
+def test_class_weights_come_from_the_training_targets() -> None:
+    objective = Objective(Target("classes", size=2), "weighted_cross_entropy", "error")
+    loss = objective.training_loss(np.array([0, 0, 0, 1]), CPU)
+    each = [float(loss(torch.zeros(1, 2), torch.tensor([k]))) for k in (0, 1)]
+    assert each[1] / each[0] == pytest.approx(3)
 
 
 def test_seeds_are_fixed_for_all_time() -> None:

@@ -7,6 +7,7 @@ from torch.nn import Parameter
 from orca_ray.errors import UserError
 from orca_ray.training.optimisation import (
     ParameterGroup,
+    make_align_schedule,
     make_optimizer,
     make_schedule,
     optimizer_names,
@@ -75,8 +76,19 @@ def test_groups_scale_the_learning_rate() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]
 
 
+def test_align_schedules() -> None:
+    thirds, reference = make_align_schedule("step", 60), make_align_schedule("reference_step", 100)
+    assert [thirds(epoch) for epoch in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.2, 0.04])
+    # The reference's rate falls after the epochs 20, 40 and 60 (from 0), not at them.
+    assert [reference(epoch) for epoch in (20, 21, 40, 41, 60, 61, 99)] == pytest.approx(
+        [1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008]
+    )
+
+
 def test_misspelt_names() -> None:
     with pytest.raises(UserError, match="Did you mean 'sgd'"):
         make_optimizer("sgdd", [], learning_rate=1.0, weight_decay=0.0)
     with pytest.raises(UserError, match="Did you mean 'cosine'"):
         make_schedule("cosin", warmup_steps=0, total_steps=1)
+    with pytest.raises(UserError, match="Did you mean 'reference_step'"):
+        make_align_schedule("reference_steps", 60)

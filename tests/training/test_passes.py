@@ -68,7 +68,7 @@ def real_split(num_samples: int) -> Split:
 def make_passes(model: CrossModalModel, split: Split, precision: Precision = EXACT, **options: Any) -> Passes:
     config = RefineConfig(**options)
     feed = Feed(split.x, model, precision)
-    loss = OBJECTIVE.training_loss(CPU)
+    loss = OBJECTIVE.training_loss(split.y, CPU)
     return Passes(model, list(model.parameters()), feed, split.y, loss, config, seed=0)
 
 
@@ -190,7 +190,7 @@ PARTS: list[Part] = [np.array([5, 0, 5]), slice(2, 7), np.array([1])]
 
 def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
     split = toy_split(20)
-    np.save(tmp_path / "x.npy", split.x)
+    np.save(tmp_path / "x.npy", split.x[:])
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
     resident = list(ResidentSamples([x, split.y], CPU).batches(PARTS))
     streamed = list(StreamedSamples([x, split.y], CPU).batches(PARTS))
@@ -301,7 +301,7 @@ def test_flags_of_precision_are_put_back() -> None:
 def test_nan_ends_the_trial_before_it_can_be_the_best(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the loss is looked at only once in many steps, as on devices where looking means waiting."""
     train = toy_split(40)
-    train.x[17] = np.nan
+    train.x[:][17] = np.nan
     model = toy_model()
     config = RefineConfig(epochs=2, batch_size=4)
     loop = RefineLoop(model, model.parameters(), train, toy_split(9), OBJECTIVE, config, seed=0, device=CPU)
@@ -433,7 +433,7 @@ def test_operations_of_a_sample(bert: str) -> None:
     split = real_split(9)
     head = list(model.head.parameters())
     work = Passes(
-        model, head, Feed(split.x, model, EXACT), split.y, OBJECTIVE.training_loss(CPU), RefineConfig(), seed=0
+        model, head, Feed(split.x, model, EXACT), split.y, OBJECTIVE.training_loss(split.y, CPU), RefineConfig(), seed=0
     )
     assert body < work.cost.flops < body + attention + 2 * 8 * 4 * 32 + 3 * 2 * 32 * 3 + 1
 
@@ -556,7 +556,7 @@ def test_bad_options_are_refused_by_name(option: dict[str, Any]) -> None:
 def test_rows_reach_the_device(samples: type[ResidentSamples] | type[StreamedSamples]) -> None:
     split = toy_split(20)
     device = torch.device("cuda")
-    arrays: Sequence[np.ndarray] = [split.x, split.y]
+    arrays: Sequence[np.ndarray] = [split.x[:], split.y]
     for part, (x, y) in zip(PARTS, samples(arrays, device).batches(PARTS), strict=True):
         np.testing.assert_array_equal(x.cpu().numpy(), split.x[part])
         np.testing.assert_array_equal(y.cpu().numpy(), split.y[part])

@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import checkpoint, feed
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.evaluate import BATCH_SIZE, evaluate, predict
+from orca_ray.training.evaluate import BATCH_SIZE, evaluate, predict, score
 from orca_ray.training.objective import Objective
 from orca_ray.training.refine import RefineConfig, RefineEpoch, RefineLoop
 
@@ -28,13 +28,13 @@ def make_loop(
     *,
     seed: int = 0,
     train: Split | None = None,
+    validation: Split | None = None,
     objective: Objective = OBJECTIVE,
     head_only: bool = False,
 ) -> RefineLoop:
     parameters = model.head.parameters() if head_only else model.parameters()
-    return RefineLoop(
-        model, parameters, train or toy_split(75), toy_split(100, 1), objective, config, seed=seed, device=CPU
-    )
+    train, validation = train or toy_split(75), validation or toy_split(100, 1)
+    return RefineLoop(model, parameters, train, validation, objective, config, seed=seed, device=CPU)
 
 
 def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
@@ -216,6 +216,26 @@ def test_scores_are_over_the_whole_split() -> None:
     assert evaluate(model, split.x, split.y, OBJECTIVE, CPU) == pytest.approx(float((expected != split.y).mean()))
 
 
+def test_rows_of_a_group_are_scored_by_their_mean() -> None:
+    predictions = np.array([[3.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0], [0, 5.0, 0]], np.float32)
+    y, group = np.array([1, 0, 2, 1]), np.array([7, 3, 5, 7])
+    # Group 3 is wrong; 5 is right; 7 has outputs 3 for class 0 and 5 for class 1, which is right.
+    assert score(predictions, y, OBJECTIVE, group) == pytest.approx(1 / 3)
+    assert score(predictions, y, OBJECTIVE) == pytest.approx(2 / 4)
+
+
+def test_validation_in_groups() -> None:
+    whole = toy_split(30)
+    group = np.arange(30) // 3
+    y = whole.y[group * 3]
+    loop = make_loop(toy_model(), RefineConfig(epochs=1), validation=Split(whole.x, y, group))
+    model_score = loop.step().validation_score
+    predictions = predict(loop._model, whole.x, OBJECTIVE, CPU)
+    expected = (predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]).mean()
+    assert model_score == pytest.approx(float(expected))
+    assert loop.evaluate(Split(whole.x, y, group)) == pytest.approx(float(expected))
+
+
 def test_prediction_is_in_evaluation_mode_and_puts_the_mode_back() -> None:
     split = toy_split(20)
     model = toy_model(dropout=0.9)
@@ -227,7 +247,7 @@ def test_prediction_is_in_evaluation_mode_and_puts_the_mode_back() -> None:
 
 def test_loss_that_is_not_finite() -> None:
     train = toy_split(40)
-    train.x[17] = np.nan
+    train.x[:][17] = np.nan
     with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
         make_loop(toy_model(), RefineConfig(epochs=1), train=train).step()
 

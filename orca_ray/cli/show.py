@@ -1,0 +1,233 @@
+"""``orca-sweep data list`` and ``show``: what data there are, and what they look like, in numbers and as a picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orca_ray.cli.output import JsonOption, emit_json, note, plain, size
+from orca_ray.cli.output import show as show_table
+from orca_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from orca_ray.data.prepared import PreparedData
+    from orca_ray.data.rows import Rows
+    from orca_ray.tasks.task import Task
+
+MOST_BYTES = 64 * 2**20
+"""How much of a split is read for its ranges."""
+MOST_CLASSES = 30
+"""So many classes are listed one by one."""
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands of this module to the group ``data``."""
+    group.command("list")(list_)
+    group.command("show")(show)
+
+
+def list_(
+    benchmark: Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only this benchmark's.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the tasks' raw data: files, size, whether they are fetched and prepared, and the licence."""
+    from orca_ray.tasks.registry import all_tasks, get_benchmark
+
+    rows = [_listed(task) for task in (all_tasks().values() if benchmark is None else get_benchmark(benchmark))]
+    if json:
+        emit_json(rows)
+        return
+    columns = ("task", "files", "size", "fetched", "prepared", "licence")
+    cells = [
+        (
+            row["name"],
+            row["files"],
+            "?" if row["bytes"] is None else size(row["bytes"]),
+            _share(row["fetched"], row["files"]),
+            "yes" if row["prepared"] else "no",
+            row["licence"],
+        )
+        for row in rows
+    ]
+    show_table(columns, cells, right=("files", "size"), wrap=("licence",))
+
+
+def _listed(task: "Task") -> dict[str, Any]:
+    from orca_ray.data.packages import is_cached
+
+    present = [file.present(task.raw_directory) for file in task.files] + [is_cached(each) for each in task.packages]
+    sizes = [file.num_bytes for file in task.files] + [round(1e6 * each.size_mb) for each in task.packages]
+    data = task.prepared()
+    return {
+        "name": task.name,
+        "files": len(present),
+        "bytes": sum(sizes) if all(sizes) else None,
+        "fetched": sum(present),
+        "prepared": None if data is None else {"fingerprint": data.fingerprint, "path": str(data.directory)},
+        "licence": task.licence,
+        "terms": task.terms,
+        "raw_directory": str(task.raw_directory),
+    }
+
+
+def _share(part: int, whole: int) -> str:
+    if not whole:
+        return "–"
+    return {0: "no", whole: "yes"}.get(part, f"{part} of {whole}")
+
+
+def show(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Where the picture goes. Default: TASK.png, here.")
+    ] = None,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show a task's data: shapes, classes, ranges, sizes, licence, and a picture of some samples."""
+    from orca_ray.tasks.registry import get_task
+
+    chosen = get_task(task)
+    if picture is not None:
+        _refuse_place(picture)
+    data = chosen.prepared()
+    if data is None and picture is not None and not no_picture:
+        raise UserError(f"{task} is not prepared, so there is nothing to draw; run 'orca-sweep data prepare {task}'")
+    resolved = chosen if data is None else chosen.resolved(data)
+    facts = _facts(resolved, data)
+    if data is not None and not no_picture:
+        facts["picture"] = str(_draw(resolved, data, picture or Path(f"{chosen.short_name}.png")))
+    if json:
+        emit_json(facts)
+        return
+    _print(facts)
+    if data is None:
+        note(f"not prepared: 'orca-sweep data prepare {task}' tells counts and ranges, and a picture can be drawn then")
+
+
+def _refuse_place(picture: Path) -> None:
+    if picture.suffix.lower() != ".png":
+        raise UserError(f"--picture {picture}: pictures are PNG files, so its name must end in .png")
+    if picture.is_dir() or not picture.absolute().parent.is_dir():
+        raise UserError(f"--picture {picture}: {picture.absolute().parent} is not a directory to write a file into")
+
+
+def _draw(task: "Task", data: "PreparedData", path: Path) -> Path:
+    from orca_ray.cli.picture import draw
+    from orca_ray.data.cache import disk_errors, replace_file
+
+    image = draw(task, data)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path.absolute().parent):
+        try:
+            image.save(temporary, format="PNG")
+            replace_file(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
+    keys = ("name", "title", "modality", "input_shape", "target", "loss", "metric", "body", "augmentation")
+    files = [
+        {"path": f.path, "bytes": f.num_bytes or None, "present": f.present(task.raw_directory)} for f in task.files
+    ]
+    return {
+        **{key: plain(getattr(task, key)) for key in keys},
+        **{key: getattr(task, key) for key in ("licence", "terms", "citation", "reference")},
+        "files": files + [{"package": p.requirement, "bytes": round(1e6 * p.size_mb)} for p in task.packages],
+        "prepared": None if data is None else _prepared(task, data),
+        "picture": None,
+    }
+
+
+def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
+    import numpy as np
+
+    splits = {}
+    for name, split in data.splits.items():
+        splits[name] = {"samples": len(split), "x": _range(split.x)}
+        if task.target.kind == "classes":
+            splits[name]["counts"] = np.bincount(split.y, minlength=task.target.size).tolist()
+        elif task.target.kind == "labels":
+            splits[name]["counts"] = (split.y > 0).sum(axis=0).tolist()
+        else:
+            splits[name]["y"] = _range(split.y)
+    stored = sum(path.stat().st_size for path in data.directory.glob("*.npy"))
+    return {"path": str(data.directory), "fingerprint": data.fingerprint, "bytes": stored, "splits": splits}
+
+
+def _range(rows: "Rows") -> dict[str, Any]:
+    """Return shape and range of rows; of very many, of an evenly spaced part."""
+    import numpy as np
+
+    each = max(1, int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize)
+    num = min(len(rows), max(1, MOST_BYTES // each))
+    values = rows[np.linspace(0, len(rows) - 1, num).astype(np.int64)].astype(np.float64)
+    measured = {"min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
+    return {
+        "shape": list(rows.shape),
+        "of_samples": num,
+        **{name: float(f"{value:.6g}") for name, value in measured.items()},
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    target = facts["target"]
+    extent = "×".join(map(str, target["shape"])) if target["kind"] == "dense" else target["size"] or "?"
+    lines = {
+        "task": f"{facts['name']}: {facts['title']}",
+        "modality": facts["modality"],
+        "input": "×".join(map(str, facts["input_shape"] or "?")),
+        "target": "one number" if target["kind"] == "scalar" else f"{target['kind']} {extent}",
+        "loss": facts["loss"],
+        "metric": facts["metric"],
+        "body": facts["body"],
+        "augmentation": facts["augmentation"],
+        "licence": facts["licence"],
+        "terms": facts["terms"],
+        "citation": facts["citation"],
+        "reference": facts["reference"],
+    }
+    width = max(map(len, lines))
+    for key, value in lines.items():
+        if value:
+            print(f"{key:{width}}  {value}")
+    for file in facts["files"]:
+        state = "" if file.get("present") is None else ", there" if file["present"] else ", not there"
+        told = size(file["bytes"]) if file["bytes"] else "size not known"
+        print(f"{'raw':{width}}  {file.get('path') or file['package']} ({told}{state})")
+    if facts["prepared"] is not None:
+        _print_prepared(facts["prepared"], width)
+    if facts["picture"]:
+        print(f"{'picture':{width}}  {facts['picture']}")
+
+
+def _print_prepared(prepared: dict[str, Any], width: int) -> None:
+    print(f"{'prepared':{width}}  {prepared['fingerprint']}, {size(prepared['bytes'])} in {prepared['path']}\n")
+    numbers = ("samples", "min", "max", "mean", "std", "measured on")
+    rows = [
+        (name, array, "×".join(map(str, found["shape"][1:])) or "1", split["samples"], *_measured(found))
+        for name, split in prepared["splits"].items()
+        for array, found in split.items()
+        if array in ("x", "y")
+    ]
+    show_table(("split", "array", "shape", *numbers), rows, right=numbers)
+    counts = {name: split["counts"] for name, split in prepared["splits"].items() if "counts" in split}
+    if counts:
+        print()
+        _print_counts(counts)
+
+
+def _measured(found: dict[str, Any]) -> tuple[str, ...]:
+    return (*(f"{found[key]:.4g}" for key in ("min", "max", "mean", "std")), str(found["of_samples"]))
+
+
+def _print_counts(counts: dict[str, list[int]]) -> None:
+    """Print how many samples each class has, or of very many classes how unequal they are."""
+    num = len(next(iter(counts.values())))
+    if num <= MOST_CLASSES:
+        show_table(("class", *counts), [(i, *(c[i] for c in counts.values())) for i in range(num)], right=tuple(counts))
+        return
+    rows = [(split, num, min(each), sorted(each)[num // 2], max(each)) for split, each in counts.items()]
+    show_table(("split", "classes", "fewest", "median", "most"), rows, right=("classes", "fewest", "median", "most"))

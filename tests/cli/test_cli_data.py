@@ -1,0 +1,397 @@
+"""``orca-sweep data`` on toy tasks whose raw files come from a server on loopback."""
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orca_ray.cli import picture
+from orca_ray.cli.steps import Steps
+from orca_ray.data.pairwise import PairwiseRows
+from orca_ray.data.prepared import PreparedData, Split
+from orca_ray.data.raw import RawFile
+from orca_ray.data.target import Target
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
+from orca_ray.tasks import registry
+from orca_ray.tasks.task import Arrays, Task
+from tests.cli.conftest import Command
+from tests.cli.test_cli_light import without_the_extra
+from tests.data.faulty_server import Fault, Server, serving
+
+TERMS = "May not be redistributed."
+
+
+def _table() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(18, dtype=np.float32).reshape(9, 1, 2))
+    return buffer.getvalue()
+
+
+def _build(workspace: Workspace) -> Arrays:
+    try:
+        x = np.load(workspace.file("x.npy"))
+    except ValueError as error:
+        raise UserError(f"{workspace.raw / 'x.npy'} is no array: {error}") from error
+    parts = {"train": x[:4], "validation": x[4:6], "test": x[6:]}
+    paper = workspace.protocol == "paper"
+    arrays: dict[str, Any] = {}
+    for split, rows in parts.items():
+        arrays[f"{split}_x"] = rows + np.float32(paper)
+        arrays[f"{split}_y"] = np.arange(len(rows), dtype=np.int64) % 2
+    for part in workspace.batches("reading", 4, 1):
+        assert part
+    return arrays
+
+
+def _task(name: str, server: Server, **changes: Any) -> Task:
+    facts: dict[str, Any] = {
+        "title": "Numbers in a row",
+        "modality": "tabular",
+        "input_shape": (1, 2),
+        "target": Target("classes", size=2),
+        "loss": "cross_entropy",
+        "metric": "error",
+        "body": "minilm-l6",
+        "num_samples": (4, 2, 3),
+        "licence": "CC-BY-NC-4.0",
+        "citation": "Nobody, 2024",
+        "reference": "https://example.org",
+        "terms": TERMS,
+        "files": (RawFile(path="x.npy", urls=(f"{server.url}/x.npy",), num_bytes=200),),
+        "build": _build,
+    }
+    return Task(name=name, **{**facts, **changes})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server with the toy tasks' file; the registry holds these tasks alone."""
+    with serving() as running:
+        running.add("x.npy", _table())
+        manual = RawFile(path="own/list.txt")
+        tasks = [
+            _task("other/first", running),
+            _task("toy/both", running, paper_splits=True, terms=""),
+            _task("toy/first", running),
+            _task("toy/manual", running, files=(manual,), terms=""),
+        ]
+        monkeypatch.setattr(registry, "all_tasks", lambda: {task.name: task for task in tasks})
+        yield running
+
+
+def test_terms_come_before_anything_is_fetched(command: Command, server: Server, own_cache: Path) -> None:
+    ending = command("data", "fetch", "toy/first")
+    assert (ending.code, ending.out) == (0, "")
+    lines = ending.err.splitlines()
+    assert lines[0] == f"toy/first: licence CC-BY-NC-4.0. {TERMS}"
+    assert lines[1].startswith("fetching x.npy (200 bytes) from 127.0.0.1")
+    assert lines[-1].startswith("toy/first: fetched (")
+    assert (own_cache / "raw/toy/x.npy").read_bytes() == _table()
+
+
+def test_terms_of_one_wording_are_told_once(
+    command: Command, server: Server, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    tasks = [_task(f"toy/t{number}", server) for number in range(5)]
+    monkeypatch.setattr(registry, "all_tasks", lambda: {task.name: task for task in tasks})
+    ending = command("data", "fetch", "toy")
+    assert ending.err.splitlines()[0] == f"toy/t0, toy/t1, toy/t2 and 2 more: licence CC-BY-NC-4.0. {TERMS}"
+    assert len(server.gets("x.npy")) == 1
+
+
+def test_a_failing_task_keeps_no_other_from_its_files(command: Command, server: Server, own_cache: Path) -> None:
+    ending = command("data", "fetch", "toy", "--quiet", "--workers", "2")
+    assert ending.code == 2
+    assert ending.err.startswith("error: 1 of 3 tasks failed:\ntoy/manual: no address is known for 1 of the files")
+    assert str(own_cache / "raw/toy/own/list.txt") in ending.err
+    assert "Traceback" not in ending.err
+    assert (own_cache / "raw/toy/x.npy").exists()
+    assert len(server.gets("x.npy")) == 1
+
+
+def test_fetch_leaves_alone_what_is_prepared(command: Command, server: Server, own_cache: Path) -> None:
+    assert command("data", "fetch", "toy/first", "-q").code == 0
+    assert command("data", "prepare", "toy/first", "-q").code == 0
+    (own_cache / "raw/toy/x.npy").unlink()
+    assert "toy/first: prepared already (" in command("data", "fetch", "toy/first").err
+    assert len(server.gets("x.npy")) == 1
+    assert command("data", "fetch", "toy/first", "-q", "--raw", "here").code == 0
+    assert Path("here/x.npy").read_bytes() == _table()
+
+
+def test_prepare_takes_raw_files_from_anywhere_and_writes_arrays_anywhere(command: Command, server: Server) -> None:
+    Path("mine").mkdir()
+    Path("mine/x.npy").write_bytes(_table())
+    ending = command("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays", "--json")
+    assert ending.code == 0
+    (row,) = ending.json
+    assert row["samples"] == {"train": 4, "validation": 2, "test": 3}
+    assert row["path"] == str(Path("arrays").absolute())
+    np.testing.assert_array_equal(np.load("arrays/train_x.npy"), np.arange(8).reshape(4, 1, 2))
+    assert server.log == []
+    again = command("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays", "--json")
+    assert again.json == ending.json
+
+
+def test_several_tasks_go_into_directories_of_their_own(command: Command, server: Server) -> None:
+    Path("mine").mkdir()
+    Path("mine/x.npy").write_bytes(_table())
+    arguments = ("toy/first", "toy/both", "--raw", "mine", "--out", "arrays")
+    ending = command("data", "prepare", *arguments, "--protocol", "paper", "--quiet")
+    assert (ending.code, ending.out, ending.err) == (0, "", "")
+    assert np.load("arrays/first/train_x.npy").min() == 0
+    assert np.load("arrays/both/train_x.npy").min() == 1
+    ending = command("data", "prepare", *arguments, "--quiet")
+    assert ending.code == 2
+    assert "arrays/both holds toy/both prepared from other raw files" in ending.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["prepare", "toy/first", "--out", "occupied"], "occupied is not empty and holds no prepared data"),
+        (["prepare", "toy/first", "--out", "occupied/file"], "occupied/file is not empty and holds no prepared data"),
+        (["prepare", "toy/first", "other/first", "--out", "new"], "tasks of one name in two benchmarks"),
+        (
+            ["prepare", "toy/first", "other/first", "--raw", "mine"],
+            "the directory of one benchmark, got tasks of other, toy",
+        ),
+        (["prepare", "toy/first", "--raw", "occupied/file"], "is a file"),
+        (["prepare", "toy/first", "--raw", "nowhere"], "x.npy"),
+        (["prepare", "toy/first", "--protocol", "papr"], "'paper'"),
+        (["fetch", "toy/frist"], "'toy/first'"),
+        (["fetch", "toy/first", "--workers", "0"], "--workers"),
+        (["fetch", "toy/first", "--raw", "occupied/file"], "is a file"),
+        (["verify", "toy/first"], "nothing is there to verify"),
+        (["show", "toy/frist"], "'toy/first'"),
+        (["show", "toy/first", "--picture", "x.jpg"], "must end in .png"),
+        (["show", "toy/first", "--picture", "no/where.png"], "is not a directory"),
+        (["show", "toy/first", "--picture", "x.png"], "not prepared"),
+        (["list", "toi"], "'toy'"),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_is_written(
+    command: Command, server: Server, own_cache: Path, arguments: list[str], told: str
+) -> None:
+    Path("occupied").mkdir()
+    Path("occupied/file").write_text("years of work")
+    ending = command("data", *arguments)
+    assert ending.code == 2
+    assert ending.err.startswith("error: ")
+    assert told in ending.err
+    assert "Traceback" not in ending.err
+    assert ending.out == ""
+    assert server.log == []
+    assert [path.name for path in Path().iterdir()] == ["occupied"]
+    assert Path("occupied/file").read_text() == "years of work"
+    assert not list(own_cache.rglob("*.npy"))
+
+
+def test_bad_raw_data_leave_no_prepared_directory(command: Command, server: Server) -> None:
+    Path("mine").mkdir()
+    Path("mine/x.npy").write_bytes(_table()[:-9])
+    ending = command("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays")
+    assert ending.code == 2
+    assert "mine/x.npy is no array" in ending.err
+    assert not Path("arrays").exists()
+    assert not Path(".partial-arrays").exists()
+
+
+def test_other_arrays_are_not_taken_for_a_tasks_own(command: Command, server: Server) -> None:
+    Path("mine").mkdir()
+    Path("mine/x.npy").write_bytes(_table())
+    assert command("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays", "-q").code == 0
+    ending = command("data", "prepare", "toy/both", "--raw", "mine", "--out", "arrays", "-q")
+    assert ending.code == 2
+    assert "arrays holds the prepared data of toy/first" in ending.err
+
+
+def test_verify_holds_raw_files_and_arrays_to_what_they_were(command: Command, server: Server, own_cache: Path) -> None:
+    assert command("data", "fetch", "toy/first", "-q").code == 0
+    assert command("data", "verify", "toy/first").out == "toy/first: raw files: 1 intact\n"
+    fingerprint = command("data", "prepare", "toy/first", "--json").json[0]["fingerprint"]
+    both = "toy/first: raw files: 1 intact\ntoy/first: " + fingerprint + " intact\n"
+    assert command("data", "verify", "toy/first").out == both
+    raw = own_cache / "raw/toy/x.npy"
+    raw.write_bytes(_table()[:-1] + b"!")
+    ending = command("data", "verify", "toy/first")
+    assert ending.code == 2
+    assert "raw/toy/x.npy is not the file that is expected: sha256 is" in ending.err
+    raw.unlink()
+    assert command("data", "verify", "toy/first").out == f"toy/first: {fingerprint} intact\n"
+    array = next(own_cache.rglob("train_x.npy"))
+    array.write_bytes(array.read_bytes()[:-1])
+    ending = command("data", "verify", "toy/first")
+    assert ending.code == 2
+    assert "damaged" in ending.err
+
+
+def test_verify_takes_files_of_the_users_own(command: Command, server: Server) -> None:
+    Path("mine").mkdir()
+    Path("mine/x.npy").write_bytes(_table())
+    ending = command("data", "verify", "toy/first", "--raw", "mine")
+    assert ending.out == "toy/first: raw files: 1 first seen, pinned now\n"
+
+
+def test_list_tells_what_is_there(command: Command, server: Server) -> None:
+    assert command("data", "fetch", "toy/first", "-q").code == 0
+    assert command("data", "prepare", "toy/first", "-q").code == 0
+    rows = {row["name"]: row for row in command("data", "list", "--json").json}
+    assert list(rows) == ["other/first", "toy/both", "toy/first", "toy/manual"]
+    assert (rows["toy/first"]["fetched"], rows["toy/first"]["bytes"], rows["toy/first"]["terms"]) == (1, 200, TERMS)
+    assert rows["toy/first"]["prepared"]["fingerprint"]
+    assert rows["other/first"]["fetched"] == 0
+    assert rows["toy/both"]["prepared"] is None
+    table = command("data", "list", "toy").out
+    assert "other/first" not in table
+    line = next(line.split() for line in table.splitlines() if "toy/first" in line)
+    assert line == ["toy/first", "1", "200", "B", "yes", "yes", "CC-BY-NC-4.0"]
+
+
+def test_the_list_needs_the_base_alone() -> None:
+    done = without_the_extra("data", "list", "pocket", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"pocket/digits"' in done.stdout
+
+
+def test_show_without_prepared_data_tells_what_is_declared(command: Command, server: Server) -> None:
+    ending = command("data", "show", "toy/first")
+    assert ending.code == 0
+    for told in ("1×2", "classes 2", "CC-BY-NC-4.0", TERMS, "Nobody, 2024", "x.npy (200 B, not there)"):
+        assert told in ending.out
+    assert "orca-sweep data prepare toy/first" in ending.err
+    assert not list(Path().iterdir())
+
+
+def test_show_tells_shapes_classes_ranges_and_draws(command: Command, server: Server) -> None:
+    assert command("data", "fetch", "toy/first", "-q").code == 0
+    assert command("data", "prepare", "toy/first", "-q").code == 0
+    ending = command("data", "show", "toy/first")
+    assert ending.code == 0
+    assert "picture" in ending.out
+    assert [path.name for path in Path().iterdir()] == ["first.png"]
+    assert Image.open("first.png").format == "PNG"
+    facts = command("data", "show", "toy/first", "--json", "--picture", "mine.png").json
+    assert facts["picture"] == "mine.png"
+    train = facts["prepared"]["splits"]["train"]
+    assert (train["samples"], train["counts"]) == (4, [2, 2])
+    assert (train["x"]["shape"], train["x"]["min"], train["x"]["max"], train["x"]["mean"]) == ([4, 1, 2], 0, 7, 3.5)
+    Path("first.png").unlink()
+    assert command("data", "show", "toy/first", "--no-picture", "--json").json["picture"] is None
+    assert not Path("first.png").exists()
+
+
+def _rows(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+PICTURES: dict[str, tuple[str, Any, Any, Target]] = {
+    "photographs": ("image", _rows(12, 3, 32, 32), np.arange(12) % 10, Target("classes", size=10)),
+    "grey": ("image", _rows(5, 1, 8, 8), np.arange(5), Target("classes", size=5)),
+    "spectrograms": ("audio", _rows(4, 1, 96, 102), np.eye(4, 200, dtype=np.float32), Target("labels", size=200)),
+    "fields": ("pde", _rows(4, 3, 85, 85), _rows(4, 85, 85), Target("dense", shape=(85, 85))),
+    "fields of channels": ("pde", _rows(2, 4, 64, 64), _rows(2, 4, 64, 64), Target("dense", shape=(4, 64, 64))),
+    "curves to curves": ("pde", _rows(3, 1, 1024), _rows(3, 1, 1024), Target("dense", shape=(1, 1024))),
+    "line to line": ("pde", _rows(3, 1, 16), _rows(3, 16), Target("dense", shape=(16,))),
+    "one-hot": ("sequence", np.eye(4, dtype=np.float32)[np.arange(2000).reshape(2, 1000) % 4].transpose(0, 2, 1),
+                np.ones((2, 36), np.float32), Target("labels", size=36)),
+    "table": ("tabular", _rows(3, 40, 12), np.arange(3), Target("classes", size=3)),
+    "scalar": ("drug response", _rows(2, 1, 3840), _rows(2), Target("scalar")),
+    "single values": ("tabular", np.zeros((1, 1, 1), np.float32), np.zeros(1, np.int64), Target("classes", size=1)),
+    "contact maps": ("protein", PairwiseRows({"positions": _rows(2, 27, 64), "pairs": _rows(2, 3, 64, 64)}),
+                     _rows(2, 1, 64, 64), Target("dense", shape=(1, 64, 64))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PICTURES)
+def test_every_kind_of_data_can_be_drawn(what: str, server: Server, tmp_path: Path) -> None:
+    modality, x, y, target = PICTURES[what]
+    task = _task("toy/drawn", server, modality=modality, input_shape=x.shape[1:], target=target)
+    split = Split(x, y)
+    data = PreparedData(
+        "toy/drawn", "0" * 16, dict.fromkeys(("train", "validation", "test"), split), None, None, tmp_path
+    )
+    image = picture.draw(task, data)
+    pixels = np.asarray(image)
+    assert pixels.shape[2] == 3
+    assert max(image.size) < 3000
+    colours = len(np.unique(pixels.astype(np.int64) @ [65536, 256, 1]))
+    assert colours > (2 if what == "single values" else 4)
+
+
+def test_a_photograph_keeps_its_colours_and_a_spectrogram_stands_upright() -> None:
+    red = np.zeros((3, 4, 4))
+    red[0] = 1.0
+    (panel,) = picture._image(red, "image")
+    assert panel[100, 100].tolist() == [255, 0, 0]
+    low = np.zeros((1, 10, 10))
+    low[0, 0] = 1.0  # all power in the lowest band, the first row
+    (panel,) = picture._image(low, "audio")
+    assert panel[-1, 0].tolist() == [253, 231, 37]
+    assert panel[0, 0].tolist() == [68, 1, 84]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_bars_and_keeps_stdout_clean(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="orca_ray.data")
+    screen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    log = logging.getLogger("orca_ray.data.workspace")
+    with Steps(quiet=False) as steps:
+        steps("protein.zip: 410 of 1100 MB, 38.0 MB/s")
+        log.info("%s: %s %d of %d", "toy/first", "reading", 3, 4)
+        sys.stdout.write("a result\n")
+        assert steps._bars is not None
+        steps._bars.refresh()
+        assert [bar.description for bar in steps._bars.tasks] == ["protein.zip", "toy/first: reading"]
+        assert [bar.percentage for bar in steps._bars.tasks] == [pytest.approx(100 * 410 / 1100), 75.0]
+        log.info("%s: %s %d of %d", "toy/first", "reading", 4, 4)
+        steps("protein.zip: fetched, 1.1 GB in 30.0 s")
+        assert not steps._bars.tasks
+    assert "protein.zip: fetched" in screen.getvalue()
+    assert "410 of 1100 MB, 38.0 MB/s" in screen.getvalue()
+    assert capsys.readouterr().out == "a result\n"
+
+
+def test_elsewhere_a_count_is_told_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("orca_ray.cli.steps.time.monotonic", lambda: now[0])
+    with Steps(quiet=False) as steps:
+        for second in range(26):
+            now[0] = float(second)
+            steps(f"toy/first: reading {second} of 90")
+        steps("toy/first: reading goes on after 40 of 90")
+    with Steps(quiet=True) as silent:
+        silent("anything")
+    assert capsys.readouterr().err.splitlines() == [
+        "toy/first: reading 10 of 90",
+        "toy/first: reading 20 of 90",
+        "toy/first: reading goes on after 40 of 90",
+    ]
+
+
+def test_a_broken_download_ends_with_one_message(
+    command: Command, server: Server, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    server.add("x.npy", _table(), *[Fault(status=404)] * 3)
+    ending = command("data", "fetch", "toy/first", "--quiet")
+    assert ending.code == 2
+    assert ending.err.startswith("error: x.npy cannot be fetched:\n  http://127.0.0.1")
+    assert "404" in ending.err
+    assert not (own_cache / "raw/toy/x.npy").exists()

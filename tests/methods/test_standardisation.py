@@ -1,0 +1,97 @@
+"""Units: arrays that are not standardised are, in the model; all others are left as they are."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.data.prepared import PreparedData, Split
+from orca_ray.data.target import Target
+from orca_ray.methods.adaptation import Adaptation
+from orca_ray.methods.standardisation import input_statistics, with_target_statistics
+from tests.methods.tiny_trials import QUICK, make_data, make_task, save_bert
+
+DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedData:
+    """Return the same inputs in other units."""
+    changed = copy.copy(data)
+    splits = {
+        name: Split((np.asarray(split.x[:]) * scale + shift).astype(np.float32), split.y)
+        for name, split in data.splits.items()
+    }
+    object.__setattr__(changed, "splits", splits)
+    return changed
+
+
+def test_standardised_inputs_are_left_alone() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32)
+    assert input_statistics(x) is None
+    x[:, :, 5:] = 0  # padding
+    assert input_statistics(x) is None
+
+
+def test_statistics_are_each_channels_own() -> None:
+    x = np.random.default_rng(0).normal(size=(4000, 3, 9))
+    x = (x * np.array([1, 10, 0])[:, None] + np.array([5, -3, 7])[:, None]).astype(np.float32)
+    found = input_statistics(x)
+    assert found is not None
+    mean, deviation = found
+    assert mean.shape == deviation.shape == (3, 1)
+    np.testing.assert_allclose(mean[:, 0], [5, -3, 7], atol=0.5)
+    np.testing.assert_allclose(deviation[:, 0], [1, 10, 1], rtol=0.05)  # a constant channel is not divided
+    assert input_statistics(x[:, :, :, None].repeat(2, axis=3))[0].shape == (3, 1, 1)  # type: ignore[index]
+
+
+def test_targets_of_a_regression_get_statistics_where_they_need_them() -> None:
+    data = make_data(DENSE)
+    bare = replace(data, y_mean=None, y_std=None)
+    far = replace(bare, splits={name: Split(s.x, s.y * 3 + 40) for name, s in data.splits.items()})
+    found = with_target_statistics(DENSE, far)
+    assert found.y_mean == pytest.approx(far.train.y.mean(), rel=1e-3)
+    assert found.y_std == pytest.approx(far.train.y.std(), rel=1e-3)
+    assert with_target_statistics(DENSE, data) is data
+    assert with_target_statistics(replace(DENSE, loss="masked_bce"), far) is far
+
+
+def test_units_do_not_reach_the_body(bert: str) -> None:
+    """In hundredths and far from zero, inputs become the tokens that they are in tens."""
+    task = make_task(Target("classes", size=3))
+    data = make_data(task)
+    tens, hundredths = in_other_units(data, 10.0, 3.0), in_other_units(data, 1e-2, 5.0)
+    tokens = {}
+    for name, given, standardise in (("tens", tens, True), ("hundredths", hundredths, True), ("raw", tens, False)):
+        adaptation = Adaptation(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
+        tokens[name] = adaptation.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
+        adaptation.close()
+    torch.testing.assert_close(tokens["tens"], tokens["hundredths"], rtol=1e-3, atol=1e-3)
+    assert (tokens["tens"] - tokens["raw"]).abs().max() > 0.1
+
+
+def test_statistics_are_no_weights(bert: str, tmp_path: Path) -> None:
+    """A checkpoint of a trial on raw units resumes exactly, its statistics made anew."""
+    data = replace(in_other_units(make_data(DENSE), 10.0, 3.0), y_mean=None, y_std=None)
+
+    def begin() -> Adaptation:
+        return Adaptation(DENSE, data, "nft", bert, QUICK, 0, test=True)
+
+    whole, cut = begin(), begin()
+    while not whole.done:
+        whole.step()
+    cut.step()
+    cut.save(tmp_path / "state.pt")
+    resumed = begin()
+    assert resumed.restore(tmp_path / "state.pt")
+    while not resumed.done:
+        resumed.step()
+    assert resumed.result().test_score == whole.result().test_score
+    assert "input_mean" not in whole.model.state_dict()

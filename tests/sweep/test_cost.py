@@ -1,0 +1,61 @@
+"""What a plan says of costs."""
+
+from pathlib import Path
+
+import pytest
+
+from orca_ray.sweep.cost import Rate, forward_flops, task_costs
+from orca_ray.sweep.plan import build_plan, fingerprints
+from orca_ray.sweep.spec import Overrides, SweepSpec, load_spec
+from orca_ray.sweep.study_plan import NodeResources, plan_studies
+from orca_ray.tasks.registry import get_task
+
+GPU = NodeResources("gpu", 16.0, 1.0, 128.0)
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+
+
+def ecg() -> SweepSpec:
+    return load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"]))
+
+
+def test_a_transformers_operations_are_two_a_multiplication() -> None:
+    """RoBERTa-base on 50 tokens: 12 layers of 24 T W² + 4 T² W."""
+    assert forward_flops("roberta-base", 50) == pytest.approx(12 * (24 * 50 * 768**2 + 4 * 50**2 * 768))
+    assert forward_flops("minilm-l6:layers=2", 10) == pytest.approx(2 * (24 * 10 * 384**2 + 4 * 10**2 * 384))
+    assert forward_flops("microsoft/swin-base-patch4-window7-224-in22k", 196) == pytest.approx(30.8e9)
+    assert forward_flops("./a-body-of-ones-own", 10) is None
+
+
+def test_hours_are_operations_by_the_rate() -> None:
+    spec, task = ecg(), get_task("nasbench360/ecg")
+    studies = plan_studies(spec, fingerprints(spec), gpus=True)
+    (cost,) = task_costs(studies, Rate("a device", 1e12))
+    assert task.num_samples is not None
+    train, validation, test = task.num_samples
+    forward = forward_flops("roberta-base", 50)
+    assert forward is not None
+    seconds = (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12  # three seeds of 15 epochs
+    assert cost.hours == pytest.approx(seconds / 3600)
+    assert (cost.trials, cost.epochs, cost.state) == (3, 45, "missing")
+    assert cost.command == "orca-sweep data fetch nasbench360/ecg"
+    assert cost.prepared_bytes == pytest.approx(4e3 * sum(task.num_samples), rel=0.01)
+    assert cost.raw_bytes > 1e8
+
+
+def test_a_task_whose_size_only_the_data_tell_has_no_hours() -> None:
+    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["nft"]))
+    (cost,) = task_costs(plan_studies(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    assert (cost.hours, cost.prepared_bytes) == (None, None)
+
+
+def test_a_plan_fetches_and_prepares_nothing(tmp_path: Path) -> None:
+    planned = build_plan(ecg(), None, [GPU])
+    assert [cost.task for cost in planned.costs] == ["nasbench360/ecg"]
+    assert planned.device
+    assert planned.num_finished == 0
+    assert not (tmp_path / "home" / "raw").exists()
+    assert not (tmp_path / "home" / "prepared").exists()

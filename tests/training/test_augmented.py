@@ -1,0 +1,214 @@
+"""Refining on augmented inputs, and with weights of the training split's classes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.data.prepared import Split
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.tasks.augmentations import Augmentation
+from orca_ray.training.objective import Objective
+from orca_ray.training.passes import Passes
+from orca_ray.training.refine import RefineConfig, RefineLoop
+
+from .training_toys import CLASSES, CPU, OBJECTIVE, copy_of, same, toy_model, toy_split
+
+STEADY: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Adds a number of its own to each sample."""
+
+    name: str = "shift"
+    definition: str = "adds a number to each sample"
+
+    def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, 1, 1, generator=generator)
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x + drawn
+
+
+class Idle(Shift):
+    """Draws, and leaves the inputs as they are."""
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x
+
+
+SHIFT = Shift()
+
+
+def make_loop(
+    model: CrossModalModel,
+    config: RefineConfig,
+    augmentation: Augmentation | None = SHIFT,
+    *,
+    seed: int = 0,
+    train: Split | None = None,
+    objective: Objective = OBJECTIVE,
+    head_only: bool = False,
+) -> RefineLoop:
+    parameters = model.head.parameters() if head_only else model.parameters()
+    return RefineLoop(
+        model,
+        parameters,
+        train or toy_split(75),
+        toy_split(30, 1),
+        objective,
+        config,
+        seed=seed,
+        device=CPU,
+        augmentation=augmentation,
+    )
+
+
+def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
+    """Collect the inputs that the embedder is given, by whether it is training."""
+    seen: dict[bool, list[Tensor]] = {True: [], False: []}
+    model.embedder.register_forward_hook(lambda module, inputs, _: seen[module.training].append(inputs[0].clone()))
+    return seen
+
+
+def shifts_of(augmented: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return by how much each sample was shifted; the differences within it tell who is who."""
+    differences = np.abs(np.diff(augmented)[:, None] - np.diff(x)[None]).sum(axis=(2, 3))
+    shifts: np.ndarray = (augmented[differences.argmin(axis=0)] - x).mean(axis=(1, 2))
+    return shifts
+
+
+def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
+    model = toy_model()
+    train, validation = toy_split(75), toy_split(30, 1)
+    loop = make_loop(model, RefineConfig(epochs=2), train=train)
+    _ = loop.micro_batch  # measuring a pass shows the model some samples
+    seen = watch(model)
+    epochs = []
+    for _ in range(2):
+        loop.step()
+        epochs.append(torch.cat(seen[True]))
+        assert torch.equal(torch.cat(seen[False]), torch.from_numpy(validation.x[:]))
+        seen[True].clear()
+        seen[False].clear()
+    loop.evaluate(validation)
+    assert torch.equal(torch.cat(seen[False]), torch.from_numpy(validation.x[:]))
+    shifts = np.stack([shifts_of(epoch.numpy(), train.x[:]) for epoch in epochs])
+    np.testing.assert_allclose(shifts.std(axis=1), 1, atol=0.3)
+    assert abs(np.corrcoef(shifts)[0, 1]) < 0.3
+
+
+def test_what_a_sample_looks_like_does_not_depend_on_the_pass() -> None:
+    inputs, weights = [], []
+    for limit in (3, 8, 32):
+        model = toy_model()
+        loop = make_loop(model, RefineConfig(epochs=1, batch_size=16, **STEADY))
+        loop._passes.limit = limit
+        seen = watch(model)
+        loop.step()
+        inputs.append(torch.cat(seen[True]))
+        weights.append(copy_of(model))
+    assert torch.equal(inputs[0], inputs[1])
+    assert torch.equal(inputs[0], inputs[2])
+    for other in weights[1:]:
+        for name, value in weights[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_passes_tried_again_see_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inputs(fail_at: int) -> Tensor:
+        model = toy_model()
+        loop = make_loop(model, RefineConfig(epochs=1, batch_size=16))
+        _ = loop.micro_batch
+        seen: list[Tensor] = []
+        inner = Passes._loss_of
+
+        def loss_of(self: Passes, x: Tensor, y: Tensor) -> Tensor:
+            if len(seen) == fail_at and len(x) > 8:
+                raise torch.OutOfMemoryError("no memory")
+            seen.append(x)
+            return inner(self, x, y)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Passes, "_loss_of", loss_of)
+            loop.step()
+        return torch.cat(seen)
+
+    assert torch.equal(inputs(2), inputs(-1))
+
+
+def test_equal_trials_are_bit_equal_also_when_resumed() -> None:
+    config = RefineConfig(epochs=3, dropout=0.2)
+
+    def run(seed: int, stop: int, augmentation: Augmentation | None = SHIFT) -> tuple[list[float], Any]:
+        model = toy_model(dropout=0.2)
+        loop = make_loop(model, config, augmentation, seed=seed)
+        losses = []
+        while not loop.done:
+            if loop.epoch == stop:
+                state, model = loop.state_dict(), toy_model(dropout=0.2, seed=9)
+                loop = make_loop(model, config, augmentation, seed=seed)
+                loop.load_state_dict(state)
+            losses.append(loop.step().loss)
+        return losses, copy_of(model)
+
+    losses, weights = run(0, stop=-1)
+    for stop in (-1, 1, 2):
+        again = run(0, stop)
+        assert again[0] == losses
+        assert same(again[1], weights)
+    assert run(1, stop=-1)[0] != losses
+    assert run(0, stop=-1, augmentation=None)[0] != losses
+
+
+def test_drawing_alone_changes_nothing() -> None:
+    """Dropout's random numbers are the same with and without an augmentation."""
+    weights = []
+    for augmentation in (None, Idle()):
+        model = toy_model(dropout=0.2)
+        make_loop(model, RefineConfig(epochs=1, dropout=0.2), augmentation).step()
+        weights.append(copy_of(model))
+    assert same(*weights)
+
+
+def test_features_of_augmented_inputs_are_not_cached() -> None:
+    calls = []
+    for augmentation in (None, SHIFT):
+        model = toy_model()
+        loop = make_loop(model, RefineConfig(epochs=3, batch_size=25), augmentation, head_only=True)
+        loop.step()
+        body: Any = model.body
+        before = body.num_calls
+        loop.step()
+        calls.append(body.num_calls - before)
+    assert calls == [0, 3]  # three passes of training, none of validation
+
+
+def test_class_weights_reach_the_gradient() -> None:
+    """Classes of half and of a fifth of the samples move a model without knowledge alike."""
+    y = np.repeat([0, 1, 2], [40, 24, 16])
+    train = Split(toy_split(80).x, y)
+    objective = Objective(CLASSES, "weighted_cross_entropy", "error")
+    weights = []
+    for limit in (7, 80):
+        model = toy_model()
+        with torch.no_grad():
+            for parameter in model.head.parameters():
+                parameter.zero_()
+        config = RefineConfig(
+            epochs=1, batch_size=80, learning_rate=1.0, warmup_epochs=0, schedule="constant", **STEADY
+        )
+        loop = make_loop(model, config, None, train=train, objective=objective)
+        loop._passes.limit = limit
+        loop.step()
+        # Even probabilities: the bias of class c moves by mean(w_y (1[y = c] − 1/3)), which the weights make zero.
+        head: Any = model.head
+        assert float(head.linear.bias.detach().abs().max()) < 1e-6
+        assert float(head.linear.weight.detach().abs().max()) > 1e-3
+        weights.append(copy_of(model))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)
