@@ -17,7 +17,7 @@ def test_shapes_follow_the_kind(target: Target, shape: tuple[int, ...], num_outp
     assert target.num_outputs == num_outputs
 
 
-@pytest.mark.parametrize(("kind", "size"), [("dense", 1), ("classes", 0), ("labels", -1)])
+@pytest.mark.parametrize(("kind", "size"), [("dense", 1), ("classes", -1), ("labels", 0)])
 def test_impossible_targets_are_refused(kind: TargetKind, size: int) -> None:
     with pytest.raises(ValueError, match="target"):
         Target(kind, size=size)
