@@ -5,6 +5,7 @@ Everything is unpacked beside its place and moved there when the whole archive w
 
 import contextlib
 import errno
+import filecmp
 import os
 import shutil
 import stat
@@ -16,9 +17,16 @@ from typing import IO, Any, cast
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import GzipStream, archive_errors, most_bytes, open_gzip, size_of, swollen
+from orca_ray.data.pins import NAME as PINS
+from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
 
-__all__ = ["Progress", "open_gzip", "unpack"]
+__all__ = ["SCRATCH", "Progress", "open_gzip", "unpack"]
+
+SCRATCH = ".unpack-"
+"""Names of directories of unfinished unpacking begin so."""
+_OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
+"""What names of our own in a raw directory begin with."""
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of the archive are read, and how many it has."""
@@ -38,8 +46,8 @@ _MOST_HEADER_BYTES = 2**20
 _COPY_BYTES = 2**20
 
 
-def unpack(archive: Path, into: Path, progress: Progress | None = None) -> None:
-    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (told by content) into a directory, over files of the same name there.
+def unpack(archive: Path, into: Path, progress: Progress | None = None, *, stamp: Path | None = None) -> None:
+    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (told by content) into a directory, replacing nothing there.
 
     Nothing appears in ``into`` before the archive is read to its end; then it is moved there, a directory that is new
     at once, the files of one that exists one by one.
@@ -48,22 +56,30 @@ def unpack(archive: Path, into: Path, progress: Progress | None = None) -> None:
         archive: the file.
         into: the directory; made where it does not exist.
         progress: told every megabyte.
+        stamp: a file that is there while things are moved, and stays when that is cut short: then unpack once more.
 
     Raises:
         UserError: with archive and member, for a member that has ``..`` or an absolute path, is a link, device or pipe,
-            or is encrypted; for contents beyond the free space or 200 times the archive; for a damaged archive.
+            is encrypted, is named like our own files, or is there already with another content; for contents beyond the
+            free space or 200 times the archive; for a damaged archive.
     """
     size = size_of(archive)
     report = progress or (lambda done, total: None)
-    with archive.open("rb") as stream:
+    with cache.read_errors(archive), archive.open("rb") as stream:
         is_zip = stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
     unpack_members = _unpack_zip if is_zip else _unpack_tar
-    with cache.scratch_directory(into) as scratch, cache.disk_errors(into):
+    with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
         with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"):
             unpack_members(archive, scratch, _Room(archive, size, scratch), lambda done: report(min(done, size), size))
         # Once for all: half a million small files would each wait for the disk.
         os.sync()
-        _move(scratch, into, archive)
+        _refuse_replacing(scratch, into, archive)
+        if stamp is not None:
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            stamp.touch()
+        _move(scratch, into)
+        if stamp is not None:
+            stamp.unlink()
     report(size, size)
 
 
@@ -71,7 +87,7 @@ class _Room:
     """What may be unpacked: as much as is free, and not too many times the archive."""
 
     def __init__(self, archive: Path, size: int, directory: Path) -> None:
-        self._archive = archive
+        self._archive, self._directory = archive, directory
         self._free = shutil.disk_usage(directory).free
         self._most = most_bytes(size)
         self._taken = 0
@@ -84,7 +100,7 @@ class _Room:
         if self._taken > self._free:
             raise UserError(
                 f"{self._archive}: no space left at {member!r}: {self._taken} bytes are unpacked by then, {self._free} "
-                f"are free. Free some space, or set {cache.HOME_VARIABLE} to a directory that has it."
+                f"are free. {cache.make_room(self._directory)}"
             )
 
 
@@ -186,6 +202,8 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
             f"{archive}, {name!r}: expected a path below the directory, found one that is absolute, has '..' or '\\', "
             "or is empty; refused"
         )
+    if path.parts and path.parts[0].lower().startswith(_OURS):
+        raise UserError(f"{archive}, {name!r}: {path.parts[0]} is a name of orca-ray's own files; refused")
     return scratch / path
 
 
@@ -220,13 +238,26 @@ def _write(archive: Path, source: IO[bytes], target: Path, size: int, report: _R
         raise EOFError(f"{target.name!r} has {size} bytes, {done} are there")
 
 
-def _move(source: Path, into: Path, archive: Path) -> None:
+def _refuse_replacing(source: Path, into: Path, archive: Path) -> None:
+    """Refuse to move over what is there, unless it is the same: a move that was cut short can be repeated."""
+    for path in sorted(source.iterdir()):
+        target = into / path.name
+        if path.is_dir() and target.is_dir():
+            _refuse_replacing(path, target, archive)
+        elif target.exists() and path.is_dir() != target.is_dir():
+            raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
+        elif os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
+            raise UserError(
+                f"{archive}: {target} is there with another content, and is not replaced. If the archive's is right, "
+                "remove it; else unpack elsewhere"
+            )
+
+
+def _move(source: Path, into: Path) -> None:
     """Move what is in ``source`` into a directory, merging directories that are there."""
     for path in sorted(source.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():
-            _move(path, target, archive)
-        elif target.exists() and path.is_dir() != target.is_dir():
-            raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
+            _move(path, target)
         else:
             os.replace(path, target)

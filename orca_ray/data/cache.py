@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 HOME_VARIABLE = "ORCA_RAY_HOME"
 
 _ABANDONED_SECONDS = 3600.0
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk that has no room."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
-_MAKE_ROOM = f"Free some space, or set {HOME_VARIABLE} to a directory that has it."
 
 
 def home() -> Path:
@@ -67,21 +67,47 @@ def _subdirectory(name: str) -> Path:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn refusals of the system below ``path`` into a :class:`UserError`: disk full, read-only, a file in the way."""
+    """Turn refusals of the system into a :class:`UserError`: disk full, read-only, a file in the way.
+
+    They are taken for those of writing below ``path``, but for a file elsewhere, which was to be read.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise UserError(f"no space left on the disk of {path}. {_MAKE_ROOM}") from error
+        if error.errno in DISK_FULL:
+            raise UserError(f"no space left on the disk of {path}. {make_room(path)}") from error
+        if error.errno not in (*_NOT_WRITABLE, *_NOT_A_DIRECTORY):
+            raise
+        if isinstance(error.filename, str) and _elsewhere(Path(error.filename), path):
+            raise UserError(f"cannot open {error.filename}: {error.strerror}") from error
         if error.errno in _NOT_WRITABLE:
-            raise UserError(
-                f"cannot write to {path} ({error.strerror}). Set {HOME_VARIABLE} to a directory that is writable."
-            ) from error
-        if error.errno in _NOT_A_DIRECTORY:
-            raise UserError(
-                f"{path} cannot be a directory: a file is in the way. Move it, or set {HOME_VARIABLE}."
-            ) from error
-        raise
+            raise UserError(f"cannot write to {path} ({error.strerror}): {_another(path)} that is writable") from error
+        raise UserError(f"{path} cannot be a directory: a file is in the way. Move it, or {_another(path)}") from error
+
+
+@contextlib.contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to read a file into a :class:`UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _elsewhere(file: Path, path: Path) -> bool:
+    """Whether a file is neither below ``path`` nor a directory above it."""
+    places = ((file.absolute(), path.absolute()), (file.resolve(), path.resolve()))
+    return not any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in places)
+
+
+def _another(path: Path) -> str:
+    in_home = path.absolute().is_relative_to(home())
+    return f"set {HOME_VARIABLE} to a directory" if in_home else "name another directory"
+
+
+def make_room(path: Path) -> str:
+    """Say what to do where the disk of ``path`` is full."""
+    return f"Free some space, or {_another(path)} that has it."
 
 
 def require_space(path: Path, num_bytes: float) -> None:
@@ -89,8 +115,8 @@ def require_space(path: Path, num_bytes: float) -> None:
     free = shutil.disk_usage(path).free
     if free < num_bytes:
         raise UserError(
-            f"no space: {path} needs about {_size(num_bytes)} and its disk has {_size(free)} free. {_MAKE_ROOM}"
-        )
+            f"no space: {path} needs about {_size(num_bytes)} and its disk has {_size(free)} free. {make_room(path)}"
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _size(num_bytes: float) -> str:
@@ -117,11 +143,11 @@ def lock(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def scratch_directory(parent: Path) -> Iterator[Path]:
+def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
     """Yield a fresh hidden directory inside ``parent``, removed at the end whatever happens."""
     with disk_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         yield path
     finally:

@@ -5,24 +5,24 @@ hash is the published one, or else the one that it had when it was first seen (`
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from orca_ray.data import cache
-from orca_ray.data.crew import Crew, Progress
+from orca_ray.data.crew import Crew, Progress, Stopped
 from orca_ray.data.download import Failed, Patience, content_length, download
-from orca_ray.data.hold import WORKERS, accepted, distinct, hold, mismatch, raise_all
+from orca_ray.data.hold import WORKERS, distinct, hold, mismatch, raise_all
 from orca_ray.data.part import Part, left_of
 from orca_ray.data.pins import Pin, Pins
-from orca_ray.data.raw import RawFile
+from orca_ray.data.raw import LOCKS, RawFile
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE = Patience()
-_LOCKS = ".locks"
 
 
 def fetch(
@@ -78,7 +78,7 @@ class _Fetcher:
         if target.is_file():
             hold(file, self._directory, self._pins, self._crew)
         elif file.urls and not file.present(self._directory):
-            with cache.lock(self._directory / _LOCKS / file.path.replace("/", "+")):
+            with cache.lock(file.lock(self._directory)):
                 if not target.is_file():  # another process may have been faster
                     self._download(file, target)
         if file.unpacked and target.is_file() and not file.present(self._directory):
@@ -100,7 +100,7 @@ class _Fetcher:
             reasons.append(f"\n  {url}: {wrong}")
         raise UserError(
             f"{file.path} cannot be fetched:{''.join(reasons)}\n"
-            f"Try again later, or get the file elsewhere and put it at {target}{accepted(file, pin)}"
+            f"Try again later, or get the file elsewhere and put it at {target}."
         )
 
     def _from(self, url: str, file: RawFile, target: Path, pin: Pin | None) -> str:
@@ -133,18 +133,27 @@ class _Fetcher:
         return part
 
     def _unpack(self, file: RawFile, archive: Path) -> None:
-        from orca_ray.data.archives import unpack
+        from orca_ray.data.archives import SCRATCH, unpack
 
-        with cache.lock(self._directory / _LOCKS / "unpack"):  # two archives may share a directory
+        ticker = _Ticker(f"{file.path}: unpacked", self._crew.tell)
+
+        def told(done: int, total: int) -> None:
+            if self._crew.stop.is_set():
+                raise Stopped
+            ticker(done, total)
+
+        with cache.lock(self._directory / LOCKS / "unpack"):  # two archives may share a directory
+            for left in archive.parent.glob(f"{SCRATCH}*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             if not file.present(self._directory):
                 self._crew.tell(f"unpacking {file.path}")
-                unpack(archive, archive.parent, _Ticker(f"{file.path}: unpacked", self._crew.tell))
+                unpack(archive, archive.parent, told, stamp=file.unpacking(self._directory))
         if not file.present(self._directory):
             raise UserError(f"{archive} holds no {file.unpacked}, which is expected in it: it is another archive")
 
 
 class _Ticker:
-    """Words how far a file is: a line a percent, at most one a second and at least one in ten."""
+    """Words how far a file is: a line a percent, at most one a second and at least one in ten, and one at the end."""
 
     def __init__(self, name: str, tell: Progress) -> None:
         self._name, self._tell = name, tell
@@ -157,10 +166,11 @@ class _Ticker:
         if self._first is None:
             self._first = done
         percent = 100 * done // total if total else 0
-        if now - self._last < (1.0 if percent != self._percent else 10.0):
+        ends = percent >= 100 > self._percent
+        if not ends and now - self._last < (1.0 if percent != self._percent else 10.0):
             return
         self._last, self._percent = now, percent
-        rate = _readable((done - self._first) / (now - self._begin))
+        rate = _readable((done - self._first) / max(now - self._begin, 1e-3))
         unit, name = (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
         whole = f" of {total // unit}" if total else ""
         self._tell(f"{self._name}: {done // unit}{whole} {name}, {rate}/s")
@@ -193,8 +203,7 @@ def _require_space(absent: Sequence[RawFile], directory: Path, workers: int, pat
     for file in absent:
         target, size = directory / file.path, sizes[file.path]
         needed += 0 if target.is_file() else max(0, size - left_of(target))
-        if file.unpacked:
-            needed += size if file.path.endswith(".tar") else 2 * size  # what compression saved is a guess
+        needed += size * file.unpacked_factor
     if needed:
         cache.require_space(directory, needed)
 

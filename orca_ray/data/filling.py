@@ -11,14 +11,18 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.layout import ALLOWED, META, SPLITS, Array, Arrays, fingerprint, stored
+from orca_ray.data.meta import described, read_meta
 from orca_ray.data.rows import KINDS
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
 
 
 @contextlib.contextmanager
 def partial(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
-    """Give the directory that an interrupted build of the same left, or an empty one; bad input leaves none behind."""
+    """Give the directory that an interrupted build of the same left, or an empty one; bad input leaves none behind.
+
+    Finished batches stay where the input was not at fault: the next build goes on from them.
+    """
     begun = directory.parent / f".partial-{directory.name}"
     with cache.disk_errors(directory.parent):
         begun.mkdir(parents=True, exist_ok=True)
@@ -29,12 +33,20 @@ def partial(name: str, directory: Path, raw: Path, protocol: str, identity: str)
     try:
         with cache.disk_errors(begun):
             yield workspace
-    except (KeyboardInterrupt, SystemExit):
-        kept = workspace.started
+    except BaseException as error:
+        kept = workspace.started and not _at_fault(error)
         raise
     finally:
         if not kept:
             shutil.rmtree(begun, ignore_errors=True)
+
+
+def _at_fault(error: BaseException) -> bool:
+    """Whether the same build would fail again: on anything but Ctrl-C, a full disk or memory, and the system."""
+    if isinstance(error, UserError):
+        cause = error.__cause__
+        return not (isinstance(cause, OSError) and cause.errno in cache.DISK_FULL)
+    return not isinstance(error, KeyboardInterrupt | SystemExit | OSError | MemoryError)
 
 
 def _empty(directory: Path) -> None:
@@ -42,8 +54,11 @@ def _empty(directory: Path) -> None:
         path.unlink()
 
 
-def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> None:
-    """Write what is not in ``directory`` yet, and ``meta.json``; remove whatever else is there."""
+def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
+    """Write what is not in ``directory`` yet, and ``meta.json``; return the fingerprint.
+
+    What a build goes on from stays: an interruption may still come.
+    """
     _check_names(name, arrays)
     written = stored(arrays)
     inside = {key for key, array in written.items() if _is_file(array, directory / f"{key}.npy")}
@@ -54,21 +69,24 @@ def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> None:
         if isinstance(array, np.memmap) and key in inside:
             array.flush()
         else:
-            np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+            _save(path, array)
         entries[key] = {
             "dtype": array.dtype.str,
             "shape": list(array.shape),
             "bytes": path.stat().st_size,
             "sha256": cache.sha256_file(path),
         }
-    for path in directory.iterdir():
-        if path.name.removesuffix(".npy") not in entries:
-            path.unlink()
-    meta = {
-        "name": name, "fingerprint": fingerprint(arrays), "identity": identity, "kinds": _kinds(arrays),
-        "arrays": entries,
-    }  # fmt: skip
+    found = fingerprint(arrays)
+    meta = {"name": name, "fingerprint": found, "identity": identity, "kinds": _kinds(arrays), "arrays": entries}
     (directory / META).write_text(json.dumps(meta, indent=2))
+    return found
+
+
+def _save(path: Path, array: Array) -> None:
+    """Write an array, which may be a part of the very file that it replaces."""
+    fresh = path.with_name(f".{path.name}")
+    np.save(fresh, np.ascontiguousarray(array), allow_pickle=False)
+    os.replace(fresh, path)
 
 
 def _kinds(arrays: Arrays) -> dict[str, str]:
@@ -78,17 +96,26 @@ def _kinds(arrays: Arrays) -> dict[str, str]:
 
 
 def _is_file(array: Array, path: Path) -> bool:
-    """Whether an array is the whole of a file that the build made with `Workspace.array`."""
-    if not isinstance(array, np.memmap) or array.filename is None or Path(array.filename) != path:
+    """Whether an array is the whole of a file that the build made with `Workspace.array`, as it lies there."""
+    if not isinstance(array, np.memmap) or array.filename is None or not path.exists():
         return False
-    return path.stat().st_size - array.offset == array.nbytes
+    if Path(array.filename).resolve() != path.resolve():  # numpy resolves it
+        return False
+    whole = np.lib.format.open_memmap(path, mode="r")
+    return array.flags.c_contiguous and (array.shape, array.dtype) == (whole.shape, whole.dtype)
 
 
 def move(partial: Path, directory: Path) -> None:
     """Let a finished directory take the place of another one, at once; what it holds is on the disk by then."""
-    for path in partial.iterdir():
-        cache.flush(path)
+    kept = described(read_meta(partial))
+    for name in kept:
+        cache.flush(partial / name)
     with cache.scratch_directory(directory.parent) as scratch, cache.disk_errors(directory.parent):
+        # Not before: without it a build begins anew, and with it, it may read what else is here.
+        (partial / PROGRESS).unlink(missing_ok=True)
+        for path in partial.iterdir():
+            if path.name not in kept:
+                path.unlink()
         if directory.exists():
             os.replace(directory, scratch / "replaced")
         os.replace(partial, directory)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orca_ray.data import cache
 from orca_ray.data.crew import Crew, Progress
 from orca_ray.data.part import Received, hash_file
 from orca_ray.data.pins import NAME, Pin, Pins
@@ -60,14 +61,14 @@ def hold(file: RawFile, directory: Path, pins: Pins, crew: Crew) -> bool:
         UserError: it is another file than is expected.
     """
     path = directory / file.path
-    if path.stat().st_size >= _TOLD_BYTES:
-        crew.tell(f"checking the hash of {file.path}")
-    received = hash_file(path, with_md5=bool(file.md5))
+    with cache.read_errors(path):
+        if path.stat().st_size >= _TOLD_BYTES:
+            crew.tell(f"checking the hash of {file.path}")
+        received = hash_file(path, with_md5=bool(file.md5))
     pin = pins.read().get(file.path)
     if wrong := mismatch(file, pin, received):
-        raise UserError(
-            f"{path} is not the file that is expected: {wrong}. Remove it and fetch it again{accepted(file, pin)}"
-        )
+        unpacked = f" and what was unpacked from it ({directory / file.unpacked})" if file.unpacked else ""
+        raise UserError(f"{path} is not the file that is expected: {wrong}. Remove it{unpacked} and fetch it again.")
     if file.sha256 or pin is not None:
         return True
     try:
@@ -87,16 +88,10 @@ def mismatch(file: RawFile, pin: Pin | None, received: Received) -> str:
     if pin is not None and (pin.sha256, pin.num_bytes) != (received.sha256, received.num_bytes):
         return (
             f"sha256 is {received.sha256} ({received.num_bytes} bytes), expected is {pin.sha256} "
-            f"({pin.num_bytes} bytes), as it was first seen and pinned in {NAME}"
+            f"({pin.num_bytes} bytes), as it was first seen and pinned in {NAME}; if the new one is right, remove the "
+            f"entry {file.path!r} from there"
         )
     return ""
-
-
-def accepted(file: RawFile, pin: Pin | None) -> str:
-    """Say how to make a changed file the one that is expected, where nobody but us says what it must be."""
-    if pin is None or file.sha256 or file.md5:
-        return "."
-    return f"; if the new one is right, remove the entry {file.path!r} from {NAME}."
 
 
 def distinct(files: Iterable[RawFile]) -> list[RawFile]:

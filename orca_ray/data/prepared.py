@@ -5,7 +5,6 @@ and whole; it is written by one process while others wait. Until then its files 
 it, from where a build that was interrupted goes on.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.data.filling import finish, move, partial
 from orca_ray.data.layout import META, REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
+from orca_ray.data.meta import Damaged, read_meta, refuse_foreign, refuse_replacing
 from orca_ray.data.rows import Rows, restore
 from orca_ray.errors import UserError
 
 __all__ = [
     "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split", "SplitName",
-    "directory_of", "fingerprint", "opened", "prepare", "refuse_foreign", "verify",
+    "directory_of", "fingerprint", "opened", "prepare", "verify",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -73,37 +73,16 @@ class PreparedData:
         return self.splits["test"]
 
 
-class _Damaged(Exception):
-    """The directory is not what its ``meta.json`` says."""
-
-
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
     """Return where the prepared data of that name and version lies; ``protocol``: whose splits, where they differ."""
     return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
 
 
-def refuse_foreign(name: str, directory: Path, identity: str) -> None:
-    """Raise UserError where ``directory`` holds anything but what would be written there: it would be replaced."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    try:
-        meta = _read_meta(directory)
-    except _Damaged:
-        raise UserError(
-            f"{directory} is not empty and holds no prepared data, so {name} is not written there: name a new directory"
-        ) from None
-    if meta.get("name") != name:
-        raise UserError(f"{directory} holds the prepared data of {meta.get('name')}: name another directory for {name}")
-    if meta.get("identity") != identity:
-        raise UserError(
-            f"{directory} holds {name} prepared from other raw files, by another version or under another protocol: "
-            "name another directory, or remove that one"
-        )
-
-
-def opened(name: str, directory: Path, *, expected: str | None = None) -> PreparedData | None:
+def opened(
+    name: str, directory: Path, *, expected: str | None = None, identity: str | None = None
+) -> PreparedData | None:
     """Return the prepared data in ``directory``, or None where there is none, or a damaged or another one."""
-    return _open_valid(name, directory, expected, logging.DEBUG)
+    return _open_valid(name, directory, expected, identity, logging.DEBUG)
 
 
 def prepare(
@@ -115,6 +94,8 @@ def prepare(
     protocol: str = "held-out",
     expected: str | None = None,
     identity: str = "",
+    held: bool = False,
+    users: bool = False,
 ) -> PreparedData:
     """Open the prepared data, building it on first use or when a file is missing or truncated.
 
@@ -126,41 +107,56 @@ def prepare(
         protocol: told to ``build``.
         expected: the fingerprint that the data must have; another copy is built again.
         identity: what the build depends on; an interrupted build is only continued under the same.
+        held: whether data of another identity are built again.
+        users: whether the directory is the user's own: anything but the same data is refused there, not replaced.
 
     Raises:
-        UserError: a split is missing, the raw data are not what they should be, the fingerprint differs, the disk is
-            full. Nothing is left behind then.
+        UserError: a split is missing, the raw data are not what they should be, the fingerprint differs, the directory
+            cannot be replaced, the disk is full. Nothing is left behind then, but for what a build may go on from.
     """
-    if found := _open_valid(name, directory, expected, logging.DEBUG):
-        return found
+    wanted = identity if held else None
+
+    def found(level: int) -> PreparedData | None:
+        if users:
+            refuse_foreign(name, directory, identity)
+        return _open_valid(name, directory, expected, wanted, level)
+
+    if data := found(logging.DEBUG):
+        return data
+    if users:
+        refuse_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
         cache.prepared_dir()  # made with an error that says what to do
     with cache.lock(directory):
-        if found := _open_valid(name, directory, expected, logging.WARNING):  # another process was faster
-            return found
+        if data := found(logging.WARNING):  # another process was faster
+            return data
         logger.info("preparing %s in %s", name, directory)
         with partial(name, directory, raw or cache.home() / "raw", protocol, identity) as workspace:
-            finish(name, workspace.directory, build(workspace), identity)
+            _refuse_other(name, finish(name, workspace.directory, build(workspace), identity), expected)
+            if users:
+                refuse_replacing(name, directory, identity)
             move(workspace.directory, directory)
     try:
-        data = _open(name, directory)
-    except _Damaged as error:
+        return _open(name, directory, read_meta(directory))
+    except Damaged as error:
         raise UserError(
             f"{name}: prepared data is damaged right after it was written: {error}. Check the disk."
         ) from error
-    if expected is not None and data.fingerprint != expected:
+
+
+def _refuse_other(name: str, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
         raise UserError(
-            f"{name}: the prepared data has fingerprint {data.fingerprint}, expected {expected}: its raw data is not "
-            f"what this version of orca-ray was released with, so scores would not be comparable. Files: {directory}."
+            f"{name}: the prepared data has fingerprint {found}, expected {expected}: its raw data is not what this "
+            "version of orca-ray was released with, so scores would not be comparable; it is not kept."
         )
-    return data
 
 
 def verify(data: PreparedData) -> None:
     """Read every prepared file again and raise :class:`UserError`, naming the file, where its content changed."""
     try:
-        entries = _read_meta(data.directory)["arrays"]
-    except _Damaged as error:
+        entries = read_meta(data.directory)["arrays"]
+    except Damaged as error:
         raise UserError(f"{data.name}: {error}. Remove {data.directory} and prepare it again.") from error
     for name, entry in entries.items():
         path = data.directory / f"{name}.npy"
@@ -172,36 +168,43 @@ def verify(data: PreparedData) -> None:
             )
 
 
-def _open_valid(name: str, directory: Path, expected: str | None, level: int) -> PreparedData | None:
+def _open_valid(
+    name: str, directory: Path, expected: str | None, identity: str | None, level: int
+) -> PreparedData | None:
     if not directory.exists():
         return None
     try:
-        data = _open(name, directory)
-    except _Damaged as error:
+        meta = read_meta(directory)
+        data = _open(name, directory, meta)
+    except Damaged as error:
         logger.log(level, "%s: prepared data is damaged, preparing it again: %s", name, error)
         return None
     if expected is not None and data.fingerprint != expected:
         logger.log(level, "%s: prepared data is of another release (%s), preparing it again", name, data.fingerprint)
         return None
+    if identity is not None and meta.get("identity", identity) != identity:  # older ones do not say
+        logger.log(level, "%s: prepared data is of other raw files than there are now, preparing it again", name)
+        return None
     return data
 
 
-def _open(name: str, directory: Path) -> PreparedData:
-    meta = _read_meta(directory)
+def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
+    if meta.get("name", name) != name:
+        raise Damaged(f"{directory} holds {meta['name']}")
     stored = {}
     for key, entry in meta["arrays"].items():
         path = directory / f"{key}.npy"
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise _Damaged(f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)")
+            raise Damaged(f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)")
         try:
             stored[key] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            raise _Damaged(f"{path}: {error}") from error
+            raise Damaged(f"{path}: {error}") from error
         if [stored[key].dtype.str, list(stored[key].shape)] != [entry["dtype"], entry["shape"]]:
-            raise _Damaged(f"{path} is not the array that {META} describes")
+            raise Damaged(f"{path} is not the array that {META} describes")
     arrays = _assembled(directory, stored, meta.get("kinds", {}))
     if any(key not in arrays for key in REQUIRED):
-        raise _Damaged(f"{directory / META} lacks a split")
+        raise Damaged(f"{directory / META} lacks a split")
     return PreparedData(
         name=name,
         fingerprint=meta["fingerprint"],
@@ -222,18 +225,5 @@ def _assembled(directory: Path, stored: Mapping[str, Array], kinds: Mapping[str,
         try:
             arrays[key] = restore(kind, parts)
         except (KeyError, ValueError) as error:
-            raise _Damaged(f"{directory / META}: {key} is no {kind} of {', '.join(parts) or 'nothing'}") from error
+            raise Damaged(f"{directory / META}: {key} is no {kind} of {', '.join(parts) or 'nothing'}") from error
     return arrays
-
-
-def _read_meta(directory: Path) -> dict[str, Any]:
-    path = directory / META
-    try:
-        meta = json.loads(path.read_text())
-        if not isinstance(meta["fingerprint"], str) or not isinstance(meta["arrays"], dict):
-            raise TypeError("unexpected types")
-        for entry in meta["arrays"].values():
-            entry["dtype"], entry["shape"], entry["bytes"], entry["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _Damaged(f"{path} is unreadable ({type(error).__name__}: {error})") from error
-    return dict(meta)

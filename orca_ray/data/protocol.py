@@ -22,7 +22,8 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     validation together, and test is also what epochs and hyper-parameters are selected by. Scores under it are
     optimistic; they compare with published ones, and never share a board with held-out ones.
 
-    Target statistics of ``paper`` stay those of the training split.
+    Target statistics of ``paper`` stay those of the prepared training split, but for tasks that have splits of their
+    own under it.
     """
     if protocol != PAPER:
         return data

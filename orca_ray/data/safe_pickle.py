@@ -22,6 +22,8 @@ _MOST_DEPTH = 64
 """Containers within containers; the deepest of our benchmarks has four."""
 _MOST_GROWTH = 4
 """Bytes that converting and copying may make, for each byte of the file."""
+_MOST_KEY = 2**60
+"""Integers from the modulus of Python's hash on, 2**61 - 1, share their hash with others."""
 _LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 _ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
 
@@ -119,16 +121,23 @@ def _keys_checked(opcode: bytes, keys: Callable[[list[Any]], Iterable[Any]]) -> 
     routine = pickle._Unpickler.dispatch[opcode[0]]
 
     def checked(unpickler: Any) -> None:
-        _refuse_deep_keys(keys(unpickler.stack))
+        _refuse_costly_keys(keys(unpickler.stack))
         routine(unpickler)
 
     return {opcode[0]: checked}
 
 
-def _refuse_deep_keys(keys: Iterable[Any]) -> None:
-    """Refuse keys other than scalars and flat tuples of them: hashing tuples in tuples can exhaust stack or time."""
+def _refuse_costly_keys(keys: Iterable[Any]) -> None:
+    """Refuse keys other than scalars and flat tuples of them: hashing tuples in tuples can exhaust stack or time.
+
+    Of numbers, those are refused that can be chosen to have one hash: then a dict compares each with all others.
+    """
     for key in keys:
         for part in key if type(key) is tuple else (key,):
+            if isinstance(part, complex | np.complexfloating) or (
+                isinstance(part, int | np.integer) and not -_MOST_KEY < part < _MOST_KEY
+            ):
+                raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
             if type(part) not in _LEAVES and not isinstance(part, np.generic):
                 raise NotPlain(f"it has a {type(part).__name__} within a key; expected text, numbers or tuples of them")
 
@@ -201,7 +210,7 @@ class _Unpickler(pickle._Unpickler):
             if type(items) is not list:
                 raise NotPlain("it makes a set of something other than a list")
             self._charge(len(items))
-            _refuse_deep_keys(items)
+            _refuse_costly_keys(items)
             return kind(items)
 
         return make

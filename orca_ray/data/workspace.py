@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
+from orca_ray.data.raw import how_to_get
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_PROGRESS = "progress.json"
+PROGRESS = "progress.json"
+"""Says which batches are done, in the directory of a build."""
 
 
 @dataclass
@@ -46,10 +48,7 @@ class Workspace:
         """Return a raw file; raises UserError where it is not there."""
         found = self.raw / path
         if not found.exists():
-            raise UserError(
-                f"{self.task}: raw file {path} is not in {self.raw}; run 'orca-sweep data fetch {self.task}', or name "
-                f"the directory that has it: 'orca-sweep data prepare {self.task} --raw DIR'"
-            )
+            raise UserError(f"{self.task}: raw file {path} is not in {self.raw}; {how_to_get(self.task, self.raw)}")
         return found
 
     def optional(self, path: str) -> Path | None:
@@ -71,10 +70,17 @@ class Workspace:
             if path.exists():
                 found = np.lib.format.open_memmap(path, mode="r+")
                 if found.shape == shape and found.dtype == wanted:
+                    _reserve(path)  # an interruption may have come before
                     return found
                 self._forget()
             cache.require_space(self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize)
-            return np.lib.format.open_memmap(path, mode="w+", dtype=wanted, shape=shape)
+            try:
+                made = np.lib.format.open_memmap(path, mode="w+", dtype=wanted, shape=shape)
+                _reserve(path)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            return made
 
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
         """Yield slices of ``size`` items that are not done yet; ``arrays`` are on the disk before the next one is told.
@@ -109,12 +115,25 @@ class Workspace:
 
     def _read_progress(self) -> dict[str, int]:
         try:
-            content: dict[str, Any] = json.loads((self.directory / _PROGRESS).read_text())
+            content: dict[str, Any] = json.loads((self.directory / PROGRESS).read_text())
             return dict(content["done"]) if content["identity"] == self.identity else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     def _write_progress(self) -> None:
-        temporary = self.directory / f"{_PROGRESS}.tmp"
+        temporary = self.directory / f"{PROGRESS}.tmp"
         temporary.write_text(json.dumps({"identity": self.identity, "done": self._done}))
-        os.replace(temporary, self.directory / _PROGRESS)
+        os.replace(temporary, self.directory / PROGRESS)
+
+
+def _reserve(path: Path) -> None:
+    """Take the space of a file that is zeros so far; the system kills who fills a page that finds no room later."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("rb+") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in cache.DISK_FULL:
+                raise
+            logger.debug("space for %s is not reserved: %s", path, error)  # a file system that cannot

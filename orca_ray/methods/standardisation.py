@@ -17,6 +17,8 @@ from orca_ray.tasks.task import Task
 _MOST_ROWS, _MOST_BYTES, _LEAST_ROWS = 512, 2**28, 8
 _LARGEST_MEAN, _DEVIATIONS = 0.1, (0.5, 2.0)
 """Of arrays that count as standardised; padding with zeros lowers their deviation."""
+_LEAST_SHARE = 0.1
+"""Least deviation of a channel, of that of all values."""
 _REGRESSIONS = ("mse", "nrmse", "relative_l2", "rmse")
 """Losses of predictions in the units of the target."""
 
@@ -31,7 +33,8 @@ def input_statistics(x: Rows) -> tuple[Tensor, Tensor] | None:
         return None
     axes = (0, *range(2, values.ndim))
     mean, deviation = (getattr(values, name)(axis=axes, keepdims=True)[0] for name in ("mean", "std"))
-    deviation = np.where(deviation > 1e-6 * (np.abs(mean) + 1e-6), deviation, 1.0)  # constant channels
+    # What hardly varies, as the slot of a rare category, is not blown up.
+    deviation = np.maximum(deviation, _LEAST_SHARE * values.std() or 1.0)
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 

@@ -17,6 +17,7 @@ from orca_ray.models.text import TextStem
 from orca_ray.models.vision import ImageStem
 
 INITIALISATIONS = ("body", "random")
+PATCHINGS = ("pad", "divide")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class EmbedderConfig:
     "Most tokens that a 1-D body sees; the patch length follows from it"
     image_size: int = 56
     "Pixels a side that a 2-D body sees, rounded to a whole number of its patches"
+    patching: Literal["pad", "divide"] = "pad"
+    """How a series is cut. ``pad``: into the smallest patches that give no more tokens, its end padded; ``divide``:
+    into the smallest that also divide its length, as the reference does: one token for a series of prime length."""
     initialisation: Literal["body", "random"] = "body"
     "`body`: kernels made of the body's own embedding; `random`: torch's default at the same scale"
 
@@ -36,6 +40,8 @@ class EmbedderConfig:
                 raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
         if self.initialisation not in INITIALISATIONS:
             raise unknown_name("embedder initialisation", self.initialisation, INITIALISATIONS)
+        if self.patching not in PATCHINGS:
+            raise unknown_name("embedder patching", self.patching, PATCHINGS)
 
 
 class Embedder(nn.Module):
@@ -69,7 +75,7 @@ class SequenceEmbedder(Embedder):
         self, input_shape: tuple[int, ...], stem: TextStem, config: EmbedderConfig, dropout: float, seed: int
     ) -> None:
         size = input_shape[1:]
-        patch = _patch_side(size, config.sequence_length)
+        patch = _patch_side(size, config.sequence_length, divides=config.patching == "divide")
         super().__init__(tuple(math.ceil(side / patch) for side in size), stem, dropout)
         self.patch = patch
         convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
@@ -127,10 +133,15 @@ def fold_shape(length: int) -> tuple[int, int]:
     return rows, math.ceil(length / rows)
 
 
-def _patch_side(size: tuple[int, ...], most_tokens: int) -> int:
-    """Smallest patch side that cuts ``size`` into at most ``most_tokens`` patches, the last ones padded."""
+def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
+    """Smallest patch side that cuts ``size`` into at most ``most_tokens`` patches, the last ones padded.
+
+    ``divides``: that also divides the length of a series; images are padded all the same.
+    """
     side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
     while math.prod(math.ceil(length / side) for length in size) > most_tokens:
+        side += 1
+    while divides and len(size) == 1 and size[0] % side:
         side += 1
     return side
 

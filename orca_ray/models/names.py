@@ -196,6 +196,12 @@ def list_bodies() -> list[BodyInfo]:
     return packaged + list(_HUB)
 
 
+def modality_of(body: str, otherwise: Modality) -> Modality:
+    """Return what a body reads as far as its name tells, without asking a hub; ``otherwise`` for names not listed."""
+    base = parse_body_name(body)[0]
+    return next((info.modality for info in list_bodies() if info.name == base), otherwise)
+
+
 def refuse_misspelt_body(name: str) -> None:
     """Raise UserError for a name that cannot be read, or is all but a packaged body's: asking a hub would cost time."""
     base, _ = parse_body_name(name)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from orca_ray.data.protocol import PAPER
 from orca_ray.data.raw import missing
-from orca_ray.models.names import list_bodies, parse_body_name
+from orca_ray.models.names import list_bodies, modality_of, parse_body_name
 from orca_ray.sweep.study_plan import NodeResources, StudyPlan
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
@@ -19,6 +20,7 @@ ASSUMED_DEVICE, ASSUMED_RATE = "an A100 (bfloat16, a third of its peak)", 312e12
 CALIBRATED_SHARE = 0.5
 """Share of the rate of plain matrix products that a training step reaches."""
 _CALIBRATION_SECONDS = 0.5
+_PSEUDO_CLASSES, _USUAL_WIDTH = 10, 768
 _SWIN_FORWARD = {"swin-tiny": 9.0e9, "swin_tiny": 9.0e9, "swin-base": 30.8e9, "swin_base": 30.8e9}
 """Operations of a forward pass at 224 pixels, two a multiplication (Liu et al., 2021, arXiv:2103.14030, table 1)."""
 
@@ -105,7 +107,7 @@ def _task_cost(task: Task, plans: Sequence[StudyPlan], rate: Rate) -> TaskCost:
         trials=sum(plan.num_trials for plan in plans),
         epochs=sum(plan.num_trials * int(plan.first["refine.epochs"]) for plan in plans),
         hours=None if None in seconds else sum(each for each in seconds if each is not None) / 3600,
-        raw_bytes=sum(file.num_bytes for file in task.files) + round(sum(p.size_mb * 1e6 for p in task.packages)),
+        raw_bytes=sum(file.disk_bytes for file in task.files) + round(sum(p.size_mb * 1e6 for p in task.packages)),
         prepared_bytes=_prepared_bytes(task),
         state=state,
         command=command,
@@ -125,13 +127,15 @@ def _prepared_bytes(task: Task) -> int | None:
     if task.input_shape is None or task.num_samples is None:
         return None
     outputs = 2 if task.target.kind == "classes" else task.target.num_outputs
-    return 4 * sum(task.num_samples) * (math.prod(task.input_shape) + outputs)
+    inputs = task.input_bytes or 4 * math.prod(task.input_shape)
+    return sum(task.num_samples) * (inputs + 4 * outputs)
 
 
 def study_seconds(task: Task, plan: StudyPlan, rate: Rate) -> float | None:
     """Return the seconds that all trials of one (task, method) take on one device; None where that is not known.
 
-    A training step costs three forward passes, a validation one; aligning is small beside them and left out.
+    A training step costs three forward passes, a validation one. An align epoch costs what its distance does, about
+    that of `otdd_reference`; embedding is small beside it and left out.
     """
     if task.num_samples is None:
         return None
@@ -139,18 +143,32 @@ def study_seconds(task: Task, plan: StudyPlan, rate: Rate) -> float | None:
     if forward is None:
         return None
     train, validation, test = task.num_samples
+    if plan.spec.protocol == PAPER:  # trains on both, and selects on test
+        train, validation = train + validation, test
     epochs = int(plan.first["refine.epochs"])
-    per_trial = epochs * (3 * train + validation) * forward
+    per_trial = epochs * (3 * train + validation) * forward + align_flops(task, plan, train)
     tests = len(plan.confirm_seeds) * test * forward
     return (plan.num_trials * per_trial + tests) / rate.flops
 
 
+def align_flops(task: Task, plan: StudyPlan, train: int) -> float:
+    """Return the operations of one trial's distances: 24 passes over the n N costs and 4 n N D products an epoch."""
+    if "align.epochs" not in plan.first:
+        return 0.0
+    classes = task.target.size if task.target.kind == "classes" else _PSEUDO_CLASSES
+    per_class = int(plan.first["align.samples_per_class"])
+    drawn = min(train, per_class * classes if per_class else int(plan.first["align.samples"]))
+    width = next((info.width for info in list_bodies() if info.name == parse_body_name(plan.body)[0]), _USUAL_WIDTH)
+    per_epoch = (24 + 4 * width) * drawn * int(plan.first["align.source_samples"])
+    return float(int(plan.first["align.epochs"]) * per_epoch)
+
+
 def tokens(task: Task, plan: StudyPlan) -> float:
-    """Return how many tokens of one sample the body sees, patches of 16 pixels for images."""
-    if task.kind == "image":
+    """Return how many tokens of one sample the body sees, patches of 16 pixels for image bodies."""
+    if modality_of(plan.body, task.kind) == "image":
         patch = 14 if plan.body.startswith(("vit-s14", "facebook/dinov2")) else 16
         return (float(plan.first["embedder.image_size"]) / patch) ** 2
-    length = math.inf if task.input_shape is None else task.input_shape[-1]
+    length = math.inf if task.input_shape is None else math.prod(task.input_shape[1:])
     return min(float(plan.first["embedder.sequence_length"]), length)
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 PAPER_NOTE = (
     "paper protocol: epochs were selected on test, and scores are over the whole split where the reference averages "
-    "over chunks of its evaluation batch"
+    "over chunks of its evaluation batch (what else differs: docs/decisions/0008-published-configurations.md)"
 )
 """What the record of a trial under that protocol tells of it."""
 

@@ -93,13 +93,17 @@ class SweepSpec:
             Layer(
                 settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
             ),
-            Layer(settings=published_settings(task, paper=self.protocol == PAPER)) if file.published else None,
+            self._published(task, method) if file.published else None,
             file.per_method.get(method),
             file.per_task.get(task),
             Layer(settings=budget.settings),
             budget.tasks.get(task),
         ]
         return [layer for layer in candidates if layer is not None]
+
+    def _published(self, task: str, method: str) -> Layer:
+        body = self.body(task, method) if self.protocol == PAPER else None
+        return Layer(settings=published_settings(task, paper_body=body))
 
     def search_trials(self, task: str, method: str) -> int:
         """Return how many search trials one (task, method) gets."""
@@ -125,7 +129,8 @@ class SweepSpec:
 
         if self.overrides.body is not None:
             return self.overrides.body
-        chosen = [layer.body for layer in self.layers(task, method) if layer.body is not None]
+        layers = (self.file.per_method.get(method), self.file.per_task.get(task), self.budget.tasks.get(task))
+        chosen = [layer.body for layer in layers if layer is not None and layer.body is not None]
         declared = get_task(task)
         return chosen[-1] if chosen else self.file.bodies.get(declared.kind, declared.body)
 

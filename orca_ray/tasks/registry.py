@@ -5,7 +5,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 import orca_ray.tasks
 from orca_ray.errors import unknown_name
@@ -45,10 +45,16 @@ def _discovered() -> Iterable[Task]:
         if package.ispkg:
             path = importlib.import_module(package.name).__path__
             for module in pkgutil.iter_modules(path, f"{package.name}."):
-                imported = importlib.import_module(module.name)
-                declared = getattr(imported, "TASK", None)
-                found = [declared] if isinstance(declared, Task) else getattr(imported, "TASKS", ())
-                yield from (task for task in found if isinstance(task, Task))
+                yield from _declared(importlib.import_module(module.name))
+
+
+def _declared(module: ModuleType) -> list[Task]:
+    """Return a module's ``TASK`` and ``TASKS``; raises ``ValueError`` for an entry that is no task."""
+    found = [*([module.TASK] if hasattr(module, "TASK") else []), *getattr(module, "TASKS", ())]
+    for entry in found:
+        if not isinstance(entry, Task):
+            raise ValueError(f"{module.__name__} declares {entry!r}, which is no Task")
+    return found
 
 
 def _collected(tasks: Iterable[Task]) -> dict[str, Task]:

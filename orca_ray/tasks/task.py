@@ -51,6 +51,8 @@ class Task:
     """Default body."""
     num_samples: tuple[int, int, int] | None
     """Of train, validation and test, as published, for plans; None: only the data tell."""
+    input_bytes: int = 0
+    """Bytes that one input takes on the disk, where it is not stored as it is read (composite rows); 0: it is."""
     licence: str
     citation: str
     reference: str
@@ -134,16 +136,22 @@ class Task:
             fetch(self.files, raw, progress, workers=workers)
 
     def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:
-        """Return the prepared data if they are there."""
-        directory = prepared.directory_of(self.name, self.version, self._splits(protocol))
-        return prepared.opened(self.name, directory, expected=self._expected(protocol))
+        """Return the prepared data if they are there, made from the raw files as they are now, or these are gone."""
+        splits, raw = self._splits(protocol), self.raw_directory
+        return prepared.opened(
+            self.name,
+            prepared.directory_of(self.name, self.version, splits),
+            expected=self._expected(protocol),
+            identity=self._identity(raw, splits) if self._has_files(raw) else None,
+        )
 
     def prepare(self, protocol: str = HELD_OUT, *, raw: Path | None = None, out: Path | None = None) -> PreparedData:
         """Return the prepared data, building it on first use.
 
         Args:
             protocol: whose splits; most tasks have one set for all.
-            raw: directory of the raw files; None: where they are fetched to.
+            raw: directory of the raw files, which the data must be made from; None: where they are fetched to, if they
+                are still there.
             out: directory for the arrays; None: in the cache, where sweeps look for them.
 
         Raises:
@@ -151,11 +159,9 @@ class Task:
                 missing split, wrong shapes or types, values that are not finite, labels out of range, fewer training
                 samples than classes) or the fingerprint.
         """
+        held = raw is not None or self._has_files(self.raw_directory)
         raw = raw or self.raw_directory
         splits = self._splits(protocol)
-        identity = self._identity(raw, splits)
-        if out is not None:
-            prepared.refuse_foreign(self.name, out, identity)
 
         def build(workspace: Workspace) -> Arrays:
             refuse_missing(self.name, self.files, raw)
@@ -168,7 +174,9 @@ class Task:
             raw=raw,
             protocol=splits,
             expected=self._expected(protocol),
-            identity=identity,
+            identity=self._identity(raw, splits),
+            held=held,
+            users=out is not None,
         )
 
     def under(self, protocol: str) -> Self:
@@ -194,29 +202,39 @@ class Task:
     def _expected(self, protocol: str) -> str | None:
         return self.fingerprint if self._splits(protocol) == HELD_OUT else None
 
+    def _has_files(self, raw: Path) -> bool:
+        return bool(self.files) and not missing(self.files, raw)
+
     def _identity(self, raw: Path, splits: str) -> str:
-        """Name what a build depends on: this version, whose splits, and these very raw files."""
-        stated = [(file.path, path.stat()) for file in self.files if (path := raw / file.path).is_file()]
-        known = [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in stated]
-        return "\n".join([f"version {self.version}, {splits}", str(raw.absolute()), *known])
+        """Name what a build depends on: this task and version, whose splits, and these very raw files."""
+        read = [(name, raw / name) for file in self.files for name in [file.unpacked or file.path]]
+        stated = [(name, path.stat()) for name, path in read if path.exists()]
+        known = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stated]
+        return "\n".join([f"{self.name}, version {self.version}, {splits}", *known])
 
     def _checked(self, arrays: Arrays) -> Arrays:
+        size = self._num_classes(arrays.get("train_y"))
         for split in prepared.SPLITS:
             if f"{split}_x" in arrays and f"{split}_y" in arrays:  # a missing split is refused by prepared.prepare
                 self._check_input(split, arrays[f"{split}_x"])
-                self._check_target(split, arrays[f"{split}_y"])
+                self._check_target(split, arrays[f"{split}_y"], size)
         for key in prepared.STATISTICS:
             if key in arrays:
                 self._check_finite(key, arrays[key], np.dtype(np.float32))
-        self._check_enough(arrays)
+        self._check_enough(arrays.get("train_y"), size)
         return arrays
+
+    def _num_classes(self, train_y: Array | Rows | None) -> int:
+        """Return how many classes are declared, else how many the training labels have; 0: they do not tell."""
+        told = isinstance(train_y, np.ndarray) and train_y.dtype == np.int64 and train_y.size
+        return self.target.size or (int(np.max(train_y)) + 1 if told else 0)
 
     def _check_input(self, split: str, x: Array | Rows) -> None:
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
             raise UserError(f"{self.name}: {split} inputs have shape {x.shape[1:]}, declared is {self.input_shape}")
         self._check_finite(f"{split} inputs", x, np.dtype(np.float32))
 
-    def _check_target(self, split: str, y: Array | Rows) -> None:
+    def _check_target(self, split: str, y: Array | Rows, size: int) -> None:
         expected = () if self.target.kind == "classes" else self.target.output_shape
         if y.shape[1:] != expected:
             raise UserError(f"{self.name}: {split} targets have shape {y.shape[1:]}, declared is {expected}")
@@ -226,9 +244,9 @@ class Task:
         if y.dtype != np.int64:
             raise UserError(f"{self.name}: {split} labels must be int64, got {y.dtype}")
         assert isinstance(y, np.ndarray)
-        size = self.target.size or int(y.max()) + 1
         if len(y) and (y.min() < 0 or y.max() >= size):
-            raise UserError(f"{self.name}: {split} labels must be in 0…{size - 1}, got {y.min()}…{y.max()}")
+            allowed = f"0…{size - 1}" if size > 0 else "0 or more"
+            raise UserError(f"{self.name}: {split} labels must be {allowed}, got {y.min()}…{y.max()}")
 
     def _check_finite(self, what: str, values: Array | Rows, dtype: np.dtype[Any]) -> None:
         if values.dtype != dtype:
@@ -239,12 +257,9 @@ class Task:
                 if not np.isfinite(part[rows]).all():
                     raise UserError(f"{self.name}: {what} hold values that are not finite (NaN or infinite)")
 
-    def _check_enough(self, arrays: Mapping[str, Array | Rows]) -> None:
-        y = arrays.get("train_y")
+    def _check_enough(self, y: Array | Rows | None, size: int) -> None:
         if self.target.kind != "classes" or y is None:
             return
-        assert isinstance(y, np.ndarray)
-        size = self.target.size or int(y.max()) + 1
         if len(y) < size:
             raise UserError(f"{self.name}: {len(y)} training samples are fewer than its {size} classes")
         if len(absent := sorted(set(range(size)) - set(np.unique(y).tolist()))):

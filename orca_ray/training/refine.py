@@ -117,7 +117,10 @@ class RefineLoop:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one epoch, the last of which may see fewer samples."""
-        return -(-len(self._train.y) // (self._config.batch_size * self._config.accumulation))
+        batches = -(-len(self._train.y) // self._config.batch_size)
+        if self._config.last_step == "drop":
+            return max(1, batches // self._config.accumulation)
+        return -(-batches // self._config.accumulation)
 
     @property
     def notes(self) -> list[str]:
@@ -142,7 +145,6 @@ class RefineLoop:
         with isolated_rng(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
             loss, learning_rate = self._train_epoch()
         trained = perf_counter()
-        self._samples_seen += len(self._train.y)
         self._training_seconds += trained - prepared
         self._model.eval()
         predictions = predict_feed(self._validation_feed, self._objective, self._evaluation_batch)
@@ -248,7 +250,9 @@ class RefineLoop:
             learning_rate = self._optimizer_step(self.epoch * len(steps) + number)
             total += loss * len(indices)
         self._check(total)
-        return float(total) / len(self._train.y), learning_rate
+        seen = sum(map(len, steps))
+        self._samples_seen += seen
+        return float(total) / seen, learning_rate
 
     def _losses(self, steps: list[np.ndarray]) -> Iterator[Tensor]:
         """Yield each step's mean loss once its gradients are there; a failed allocation makes the passes smaller.
@@ -279,7 +283,7 @@ class RefineLoop:
     def _step_indices(self) -> list[np.ndarray]:
         order = torch.randperm(len(self._train.y), generator=make_generator(self._seed, "order", self.epoch)).numpy()
         size = self._config.batch_size * self._config.accumulation
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        return [order[number * size : (number + 1) * size] for number in range(self.steps_per_epoch)]
 
     def _check(self, loss: Tensor) -> None:
         """Look whether a loss, or a sum that would carry it on, is finite; waits for the device."""

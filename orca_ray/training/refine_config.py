@@ -21,6 +21,9 @@ class RefineConfig:
     accumulation: int = 1
     """An optimiser step sees ``batch_size * accumulation`` samples; only the product matters, for the loop itself
     chooses how many go through one forward pass (`memory_mib`)."""
+    last_step: str = "keep"
+    """What becomes of the batches at the end of an epoch that do not fill a step: ``keep``, a smaller step of their
+    own; ``drop``, none, as in the reference, unless there is no other."""
     schedule: str = "warmup_linear"
     warmup_epochs: float = 1.0
     decay_epochs: float = 0.0
@@ -46,6 +49,7 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         checks.at_least("refine.epochs", self.epochs, 1)
+        checks.one_of("refine.last_step", self.last_step, ("keep", "drop"))
         checks.above("refine.learning_rate", self.learning_rate, 0.0)
         checks.one_of("refine.optimizer", self.optimizer, optimizer_names())
         checks.at_least("refine.weight_decay", self.weight_decay, 0.0)

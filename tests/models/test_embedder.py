@@ -183,3 +183,12 @@ def test_bad_configurations_are_refused() -> None:
         EmbedderConfig(image_size=-3)
     with pytest.raises(UserError, match="Did you mean 'body'"):
         EmbedderConfig(initialisation="boddy")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("length", "most", "tokens"), [(1000, 64, 50), (46, 512, 46), (37, 16, 1), (20, 8, 5)])
+def test_patches_that_divide_a_series(length: int, most: int, tokens: int) -> None:
+    """The smallest patch that divides the length and gives no more tokens; a prime length becomes one token."""
+    config = EmbedderConfig(sequence_length=most, patching="divide")
+    embedder = SequenceEmbedder((1, length), text_stem(), config, 0.0, seed=0)
+    assert embedder.layout == (tokens,)
+    assert not any(embedder._padding)

@@ -1,10 +1,12 @@
 """What a plan says of costs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orca_ray.sweep.cost import Rate, forward_flops, task_costs
+from orca_ray.data.target import Target
+from orca_ray.sweep.cost import Rate, align_flops, forward_flops, task_costs
 from orca_ray.sweep.plan import build_plan, fingerprints
 from orca_ray.sweep.spec import Overrides, SweepSpec, load_spec
 from orca_ray.sweep.study_plan import NodeResources, plan_studies
@@ -36,10 +38,14 @@ def test_hours_are_operations_by_the_rate() -> None:
     (cost,) = task_costs(studies, Rate("a device", 1e12))
     assert task.num_samples is not None
     train, validation, test = task.num_samples
-    forward = forward_flops("roberta-base", 50)
+    forward = forward_flops("roberta-base", 64)
     assert forward is not None
     seconds = (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12  # three seeds of 15 epochs
     assert cost.hours == pytest.approx(seconds / 3600)
+    paper = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"], protocol="paper", trials=1))
+    (optimistic,) = task_costs(plan_studies(paper, fingerprints(paper), gpus=True), Rate("a device", 1e12))
+    passes = 15 * (3 * (train + validation) + test) + test  # trains on both, selects on test
+    assert optimistic.hours == pytest.approx(passes * forward / 1e12 / 3600)
     assert (cost.trials, cost.epochs, cost.state) == (3, 45, "missing")
     assert cost.command == "orca-sweep data fetch nasbench360/ecg"
     assert cost.prepared_bytes == pytest.approx(4e3 * sum(task.num_samples), rel=0.01)
@@ -59,3 +65,19 @@ def test_a_plan_fetches_and_prepares_nothing(tmp_path: Path) -> None:
     assert planned.num_finished == 0
     assert not (tmp_path / "home" / "raw").exists()
     assert not (tmp_path / "home" / "prepared").exists()
+
+
+def test_composite_inputs_count_as_they_are_stored() -> None:
+    spec = load_spec("nasbench360", overrides=Overrides(tasks=["psicov"], methods=["nft"]))
+    (cost,) = task_costs(plan_studies(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    assert cost.prepared_bytes is not None
+    assert 14e9 < cost.prepared_bytes < 17e9
+
+
+def test_aligning_costs_by_its_draws() -> None:
+    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["orca"]))
+    (plan,) = plan_studies(spec, fingerprints(spec), gpus=True)
+    epochs, source = int(plan.first["align.epochs"]), int(plan.first["align.source_samples"])
+    task = replace(get_task("openml/61"), target=Target("classes", size=3))
+    drawn = min(120, 3 * int(plan.first["align.samples_per_class"]))
+    assert align_flops(task, plan, 120) == pytest.approx(epochs * (24 + 4 * 768) * drawn * source)

@@ -7,14 +7,15 @@ from orca_ray.sweep.published import dataset_of, published_settings
 from orca_ray.sweep.spec import Overrides, load_spec
 from orca_ray.tasks.registry import all_tasks
 
+QUICK = {"refine.epochs", "refine.warmup_epochs", "refine.decay_epochs", "align.epochs"}
 SHIPPED = ("nasbench360", "pdebench", "pdebench_generated", "openml", "drug", "domainnet")
 
 
 def test_ecg() -> None:
-    """Batch 4 by 16, SGD at 1e-6 on summed gradients, 64 tokens at most: 1000 is cut into 50 patches of 20."""
+    """Batch 4 by 16, SGD at 1e-6 on summed gradients, 64 tokens at most, which divide 1000: 50 patches of 20."""
     settings = published_settings("nasbench360/ecg")
     expected = {
-        "embedder.sequence_length": 50,
+        "embedder.sequence_length": 64,
         "align.epochs": 60,
         "align.samples_per_class": 132,
         "align.learning_rate": 1e-5,
@@ -31,6 +32,12 @@ def test_ecg() -> None:
         "refine.dropout": 0.0,
     }
     assert {name: settings[name] for name in expected} == pytest.approx(expected)
+    assert (settings["embedder.patching"], settings["refine.last_step"]) == ("divide", "drop")
+
+
+def test_burgers_is_cut_as_the_reference_really_does() -> None:
+    """It declares 256 points and 128 tokens, hence patches of two, and meets 1024 points with them."""
+    assert published_settings("pdebench/burgers")["embedder.sequence_length"] == 512
 
 
 def test_decoupled_decay_does_not_depend_on_how_gradients_are_added() -> None:
@@ -63,12 +70,14 @@ def test_shipped_sweeps_begin_with_them(benchmark: str, budget: str) -> None:
     for task in spec.tasks:
         first, published = spec.settings(task, "orca"), published_settings(task)
         changed = {name for name in published if first[name] != published[name]}
-        assert changed == ({"refine.epochs", "refine.warmup_epochs", "align.epochs"} if budget == "quick" else set())
+        assert changed <= QUICK if budget == "quick" else not changed
 
 
 def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     spec = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper"))
     assert spec.settings("nasbench360/ecg", "orca")["align.source"] == "conll2003"
     assert spec.settings("nasbench360/cifar100", "orca")["align.source"] == "cifar10"
+    text = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper", body="minilm-l6"))
+    assert text.settings("nasbench360/cifar100", "orca")["align.source"] == "conll2003"
     assert (spec.confirm_seeds, spec.search_trials("nasbench360/ecg", "orca")) == ((0,), 0)
     assert load_spec("nasbench360", overrides=Overrides(trials=1)).confirm_seeds == (1,)

@@ -216,6 +216,20 @@ def test_scores_are_over_the_whole_split() -> None:
     assert evaluate(model, split.x, split.y, OBJECTIVE, CPU) == pytest.approx(float((expected != split.y).mean()))
 
 
+@pytest.mark.parametrize(
+    ("num_samples", "steps"),
+    # Batches of 4, steps of 8 of them: 75 samples are 19 batches, two whole steps and 11 samples more.
+    [(75, [32, 32]), (64, [32, 32]), (62, [32, 30]), (20, [20])],
+)
+def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked(num_samples: int, steps: list[int]) -> None:
+    config = RefineConfig(epochs=1, batch_size=4, accumulation=8, last_step="drop")
+    loop = make_loop(toy_model(), config, train=toy_split(num_samples))
+    assert [len(indices) for indices in loop._step_indices()] == steps
+    assert loop.steps_per_epoch == len(steps)
+    assert loop.step().loss > 0
+    assert loop._samples_seen == sum(steps)
+
+
 def test_rows_of_a_group_are_scored_by_their_mean() -> None:
     predictions = np.array([[3.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0], [0, 5.0, 0]], np.float32)
     y, group = np.array([1, 0, 2, 1]), np.array([7, 3, 5, 7])

@@ -157,7 +157,7 @@ TASK = Task(
     paper_metric="cosmic_one_minus_auroc_thresholded",
     body="microsoft/swin-base-patch4-window7-224-in22k",
     num_samples=(4410, 420, 420),  # of 5250
-    licence="open (as NAS-Bench-360 states it)",
+    licence="CC-BY-4.0 (as NAS-Bench-360 states it)",
     citation="Zhang and Bloom, deepCR: cosmic ray rejection with deep learning, ApJ, 2020; Kwon, Zhang and Bloom, "
     "deepCR on ACS/WFC, 2021; Tu et al., NAS-Bench-360, NeurIPS 2022",
     reference="https://arxiv.org/abs/1907.09500",
