@@ -87,7 +87,7 @@ class SequenceEmbedder(Embedder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
-        tokens = self.projection(F.pad(x, self._padding) if any(self._padding) else x).flatten(2).transpose(1, 2)
+        tokens = _project(self.projection, F.pad(x, self._padding) if any(self._padding) else x)
         tokens = self.norm(tokens if self.positions is None else tokens + self.positions)
         embedded: Tensor = self.dropout(tokens)
         return embedded
@@ -118,13 +118,29 @@ class ImageEmbedder(Embedder):
         size = (self.image_size, self.image_size)
         if x.shape[2:] != size:
             x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
-        tokens = self.norm(self.projection(x).flatten(2).transpose(1, 2))
+        tokens = self.norm(_project(self.projection, x))
         if self.positions is not None:
             tokens = tokens + self.positions
         if self.prefix is not None:
             tokens = torch.cat((self.prefix.expand(len(x), -1, -1).to(tokens.dtype), tokens), dim=1)
         embedded: Tensor = self.dropout(tokens)
         return embedded
+
+
+def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the tokens [B, T, D] of the patches of [B, C, L] or [B, C, H, W], which fit it evenly.
+
+    The convolution of patches that do not overlap is one matrix product. Written so, a token's numbers come to lie side
+    by side, as norm and body read them; the convolution's own layout would be copied, forwards and backwards.
+    """
+    patch, (num, channels, *size) = projection.kernel_size, x.shape
+    if len(size) == 1:
+        patches = x.reshape(num, channels, -1, patch[0]).transpose(1, 2)
+    else:
+        rows, columns = size[0] // patch[0], size[1] // patch[1]
+        cut = x.reshape(num, channels, rows, patch[0], columns, patch[1])
+        patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    return F.linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
 
 
 def fold_shape(length: int) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from orca_ray.training.optimisation import align_schedule_names, optimizer_names
 class AlignConfig:
     """Options of the align stage."""
 
-    distance: str = "otdd"
-    """Name in `orca_ray.alignment.distance`."""
+    distance: str = "l2"
+    """Name in `orca_ray.alignment.distance`; the default is chosen by ``docs/distance-study.md``."""
     epochs: int = 10
     """Most epochs, each one optimiser step on one draw; 0 skips the stage."""
     learning_rate: float = 0.02

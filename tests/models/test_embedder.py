@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orca_ray.errors import UserError
+from orca_ray.models import embedder
 from orca_ray.models.embedder import EmbedderConfig, ImageEmbedder, SequenceEmbedder, fold_shape
 from orca_ray.models.text import TextStem
 from orca_ray.models.vision import ImageStem, natural_noise
@@ -192,3 +193,19 @@ def test_patches_that_divide_a_series(length: int, most: int, tokens: int) -> No
     embedder = SequenceEmbedder((1, length), text_stem(), config, 0.0, seed=0)
     assert embedder.layout == (tokens,)
     assert not any(embedder._padding)
+
+
+@pytest.mark.parametrize("shape", [(3, 24), (2, 12, 20)])
+def test_projecting_is_convolving(shape: tuple[int, ...], random_tensor: RandomTensor) -> None:
+    convolution = torch.nn.Conv1d if len(shape) == 2 else torch.nn.Conv2d
+    projection = convolution(shape[0], 10, 4, stride=4)
+    x = random_tensor(5, *shape).requires_grad_()
+    tokens = embedder._project(projection, x)
+    assert tokens.is_contiguous()
+    expected = projection(x).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tokens, expected)
+    weights = random_tensor(*tokens.shape)
+    parameters = (x, *projection.parameters())
+    found = torch.autograd.grad((tokens * weights).sum(), parameters)
+    for gradient, other in zip(found, torch.autograd.grad((expected * weights).sum(), parameters), strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
