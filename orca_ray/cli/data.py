@@ -72,9 +72,9 @@ def fetch(
 
         def fetch_one(task: "Task") -> None:
             begin = time.monotonic()
-            how = _fetch_raw(task, directory, workers, steps)
+            _fetch_raw(task, directory, workers, steps)
             if not quiet:
-                note(f"{task.name}: {how} ({duration(time.monotonic() - begin)})")
+                note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
         _each(tasks, fetch_one)
     if bodies:
@@ -93,16 +93,13 @@ def _tell_terms(tasks: "list[Task]") -> None:
         note(f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {told}")
 
 
-def _fetch_raw(task: "Task", directory: Path | None, workers: int, steps: Steps) -> str:
-    """Fetch packages, files and what else there is, but no files of a task that is prepared; say which it was."""
+def _fetch_raw(task: "Task", directory: Path | None, workers: int, steps: Steps) -> None:
+    """Fetch packages, files and what else there is."""
     from orca_ray.data import packages
 
     for package in task.packages:
         packages.wheel(package, steps)
-    if directory is None and task.prepared() is not None:
-        return "prepared already"
     task.fetch_raw(directory or task.raw_directory, steps, workers=workers)
-    return "fetched"
 
 
 def _sources(names: list[str]) -> list[str]:
@@ -175,6 +172,8 @@ def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = Fal
     """Hash raw files and prepared arrays again: they must be what was published, first seen, and written."""
     tasks = _tasks(names)
     directory = _raw_directory(raw, tasks)
+    if directory is not None and not directory.exists():
+        raise UserError(f"--raw {raw} is not there; give the directory that holds the raw files")
 
     def verify_one(task: "Task") -> None:
         lines = _verify_raw(task, directory or task.raw_directory, quiet=quiet) + _verify_prepared(task)
@@ -211,9 +210,10 @@ def _verify_prepared(task: "Task") -> list[str]:
             continue
         data = task.prepared(protocol.value)
         if data is None:
+            option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
             raise UserError(
-                f"{task.name}: the prepared arrays in {directory} are damaged or of another release; run "
-                f"'orca-sweep data prepare {task.name}' to make them again"
+                f"{task.name}: the prepared arrays in {directory} are damaged, of another release or of other raw "
+                f"files than there are now; run 'orca-sweep data prepare {task.name}{option}' to make them again"
             )
         verify_arrays(data)
         lines.append(f"{task.name}: {data.fingerprint} intact" + (f" ({protocol})" if task.paper_splits else ""))

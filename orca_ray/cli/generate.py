@@ -40,18 +40,28 @@ def generate(
     from orca_ray.simulation import run
 
     begin = time.monotonic()
-    run.target(task, out)  # a misspelt task is told before anything is drawn
+    place = run.target(task, out)  # a misspelt task is told before anything is drawn
+    before = _stated(place)
     try:
         with _progress(task, samples, quiet=quiet) as told:
             path, made = run.generate(
                 task, samples, seed=seed, directory=out, workers=workers, overwrite=overwrite, progress=told
             )
     except KeyboardInterrupt:
-        note("interrupted: no file was written")
+        unchanged = _stated(place) == before
+        note("interrupted: no file was written" if unchanged else f"interrupted, but {place} is whole")
         raise
     if not quiet:
         done = duration(time.monotonic() - begin) if made else "already there"
         print(f"{task}: {samples} samples, {size(path.stat().st_size)}, {path} ({done})")
+
+
+def _stated(path: Path) -> tuple[int, int] | None:
+    """Return what tells one file from another in its place; None where there is none."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
 
 
 @contextlib.contextmanager

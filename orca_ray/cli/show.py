@@ -8,6 +8,7 @@ import typer
 from orca_ray.cli.output import JsonOption, emit_json, note, plain, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.errors import UserError
+from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     from orca_ray.data.prepared import PreparedData
@@ -79,30 +80,57 @@ def _share(part: int, whole: int) -> str:
 def show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Where the picture goes. Default: TASK.png, here.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Where the picture goes. Default: TASK.png, here, if no file has this name yet.",
+        ),
     ] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
+    protocol: Annotated[Protocol, typer.Option(help="Whose splits; most tasks have one set for both.")] = (
+        Protocol.HELD_OUT
+    ),
     json: JsonOption = False,
 ) -> None:
     """Show a task's data: shapes, classes, ranges, sizes, licence, and a picture of some samples."""
     from orca_ray.tasks.registry import get_task
 
-    chosen = get_task(task)
+    chosen = get_task(task).under(protocol.value)
     if picture is not None:
         _refuse_place(picture)
-    data = chosen.prepared()
+    data = chosen.prepared(protocol.value)
+    option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
+    command = f"orca-sweep data prepare {task}{option}"
     if data is None and picture is not None and not no_picture:
-        raise UserError(f"{task} is not prepared, so there is nothing to draw; run 'orca-sweep data prepare {task}'")
+        raise UserError(f"{task} is not prepared, so there is nothing to draw; run {command!r}")
     resolved = chosen if data is None else chosen.resolved(data)
     facts = _facts(resolved, data)
-    if data is not None and not no_picture:
-        facts["picture"] = str(_draw(resolved, data, picture or Path(f"{chosen.short_name}.png")))
-    if json:
-        emit_json(facts)
-        return
-    _print(facts)
-    if data is None:
-        note(f"not prepared: 'orca-sweep data prepare {task}' tells counts and ranges, and a picture can be drawn then")
+    if not json:
+        _print(facts)
+    try:
+        if data is not None and not no_picture:
+            drawn = _draw_here(resolved, data) if picture is None else _draw(resolved, data, picture)
+            facts["picture"] = None if drawn is None else str(drawn)
+    finally:
+        if json:
+            emit_json(facts)
+        elif facts["picture"]:
+            print(f"picture: {facts['picture']}")
+    if data is None and not json:
+        note(f"not prepared: {command!r} tells counts and ranges, and a picture can be drawn then")
+
+
+def _draw_here(task: "Task", data: "PreparedData") -> Path | None:
+    """Draw into the working directory if that can be done, and replaces nothing."""
+    path = Path(f"{task.short_name}.png")
+    if path.exists():
+        note(f"no picture drawn: {path} is there already; --picture FILE.png says where it goes")
+        return None
+    try:
+        return _draw(task, data, path)
+    except UserError as error:
+        note(f"no picture drawn: {error}")
+        return None
 
 
 def _refuse_place(picture: Path) -> None:
@@ -199,8 +227,6 @@ def _print(facts: dict[str, Any]) -> None:
         print(f"{'raw':{width}}  {file.get('path') or file['package']} ({told}{state})")
     if facts["prepared"] is not None:
         _print_prepared(facts["prepared"], width)
-    if facts["picture"]:
-        print(f"{'picture':{width}}  {facts['picture']}")
 
 
 def _print_prepared(prepared: dict[str, Any], width: int) -> None:

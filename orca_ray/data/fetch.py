@@ -153,11 +153,14 @@ class _Fetcher:
 
 
 class _Ticker:
-    """Words how far a file is: a line a percent, at most one a second and at least one in ten, and one at the end."""
+    """Words how far a file is: a line a percent, at most one a second and at least one in ten.
+
+    The end is told where anything was, however soon it comes.
+    """
 
     def __init__(self, name: str, tell: Progress) -> None:
         self._name, self._tell = name, tell
-        self._percent = 0
+        self._percent, self._told = 0, False
         self._begin = self._last = time.monotonic()
         self._first: int | None = None
 
@@ -166,10 +169,10 @@ class _Ticker:
         if self._first is None:
             self._first = done
         percent = 100 * done // total if total else 0
-        ends = percent >= 100 > self._percent
+        ends = self._told and percent >= 100 > self._percent
         if not ends and now - self._last < (1.0 if percent != self._percent else 10.0):
             return
-        self._last, self._percent = now, percent
+        self._last, self._percent, self._told = now, percent, True
         rate = _readable((done - self._first) / max(now - self._begin, 1e-3))
         unit, name = (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
         whole = f" of {total // unit}" if total else ""

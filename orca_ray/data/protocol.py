@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from orca_ray.data.prepared import PreparedData, Split
-from orca_ray.data.rows import JoinedRows, Rows, num_bytes
+from orca_ray.data.rows import Array, JoinedRows, Rows, num_bytes
 from orca_ray.protocol import Protocol
 
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
@@ -28,7 +28,8 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     if protocol != PAPER:
         return data
     train, validation = data.train, data.validation
-    joined = Split(_joined(train.x, validation.x), np.concatenate([train.y, validation.y]))
+    y = np.concatenate([train.y, validation.y])
+    joined = Split(_joined(train.x, validation.x), y, _joined_groups(train.group, validation.group))
     return replace(data, splits={"train": joined, "validation": data.test, "test": data.test})
 
 
@@ -38,3 +39,10 @@ def _joined(first: Rows, second: Rows) -> Rows:
         joined: Rows = np.concatenate([first[:], second[:]])
         return joined
     return JoinedRows(first, second)
+
+
+def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
+    """Join ids [N] and [M] of samples; those of the second set are others, whatever their numbers."""
+    if first is None or second is None:
+        return None
+    return np.concatenate([first, second - second.min() + first.max() + 1])

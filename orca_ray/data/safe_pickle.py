@@ -135,7 +135,7 @@ def _refuse_costly_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         for part in key if type(key) is tuple else (key,):
             if isinstance(part, complex | np.complexfloating) or (
-                isinstance(part, int | np.integer) and not -_MOST_KEY < part < _MOST_KEY
+                isinstance(part, int | np.integer) and abs(int(part)) >= _MOST_KEY
             ):
                 raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
             if type(part) not in _LEAVES and not isinstance(part, np.generic):

@@ -1,6 +1,6 @@
 """What a task is: one data set with its target, loss, metric and splits, declared in a module of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -159,7 +159,7 @@ class Task:
                 missing split, wrong shapes or types, values that are not finite, labels out of range, fewer training
                 samples than classes) or the fingerprint.
         """
-        held = raw is not None or self._has_files(self.raw_directory)
+        held = self._has_files(self.raw_directory) if raw is None else bool(self.files)
         raw = raw or self.raw_directory
         splits = self._splits(protocol)
 
@@ -226,8 +226,9 @@ class Task:
 
     def _num_classes(self, train_y: Array | Rows | None) -> int:
         """Return how many classes are declared, else how many the training labels have; 0: they do not tell."""
-        told = isinstance(train_y, np.ndarray) and train_y.dtype == np.int64 and train_y.size
-        return self.target.size or (int(np.max(train_y)) + 1 if told else 0)
+        if self.target.size or not isinstance(train_y, np.ndarray) or train_y.dtype != np.int64 or not train_y.size:
+            return self.target.size
+        return int(train_y.max()) + 1
 
     def _check_input(self, split: str, x: Array | Rows) -> None:
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
@@ -244,8 +245,8 @@ class Task:
         if y.dtype != np.int64:
             raise UserError(f"{self.name}: {split} labels must be int64, got {y.dtype}")
         assert isinstance(y, np.ndarray)
-        if len(y) and (y.min() < 0 or y.max() >= size):
-            allowed = f"0…{size - 1}" if size > 0 else "0 or more"
+        if len(y) and (y.min() < 0 or 0 < size <= y.max()):
+            allowed = f"in 0…{size - 1}" if size else "0 or more"
             raise UserError(f"{self.name}: {split} labels must be {allowed}, got {y.min()}…{y.max()}")
 
     def _check_finite(self, what: str, values: Array | Rows, dtype: np.dtype[Any]) -> None:
@@ -260,6 +261,7 @@ class Task:
     def _check_enough(self, y: Array | Rows | None, size: int) -> None:
         if self.target.kind != "classes" or y is None:
             return
+        assert isinstance(y, np.ndarray)
         if len(y) < size:
             raise UserError(f"{self.name}: {len(y)} training samples are fewer than its {size} classes")
         if len(absent := sorted(set(range(size)) - set(np.unique(y).tolist()))):

@@ -1,7 +1,9 @@
 """``orca-sweep data`` on toy tasks whose raw files come from a server on loopback."""
 
+import errno
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,12 +118,14 @@ def test_a_failing_task_keeps_no_other_from_its_files(command: Command, server: 
     assert len(server.gets("x.npy")) == 1
 
 
-def test_fetch_leaves_alone_what_is_prepared(command: Command, server: Server, own_cache: Path) -> None:
-    assert command("data", "fetch", "toy/first", "-q").code == 0
-    assert command("data", "prepare", "toy/first", "-q").code == 0
+def test_fetch_brings_raw_files_of_what_is_prepared(command: Command, server: Server, own_cache: Path) -> None:
+    assert command("data", "fetch", "toy/both", "-q").code == 0
+    assert command("data", "prepare", "toy/both", "-q").code == 0
     (own_cache / "raw/toy/x.npy").unlink()
-    assert "toy/first: prepared already (" in command("data", "fetch", "toy/first").err
-    assert len(server.gets("x.npy")) == 1
+    assert command("data", "prepare", "toy/both", "-q", "--protocol", "paper").code == 2
+    assert "toy/both: fetched (" in command("data", "fetch", "toy/both").err
+    assert len(server.gets("x.npy")) == 2
+    assert command("data", "prepare", "toy/both", "-q", "--protocol", "paper").code == 0
     assert command("data", "fetch", "toy/first", "-q", "--raw", "here").code == 0
     assert Path("here/x.npy").read_bytes() == _table()
 
@@ -169,7 +173,9 @@ def test_several_tasks_go_into_directories_of_their_own(command: Command, server
         (["fetch", "toy/frist"], "'toy/first'"),
         (["fetch", "toy/first", "--workers", "0"], "--workers"),
         (["fetch", "toy/first", "--raw", "occupied/file"], "is a file"),
+        (["prepare", "toy/first", "--raw", "no where"], "orca-sweep data fetch toy/first --raw"),
         (["verify", "toy/first"], "nothing is there to verify"),
+        (["verify", "toy/first", "--raw", "nowhere"], "--raw nowhere is not there"),
         (["show", "toy/frist"], "'toy/first'"),
         (["show", "toy/first", "--picture", "x.jpg"], "must end in .png"),
         (["show", "toy/first", "--picture", "no/where.png"], "is not a directory"),
@@ -240,6 +246,51 @@ def test_verify_takes_files_of_the_users_own(command: Command, server: Server) -
     assert ending.out == "toy/first: raw files: 1 first seen, pinned now\n"
 
 
+def test_verify_of_a_place_that_is_not_there_is_a_mistake(command: Command, server: Server, own_cache: Path) -> None:
+    assert command("data", "fetch", "toy/both", "-q").code == 0
+    for protocol in ("held-out", "paper"):
+        assert command("data", "prepare", "toy/both", "-q", "--protocol", protocol).code == 0
+    ending = command("data", "verify", "toy/both", "--raw", "typo")
+    assert (ending.code, ending.out) == (2, "")
+    assert "--raw typo is not there" in ending.err
+    array = next(own_cache.rglob("1-paper/train_x.npy"))
+    array.write_bytes(array.read_bytes()[:-1])
+    ending = command("data", "verify", "toy/both")
+    assert "run 'orca-sweep data prepare toy/both --protocol paper' to make them again" in ending.err
+
+
+def test_prepare_takes_the_raw_files_that_are_named(command: Command, server: Server) -> None:
+    for name, content in (("old", _table()), ("new", _table()[:-1] + b"!")):
+        Path(name).mkdir()
+        Path(name, "x.npy").write_bytes(content)
+        os.utime(Path(name, "x.npy"), (1e9, 1e9 + len(name) + (name == "new")))
+    found = [
+        command("data", "prepare", "toy/first", "--raw", name, "--json").json[0]["fingerprint"]
+        for name in ("old", "old", "new", "old")
+    ]
+    assert found[0] == found[1] == found[3] != found[2]
+
+
+def test_notes_in_the_directory_of_arrays_are_kept(command: Command, server: Server) -> None:
+    Path("mine").mkdir()
+    Path("mine/x.npy").write_bytes(_table())
+    arguments = ("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays", "-q")
+    assert command(*arguments).code == 0
+    Path("arrays/notes.txt").write_text("years of work")
+    Path("arrays/train_x.npy").unlink()
+    ending = command(*arguments)
+    assert ending.code == 2
+    assert "arrays also holds notes.txt" in ending.err
+    assert Path("arrays/notes.txt").read_text() == "years of work"
+
+
+def test_the_working_directory_is_not_replaced(command: Command, server: Server) -> None:
+    ending = command("data", "prepare", "toy/first", "--out", ".")
+    assert ending.code == 2
+    assert "is the working directory, which cannot be replaced: name a directory in it, such as first" in ending.err
+    assert not list(Path("..").glob("*.lock"))
+
+
 def test_list_tells_what_is_there(command: Command, server: Server) -> None:
     assert command("data", "fetch", "toy/first", "-q").code == 0
     assert command("data", "prepare", "toy/first", "-q").code == 0
@@ -286,6 +337,47 @@ def test_show_tells_shapes_classes_ranges_and_draws(command: Command, server: Se
     Path("first.png").unlink()
     assert command("data", "show", "toy/first", "--no-picture", "--json").json["picture"] is None
     assert not Path("first.png").exists()
+
+
+def test_show_replaces_no_picture_unasked(command: Command, server: Server) -> None:
+    assert command("data", "fetch", "toy/first", "-q").code == 0
+    assert command("data", "prepare", "toy/first", "-q").code == 0
+    Path("first.png").write_text("a photograph")
+    ending = command("data", "show", "toy/first")
+    assert ending.code == 0
+    assert ending.err == "no picture drawn: first.png is there already; --picture FILE.png says where it goes\n"
+    assert Path("first.png").read_text() == "a photograph"
+    assert command("data", "show", "toy/first", "--json").json["picture"] is None
+    assert command("data", "show", "toy/first", "--picture", "first.png").code == 0
+    assert Image.open("first.png").format == "PNG"
+
+
+def test_show_tells_the_facts_where_nothing_can_be_written(
+    command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, path: Path, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    assert command("data", "fetch", "toy/first", "-q").code == 0
+    assert command("data", "prepare", "toy/first", "-q").code == 0
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    ending = command("data", "show", "toy/first")
+    assert ending.code == 0
+    assert "Nobody, 2024" in ending.out
+    assert ending.err.startswith("no picture drawn: cannot write to")
+    ending = command("data", "show", "toy/first", "--picture", "asked.png")
+    assert ending.code == 2
+    assert "Nobody, 2024" in ending.out
+    assert command("data", "show", "toy/first", "--picture", "asked.png", "--json").json["picture"] is None
+
+
+def test_show_takes_the_splits_of_a_protocol(command: Command, server: Server) -> None:
+    assert command("data", "fetch", "toy/both", "-q").code == 0
+    assert command("data", "prepare", "toy/both", "-q").code == 0
+    arguments = ("data", "show", "toy/both", "--no-picture", "--protocol", "paper")
+    assert "'orca-sweep data prepare toy/both --protocol paper' tells counts" in command(*arguments).err
+    assert command("data", "prepare", "toy/both", "-q", "--protocol", "paper").code == 0
+    assert command(*arguments, "--json").json["prepared"]["splits"]["train"]["x"]["min"] == 1
 
 
 def _rows(*shape: int, seed: int = 0) -> Any:

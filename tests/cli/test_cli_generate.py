@@ -88,6 +88,22 @@ def test_an_interruption_exits_with_130(command: Command, tmp_path: Path, monkey
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_an_interruption_after_the_file_is_whole_says_so(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / FILE).write_text("an older one")
+
+    def interrupt(*_: object, **__: object) -> None:
+        (tmp_path / "new").write_text("another")
+        (tmp_path / "new").replace(tmp_path / FILE)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation_run, "generate", interrupt)
+    ending = command("data", "generate", "pdebench/advection", "--samples", "1", "--out", str(tmp_path))
+    assert ending.code == 130
+    assert ending.err.startswith(f"interrupted, but {tmp_path / FILE} is whole\n")
+
+
 @pytest.mark.slow
 def test_ctrl_c_during_work_with_two_workers_leaves_neither_file_nor_process(tmp_path: Path) -> None:
     """As a terminal does it: the signal goes to the whole process group."""

@@ -1,5 +1,7 @@
+import errno
 import gzip
 import io
+import os
 import random
 import shutil
 import struct
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orca_ray.data import gzip_stream
+from orca_ray.data import archives, gzip_stream
 from orca_ray.data.archives import unpack
 from orca_ray.errors import UserError
 
@@ -62,13 +64,70 @@ def test_what_was_packed_is_unpacked(tmp_path: Path) -> None:
 
 
 @every_kind
-def test_files_that_are_there_stay_or_are_replaced(write: Write, tmp_path: Path) -> None:
+def test_files_that_are_there_stay(write: Write, tmp_path: Path) -> None:
     (tmp_path / "raw" / "cifar").mkdir(parents=True)
-    (tmp_path / "raw" / "cifar" / "train").write_bytes(b"old")
-    (tmp_path / "raw" / "cifar" / "mine").write_bytes(b"mine")
+    there = {"cifar/train": b"old", "cifar/mine": b"mine"}
+    for name, content in there.items():
+        (tmp_path / "raw" / name).write_bytes(content)
     write(tmp_path / "archive", FILES.items())
+    with pytest.raises(UserError, match=r"raw/cifar/train is there with another content, and is not replaced"):
+        unpack(tmp_path / "archive", tmp_path / "raw")
+    assert contents(tmp_path / "raw") == there
+    (tmp_path / "raw" / "cifar" / "train").write_bytes(FILES["cifar/train"])
     unpack(tmp_path / "archive", tmp_path / "raw")
     assert contents(tmp_path / "raw") == {**FILES, "cifar/mine": b"mine"}
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "name", ["orca-data.lock.json", "./orca-data.lock.json", ".locks/a.lock", ".tmp-1/a", ".unpack-1/a", ".LOCKS/b"]
+)
+def test_names_of_our_own_files_are_refused(write: Write, name: str, tmp_path: Path) -> None:
+    write(tmp_path / "archive", [("good", b"1"), (name, b"{}")])
+    with pytest.raises(UserError, match="a name of orca-ray's own files; refused"):
+        unpack(tmp_path / "archive", tmp_path / "raw")
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_a_link_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a").symlink_to(tmp_path / "on-another-disk")
+    write_tar(tmp_path / "a.tar", [("a", b"1")])
+    with pytest.raises(UserError, match=r"raw/a is there with another content"):
+        unpack(tmp_path / "a.tar", tmp_path / "raw")
+    assert (tmp_path / "raw" / "a").is_symlink()
+
+
+def test_a_move_that_was_cut_short_leaves_its_stamp_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, stamp = tmp_path / "raw", tmp_path / "raw" / ".locks" / "a.tar.unpacking"
+    write_tar(tmp_path / "a.tar", [("a", b"1"), ("b", b"2"), ("c", b"3")])
+    replaced, replace = list[Path](), os.replace
+
+    def cut(source: Path, target: Path) -> None:
+        if len(replaced) == 2:
+            raise KeyboardInterrupt
+        replaced.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            unpack(tmp_path / "a.tar", raw, stamp=stamp)
+    assert contents(raw) == {"a": b"1", "b": b"2", ".locks/a.tar.unpacking": b""}
+    unpack(tmp_path / "a.tar", raw, stamp=stamp)
+    assert contents(raw) == {"a": b"1", "b": b"2", "c": b"3"}
+
+
+def test_an_archive_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    write_tar(tmp_path / "a.tar", FILES.items())
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*a\.tar: Permission denied"):
+        unpack(tmp_path / "a.tar", tmp_path / "raw")
 
 
 @every_kind
@@ -114,7 +173,7 @@ def test_no_name_leads_out_of_the_directory(name: str, kind: str, tmp_path_facto
         assert contents(inside) == {}
     assert sorted(each.name for each in place.iterdir()) == ["archive", "deep"]
     assert [each.name for each in (place / "deep").iterdir()] == ["in"]
-    assert not list(inside.rglob(".tmp-*"))
+    assert not list(inside.rglob(f"{archives.SCRATCH}*"))
 
 
 @every_kind

@@ -42,6 +42,32 @@ def test_disk_errors_become_user_errors(code: int, message: str, tmp_path: Path)
         raise OSError(code, os.strerror(code))
 
 
+def test_a_file_elsewhere_is_one_that_was_read(tmp_path: Path) -> None:
+    place, file = tmp_path / "out", tmp_path / "raw" / "x.npy"
+    with pytest.raises(UserError, match=r"cannot open .*/raw/x\.npy: Permission denied$"), cache.disk_errors(place):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+    for written in (place / "y.npy", tmp_path):  # below it, or a directory in which it would be made
+        with (
+            pytest.raises(UserError, match=r"cannot write to .*/out \(.*\): name another directory"),
+            cache.disk_errors(place),
+        ):
+            raise PermissionError(errno.EACCES, "Permission denied", str(written))
+
+
+def test_the_home_is_named_where_it_is_the_place(cache_home: Path, tmp_path: Path) -> None:
+    for place, advice in (
+        (cache_home / "raw", "or set ORCA_RAY_HOME"),
+        (tmp_path / "out", "or name another directory"),
+    ):
+        with pytest.raises(UserError, match=f"Free some space, {advice}"), cache.disk_errors(place):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*/x: Input/output error"), cache.read_errors(tmp_path / "x"):
+        raise OSError(errno.EIO, "Input/output error")
+
+
 def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), cache.disk_errors(tmp_path):
         raise FileNotFoundError(errno.ENOENT, "gone")
@@ -64,7 +90,7 @@ def test_a_home_where_nothing_can_be_made_is_a_user_error(cache_home: Path, monk
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError, match=r"cannot write to .*Set ORCA_RAY_HOME"):
+    with pytest.raises(UserError, match=r"cannot write to .*set ORCA_RAY_HOME"):
         cache.packages_dir()
 
 

@@ -1,5 +1,6 @@
 """Fetching from a real server on loopback that drops, truncates, refuses, corrupts, redirects and changes its mind."""
 
+import errno
 import hashlib
 import io
 import os
@@ -16,6 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from orca_ray.data import archives
+from orca_ray.data.archives import Progress
+from orca_ray.data.crew import Stopped
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import _Ticker, fetch
 from orca_ray.data.hold import verify
@@ -456,6 +460,92 @@ def test_archives_are_unpacked_and_may_go_then(server: Server, raw: Path) -> Non
     assert verify([file], raw).absent == ["a.tar.gz"]
 
 
+def test_a_move_that_was_cut_short_is_not_complete_and_is_done_again(server: Server, raw: Path) -> None:
+    file = RawFile(path="sub/a.tar.gz", urls=(server.add("a", archive(x=b"1", y=b"2")),), unpacked="sub/inside/x")
+    fetch([file], raw, patience=FAST)
+    assert file.present(raw)
+    (raw / "sub/inside/y").unlink()
+    (raw / ".locks/sub+a.tar.gz.unpacking").touch()
+    assert not file.present(raw)
+    fetch([file], raw, patience=FAST)
+    assert file.present(raw)
+    assert (raw / "sub/inside/y").read_bytes() == b"2"
+
+
+def test_what_a_killed_unpacking_left_goes(server: Server, raw: Path) -> None:
+    (raw / ".unpack-left").mkdir(parents=True)
+    (raw / ".unpack-left" / "half").write_bytes(b"1")
+    file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(x=b"1")),), unpacked="inside/x")
+    fetch([file], raw, patience=FAST)
+    assert names(raw) == ["a.tar.gz", "inside/x", NAME]
+
+
+def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads are daemons: what they go on with behind our back would end half-way with the process."""
+    raw.mkdir()
+    (raw / "a.tar.gz").write_bytes(archive(x=b"1"))
+    waiting = threading.Event()
+    ended: list[type[BaseException]] = []
+
+    def unpacking(archive: Path, into: Path, progress: Progress, *, stamp: Path) -> None:
+        assert waiting.wait(20)
+        try:
+            progress(1, 2)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archives, "unpack", unpacking)
+    file = RawFile(path="a.tar.gz", unpacked="inside/x")
+    with pytest.raises(KeyboardInterrupt):
+        fetch([file], raw, interrupt, patience=FAST)
+    waiting.set()
+    end = time.monotonic() + 20
+    while not ended and time.monotonic() < end:
+        time.sleep(0.01)
+    assert ended == [Stopped]
+
+
+def test_another_archive_is_told_with_what_was_unpacked_from_it(raw: Path) -> None:
+    raw.mkdir()
+    (raw / "a.tar.gz").write_bytes(archive(x=b"1"))
+    file = RawFile(path="a.tar.gz", sha256=sha256(CONTENT), unpacked="inside/x")
+    with pytest.raises(
+        UserError, match=r"Remove it and what was unpacked from it \(.*raw/inside/x\) and fetch it again"
+    ):
+        fetch([file], raw, patience=FAST)
+
+
+def test_a_corrected_md5_is_accepted_when_the_pin_goes_as_told(raw: Path) -> None:
+    raw.mkdir()
+    (raw / "a").write_bytes(CONTENT)
+    verify([RawFile(path="a", md5=md5(CONTENT))], raw)
+    (raw / "a").write_bytes(OTHER)
+    corrected = RawFile(path="a", md5=md5(OTHER))
+    with pytest.raises(UserError, match=rf"pinned in {NAME}; if the new one is right, remove the entry 'a' from there"):
+        verify([corrected], raw)
+    with pytest.raises(UserError, match="the published one") as caught:
+        verify([RawFile(path="a", md5=md5(CONTENT))], raw)
+    assert "remove the entry" not in str(caught.value)
+    (raw / NAME).unlink()
+    assert verify([corrected], raw).intact == ["a"]
+    assert Pins(raw).read()["a"].sha256 == sha256(OTHER)
+
+
+def test_a_file_that_cannot_be_read_is_told(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    raw.mkdir()
+    (raw / "a").write_bytes(CONTENT)
+    monkeypatch.setattr("orca_ray.data.hold.hash_file", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*raw/a: Permission denied"):
+        verify([RawFile(path="a")], raw)
+
+
 def test_an_archive_of_something_else_is_told(server: Server, raw: Path) -> None:
     file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(y=b"2")),), unpacked="inside/x")
     with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x"):
@@ -496,10 +586,14 @@ def test_progress_of_a_large_file_is_a_line_a_percent(monkeypatch: pytest.Monkey
     for second, done in ((0.0, 10), (0.5, 40), (2.0, 42), (2.5, 80), (4.0, 82), (5.0, 82)):
         now[0] = second
         ticker(done * 10**6, 1000 * 10**6)
+    now[0] = 4.5  # the end is told however soon it comes, and once
+    for done in (1000, 1000):
+        ticker(done * 10**6, 1000 * 10**6)
     now[0] = 15.0
     ticker(90 * 10**6, None)  # of unknown length
     assert told == [
         "big.tar: 42 of 1000 MB, 16.0 MB/s",
         "big.tar: 82 of 1000 MB, 18.0 MB/s",
+        "big.tar: 1000 of 1000 MB, 220.0 MB/s",
         "big.tar: 90 MB, 5.3 MB/s",
     ]

@@ -1,8 +1,10 @@
+import contextlib
 import errno
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data import prepared
+from orca_ray.data import cache, prepared
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
@@ -147,8 +149,11 @@ def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str,
 
 def test_another_fingerprint_than_declared_is_refused() -> None:
     build = Builder()
+    old = prepare(1, Builder(train_y=np.array([3, 2, 1, 0])))
     with pytest.raises(UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"):
         prepare(1, build, expected="0123456789abcdef")
+    assert prepared.opened("pocket/toy", old.directory, expected=old.fingerprint) is not None
+    assert sorted(os.listdir(old.directory.parent)) == ["1", "1.lock"]
 
 
 def test_data_of_another_release_is_built_again() -> None:
@@ -157,6 +162,92 @@ def test_data_of_another_release_is_built_again() -> None:
     data = prepare(1, new, expected=prepared.fingerprint(new.arrays))
     assert new.count == 1
     assert data.train.y[0] == 3
+
+
+def test_data_of_other_raw_files_are_built_again_where_they_are_held(caplog: pytest.LogCaptureFixture) -> None:
+    build, directory = Builder(), prepared.directory_of("pocket/toy", 1)
+    for identity, held, count in (("a", True, 1), ("a", True, 1), ("b", False, 1), ("b", True, 2)):
+        prepared.prepare("pocket/toy", directory, build, identity=identity, held=held)
+        assert build.count == count
+    assert [record.levelname for record in caplog.records if "other raw files" in record.message] == ["WARNING"]
+    assert prepared.opened("pocket/toy", directory, identity="a") is None
+    assert prepared.opened("pocket/toy", directory, identity="b") is not None
+    meta = json.loads((directory / "meta.json").read_text())
+    del meta["identity"]  # as older ones
+    (directory / "meta.json").write_text(json.dumps(meta))
+    assert prepared.opened("pocket/toy", directory, identity="a") is not None
+
+
+def test_data_of_another_task_are_not_returned() -> None:
+    directory = prepare(1, Builder()).directory
+    assert prepared.opened("pocket/other", directory) is None
+    build = Builder(train_y=np.array([3, 2, 1, 0]))
+    assert prepared.prepare("pocket/other", directory, build).train.y[0] == 3
+
+
+def users(directory: Path, build: prepared.Build, name: str = "pocket/toy") -> prepared.PreparedData:
+    return prepared.prepare(name, directory, build, identity="this", users=True)
+
+
+def test_notes_beside_the_arrays_of_a_users_directory_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    users(out, Builder())
+    (out / "notes.txt").write_text("years of work")
+    assert len(users(out, Builder()).train) == 4  # nothing is replaced
+    _truncate(out)
+    with pytest.raises(UserError, match=r"also holds notes\.txt, which would be removed"):
+        users(out, Builder())
+    assert (out / "notes.txt").read_text() == "years of work"
+    (out / "notes.txt").unlink()
+    prepared.verify(users(out, Builder()))
+
+
+@pytest.mark.parametrize("moment", ["waiting", "building"])
+def test_what_comes_into_a_users_directory_meanwhile_is_not_replaced(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def come(*_: object) -> None:
+        out.mkdir()
+        (out / "thesis").write_text("one")
+
+    class Build(Builder):
+        def __call__(self, workspace: Workspace) -> Mapping[str, Array]:
+            come()
+            return super().__call__(workspace)
+
+    @contextlib.contextmanager
+    def lock(_: Path) -> Iterator[None]:
+        come()
+        yield
+
+    if moment == "waiting":
+        monkeypatch.setattr(cache, "lock", lock)
+    build = Builder() if moment == "waiting" else Build()
+    with pytest.raises(UserError, match="is not empty and holds no prepared data"):
+        users(out, build)
+    assert build.count == int(moment == "building")
+    assert (out / "thesis").read_text() == "one"
+
+
+def test_the_working_directory_and_mount_points_are_refused_before_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, here = Builder(), tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    monkeypatch.chdir(here)
+    for out in (here, tmp_path / "link"):
+        with pytest.raises(UserError, match="is the working directory, which cannot be replaced"):
+            users(out, build)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == here)
+    with pytest.raises(UserError, match="is a mount point, which cannot be replaced"):
+        users(here, build)
+    assert build.count == 0
+    assert sorted(os.listdir(tmp_path)) == ["here", "link"]
+    assert not list(here.iterdir())
 
 
 def test_a_full_disk_is_a_user_error_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 _numbers = st.booleans() | st.integers() | st.floats() | st.complex_numbers()
 _leaves = st.none() | _numbers | st.text() | st.binary()
-_keys = _leaves | st.tuples(_leaves, _leaves)
+_parts = st.none() | st.booleans() | st.integers(1 - 2**60, 2**60 - 1) | st.floats() | st.text() | st.binary()
+_keys = _parts | st.tuples(_parts, _parts)
 _dtypes = st.one_of(
     st_numpy.boolean_dtypes(),
     st_numpy.integer_dtypes(),
@@ -160,6 +161,11 @@ def test_any_other_global_is_refused_by_name(module: str, name: str) -> None:
         (np.array([OrderedDict()], dtype=object), r"collections\.OrderedDict"),
         ({((1, 2), 3): 4}, "a tuple within a key"),
         ({frozenset([1]): 2}, "a frozenset within a key"),
+        ({2**61 - 1: 0}, "a complex or a very large number within a key"),
+        ({(0, -(2**60)): 0}, "a complex or a very large number within a key"),
+        ({np.uint64(2**63): 0}, "a complex or a very large number within a key"),
+        ({1j: 0}, "a complex or a very large number within a key"),
+        ({np.complex64(1j)}, "a complex or a very large number within a key"),
     ],
 )
 def test_what_is_not_plain_is_refused(value: Any, message: str) -> None:

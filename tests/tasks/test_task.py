@@ -1,8 +1,11 @@
 """The checks of a declaration against its arrays, on toy tasks."""
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from orca_ray.data.raw import RawFile
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
+from orca_ray.tasks.registry import _declared
 from orca_ray.tasks.task import Arrays, Task
 
 Array = npt.NDArray[Any]
@@ -138,10 +142,103 @@ def test_splits_of_the_paper_lie_beside_the_others() -> None:
 def test_missing_raw_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
     files = (RawFile(path="a.npy", urls=("https://example.org/a.npy",)), RawFile(path="b.npy", optional=True))
     task = replace(_task(CLASSES), files=files)
-    with pytest.raises(UserError, match=r"1 of 2 raw files are not in .*: a\.npy; run 'orca-sweep data fetch toy/one'"):
+    with pytest.raises(UserError, match=r"1 of 2 raw files are not in .*: a\.npy; run 'orca-sweep data fetch toy/one "):
         task.prepare(raw=tmp_path)
     (tmp_path / "a.npy").write_bytes(b"")
     assert task.prepare(raw=tmp_path).name == "toy/one"
+
+
+def _of_files(*files: RawFile, built: list[Path]) -> Task:
+    def build(workspace: Workspace) -> Arrays:
+        built.append(workspace.raw)
+        return _arrays(CLASSES)
+
+    return replace(_task(CLASSES), files=files, build=build)
+
+
+def test_the_cache_is_held_to_raw_files_that_are_named(tmp_path: Path) -> None:
+    built: list[Path] = []
+    task = _of_files(RawFile(path="a.npy"), built=built)
+    for name in "AB":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.npy").write_bytes(name.encode() * (1 + ord(name)))
+    for name in "AABBA":
+        task.prepare(raw=tmp_path / name)
+    assert [raw.name for raw in built] == ["A", "B", "A"]
+    assert task.prepare().directory == prepared.directory_of(
+        task.name, task.version
+    )  # none of the task's own are there
+    with pytest.raises(UserError, match="raw files are not in"):
+        task.prepare(raw=tmp_path / "typo")
+    assert len(built) == 3
+
+
+def test_raw_files_that_changed_make_the_data_again_and_those_that_are_gone_do_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    built: list[Path] = []
+    task = _of_files(
+        RawFile(path="a.npy"), RawFile(path="b.zip", unpacked="inside"), RawFile(path="c", optional=True), built=built
+    )
+    raw = task.raw_directory
+    (raw / "inside").mkdir(parents=True)
+    (raw / "a.npy").write_bytes(b"1")
+    (raw / "b.zip").write_bytes(b"1")
+    task.prepare()
+    (raw / "b.zip").unlink()  # it is unpacked
+    task.prepare()
+    assert len(built) == 1
+    assert task.prepared() is not None
+    (raw / "a.npy").write_bytes(b"12")
+    assert task.prepared() is None
+    task.prepare()
+    assert len(built) == 2
+    assert "prepared data is of other raw files than there are now" in caplog.text
+    (raw / "inside" / "new").write_bytes(b"")
+    os.utime(raw / "inside", ns=(0, 0))
+    task.prepare()
+    assert len(built) == 3
+    (raw / "a.npy").unlink()
+    assert task.prepared() is not None
+    task.prepare()
+    assert len(built) == 3
+
+
+def test_data_without_raw_files_of_an_older_version_stay() -> None:
+    task = _task(CLASSES)
+    meta = task.prepare().directory / "meta.json"
+    for identity in ("version 1, held-out\n/home/one", None):
+        content = {**json.loads(meta.read_text()), "identity": identity}
+        meta.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        assert task.prepared() is not None
+        written = meta.stat().st_mtime_ns
+        assert task.prepare(raw=Path("anywhere")).directory == meta.parent
+        assert meta.stat().st_mtime_ns == written
+
+
+def test_the_number_of_classes_that_only_the_data_tell_is_that_of_the_training_labels() -> None:
+    told = Target("classes", size=0)
+    task = _task(told, validation_y=np.array([0, 1, 2, 3, 0, 0]))
+    with pytest.raises(UserError, match=r"validation labels must be in 0…2, got 0…3"):
+        task.prepare()
+    with pytest.raises(UserError, match=r"train labels must be 0 or more, got -1…-1"):
+        _task(told, train_y=np.full(6, -1)).prepare()
+    empty = _task(told, train_x=np.ones((0, 2, 5), np.float32), train_y=np.zeros(0, np.int64))
+    with pytest.raises(UserError, match="has no train split"):
+        empty.prepare()
+
+
+def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
+    one, two, three = (replace(_task(CLASSES), name=f"toy/{number}") for number in ("one", "two", "three"))
+    module = ModuleType("orca_ray.tasks.toy.all")
+    assert _declared(module) == []
+    module.__dict__.update(TASK=one, TASKS=(two, three))
+    assert _declared(module) == [one, two, three]
+    for name, value in (("TASKS", (two, "three")), ("TASK", None)):
+        module.__dict__[name] = value
+        with pytest.raises(ValueError, match=r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"):
+            _declared(module)
+        module.__dict__[name] = ()
 
 
 def test_another_fingerprint_is_refused() -> None:

@@ -260,7 +260,7 @@ def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
         return lambda module, inputs, output: seen.update({name: output.dtype})
 
-    model.embedder.projection.register_forward_hook(watch("embedder"))  # type: ignore[union-attr]
+    model.embedder.register_forward_hook(watch("embedder"))
     model.head.output.register_forward_hook(watch("head"))  # type: ignore[union-attr]
     repeated_layers(model.body)[0].get_submodule("intermediate.dense").register_forward_hook(watch("body"))
     with Precision("bfloat16", CPU).autocast():
