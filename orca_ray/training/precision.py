@@ -56,8 +56,9 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
     ``auto`` is bfloat16 where the device has units for it, else float32: CUDA from compute capability 8.0 on, and CPUs
     with AMX or AVX512-BF16 for bodies that are at least `MIN_CPU_WIDTH` wide (a training step of a 2-layer 768-wide
     body in bfloat16 against float32, one core: 2.6 times faster on a Xeon with AMX, 1.8 times on an EPYC with
-    AVX512-BF16; 1.2 to 1.6 times for 4-layer 384-wide ones on the former). Other CPUs would emulate it. So scores may differ between kinds of devices by what rounding does; ``float32`` is the same
-    everywhere, and what deterministic trials take. What the device lacks falls back to float32, with a note.
+    AVX512-BF16; 1.2 to 1.6 times for 4-layer 384-wide ones on the former). Other CPUs would emulate it. So scores may
+    differ between kinds of devices by what rounding does; ``float32`` is the same everywhere, and what deterministic
+    trials take. What the device lacks falls back to float32, with a note.
     """
     if option == "auto" and torch.are_deterministic_algorithms_enabled():
         return Precision("float32", device)
