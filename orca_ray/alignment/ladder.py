@@ -64,11 +64,14 @@ class Cost:
 
     def block(self, rows: slice | Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
         """Return C of some rows and columns, of which one at most is given as ids; not to be written to."""
-        if not self._keeps:
-            return self._compute(rows, columns)
-        if self._kept_nN is None:
+        kept_nN = self.keep()
+        return self._compute(rows, columns) if kept_nN is None else kept_nN[rows, columns]
+
+    def keep(self) -> Tensor | None:
+        """Compute what is kept, unless it is there, and return it."""
+        if self._keeps and self._kept_nN is None:
             self._kept_nN = self._compute(slice(None), slice(None))
-        return self._kept_nN[rows, columns]
+        return self._kept_nN
 
     def columns(self, columns: slice) -> "Cost":
         """Return C of some columns; a view of what is kept."""

@@ -60,8 +60,7 @@ class ReferenceOTDD(Distance):
 
     Costs within the source depend on the ladder, and so on the target, by the ladder's last steps only: `fit` computes
     them at six phases between which calls interpolate (relative error of the value about 1e-6). A call takes about 24
-    passes over the n N costs of each class and 4 n N D operations, and up to 20 MB above features and gradient (25 MB
-    for the Gaussian mode with 512 points of 768 features).
+    passes over the n N costs of each class and 4 n N D operations, and up to 20 MB, the gradient included.
     """
 
     name = "otdd_reference"
@@ -145,6 +144,7 @@ class ReferenceOTDD(Distance):
         if not _in_range(squared, x_nD.dtype):
             return _ClassResult(math.inf, None, 0, 2.0)
         costs = source.costs(x_nD)
+        costs.across.keep()  # the largest piece first: memory that W takes and lets go lies beside it, not below
         w_K, label_gradient = self._labels.to_target(source, x_nD, costs)
         temperatures = ladder.ladder(squared)
         last = temperatures[-1]

@@ -16,8 +16,8 @@ from orca_ray.alignment import ladder
 FIT_BYTES = 2**29
 """Costs within the source, met by `fit` alone, are kept between steps up to this size."""
 
-SPECTRA_BYTES = 2**23
-"""What a call may keep of the classes' inverse roots until it knows their weights in the gradient."""
+SPECTRA_BYTES = 2**22
+"""What a call may keep of the classes' singular vectors until it knows their weights in the gradient."""
 
 _FLOAT32_EPSILON = float(torch.finfo(torch.float32).eps)  # the reference's precision, whatever ours
 
@@ -177,7 +177,7 @@ class TruncatedGaussianLabels:
         w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
         for i in range(len(points)):
             for j in range(i + 1, len(points)):
-                singular = _Spectrum.of(scaled[j], factors[i]).total
+                singular = _Spectrum.of(scaled[j], factors[i]).values_k.sum()
                 spread = (traces_K[i] + traces_K[j] - 2.0 * singular).clamp_min(0)
                 w_KK[i, j] = w_KK[j, i] = (means_KD[i] - means_KD[j]).square().sum() + spread
         terms = {
@@ -204,16 +204,14 @@ class TruncatedGaussianLabels:
             return (x_nD - mean_D).div_((len(x_nD) - 1) ** 0.5)
 
         scaled_nD = scaled()
-        # Kept for the gradient where they are small; otherwise each class's is computed once more.
-        keeps = (
-            sum(min(len(x_nD), len(factor)) * len(x_nD) for factor in factors) * x_nD.element_size() <= SPECTRA_BYTES
-        )
-        spectra, singular = [], []
+        spectra, singular, kept_bytes = [], [], 0
         for factor in factors:
             spectrum = _Spectrum.of(scaled_nD, factor)
-            singular.append(spectrum.total)
-            spectra.append(spectrum if keeps else None)
-        spread_K = self._traces_K.to(x_nD) + (scaled_nD * scaled_nD).sum() - 2.0 * torch.stack(singular)
+            singular.append(spectrum.values_k.sum())
+            kept_bytes += spectrum.vectors_mk.nbytes
+            # Those that do not fit are computed once more for the gradient.
+            spectra.append(spectrum if kept_bytes <= SPECTRA_BYTES else None)
+        spread_K = self._traces_K.to(x_nD) + torch.linalg.vector_norm(scaled_nD).square() - 2.0 * torch.stack(singular)
         w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
 
         def gradient(weights_K: Tensor) -> Tensor:
@@ -238,11 +236,11 @@ def _factor(scaled_nD: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Sum of the singular values of B = Y A^T [n, r] whose squares survive the cut, and what its gradient takes."""
+    """Singular values of B = Y A^T [n, r] whose squares survive the cut, and what their sum's gradient takes."""
 
-    total: Tensor
-    root: "_HalfSymmetric"
-    """Pseudo-inverse of (B B^T)^½ where n < r, else of (B^T B)^½."""
+    values_k: Tensor
+    vectors_mk: Tensor
+    """Singular vectors on B's smaller side: the left ones where n < r, else the right ones."""
 
     @classmethod
     def of(cls, y_nD: Tensor, factor_rD: Tensor) -> Self:
@@ -250,29 +248,14 @@ class _Spectrum:
         b_nr = y_nD @ factor_rD.T
         squares, vectors = torch.linalg.eigh(b_nr @ b_nr.T if b_nr.shape[0] < b_nr.shape[1] else b_nr.T @ b_nr)
         kept = squares > (squares[-1:] * y_nD.shape[1] * _FLOAT32_EPSILON).clamp_min(0)
-        values_k, vectors = squares[kept].sqrt(), vectors[:, kept]
-        return cls(values_k.sum(), _HalfSymmetric((vectors / values_k) @ vectors.T))
+        return cls(squares[kept].sqrt(), vectors[:, kept])
 
     def add_slope(self, slope_nD: Tensor, y_nD: Tensor, factor_rD: Tensor, weight: float) -> None:
         """Add ``weight`` times the gradient of the sum with respect to Y: U V^T A, of B's singular vectors."""
+        scaled_mk = self.vectors_mk / self.values_k
         if len(y_nD) < len(factor_rD):
-            slope_nD.addmm_(self.root @ (y_nD @ factor_rD.T), factor_rD, alpha=weight)
+            right_kD = (scaled_mk.T @ (y_nD @ factor_rD.T)) @ factor_rD
+            slope_nD.addmm_(self.vectors_mk, right_kD, alpha=weight)
         else:
-            slope_nD.addmm_(y_nD @ factor_rD.T, self.root @ factor_rD, alpha=weight)
-
-
-class _HalfSymmetric:
-    """A symmetric matrix [m, m] in three quarters of its memory: the upper half of its rows and the last quarter."""
-
-    def __init__(self, matrix_mm: Tensor) -> None:
-        self._half = -(-len(matrix_mm) // 2)
-        self._upper = matrix_mm[: self._half].clone()
-        self._last = matrix_mm[self._half :, self._half :].clone()
-
-    def __matmul__(self, right_mp: Tensor) -> Tensor:
-        """Return the product with a matrix [m, p]."""
-        first, second = right_mp[: self._half], right_mp[self._half :]
-        product = right_mp.new_empty(right_mp.shape)
-        torch.mm(self._upper, right_mp, out=product[: self._half])
-        product[self._half :] = torch.addmm(self._upper[:, self._half :].T @ first, self._last, second)
-        return product
+            left_nk = y_nD @ (factor_rD.T @ scaled_mk)
+            slope_nD.addmm_(left_nk, self.vectors_mk.T @ factor_rD, alpha=weight)

@@ -253,6 +253,7 @@ def test_chunks_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ladder, "KEPT_BYTES", 0)
     monkeypatch.setattr(ladder, "_BLOCK", 100)
     monkeypatch.setattr("orca_ray.alignment.reference_labels.FIT_BYTES", 0)
+    monkeypatch.setattr("orca_ray.alignment.reference_labels.SPECTRA_BYTES", 300)  # of the first class, not the others
     monkeypatch.setattr(otdd_reference, "FIT_BYTES", 0)
     other, chunked = call(get_distance(name).fit(src), target)
     assert other == pytest.approx(value, rel=1e-9)
