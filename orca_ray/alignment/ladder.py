@@ -27,9 +27,11 @@ KEPT_BYTES = 12 * 2**20
 
 _BLOCK = 2**18  # numbers in a block: 1 MB, a core's cache; smaller ones cost more in calls than they save
 _CUDA_BLOCK = 2**21  # 8 MB
+_CARRIED = 2.5  # blocks of a plan that are multiplied at once: products of few rows are slow
 _LOG2_E = math.log2(math.e)
 _FLOOR = -125.0  # of exponents: float32 powers of two below it are denormal, and slow
 _PLAN_FLOOR = -60.0  # of a plan's, which is multiplied on: its products must not be denormal either
+_SPARSE = 16  # a product of which one in so many entries counts is cheaper without the rest
 _LEAST, _MOST = 2.0**-60, 2.0**100  # sums outside are done again; the floor adds below 1e-14 of the least
 
 
@@ -208,23 +210,25 @@ def _again(cost: Cost, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft:
 
 def kernels(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> Iterator[tuple[slice, Tensor]]:
     """Yield T in bands of rows, with the rows' slice; each band is overwritten by the next."""
-    for rows, t_rN in _exponents(cost, f_N, g_n, e):
+    for rows, t_rN in _exponents(cost, f_N, g_n, e, _block_size(f_N)):
         # exp2: exp is ten times slower where it underflows, and here it does nearly everywhere.
         yield rows, t_rN.clamp_min_(_FLOOR).exp2_()
 
 
-def _exponents(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the binary logarithm of T as `kernels` does T."""
+def _exponents(
+    cost: Cost, f_N: Tensor, g_n: Tensor | None, e: float, block_size: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the binary logarithm of T as `kernels` does T; without g, that of the rows' own scale."""
     scale = _LOG2_E / e
     n, num_source = cost.shape
-    num_rows = min(n, max(1, _block_size(f_N) // num_source))
+    num_rows = min(n, max(1, block_size // num_source))
     buffer = f_N.new_empty(num_rows, num_source)
-    f_N, g_n1 = f_N * scale, (g_n * scale)[:, None]
+    f_N, g_n1 = f_N * scale, None if g_n is None else (g_n * scale)[:, None]
     for begin in range(0, n, num_rows):
         rows = slice(begin, min(begin + num_rows, n))
         band_rN = buffer[: rows.stop - begin]
         torch.add(f_N, cost.block(rows), alpha=-scale, out=band_rN)
-        yield rows, band_rN.add_(g_n1[rows])
+        yield rows, band_rN if g_n1 is None else band_rN.add_(g_n1[rows])
 
 
 def carry(cost: Cost, f_N: Tensor, e: float, x_ND: Tensor, onto_nD: Tensor | None, factor: float) -> Tensor:
@@ -234,14 +238,28 @@ def carry(cost: Cost, f_N: Tensor, e: float, x_ND: Tensor, onto_nD: Tensor | Non
     """
     n = cost.shape[0]
     mass_N = torch.zeros_like(f_N)
-    for rows, p_rN in _exponents(cost, f_N, f_N.new_zeros(n), e):
+    for rows, p_rN in _exponents(cost, f_N, None, e, int(_CARRIED * _block_size(f_N))):
         p_rN -= p_rN.amax(1, keepdim=True)
         p_rN.clamp_min_(_PLAN_FLOOR).exp2_()
-        p_rN /= p_rN.sum(1, keepdim=True)
+        p_rN *= p_rN.sum(1, keepdim=True).reciprocal_()
         mass_N += p_rN.sum(0)
         if onto_nD is not None:
-            onto_nD[rows].addmm_(p_rN, x_ND, alpha=factor)
+            _add_product(onto_nD[rows], p_rN, x_ND, factor)
     return mass_N / n
+
+
+def _add_product(onto_rD: Tensor, p_rN: Tensor, x_ND: Tensor, factor: float) -> None:
+    """Add ``factor`` P X onto a matrix; P is overwritten.
+
+    A plan is nearly sparse where costs are large beside its temperature: left out is what adds up, in a row, to less
+    than the precision.
+    """
+    if p_rN.device.type == "cpu":
+        torch.threshold_(p_rN, torch.finfo(p_rN.dtype).eps / p_rN.shape[1], 0.0)
+        if int(torch.count_nonzero(p_rN)) * _SPARSE <= p_rN.numel():
+            onto_rD.add_(torch.sparse.mm(p_rN.to_sparse(), x_ND), alpha=factor)
+            return
+    onto_rD.addmm_(p_rN, x_ND, alpha=factor)
 
 
 def _block_size(like: Tensor) -> int:

@@ -177,7 +177,7 @@ class TruncatedGaussianLabels:
         w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
         for i in range(len(points)):
             for j in range(i + 1, len(points)):
-                singular = _Spectrum.of(scaled[j], factors[i]).values_k.sum()
+                singular = _Spectrum.of(scaled[j] @ factors[i].T, scaled[j].shape[1]).values_k.sum()
                 spread = (traces_K[i] + traces_K[j] - 2.0 * singular).clamp_min(0)
                 w_KK[i, j] = w_KK[j, i] = (means_KD[i] - means_KD[j]).square().sum() + spread
         terms = {
@@ -199,29 +199,31 @@ class TruncatedGaussianLabels:
         factors = [factor.to(x_nD) for factor in self._factors]
         means_KD = self._means_KD.to(x_nD)
         mean_D = x_nD.mean(0)
+        root = (len(x_nD) - 1) ** 0.5
 
-        def scaled() -> Tensor:
-            return (x_nD - mean_D).div_((len(x_nD) - 1) ** 0.5)
+        def spectrum_of(factor: Tensor) -> _Spectrum:  # without a centred copy of the points
+            b_nr = torch.addmm(factor @ mean_D, x_nD, factor.T, beta=-1.0 / root, alpha=1.0 / root)
+            return _Spectrum.of(b_nr, len(mean_D))
 
-        scaled_nD = scaled()
         spectra, singular, kept_bytes = [], [], 0
         for factor in factors:
-            spectrum = _Spectrum.of(scaled_nD, factor)
+            spectrum = spectrum_of(factor)
             singular.append(spectrum.values_k.sum())
             kept_bytes += spectrum.vectors_mk.nbytes
             # Those that do not fit are computed once more for the gradient.
             spectra.append(spectrum if kept_bytes <= SPECTRA_BYTES else None)
-        spread_K = self._traces_K.to(x_nD) + torch.linalg.vector_norm(scaled_nD).square() - 2.0 * torch.stack(singular)
+        spread_K = self._traces_K.to(x_nD) + x_nD.var(0).sum() - 2.0 * torch.stack(singular)
         w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
 
         def gradient(weights_K: Tensor) -> Tensor:
             moved_D = (weights_K[:, None] * (mean_D - means_KD)).sum(0)
             spread_weights = (weights_K * (spread_K > 0)).tolist()
-            slope_nD, scaled_nD = scaled().mul_(sum(spread_weights)), scaled()
+            scaled_nD = (x_nD - mean_D).div_(root)
+            slope_nD: Tensor = scaled_nD * sum(spread_weights)
             for weight, spectrum, factor in zip(spread_weights, spectra, factors, strict=True):
-                (spectrum or _Spectrum.of(scaled_nD, factor)).add_slope(slope_nD, scaled_nD, factor, -weight)
+                (spectrum or spectrum_of(factor)).add_slope(slope_nD, scaled_nD, factor, -weight)
             slope_nD -= slope_nD.mean(0)
-            return slope_nD.mul_(2.0 / (len(x_nD) - 1) ** 0.5).add_(moved_D, alpha=2.0 / len(x_nD))
+            return slope_nD.mul_(2.0 / root).add_(moved_D, alpha=2.0 / len(x_nD))
 
         return w_K, gradient
 
@@ -243,11 +245,10 @@ class _Spectrum:
     """Singular vectors on B's smaller side: the left ones where n < r, else the right ones."""
 
     @classmethod
-    def of(cls, y_nD: Tensor, factor_rD: Tensor) -> Self:
+    def of(cls, b_nr: Tensor, num_features: int) -> Self:
         """Decompose the smaller of B B^T and B^T B."""
-        b_nr = y_nD @ factor_rD.T
         squares, vectors = torch.linalg.eigh(b_nr @ b_nr.T if b_nr.shape[0] < b_nr.shape[1] else b_nr.T @ b_nr)
-        kept = squares > (squares[-1:] * y_nD.shape[1] * _FLOAT32_EPSILON).clamp_min(0)
+        kept = squares > (squares[-1:] * num_features * _FLOAT32_EPSILON).clamp_min(0)
         return cls(squares[kept].sqrt(), vectors[:, kept])
 
     def add_slope(self, slope_nD: Tensor, y_nD: Tensor, factor_rD: Tensor, weight: float) -> None:

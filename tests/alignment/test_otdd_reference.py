@@ -5,6 +5,7 @@ import gc
 import math
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -258,6 +259,23 @@ def test_chunks_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     other, chunked = call(get_distance(name).fit(src), target)
     assert other == pytest.approx(value, rel=1e-9)
     torch.testing.assert_close(chunked, gradient, rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.parametrize(("scale", "sparse"), [(0.5, False), (20.0, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_carry_is_a_softmax_times_points(
+    scale: float, sparse: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = Mock(side_effect=torch.sparse.mm)
+    monkeypatch.setattr(torch.sparse, "mm", product)
+    y, x, f = cloud(9, 3, 1, scale).to(dtype), cloud(400, 3, 2, scale).to(dtype), cloud(400, 1, 3)[:, 0].to(dtype)
+    onto = torch.ones_like(y)
+    mass = ladder.carry(ladder.Cost(y, x), f, 0.1, x, onto, -0.5)
+    plan = torch.softmax((f - 0.5 * torch.cdist(y.double(), x.double()) ** 2) / 0.1, 1)
+    tolerance = 1e-3 if dtype is torch.float32 else 1e-9
+    torch.testing.assert_close(mass.double(), plan.mean(0), rtol=tolerance, atol=tolerance / 1e3)
+    torch.testing.assert_close(onto.double(), 1.0 - 0.5 * plan @ x.double(), rtol=tolerance, atol=tolerance)
+    assert product.called == (sparse and dtype is torch.float32)  # the floor of exponents is above float64's share
 
 
 def test_lost_sums_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
