@@ -19,15 +19,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from orca_ray.alignment.costs import Cost
+
 EPSILON = 0.1
 """The last temperature, in units of squared features; the reference's ``entreg``."""
 
-KEPT_BYTES = 12 * 2**20
-"""Costs up to this size are kept between steps; larger ones are computed again at each step, block by block."""
-
 _BLOCK = 2**18  # numbers in a block: 1 MB, a core's cache; smaller ones cost more in calls than they save
 _CUDA_BLOCK = 2**21  # 8 MB
-_CARRIED = 2.5  # blocks of a plan that are multiplied at once: products of few rows are slow
+_MULTIPLIED = 2.5  # blocks of a plan that are multiplied at once: products of few rows are slow
 _LOG2_E = math.log2(math.e)
 _FLOOR = -125.0  # of exponents: float32 powers of two below it are denormal, and slow
 _PLAN_FLOOR = -60.0  # of a plan's, which is multiplied on: its products must not be denormal either
@@ -41,73 +40,6 @@ def ladder(squared_diameter: float) -> list[float]:
         return [EPSILON, EPSILON]
     steps = math.ceil(math.log(squared_diameter / EPSILON) / math.log(4.0))
     return [squared_diameter, *(squared_diameter * 0.25**k for k in range(steps)), EPSILON]
-
-
-class Cost:
-    """C [n, N] between two clouds, centred near the origin; kept when small, otherwise computed block by block.
-
-    ``half_x_N``: `half_squares` of the columns' points, where they are known.
-    """
-
-    def __init__(
-        self, y_nD: Tensor, x_ND: Tensor, kept_bytes: int | None = None, half_x_N: Tensor | None = None
-    ) -> None:
-        self._y_nD, self._x_ND = y_nD, x_ND
-        self._half_y_n1 = half_squares(y_nD)[:, None]
-        self._half_x_N = half_squares(x_ND) if half_x_N is None else half_x_N
-        limit = KEPT_BYTES if kept_bytes is None else kept_bytes
-        self._keeps = len(y_nD) * len(x_ND) * y_nD.element_size() <= limit
-        self._kept_nN: Tensor | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, N)."""
-        return len(self._y_nD), len(self._x_ND)
-
-    def block(self, rows: slice | Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
-        """Return C of some rows and columns, of which one at most is given as ids; not to be written to."""
-        kept_nN = self.keep()
-        return self._compute(rows, columns) if kept_nN is None else kept_nN[rows, columns]
-
-    def keep(self) -> Tensor | None:
-        """Compute what is kept, unless it is there, and return it."""
-        if self._keeps and self._kept_nN is None:
-            self._kept_nN = self._compute(slice(None), slice(None))
-        return self._kept_nN
-
-    def columns(self, columns: slice) -> "Cost":
-        """Return C of some columns; a view of what is kept."""
-        part = Cost(self._y_nD, self._x_ND[columns], 0, self._half_x_N[columns])
-        if self._keeps:
-            part._keeps, part._kept_nN = True, self.block(slice(None), columns)
-        return part
-
-    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
-        half_x_N, y_nD, x_ND = self._half_x_N[columns], self._y_nD[rows], self._x_ND[columns]
-        block: Tensor = torch.addmm(half_x_N, y_nD, x_ND.T, alpha=-1).add_(self._half_y_n1[rows])
-        return block
-
-
-def half_squares(x_ND: Tensor) -> Tensor:
-    """Return ½‖x_i‖² [N] without a copy of the points."""
-    norms_N: Tensor = torch.linalg.vector_norm(x_ND, dim=1)
-    return 0.5 * norms_N.square()
-
-
-class LabelledCost(Cost):
-    """Within one cloud whose points have classes: C + ½ w[class of row, class of column]."""
-
-    def __init__(self, x_ND: Tensor, y_N: Tensor, w_KK: Tensor, kept_bytes: int) -> None:
-        super().__init__(x_ND, x_ND, kept_bytes)
-        self._y_N, self._half_w_KK = y_N, 0.5 * w_KK.to(x_ND)
-
-    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
-        block = super()._compute(rows, columns)
-        y_n, y_N = self._y_N[rows], self._y_N[columns]
-        num_rows = max(1, _BLOCK // len(y_N))
-        for part_rN, y_r in zip(torch.split(block, num_rows), torch.split(y_n, num_rows), strict=True):
-            part_rN += self._half_w_KK[y_r][:, y_N]
-        return block
 
 
 def solve(cost: Cost, temperatures: Sequence[float], start_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -210,42 +142,43 @@ def _again(cost: Cost, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft:
 
 def kernels(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> Iterator[tuple[slice, Tensor]]:
     """Yield T in bands of rows, with the rows' slice; each band is overwritten by the next."""
-    for rows, t_rN in _exponents(cost, f_N, g_n, e, _block_size(f_N)):
+    scale = _LOG2_E / e
+    bands = _bands(cost, _block_size(f_N))
+    buffer = f_N.new_empty(bands[0].stop, cost.shape[1])
+    f_N, g_n1 = f_N * scale, (g_n * scale)[:, None]
+    for rows in bands:
+        t_rN = buffer[: rows.stop - rows.start]
+        torch.add(f_N, cost.block(rows), alpha=-scale, out=t_rN)
+        t_rN += g_n1[rows]
         # exp2: exp is ten times slower where it underflows, and here it does nearly everywhere.
         yield rows, t_rN.clamp_min_(_FLOOR).exp2_()
 
 
-def _exponents(
-    cost: Cost, f_N: Tensor, g_n: Tensor | None, e: float, block_size: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the binary logarithm of T as `kernels` does T; without g, that of the rows' own scale."""
-    scale = _LOG2_E / e
+def _bands(cost: Cost, block_size: int) -> list[slice]:
     n, num_source = cost.shape
-    num_rows = min(n, max(1, block_size // num_source))
-    buffer = f_N.new_empty(num_rows, num_source)
-    f_N, g_n1 = f_N * scale, None if g_n is None else (g_n * scale)[:, None]
-    for begin in range(0, n, num_rows):
-        rows = slice(begin, min(begin + num_rows, n))
-        band_rN = buffer[: rows.stop - begin]
-        torch.add(f_N, cost.block(rows), alpha=-scale, out=band_rN)
-        yield rows, band_rN if g_n1 is None else band_rN.add_(g_n1[rows])
+    num_rows = max(1, block_size // num_source)
+    return [slice(begin, min(begin + num_rows, n)) for begin in range(0, n, num_rows)]
 
 
 def carry(cost: Cost, f_N: Tensor, e: float, x_ND: Tensor, onto_nD: Tensor | None, factor: float) -> Tensor:
     """Add ``factor`` P X [n, D] onto a matrix, if any, and return the mean of P's rows [N].
 
-    P_ji is the softmax over i of (f_i − C_ji) / e.
+    P_ji is the softmax over i of (f_i − C_ji) / e. It takes the place of C, which would be computed again if needed.
     """
-    n = cost.shape[0]
-    mass_N = torch.zeros_like(f_N)
-    for rows, p_rN in _exponents(cost, f_N, None, e, int(_CARRIED * _block_size(f_N))):
-        p_rN -= p_rN.amax(1, keepdim=True)
-        p_rN.clamp_min_(_PLAN_FLOOR).exp2_()
-        p_rN *= p_rN.sum(1, keepdim=True).reciprocal_()
-        mass_N += p_rN.sum(0)
+    scale, block_size = _LOG2_E / e, _block_size(f_N)
+    f_N, mass_N = f_N * scale, torch.zeros_like(f_N)
+    for group in _bands(cost, int(_MULTIPLIED * block_size)):
+        p_nN = cost.take(group)
+        for p_rN in torch.split(p_nN, max(1, block_size // cost.shape[1])):
+            torch.add(f_N, p_rN, alpha=-scale, out=p_rN)
+            p_rN -= p_rN.amax(1, keepdim=True)
+            p_rN.clamp_min_(_PLAN_FLOOR).exp2_()
+            p_rN *= p_rN.sum(1, keepdim=True).reciprocal_()
+            mass_N += p_rN.sum(0)
         if onto_nD is not None:
-            _add_product(onto_nD[rows], p_rN, x_ND, factor)
-    return mass_N / n
+            _add_product(onto_nD[group], p_nN, x_ND, factor)
+    cost.forget()
+    return mass_N / cost.shape[0]
 
 
 def _add_product(onto_rD: Tensor, p_rN: Tensor, x_ND: Tensor, factor: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from orca_ray.alignment import ladder
+from orca_ray.alignment.costs import LabelledCost
 from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.alignment.reference_labels import (
     FIT_BYTES,
@@ -85,7 +86,7 @@ class ReferenceOTDD(Distance):
                 "their squared distances exceed; scale them down or choose another distance"
             )
         terms, w_KK = self._labels.source_terms(source)
-        cost = ladder.LabelledCost(source.x_ND, source.y_N, w_KK, FIT_BYTES)
+        cost = LabelledCost(source.x_ND, source.y_N, w_KK, FIT_BYTES)
         squared = source.squared_diameter(source.x_ND) + len(source.classes) ** 2
         return {**terms, "self_SP": ladder.self_values_by_phase(cost, squared)}
 
@@ -156,7 +157,6 @@ class ReferenceOTDD(Distance):
         gradient_nD = torch.zeros_like(x_nD) if wants_gradient else None
         n = len(x_nD)
         mass_N = ladder.carry(costs.across, old_f_N, last, source.x_ND, gradient_nD, -1.0 / n)
-        del costs.across
         old_own_n = ladder.solve_self(costs.own, temperatures)
         value -= float(ladder.soft_minima(costs.own, old_own_n, old_own_n, last)[1].mean())
         if gradient_nD is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import ladder
+from orca_ray.alignment.costs import Cost, half_squares
 
 FIT_BYTES = 2**29
 """Costs within the source, met by `fit` alone, are kept between steps up to this size."""
@@ -45,7 +46,7 @@ class SortedSource:
         classes = tuple(slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True))
         boxes = [torch.aminmax(x_ND[c], dim=0) for c in classes]
         lows_KD, highs_KD = torch.stack([box.min for box in boxes]), torch.stack([box.max for box in boxes])
-        return cls(x_ND, ladder.half_squares(x_ND), y_N[order_N], center_D, classes, lows_KD, highs_KD)
+        return cls(x_ND, half_squares(x_ND), y_N[order_N], center_D, classes, lows_KD, highs_KD)
 
     def to(self, dtype: torch.dtype) -> "SortedSource":
         """Return the same points in another precision."""
@@ -54,8 +55,8 @@ class SortedSource:
 
     def costs(self, x_nD: Tensor) -> "TargetCosts":
         """Return the costs of target points, less `center_D`."""
-        across = ladder.Cost(x_nD, self.x_ND, half_x_N=self.half_squares_N)
-        return TargetCosts(across, ladder.Cost(x_nD, x_nD))
+        across = Cost(x_nD, self.x_ND, half_x_N=self.half_squares_N)
+        return TargetCosts(across, Cost(x_nD, x_nD))
 
     @property
     def shares_K(self) -> Tensor:
@@ -81,9 +82,9 @@ class SortedSource:
 class TargetCosts:
     """C of one target class."""
 
-    across: ladder.Cost
+    across: Cost
     """With the source, [n, N]."""
-    own: ladder.Cost
+    own: Cost
     """With itself, [n, n]."""
 
 
@@ -125,7 +126,7 @@ class SinkhornLabels:
         boxes_KD = source.highs_KD - source.lows_KD
         self_KSP = torch.stack(
             [
-                ladder.self_values_by_phase(ladder.Cost(p, p, FIT_BYTES), squared, 0.5)
+                ladder.self_values_by_phase(Cost(p, p, FIT_BYTES), squared, 0.5)
                 for p, squared in zip(points, boxes_KD.square().sum(1).tolist(), strict=True)
             ]
         )
@@ -133,7 +134,7 @@ class SinkhornLabels:
         w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
         for i in range(1, len(points)):
             for j, squared in enumerate(source.squared_diameters(points[i])[:i]):
-                across = ladder.value(ladder.Cost(points[i], points[j], FIT_BYTES), _halved(ladder.ladder(squared)))
+                across = ladder.value(Cost(points[i], points[j], FIT_BYTES), _halved(ladder.ladder(squared)))
                 own = sum(ladder.at_phase(phases[c], squared) for c in (i, j))
                 w_KK[i, j] = w_KK[j, i] = 2.0 * (across - own)
         return {"self_KSP": self_KSP}, w_KK

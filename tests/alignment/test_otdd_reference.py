@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import ladder, otdd_reference
+from orca_ray.alignment import costs, ladder, otdd_reference
+from orca_ray.alignment.costs import Cost
 from orca_ray.alignment.distance import Distance, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.errors import UserError
@@ -251,8 +252,9 @@ def test_where_the_reference_crashes(name: str) -> None:
 def test_chunks_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     src, target = source(), cloud(13, seed=4)
     value, gradient = call(get_distance(name).fit(src), target)
-    monkeypatch.setattr(ladder, "KEPT_BYTES", 0)
+    monkeypatch.setattr(costs, "KEPT_BYTES", 0)
     monkeypatch.setattr(ladder, "_BLOCK", 100)
+    monkeypatch.setattr(costs, "_BLOCK", 100)
     monkeypatch.setattr("orca_ray.alignment.reference_labels.FIT_BYTES", 0)
     monkeypatch.setattr("orca_ray.alignment.reference_labels.SPECTRA_BYTES", 300)  # of the first class, not the others
     monkeypatch.setattr(otdd_reference, "FIT_BYTES", 0)
@@ -270,7 +272,7 @@ def test_carry_is_a_softmax_times_points(
     monkeypatch.setattr(torch.sparse, "mm", product)
     y, x, f = cloud(9, 3, 1, scale).to(dtype), cloud(400, 3, 2, scale).to(dtype), cloud(400, 1, 3)[:, 0].to(dtype)
     onto = torch.ones_like(y)
-    mass = ladder.carry(ladder.Cost(y, x), f, 0.1, x, onto, -0.5)
+    mass = ladder.carry(Cost(y, x), f, 0.1, x, onto, -0.5)
     plan = torch.softmax((f - 0.5 * torch.cdist(y.double(), x.double()) ** 2) / 0.1, 1)
     tolerance = 1e-3 if dtype is torch.float32 else 1e-9
     torch.testing.assert_close(mass.double(), plan.mean(0), rtol=tolerance, atol=tolerance / 1e3)
@@ -289,7 +291,7 @@ def test_lost_sums_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_potentials_beyond_the_exponent_range() -> None:
     """Potentials so far from soft minima that every exponential under- or overflows."""
-    cost = ladder.Cost(cloud(7), cloud(9, seed=1))
+    cost = Cost(cloud(7), cloud(9, seed=1))
     for start in (-1e4, 1e4):
         f_N, g_n = cloud(9, 1)[:, 0] + start, cloud(7, 1, seed=2)[:, 0]
         soft_f_N, soft_g_n = ladder.soft_minima(cost, f_N, g_n, 0.1)
@@ -378,7 +380,7 @@ def test_a_step_stays_below_20_mb(n: int) -> None:
 
 def test_ladders_solved_at_once_are_those_solved_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     x_nD = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
-    cost = ladder.Cost(x_nD, x_nD)
+    cost = Cost(x_nD, x_nD)
     ladders = [ladder.remembered(ladder.ladder(squared)) for squared in (3e3, 5e3, 9e3)]
     one_by_one = [ladder.self_value(cost, temperatures) for temperatures in ladders]
     assert ladder.self_values(cost, ladders) == pytest.approx(one_by_one, rel=1e-5)
@@ -386,6 +388,6 @@ def test_ladders_solved_at_once_are_those_solved_one_by_one(monkeypatch: pytest.
         patch.setattr(ladder, "_solved_at_once", lambda *_: pytest.fail("ladders of different lengths"))
         uneven = [ladders[0], ladders[0][1:]]
         assert ladder.self_values(cost, uneven)[0] == pytest.approx(one_by_one[0], rel=1e-6)
-    far = ladder.Cost(1e4 * x_nD, 1e4 * x_nD)
+    far = Cost(1e4 * x_nD, 1e4 * x_nD)
     far_ones = [ladder.self_value(far, each) for each in ladders]
     assert ladder.self_values(far, ladders) == pytest.approx(far_ones, rel=1e-5)

@@ -107,7 +107,7 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], repeats:
 def status_mb(key: str) -> float:
     """Read this process's VmRSS or VmHWM."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(key))
 
 
 def step_memory_mb(distance: Distance, x_nD: Tensor, y_n: Tensor | None = None) -> float | None:

@@ -1,0 +1,85 @@
+"""Halved squared distances between two clouds, kept or computed block by block; letters as in `ladder`."""
+
+import torch
+from torch import Tensor
+
+KEPT_BYTES = 12 * 2**20
+"""Costs up to this size are kept between steps; larger ones are computed again at each step, block by block."""
+
+_BLOCK = 2**18  # numbers: 1 MB, a core's cache
+
+
+class Cost:
+    """C [n, N] between two clouds, centred near the origin; kept when small, otherwise computed block by block.
+
+    ``half_x_N``: `half_squares` of the columns' points, where they are known.
+    """
+
+    def __init__(
+        self, y_nD: Tensor, x_ND: Tensor, kept_bytes: int | None = None, half_x_N: Tensor | None = None
+    ) -> None:
+        self._y_nD, self._x_ND = y_nD, x_ND
+        self._half_y_n1 = half_squares(y_nD)[:, None]
+        self._half_x_N = half_squares(x_ND) if half_x_N is None else half_x_N
+        limit = KEPT_BYTES if kept_bytes is None else kept_bytes
+        self._keeps = len(y_nD) * len(x_ND) * y_nD.element_size() <= limit
+        self._kept_nN: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, N)."""
+        return len(self._y_nD), len(self._x_ND)
+
+    def block(self, rows: slice | Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
+        """Return C of some rows and columns, of which one at most is given as ids; not to be written to."""
+        kept_nN = self.keep()
+        return self._compute(rows, columns) if kept_nN is None else kept_nN[rows, columns]
+
+    def keep(self) -> Tensor | None:
+        """Compute what is kept, unless it is there, and return it."""
+        if self._keeps and self._kept_nN is None:
+            self._kept_nN = self._compute(slice(None), slice(None))
+        return self._kept_nN
+
+    def take(self, rows: slice) -> Tensor:
+        """Return C of some rows to be written to; `forget` must follow before other uses."""
+        kept_nN = self.keep()
+        return self._compute(rows, slice(None)) if kept_nN is None else kept_nN[rows]
+
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._kept_nN = None
+
+    def columns(self, columns: slice) -> "Cost":
+        """Return C of some columns; a view of what is kept."""
+        part = Cost(self._y_nD, self._x_ND[columns], 0, self._half_x_N[columns])
+        if self._keeps:
+            part._keeps, part._kept_nN = True, self.block(slice(None), columns)
+        return part
+
+    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        half_x_N, y_nD, x_ND = self._half_x_N[columns], self._y_nD[rows], self._x_ND[columns]
+        block: Tensor = torch.addmm(half_x_N, y_nD, x_ND.T, alpha=-1).add_(self._half_y_n1[rows])
+        return block
+
+
+def half_squares(x_ND: Tensor) -> Tensor:
+    """Return ½‖x_i‖² [N] without a copy of the points."""
+    norms_N: Tensor = torch.linalg.vector_norm(x_ND, dim=1)
+    return 0.5 * norms_N.square()
+
+
+class LabelledCost(Cost):
+    """Within one cloud whose points have classes: C + ½ w[class of row, class of column]."""
+
+    def __init__(self, x_ND: Tensor, y_N: Tensor, w_KK: Tensor, kept_bytes: int) -> None:
+        super().__init__(x_ND, x_ND, kept_bytes)
+        self._y_N, self._half_w_KK = y_N, 0.5 * w_KK.to(x_ND)
+
+    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        block = super()._compute(rows, columns)
+        y_n, y_N = self._y_N[rows], self._y_N[columns]
+        num_rows = max(1, _BLOCK // len(y_N))
+        for part_rN, y_r in zip(torch.split(block, num_rows), torch.split(y_n, num_rows), strict=True):
+            part_rN += self._half_w_KK[y_r][:, y_N]
+        return block
