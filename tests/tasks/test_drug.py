@@ -7,6 +7,9 @@ import pytest
 
 from orca_ray.tasks.drug import _reading
 from orca_ray.tasks.registry import get_task
+from tests.tasks.nasbench360.reference_loaders import reference_arrays
+from tests.tasks.nasbench360.twin_data import ordered, training_rows
+from tests.tasks.reference_utils import needs_reference
 from tests.twins.drug import write_drug
 
 
@@ -42,3 +45,17 @@ def test_other_widths_of_numbers_are_taken(tmp_path: Path) -> None:
     np.save(path, np.load(path).astype(np.uint8))
     data = get_task("drug/ctrp").prepare(raw=tmp_path, out=tmp_path / "out" / "1")
     assert data.train.x.dtype == np.float32
+
+
+@needs_reference
+def test_rows_are_the_references(name: str, tmp_path: Path) -> None:
+    """But for the axis that the labels of some files have: its training fails on it, or mixes up the batch."""
+    write_drug(tmp_path, name=name)
+    data = get_task(f"drug/{name}").prepare(raw=tmp_path, out=tmp_path / "out" / "1")
+    theirs = reference_arrays("drug", tmp_path, tmp_path, valid=False, arguments=[name.upper()])
+    np.testing.assert_array_equal(data.test.x[:], theirs["test_x"])
+    np.testing.assert_array_equal(data.test.y, theirs["test_y"].reshape(-1))
+    for ours, expected in zip(
+        ordered(*training_rows(data)), ordered(theirs["train_x"], theirs["train_y"].reshape(-1)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)

@@ -83,6 +83,11 @@ BAD: dict[str, list[Damage]] = {
         ("outside", changed("cosmic/test_dirs.npy", lambda x: np.append(x, "../key.npy")), r"below the raw directory"),
         ("no paths", changed("cosmic/test_dirs.npy", lambda x: np.array([1, None])), r"test_dirs\.npy: expected paths"),
         (
+            "broken text",
+            changed("cosmic/test_dirs.npy", lambda x: with_item(x.view(np.uint32), 2, 0x110000).view(x.dtype)),
+            r"test_dirs\.npy: expected paths of stamps, found characters that do not exist",
+        ),
+        (
             "hostile pickle",
             changed("cosmic/test_dirs.npy", lambda x: np.array([Hostile()])),
             r"system', which is refused",

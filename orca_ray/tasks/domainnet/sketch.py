@@ -7,6 +7,8 @@ Choices where the reference leaves one:
   it and treats it like training images.
 - The lists: the reference names ``sketch_train_mini.txt`` and ``sketch_test_mini.txt`` and does not say whose; these
   are the ones of SENTRY, which has the same names and 40 classes.
+- The archive: the reference looks for it below ``groundtruth/``, where DomainNet keeps clip art and paintings; its page
+  has sketches a folder further up. The reference's address is tried last.
 """
 
 from collections.abc import Sequence
@@ -134,10 +136,11 @@ TASK = Task(
         RawFile(
             path="sketch.zip",
             urls=(
-                "https://csr.bu.edu/ftp/visda/2019/multi-source/groundtruth/sketch.zip",
+                "https://csr.bu.edu/ftp/visda/2019/multi-source/sketch.zip",
+                "http://csr.bu.edu/ftp/visda/2019/multi-source/sketch.zip",
                 "http://csr.bu.edu/ftp/visda/2019/multi-source/groundtruth/sketch.zip",
             ),
-            num_bytes=2_500_000_000,
+            num_bytes=2_634_000_000,
             unpacked="sketch",
         ),
         RawFile(

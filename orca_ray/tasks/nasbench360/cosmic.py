@@ -11,6 +11,7 @@ Choices where the reference leaves one:
   F435W, here in order of their paths.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,21 @@ def _stamps(workspace: Workspace, split: str) -> list[str]:
     listing = workspace.optional(f"cosmic/{split}_dirs.npy")
     if listing is None:
         return _galaxies(workspace.file(f"cosmic/npy_{split}"))
-    names = read_npy(listing, ndim=1, kind="UO", pickled=True).tolist()
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{listing}: expected paths of stamps, found {type(names[0]).__name__} {names[0]!r:.100}")
-    return located(workspace.raw, listing, names)
+    return located(workspace.raw, listing, _names(listing))
+
+
+def _names(listing: Path) -> list[str]:
+    listed = read_npy(listing, ndim=1, kind="UO", pickled=True)
+    # Of a damaged character numpy makes text that Python itself cannot read.
+    if listed.dtype.kind == "U":
+        characters = listed.astype(listed.dtype.newbyteorder("=")).view(np.uint32)
+        if (characters > sys.maxunicode).any():
+            raise UserError(f"{listing}: expected paths of stamps, found characters that do not exist; write it anew")
+    names: list[Any] = listed.tolist()
+    for name in names:
+        if not (isinstance(name, str) and name.isprintable()):
+            raise UserError(f"{listing}: expected paths of stamps, found {type(name).__name__} {name!r:.100}")
+    return names
 
 
 def _galaxies(tree: Path) -> list[str]:
@@ -157,7 +169,7 @@ TASK = Task(
     paper_metric="cosmic_one_minus_auroc_thresholded",
     body="microsoft/swin-base-patch4-window7-224-in22k",
     num_samples=(4410, 420, 420),  # of 5250
-    licence="CC-BY-4.0 (as NAS-Bench-360 states it)",
+    licence="open data (as NAS-Bench-360 states it, which names no licence)",
     citation="Zhang and Bloom, deepCR: cosmic ray rejection with deep learning, ApJ, 2020; Kwon, Zhang and Bloom, "
     "deepCR on ACS/WFC, 2021; Tu et al., NAS-Bench-360, NeurIPS 2022",
     reference="https://arxiv.org/abs/1907.09500",
@@ -168,7 +180,7 @@ TASK = Task(
             num_bytes=num_bytes,
             unpacked=f"cosmic/npy_{split}",
         )
-        for split, num_bytes in (("train", 6_500_000_000), ("test", 1_000_000_000))
+        for split, num_bytes in (("train", 6_500_000_000), ("test", 2_000_000_000))
     ),
     paper_splits=True,
     split_seed=SPLIT_SEED,

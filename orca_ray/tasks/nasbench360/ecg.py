@@ -115,7 +115,7 @@ def _records(path: Path) -> tuple[list[Array], Array]:
 
 
 def _listed(path: Path, field: str, value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) == 0:
+    if not isinstance(value, list | tuple | np.ndarray) or (isinstance(value, np.ndarray) and value.ndim == 0):
         raise UserError(f"{path}: {field} must be a list or an array with an entry a record, found {value!r:.80}")
     return list(value)
 

@@ -84,7 +84,7 @@ TASK = Task(
     reference="https://doi.org/10.1038/s41598-020-70181-0",
     files=(
         RawFile(
-            path="protein.zip",
+            path="protein/protein.zip",  # its root holds deepcov.lst; NAS-Bench-360 and DASH make the folder for it
             urls=("https://pde-xd.s3.amazonaws.com/protein.zip",),
             num_bytes=1_100_000_000,
             unpacked="protein/deepcov.lst",

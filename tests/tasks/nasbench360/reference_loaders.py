@@ -1,7 +1,8 @@
 """Run one data loader of the reference from its checkout and write what it yields; nothing of it is copied.
 
-``python reference_loaders.py CHECKOUT LOADER RAW VALID OUT.npz``; in a process of its own, for the reference's modules
-have names as common as ``utils``. Shuffles are switched off, so that what it yields stands in the order of its files.
+``python reference_loaders.py CHECKOUT LOADER RAW ARGUMENTS VALID CONSTANTS OUT.npz``; in a process of its own, for the
+reference's modules have names as common as ``utils``. Shuffles are switched off, so that what it yields stands in the
+order of its files.
 """
 
 import ast
@@ -11,6 +12,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,13 @@ Array = npt.NDArray[Any]
 
 
 def reference_arrays(
-    loader: str, raw: Path, directory: Path, *, valid: bool, constants: dict[int, int] | None = None
+    loader: str,
+    raw: Path,
+    directory: Path,
+    *,
+    valid: bool,
+    arguments: Sequence[str] = (),
+    constants: Mapping[int, int] | None = None,
 ) -> dict[str, Array]:
     """Return ``train_x``, ``train_y``, … of the reference's ``load_<loader>``.
 
@@ -30,21 +38,25 @@ def reference_arrays(
         raw: directory of the raw files.
         directory: for what is written.
         valid: whether it holds validation samples out.
+        arguments: what follows the batch size.
         constants: whole numbers of the loader's code to replace: the sizes of files that a twin does not have.
     """
     out = directory / f"reference-{loader}-{valid}.npz"
-    told = [os.environ["ORCA_REFERENCE"], loader, raw, int(valid), json.dumps(constants or {}), out]
+    settings = (json.dumps(arguments), int(valid), json.dumps(constants or {}))
+    told = (os.environ["ORCA_REFERENCE"], loader, raw, *settings, out)
     subprocess.run([sys.executable, __file__, *map(str, told)], check=True, cwd=directory, capture_output=True)
     with np.load(out) as file:
         return {name: file[name] for name in file.files}
 
 
-class _Resized(ast.NodeTransformer):
-    def __init__(self, constants: dict[int, int]) -> None:
-        self._constants = constants
+class Replaced(ast.NodeTransformer):
+    """Replaces whole numbers and texts of code by others."""
+
+    def __init__(self, constants: Mapping[int, int] | Mapping[str, str]) -> None:
+        self._constants: Mapping[Any, Any] = constants
 
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        if type(node.value) is int:
+        if type(node.value) in (int, str):
             node.value = self._constants.get(node.value, node.value)
         return node
 
@@ -52,7 +64,7 @@ class _Resized(ast.NodeTransformer):
 def _resize(module: Any, name: str, constants: dict[int, int]) -> None:
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     found: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    resized = ast.Module(body=[_Resized(constants).visit(node) for node in found], type_ignores=[])
+    resized = ast.Module(body=[Replaced(constants).visit(node) for node in found], type_ignores=[])
     exec(compile(resized, module.__file__, "exec"), module.__dict__)
 
 
@@ -75,13 +87,13 @@ def _accept_twin(raw: str) -> str:
 
 def main() -> None:
     """Write the arrays of one loader."""
-    checkout, loader, raw, valid, constants, out = sys.argv[1:]
+    checkout, loader, raw, arguments, valid, constants, out = sys.argv[1:]
     sys.path.insert(0, str(Path(checkout) / "src"))
     module = importlib.import_module("data_loaders")
     if sizes := {int(key): value for key, value in json.loads(constants).items()}:
         _resize(module, f"load_{loader}", sizes)
     setattr(np.random, "permutation", np.arange)  # noqa: B010
-    given = (_accept_twin(raw), 100, 4) if loader == "cifar" else (raw, 4)
+    given = (_accept_twin(raw), 100, 4) if loader == "cifar" else (raw, 4, *json.loads(arguments))
     found = getattr(module, f"load_{loader}")(*given, valid_split=1 if valid == "1" else -1)
     arrays: dict[str, Array] = {}
     for split, part in zip(("train", "validation", "test"), found, strict=False):

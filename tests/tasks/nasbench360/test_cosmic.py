@@ -1,8 +1,6 @@
 """Cosmic: crops, ignored pixels, and where sky is added."""
 
-import importlib
-import os
-import sys
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from orca_ray.data import splits
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360 import cosmic
+from tests.tasks.reference_utils import CHECKOUT, data_loaders, needs_reference
 from tests.twins._nasbench360_large_files import write_cosmic
 
 Array = npt.NDArray[Any]
@@ -135,21 +134,21 @@ def test_an_interrupted_preparation_goes_on(
     assert len(read) == 6 + 14
 
 
-@pytest.fixture
-def loaders() -> Any:
-    checkout = os.environ.get("ORCA_REFERENCE")
-    if not checkout:
-        pytest.skip("no checkout of the reference: ORCA_REFERENCE is not set")
-    sources = str(Path(checkout) / "src")
-    sys.path.insert(0, sources)
-    try:
-        return importlib.import_module("data_loaders")
-    finally:
-        sys.path.remove(sources)
+@needs_reference
+def test_fields_with_galaxies_are_the_references() -> None:
+    script = Path(CHECKOUT) / "src/datasets/preprocess_cosmic.py"
+    (fields,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse(script.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "field_type"
+    )
+    ours = {f"{proposal}_{visit}" for proposal, visits in cosmic.GALAXY_VISITS.items() for visit in visits}
+    assert ours == {field for field, kind in fields.items() if kind == "GAL"}
 
 
-def test_images_and_masks_are_the_references(raw: Path, paper: PreparedData, loaders: Any) -> None:
-    train, _, test = loaders.load_cosmic(str(raw), 1)
+@needs_reference
+def test_images_and_masks_are_the_references(raw: Path, paper: PreparedData) -> None:
+    train, _, test = data_loaders().load_cosmic(str(raw), 1)
     first, second = splits.split(12, (6, 6), 0)
     parts = (("train", first), ("validation", second), ("test", np.arange(6)))
     for number, (split, order) in enumerate(parts):

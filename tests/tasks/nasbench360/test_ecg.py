@@ -69,6 +69,16 @@ def test_a_constant_record_becomes_zeros(tmp_path: Path) -> None:
     assert (x == 0).all(axis=(1, 2)).any()
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_records_may_be_in_a_list(kind: type, tmp_path: Path) -> None:
+    content = ecg_content()
+    (tmp_path / "raw").mkdir()
+    save_ecg(tmp_path / "raw", content | {"data": kind(content["data"])})
+    other = tmp_path / "array"
+    other.mkdir()
+    assert prepare(TASK, tmp_path).fingerprint == prepare(TASK, other).fingerprint
+
+
 def test_every_class_is_in_every_split_of_the_twin(tmp_path: Path) -> None:
     for protocol in ("held-out", "paper"):
         data = prepare(TASK, tmp_path, protocol)

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from orca_ray.data.mel import log_mel
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.readers import read_wav
+from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360 import _audio, fsd50k
+from tests.tasks.nasbench360.reference_fsd50k import reference_fsd50k
+from tests.tasks.reference_utils import needs_reference
 from tests.twins._nasbench360_large_files import NUM_CLIPS, write_fsd50k, write_wav
 
 Array = npt.NDArray[Any]
@@ -187,3 +190,22 @@ def test_backgrounds_beyond_the_room_are_read_again(tmp_path: Path, monkeypatch:
     assert len(backgrounds._kept) == 1
     second = [backgrounds.draw(np.random.RandomState(seed)) for seed in range(8)]
     np.testing.assert_array_equal(first, second)
+
+
+@needs_reference
+def test_examples_and_chunks_are_the_references(raw: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for torchaudio's ``MelSpectrogram``, which is stood in for; see `reference_fsd50k`."""
+    numbers = fsd50k._label_numbers(raw / "chunks/lbl_map.json")
+    chosen = fsd50k._one_each(fsd50k._chunks(Workspace(TASK.name, raw, raw), "tr", numbers))
+    train, *evaluated = reference_fsd50k(raw, chosen.tolist(), monkeypatch)
+    x, y = train.tensors
+    np.testing.assert_allclose(data.train.x[:], x.numpy(), atol=5e-4)  # decibels, theirs in float32
+    np.testing.assert_array_equal(data.train.y, y.numpy())
+    for split, theirs in zip((data.validation, data.test), evaluated, strict=True):
+        assert split.group is not None
+        assert len(theirs) == split.group.max() + 1 == NUM_CLIPS
+        for clip in range(NUM_CLIPS):
+            chunks, labels = theirs[clip]
+            (rows,) = np.nonzero(split.group == clip)
+            np.testing.assert_allclose(split.x[rows], chunks.numpy(), atol=5e-4)
+            np.testing.assert_array_equal(split.y[rows], np.broadcast_to(labels.numpy(), (len(rows), 200)))

@@ -1,9 +1,6 @@
 """PSICOV: squares of proteins against ones that are put together here, plainly."""
 
-import importlib
-import os
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.tasks.nasbench360 import _psicov, psicov
+from tests.tasks.reference_utils import data_loaders, needs_reference
 from tests.twins._nasbench360_large_files import PROTEINS, write_psicov
 
 Array = npt.NDArray[Any]
@@ -160,22 +158,9 @@ def test_a_long_test_protein_keeps_the_separation_of_its_residues(raw: Path, tmp
     assert (diagonal[5:-5] < 6).all()  # residues next to each other along the chain
 
 
-@pytest.fixture
-def loaders() -> Any:
-    checkout = os.environ.get("ORCA_REFERENCE")
-    if not checkout:
-        pytest.skip("no checkout of the reference: ORCA_REFERENCE is not set")
-    sources = str(Path(checkout) / "src")
-    sys.path.insert(0, sources)
-    try:
-        return importlib.import_module("data_loaders")
-    finally:
-        sys.path.remove(sources)
-
-
-def test_squares_are_the_references(
-    raw: Path, data: PreparedData, loaders: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@needs_reference
+def test_squares_are_the_references(raw: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders = data_loaders()
     shares = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))
     starts = list(offsets(tuple(shares[LONG]), PROTEINS["deepcov"][LONG]))
     monkeypatch.setattr(loaders.random, "randint", lambda low, high: starts.pop(0))
