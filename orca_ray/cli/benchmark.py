@@ -37,7 +37,7 @@ class Executor(StrEnum):
     INLINE = "inline"
 
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket or nasbench360.")]
 FileArgument = Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="Sweep file.")]
 SourceArgument = Annotated[str, typer.Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")]
 BudgetOption = Annotated[str | None, typer.Option(help="Budget of the sweep file, e.g. quick or full.")]
@@ -135,7 +135,7 @@ def plan(
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print what a sweep would run, on which resources, and why something cannot be placed."""
+    """Print what a sweep would run and cost, what is missing, what brings it, and what cannot be placed."""
     spec = _spec(source, budget, tasks, methods, body, trials, seeds, protocol, deterministic)
     _show_plan(spec, _How(results_uri(results), executor, address, json=json))
 
@@ -203,6 +203,8 @@ def _sweep(spec: "SweepSpec", how: _How) -> "Summary":
     from orca_ray.sweep.run import fetch, run_sweep
 
     existing_store(how.uri)  # refuses a place that is no store before anything is fetched
+    if not _joins(how.executor, how.address):
+        _refuse_unplaceable(spec)
     with Progress(quiet=how.quiet or how.json) as listener:
         fetch(spec, lambda text: listener(Message(text)))
         return run_sweep(
@@ -213,6 +215,15 @@ def _sweep(spec: "SweepSpec", how: _How) -> "Summary":
             address=how.address,
             retry_failed=how.retry_failed,
         )
+
+
+def _refuse_unplaceable(spec: "SweepSpec") -> None:
+    """Refuse trials that do not fit on this machine before hours are spent on fetching their data."""
+    from orca_ray.sweep.executors.inline import this_node
+    from orca_ray.sweep.study_plan import plan_studies, refuse_unplaceable
+
+    node = this_node()
+    refuse_unplaceable(plan_studies(spec, dict.fromkeys(spec.tasks, ""), gpus=node.gpus > 0), [node])
 
 
 def _show_plan(spec: "SweepSpec", how: _How) -> None:
@@ -230,9 +241,14 @@ def _show_plan(spec: "SweepSpec", how: _How) -> None:
         raise typer.Exit(USER_ERROR)
 
 
+def _joins(executor: Executor, address: str | None) -> bool:
+    """Whether trials run on a cluster that is there already."""
+    return executor is Executor.RAY and bool(address or os.environ.get("RAY_ADDRESS"))
+
+
 def _nodes(executor: Executor, address: str | None) -> "list[NodeResources] | None":
     """Return the nodes of a running cluster, or None for this machine: a plan starts no cluster of its own."""
-    if executor is not Executor.RAY or not (address or os.environ.get("RAY_ADDRESS")):
+    if not _joins(executor, address):
         return None
     from orca_ray.sweep.run import make_executor
 

@@ -5,8 +5,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from orca_ray.cli.output import duration, show
+from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
+    from orca_ray.sweep.cost import TaskCost
     from orca_ray.sweep.events import Summary
     from orca_ray.sweep.plan import Plan, PlanRow
     from orca_ray.sweep.spec import SweepSpec
@@ -49,41 +51,79 @@ def print_plan(planned: "Plan") -> None:
 
 def _print_costs(planned: "Plan") -> None:
     """Print what each task costs, what is missing, and what brings it."""
+    both = bool(planned.cpu)
     rows = [
         (
             cost.task.partition("/")[2],
             cost.trials,
             cost.epochs,
-            "?" if cost.hours is None else _hours(cost.hours),
+            _hours(cost.gpu_hours),
+            *((_hours(cost.cpu_hours),) if both else ()),
             _gigabytes(cost.raw_bytes or None),
             _gigabytes(cost.prepared_bytes),
             cost.state,
         )
         for cost in planned.costs
     ]
-    numbers = ("trials", "epochs", "hours", "raw GB", "prepared GB")
-    print(f"\ncost on {planned.device}, none stopped early:")
+    hours = ("GPU h", "CPU h") if both else ("GPU h",)
+    numbers = ("trials", "epochs", *hours, "raw GB", "prepared GB")
+    print("\nestimated cost, none stopped early:")
     show(("task", *numbers, "data"), rows, right=numbers)
-    known = [cost.hours for cost in planned.costs if cost.hours is not None]
-    unknown = len(planned.costs) - len(known)
-    print(f"\nin all: {_hours(sum(known))} h" + f" and {unknown} tasks whose size only their data tell" * bool(unknown))
-    needed = sum((cost.raw_bytes + (cost.prepared_bytes or 0)) for cost in planned.costs if cost.state != "prepared")
-    if needed:
+    _print_totals(planned)
+    _print_missing(planned)
+
+
+def _print_totals(planned: "Plan") -> None:
+    print()
+    for device, kind, known in (
+        (planned.gpu, "GPU", [cost.gpu_hours for cost in planned.costs if cost.gpu_hours is not None]),
+        (planned.cpu, "CPU", [cost.cpu_hours for cost in planned.costs if cost.cpu_hours is not None]),
+    ):
+        if device and known:
+            print(f"in all {_hours(sum(known))} {kind} h: {device}")
+    if unknown := sum(cost.gpu_hours is None for cost in planned.costs):
+        print(f"hours not known for {unknown} of {len(planned.costs)} tasks: not prepared, or a body not listed")
+    if needed := sum(cost.disk_bytes for cost in planned.costs):
         print(f"disk needed: about {_gigabytes(needed)} GB")
-    for state, verb in (("missing", "fetch"), ("fetched", "prepare")):
-        absent = [cost.task for cost in planned.costs if cost.state == state]
-        if absent:
-            whole = len(absent) == len(planned.costs)
-            names = absent[0].partition("/")[0] if whole else " ".join(absent)
-            print(f"{state}: {len(absent)} of {len(planned.costs)} tasks; orca-sweep data {verb} {names}")
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
+def _print_missing(planned: "Plan") -> None:
+    for state in ("missing", "fetched"):
+        if wanted := [cost for cost in planned.costs if cost.state == state]:
+            print(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
+            for command in _commands(wanted):
+                print(f"  {command}")
+    for each in planned.absent:
+        print(f"missing: {each.what}\n  {each.command}")
+
+
+def _commands(costs: "list[TaskCost]") -> list[str]:
+    """Return the commands that bring data further, each with all the tasks that it may name at once."""
+    from orca_ray.tasks.registry import get_benchmark
+
+    tasks: dict[str, list[str]] = {}
+    for cost in costs:
+        tasks.setdefault((cost.command or "").replace(cost.task, "{}"), []).append(cost.task)
+    commands = []
+    for command, names in tasks.items():
+        benchmark = names[0].partition("/")[0]
+        commands.append(command.format(benchmark if len(names) == len(get_benchmark(benchmark)) else " ".join(names)))
+    return commands
+
+
+def _hours(hours: float | None) -> str:
+    return _rounded(hours, 0.01)
 
 
 def _gigabytes(num_bytes: int | None) -> str:
-    return "?" if num_bytes is None else f"{num_bytes / 1e9:.2g}" if num_bytes < 10e9 else f"{num_bytes / 1e9:.0f}"
+    return _rounded(None if num_bytes is None else num_bytes / 1e9, 0.001)
+
+
+def _rounded(value: float | None, least: float) -> str:
+    """Return two digits, or all before the point; "?" for what is not known."""
+    if value is None:
+        return "?"
+    return f"<{least:g}" if value < least else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _asked(row: "PlanRow") -> str:
@@ -95,6 +135,7 @@ def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
     """Print how a sweep ended, which fallbacks its trials took, and how to see its board."""
     # Without --sweep the fullest board is shown, and that is seldom one of a variant.
     which = "" if spec.sweep_id == f"{spec.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
+    which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
     if summary.up_to_date:
         print(f"{summary.sweep}: up to date, {summary.finished_before} trials done")

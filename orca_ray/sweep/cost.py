@@ -8,17 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.packages import is_cached
+from orca_ray.data.protocol import HELD_OUT, PAPER
 from orca_ray.data.raw import missing
 from orca_ray.models.names import list_bodies, modality_of, parse_body_name
-from orca_ray.sweep.study_plan import NodeResources, StudyPlan
+from orca_ray.sweep.study_plan import StudyPlan
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 
-ASSUMED_DEVICE, ASSUMED_RATE = "an A100 (bfloat16, a third of its peak)", 312e12 / 3
-"""Operations a second where no device is at hand to be measured."""
-CALIBRATED_SHARE = 0.5
-"""Share of the rate of plain matrix products that a training step reaches."""
+CALIBRATED_SHARE = 1 / 3
+"""Share of the rate of plain matrix products that a training step of a transformer reaches, at a guess; RoBERTa-base
+reached 0.21 on a busy CPU core, in bfloat16."""
+ASSUMED_DEVICE, ASSUMED_RATE = "an A100 (none is here to be measured)", 312e12 / 4
+"""Where there is no GPU: a quarter of what the A100's data sheet says of bfloat16."""
+GPU_STEP_SECONDS = 0.02
+"""Least time of an optimiser step on a GPU, however few tokens it sees: some thousand kernels are to be launched."""
+SWIN_SLOWNESS = 2.0
+"""Time of an operation of Swin by that of a plain transformer's, for windows are copied to and fro: 1.3 on a CPU core,
+and at a guess more on a GPU, whose memory is slower beside its arithmetic."""
 _CALIBRATION_SECONDS = 0.5
 _PSEUDO_CLASSES, _USUAL_WIDTH = 10, 768
 _SWIN_FORWARD = {"swin-tiny": 9.0e9, "swin_tiny": 9.0e9, "swin-base": 30.8e9, "swin_base": 30.8e9}
@@ -27,11 +34,13 @@ _SWIN_FORWARD = {"swin-tiny": 9.0e9, "swin_tiny": 9.0e9, "swin-base": 30.8e9, "s
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast training computes."""
+    """How fast a device trains."""
 
     device: str
     flops: float
-    """Operations a second."""
+    """Operations a second, of a plain transformer."""
+    step_seconds: float = 0.0
+    """Least time of an optimiser step."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,12 @@ class TaskCost:
     trials: int
     epochs: int
     """Refine epochs of all trials, none stopped early."""
-    hours: float | None
-    """Of one device; None where the body or the number of samples is not known."""
+    gpu_hours: float | None
+    """None where the body or the number of samples is not known."""
+    cpu_hours: float | None
+    """Of this machine, where no node has a GPU."""
     raw_bytes: int
-    """Rough size of its raw files; 0: not known, or inside packages."""
+    """Rough size of its raw files; 0: not known."""
     prepared_bytes: int | None
     """Of the arrays that trials read; None where only the data tell."""
     state: str
@@ -53,60 +64,73 @@ class TaskCost:
     command: str | None
     """What brings it a step further."""
 
+    @property
+    def disk_bytes(self) -> int:
+        """What is still to be written, as far as it is known."""
+        to_fetch = self.raw_bytes if self.state == "missing" else 0
+        return 0 if self.state == "prepared" else to_fetch + (self.prepared_bytes or 0)
 
-def rate_of(nodes: Sequence[NodeResources]) -> Rate:
-    """Return the rate to reckon with: measured on this machine's GPU, or the assumed one where there is none.
 
-    A sweep on nodes without any GPU is reckoned with this machine's CPU, one thread.
-    """
+def gpu_rate() -> Rate:
+    """Return the rate of this machine's GPU, measured, or the assumed one where there is none."""
     import torch
 
-    if torch.cuda.is_available():
-        return Rate(torch.cuda.get_device_name(), CALIBRATED_SHARE * _measured("cuda"))
-    if nodes and not any(node.gpus for node in nodes):
-        return Rate("one CPU", CALIBRATED_SHARE * _measured("cpu"))
-    return Rate(ASSUMED_DEVICE, ASSUMED_RATE)
+    if not torch.cuda.is_available():
+        return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
+    return Rate(torch.cuda.get_device_name(), CALIBRATED_SHARE * _measured_on_gpu(), GPU_STEP_SECONDS)
 
 
-def _measured(device: str) -> float:
+def cpu_rate() -> Rate:
+    """Return the rate of all of this machine's cores that the process may use."""
+    import torch
+
+    from orca_ray.training.precision import choose_precision
+    from orca_ray.training.throughput import peak_flops
+
+    peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))
+    assert peak is not None  # of a CPU it is measured
+    return Rate(f"this machine, {torch.get_num_threads()} threads", CALIBRATED_SHARE * peak)
+
+
+def _measured_on_gpu() -> float:
     """Return the rate of products of the shape of a transformer's, in the precision that training takes there."""
     import torch
 
-    cuda = device == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32
-    rows = 16384 if cuda else 512
-    left, right = torch.ones(rows, 768, dtype=dtype, device=device), torch.ones(768, 3072, dtype=dtype, device=device)
-    torch.mm(left, right)
+    from orca_ray.training.precision import choose_precision
+
+    device = torch.device("cuda")
+    precision = choose_precision("auto", device, _USUAL_WIDTH)
+    dtype = torch.bfloat16 if precision.name == "bfloat16" else torch.float32
+    left, right = torch.ones(16384, 768, dtype=dtype, device=device), torch.ones(768, 3072, dtype=dtype, device=device)
     best, begin = 0.0, perf_counter()
     while perf_counter() - begin < _CALIBRATION_SECONDS:
         started = perf_counter()
         torch.mm(left, right)
-        if cuda:
-            torch.cuda.synchronize()
+        torch.cuda.synchronize()
         best = max(best, 2.0 * left.numel() * right.shape[1] / (perf_counter() - started))
     return best
 
 
-def task_costs(studies: Sequence[StudyPlan], rate: Rate) -> list[TaskCost]:
+def task_costs(studies: Sequence[StudyPlan], gpu: Rate, cpu: Rate | None = None) -> list[TaskCost]:
     """Return the cost of every task of the planned studies, in their order."""
     by_task: dict[str, list[StudyPlan]] = {}
     for study in studies:
         by_task.setdefault(study.task, []).append(study)
-    return [_task_cost(get_task(name), plans, rate) for name, plans in by_task.items()]
+    return [_task_cost(get_task(name), plans, gpu, cpu) for name, plans in by_task.items()]
 
 
-def _task_cost(task: Task, plans: Sequence[StudyPlan], rate: Rate) -> TaskCost:
+def _task_cost(task: Task, plans: Sequence[StudyPlan], gpu: Rate, cpu: Rate | None) -> TaskCost:
     protocol = plans[0].spec.protocol
     data = task.prepared(protocol)
     if data is not None:
         task = task.resolved(data)
-    state, command = _state(task, prepared=data is not None)
-    seconds = [study_seconds(task, plan, rate) for plan in plans]
+    state, command = ("prepared", None) if data is not None else _state(task, protocol)
     return TaskCost(
         task=task.name,
         trials=sum(plan.num_trials for plan in plans),
         epochs=sum(plan.num_trials * int(plan.first["refine.epochs"]) for plan in plans),
-        hours=None if None in seconds else sum(each for each in seconds if each is not None) / 3600,
+        gpu_hours=_hours(task, plans, gpu),
+        cpu_hours=None if cpu is None else _hours(task, plans, cpu),
         raw_bytes=sum(file.disk_bytes for file in task.files) + round(sum(p.size_mb * 1e6 for p in task.packages)),
         prepared_bytes=_prepared_bytes(task),
         state=state,
@@ -114,13 +138,16 @@ def _task_cost(task: Task, plans: Sequence[StudyPlan], rate: Rate) -> TaskCost:
     )
 
 
-def _state(task: Task, *, prepared: bool) -> tuple[str, str | None]:
-    if prepared:
-        return "prepared", None
-    if absent := missing(task.files, task.raw_directory):
+def _state(task: Task, protocol: str) -> tuple[str, str]:
+    """Return how far the data of a task that is not prepared are, and the command that brings them further."""
+    absent = missing(task.files, task.raw_directory)
+    if any(not (file.urls or file.made_by) for file in absent):
+        return "missing", f"orca-sweep data prepare {task.name} --raw DIR"
+    if absent or not all(is_cached(package) for package in task.packages):
         made_by = next((file.made_by for file in absent if file.made_by), None)
         return "missing", made_by or f"orca-sweep data fetch {task.name}"
-    return "fetched", f"orca-sweep data prepare {task.name}"
+    option = f" --protocol {protocol}" if task.paper_splits and protocol != HELD_OUT else ""
+    return "fetched", f"orca-sweep data prepare {task.name}{option}"
 
 
 def _prepared_bytes(task: Task) -> int | None:
@@ -131,24 +158,28 @@ def _prepared_bytes(task: Task) -> int | None:
     return sum(task.num_samples) * (inputs + 4 * outputs)
 
 
+def _hours(task: Task, plans: Sequence[StudyPlan], rate: Rate) -> float | None:
+    seconds = [study_seconds(task, plan, rate) for plan in plans]
+    return None if None in seconds else sum(each for each in seconds if each is not None) / 3600
+
+
 def study_seconds(task: Task, plan: StudyPlan, rate: Rate) -> float | None:
     """Return the seconds that all trials of one (task, method) take on one device; None where that is not known.
 
     A training step costs three forward passes, a validation one. An align epoch costs what its distance does, about
     that of `otdd_reference`; embedding is small beside it and left out.
     """
-    if task.num_samples is None:
+    operations = None if task.num_samples is None else forward_flops(plan.body, tokens(task, plan))
+    if operations is None or task.num_samples is None:
         return None
-    forward = forward_flops(plan.body, tokens(task, plan))
-    if forward is None:
-        return None
+    forward = operations * (SWIN_SLOWNESS if _swin_forward(plan.body) else 1.0) / rate.flops
     train, validation, test = task.num_samples
     if plan.spec.protocol == PAPER:  # trains on both, and selects on test
         train, validation = train + validation, test
-    epochs = int(plan.first["refine.epochs"])
-    per_trial = epochs * (3 * train + validation) * forward + align_flops(task, plan, train)
-    tests = len(plan.confirm_seeds) * test * forward
-    return (plan.num_trials * per_trial + tests) / rate.flops
+    steps = math.ceil(train / (int(plan.first["refine.batch_size"]) * int(plan.first["refine.accumulation"])))
+    epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
+    per_trial = int(plan.first["refine.epochs"]) * epoch + align_flops(task, plan, train) / rate.flops
+    return plan.num_trials * per_trial + len(plan.confirm_seeds) * test * forward
 
 
 def align_flops(task: Task, plan: StudyPlan, train: int) -> float:
@@ -168,8 +199,11 @@ def tokens(task: Task, plan: StudyPlan) -> float:
     if modality_of(plan.body, task.kind) == "image":
         patch = 14 if plan.body.startswith(("vit-s14", "facebook/dinov2")) else 16
         return (float(plan.first["embedder.image_size"]) / patch) ** 2
-    length = math.inf if task.input_shape is None else math.prod(task.input_shape[1:])
-    return min(float(plan.first["embedder.sequence_length"]), length)
+    most = int(plan.first["embedder.sequence_length"])
+    length = most if task.input_shape is None else math.prod(task.input_shape[1:])
+    if plan.first["embedder.patching"] == "divide" and task.kind == "sequence":
+        return next(length // patch for patch in range(1, length + 1) if not length % patch and length // patch <= most)
+    return min(most, length)
 
 
 def forward_flops(body: str, num_tokens: float) -> float | None:
@@ -178,12 +212,15 @@ def forward_flops(body: str, num_tokens: float) -> float | None:
     A transformer layer takes 24 T W² + 4 T² W, two operations a multiplication (Kaplan et al., 2020, arXiv:2001.08361,
     with attention); Swin bodies are counted from their paper, in proportion to the pixels.
     """
+    if swin := _swin_forward(body):
+        return swin * num_tokens / (224 / 16) ** 2
     base, layers = parse_body_name(body)
-    for name, operations in _SWIN_FORWARD.items():
-        if name in base:
-            return operations * num_tokens / (224 / 16) ** 2
     info = next((info for info in list_bodies() if info.name == base), None)
     if info is None:
         return None
     depth = layers or info.layers
     return depth * (24 * num_tokens * info.width**2 + 4 * num_tokens**2 * info.width)
+
+
+def _swin_forward(body: str) -> float | None:
+    return next((operations for name, operations in _SWIN_FORWARD.items() if name in body), None)

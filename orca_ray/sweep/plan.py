@@ -8,7 +8,8 @@ from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.cost import TaskCost, rate_of, task_costs
+from orca_ray.sweep.absent import Absent, absent
+from orca_ray.sweep.cost import TaskCost, cpu_rate, gpu_rate, task_costs
 from orca_ray.sweep.spec import SweepSpec
 from orca_ray.sweep.study import Study
 from orca_ray.sweep.study_plan import NodeResources, StudyPlan, placement_problem, plan_studies
@@ -40,10 +41,14 @@ class Plan:
     deterministic: bool
     rows: tuple[PlanRow, ...]
     nodes: tuple[NodeResources, ...]
-    device: str = ""
-    """What the hours of `costs` are reckoned for."""
+    gpu: str = ""
+    """What the GPU hours of `costs` are reckoned for."""
+    cpu: str = ""
+    """What the CPU hours are reckoned for; "" where a node has a GPU."""
     costs: tuple[TaskCost, ...] = ()
     """Of each task, all of its trials run from nothing."""
+    absent: tuple[Absent, ...] = ()
+    """Bodies and alignment sources that this machine lacks."""
 
     @property
     def num_trials(self) -> int:
@@ -57,8 +62,15 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """Why trials cannot be placed, one line a (task, method)."""
-        return [f"{row.task} {row.method}: {row.problem}" for row in self.rows if row.problem]
+        """Why trials cannot be placed, one line a reason, naming the first (task, method) that it holds for."""
+        reasons: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.problem:
+                reasons.setdefault(row.problem, []).append(f"{row.task} {row.method}")
+        return [
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+            for reason, names in reasons.items()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers."""
@@ -79,8 +91,14 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     if not studies:
         raise UserError("nothing to plan: the sweep has no task or no method")
     described = describe(studies, nodes, store.load(spec.sweep_id) if store else {})
-    rate = rate_of(nodes)
-    return replace(described, device=rate.device, costs=tuple(task_costs(studies, rate)))
+    gpu, cpu = gpu_rate(), None if any(node.gpus for node in nodes) else cpu_rate()
+    return replace(
+        described,
+        gpu=gpu.device,
+        cpu=cpu.device if cpu else "",
+        costs=tuple(task_costs(studies, gpu, cpu)),
+        absent=tuple(absent(studies)),
+    )
 
 
 def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:

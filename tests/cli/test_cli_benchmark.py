@@ -126,7 +126,8 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert sweep.options == {"executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True}
     assert sweep.store is not None
     assert sweep.store.local_path == place
-    shown = f"leaderboard: orca-sweep leaderboard pocket --sweep mine/full-trials3-deterministic --results '{place}'"
+    which = "--sweep mine/full-trials3-deterministic --protocol paper"
+    shown = f"leaderboard: orca-sweep leaderboard pocket {which} --results '{place}'"
     assert ending.out.splitlines()[-1] == shown
 
 
@@ -243,7 +244,8 @@ def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkey
     monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
     ending = command("plan", "pocket")
     assert ending.code == 0
-    assert max(map(len, ending.out.splitlines())) <= 80
+    lines = [line for line in ending.out.splitlines() if not line.startswith("  orca-sweep ")]  # to be copied whole
+    assert max(map(len, lines)) <= 80
     planned = command("plan", "pocket", "--json").json
     rows = [line.split() for line in ending.out.splitlines()[2 : 2 + len(planned["rows"])]]
     assert [row[:3] for row in rows] == [
@@ -257,8 +259,59 @@ def test_a_plan_says_what_cannot_be_placed(command: Command, monkeypatch: pytest
     monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
     ending = command("plan", "big.yaml")
     assert ending.code == 2
-    assert "cannot be placed: pocket/digits nft: a trial asks for 4096 CPUs" in ending.err
+    assert ending.err.startswith("cannot be placed: pocket/digits nft and 1 more: a trial asks for 4096 CPUs")
+    assert len(ending.err.splitlines()) == 1
     assert "4096 CPU" in ending.out
+
+
+def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
+    command: Command, fake: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    sweep = fake()
+    monkeypatch.setattr(run, "fetch", lambda spec, _: fetched.append(spec.name))
+    Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
+    ending = command("run", "big.yaml")
+    assert ending.code == 2
+    assert "pocket/digits with nft: a trial asks for 4096 CPUs" in ending.err
+    assert (fetched, sweep.spec) == ([], None)
+    assert command("run", "big.yaml", "--address", "10.0.0.1:6379").code == 0  # a cluster's nodes tell themselves
+    assert fetched == ["mine"]
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(command: Command) -> None:
+    ending = command("plan", "nasbench360", "--tasks", "ecg", "--methods", "nft")
+    lines = ending.out.splitlines()
+    (header,) = [line for line in lines if "GPU h  " in line]
+    assert " ".join(header.split()) == "task trials epochs GPU h CPU h raw GB prepared GB data"
+    row = lines[lines.index(header) + 2].split()
+    assert (row[0], row[1], row[2], row[-1]) == ("ecg", "3", "45", "missing")
+    assert "GPU h: an A100 (none is here to be measured)" in ending.out
+    after = lines[lines.index("missing: data of 1 of 1 tasks") + 1]
+    assert after == "  orca-sweep data fetch nasbench360/ecg"  # not of the whole benchmark
+    (cost,) = command("plan", "nasbench360", "--tasks", "ecg", "--methods", "nft", "--json").json["costs"]
+    assert cost["gpu_hours"] < cost["cpu_hours"]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_plan_names_each_command_that_brings_data_once(command: Command) -> None:
+    def brings(benchmark: str) -> list[str]:
+        lines = command("plan", benchmark).out.splitlines()
+        return [line.strip() for line in lines if line.startswith("  orca-sweep data") and "images" not in line]
+
+    assert brings("drug") == ["orca-sweep data prepare drug --raw DIR"]
+    assert brings("openml") == ["orca-sweep data fetch openml"]
+    generated = brings("pdebench_generated")
+    assert len(generated) == 9
+    assert "orca-sweep data generate pdebench/advection --samples 1000" in generated
+    assert "hours not known for 42 of 42 tasks" in command("plan", "openml").out
 
 
 def test_a_submitted_job_keeps_its_results_out_of_its_temporary_directory(

