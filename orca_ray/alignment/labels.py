@@ -1,9 +1,11 @@
 """Pseudo-labels: classes for targets that have none, so that a distance between labelled sets can be taken."""
 
+import math
 from typing import Any
 
 import numpy as np
 
+from orca_ray.data.rows import Rows
 from orca_ray.errors import UserError
 
 _MINI_BATCH_ABOVE = 10_000
@@ -12,7 +14,7 @@ MOST_NUMBERS = 2**27
 _SKETCH_WIDTH = 4096
 
 
-def pseudo_labels(y: np.ndarray[Any, Any], num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
+def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id a sample, [N] int64.
 
     Classes (an integer vector) pass through. Scalars, several labels and dense fields [N, ...] are flattened and
@@ -25,27 +27,28 @@ def pseudo_labels(y: np.ndarray[Any, Any], num_classes: int = 10, seed: int = 0)
     """
     if num_classes < 1:
         raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")
-    if y.ndim == 0 or y.size == 0:
+    if not y.shape or 0 in y.shape:
         raise UserError(f"targets of shape {y.shape} hold no sample to make pseudo-labels of")
-    if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
-        return y.astype(np.int64)
-    flat = y.reshape(len(y), -1)
-    wide = flat.shape[1] > _SKETCH_WIDTH and flat.size > MOST_NUMBERS
-    return _cluster(_sketched(flat, seed) if wide else flat.astype(np.float64), num_classes, seed)
+    if len(y.shape) == 1 and np.issubdtype(y.dtype, np.integer):
+        return np.asarray(y).astype(np.int64)
+    num_columns = math.prod(y.shape[1:])
+    wide = num_columns > _SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
+    flat = _sketched(y, seed) if wide else np.asarray(y).reshape(len(y), -1).astype(np.float64)
+    return _cluster(flat, num_classes, seed)
 
 
-def _sketched(y_ND: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
+def _sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
     """Return a count sketch [N, 4096]: every column is added, with a random sign, to one of the buckets.
 
     Squared distances are kept in expectation, within about 2 % (Weinberger et al., 2009, arXiv:0902.2206).
     """
+    num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
-    num_columns = y_ND.shape[1]
     order = random.permutation(num_columns)
     signs = random.choice(np.array([-1.0, 1.0]), num_columns)
     starts = np.linspace(0, num_columns, _SKETCH_WIDTH, endpoint=False).astype(np.int64)
     rows = max(1, 2**23 // num_columns)
-    blocks = (y_ND[start : start + rows] for start in range(0, len(y_ND), rows))
+    blocks = (y[start : start + rows].reshape(-1, num_columns) for start in range(0, len(y), rows))
     return np.concatenate([np.add.reduceat(block[:, order] * signs, starts, axis=1) for block in blocks])
 
 

@@ -1,8 +1,9 @@
 """``orca-sweep data``: the tasks' data, ahead of a sweep: fetched, prepared, verified, listed, shown."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,11 +30,21 @@ FetchedArgument = Annotated[
         metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."
     ),
 ]
+
+
+def _directory(given: str) -> Path:
+    """Take an option's value; an empty one, as an unset variable of a script gives, is not the working directory."""
+    if not given:
+        raise typer.BadParameter("it names no directory; give one, or leave the option out")
+    return Path(given)
+
+
 RawOption = Annotated[
     Path | None,
     typer.Option(
         "--raw",
         metavar="DIR",
+        parser=_directory,
         help="Directory of the benchmark's raw files: files that you have already, or where they should go. "
         "Default: raw/BENCHMARK inside the cache directory.",
     ),
@@ -62,6 +73,8 @@ def fetch(
 ) -> None:
     """Fetch the raw data and verify them; what broke off is continued, what is there and intact is kept."""
     sources = _sources(names)
+    if sources and raw is not None:
+        raise UserError(f"--raw {raw} is for tasks, the source {sources[0]} goes into the cache: fetch it without")
     tasks = _tasks([name for name in names if name not in sources])
     directory = _raw_directory(raw, tasks)
     if not quiet:
@@ -72,7 +85,8 @@ def fetch(
 
         def fetch_one(task: "Task") -> None:
             begin = time.monotonic()
-            _fetch_raw(task, directory, workers, steps)
+            with _telling_what_stays(task):
+                _fetch_raw(task, directory, workers, steps)
             if not quiet:
                 note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
@@ -136,6 +150,7 @@ def prepare(
         typer.Option(
             "--out",
             metavar="DIR",
+            parser=_directory,
             help="Write the arrays there, several tasks' in DIR/TASK each. Default: the cache, where sweeps look.",
         ),
     ] = None,
@@ -153,7 +168,7 @@ def prepare(
 
     def prepare_one(task: "Task") -> None:
         begin = time.monotonic()
-        with Steps(quiet=quiet):
+        with _telling_what_stays(task), Steps(quiet=quiet):
             data = task.prepare(protocol.value, raw=directory, out=places.get(task.name))
         sizes = {split: len(part) for split, part in data.splits.items()}
         rows.append({"name": task.name, "fingerprint": data.fingerprint, "samples": sizes, "path": str(data.directory)})
@@ -176,7 +191,10 @@ def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = Fal
         raise UserError(f"--raw {raw} is not there; give the directory that holds the raw files")
 
     def verify_one(task: "Task") -> None:
-        lines = _verify_raw(task, directory or task.raw_directory, quiet=quiet) + _verify_prepared(task)
+        lines = _verify_raw(task, directory or task.raw_directory, quiet=quiet)
+        if directory is not None and task.files and not lines:
+            raise UserError(f"{task.name}: none of its raw files is in --raw {raw}")
+        lines += _verify_prepared(task)
         if not lines:
             raise UserError(
                 f"{task.name}: nothing is there to verify, neither raw files in {directory or task.raw_directory} nor "
@@ -248,6 +266,15 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
         raise UserError(f"{len(errors)} of {len(tasks)} tasks failed:\n" + "\n".join(errors))
 
 
+@contextlib.contextmanager
+def _telling_what_stays(task: "Task") -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"interrupted at {task.name}: the same command goes on from there")
+        raise
+
+
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
     """Check --raw: paths of raw files are those of one benchmark."""
     benchmarks = sorted({task.benchmark for task in tasks})
@@ -268,4 +295,5 @@ def _places(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:
         return {}
     if len({task.short_name for task in tasks}) < len(tasks):
         raise UserError(f"--out {out}: tasks of one name in two benchmarks would share a directory; prepare them apart")
-    return {task.name: (out if len(tasks) == 1 else out / task.short_name).absolute() for task in tasks}
+    # Links are followed: their target is where there is room.
+    return {task.name: (out if len(tasks) == 1 else out / task.short_name).resolve() for task in tasks}

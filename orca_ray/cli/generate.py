@@ -36,6 +36,7 @@ def generate(
     """Solve a task's published equations and write them as PDEBench lays out its files.
 
     Such a set is no benchmark: the task that reads it is pdebench_generated/TASK, which has a board of its own.
+    After an interruption the same command goes on.
     """
     from orca_ray.simulation import run
 
@@ -48,12 +49,16 @@ def generate(
                 task, samples, seed=seed, directory=out, workers=workers, overwrite=overwrite, progress=told
             )
     except KeyboardInterrupt:
-        unchanged = _stated(place) == before
-        note("interrupted: no file was written" if unchanged else f"interrupted, but {place} is whole")
+        note(f"interrupted, but {place} is whole" if _stated(place) != before else _what_stays(run.solved(task, out)))
         raise
     if not quiet:
         done = duration(time.monotonic() - begin) if made else "already there"
         print(f"{task}: {samples} samples, {size(path.stat().st_size)}, {path} ({done})")
+
+
+def _what_stays(solved: int) -> str:
+    stays = f": {solved} samples are kept, and the same command goes on from there" if solved else ""
+    return f"interrupted: no file was written{stays}"
 
 
 def _stated(path: Path) -> tuple[int, int] | None:

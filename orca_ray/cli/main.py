@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 some trials failed; 2 the user's mistake; 70 a defect of o
 Nothing heavy is imported here: ``orca-sweep --help`` answers without torch, ray, transformers and pandas.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -25,6 +26,9 @@ HEAVY_PACKAGES = {
     "timm", "torch", "torchvision", "transformers", "urllib3",
 }  # fmt: skip
 """Modules of the extra ``sweep``: the base install does without (docs/decisions/0001-extras.md)."""
+
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT}
+"""What the system says of paths that are the user's to mend."""
 
 app = typer.Typer(
     name="orca-sweep",
@@ -58,8 +62,8 @@ for group in (benchmark, leaderboard, catalogue, data, doctor):
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every error ends here."""
     command = typer.main.get_command(app)
-    log.start(hidden=__name__)
     try:
+        log.start(hidden=__name__)
         result = command.main(
             args=None if arguments is None else list(arguments), prog_name="orca-sweep", standalone_mode=False
         )
@@ -75,6 +79,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone: not an error, but the interpreter would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _refused(error)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             message = _usage(error)
@@ -103,6 +109,14 @@ def _usage(error: Any) -> str:
         message = f"No such option: {given}." + (f" Did you mean {close!r}?" if close else "")
     path = getattr(context, "command_path", "orca-sweep")
     return f"{message}\nTry: {path} --help"
+
+
+def _refused(error: OSError) -> int:
+    """Word what the system refuses of a path that the user named, or of the cache directory."""
+    if error.errno not in _REFUSALS or error.filename is None:
+        return _defect(error)
+    logger.debug("refused by the system", exc_info=True)
+    return fail(f"cannot use {error.filename}: {error.strerror}", USER_ERROR)
 
 
 def _missing_package(error: ModuleNotFoundError) -> int:

@@ -25,9 +25,16 @@ _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
 
 
 def home() -> Path:
-    """Return the cache directory: ``$ORCA_RAY_HOME``, or ``~/.cache/orca-ray`` (not created here)."""
+    """Return the cache directory: ``$ORCA_RAY_HOME``, or ``~/.cache/orca-ray`` (not created here).
+
+    Raises :class:`UserError` where it is not known whose home ``~`` is.
+    """
     configured = os.environ.get(HOME_VARIABLE, "").strip()
-    return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"
+    try:
+        return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"
+    except RuntimeError as error:
+        given = f"{HOME_VARIABLE} is {configured!r}" if configured else f"{HOME_VARIABLE} is not set"
+        raise UserError(f"{given}, and there is no such home directory: set it to a directory's path") from error
 
 
 def packages_dir() -> Path:
@@ -57,12 +64,17 @@ def raw_dir() -> Path:
 
 def _subdirectory(name: str) -> Path:
     path = home() / name
+    make_directory(path)
+    return path
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, where there is none; raises :class:`UserError` as `disk_errors`."""
     with disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:  # no directories can be made there (/proc, an automount)
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
-    return path
 
 
 @contextlib.contextmanager
@@ -124,17 +136,20 @@ def _size(num_bytes: float) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold the inter-process lock of ``path`` (a ``.lock`` file beside it); freed by the system if the holder dies."""
+def lock(path: Path, what: str = "") -> Iterator[None]:
+    """Hold the inter-process lock of ``path`` (a ``.lock`` file beside it); freed by the system if the holder dies.
+
+    ``what`` is locked, for who waits; "": the path.
+    """
     from filelock import FileLock, Timeout
 
     file_lock = FileLock(path.with_name(path.name + ".lock"))
+    make_directory(path.parent)
     with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file_lock.acquire(timeout=1)
         except Timeout:
-            logger.info("waiting for another process that prepares %s", path)
+            logger.info("waiting for another process that works on %s", what or path)
             file_lock.acquire()
     try:
         yield
@@ -145,8 +160,8 @@ def lock(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
     """Yield a fresh hidden directory inside ``parent``, removed at the end whatever happens."""
+    make_directory(parent)
     with disk_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         yield path

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 Item = TypeVar("Item")
+
+GRACE_SECONDS = 2.0
 
 
 class Stopped(Exception):
@@ -35,7 +38,8 @@ class Crew:
     ) -> list[tuple[Item, BaseException]]:
         """Do ``work`` on every item, whatever becomes of the others; return those that failed, in their order.
 
-        An exception in the calling thread, as Ctrl-C is, sets `stop` and does not wait for the workers.
+        An exception in the calling thread, as Ctrl-C is, sets `stop` and waits for the workers no longer than
+        `GRACE_SECONDS`, in which they may put away what is unfinished.
         """
         waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         num_threads = max(1, min(workers, len(items)))
@@ -51,13 +55,17 @@ class Crew:
                     error = caught
                 self._told.put((index, error))
 
-        for _ in range(num_threads):
-            # Daemons: Ctrl-C need not wait for a silent server, and whatever they do may stop at any time.
-            threading.Thread(target=do, daemon=True).start()
+        # Daemons: Ctrl-C need not wait for a silent server, and whatever they do may stop at any time.
+        threads = [threading.Thread(target=do, daemon=True) for _ in range(num_threads)]
         try:
+            for thread in threads:
+                thread.start()
             return [(items[index], error) for index, error in sorted(self._listen(len(items)).items())]
         finally:
             self.stop.set()
+            end = time.monotonic() + GRACE_SECONDS
+            for thread in filter(threading.Thread.is_alive, threads):
+                thread.join(max(0.0, end - time.monotonic()))
 
     def _listen(self, num_items: int) -> dict[int, BaseException]:
         errors = {}

@@ -52,8 +52,7 @@ def fetch(
     """
     wanted = distinct(files)
     _refuse_manual(wanted, directory)
-    with cache.disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    cache.make_directory(directory)
     _require_space([file for file in wanted if not file.present(directory)], directory, workers, patience)
     crew = Crew(progress)
     failed = crew.each(wanted, _Fetcher(directory, crew, patience).obtain, workers)
@@ -78,15 +77,14 @@ class _Fetcher:
         if target.is_file():
             hold(file, self._directory, self._pins, self._crew)
         elif file.urls and not file.present(self._directory):
-            with cache.lock(file.lock(self._directory)):
+            with cache.lock(file.lock(self._directory), file.path):
                 if not target.is_file():  # another process may have been faster
                     self._download(file, target)
         if file.unpacked and target.is_file() and not file.present(self._directory):
             self._unpack(file, target)
 
     def _download(self, file: RawFile, target: Path) -> None:
-        with cache.disk_errors(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
+        cache.make_directory(target.parent)
         pin = self._pins.read().get(file.path)
         reasons = []
         for url in file.urls:
@@ -142,7 +140,8 @@ class _Fetcher:
                 raise Stopped
             ticker(done, total)
 
-        with cache.lock(self._directory / LOCKS / "unpack"):  # two archives may share a directory
+        # One at a time: two archives may share a directory.
+        with cache.lock(self._directory / LOCKS / "unpack", f"archives in {self._directory}"):
             for left in archive.parent.glob(f"{SCRATCH}*"):  # of a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             if not file.present(self._directory):
@@ -186,7 +185,7 @@ def _refuse_manual(files: Iterable[RawFile], directory: Path) -> None:
         places = "".join(f"\n  {directory / file.path}" for file in manual)
         raise UserError(
             f"no address is known for {len(manual)} of the files; get them from the data set's own page and put "
-            f"them here:{places}\nor name the directory that has them: --raw DIR"
+            f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
         )
 
 

@@ -24,8 +24,7 @@ def partial(name: str, directory: Path, raw: Path, protocol: str, identity: str)
     Finished batches stay where the input was not at fault: the next build goes on from them.
     """
     begun = directory.parent / f".partial-{directory.name}"
-    with cache.disk_errors(directory.parent):
-        begun.mkdir(parents=True, exist_ok=True)
+    cache.make_directory(begun)
     workspace = Workspace(name, raw, begun, protocol, identity)
     if not workspace.started:
         _empty(begun)
@@ -85,7 +84,7 @@ def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
 def _save(path: Path, array: Array) -> None:
     """Write an array, which may be a part of the very file that it replaces."""
     fresh = path.with_name(f".{path.name}")
-    np.save(fresh, np.ascontiguousarray(array), allow_pickle=False)
+    np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
     os.replace(fresh, path)
 
 

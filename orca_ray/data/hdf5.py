@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data import mat5
+from orca_ray.data import cache, mat5
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -31,6 +31,8 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
 
     if not path.is_file():
         raise UserError(f"cannot read {path}: no such file")
+    with cache.read_errors(path), path.open("rb"):  # h5py takes what may not be read for another kind of file
+        pass
     with _hdf5_errors(path):
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: expected an HDF5 file, found something else; fetch the file again")

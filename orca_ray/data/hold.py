@@ -108,4 +108,4 @@ def raise_all(errors: Iterable[BaseException]) -> None:
     if len(found) == 1:
         raise found[0]
     if found:
-        raise UserError("\n".join(map(str, found)))
+        raise UserError("\n".join(dict.fromkeys(map(str, found))))

@@ -54,7 +54,8 @@ class Part:
     """The part of one address's file that is there: ``<target>.part``, and ``<target>.part.json``, which says of what.
 
     The second holds the address, the length and the validator that the server gave (a strong ETag, else the time of
-    its last change), so that a later process continues only a file that is still the same.
+    its last change), so that a later process continues only a file that is still the same. Another address continues
+    it only where the hash will tell whether it was the same file.
     """
 
     def __init__(self, target: Path, url: str, *, checked_later: bool, with_md5: bool) -> None:
@@ -63,7 +64,8 @@ class Part:
         Args:
             target: where the file goes in the end.
             url: its address.
-            checked_later: whether its hash is known: then it may be continued without a validator.
+            checked_later: whether its hash is known: then it may be continued without a validator, and what came from
+                another address may be, too.
             with_md5: whether its MD5 is wanted, too.
         """
         self.path = target.with_name(f"{target.name}.part")
@@ -75,7 +77,7 @@ class Part:
         self._hashes = _Hashes(with_md5)
         self._take_up(checked_later)
         self.continued = self.size > 0
-        """Whether its first bytes were fetched by an earlier process."""
+        """Whether its first bytes were fetched by an earlier process, or from another address."""
 
     @property
     def size(self) -> int:
@@ -107,7 +109,7 @@ class Part:
             return False
         if found[2] != "*" and self.total is not None and int(found[2]) != self.total:
             return False
-        return validator_of(headers) in ("", self.validator)
+        return not self.validator or validator_of(headers) in ("", self.validator)
 
     def append(self, block: bytes) -> None:
         """Count bytes in that were written to `path`."""
@@ -134,12 +136,15 @@ class Part:
 
     def _take_up(self, checked_later: bool) -> None:
         note = self._read_note()
-        if note is None or note["url"] != self.url or not (note["validator"] or checked_later):
+        if note is None:
+            return
+        validator = note["validator"] if note["url"] == self.url else ""
+        if not (validator or checked_later):
             return
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as stream:
             while block := stream.read(BLOCK_BYTES):
                 self._hashes.update(block)
-        self.total, self.validator = note["bytes"], note["validator"]
+        self.total, self.validator = note["bytes"], validator
         if self.total is not None and self.size > self.total:
             self._forget()
 

@@ -34,6 +34,7 @@ class Split:
 
     x: Rows
     y: Array
+    """Of prepared data. Large targets that `under_protocol` joins are `JoinedRows`: training reads them as `Rows`."""
     group: Array | None = None
     """Ids [N] int64: rows that share one are parts of one sample, and are scored by the mean of their outputs."""
 
@@ -127,7 +128,8 @@ def prepare(
         refuse_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
         cache.prepared_dir()  # made with an error that says what to do
-    with cache.lock(directory):
+    # Beside a directory of the user's own, a lock that does not show.
+    with cache.lock(directory.with_name(f".{directory.name}") if users else directory, name):
         if data := found(logging.WARNING):  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
@@ -171,7 +173,7 @@ def verify(data: PreparedData) -> None:
 def _open_valid(
     name: str, directory: Path, expected: str | None, identity: str | None, level: int
 ) -> PreparedData | None:
-    if not directory.exists():
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return None
     try:
         meta = read_meta(directory)

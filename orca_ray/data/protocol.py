@@ -1,6 +1,7 @@
 """The two protocols: what a trial trains on, selects by and is scored on."""
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from orca_ray.protocol import Protocol
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
 
 JOINED_BYTES = 2**30
-"""Inputs up to this size are copied when they are joined; larger ones are read from where they are."""
+"""Inputs or targets up to this size are copied when they are joined; larger ones are read from where they are."""
 
 
 def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
@@ -28,8 +29,8 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     if protocol != PAPER:
         return data
     train, validation = data.train, data.validation
-    y = np.concatenate([train.y, validation.y])
-    joined = Split(_joined(train.x, validation.x), y, _joined_groups(train.group, validation.group))
+    x, y = _joined(train.x, validation.x), _joined(train.y, validation.y)
+    joined = Split(x, cast(Array, y), _joined_groups(train.group, validation.group))
     return replace(data, splits={"train": joined, "validation": data.test, "test": data.test})
 
 

@@ -68,6 +68,12 @@ class JoinedRows:
         rows[~ahead] = self._second[indices[~ahead] - len(self._first)]
         return rows
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """Return all rows in memory, as ``np.asarray`` asks for; raises ValueError where that must not copy."""
+        if copy is False:
+            raise ValueError("rows that are joined when they are read cannot be one array without a copy")
+        return np.concatenate([self._first[:], self._second[:]]).astype(dtype or self.dtype, copy=False)
+
 
 KINDS: Mapping[str, str] = {"pairwise": "orca_ray.data.pairwise:PairwiseRows"}
 """Composite rows by kind: where their class is, which is built from its parts."""

@@ -68,8 +68,8 @@ class Workspace:
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
             if path.exists():
-                found = np.lib.format.open_memmap(path, mode="r+")
-                if found.shape == shape and found.dtype == wanted:
+                found = _begun(path)
+                if found is not None and found.shape == shape and found.dtype == wanted:
                     _reserve(path)  # an interruption may have come before
                     return found
                 self._forget()
@@ -124,6 +124,15 @@ class Workspace:
         temporary = self.directory / f"{PROGRESS}.tmp"
         temporary.write_text(json.dumps({"identity": self.identity, "done": self._done}))
         os.replace(temporary, self.directory / PROGRESS)
+
+
+def _begun(path: Path) -> Array | None:
+    """Return the array of a file, writable; None where its process was killed before the header was whole."""
+    try:
+        found: Array = np.lib.format.open_memmap(path, mode="r+")
+    except ValueError:
+        return None
+    return found
 
 
 def _reserve(path: Path) -> None:

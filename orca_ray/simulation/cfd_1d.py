@@ -94,7 +94,7 @@ def evolve(
 
 
 def draw(rng: np.random.Generator, x: Array) -> Array:
-    """Draw density, velocity and pressure [3, X] with PDEBench's distribution.
+    """Draw density, velocity and pressure [3, X] as PDEBench describes them.
 
     Density and pressure are waves scaled to [0, 1], times a factor, plus a base, both of uniform logarithm.
     """

@@ -73,7 +73,7 @@ def evolve(
 
 
 def draw(rng: np.random.Generator, x: Array) -> Array:
-    """Draw density, velocities and pressure [4, X, X] with PDEBench's distribution.
+    """Draw density, velocities and pressure [4, X, X] as PDEBench describes them (windows as of `draw_waves`).
 
     Sums of sine waves over all pairs of wave numbers from 1 to 4 with random phases; velocities scaled so that their
     mean magnitude is the Mach number times the speed of sound, density and pressure so that their mean deviation is a

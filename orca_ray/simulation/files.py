@@ -95,25 +95,31 @@ class GroupLayout:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, num_bytes: int) -> Iterator["h5py.File"]:
-    """Yield an HDF5 file to fill; it becomes ``path`` at once when the block ends well, and vanishes when it does not.
+def whole_file(path: Path, scratch: Path) -> Iterator["h5py.File"]:
+    """Yield an HDF5 file to fill, in ``scratch`` on the same disk.
 
-    Raises:
-        UserError: the disk is full or not writable.
+    It becomes ``path`` at once when the block ends well, and vanishes when it does not.
     """
     import h5py
 
-    with cache.disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cache.require_space(path.parent, num_bytes)
+    being_filled = scratch / path.name
     try:
-        with cache.scratch_directory(path.parent) as scratch:
-            with h5py.File(scratch / path.name, "w") as file:
-                yield file
-            cache.replace_file(scratch / path.name, path)
+        with h5py.File(being_filled, "w") as file:
+            yield file
+        cache.replace_file(being_filled, path)
+    finally:
+        being_filled.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turn a full disk, or one that is not writable, into a :class:`UserError`."""
+    try:
+        with cache.disk_errors(directory):
+            yield
     except OSError as error:
         if "No space left" in str(error):  # h5py raises it without its number
-            raise UserError(f"no space left on the disk of {path.parent}: free some, or choose --out") from error
+            raise UserError(f"no space left on the disk of {directory}: free some, or choose --out") from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""Generating a file: batches solved here or by worker processes, written in order, the file whole or not there."""
+"""Generating a file: batches solved here or by worker processes, kept on the disk, then the whole file at once."""
 
 import contextlib
 import logging
@@ -16,8 +16,9 @@ import numpy as np
 
 from orca_ray import __version__
 from orca_ray.data import cache
+from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
-from orca_ray.simulation import files
+from orca_ray.simulation import files, parts
 from orca_ray.simulation.registry import simulation
 from orca_ray.simulation.simulation import Fields, Simulation, generators, keep_memory
 
@@ -27,15 +28,17 @@ DIRECTORY = "pdebench_generated"
 """Below the raw directory: the benchmark that reads generated files, apart from the one that reads downloaded ones."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many samples of how many are written."""
-
-_AHEAD = 2
-"""Batches a worker has beside the one it solves: enough to keep it busy, few enough to hold in memory."""
+"""Is told how many samples of how many are solved."""
 
 
 def target(name: str, directory: Path | None = None) -> Path:
     """Return where the file of a task goes: into ``directory``, or to where ``pdebench_generated`` looks for it."""
     return (directory or cache.home() / "raw" / DIRECTORY) / simulation(name).file
+
+
+def solved(name: str, directory: Path | None = None) -> int:
+    """Return how many samples of a task an interruption left solved; arguments as of `target`."""
+    return parts.num_samples(target(name, directory))
 
 
 def generate(
@@ -49,6 +52,8 @@ def generate(
     progress: Progress | None = None,
 ) -> tuple[Path, bool]:
     """Generate a task's file and return its path, and whether it was made now (rather than found, as asked for).
+
+    What an interruption leaves solved is not solved again by the next call with the same name, seed and directory.
 
     Args:
         name: ``pdebench/task``, of :mod:`orca_ray.simulation.registry`.
@@ -67,30 +72,31 @@ def generate(
         if value < least:
             raise UserError(f"{option} must be {least} or more, got {value}")
     path = target(name, directory)
-    marker = {
+    settings = {
         "task": name,
-        "samples": samples,
         "seed": seed,
         "version": __version__,
         "equation": chosen.equation,
         "numerics": chosen.numerics,
     }
-    if path.exists() and _is_there(path, marker, overwrite=overwrite):
+    marker = {**settings, "samples": samples}
+    if _is_there(path, marker, overwrite=overwrite):
         return path, False
-    with files.whole_file(path, chosen.layout.num_bytes(samples)) as file:
-        chosen.layout.create(file, samples)
-        files.mark(file, marker)
-        with _batches(chosen, samples, seed, workers, path.parent) as batches:
-            for start, stop, fields in batches:
-                chosen.layout.write(file, start, fields)
-                if progress is not None:
-                    progress(stop, samples)
+    with cache.lock(path.parent / LOCKS / path.name, str(path)):
+        if _is_there(path, marker, overwrite=overwrite):  # another process was faster
+            return path, False
+        with files.disk_errors(path.parent), parts.kept(path, settings) as scratch:
+            _require_space(path, chosen, samples)
+            _solve_all(chosen, samples, seed, workers, scratch, progress)
+            _write(path, chosen, samples, scratch, marker)
     logger.info("%s: %d samples of seed %d in %s", name, samples, seed, path)
     return path, True
 
 
 def _is_there(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
     """Whether ``path`` is already what is wanted; raises UserError where it is something that must not be replaced."""
+    if not path.exists():
+        return False
     found = files.read_marker(path)
     if found == marker:
         return True
@@ -104,47 +110,73 @@ def _is_there(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
     return False
 
 
+def _require_space(path: Path, chosen: Simulation, samples: int) -> None:
+    """Raise UserError where the disk has no room for the batches that are not there yet, and for the file itself."""
+    num_bytes = chosen.layout.num_bytes
+    cache.require_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(parts.num_samples(path), samples)))
+
+
+def _bounds(chosen: Simulation, samples: int) -> list[tuple[int, int]]:
+    return [(start, min(start + chosen.batch, samples)) for start in range(0, samples, chosen.batch)]
+
+
+def _solve_all(
+    chosen: Simulation, samples: int, seed: int, workers: int, scratch: Path, progress: Progress | None
+) -> None:
+    """Leave every batch in ``scratch``; those that are there already are not solved again."""
+    missing = [bound for bound in _bounds(chosen, samples) if not parts.is_there(scratch, *bound)]
+    done = samples - sum(stop - start for start, stop in missing)
+    if done:
+        logger.info("%s: goes on after %d of %d samples", chosen.name, done, samples)
+    with _solved(scratch, (chosen.name, seed), missing, workers) as batches:
+        for start, stop in batches:
+            done += stop - start
+            if progress is not None:
+                progress(done, samples)
+
+
+def _write(path: Path, chosen: Simulation, samples: int, scratch: Path, marker: dict[str, Any]) -> None:
+    with files.whole_file(path, scratch) as file:
+        chosen.layout.create(file, samples)
+        files.mark(file, marker)
+        for start, stop in _bounds(chosen, samples):
+            chosen.layout.write(file, start, parts.load(scratch, start, stop))
+
+
 @contextlib.contextmanager
-def _batches(
-    chosen: Simulation, samples: int, seed: int, workers: int, directory: Path
-) -> Iterator[Iterator[tuple[int, int, Fields]]]:
-    """Yield an iterator of (start, stop, fields), in order; what workers solve passes through ``directory``."""
-    bounds = [(start, min(start + chosen.batch, samples)) for start in range(0, samples, chosen.batch)]
-    if workers == 1 or len(bounds) == 1:
-        yield ((start, stop, _solve(chosen.name, seed, start, stop)) for start, stop in bounds)
+def _solved(
+    scratch: Path, what: tuple[str, int], bounds: list[tuple[int, int]], workers: int
+) -> Iterator[Iterator[tuple[int, int]]]:
+    """Yield an iterator over the batches in order, each of which is kept when it is told."""
+    if workers == 1 or len(bounds) < 2:
+        yield _one_by_one(scratch, what, bounds)
         return
-    with cache.scratch_directory(directory) as scratch, _pool(min(workers, len(bounds))) as pool:
-        yield _from_pool(pool, scratch, (chosen.name, seed), bounds, ahead=_AHEAD * workers)
+    with _pool(min(workers, len(bounds))) as pool:
+        yield _from_pool(pool, scratch, what, bounds)
+
+
+def _one_by_one(scratch: Path, what: tuple[str, int], bounds: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    for bound in bounds:
+        _solve_into(scratch, *what, *bound)
+        yield bound
 
 
 def _from_pool(
-    pool: ProcessPoolExecutor, scratch: Path, what: tuple[str, int], bounds: list[tuple[int, int]], ahead: int
-) -> Iterator[tuple[int, int, Fields]]:
-    waiting: list[tuple[int, int, Future[list[str]]]] = []
-    to_come = iter(bounds)
-    while True:
-        while len(waiting) < ahead and (bound := next(to_come, None)) is not None:
-            waiting.append((*bound, _submit(pool, scratch, *what, *bound)))
-        if not waiting:
-            return
-        start, stop, future = waiting.pop(0)
-        try:
-            keys = future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died, most likely for want of memory: try fewer --workers (nothing was written)"
-            ) from error
-        paths = {key: _path(scratch, start, key) for key in keys}
-        yield start, stop, {key: np.load(path) for key, path in paths.items()}
-        for path in paths.values():
-            path.unlink()
+    pool: ProcessPoolExecutor, scratch: Path, what: tuple[str, int], bounds: list[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    try:
+        futures = [_submit(pool, scratch, *what, *bound) for bound in bounds]
+        for bound, future in zip(bounds, futures, strict=True):
+            future.result()
+            yield bound
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died, most likely for want of memory: run the command again with fewer --workers, it "
+            "goes on from the samples that are done"
+        ) from error
 
 
-def _path(scratch: Path, start: int, key: str) -> Path:
-    return scratch / f"{start}-{key}.npy"
-
-
-def _submit(pool: ProcessPoolExecutor, scratch: Path, name: str, seed: int, start: int, stop: int) -> Future[list[str]]:
+def _submit(pool: ProcessPoolExecutor, scratch: Path, name: str, seed: int, start: int, stop: int) -> Future[None]:
     """Submit a batch, which may start a worker; Ctrl-C waits meanwhile.
 
     A terminal sends it to all processes. A worker inherits that it is held back, for good: its parent will end it.
@@ -156,16 +188,13 @@ def _submit(pool: ProcessPoolExecutor, scratch: Path, name: str, seed: int, star
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _solve_into(scratch: Path, name: str, seed: int, start: int, stop: int) -> list[str]:
-    """Leave the fields in files and return their names.
+def _solve_into(scratch: Path, name: str, seed: int, start: int, stop: int) -> None:
+    """Solve a batch and keep it on the disk.
 
-    They do not go through the pool's pipe: a worker that is ended while it writes a long message there leaves half of
+    It does not go through the pool's pipe: a worker that is ended while it writes a long message there leaves half of
     it, and the parent waits for the other half for ever.
     """
-    fields = _solve(name, seed, start, stop)
-    for key, values in fields.items():
-        np.save(_path(scratch, start, key), values)
-    return list(fields)
+    parts.save(scratch, start, stop, _solve(name, seed, start, stop))
 
 
 def _solve(name: str, seed: int, start: int, stop: int) -> Fields:

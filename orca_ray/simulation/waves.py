@@ -53,12 +53,13 @@ def draw_waves(
     low: float = 0.0,
     period: float = 1.0,
 ) -> Waves:
-    """Draw an initial field with PDEBench's distribution.
+    """Draw an initial field as PDEBench describes it.
 
     Of ``num_modes`` waves two are drawn with replacement: a wave drawn twice has twice its wave number, and one that is
     not drawn keeps its amplitude at wave number 0, that is, adds a constant. (The paper's formula shows no constant,
     PDEBench's generator has it, and without it Burgers' solutions would decay to nothing.) Wave numbers are multiples
-    of 2 pi / period, so that the field is exactly periodic.
+    of 2 pi / period, so that the field is exactly periodic. All draws are independent; PDEBench's generator draws
+    whether there is a window, and where, from one number, so that all are 0.45 wide, and rare ones lie far to the left.
 
     Args:
         rng: of the sample.

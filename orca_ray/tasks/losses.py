@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.tasks.dense_metrics import IGNORED
@@ -22,7 +23,7 @@ from orca_ray.tasks.dense_metrics import IGNORED
 Array = npt.NDArray[Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
-LossFactory = Callable[[Array, Target, torch.device], Loss]
+LossFactory = Callable[[Rows, Target, torch.device], Loss]
 """Makes a loss from the training targets [N, ...], of which it may hold statistics, on a device."""
 
 FOCAL_FLOOR = 1e-9
@@ -46,7 +47,7 @@ def cross_entropy(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     return functional.cross_entropy(logits_BK, y_B)
 
 
-def weighted_cross_entropy(train_y: Array, target: Target, device: torch.device) -> Loss:
+def weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) -> Loss:
     """Make the cross-entropy whose classes weigh alike: w_c = N / (K n_c) for n_c of N training samples, K classes.
 
     The mean is over samples. torch's own weighted mean, which the reference uses, divides by the weights of the batch

@@ -73,7 +73,7 @@ class AlignLoop:
         self,
         model: CrossModalModel,
         x: Rows,
-        y: np.ndarray,
+        y: Rows,
         target: Target,
         config: AlignConfig,
         distance: Measure,
@@ -99,7 +99,7 @@ class AlignLoop:
         self._schedule = make_align_schedule(config.schedule, config.epochs)
         self._plateau = Plateau(config.patience, config.tolerance)
         self._notes = AlignNotes()
-        self._set_labels(_class_labels(np.asarray(y), target, derive_seed(seed, "labels") % 2**32))
+        self._set_labels(_class_labels(y, target, derive_seed(seed, "labels") % 2**32))
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: part of it ran elsewhere
         self._place = 0  # in the schedule, from 0; ahead of the epochs run where a plateau cut a rate short
@@ -284,7 +284,7 @@ class AlignLoop:
         return max(1, most // (tokens.numel() * tokens.element_size()))
 
 
-def _class_labels(y: np.ndarray, target: Target, seed: int) -> np.ndarray:
+def _class_labels(y: Rows, target: Target, seed: int) -> np.ndarray:
     if target.kind == "classes":
-        return y.astype(np.int64)
+        return np.asarray(y).astype(np.int64)
     return np.asarray(pseudo_labels(y, seed=seed), dtype=np.int64)

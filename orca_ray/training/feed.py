@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -28,7 +27,7 @@ class Feed:
     network: nn.Module
     precision: Precision
 
-    def samples(self, y: np.ndarray | None = None) -> Samples:
+    def samples(self, y: Rows | None = None) -> Samples:
         """Return the rows of the inputs and, where given, of the targets ``y`` [N, ...] beside them."""
         return self._alone if y is None else make_samples([self.inputs, y], self.precision.device)
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
@@ -38,7 +39,7 @@ class Objective:
         std = torch.tensor(np.asarray(self.y_std), dtype=torch.float32, device=device)
         return lambda output: output * std + mean
 
-    def training_loss(self, train_y: np.ndarray, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the mean loss of (outputs [B, *output_shape], targets [B, ...]), outputs decoded on ``device``.
 
         ``train_y`` [N, ...] are the targets that are trained on; some losses take their weights from them. Raises

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from orca_ray.data.rows import Rows
 from orca_ray.models.checkpointing import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.compiling import try_compile, wants_compile
@@ -38,7 +39,7 @@ class Passes:
         model: CrossModalModel,
         parameters: Sequence[Parameter],
         feed: Feed,
-        y: np.ndarray,
+        y: Rows,
         loss: Loss,
         config: RefineConfig,
         *,

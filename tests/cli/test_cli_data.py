@@ -144,6 +144,19 @@ def test_prepare_takes_raw_files_from_anywhere_and_writes_arrays_anywhere(comman
     assert again.json == ending.json
 
 
+@pytest.mark.parametrize(("what", "method"), [("fetch", "fetch_raw"), ("prepare", "prepare")])
+def test_ctrl_c_tells_where_it_goes_on(
+    what: str, method: str, command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Task, method, interrupted)
+    ending = command("data", what, "toy/first", "toy/both", "-q")
+    assert (ending.code, ending.out) == (130, "")
+    assert ending.err.startswith("interrupted at toy/first: the same command goes on from there\n")
+
+
 def test_several_tasks_go_into_directories_of_their_own(command: Command, server: Server) -> None:
     Path("mine").mkdir()
     Path("mine/x.npy").write_bytes(_table())
@@ -174,6 +187,9 @@ def test_several_tasks_go_into_directories_of_their_own(command: Command, server
         (["fetch", "toy/first", "--workers", "0"], "--workers"),
         (["fetch", "toy/first", "--raw", "occupied/file"], "is a file"),
         (["prepare", "toy/first", "--raw", "no where"], "orca-sweep data fetch toy/first --raw"),
+        (["fetch", "toy/first", "--raw", ""], "names no directory"),
+        (["prepare", "toy/first", "--out", ""], "names no directory"),
+        (["fetch", "cifar10", "--raw", "new"], "the source cifar10 goes into the cache"),
         (["verify", "toy/first"], "nothing is there to verify"),
         (["verify", "toy/first", "--raw", "nowhere"], "--raw nowhere is not there"),
         (["show", "toy/frist"], "'toy/first'"),
@@ -210,6 +226,17 @@ def test_bad_raw_data_leave_no_prepared_directory(command: Command, server: Serv
     assert not Path(".partial-arrays").exists()
 
 
+def test_a_link_to_the_place_of_the_arrays_is_followed(command: Command, server: Server) -> None:
+    for name in ("mine", "disk"):
+        Path(name).mkdir()
+    Path("mine/x.npy").write_bytes(_table())
+    Path("link").symlink_to("disk")
+    ending = command("data", "prepare", "toy/first", "--raw", "mine", "--out", "link", "-q")
+    assert (ending.code, ending.err) == (0, "")
+    assert Path("link").is_symlink()
+    assert Path("disk/train_x.npy").is_file()
+
+
 def test_other_arrays_are_not_taken_for_a_tasks_own(command: Command, server: Server) -> None:
     Path("mine").mkdir()
     Path("mine/x.npy").write_bytes(_table())
@@ -244,6 +271,11 @@ def test_verify_takes_files_of_the_users_own(command: Command, server: Server) -
     Path("mine/x.npy").write_bytes(_table())
     ending = command("data", "verify", "toy/first", "--raw", "mine")
     assert ending.out == "toy/first: raw files: 1 first seen, pinned now\n"
+    assert command("data", "prepare", "toy/first", "--raw", "mine", "-q").code == 0
+    Path("empty").mkdir()
+    ending = command("data", "verify", "toy/first", "--raw", "empty")
+    assert (ending.code, ending.out) == (2, "")
+    assert "none of its raw files is in --raw empty" in ending.err
 
 
 def test_verify_of_a_place_that_is_not_there_is_a_mistake(command: Command, server: Server, own_cache: Path) -> None:

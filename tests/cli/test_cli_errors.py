@@ -55,6 +55,15 @@ def test_a_user_error_is_one_message_and_its_traceback_is_in_the_log(
     assert "the file is truncated" in log
 
 
+def test_a_path_that_the_system_refuses_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = command("data", "prepare", "pocket/digits", "--raw", "x" * 300)
+    assert (ending.code, ending.err) == (2, f"error: cannot use {'x' * 300}: File name too long\n")
+    monkeypatch.setenv("ORCA_RAY_HOME", "~nobody-of-this-name/x")
+    ending = command("data", "list")
+    assert ending.code == 2
+    assert ending.err.startswith("error: ORCA_RAY_HOME is '~nobody-of-this-name/x', and there is no such home")
+
+
 def test_a_missing_heavy_package_names_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")

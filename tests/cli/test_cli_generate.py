@@ -12,6 +12,7 @@ import typer
 
 from orca_ray.cli import generate
 from orca_ray.simulation import run as simulation_run
+from orca_ray.simulation.simulation import Fields
 from tests.cli.conftest import Command
 
 FILE = "1D_Advection_Sols_beta0.4.hdf5"
@@ -85,7 +86,29 @@ def test_an_interruption_exits_with_130(command: Command, tmp_path: Path, monkey
     ending = command("data", "generate", "pdebench/advection", "--samples", "1", "--out", str(tmp_path / "new"))
     assert ending.code == 130
     assert ending.err.startswith("interrupted: no file was written\n")
-    assert list((tmp_path / "new").iterdir()) == []
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == [".locks"]
+
+
+def test_an_interruption_tells_how_many_samples_are_kept(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = simulation_run._solve
+
+    def interrupt(name: str, seed: int, start: int, stop: int) -> Fields:
+        if start:
+            raise KeyboardInterrupt
+        return original(name, seed, start, stop)
+
+    monkeypatch.setattr(simulation_run, "_solve", interrupt)
+    arguments = ("data", "generate", "pdebench/advection", "--samples", "20", "--out", str(tmp_path))
+    ending = command(*arguments)
+    assert ending.code == 130
+    told = "interrupted: no file was written: 16 samples are kept, and the same command goes on from there\n"
+    assert told in ending.err
+    monkeypatch.setattr(simulation_run, "_solve", original)
+    ending = command(*arguments)
+    assert ending.code == 0
+    assert ending.err == "pdebench/advection: 20 of 20 samples\n"
 
 
 def test_an_interruption_after_the_file_is_whole_says_so(
@@ -129,7 +152,8 @@ def test_ctrl_c_during_work_with_two_workers_leaves_neither_file_nor_process(tmp
     assert process.returncode == 130, err
     assert "interrupted: no file was written" in err
     assert "Traceback" not in err
-    assert list(out.iterdir()) == []
+    assert not list(out.glob("*.hdf5"))
+    assert not list(out.rglob("*.tmp*"))
     assert _gone(process.pid)
 
 

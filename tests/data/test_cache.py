@@ -21,6 +21,17 @@ def test_home_follows_the_variable_and_expands_the_user(monkeypatch: pytest.Monk
     assert not cache.home().exists()
 
 
+@pytest.mark.parametrize(("given", "told"), [("~nobody-of-this-name/x", "is '~nobody"), ("", "is not set")])
+def test_a_home_that_nobody_has_is_a_user_error(given: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: Path) -> Path:  # as in a container whose user has no entry
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("ORCA_RAY_HOME", given)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(UserError, match=f"ORCA_RAY_HOME {told}.*set it to a directory's path"):
+        cache.home()
+
+
 def test_subdirectories_are_created_below_home(cache_home: Path) -> None:
     made = {cache.packages_dir(), cache.bodies_dir(), cache.prepared_dir(), cache.source_dir(), cache.raw_dir()}
     assert len(made) == 5
@@ -90,8 +101,9 @@ def test_a_home_where_nothing_can_be_made_is_a_user_error(cache_home: Path, monk
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError, match=r"cannot write to .*set ORCA_RAY_HOME"):
-        cache.packages_dir()
+    for make in (cache.packages_dir, lambda: cache.make_directory(cache_home / "raw/toy")):
+        with pytest.raises(UserError, match=r"cannot write to .*set ORCA_RAY_HOME"):
+            make()
 
 
 def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> None:

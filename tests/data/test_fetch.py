@@ -150,6 +150,23 @@ def test_mirrors_are_tried_in_order_and_a_dead_one_once(server: Server, raw: Pat
     assert [request.path for request in server.log if request.method == "GET"] == ["gone", "b", "c"]
 
 
+def test_a_mirror_goes_on_where_another_broke_off(server: Server, raw: Path) -> None:
+    """Only where the hash tells whether the two had the same file."""
+    broken = [Fault(drop_after=HALF), *[Fault(status=503)] * 9]
+    for name, content, facts in (
+        ("same", CONTENT, {"sha256": sha256(CONTENT)}),
+        ("unknown", CONTENT, {}),
+        ("other", OTHER + CONTENT[:100_000], {"md5": md5(OTHER + CONTENT[:100_000])}),
+    ):
+        urls = server.add(f"{name}1", CONTENT, *broken), server.add(f"{name}2", content)
+        fetch([RawFile(path=name, urls=urls, **facts)], raw, patience=FAST)  # type: ignore[arg-type]
+        assert (raw / name).read_bytes() == content
+    ranges = [[request.range for request in server.gets(f"{name}2")] for name in ("same", "unknown", "other")]
+    assert ranges[1] == [""]
+    assert [len(found) for found in ranges] == [1, 1, 2]
+    assert (ranges[0][0], ranges[2][1]) == (f"bytes={HALF}-", "")
+
+
 def test_a_changed_byte_is_refused_with_what_was_expected_and_found(server: Server, raw: Path) -> None:
     wrong = CONTENT[:5] + bytes([CONTENT[5] ^ 1]) + CONTENT[6:]
     url = server.add("a", CONTENT, Fault(flip=5))
@@ -394,6 +411,17 @@ def test_one_failure_does_not_keep_the_others_and_all_are_told(server: Server, r
     with pytest.raises(UserError, match=r"(?s)a cannot be fetched.*404 Not Found.*c cannot be fetched"):
         fetch(files, raw, patience=FAST, workers=1)
     assert (raw / "b").read_bytes() == CONTENT
+
+
+def test_what_is_wrong_with_all_is_told_once(raw: Path) -> None:
+    raw.mkdir()
+    files = [RawFile(path=name) for name in "abc"]
+    for file in files:
+        (raw / file.path).write_bytes(b"1")
+    (raw / NAME).write_text("{")
+    with pytest.raises(UserError, match="is no lock file of orca-sweep") as caught:
+        fetch(files, raw, patience=FAST)
+    assert str(caught.value).count("is no lock file") == 1
 
 
 def test_files_are_fetched_at_the_same_time(server: Server, raw: Path) -> None:

@@ -154,3 +154,16 @@ def test_mat_that_holds_no_numbers(version: str, tmp_path: Path) -> None:
 def test_a_missing_mat(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_mat(tmp_path / "d.mat", "coeff")
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_another_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["tensor"] = np.arange(6.0)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*d\.h5: Permission denied"), open_hdf5(tmp_path / "d.h5"):
+        pass

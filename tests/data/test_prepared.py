@@ -59,6 +59,14 @@ def test_arrays_come_back_memory_mapped_and_read_only() -> None:
     prepared.verify(data)
 
 
+def test_a_number_stays_an_array_without_axes() -> None:
+    data = prepare(1, Builder(y_mean=np.array(3, np.float32), y_std=np.array(2, np.float32)))
+    assert data.y_mean is not None
+    assert data.y_std is not None
+    assert (data.y_mean.shape, float(data.y_mean), float(data.y_std)) == ((), 3, 2)
+    prepared.verify(data)
+
+
 def test_data_is_built_once_per_version() -> None:
     build = Builder()
     first = prepare(1, build)
@@ -194,6 +202,7 @@ def users(directory: Path, build: prepared.Build, name: str = "pocket/toy") -> p
 def test_notes_beside_the_arrays_of_a_users_directory_are_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     users(out, Builder())
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["out"]
     (out / "notes.txt").write_text("years of work")
     assert len(users(out, Builder()).train) == 4  # nothing is replaced
     _truncate(out)
@@ -220,7 +229,7 @@ def test_what_comes_into_a_users_directory_meanwhile_is_not_replaced(
             return super().__call__(workspace)
 
     @contextlib.contextmanager
-    def lock(_: Path) -> Iterator[None]:
+    def lock(*_: object) -> Iterator[None]:
         come()
         yield
 

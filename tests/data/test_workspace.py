@@ -240,6 +240,15 @@ def test_an_array_of_another_shape_is_made_anew(tmp_path: Path) -> None:
     assert workspace.array("train_x", (2, 4)).sum() == 0
 
 
+@pytest.mark.parametrize("num_bytes", [0, 5, 100])
+def test_an_array_that_was_only_begun_is_made_anew(num_bytes: int, tmp_path: Path) -> None:
+    """A process may be killed before the header is whole."""
+    path = tmp_path / "train_x.npy"
+    Workspace("big/toy", tmp_path, tmp_path).array("train_x", (2, 3))[:] = 1
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    assert Workspace("big/toy", tmp_path, tmp_path).array("train_x", (2, 3)).sum() == 0
+
+
 def test_a_missing_raw_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     workspace = Workspace("big/toy", tmp_path / "raw", tmp_path)
     with pytest.raises(

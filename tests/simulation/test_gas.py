@@ -169,6 +169,50 @@ def test_sound_crosses_the_plane_at_an_angle_as_it_crosses_the_line() -> None:
 # The stress alone
 
 
+def _spectral(field: Array, axis: int) -> Array:
+    """Return the derivative of a periodic field [N, N] on [0, 1)^2, exactly for one of few waves."""
+    n = field.shape[axis]
+    k = np.moveaxis(np.broadcast_to(2j * np.pi * np.fft.fftfreq(n, 1 / n), (n, n)), -1, axis)
+    derivative: Array = np.fft.ifft(k * np.fft.fft(field, axis=axis), axis=axis).real
+    return derivative
+
+
+def _stress_errors(n: int) -> Array:
+    """The largest error of the rates of both momenta and of energy, relative to their largest values."""
+    eta, zeta = 0.1, 0.3
+    x = 2 * np.pi * centres(0.0, 1.0, n)
+    density = 2 + np.sin(x)[:, None] * np.cos(x)[None, :]
+    v = np.stack([np.sin(x[:, None] + 2 * x[None, :]), np.cos(2 * x)[:, None] * np.sin(x + 1)[None, :]])
+    slopes = np.array([[_spectral(v[i], j) for j in (0, 1)] for i in (0, 1)])
+    sigma = eta * (slopes + slopes.swapaxes(0, 1))
+    sigma[[0, 1], [0, 1]] += (zeta - 2 / 3 * eta) * (slopes[0, 0] + slopes[1, 1])
+    work = np.einsum("ixy,ijxy->jxy", v, sigma)
+    exact = np.stack([sum(_spectral(flux[j], j) for j in (0, 1)) for flux in (*sigma, work)])
+    found = Stress(eta, zeta, 1 / n).rates(density, np.stack([*(density * v), np.full((n, n), 50.0)]))
+    errors: Array = np.abs(found - exact).max(axis=(1, 2)) / np.abs(exact).max(axis=(1, 2))
+    return errors
+
+
+def test_the_stress_and_its_work_are_what_is_published() -> None:
+    """sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v, with derivatives by Fourier's series."""
+    coarse, fine = _stress_errors(32), _stress_errors(64)
+    assert fine.max() < 0.02, fine
+    assert np.log2(coarse / fine).min() > 1.8, (coarse, fine)
+
+
+def test_the_stress_on_the_line_and_its_work() -> None:
+    """Of v = sin(pi x), momentum changes by mu v_xx = -pi^2 mu v and energy by mu (v v_x)_x = pi^2 mu cos(2 pi x)."""
+    for n, tolerance in ((32, 0.02), (128, 1e-3)):
+        x = centres(-1.0, 1.0, n)
+        v, density = np.sin(np.pi * x), 2 + 0.5 * np.cos(np.pi * x)
+        before = np.stack([density, density * v, np.full(n, 50.0)])[:, None]
+        rates = (cfd_1d.viscous_step(before, np.full((1, 1), 1e-6), MU, 2 / n) - before)[:, 0] / 1e-6
+        scale = MU * math.pi**2
+        assert not rates[0].any()
+        np.testing.assert_allclose(rates[1], -scale * v, atol=tolerance * scale)
+        np.testing.assert_allclose(rates[2], scale * np.cos(2 * np.pi * x), atol=tolerance * scale)
+
+
 def test_a_long_viscous_step_is_stable_keeps_totals_and_heats() -> None:
     rng = np.random.default_rng(0)
     density = rng.uniform(0.1, 5.0, size=(24, 24))

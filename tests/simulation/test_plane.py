@@ -68,6 +68,20 @@ def test_darcy_is_of_second_order() -> None:
     assert errors[2] < 2e-3
 
 
+def _layered(n: int) -> float:
+    """The error for u = sin(2 pi x) / a sin(pi y), of which neither u nor a u_x jumps where a does, at x = 1/2."""
+    x, y = np.meshgrid(*[centres(0.0, 1.0, n)] * 2, indexing="ij")
+    a = np.where(x < 0.5, 1.0, 0.1)
+    wave = np.sin(2 * np.pi * x) * np.sin(np.pi * y)
+    return float(np.abs(darcy.solve_steady(a, 5 * np.pi**2 * wave) - wave / a).max())
+
+
+def test_darcy_is_of_second_order_across_a_jump() -> None:
+    errors = [_layered(n) for n in (16, 32, 64)]
+    assert _order(errors[1], errors[2]) == pytest.approx(2, abs=0.1), errors
+    assert errors[2] < 0.02
+
+
 def test_what_the_source_brings_in_leaves_through_the_edge() -> None:
     n = 48
     a = darcy.draw(generators(0, 3, 4)[0], centres(0.0, 1.0, n))
@@ -89,6 +103,7 @@ def test_permeabilities_are_two_valued_and_the_threshold_is_the_mean_of_the_bump
     drawn = np.stack([darcy.draw(rng, x) for rng in generators(0, 0, 200)])
     assert set(np.unique(drawn)) == {darcy.LOW_PERMEABILITY, darcy.HIGH_PERMEABILITY}
     assert 0.3 < np.mean(drawn == darcy.HIGH_PERMEABILITY) < 0.7
+    assert drawn[:, 16, 16].mean() > drawn[:, 0, 0].mean() + 0.2  # the bumps let more through
     rng = np.random.default_rng(0)
     x, y, x0, y0 = rng.uniform(size=(4, 200_000))
     mean = 5 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (0.5 * rng.uniform(size=200_000))).mean()

@@ -1,7 +1,10 @@
 """Generating a file: whole or not there, the same however it is made, never over what is not ours."""
 
+import contextlib
+import errno
+import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -12,9 +15,13 @@ import numpy as np
 import pytest
 
 from orca_ray import __version__
+from orca_ray.data import cache
+from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
-from orca_ray.simulation import advection, files, run
+from orca_ray.simulation import advection, files, parts, run
+from orca_ray.simulation.registry import MODULES
 from orca_ray.simulation.simulation import Fields
+from orca_ray.tasks.registry import get_task
 
 TASK = "pdebench/advection"
 FILE = advection.SIMULATION.file
@@ -30,6 +37,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Advection two samples at a time."""
     monkeypatch.setattr(advection, "SIMULATION", replace(advection.SIMULATION, batch=2))
+
+
+def _entries(directory: Path) -> list[str]:
+    """Return what is in a directory beside its locks."""
+    return sorted(entry.name for entry in directory.iterdir() if entry.name != LOCKS)
 
 
 def _tensor(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -56,7 +68,56 @@ def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(home: Pa
     assert "0.4" in marker["equation"]
     assert marker["numerics"]
     assert np.abs(_tensor(path)).max(axis=(1, 2)).min() > 0  # every sample is there
-    assert [entry.name for entry in path.parent.iterdir()] == [FILE]
+    assert _entries(path.parent) == [FILE]
+
+
+MOVES = {
+    # What the target of a task is more than its input, where fields are the frame's number, plus 1000 a channel.
+    "advection": 200.0,
+    "burgers": 200.0,
+    "diffusion_sorption": 100.0,
+    "diffusion_reaction_1d": 29.0,
+    "shallow_water": 100.0,
+    "diffusion_reaction_2d": 1100.0,
+    "darcy": 0.0,
+    "cfd_2d": 0.0,  # every frame is standardised by itself
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
+    name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writer and reader agree on axes, frames and channels; of ten samples eight are for training."""
+    module = importlib.import_module(f"orca_ray.simulation.{MODULES[name]}")
+    layout = module.SIMULATION.layout
+    shapes = layout.datasets if isinstance(layout, files.TensorLayout) else {"data": layout.shape}
+
+    def solve(rngs: Sequence[np.random.Generator]) -> Fields:
+        heights = np.array([rng.uniform() for rng in rngs])
+        return {
+            key: np.stack([np.broadcast_to(_numbered(shape) + height, shape) for height in heights]).astype(np.float32)
+            for key, shape in shapes.items()
+        }
+
+    monkeypatch.setattr(module, "SIMULATION", replace(module.SIMULATION, solve=solve))
+    path, _ = run.generate(name, 10)
+    task = get_task(name.replace("pdebench/", "pdebench_generated/"))
+    data = task.prepare()
+    assert task.resolved(data).num_samples == (8, 1, 1)
+    moves = np.concatenate([split.y[:] - split.x[:] for split in data.splits.values()])
+    assert np.isfinite(moves).all()
+    assert np.ptp(moves) < 0.01 * max(1.0, float(np.abs(moves).max()))
+    assert moves.mean() == pytest.approx(MOVES.get(task.short_name, moves.mean()), abs=1e-2)
+    with pytest.raises(UserError, match=f"use the task {task.name}"):
+        get_task(name).prepare(raw=path.parent, out=home / "other")
+
+
+def _numbered(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Return the numbers of frames [T, 1, ...] or, where channels come last, [T, 1, ..., C]."""
+    frames = np.arange(float(shape[0])) if len(shape) > 2 or shape[0] != shape[-1] else np.zeros(1)
+    channels = 1000.0 * np.arange(shape[-1]) if shape[-1] < 3 else np.zeros(1)
+    return frames.reshape(-1, *(1,) * (len(shape) - 1)) + channels
 
 
 def test_a_sample_depends_on_its_seed_and_number_alone(tmp_path: Path) -> None:
@@ -78,16 +139,126 @@ def test_workers_make_the_same_file(tmp_path: Path) -> None:
     assert told == [16, 18]
 
 
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, ArithmeticError, OSError])
-def test_an_interruption_leaves_nothing(stop: type[BaseException], tmp_path: Path) -> None:
-    def interrupt(done: int, _: int) -> None:
-        if done == 4:
+def _interrupted(tmp_path: Path, done: int, samples: int = 6, stop: type[BaseException] = KeyboardInterrupt) -> None:
+    def interrupt(count: int, _: int) -> None:
+        if count == done:
             raise stop("here")
 
     with pytest.raises(stop, match="here"):
-        run.generate(TASK, 6, directory=tmp_path, progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
+        run.generate(TASK, samples, directory=tmp_path, progress=interrupt)
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return a list that every batch is noted in when it is solved."""
+    solved: list[tuple[int, int]] = []
+    original = run._solve
+
+    def noting(name: str, seed: int, start: int, stop: int) -> Fields:
+        solved.append((start, stop))
+        return original(name, seed, start, stop)
+
+    monkeypatch.setattr(run, "_solve", noting)
+    return solved
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ArithmeticError, OSError])
+def test_what_an_interruption_leaves_is_not_solved_again(
+    stop: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run.generate(TASK, 6, directory=tmp_path / "whole")
+    solved = _counted(monkeypatch)
+    out = tmp_path / "out"
+    _interrupted(out, 4, stop=stop)
+    assert not (out / FILE).exists()
+    assert run.solved(TASK, out) == 4
+    told: list[int] = []
+    path, made = run.generate(TASK, 6, directory=out, progress=lambda done, _: told.append(done))
+    assert made
+    assert solved == [(0, 2), (2, 4), (4, 6)]
+    assert told == [6]
+    np.testing.assert_array_equal(_tensor(path), _tensor(whole))
+    assert _entries(out) == [FILE]
+    assert run.solved(TASK, out) == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_another_number_of_samples_goes_on_too_and_another_seed_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved = _counted(monkeypatch)
+    _interrupted(tmp_path, 4)
+    path, _ = run.generate(TASK, 5, directory=tmp_path)
+    assert solved == [(0, 2), (2, 4), (4, 5)]
+    assert len(_tensor(path)) == 5
+
+    other = tmp_path / "other"
+    _interrupted(other, 4)
+    del solved[:]
+    path, _ = run.generate(TASK, 6, seed=1, directory=other)
+    assert solved == [(0, 2), (2, 4), (4, 6)]
+    assert not np.array_equal(_tensor(path)[:4], _tensor(tmp_path / FILE)[:4])
+    assert _entries(other) == [FILE]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_kill_leaves_what_the_next_run_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a kill while a batch or the file is written."""
+    solved = _counted(monkeypatch)
+    _interrupted(tmp_path, 4)
+    directory = parts.directory_of(tmp_path / FILE)
+    (directory / "4-6.tmp").write_bytes(b"half")
+    (directory / FILE).write_bytes(b"half")
+    path, _ = run.generate(TASK, 6, directory=tmp_path)
+    assert solved == [(0, 2), (2, 4), (4, 6)]
+    assert np.abs(_tensor(path)).max(axis=(1, 2)).min() > 0
+    assert _entries(tmp_path) == [FILE]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_batch_that_was_damaged_is_told_and_solved_again(damage: str, tmp_path: Path) -> None:
+    _interrupted(tmp_path, 4)
+    part = parts.directory_of(tmp_path / FILE) / "2-4.npz"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes({"cut": content[:-100], "flipped": content, "empty": bytearray()}[damage])
+    with pytest.raises(UserError, match=r"2-4\.npz was damaged .* run the command again"):
+        run.generate(TASK, 6, directory=tmp_path)
+    assert not (tmp_path / FILE).exists()
+    run.generate(TASK, 6, directory=tmp_path)
+    assert _entries(tmp_path) == [FILE]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ArithmeticError, OSError])
+def test_an_interruption_of_the_first_batch_leaves_nothing(
+    stop: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> Fields:
+        raise stop("here")
+
+    monkeypatch.setattr(run, "_solve", interrupt)
+    with pytest.raises(stop, match="here"):
+        run.generate(TASK, 6, directory=tmp_path)
+    assert _entries(tmp_path) == []
+
+
+def test_a_file_that_another_process_made_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is held by one that makes the same file."""
+    original = cache.lock
+
+    @contextlib.contextmanager
+    def slow(path: Path, what: str) -> Iterator[None]:
+        monkeypatch.setattr(cache, "lock", original)
+        run.generate(TASK, 2, directory=tmp_path)
+        with original(path, what):
+            yield
+
+    monkeypatch.setattr(cache, "lock", slow)
+    path, made = run.generate(TASK, 2, directory=tmp_path)
+    assert not made
+    assert len(_tensor(path)) == 2
 
 
 def test_an_interruption_ends_the_workers(tmp_path: Path) -> None:
@@ -98,31 +269,42 @@ def test_an_interruption_ends_the_workers(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run.generate(TASK, 64, directory=tmp_path, workers=2, progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / FILE).exists()
+    assert run.solved(TASK, tmp_path) >= 16
     assert multiprocessing.active_children() == []
 
 
 def test_the_death_of_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dead(*_: object) -> Future[list[str]]:
-        future: Future[list[str]] = Future()
+    def dead(*_: object) -> Future[None]:
+        future: Future[None] = Future()
         future.set_exception(BrokenProcessPool("terminated abruptly"))
         return future
 
     monkeypatch.setattr(run, "_submit", dead)
-    with pytest.raises(UserError, match=r"worker process died.*fewer --workers"):
+    with pytest.raises(UserError, match=r"worker process died.*fewer --workers, it goes on"):
         run.generate(TASK, 64, directory=tmp_path, workers=2)
-    assert list(tmp_path.iterdir()) == []
+    assert _entries(tmp_path) == []
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    def full(*_: int) -> None:
-        raise OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')")
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_told(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a batch is kept, as the system says it, or while the file is written, as h5py does."""
 
-    with pytest.raises(UserError, match="no space left"):
-        run.generate(TASK, 1, directory=tmp_path, progress=full)
+    def full(*_: object) -> None:
+        raise error
+
     with pytest.raises(UserError, match="no space"):
         run.generate(TASK, 10**12, directory=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(parts, "save", full)
+    with pytest.raises(UserError, match="no space left"):
+        run.generate(TASK, 1, directory=tmp_path)
+    assert _entries(tmp_path) == []
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +314,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(advection, "SIMULATION", replace(advection.SIMULATION, solve=broken))
     with pytest.raises(ArithmeticError, match="tensor of samples 0 to 1 of seed 7"):
         run.generate(TASK, 2, seed=7, directory=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert _entries(tmp_path) == []
 
 
 def test_what_is_there_already_is_kept(tmp_path: Path) -> None:

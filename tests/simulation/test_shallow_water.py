@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from orca_ray.simulation import shallow_water
+from orca_ray.simulation.hyperbolic import sweep_axis
 from orca_ray.simulation.simulation import Array, centres
 
 
@@ -42,6 +43,20 @@ def test_mass_is_kept_to_rounding_in_a_periodic_box() -> None:
     np.testing.assert_allclose(
         depths.mean(axis=(-1, -2)), initial[0].mean(axis=(-1, -2))[:, None] * np.ones(5), rtol=1e-13
     )
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_water_carries_its_velocity_across_a_wave_along(direction: int) -> None:
+    """One dam breaks in a stream across it: wherever the water goes, it streams as fast."""
+    depth = np.where(np.arange(32) < 16, 2.0, 1.0)[:, None] * np.ones(3)
+    still = np.zeros_like(depth)
+    conserved = np.stack([depth, still, 0.3 * depth])[:, None]
+    if direction == 1:
+        conserved = conserved[[0, 2, 1]].swapaxes(2, 3)
+    for _ in range(8):
+        conserved = sweep_axis(conserved, 0.4, shallow_water.Water(), "periodic", direction, 2)
+    assert (np.abs(conserved[0] - 1.5) < 0.3).any()  # neither of the two depths at rest
+    np.testing.assert_allclose(conserved[2 - direction], 0.3 * conserved[0], rtol=1e-12)
 
 
 def _stoker(x: Array, t: float, deep: float, shallow: float) -> Array:

@@ -245,11 +245,28 @@ def _damages_of_stacked(layout: Any) -> list[Damage]:
         ("a field missing", partial(_delete, name=last), last),
         ("another grid", partial(_replace, name=last, change=lambda values: values[..., :-4]), last),
         ("one axis less", partial(_replace, name=last, change=lambda values: values[:, 0]), last),
+        ("a data set without data", partial(_emptied, name=last), f"expected a data set '{last}', found none"),
+        ("a number of samples that cannot be", partial(_boundless, layout=layout), "at most 10000000 simulations"),
         ("one frame", partial(_one_frame, layout=layout), "at least 2 frames.*found 1"),
         ("integers", partial(_replace, name=last, change=lambda values: values.astype(np.int32)), f"{last}.*int32"),
         ("NaN in an input", partial(_spoil, name=last, where=(3, 0, ..., 8), value=np.nan), last),
         ("infinite target", partial(_spoil, name=last, where=(0, slice(1, None), ..., 8), value=np.inf), last),
     ]
+
+
+def _emptied(path: Path, name: str) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = h5py.Empty("f4")
+
+
+def _boundless(path: Path, layout: Stacked) -> None:
+    """Name a thousand million samples, hardly any of which is stored: their indices alone would fill the memory."""
+    with h5py.File(path, "r+") as file:
+        for name in layout.fields:
+            shape, kind = (10**9, *file[name].shape[1:]), file[name].dtype
+            del file[name]
+            file.create_dataset(name, shape, kind, chunks=(1, *shape[1:]))
 
 
 def _one_frame(path: Path, layout: Stacked) -> None:

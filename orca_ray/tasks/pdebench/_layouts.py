@@ -44,7 +44,7 @@ class Simulations(ABC):
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
         with self._damage(name):
             found = self._file.get(name)
-        if not hasattr(found, "shape"):  # nothing, or a group
+        if getattr(found, "shape", None) is None:  # nothing, a group, or a data set without data
             held = ", ".join(sorted(self._file)[:10]) or "nothing"
             raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
         if found.file.filename != self._file.filename or found.external or found.is_virtual:

@@ -31,6 +31,8 @@ Scale = tuple[Array, Array]
 SPLIT_SEED = 0
 BATCH_BYTES = 32 * 2**20
 EPSILON = 1e-5  # the reference adds it to every deviation
+MOST_SAMPLES = 10**7
+"""A thousand times what is published: a damaged header may name a number whose indices alone fill the memory."""
 PAPER_TEST_FRAME = 100  # the reference's test sets are made without `t_train`, whose default this is
 
 
@@ -148,9 +150,9 @@ def divide(num_samples: int, test_first: bool) -> Division:
 
 
 def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> Arrays:
-    """Fill the arrays of all splits; raises UserError where samples or frames do not suffice."""
+    """Fill the arrays of all splits; raises UserError for too few or too many samples or frames."""
     samples = Samples(simulations, reading)
-    _refuse_few(samples, simulations.path)
+    _refuse_sizes(samples, simulations.path)
     division = divide(samples.num_samples, reading.test_first)
     frames = reading.frames(samples.num_frames, workspace.protocol)
     scales: Mapping[int, Scale] = {}
@@ -160,11 +162,13 @@ def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> A
     return _filled(workspace, reading, samples, division, frames, scales)
 
 
-def _refuse_few(samples: Samples, path: Path) -> None:
+def _refuse_sizes(samples: Samples, path: Path) -> None:
     if samples.num_samples < 10:
         raise UserError(
             f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"
         )
+    if samples.num_samples > MOST_SAMPLES:
+        raise UserError(f"{path}: expected at most {MOST_SAMPLES} simulations, found {samples.num_samples}")
     if samples.num_frames < 2:
         raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
 

@@ -1,0 +1,205 @@
+"""Samples as the command makes them, held to the published equations, with the published numbers written out here.
+
+The other modules' tests show that the numerics solve what they are told to; these, that they are told the right things.
+"""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from orca_ray.simulation import cfd_1d, cfd_2d, shallow_water
+from orca_ray.simulation.registry import simulation
+from orca_ray.simulation.simulation import Array, generators
+
+
+def _sample(task: str, count: int = 1) -> dict[str, Array]:
+    fields = simulation(f"pdebench/{task}").solve(generators(0, 0, count))
+    return {name: values.astype(np.float64) for name, values in fields.items()}
+
+
+def _integral(rates: Array, interval: float) -> Array:
+    """Simpson's rule along the first axis, of an odd number of frames."""
+    assert len(rates) % 2 == 1
+    weights = np.ones(len(rates))
+    weights[1:-1:2], weights[2:-1:2] = 4, 2
+    total: Array = interval / 3 * np.tensordot(weights, rates, axes=1)
+    return total
+
+
+def test_advection_moves_by_four_tenths_a_unit_of_time() -> None:
+    x = (np.arange(1024) + 0.5) / 1024
+    for frames in _sample("advection", 8)["tensor"]:
+        for frame in (50, 200):
+            moved = np.interp(x - 0.4 * 0.01 * frame, x, frames[0], period=1.0)
+            np.testing.assert_allclose(frames[frame], moved, atol=0.01)
+
+
+def _cole_hopf(initial: Array, diffusion: float, t: float) -> Array:
+    """Burgers' solution on a period of 1 from any initial field [X]: its transform solves the heat equation."""
+    k = 2 * np.pi * np.fft.rfftfreq(len(initial), 1 / len(initial))
+    mean = initial.mean()
+    modes = np.fft.rfft(initial - mean)
+    potential = np.fft.irfft(np.divide(modes, 1j * k, out=np.zeros_like(modes), where=k > 0))
+    heat = np.fft.rfft(np.exp(-potential / (2 * diffusion))) * np.exp(-diffusion * k**2 * t - 1j * k * mean * t)
+    solution: Array = mean - 2 * diffusion * np.fft.irfft(1j * k * heat) / np.fft.irfft(heat)
+    return solution
+
+
+def test_burgers_is_what_the_transform_of_cole_and_hopf_makes_of_the_first_frame() -> None:
+    """Nu is 1, and the coefficient of u_xx Nu / pi."""
+    for frames in _sample("burgers", 4)["tensor"]:
+        for frame in (2, 10, 60, 200):
+            exact = _cole_hopf(frames[0], 0.318309886, 0.01 * frame)
+            np.testing.assert_allclose(frames[frame], exact, atol=2e-4)
+
+
+def test_diffusion_and_growth_balance() -> None:
+    """What u and u^2 / 2 gain between two frames, from u_t = 0.5 u_xx + u (1 - u)."""
+    k = 2j * np.pi * np.fft.rfftfreq(1024, 1 / 1024)
+    first, last = 4, 14
+    steepest = 0.0
+    for frames in _sample("diffusion_reaction_1d", 4)["tensor"]:
+        assert frames[0].min() == 0
+        assert frames[0].max() == 1
+        u = frames[first : last + 1]
+        slopes = np.fft.irfft(k * np.fft.rfft(u))
+        grown = _integral((u * (1 - u)).mean(axis=1), 0.01)
+        assert (u[-1] - u[0]).mean() == pytest.approx(grown, rel=1e-3)
+        gained = _integral((u * u * (1 - u) - 0.5 * slopes**2).mean(axis=1), 0.01)
+        lost = float(_integral((0.5 * slopes**2).mean(axis=1), 0.01))
+        assert 0.5 * (u[-1] ** 2 - u[0] ** 2).mean() == pytest.approx(gained, abs=2e-3 * lost + 1e-6)
+        steepest = max(steepest, lost)
+    assert steepest > 1e-3
+
+
+def test_what_is_dissolved_and_sorbed_balances_what_the_ends_let_through() -> None:
+    """D = 5e-4, porosity 0.29, density 2880, Freundlich's 3.5e-4 and 0.874; left u = 1, right u = -D u_x."""
+    first = 20
+    for sample in _sample("diffusion_sorption", 4)["data"]:
+        frames = sample[..., 0]
+        assert 0 <= frames[0].min() == frames[0].max() <= 0.2
+        held = frames + (1 - 0.29) / 0.29 * 2880 * 3.5e-4 * (frames + 1e-6) ** 0.874
+        half = 0.5 / 1024
+        inflow = 5e-4 * (1 - frames[:, 0]) / half
+        outflow = frames[:, -1] * 5e-4 / (5e-4 + half)
+        through = _integral((inflow - outflow)[first:], 5.0)
+        assert (held[-1] - held[first]).mean() == pytest.approx(through, rel=2e-3)
+        assert _integral(outflow[first:], 5.0) > 0.005 * through
+
+
+def test_activator_and_inhibitor_balance() -> None:
+    """Means and mean squares, from u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v and v_t = 5e-3 Lap v + u - v on [-1, 1]^2."""
+    first = 40
+    frames = _sample("diffusion_reaction_2d")["data"][0]
+    assert frames[0].mean() == pytest.approx(0, abs=0.02)
+    assert frames[0].std() == pytest.approx(1, abs=0.02)
+    u, v = frames[first:, ..., 0], frames[first:, ..., 1]
+    growth = {"u": u - u**3 - 5e-3 - v, "v": u - v}
+    for name, field, diffusion in (("u", u, 1e-3), ("v", v, 5e-3)):
+        steepness = sum((np.diff(field, axis=axis) ** 2).sum(axis=(1, 2)) for axis in (1, 2)) / (2 / 128) ** 2 / 128**2
+        mean = _integral(growth[name].mean(axis=(1, 2)), 0.05)
+        assert (field[-1] - field[0]).mean() == pytest.approx(mean, abs=1e-5)
+        lost = float(_integral(diffusion * steepness, 0.05))
+        gained = _integral((field * growth[name]).mean(axis=(1, 2)), 0.05)
+        assert 0.5 * (field[-1] ** 2 - field[0] ** 2).mean() == pytest.approx(gained - lost, abs=5e-3 * lost)
+
+
+def test_the_source_of_darcy_leaves_through_the_edge() -> None:
+    fields = _sample("darcy", 4)
+    assert set(np.unique(fields["nu"].astype(np.float32))) == {np.float32(0.1), np.float32(1.0)}
+    for permeability, pressure in zip(fields["nu"], fields["tensor"][:, 0], strict=True):
+        through = 2 * permeability * pressure
+        assert through[[0, -1]].sum() + through[:, [0, -1]].sum() == pytest.approx(0.1, rel=1e-5)
+
+
+def _told(monkeypatch: pytest.MonkeyPatch, module: ModuleType, result: Array) -> list[tuple[Any, ...]]:
+    """Put a stand-in for ``evolve`` into a module; it returns ``result`` and notes what it was given."""
+    given: list[tuple[Any, ...]] = []
+
+    def evolve(*arguments: Any) -> Array:
+        given.append(arguments)
+        return result
+
+    monkeypatch.setattr(module, "evolve", evolve)
+    return given
+
+
+def test_the_dam_is_round_and_twice_as_deep_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = _told(monkeypatch, shallow_water, np.zeros((200, 101, 1, 1)))
+    shallow_water.SIMULATION.solve(generators(0, 0, 200))
+    ((initial, cell, interval, num_frames, top_speed),) = given
+    assert (cell, interval, num_frames) == pytest.approx((5 / 128, 0.01, 101))
+    assert top_speed >= 2 * math.sqrt(2)
+    assert set(np.unique(initial[0])) == {1.0, 2.0}
+    assert not initial[1:].any()
+    radii = np.sqrt((initial[0] == 2).sum(axis=(1, 2)) / math.pi) * 5 / 128
+    assert radii.min() == pytest.approx(0.3, abs=0.02)
+    assert radii.max() == pytest.approx(0.7, abs=0.02)
+    assert radii.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_gas_on_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mu is 4/3 eta + zeta with both 0.1; half of the velocities are cut by a window, which lies in [0, 1]."""
+    marked: npt.NDArray[np.float64] = np.arange(1.0, 4.0)[:, None, None, None] * np.ones((1, 200, 101, 1))
+    given = _told(monkeypatch, cfd_1d, marked)
+    fields = cfd_1d.SIMULATION.solve(generators(0, 0, 200))
+    assert {name: float(values.max()) for name, values in fields.items()} == {"density": 1, "Vx": 2, "pressure": 3}
+    ((initial, mu, cell, interval, num_frames),) = given
+    assert (mu, cell, interval, num_frames) == pytest.approx((0.7 / 3, 2 / 1024, 0.01, 101))
+    density, velocity, pressure = initial
+    for field, scale in ((density, 1.0), (pressure, 10.0)):
+        base, height = field.min(axis=1) / scale, np.ptp(field, axis=1) / scale
+        for drawn in (base, height):
+            assert 1 <= drawn.min() < 1.2
+            assert 8.5 < drawn.max() <= 10
+            assert np.log(drawn).mean() == pytest.approx(math.log(10) / 2, abs=0.2)
+    still = np.abs(velocity[:, :512]).max(axis=1) < 1e-6
+    assert still.mean() == pytest.approx(0.5, abs=0.1)
+    modes = np.abs(np.fft.rfft(velocity, axis=1)) / 1024
+    smooth = modes[:, 20:].max(axis=1) < 1e-4  # neither cut nor rectified
+    assert modes[smooth, 7:].max() < 1e-6  # three waves, one of which may have twice its number
+    assert modes[smooth, 6].max() > 0.01
+
+
+def test_the_gas_in_the_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = np.arange(1.0, 5.0)[:, None, None, None] * np.ones((1, 21, 1, 1))
+    given = _told(monkeypatch, cfd_2d, marked)
+    fields = cfd_2d.SIMULATION.solve(generators(0, 0, 100))
+    named = {name: float(values.max()) for name, values in fields.items()}
+    assert named == {"density": 1, "Vx": 2, "Vy": 3, "pressure": 4}
+    assert {arguments[1:] for arguments in given} == {(0.1, 0.1, 1 / 128, 0.05, 21)}
+    initial = np.stack([arguments[0] for arguments in given])
+    calm = np.abs(initial[:, 1:3, 0, 0]).max(axis=1) < 1e-6  # within a window: still at the edge
+    assert calm.mean() == pytest.approx(0.5, abs=0.15)
+    free = initial[~calm]
+    density, pressure = free[:, 0].mean(axis=(1, 2)), free[:, 3].mean(axis=(1, 2))
+    temperature = pressure / density
+    for drawn in (density, temperature):
+        assert 0.09 < drawn.min() < 0.7
+        assert 9 < drawn.max() < 10.1
+    magnitude = np.hypot(free[:, 1], free[:, 2]).mean(axis=(1, 2))
+    np.testing.assert_allclose(magnitude, np.sqrt(5 / 3 * temperature), rtol=0.01)
+    for field, mean in ((free[:, 0], density), (free[:, 3], pressure)):
+        contrast = np.abs(field / mean[:, None, None] - 1).mean(axis=(1, 2))
+        assert 0.009 < contrast.min() < 0.04
+        assert 0.17 < contrast.max() < 0.201
+    _check_spectrum(free[:, 1])
+
+
+def _check_spectrum(velocity: Array) -> None:
+    """All pairs of wave numbers from 1 to 4 have power in proportion to 1 / |k|, and no others have any."""
+    power = np.abs(np.fft.fft2(velocity)) ** 2
+    power /= power.sum(axis=(1, 2), keepdims=True)
+    wave = np.abs(np.fft.fftfreq(128, 1 / 128)).astype(int)
+    used = np.flatnonzero((wave >= 1) & (wave <= 4))
+    inside = power[:, used[:, None], used[None, :]]
+    assert inside.sum(axis=(1, 2)) == pytest.approx(1, abs=1e-6)
+    length = np.hypot(wave[used][:, None], wave[used][None, :])
+    flat = (inside * length).mean(axis=0)
+    # A real field has waves k and -k in one; their random phases add up or cancel, on average to the same power.
+    near, far = flat[length < 2].mean(), flat[length > 5].mean()
+    assert near == pytest.approx(far, rel=0.25)
