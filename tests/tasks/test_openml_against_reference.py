@@ -15,7 +15,7 @@ from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.openml._splits import split
 from orca_ray.tasks.openml.tables import SPLIT_SEED, build
 from tests.twins._openml_format import TwinTable, write_table
-from tests.twins._openml_real import keel, mfeat
+from tests.twins._openml_real import breast_w, keel, mfeat, spambase
 from tests.twins.openml import real_wdbc, synthetic
 
 REFERENCE = os.environ.get("ORCA_REFERENCE", "")
@@ -24,11 +24,13 @@ pytestmark = pytest.mark.skipif(not REFERENCE, reason="ORCA_REFERENCE names no c
 
 TABLES: dict[int, Callable[[], TwinTable]] = {
     12: partial(mfeat, 12),
+    15: breast_w,
+    44: spambase,
     **{each: partial(keel, each) for each in (23, 31, 54)},
     1510: real_wdbc,
     **{each: partial(synthetic, each) for each in (29, 188, 1464)},
 }
-"""Numbers alone, standardised twice, or of which three columns stay; categories beside numbers; and missing values."""
+"""Numbers alone, standardised twice, or of which some columns stay; categories beside numbers; and missing values."""
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""Sixteen of the 42 OpenML tasks on all their real rows."""
+"""Eighteen of the 42 OpenML tasks on all their real rows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.openml.tables import build
 from orca_ray.tasks.registry import get_task
 from tests.twins._openml_format import TwinTable, write_table
-from tests.twins._openml_real import KEELS, MFEAT, keel, mfeat
+from tests.twins._openml_real import KEELS, MFEAT, breast_w, keel, mfeat, spambase
 from tests.twins.openml import TWINS
 
 
@@ -50,6 +51,28 @@ def test_tables_of_keel(dataset_id: int, tmp_path: Path) -> None:
     assert np.bincount(y).tolist() == [sum(row[-1] == each for row in table.rows) for each in declared]
     if KEELS[dataset_id].nominal:  # one slot of every column of categories is taken
         np.testing.assert_array_equal(x[:, :, : len(KEELS[dataset_id].nominal)].sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("dataset_id", "table", "sizes", "channels", "counts"),
+    [
+        # The column with missing values is left out: eight of nine stay.
+        (15, breast_w, (566, 63, 70), 8, [458, 241]),
+        (44, spambase, (3726, 414, 461), 57, [2788, 1813]),
+    ],
+)
+def test_tables_of_debian(
+    dataset_id: int,
+    table: Callable[[], TwinTable],
+    sizes: tuple[int, ...],
+    channels: int,
+    counts: list[int],
+    tmp_path: Path,
+) -> None:
+    arrays = _prepared(dataset_id, table(), tmp_path)
+    assert [arrays[f"{split}_x"].shape for split in prepared.SPLITS] == [(size, channels, 1) for size in sizes]
+    assert np.bincount(_all(arrays, "y")).tolist() == counts
+    assert arrays["train_x"].mean(axis=0) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
