@@ -249,6 +249,7 @@ class Adaptation:
             pretrained=self._recipe.pretrained,
             config=self._hyperparameters.embedder,
             dropout=self._hyperparameters.refine.dropout,
+            stochastic_depth=self._hyperparameters.refine.stochastic_depth == "body",
             seed=self._seed,
             statistics=self._statistics,
         )

@@ -56,7 +56,7 @@ class Body(nn.Module, ABC):
 
 
 def set_dropout(module: nn.Module, probability: float) -> None:
-    """Set every dropout of ``module``, attention's included, and switch stochastic depth off."""
+    """Set every dropout of ``module``, attention's included."""
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = probability
@@ -64,6 +64,11 @@ def set_dropout(module: nn.Module, probability: float) -> None:
         for name in ("attention_dropout", "dropout_prob"):
             if isinstance(getattr(part, name, None), float | int):
                 setattr(part, name, probability)
+
+
+def switch_stochastic_depth_off(module: nn.Module) -> None:
+    """Let no layer of ``module`` be skipped while training."""
+    for part in module.modules():
         if isinstance(getattr(part, "drop_prob", None), float | int):
             setattr(part, "drop_prob", 0.0)  # noqa: B010 (mypy takes a module's attributes for modules)
 

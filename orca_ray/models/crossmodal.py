@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError
-from orca_ray.models.body import Body, seeded, set_dropout
+from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.embedder import Embedder, EmbedderConfig, ImageEmbedder, SequenceEmbedder
 from orca_ray.models.head import build_head
 from orca_ray.models.text import TextStem
@@ -67,12 +67,14 @@ def build_model(
     pretrained: bool,
     config: EmbedderConfig,
     dropout: float = 0.0,
+    stochastic_depth: bool = False,
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
     """Assemble a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
-    ``statistics``: mean and deviation of the inputs' channels, where they are not standardised. Equal arguments give
+    ``statistics``: mean and deviation of the inputs' channels, where they are not standardised. ``stochastic_depth``:
+    layers are skipped while training at the rates that the body came with, if any. Equal arguments give
     equal parameters, whatever was built before; the global random state stays as it is.
 
     Raises UserError for an unknown body, unreadable weights or an input shape that is neither 1-D nor 2-D.
@@ -91,4 +93,6 @@ def build_model(
         layout = loaded.body.feature_layout(embedder.layout)
         head = build_head(loaded.body.feature_width, layout, target, input_shape[1:], embedder.patch)
     set_dropout(loaded.body, dropout)
+    if not stochastic_depth:
+        switch_stochastic_depth_off(loaded.body)
     return CrossModalModel(embedder, loaded.body, head, statistics)

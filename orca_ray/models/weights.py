@@ -123,7 +123,13 @@ def _read_config(base: str) -> Any:
         if local:
             raise UserError(f"cannot read a Hugging Face configuration in {base}: {_first_line(error)}") from error
         known = nearest(base, [body.name for body in list_bodies()])
-        question = f" Did you mean {known!r}?" if known and known != base else ""
+        if known == base:
+            raise UserError(
+                f"body {base!r} comes from a model hub, which did not provide it ({_first_line(error)}): run "
+                f"'orca-sweep bodies --fetch {base}' where there is a network and take $HF_HOME along, or name another "
+                "body (--body minilm-l6, for images vit-s14)"
+            ) from error
+        question = f" Did you mean {known!r}?" if known else ""
         raise UserError(
             f"unknown body {base!r}: neither packaged ({', '.join(PACKAGED)}) nor a local directory, and the hub did "
             f"not provide it ({_first_line(error)}).{question} Without a hub, give the path of a directory with "

@@ -101,6 +101,7 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
         "refine.decay_epochs": float(row["decay_epochs"]),
         "refine.clip": max(0.0, float(row["clip"])),
         "refine.dropout": float(row["dropout"]),
+        "refine.stochastic_depth": "body",
     }
 
 

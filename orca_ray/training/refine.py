@@ -219,7 +219,7 @@ class RefineLoop:
         return min(self._passes.limit, BATCH_SIZE) if self._device.type == "cpu" else self._passes.limit
 
     def _make_feed(self, split: Split, *, stochastic: bool = False) -> Feed:
-        stochastic = stochastic or self._config.dropout > 0
+        stochastic = stochastic or self._config.dropout > 0 or self._config.stochastic_depth == "body"
         return make_feed(self._model, self._parameters, split.x, stochastic=stochastic, precision=self.precision)
 
     def _groups(self) -> list[ParameterGroup]:

@@ -31,6 +31,8 @@ class RefineConfig:
     clip: float = 1.0
     """Largest gradient norm of an optimiser step; 0 turns clipping off."""
     dropout: float = 0.0
+    stochastic_depth: str = "off"
+    """``body``: layers are skipped at the rates that the body came with, as in the reference (Swin's rise to 0.1)."""
     momentum: float = 0.9
     """Of optimiser ``sgd``."""
     body_learning_rate_scale: float = 1.0
@@ -60,6 +62,7 @@ class RefineConfig:
         checks.at_least("refine.decay_epochs", self.decay_epochs, 0.0)
         checks.at_least("refine.clip", self.clip, 0.0)
         checks.fraction("refine.dropout", self.dropout)
+        checks.one_of("refine.stochastic_depth", self.stochastic_depth, ("off", "body"))
         checks.fraction("refine.momentum", self.momentum)
         checks.at_least("refine.body_learning_rate_scale", self.body_learning_rate_scale, 0.0)
         checks.one_of("refine.precision", self.precision, PRECISIONS)

@@ -1,5 +1,6 @@
 """A body fed its own stem's tokens is the pretrained model: for every family, at any depth and image size."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orca_ray.errors import UserError
-from orca_ray.models.body import set_dropout
+from orca_ray.models.body import set_dropout, switch_stochastic_depth_off
 from orca_ray.models.text import TextStem
 from orca_ray.models.vision import ImageStem, SwinBody
 from orca_ray.models.weights import LoadedBody, body_modality, load_body
@@ -127,6 +128,7 @@ def test_bodies_keep_no_state_between_calls(tiny: TinyDirectory, random_tensor: 
 @pytest.mark.parametrize("kind", ["roberta", "modernbert", "mpnet", "distilbert", "vit", "dinov2", "swin"])
 def test_dropout_reaches_attention_and_layers(kind: str, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
     loaded = load_body(str(tiny(kind)))
+    switch_stochastic_depth_off(loaded.body)
     tokens = random_tensor(2, 16, loaded.body.width)
 
     def spread(probability: float) -> float:
@@ -137,6 +139,22 @@ def test_dropout_reaches_attention_and_layers(kind: str, tiny: TinyDirectory, ra
 
     assert spread(0.0) == 0.0
     assert spread(0.5) > 0.01
+
+
+@pytest.mark.parametrize(("off", "least", "most"), [(True, 0.0, 0.0), (False, 0.01, math.inf)])
+def test_stochastic_depth_is_the_bodys_own_or_none(
+    off: bool, least: float, most: float, tiny: TinyDirectory, random_tensor: RandomTensor
+) -> None:
+    loaded = load_body(str(tiny("swin")))
+    set_dropout(loaded.body, 0.0)
+    if off:
+        switch_stochastic_depth_off(loaded.body)
+    loaded.body.train()
+    tokens = random_tensor(32, 16, loaded.body.width)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        spread = float((loaded.body(tokens, (4, 4)) - loaded.body(tokens, (4, 4))).abs().max())
+    assert least <= spread <= most
 
 
 def test_position_tables_are_stretched_beyond_their_length(tiny: TinyDirectory) -> None:
