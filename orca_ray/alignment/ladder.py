@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.costs import Cost
+from orca_ray.alignment import cost_matrix
+from orca_ray.alignment.cost_matrix import Cost
 
 EPSILON = 0.1
 """The last temperature, in units of squared features; the reference's ``entreg``."""
 
-_BLOCK = 2**18  # numbers in a block: 1 MB, a core's cache; smaller ones cost more in calls than they save
 _CUDA_BLOCK = 2**21  # 8 MB
 _MULTIPLIED = 2.5  # blocks of a plan that are multiplied at once: products of few rows are slow
 _LOG2_E = math.log2(math.e)
@@ -82,7 +82,7 @@ def self_values(cost: Cost, ladders: Sequence[Sequence[float]]) -> list[float]:
     """Return `self_value` for each of several ladders; small problems are solved at once, for their steps cost more in
     calls than in arithmetic."""
     at_once = len({len(temperatures) for temperatures in ladders}) == 1
-    if at_once and len(ladders) * cost.shape[0] ** 2 <= _BLOCK:
+    if at_once and len(ladders) * cost.shape[0] ** 2 <= cost_matrix.BLOCK:
         values = _solved_at_once(cost.block(slice(None)), ladders)
         if values is not None:
             return values
@@ -196,7 +196,7 @@ def _add_product(onto_rD: Tensor, p_rN: Tensor, x_ND: Tensor, factor: float) -> 
 
 
 def _block_size(like: Tensor) -> int:
-    return _BLOCK if like.device.type == "cpu" else _CUDA_BLOCK
+    return cost_matrix.BLOCK if like.device.type == "cpu" else _CUDA_BLOCK
 
 
 # The potential of a cloud with itself forgets where its ladder began: each half step at least halves what is left of

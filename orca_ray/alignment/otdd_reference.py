@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from orca_ray.alignment import ladder
-from orca_ray.alignment.costs import LabelledCost
+from orca_ray.alignment.cost_matrix import LabelledCost
 from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.alignment.reference_labels import (
     FIT_BYTES,

@@ -11,11 +11,14 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import ladder
-from orca_ray.alignment.costs import Cost, half_squares
+from orca_ray.alignment import cost_matrix, ladder
+from orca_ray.alignment.cost_matrix import Cost, half_squares
 
 FIT_BYTES = 2**29
 """Costs within the source, met by `fit` alone, are kept between steps up to this size."""
+
+OWN_BYTES = 2**21
+"""Costs within the target are kept up to this size beside kept ones with the source."""
 
 SPECTRA_BYTES = 2**22
 """What a call may keep of the classes' singular vectors until it knows their weights in the gradient."""
@@ -56,7 +59,8 @@ class SortedSource:
     def costs(self, x_nD: Tensor) -> "TargetCosts":
         """Return the costs of target points, less `center_D`."""
         across = Cost(x_nD, self.x_ND, half_x_N=self.half_squares_N)
-        return TargetCosts(across, Cost(x_nD, x_nD))
+        left = max(cost_matrix.KEPT_BYTES - across.kept_bytes, OWN_BYTES)
+        return TargetCosts(across, Cost(x_nD, x_nD, left))
 
     @property
     def shares_K(self) -> Tensor:

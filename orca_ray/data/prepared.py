@@ -173,8 +173,13 @@ def verify(data: PreparedData) -> None:
 def _open_valid(
     name: str, directory: Path, expected: str | None, identity: str | None, level: int
 ) -> PreparedData | None:
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    try:
+        if not any(directory.iterdir()):
+            return None
+    except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        pass  # `read_meta` says what is wrong
     try:
         meta = read_meta(directory)
         data = _open(name, directory, meta)

@@ -66,6 +66,12 @@ def set_dropout(module: nn.Module, probability: float) -> None:
                 setattr(part, name, probability)
 
 
+def has_stochastic_depth(module: nn.Module) -> bool:
+    """Whether some layer of ``module`` may be skipped while training."""
+    rates = (getattr(part, "drop_prob", None) for part in module.modules())
+    return any(isinstance(rate, float | int) and rate > 0 for rate in rates)
+
+
 def switch_stochastic_depth_off(module: nn.Module) -> None:
     """Let no layer of ``module`` be skipped while training."""
     for part in module.modules():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.simulation.simulation import Fields
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 """Says how the batches were made, in their directory."""
@@ -35,6 +38,8 @@ def kept(path: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """
     directory = directory_of(path)
     if _read_settings(directory) != settings:
+        if left := num_samples(path):
+            logger.warning("%s: %d samples that were solved with other settings are removed", path, left)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         (directory / SETTINGS).write_text(json.dumps(dict(settings)))
@@ -46,7 +51,12 @@ def kept(path: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
         if num_samples(path) == 0:
             shutil.rmtree(directory, ignore_errors=True)
         raise
-    shutil.rmtree(directory, ignore_errors=True)
+    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove the batches of ``path``; hold the lock."""
+    shutil.rmtree(directory_of(path), ignore_errors=True)
 
 
 def _remove_cut_short(directory: Path) -> None:
@@ -77,7 +87,7 @@ def save(directory: Path, start: int, stop: int, fields: Fields) -> None:
     part = _part(directory, start, stop)
     being_filled = part.with_suffix(".tmp")
     with being_filled.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **fields)
+        np.savez(stream, **fields)  # type: ignore[arg-type]  # numpy 2.0 takes any other keyword for an array
     cache.replace_file(being_filled, part)
 
 
@@ -87,7 +97,7 @@ def load(directory: Path, start: int, stop: int) -> Fields:
     try:
         with np.load(part) as held:
             return {name: held[name] for name in held.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         part.unlink(missing_ok=True)
         told = "is removed: run the command again, which solves it anew"
         raise UserError(f"{part} was damaged ({error}) and {told}") from error

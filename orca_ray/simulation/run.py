@@ -80,10 +80,11 @@ def generate(
         "numerics": chosen.numerics,
     }
     marker = {**settings, "samples": samples}
-    if _is_there(path, marker, overwrite=overwrite):
+    if _is_there(path, marker, overwrite=overwrite) and not parts.directory_of(path).exists():
         return path, False
     with cache.lock(path.parent / LOCKS / path.name, str(path)):
         if _is_there(path, marker, overwrite=overwrite):  # another process was faster
+            parts.remove(path)  # of one that ended before it had tidied up
             return path, False
         with files.disk_errors(path.parent), parts.kept(path, settings) as scratch:
             _require_space(path, chosen, samples)

@@ -48,8 +48,12 @@ def _has_body(name: str) -> bool:
     if name.startswith("timm:") or Path(name).is_dir():
         return True
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return any(isinstance(try_to_load_from_cache(name, file), str) for file in _HUB_WEIGHTS)
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in _HUB_WEIGHTS)
+    except HFValidationError:  # a path, and no directory is there
+        return False
 
 
 def _has_source(name: str) -> bool:

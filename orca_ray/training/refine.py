@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from orca_ray.data.prepared import Split
 from orca_ray.errors import UserError
+from orca_ray.models.body import has_stochastic_depth
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.errors import NotFiniteError
@@ -219,7 +220,7 @@ class RefineLoop:
         return min(self._passes.limit, BATCH_SIZE) if self._device.type == "cpu" else self._passes.limit
 
     def _make_feed(self, split: Split, *, stochastic: bool = False) -> Feed:
-        stochastic = stochastic or self._config.dropout > 0 or self._config.stochastic_depth == "body"
+        stochastic = stochastic or self._config.dropout > 0 or has_stochastic_depth(self._model.body)
         return make_feed(self._model, self._parameters, split.x, stochastic=stochastic, precision=self.precision)
 
     def _groups(self) -> list[ParameterGroup]:

@@ -32,7 +32,8 @@ class RefineConfig:
     """Largest gradient norm of an optimiser step; 0 turns clipping off."""
     dropout: float = 0.0
     stochastic_depth: str = "off"
-    """``body``: layers are skipped at the rates that the body came with, as in the reference (Swin's rise to 0.1)."""
+    """``body``: attention is skipped at the rates that the body came with. Swin's rise to 0.1; transformers up to late
+    2024, and so most likely the reference, took 0.1 in every layer (huggingface/transformers#34291)."""
     momentum: float = 0.9
     """Of optimiser ``sgd``."""
     body_learning_rate_scale: float = 1.0

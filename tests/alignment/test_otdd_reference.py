@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import costs, ladder, otdd_reference
-from orca_ray.alignment.costs import Cost
+from orca_ray.alignment import cost_matrix, ladder, otdd_reference
+from orca_ray.alignment.cost_matrix import Cost
 from orca_ray.alignment.distance import Distance, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.errors import UserError
@@ -252,10 +252,10 @@ def test_where_the_reference_crashes(name: str) -> None:
 def test_chunks_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     src, target = source(), cloud(13, seed=4)
     value, gradient = call(get_distance(name).fit(src), target)
-    monkeypatch.setattr(costs, "KEPT_BYTES", 0)
-    monkeypatch.setattr(ladder, "_BLOCK", 100)
-    monkeypatch.setattr(costs, "_BLOCK", 100)
+    monkeypatch.setattr(cost_matrix, "KEPT_BYTES", 0)
+    monkeypatch.setattr(cost_matrix, "BLOCK", 100)
     monkeypatch.setattr("orca_ray.alignment.reference_labels.FIT_BYTES", 0)
+    monkeypatch.setattr("orca_ray.alignment.reference_labels.OWN_BYTES", 0)
     monkeypatch.setattr("orca_ray.alignment.reference_labels.SPECTRA_BYTES", 300)  # of the first class, not the others
     monkeypatch.setattr(otdd_reference, "FIT_BYTES", 0)
     other, chunked = call(get_distance(name).fit(src), target)

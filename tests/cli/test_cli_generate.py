@@ -130,7 +130,11 @@ def test_an_interruption_after_the_file_is_whole_says_so(
 @pytest.mark.slow
 def test_ctrl_c_during_work_with_two_workers_leaves_neither_file_nor_process(tmp_path: Path) -> None:
     """As a terminal does it: the signal goes to the whole process group."""
-    code = "from orca_ray.cli.main import entry\nif __name__ == '__main__':\n    entry()\n"
+    code = (
+        "import signal\nfrom orca_ray.cli.main import entry\nif __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
+        "    entry()\n"
+    )
     script = tmp_path / "main.py"
     script.write_text(code)
     out = tmp_path / "out"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orca_ray.errors import UserError
-from orca_ray.models.body import set_dropout, switch_stochastic_depth_off
+from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.text import TextStem
 from orca_ray.models.vision import ImageStem, SwinBody
 from orca_ray.models.weights import LoadedBody, body_modality, load_body
@@ -149,6 +149,7 @@ def test_stochastic_depth_is_the_bodys_own_or_none(
     set_dropout(loaded.body, 0.0)
     if off:
         switch_stochastic_depth_off(loaded.body)
+    assert has_stochastic_depth(loaded.body) != off
     loaded.body.train()
     tokens = random_tensor(32, 16, loaded.body.width)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

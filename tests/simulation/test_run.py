@@ -184,7 +184,7 @@ def test_what_an_interruption_leaves_is_not_solved_again(
 
 @pytest.mark.usefixtures("small")
 def test_another_number_of_samples_goes_on_too_and_another_seed_begins_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     solved = _counted(monkeypatch)
     _interrupted(tmp_path, 4)
@@ -196,6 +196,7 @@ def test_another_number_of_samples_goes_on_too_and_another_seed_begins_anew(
     _interrupted(other, 4)
     del solved[:]
     path, _ = run.generate(TASK, 6, seed=1, directory=other)
+    assert "4 samples that were solved with other settings are removed" in caplog.text
     assert solved == [(0, 2), (2, 4), (4, 6)]
     assert not np.array_equal(_tensor(path)[:4], _tensor(tmp_path / FILE)[:4])
     assert _entries(other) == [FILE]
@@ -259,6 +260,13 @@ def test_a_file_that_another_process_made_meanwhile_is_kept(tmp_path: Path, monk
     path, made = run.generate(TASK, 2, directory=tmp_path)
     assert not made
     assert len(_tensor(path)) == 2
+
+
+def test_batches_left_beside_a_whole_file_are_removed(tmp_path: Path) -> None:
+    path, _ = run.generate(TASK, 2, directory=tmp_path)
+    parts.directory_of(path).mkdir()
+    assert run.generate(TASK, 2, directory=tmp_path) == (path, False)
+    assert not parts.directory_of(path).exists()
 
 
 def test_an_interruption_ends_the_workers(tmp_path: Path) -> None:

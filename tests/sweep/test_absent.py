@@ -55,5 +55,10 @@ def test_methods_that_do_not_align_need_no_source() -> None:
     ]
 
 
+def test_a_path_without_a_directory_is_absent() -> None:
+    (missing,) = absent(studies("nasbench360", Overrides(tasks=["ecg"], methods=["nft"], body="./nothere")))
+    assert "./nothere" in str(missing)
+
+
 def test_a_body_of_ones_own_is_there(tmp_path: Path) -> None:
     assert absent(studies("nasbench360", Overrides(tasks=["ecg"], methods=["orca"], body=str(tmp_path)))) == []

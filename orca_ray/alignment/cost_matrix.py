@@ -6,7 +6,7 @@ from torch import Tensor
 KEPT_BYTES = 12 * 2**20
 """Costs up to this size are kept between steps; larger ones are computed again at each step, block by block."""
 
-_BLOCK = 2**18  # numbers: 1 MB, a core's cache
+BLOCK = 2**18  # numbers: 1 MB, a core's cache; smaller ones cost more in calls than they save
 
 
 class Cost:
@@ -29,6 +29,11 @@ class Cost:
     def shape(self) -> tuple[int, int]:
         """(n, N)."""
         return len(self._y_nD), len(self._x_ND)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that are kept, or will be."""
+        return len(self._y_nD) * len(self._x_ND) * self._y_nD.element_size() if self._keeps else 0
 
     def block(self, rows: slice | Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
         """Return C of some rows and columns, of which one at most is given as ids; not to be written to."""
@@ -79,7 +84,7 @@ class LabelledCost(Cost):
     def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         block = super()._compute(rows, columns)
         y_n, y_N = self._y_N[rows], self._y_N[columns]
-        num_rows = max(1, _BLOCK // len(y_N))
+        num_rows = max(1, BLOCK // len(y_N))
         for part_rN, y_r in zip(torch.split(block, num_rows), torch.split(y_n, num_rows), strict=True):
             part_rN += self._half_w_KK[y_r][:, y_N]
         return block
