@@ -190,7 +190,10 @@ def _add_product(onto_rD: Tensor, p_rN: Tensor, x_ND: Tensor, factor: float) -> 
     if p_rN.device.type == "cpu":
         torch.threshold_(p_rN, torch.finfo(p_rN.dtype).eps / p_rN.shape[1], 0.0)
         if int(torch.count_nonzero(p_rN)) * _SPARSE <= p_rN.numel():
-            onto_rD.add_(torch.sparse.mm(p_rN.to_sparse(), x_ND), alpha=factor)
+            # A few rows at once: their indices and product take memory, too.
+            rows = max(1, cost_matrix.BLOCK // (p_rN.shape[1] + 4 * x_ND.shape[1]))
+            for part_rN, part_rD in zip(torch.split(p_rN, rows), torch.split(onto_rD, rows), strict=True):
+                part_rD.add_(torch.sparse.mm(part_rN.to_sparse(), x_ND), alpha=factor)
             return
     onto_rD.addmm_(p_rN, x_ND, alpha=factor)
 

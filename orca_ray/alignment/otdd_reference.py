@@ -61,7 +61,7 @@ class ReferenceOTDD(Distance):
 
     Costs within the source depend on the ladder, and so on the target, by the ladder's last steps only: `fit` computes
     them at six phases between which calls interpolate (relative error of the value about 1e-6). A call takes about 24
-    passes over the n N costs of each class and 4 n N D operations, and up to 20 MB, the gradient included.
+    passes over the n N costs of each class and 4 n N D operations, and about 20 MB at most, the gradient included.
     """
 
     name = "otdd_reference"
