@@ -7,6 +7,7 @@ KEPT_BYTES = 12 * 2**20
 """Costs up to this size are kept between steps; larger ones are computed again at each step, block by block."""
 
 BLOCK = 2**18  # numbers: 1 MB, a core's cache; smaller ones cost more in calls than they save
+_COLUMNS = 1024  # of costs that are computed at once: up to a tenth faster than all
 
 
 class Cost:
@@ -62,9 +63,28 @@ class Cost:
             part._keeps, part._kept_nN = True, self.block(slice(None), columns)
         return part
 
+    def times(self, v_N: Tensor) -> Tensor:
+        """Return C v [n]."""
+        kept_nN = self.keep()
+        if kept_nN is not None:
+            return kept_nN @ v_N
+        return self._half_y_n1[:, 0] * v_N.sum() + self._half_x_N @ v_N - self._y_nD @ (self._x_ND.T @ v_N)
+
+    def times_T(self, v_n: Tensor) -> Tensor:
+        """Return C^T v [N]."""
+        kept_nN = self.keep()
+        if kept_nN is not None:
+            return kept_nN.T @ v_n
+        return self._half_x_N * v_n.sum() + self._half_y_n1[:, 0] @ v_n - self._x_ND @ (self._y_nD.T @ v_n)
+
     def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         half_x_N, y_nD, x_ND = self._half_x_N[columns], self._y_nD[rows], self._x_ND[columns]
-        block: Tensor = torch.addmm(half_x_N, y_nD, x_ND.T, alpha=-1).add_(self._half_y_n1[rows])
+        block = y_nD.new_empty(len(y_nD), len(x_ND))
+        width = _COLUMNS if block.device.type == "cpu" else len(x_ND)
+        for begin in range(0, len(x_ND), width):
+            part = slice(begin, begin + width)
+            torch.addmm(half_x_N[part], y_nD, x_ND[part].T, alpha=-1, out=block[:, part])
+            block[:, part] += self._half_y_n1[rows]
         return block
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import cost_matrix, ladder
+from orca_ray.alignment import cost_matrix, ladder, self_values
 from orca_ray.alignment.cost_matrix import Cost, half_squares
 
 FIT_BYTES = 2**29
@@ -47,8 +47,8 @@ class SortedSource:
         x_ND = (x_ND - center_D)[order_N]
         ends = torch.bincount(y_N).cumsum(0).tolist()
         classes = tuple(slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True))
-        boxes = [torch.aminmax(x_ND[c], dim=0) for c in classes]
-        lows_KD, highs_KD = torch.stack([box.min for box in boxes]), torch.stack([box.max for box in boxes])
+        lows_KD = torch.stack([x_ND[c].amin(0) for c in classes])
+        highs_KD = torch.stack([x_ND[c].amax(0) for c in classes])
         return cls(x_ND, half_squares(x_ND), y_N[order_N], center_D, classes, lows_KD, highs_KD)
 
     def to(self, dtype: torch.dtype) -> "SortedSource":
@@ -70,13 +70,13 @@ class SortedSource:
 
     def squared_diameter(self, x_nD: Tensor) -> float:
         """Return the squared diagonal of the bounding box of all points and the target's."""
-        low_D, high_D = torch.aminmax(x_nD, dim=0)
+        low_D, high_D = x_nD.amin(0), x_nD.amax(0)  # aminmax is ten times slower
         gap_D = torch.maximum(high_D, self.highs_KD.amax(0)) - torch.minimum(low_D, self.lows_KD.amin(0))
         return float((gap_D * gap_D).sum())
 
     def squared_diameters(self, x_nD: Tensor) -> list[float]:
         """Return the same for each class with the target, [K]."""
-        low_D, high_D = torch.aminmax(x_nD, dim=0)
+        low_D, high_D = x_nD.amin(0), x_nD.amax(0)  # aminmax is ten times slower
         gaps_KD = torch.maximum(high_D, self.highs_KD) - torch.minimum(low_D, self.lows_KD)
         diameters: list[float] = (gaps_KD * gaps_KD).sum(1).tolist()
         return diameters
@@ -130,7 +130,7 @@ class SinkhornLabels:
         boxes_KD = source.highs_KD - source.lows_KD
         self_KSP = torch.stack(
             [
-                ladder.self_values_by_phase(Cost(p, p, FIT_BYTES), squared, 0.5)
+                self_values.by_phase(Cost(p, p, FIT_BYTES), squared, 0.5)
                 for p, squared in zip(points, boxes_KD.square().sum(1).tolist(), strict=True)
             ]
         )
@@ -139,7 +139,7 @@ class SinkhornLabels:
         for i in range(1, len(points)):
             for j, squared in enumerate(source.squared_diameters(points[i])[:i]):
                 across = ladder.value(Cost(points[i], points[j], FIT_BYTES), _halved(ladder.ladder(squared)))
-                own = sum(ladder.at_phase(phases[c], squared) for c in (i, j))
+                own = sum(self_values.at_phase(phases[c], squared) for c in (i, j))
                 w_KK[i, j] = w_KK[j, i] = 2.0 * (across - own)
         return {"self_KSP": self_KSP}, w_KK
 
@@ -150,12 +150,11 @@ class SinkhornLabels:
     def to_target(self, source: SortedSource, x_nD: Tensor, costs: TargetCosts) -> tuple[Tensor, LabelGradient | None]:
         """Read W off blocks of the cost; see `Labels`."""
         diameters = source.squared_diameters(x_nD)
-        ladders = [_halved(ladder.ladder(squared)) for squared in diameters]
-        own_K = ladder.self_values(costs.own, [ladder.remembered(temperatures) for temperatures in ladders])
+        own_K = self_values.at_diameters(costs.own, diameters, 0.5)
         w_K = []
         for k, c in enumerate(source.classes):
-            across = ladder.value(costs.across.columns(c), ladders[k])
-            w_K.append(2.0 * (across - ladder.at_phase(self._phases[k], diameters[k]) - own_K[k]))
+            across = ladder.value(costs.across.columns(c), _halved(ladder.ladder(diameters[k])))
+            w_K.append(2.0 * (across - self_values.at_phase(self._phases[k], diameters[k]) - own_K[k]))
         return x_nD.new_tensor(w_K), None
 
 

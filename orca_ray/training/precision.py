@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from orca_ray.devices import has_bfloat16_units
+
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 MIN_CPU_WIDTH = 512
 """Least feature width for which ``auto`` takes bfloat16 on a CPU: narrower bodies gain little, and so their scores are
@@ -64,21 +66,13 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
         return Precision("float32", device)
     if option == "auto":
         wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
-        return Precision("bfloat16" if wide and _has_bfloat16_units(device) else "float32", device)
+        return Precision("bfloat16" if wide and has_bfloat16_units(device) else "float32", device)
     lacking = (option == "tf32" and not _is_ampere(device)) or (
-        option == "bfloat16" and device.type != "cpu" and not _has_bfloat16_units(device)
+        option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
     )
     if lacking:
         return Precision("float32", device, f"refined in float32, for this {device.type} device has no {option}")
     return Precision(option, device)
-
-
-def _has_bfloat16_units(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Private, but the only way to ask; absent before torch 2.5.
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return device.type == "cpu" and any(supported is not None and bool(supported()) for supported in asked)
 
 
 def _is_ampere(device: torch.device) -> bool:

@@ -5,14 +5,12 @@ import gc
 import math
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import cost_matrix, ladder, otdd_reference
-from orca_ray.alignment.cost_matrix import Cost
+from orca_ray.alignment import cost_matrix, otdd_reference, soft_minima
 from orca_ray.alignment.distance import Distance, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.errors import UserError
@@ -263,41 +261,13 @@ def test_chunks_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(chunked, gradient, rtol=1e-7, atol=1e-11)
 
 
-@pytest.mark.parametrize(("scale", "sparse"), [(0.5, False), (20.0, True)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_carry_is_a_softmax_times_points(
-    scale: float, sparse: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    product = Mock(side_effect=torch.sparse.mm)
-    monkeypatch.setattr(torch.sparse, "mm", product)
-    y, x, f = cloud(9, 3, 1, scale).to(dtype), cloud(400, 3, 2, scale).to(dtype), cloud(400, 1, 3)[:, 0].to(dtype)
-    onto = torch.ones_like(y)
-    mass = ladder.carry(Cost(y, x), f, 0.1, x, onto, -0.5)
-    plan = torch.softmax((f - 0.5 * torch.cdist(y.double(), x.double()) ** 2) / 0.1, 1)
-    tolerance = 1e-3 if dtype is torch.float32 else 1e-9
-    torch.testing.assert_close(mass.double(), plan.mean(0), rtol=tolerance, atol=tolerance / 1e3)
-    torch.testing.assert_close(onto.double(), 1.0 - 0.5 * plan @ x.double(), rtol=tolerance, atol=tolerance)
-    assert product.called == (sparse and dtype is torch.float32)  # the floor of exponents is above float64's share
-
-
 def test_lost_sums_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     src, target = source(3.0), cloud(13, seed=4, scale=3.0)
     value, gradient = call(get_distance(EXACT).fit(src), target)
-    monkeypatch.setattr(ladder, "_MOST", 1.0)
+    monkeypatch.setattr(soft_minima, "MOST", 1.0)
     other, again = call(get_distance(EXACT).fit(src), target)
     assert other == pytest.approx(value, rel=1e-9)
     torch.testing.assert_close(again, gradient, rtol=1e-7, atol=1e-11)
-
-
-def test_potentials_beyond_the_exponent_range() -> None:
-    """Potentials so far from soft minima that every exponential under- or overflows."""
-    cost = Cost(cloud(7), cloud(9, seed=1))
-    for start in (-1e4, 1e4):
-        f_N, g_n = cloud(9, 1)[:, 0] + start, cloud(7, 1, seed=2)[:, 0]
-        soft_f_N, soft_g_n = ladder.soft_minima(cost, f_N, g_n, 0.1)
-        c = squares(cloud(7), cloud(9, seed=1)) / 2
-        torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
-        torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
 
 
 @MODES
@@ -376,18 +346,3 @@ def test_a_step_stays_below_20_mb(n: int) -> None:
     before = status_mb("VmRSS")
     call(distance, x)
     assert status_mb("VmHWM") - before < 20.0
-
-
-def test_ladders_solved_at_once_are_those_solved_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    x_nD = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
-    cost = Cost(x_nD, x_nD)
-    ladders = [ladder.remembered(ladder.ladder(squared)) for squared in (3e3, 5e3, 9e3)]
-    one_by_one = [ladder.self_value(cost, temperatures) for temperatures in ladders]
-    assert ladder.self_values(cost, ladders) == pytest.approx(one_by_one, rel=1e-5)
-    with monkeypatch.context() as patch:
-        patch.setattr(ladder, "_solved_at_once", lambda *_: pytest.fail("ladders of different lengths"))
-        uneven = [ladders[0], ladders[0][1:]]
-        assert ladder.self_values(cost, uneven)[0] == pytest.approx(one_by_one[0], rel=1e-6)
-    far = Cost(1e4 * x_nD, 1e4 * x_nD)
-    far_ones = [ladder.self_value(far, each) for each in ladders]
-    assert ladder.self_values(far, ladders) == pytest.approx(far_ones, rel=1e-5)

@@ -270,7 +270,7 @@ def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
 
 def test_precision_is_chosen_by_device_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx, width, expected in ((True, 768, "bfloat16"), (True, 384, "float32"), (False, 768, "float32")):
-        monkeypatch.setattr("orca_ray.training.precision._has_bfloat16_units", lambda device, amx=amx: amx)
+        monkeypatch.setattr("orca_ray.training.precision.has_bfloat16_units", lambda device, amx=amx: amx)
         assert choose_precision("auto", CPU, width).name == expected
     assert choose_precision("bfloat16", CPU, 16) == Precision("bfloat16", CPU)
     lacking = choose_precision("tf32", CPU, 16)
