@@ -149,7 +149,6 @@ class ReferenceOTDD(Distance):
         if not _in_range(squared, x_nD.dtype):
             return _ClassResult(math.inf, None, 0, 2.0)
         costs = source.costs(x_nD)
-        costs.across.keep()  # the largest piece first: memory that W takes and lets go lies beside it, not below
         w_K, label_gradient = self._labels.to_target(source, x_nD, costs)
         temperatures = ladder.ladder(squared)
         gradient_nD = torch.zeros_like(x_nD) if wants_gradient else None

@@ -149,6 +149,7 @@ class SinkhornLabels:
 
     def to_target(self, source: SortedSource, x_nD: Tensor, costs: TargetCosts) -> tuple[Tensor, LabelGradient | None]:
         """Read W off blocks of the cost; see `Labels`."""
+        costs.across.keep()  # the largest piece first: memory that is let go again lies beside it, not below
         diameters = source.squared_diameters(x_nD)
         own_K = self_values.at_diameters(costs.own, diameters, 0.5)
         w_K = []
@@ -206,8 +207,9 @@ class TruncatedGaussianLabels:
         root = (len(x_nD) - 1) ** 0.5
 
         def spectrum_of(factor: Tensor) -> _Spectrum:  # without a centred copy of the points
-            b_nr = torch.addmm(factor @ mean_D, x_nD, factor.T, beta=-1.0 / root, alpha=1.0 / root)
-            return _Spectrum.of(b_nr, len(mean_D))
+            return _Spectrum.of(
+                torch.addmm(factor @ mean_D, x_nD, factor.T, beta=-1.0 / root, alpha=1.0 / root), len(mean_D)
+            )
 
         spectra, singular, kept_bytes = [], [], 0
         for factor in factors:
@@ -251,7 +253,9 @@ class _Spectrum:
     @classmethod
     def of(cls, b_nr: Tensor, num_features: int) -> Self:
         """Decompose the smaller of B B^T and B^T B."""
-        squares, vectors = torch.linalg.eigh(b_nr @ b_nr.T if b_nr.shape[0] < b_nr.shape[1] else b_nr.T @ b_nr)
+        gram_mm = b_nr @ b_nr.T if b_nr.shape[0] < b_nr.shape[1] else b_nr.T @ b_nr
+        del b_nr  # its memory goes first
+        squares, vectors = torch.linalg.eigh(gram_mm)
         kept = squares > (squares[-1:] * num_features * _FLOAT32_EPSILON).clamp_min(0)
         return cls(squares[kept].sqrt(), vectors[:, kept])
 

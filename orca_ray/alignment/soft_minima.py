@@ -36,7 +36,7 @@ _ROUNDING = 1e-3  # of the norm of what comes out, which is a cosine of 1 − 5e
 _SAMPLED = 8  # every eighth row tells how sparse a plan is
 _SPARSE = 16  # a product of which one in so many entries counts is cheaper without the rest
 LEAST, MOST = 2.0**-60, 2.0**100  # sums outside are done again; the floor adds below 1e-14 of the least
-_LEAST_KEPT, _MOST_FACTOR = 2.0**-40, 2.0**16  # the same for sums of a kept T, whose floor moves with its factors
+_LEAST_KEPT, _MOST_FACTORS = 2.0**-40, 2.0**40  # the same for sums of a kept T, whose floor moves with its factors
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Kernel:
             sums = torch.cat([sums, column_factors_N * (self.t_nN.T @ row_factors_n)])
         extremes = torch.stack([*torch.aminmax(sums), column_factors_N.amax(), row_factors_n.amax()])
         least, most, *factors = extremes.tolist()  # one wait for the device
-        if not (least > _LEAST_KEPT and most < MOST and max(factors) < _MOST_FACTOR):  # NaN is not, either
+        if not (least > _LEAST_KEPT and most < MOST and math.prod(factors) < _MOST_FACTORS):  # NaN is not, either
             return None
         return _from_sums(sums, f_N, g_n, self.e)
 

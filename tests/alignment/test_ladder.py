@@ -76,7 +76,7 @@ def test_kept_kernels_that_lose_their_precision_are_not_used(
     if lost is soft_minima:
         monkeypatch.setattr(soft_minima, "MOST", 0.0)
     else:
-        monkeypatch.setattr(soft_minima, "_MOST_FACTOR", 0.0)
+        monkeypatch.setattr(soft_minima, "_MOST_FACTORS", 0.0)
     solution = ladder.solve(Cost(y, x, 10**6 if kept else 0), temperatures, spends=True)
     torch.testing.assert_close(solution.f_N, f)
     torch.testing.assert_close(solution.g_n, g)
