@@ -1,4 +1,4 @@
-"""Halved squared distances between two clouds, kept or computed block by block; letters as in `ladder`."""
+"""Halved squared distances between two clouds, kept or computed block by block; letters as in `soft_minima`."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ KEPT_BYTES = 12 * 2**20
 """Costs up to this size are kept between steps; larger ones are computed again at each step, block by block."""
 
 BLOCK = 2**18  # numbers: 1 MB, a core's cache; smaller ones cost more in calls than they save
-_COLUMNS = 1024  # of costs that are computed at once: up to a tenth faster than all
+_COLUMNS = 512  # of costs that are computed at once: up to a tenth faster than all
 
 
-class Cost:
+class CostMatrix:
     """C [n, N] between two clouds, centred near the origin; kept when small, otherwise computed block by block.
 
     ``half_x_N``: `half_squares` of the columns' points, where they are known.
@@ -25,6 +25,7 @@ class Cost:
         limit = KEPT_BYTES if kept_bytes is None else kept_bytes
         self._keeps = len(y_nD) * len(x_ND) * y_nD.element_size() <= limit
         self._kept_nN: Tensor | None = None
+        self._is_view = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -47,20 +48,47 @@ class Cost:
             self._kept_nN = self._compute(slice(None), slice(None))
         return self._kept_nN
 
+    def spend(self) -> Tensor | None:
+        """Return what is kept, to be written to, unless it is another's; `forget` must follow before other uses."""
+        return None if self._is_view else self.keep()
+
     def take(self, rows: slice) -> Tensor:
         """Return C of some rows to be written to; `forget` must follow before other uses."""
+        if self._is_view:
+            return self.block(rows).clone()
         kept_nN = self.keep()
         return self._compute(rows, slice(None)) if kept_nN is None else kept_nN[rows]
 
     def forget(self) -> None:
-        """Let go of what is kept."""
-        self._kept_nN = None
+        """Let go of what is kept, unless it is another's."""
+        if not self._is_view:
+            self._kept_nN = None
+
+    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        half_x_N, y_nD, x_ND = self._half_x_N[columns], self._y_nD[rows], self._x_ND[columns]
+        block = y_nD.new_empty(len(y_nD), len(x_ND))
+        width = _COLUMNS if block.device.type == "cpu" else max(1, len(x_ND))
+        for begin in range(0, len(x_ND), width):
+            part = slice(begin, begin + width)
+            torch.addmm(half_x_N[part], y_nD, x_ND[part].T, alpha=-1, out=block[:, part])
+            block[:, part] += self._half_y_n1[rows]
+        return block
+
+
+def half_squares(x_ND: Tensor) -> Tensor:
+    """Return ½‖x_i‖² [N] without a copy of the points."""
+    norms_N: Tensor = torch.linalg.vector_norm(x_ND, dim=1)
+    return 0.5 * norms_N.square()
+
+
+class Cost(CostMatrix):
+    """C of nothing but the points."""
 
     def columns(self, columns: slice) -> "Cost":
         """Return C of some columns; a view of what is kept."""
         part = Cost(self._y_nD, self._x_ND[columns], 0, self._half_x_N[columns])
         if self._keeps:
-            part._keeps, part._kept_nN = True, self.block(slice(None), columns)
+            part._keeps, part._kept_nN, part._is_view = True, self.block(slice(None), columns), True
         return part
 
     def times(self, v_N: Tensor) -> Tensor:
@@ -77,24 +105,8 @@ class Cost:
             return kept_nN.T @ v_n
         return self._half_x_N * v_n.sum() + self._half_y_n1[:, 0] @ v_n - self._x_ND @ (self._y_nD.T @ v_n)
 
-    def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
-        half_x_N, y_nD, x_ND = self._half_x_N[columns], self._y_nD[rows], self._x_ND[columns]
-        block = y_nD.new_empty(len(y_nD), len(x_ND))
-        width = _COLUMNS if block.device.type == "cpu" else len(x_ND)
-        for begin in range(0, len(x_ND), width):
-            part = slice(begin, begin + width)
-            torch.addmm(half_x_N[part], y_nD, x_ND[part].T, alpha=-1, out=block[:, part])
-            block[:, part] += self._half_y_n1[rows]
-        return block
 
-
-def half_squares(x_ND: Tensor) -> Tensor:
-    """Return ½‖x_i‖² [N] without a copy of the points."""
-    norms_N: Tensor = torch.linalg.vector_norm(x_ND, dim=1)
-    return 0.5 * norms_N.square()
-
-
-class LabelledCost(Cost):
+class LabelledCost(CostMatrix):
     """Within one cloud whose points have classes: C + ½ w[class of row, class of column]."""
 
     def __init__(self, x_ND: Tensor, y_N: Tensor, w_KK: Tensor, kept_bytes: int) -> None:

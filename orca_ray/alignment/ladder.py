@@ -4,7 +4,8 @@ Letters as in `soft_minima`: n rows (target points), N columns (source points), 
 
 The first step at the first temperature and the last one at the last replace both potentials, from the old pair, by
 their soft minima; the others, one at each temperature, go half the way (f ← (f + f~) / 2). T of `soft_minima` does not
-overflow: a half step leaves f_i + g_j − C_ji ≤ e (log N + log n) / 2, and the next temperature is at least e / 4.
+overflow after them: a half step leaves f_i + g_j − C_ji ≤ e (log N + log n) / 2, and the next temperature is at least
+e / 4. After whole steps, and where rounding has the last word, sums are checked.
 """
 
 import math
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import soft_minima
-from orca_ray.alignment.cost_matrix import Cost
+from orca_ray.alignment.cost_matrix import Cost, CostMatrix
 from orca_ray.alignment.cumulants import Cumulants
 
 EPSILON = 0.1
@@ -38,7 +39,7 @@ class Solution:
     g_n: Tensor
     """Potentials after the last step."""
     _old_f_N: Tensor
-    _cost: Cost
+    _cost: CostMatrix
     _e: float
     _kernel: soft_minima.Kernel | None
 
@@ -51,7 +52,7 @@ class Solution:
         """Add ``factor`` P X [n, D] onto a matrix, if any, and return the mean of P's rows [N].
 
         P_ji is the softmax over i of (f_i − C_ji) / e before the last step. It takes the place of kept costs and of
-        what the ladder left: to be called once. ``coarse`` as in `soft_minima.carry`.
+        what the ladder left; both would be computed again. ``coarse`` as in `soft_minima.carry`.
         """
         if self._kernel is None:
             plans = soft_minima.plans(self._cost, self._old_f_N, self._e)
@@ -75,31 +76,40 @@ def solve(
         spends: the last steps may take the place of kept costs, which would be computed again if needed.
     """
     f_N = cost.block(slice(0, 1))[0].new_zeros(cost.shape[1]) if start_N is None else start_N
-    return _descend(cost, temperatures, f_N, f_N.new_zeros(cost.shape[0]), spends=spends)
+    # Small costs are as fast to exponentiate once for all steps at a temperature.
+    is_large = math.prod(cost.shape) > soft_minima.BESIDE
+    cumulants = Cumulants.of(cost, temperatures[0], _negligible(temperatures, f_N.dtype)[0]) if is_large else None
+    return _descend(cost, temperatures, f_N, f_N.new_zeros(cost.shape[0]), cumulants, spends=spends)
 
 
-def solve_self(cost: Cost, temperatures: Sequence[float], *, spends: bool = False) -> Solution:
+def solve_self(cost: CostMatrix, temperatures: Sequence[float], *, spends: bool = False) -> Solution:
     """Run a ladder for a symmetric cost, for which both potentials are the same."""
     f_n = cost.block(slice(0, 1))[0].new_zeros(cost.shape[0])
     return _descend(cost, temperatures, f_n, f_n, symmetric=True, spends=spends)
 
 
+def _negligible(temperatures: Sequence[float], dtype: torch.dtype) -> list[float]:
+    """Return what each step may leave out of its potentials: in the last, what rounding does to exponents of some tens.
+
+    Half steps at least keep, and mostly halve, what those before them left out.
+    """
+    rounding, steps = 32 * torch.finfo(dtype).eps * temperatures[-1], len(temperatures)
+    return [rounding * 2.0 ** (steps - k) for k in range(steps + 2)]
+
+
 def _descend(
-    cost: Cost,
+    cost: CostMatrix,
     temperatures: Sequence[float],
     f_N: Tensor,
     g_n: Tensor,
+    cumulants: Cumulants | None = None,
     *,
     symmetric: bool = False,
     spends: bool = False,
 ) -> Solution:
     steps = [temperatures[0], *temperatures, temperatures[-1]]
     last = len(steps) - 1
-    # Half steps halve what one before them left out.
-    negligible = [32 * torch.finfo(f_N.dtype).eps * steps[-1] * 2.0 ** (last - 1 - k) for k in range(last + 1)]
-    # Small costs are as fast to exponentiate once for all steps at a temperature.
-    is_large = not symmetric and math.prod(cost.shape) > soft_minima.BESIDE
-    cumulants = Cumulants.of(cost, steps[0], negligible[0]) if is_large else None
+    negligible = _negligible(temperatures, f_N.dtype)
     kernel: soft_minima.Kernel | None = None
     for k, e in enumerate(steps):
         soft = None

@@ -156,12 +156,14 @@ class ReferenceOTDD(Distance):
         own = ladder.solve_self(costs.own, temperatures, spends=True)
         if gradient_nD is not None:
             own.carry(x_nD, gradient_nD, 1.0 / n)
+        own_value = own.value / 2.0
+        del own  # its memory goes first
         # The part of W cancels from f but for the first step: see `ladder.solve`.
         across = ladder.solve(costs.across, temperatures, start_N=-0.5 * w_K[source.y_N], spends=True)
         # Where the source's part is small beside the target's own (it is centred), its rounding does not show.
         mass_N = across.carry(source.x_ND, gradient_nD, -1.0 / n, coarse=True)
         value = across.value + float(0.5 * source.shares_K @ w_K)
-        value -= self_values.at_phase(self._self_phases, squared) + float(own.f_N.mean())
+        value -= self_values.at_phase(self._self_phases, squared) + own_value
         if gradient_nD is not None and label_gradient is not None:
             gradient_nD += label_gradient(_label_weights(source, mass_N))
         error = float((len(mass_N) * mass_N - 1.0).abs().mean())

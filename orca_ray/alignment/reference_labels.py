@@ -59,7 +59,7 @@ class SortedSource:
     def costs(self, x_nD: Tensor) -> "TargetCosts":
         """Return the costs of target points, less `center_D`."""
         across = Cost(x_nD, self.x_ND, half_x_N=self.half_squares_N)
-        left = max(cost_matrix.KEPT_BYTES - across.kept_bytes, OWN_BYTES)
+        left = max(cost_matrix.KEPT_BYTES - across.kept_bytes - 2 * x_nD.nbytes, OWN_BYTES)
         return TargetCosts(across, Cost(x_nD, x_nD, left))
 
     @property

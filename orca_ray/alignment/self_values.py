@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import cost_matrix, soft_minima
-from orca_ray.alignment.cost_matrix import Cost
+from orca_ray.alignment.cost_matrix import CostMatrix
 from orca_ray.alignment.ladder import EPSILON, ladder, solve_self
 
 _REMEMBERED = 5
@@ -28,7 +28,7 @@ def _chebyshev(num_nodes: int, low: float = 0.0, high: float = 1.0) -> list[floa
 _NODES = _chebyshev(_NUM_NODES)
 
 
-def by_phase(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Tensor:
+def by_phase(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) -> Tensor:
     """Return mean f after the last step by steps and phase, float64 [5, 6], for `at_phase` to interpolate.
 
     Args:
@@ -47,7 +47,7 @@ def at_phase(values_SP: Sequence[Sequence[float]], squared_diameter: float) -> f
     return _interpolated(_NODES, values_SP[steps - 1], phase)
 
 
-def at_diameters(cost: Cost, squared_diameters: Sequence[float], factor: float = 1.0) -> list[float]:
+def at_diameters(cost: CostMatrix, squared_diameters: Sequence[float], factor: float = 1.0) -> list[float]:
     """Return mean f after the last step for the ladders of several bounding boxes; arguments as in `by_phase`."""
     by_steps: dict[int, list[float]] = {}
     for squared in sorted(set(squared_diameters)):
@@ -55,11 +55,12 @@ def at_diameters(cost: Cost, squared_diameters: Sequence[float], factor: float =
     found: dict[float, float] = {}
     for steps, members in by_steps.items():
         phases = [_steps_and_phase(squared)[1] for squared in members]
-        narrow = phases[-1] - phases[0] <= _NARROW
-        if len(members) <= _FEW_NODES or not narrow or phases[0] <= 0:  # below EPSILON, d² has a say of its own
+        low, high = min(phases), max(phases)  # long ladders begin again where d² passes a power of 4
+        # Below EPSILON, where the phase is zero, d² has a say of its own.
+        if len(members) <= _FEW_NODES or not 0.0 < high - low <= _NARROW or low <= 0.0:
             found.update(zip(members, _solved(cost, members, factor), strict=True))
         else:
-            nodes = _chebyshev(_FEW_NODES, phases[0], phases[-1])
+            nodes = _chebyshev(_FEW_NODES, low, high)
             values = _solved(cost, _diameters(steps, nodes), factor)
             found.update({m: _interpolated(nodes, values, phase) for m, phase in zip(members, phases, strict=True)})
     return [found[squared] for squared in squared_diameters]
@@ -84,7 +85,7 @@ def _diameters(steps: int, phases: Sequence[float]) -> list[float]:
     return [EPSILON * 4.0 ** (steps - 1 + phase) for phase in phases]
 
 
-def _solved(cost: Cost, squared_diameters: Sequence[float], factor: float) -> list[float]:
+def _solved(cost: CostMatrix, squared_diameters: Sequence[float], factor: float) -> list[float]:
     """Run the ladders' ends; small problems at once, for their steps cost more in calls than in arithmetic."""
     ladders = [[factor * e for e in ladder(squared)[-_REMEMBERED - 2 :]] for squared in squared_diameters]
     if len({len(each) for each in ladders}) == 1 and len(ladders) * cost.shape[0] ** 2 <= cost_matrix.BLOCK:

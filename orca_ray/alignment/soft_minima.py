@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import cost_matrix
-from orca_ray.alignment.cost_matrix import Cost
+from orca_ray.alignment.cost_matrix import CostMatrix
 from orca_ray.devices import has_bfloat16_units
 
 _CUDA_BLOCK = 2**21  # 8 MB
@@ -31,9 +31,9 @@ LOG2_E = math.log2(math.e)
 FLOOR = -125.0  # of exponents: float32 powers of two below it are denormal, and slow
 _AVERAGED = 8.0  # times that a mean of many random errors is smaller than one
 _PLAN_FLOOR = -60.0  # of a plan's, which is multiplied on: its products must not be denormal either
-_ROUNDED_ROWS, _ROUNDED_COLUMNS = 128, 512  # of a plan that are multiplied at once in bfloat16
+_ROUNDED_ROWS, _ROUNDED_COLUMNS = 64, 256  # of a plan that are multiplied at once in bfloat16
 _ROUNDING = 1e-3  # of the norm of what comes out, which is a cosine of 1 − 5e-7
-_SAMPLED = 8  # every eighth row tells how sparse a plan is
+_SAMPLED = 8  # every eighth row tells how sparse a plan is, and what rounding does
 _SPARSE = 16  # a product of which one in so many entries counts is cheaper without the rest
 LEAST, MOST = 2.0**-60, 2.0**100  # sums outside are done again; the floor adds below 1e-14 of the least
 _LEAST_KEPT, _MOST_FACTORS = 2.0**-40, 2.0**40  # the same for sums of a kept T, whose floor moves with its factors
@@ -56,7 +56,7 @@ class Kernel:
         return reaches(self.first_e, self.e, e, tolerance, self.t_nN.dtype)
 
     def soft_minima(self, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor] | None:
-        """Return f~ and g~ as `soft_minima` does; None where a sum loses its precision."""
+        """Return f~ and g~ as `step` does; None where a sum loses its precision."""
         if e != self.e:
             self.t_nN.square_().square_()
             self.e = e
@@ -91,13 +91,8 @@ def reaches(first_e: float, e: float, next_e: float, tolerance: float, dtype: to
     return next_e == e or (next_e == 0.25 * e and first_e * torch.finfo(dtype).eps <= _AVERAGED * tolerance)
 
 
-def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
-    """Return f~ [N] and g~ [n]."""
-    return step(cost, f_N, g_n, e)[0]
-
-
 def step(
-    cost: Cost,
+    cost: CostMatrix,
     f_N: Tensor,
     g_n: Tensor,
     e: float,
@@ -129,14 +124,14 @@ def step(
     soft = _from_sums(sums, f_N, g_n, e)
     if _precise(sums):
         return soft, None if t_nN is None else Kernel(t_nN, f_N, g_n, e, e, symmetric)
-    del t_nN
+    del t_nN, t_rN  # their memory goes first
     _again(cost, (f_N, g_n), e, sums, soft)
     return soft, None
 
 
-def _room(cost: Cost, like: Tensor, spends: bool) -> Tensor | None:
+def _room(cost: CostMatrix, like: Tensor, spends: bool) -> Tensor | None:
     if spends:
-        return cost.keep()
+        return cost.spend()
     n, num_source = cost.shape
     return like.new_empty(n, num_source) if n * num_source <= BESIDE else None
 
@@ -155,19 +150,26 @@ def _precise(sums: Tensor) -> bool:
     return bool(least > LEAST and most < MOST)
 
 
-def _again(cost: Cost, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft: tuple[Tensor, Tensor]) -> None:
+def _again(cost: CostMatrix, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft: tuple[Tensor, Tensor]) -> None:
     """Replace the soft minima whose sums have lost their precision (NaN counts)."""
     (f_N, g_n), (next_f_N, next_g_n), (n, num_source) = old, soft, cost.shape
     lost = ~((sums > LEAST) & (sums < MOST))
     size = _block_size(sums)
-    for ids in torch.split(lost[:n].nonzero()[:, 0], max(1, size // num_source)):
+    for ids in _some_at_once(lost[:n], size // num_source):
         next_g_n[ids] = -e * (torch.logsumexp((f_N - cost.block(ids)) / e, 1) - math.log(num_source))
-    for ids in torch.split(lost[n:].nonzero()[:, 0], max(1, size // n)):
+    for ids in _some_at_once(lost[n:], size // n):
         exponents = (g_n[:, None] - cost.block(slice(None), ids)) / e
         next_f_N[ids] = -e * (torch.logsumexp(exponents, 0) - math.log(n))
 
 
-def _kernels(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, t_nN: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+def _some_at_once(chosen: Tensor, number: int) -> Iterator[Tensor]:
+    ids = chosen.nonzero()[:, 0]
+    return (part for part in torch.split(ids, max(1, number)) if len(part))
+
+
+def _kernels(
+    cost: CostMatrix, f_N: Tensor, g_n: Tensor, e: float, t_nN: Tensor | None
+) -> Iterator[tuple[slice, Tensor]]:
     """Yield T in bands of rows, with the rows' slice, in ``t_nN`` if given; else each is overwritten by the next."""
     scale = LOG2_E / e
     bands = _bands(cost, _block_size(f_N))
@@ -181,13 +183,13 @@ def _kernels(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, t_nN: Tensor | None
         yield rows, t_rN.clamp_min_(FLOOR).exp2_()
 
 
-def blocks(cost: Cost) -> Iterator[tuple[slice, Tensor]]:
+def blocks(cost: CostMatrix) -> Iterator[tuple[slice, Tensor]]:
     """Yield C in bands of rows, with the rows' slice; not to be written to."""
     for rows in _bands(cost, _block_size(cost.block(slice(0, 1)))):
         yield rows, cost.block(rows)
 
 
-def _bands(cost: Cost, block_size: int) -> list[slice]:
+def _bands(cost: CostMatrix, block_size: int) -> list[slice]:
     n, num_source = cost.shape
     num_rows = max(1, block_size // num_source)
     return [slice(begin, min(begin + num_rows, n)) for begin in range(0, n, num_rows)]
@@ -198,7 +200,7 @@ def carry(
 ) -> Tensor:
     """Add ``factor`` P X [n, D] onto a matrix, if any, and return the sum of P's rows [N]; P is overwritten.
 
-    ``coarse``: what comes out may be a thousandth off.
+    ``coarse``: what comes out may be a thousandth off; X is centred.
     """
     mass_N = x_ND.new_zeros(len(x_ND))
     for rows, p_rN in plans:
@@ -209,7 +211,7 @@ def carry(
     return mass_N
 
 
-def plans(cost: Cost, f_N: Tensor, e: float) -> Iterator[tuple[slice, Tensor]]:
+def plans(cost: CostMatrix, f_N: Tensor, e: float) -> Iterator[tuple[slice, Tensor]]:
     """Yield P in bands of rows, with the rows' slice. It takes the place of C, which would be computed again."""
     scale, block_size = LOG2_E / e, _block_size(f_N)
     f_N = f_N * scale
@@ -248,23 +250,29 @@ def _add_product(onto_rD: Tensor, p_rN: Tensor, x_ND: Tensor, factor: float, coa
 
 
 def _add_rounded(onto_rD: Tensor, p_rN: Tensor, x_ND: Tensor, factor: float) -> float:
-    """Add ``factor`` P X onto a matrix, multiplied in bfloat16, and return about the norm of the error.
+    """Add ``factor`` P X onto a matrix, for centred X, multiplied in bfloat16; return about the norm of the error.
 
-    Factors are rounded, and so are the products of some columns each, but not the products' sum. All three errors are
-    random, 2^-9 / √3 of what is rounded, and none has a larger norm than that of the products'.
+    Factors are rounded, and so are the products of some columns each, but not the products' sum. All are about 2^-9 of
+    what is rounded, and random. P goes in less its mean, 1 / N, of which X's mean makes nothing: a smooth plan would
+    be rounded to a constant one.
     """
-    norms = []
+    mean = 1.0 / len(x_ND)
+    squares = []  # of what is rounded, for some rows
     for part_rN, part_ND in zip(
         torch.split(p_rN, _ROUNDED_COLUMNS, 1), torch.split(x_ND, _ROUNDED_COLUMNS), strict=True
     ):
         rounded_ND = part_ND.bfloat16()
+        sizes_N = torch.linalg.vector_norm(part_ND, dim=1)
         for part_sN, onto_sD in zip(
             torch.split(part_rN, _ROUNDED_ROWS), torch.split(onto_rD, _ROUNDED_ROWS), strict=True
         ):
+            part_sN = part_sN - mean
             part_sD = (part_sN.bfloat16() @ rounded_ND).float()
-            norms.append(torch.linalg.vector_norm(part_sD))
             onto_sD.add_(part_sD, alpha=factor)
-    return 2.0**-9 * abs(factor) * float(torch.linalg.vector_norm(torch.stack(norms)))
+            squares.append(torch.linalg.vector_norm(part_sD[::_SAMPLED]).square())
+            squares.append(2.0 * torch.linalg.vector_norm(part_sN[::_SAMPLED] * sizes_N).square())
+    share = len(p_rN[::_SAMPLED]) / len(p_rN)
+    return 2.0**-9 * abs(factor) * math.sqrt(float(torch.stack(squares).sum()) / share)
 
 
 def _rounds(like: Tensor) -> bool:

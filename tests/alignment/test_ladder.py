@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import cost_matrix, ladder, self_values, soft_minima
-from orca_ray.alignment.cost_matrix import Cost
+from orca_ray.alignment.cost_matrix import Cost, LabelledCost
 from orca_ray.alignment.cumulants import Cumulants
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -65,19 +65,19 @@ def test_a_ladder_is_the_plain_formulas(
 
 
 @pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize("lost", [soft_minima.Kernel, soft_minima])
+@pytest.mark.parametrize("limit", ["MOST", "_MOST_FACTORS"])
 def test_kept_kernels_that_lose_their_precision_are_not_used(
-    kept: bool, lost: object, monkeypatch: pytest.MonkeyPatch
+    kept: bool, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Costs that a kernel took the place of are computed again."""
     y, x = cloud(9), cloud(40, seed=1)
     temperatures = ladder.ladder(20.0)
     f, g, plan = plainly(squares(y, x), torch.zeros(40, dtype=torch.float64), temperatures)
-    if lost is soft_minima:
-        monkeypatch.setattr(soft_minima, "MOST", 0.0)
-    else:
-        monkeypatch.setattr(soft_minima, "_MOST_FACTORS", 0.0)
+    used = Mock(side_effect=soft_minima.Kernel.soft_minima)
+    monkeypatch.setattr(soft_minima.Kernel, "soft_minima", lambda *args: used(*args))
+    monkeypatch.setattr(soft_minima, limit, 0.0)
     solution = ladder.solve(Cost(y, x, 10**6 if kept else 0), temperatures, spends=True)
+    assert used.called == (limit != "MOST")  # with sums that are lost at once there is no kernel to ask
     torch.testing.assert_close(solution.f_N, f)
     torch.testing.assert_close(solution.g_n, g)
     torch.testing.assert_close(solution.carry(x, None, 1.0), plan.mean(0))
@@ -102,11 +102,16 @@ def test_steps_share_their_exponentials(monkeypatch: pytest.MonkeyPatch) -> None
         steps.reset_mock()
 
 
-def test_a_view_of_costs_is_never_spent() -> None:
+@pytest.mark.parametrize("spends", [True, False])
+def test_a_view_of_costs_is_never_spent(spends: bool) -> None:
     cost = Cost(cloud(9), cloud(40, seed=1))
     before = cost.block(slice(None)).clone()
-    ladder.value(cost.columns(slice(3, 20)), ladder.ladder(20.0))
+    solution = ladder.solve(cost.columns(slice(3, 20)), ladder.ladder(20.0), spends=spends)
+    onto = torch.zeros(9, 5, dtype=torch.float64)
+    solution.carry(cloud(40, seed=1)[3:20], onto, 1.0)
     assert torch.equal(cost.block(slice(None)), before)
+    _, _, plan = plainly(before[:, 3:20], torch.zeros(17, dtype=torch.float64), ladder.ladder(20.0))
+    torch.testing.assert_close(onto, plan @ cloud(40, seed=1)[3:20])
 
 
 @DTYPES
@@ -140,6 +145,7 @@ def test_cumulants_refuse_what_they_do_not_describe() -> None:
     assert cumulants.soft_minima(1e3 * f, g, 1e4, 1e-3) is None
     assert cumulants.soft_minima(f, 1e3 * g, 1e4, 1e-3) is None
     assert cumulants.soft_minima(math.nan * f, g, 1e4, 1e-3) is None
+    assert Cumulants.of(Cost(1e60 * cloud(30), 1e60 * cloud(40, seed=1)), 1e121, 1e-3) is None  # no overflow
 
 
 @pytest.mark.parametrize("kept", [0, 10**6])
@@ -173,7 +179,7 @@ def test_potentials_beyond_the_exponent_range() -> None:
     cost, c = Cost(cloud(7), cloud(9, seed=1)), squares(cloud(7), cloud(9, seed=1))
     for start in (-1e4, 1e4):
         f_N, g_n = cloud(9, 1)[:, 0] + start, cloud(7, 1, seed=2)[:, 0]
-        soft_f_N, soft_g_n = soft_minima.soft_minima(cost, f_N, g_n, 0.1)
+        (soft_f_N, soft_g_n), _ = soft_minima.step(cost, f_N, g_n, 0.1)
         torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
         torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
 
@@ -189,7 +195,7 @@ def own_value(x_nD: Tensor, squared_diameter: float) -> float:
         [0.0, 0.02, 0.05, 0.1],  # ladders without a phase
         [0.3],
         [0.3, 0.3, 0.3, 0.3, 5.0],
-        [3.0, 3.1, 3.2, 3.3, 3.4, 3.5],  # more than are solved: interpolated
+        [3.0, 3.1, 3.2, 3.3, 3.4, 3.5],  # too far apart to be interpolated
         [50.0, 60.0, 80.0, 100.0, 130.0, 150.0, 190.0, 1e3],
         [3e3, 5e3, 9e3],
     ],
@@ -206,9 +212,34 @@ def test_values_of_a_cloud_with_itself(squared: list[float], at_once: bool, monk
     assert interpolated == pytest.approx([e for e, each in zip(expected, squared, strict=True) if each > 0.1], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("squared", "num_solved"),
+    [
+        ([3.0, 3.05, 3.1, 3.15, 3.2], 3),
+        ([120.0, 121.0, 122.0, 123.0, 480.0, 484.0], 3),  # longer ladders by whole steps: of the same phase
+        ([90.0, 95.0, 100.0, 105.0, 110.0], 5),  # the phase begins again at 102.4
+        ([50.0, 60.0, 80.0, 100.0, 130.0, 150.0, 190.0], 7),
+        ([120.0, 480.0, 1920.0, 7680.0], 4),  # no two phases to interpolate between
+    ],
+)
+def test_near_diameters_are_interpolated(
+    squared: list[float], num_solved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x_nD = 0.3 * cloud(40, 6)
+    solved = Mock(side_effect=self_values._solved)
+    monkeypatch.setattr(self_values, "_solved", solved)
+    found = self_values.at_diameters(Cost(x_nD, x_nD), squared)
+    assert found == pytest.approx([own_value(x_nD, each) for each in squared], rel=5e-6)
+    assert sum(len(call.args[1]) for call in solved.call_args_list) == num_solved
+
+
 def test_values_at_once_whose_sums_are_lost_are_solved_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    x_nD = 1e4 * cloud(40, 6).float()
-    found = self_values.at_diameters(Cost(x_nD, x_nD), [3e3, 5e3, 9e3])
+    x_nD = 1e5 * cloud(40, 6).float()
+    at_once = Mock(side_effect=self_values._solved_at_once)
+    with monkeypatch.context() as patch:
+        patch.setattr(self_values, "_solved_at_once", at_once)
+        found = self_values.at_diameters(Cost(x_nD, x_nD), [3e3, 5e3, 9e3])
+    assert self_values._solved_at_once(*at_once.call_args.args) is None
     monkeypatch.setattr(self_values, "_solved_at_once", lambda *_: None)
     assert found == pytest.approx(self_values.at_diameters(Cost(x_nD, x_nD), [3e3, 5e3, 9e3]), rel=1e-5)
 
@@ -219,8 +250,9 @@ def test_products_are_rounded_only_where_it_does_not_show(near: bool, monkeypatc
     rounded = Mock(side_effect=soft_minima._add_rounded)
     monkeypatch.setattr(soft_minima, "_add_rounded", rounded)
     x, f = cloud(2000, 6).float(), torch.zeros(2000)
+    x -= x.mean(0)
     y = x[:200] + 0.3
-    before = (y - 0.3) if near else 3.0 * y
+    before = (y - 0.3) if near else 20.0 * y
 
     def product(coarse: bool) -> Tensor:
         onto = before.clone()
@@ -234,10 +266,42 @@ def test_products_are_rounded_only_where_it_does_not_show(near: bool, monkeypatc
     error = float((coarse - exact).norm() / exact.norm())
     if near:
         assert [call.args[3] for call in rounded.call_args_list] == [-1.0, 1.0]  # and back
-        assert error < 1e-6
+        assert error < 1e-5
     else:
         assert rounded.call_count == 1
         assert 1e-6 < error < 1e-3
         monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
         assert torch.equal(product(True).double(), exact)
         assert rounded.call_count == 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "target_scale", "n"),
+    [(0.005, 0.015, 128), (0.002, 0.02, 128), (0.02, 0.06, 128), (0.3, 0.5, 128), (1.0, 1.5, 9)],
+)
+def test_rounded_gradients_are_as_good_as_promised(
+    scale: float, target_scale: float, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where plans are so smooth that rounding would make them constant, too."""
+    monkeypatch.setattr(soft_minima, "has_bfloat16_units", lambda _: True)
+    x, y = cloud(500, 16, scale=scale).float(), cloud(n, 16, seed=4, scale=target_scale).float()
+    x -= x.mean(0)
+    plan = torch.softmax((squares(y, x).mean(0) - squares(y, x)) / 0.1, 1)
+    exact = y.double() - plan @ x.double()
+    gradient = y.clone()
+    soft_minima.carry(iter([(slice(None), plan.float())]), x, gradient, -1.0, coarse=True)
+    assert float((gradient - exact).norm() / exact.norm()) < 1e-3
+
+
+def test_lost_sums_of_costs_that_are_not_kept() -> None:
+    """Some rows' and no columns' are lost, and the other way round."""
+    y, x = cloud(7), cloud(9, seed=1)
+    y[3] += 100.0
+    for rows, columns in ((y, x), (x, y)):
+        f_N, g_n, c = columns[:, 0].clone(), rows[:, 0].clone(), squares(rows, columns)
+        (soft_f_N, soft_g_n), _ = soft_minima.step(Cost(rows, columns, 0), f_N, g_n, 0.1)
+        torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
+        torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
+    labelled = LabelledCost(y, torch.arange(7) % 2, torch.ones(2, 2), 0)
+    (soft_f_N, _), _ = soft_minima.step(labelled, y[:, 0], y[:, 0], 0.1, symmetric=True)
+    torch.testing.assert_close(soft_f_N, soft_minimum(squares(y, y) + 0.5, y[:, 0], 0.1))

@@ -328,14 +328,14 @@ def status_mb(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
-@pytest.mark.parametrize("n", [512, 1500])
-def test_a_step_stays_below_20_mb(n: int) -> None:
+@pytest.mark.parametrize(("n", "scale"), [(512, 1.0), (1500, 1.0), (512, 20.0), (600, 20.0)])
+def test_a_step_stays_below_20_mb(n: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    src = SourceFeatures(torch.randn(5000, 64, generator=generator), torch.arange(5000) % 3, "test")
+    src = SourceFeatures(scale * torch.randn(5000, 64, generator=generator), torch.arange(5000) % 3, "test")
     # What the source's own terms are makes no difference to memory.
     terms = {"self_KSP": torch.zeros(3, 5, 6), "self_SP": torch.zeros(5, 6)}
     distance = get_distance(EXACT).fit(src, terms)
-    x = torch.randn(n, 64, generator=generator)
+    x = scale * torch.randn(n, 64, generator=generator)
     call(distance, x[:64])
     gc.collect()
     try:
