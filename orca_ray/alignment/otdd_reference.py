@@ -165,7 +165,7 @@ class ReferenceOTDD(Distance):
         value = across.value + float(0.5 * source.shares_K @ w_K)
         value -= self_values.at_phase(self._self_phases, squared) + own_value
         if gradient_nD is not None and label_gradient is not None:
-            gradient_nD += label_gradient(_label_weights(source, mass_N))
+            label_gradient(_label_weights(source, mass_N), gradient_nD)
         error = float((len(mass_N) * mass_N - 1.0).abs().mean())
         return _ClassResult(value, gradient_nD, len(temperatures) + 2, error)
 

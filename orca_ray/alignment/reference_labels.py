@@ -95,8 +95,8 @@ class TargetCosts:
 class LabelGradient(Protocol):
     """What W [K] does to the gradient."""
 
-    def __call__(self, weights_K: Tensor) -> Tensor:
-        """Return the gradient [n, D] of the weighted sum of W."""
+    def __call__(self, weights_K: Tensor, onto_nD: Tensor) -> None:
+        """Add the gradient [n, D] of the weighted sum of W onto a matrix."""
 
 
 class Labels(Protocol):
@@ -221,17 +221,16 @@ class TruncatedGaussianLabels:
         spread_K = self._traces_K.to(x_nD) + x_nD.var(0).sum() - 2.0 * torch.stack(singular)
         w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
 
-        def gradient(weights_K: Tensor) -> Tensor:
+        def add_gradient(weights_K: Tensor, onto_nD: Tensor) -> None:
             moved_D = (weights_K[:, None] * (mean_D - means_KD)).sum(0)
-            spread_weights = (weights_K * (spread_K > 0)).tolist()
+            onto_nD.add_(moved_D, alpha=2.0 / len(x_nD))
+            spread_weights = (2.0 / root * weights_K * (spread_K > 0)).tolist()
             scaled_nD = (x_nD - mean_D).div_(root)
-            slope_nD: Tensor = scaled_nD * sum(spread_weights)
+            onto_nD.add_(scaled_nD, alpha=sum(spread_weights))
             for weight, spectrum, factor in zip(spread_weights, spectra, factors, strict=True):
-                (spectrum or spectrum_of(factor)).add_slope(slope_nD, scaled_nD, factor, -weight)
-            slope_nD -= slope_nD.mean(0)
-            return slope_nD.mul_(2.0 / root).add_(moved_D, alpha=2.0 / len(x_nD))
+                (spectrum or spectrum_of(factor)).add_slope(onto_nD, scaled_nD, factor, -weight)
 
-        return w_K, gradient
+        return w_K, add_gradient
 
 
 def _factor(scaled_nD: Tensor) -> Tensor:

@@ -276,7 +276,7 @@ def _add_rounded(onto_rD: Tensor, p_rN: Tensor, x_ND: Tensor, factor: float) -> 
 
 
 def _rounds(like: Tensor) -> bool:
-    """Tell whether products may be in bfloat16, which takes half the time; where they are on GPUs, TF32 is as fast."""
+    """Tell whether products may be in bfloat16: on CPUs that take half the time then. GPUs have no need of it."""
     on_cpu, is_single = like.device.type == "cpu", like.dtype is torch.float32
     return on_cpu and is_single and has_bfloat16_units(like.device) and not torch.are_deterministic_algorithms_enabled()
 
