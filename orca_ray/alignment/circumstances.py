@@ -1,14 +1,19 @@
 """What the last digits of a computation depend on, besides its inputs: part of the name of everything that is kept."""
 
+import platform
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 import orca_ray
+from orca_ray.devices import has_bfloat16_units
 
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
 """They draw, cluster, transport and add up."""
+_PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
+"""What Linux calls maker and model, on x86 and on ARM."""
 
 
 def circumstances(device: torch.device) -> tuple[str, ...]:
@@ -26,4 +31,17 @@ def _hardware(device: torch.device) -> str:
     """Name what decides which kernels run: floating-point sums differ with them."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
+    return f"{device.type} {_processor()} {torch.backends.cpu.get_cpu_capability()} {units}"
+
+
+@cache
+def _processor() -> str:
+    """Name the processor: libraries choose kernels by maker and model, not by instruction set alone."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    fields = (line.partition(":") for line in lines)
+    told = {name.strip(): value.strip() for name, _, value in fields}
+    return ", ".join(told[name] for name in _PROCESSOR if name in told) or platform.processor() or platform.machine()

@@ -7,7 +7,7 @@ import importlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, cast
 
 import torch
@@ -21,11 +21,12 @@ logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2**30
 """Working memory of one call; what the source takes, and the features themselves, come on top."""
+_ONE_CLASS = "target classes cannot be told apart by where they go; take a source with several, or sinkhorn"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the solvers of one call ended; what a record tells of it."""
+    """How the solvers of one call ended; records tell the notes."""
 
     converged: bool = True
     """Whether every problem reached its tolerance; closed forms always do."""
@@ -46,8 +47,9 @@ class Distance(ABC):
     What every implementation promises (and one parametrised test checks):
 
     - **Zero on itself** where it is `debiased`: the source's own features and labels are at distance 0, up to 1e-5 of
-      the distance's scale, and nothing is at a negative one.
-    - **Symmetric** where it says so: source and target may change places.
+      the distance's scale. Where the cost is of negative type (all but those with W in it) nothing is at a negative
+      one.
+    - **Symmetric** where it says so: source and target may change places, up to a regularisation that is the source's.
     - **Invariance** under a permutation of the points, and under any renaming of the labels of either side; label ids
       may be any integers, with gaps.
     - **Differentiable** in the features. Where `exact_gradient`, the gradient is that of the value at every point where
@@ -76,6 +78,7 @@ class Distance(ABC):
 
     def __init__(self) -> None:
         self._source: SourceFeatures | None = None
+        self._single_class = False
         self.terms: dict[str, Tensor] = {}
         """Source-only terms by name, as `fit` takes them back."""
         self.diagnosis = Diagnosis()
@@ -92,6 +95,7 @@ class Distance(ABC):
         self._source = source
         self._told.clear()
         y_N = _consecutive(source.y)
+        self._single_class = int(y_N.max()) == 0
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
             x_ND = source.x.to(self._dtype(source.x))
             self.terms = dict(self._source_terms(x_ND, y_N) if terms is None else terms)
@@ -130,6 +134,9 @@ class Distance(ABC):
         with torch.autocast(device.type, enabled=False):
             x_nD = cast(Tensor, _Widen.apply(features, self._dtype(features)))  # type: ignore[no-untyped-call]
             value = self._distance(x_nD.to(device), y_n, shares_L)
+        if self.uses_labels and self._single_class:
+            notes = (f"all {len(self._source.y)} source samples are of one class: {_ONE_CLASS}", *self.diagnosis.notes)
+            self.diagnosis = replace(self.diagnosis, notes=notes)
         self._log_notes()
         return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from orca_ray.errors import UserError
 
+_REMEDY = "check the arrays that they were computed from, and lower align.learning_rate if they grew while aligning"
+
 
 @dataclass(frozen=True)
 class SourceFeatures:
@@ -39,7 +41,7 @@ def check_features(what: str, x: Tensor) -> None:
         raise UserError(f"{what}: expected a float matrix [samples, features], got {x.dtype} of shape {tuple(x.shape)}")
     if not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):  # without a mask as large
         bad = int((~torch.isfinite(x)).sum())
-        raise UserError(f"{what} of shape {tuple(x.shape)}: {bad} of {x.numel()} values are NaN or infinite")
+        raise UserError(f"{what} of shape {tuple(x.shape)}: {bad} of {x.numel()} values are NaN or infinite; {_REMEDY}")
 
 
 def check_labels(what: str, y: Tensor, x: Tensor) -> None:

@@ -31,10 +31,14 @@ def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[A
         raise UserError(f"targets of shape {y.shape} hold no sample to make pseudo-labels of")
     if len(y.shape) == 1 and np.issubdtype(y.dtype, np.integer):
         return np.asarray(y).astype(np.int64)
-    num_columns = math.prod(y.shape[1:])
-    wide = num_columns > _SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
-    flat = _sketched(y, seed) if wide else np.asarray(y).reshape(len(y), -1).astype(np.float64)
+    flat = _sketched(y, seed) if is_sketched(y) else np.asarray(y).reshape(len(y), -1).astype(np.float64)
     return _cluster(flat, num_classes, seed)
+
+
+def is_sketched(y: Rows) -> bool:
+    """Tell whether `pseudo_labels` clusters a sketch of the targets [N, ...] in their place."""
+    num_columns = math.prod(y.shape[1:])
+    return num_columns > _SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
 def _sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:

@@ -48,7 +48,12 @@ class OTDD(Sinkhorn):
         self._classes = self._labels.restore(_split(self._side.x_nD, y_N), terms)
 
     def _label_distances(self, x_nD: Tensor, y_n: Tensor, ledger: Ledger) -> tuple[Tensor, Tensor]:
-        classes = self._labels.summarise(_split(x_nD, y_n), ledger)
+        parts = _split(x_nD, y_n)
+        if singles := sum(len(part) == 1 for part in parts):
+            ledger.note(
+                f"{singles} of {len(parts)} target classes have one sample: they count as points, without spread"
+            )
+        classes = self._labels.summarise(parts, ledger)
         return self._labels.between(self._classes, classes, ledger).T, self._labels.within(classes, ledger)
 
 

@@ -238,7 +238,8 @@ class Adaptation:
         test = self._data.splits["test"]
         score = refine.evaluate(test)
         seconds = self._outcome.evaluate_seconds + perf_counter() - started
-        self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds)
+        notes = _joined(self._outcome.notes, refine.notes)
+        self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
 
     def _build(self) -> CrossModalModel:
         assert self._task.input_shape is not None, "a resolved task knows its shapes"

@@ -114,6 +114,7 @@ class AlignStage:
             "target": self.target.kind,
             "body": parse_body_name(self.body)[0],
             "pretrained": self.pretrained,
+            "standardised": self.model.input_mean is not None,  # by statistics of these very inputs
             "embedder": asdict(self.hyperparameters.embedder),
             "align": asdict(replace(config, source="")),  # the source's features say which
             "distance": get_distance(config.distance).version,

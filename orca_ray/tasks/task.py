@@ -256,7 +256,10 @@ class Task:
         for part in parts:
             for rows in row_slices(part) if part.ndim else [...]:
                 if not np.isfinite(part[rows]).all():
-                    raise UserError(f"{self.name}: {what} hold values that are not finite (NaN or infinite)")
+                    raise UserError(
+                        f"{self.name}: {what} hold values that are not finite (NaN or infinite), in an array of shape "
+                        f"{tuple(values.shape)}: fill in or leave out what is missing"
+                    )
 
     def _check_enough(self, y: Array | Rows | None, size: int) -> None:
         if self.target.kind != "classes" or y is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from orca_ray.alignment.distance import Diagnosis
-from orca_ray.alignment.labels import pseudo_labels
+from orca_ray.alignment.labels import is_sketched, pseudo_labels
 from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel
@@ -99,6 +99,8 @@ class AlignLoop:
         self._schedule = make_align_schedule(config.schedule, config.epochs)
         self._plateau = Plateau(config.patience, config.tolerance)
         self._notes = AlignNotes()
+        if target.kind != "classes" and is_sketched(y):
+            self._notes.add(f"pseudo-classes are those of a sketch of the targets, too large at {tuple(y.shape)}")
         self._set_labels(_class_labels(y, target, derive_seed(seed, "labels") % 2**32))
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: part of it ran elsewhere
@@ -249,7 +251,10 @@ class AlignLoop:
         shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
         features = self._embed(indices)
         if not bool(torch.isfinite(features).all()):
-            raise NotFiniteError(f"the embedder's features are not finite after {self.epoch} align epochs")
+            raise NotFiniteError(
+                f"the embedder's features {tuple(features.shape)} are not finite after {self.epoch} align epochs: "
+                "check the inputs for NaN, or lower align.learning_rate"
+            )
         distance = self._distance(features, labels, shares)
         self._notes.add(*self._distance.diagnosis.notes)
         if not bool(torch.isfinite(distance)):

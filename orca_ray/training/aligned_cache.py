@@ -32,7 +32,7 @@ MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
 """The oldest files are removed beyond either."""
 
-_FORMAT = 1  # raise it when the align loop gives other embedders for equal options
+_FORMAT = 2  # raise it when the align loop gives other embedders for equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Rows
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.feed import Feed
@@ -19,24 +20,49 @@ BATCH_SIZE = 64
 that a score does not depend on it."""
 
 
-def predict_feed(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Return decoded predictions [N, *output_shape], float32, of what ``feed`` computes.
+class Evaluator:
+    """Scores whole splits in batches that fit the device, and keeps the size that did for the next time."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._fitted: int | None = None
+        self.notes: list[str] = []
+        """Fallbacks taken, one sentence each."""
+
+    def score(self, feed: Feed, split: Split, batch_size: int) -> float:
+        """Return the metric of ``split``, whose inputs ``feed`` holds, in batches of at most ``batch_size``."""
+        wanted = min(batch_size, self._fitted or batch_size)
+        predictions, fitted = predict_feed(feed, self._objective, wanted)
+        if fitted < wanted:
+            self._fitted = fitted
+            self.notes.append(f"{wanted} samples did not fit the device's memory in evaluation, {fitted} do")
+        return score(predictions, split.y, self._objective, split.group)
+
+
+def predict_feed(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, int]:
+    """Return decoded predictions [N, *output_shape], float32, of what ``feed`` computes, and the batch size that did.
 
     They stay on the device until the last batch is under way. Batches that do not fit its memory are halved: a
     prediction does not depend on its batch. Raises NotFiniteError when one is NaN or infinite.
     """
-    try:
-        predictions = _predictions(feed, objective, batch_size)
-    except torch.OutOfMemoryError:
-        if batch_size == 1:
-            raise
+    while (predictions := _fitting_predictions(feed, objective, batch_size)) is None:
         _log.warning("%d samples did not fit the device's memory in evaluation: halved", batch_size)
-        return predict_feed(feed, objective, batch_size // 2)
+        batch_size //= 2
     if not np.isfinite(predictions).all():
         raise NotFiniteError(
             f"{int((~np.isfinite(predictions)).sum())} of {predictions.size} predictions are not finite"
         )
-    return predictions
+    return predictions, batch_size
+
+
+def _fitting_predictions(feed: Feed, objective: Objective, batch_size: int) -> np.ndarray | None:
+    """Return None where a batch does not fit; by then the error is gone, and with it the tensors that it holds."""
+    try:
+        return _predictions(feed, objective, batch_size)
+    except torch.OutOfMemoryError:
+        if batch_size == 1:
+            raise
+    return None
 
 
 def _predictions(feed: Feed, objective: Objective, batch_size: int) -> np.ndarray:
@@ -65,7 +91,7 @@ def predict(
     model.eval()
     try:
         feed = Feed(x, model, precision or choose_precision("auto", device, feature_width(model)))
-        return predict_feed(feed, objective, batch_size)
+        return predict_feed(feed, objective, batch_size)[0]
     finally:
         model.train(was_training)
 

@@ -85,10 +85,13 @@ class Passes:
             yield torch.stack(losses).sum()
 
     def shrink(self) -> bool:
-        """Halve the limit after a failed allocation; False when a pass is of one sample already."""
+        """Halve the limit after a failed allocation; False when a pass is of one sample already.
+
+        What was compiled is for passes of the old size: the next `compile` decides anew.
+        """
         if self.micro_batch == 1:
             return False
-        self._compiled = None
+        self._compiled, self._decided = None, False
         self.notes.append(f"a pass of {self.micro_batch} samples did not fit the device's memory, halved")
         self.limit = self.micro_batch // 2
         return True

@@ -18,7 +18,7 @@ from orca_ray.models.body import has_stochastic_depth
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.evaluate import BATCH_SIZE, feature_width, predict_feed, score
+from orca_ray.training.evaluate import BATCH_SIZE, Evaluator, feature_width
 from orca_ray.training.feed import Feed, make_feed
 from orca_ray.training.objective import Objective
 from orca_ray.training.optimisation import (
@@ -87,7 +87,7 @@ class RefineLoop:
             parameter.requires_grad_(name in self._trained)
         self._model = model
         self._config = config
-        self._objective = objective
+        self._evaluator = Evaluator(objective)
         self._seed = seed
         self._device = device
         self._train, self._validation = train, validation
@@ -126,7 +126,7 @@ class RefineLoop:
     @property
     def notes(self) -> list[str]:
         """Fallbacks taken so far, one sentence each."""
-        return ([self.precision.note] if self.precision.note else []) + self._passes.notes
+        return ([self.precision.note] if self.precision.note else []) + self._passes.notes + self._evaluator.notes
 
     @property
     def micro_batch(self) -> int:
@@ -135,7 +135,7 @@ class RefineLoop:
 
     def throughput(self) -> Throughput:
         """Return the rates of training over all epochs so far."""
-        return throughput(self._passes.cost, self._samples_seen, self._training_seconds, self.precision)
+        return throughput(self._passes.cost, self._samples_seen, self._training_seconds, self._train_feed.precision)
 
     def step(self) -> RefineEpoch:
         """Run one epoch and validate; raises NotFiniteError when a loss, prediction or score is not finite."""
@@ -148,8 +148,7 @@ class RefineLoop:
         trained = perf_counter()
         self._training_seconds += trained - prepared
         self._model.eval()
-        predictions = predict_feed(self._validation_feed, self._objective, self._evaluation_batch)
-        value = score(predictions, self._validation.y, self._objective, self._validation.group)
+        value = self._evaluator.score(self._validation_feed, self._validation, self._evaluation_batch)
         self.epoch += 1
         if self.best_score is None or value < self.best_score:
             self.best_epoch, self.best_score = self.epoch, value
@@ -160,8 +159,10 @@ class RefineLoop:
     def evaluate(self, split: Split) -> float:
         """Return the metric over a whole split, computed as validation is; lower is better."""
         self._model.eval()
-        feed = Feed(split.x, self._model, self.precision)
-        return score(predict_feed(feed, self._objective, self._evaluation_batch), split.y, self._objective, split.group)
+        batch_size = self._evaluation_batch
+        if self._train_feed.network is not self._model:  # measured for the head alone
+            batch_size = min(batch_size, BATCH_SIZE)
+        return self._evaluator.score(Feed(split.x, self._model, self.precision), split, batch_size)
 
     def restore_best(self) -> None:
         """Put the weights of the best epoch back into the model."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_ray.data.rows import Part, Rows, num_bytes
+from orca_ray.data.rows import Part, Rows, num_bytes, row_slices
 
 __all__ = ["Part", "Samples", "make_samples"]
 
@@ -41,13 +41,17 @@ class ResidentSamples:
 
 
 class _Readable:
-    """Rows as tensors on a device: held there, but for composite rows, which are put together when they are read."""
+    """Rows as tensors on a device: held there, but for composite rows on a CPU, put together when they are read."""
 
     def __init__(self, rows: Rows | Tensor, device: torch.device) -> None:
         self._device = device
-        held = isinstance(rows, Tensor | np.ndarray)
-        self._tensor = as_tensor(rows).to(device) if held else None  # type: ignore[arg-type]
-        self._composite = None if held else rows
+        self._tensor, self._composite = None, None
+        if isinstance(rows, Tensor | np.ndarray):
+            self._tensor = as_tensor(rows).to(device)
+        elif device.type == "cpu":
+            self._composite = rows
+        else:
+            self._tensor = put_together(rows, device)
 
     def read(self, part: Part) -> Tensor:
         """Return the rows [b, ...]."""
@@ -100,16 +104,20 @@ class StreamedSamples:
 
 
 def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
-    """Return the rows of ``arrays`` [N, ...]: resident on a CPU, and wherever `RESIDENT_FRACTION` allows it.
-
-    Composite rows on a CUDA device are streamed.
-    """
+    """Return the rows of ``arrays`` [N, ...]: resident on a CPU, and wherever `RESIDENT_FRACTION` allows it."""
     if device.type == "cuda":
         needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
-        composite = not all(isinstance(array, Tensor | np.ndarray) for array in arrays)
-        if composite or needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]:
+        if needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]:
             return StreamedSamples(arrays, device)
     return ResidentSamples(arrays, device)
+
+
+def put_together(rows: Rows, device: torch.device) -> Tensor:
+    """Return composite rows as one tensor on ``device``, passed there in parts."""
+    tensor = torch.empty(rows.shape, dtype=torch.from_numpy(np.empty(0, rows.dtype)).dtype, device=device)
+    for part in row_slices(rows):
+        tensor[part] = torch.from_numpy(rows[part])
+    return tensor
 
 
 def as_tensor(array: np.ndarray | Tensor) -> Tensor:

@@ -318,11 +318,26 @@ class TestEveryDistance:
         told = [record.getMessage() for record in caplog.records]
         assert told == [f"distance {name}: {note}" for note in distance.diagnosis.notes]
 
+    def test_labels_that_cannot_act_are_told(self, name: str, fit: Fit) -> None:
+        """A source of one class, and target classes of one sample."""
+        several, one = fit(name, source(24)), fit(name, source(24, classes=1))
+        (x, y), lone = cloud(17), torch.tensor([7, *[1] * 10, *[2] * 6])
+        several(x, y)
+        usual = several.diagnosis.notes
+        one(x, y)
+        told = [note for note in one.diagnosis.notes if "source samples are of one class" in note]
+        assert len(told) == one.uses_labels
+        several(x, lone)
+        told = [note for note in several.diagnosis.notes if note not in usual and "one sample" in note]
+        assert len(told) == several.uses_labels
+
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_not_finite_is_refused_by_name_and_shape(self, name: str, bad: float, fit: Fit) -> None:
         distance, (x, y) = fit(name, source()), cloud(17)
         x[3, 1] = bad
-        with pytest.raises(UserError, match=r"target features of shape \(17, 4\): 1 of 68 values are NaN or infinite"):
+        with pytest.raises(
+            UserError, match=r"target features of shape \(17, 4\): 1 of 68 values are NaN or infinite; check"
+        ):
             distance(x, y)
 
     def test_wrong_shapes_are_refused(self, name: str, fit: Fit) -> None:

@@ -382,6 +382,11 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
     assert not reuses({}, data=another_split)
     assert not reuses({}, threads=2)
     assert reuses({})
+    in_other_units = copy.copy(data)
+    train = Split(100.0 * data.train.x[:], data.train.y)
+    object.__setattr__(in_other_units, "splits", {**data.splits, "train": train})
+    assert not reuses({}, data=in_other_units)
+    assert not reuses({}, data=in_other_units, standardise=False)
 
 
 def test_an_interrupted_alignment_is_resumed_and_not_shared(bert: str, tmp_path: Path) -> None:
@@ -430,3 +435,37 @@ def test_fallbacks_of_aligning_are_told(bert: str) -> None:
     adaptation = start(bert, hyperparameters={**QUICK, "align.samples": 2, "align.distance": "l2"})
     run(adaptation)
     assert adaptation.result().notes == "each draw of align.samples=2 holds that many of 3 classes"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("options", "deterministic", "tolerance"),
+    [
+        ({}, True, 1e-5),
+        ({"refine.precision": "float32"}, False, 1e-3),
+        ({"refine.precision": "bfloat16", "refine.gradient_checkpointing": "on"}, False, 0.05),
+        ({"refine.precision": "tf32", "refine.compile": "on", "align.distance": "otdd"}, False, 0.05),
+    ],
+)
+def test_on_a_gpu_a_resumed_trial_follows_a_whole_one(
+    bert: str, options: dict[str, Scalar], deterministic: bool, tolerance: float, tmp_path: Path
+) -> None:
+    def begin() -> Adaptation:
+        return start(bert, hyperparameters=QUICK | options, device="cuda", deterministic=deterministic)
+
+    whole = begin()
+    expected = run(whole)
+    for steps in (1, 4):
+        first = begin()
+        reports = [reported(first.step()) for _ in range(steps)]
+        first.save(tmp_path / "trial")
+        second = begin()
+        assert second.restore(tmp_path / "trial")
+        reports += run(second)
+        for name in ("distance", "loss"):
+            values = [[report[name] for report in side if report[name] is not None] for side in (reports, expected)]
+            assert values[0] == pytest.approx(values[1], rel=tolerance), name
+        assert second.result().precision == whole.result().precision
+    held = torch.cuda.memory_allocated()
+    whole.close()
+    assert torch.cuda.memory_allocated() < held

@@ -152,6 +152,9 @@ def start(
     test: bool = True,
     aligned: Path | None = None,
     threads: int = 1,
+    device: str = "cpu",
+    deterministic: bool = False,
+    standardise: bool = True,
 ) -> Adaptation:
     """Begin a trial; it shares its alignment only through a directory ``aligned``."""
     return Adaptation(
@@ -162,9 +165,12 @@ def start(
         hyperparameters,
         seed,
         test=test,
+        device=device,
         threads=threads,
+        deterministic=deterministic,
         reuse_aligned=aligned is not None,
         aligned=aligned,
+        standardise=standardise,
     )
 
 

@@ -1,7 +1,8 @@
-"""What a refine epoch costs: ours against a plain PyTorch loop with the reference's recipe.
+"""What a refine epoch costs: ours against the reference's own loop, or a plain PyTorch loop with its recipe.
 
 ``python tests/perf/bench_refine.py [--samples 256] [--repeats 3] [--layers 2] [--json FILE]``, on one thread.
 
+"reference" is the function ``train_one_epoch`` of the checkout that ``ORCA_REFERENCE`` names, where it does.
 The recipe is that of the published ECG configuration: batches of 4 from a `DataLoader` with 4 workers, a step every 16
 of them, clipping at every batch, unfused SGD, ``.item()`` at every batch. Model (a random 768-wide BERT over 63 tokens)
 and data are the same for both, and so are the effective batch of 64 and the order of samples. The clip is too large to
@@ -15,7 +16,9 @@ alternate.
 import argparse
 import json
 import os
+import sys
 import tempfile
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +27,7 @@ from time import perf_counter
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
@@ -36,9 +40,10 @@ from orca_ray.models.embedder import EmbedderConfig
 from orca_ray.training.objective import Objective
 from orca_ray.training.refine import RefineConfig, RefineLoop
 from orca_ray.training.seeds import make_generator
+from tests.perf.reference import compile_function, reference_checkout
 
 BATCH, ACCUMULATION, CLIP, RATE, MOMENTUM, SEED = 4, 16, 1e3, 1e-3, 0.9, 0
-TOLERANCES = {"float32": 1e-4, "auto": 2e-2}
+TOLERANCES = {"reference": 1e-4, "float32": 1e-4, "auto": 2e-2}
 """Largest gap of an epoch's mean loss to that of the plain loop."""
 TARGET = Target("classes", size=4)
 OBJECTIVE = Objective(TARGET, "cross_entropy", "error")
@@ -108,6 +113,24 @@ def plain_epochs(model: CrossModalModel, split: Split) -> Callable[[], float]:
     return epoch
 
 
+def reference_epochs(model: CrossModalModel, split: Split, checkout: Path) -> Callable[[], float]:
+    """Return a function that trains one epoch with the reference's own code and returns its mean loss.
+
+    It sums the gradients of a step where the plain loop takes their mean: an SGD rate as much smaller makes up for it.
+    """
+    train = compile_function(checkout / "src" / "main.py", "train_one_epoch", {"torch": torch})
+    data = TensorDataset(torch.from_numpy(split.x), torch.from_numpy(split.y))
+    loader = DataLoader(data, batch_size=BATCH, sampler=OurOrder(len(split)), num_workers=4)
+    rate = RATE / ACCUMULATION
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, foreach=False, fused=False)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    told = types.SimpleNamespace(
+        device="cpu", dataset="ECG", clip=CLIP * ACCUMULATION, accum=ACCUMULATION, lr_sched_iter=True
+    )
+    loss = torch.nn.CrossEntropyLoss()
+    return lambda: float(train(None, told, model, optimizer, scheduler, loader, loss, len(split) // BATCH))
+
+
 def our_loop(model: CrossModalModel, split: Split, epochs: int, precision: str) -> RefineLoop:
     """Return our loop over the same data; validation is one sample, for it is not what is measured."""
     config = RefineConfig(
@@ -127,14 +150,17 @@ def train_seconds(loop: RefineLoop) -> tuple[float, float]:
 def compare(body: str, num_samples: int, repeats: int) -> dict[str, Any]:
     """Time epochs in turns; return medians, losses and rates by loop."""
     split = make_split(num_samples)
-    plain = plain_epochs(make_model(body), split)
+    theirs = {"plain": plain_epochs(make_model(body), split)}
+    if checkout := reference_checkout():
+        theirs["reference"] = reference_epochs(make_model(body), split, checkout)
     ours = {name: our_loop(make_model(body), split, repeats, name) for name in ("float32", "auto")}
-    seconds: dict[str, list[float]] = {"plain": [], **{name: [] for name in ours}}
+    seconds: dict[str, list[float]] = {name: [] for name in (*theirs, *ours)}
     losses: dict[str, list[float]] = {name: [] for name in seconds}
     for _ in range(repeats):
-        begin = perf_counter()
-        losses["plain"].append(plain())
-        seconds["plain"].append(perf_counter() - begin)
+        for name, train in theirs.items():
+            begin = perf_counter()
+            losses[name].append(train())
+            seconds[name].append(perf_counter() - begin)
         for name, loop in ours.items():
             taken, loss = train_seconds(loop)
             seconds[name].append(taken)
@@ -155,6 +181,8 @@ def compare(body: str, num_samples: int, repeats: int) -> dict[str, Any]:
 def check(rows: dict[str, Any]) -> None:
     """Refuse figures of loops that did not train alike."""
     for name, tolerance in TOLERANCES.items():
+        if name not in rows:
+            continue
         gaps = np.abs(np.array(rows[name]["losses"]) - np.array(rows["plain"]["losses"]))
         assert gaps.max() < tolerance, (name, rows[name]["losses"], rows["plain"]["losses"])
 
@@ -174,13 +202,13 @@ def main() -> None:
         rows = compare(save_body(directory, wanted.layers), wanted.samples, wanted.repeats)
     check(rows)
     print(f"one epoch of {wanted.samples} samples, {wanted.layers} layers, effective batch {BATCH * ACCUMULATION}")
-    print(f"{'':10}{'precision':>10}{'pass':>6}{'seconds':>9}{'samples/s':>11}{'MFU':>7}{'loss':>9}{'ratio':>7}")
+    print(f"{'':12}{'precision':>10}{'pass':>6}{'seconds':>9}{'samples/s':>11}{'MFU':>7}{'loss':>9}{'ratio':>7}")
     for name, row in rows.items():
         share = row.get("model_flop_utilisation")
         print(
-            f"{name:10}{row.get('precision', 'float32'):>10}{row.get('micro_batch', BATCH):>6}{row['seconds']:9.2f}"
+            f"{name:12}{row.get('precision', 'float32'):>10}{row.get('micro_batch', BATCH):>6}{row['seconds']:9.2f}"
             f"{row['samples_per_second']:11.1f}{'' if share is None else f'{share:.0%}':>7}{row['losses'][-1]:9.4f}"
-            f"{rows['plain']['seconds'] / row['seconds']:7.2f}"
+            f"{rows.get('reference', rows['plain'])['seconds'] / row['seconds']:7.2f}"
         )
     if wanted.json:
         wanted.json.write_text(json.dumps({"arguments": vars(wanted) | {"json": None}, "loops": rows}, indent=1))

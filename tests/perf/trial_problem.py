@@ -6,6 +6,7 @@ tasks). Shapes: N windows or samples, L their length.
 """
 
 import json
+import math
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -218,8 +219,8 @@ def write_task(folder: Path, name: str, *, train: int = 300, test: int = 100) ->
     arrays: dict[str, Any] = {}
     for part, split, most in (("train", data.train, train), ("test", data.test, test)):
         x, y = np.asarray(split.x)[:most], np.asarray(split.y)[:most]
-        arrays |= {f"{part}_x": x.reshape(*x.shape[:2], -1), f"{part}_y": y[:, None] if dense else y}
-    outputs: Any = [1, *task.target.shape] if dense else task.target.size
+        arrays |= {f"{part}_x": x.reshape(*x.shape[:2], -1), f"{part}_y": y.reshape(len(y), 1, -1) if dense else y}
+    outputs: Any = [1, math.prod(task.target.shape)] if dense else task.target.size
     np.savez(folder / "task.npz", info=json.dumps({"outputs": outputs, "loss": task.loss}), **arrays)
     return int(arrays["train_x"].shape[-1])
 

@@ -20,6 +20,7 @@ from orca_ray.sweep.events import Event, Summary, SweepStarted, TrialFinished
 from orca_ray.sweep.executors.ray import placement
 from orca_ray.sweep.run import make_executor, run_sweep
 from orca_ray.sweep.study_plan import plan_studies
+from tests.methods.tiny_trials import make_home
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -27,9 +28,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Records of the tiny sweep in one process, by trial key."""
+    """Records of the tiny sweep in one process, by trial key; its alignments are its own."""
     store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
-    summary = run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor="inline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        summary = run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor="inline")
     assert summary.planned == summary.ran == 10
     return facts(store)
 
@@ -46,8 +49,12 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
 
 
 def test_ray_and_inline_give_the_same_records(
-    inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    inline: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
     store = ResultsStore(tmp_path / "results", create=True)
     events: list[Event] = []
     spec = tiny_spec(body_directory(tmp_path_factory))

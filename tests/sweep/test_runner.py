@@ -16,6 +16,7 @@ from orca_ray.sweep.study_plan import StudyPlan, plan_studies
 from orca_ray.sweep.trial import Resources, TrialSpec
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.errors import NotFiniteError
+from tests.methods.tiny_trials import make_home
 from tests.sweep.real import tiny_spec
 
 
@@ -24,6 +25,12 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyPlan]:
     spec = tiny_spec(tmp_path_factory.mktemp("body"))
     fingerprint = get_task("pocket/wdbc").prepare().fingerprint
     return {plan.method: plan for plan in plan_studies(spec, {"pocket/wdbc": fingerprint}, gpus=False)}
+
+
+def own_home(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """From now on nothing that an earlier trial of the test aligned is taken over."""
+    directory.mkdir(parents=True)
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(directory)))
 
 
 def finish(runner: TrialRunner) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -71,14 +78,19 @@ def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, S
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
-def test_an_interrupted_trial_resumes_exactly(plans: dict[str, StudyPlan], tmp_path: Path, after: int) -> None:
+def test_an_interrupted_trial_resumes_exactly(
+    plans: dict[str, StudyPlan], tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial = plans["orca"].trial({}, 1, "confirm")
+    own_home(monkeypatch, tmp_path / "home")
     expected_points, expected = finish(TrialRunner(trial, tmp_path / "whole"))
+    own_home(monkeypatch, tmp_path / "another")
     first = TrialRunner(trial, tmp_path / "cut")
     for _ in range(after):
         first.step()
     first.interrupt()
     points, report = finish(TrialRunner(trial, tmp_path / "cut"))
+    assert not report["outcome"]["align_reused"]
     assert facts(points) == facts(expected_points)
     assert scores(report) == scores(expected)
 
@@ -93,7 +105,9 @@ def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, 
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_path: Path, deterministic: bool) -> None:
+def test_a_warm_actor_scores_like_a_fresh_one(
+    plans: dict[str, StudyPlan], tmp_path: Path, deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A deterministic trial also after one of the same settings that ran with two threads."""
 
     def config(trial: TrialSpec, directory: str) -> dict[str, Any]:
@@ -112,6 +126,7 @@ def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_p
     two = Resources(cpus=2.0)
     fixed = [dataclasses.replace(trial, resources=two, deterministic=True) for trial in usual]
     trials = fixed if deterministic else usual
+    own_home(monkeypatch, tmp_path / "home")
     warm = TrialActor.__new__(TrialActor)
     if deterministic:
         warm.setup(config(dataclasses.replace(usual[0], resources=two), "warm"))
@@ -122,6 +137,7 @@ def test_a_warm_actor_scores_like_a_fresh_one(plans: dict[str, StudyPlan], tmp_p
     first = run(warm)
     assert warm.reset_config(config(trials[1], "warm"))
     second = run(warm)
+    own_home(monkeypatch, tmp_path / "another")
     fresh = [finish(TrialRunner(trial, tmp_path / "fresh"))[1] for trial in reversed(trials)]
     assert [second, first] == [scores(report) for report in fresh]
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from orca_ray.alignment import labels as labels_module
 from orca_ray.alignment.distance import Diagnosis, Distance, get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data.target import Target
@@ -350,6 +351,20 @@ def test_draws_smaller_than_the_number_of_classes_are_told() -> None:
     loop.step()
     assert loop.notes == ("each draw of align.samples=2 holds that many of 3 classes",)
     assert not scripted_loop(AlignConfig(samples=2, samples_per_class=1), Scripted()).notes
+
+
+def test_targets_too_large_to_cluster_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = toy_split(30)
+    target = Target("dense", shape=(2, 3))
+    y = np.random.RandomState(0).normal(size=(30, 2, 3)).astype(np.float32)
+
+    def notes() -> tuple[str, ...]:
+        return AlignLoop(toy_model(), split.x, y, target, AlignConfig(), fitted(), seed=0, device=CPU).notes
+
+    assert not notes()
+    monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(labels_module, "_SKETCH_WIDTH", 4)
+    assert notes() == ("pseudo-classes are those of a sketch of the targets, too large at (30, 2, 3)",)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
+from orca_ray.data.rows import JoinedRows, row_slices
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.checkpointing import checkpoint_layers, repeated_layers
@@ -28,7 +29,7 @@ from orca_ray.training.precision import Precision, choose_precision
 from orca_ray.training.probe import Cost, measure
 from orca_ray.training.refine import RefineConfig, RefineLoop
 from orca_ray.training.runtime import computing
-from orca_ray.training.samples import Part, ResidentSamples, Samples, StreamedSamples
+from orca_ray.training.samples import Part, ResidentSamples, Samples, StreamedSamples, put_together
 from orca_ray.training.throughput import PEAKS, peak_flops, throughput
 
 from .training_toys import CPU, OBJECTIVE, copy_of, same, toy_model, toy_split
@@ -249,7 +250,7 @@ def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> No
     expected = predict(model, split.x, OBJECTIVE, CPU, precision=chosen)
     for size in (1, 5, 37, 500):
         np.testing.assert_allclose(
-            predict_feed(feed, OBJECTIVE, size), expected, atol=1e-5 if precision == "float32" else 0.05
+            predict_feed(feed, OBJECTIVE, size)[0], expected, atol=1e-5 if precision == "float32" else 0.05
         )
 
 
@@ -561,6 +562,16 @@ def test_rows_reach_the_device(samples: type[ResidentSamples] | type[StreamedSam
         np.testing.assert_array_equal(x.cpu().numpy(), split.x[part])
         np.testing.assert_array_equal(y.cpu().numpy(), split.y[part])
         assert x.device.type == "cuda"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_composite_rows_are_put_together_in_parts(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (np.random.RandomState(seed).normal(size=(7, 2, 3)).astype(np.float32) for seed in (0, 1))
+    joined = JoinedRows(first, second)
+    monkeypatch.setattr("orca_ray.training.samples.row_slices", lambda rows: row_slices(rows, 4 * first[0].nbytes))
+    together = put_together(joined, torch.device(device))
+    assert together.device.type == device
+    np.testing.assert_array_equal(together.cpu().numpy(), np.concatenate([first, second]))
 
 
 @pytest.mark.gpu

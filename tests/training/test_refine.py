@@ -1,6 +1,7 @@
 """The refine loop: accumulation, clipping, selection, freezing, caching and exact resume."""
 
 import copy
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -336,3 +337,48 @@ def test_evaluation_that_does_not_fit_goes_in_smaller_batches(monkeypatch: pytes
     halved = predict(model, x, OBJECTIVE, CPU, batch_size=16)
     assert sizes == [16, 8, 4, 4, 4, 4, 4]
     np.testing.assert_allclose(halved, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_what_did_not_fit_is_gone_before_the_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler of an error holds its traceback, and with it every tensor of the frames that failed."""
+    failed: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    outputs = feed.Feed.outputs
+
+    def small_device(self: feed.Feed, inputs: Tensor) -> Tensor:
+        alive.extend(reference() is not None for reference in failed)
+        held = outputs(self, inputs)
+        if len(inputs) > 5:
+            failed.append(weakref.ref(held))
+            raise torch.OutOfMemoryError
+        return held
+
+    monkeypatch.setattr(feed.Feed, "outputs", small_device)
+    predict(toy_model(), toy_split(20).x, OBJECTIVE, CPU, batch_size=16)
+    assert len(failed) == 2
+    assert not any(alive)
+
+
+def test_a_loop_keeps_the_evaluation_batch_that_fitted_and_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = make_loop(toy_model(), RefineConfig(epochs=2, learning_rate=1e-2))
+    sizes: list[int] = []
+    outputs = feed.Feed.outputs
+
+    def small_device(self: feed.Feed, inputs: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return outputs(self, inputs)
+        sizes.append(len(inputs))
+        if len(inputs) > 5:
+            raise torch.OutOfMemoryError
+        return outputs(self, inputs)
+
+    monkeypatch.setattr(feed.Feed, "outputs", small_device)
+    loop.step()
+    tried = list(sizes)
+    sizes.clear()
+    loop.step()
+    assert max(tried) > 5
+    assert max(sizes) <= 5
+    assert [note for note in loop.notes if "in evaluation" in note] == [
+        f"{max(tried)} samples did not fit the device's memory in evaluation, {max(sizes)} do"
+    ]
