@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2**30
 """Working memory of one call; what the source takes, and the features themselves, come on top."""
-_ONE_CLASS = "target classes cannot be told apart by where they go; take a source with several, or sinkhorn"
+_ONE_CLASS = "target classes cannot be told apart by where they go (sources with several let them)"
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Distance(ABC):
     What every implementation promises (and one parametrised test checks):
 
     - **Zero on itself** where it is `debiased`: the source's own features and labels are at distance 0, up to 1e-5 of
-      the distance's scale. Where the cost is of negative type (all but those with W in it) nothing is at a negative
-      one.
-    - **Symmetric** where it says so: source and target may change places, up to a regularisation that is the source's.
+      the distance's scale, and nothing that was tried is at a negative one (theory promises it for costs between
+      features alone, not for those between classes).
+    - **Symmetric** where it says so: source and target may change places; entropic ones take their eps from the source,
+      and differ by what another eps makes.
     - **Invariance** under a permutation of the points, and under any renaming of the labels of either side; label ids
       may be any integers, with gaps.
     - **Differentiable** in the features. Where `exact_gradient`, the gradient is that of the value at every point where

@@ -100,7 +100,7 @@ class AlignLoop:
         self._plateau = Plateau(config.patience, config.tolerance)
         self._notes = AlignNotes()
         if target.kind != "classes" and is_sketched(y):
-            self._notes.add(f"pseudo-classes are those of a sketch of the targets, too large at {tuple(y.shape)}")
+            self._notes.add(f"pseudo-classes come from a sketch of the targets {tuple(y.shape)}, too large to cluster")
         self._set_labels(_class_labels(y, target, derive_seed(seed, "labels") % 2**32))
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: part of it ran elsewhere

@@ -21,7 +21,7 @@ that a score does not depend on it."""
 
 
 class Evaluator:
-    """Scores whole splits in batches that fit the device, and keeps the size that did for the next time."""
+    """Scores whole splits in batches that fit the device, and keeps a size that fitted for the next time."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
@@ -29,9 +29,9 @@ class Evaluator:
         self.notes: list[str] = []
         """Fallbacks taken, one sentence each."""
 
-    def score(self, feed: Feed, split: Split, batch_size: int) -> float:
+    def evaluate(self, feed: Feed, split: Split, batch_size: int) -> float:
         """Return the metric of ``split``, whose inputs ``feed`` holds, in batches of at most ``batch_size``."""
-        wanted = min(batch_size, self._fitted or batch_size)
+        wanted = min(batch_size, len(split), self._fitted or batch_size)
         predictions, fitted = predict_feed(feed, self._objective, wanted)
         if fitted < wanted:
             self._fitted = fitted
@@ -40,7 +40,7 @@ class Evaluator:
 
 
 def predict_feed(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, int]:
-    """Return decoded predictions [N, *output_shape], float32, of what ``feed`` computes, and the batch size that did.
+    """Return decoded predictions [N, *output_shape], float32, of what ``feed`` computes, and the batch size used.
 
     They stay on the device until the last batch is under way. Batches that do not fit its memory are halved: a
     prediction does not depend on its batch. Raises NotFiniteError when one is NaN or infinite.

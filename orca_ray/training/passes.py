@@ -97,7 +97,7 @@ class Passes:
         return True
 
     def compile(self, epochs: int) -> None:
-        """Compile the network where it is wanted and pays for ``epochs`` epochs; a second call does nothing.
+        """Compile the network where it is wanted and pays for ``epochs`` epochs; decided once for a size of passes.
 
         Only passes of the usual size use it: each other size would be compiled anew.
         """
@@ -105,7 +105,7 @@ class Passes:
             return
         if self._config.compile == "on" and torch.are_deterministic_algorithms_enabled():
             self._decided = True
-            self.notes.append("not compiled, for the trial is deterministic")
+            self._note("not compiled, for the trial is deterministic")
         passes = epochs * -(-self._num_samples // self.micro_batch)
         if not wants_compile(self._config.compile, self._device, passes):
             return
@@ -116,7 +116,12 @@ class Passes:
             self._isolated(lambda: self._gradient(self.micro_batch))
 
         self._compiled, note = try_compile(self._feed.network, run)
-        self.notes += [note] if note else []
+        if note:
+            self._note(note)
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _choose_limit(self) -> int:
         cost, extra = self.cost, 0

@@ -148,7 +148,7 @@ class RefineLoop:
         trained = perf_counter()
         self._training_seconds += trained - prepared
         self._model.eval()
-        value = self._evaluator.score(self._validation_feed, self._validation, self._evaluation_batch)
+        value = self._evaluator.evaluate(self._validation_feed, self._validation, self._evaluation_batch)
         self.epoch += 1
         if self.best_score is None or value < self.best_score:
             self.best_epoch, self.best_score = self.epoch, value
@@ -162,7 +162,7 @@ class RefineLoop:
         batch_size = self._evaluation_batch
         if self._train_feed.network is not self._model:  # measured for the head alone
             batch_size = min(batch_size, BATCH_SIZE)
-        return self._evaluator.score(Feed(split.x, self._model, self.precision), split, batch_size)
+        return self._evaluator.evaluate(Feed(split.x, self._model, self.precision), split, batch_size)
 
     def restore_best(self) -> None:
         """Put the weights of the best epoch back into the model."""

@@ -327,6 +327,7 @@ class TestEveryDistance:
         one(x, y)
         told = [note for note in one.diagnosis.notes if "source samples are of one class" in note]
         assert len(told) == one.uses_labels
+        assert not any("; " in note for note in one.diagnosis.notes)  # which parts the sentences of a record's notes
         several(x, lone)
         told = [note for note in several.diagnosis.notes if note not in usual and "one sample" in note]
         assert len(told) == several.uses_labels

@@ -15,6 +15,7 @@ from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.otdd import OTDD
 from orca_ray.data import cache
+from orca_ray.devices import has_bfloat16_units
 from orca_ray.errors import UserError
 from tests.alignment.test_distances import cloud, source, value_and_gradient
 
@@ -87,6 +88,18 @@ def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monke
     fitted_distance("otdd", src)
     assert len(files(home)) == 8
     assert len(fits) == 8
+
+
+def test_processors_and_their_units_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    usual = circumstances.circumstances(cpu)
+    assert usual == circumstances.circumstances(cpu)
+    with monkeypatch.context() as patch:
+        units = not has_bfloat16_units(cpu)
+        patch.setattr(circumstances, "has_bfloat16_units", lambda device: units)
+        assert circumstances.circumstances(cpu) != usual
+    monkeypatch.setattr(circumstances, "_processor", lambda: "another")
+    assert circumstances.circumstances(cpu) != usual
 
 
 def test_only_a_few_stay_in_the_process() -> None:

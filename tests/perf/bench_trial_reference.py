@@ -187,8 +187,6 @@ def main() -> int:
     checkout = reference_checkout()
     if checkout is None:
         print(f"{CHECKOUT_VARIABLE} does not point to a checkout of the reference: nothing to compare with")
-        if args.json:
-            args.json.write_text(json.dumps({"rows": [], "runs": []}, indent=1))
         return 0
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})

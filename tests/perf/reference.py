@@ -1,7 +1,7 @@
 """The reference implementation of ORCA, run from a checkout: its own OTDD, and seeded features to compare on.
 
-Nothing of it is copied. Its distance package is imported from the checkout, and of its training module, which drags in
-every data loader, the one function ``otdd`` is compiled on its own. What newer libraries have broken is repaired first.
+Nothing of it is copied. Its distance package is imported from the checkout, and of its training modules, which drag in
+every data loader, single functions are compiled on their own. What newer libraries have broken is repaired first.
 Needs geomloss, joblib, tqdm and munkres or their stand-ins; only geomloss has none.
 """
 
@@ -140,6 +140,10 @@ class Features:
     source_x: Tensor
     source_y: Tensor
     target: Tensor
+
+    def to(self, device: str) -> "Features":
+        """Return the same features on a device."""
+        return Features(self.source_x.to(device), self.source_y.to(device), self.target.to(device))
 
 
 def make_features(

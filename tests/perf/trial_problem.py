@@ -210,7 +210,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def write_task(folder: Path, name: str, *, train: int = 300, test: int = 100) -> int:
-    """Write the first samples of a task of ours as ``task.npz``, images row by row as series; return L."""
+    """Write the first samples of a task of ours as ``task.npz``, images and fields row by row as series; return L."""
     from orca_ray.tasks.registry import get_task
 
     task = get_task(name)

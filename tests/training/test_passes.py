@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import JoinedRows, row_slices
+from orca_ray.data.rows import JoinedRows, Rows, row_slices
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.checkpointing import checkpoint_layers, repeated_layers
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.embedder import EmbedderConfig
-from orca_ray.training import compiling, feed, micro_batch, passes
+from orca_ray.training import compiling, feed, micro_batch, passes, refine
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import predict, predict_feed
 from orca_ray.training.feed import Feed, make_feed
@@ -29,7 +29,7 @@ from orca_ray.training.precision import Precision, choose_precision
 from orca_ray.training.probe import Cost, measure
 from orca_ray.training.refine import RefineConfig, RefineLoop
 from orca_ray.training.runtime import computing
-from orca_ray.training.samples import Part, ResidentSamples, Samples, StreamedSamples, put_together
+from orca_ray.training.samples import Part, ResidentSamples, Samples, StreamedSamples, make_samples, put_together
 from orca_ray.training.throughput import PEAKS, peak_flops, throughput
 
 from .training_toys import CPU, OBJECTIVE, copy_of, same, toy_model, toy_split
@@ -350,6 +350,44 @@ def test_a_pass_too_large_for_the_device_is_halved(monkeypatch: pytest.MonkeyPat
         curve(0)
 
 
+def test_smaller_passes_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def try_compile(network: nn.Module, run: object) -> tuple[nn.Module, None]:
+        compiled.append(loop.micro_batch)
+        return network, None
+
+    monkeypatch.setattr(passes, "try_compile", try_compile)
+    model = toy_model()
+    config = RefineConfig(epochs=4, batch_size=32, compile="on")
+    loop = RefineLoop(model, model.parameters(), toy_split(75), toy_split(9), OBJECTIVE, config, seed=0, device=CPU)
+    inner = Passes._loss_of
+
+    def loss_of(self: Passes, x: Tensor, y: Tensor) -> Tensor:
+        if len(x) > 16:
+            raise torch.OutOfMemoryError("no memory")
+        return inner(self, x, y)
+
+    loop.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(Passes, "_loss_of", loss_of)
+        for _ in range(3):
+            loop.step()
+    assert compiled == [32, 16]
+
+
+def test_a_head_alone_is_measured_in_its_own_precision(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = real_model(bert), RefineConfig(epochs=1, precision="bfloat16")
+    loop = RefineLoop(
+        model, model.head.parameters(), real_split(20), real_split(9), OBJECTIVE, config, seed=0, device=CPU
+    )
+    loop.step()
+    seen: list[str] = []
+    monkeypatch.setattr(refine, "throughput", lambda *arguments: seen.append(arguments[-1].name))
+    loop.throughput()
+    assert (seen, loop.precision.name) == (["float32"], "bfloat16")
+
+
 def test_only_passes_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An optimiser out of memory has half of its state; on it no step is taken, and none a second time."""
     model = toy_model()
@@ -557,11 +595,14 @@ def test_bad_options_are_refused_by_name(option: dict[str, Any]) -> None:
 def test_rows_reach_the_device(samples: type[ResidentSamples] | type[StreamedSamples]) -> None:
     split = toy_split(20)
     device = torch.device("cuda")
-    arrays: Sequence[np.ndarray] = [split.x[:], split.y]
-    for part, (x, y) in zip(PARTS, samples(arrays, device).batches(PARTS), strict=True):
+    joined = JoinedRows(split.x[:5], split.x[5:])
+    arrays: Sequence[Rows] = [split.x[:], split.y, joined]
+    for part, (x, y, same_x) in zip(PARTS, samples(arrays, device).batches(PARTS), strict=True):
         np.testing.assert_array_equal(x.cpu().numpy(), split.x[part])
         np.testing.assert_array_equal(y.cpu().numpy(), split.y[part])
+        assert torch.equal(x, same_x)
         assert x.device.type == "cuda"
+    assert isinstance(make_samples(arrays, device), ResidentSamples)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -1,0 +1,98 @@
+"""What the precision of refining does to scores: trials of a pocket task over seeds, in each precision.
+
+``python tests/perf/compare_precisions.py [--task pocket/digits] [--method orca] [--seeds 3] [--epochs N]
+[--device cuda] [--precisions float32,tf32,bfloat16] [--json FILE]``. Trials take the first configuration of the
+``pocket`` sweep; all of one seed come before the next, and share its alignment. Exits with 1 where a precision's mean
+is worse than the first one's by more than the seeds' spread.
+"""
+
+# ruff: noqa: T201 - a benchmark prints its table
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from orca_ray.methods.adaptation import Adaptation
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.sweep.spec import Overrides, load_spec
+from orca_ray.tasks.registry import get_task
+
+
+def adapt(options: argparse.Namespace, precision: str, seed: int) -> dict[str, Any]:
+    """Run one trial; return what is told of it."""
+    spec = load_spec("pocket", budget="full", overrides=Overrides(tasks=[options.task]))
+    task = get_task(spec.tasks[0])
+    values = spec.settings(task.name, options.method) | {"refine.precision": precision}
+    if options.epochs:
+        values |= {"refine.epochs": options.epochs, "refine.warmup_epochs": 0}
+    adaptation = Adaptation(
+        task,
+        task.prepare(),
+        options.method,
+        spec.body(task.name, options.method),
+        resolve(options.method, values).relevant(options.method),
+        seed,
+        test=True,
+        device=options.device,
+    )
+    try:
+        while not adaptation.done:
+            adaptation.step()
+        outcome = adaptation.result()
+    finally:
+        adaptation.close()
+    return {
+        "asked": precision, "precision": outcome.precision, "seed": seed, "validation": outcome.validation_score,
+        "test": outcome.test_score, "samples_per_second": outcome.samples_per_second,
+        "model_flop_utilisation": outcome.model_flop_utilisation, "notes": outcome.notes,
+    }  # fmt: skip
+
+
+def spread(values: list[float]) -> float:
+    """Return the largest difference of two."""
+    return max(values) - min(values)
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="pocket/digits")
+    parser.add_argument("--method", default="orca")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="refine epochs; default: the sweep's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precisions", default="float32,bfloat16")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    precisions = options.precisions.split(",")
+    rows = [adapt(options, precision, seed) for seed in range(options.seeds) for precision in precisions]
+    print(f"{options.task}, {options.method}, {options.device}, test score, lower is better")
+    print(f"{'':10}{'ran in':>10}{'mean':>9}{'spread':>9}{'samples/s':>11}  scores")
+    scores: dict[str, list[float]] = {}
+    for precision in precisions:
+        own = [row for row in rows if row["asked"] == precision]
+        scores[precision] = found = [row["test"] for row in own]
+        print(
+            f"{precision:10}{own[0]['precision']:>10}{mean(found):9.4f}{spread(found):9.4f}"
+            f"{mean(row['samples_per_second'] for row in own):11.1f}  {', '.join(f'{each:.4f}' for each in found)}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"arguments": vars(options) | {"json": None}, "trials": rows}, indent=1))
+    if options.seeds == 1:
+        print("one seed has no spread: the scores are not judged")
+        return 0
+    allowed = max(map(spread, scores.values()))
+    worse = [name for name in precisions[1:] if mean(scores[name]) - mean(scores[precisions[0]]) > allowed]
+    print(f"worse than {precisions[0]} beyond the spread of seeds: {', '.join(worse) or 'none'}")
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
