@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2**30
 """Working memory of one call; what the source takes, and the features themselves, come on top."""
-_ONE_CLASS = "target classes cannot be told apart by where they go (sources with several let them)"
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,11 @@ class Distance(ABC):
             x_nD = cast(Tensor, _Widen.apply(features, self._dtype(features)))  # type: ignore[no-untyped-call]
             value = self._distance(x_nD.to(device), y_n, shares_L)
         if self.uses_labels and self._single_class:
-            notes = (f"all {len(self._source.y)} source samples are of one class: {_ONE_CLASS}", *self.diagnosis.notes)
-            self.diagnosis = replace(self.diagnosis, notes=notes)
+            note = (
+                f"all {len(self._source.y)} source samples are of one class: target classes cannot be told apart by "
+                "where they go (sources with several let them)"
+            )
+            self.diagnosis = replace(self.diagnosis, notes=(note, *self.diagnosis.notes))
         self._log_notes()
         return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
 
