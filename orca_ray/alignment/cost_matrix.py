@@ -66,12 +66,12 @@ class CostMatrix:
 
     def _compute(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         half_x_N, y_nD, x_ND = self._half_x_N[columns], self._y_nD[rows], self._x_ND[columns]
+        half_y_n1 = self._half_y_n1[rows]
         block = y_nD.new_empty(len(y_nD), len(x_ND))
         width = _COLUMNS if block.device.type == "cpu" else max(1, len(x_ND))
         for begin in range(0, len(x_ND), width):
             part = slice(begin, begin + width)
-            torch.addmm(half_x_N[part], y_nD, x_ND[part].T, alpha=-1, out=block[:, part])
-            block[:, part] += self._half_y_n1[rows]
+            torch.add(half_y_n1, half_x_N[part], out=block[:, part]).addmm_(y_nD, x_ND[part].T, alpha=-1)
         return block
 
 

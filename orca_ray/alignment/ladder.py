@@ -31,6 +31,11 @@ def ladder(squared_diameter: float) -> list[float]:
     return [squared_diameter, *(squared_diameter * 0.25**k for k in range(steps)), EPSILON]
 
 
+def all_steps(temperatures: Sequence[float]) -> list[float]:
+    """Return the temperatures of all steps, the whole ones at either end among them."""
+    return [temperatures[0], *temperatures, temperatures[-1]]
+
+
 @dataclass
 class Solution:
     """How a ladder ended."""
@@ -78,7 +83,7 @@ def solve(
     f_N = cost.block(slice(0, 1))[0].new_zeros(cost.shape[1]) if start_N is None else start_N
     # Small costs are as fast to exponentiate once for all steps at a temperature.
     is_large = math.prod(cost.shape) > soft_minima.BESIDE
-    cumulants = Cumulants.of(cost, temperatures[0], _negligible(temperatures, f_N.dtype)[0]) if is_large else None
+    cumulants = Cumulants.of(cost, temperatures[0], negligible(temperatures, f_N.dtype)[0]) if is_large else None
     return _descend(cost, temperatures, f_N, f_N.new_zeros(cost.shape[0]), cumulants, spends=spends)
 
 
@@ -88,7 +93,7 @@ def solve_self(cost: CostMatrix, temperatures: Sequence[float], *, spends: bool 
     return _descend(cost, temperatures, f_n, f_n, symmetric=True, spends=spends)
 
 
-def _negligible(temperatures: Sequence[float], dtype: torch.dtype) -> list[float]:
+def negligible(temperatures: Sequence[float], dtype: torch.dtype) -> list[float]:
     """Return what each step may leave out of its potentials: in the last, what rounding does to exponents of some tens.
 
     Half steps at least keep, and mostly halve, what those before them left out.
@@ -107,21 +112,21 @@ def _descend(
     symmetric: bool = False,
     spends: bool = False,
 ) -> Solution:
-    steps = [temperatures[0], *temperatures, temperatures[-1]]
+    steps = all_steps(temperatures)
     last = len(steps) - 1
-    negligible = _negligible(temperatures, f_N.dtype)
+    left_out = negligible(temperatures, f_N.dtype)
     kernel: soft_minima.Kernel | None = None
     for k, e in enumerate(steps):
         soft = None
-        if kernel is not None and kernel.reaches(e, negligible[k]):
+        if kernel is not None and kernel.reaches(e, left_out[k]):
             soft = kernel.soft_minima(f_N, g_n, e)
         elif cumulants is not None:
-            soft = cumulants.soft_minima(f_N, g_n, e, negligible[k])
+            soft = cumulants.soft_minima(f_N, g_n, e, left_out[k])
         if soft is None:
             kernel = cumulants = None  # their memory goes first
             soft, kernel = soft_minima.step(
                 cost, f_N, g_n, e, symmetric=symmetric,
-                keeps=k < last and soft_minima.reaches(e, e, steps[k + 1], negligible[k + 1], f_N.dtype),
+                keeps=k < last and soft_minima.reaches(e, e, steps[k + 1], left_out[k + 1], f_N.dtype),
                 spends=spends and e == steps[-1],
             )  # fmt: skip
         old_f_N = f_N

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import cost_matrix, ladder, self_values
+from orca_ray.alignment import cost_matrix, ladder, ladders, self_values
 from orca_ray.alignment.cost_matrix import Cost, half_squares
 
 FIT_BYTES = 2**29
@@ -156,10 +156,11 @@ class SinkhornLabels:
         costs.across.keep()  # the largest piece first: memory that is let go again lies beside it, not below
         diameters = source.squared_diameters(x_nD)
         own_K = self_values.at_diameters(costs.own, diameters, 0.5)
-        w_K = []
-        for k, c in enumerate(source.classes):
-            across = ladder.value(costs.across.columns(c), _halved(ladder.ladder(diameters[k])))
-            w_K.append(2.0 * (across - self_values.at_phase(self._phases[k], diameters[k]) - own_K[k]))
+        across_K = ladders.values(costs.across, source.classes, [_halved(ladder.ladder(each)) for each in diameters])
+        w_K = [
+            2.0 * (across - self_values.at_phase(phases, squared) - own)
+            for across, phases, squared, own in zip(across_K, self._phases, diameters, own_K, strict=True)
+        ]
         return x_nD.new_tensor(w_K), None
 
 
@@ -222,7 +223,8 @@ class TruncatedGaussianLabels:
             kept_bytes += spectrum.vectors_mk.nbytes
             # Those that do not fit are computed once more for the gradient.
             spectra.append(spectrum if kept_bytes <= SPECTRA_BYTES else None)
-        spread_K = self._traces_K.to(x_nD) + x_nD.var(0).sum() - 2.0 * torch.stack(singular)
+        sizes_D = torch.linalg.vector_norm(x_nD - mean_D, dim=0).div_(root)  # var takes six times as long
+        spread_K = self._traces_K.to(x_nD) + sizes_D.square().sum() - 2.0 * torch.stack(singular)
         w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
 
         def add_gradient(weights_K: Tensor, onto_nD: Tensor) -> None:

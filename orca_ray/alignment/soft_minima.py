@@ -14,7 +14,7 @@ products with a vector.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,9 +64,7 @@ class Kernel:
         sums = row_factors_n * (self.t_nN @ column_factors_N)
         if not self.symmetric:
             sums = torch.cat([sums, column_factors_N * (self.t_nN.T @ row_factors_n)])
-        extremes = torch.stack([*torch.aminmax(sums), column_factors_N.amax(), row_factors_n.amax()])
-        least, most, *factors = extremes.tolist()  # one wait for the device
-        if not (least > _LEAST_KEPT and most < MOST and math.prod(factors) < _MOST_FACTORS):  # NaN is not, either
+        if not precise_kept([sums], [column_factors_N, row_factors_n]):
             return None
         return _from_sums(sums, f_N, g_n, self.e)
 
@@ -122,10 +120,10 @@ def step(
     if keeps and spends:
         cost.forget()
     soft = _from_sums(sums, f_N, g_n, e)
-    if _precise(sums):
+    if precise([sums]):
         return soft, None if t_nN is None else Kernel(t_nN, f_N, g_n, e, e, symmetric)
     del t_nN, t_rN  # their memory goes first
-    _again(cost, (f_N, g_n), e, sums, soft)
+    again(cost, (f_N, g_n), e, sums, soft)
     return soft, None
 
 
@@ -145,12 +143,21 @@ def _from_sums(sums: Tensor, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor
     return torch.sub(f_N, logs[n:], alpha=e).add_(e * math.log(n)), next_g_n
 
 
-def _precise(sums: Tensor) -> bool:
-    least, most = torch.stack(torch.aminmax(sums)).tolist()
-    return bool(least > LEAST and most < MOST)
+def precise(sums: Sequence[Tensor]) -> bool:
+    """Tell whether all sums of a T keep their precision; NaN does not."""
+    extremes = torch.stack([extreme for each in sums for extreme in torch.aminmax(each)]).tolist()
+    return all(LEAST < extreme < MOST for extreme in extremes)
 
 
-def _again(cost: CostMatrix, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft: tuple[Tensor, Tensor]) -> None:
+def precise_kept(sums: Sequence[Tensor], factors: Sequence[Tensor]) -> bool:
+    """Tell the same of a T that is kept for other potentials, by what its rows and columns are multiplied with."""
+    extremes = [*(extreme for each in sums for extreme in torch.aminmax(each)), *(each.amax() for each in factors)]
+    found = torch.stack(extremes).tolist()  # one wait for the device
+    sizes, largest = found[: 2 * len(sums)], found[2 * len(sums) :]
+    return all(_LEAST_KEPT < size < MOST for size in sizes) and math.prod(largest) < _MOST_FACTORS
+
+
+def again(cost: CostMatrix, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft: tuple[Tensor, Tensor]) -> None:
     """Replace the soft minima whose sums have lost their precision (NaN counts)."""
     (f_N, g_n), (next_f_N, next_g_n), (n, num_source) = old, soft, cost.shape
     lost = ~((sums > LEAST) & (sums < MOST))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import cost_matrix, ladder, self_values, soft_minima
+from orca_ray.alignment import cost_matrix, ladder, ladders, self_values, soft_minima
 from orca_ray.alignment.cost_matrix import Cost, LabelledCost
 from orca_ray.alignment.cumulants import Cumulants
 
@@ -182,6 +182,33 @@ def test_potentials_beyond_the_exponent_range() -> None:
         (soft_f_N, soft_g_n), _ = soft_minima.step(cost, f_N, g_n, 0.1)
         torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
         torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
+
+
+CLASSES = [slice(0, 12), slice(12, 15), slice(15, 31), slice(31, 40)]
+
+
+@pytest.mark.parametrize("together", [[4], [2, 2], [2, 1, 1], [1, 1, 1, 1]])
+@pytest.mark.parametrize("limit", ["", "MOST", "_MOST_FACTORS", "_AVERAGED"])
+@pytest.mark.parametrize("scale", [0.05, 0.5, 5.0])
+@DTYPES
+def test_ladders_side_by_side_are_the_plain_formulas(
+    together: list[int], limit: str, scale: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of unlike lengths, however many at once, whatever is kept or loses its precision."""
+    most = {4: 9 * 40, 2: 9 * (25 if together == [2, 2] else 15), 1: 0}[together[0]]
+    monkeypatch.setattr(soft_minima, "BESIDE", most)
+    if limit:
+        monkeypatch.setattr(soft_minima, limit, 0.0)
+    y, x = cloud(9, scale=scale), cloud(40, seed=1, scale=scale)
+    down = [ladder.ladder(each) for each in (20.0, 90.0, 0.05, 20.0)]
+    assert [c.stop - c.start for c in ladders._groups(9, CLASSES)] == together
+    expected = []
+    for c, temperatures in zip(CLASSES, down, strict=True):
+        f, g, _ = plainly(squares(y, x[c]), x.new_zeros(c.stop - c.start), temperatures)
+        expected.append(float(f.mean() + g.mean()))
+    found = ladders.values(Cost(y.to(dtype), x.to(dtype)), CLASSES, down)
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-11
+    assert found == pytest.approx(expected, rel=10 * tolerance, abs=tolerance * scale**2 + 1e-15)
 
 
 def own_value(x_nD: Tensor, squared_diameter: float) -> float:
