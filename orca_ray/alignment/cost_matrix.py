@@ -13,14 +13,19 @@ _COLUMNS = 512  # of costs that are computed at once: up to a tenth faster than 
 class CostMatrix:
     """C [n, N] between two clouds, centred near the origin; kept when small, otherwise computed block by block.
 
-    ``half_x_N``: `half_squares` of the columns' points, where they are known.
+    ``half_x_N`` and ``half_y_n``: `half_squares` of the columns' and the rows' points, where they are known.
     """
 
     def __init__(
-        self, y_nD: Tensor, x_ND: Tensor, kept_bytes: int | None = None, half_x_N: Tensor | None = None
+        self,
+        y_nD: Tensor,
+        x_ND: Tensor,
+        kept_bytes: int | None = None,
+        half_x_N: Tensor | None = None,
+        half_y_n: Tensor | None = None,
     ) -> None:
         self._y_nD, self._x_ND = y_nD, x_ND
-        self._half_y_n1 = half_squares(y_nD)[:, None]
+        self._half_y_n1 = (half_squares(y_nD) if half_y_n is None else half_y_n)[:, None]
         self._half_x_N = half_squares(x_ND) if half_x_N is None else half_x_N
         limit = KEPT_BYTES if kept_bytes is None else kept_bytes
         self._keeps = len(y_nD) * len(x_ND) * y_nD.element_size() <= limit
@@ -86,7 +91,7 @@ class Cost(CostMatrix):
 
     def columns(self, columns: slice) -> "Cost":
         """Return C of some columns; a view of what is kept."""
-        part = Cost(self._y_nD, self._x_ND[columns], 0, self._half_x_N[columns])
+        part = Cost(self._y_nD, self._x_ND[columns], 0, self._half_x_N[columns], self._half_y_n1[:, 0])
         if self._keeps:
             part._keeps, part._kept_nN, part._is_view = True, self.block(slice(None), columns), True
         return part

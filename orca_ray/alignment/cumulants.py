@@ -34,8 +34,8 @@ class Cumulants:
         n, num_source = cost.shape
         sample_sN = cost.block(slice(0, _SAMPLE))
         center = float(sample_sN.mean())  # about which squares lose less
-        spread_sN = sample_sN - sample_sN.mean(1, keepdim=True)
-        if not _negligible(float(spread_sN.square_().mean(1).amax()), e, tolerance):  # var takes four times as long
+        variances_s = (sample_sN - sample_sN.mean(1, keepdim=True)).square_().mean(1)  # var takes four times as long
+        if not _negligible(float(variances_s.amax()), e, tolerance):
             return None
         sums_kn, sums_kN = sample_sN.new_zeros(2, n), sample_sN.new_zeros(2, num_source)
         for rows, c_rN in soft_minima.blocks(cost):

@@ -83,7 +83,7 @@ def solve(
     f_N = cost.block(slice(0, 1))[0].new_zeros(cost.shape[1]) if start_N is None else start_N
     # Small costs are as fast to exponentiate once for all steps at a temperature.
     is_large = math.prod(cost.shape) > soft_minima.BESIDE
-    cumulants = Cumulants.of(cost, temperatures[0], negligible(temperatures, f_N.dtype)[0]) if is_large else None
+    cumulants = Cumulants.of(cost, temperatures[0], tolerances(temperatures, f_N.dtype)[0]) if is_large else None
     return _descend(cost, temperatures, f_N, f_N.new_zeros(cost.shape[0]), cumulants, spends=spends)
 
 
@@ -93,7 +93,7 @@ def solve_self(cost: CostMatrix, temperatures: Sequence[float], *, spends: bool 
     return _descend(cost, temperatures, f_n, f_n, symmetric=True, spends=spends)
 
 
-def negligible(temperatures: Sequence[float], dtype: torch.dtype) -> list[float]:
+def tolerances(temperatures: Sequence[float], dtype: torch.dtype) -> list[float]:
     """Return what each step may leave out of its potentials: in the last, what rounding does to exponents of some tens.
 
     Half steps at least keep, and mostly halve, what those before them left out.
@@ -114,19 +114,19 @@ def _descend(
 ) -> Solution:
     steps = all_steps(temperatures)
     last = len(steps) - 1
-    left_out = negligible(temperatures, f_N.dtype)
+    allowed = tolerances(temperatures, f_N.dtype)
     kernel: soft_minima.Kernel | None = None
     for k, e in enumerate(steps):
         soft = None
-        if kernel is not None and kernel.reaches(e, left_out[k]):
+        if kernel is not None and kernel.reaches(e, allowed[k]):
             soft = kernel.soft_minima(f_N, g_n, e)
         elif cumulants is not None:
-            soft = cumulants.soft_minima(f_N, g_n, e, left_out[k])
+            soft = cumulants.soft_minima(f_N, g_n, e, allowed[k])
         if soft is None:
             kernel = cumulants = None  # their memory goes first
             soft, kernel = soft_minima.step(
                 cost, f_N, g_n, e, symmetric=symmetric,
-                keeps=k < last and soft_minima.reaches(e, e, steps[k + 1], left_out[k + 1], f_N.dtype),
+                keeps=k < last and soft_minima.reaches(e, e, steps[k + 1], allowed[k + 1], f_N.dtype),
                 spends=spends and e == steps[-1],
             )  # fmt: skip
         old_f_N = f_N

@@ -223,8 +223,8 @@ class TruncatedGaussianLabels:
             kept_bytes += spectrum.vectors_mk.nbytes
             # Those that do not fit are computed once more for the gradient.
             spectra.append(spectrum if kept_bytes <= SPECTRA_BYTES else None)
-        sizes_D = torch.linalg.vector_norm(x_nD - mean_D, dim=0).div_(root)  # var takes six times as long
-        spread_K = self._traces_K.to(x_nD) + sizes_D.square().sum() - 2.0 * torch.stack(singular)
+        deviations_D = torch.linalg.vector_norm(x_nD - mean_D, dim=0).div_(root)  # var takes six times as long
+        spread_K = self._traces_K.to(x_nD) + deviations_D.square().sum() - 2.0 * torch.stack(singular)
         w_K: Tensor = (means_KD - mean_D).square().sum(1) + spread_K.clamp_min(0)
 
         def add_gradient(weights_K: Tensor, onto_nD: Tensor) -> None:

@@ -123,7 +123,7 @@ def step(
     if precise([sums]):
         return soft, None if t_nN is None else Kernel(t_nN, f_N, g_n, e, e, symmetric)
     del t_nN, t_rN  # their memory goes first
-    again(cost, (f_N, g_n), e, sums, soft)
+    redo_lost(cost, (f_N, g_n), e, sums, soft)
     return soft, None
 
 
@@ -157,7 +157,9 @@ def precise_kept(sums: Sequence[Tensor], factors: Sequence[Tensor]) -> bool:
     return all(_LEAST_KEPT < size < MOST for size in sizes) and math.prod(largest) < _MOST_FACTORS
 
 
-def again(cost: CostMatrix, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft: tuple[Tensor, Tensor]) -> None:
+def redo_lost(
+    cost: CostMatrix, old: tuple[Tensor, Tensor], e: float, sums: Tensor, soft: tuple[Tensor, Tensor]
+) -> None:
     """Replace the soft minima whose sums have lost their precision (NaN counts)."""
     (f_N, g_n), (next_f_N, next_g_n), (n, num_source) = old, soft, cost.shape
     lost = ~((sums > LEAST) & (sums < MOST))

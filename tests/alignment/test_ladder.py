@@ -187,16 +187,24 @@ def test_potentials_beyond_the_exponent_range() -> None:
 CLASSES = [slice(0, 12), slice(12, 15), slice(15, 31), slice(31, 40)]
 
 
-@pytest.mark.parametrize("together", [[4], [2, 2], [2, 1, 1], [1, 1, 1, 1]])
+@pytest.mark.parametrize(
+    ("beside", "together"), [(9 * 60, [4]), (9 * 35, [2, 2]), (9 * 25, [2, 1, 1]), (0, [1, 1, 1, 1])]
+)
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("limit", ["", "MOST", "_MOST_FACTORS", "_AVERAGED"])
 @pytest.mark.parametrize("scale", [0.05, 0.5, 5.0])
 @DTYPES
 def test_ladders_side_by_side_are_the_plain_formulas(
-    together: list[int], limit: str, scale: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    beside: int,
+    together: list[int],
+    kept: bool,
+    limit: str,
+    scale: float,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of unlike lengths, however many at once, whatever is kept or loses its precision."""
-    most = {4: 9 * 40, 2: 9 * (25 if together == [2, 2] else 15), 1: 0}[together[0]]
-    monkeypatch.setattr(soft_minima, "BESIDE", most)
+    monkeypatch.setattr(soft_minima, "BESIDE", beside)
     if limit:
         monkeypatch.setattr(soft_minima, limit, 0.0)
     y, x = cloud(9, scale=scale), cloud(40, seed=1, scale=scale)
@@ -206,9 +214,26 @@ def test_ladders_side_by_side_are_the_plain_formulas(
     for c, temperatures in zip(CLASSES, down, strict=True):
         f, g, _ = plainly(squares(y, x[c]), x.new_zeros(c.stop - c.start), temperatures)
         expected.append(float(f.mean() + g.mean()))
-    found = ladders.values(Cost(y.to(dtype), x.to(dtype)), CLASSES, down)
+    cost = Cost(y.to(dtype), x.to(dtype), 10**6 if kept else 0)
+    before = cost.block(slice(None)).clone()
+    found = ladders.values(cost, CLASSES, down)
+    assert torch.equal(cost.block(slice(None)), before)
     tolerance = 1e-5 if dtype is torch.float32 else 1e-11
     assert found == pytest.approx(expected, rel=10 * tolerance, abs=tolerance * scale**2 + 1e-15)
+
+
+def test_ladders_side_by_side_share_their_exponentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all of them stay at their temperatures, or all go to a quarter of them; they end at one temperature."""
+    anew = Mock(side_effect=ladders._Lockstep._sum_anew)
+    monkeypatch.setattr(ladders._Lockstep, "_sum_anew", lambda *args: anew(*args))
+    down = [ladder.ladder(each) for each in (400.0, 300.0, 20.0)]
+    assert [len(ladder.all_steps(each)) for each in down] == [10, 10, 8]
+    for averaged, computed in ((0.0, [0, 3, 4, 5, 6, 7, 8]), (8.0, [0, 5, 8])):
+        monkeypatch.setattr(soft_minima, "_AVERAGED", averaged)
+        values = ladders.values(Cost(cloud(9), cloud(40, seed=1)), CLASSES[:3], down)
+        assert all(map(math.isfinite, values))
+        assert [call.args[1] for call in anew.call_args_list] == computed
+        anew.reset_mock()
 
 
 def own_value(x_nD: Tensor, squared_diameter: float) -> float:

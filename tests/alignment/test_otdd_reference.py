@@ -330,13 +330,13 @@ def status_mb(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
-def step_mb(n: int, scale: float) -> float | None:
+def step_mb(n: int, scale: float, num_classes: int) -> float | None:
     """Return what a step takes at its peak; None where that cannot be told."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    src = SourceFeatures(scale * torch.randn(5000, 64, generator=generator), torch.arange(5000) % 3, "test")
+    src = SourceFeatures(scale * torch.randn(5000, 64, generator=generator), torch.arange(5000) % num_classes, "test")
     # What the source's own terms are makes no difference to memory.
-    terms = {"self_KSP": torch.zeros(3, 5, 6), "self_SP": torch.zeros(5, 6)}
+    terms = {"self_KSP": torch.zeros(num_classes, 5, 6), "self_SP": torch.zeros(5, 6)}
     distance = get_distance(EXACT).fit(src, terms)
     x = scale * torch.randn(n, 64, generator=generator)
     call(distance, x[:64])
@@ -351,11 +351,14 @@ def step_mb(n: int, scale: float) -> float | None:
     return status_mb("VmHWM") - before
 
 
-@pytest.mark.parametrize(("n", "scale"), [(512, 1.0), (1500, 1.0), (512, 20.0), (600, 20.0)])
-def test_a_step_stays_below_20_mb(n: int, scale: float) -> None:
+@pytest.mark.parametrize(
+    ("n", "scale", "num_classes"),
+    [(512, 1.0, 3), (1500, 1.0, 3), (512, 20.0, 3), (600, 20.0, 3), (512, 1.0, 10), (512, 20.0, 300)],
+)
+def test_a_step_stays_below_20_mb(n: int, scale: float, num_classes: int) -> None:
     """In a process of its own: what an allocator holds, and gives back meanwhile, hangs on what ran before."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        taken = pool.submit(step_mb, n, scale).result()
+        taken = pool.submit(step_mb, n, scale, num_classes).result()
     if taken is None:
         pytest.skip("the peak of resident memory cannot be reset here")
     assert taken < 20.0
