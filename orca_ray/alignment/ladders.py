@@ -62,7 +62,6 @@ class _Lockstep:
         like, (n, num_columns) = self._c_nN, self._c_nN.shape
         self._e_SK = _in_step([ladder.all_steps(each) for each in ladders])
         self._tolerance_SK = _in_step([ladder.tolerances(each, like.dtype) for each in ladders])
-        self._num_steps = len(self._e_SK)
         # The first step and the last go the whole way, others half, those before the first nowhere.
         whole_K = [[1.0, *(0.5 for _ in each), 1.0] for each in ladders]
         self._weights_SK = like.new_tensor(_in_step(whole_K, 0.0))
@@ -78,7 +77,7 @@ class _Lockstep:
 
     def values(self) -> list[float]:
         """Go all steps; return mean f + mean g of each class."""
-        for s in range(self._num_steps):
+        for s in range(len(self._e_SK)):
             self._step(s)
         means_K: list[float] = (torch.stack([self._f_N[c].mean() for c in self._classes]) + self._g_Kn.mean(1)).tolist()
         return means_K
