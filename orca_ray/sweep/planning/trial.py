@@ -62,15 +62,6 @@ class TrialSpec:
             identity["deterministic"] = True
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
-    def to_config(self) -> dict[str, Any]:
-        """Return plain containers, to travel in a Tune config."""
-        return asdict(self)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "TrialSpec":
-        """Rebuild a trial from :meth:`to_config`."""
-        return cls(**{**config, "resources": Resources(**config["resources"])})
-
 
 def canonical_json(value: object) -> str:
     """Serialise with sorted keys and no spaces, so that equal values give equal text."""
