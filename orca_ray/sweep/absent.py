@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orca_ray.alignment.registry import get_source
 from orca_ray.data import cache
 from orca_ray.data.packages import is_cached
-from orca_ray.data.raw import RawFile
 from orca_ray.models.names import PACKAGED, Modality, modality_of, parse_body_name
 from orca_ray.sweep.study_plan import StudyPlan
 from orca_ray.tasks.registry import get_task
@@ -31,7 +31,7 @@ def absent(studies: Sequence[StudyPlan]) -> list[Absent]:
     sources = {_source(study) for study in studies if "align.source" in study.first}
     lacking = (
         ("bodies", [name for name in sorted(bodies) if not _has_body(name)], "orca-sweep bodies --fetch"),
-        ("alignment sources", [name for name in sorted(sources) if not _has_source(name)], "orca-sweep data fetch"),
+        ("alignment sources", [n for n in sorted(sources) if not get_source(n).present()], "orca-sweep data fetch"),
     )
     return [Absent(what, tuple(names), " ".join((command, *names))) for what, names, command in lacking if names]
 
@@ -54,14 +54,3 @@ def _has_body(name: str) -> bool:
         return any(isinstance(try_to_load_from_cache(name, file), str) for file in _HUB_WEIGHTS)
     except HFValidationError:  # a path, and no directory is there
         return False
-
-
-def _has_source(name: str) -> bool:
-    from orca_ray.alignment.source_images import IMAGES
-    from orca_ray.alignment.source_labelled import CIFAR10, IMAGENET200
-    from orca_ray.alignment.source_text import CONLL2003
-
-    files: dict[str, RawFile] = {"cifar10": CIFAR10, "imagenet200": IMAGENET200, "conll2003": CONLL2003}
-    if name in files:
-        return files[name].present(cache.home() / "raw" / name)
-    return name != "images" or is_cached(IMAGES.package)

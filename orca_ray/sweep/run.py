@@ -84,7 +84,7 @@ def run_sweep(
 
 def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
     """Bring data, bodies and alignment sources into the cache before any worker waits for them."""
-    from orca_ray.alignment.source import default_source, fetch_source
+    from orca_ray.alignment.registry import default_source, get_source
     from orca_ray.methods.recipe import get_method
     from orca_ray.models.weights import body_modality, fetch_body
     from orca_ray.tasks.registry import get_task
@@ -103,7 +103,7 @@ def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
         if get_method(method).aligns
     }
     for source in sorted(sources):
-        fetch_source(source, progress)
+        get_source(source).fetch(progress)
 
 
 def _costs(studies: list[StudyPlan]) -> dict[str, float]:
