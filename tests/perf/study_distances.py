@@ -23,7 +23,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from orca_ray.alignment.distance import distance_names, get_distance
+from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.data.protocol import under_protocol
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.adaptation import Adaptation

@@ -155,9 +155,7 @@ class TrialRunner:
         self._last = self._report(self._curve, classify(error), detail)  # the whole curve: a resumed part is unreported
         return self._last
 
-    def _report(
-        self, progress: list[Progress], status: Status | None = None, error: str | None = None
-    ) -> TrialReport:
+    def _report(self, progress: list[Progress], status: Status | None = None, error: str | None = None) -> TrialReport:
         return TrialReport(
             progress=tuple(progress),
             outcome=self._outcome(),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.sweep.planning.absent import Absent, absent
+from orca_ray.sweep.planning.assets import Absent, absent
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides, load_spec
 
