@@ -51,7 +51,7 @@ class Source:
     @property
     def directory(self) -> Path:
         """Directory of ``file``."""
-        return cache.raw_dir() / self.name
+        return cache.home() / "raw" / self.name  # not created: looking for a file leaves nothing behind
 
     def present(self) -> bool:
         """Return whether the packages and the file are on this machine; neither imports torch nor fetches."""

@@ -198,32 +198,18 @@ def _start(spec: "SweepSpec", how: _How) -> None:
 
 def _sweep(spec: "SweepSpec", how: _How) -> "Summary":
     from orca_ray.cli.progress import Progress
-    from orca_ray.results.store import ResultsStore
-    from orca_ray.sweep.execution.driver import fetch, run_sweep
-    from orca_ray.sweep.execution.events import Message
+    from orca_ray.sweep.execution.driver import run_sweep
 
-    existing_store(how.uri)  # refuses a place that is no store before anything is fetched
-    if not _joins(how.executor, how.address):
-        _refuse_unplaceable(spec)
+    existing_store(how.uri)  # refuses a path that is not a store before anything starts
     with Progress(quiet=how.quiet or how.json) as listener:
-        fetch(spec, lambda text: listener(Message(text)))
         return run_sweep(
             spec,
-            ResultsStore(how.uri, create=True),  # made last: a sweep that cannot start leaves nothing behind
+            how.uri,
             executor=how.executor.value,
             listener=listener,
             address=how.address,
             retry_failed=how.retry_failed,
         )
-
-
-def _refuse_unplaceable(spec: "SweepSpec") -> None:
-    """Refuse trials that do not fit on this machine before hours are spent on fetching their data."""
-    from orca_ray.sweep.execution.executors.inline import this_node
-    from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
-
-    node = this_node()
-    refuse_unplaceable(plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=node.gpus > 0), [node])
 
 
 def _show_plan(spec: "SweepSpec", how: _How) -> None:

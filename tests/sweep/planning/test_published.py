@@ -120,7 +120,7 @@ def test_every_row_is_of_one_task() -> None:
 @pytest.mark.parametrize("task", PAPERS)
 def test_the_first_trial_of_a_search_is_the_row(task: str) -> None:
     plan = planned(task, Overrides(), budget="full")
-    trial = plan.trial(plan.search().generation[0].values, plan.spec.file.seed, "search")
+    trial = plan.trial(plan.sampler().generation[0].values, plan.spec.file.seed, "search")
     assert_is_row(trial, ROWS[str(dataset_of(task))])
 
 
