@@ -156,7 +156,8 @@ def _spec(
     protocol: Protocol | None,
     deterministic: bool,
 ) -> "SweepSpec":
-    from orca_ray.sweep.planning.spec import Overrides, load_spec
+    from orca_ray.sweep.planning.loading import load_spec
+    from orca_ray.sweep.planning.spec import Overrides
 
     overrides = Overrides(
         tasks=split_names("--tasks", tasks),

@@ -211,7 +211,7 @@ class Conductor:
         rule = self._spec.file.early_stopping
         if rule is None or item.trial.phase != "search":
             return False
-        return rule.rule().stops(item.scores, item.trial.epochs, item.search.rivals(item.trial))
+        return rule.stops(item.scores, item.trial.epochs, item.search.rivals(item.trial))
 
     def _curve_point(self, key: str, point: Progress) -> CurvePoint:
         return CurvePoint(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from orca_ray.alignment.registry import get_source
 from orca_ray.data import cache
+from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import is_cached
 from orca_ray.models.modality import get_modality, modality_of
-from orca_ray.models.names import PACKAGED, ModalityName, parse_body_name
+from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.sweep.planning.searches import SearchPlan
 from orca_ray.tasks.registry import get_task
 

@@ -94,7 +94,7 @@ import sys, json
 from pathlib import Path
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.planning.spec import load_spec
+from orca_ray.sweep.planning.loading import load_spec
 
 def tell(event):
     print(type(event).__name__, flush=True)

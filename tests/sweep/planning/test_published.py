@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from orca_ray.methods.hyperparameters import resolve
+from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.published import dataset_of, published_settings
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, load_spec
+from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.sweep.planning.trial import TrialSpec
 from orca_ray.tasks.registry import all_tasks, get_task
 
