@@ -334,7 +334,7 @@ def test_a_plan_names_each_command_that_brings_data_once(command: Command) -> No
     generated = brings("pdebench_generated")
     assert len(generated) == 9
     assert "orca-sweep data generate pdebench/advection --samples 1000" in generated
-    assert "hours not known for 42 of 42 tasks" in command("plan", "openml").out
+    assert "hours unknown for 42 of 42 tasks" in command("plan", "openml").out
 
 
 def test_a_submitted_job_keeps_its_results_out_of_its_temporary_directory(
