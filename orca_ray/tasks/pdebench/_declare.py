@@ -18,7 +18,7 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._layouts import Hdf5
 from orca_ray.tasks.pdebench._reading import Reading
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import Arrays, Scale, Task
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 MARK = "orca_ray_generated"
@@ -47,6 +47,8 @@ class Problem:
     num_samples: tuple[int, int, int]
     """Of train, validation and test, in the published file."""
     loss: Literal["nrmse", "rmse"]
+    input_scale: Scale = "units"
+    target_scale: Scale = "units"
     reading: Reading
     paper_splits: bool = False
     """Whether the protocol ``paper`` has another target frame for test, or statistics that know our validation."""
@@ -100,6 +102,8 @@ def _task(
         target=Target("dense", shape=reading.shape),
         loss=problem.loss,
         metric="nrmse",
+        input_scale=problem.input_scale,
+        target_scale=problem.target_scale,
         num_samples=num_samples,
         licence="CC-BY-4.0" if benchmark == DOWNLOADED else "none (made by orca-ray on the user's machine)",
         terms="Asks to be cited." if benchmark == DOWNLOADED else "",

@@ -15,6 +15,8 @@ PROBLEM = Problem(
     num_bytes=8_230_000_000,
     num_samples=(8000, 1000, 1000),
     loss="rmse",
+    input_scale="standardised",  # waves around 0, deviation 0.8
+    target_scale="standardised",
     reading=Reading(
         layout=partial(Stacked, fields=("tensor",)),
         grid=(1024,),

@@ -19,6 +19,8 @@ PROBLEM = Problem(
     num_bytes=12_410_000_000,
     num_samples=(8000, 1000, 1000),
     loss="rmse",
+    input_scale="standardised",
+    target_scale="standardised",
     reading=Reading(
         layout=partial(Stacked, fields=("density", "pressure", "Vx")),
         grid=(1024,),

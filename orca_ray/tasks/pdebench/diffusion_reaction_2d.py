@@ -19,6 +19,7 @@ PROBLEM = Problem(
     num_bytes=13_240_000_000,
     num_samples=(800, 100, 100),
     loss="nrmse",
+    input_scale="standardised",  # normal noise
     reading=Reading(
         layout=partial(Seeds, channels=2),
         grid=(128, 128),
