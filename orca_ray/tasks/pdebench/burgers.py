@@ -9,7 +9,6 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="burgers",
     title="Burgers equation, viscosity 1.0",
-    file="1D_Burgers_Sols_Nu1.0.hdf5",
     datafile=281365,
     md5="9021eba35332d127306f11ef84c1a60f",
     num_bytes=8_230_000_000,
