@@ -3,12 +3,8 @@
 import gc
 import os
 import sys
-import tempfile
-from collections.abc import Generator
-from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from hypothesis import settings
 
 # Set before torch or numpy is imported: thread pools read it once.
@@ -29,7 +25,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run Ray tests first, then slow tests: a long test that starts last leaves the other workers idle."""
+    """Run Ray tests first, then slow tests: a long test that starts last leaves the other workers idle.
+
+    The first worker runs the Ray tests one after another, and the others take some of them when nothing else is left.
+    """
     items.sort(key=lambda item: 0 if item.get_closest_marker("ray") else 1 if item.get_closest_marker("slow") else 2)
 
 
@@ -37,16 +36,6 @@ def pytest_collection_finish() -> None:
     """Exclude imported modules from garbage collection: tests that train take 13 % less time."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let only one worker at a time run a Ray test; a test that waits is not charged for the time."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    if run is None or item.get_closest_marker("ray") is None:
-        return (yield)
-    with FileLock(Path(tempfile.gettempdir()) / f"orca-ray-tests-{run}.lock"):
-        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -20,13 +20,16 @@ from orca_ray.sweep.execution.driver import make_executor, run_sweep
 from orca_ray.sweep.execution.events import Event, Summary, SweepStarted, TrialFinished
 from orca_ray.sweep.execution.executors.ray import placement
 from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import plan_searches
 from orca_ray.sweep.planning.trial import Resources
 from tests.methods.tiny_trials import make_home
 from tests.sweep.fakes import fake_searches
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.slow
+
+EXECUTORS = [pytest.param("ray", marks=pytest.mark.ray), "inline"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,7 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
     return {key: record.reproducible() for key, record in store.load(sweep).items()}
 
 
+@pytest.mark.ray
 def test_ray_and_inline_give_the_same_records(
     inline: dict[str, dict[str, Any]],
     tmp_path: Path,
@@ -70,6 +74,7 @@ def test_ray_and_inline_give_the_same_records(
     assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
 
 
+@pytest.mark.ray
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
 def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +145,7 @@ def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-@pytest.mark.parametrize("executor", ["ray", "inline"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_sigkill_and_the_same_command_again(
     inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
 ) -> None:
@@ -153,8 +158,9 @@ def test_sigkill_and_the_same_command_again(
     store = ResultsStore(tmp_path / "results")
     kept = store.load("tiny/full")
     assert 3 <= len(kept) < 10
-    second = Driver(sweep_file, tmp_path / "results", executor)
-    assert second.end() == f"DONE {10 - len(kept)}"
+    second = run_sweep(load_spec(str(sweep_file)), store, executor=executor, checkpoint_seconds=0.0)
+    assert not second.interrupted
+    assert second.ran == 10 - len(kept)
     assert facts(store) == inline
     rows = store.records(sweep="tiny/full")
     assert len(rows) == rows["trial_key"].nunique() == 10
@@ -170,7 +176,7 @@ def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("executor", ["ray", "inline"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_ctrl_c_stops_cleanly_and_goes_on(
     inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
 ) -> None:
@@ -179,10 +185,12 @@ def test_ctrl_c_stops_cleanly_and_goes_on(
     first.wait_for("TrialProgress", 2)
     os.kill(first.process.pid, signal.SIGINT)
     assert first.end().startswith("INTERRUPTED")
-    assert Driver(sweep_file, tmp_path / "results", executor).end().startswith("DONE")
-    assert facts(ResultsStore(tmp_path / "results")) == inline
+    store = ResultsStore(tmp_path / "results")
+    assert not run_sweep(load_spec(str(sweep_file)), store, executor=executor, checkpoint_seconds=0.0).interrupted
+    assert facts(store) == inline
 
 
+@pytest.mark.ray
 def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
     inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -208,6 +216,7 @@ def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
     assert max(record.attempts for record in store.load("tiny/full").values()) == 2
 
 
+@pytest.mark.ray
 def test_a_node_that_dies_is_survived(
     inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -248,7 +257,7 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.mark.parametrize("executor", ["ray", "inline"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, executor: str
 ) -> None:
