@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from orca_ray.errors import UserError
 from orca_ray.models.body import Layout, Stem
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 

@@ -175,7 +175,10 @@ class Task:
 
         def build(workspace: Workspace) -> Arrays:
             refuse_missing(self.name, self.files, raw)
-            return self._checked(self.build(workspace))
+            try:
+                return self._checked(self.build(workspace))
+            except UserError as error:
+                raise error if self.name in str(error) else UserError(f"{self.name}: {error}") from error
 
         return prepared.prepare(
             self.name,

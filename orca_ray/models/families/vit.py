@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, GivenEmbeddings, Stem
 from orca_ray.models.family import Family
-from orca_ray.models.vision import HALF, IMAGENET, ImageStem
+from orca_ray.models.vision import HALF, ImageStem
 
 
 class ViTBody(Body):
@@ -52,7 +53,7 @@ def hugging_face_stem(model: Any) -> ImageStem:
     if hasattr(model, "pooler"):
         model.pooler = None
     prefix, places = _prefix_and_places(embeddings)
-    statistics = HALF if model.config.model_type in ("vit", "beit") else IMAGENET
+    statistics = HALF if model.config.model_type in ("vit", "beit") else IMAGENET_STATISTICS
     norm = getattr(embeddings, "norm", None) or nn.Identity()
     antialias = hasattr(embeddings, "register_tokens")  # in transformers, Dinov2WithRegisters alone does it
     return ImageStem(projection, norm, prefix, places, statistics, antialias)
