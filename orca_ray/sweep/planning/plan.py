@@ -8,7 +8,7 @@ from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.planning.assets import Absent, absent
+from orca_ray.sweep.planning.assets import Absent, absent, check_bodies
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
 from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
@@ -90,6 +90,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     searches = plan_searches(spec, fingerprints(spec), gpus=any(node.gpus > 0 for node in nodes))
     if not searches:
         raise UserError("nothing to plan: the sweep has no task or no method")
+    check_bodies(searches, local=True)
     described = describe(searches, nodes, store.load(spec.sweep_id) if store else {})
     gpu, cpu = gpu_rate(), None if any(node.gpus for node in nodes) else cpu_rate()
     return replace(
