@@ -84,7 +84,8 @@ class SweepOptions:
 
     def spec(self, source: str) -> "SweepSpec":
         """Load the sweep file or benchmark ``source`` with these options on top."""
-        from orca_ray.sweep.planning.spec import Overrides, load_spec
+        from orca_ray.sweep.planning.loading import load_spec
+        from orca_ray.sweep.planning.spec import Overrides
 
         overrides = Overrides(
             tasks=split_names("--tasks", self.tasks),
@@ -158,32 +159,18 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
 
 def _sweep(spec: "SweepSpec", uri: str, options: RunOptions) -> "Summary":
     from orca_ray.cli.sweep_progress import SweepProgress
-    from orca_ray.results.store import ResultsStore
-    from orca_ray.sweep.execution.driver import fetch, run_sweep
-    from orca_ray.sweep.execution.events import Message
+    from orca_ray.sweep.execution.driver import run_sweep
 
     existing_store(uri)  # refuses anything else at this path before data are fetched
-    if not options.joins_cluster:
-        _refuse_unplaceable(spec)
     with SweepProgress(quiet=options.quiet or options.json) as listener:
-        fetch(spec, lambda text: listener(Message(text)))
         return run_sweep(
             spec,
-            ResultsStore(uri, create=True),  # created last: a sweep that cannot start leaves nothing behind
+            uri,
             executor=options.executor.value,
             listener=listener,
             address=options.address,
             retry_failed=options.retry_failed,
         )
-
-
-def _refuse_unplaceable(spec: "SweepSpec") -> None:
-    """Refuse trials that do not fit on this machine before hours are spent on fetching their data."""
-    from orca_ray.sweep.execution.executors.inline import this_node
-    from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
-
-    node = this_node()
-    refuse_unplaceable(plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=node.gpus > 0), [node])
 
 
 def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:

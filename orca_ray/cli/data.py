@@ -74,7 +74,7 @@ def fetch(
 
         _each(tasks, fetch_one)
     if bodies:
-        from orca_ray.alignment.source import default_source
+        from orca_ray.alignment.registry import default_source
 
         names = sorted({task.body for task in tasks})
         fetch_bodies(names, quiet=quiet)
@@ -107,15 +107,15 @@ def _sources(names: list[str]) -> list[str]:
     others = [name for name in names if name not in all_tasks() and name not in all_benchmarks()]
     if not others:
         return []
-    from orca_ray.alignment.source import source_names
+    from orca_ray.alignment.registry import source_names
 
     return [name for name in others if name in source_names()]
 
 
 def _fetch_source(name: str, progress: Callable[[str], None] | None) -> None:
-    from orca_ray.alignment.source import fetch_source
+    from orca_ray.alignment.registry import get_source
 
-    fetch_source(name, progress)
+    get_source(name).fetch(progress)
 
 
 def prepare(
