@@ -22,7 +22,6 @@ HOME_VARIABLE = "ORCA_RAY_HOME"
 
 _ABANDONED_SECONDS = 3600.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Error numbers of a full disk."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
 _VIRTUAL = (Path("/proc"), Path("/sys"))

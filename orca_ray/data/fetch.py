@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
 from orca_ray.data.download import Download, Failed, Patience, content_length
+from orca_ray.data.gzip_stream import DamagedFile
 from orca_ray.data.partial_download import Digest, PartialDownload, size_left
 from orca_ray.data.pins import Pin, Pins
 from orca_ray.data.raw import LOCKS, RawFile
@@ -35,15 +36,9 @@ def fetch(
 ) -> None:
     """Fetch the files that are missing in ``directory``, and verify the others.
 
-    Several processes may fetch at once; each file is fetched by one of them. A failed file does not stop the others.
-    Files that the user put there are never overwritten or removed.
-
-    Args:
-        files: the wanted files; their addresses are tried in order.
-        directory: the raw directory; created if needed.
-        progress: receives lines of progress, in the calling thread.
-        workers: number of parallel downloads.
-        patience: retries and time-outs.
+    Several processes may fetch at once; each file is fetched by one of them, its addresses are tried in order. A failed
+    file does not stop the others. Files that the user put there are never overwritten or removed. ``progress`` receives
+    lines in the calling thread.
 
     Raises:
         UserError: before anything is fetched, for a missing file without an address and for a disk that is too small;
@@ -88,11 +83,13 @@ class _Fetcher:
                 else:
                     digest, url = self._download(file, target)
                     known = bool(file.sha256)
-        if file.unpacked:
-            if not file.present(self._directory):
+        try:
+            if file.unpacked and not file.present(self._directory):
                 self._unpack(file, target)
-        elif not known:
-            archives.read_whole(target)
+            elif not known:
+                archives.read_whole(target)
+        except DamagedFile as error:
+            raise UserError(f"{error}. Remove {target} first") from error
         if not known:
             pin(file, self._pins, digest, url)
 

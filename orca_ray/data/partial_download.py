@@ -60,12 +60,8 @@ class PartialDownload:
     def __init__(self, target: Path, url: str, *, hash_known: bool, with_md5: bool) -> None:
         """Load what an earlier process left of the file at ``url``, if it can be continued.
 
-        Args:
-            target: final path of the file.
-            url: address of the file.
-            hash_known: whether the result will be verified by its hash. If so, a part without a validator or from
-                another address is continued, too.
-            with_md5: whether MD5 is computed in addition to SHA-256.
+        If the result will be verified by a known hash, a part without a validator or from another address is
+        continued, too.
         """
         self.path = target.with_name(f"{target.name}.part")
         self.url = url
