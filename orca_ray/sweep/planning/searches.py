@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from orca_ray.errors import UserError
 from orca_ray.sweep.planning.space import Scalar
 from orca_ray.sweep.planning.spec import SweepSpec
-from orca_ray.sweep.planning.trial import Phase, Resources, TrialSpec, stable_seed
-from orca_ray.sweep.search.sampler import CandidateSampler
+from orca_ray.sweep.planning.trial import Phase, Resources, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,6 @@ class SearchPlan:
     def num_trials(self) -> int:
         """Trials planned, search and confirm."""
         return self.num_search + len(self.confirm_seeds)
-
-    def sampler(self) -> CandidateSampler:
-        """Open a fresh search."""
-        space = self.spec.space(self.task, self.method)
-        relevant = {name: dimension for name, dimension in space.items() if name in self.first}
-        return CandidateSampler(
-            self.first,
-            relevant,
-            self.num_search,
-            self.spec.file.parallel,
-            stable_seed(self.spec.file.seed, self.task, self.method),
-        )
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial from the values that differ from the first configuration."""
