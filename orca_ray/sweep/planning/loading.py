@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from orca_ray.errors import UserError, nearest, printable, unknown_name
 from orca_ray.paths import open_regular, refuse_special
 from orca_ray.sweep.planning.schema import Budget, Layer, ResourceRequest, SweepFile
-from orca_ray.sweep.planning.space import Dimension, Scalar
+from orca_ray.sweep.planning.space import Dimension
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
 from orca_ray.sweep.search.stopping import SuccessiveHalving
@@ -222,7 +222,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                         f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
                         f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
                     )
-                for value in _corners(dimension):
+                for value in dimension.corners():
                     try:
                         from_flat({**first, name: value})
                     except ValueError as error:
@@ -235,8 +235,3 @@ def _position(spec: SweepSpec, document: _Document, task: str, method: str, bloc
     layers = [[*budget, "tasks", task], budget, ["per_task", task], ["per_method", method], []]
     places = [[*layer, block, name] for layer in layers]
     return document.position(next((place for place in places if document.holds(place)), [block]))
-
-
-def _corners(dimension: Dimension) -> list[Scalar]:
-    bounds = dimension.log_uniform or dimension.uniform or dimension.integer
-    return list(dimension.choice or bounds or ())

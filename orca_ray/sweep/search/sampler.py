@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from orca_ray.sweep.planning.space import Dimension, Scalar, tidy_all
+from orca_ray.sweep.planning.space import Dimension, Scalar, tidy
 from orca_ray.sweep.planning.trial import stable_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -126,7 +126,7 @@ class CandidateSampler:
                 seed=stable_seed(self._seed, number), n_startup_trials=4, multivariate=True, constant_liar=True
             )
         trial = self._study.ask(self._distributions)
-        return Candidate(number, tidy_all(trial.params)), trial
+        return Candidate(number, {name: tidy(value) for name, value in trial.params.items()}), trial
 
     def _tell_study(self, trial: optuna.trial.Trial, answer: Answer) -> None:
         for epoch, score in enumerate(answer.scores, start=1):

@@ -95,7 +95,7 @@ class RayExecutor(Executor):
         else:
             ray.init(address=address, ignore_reinit_error=True, **quiet)
 
-    def run(self, conductor: Conductor, checkpoints: Path, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
         """Run one Tune experiment until the conductor is done."""
         from ray import tune
 
@@ -108,7 +108,7 @@ class RayExecutor(Executor):
         from orca_ray.sweep.execution.executors.trainable import make_trainable
 
         home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
-        directory = str(checkpoints.resolve())
+        directory = str(conductor.checkpoints.resolve())
 
         def assign(trial: TrialSpec) -> Assignment:
             return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
