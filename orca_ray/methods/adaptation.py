@@ -19,7 +19,7 @@ import torch
 from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.align_stage import AlignStage
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.progress import Outcome, Progress, Stage
+from orca_ray.methods.reports import Outcome, EpochReport, Stage
 from orca_ray.methods.recipe import Scalar, get_method
 from orca_ray.methods.standardisation import input_statistics, with_target_statistics
 from orca_ray.models.crossmodal import CrossModalModel, build_model
@@ -121,7 +121,7 @@ class Adaptation:
         assert self._model is not None, "this adaptation is closed"
         return self._model
 
-    def step(self) -> Progress:
+    def step(self) -> EpochReport:
         """Run one epoch of the current stage; the last refine epoch restores the best weights and reads test.
 
         Raises what the stages raise: UserError, NotFiniteError, torch.OutOfMemoryError.
@@ -179,7 +179,7 @@ class Adaptation:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _step_align(self) -> Progress:
+    def _step_align(self) -> EpochReport:
         started = perf_counter()  # source features and pseudo-labels are part of the stage's price
         self._align = self._align or self._make_align()
         epoch = self._align.step()
@@ -189,7 +189,7 @@ class Adaptation:
         if self._align.done:
             self._align = None
             self._stage = "refine"
-        return Progress(
+        return EpochReport(
             stage="align",
             epoch=epoch.epoch,
             epochs=self._hyperparameters.align.epochs,
@@ -198,7 +198,7 @@ class Adaptation:
             seconds=seconds,
         )
 
-    def _step_refine(self) -> Progress:
+    def _step_refine(self) -> EpochReport:
         self._refine = self._refine or self._make_refine()
         epoch = self._refine.step()
         self._outcome = replace(
@@ -215,7 +215,7 @@ class Adaptation:
         )
         if self._refine.done:
             self._finish(self._refine)
-        return Progress(
+        return EpochReport(
             stage="refine",
             epoch=epoch.epoch,
             epochs=self._hyperparameters.refine.epochs,
@@ -225,9 +225,9 @@ class Adaptation:
             seconds=epoch.seconds,
         )
 
-    def _step_done(self) -> Progress:
+    def _step_done(self) -> EpochReport:
         epochs = self._hyperparameters.refine.epochs
-        return Progress(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
+        return EpochReport(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
 
     def _finish(self, refine: RefineLoop) -> None:
         refine.restore_best()
@@ -313,7 +313,7 @@ def _joined(notes: str | None, more: list[str]) -> str | None:
     return "; ".join([*told, *(note for note in more if note not in told)]) or None
 
 
-_STEPS: dict[Stage, Callable[[Adaptation], Progress]] = {
+_STEPS: dict[Stage, Callable[[Adaptation], EpochReport]] = {
     "align": Adaptation._step_align,
     "refine": Adaptation._step_refine,
     "done": Adaptation._step_done,

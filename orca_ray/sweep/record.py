@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orca_ray
-from orca_ray.methods.progress import Outcome
+from orca_ray.methods.reports import Outcome
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.spec import SweepSpec
 from orca_ray.sweep.trial import TrialSpec, canonical_json

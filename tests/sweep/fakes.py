@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from orca_ray.methods.progress import Outcome
+from orca_ray.methods.reports import Outcome
 from orca_ray.sweep.conductor import Conductor
 from orca_ray.sweep.executors.base import stopped_early
 from orca_ray.sweep.spec import Overrides, SweepSpec, parse_spec

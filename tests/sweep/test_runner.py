@@ -8,7 +8,7 @@ import torch
 
 from orca_ray.errors import UserError
 from orca_ray.methods import adaptation
-from orca_ray.methods.progress import Progress
+from orca_ray.methods.reports import EpochReport
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor
 from orca_ray.sweep.runner import PAPER_NOTE, TrialRunner, classify
@@ -149,7 +149,7 @@ def test_a_deterministic_trial_computes_with_one_thread(
     held: list[tuple[int, bool, bool]] = []
     refine = adaptation._STEPS["refine"]
 
-    def spy(trial: adaptation.Adaptation) -> Progress:
+    def spy(trial: adaptation.Adaptation) -> EpochReport:
         tf32 = torch.backends.cudnn.allow_tf32
         held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
         return refine(trial)

@@ -7,7 +7,7 @@ Stage = Literal["align", "refine", "done"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class EpochReport:
     """What one `Adaptation.step` did."""
 
     stage: Stage
