@@ -25,9 +25,9 @@ from orca_ray.cli.report import print_failures, print_plan, print_summary
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.events import Summary
-    from orca_ray.sweep.spec import SweepSpec
-    from orca_ray.sweep.study_plan import NodeResources
+    from orca_ray.sweep.execution.events import Summary
+    from orca_ray.sweep.planning.searches import NodeResources
+    from orca_ray.sweep.planning.spec import SweepSpec
 
 
 class Executor(StrEnum):
@@ -156,7 +156,7 @@ def _spec(
     protocol: Protocol | None,
     deterministic: bool,
 ) -> "SweepSpec":
-    from orca_ray.sweep.spec import Overrides, load_spec
+    from orca_ray.sweep.planning.spec import Overrides, load_spec
 
     overrides = Overrides(
         tasks=split_names("--tasks", tasks),
@@ -199,8 +199,8 @@ def _start(spec: "SweepSpec", how: _How) -> None:
 def _sweep(spec: "SweepSpec", how: _How) -> "Summary":
     from orca_ray.cli.progress import Progress
     from orca_ray.results.store import ResultsStore
-    from orca_ray.sweep.events import Message
-    from orca_ray.sweep.run import fetch, run_sweep
+    from orca_ray.sweep.execution.driver import fetch, run_sweep
+    from orca_ray.sweep.execution.events import Message
 
     existing_store(how.uri)  # refuses a place that is no store before anything is fetched
     if not _joins(how.executor, how.address):
@@ -219,16 +219,16 @@ def _sweep(spec: "SweepSpec", how: _How) -> "Summary":
 
 def _refuse_unplaceable(spec: "SweepSpec") -> None:
     """Refuse trials that do not fit on this machine before hours are spent on fetching their data."""
-    from orca_ray.sweep.executors.inline import this_node
-    from orca_ray.sweep.study_plan import plan_studies, refuse_unplaceable
+    from orca_ray.sweep.execution.executors.inline import this_node
+    from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
 
     node = this_node()
-    refuse_unplaceable(plan_studies(spec, dict.fromkeys(spec.tasks, ""), gpus=node.gpus > 0), [node])
+    refuse_unplaceable(plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=node.gpus > 0), [node])
 
 
 def _show_plan(spec: "SweepSpec", how: _How) -> None:
     """Print the plan; leave with code 2 when something in it cannot be placed."""
-    from orca_ray.sweep.plan import build_plan
+    from orca_ray.sweep.planning.plan import build_plan
 
     planned = build_plan(spec, existing_store(how.uri), _nodes(how.executor, how.address))
     if how.json:
@@ -250,7 +250,7 @@ def _nodes(executor: Executor, address: str | None) -> "list[NodeResources] | No
     """Return the nodes of a running cluster, or None for this machine: a plan starts no cluster of its own."""
     if not _joins(executor, address):
         return None
-    from orca_ray.sweep.run import make_executor
+    from orca_ray.sweep.execution.driver import make_executor
 
     with make_executor(executor.value) as engine:
         return engine.open(address)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orca_ray.cli.output import console, duration, note, score, table
-from orca_ray.sweep import events
+from orca_ray.sweep.execution import events
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

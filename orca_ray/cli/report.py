@@ -8,10 +8,10 @@ from orca_ray.cli.output import duration, show
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.cost import TaskCost
-    from orca_ray.sweep.events import Summary
-    from orca_ray.sweep.plan import Plan, PlanRow
-    from orca_ray.sweep.spec import SweepSpec
+    from orca_ray.sweep.execution.events import Summary
+    from orca_ray.sweep.planning.cost import TaskCost
+    from orca_ray.sweep.planning.plan import Plan, PlanRow
+    from orca_ray.sweep.planning.spec import SweepSpec
 
 MAX_NOTES = 5
 """Kinds of fallbacks that the report of a sweep names."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orca_ray.models.names import Modality
+from orca_ray.data.bodies import ModalityName
 
 Layout = tuple[int, ...]
 
@@ -33,7 +33,7 @@ class Body(nn.Module, ABC):
     tokens reach the first layer exactly as given. It keeps no state between calls.
     """
 
-    modality: Modality
+    modality: ModalityName
     width: int
     "D, numbers in one token going in"
     feature_width: int

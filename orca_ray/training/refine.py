@@ -27,8 +27,8 @@ from orca_ray.training.precision import choose_precision
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 from orca_ray.training.throughput import Throughput, throughput
 
-_CHECK_EVERY = 64
-"""Optimiser steps between two checks of the loss on a device that a check would synchronise with."""
+CHECK_EVERY = {"cpu": 1, "cuda": 64}
+"""Optimiser steps per check of the loss, by device: a check synchronises with the device."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class RefineLoop:
         losses = self._accumulator.gradients(steps, self._augment())
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for number, (indices, loss) in enumerate(zip(steps, losses, strict=True)):
-            if self._device.type == "cpu" or number % _CHECK_EVERY == 0:
+            if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
             learning_rate = self._optimizer_step(self.epoch * len(steps) + number)
             total += loss * len(indices)

@@ -8,8 +8,8 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.results import ResultsStore, Status
-from orca_ray.sweep import events, run
-from orca_ray.sweep.spec import SweepSpec
+from orca_ray.sweep.execution import driver, events
+from orca_ray.sweep.planning.spec import SweepSpec
 from tests.cli.conftest import Command
 from tests.results.factories import make_record
 
@@ -37,7 +37,7 @@ class FakeSweep:
         self, spec: SweepSpec, store: ResultsStore, *, listener: Callable[[events.Event], None], **options: Any
     ) -> events.Summary:
         self.spec, self.store, self.options = spec, store, options
-        rows = (events.StudyRow("pocket/digits", "nft", "minilm-l6", planned=2, finished=0),)
+        rows = (events.SearchRow("pocket/digits", "nft", "minilm-l6", planned=2, finished=0),)
         listener(events.SweepStarted(spec.sweep_id, "inline", "this process", rows))
         for seed in (1, 2):
             key = f"k{seed}"
@@ -69,8 +69,8 @@ def sweep_file() -> str:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Install:
     def install(**ending: Any) -> FakeSweep:
         sweep = FakeSweep(**ending)
-        monkeypatch.setattr(run, "run_sweep", sweep)
-        monkeypatch.setattr(run, "fetch", lambda spec, progress: None)
+        monkeypatch.setattr(driver, "run_sweep", sweep)
+        monkeypatch.setattr(driver, "fetch", lambda spec, progress: None)
         return sweep
 
     return install
@@ -97,7 +97,7 @@ def test_a_sweep_that_cannot_start_leaves_no_store(
         raise UserError("the body is nowhere")
 
     sweep = fake()
-    monkeypatch.setattr(run, "fetch", unreachable)
+    monkeypatch.setattr(driver, "fetch", unreachable)
     ending = command("run", sweep_file)
     assert ending.code == 2
     assert "the body is nowhere" in ending.err
@@ -209,8 +209,10 @@ def test_a_dry_run_starts_and_writes_nothing(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a dry run ran")
 
-    monkeypatch.setattr(run, "run_sweep", never)
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(driver, "run_sweep", never)
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     place = tmp_path / "store"
     ending = command("run", sweep_file, "--dry-run", "--json", "--results", str(place))
     assert ending.code == 0
@@ -228,7 +230,9 @@ def test_a_dry_run_starts_and_writes_nothing(
 
 
 def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     Path("sweep.yaml").write_text(SWEEP)
     Path("fixed.yaml").write_text(SWEEP + "deterministic: true\n")
     for arguments in (["plan", "sweep.yaml", "--deterministic"], ["run", "fixed.yaml", "--dry-run"]):
@@ -241,7 +245,9 @@ def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, monkeypatch
 
 def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     ending = command("plan", "pocket")
     assert ending.code == 0
     lines = [line for line in ending.out.splitlines() if not line.startswith("  orca-sweep ")]  # to be copied whole
@@ -256,7 +262,9 @@ def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkey
 
 def test_a_plan_says_what_cannot_be_placed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     ending = command("plan", "big.yaml")
     assert ending.code == 2
     assert ending.err.startswith("cannot be placed: pocket/digits nft and 1 more: a trial asks for 4096 CPUs")
@@ -269,7 +277,7 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
 ) -> None:
     fetched: list[str] = []
     sweep = fake()
-    monkeypatch.setattr(run, "fetch", lambda spec, _: fetched.append(spec.name))
+    monkeypatch.setattr(driver, "fetch", lambda spec, _: fetched.append(spec.name))
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
     ending = command("run", "big.yaml")
     assert ending.code == 2

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from orca_ray.methods.reports import Outcome
-from orca_ray.sweep.conductor import Conductor
-from orca_ray.sweep.executors.base import stopped_early
-from orca_ray.sweep.spec import Overrides, SweepSpec, parse_spec
-from orca_ray.sweep.study_plan import StudyPlan, plan_studies
-from orca_ray.sweep.trial import TrialSpec
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.executors.base import stopped_early
+from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
+from orca_ray.sweep.planning.spec import Overrides, SweepSpec, parse_spec
+from orca_ray.sweep.planning.trial import TrialSpec
 
 TEXT = """\
 name: fake
@@ -29,9 +29,9 @@ def fake_spec(text: str = TEXT, overrides: Overrides | None = None) -> SweepSpec
     return parse_spec(text, overrides=overrides)
 
 
-def fake_studies(spec: SweepSpec | None = None) -> list[StudyPlan]:
+def fake_searches(spec: SweepSpec | None = None) -> list[SearchPlan]:
     spec = spec or fake_spec()
-    return plan_studies(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
+    return plan_searches(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
 
 
 def fake_score(trial: TrialSpec, epoch: int) -> float:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from orca_ray.sweep.spec import SweepSpec, parse_spec
+from orca_ray.sweep.planning.spec import SweepSpec, parse_spec
 
 TEXT = """\
 name: tiny

@@ -17,8 +17,7 @@ from orca_ray.alignment import circumstances
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data.prepared import Split
 from orca_ray.training import aligned_cache, checkpoint
-from orca_ray.training.align_config import AlignEpoch
-from orca_ray.training.aligned_cache import AlignedCache, Alignment, AlignReplay, alignment_key
+from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, Alignment, AlignReplay, alignment_key
 
 from .training_toys import CPU, copy_of, files_of_at_most, same, toy_model, toy_split
 

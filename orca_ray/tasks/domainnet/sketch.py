@@ -126,7 +126,6 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
-    body="microsoft/swin-base-patch4-window7-224-in22k",
     num_samples=(4984, 553, 2399),
     licence="none; fair use for research as its authors state it",
     citation="Peng et al., Moment matching for multi-source domain adaptation, ICCV 2019; "

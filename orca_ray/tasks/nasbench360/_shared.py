@@ -18,8 +18,6 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_BODY = "microsoft/swin-base-patch4-window7-224-in22k"
-SEQUENCE_BODY = "roberta-base"
 BENCHMARK_PAPER = "Tu et al., NAS-Bench-360: benchmarking neural architecture search on diverse tasks, NeurIPS 2022"
 
 _HOST = "https://pde-xd.s3.amazonaws.com"

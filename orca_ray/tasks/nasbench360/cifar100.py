@@ -21,7 +21,6 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    IMAGE_BODY,
     carve,
     class_labels,
     entries,
@@ -98,7 +97,6 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
-    body=IMAGE_BODY,
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0 (as NAS-Bench-360 states; the authors of CIFAR name none)",
     citation=f"Krizhevsky, Learning multiple layers of features from tiny images, 2009; {BENCHMARK_PAPER}",

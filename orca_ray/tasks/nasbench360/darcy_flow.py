@@ -16,7 +16,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, IMAGE_BODY, hosted, tell_fewer
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, tell_fewer
 from orca_ray.tasks.task import Arrays, Task
 
 TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
@@ -103,7 +103,6 @@ TASK = Task(
     target=Target("dense", shape=(SIDE, SIDE)),
     loss="relative_l2",
     metric="relative_l2",
-    body=IMAGE_BODY,
     num_samples=NUM_SAMPLES,
     licence="MIT (as NAS-Bench-360 states)",
     citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021; "

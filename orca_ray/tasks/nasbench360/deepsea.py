@@ -14,7 +14,6 @@ from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    SEQUENCE_BODY,
     filled,
     hosted,
     numbers,
@@ -79,7 +78,6 @@ TASK = Task(
     target=Target("labels", size=NUM_LABELS),
     loss="bce_pos4",
     metric="one_minus_auroc",
-    body=SEQUENCE_BODY,
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0 (as NAS-Bench-360 states)",
     citation="Zhou and Troyanskaya, Predicting effects of noncoding variants with deep learning-based sequence model, "

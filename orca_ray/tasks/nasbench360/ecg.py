@@ -23,7 +23,6 @@ from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    SEQUENCE_BODY,
     entries,
     hosted,
     numbers,
@@ -128,7 +127,6 @@ TASK = Task(
     target=Target("classes", size=len(CLASSES)),
     loss="cross_entropy",
     metric="one_minus_macro_f1",
-    body=SEQUENCE_BODY,
     num_samples=(260_000, 33_000, 33_000),  # windows, as the benchmark says; only the records tell exactly
     licence="ODC-BY-1.0",
     citation="Clifford et al., AF classification from a short single lead ECG recording: the PhysioNet/Computing in "

@@ -75,7 +75,6 @@ TASK = Task(
     loss="mse",
     metric="mae_lr_d8",
     paper_metric="mae_lr_d8_reference",
-    body="microsoft/swin-base-patch4-window7-224-in22k",
     num_samples=(3456, 75, 75),
     input_bytes=4 * (2 * 27 * 512 + 3 * 512**2) + 32,  # positions along rows and columns, maps, extents
     licence="GPL (as NAS-Bench-360 states it)",

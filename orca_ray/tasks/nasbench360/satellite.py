@@ -13,7 +13,6 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    SEQUENCE_BODY,
     carve,
     class_labels,
     entries,
@@ -67,7 +66,6 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
-    body=SEQUENCE_BODY,
     num_samples=NUM_SAMPLES,
     licence="GPL (as NAS-Bench-360 states)",
     citation="Petitjean, Inglada and Gançarski, Satellite image time series analysis under time warping, IEEE TGRS "

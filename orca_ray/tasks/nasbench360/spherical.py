@@ -12,7 +12,6 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    IMAGE_BODY,
     carve,
     class_labels,
     entries,
@@ -68,7 +67,6 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
-    body=IMAGE_BODY,
     num_samples=NUM_SAMPLES,
     licence="CC-BY-SA (as NAS-Bench-360 states)",
     citation=f"Cohen, Geiger, Köhler and Welling, Spherical CNNs, ICLR 2018; {BENCHMARK_PAPER}",

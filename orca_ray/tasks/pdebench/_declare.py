@@ -23,7 +23,6 @@ from orca_ray.tasks.task import Arrays, Task
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 MARK = "orca_ray_generated"
 
-BODIES = {1: "roberta-base", 2: "microsoft/swin-base-patch4-window7-224-in22k"}
 """Default body by the number of axes of space."""
 
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
@@ -101,7 +100,6 @@ def _task(
         target=Target("dense", shape=reading.shape),
         loss=problem.loss,
         metric="nrmse",
-        body=BODIES[len(reading.shape) - 1],
         num_samples=num_samples,
         licence="CC-BY-4.0" if benchmark == DOWNLOADED else "none (made by orca-ray on the user's machine)",
         terms="Asks to be cited." if benchmark == DOWNLOADED else "",
