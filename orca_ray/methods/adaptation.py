@@ -283,10 +283,11 @@ def _joined(notes: str | None, more: list[str]) -> str | None:
 
 def _check_data(task: Task, data: PreparedData) -> None:
     """Raise UserError unless the training and validation arrays are numbers of the task's shapes."""
+    assert task.input_shape is not None, "a resolved task knows its shapes"
     target_shape = () if task.target.kind == "classes" else task.target.output_shape
     for name, split in (("training", data.train), ("validation", data.validation)):
         for what, rows, shape in (("inputs", split.x, task.input_shape), ("targets", split.y, target_shape)):
-            if rows.dtype.kind not in "biuf" or rows.shape != (len(split.x), *(shape or rows.shape[1:])):
+            if rows.dtype.kind not in "biuf" or rows.shape != (len(split.x), *shape):
                 raise UserError(
                     f"{task.name}: the {name} {what} have shape {rows.shape} and type {rows.dtype}; the task needs "
                     f"{len(split.x)} rows of numbers of shape {shape}: prepare its data again"
