@@ -12,12 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d, shallow_water
-from orca_ray.simulation.registry import simulation
-from orca_ray.simulation.simulation import Array, generators
+from orca_ray.simulation.simulation import Array, generators, get_simulation
 
 
 def _sample(task: str, count: int = 1) -> dict[str, Array]:
-    fields = simulation(f"pdebench/{task}").solve(generators(0, 0, count))
+    fields = get_simulation(f"pdebench/{task}").solve(generators(0, 0, count))
     return {name: values.astype(np.float64) for name, values in fields.items()}
 
 

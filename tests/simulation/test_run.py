@@ -18,9 +18,9 @@ from orca_ray import __version__
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
-from orca_ray.simulation import advection, files, parts, run
-from orca_ray.simulation.registry import MODULES
-from orca_ray.simulation.simulation import Fields
+from orca_ray.simulation import advection, files, run
+from orca_ray.simulation.batch_store import BatchStore
+from orca_ray.simulation.simulation import Fields, simulations
 from orca_ray.tasks.registry import get_task
 
 TASK = "pdebench/advection"
@@ -84,12 +84,12 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", simulations())
 def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writer and reader agree on axes, frames and channels; of ten samples eight are for training."""
-    module = importlib.import_module(f"orca_ray.simulation.{MODULES[name]}")
+    module = importlib.import_module(f"orca_ray.simulation.{name.removeprefix('pdebench/')}")
     layout = module.SIMULATION.layout
     shapes = layout.datasets if isinstance(layout, files.TensorLayout) else {"data": layout.shape}
 
@@ -207,7 +207,7 @@ def test_a_kill_leaves_what_the_next_run_cleans_up(tmp_path: Path, monkeypatch: 
     """As of a kill while a batch or the file is written."""
     solved = _counted(monkeypatch)
     _interrupted(tmp_path, 4)
-    directory = parts.directory_of(tmp_path / FILE)
+    directory = BatchStore(tmp_path / FILE).directory
     (directory / "4-6.tmp").write_bytes(b"half")
     (directory / FILE).write_bytes(b"half")
     path, _ = run.generate(TASK, 6, directory=tmp_path)
@@ -220,10 +220,10 @@ def test_a_kill_leaves_what_the_next_run_cleans_up(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_batch_that_was_damaged_is_told_and_solved_again(damage: str, tmp_path: Path) -> None:
     _interrupted(tmp_path, 4)
-    part = parts.directory_of(tmp_path / FILE) / "2-4.npz"
-    content = bytearray(part.read_bytes())
+    batch = BatchStore(tmp_path / FILE).directory / "2-4.npz"
+    content = bytearray(batch.read_bytes())
     content[len(content) // 2] ^= 1
-    part.write_bytes({"cut": content[:-100], "flipped": content, "empty": bytearray()}[damage])
+    batch.write_bytes({"cut": content[:-100], "flipped": content, "empty": bytearray()}[damage])
     with pytest.raises(UserError, match=r"2-4\.npz was damaged .* run the command again"):
         run.generate(TASK, 6, directory=tmp_path)
     assert not (tmp_path / FILE).exists()
@@ -264,9 +264,9 @@ def test_a_file_that_another_process_made_meanwhile_is_kept(tmp_path: Path, monk
 
 def test_batches_left_beside_a_whole_file_are_removed(tmp_path: Path) -> None:
     path, _ = run.generate(TASK, 2, directory=tmp_path)
-    parts.directory_of(path).mkdir()
+    BatchStore(path).directory.mkdir()
     assert run.generate(TASK, 2, directory=tmp_path) == (path, False)
-    assert not parts.directory_of(path).exists()
+    assert not BatchStore(path).directory.exists()
 
 
 def test_an_interruption_ends_the_workers(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_the_death_of_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         return future
 
     monkeypatch.setattr(run, "_submit", dead)
-    with pytest.raises(UserError, match=r"worker process died.*fewer --workers, it goes on"):
+    with pytest.raises(UserError, match=r"worker process died.*fewer --workers; it continues"):
         run.generate(TASK, 64, directory=tmp_path, workers=2)
     assert _entries(tmp_path) == []
 
@@ -309,7 +309,7 @@ def test_a_full_disk_is_told(error: OSError, tmp_path: Path, monkeypatch: pytest
 
     with pytest.raises(UserError, match="no space"):
         run.generate(TASK, 10**12, directory=tmp_path)
-    monkeypatch.setattr(parts, "save", full)
+    monkeypatch.setattr(BatchStore, "save", full)
     with pytest.raises(UserError, match="no space left"):
         run.generate(TASK, 1, directory=tmp_path)
     assert _entries(tmp_path) == []
