@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data.pdebench_files import FILES
 from orca_ray.errors import unknown_name
 from orca_ray.simulation.files import Layout
 
@@ -28,8 +29,6 @@ class Simulation:
 
     name: str
     """Name of the imitated task, ``pdebench/task``."""
-    file: str
-    """File name in PDEBench."""
     equation: str
     """Equation with its parameters, stored in the file."""
     numerics: str
@@ -38,6 +37,11 @@ class Simulation:
     batch: int
     """Samples solved together; chosen for a core's cache."""
     solve: Callable[[Sequence[np.random.Generator]], Fields]
+
+    @property
+    def file(self) -> str:
+        """File name in PDEBench."""
+        return FILES[self.name.split("/")[1]]
 
 
 def simulations() -> dict[str, Simulation]:

@@ -16,6 +16,7 @@ import pytest
 
 from orca_ray import __version__
 from orca_ray.data import cache
+from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
 from orca_ray.simulation import advection, files, run
@@ -58,7 +59,7 @@ def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(home: Pa
     assert path == home / "raw" / "pdebench_generated" / FILE
     assert told == [(2, 5), (4, 5), (5, 5)]
     with h5py.File(path) as file:
-        marker = json.loads(file.attrs[files.MARKER])
+        marker = json.loads(file.attrs[MARK])
     assert {key: marker[key] for key in ("task", "samples", "seed", "version")} == {
         "task": TASK,
         "samples": 5,
