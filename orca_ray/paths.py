@@ -37,7 +37,7 @@ def refuse_special(path: Path, what: str) -> None:
 def require_directory(path: Path, what: str) -> Path:
     """Return ``path`` if it is a directory or could become one; raise `UserError` for a file or special file."""
     refuse_special(path, what)
-    blocking = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+    blocking = next(each for each in (path.absolute(), *path.absolute().parents) if _exists(each))
     if not blocking.is_dir():
         found = _kind(blocking) or "a broken link"
         where = f"{what} {path} is {found}" if blocking == path.absolute() else f"{what} {path}: {blocking} is {found}"
@@ -80,6 +80,14 @@ def _remove_bare(directory: Path) -> None:
                 lock.unlink()
         with contextlib.suppress(OSError):  # not empty: something is worth keeping
             os.rmdir(folder)
+
+
+def _exists(path: Path) -> bool:
+    """Return whether something is at ``path``, links included; raises OSError if the system refuses the name."""
+    try:
+        return bool(path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _kind(path: Path) -> str:

@@ -141,7 +141,7 @@ def test_the_walk_sees_the_arrows_that_are_there() -> None:
         ("from orca_ray.leaderboard import build", "orca_ray.results.store", "arrows go down"),
         ("from ...cli import main", "orca_ray.sweep.execution.driver", "arrows go down"),
         ("from .... import cli", "orca_ray.sweep.execution.executors.ray", "arrows go down"),
-        ("def f():\n    from orca_ray.training import refine", "orca_ray.alignment.otdd", "arrows go down"),
+        ("def f():\n    from orca_ray.training import refine", "orca_ray.alignment.distances.otdd", "arrows go down"),
         ("if TYPE_CHECKING:\n    import orca_ray.sweep", "orca_ray.data.cache", "arrows go down"),
         ("importlib.import_module('orca_ray.sweep.execution.driver')", "orca_ray.methods.orca", "arrows go down"),
         ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),

@@ -19,7 +19,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.align_stage import AlignStage
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar, get_method
-from orca_ray.methods.reports import EpochReport, Outcome, Stage
+from orca_ray.methods.reports import Progress, Outcome, Stage
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
@@ -123,7 +123,7 @@ class Adaptation:
         assert self._model is not None, "this adaptation is closed"
         return self._model
 
-    def step(self) -> EpochReport:
+    def step(self) -> Progress:
         """Run one epoch of the current stage; the last refine epoch restores the best weights and reads test."""
         with self._computing():
             report = _STEPS[self._stage](self)
@@ -176,7 +176,7 @@ class Adaptation:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _step_align(self) -> EpochReport:
+    def _step_align(self) -> Progress:
         started = perf_counter()  # includes source features and pseudo-labels
         self._align = self._align or self._make_align()
         epoch = self._align.step()
@@ -185,12 +185,12 @@ class Adaptation:
         if self._align.done:
             self._align = None
             self._stage = "refine"
-        return EpochReport(
+        return Progress(
             stage="align", epoch=epoch.epoch, epochs=self._hyperparameters.align.epochs, distance=epoch.distance,
             learning_rate=epoch.learning_rate, seconds=seconds,
         )  # fmt: skip
 
-    def _step_refine(self) -> EpochReport:
+    def _step_refine(self) -> Progress:
         self._refine = self._refine or self._make_refine()
         epoch = self._refine.step()
         rates = self._refine.throughput()
@@ -210,14 +210,14 @@ class Adaptation:
         )
         if self._refine.done:
             self._finish(self._refine)
-        return EpochReport(
+        return Progress(
             stage="refine", epoch=epoch.epoch, epochs=self._hyperparameters.refine.epochs, loss=epoch.loss,
             validation_score=epoch.validation_score, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
         )  # fmt: skip
 
-    def _step_done(self) -> EpochReport:
+    def _step_done(self) -> Progress:
         epochs = self._hyperparameters.refine.epochs
-        return EpochReport(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
+        return Progress(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
 
     def _finish(self, refine: RefineLoop) -> None:
         refine.restore_best()
@@ -294,7 +294,7 @@ def _check_data(task: Task, data: PreparedData) -> None:
                 )
 
 
-_STEPS: dict[Stage, Callable[[Adaptation], EpochReport]] = {
+_STEPS: dict[Stage, Callable[[Adaptation], Progress]] = {
     "align": Adaptation._step_align,
     "refine": Adaptation._step_refine,
     "done": Adaptation._step_done,

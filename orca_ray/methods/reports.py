@@ -1,4 +1,4 @@
-"""Reports of an adaptation: one per epoch, and the outcome."""
+"""Reports of an adaptation: progress after each epoch, and the outcome."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,8 +7,8 @@ Stage = Literal["align", "refine", "done"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochReport:
-    """Report of one `Adaptation.step`."""
+class Progress:
+    """Progress of a trial after one `Adaptation.step`."""
 
     stage: Stage
     epoch: int

@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orca_ray.alignment.distance import distance_names
-from orca_ray.alignment.source import source_names
+from orca_ray.alignment.registry import distance_names, source_names
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.training.optimisation import align_schedule_names, optimizer_names, schedule_names
 from orca_ray.training.precision import PRECISIONS
@@ -18,7 +17,7 @@ class AlignConfig:
     """Options of the align stage."""
 
     distance: str = "l2"
-    """Name in `orca_ray.alignment.distance`; ``docs/distance-study.md`` justifies the default."""
+    """Name in `orca_ray.alignment.registry`; ``docs/distance-study.md`` justifies the default."""
     epochs: int = 10
     """Maximum number of epochs, each one optimiser step on one sample of the training set; 0 skips the stage."""
     learning_rate: float = 0.02

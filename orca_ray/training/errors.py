@@ -4,8 +4,8 @@ import errno
 
 import torch
 
-_ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "Cannot allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
-"""Parts of the RuntimeErrors of torch's CPU allocator, of memory maps, of CUDA outside torch's allocator, of cuBLAS."""
+_ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory", "ALLOC_FAILED")
+"""Parts of the RuntimeErrors of torch's CPU allocator, of CUDA outside torch's allocator, of memory maps, of cuBLAS."""
 
 
 class NotFiniteError(RuntimeError):

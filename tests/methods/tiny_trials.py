@@ -14,7 +14,7 @@ from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.target import Target
 from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.recipe import Scalar
-from orca_ray.methods.reports import EpochReport, Outcome
+from orca_ray.methods.reports import Progress, Outcome
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 
@@ -182,7 +182,7 @@ def run(adaptation: Adaptation) -> list[dict[str, Any]]:
     return reports
 
 
-def reported(progress: EpochReport) -> dict[str, Any]:
+def reported(progress: Progress) -> dict[str, Any]:
     values = asdict(progress)
     del values["seconds"]
     return values

@@ -23,8 +23,8 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors import trainable
 from orca_ray.sweep.execution.executors.ray import RayExecutor
+from orca_ray.sweep.planning.loading import parse_spec
 from orca_ray.sweep.planning.searches import plan_searches
-from orca_ray.sweep.planning.spec import parse_spec
 
 SWEEP = """\
 name: noop

@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from orca_ray.errors import unknown_name
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor, checkpoint_directory
 from orca_ray.sweep.execution.events import Event, Listener, Message, Summary, SweepFinished, SweepStarted
 from orca_ray.sweep.execution.executors.base import Executor
+from orca_ray.sweep.planning.assets import fetch
+from orca_ray.sweep.planning.cost import trial_seconds
 from orca_ray.sweep.planning.plan import fingerprints
-from orca_ray.sweep.planning.searches import SearchPlan, plan_searches, refuse_unplaceable
+from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
 from orca_ray.sweep.planning.spec import SweepSpec
 
 logger = logging.getLogger(__name__)
@@ -31,7 +34,7 @@ EXECUTORS: Mapping[str, Callable[[], Executor]] = {"ray": _ray, "inline": _inlin
 
 
 def make_executor(name: str) -> Executor:
-    """Return an executor by name; raise UserError for a misspelt one."""
+    """Return an executor by name; raise UserError for an unknown one."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
     return EXECUTORS[name]()
@@ -39,7 +42,7 @@ def make_executor(name: str) -> Executor:
 
 def run_sweep(
     spec: SweepSpec,
-    store: ResultsStore,
+    results: ResultsStore | str,
     *,
     executor: str = "ray",
     listener: Listener | None = None,
@@ -47,29 +50,33 @@ def run_sweep(
     retry_failed: bool = False,
     checkpoint_seconds: float = 30.0,
 ) -> Summary:
-    """Run what the store does not hold yet; the same call after an interruption goes on where it stopped.
+    """Run the trials that the results store does not hold yet; after an interruption the same call continues.
 
     Args:
         spec: the sweep.
-        store: its results.
+        results: the results store, or its path or URI. A store that does not exist is created last, so that a sweep
+            that cannot start leaves nothing behind.
         executor: ``ray`` or ``inline``.
-        listener: told of everything that happens, in the calling thread.
-        address: Ray cluster to join; None joins the one that RAY_ADDRESS names, else starts one here.
+        listener: receives every event, in the calling thread.
+        address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
         retry_failed: run failed trials again.
         checkpoint_seconds: least time between two checkpoints of a trial.
 
     Raises:
-        UserError: bad data, an unreachable body or cluster, a trial that fits on no node.
+        UserError: an unreachable cluster, a trial that fits on no node, a body or data that cannot be read.
     """
     emit = listener or _ignore
-    fetch(spec, lambda text: emit(Message(text)))
-    known = fingerprints(spec, prepare=True)
     with make_executor(executor) as engine:
         nodes = engine.open(address)
-        searches = plan_searches(spec, known, gpus=any(node.gpus > 0 for node in nodes))
+        searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=any(node.gpus > 0 for node in nodes))
         refuse_unplaceable(searches, nodes)
+        fetch(searches, lambda text: emit(Message(text)))
+        known = fingerprints(spec, prepare=True)
+        searches = [replace(search, fingerprint=known[search.task]) for search in searches]
+        estimates = trial_seconds(searches)
+        store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
         conductor = Conductor(
-            searches, store, executor=executor, costs=_costs(searches), retry_failed=retry_failed, listener=listener
+            searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed, listener=listener
         )
         emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
         interrupted = False
@@ -80,48 +87,6 @@ def run_sweep(
     summary = conductor.summary(interrupted=interrupted)
     emit(SweepFinished(summary))
     return summary
-
-
-def fetch(spec: SweepSpec, progress: Callable[[str], None]) -> None:
-    """Bring data, bodies and alignment sources into the cache before any worker waits for them."""
-    from orca_ray.alignment.source import default_source, fetch_source
-    from orca_ray.methods.recipe import get_method
-    from orca_ray.models.weights import body_modality, fetch_body
-    from orca_ray.tasks.registry import get_task
-
-    bodies = sorted({spec.body(task, method) for task in spec.tasks for method in spec.methods})
-    for body in bodies:
-        body_modality(body)  # refuses a misspelt name before anything is fetched
-    for name in spec.tasks:
-        get_task(name).fetch(progress, protocol=spec.protocol)
-    for body in bodies:
-        fetch_body(body, progress)
-    sources = {
-        str(spec.settings(task, method).get("align.source") or default_source(spec.body(task, method)))
-        for task in spec.tasks
-        for method in spec.methods
-        if get_method(method).aligns
-    }
-    for source in sorted(sources):
-        fetch_source(source, progress)
-
-
-def _costs(searches: list[SearchPlan]) -> dict[str, float]:
-    """Guess the relative cost of a trial of each task: training samples times tokens times epochs."""
-    from orca_ray.tasks.registry import get_task
-
-    costs = {}
-    for search in {search.task: search for search in searches}.values():
-        data = get_task(search.task).prepare(search.spec.protocol)
-        task = get_task(search.task).resolved(data)
-        assert task.input_shape is not None
-        samples = len(data.train)
-        if len(task.input_shape) == 3:
-            tokens = (int(search.first["embedder.image_size"]) / 14) ** 2
-        else:
-            tokens = min(float(search.first["embedder.sequence_length"]), task.input_shape[-1])
-        costs[search.task] = samples * tokens * float(search.first["refine.epochs"])
-    return costs
 
 
 def _ignore(event: Event) -> None:

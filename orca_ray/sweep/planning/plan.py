@@ -8,7 +8,7 @@ from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.planning.absent import Absent, absent
+from orca_ray.sweep.planning.assets import Absent, absent
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
 from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec

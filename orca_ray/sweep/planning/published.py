@@ -1,7 +1,7 @@
-"""The reference's tuned configuration of each task, in our names: what its search tries first.
+"""The reference's tuned configuration of each task, in our names; the first trial of its search.
 
-Read off the configuration files of github.com/sjunhongshen/ORCA (commit 19b8c1c), kept as facts in
-``reference_hyperparameters.csv``; a row is a data set.
+``reference_hyperparameters.csv`` lists the values of the configuration files of github.com/sjunhongshen/ORCA (commit
+19b8c1c), one data set per row.
 """
 
 import csv
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from orca_ray.models.names import modality_of
+from orca_ray.models.modality import get_modality, modality_of
 from orca_ray.sweep.planning.space import Scalar
 from orca_ray.tasks.registry import get_task
 
@@ -28,39 +28,40 @@ _NAMES = {
 }  # fmt: skip
 _NAMES["pdebench_generated"] = _NAMES["pdebench"]
 
-_IMAGE_SIZE = 224
 _SOURCE_SAMPLES = 5000
-_MOST_TOKENS = {"PDE-Burgers": 512}
-"""Where the reference cuts otherwise than it says: for Burgers' 1024 points it declares 256, of which 128 tokens are to
-be made, and so cuts them into patches of two."""
-_SOURCES = {"sequence": "conll2003", "image": "cifar10"}
+_MAX_TOKENS = {"PDE-Burgers": 512}
+"""Data sets that the reference cuts otherwise than configured: it configures 128 tokens for 256 points of Burgers' and
+so cuts the 1024 points that it reads into patches of two."""
 _ALIGN_FACTOR, _ALIGN_FACTOR_UP_TO = 10.0, 1e-3
 
 
 def dataset_of(task: str) -> str | None:
-    """Return what the reference calls a task, or None where it has no configuration for it."""
+    """Return the reference's name of a task, or None where it has no configuration for the task."""
     benchmark, _, name = task.partition("/")
     dataset = f"OPENML{name}" if benchmark == "openml" else _NAMES.get(benchmark, {}).get(name)
     return dataset if dataset in _rows() else None
 
 
 def published_settings(task: str, *, paper_body: str | None = None) -> dict[str, Scalar]:
-    """Return the settings of a task's published configuration; none where there is none.
+    """Return the settings of a task's published configuration; empty where there is none.
 
-    ``paper_body``, the body under the protocol ``paper``, adds the paper's alignment source for it, CoNLL-2003 or
-    CIFAR-10, which must be fetched from the web; otherwise the source is the default of the body.
+    ``paper_body`` is the body under the protocol ``paper``; it adds the paper's alignment source, CoNLL-2003 or
+    CIFAR-10, which is downloaded. Otherwise the source is the body's default.
 
-    The reference adds the gradients of the passes of a step where we average them, so SGD's rate is multiplied and L2
-    decay divided by their number; passes that do not fill a step at the end of an epoch are dropped. Its align stage
-    takes the first multiple of the batch above ``maxsamples`` of each class, and steps with the optimiser of refining,
-    at ten times its rate up to 1e-3, a fifth after the epochs 20, 40 and 60. What differs all the same is listed in
-    ``docs/decisions/0008-published-configurations.md``.
+    The reference adds the gradients of the micro-batches of a step, and we average them. SGD's learning rate is
+    therefore multiplied by their number, and L2 decay divided by it; micro-batches that do not fill a step at the end
+    of an epoch are dropped. Its align stage takes the first multiple of the batch size above ``maxsamples`` of each
+    class. It uses the optimiser of refining at ten times its learning rate where that is at most 1e-3, and a fifth of
+    it after the epochs 20, 40 and 60. ``docs/decisions/0008-published-configurations.md`` lists the remaining
+    differences.
     """
     dataset = dataset_of(task)
     if dataset is None:
         return {}
-    source = {} if paper_body is None else {"align.source": _SOURCES[modality_of(paper_body, get_task(task).kind)]}
-    return _settings(task, _rows()[dataset]) | source
+    settings = _settings(task, _rows()[dataset])
+    if paper_body is not None:
+        settings["align.source"] = modality_of(paper_body, get_task(task).kind).paper_source
+    return settings
 
 
 @cache
@@ -106,7 +107,6 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
 
 
 def _embedder(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
-    if get_task(task).kind == "image":
-        return {"embedder.image_size": _IMAGE_SIZE}
-    most_tokens = _MOST_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
-    return {"embedder.sequence_length": most_tokens, "embedder.patching": "divide"}
+    max_tokens = _MAX_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
+    settings = get_modality(get_task(task).kind).paper_embedder(max_tokens)
+    return {f"embedder.{name}": value for name, value in settings.items()}

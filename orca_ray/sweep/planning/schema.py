@@ -1,5 +1,6 @@
-"""The sweep file as a validated model: one class a block of the YAML."""
+"""The schema of sweep files: one class per block of the YAML."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -7,36 +8,45 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from orca_ray.errors import unknown_name
 from orca_ray.protocol import Protocol
 from orca_ray.sweep.planning.space import Dimension, Scalar
+from orca_ray.sweep.planning.yaml_reader import MAX_INTEGER
 from orca_ray.sweep.search.stopping import SuccessiveHalving
+
+MAX_TRIALS = 100_000
+"""Most search trials of one (task, method)."""
+MAX_PARALLEL = 1_000
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _task_name(value: object) -> object:
+def _name_checker(kind: str, allowed: Callable[[], Mapping[str, object]]) -> BeforeValidator:
+    """Return a validator that refuses unknown names; the registry is read at the first check."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and value not in allowed():
+            raise ValueError(str(unknown_name(kind, value, allowed())))
+        return value
+
+    return BeforeValidator(check)
+
+
+def _tasks() -> Mapping[str, object]:
     from orca_ray.tasks.registry import all_tasks
 
-    if isinstance(value, str) and value not in all_tasks():
-        raise ValueError(str(unknown_name("task", value, all_tasks())))
-    return value
+    return all_tasks()
 
 
-def _method_name(value: object) -> object:
+def _methods() -> Mapping[str, object]:
     from orca_ray.methods.recipe import all_methods
 
-    if isinstance(value, str) and value not in all_methods():
-        raise ValueError(str(unknown_name("method", value, all_methods())))
-    return value
+    return all_methods()
 
 
-def _hyperparameter_name(value: object) -> object:
+def _hyperparameters() -> Mapping[str, object]:
     from orca_ray.methods.hyperparameters import names
 
-    allowed = names()
-    if isinstance(value, str) and value not in allowed:
-        raise ValueError(str(unknown_name("hyper-parameter", value, allowed)))
-    return value
+    return names()
 
 
 def _distinct(values: list[int]) -> list[int]:
@@ -45,75 +55,68 @@ def _distinct(values: list[int]) -> list[int]:
     return values
 
 
-TaskName = Annotated[str, BeforeValidator(_task_name)]
-MethodName = Annotated[str, BeforeValidator(_method_name)]
-HyperparameterName = Annotated[str, BeforeValidator(_hyperparameter_name)]
+TaskName = Annotated[str, _name_checker("task", _tasks)]
+MethodName = Annotated[str, _name_checker("method", _methods)]
+HyperparameterName = Annotated[str, _name_checker("hyper-parameter", _hyperparameters)]
 Settings = dict[HyperparameterName, Scalar]
 Space = dict[HyperparameterName, Dimension]
-NonNegative = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
 
 class ResourceRequest(_Model):
-    """Resources of one trial; ``gpus`` counts only where the cluster has GPUs."""
+    """Resources of one trial; ``gpus`` is ignored where the cluster has none."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 1.0
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
 
 
-class EarlyStopping(_Model):
-    """Successive halving of search trials; see :class:`~orca_ray.sweep.search.stopping.SuccessiveHalving`."""
-
-    eta: Annotated[float, Field(gt=1)] = 2.0
-    min_epochs: Annotated[int, Field(ge=1)] = 2
-
-    def rule(self) -> SuccessiveHalving:
-        """Return the rule itself."""
-        return SuccessiveHalving(self.eta, self.min_epochs)
-
-
 class Layer(_Model):
-    """Settings for some of the trials: all of a task, of a method, or of a budget; later layers win."""
+    """Settings of all trials of a task, of a method, or of a task in one budget; stronger layers win."""
 
     settings: Settings = {}
     space: Space = {}
     body: str | None = None
     resources: ResourceRequest | None = None
-    search_trials: NonNegative | None = None
+    search_trials: NumTrials | None = None
 
 
 class Budget(_Model):
-    """How much to spend: ``quick`` to see it work, ``full`` for a table."""
+    """A number of trials and seeds: ``quick`` to try a sweep out, ``full`` for a leaderboard."""
 
-    search_trials: NonNegative = 0
-    """Search trials a (task, method); 0 confirms the first configuration without a search."""
-    confirm_seeds: Annotated[list[NonNegative], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
-    """Seeds of the confirm trials, scored on test; the search's own seed is not among them."""
+    search_trials: NumTrials = 0
+    """Search trials per (task, method); with 0 the first configuration is confirmed without a search."""
+    confirm_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
+    """Seeds of the confirm trials, which are scored on test; the search's own seed is not allowed."""
     methods: list[MethodName] | None = None
     settings: Settings = {}
     tasks: dict[TaskName, Layer] = {}
 
 
 class SweepFile(_Model):
-    """A sweep as written in YAML."""
+    """A whole sweep file."""
 
+    extends: str | None = None
+    """Shipped sweep, or path relative to this file, that gives the values which this file does not set."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: str
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodName], Field(min_length=1)]
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[Literal["sequence", "image"], str] = {}
-    """Body for 1-D inputs and for 2-D inputs, in place of each task's default."""
+    """Body for 1-D and for 2-D inputs, instead of each task's default."""
     resources: ResourceRequest = ResourceRequest()
-    seed: NonNegative = 0
+    seed: Seed = 0
     """Seed of the search trials and of the samplers."""
-    parallel: Annotated[int, Field(ge=1)] = 1
-    """Search trials of one (task, method) at the same time."""
+    parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] = 1
+    """Search trials of one (task, method) that run at the same time."""
     deterministic: bool = False
-    """Equal scores wherever a trial runs, on CPUs bit for bit: one thread, reproducible kernels, full precision."""
-    early_stopping: EarlyStopping | None = EarlyStopping()
+    """Whether scores must be equal wherever a trial runs, on CPUs bit for bit: one thread, reproducible kernels, full
+    precision."""
+    early_stopping: SuccessiveHalving | None = SuccessiveHalving()
     settings: Settings = {}
-    """Values of hyper-parameters; for searched ones, the first trial's."""
+    """Values of hyper-parameters; for searched ones, of the first trial."""
     published: bool = False
     """Whether each task's published configuration (`orca_ray.sweep.planning.published`) is added to ``settings``;
     the file's values for a method, a task or a budget win over it."""

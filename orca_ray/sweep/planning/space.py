@@ -1,5 +1,6 @@
-"""Search spaces: one dimension a hyper-parameter, as written in a sweep's YAML."""
+"""Search spaces of sweep files: one dimension per hyper-parameter."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ Scalar = int | float | str | bool
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     if not bounds[0] < bounds[1]:
         raise ValueError(f"the range {list(bounds)} is empty: give [low, high] with low < high")
+    if not math.isfinite(bounds[1] - bounds[0]):
+        raise ValueError(f"the range {list(bounds)} is too wide: give bounds closer to zero")
     return bounds
 
 
@@ -31,7 +34,7 @@ class Dimension(BaseModel):
     log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
     uniform: Bounds | None = None
     integer: tuple[int, int] | None = None
-    choice: Annotated[list[Scalar], Field(min_length=1)] | None = None
+    choice: Annotated[list[Scalar], Field(min_length=1, max_length=256)] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Dimension":
@@ -59,7 +62,7 @@ class Dimension(BaseModel):
         return distributions.CategoricalDistribution(self.choice)
 
     def contains(self, value: Scalar) -> bool:
-        """Tell whether ``value`` lies in this dimension."""
+        """Return whether ``value`` is in this dimension."""
         if self.choice is not None:
             return value in self.choice
         bounds = self.log_uniform or self.uniform or self.integer
@@ -67,13 +70,13 @@ class Dimension(BaseModel):
         return isinstance(value, (int, float)) and bounds[0] <= value <= bounds[1]
 
     def describe(self) -> str:
-        """Return the dimension as a person would write it, for errors and plans."""
+        """Return the dimension as text, for errors and plans."""
         [(kind, value)] = self.model_dump(exclude_none=True).items()
         return f"{kind} {list(value)}"
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Round a suggested float to four significant digits: keys stay short and equal on every machine."""
+    """Round a suggested float to four significant digits, so that keys are equal on every machine."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

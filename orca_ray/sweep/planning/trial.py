@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orca_ray.sweep.planning.space import Scalar
@@ -61,15 +61,6 @@ class TrialSpec:
         if self.deterministic:  # no word of it otherwise: it need not change the keys of usual trials
             identity["deterministic"] = True
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
-
-    def to_config(self) -> dict[str, Any]:
-        """Return plain containers, to travel in a Tune config."""
-        return asdict(self)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "TrialSpec":
-        """Rebuild a trial from :meth:`to_config`."""
-        return cls(**{**config, "resources": Resources(**config["resources"])})
 
 
 def canonical_json(value: object) -> str:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,11 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor, checkpoint_directory
 from orca_ray.sweep.execution.events import Event, TrialFinished
-from orca_ray.sweep.execution.executors.base import stopped_early
+from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.searches import NodeResources, placement_problem
 from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.sweep.planning.trial import Resources, TrialSpec
-from tests.sweep.fakes import TEXT, fake_end, fake_reports, fake_score, fake_searches, fake_spec, play
+from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStor
     abandoned = conduct(store)
     if (trial := abandoned.next_trial()) is not None:  # a trial that was out when the driver died
         abandoned.started(trial.key)
-        abandoned.report(trial.key, next(fake_reports(trial))["progress"])
+        abandoned.report(trial.key, next(fake_reports(trial)).progress)
     second = conduct(store)
     assert second.finished_before == most
     rest = play(second)
@@ -76,16 +77,16 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
     play(conduct(one))
     many = ResultsStore(tmp_path / "many", create=True)
     conductor = conduct(many)
-    out: list[tuple[TrialSpec, list[dict[str, object]]]] = []
+    out: list[tuple[TrialSpec, list[TrialReport]]] = []
     while not conductor.done:
         while (trial := conductor.next_trial()) is not None:
             conductor.started(trial.key)
             out.append((trial, list(fake_reports(trial))))
         trial, reports = out.pop()  # the youngest first: an order that no single worker would give
         for report in reports:
-            if conductor.report(trial.key, report["progress"]) and not report["done"]:  # type: ignore[arg-type]
-                report = stopped_early(report)
-            if report["done"]:
+            if conductor.report(trial.key, report.progress) and not report.done:
+                report = report.stopped_early()
+            if report.done:
                 conductor.finish(trial.key, report)
                 break
     facts = [{key: record.reproducible() for key, record in store.load("fake/full").items()} for store in (one, many)]
@@ -101,11 +102,13 @@ def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsSt
     for trial in (stopped, failed, lost):
         reports = list(fake_reports(trial))
         for report in reports[:3]:
-            conductor.report(trial.key, report["progress"])
+            conductor.report(trial.key, report.progress)
     # Resumed, it has told of its end before it was stopped at its third epoch.
-    one = conductor.finish(stopped.key, stopped_early(list(fake_reports(stopped))[-1]))
-    two = conductor.finish(failed.key, {**list(fake_reports(failed))[2], **fake_end("failed_nan", "loss is NaN")})
-    three = conductor.finish(lost.key, fake_end("lost", "node gone"))
+    one = conductor.finish(stopped.key, list(fake_reports(stopped))[-1].stopped_early())
+    two = conductor.finish(
+        failed.key, replace(list(fake_reports(failed))[2], status=Status.FAILED_NAN, error="loss is NaN")
+    )
+    three = conductor.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
     for record, trial in ((one, stopped), (two, failed), (three, lost)):
         assert (record.epochs, record.best_epoch, record.test_score) == (3, 3, None)
         assert record.validation_score == fake_score(trial, 3)
@@ -132,7 +135,6 @@ def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
     assert [trial.threads for trial in trials] == [2, 1]
     assert [trial.deterministic for trial in trials] == [False, True]
     assert trials[0].key != trials[1].key
-    assert TrialSpec.from_config(trials[1].to_config()) == trials[1]
     play(Conductor(usual, store, executor="fake"), most=3)
     conductor = Conductor(fixed, store, executor="fake")
     assert conductor.finished_before == 0
@@ -169,7 +171,7 @@ def test_lost_trials_run_again_by_themselves(store: ResultsStore) -> None:
     conductor = conduct(store)
     trial = conductor.next_trial()
     assert trial is not None
-    conductor.finish(trial.key, {"status": "lost", "error": "node gone"})
+    conductor.finish(trial.key, TrialReport(status=Status.LOST, error="node gone"))
     again = play(conduct(store))
     assert trial.key in {t.key for t in again}
     assert store.load("fake/full")[trial.key].status is Status.COMPLETED
@@ -180,7 +182,7 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
     trial = conductor.next_trial()
     assert trial is not None
     reports = list(fake_reports(trial))
-    points = [report["progress"][0] for report in reports]
+    points = [report.progress[0] for report in reports]
     conductor.report(trial.key, points[:2])
     conductor.give_back(trial.key)
     assert conductor.next_trial() == trial
@@ -193,7 +195,8 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
 
 
 def test_the_longest_chain_starts_first(store: ResultsStore) -> None:
-    conductor = Conductor(fake_searches(), store, executor="fake", costs={"pocket/digits": 1.0, "pocket/wdbc": 9.0})
+    seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
+    conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds)
     first = conductor.next_trial()
     assert first is not None
     assert first.task == "pocket/wdbc"
@@ -218,7 +221,6 @@ def test_keys_are_stable_and_tell_trials_apart() -> None:
     assert trial.key == plan.trial({}, 1, "confirm").key
     assert trial.key != plan.trial({}, 2, "search").key
     assert trial.key != plan.trial({"refine.learning_rate": 0.02}, 1, "search").key
-    assert TrialSpec.from_config(trial.to_config()) == trial
 
 
 def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
@@ -245,16 +247,16 @@ def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore,
     conductor = conduct(store)
     while (trial := conductor.next_trial()) is not None:
         reports = list(fake_reports(trial))
-        stop = conductor.report(trial.key, [point for report in reports for point in report["progress"]])
-        conductor.finish(trial.key, stopped_early(reports[-1]) if stop else reports[-1])
+        stop = conductor.report(trial.key, [point for report in reports for point in report.progress])
+        conductor.finish(trial.key, reports[-1].stopped_early() if stop else reports[-1])
     facts = [{key: r.reproducible() for key, r in s.load("fake/full").items()} for s in (expected, store)]
     assert facts[0] == facts[1]
     assert any(record["status"] == Status.STOPPED_EARLY for record in facts[0].values())
 
 
 def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
-    costs = {"pocket/digits": 1e4, "pocket/wdbc": 1e5}
-    conductor = Conductor(fake_searches(), store, executor="fake", costs=costs)
+    seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
+    conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds)
     play(conductor, most=2)
     following = conductor.next_trial()
     assert following is not None

@@ -1,12 +1,12 @@
 """The executors on a real Ray cluster on this machine: the same records, whatever dies in between."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.driver import make_executor, run_sweep
 from orca_ray.sweep.execution.events import Event, Summary, SweepStarted, TrialFinished
 from orca_ray.sweep.execution.executors.ray import placement
+from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.planning.trial import Resources
 from tests.methods.tiny_trials import make_home
+from tests.sweep.fakes import fake_searches
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -91,7 +94,7 @@ import sys, json
 from pathlib import Path
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.planning.spec import load_spec
+from orca_ray.sweep.planning.loading import load_spec
 
 def tell(event):
     print(type(event).__name__, flush=True)
@@ -272,8 +275,9 @@ def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: 
 
 
 def test_resources_of_a_trial_become_a_placement_group() -> None:
-    resources = {"cpus": 2.0, "gpus": 0.25, "memory_gib": 1.5}
-    group = placement({"trial": json.dumps({"resources": resources})})
+    trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
+    order = Assignment(trial=trial, checkpoints="/", checkpoint_seconds=1.0)
+    group = placement({"assignment": order.to_json()})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 
 

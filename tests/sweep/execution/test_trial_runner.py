@@ -1,5 +1,5 @@
 import dataclasses
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import torch
 
 from orca_ray.errors import UserError
 from orca_ray.methods import adaptation
-from orca_ray.methods.reports import EpochReport
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.executors.trainable import TrialActor
+from orca_ray.sweep.execution.messages import Assignment, TrialReport
 from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, classify
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.trial import Resources, TrialSpec
@@ -33,37 +34,42 @@ def own_home(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(directory)))
 
 
-def finish(runner: TrialRunner) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    points: list[dict[str, Any]] = []
+def finish(runner: TrialRunner) -> tuple[list[Progress], TrialReport]:
+    points: list[Progress] = []
     while True:
         report = runner.step()
-        points += report["progress"]
-        if report["done"]:
+        points += report.progress
+        if report.done:
             return points, report
 
 
-def facts(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in point.items() if key != "seconds"} for point in points]
+def facts(points: Sequence[Progress]) -> list[Progress]:
+    return [dataclasses.replace(point, seconds=0.0) for point in points]
 
 
-def scores(report: dict[str, Any]) -> tuple[float, float, int]:
-    assert report["status"] == "completed", report
-    outcome = report["outcome"]
-    return outcome["validation_score"], outcome["test_score"], outcome["best_epoch"]
+def outcome_of(report: TrialReport) -> Outcome:
+    assert report.outcome is not None, report
+    return report.outcome
+
+
+def scores(report: TrialReport) -> tuple[float | None, float | None, int | None]:
+    assert report.status is Status.COMPLETED, report
+    outcome = outcome_of(report)
+    return outcome.validation_score, outcome.test_score, outcome.best_epoch
 
 
 def test_a_trial_to_its_end(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     points, report = finish(TrialRunner(plans["orca"].trial({}, 1, "confirm"), tmp_path))
-    assert [(p["stage"], p["epoch"]) for p in points] == [
+    assert [(p.stage, p.epoch) for p in points] == [
         ("align", 1), ("align", 2), ("refine", 1), ("refine", 2), ("refine", 3)
     ]  # fmt: skip
-    assert report["outcome"]["test_score"] is not None
-    json.dumps(report, allow_nan=False)
+    assert outcome_of(report).test_score is not None
+    assert TrialReport.from_json(report.to_json()) == report
 
 
 def test_search_trials_do_not_see_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     _, report = finish(TrialRunner(plans["nft"].trial({}, 1, "search"), tmp_path))
-    assert report["outcome"]["test_score"] is None
+    assert outcome_of(report).test_score is None
 
 
 def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
@@ -71,7 +77,7 @@ def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, S
     _, report = finish(TrialRunner(dataclasses.replace(held_out, protocol="paper"), tmp_path))
     validation, test, _ = scores(report)
     assert validation == test
-    assert PAPER_NOTE in report["outcome"]["notes"]
+    assert PAPER_NOTE in str(outcome_of(report).notes)
     assert "; " not in PAPER_NOTE  # which parts the sentences of a record's notes
     validation, test, _ = scores(finish(TrialRunner(held_out, tmp_path))[1])
     assert validation != test
@@ -90,7 +96,7 @@ def test_an_interrupted_trial_resumes_exactly(
         first.step()
     first.interrupt()
     points, report = finish(TrialRunner(trial, tmp_path / "cut"))
-    assert not report["outcome"]["align_reused"]
+    assert not outcome_of(report).align_reused
     assert facts(points) == facts(expected_points)
     assert scores(report) == scores(expected)
 
@@ -99,9 +105,9 @@ def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, 
     trial = plans["nft"].trial({}, 1, "confirm")
     points, report = finish(TrialRunner(trial, tmp_path))
     again = TrialRunner(trial, tmp_path).step()
-    assert again["done"]
-    assert facts(again["progress"]) == facts(points)
-    assert again["outcome"] == report["outcome"]
+    assert again.done
+    assert facts(again.progress) == facts(points)
+    assert again.outcome == report.outcome
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -111,15 +117,13 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     """A deterministic trial also after one of the same settings that ran with two threads."""
 
     def config(trial: TrialSpec, directory: str) -> dict[str, Any]:
-        return {
-            "trial": json.dumps(trial.to_config()), "checkpoints": str(tmp_path / directory),
-            "checkpoint_seconds": 1e9, "home": None,
-        }  # fmt: skip
+        checkpoints = str(tmp_path / directory)
+        return {"assignment": Assignment(trial=trial, checkpoints=checkpoints, checkpoint_seconds=1e9).to_json()}
 
-    def run(actor: TrialActor) -> tuple[float, float, int]:
+    def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
         while True:
-            report = json.loads(actor.step()["report"])
-            if report["done"]:
+            report = TrialReport.from_json(actor.step()["report"])
+            if report.done:
                 return scores(report)
 
     usual = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
@@ -165,34 +169,36 @@ def test_a_deterministic_trial_computes_with_one_thread(
 
 def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     runner = TrialRunner(plans["orca"].trial({}, 1, "search"), tmp_path)
-    outcomes = [runner.step()["outcome"] for _ in range(5)]
-    assert [outcome["epochs"] for outcome in outcomes] == [0, 0, 1, 2, 3]
-    assert all(outcome["num_parameters"] > 0 for outcome in outcomes)
-    assert outcomes[1]["distance_after"] is not None
+    outcomes = [outcome_of(runner.step()) for _ in range(5)]
+    assert [outcome.epochs for outcome in outcomes] == [0, 0, 1, 2, 3]
+    assert all(outcome.num_parameters > 0 for outcome in outcomes)
+    assert outcomes[1].distance_after is not None
     diverging = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
-    assert finish(TrialRunner(diverging, tmp_path))[1]["outcome"]["num_parameters"] > 0
+    assert outcome_of(finish(TrialRunner(diverging, tmp_path))[1]).num_parameters > 0
 
 
 def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     good = plans["nft"].trial({}, 1, "search")
     report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
-    assert report["status"] == "failed_user"
-    assert "data verify pocket/wdbc" in report["error"]
-    assert report["outcome"] is None
+    assert report.status is Status.FAILED_USER
+    assert "data verify pocket/wdbc" in str(report.error)
+    assert report.outcome is None
     report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
-    assert report["status"] == "failed_user"
+    assert report.status is Status.FAILED_USER
 
 
 def test_a_diverging_trial_is_failed_nan(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     trial = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
     _, report = finish(TrialRunner(trial, tmp_path))
-    assert report["status"] == "failed_nan"
+    assert report.status is Status.FAILED_NAN
 
 
 def test_classification() -> None:
     assert classify(NotFiniteError("loss")) is Status.FAILED_NAN
     assert classify(torch.OutOfMemoryError("cuda")) is Status.FAILED_OOM
     assert classify(MemoryError()) is Status.FAILED_OOM
+    allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+    assert classify(allocator) is Status.FAILED_OOM
     assert classify(UserError("x")) is Status.FAILED_USER
     assert classify(RuntimeError("x")) is Status.FAILED_USER
 

@@ -15,9 +15,10 @@ from orca_ray.sweep.planning.cost import (
     task_costs,
     tokens,
 )
+from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.plan import build_plan, fingerprints
 from orca_ray.sweep.planning.searches import NodeResources, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, SweepSpec, load_spec
+from orca_ray.sweep.planning.spec import Overrides, SweepSpec
 from orca_ray.tasks.registry import get_task
 
 GPU = NodeResources("gpu", 16.0, 1.0, 128.0)

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from orca_ray.methods.hyperparameters import resolve
+from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.published import dataset_of, published_settings
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, load_spec
+from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.sweep.planning.trial import TrialSpec
 from orca_ray.tasks.registry import all_tasks, get_task
 
@@ -120,7 +121,7 @@ def test_every_row_is_of_one_task() -> None:
 @pytest.mark.parametrize("task", PAPERS)
 def test_the_first_trial_of_a_search_is_the_row(task: str) -> None:
     plan = planned(task, Overrides(), budget="full")
-    trial = plan.trial(plan.search().generation[0].values, plan.spec.file.seed, "search")
+    trial = plan.trial(plan.sampler().generation[0].values, plan.spec.file.seed, "search")
     assert_is_row(trial, ROWS[str(dataset_of(task))])
 
 

@@ -1,4 +1,4 @@
-"""Runs trials one after another in this process: for tests, debugging and machines without Ray."""
+"""Runs trials one after another in this process, for tests, debugging and machines without Ray."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.executors.base import Executor, stopped_early
+from orca_ray.sweep.execution.executors.base import Executor
 from orca_ray.sweep.execution.trial_runner import TrialRunner
 from orca_ray.sweep.planning.searches import NodeResources
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def this_node() -> NodeResources:
-    """Return what this machine offers: allotted CPUs, visible GPUs, memory."""
+    """Return the resources of this machine: CPUs that the process may use, visible GPUs, memory."""
     import psutil
     import torch
 
@@ -23,18 +23,18 @@ def this_node() -> NodeResources:
 
 
 class InlineExecutor(Executor):
-    """One trial at a time, no other process."""
+    """Runs one trial at a time, without other processes."""
 
     where = "this process"
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Return this machine; an address has no meaning here."""
+        """Return this machine; an address is ignored with a warning."""
         if address is not None:
             logger.warning("--address %s is ignored: the inline executor runs in this process", address)
         return [this_node()]
 
     def run(self, conductor: Conductor, checkpoints: Path, checkpoint_seconds: float) -> bool:
-        """Run until done; Ctrl-C keeps the state of the trial at hand."""
+        """Run until done; Ctrl-C saves the state of the current trial."""
         while (trial := conductor.next_trial()) is not None:
             runner = TrialRunner(trial, checkpoints, checkpoint_seconds=checkpoint_seconds)
             try:
@@ -52,9 +52,9 @@ class InlineExecutor(Executor):
         conductor.started(key)
         while True:
             report = runner.step()
-            if conductor.report(key, report["progress"]):
-                conductor.finish(key, stopped_early(report))
+            if conductor.report(key, report.progress):
+                conductor.finish(key, report.stopped_early())
                 return
-            if report["done"]:
+            if report.done:
                 conductor.finish(key, report)
                 return

@@ -1,38 +1,41 @@
 """Runs trials on a Ray cluster, as the trials of one Tune experiment on warm actors.
 
-Tune schedules and places. What to run next, again, or no longer is the conductor's: a Tune ``Searcher`` and a
-``TrialScheduler`` pass its answers on. Neither Tune's snapshots nor its loggers are used (design, decisions 1 and 6).
+Tune schedules and places trials. The conductor decides which trial runs next, again or no longer; a Tune ``Searcher``
+and a ``TrialScheduler`` pass its decisions on. Tune's snapshots and loggers are not used (design, decisions 1 and 6).
 """
 
-import json
+import contextlib
 import logging
 import os
 import socket
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors.base import Executor
 from orca_ray.sweep.execution.executors.reap import note_processes, reap_orphans
+from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.planning.searches import NodeResources
-from orca_ray.sweep.planning.trial import Resources
+from orca_ray.sweep.planning.trial import TrialSpec
 
 logger = logging.getLogger(__name__)
 
 _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files a trial
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # align epochs have no score
     "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # the results store is the only truth
-    "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions must see each epoch
+    "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions need every epoch
     "TUNE_WARN_THRESHOLD_S": "30",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TQDM": "0",
     "RAY_DEDUP_LOGS": "0",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records tell why
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records hold the reason
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -45,7 +48,7 @@ class RayExecutor(Executor):
         self._processes: Path | None = None
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address`` or RAY_ADDRESS, or start one here."""
+        """Join the cluster at ``address`` or RAY_ADDRESS, or start one on this machine."""
         os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
         import ray
 
@@ -57,7 +60,8 @@ class RayExecutor(Executor):
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, and is the "
-                f"token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address a cluster is started here."
+                "token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address and RAY_ADDRESS a cluster is "
+                "started on this machine."
             ) from error
         self._connected = True
         nodes = [
@@ -103,8 +107,14 @@ class RayExecutor(Executor):
         )
         from orca_ray.sweep.execution.executors.trainable import make_trainable
 
-        bridge = ConductorSearcher(conductor, _worker_settings(checkpoints, checkpoint_seconds))
-        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch:
+        home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
+        directory = str(checkpoints.resolve())
+
+        def assign(trial: TrialSpec) -> Assignment:
+            return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
+
+        bridge = ConductorSearcher(conductor, assign)
+        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, _working_in(scratch):
             tuner = tune.Tuner(
                 tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement),
                 tune_config=tune.TuneConfig(
@@ -127,7 +137,7 @@ class RayExecutor(Executor):
         return not conductor.done
 
     def close(self) -> None:
-        """Leave the cluster; end it if it was started here."""
+        """Leave the cluster; end it if this executor started it."""
         if self._connected:
             import ray
 
@@ -138,8 +148,20 @@ class RayExecutor(Executor):
             self._processes = None
 
 
+@contextlib.contextmanager
+def _working_in(directory: str) -> Iterator[None]:
+    """Change the working directory, since Ray may delete the one that a submitted job starts in."""
+    before = os.getcwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(before)
+
+
 def _knock(address: str) -> None:
-    """Connect once to a host:port address: Ray itself would wait for minutes where nothing listens."""
+    """Connect once to a host:port address, since Ray would wait for minutes where nothing listens."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -149,18 +171,10 @@ def placement(config: dict[str, Any]) -> Any:
     """Return the placement group of a trial: one bundle."""
     from ray import tune
 
-    wanted = Resources(**json.loads(config["trial"])["resources"])
+    wanted = Assignment.from_json(config["assignment"]).trial.resources
     bundle = {"CPU": wanted.cpus}
     if wanted.gpus:
         bundle["GPU"] = wanted.gpus
     if wanted.memory_gib:
         bundle["memory"] = wanted.memory_gib * 2**30
     return tune.PlacementGroupFactory([bundle])
-
-
-def _worker_settings(checkpoints: Path, checkpoint_seconds: float) -> dict[str, Any]:
-    return {
-        "checkpoints": str(checkpoints.resolve()),
-        "checkpoint_seconds": checkpoint_seconds,
-        "home": os.environ.get("ORCA_RAY_HOME"),
-    }

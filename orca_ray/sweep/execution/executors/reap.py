@@ -1,8 +1,8 @@
 """Ends the processes that a killed driver left behind.
 
-After SIGKILL of a driver its local cluster ends within seconds, but helper processes of Ray can stay. Each driver that
-starts a cluster notes the processes it started; the next one ends those of drivers that are gone. Processes are told
-by id and creation time, so that a recycled id is never hit, and notes by machine: the cache may be shared.
+After SIGKILL of a driver its local cluster ends within seconds, but helper processes of Ray can remain. A driver that
+starts a cluster writes the ids of its processes to a file; the next driver ends those whose driver is gone. A process
+is identified by id and creation time, because ids are reused, and a file by machine, because the cache may be shared.
 """
 
 import json
@@ -21,7 +21,7 @@ def _directory() -> Path:
 
 
 def note_processes() -> Path:
-    """Write down this driver and all processes below it; returns the note, to delete after a clean end."""
+    """Write the ids of this driver and its descendants to a file; return its path, to delete after a clean end."""
     import psutil
 
     driver = psutil.Process()
@@ -33,7 +33,7 @@ def note_processes() -> Path:
 
 
 def reap_orphans() -> list[int]:
-    """End what drivers that are gone had started; return the ids of the ended processes."""
+    """End the processes of drivers that are gone; return the ids of the ended processes."""
     ended: list[int] = []
     for note in _directory().glob(f"{platform.node()}-*.json"):
         try:

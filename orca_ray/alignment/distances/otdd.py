@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from orca_ray.alignment.divergence import Sinkhorn
-from orca_ray.alignment.inner import EntropicLabels, GaussianLabels, LabelDistance
+from orca_ray.alignment.distances.sinkhorn import Sinkhorn
+from orca_ray.alignment.entropic import Ledger
+from orca_ray.alignment.inner import GaussianLabels, LabelDistance
 from orca_ray.alignment.kernel import Side
-from orca_ray.alignment.sinkhorn import Ledger
 
 
 class OTDD(Sinkhorn):
@@ -57,15 +57,9 @@ class OTDD(Sinkhorn):
         return self._labels.between(self._classes, classes, ledger).T, self._labels.within(classes, ledger)
 
 
-class EntropicOTDD(OTDD):
-    """`OTDD` with entropic transport between classes, too: W sees the shape of a class, not only its two moments."""
-
-    name = "otdd_entropic"
-
-    def __init__(self) -> None:
-        super().__init__(EntropicLabels())
-
-
 def _split(x_nD: Tensor, y_n: Tensor | None) -> list[Tensor]:
     assert y_n is not None
     return [x_nD[y_n == c] for c in range(int(y_n.max()) + 1)]
+
+
+DISTANCE = OTDD

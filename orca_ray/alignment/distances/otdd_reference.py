@@ -17,7 +17,6 @@ from orca_ray.alignment.reference_labels import (
     Labels,
     SinkhornLabels,
     SortedSource,
-    TruncatedGaussianLabels,
 )
 from orca_ray.errors import UserError
 
@@ -170,20 +169,6 @@ class ReferenceOTDD(Distance):
         return _ClassResult(value, gradient_nD, len(temperatures) + 2, error)
 
 
-class GaussianReferenceOTDD(ReferenceOTDD):
-    """Objective ``otdd-gaussian`` of the reference: `ReferenceOTDD` with W the distance between the classes' Gaussians.
-
-    Here W trains (see `TruncatedGaussianLabels`), but counts twice in the gradient: both directions of the transport
-    problem carry it. Reproduced. Not reproduced: where the source's class ids have gaps, or a source class is left out,
-    the reference pairs classes with the wrong class's mean and covariance.
-    """
-
-    name = "otdd_reference_gaussian"
-
-    def _make_labels(self) -> Labels:
-        return TruncatedGaussianLabels()
-
-
 class _ClassByClass(torch.autograd.Function):
     """The value, with a gradient that is known by the time that the value is."""
 
@@ -229,3 +214,6 @@ def _kept_classes(x_ND: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor, tuple[str,
         f"fewer than {MIN_CLASS} or more than {MAX_CLASS} each"
     )
     return x_ND[kept_N], torch.unique(y_N[kept_N], return_inverse=True)[1], (note,)
+
+
+DISTANCE = ReferenceOTDD

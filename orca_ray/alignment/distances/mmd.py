@@ -1,7 +1,6 @@
 """Maximum mean discrepancy with several Gaussian kernels."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -58,34 +57,10 @@ class MMD(Distance):
     def _bandwidth(self, x_nD: Tensor, across: "_Pairs", own: "_Pairs") -> float:
         if self._given_bandwidth is not None:
             return self._given_bandwidth
-        return self._typical(x_nD, across, own) or 1.0
-
-    def _typical(self, x_nD: Tensor, across: "_Pairs", own: "_Pairs") -> float:
         joint = torch.cat([self._x_ND, x_nD])
         num = len(joint)
         # Over ordered pairs, ||x - y||² sums to 2 num² times the total variance; num (num - 1) pairs differ.
         return 2.0 * float(joint.var(0, correction=0).sum()) * num / (num - 1)
-
-
-class MedianMMD(MMD):
-    """`MMD` with the median of ‖x − y‖² over the same pairs as bandwidth: far-off points do not widen the kernels.
-
-    Where more than half of all pairs coincide, the mean serves, and `diagnosis` says so.
-    """
-
-    name = "mmd_median"
-
-    def _typical(self, x_nD: Tensor, across: "_Pairs", own: "_Pairs") -> float:
-        num = len(self._x_ND) + len(x_nD)
-        # Each pair of different points counts twice, and each point with itself, at zero, once.
-        rank = num + 2 * ((num * (num - 1) // 2 - 1) // 2)
-        median = 2.0 * _ranked([(self._own, 1), (own, 1), (across, 2)], rank)
-        mean = super()._typical(x_nD, across, own)
-        if median > 1e-12 * mean:
-            return median
-        note = "more than half of all pairs of points coincide: the kernels' bandwidth is the mean, not the median"
-        self.diagnosis = replace(self.diagnosis, notes=(note,))
-        return mean
 
 
 class _Pairs:
@@ -161,25 +136,4 @@ def _kernel_sum(half_rm: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
     return total, derivative
 
 
-def _ranked(weighted: list[tuple[_Pairs, int]], rank: int) -> float:
-    """Return the value of zero-based ``rank`` among all pairs, each counted ``weight`` times, to 1e-11 of itself.
-
-    Of one below 1e-20 of the largest, no more than that is found out. Histograms narrow it down: the values need
-    not be in memory at once.
-    """
-    largest = max(float(block.max()) for pairs, _ in weighted for _, block in pairs)
-    low, high = 0.0, largest
-    while high - low > 1e-11 * high and high > 1e-20 * largest:
-        counts = sum(weight * _histogram(block, low, high) for pairs, weight in weighted for _, block in pairs)
-        assert isinstance(counts, Tensor)
-        found = int((counts.cumsum(0) > rank).to(torch.int64).argmax())
-        width = (high - low) / _BINS
-        # Rounding may put the value a bin lower or higher than its edges say.
-        low, high = low + (found - 2) * width, low + (found + 1) * width
-    return max(0.0, 0.5 * (low + high))
-
-
-def _histogram(block: Tensor, low: float, high: float) -> Tensor:
-    """Count in bins of equal width, the first and the last of which are open; on the CPU, [_BINS + 2]."""
-    bins = ((block - low) * (_BINS / (high - low))).floor_().clamp_(-1, _BINS).to(torch.int64)
-    return torch.bincount(bins.flatten() + 1, minlength=_BINS + 2).cpu()
+DISTANCE = MMD

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from orca_ray.alignment.distance import Distance
+from orca_ray.alignment.entropic import Ledger
 from orca_ray.alignment.inner import GaussianLabels
-from orca_ray.alignment.sinkhorn import Ledger
 
 
 class Bures(Distance):
@@ -36,3 +36,6 @@ class Bures(Distance):
         ledger = Ledger()
         target = self._gaussian.summarise([x_nD - self._center_D], ledger)
         return self._gaussian.between(self._source_side, target, ledger).sum()
+
+
+DISTANCE = Bures

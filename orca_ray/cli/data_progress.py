@@ -1,4 +1,4 @@
-"""How far fetching and preparing are: bars on a terminal, a line now and then elsewhere."""
+"""Progress of fetching, preparing and generating data: bars on a terminal, else a line every ten seconds."""
 
 import logging
 import re
@@ -13,18 +13,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _LOGGERS = ("orca_ray.data.cache", "orca_ray.data.workspace", "orca_ray.tasks")
-"""Who tells how far a build is, or what it waits for."""
+"""Loggers whose information messages are progress."""
 _SECONDS_BETWEEN_LINES = 10.0
 _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)\b(?P<rest>.*)")
-"""A line that tells how far something is, such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``. One that tells from where
-something goes on ("after 40 of 90") does not."""
+"""A line that counts, such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``; but not "... goes on after 40 of 90"."""
 
 
-class Steps(logging.Handler):
-    """Shows the lines it is called with, and what the building of data logs as information; use as a context manager.
+class DataProgress(logging.Handler):
+    """Prints the lines that it is called with, and progress that is logged; use it as a context manager.
 
-    All of it goes to stderr, where it disturbs neither results nor JSON. A line that counts moves a bar on a terminal;
-    elsewhere it is printed once in a while.
+    Everything goes to stderr, where it disturbs neither results nor JSON. A line that counts moves a bar on a terminal;
+    elsewhere it is printed every ten seconds.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -32,7 +31,7 @@ class Steps(logging.Handler):
         self._quiet = quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
@@ -51,12 +50,12 @@ class Steps(logging.Handler):
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a line of the log; warnings are printed by the command line's own handler."""
+        """Print an information message; another handler prints warnings."""
         if record.levelno == logging.INFO:
             self(record.getMessage())
 
     def __call__(self, line: str) -> None:
-        """Show a line."""
+        """Print a line, or move its bar."""
         if self._quiet:
             return
         counted = _COUNT.fullmatch(line)
@@ -66,8 +65,8 @@ class Steps(logging.Handler):
         elif self._bars is not None:
             what, rest = counted["what"].rstrip(":"), f"{counted['done']} of {counted['total']}{counted['rest']}"
             self._move(self._bars, what, int(counted["done"]), int(counted["total"]), rest)
-        elif time.monotonic() - self._told.setdefault(counted["what"], time.monotonic()) >= _SECONDS_BETWEEN_LINES:
-            self._told[counted["what"]] = time.monotonic()
+        elif time.monotonic() - self._printed.setdefault(counted["what"], time.monotonic()) >= _SECONDS_BETWEEN_LINES:
+            self._printed[counted["what"]] = time.monotonic()
             note(line)
 
     def _move(self, bars: "Progress", what: str, done: int, total: int, rest: str) -> None:
@@ -94,5 +93,5 @@ def _bars() -> "Progress":
         TextColumn("{task.fields[rest]}", markup=False),
         console=Console(stderr=True, highlight=False),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # what goes into a pipe is left alone
+        redirect_stdout=sys.stdout.isatty(),  # output into a pipe must stay as it is
     )

@@ -24,3 +24,6 @@ class L2(Distance):
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         gap_D = x_nD.mean(0) - self._mean_D
         return gap_D @ gap_D
+
+
+DISTANCE = L2

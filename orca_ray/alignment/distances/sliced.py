@@ -93,3 +93,6 @@ def directions(num_features: int) -> Tensor:
     signs = torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)
     frames: Tensor = (q * signs[:, None, :]).mT
     return frames.reshape(-1, num_features)
+
+
+DISTANCE = Sliced

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment.distance import Distance
+from orca_ray.alignment.entropic import TOLERANCE, Ledger, epsilon_for, self_potential, self_transport, transport
 from orca_ray.alignment.kernel import Side
-from orca_ray.alignment.sinkhorn import TOLERANCE, Ledger, epsilon_for, self_potential, self_transport, transport
 
 logger = logging.getLogger(__name__)
 
@@ -85,3 +85,6 @@ class Sinkhorn(Distance):
     def _label_distances(self, x_nD: Tensor, y_n: Tensor, ledger: Ledger) -> tuple[Tensor | None, Tensor | None]:
         """Return the distances between classes, [L, K] and [L, L], if labels play a part."""
         return None, None
+
+
+DISTANCE = Sinkhorn

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orca_ray.cli.progress import Progress, SweepState, render, trial_line
+from orca_ray.cli.sweep_progress import SweepProgress, SweepState, render, trial_line
 from orca_ray.results import Status
 from orca_ray.sweep.execution import events
 from tests.results.factories import make_record
@@ -69,20 +69,20 @@ def test_counts_and_best_follow_the_events() -> None:
     state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
     state.apply(events.TrialProgress("a", "pocket/digits", "orca", "refine", 2, 5, 0.31, 1.0, None))
     state.apply(events.TrialProgress("b", "pocket/digits", "orca", "align", 1, 9, None, None, 3.0))
-    row = state.studies["pocket/digits", "orca"]
+    row = state.rows["pocket/digits", "orca"]
     assert state.totals() == (3, 6, 2, 0)
     assert (row.best, row.stage) == (0.31, "align 1/9")
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
     assert (row.best, row.stage, row.done, row.remaining) == (0.2, "refine 2/5", 2, 2)
     finish(state, "a", 1, status=Status.FAILED_NAN, validation_score=None, test_score=None)
     assert (row.best, row.failed, row.stage) == (0.2, 1, "waiting")
-    assert state.studies["pocket/wdbc", "nft"].stage == "done"
+    assert state.rows["pocket/wdbc", "nft"].stage == "done"
 
 
 def test_the_plan_follows_what_the_sweep_says_remains() -> None:
     state = started(Clock())
     finish(state, "a", 0)
-    row = state.studies["pocket/digits", "orca"]
+    row = state.rows["pocket/digits", "orca"]
     assert (row.done, row.planned, row.remaining) == (2, 2, 0)
 
 
@@ -94,7 +94,7 @@ def test_time_left_is_remaining_work_over_what_runs_at_once() -> None:
     state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
     state.apply(events.TrialStarted("c", "pocket/digits", "orca", "search"))
     assert state.seconds_left() == pytest.approx(10.0)
-    assert state.seconds_left(state.studies["pocket/wdbc", "nft"]) == 0.0
+    assert state.seconds_left(state.rows["pocket/wdbc", "nft"]) == 0.0
 
 
 def test_the_table_shows_each_row_and_the_totals() -> None:
@@ -132,7 +132,7 @@ def test_the_line_of_a_trial_tells_its_speed_and_what_it_did_not_do_itself() -> 
 def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     rows = (events.SearchRow("pocket/digits", "orca", "vit-s14", planned=1, finished=0),)
     failed = make_record("a", status=Status.FAILED_OOM, validation_score=None, test_score=None, error="out\nof memory")
-    with Progress(quiet=False) as listener:
+    with SweepProgress(quiet=False) as listener:
         listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
         listener(events.TrialProgress("a", "pocket/digits", "orca", "refine", 1, 5, 0.3, 1.0, None))
         listener(events.TrialFinished(failed, 0))
@@ -147,10 +147,10 @@ def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.Capture
 
 def test_a_terminal_gets_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, width=120)
-    monkeypatch.setattr("orca_ray.cli.progress.console", lambda: screen)
+    monkeypatch.setattr("orca_ray.cli.sweep_progress.console", lambda: screen)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     rows = (events.SearchRow("pocket/digits", "orca", "vit-s14", planned=1, finished=0),)
-    with Progress(quiet=False) as listener:
+    with SweepProgress(quiet=False) as listener:
         listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
         listener(events.TrialFinished(make_record("a"), 0))
     output = screen.file

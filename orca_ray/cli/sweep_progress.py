@@ -1,4 +1,4 @@
-"""Progress of a sweep: a live table on a terminal, a line a finished trial elsewhere."""
+"""Progress of a sweep: a live table on a terminal, else one line per finished trial."""
 
 import sys
 import threading
@@ -8,74 +8,83 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from orca_ray.cli.output import console, duration, note, score, table
+from orca_ray.cli.output import console, duration, note, say, score, table
+from orca_ray.errors import printable
 from orca_ray.sweep.execution import events
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-
 _OTHER_LINES = 7
-"""Lines of a terminal that the table's rows leave free: heading and rule, totals and message, each perhaps folded."""
+"""Lines of the terminal that are not table rows: heading, rule, totals and message, which may each be folded."""
 
 
 @dataclass
-class StudyState:
-    """What is known of one (task, method)."""
+class RowState:
+    """State of one (task, method)."""
 
     task: str
     method: str
-    body: str
     planned: int
     done: int
     failed: int = 0
     best: float | None = None
+    """Lowest validation score so far."""
     running: dict[str, str] = field(default_factory=dict)
-    """Trial key to a few words about where the trial is."""
+    """For each running trial's key, the stage and epoch it is in; the trial that reported last is last."""
     seconds: list[float] = field(default_factory=list)
-    """Wall seconds of the trials that ended while we watched."""
+    """Wall seconds of the trials that ended since the sweep started."""
 
     @property
     def remaining(self) -> int:
-        """Trials still to end."""
+        """Number of trials that have not ended."""
         return max(0, self.planned - self.done)
 
     @property
     def stage(self) -> str:
-        """Where the row is: a running trial's stage, or waiting, or done."""
+        """Stage of a running trial, or ``waiting``, or ``done``."""
         if self.running:
             return next(reversed(self.running.values()))
         return "waiting" if self.remaining else "done"
 
+    def update_best(self, value: float | None) -> None:
+        """Take a validation score into account; None and NaN change nothing."""
+        if value is not None and value == value and (self.best is None or value < self.best):
+            self.best = value
+
 
 class SweepState:
-    """The sweep as its events tell it; thread-safe, for the terminal redraws from a thread of its own."""
+    """State of the sweep, built from its events. Thread-safe: the terminal is redrawn from another thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()
-        self.studies: dict[tuple[str, str], StudyState] = {}
-        self.sweep = ""
-        self.executor = ""
-        self.where = ""
+        self.rows: dict[tuple[str, str], RowState] = {}
+        self.title = ""
         self.last_message = ""
         self._clock = clock
         self._started = clock()
 
     def apply(self, event: events.Event) -> None:
-        """Take in one event."""
+        """Update the state with one event."""
         with self.lock:
             match event:
                 case events.SweepStarted():
-                    self._start(event)
+                    self.title = f"{event.sweep} · {event.executor} on {event.where}"
+                    self._started = self._clock()
+                    for row in event.rows:
+                        self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
                 case events.TrialStarted():
                     self._row(event.task, event.method).running[event.trial_key] = event.phase
                 case events.TrialProgress():
-                    self._progress(event)
+                    state = self._row(event.task, event.method)
+                    state.running.pop(event.trial_key, None)  # to insert it again as the last
+                    state.running[event.trial_key] = f"{event.stage} {event.epoch}/{event.epochs}"
+                    state.update_best(event.validation_score)
                 case events.TrialFinished():
                     self._finish(event)
                 case events.Message():
-                    self.last_message = event.text
+                    self.last_message = printable(event.text)
                 case _:
                     pass
 
@@ -85,7 +94,7 @@ class SweepState:
 
     def totals(self) -> tuple[int, int, int, int]:
         """Return (done, planned, running, failed) over all rows."""
-        rows = self.studies.values()
+        rows = self.rows.values()
         return (
             sum(row.done for row in rows),
             sum(row.planned for row in rows),
@@ -93,36 +102,22 @@ class SweepState:
             sum(row.failed for row in rows),
         )
 
-    def seconds_left(self, row: StudyState | None = None) -> float | None:
-        """Estimate the seconds until ``row`` (or everything) is done; None until a trial has ended.
+    def seconds_left(self, row: RowState | None = None) -> float | None:
+        """Estimate the seconds until ``row`` (or the sweep) is done; None until a trial has ended.
 
-        A row's trials cost the mean of its finished ones, or of all finished ones before its first. All running
-        trials are taken to share the machine as they do now.
+        A trial is expected to take the mean time of its row's finished trials, or of all finished trials if its row has
+        none. The trials that run now are assumed to keep sharing the machine.
         """
-        everything = [value for study in self.studies.values() for value in study.seconds]
+        everything = [value for each in self.rows.values() for value in each.seconds]
         if not everything:
             return None
         mean = sum(everything) / len(everything)
-        rows = [row] if row is not None else list(self.studies.values())
-        work = sum(s.remaining * (sum(s.seconds) / len(s.seconds) if s.seconds else mean) for s in rows)
-        return work / max(1, sum(len(s.running) for s in rows))
+        rows = [row] if row is not None else list(self.rows.values())
+        work = sum(r.remaining * (sum(r.seconds) / len(r.seconds) if r.seconds else mean) for r in rows)
+        return work / max(1, sum(len(r.running) for r in rows))
 
-    def _start(self, event: events.SweepStarted) -> None:
-        self.sweep, self.executor, self.where = event.sweep, event.executor, event.where
-        self._started = self._clock()
-        for row in event.rows:
-            self.studies[row.task, row.method] = StudyState(
-                row.task, row.method, row.body, planned=row.planned, done=row.finished
-            )
-
-    def _row(self, task: str, method: str) -> StudyState:
-        return self.studies.setdefault((task, method), StudyState(task, method, "", planned=0, done=0))
-
-    def _progress(self, event: events.TrialProgress) -> None:
-        row = self._row(event.task, event.method)
-        row.running.pop(event.trial_key, None)  # the latest to speak goes last, and is the one shown
-        row.running[event.trial_key] = f"{event.stage} {event.epoch}/{event.epochs}"
-        _keep_best(row, event.validation_score)
+    def _row(self, task: str, method: str) -> RowState:
+        return self.rows.setdefault((task, method), RowState(task, method, planned=0, done=0))
 
     def _finish(self, event: events.TrialFinished) -> None:
         record = event.record
@@ -132,21 +127,16 @@ class SweepState:
         row.planned = row.done + event.remaining
         row.failed += record.status.failed
         row.seconds.append(record.wall_seconds)
-        _keep_best(row, record.validation_score)
-
-
-def _keep_best(row: StudyState, value: float | None) -> None:
-    if value is not None and value == value and (row.best is None or value < row.best):
-        row.best = value
+        row.update_best(record.validation_score)
 
 
 def render(state: SweepState, height: int | None = None) -> "RenderableType":
-    """Draw the state as a table with a line of totals, on ``height`` lines at most (None: as many as it takes)."""
+    """Draw the state as a table and a line of totals, on at most ``height`` lines (None: no limit)."""
     from rich.console import Group
     from rich.text import Text
 
     with state.lock:
-        shown = _fitting(list(state.studies.values()), None if height is None else height - _OTHER_LINES)
+        shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
         rows = [
             (
                 row.task.partition("/")[2] or row.task,
@@ -159,10 +149,10 @@ def render(state: SweepState, height: int | None = None) -> "RenderableType":
             )
             for row in shown
         ]
-        hidden = len(state.studies) - len(shown)
+        hidden = len(state.rows) - len(shown)
         done, planned, running, _ = state.totals()
         footer = (
-            f"{state.sweep} · {state.executor} on {state.where} · {done}/{planned} trials, {running} running · "
+            f"{state.title} · {done}/{planned} trials, {running} running · "
             f"{duration(state.elapsed())}, left {_left(state.seconds_left())}"
             + (f" · {hidden} rows not shown" if hidden else "")
         )
@@ -172,8 +162,8 @@ def render(state: SweepState, height: int | None = None) -> "RenderableType":
     return Group(body, Text(footer), *([Text(message, style="dim")] if message else []))
 
 
-def _fitting(rows: list[StudyState], room: int | None) -> list[StudyState]:
-    """Return the rows to show, in their order; where not all fit, those that run before those that wait or are done."""
+def _fitting(rows: list[RowState], room: int | None) -> list[RowState]:
+    """Return the rows to show, in order. If not all fit: first those with running trials, then those that wait."""
     if room is None or len(rows) <= room:
         return rows
     urgent = sorted(range(len(rows)), key=lambda index: (not rows[index].running, not rows[index].remaining))
@@ -185,27 +175,27 @@ def _left(seconds: float | None) -> str:
 
 
 def trial_line(event: events.TrialFinished, state: SweepState) -> str:
-    """Word one finished trial for a log."""
+    """Describe a finished trial in one line."""
     record = event.record
     done, planned, _, _ = state.totals()
-    scores = f"validation {score(record.validation_score)}"
+    facts = [f"validation {score(record.validation_score)}"]
     if record.test_score is not None:
-        scores += f", test {score(record.test_score)}"
-    facts = [scores, duration(record.wall_seconds)]
+        facts.append(f"test {score(record.test_score)}")
+    facts.append(duration(record.wall_seconds))
     if record.samples_per_second is not None:
         facts.append(f"{record.samples_per_second:.4g} samples/s")
     if record.align_reused:
         facts.append("alignment reused")
     ending = "".join(f": {line}" for line in (record.error or "").splitlines()[:1])
     notes = f" ({record.notes})" if record.notes else ""
-    return (
+    return printable(
         f"[{done}/{planned}] {record.task} {record.method} {record.phase} seed {record.seed}: {record.status.value}, "
         f"{', '.join(facts)}{notes}{ending}"
     )
 
 
-class Progress:
-    """Listener of a sweep that prints; use as a context manager so that the terminal is left clean."""
+class SweepProgress:
+    """Listener of a sweep that prints its progress; a context manager, so that the terminal is restored."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.state = SweepState()
@@ -230,20 +220,17 @@ class Progress:
             self._live.stop()
 
     def __call__(self, event: events.Event) -> None:
-        """Take in one event, and print a line for it where no live table stands."""
+        """Update the state with one event; without a live table, print a line for it."""
         self.state.apply(event)
         if self._quiet:
             return
-        if isinstance(event, events.TrialFinished) and event.record.status.failed and self._live is not None:
-            self._live.console.print(trial_line(event, self.state), markup=False)
         if self._live is not None:
-            return
-        if isinstance(event, events.SweepStarted):
+            if isinstance(event, events.TrialFinished) and event.record.status.failed:
+                self._live.console.print(trial_line(event, self.state), markup=False)
+        elif isinstance(event, events.SweepStarted):
             done, planned, _, _ = self.state.totals()
-            print(
-                f"{event.sweep}: {planned} trials, {done} already done; {event.executor} on {event.where}", flush=True
-            )
+            say(f"{event.sweep}: {planned} trials, {done} already done; {event.executor} on {event.where}")
         elif isinstance(event, events.TrialFinished):
-            print(trial_line(event, self.state), flush=True)
+            say(trial_line(event, self.state))
         elif isinstance(event, events.Message):
             note(event.text)

@@ -68,3 +68,6 @@ def _plan(cost_nN: Tensor) -> tuple[Tensor, bool]:
         check_marginals=False,
     )
     return torch.from_numpy(plan).to(cost_nN), log["warning"] is None
+
+
+DISTANCE = Wasserstein

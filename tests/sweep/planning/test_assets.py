@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.sweep.planning.absent import Absent, absent
+from orca_ray.sweep.planning.assets import Absent, absent
+from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, load_spec
+from orca_ray.sweep.planning.spec import Overrides
 
 SWIN = "microsoft/swin-base-patch4-window7-224-in22k"
 
