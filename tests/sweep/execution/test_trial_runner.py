@@ -153,7 +153,7 @@ def test_a_deterministic_trial_computes_with_one_thread(
     held: list[tuple[int, bool, bool]] = []
     refine = adaptation._STEPS["refine"]
 
-    def spy(trial: adaptation.Adaptation) -> EpochReport:
+    def spy(trial: adaptation.Adaptation) -> Progress:
         tf32 = torch.backends.cudnn.allow_tf32
         held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
         return refine(trial)
