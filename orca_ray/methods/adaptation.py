@@ -71,12 +71,10 @@ class Adaptation:
             test: whether to score the best epoch on test at the end (confirm trials only).
             device: torch device.
             threads: intra-op CPU threads of this trial.
-            deterministic: refuse CUDA kernels that are not reproducible, and TF32 unless requested (slower; on CPUs,
-                equal ``threads`` suffice).
+            deterministic: refuse CUDA kernels that are not reproducible, and TF32 unless requested.
             reuse_aligned: whether to share aligned embedders with trials that have the same alignment.
             aligned: directory of aligned embedders; None: in the cache directory.
-            standardise: whether the model standardises inputs and regression targets that the data set does not; the
-                reference does not.
+            standardise: whether the model standardises inputs and regression targets that the data set does not.
 
         Raises:
             UserError: an unknown name, a value out of range, or data that do not have the task's shapes.
@@ -172,7 +170,9 @@ class Adaptation:
     def close(self) -> None:
         """Free model, optimiser and caches, including CUDA memory; the outcome remains available."""
         self._align = self._refine = self._model = None
-        gc.collect()  # checkpointed layers are part of reference cycles
+        # Checkpointed layers and compiled networks are part of reference cycles. A collection takes 0.2 s.
+        if self._device.type == "cuda" or self._hyperparameters.refine.gradient_checkpointing == "on":
+            gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -42,8 +42,7 @@ _log = logging.getLogger(__name__)
 class Measure(Protocol):
     """The part of a fitted `Distance` that the loop uses."""
 
-    diagnosis: Diagnosis
-    """Diagnosis of the last call."""
+    diagnosis: Diagnosis  # of the last call
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
         """Return the differentiable distance of features [n, D] with class ids [n]; `Distance` defines ``shares``."""

@@ -1,8 +1,8 @@
 """Alignments shared between trials: stored in files named by content, and replayed instead of computed again.
 
-A file name covers everything that determines an alignment (`alignment_key`), so that a file is never out of date. Files
-appear atomically. Two trials with the same alignment may compute it at the same time; both write the same. Nodes share
-alignments when their cache directory is on a shared file system.
+A file name covers everything that determines an alignment (`alignment_key`), so that a file is never out of date.
+Files appear atomically; concurrent trials with the same alignment write the same. Nodes with a shared cache directory
+share alignments, too.
 """
 
 import contextlib
@@ -75,10 +75,7 @@ class Alignment:
 
 
 class AlignReplay:
-    """Replays a stored alignment with the interface of `AlignLoop`.
-
-    The first step loads the aligned embedder; every step reports one stored epoch with its own duration.
-    """
+    """Replays a stored alignment with the interface of `AlignLoop`; the first step loads the aligned embedder."""
 
     def __init__(self, embedder: nn.Module, alignment: Alignment, epoch: int = 0) -> None:
         """Replay from after ``epoch`` epochs; unless that is 0, ``embedder`` must be the aligned one."""

@@ -9,8 +9,6 @@ from orca_ray.errors import UserError, unknown_name
 from orca_ray.training.optimisation import align_schedule_names, optimizer_names, schedule_names
 from orca_ray.training.precision import PRECISIONS
 
-COMPILE_MODES = ("auto", "on", "off")
-
 
 @dataclass(frozen=True)
 class AlignConfig:
@@ -131,7 +129,7 @@ class RefineConfig:
         _one_of("refine.precision", self.precision, PRECISIONS)
         _at_least("refine.memory_mib", self.memory_mib, 0)
         _one_of("refine.gradient_checkpointing", self.gradient_checkpointing, ("off", "on"))
-        _one_of("refine.compile", self.compile, COMPILE_MODES)
+        _one_of("refine.compile", self.compile, ("auto", "on", "off"))
 
 
 def _at_least(option: str, value: float, minimum: float) -> None:

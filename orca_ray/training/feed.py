@@ -66,10 +66,9 @@ def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Prec
 def make_feed(
     model: CrossModalModel, trained: Iterable[Parameter], x: Rows, *, stochastic: bool, precision: Precision
 ) -> Feed:
-    """Return the cheapest feed for the inputs ``x`` [N, ...]: cached features if only the head trains.
+    """Return a feed for the inputs ``x`` [N, ...]: cached features if only the head trains, else the whole model.
 
-    Features are not cached if they exceed `CACHE_BYTES` or change from epoch to epoch: ``stochastic`` says that dropout
-    or an augmentation is active.
+    Features are not cached if they exceed `CACHE_BYTES`, or if dropout or an augmentation makes them ``stochastic``.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):

@@ -1,7 +1,6 @@
-"""Micro-batch size: the cost of one training sample, measured, and the number of samples that memory and caches allow.
+"""Micro-batch size: the measured cost of one training sample, and the number of samples that memory and caches allow.
 
-An optimiser step uses ``batch_size * accumulation`` samples and weights each micro-batch by its share of them. Its
-gradient therefore does not depend on the size, except for rounding and, with dropout, for the masks.
+The gradient of an optimiser step does not depend on the size, except for rounding and, with dropout, for the masks.
 """
 
 from collections.abc import Callable, Iterator, Sequence

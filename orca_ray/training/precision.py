@@ -61,11 +61,10 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
     1.2 to 1.6 times on the Xeon). Otherwise, and in deterministic trials, it is float32. Scores may therefore differ
     between kinds of devices by rounding. A precision that the device lacks falls back to float32 with a note.
     """
-    if option == "auto" and torch.are_deterministic_algorithms_enabled():
-        return Precision("float32", device)
     if option == "auto":
         wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
-        return Precision("bfloat16" if wide and has_bfloat16_units(device) else "float32", device)
+        fast = wide and has_bfloat16_units(device) and not torch.are_deterministic_algorithms_enabled()
+        return Precision("bfloat16" if fast else "float32", device)
     lacking = (option == "tf32" and not _is_ampere(device)) or (
         option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
     )

@@ -89,10 +89,7 @@ def _names(device: str, *words: str) -> list[str]:
 
 @cache
 def _measured_peak(threads: int, bfloat16: bool) -> float:
-    """Return the best rate of a matrix product with ``threads`` threads; takes some 50 ms once per process.
-
-    Three shapes, because the fastest depends on libraries and caches; on a busy machine the result is too low.
-    """
+    """Return the best rate of matrix products of three shapes with ``threads`` threads; too low on a busy machine."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     best = 0.0
     for rows in (256, 512, 1024):

@@ -12,6 +12,8 @@ from orca_ray.simulation import cfd_1d, cfd_2d, diffusion_reaction_2d
 from orca_ray.simulation.files import GroupLayout, TensorLayout
 from orca_ray.simulation.simulation import generators, get_simulation, simulations
 
+from .solved import solved
+
 SINGLE: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, float]]] = {
     "advection": (
         "1D_Advection_Sols_beta0.4.hdf5",
@@ -141,9 +143,9 @@ def _shrink(monkeypatch: pytest.MonkeyPatch, module: ModuleType, num_cells: int,
 def test_solved_samples_fit_the_file(task: str) -> None:
     chosen = get_simulation(f"pdebench/{task}")
     assert isinstance(chosen.layout, TensorLayout)
-    fields = chosen.solve(generators(0, 0, 2))
+    fields = solved(task)
     assert {name: values.shape for name, values in fields.items()} == {
-        name: (2, *shape) for name, shape in chosen.layout.datasets.items()
+        name: (4, *shape) for name, shape in chosen.layout.datasets.items()
     }
     for values in fields.values():
         assert values.dtype == np.float32
@@ -172,8 +174,7 @@ def test_smaller_groups_fit_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("task", ["burgers", "diffusion_reaction_1d", "diffusion_sorption"])
 def test_a_sample_is_the_same_whatever_is_solved_beside_it(task: str) -> None:
-    chosen = get_simulation(f"pdebench/{task}")
-    together, alone = chosen.solve(generators(4, 0, 3)), chosen.solve(generators(4, 2, 3))
+    together, alone = solved(task), solved(task, 2, 3)
     for name, values in alone.items():
         np.testing.assert_allclose(together[name][2], values[0], atol=2e-6)
 
