@@ -76,8 +76,7 @@ class Adaptation:
             aligned: directory of aligned embedders; None: in the cache directory.
             standardise: whether the model standardises inputs and regression targets that the data set does not.
 
-        Raises:
-            UserError: an unknown name, a value out of range, or data that do not have the task's shapes.
+        Raises UserError for an unknown name, a value out of range, or data without the task's shapes.
         """
         _check_data(task, data)
         self._statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
@@ -231,10 +230,9 @@ class Adaptation:
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
 
     def _build(self) -> CrossModalModel:
-        assert self._task.input_shape is not None, "a resolved task knows its shapes"
         options = self._hyperparameters
         model = build_model(
-            input_shape=self._task.input_shape,
+            input_shape=self._data.train.x.shape[1:],
             target=self._task.target,
             body=self._body,
             pretrained=self._recipe.pretrained,
