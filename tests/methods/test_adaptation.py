@@ -164,7 +164,7 @@ def test_aligning_comes_first_and_moves_the_embedder_only(bert: str) -> None:
     assert outcome.distance_after is not None
     assert outcome.distance_after < outcome.distance_before
     assert outcome.validation_score is None
-    assert outcome.precision is None  # unknown until refining begins
+    assert outcome.precision is None  # unknown before the refine stage
 
 
 def test_without_align_epochs_orca_is_nft(bert: str) -> None:
@@ -463,20 +463,18 @@ def test_data_that_do_not_fit_the_task_are_refused(
 def test_on_a_gpu_a_resumed_trial_follows_a_whole_one(
     bert: str, options: dict[str, Scalar], deterministic: bool, tolerance: float, tmp_path: Path
 ) -> None:
-    """And a second one from the beginning."""
-
-    def begin() -> Adaptation:
+    def make() -> Adaptation:
         return start(bert, hyperparameters=QUICK | options, device="cuda", deterministic=deterministic)
 
-    whole = begin()
+    whole = make()
     expected = run(whole)
     assert whole.result().precision == options["refine.precision"]
     assert whole.result().notes is None
     for steps in (0, 1, 4):
-        first = begin()
+        first = make()
         reports = [reported(first.step()) for _ in range(steps)]
         first.save(tmp_path / "trial")
-        second = begin()
+        second = make()
         assert second.restore(tmp_path / "trial")
         reports += run(second)
         for name in ("distance", "loss"):

@@ -50,15 +50,15 @@ def test_statistics_are_no_weights(bert: str, tmp_path: Path) -> None:
     """A checkpoint of a trial on raw units resumes exactly, its statistics made anew."""
     data = replace(in_other_units(make_data(DENSE), 10.0, 3.0), y_mean=None, y_std=None)
 
-    def begin() -> Adaptation:
+    def make() -> Adaptation:
         return Adaptation(DENSE, data, "nft", bert, QUICK, 0, test=True)
 
-    whole, cut = begin(), begin()
+    whole, cut = make(), make()
     while not whole.done:
         whole.step()
     cut.step()
     cut.save(tmp_path / "state.pt")
-    resumed = begin()
+    resumed = make()
     assert resumed.restore(tmp_path / "state.pt")
     while not resumed.done:
         resumed.step()

@@ -1,4 +1,4 @@
-"""Generating a file: whole or not there, the same however it is made, never over what is not ours."""
+"""Generation of files: atomic, reproducible, never replacing other files."""
 
 import contextlib
 import errno
@@ -41,7 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _entries(directory: Path) -> list[str]:
-    """Return what is in a directory beside its locks."""
+    """Return the entries of a directory except its locks."""
     return sorted(entry.name for entry in directory.iterdir() if entry.name != LOCKS)
 
 
@@ -53,11 +53,11 @@ def _tensor(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 @pytest.mark.usefixtures("small")
 def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(home: Path) -> None:
-    told: list[tuple[int, int]] = []
-    path, made = run.generate(TASK, 5, seed=3, progress=lambda done, total: told.append((done, total)))
+    reports: list[tuple[int, int]] = []
+    path, made = run.generate(TASK, 5, seed=3, progress=lambda done, total: reports.append((done, total)))
     assert made
     assert path == home / "raw" / "pdebench_generated" / FILE
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert reports == [(2, 5), (4, 5), (5, 5)]
     with h5py.File(path) as file:
         marker = json.loads(file.attrs[MARK])
     assert {key: marker[key] for key in ("task", "samples", "seed", "version")} == {
@@ -131,13 +131,13 @@ def test_a_sample_depends_on_its_seed_and_number_alone(tmp_path: Path) -> None:
 
 def test_workers_make_the_same_file(tmp_path: Path) -> None:
     """Of 18 samples: two batches, by two processes."""
-    told: list[int] = []
+    reports: list[int] = []
     alone, _ = run.generate(TASK, 18, directory=tmp_path / "one")
     shared, _ = run.generate(
-        TASK, 18, directory=tmp_path / "two", workers=2, progress=lambda done, _: told.append(done)
+        TASK, 18, directory=tmp_path / "two", workers=2, progress=lambda done, _: reports.append(done)
     )
     np.testing.assert_array_equal(_tensor(alone), _tensor(shared))
-    assert told == [16, 18]
+    assert reports == [16, 18]
 
 
 def _interrupted(tmp_path: Path, done: int, samples: int = 6, stop: type[BaseException] = KeyboardInterrupt) -> None:
@@ -173,11 +173,11 @@ def test_what_an_interruption_leaves_is_not_solved_again(
     _interrupted(out, 4, stop=stop)
     assert not (out / FILE).exists()
     assert run.solved(TASK, out) == 4
-    told: list[int] = []
-    path, made = run.generate(TASK, 6, directory=out, progress=lambda done, _: told.append(done))
+    reports: list[int] = []
+    path, made = run.generate(TASK, 6, directory=out, progress=lambda done, _: reports.append(done))
     assert made
     assert solved == [(0, 2), (2, 4), (4, 6)]
-    assert told == [6]
+    assert reports == [6]
     np.testing.assert_array_equal(_tensor(path), _tensor(whole))
     assert _entries(out) == [FILE]
     assert run.solved(TASK, out) == 0
@@ -219,7 +219,7 @@ def test_a_kill_leaves_what_the_next_run_cleans_up(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_batch_that_was_damaged_is_told_and_solved_again(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_batch_is_reported_and_solved_again(damage: str, tmp_path: Path) -> None:
     _interrupted(tmp_path, 4)
     batch = BatchStore(tmp_path / FILE).directory / "2-4.npz"
     content = bytearray(batch.read_bytes())
@@ -283,7 +283,7 @@ def test_an_interruption_ends_the_workers(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_the_death_of_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_death_of_a_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dead(*_: object) -> Future[None]:
         future: Future[None] = Future()
         future.set_exception(BrokenProcessPool("terminated abruptly"))
@@ -302,8 +302,8 @@ def test_the_death_of_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         OSError(errno.ENOSPC, "No space left on device"),
     ],
 )
-def test_a_full_disk_is_told(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a batch is kept, as the system says it, or while the file is written, as h5py does."""
+def test_a_full_disk_is_reported(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a batch is stored, as the system reports it, or while the file is written, as h5py does."""
 
     def full(*_: object) -> None:
         raise error
@@ -354,7 +354,7 @@ def test_a_downloaded_file_is_never_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "seed", "workers", "told"),
+    ("name", "samples", "seed", "workers", "message"),
     [
         ("pdebench/advektion", 1, 0, 1, "Did you mean 'pdebench/advection'"),
         (TASK, 0, 0, 1, "samples must be 1 or more, got 0"),
@@ -362,12 +362,14 @@ def test_a_downloaded_file_is_never_replaced(tmp_path: Path) -> None:
         (TASK, 1, 0, 0, "workers must be 1 or more, got 0"),
     ],
 )
-def test_what_cannot_be_is_refused(name: str, samples: int, seed: int, workers: int, told: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=told):
+def test_bad_options_are_refused(
+    name: str, samples: int, seed: int, workers: int, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
         run.generate(name, samples, seed=seed, workers=workers, directory=tmp_path)
 
 
-def test_a_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="a file is in the way"):
         run.generate(TASK, 1, directory=tmp_path / "file")
