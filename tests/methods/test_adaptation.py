@@ -2,7 +2,6 @@
 
 import copy
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,32 +26,12 @@ from .tiny_trials import (
     changed,
     copy_of,
     make_data,
-    make_home,
     make_task,
     reported,
     run,
-    save_bert,
-    save_vit,
     scores,
     start,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_bert(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_vit(tmp_path_factory.mktemp("vit"))
 
 
 @pytest.mark.parametrize("method", ["orca", "fpt", "linear_probe"])
