@@ -10,6 +10,7 @@ The first step, at the first temperature, and the last one, at the last, replace
 the steps between, one at each temperature, go half the way: f ← (f + f~) / 2.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ _FLOOR = -90.0
 """Least exponent of 2: far smaller float32 numbers and their products are denormal, and slow."""
 _LEAST, _MOST = 2.0**-50, 2.0**100
 """Sums outside are recomputed with their maximum taken out; the floor adds less than 1e-8 of the least."""
-_REMEMBERED, _PHASES = 5, (0.04, 0.31, 0.69, 0.96)
+_REMEMBERED, _PHASES = 5, (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
 _BLOCK = 2**18
 """Entries of C that are processed at once, 1 MB in float32, which a CPU core's cache holds."""
 _CUDA_BLOCK = 2**24
@@ -44,15 +45,15 @@ def ladder(squared_diameter: float) -> list[float]:
 
 
 def self_values(cost: "Cost", squared_diameter: float, factor: float = 1.0) -> Tensor:
-    """Return mean f of a symmetric cost after ladders of 1 to 5 half steps and 4 phases, float64 [5, 4].
+    """Return mean f of a symmetric cost for ladders of 1 to 5 steps and 6 phases, float64 [5, 6]; see `self_value`.
 
-    The potential of a cloud with itself forgets where its ladder starts: each half step at least halves the rest. Its
-    value depends on the last temperatures alone, hence on how far d² is above EPSILON times a power of 4 (the phase, in
-    (0, 1]), and for short ladders on their number of steps. `self_value` interpolates.
+    A target only changes the ladder of the costs within the source, and each half step at least halves the effect of
+    those before. So mean f depends on the last temperatures alone: on the position of d² between EPSILON times two
+    powers of 4 (the phase, in (0, 1]) and, for short ladders, on their number of steps.
 
     Args:
         cost: C.
-        squared_diameter: of the cloud alone; ladders shorter than it takes are not computed.
+        squared_diameter: of the cloud alone; shorter ladders are not computed.
         factor: scales the temperatures.
     """
     first = _steps_and_phase(squared_diameter)[0]
@@ -64,10 +65,10 @@ def self_values(cost: "Cost", squared_diameter: float, factor: float = 1.0) -> T
 
 
 def self_value(values_SP: Tensor, squared_diameter: float) -> float:
-    """Interpolate `self_values` for a bounding box, by a cubic in the phase; relative error about 1e-6."""
+    """Interpolate `self_values` for a bounding box by a polynomial in the phase; the relative error is about 1e-6."""
     steps, phase = _steps_and_phase(squared_diameter)
-    cubic = np.polynomial.Polynomial.fit(_PHASES, values_SP[steps - 1].numpy(), 3)
-    return float(cubic(phase))
+    coefficients = np.linalg.solve(np.vander(_PHASES), values_SP[steps - 1].numpy())
+    return float(np.polyval(coefficients, phase))
 
 
 def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
@@ -79,7 +80,7 @@ def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
 class Cost:
     """C [n, N] between two clouds centred near the origin, plus ½ w[class of row, class of column] if given.
 
-    It is stored up to an eighth of `distance.MEMORY_BYTES`; a larger one is recomputed by blocks of rows in each step.
+    It is stored up to an eighth of `distance.MEMORY_BYTES`; a larger one is recomputed in blocks of rows in each step.
     """
 
     def __init__(self, y_nD: Tensor, x_ND: Tensor, w_KK: Tensor | None = None, classes: Tensor | None = None) -> None:
@@ -89,6 +90,14 @@ class Cost:
         self.shape = (len(y_nD), len(x_ND))
         fits = len(y_nD) * len(x_ND) * y_nD.element_size() <= distance.MEMORY_BYTES // 8
         self._stored_nN = self._rows(slice(None)) if fits else None
+
+    def columns(self, columns: slice) -> "Cost":
+        """Return C of some columns, which shares the memory of a stored one."""
+        part = copy.copy(self)
+        part._x_ND, part.half_x_N = self._x_ND[columns], self.half_x_N[columns]
+        part.shape = (self.shape[0], len(part._x_ND))
+        part._stored_nN = None if self._stored_nN is None else self._stored_nN[:, columns]
+        return part
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield slices of rows and their costs [r, N], which must not be modified."""
@@ -155,14 +164,14 @@ def solve(
     last_f_N = f_N
     steps = [temperatures[0], *temperatures, temperatures[-1]]
     for k, e in enumerate(steps):
-        soft_f_N, soft_g_n = _soft_minima(cost, f_N, g_n, e, symmetric)
+        soft_f_N, soft_g_n = soft_minima(cost, f_N, g_n, e, symmetric)
         last_f_N, whole = f_N, k in (0, len(steps) - 1)
         f_N = soft_f_N if whole else 0.5 * (f_N + soft_f_N)
         g_n = f_N if symmetric else soft_g_n if whole else 0.5 * (g_n + soft_g_n)
     return Solution(f_N, g_n, cost, last_f_N, steps[-1])
 
 
-def _soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool) -> tuple[Tensor, Tensor]:
+def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool = False) -> tuple[Tensor, Tensor]:
     """Return f~ and g~; ``symmetric``: f~ twice.
 
     Both are sums of one matrix T_ji = exp((f_i + g_j − C_ji) / e), namely f~_i = f_i − e log mean_j T_ji, which halves
@@ -182,11 +191,11 @@ def _soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool
         sums_N = sums_n
     found = torch.stack([*torch.aminmax(sums_n), *torch.aminmax(sums_N)]).tolist()
     if not all(_LEAST < each < _MOST for each in found):
-        return _robust_soft_minima(cost, f_N, g_n, e)
+        return _robust_minima(cost, f_N, g_n, e)
     return f_N - e * (sums_N.log() - math.log(n)), g_n - e * (sums_n.log() - math.log(num_source))
 
 
-def _robust_soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
+def _robust_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
     n, num_source = cost.shape
     logs_n, logs_N = torch.empty_like(g_n), torch.full_like(f_N, -torch.inf)
     for rows, cost_rN in cost.blocks():

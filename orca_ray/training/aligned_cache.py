@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_ray.alignment.circumstances import circumstances
+from orca_ray.alignment.environment import environment
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
@@ -168,7 +168,7 @@ def alignment_key(
     """Return 32 hex digits that differ wherever the alignment may differ in a single bit.
 
     They cover the embedder before aligning (and so the body's stem and the seed of its initialisation), the source
-    features, which samples are trained on, the `circumstances` (kind of machine, versions of libraries, threads,
+    features, which samples are trained on, the `environment` (kind of machine, versions of libraries, threads,
     determinism), and ``settings``.
 
     Args:
@@ -179,7 +179,7 @@ def alignment_key(
         device: where the alignment is computed.
         settings: everything else that decides it; plain values.
     """
-    known = {"format": _FORMAT, "circumstances": circumstances(device), **settings}
+    known = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
     for name, tensor in tensors.items():

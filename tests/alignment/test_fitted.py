@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import circumstances, fitted
+from orca_ray.alignment import environment, fitted
 from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
@@ -82,9 +82,9 @@ def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monke
     monkeypatch.setattr(OTDD, "version", OTDD.version + 1)
     fitted_distance("otdd", src)
     assert len(files(home)) == 6
-    monkeypatch.setattr(circumstances, "_hardware", lambda device: "another kind of machine")
+    monkeypatch.setattr(environment, "_hardware", lambda device: "another kind of machine")
     fitted_distance("otdd", src)
-    monkeypatch.setattr(circumstances, "_versions", lambda: ("torch 9.9",))
+    monkeypatch.setattr(environment, "_versions", lambda: ("torch 9.9",))
     fitted_distance("otdd", src)
     assert len(files(home)) == 8
     assert len(fits) == 8
@@ -92,14 +92,14 @@ def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monke
 
 def test_processors_and_their_units_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    usual = circumstances.circumstances(cpu)
-    assert usual == circumstances.circumstances(cpu)
+    usual = environment.environment(cpu)
+    assert usual == environment.environment(cpu)
     with monkeypatch.context() as patch:
         units = not has_bfloat16_units(cpu)
-        patch.setattr(circumstances, "has_bfloat16_units", lambda device: units)
-        assert circumstances.circumstances(cpu) != usual
-    monkeypatch.setattr(circumstances, "_processor", lambda: "another")
-    assert circumstances.circumstances(cpu) != usual
+        patch.setattr(environment, "has_bfloat16_units", lambda device: units)
+        assert environment.environment(cpu) != usual
+    monkeypatch.setattr(environment, "_processor", lambda: "another")
+    assert environment.environment(cpu) != usual
 
 
 def test_only_a_few_stay_in_the_process() -> None:

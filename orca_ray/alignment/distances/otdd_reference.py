@@ -5,7 +5,7 @@ Letters: N source points of K classes, n points of one target class, D features.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -32,24 +32,38 @@ class _Source:
     x_ND: Tensor
     y_N: Tensor
     center_D: Tensor
-    classes: tuple[Tensor, ...]
-    """The points, class by class."""
+    classes: tuple[slice, ...]
+    low_KD: Tensor
+    high_KD: Tensor
+    """Bounding boxes of the classes."""
 
     @classmethod
     def of(cls, x_ND: Tensor, y_N: Tensor) -> "_Source":
         order_N = torch.argsort(y_N, stable=True)
         center_D = x_ND.mean(0)
-        x_ND, y_N = (x_ND - center_D)[order_N], y_N[order_N]
-        return cls(x_ND, y_N, center_D, torch.split(x_ND, torch.bincount(y_N).tolist()))
+        ends = torch.bincount(y_N).cumsum(0).tolist()
+        classes = tuple(slice(start, end) for start, end in zip([0, *ends], ends, strict=False))
+        x_ND = (x_ND - center_D)[order_N]
+        low_KD = torch.stack([x_ND[c].amin(0) for c in classes])
+        high_KD = torch.stack([x_ND[c].amax(0) for c in classes])
+        return cls(x_ND, y_N[order_N], center_D, classes, low_KD, high_KD)
 
     def in_dtype(self, dtype: torch.dtype) -> "_Source":
         """Return the same points in another precision."""
-        x_ND = self.x_ND.to(dtype)
-        return _Source(x_ND, self.y_N, self.center_D.to(dtype), torch.split(x_ND, [len(c) for c in self.classes]))
+        names = ("x_ND", "center_D", "low_KD", "high_KD")
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
 
     def squared_diameter(self, x_nD: Tensor) -> float:
         """Return d² of the outer problem: the class id is another coordinate, K for the target."""
-        return _squared_diameter(self.x_ND, x_nD) + len(self.classes) ** 2
+        high_D = torch.maximum(self.high_KD.amax(0), x_nD.amax(0))
+        low_D = torch.minimum(self.low_KD.amin(0), x_nD.amin(0))
+        return float((high_D - low_D).square().sum()) + len(self.classes) ** 2
+
+    def class_diameters(self, x_nD: Tensor) -> list[float]:
+        """Return d² of each class with other points."""
+        gap_KD = torch.maximum(self.high_KD, x_nD.amax(0)) - torch.minimum(self.low_KD, x_nD.amin(0))
+        squared: list[float] = gap_KD.square().sum(1).tolist()
+        return squared
 
 
 @dataclass(frozen=True)
@@ -104,11 +118,13 @@ class ReferenceOTDD(Distance):
                 "their squared distances exceed; scale them down or choose another distance"
             )
         # Costs between classes are ‖x − y‖²: twice C, so that halved temperatures give halved potentials.
-        classes = source.classes
-        self_KSP = torch.stack([self_values(Cost(x, x), _squared_diameter(x, x), 0.5) for x in classes])
-        w_KK = torch.zeros(len(classes), len(classes), dtype=torch.float64)
-        for i, x in enumerate(classes):
-            w_KK[i, :i] = torch.tensor(_label_distances(classes[:i], self_KSP, x, self_KSP[i]), dtype=torch.float64)
+        points = [source.x_ND[c] for c in source.classes]
+        diameters = (source.high_KD - source.low_KD).square().sum(1).tolist()
+        self_KSP = torch.stack([self_values(Cost(x, x), d, 0.5) for x, d in zip(points, diameters, strict=True)])
+        w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
+        for i, x in enumerate(points):
+            w_i = _label_distances(source, self_KSP, x, Cost(x, source.x_ND), self_KSP[i], source.classes[:i])
+            w_KK[i, :i] = torch.tensor(w_i, dtype=torch.float64)
         cost = Cost(source.x_ND, source.x_ND, w_KK + w_KK.T, source.y_N)
         return {"self_KSP": self_KSP, "self_SP": self_values(cost, squared)}
 
@@ -159,11 +175,11 @@ class ReferenceOTDD(Distance):
         squared = source.squared_diameter(x_nD)
         if not _in_range(squared, x_nD.dtype):
             return _ClassResult(math.inf, None, 0, 2.0)
-        w_K = x_nD.new_tensor(_label_distances(source.classes, self._self_KSP, x_nD, None))
+        cost, temperatures = Cost(x_nD, source.x_ND), ladder(squared)
+        w_K = x_nD.new_tensor(_label_distances(source, self._self_KSP, x_nD, cost))
         half_w_N = 0.5 * w_K[source.y_N]
-        temperatures = ladder(squared)
         # The label part of the cost adds to f and cancels from all else but the first step: see `solve`.
-        across = solve(Cost(x_nD, source.x_ND), temperatures, start_N=-half_w_N)
+        across = solve(cost, temperatures, start_N=-half_w_N)
         own = solve(Cost(x_nD, x_nD), temperatures, symmetric=True)
         value = across.value + float(half_w_N.mean()) - self_value(self._self_SP, squared) - own.value / 2.0
         source_nD, mass_N = across.barycentres(source.x_ND if wants_gradient else source.x_ND[:, :0])
@@ -190,27 +206,34 @@ class _ClassByClass(torch.autograd.Function):
 
 
 def _label_distances(
-    classes: tuple[Tensor, ...], self_KSP: Tensor, x_nD: Tensor, self_SP: Tensor | None
+    source: _Source,
+    self_KSP: Tensor,
+    x_nD: Tensor,
+    cost: Cost,
+    self_SP: Tensor | None = None,
+    classes: tuple[slice, ...] | None = None,
 ) -> list[float]:
-    """Return W from each source class to one more class, whose own values are ``self_SP`` or are computed."""
-    w_K, own_cost = [], None if self_SP is not None else Cost(x_nD, x_nD)
-    for class_nD, class_SP in zip(classes, self_KSP, strict=False):
-        squared = _squared_diameter(class_nD, x_nD)
+    """Return W from source classes, by default all, to one more class.
+
+    Args:
+        source: the points.
+        self_KSP: `self_values` of its classes.
+        x_nD: points of the other class.
+        cost: of all source points and these.
+        self_SP: `self_values` of the other class, or None to solve its ladders.
+        classes: some of the source's.
+    """
+    w_K, own_cost = [], Cost(x_nD, x_nD) if self_SP is None else None
+    classes = source.classes if classes is None else classes
+    for c, class_SP, squared in zip(classes, self_KSP, source.class_diameters(x_nD), strict=False):
         temperatures = [0.5 * e for e in ladder(squared)]
         if own_cost is not None:
             own = solve(own_cost, temperatures, symmetric=True).value / 2.0
         else:
             assert self_SP is not None
             own = self_value(self_SP, squared)
-        across = solve(Cost(x_nD, class_nD), temperatures).value
-        w_K.append(2.0 * (across - self_value(class_SP, squared) - own))
+        w_K.append(2.0 * (solve(cost.columns(c), temperatures).value - self_value(class_SP, squared) - own))
     return w_K
-
-
-def _squared_diameter(x_ND: Tensor, y_nD: Tensor) -> float:
-    """Return the squared diagonal of the bounding box of both clouds."""
-    high_D, low_D = torch.maximum(x_ND.amax(0), y_nD.amax(0)), torch.minimum(x_ND.amin(0), y_nD.amin(0))
-    return float((high_D - low_D).square().sum())
 
 
 def _in_range(squared_diameter: float, dtype: torch.dtype) -> bool:
