@@ -31,8 +31,8 @@ _POT_ITERATIONS, _SELF_ITERATIONS = 200, 500
 _NEWTON_STEPS, _LARGEST_NEWTON = 60, 2048
 _LARGEST_MOVE = 50.0
 """Of a potential, in eps, within one step of Newton's."""
-_COPIES = 8
-"""Float64 matrices [n, m] that a call allocates at its peak: costs with what their gradient needs, kernel, plan."""
+_COPIES = 6
+"""Float64 matrices [n, m] that POT allocates at its peak, and the costs (measured: 5.1)."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ def transport(
         UserError: where the matrices of the problem exceed `distance.MEMORY_BYTES`.
     """
     cost = Cost(rows, columns, w_LK, what)
-    refuse_too_large(cost.shape, what)
+    refuse_too_large(cost.shape, _COPIES, what)
     with torch.no_grad():
         n, m = cost.shape
         scaled_nm = torch.cat([cost.block(each) for each in cost.blocks]).mul_(1.0 / epsilon)
@@ -159,10 +159,10 @@ def transport(
     return cost.transported(value, epsilon, epsilon * f_n, epsilon * g_m)
 
 
-def refuse_too_large(shape: tuple[int, int], what: str) -> None:
-    """Raise UserError where POT's matrices for a problem [n, m] exceed `distance.MEMORY_BYTES`."""
+def refuse_too_large(shape: tuple[int, int], copies: int, what: str) -> None:
+    """Raise UserError where so many float64 matrices [n, m] exceed `distance.MEMORY_BYTES`."""
     n, m = shape
-    needed = _COPIES * 8 * n * m
+    needed = copies * 8 * n * m
     if needed > distance.MEMORY_BYTES:
         raise UserError(
             f"the transport between {what} ({n} x {m} samples) takes {needed / 1e6:.1f} MB, more than the "
