@@ -1,6 +1,7 @@
-"""Unpacking of archives that may come from anyone: what would land elsewhere, is no file, or swells is refused.
+"""Unpacking of archives from untrusted sources, by way of a scratch directory in the target's parent.
 
-Everything is unpacked beside its place and moved there when the whole archive was read.
+``tarfile`` and ``zipfile`` read the members. The checks here are stricter than tarfile's data filter: no links, no
+names that are unsafe on any system, no growth beyond the free disk or 200 times the archive.
 """
 
 import contextlib
@@ -13,65 +14,89 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import GzipStream, archive_errors, most_bytes, open_gzip, size_of, swollen
+from orca_ray.data.gzip_stream import (
+    COPY_BYTES,
+    archive_errors,
+    max_bytes,
+    open_gzip,
+    refuse_growth,
+    swollen,
+)
 from orca_ray.data.pins import NAME as PINS
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
 
-__all__ = ["SCRATCH", "Progress", "open_gzip", "unpack"]
+__all__ = ["SCRATCH", "Progress", "open_gzip", "read_whole", "unpack"]
 
 SCRATCH = ".unpack-"
-"""Names of directories of unfinished unpacking begin so."""
+"""Prefix of the scratch directories."""
 _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
-"""What names of our own in a raw directory begin with."""
+"""Prefixes of our own files in a raw directory."""
+_EXPECTED = "archive (.tar, .tar.gz, .zip)"
+_GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 
 Progress = Callable[[int, int], None]
-"""Told how many bytes of the archive are read, and how many it has."""
-_Report = Callable[[int], None]
+"""Called with the number of archive bytes that were read, and the size of the archive."""
 
 _HEADERS = frozenset(
-    {
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-        tarfile.XHDTYPE,
-        tarfile.XGLTYPE,
-        tarfile.SOLARIS_XHDTYPE,
-    }
+    {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
 )
-"""Members of a tar that tarfile reads into memory, for they describe the next."""
-_MOST_HEADER_BYTES = 2**20
-_COPY_BYTES = 2**20
+"""Members of a tar that tarfile reads into memory, because they describe the next member."""
+_MAX_HEADER_BYTES = 2**20
 
 
-def unpack(archive: Path, into: Path, progress: Progress | None = None, *, stamp: Path | None = None) -> None:
-    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (told by content) into a directory, replacing nothing there.
+class _Member(NamedTuple):
+    name: str
+    target: Path
+    size: int
+    content: IO[bytes] | None
+    """None for a directory."""
+    position: Callable[[int], int]
+    """Returns how many bytes of the archive are read after so many bytes of the content."""
 
-    Nothing appears in ``into`` before the archive is read to its end; then it is moved there, a directory that is new
-    at once, the files of one that exists one by one.
+
+def unpack(
+    archive: Path, into: Path, progress: Progress | None = None, *, stamp: Path | None = None, required: str = ""
+) -> None:
+    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (detected by content) into a directory without replacing anything.
+
+    Nothing appears in ``into`` before the archive was read to its end. Then its members are moved there: a new
+    directory at once, the files of an existing one one by one.
 
     Args:
         archive: the file.
-        into: the directory; made where it does not exist.
-        progress: told every megabyte.
-        stamp: a file that is there while things are moved, and stays when that is cut short: then unpack once more.
+        into: the directory; created if needed.
+        progress: called every megabyte.
+        stamp: a file that exists during the move and remains after an interrupted one: unpack again.
+        required: path below ``into`` that the archive must contain or that must exist; "": none.
 
     Raises:
-        UserError: with archive and member, for a member that has ``..`` or an absolute path, is a link, device or pipe,
-            is encrypted, is named like our own files, or is there already with another content; for contents beyond the
-            free space or 200 times the archive; for a damaged archive.
+        UserError: with archive and member, for a member that has ``..`` or an absolute path, is a link, device or
+            pipe, is encrypted, is named like our own files, or exists with another content; for contents beyond the
+            free space or 200 times the archive; for a damaged archive, and one without the required member.
     """
-    size = size_of(archive)
+    size = cache.refuse_special(archive)
     report = progress or (lambda done, total: None)
-    with cache.read_errors(archive), archive.open("rb") as stream:
-        is_zip = stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
-    unpack_members = _unpack_zip if is_zip else _unpack_tar
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
-        with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"):
-            unpack_members(archive, scratch, _Room(archive, size, scratch), lambda done: report(min(done, size), size))
-        # Once for all: half a million small files would each wait for the disk.
+        unpacked, most, free = 0, max_bytes(size), shutil.disk_usage(scratch).free
+        with archive_errors(archive, _EXPECTED), _members(archive, scratch) as members:
+            for member in members:
+                unpacked += max(0, member.size)
+                if member.size < 0 or unpacked > most:
+                    raise swollen(archive, f" at {member.name!r} ({member.size} bytes)")
+                if unpacked > free:
+                    raise UserError(
+                        f"{archive}: no space left at {member.name!r}: {unpacked} bytes are unpacked by then, {free} "
+                        f"are free. {cache.make_room(scratch)}"
+                    )
+                for done in _write(archive, member):
+                    report(min(member.position(done), size), size)
+        if required and not os.path.lexists(scratch / required) and not (into / required).exists():
+            raise UserError(f"{archive} holds no {required}, which is expected in it: it is another archive")
+        # One call for all: half a million small files would each wait for the disk.
         os.sync()
         _refuse_replacing(scratch, into, archive)
         if stamp is not None:
@@ -83,75 +108,72 @@ def unpack(archive: Path, into: Path, progress: Progress | None = None, *, stamp
     report(size, size)
 
 
-class _Room:
-    """What may be unpacked: as much as is free, and not too many times the archive."""
+def read_whole(path: Path) -> None:
+    """Read a gzip or zip file (``.npz``, too) to its end, which verifies its checksums; other files are not read.
 
-    def __init__(self, archive: Path, size: int, directory: Path) -> None:
-        self._archive, self._directory = archive, directory
-        self._free = shutil.disk_usage(directory).free
-        self._most = most_bytes(size)
-        self._taken = 0
-
-    def take(self, member: str, size: int) -> None:
-        """Count a member's bytes before any is written; raises UserError when they are too many."""
-        self._taken += max(0, size)
-        if size < 0 or self._taken > self._most:
-            raise swollen(self._archive, f" at {member!r} ({size} bytes)")
-        if self._taken > self._free:
-            raise UserError(
-                f"{self._archive}: no space left at {member!r}: {self._taken} bytes are unpacked by then, {self._free} "
-                f"are free. {cache.make_room(self._directory)}"
-            )
+    Raises:
+        UserError: the file is damaged, or decompresses to more than 200 times its size.
+    """
+    with cache.open_file(path) as stream:
+        magic = stream.read(4)
+    if magic[:2] == _GZIP:
+        with open_gzip(path) as content:
+            _drain(content)
+    elif magic in _ZIP:
+        with archive_errors(path, "archive (.zip, .npz)"), zipfile.ZipFile(path) as archive:
+            refuse_growth(path, sum(member.file_size for member in archive.infolist()), cache.refuse_special(path))
+            for member in archive.infolist():
+                with archive.open(member) as content:
+                    _drain(content)
 
 
-class _Member(tarfile.TarInfo):
-    """A member of a tar; headers that tarfile would take for the end, or let fill the memory, are errors."""
+def _drain(stream: IO[bytes]) -> None:
+    while stream.read(COPY_BYTES):
+        pass
+
+
+@contextlib.contextmanager
+def _members(archive: Path, scratch: Path) -> Iterator[Iterator[_Member]]:
+    with cache.open_file(archive) as stream:
+        magic = stream.read(4)
+        stream.seek(0)
+        if magic in _ZIP:
+            with zipfile.ZipFile(stream) as content:
+                yield _zip_members(archive, content, scratch)
+        elif magic[:2] == _GZIP:
+            with open_gzip(archive) as unzipped:
+                yield _tar_members(archive, unzipped, scratch, cast(Any, unzipped.raw).packed_bytes)
+        else:
+            yield _tar_members(archive, stream, scratch, stream.tell)
+
+
+class _TarInfo(tarfile.TarInfo):
+    """A member of a tar; headers that tarfile would take for the end, or read into memory whole, are errors."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
         try:
             member = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end mark
                 raise
             raise tarfile.ReadError(f"no header of a member where one is due: {error}") from error
-        if member.type in _HEADERS and not 0 <= member.size <= _MOST_HEADER_BYTES:
+        if member.type in _HEADERS and not 0 <= member.size <= _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {member.size} bytes")
         return member
 
 
-def _unpack_tar(archive: Path, scratch: Path, room: _Room, report: _Report) -> None:
-    with _tar_content(archive) as (content, position):
-        with tarfile.open(fileobj=content, mode="r|", tarinfo=_Member) as tar:
-            while (member := tar.next()) is not None:
-                cast(Any, tar).members.clear()  # it would keep them all
-                target = _target(archive, member.name, scratch)
-                if member.issparse() or not (member.isdir() or member.isreg()):
-                    raise UserError(
-                        f"{archive}, {member.name!r}: expected files and directories, found a {_kind(member)}; refused"
-                    )
-                tarfile.data_filter(member, str(scratch))
-                if member.isdir():
-                    _make_directory(archive, target)
-                else:
-                    room.take(member.name, member.size)
-                    source = tar.extractfile(member)
-                    assert source is not None
-                    _write(archive, source, target, member.size, lambda _: report(position()))
-        while content.read(_COPY_BYTES):  # to its end, where the checksum of a gzip file is
-            pass
-
-
-@contextlib.contextmanager
-def _tar_content(archive: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
-    """Give the tar as a stream, and what tells how much of the file is read."""
-    with archive.open("rb") as plain:
-        if plain.read(2) != b"\x1f\x8b":
-            plain.seek(0)
-            yield plain, plain.tell
-            return
-    with GzipStream(archive) as content:
-        yield content, content.packed_bytes
+def _tar_members(archive: Path, stream: IO[bytes], scratch: Path, position: Callable[[], int]) -> Iterator[_Member]:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
+        while (member := tar.next()) is not None:
+            cast(Any, tar).members.clear()  # tarfile would store them all
+            target = _target(archive, member.name, scratch)
+            if member.issparse() or not (member.isdir() or member.isreg()):
+                raise _special(archive, member.name, _kind(member))
+            tarfile.data_filter(member, str(scratch))
+            content = None if member.isdir() else tar.extractfile(member)
+            yield _Member(member.name, target, 0 if member.isdir() else member.size, content, lambda _: position())
+    _drain(stream)  # the checksum of a gzip file is at its end
 
 
 def _kind(member: tarfile.TarInfo) -> str:
@@ -165,35 +187,32 @@ def _kind(member: tarfile.TarInfo) -> str:
     return next((name for name, found in kinds.items() if found), f"member of type {member.type!r}")
 
 
-def _unpack_zip(archive: Path, scratch: Path, room: _Room, report: _Report) -> None:
-    with zipfile.ZipFile(archive) as content:
-        members = [(member, _target(archive, member.filename, scratch)) for member in content.infolist()]
-        for member, _ in members:
-            _refuse_special(archive, member)
-            room.take(member.filename, member.file_size)
-        done = 0
-        for member, target in members:
-            if member.is_dir():
-                _make_directory(archive, target)
-                continue
-            with content.open(member) as source:
-                packed = member.compress_size / max(1, member.file_size)
-                begun = done
-                _write(archive, source, target, member.file_size, lambda n: report(begun + int(n * packed)))  # noqa: B023
-            done += member.compress_size
+def _zip_members(archive: Path, content: zipfile.ZipFile, scratch: Path) -> Iterator[_Member]:
+    before = 0
+    for member in content.infolist():
+        target = _target(archive, member.filename, scratch)
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            found = "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
+            raise _special(archive, member.filename, found)
+        if member.flag_bits & 1:
+            raise UserError(f"{archive}, {member.filename!r}: expected a file that can be read, found an encrypted one")
+        if member.is_dir():
+            yield _Member(member.filename, target, 0, None, lambda _: 0)
+            continue
+        with content.open(member) as stream:
+            size = member.file_size
+            ratio = member.compress_size / max(1, size)
+            yield _Member(member.filename, target, size, stream, lambda n: before + int(n * ratio))  # noqa: B023
+        before += member.compress_size
 
 
-def _refuse_special(archive: Path, member: zipfile.ZipInfo) -> None:
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        found = "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
-        raise UserError(f"{archive}, {member.filename!r}: expected files and directories, found a {found}; refused")
-    if member.flag_bits & 1:
-        raise UserError(f"{archive}, {member.filename!r}: expected a file that can be read, found an encrypted one")
+def _special(archive: Path, name: str, found: str) -> UserError:
+    return UserError(f"{archive}, {name!r}: expected files and directories, found a {found}; refused")
 
 
 def _target(archive: Path, name: str, scratch: Path) -> Path:
-    """Return where a member goes; raises UserError for a name that could lead out of the directory, on any system."""
+    """Return the path of a member; raises UserError for a name that leads out of the directory on any system."""
     path = PurePosixPath(name)
     windows = PureWindowsPath(name)
     outside = path.is_absolute() or ".." in path.parts or windows.drive or windows.root
@@ -207,39 +226,34 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
     return scratch / path
 
 
-@contextlib.contextmanager
-def _name_errors(archive: Path, name: str) -> Iterator[None]:
+def _write(archive: Path, member: _Member) -> Iterator[int]:
+    """Write a member, and yield the number of bytes written after each block."""
+    target = member.target
+    directory = target if member.content is None else target.parent
     try:
-        yield
+        directory.mkdir(parents=True, exist_ok=True)
+        stream = None if member.content is None else target.open("wb")
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise UserError(f"{archive}, {name!r}: a file and a directory have the same name") from error
+        raise UserError(f"{archive}, {target.name!r}: a file and a directory have the same name") from error
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             raise
-        raise UserError(f"{archive}, {name[:300]!r}: no file can have this name here ({error.strerror})") from error
-
-
-def _make_directory(archive: Path, path: Path) -> None:
-    with _name_errors(archive, path.name):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def _write(archive: Path, source: IO[bytes], target: Path, size: int, report: _Report) -> None:
-    _make_directory(archive, target.parent)
-    with _name_errors(archive, target.name):
-        stream = target.open("wb")
+        name = target.name[:300]
+        raise UserError(f"{archive}, {name!r}: no file can have this name here ({error.strerror})") from error
+    if stream is None or member.content is None:
+        return
     done = 0
     with stream:
-        while part := source.read(_COPY_BYTES):
-            stream.write(part)
-            done += len(part)
-            report(done)
-    if done != size:
-        raise EOFError(f"{target.name!r} has {size} bytes, {done} are there")
+        while block := member.content.read(COPY_BYTES):
+            stream.write(block)
+            done += len(block)
+            yield done
+    if done != member.size:
+        raise EOFError(f"{target.name!r} has {member.size} bytes, {done} are there")
 
 
 def _refuse_replacing(source: Path, into: Path, archive: Path) -> None:
-    """Refuse to move over what is there, unless it is the same: a move that was cut short can be repeated."""
+    """Refuse to replace existing files, unless they are equal: an interrupted move can be repeated."""
     for path in sorted(source.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():
@@ -254,7 +268,7 @@ def _refuse_replacing(source: Path, into: Path, archive: Path) -> None:
 
 
 def _move(source: Path, into: Path) -> None:
-    """Move what is in ``source`` into a directory, merging directories that are there."""
+    """Move the content of ``source`` into a directory and merge existing directories."""
     for path in sorted(source.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():

@@ -1,4 +1,4 @@
-"""The cache directory: where it is, and how several processes write into it without harm."""
+"""The cache directory, and the file operations that several processes may run in it at once."""
 
 import contextlib
 import errno
@@ -6,10 +6,12 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from orca_ray.errors import UserError
 
@@ -19,15 +21,17 @@ HOME_VARIABLE = "ORCA_RAY_HOME"
 
 _ABANDONED_SECONDS = 3600.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a disk that has no room."""
+"""Error numbers of a full disk."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
+_VIRTUAL = (Path("/proc"), Path("/sys"))
+"""File systems whose files may block, or never end."""
 
 
 def home() -> Path:
-    """Return the cache directory: ``$ORCA_RAY_HOME``, or ``~/.cache/orca-ray`` (not created here).
+    """Return the cache directory, ``$ORCA_RAY_HOME`` or ``~/.cache/orca-ray``, without creating it.
 
-    Raises :class:`UserError` where it is not known whose home ``~`` is.
+    Raises :class:`UserError` when the home directory of ``~`` is unknown.
     """
     configured = os.environ.get(HOME_VARIABLE, "").strip()
     try:
@@ -58,7 +62,7 @@ def source_dir() -> Path:
 
 
 def raw_dir() -> Path:
-    """Return the directory in which users put files that cannot be fetched."""
+    """Return the directory of raw files."""
     return _subdirectory("raw")
 
 
@@ -69,19 +73,19 @@ def _subdirectory(name: str) -> Path:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, and those above it, where there is none; raises :class:`UserError` as `disk_errors`."""
+    """Create a directory and its parents where they do not exist; raises :class:`UserError` as `disk_errors` does."""
     with disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # no directories can be made there (/proc, an automount)
+        except FileNotFoundError as error:  # file systems without user directories (/proc, an automount)
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn refusals of the system into a :class:`UserError`: disk full, read-only, a file in the way.
+    """Turn errors of writing below ``path`` into a :class:`UserError`: disk full, read-only, a file in the way.
 
-    They are taken for those of writing below ``path``, but for a file elsewhere, which was to be read.
+    An error that names a file elsewhere is reported as a failure to open that file.
     """
     try:
         yield
@@ -99,17 +103,68 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to read a file into a :class:`UserError`."""
+    """Turn an ``OSError`` of reading a file into a :class:`UserError`."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read {path}: no such file") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def refuse_special(path: Path, *, directories: bool = False) -> int:
+    """Return the size of a regular file; raises :class:`UserError` for anything that could block or never end.
+
+    FIFOs, devices, sockets and everything below ``/proc`` and ``/sys`` are refused, and a missing path, too.
+    ``directories``: whether a directory is allowed.
+    """
+    with read_errors(path):
+        status = path.stat()
+        kind = stat.S_IFMT(status.st_mode)
+        virtual = any(path.resolve().is_relative_to(each) for each in _VIRTUAL)
+    if virtual or not (kind == stat.S_IFREG or (directories and kind == stat.S_IFDIR)):
+        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        found = "a file of the system" if virtual else kinds.get(kind, "a device")
+        expected = "file or directory" if directories else "file"
+        raise UserError(f"cannot read {path}: expected a regular {expected}, found {found}; name another path")
+    return status.st_size
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; raises :class:`UserError` as `refuse_special` and `read_errors` do."""
+    refuse_special(path)
+    with read_errors(path):
+        return path.open("rb")
+
+
+def create_file(path: Path) -> BinaryIO:
+    """Create a scratch file and open it for writing; an older one is removed, and a symbolic link is not followed."""
+    path.unlink(missing_ok=True)
+    return cast(BinaryIO, path.open("xb"))
+
+
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a small file by way of ``<name>.tmp``, so that readers see the old or the whole new content.
+
+    ``durable`` flushes it to the disk first, so that this holds after a power cut, too.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with create_file(temporary) as stream:
+            stream.write(text.encode())
+        if durable:
+            flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def _elsewhere(file: Path, path: Path) -> bool:
-    """Whether a file is neither below ``path`` nor a directory above it."""
-    places = ((file.absolute(), path.absolute()), (file.resolve(), path.resolve()))
-    return not any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in places)
+    """Return whether a file is neither below ``path`` nor a directory above it."""
+    pairs = ((file.absolute(), path.absolute()), (file.resolve(), path.resolve()))
+    return not any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in pairs)
 
 
 def _another(path: Path) -> str:
@@ -118,7 +173,7 @@ def _another(path: Path) -> str:
 
 
 def make_room(path: Path) -> str:
-    """Say what to do where the disk of ``path`` is full."""
+    """Return the advice for a full disk."""
     return f"Free some space, or {_another(path)} that has it."
 
 
@@ -137,9 +192,9 @@ def _size(num_bytes: float) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock of ``path`` (a ``.lock`` file beside it); freed by the system if the holder dies.
+    """Hold the inter-process lock ``<path>.lock``; the system releases it when the holder dies.
 
-    ``what`` is locked, for who waits; "": the path.
+    ``what`` names the locked thing in the log of a process that waits; "": the path.
     """
     from filelock import FileLock, Timeout
 
@@ -159,7 +214,7 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
-    """Yield a fresh hidden directory inside ``parent``, removed at the end whatever happens."""
+    """Yield a new hidden directory inside ``parent``, which is always removed at the end."""
     make_directory(parent)
     with disk_errors(parent):
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -171,9 +226,9 @@ def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a directory to fill; it becomes ``target`` at once when the block ends well, and vanishes when it does not.
+    """Yield a directory to fill; it replaces ``target`` when the block succeeds, and is removed when it fails.
 
-    An existing ``target`` is replaced. Hold :func:`lock` around this. Raises :class:`UserError` as :func:`disk_errors`.
+    Hold :func:`lock` around this. Raises :class:`UserError` as :func:`disk_errors`.
     """
     with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
         filled = scratch / target.name
@@ -182,28 +237,33 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         for file in filled.rglob("*"):
             if file.is_file():
                 flush(file)
-        if target.exists():
-            os.replace(target, scratch / "replaced")
-        os.replace(filled, target)
+        replace_directory(filled, target, scratch)
+
+
+def replace_directory(source: Path, target: Path, scratch: Path) -> None:
+    """Move a directory over ``target``, which is first moved into ``scratch`` (all on one disk)."""
+    if target.exists():
+        os.replace(target, scratch / "replaced")
+    os.replace(source, target)
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Move ``source`` over ``target`` (same disk); after a power cut the old or the whole new file is there."""
+    """Move ``source`` over ``target`` (same disk); a power cut leaves the old file or the whole new one."""
     flush(source)
     os.replace(source, target)
 
 
 def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
-    """Remove the files ending in ``suffix`` that were longest not touched, beyond either bound; one always stays.
+    """Remove the least recently modified files ending in ``suffix`` beyond either limit; the newest always remains.
 
-    Temporary files (``.tmp`` and directories named so) of writers that were killed go after an hour.
+    Temporary files and directories (``.tmp`` in the name) of killed writers are removed after an hour.
 
     Raises:
-        OSError: when the directory cannot be read or a file cannot be removed.
+        OSError: the directory cannot be read or a file cannot be removed.
     """
     stated = []
     for path in directory.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+        with contextlib.suppress(FileNotFoundError):  # another process prunes at the same time
             stated.append((path.stat(), path))
     files = sorted((status.st_mtime, status.st_size, path) for status, path in stated if path.name.endswith(suffix))
     size = sum(file[1] for file in files)
@@ -217,7 +277,7 @@ def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> Non
 
 
 def flush(path: Path) -> None:
-    """Make sure that a file is on the disk."""
+    """Write a file's buffers to the disk."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 

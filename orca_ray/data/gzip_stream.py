@@ -1,4 +1,4 @@
-"""Gzip files as streams that end in a readable error when they are damaged or swell."""
+"""Gzip files as streams, and the limits and errors that all compressed formats share."""
 
 import contextlib
 import errno
@@ -11,15 +11,16 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
+from orca_ray.data import cache
 from orca_ray.errors import UserError
 
-_MOST_RATIO = 200
-"""Of unpacked to packed bytes. Data of our benchmarks has up to ten; a bomb has a thousand and more."""
+_MAX_RATIO = 200
+"""Limit of unpacked to stored bytes. Data of our benchmarks reach ten; a decompression bomb exceeds a thousand."""
 _ANY_RATIO_BYTES = 256 * 2**20
-"""Up to here the ratio does not matter: small arrays of zeros are no attack."""
-_COPY_BYTES = 2**20
+"""Unpacked size up to which the ratio is not limited."""
+COPY_BYTES = 2**20
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -29,49 +30,22 @@ _DAMAGED = (
     struct.error,
     EOFError,
     OverflowError,
-    RuntimeError,  # NotImplementedError, for compression that zipfile does not know
+    RuntimeError,  # NotImplementedError, for a compression that zipfile does not support
     ValueError,
 )
 
 
-def open_gzip(path: Path) -> BinaryIO:
-    """Return the content of a ``.gz`` file as a stream to read from front to end; close it after use.
-
-    Raises:
-        UserError: here or in reading, for a file that is not gzip, ends early, has another checksum, or unfolds to more
-            than 200 times its size (256 MB are always allowed).
-    """
-    size_of(path)
-    with path.open("rb") as stream:
-        magic = stream.read(2)
-    if magic != b"\x1f\x8b":
-        raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
-    return cast(BinaryIO, GzipStream(path))
-
-
-class GzipStream(io.BufferedReader):
-    """The content of a gzip file; see `open_gzip`."""
-
-    def __init__(self, path: Path) -> None:
-        self._bounded = _Bounded(path)
-        super().__init__(self._bounded, _COPY_BYTES)
-
-    def packed_bytes(self) -> int:
-        """How much of the file is read."""
-        return self._bounded.packed_bytes()
-
-
-class _Bounded(io.RawIOBase):
-    """The content of a gzip file, as long as it does not swell."""
+class _BoundedGzip(io.RawIOBase):
+    """Content of a gzip file, limited to `max_bytes` of its size."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path, self._most = path, most_bytes(size_of(path))
-        self._packed = path.open("rb")
+        self._path, self._left = path, max_bytes(cache.refuse_special(path))
+        self._packed = cache.open_file(path)
         self._content = gzip.GzipFile(fileobj=self._packed)
-        self._done = 0
 
     def packed_bytes(self) -> int:
+        """Return the number of compressed bytes that were read."""
         return self._packed.tell()
 
     def readable(self) -> bool:
@@ -80,11 +54,11 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         with archive_errors(self._path, "gzip file"):
-            # A part at a time: gzip makes all that is asked for before it is copied.
-            found = self._content.read(min(len(view), _COPY_BYTES))
+            # In blocks: gzip decompresses all that is requested before it is copied.
+            found = self._content.read(min(len(view), COPY_BYTES))
         view[: len(found)] = found
-        self._done += len(found)
-        if self._done > self._most:
+        self._left -= len(found)
+        if self._left < 0:
             raise swollen(self._path)
         return len(found)
 
@@ -95,35 +69,45 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
-def size_of(path: Path) -> int:
-    """Return the size of a file in bytes; raises UserError where there is none."""
-    try:
-        if not path.is_file():
-            raise UserError(f"cannot read {path}: no such file")
-        return path.stat().st_size
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+def open_gzip(path: Path) -> io.BufferedReader:
+    """Return the content of a ``.gz`` file as a stream that is read from start to end; close it after use.
+
+    Raises:
+        UserError: here or while reading, for a file that is not gzip, ends early, has a wrong checksum, or decompresses
+            to more than 200 times its size (256 MB are always allowed).
+    """
+    with cache.open_file(path) as stream:
+        magic = stream.read(2)
+    if magic != b"\x1f\x8b":
+        raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
+    return io.BufferedReader(_BoundedGzip(path), COPY_BYTES)
 
 
-def most_bytes(size: int) -> int:
-    """Return the most that ``size`` packed bytes may unfold to."""
-    return max(_ANY_RATIO_BYTES, _MOST_RATIO * size)
+def max_bytes(size: int) -> int:
+    """Return the limit of what ``size`` stored bytes may decompress to."""
+    return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
+
+
+def refuse_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
+    """Raise UserError when ``stored`` bytes of a file declare ``declared`` bytes of data, more than `max_bytes`."""
+    if declared > max_bytes(stored):
+        raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
 
 
 def swollen(path: Path, where: str = "") -> UserError:
-    """Build the error for an archive that unfolds to more than `most_bytes`."""
-    return UserError(f"{path}: unfolds to more than {_MOST_RATIO} times its size{where}; it may be an attack")
+    """Build the error for a file that decompresses to more than `max_bytes`."""
+    return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
 
 
 @contextlib.contextmanager
 def archive_errors(path: Path, expected: str) -> Iterator[None]:
-    """Turn what Python's readers of archives raise for damaged files into a `UserError`."""
+    """Turn what Python's readers of compressed files raise for damaged ones into a `UserError`."""
     try:
         yield
     except UserError:
         raise
     except (*_DAMAGED, OSError) as error:
-        # Not the system's: bz2 gives no number; EINVAL is a place before the beginning, to which a zip file may point.
+        # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise UserError(

@@ -1,8 +1,11 @@
-"""Readers of HDF5 files and of MATLAB's, which are HDF5 from version 7.3 on."""
+"""Readers of HDF5 files and of MATLAB files, which are HDF5 from version 7.3 on."""
 
 import contextlib
+import functools
+import math
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, mat5
+from orca_ray.data.gzip_stream import refuse_growth
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -17,22 +21,19 @@ Array = npt.NDArray[Any]
 
 @contextlib.contextmanager
 def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
-    """Give an ``h5py.File``, open for reading; what fails in reading from it is a `UserError`, too.
+    """Yield an ``h5py.File`` opened for reading; errors of h5py inside the block become a `UserError`.
 
     Args:
-        path: of the file.
-        required: keys that it must have (``"tensor"``, ``"0001/data"``). They must lie in the file itself: links to
-            other files are refused.
+        path: the file.
+        required: keys that must exist (``"tensor"``, ``"0001/data"``), with their data in the file itself.
 
     Raises:
-        UserError: for a file that is not HDF5 or ends early, a key that is missing, or a chunk that cannot be read.
+        UserError: the file is not HDF5 or ends early, a key is missing, its data are in another file or declare more
+            than 200 times their stored bytes, or a chunk cannot be read.
     """
     import h5py
 
-    if not path.is_file():
-        raise UserError(f"cannot read {path}: no such file")
-    with cache.read_errors(path), path.open("rb"):  # h5py takes what may not be read for another kind of file
-        pass
+    cache.open_file(path).close()  # h5py takes a file without read permission for another kind of file
     with _hdf5_errors(path):
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: expected an HDF5 file, found something else; fetch the file again")
@@ -46,110 +47,105 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
             yield file
 
 
-def read_mat(path: Path, name: str) -> "MatArray":
-    """Return a reader of one numeric array of a MATLAB file: ``.shape``, ``.dtype`` and slices ``[a:b]``.
-
-    Raises:
-        UserError: for a file of another kind or one that is damaged, or a name that is missing or not numeric.
-    """
-    import h5py
-
-    if not path.is_file():
-        raise UserError(f"cannot read {path}: no such file")
-    return _Hdf5Mat(path, name) if h5py.is_hdf5(path) else _OldMat(path, name)
+def refuse_foreign_data(path: Path, key: str, dataset: Any) -> None:
+    """Raise UserError for a data set that is stored in another file, or declares far more than it stores."""
+    if dataset.file.filename != str(path) or dataset.external or dataset.is_virtual:
+        raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    refuse_growth(path, max(dataset.nbytes, chunk), dataset.id.get_storage_size(), f", {key}")
 
 
+@dataclass(frozen=True)
 class MatArray:
-    """An array of a MATLAB file, its axes in the order in which MATLAB shows them.
+    """An array of a MATLAB file, with its axes in the order in which MATLAB shows them.
 
-    A slice ``[a:b]`` along the first axis gives an array [b − a, ...], and only that is in memory. But MATLAB stores
-    the first axis innermost: take large slices, for each goes through the whole variable. One of versions 6 and 7 that
-    is compressed and larger than 64 MB is unpacked by the first slice, into a nameless file in the cache directory that
-    lives as long as this object (Darcy flow: up to 1.45 GB a variable).
+    A slice ``[a:b]`` along the first axis loads an array [b − a, ...]. MATLAB stores the first axis innermost, so each
+    slice reads the whole variable: use large slices. A compressed variable of more than 64 MB (versions 6 and 7) is
+    decompressed by the first slice into a nameless file in the cache directory (Darcy flow: up to 1.45 GB).
     """
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    read: Callable[[slice], Array]
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, part: slice) -> Array:
-        raise NotImplementedError
+    def __getitem__(self, rows: slice) -> Array:
+        return self.read(rows)
 
 
-class _Hdf5Mat(MatArray):
-    def __init__(self, path: Path, name: str) -> None:
-        import h5py
+def read_mat(path: Path, name: str) -> MatArray:
+    """Return a reader of one numeric array of a MATLAB file.
 
-        self.path, self.name = path, name
+    Raises:
+        UserError: a file of another kind or a damaged one, or a name that is missing or not numeric.
+    """
+    import h5py
+
+    cache.refuse_special(path)
+    return _from_hdf5(path, name) if h5py.is_hdf5(path) else _from_mat5(path, name)
+
+
+def _from_hdf5(path: Path, name: str) -> MatArray:
+    import h5py
+
+    def read(rows: slice) -> Array:
         with open_hdf5(path, (name,)) as file:
-            found = file[name]
-            if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
-                raise UserError(f"{path}, {name}: expected a numeric array, found {found!r}")
-            self.shape, self.dtype = tuple(found.shape[::-1]), found.dtype
+            return np.asarray(file[name][..., rows]).T
 
-    def __getitem__(self, part: slice) -> Array:
-        with open_hdf5(self.path, (self.name,)) as file:
-            return np.asarray(file[self.name][..., part]).T
+    with open_hdf5(path, (name,)) as file:
+        found = file[name]
+        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
+            raise UserError(f"{path}, {name}: expected a numeric array, found {found!r}")
+        return MatArray(path, name, tuple(found.shape[::-1]), found.dtype, read)
 
 
-class _OldMat(MatArray):
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
-        self._array: Array | None = None
-        held = mat5.variables(path)
-        if name not in held:
-            raise UserError(f"{path}: expected an array {name!r}, found {', '.join(held)[:300] or 'none'}")
-        self._variable = held[name]
-        self.shape = self._variable.shape
-        if not self._variable.is_numeric:
-            raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {self._variable.kind!r}")
-        self.dtype = np.dtype(self._variable.kind)
-
-    def __getitem__(self, part: slice) -> Array:
-        if self._array is None:
-            self._array = mat5.read(self.path, self._variable)
-        return self._array[part].astype(self.dtype)
+def _from_mat5(path: Path, name: str) -> MatArray:
+    variables = mat5.variables(path)
+    if name not in variables:
+        raise UserError(f"{path}: expected an array {name!r}, found {', '.join(variables)[:300] or 'none'}")
+    variable = variables[name]
+    if not variable.is_numeric:
+        raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
+    dtype = np.dtype(variable.kind)
+    load = functools.cache(lambda: mat5.read(path, variable))
+    return MatArray(path, name, variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
 
 
 def _refuse_key(path: Path, file: Any, key: str) -> None:
     import h5py
 
-    parts = key.strip("/").split("/")
-    group = file
-    for depth, part in enumerate(parts):
-        if not isinstance(group, h5py.Group) or part not in group:
-            inside = f" in {'/'.join(parts[:depth])}" * bool(depth)
-            found = ", ".join(map(str, list(group)[:20])) if isinstance(group, h5py.Group) else "an array"
-            raise UserError(f"{path}: expected key {key!r}, found no {part!r}{inside} but {found or 'nothing'}")
-        if isinstance(group.get(part, getlink=True), h5py.ExternalLink):
+    names = key.strip("/").split("/")
+    found = file
+    for depth, name in enumerate(names):
+        if not isinstance(found, h5py.Group) or name not in found:
+            inside = f" in {'/'.join(names[:depth])}" * bool(depth)
+            held = ", ".join(map(str, list(found)[:20])) if isinstance(found, h5py.Group) else "an array"
+            raise UserError(f"{path}: expected key {key!r}, found no {name!r}{inside} but {held or 'nothing'}")
+        if isinstance(found.get(name, getlink=True), h5py.ExternalLink):
             raise UserError(f"{path}, {key}: expected data in the file itself, found a link to another file")
-        group = group[part]
-    if not isinstance(group, h5py.Dataset | h5py.Group):
-        raise UserError(f"{path}, {key}: expected data, found {type(group).__name__}")
-    if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
-        raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")
+        found = found[name]
+    if not isinstance(found, h5py.Dataset | h5py.Group):
+        raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
+    if isinstance(found, h5py.Dataset):
+        refuse_foreign_data(path, key, found)
 
 
 @contextlib.contextmanager
 def _hdf5_errors(path: Path) -> Iterator[None]:
-    """Turn what h5py raises for damaged files into a `UserError`; it has no class of its own for that."""
+    """Turn what h5py raises for damaged files into a `UserError`; h5py has no exception class for them."""
     try:
         yield
     except UserError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        if not _raised_by_h5py(error):
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
             raise
         raise _damaged(path, error) from error
-
-
-def _raised_by_h5py(error: Exception) -> bool:
-    *_, (last, _) = traceback.walk_tb(error.__traceback__)
-    return str(last.f_globals.get("__name__", "")).startswith("h5py")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -1,7 +1,8 @@
 """Reader of numeric arrays in MATLAB files of level 5, which versions 5 to 7 write.
 
-SciPy's reader crashes the process when a byte of such a file is wrong, and holds whole arrays in memory. This one
-reads what a benchmark has, full numeric arrays. Source: "MAT-File Format", The MathWorks, chapter 1.
+SciPy's ``loadmat`` does not pass the hostile-file tests: one wrong byte of an uncompressed file ends the process with
+a segmentation fault (SciPy 1.17), and it holds whole arrays in memory. Format: "MAT-File Format", The MathWorks,
+chapter 1.
 """
 
 import logging
@@ -15,8 +16,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data.gzip_stream import archive_errors
-from orca_ray.data.spill import Order, Readable, kept, mapped
+from orca_ray.data import cache
+from orca_ray.data.gzip_stream import archive_errors, refuse_growth
+from orca_ray.data.scratch_arrays import Readable, from_stream, mapped
 
 logger = logging.getLogger(__name__)
 
@@ -25,34 +27,30 @@ Array = npt.NDArray[Any]
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Numpy's types by the format's, in which numbers are stored."""
+"""NumPy types by the format's number types."""
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""Numpy's types by the format's classes, which MATLAB shows; numbers of any class are stored in the shortest type."""
+"""NumPy types by the format's array classes; the numbers of any class are stored in the shortest type."""
 _OTHER_CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
 _COMPLEX = 0x08
-_MOST_HEADER_BYTES = 4096
-"""Of the flags, the sizes of the axes or the name of a variable."""
-_ORDER: Order = "F"
-
-
 _FLAGS, _SIZES, _NAME = 6, 5, 1
 """Types of the elements that describe a variable, in this order."""
-_MOST_AXES = 64
+_MAX_HEADER_BYTES = 4096
+_MAX_AXES = 64
 _COPY_BYTES = 2**16
 
 
 class Variable(NamedTuple):
-    """Where one array lies in a file, and what it is."""
+    """Description and location of one array."""
 
     name: str
     kind: str
-    """Numpy's type of the class that MATLAB shows; for what is not numeric, MATLAB's word."""
+    """NumPy type of the class that MATLAB shows; MATLAB's own word where it is not numeric."""
     shape: tuple[int, ...]
     stored: np.dtype[Any]
     packed: tuple[int, int] | None
-    """Where its compressed bytes are, and how many; None where it is not compressed."""
+    """Position and number of its compressed bytes; None where it is not compressed."""
     start: int
-    """Byte at which its numbers begin, in the file or in what is unpacked."""
+    """Position of its numbers, in the file or in the decompressed bytes."""
 
     @property
     def is_numeric(self) -> bool:
@@ -61,28 +59,30 @@ class Variable(NamedTuple):
 
 
 def variables(path: Path) -> dict[str, Variable]:
-    """Return all variables of a file by name; only their headers are read. Raises UserError for a damaged file."""
-    with archive_errors(path, "MATLAB file"), path.open("rb") as file:
+    """Return all variables of a file by name, from their headers. Raises UserError for a damaged file."""
+    with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         return {variable.name: variable for variable in _variables(file, path.stat().st_size)}
 
 
 def read(path: Path, variable: Variable) -> Array:
-    """Return the numbers as they are stored, read-only and mapped from the disk where there are many.
+    """Return the numbers as they are stored, read-only; large arrays are memory-mapped.
 
     Raises:
-        UserError: for a damaged file, or a disk too full for what is compressed in it.
+        UserError: the file is damaged, declares more than 200 times its compressed bytes, or the disk is full.
     """
-    with archive_errors(path, "MATLAB file"), path.open("rb") as file:
+    with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         if variable.packed is None:
-            return mapped(file, variable.stored, variable.shape, _ORDER, variable.start)
+            return mapped(file, variable.stored, variable.shape, "F", variable.start)
+        num_bytes = math.prod(variable.shape) * variable.stored.itemsize
+        refuse_growth(path, num_bytes, variable.packed[1], f", {variable.name}")
         logger.info("unpacking %s of %s", variable.name, path)
         stream = _Inflated(file, *variable.packed)
         stream.read(variable.start)
-        return kept(stream, variable.stored, variable.shape, _ORDER)
+        return from_stream(stream, variable.stored, variable.shape, "F")
 
 
 class _Inflated:
-    """What is compressed in a part of a file."""
+    """Decompressed content of a part of a file."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         file.seek(start)
@@ -90,7 +90,7 @@ class _Inflated:
         self._inflate = zlib.decompressobj()
 
     def read(self, size: int, /) -> bytes:
-        parts: list[bytes] = []
+        blocks: list[bytes] = []
         missing = size
         while missing and not self._inflate.eof:
             packed = self._inflate.unconsumed_tail
@@ -99,46 +99,46 @@ class _Inflated:
                 self._left -= len(packed)
                 if not packed:
                     raise EOFError("compressed data ends early")
-            parts.append(self._inflate.decompress(packed, missing))
-            missing -= len(parts[-1])
-        return b"".join(parts)
+            blocks.append(self._inflate.decompress(packed, missing))
+            missing -= len(blocks[-1])
+        return b"".join(blocks)
 
 
 class _Reader:
-    """Gives elements of one variable, of one byte order, and knows where it is."""
+    """Reads the elements of one variable and counts its position."""
 
     def __init__(self, stream: Readable, position: int, endian: str) -> None:
         self._stream, self._endian = stream, endian
         self.position = position
 
     def tag(self) -> tuple[int, int, bytes]:
-        """Return type and length of the next element, and its content where it is short and within the tag itself."""
+        """Return type and length of the next element, and its content if that is stored in the tag itself."""
         content = self._exactly(8)
         kind, size = struct.unpack(f"{self._endian}II", content)
-        if kind >> 16:
-            kind, size = kind & 0xFFFF, kind >> 16
-            if size > 4:
-                raise ValueError(f"a short element of {size} bytes")
-            self.position -= 4  # of its content
-            return kind, size, content[4:]
-        return kind, size, b""
+        if not kind >> 16:
+            return kind, size, b""
+        kind, size = kind & 0xFFFF, kind >> 16
+        if size > 4:
+            raise ValueError(f"a short element of {size} bytes")
+        self.position -= 4  # start of its content
+        return kind, size, content[4:]
 
     def element(self, expected: int) -> bytes:
-        """Return the content of the next element, which describes a variable."""
+        """Return the content of the next descriptive element."""
         kind, size, content = self.tag()
-        if kind != expected or size > _MOST_HEADER_BYTES:
+        if kind != expected or size > _MAX_HEADER_BYTES:
             raise ValueError(f"an element of type {kind} and {size} bytes where type {expected} is due")
         if not content:
             return self._exactly(size + -size % 8)[:size]
         self.position += 4
         return content[:size]
 
-    def numbers(self, code: str, content: bytes) -> list[int]:
-        """Return the whole numbers of an element."""
-        return [int(each) for each in np.frombuffer(content, f"{self._endian}{code}")]
+    def numbers(self, code: str, expected: int) -> list[int]:
+        """Return the whole numbers of the next descriptive element."""
+        return [int(each) for each in np.frombuffer(self.element(expected), f"{self._endian}{code}")]
 
     def stored_type(self, kind: int) -> np.dtype[Any]:
-        """Return numpy's type of stored numbers."""
+        """Return the NumPy type of stored numbers."""
         if kind not in _STORED:
             raise ValueError(f"numbers of type {kind}")
         return np.dtype(f"{self._endian}{_STORED[kind]}")
@@ -174,18 +174,18 @@ def _variables(file: IO[bytes], size: int) -> Iterator[Variable]:
 
 
 def _variable(reader: _Reader, packed: tuple[int, int] | None) -> Variable | None:
-    """Read the header of a variable; None for what has another one (objects of classes, functions)."""
-    flags = reader.numbers("u4", reader.element(_FLAGS))
-    number = flags[0] & 0xFF
+    """Read the header of a variable; None for one of another structure (objects of classes, functions)."""
+    flags = reader.numbers("u4", _FLAGS)[0]
+    number = flags & 0xFF
     if number not in _CLASSES and number not in _OTHER_CLASSES:
         return None
-    shape = tuple(reader.numbers("i4", reader.element(_SIZES)))
+    shape = tuple(reader.numbers("i4", _SIZES))
     name = reader.element(_NAME).decode("latin1")
-    kind = "complex" if flags[0] >> 8 & _COMPLEX else _CLASSES.get(number, _OTHER_CLASSES.get(number, ""))
-    if kind not in _CLASSES.values():
+    if number in _OTHER_CLASSES or flags >> 8 & _COMPLEX:
+        kind = "complex" if flags >> 8 & _COMPLEX else _OTHER_CLASSES[number]
         return Variable(name, kind, shape, np.dtype("V1"), packed, 0)
     code, length, _ = reader.tag()
     stored = reader.stored_type(code)
-    if min(shape, default=-1) < 0 or len(shape) > _MOST_AXES or length != math.prod(shape) * stored.itemsize:
+    if min(shape, default=-1) < 0 or len(shape) > _MAX_AXES or length != math.prod(shape) * stored.itemsize:
         raise ValueError(f"{length} bytes of {stored} for an array {name[:80]!r} of shape {list(shape)[:8]}")
-    return Variable(name, kind, shape, stored, packed, reader.position)
+    return Variable(name, _CLASSES[number], shape, stored, packed, reader.position)

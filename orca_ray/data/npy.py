@@ -1,4 +1,8 @@
-"""Readers of numpy's own files, ``.npy`` and ``.npz``, that run nothing and map large arrays from the disk."""
+"""Readers of NumPy's ``.npy`` and ``.npz`` files, which map large arrays from the disk.
+
+``numpy.load`` accepts a file that is longer than its array, loads whole members of an archive, and unpickles objects:
+hence NumPy's public header readers, and ``numpy.memmap`` for the array.
+"""
 
 import lzma
 import math
@@ -11,9 +15,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data import safe_pickle
-from orca_ray.data.gzip_stream import archive_errors
-from orca_ray.data.spill import Order, kept, mapped
+from orca_ray.data import cache, safe_pickle
+from orca_ray.data.gzip_stream import archive_errors, refuse_growth
+from orca_ray.data.scratch_arrays import Order, from_stream, mapped
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -28,6 +32,7 @@ _KINDS = {
     "U": "text",
     "O": "objects",
 }
+_NOT_OBJECTS = "".join(_KINDS).replace("O", "")
 
 
 class _Header(NamedTuple):
@@ -35,32 +40,27 @@ class _Header(NamedTuple):
     order: Order
     dtype: np.dtype[Any]
 
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
 
 def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bool = False) -> Any:
     """Return the array of a ``.npy`` file, memory-mapped and read-only.
 
     Args:
-        path: of the file.
-        ndim: how many axes it must have; None: any.
-        kind: letters of the kinds of numbers that are allowed (``"fiu"``; numpy's ``dtype.kind``); "": all but objects.
-        pickled: whether an array of objects is allowed, too. It is read into memory by `orca_ray.data.safe_pickle`; a
-            dict that was saved by ``numpy.save`` is an array without axes, and ``[()]`` takes it out.
+        path: the file.
+        ndim: required number of axes; None: any.
+        kind: allowed letters of ``numpy.dtype.kind`` (``"fiu"``); "": all but objects.
+        pickled: whether an array of objects is allowed, too. It is read into memory by `orca_ray.data.safe_pickle`. A
+            dict saved by ``numpy.save`` is an array without axes; ``[()]`` returns the dict.
 
     Raises:
-        UserError: for another kind or number of axes, a file of another length than its header says, or no such file.
+        UserError: another kind or number of axes, a file of another length than its header declares, or no such file.
     """
-    with _opened(path) as stream:
+    with cache.open_file(path) as stream:
         header = _read_header(stream, str(path))
         array: Array
         if header.dtype.kind != "O":
             _refuse_kind(str(path), header.dtype, kind, pickled)
-            start, size = stream.tell(), path.stat().st_size
-            _refuse_length(str(path), header, size - start)
-            array = mapped(stream, header.dtype, header.shape, header.order, start)
+            _refuse_length(str(path), header, path.stat().st_size - stream.tell())
+            array = mapped(stream, header.dtype, header.shape, header.order, stream.tell())
         elif pickled:
             array = _unpickled(stream, header, path)
         else:
@@ -73,11 +73,12 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
 def open_npz(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
     """Return the named arrays of a ``.npz`` archive, read-only.
 
-    An array is read, and held to its checksum, each time it is looked up: keep it. One of more than 64 MB is unpacked
-    into a nameless file in the cache directory and mapped from there, so that it takes disk and not memory.
+    Each look-up reads the array again and verifies its checksum: store the result. An array of more than 64 MB is
+    mapped from a nameless file in the cache directory.
 
     Raises:
-        UserError: for a name that is missing, or a file that is no archive; on look-up, for a damaged or pickled array.
+        UserError: a name is missing, or the file is no archive; on look-up, the array is damaged, pickled, or declares
+            more than 200 times its stored bytes.
     """
     return _Npz(path, names)
 
@@ -85,10 +86,10 @@ def open_npz(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
 class _Npz(Mapping[str, Array]):
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self._path, self._names = path, tuple(names)
-        with _opened(path) as stream, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(stream) as archive:
-            held = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        if missing := [name for name in names if name not in held]:
-            raise UserError(f"{path}: expected an array {missing[0]!r}, found {', '.join(held)[:300] or 'none'}")
+        with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
+            found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if missing := [name for name in names if name not in found]:
+            raise UserError(f"{path}: expected an array {missing[0]!r}, found {', '.join(found)[:300] or 'none'}")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -99,18 +100,15 @@ class _Npz(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
             raise KeyError(name)
-        where = f"{self._path}, {name}"
-        with (
-            _opened(self._path) as file,
-            archive_errors(self._path, "archive (.npz)"),
-            zipfile.ZipFile(file) as archive,
-        ):
+        path, where = self._path, f"{self._path}, {name}"
+        with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
             member = archive.getinfo(f"{name}.npy")
+            refuse_growth(path, member.file_size, min(member.compress_size, path.stat().st_size), f", {name}")
             with archive.open(member) as stream:
                 header = _read_header(stream, where)
                 _refuse_kind(where, header.dtype, "", pickled=False)
                 _refuse_length(where, header, member.file_size - stream.tell())
-                return kept(stream, header.dtype, header.shape, header.order)
+                return from_stream(stream, header.dtype, header.shape, header.order)
 
 
 def _unpickled(stream: IO[bytes], header: _Header, path: Path) -> Array:
@@ -121,21 +119,13 @@ def _unpickled(stream: IO[bytes], header: _Header, path: Path) -> Array:
     return array
 
 
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
 def _read_header(stream: IO[bytes], where: str) -> _Header:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
-        header = _Header(tuple(shape), "F" if fortran else "C", dtype)
         if any(size < 0 for size in shape) or not dtype.itemsize:
             raise ValueError(f"shape {shape} of {dtype}")
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, MemoryError):
         raise
     # The header is Python text, and a damaged one fails in the tokenizer, the parser or numpy in a dozen ways.
     except Exception as error:
@@ -143,19 +133,20 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
             f"{where}: expected the header of a .npy file, found something else ({type(error).__name__}: "
             f"{str(error)[:200]}); fetch the file again"
         ) from error
-    return header
+    return _Header(tuple(shape), "F" if fortran else "C", dtype)
 
 
 def _refuse_kind(where: str, dtype: np.dtype[Any], kind: str, pickled: bool) -> None:
-    allowed = kind or "".join(letter for letter in _KINDS if letter != "O")
+    allowed = kind or _NOT_OBJECTS
     if dtype.kind not in allowed or dtype.kind not in _KINDS:
         wanted = ", ".join(_KINDS[letter] for letter in allowed) + ", pickled objects" * pickled
         raise UserError(f"{where}: expected an array of {wanted}, found {dtype}")
 
 
 def _refuse_length(where: str, header: _Header, found: int) -> None:
-    if found != header.num_bytes:
+    expected = math.prod(header.shape) * header.dtype.itemsize
+    if found != expected:
         raise UserError(
-            f"{where}: expected {header.num_bytes} bytes for shape {list(header.shape)} {header.dtype}, found {found}; "
+            f"{where}: expected {expected} bytes for shape {list(header.shape)} {header.dtype}, found {found}; "
             "the file is truncated or damaged, fetch it again"
         )

@@ -1,12 +1,9 @@
-"""The lock file of a raw directory: what each file was when it was first seen, where nobody published its hash."""
+"""Lock file of a raw directory: the hash that each file without a published one had when it was first read whole."""
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from orca_ray.data import cache
@@ -18,72 +15,53 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Pin:
-    """What one file was when it was first seen."""
+    """The expected content of one file."""
 
     sha256: str
     num_bytes: int
     url: str = ""
-    """Where it came from; "" for a file that the user put there."""
+    """Where it was fetched from; "" for a file that the user supplied."""
 
 
 class Pins:
-    """The pins of one raw directory: ``orca-data.lock.json``, which may be shared, and kept under version control.
+    """The pins of one raw directory, in ``orca-data.lock.json``, which may be shared and kept under version control.
 
-    Several processes may add to it at once. A pin that is there is never replaced: who trusts a changed file removes
-    its entry by hand.
+    Several processes may add pins at once. An existing pin is never replaced: to accept a changed file, the user
+    removes its entry by hand.
     """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
 
     def read(self) -> Mapping[str, Pin]:
-        """Return all pins by the file's path; raises :class:`UserError` for a lock file that cannot be read."""
+        """Return all pins by the file's path; raises :class:`UserError` for an invalid lock file."""
         try:
-            text = self.path.read_text()
-        except FileNotFoundError:
-            return MappingProxyType({})
-        except (OSError, UnicodeDecodeError) as error:
-            raise self._unreadable(error) from error
-        try:
-            content = json.loads(text)
+            content = json.loads(self.path.read_text())
             if content["version"] != _VERSION:
                 raise ValueError(f"version {content['version']!r}, expected {_VERSION}")
-            return MappingProxyType({str(path): _pin(entry) for path, entry in content["files"].items()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._unreadable(error) from error
+            return {str(path): _pin(entry) for path, entry in content["files"].items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{self.path} is no lock file of orca-sweep ({type(error).__name__}: {error}). Restore it from a copy, "
+                f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now."
+            ) from error
 
     def add(self, path: str, pin: Pin) -> Pin:
-        """Pin a file unless it is pinned already, and return the pin that holds.
-
-        Raises:
-            UserError: the lock file cannot be read or written.
-        """
+        """Pin a file unless it has a pin, and return the pin that is valid; raises `UserError` as `read` does."""
         with cache.lock(self.path):
             pins = dict(self.read())
             if path not in pins:
                 pins[path] = pin
-                self._write(pins)
+                entries = {
+                    name: {"sha256": each.sha256, "bytes": each.num_bytes, "url": each.url}
+                    for name, each in sorted(pins.items())
+                }
+                with cache.disk_errors(self.path.parent):
+                    text = json.dumps({"version": _VERSION, "files": entries}, indent=2)
+                    cache.write_text(self.path, text + "\n", durable=True)
             return pins[path]
-
-    def _write(self, pins: Mapping[str, Pin]) -> None:
-        files = {
-            path: {"sha256": pin.sha256, "bytes": pin.num_bytes, "url": pin.url} for path, pin in sorted(pins.items())
-        }
-        temporary = self.path.with_name(f"{NAME}.tmp")
-        with cache.disk_errors(self.path.parent):
-            try:
-                temporary.write_text(json.dumps({"version": _VERSION, "files": files}, indent=2) + "\n")
-                cache.replace_file(temporary, self.path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-
-    def _unreadable(self, error: Exception) -> UserError:
-        return UserError(
-            f"{self.path} is no lock file of orca-sweep ({type(error).__name__}: {error}). Restore it from a copy, or "
-            f"remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now."
-        )
 
 
 def _pin(entry: Any) -> Pin:

@@ -1,8 +1,8 @@
 """Prepared task data: plain ``.npy`` files, memory-mapped, shared by all processes of a node, with a fingerprint.
 
-Layout: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. A directory appears at once
-and whole; it is written by one process while others wait. Until then its files grow in ``.partial-<version>`` beside
-it, from where a build that was interrupted goes on.
+Layout: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. One process builds the data
+in ``.partial-<version>`` in the same parent, where an interrupted build is continued, while others wait. The finished
+directory appears at once.
 """
 
 import logging
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.data import cache
-from orca_ray.data.filling import finish, move, partial
-from orca_ray.data.layout import META, REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
-from orca_ray.data.meta import Damaged, read_meta, refuse_foreign, refuse_replacing
-from orca_ray.data.rows import Rows, restore
+from orca_ray.data import cache, layout
+from orca_ray.data.build_directory import finish, move, unfinished
+from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
+from orca_ray.data.rows import KINDS, Rows
+from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
 __all__ = [
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """One split: ``x`` [N, *input_shape] float32 and ``y`` [N, ...] as the task's target says, read-only."""
+    """One split: ``x`` [N, *input_shape] float32 and ``y`` [N, ...] as the task's target describes, read-only."""
 
     x: Rows
     y: Array
-    """Of prepared data. Large targets that `under_protocol` joins are `JoinedRows`: training reads them as `Rows`."""
+    """Large targets that `under_protocol` joins are `JoinedRows`, which training reads as `Rows`."""
     group: Array | None = None
-    """Ids [N] int64: rows that share one are parts of one sample, and are scored by the mean of their outputs."""
+    """Ids [N] int64: rows of one id are parts of one sample, which is scored by the mean of their outputs."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -70,20 +70,47 @@ class PreparedData:
 
     @property
     def test(self) -> Split:
-        """The test split: read by confirm trials only."""
+        """The test split, which only confirm trials read."""
         return self.splits["test"]
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return where the prepared data of that name and version lies; ``protocol``: whose splits, where they differ."""
+    """Return the directory of prepared data; ``protocol`` selects the splits where they differ."""
     return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
 
 
 def opened(
-    name: str, directory: Path, *, expected: str | None = None, identity: str | None = None
+    name: str, directory: Path, *, expected: str | None = None, identity: str | None = None, level: int = logging.DEBUG
 ) -> PreparedData | None:
-    """Return the prepared data in ``directory``, or None where there is none, or a damaged or another one."""
-    return _open_valid(name, directory, expected, identity, logging.DEBUG)
+    """Return the prepared data in ``directory``; None if they are missing, damaged or others.
+
+    Args:
+        name: of the task.
+        directory: see `directory_of`.
+        expected: required fingerprint; None: any.
+        identity: required identity, see `prepare`; None: any.
+        level: at which the reason for None is logged.
+    """
+    try:
+        if not any(directory.iterdir()):
+            return None
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        pass  # `read_meta` gives the reason
+    try:
+        meta = layout.read_meta(directory)
+        data = _open(name, directory, meta)
+    except layout.Damaged as error:
+        logger.log(level, "%s: prepared data is damaged, preparing it again: %s", name, error)
+        return None
+    if expected is not None and data.fingerprint != expected:
+        logger.log(level, "%s: prepared data is of another release (%s), preparing it again", name, data.fingerprint)
+        return None
+    if identity is not None and meta.get("identity", identity) != identity:  # old data have no identity
+        logger.log(level, "%s: prepared data is of other raw files than there are now, preparing it again", name)
+        return None
+    return data
 
 
 def prepare(
@@ -98,67 +125,76 @@ def prepare(
     held: bool = False,
     users: bool = False,
 ) -> PreparedData:
-    """Open the prepared data, building it on first use or when a file is missing or truncated.
+    """Open the prepared data; build them on first use or when a file is missing or truncated.
 
     Args:
         name: of the task.
-        directory: where it lies; see `directory_of`.
-        build: returns the arrays, as `Arrays` says.
+        directory: see `directory_of`.
+        build: returns the arrays (`Arrays`).
         raw: directory of the raw files that ``build`` reads.
-        protocol: told to ``build``.
-        expected: the fingerprint that the data must have; another copy is built again.
-        identity: what the build depends on; an interrupted build is only continued under the same.
+        protocol: passed to ``build``.
+        expected: required fingerprint; data with another one are built again.
+        identity: everything the build depends on; an interrupted build of another identity is not continued.
         held: whether data of another identity are built again.
-        users: whether the directory is the user's own: anything but the same data is refused there, not replaced.
+        users: whether the directory is the user's own: data other than the same are refused there, not replaced.
 
     Raises:
-        UserError: a split is missing, the raw data are not what they should be, the fingerprint differs, the directory
-            cannot be replaced, the disk is full. Nothing is left behind then, but for what a build may go on from.
+        UserError: a split is missing, the raw data are wrong (with task and raw directory), the fingerprint differs,
+            the directory cannot be replaced, or the disk is full. Only an unfinished build remains.
     """
     wanted = identity if held else None
+    raw = raw or cache.home() / "raw"
 
     def found(level: int) -> PreparedData | None:
         if users:
-            refuse_foreign(name, directory, identity)
-        return _open_valid(name, directory, expected, wanted, level)
+            layout.refuse_foreign(name, directory, identity)
+        return opened(name, directory, expected=expected, identity=wanted, level=level)
 
     if data := found(logging.DEBUG):
         return data
     if users:
-        refuse_replacing(name, directory, identity)
+        layout.refuse_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
-        cache.prepared_dir()  # made with an error that says what to do
-    # Beside a directory of the user's own, a lock that does not show.
+        cache.prepared_dir()  # its error says what to do
+    # A hidden lock next to a directory of the user's own.
     with cache.lock(directory.with_name(f".{directory.name}") if users else directory, name):
         if data := found(logging.WARNING):  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
-        with partial(name, directory, raw or cache.home() / "raw", protocol, identity) as workspace:
-            _refuse_other(name, finish(name, workspace.directory, build(workspace), identity), expected)
+        with unfinished(name, directory, raw, protocol, identity) as workspace:
+            made = finish(name, workspace.directory, _built(build, workspace), identity)
+            if expected is not None and made != expected:
+                raise UserError(
+                    f"{name}: the prepared data has fingerprint {made}, expected {expected}: its raw data is not what "
+                    "this version of orca-ray was released with, so scores would not be comparable; it is not kept."
+                )
             if users:
-                refuse_replacing(name, directory, identity)
+                layout.refuse_replacing(name, directory, identity)
             move(workspace.directory, directory)
     try:
-        return _open(name, directory, read_meta(directory))
-    except Damaged as error:
+        return _open(name, directory, layout.read_meta(directory))
+    except layout.Damaged as error:
         raise UserError(
             f"{name}: prepared data is damaged right after it was written: {error}. Check the disk."
         ) from error
 
 
-def _refuse_other(name: str, found: str, expected: str | None) -> None:
-    if expected is not None and found != expected:
-        raise UserError(
-            f"{name}: the prepared data has fingerprint {found}, expected {expected}: its raw data is not what this "
-            "version of orca-ray was released with, so scores would not be comparable; it is not kept."
-        )
+def _built(build: Build, workspace: Workspace) -> Arrays:
+    """Return what a build makes; its user errors name the task and the raw directory."""
+    try:
+        return build(workspace)
+    except UserError as error:
+        text = str(error)
+        if workspace.task in text or str(workspace.raw) in text or str(workspace.directory) in text:
+            raise
+        raise UserError(f"{workspace.task} (raw files in {workspace.raw}): {text}") from error.__cause__
 
 
 def verify(data: PreparedData) -> None:
-    """Read every prepared file again and raise :class:`UserError`, naming the file, where its content changed."""
+    """Hash every prepared file and raise :class:`UserError` with its name where the content changed."""
     try:
-        entries = read_meta(data.directory)["arrays"]
-    except Damaged as error:
+        entries = layout.read_meta(data.directory)["arrays"]
+    except layout.Damaged as error:
         raise UserError(f"{data.name}: {error}. Remove {data.directory} and prepare it again.") from error
     for name, entry in entries.items():
         path = data.directory / f"{name}.npy"
@@ -170,48 +206,31 @@ def verify(data: PreparedData) -> None:
             )
 
 
-def _open_valid(
-    name: str, directory: Path, expected: str | None, identity: str | None, level: int
-) -> PreparedData | None:
-    try:
-        if not any(directory.iterdir()):
-            return None
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        pass  # `read_meta` says what is wrong
-    try:
-        meta = read_meta(directory)
-        data = _open(name, directory, meta)
-    except Damaged as error:
-        logger.log(level, "%s: prepared data is damaged, preparing it again: %s", name, error)
-        return None
-    if expected is not None and data.fingerprint != expected:
-        logger.log(level, "%s: prepared data is of another release (%s), preparing it again", name, data.fingerprint)
-        return None
-    if identity is not None and meta.get("identity", identity) != identity:  # older ones do not say
-        logger.log(level, "%s: prepared data is of other raw files than there are now, preparing it again", name)
-        return None
-    return data
-
-
 def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
     if meta.get("name", name) != name:
-        raise Damaged(f"{directory} holds {meta['name']}")
+        raise layout.Damaged(f"{directory} holds {meta['name']}")
     stored = {}
     for key, entry in meta["arrays"].items():
         path = directory / f"{key}.npy"
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise Damaged(f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)")
+            raise layout.Damaged(f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)")
         try:
             stored[key] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            raise Damaged(f"{path}: {error}") from error
+            raise layout.Damaged(f"{path}: {error}") from error
         if [stored[key].dtype.str, list(stored[key].shape)] != [entry["dtype"], entry["shape"]]:
-            raise Damaged(f"{path} is not the array that {META} describes")
-    arrays = _assembled(directory, stored, meta.get("kinds", {}))
+            raise layout.Damaged(f"{path} is not the array that {layout.META} describes")
+    arrays: dict[str, Array | Rows] = {key: array for key, array in stored.items() if "." not in key}
+    for key, kind in meta.get("kinds", {}).items():
+        parts = {part.split(".", 1)[1]: array for part, array in stored.items() if part.startswith(f"{key}.")}
+        try:
+            arrays[key] = KINDS[kind](parts)
+        except (KeyError, ValueError) as error:
+            raise layout.Damaged(
+                f"{directory / layout.META}: {key} is no {kind} of {', '.join(parts) or 'nothing'}"
+            ) from error
     if any(key not in arrays for key in REQUIRED):
-        raise Damaged(f"{directory / META} lacks a split")
+        raise layout.Damaged(f"{directory / layout.META} lacks a split")
     return PreparedData(
         name=name,
         fingerprint=meta["fingerprint"],
@@ -222,15 +241,3 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         y_std=stored.get("y_std"),
         directory=directory,
     )
-
-
-def _assembled(directory: Path, stored: Mapping[str, Array], kinds: Mapping[str, str]) -> dict[str, Array | Rows]:
-    """Put composite rows together from their parts."""
-    arrays: dict[str, Array | Rows] = {key: array for key, array in stored.items() if "." not in key}
-    for key, kind in kinds.items():
-        parts = {name.split(".", 1)[1]: array for name, array in stored.items() if name.startswith(f"{key}.")}
-        try:
-            arrays[key] = restore(kind, parts)
-        except (KeyError, ValueError) as error:
-            raise Damaged(f"{directory / META}: {key} is no {kind} of {', '.join(parts) or 'nothing'}") from error
-    return arrays

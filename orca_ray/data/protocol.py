@@ -1,4 +1,4 @@
-"""The two protocols: what a trial trains on, selects by and is scored on."""
+"""The two protocols: the splits that a trial trains on, selects by, and is scored on."""
 
 from dataclasses import replace
 from typing import cast
@@ -12,19 +12,18 @@ from orca_ray.protocol import Protocol
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
 
 JOINED_BYTES = 2**30
-"""Inputs or targets up to this size are copied when they are joined; larger ones are read from where they are."""
+"""Inputs or targets up to this size are copied when they are joined, larger ones are read from both arrays."""
 
 
 def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
-    """Return the splits that a trial sees under a protocol.
+    """Return the splits of a trial under a protocol.
 
-    ``held-out`` leaves them as prepared: validation is carved from train, and test is read by confirm trials only.
-    ``paper`` is what the reference implementation of ORCA does (``valid_split: False``): it trains on train and
-    validation together, and test is also what epochs and hyper-parameters are selected by. Scores under it are
-    optimistic; they compare with published ones, and never share a board with held-out ones.
+    ``held-out`` returns the prepared splits: validation is carved from train, and only confirm trials read test.
+    ``paper`` follows the reference implementation of ORCA (``valid_split: False``): it trains on train and validation
+    together, and selects epochs and hyper-parameters on test. Its scores are optimistic: they are comparable with
+    published ones, and never shown on one leaderboard with held-out ones.
 
-    Target statistics of ``paper`` stay those of the prepared training split, but for tasks that have splits of their
-    own under it.
+    Target statistics of ``paper`` are those of the prepared training split, except for tasks with splits of their own.
     """
     if protocol != PAPER:
         return data
@@ -43,7 +42,7 @@ def _joined(first: Rows, second: Rows) -> Rows:
 
 
 def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
-    """Join ids [N] and [M] of samples; those of the second set are others, whatever their numbers."""
+    """Join sample ids [N] and [M]; those of the second set become distinct from those of the first."""
     if first is None or second is None:
         return None
     return np.concatenate([first, second - second.min() + first.max() + 1])

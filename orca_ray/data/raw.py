@@ -1,4 +1,4 @@
-"""Raw files of tasks as data: what they are called, where they come from, what they must hash to."""
+"""Declaration of raw files: names, addresses, hashes, and what to do when they are missing."""
 
 import shlex
 from dataclasses import dataclass
@@ -13,50 +13,50 @@ LOCKS = ".locks"
 
 @dataclass(frozen=True, kw_only=True)
 class RawFile:
-    """One file that a task reads, or an archive that is unpacked once it is there."""
+    """One file that a task reads, or an archive that is unpacked after it was fetched."""
 
     path: str
     """Below the raw directory, with forward slashes."""
     urls: tuple[str, ...] = ()
-    """Mirrors, tried in order; none where only the user can supply it."""
+    """Mirrors, tried in order; empty where only the user can supply the file."""
     sha256: str = ""
-    """Published hash; "" where none is published: the first download pins it in the lock file."""
+    """Published hash; "": the first download is pinned in the lock file."""
     md5: str = ""
-    """Published MD5, where that is all there is."""
+    """Published MD5, where no SHA-256 is published."""
     num_bytes: int = 0
-    """Rough size, for the check of free space and for plans; 0: not known."""
+    """Approximate size, for plans and the check of free space; 0: unknown."""
     unpacked: str = ""
-    """For an archive: what must be there, below the raw directory, once it is unpacked where it lies; "": none."""
+    """For an archive: a path below the raw directory that exists after it is unpacked; "": not an archive."""
     made_by: str = ""
-    """For a file without an address: the command that brings it."""
+    """For a file without an address: the command that makes it."""
     optional: bool = False
-    """Whether the task can do without."""
+    """Whether the task works without it."""
 
     def __post_init__(self) -> None:
         for path in (self.path, self.unpacked):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise ValueError(f"a raw file lies below the raw directory, got {path!r}")
+                raise ValueError(f"a raw file must be below the raw directory, got {path!r}")
 
     @property
     def disk_bytes(self) -> int:
-        """Rough size on the disk; of an archive with what it unpacks to: what compression saved is a guess."""
+        """Approximate size on the disk, including what an archive unpacks to."""
         return self.num_bytes * (self.unpacked_factor + 1)
 
     @property
     def unpacked_factor(self) -> int:
-        """How many times its own size a file unpacks to, at a guess."""
+        """Estimated ratio of the unpacked size to the size of the archive; 0 for a plain file."""
         return 0 if not self.unpacked else 1 if self.path.endswith(".tar") else 2
 
     def present(self, directory: Path) -> bool:
-        """Whether a build finds it in ``directory``, archives unpacked to the end."""
+        """Return whether a build finds it in ``directory``; an archive must be unpacked completely."""
         return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
 
     def unpacking(self, directory: Path) -> Path:
-        """Return the stamp that is there while what was unpacked is moved to its place, and when that was cut short."""
+        """Return the stamp file that exists while unpacked members are moved, and after an interrupted move."""
         return directory / LOCKS / f"{self._flat_name}.unpacking"
 
     def lock(self, directory: Path) -> Path:
-        """Return what is locked while it is fetched."""
+        """Return the path that is locked during the download."""
         return directory / LOCKS / self._flat_name
 
     @property
@@ -65,35 +65,31 @@ class RawFile:
 
 
 def missing(files: tuple[RawFile, ...], directory: Path) -> list[RawFile]:
-    """Return the files that a build would miss in ``directory``."""
+    """Return the required files that are not in ``directory``."""
     return [file for file in files if not file.optional and not file.present(directory)]
 
 
 def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> None:
-    """Raise UserError naming the raw files that are not in ``directory``, or not unpacked, and how to get them."""
+    """Raise UserError naming the raw files that are missing or not unpacked, and how to get them."""
     lacking = missing(files, directory)
     if not lacking:
         return
     packed = [file for file in lacking if file.unpacked and (directory / file.path).is_file()]
     absent = [file for file in lacking if file not in packed]
-    told = [
+    reasons = [
         f"{len(found)} of {len(files)} raw files are {how}: {_named(found)}"
         for found, how in ((absent, f"not in {directory}"), (packed, f"in {directory} but not unpacked"))
         if found
     ]
     by_hand = any(not (file.urls or file.made_by) for file in absent)
     made_by = next((file.made_by for file in absent if file.made_by), "")
-    raise UserError(f"{task}: {'; '.join(told)}; {how_to_get(task, directory, made_by=made_by, by_hand=by_hand)}")
+    raise UserError(f"{task}: {'; '.join(reasons)}; {how_to_get(task, directory, made_by=made_by, by_hand=by_hand)}")
 
 
 def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool = False) -> str:
-    """Say how the raw files of a task come into ``directory``.
+    """Return the advice that gets the raw files of a task into ``directory``.
 
-    Args:
-        task: its full name.
-        directory: where they are looked for.
-        made_by: the command that makes them, where they are not fetched.
-        by_hand: whether only the user can bring them.
+    ``made_by`` is the command that makes them; ``by_hand``: whether only the user can supply them.
     """
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:

@@ -1,69 +1,70 @@
-"""Reader of pickles that may come from anyone: numpy arrays and plain containers come out, and nothing else runs.
+"""Reader of pickles from untrusted sources: NumPy arrays and plain containers are built, nothing is imported or called.
 
-An ordinary unpickler imports and calls whatever a file names. This one knows a dozen names, and even those do not
-reach the real function: arrays are noted down (`orca_ray.data.pickled_arrays`), checked, and built by us at the end.
-Numpy's own ``__setstate__`` would follow raw bytes as pointers if a file only claimed a type that holds objects.
-
-It stands on the standard library's unpickler in Python: the one in C clears as much memory as any index of its memo
-asks for, whatever the size of the file.
+``pickletools.genops`` parses the opcodes, and a small stack machine executes those that build data. The dozen admitted
+globals are stand-ins: arrays are recorded (`orca_ray.data.pickled_arrays`), checked, and built at the end.
+``pickle.Unpickler`` is not used: `find_class` cannot stop what its C code does without a global. It allocates as much
+memory as a memo index asks for, and exhausts the stack when it hashes nested tuples.
 """
 
+import ast
 import pickle
+import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from orca_ray.data import cache
 from orca_ray.data.pickled_arrays import NotPlain, PickledArray, PickledType, array_from_buffer, scalar
 from orca_ray.errors import UserError
 
-_MOST_DEPTH = 64
-"""Containers within containers; the deepest of our benchmarks has four."""
-_MOST_GROWTH = 4
-"""Bytes that converting and copying may make, for each byte of the file."""
-_MOST_KEY = 2**60
-"""Integers from the modulus of Python's hash on, 2**61 - 1, share their hash with others."""
+_MAX_DEPTH = 64
+"""Limit of nested containers; our benchmarks nest four."""
+_MAX_GROWTH = 4
+"""Limit of bytes that conversions and copies create, per byte of the file."""
+_MAX_KEY = 2**60
+"""Integers from the modulus of Python's hash (2**61 - 1) share their hash with smaller ones."""
 _LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 _ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
+_REFUSED = {
+    **dict.fromkeys(("PERSID", "BINPERSID"), "a persistent id"),
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "a registered extension"),
+    **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), "a buffer outside the file"),
+    **dict.fromkeys(("NEWOBJ", "NEWOBJ_EX"), "an object that is built by its class"),
+}
 
 
 def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any:
-    """Return what a pickle holds: plain containers, text, numbers and numpy arrays (read-only where not of objects).
+    """Return the content of a pickle: plain containers, text, numbers and NumPy arrays (read-only unless of objects).
 
-    Arrays may be of booleans, numbers, text of fixed length, or objects that are plain in turn. Pickles of numpy 1 and
-    2, of any protocol, and of Python 2 are read.
+    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles of NumPy 1 and 2, of any protocol
+    and of Python 2 are read.
 
     Args:
         source: a file, or a stream that ends with the pickle.
-        what: it is, for the message: "ECG records", or the path in a stream's archive.
-        encoding: of the text in a Python 2 pickle; "latin1", or "bytes" to leave it as it is.
+        what: name for error messages: "ECG records", or the path in a stream's archive.
+        encoding: of the text in a Python 2 pickle: "latin1", or "bytes" to return bytes.
 
     Raises:
-        UserError: with the file and the name of the first global that is not admitted, or with what is wrong otherwise.
+        UserError: names the file and the first global that is not admitted, or describes the damage.
     """
     if not isinstance(source, Path):
         return _load(source, what, encoding)
-    where = str(source) if what in str(source) else f"{source} ({what})"
-    try:
-        stream = source.open("rb")
-    except OSError as error:
-        raise UserError(f"cannot read {where}: {error.strerror}") from error
-    with stream:
-        return _load(stream, where, encoding)
+    with cache.open_file(source) as stream:
+        return _load(stream, str(source) if what in str(source) else f"{source} ({what})", encoding)
 
 
 def _load(stream: BinaryIO, where: str, encoding: str) -> Any:
     try:
-        unpickler = _Unpickler(_Source(stream), encoding)
-        value = _Settling().settle(unpickler.load())
+        value = _Settling().settle(_Machine(_Source(stream), encoding).run())
         if stream.read(1):
             raise NotPlain("there are more bytes after its end; the file is damaged, fetch it again")
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except NotPlain as error:
         raise UserError(f"{where}: {error}") from error
-    # Whatever a damaged pickle makes Python's machine stumble over: a dozen types, none of them documented.
+    # A damaged pickle makes Python's parsers fail with a dozen exception types, none of them documented.
     except Exception as error:
         raise UserError(
             f"{where}: expected a whole pickle, found one that ends early or is damaged ({type(error).__name__}: "
@@ -73,17 +74,28 @@ def _load(stream: BinaryIO, where: str, encoding: str) -> Any:
 
 
 class _Source:
-    """A stream that gives all that is asked for, or raises EOFError, and counts what it gave."""
+    """A stream that returns all bytes that are asked for, or raises EOFError, and counts them."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._size: float = float("inf")
+        if stream.seekable():
+            start = stream.tell()
+            self._size = stream.seek(0, 2) - start
+            stream.seek(start)
         self.num_bytes = 0
+        self.text = b""
+        """The last line that belongs to the opcode STRING."""
+        self._opcode = b""
 
     def read(self, size: int) -> bytes:
-        found = self._stream.read(size) if size > 0 else b""
+        if not 0 <= size <= self._size - self.num_bytes:  # before memory is allocated
+            raise EOFError(f"{size} bytes expected after byte {self.num_bytes}, fewer found")
+        found = self._stream.read(size)
         self.num_bytes += len(found)
         if len(found) != size:
             raise EOFError(f"{size} bytes expected after byte {self.num_bytes - len(found)}, {len(found)} found")
+        self._opcode = found
         return found
 
     def readline(self) -> bytes:
@@ -91,105 +103,120 @@ class _Source:
         self.num_bytes += len(line)
         if not line.endswith(b"\n"):
             raise EOFError(f"a line that ends was expected before byte {self.num_bytes}")
-        return line
+        if self._opcode != pickle.STRING:
+            return line
+        self.text = line  # genops only decodes ASCII
+        return b"''\n"
 
 
 class _Global:
-    """What a pickle gets for a name: it can be called, and no state can be set on it."""
+    """Stand-in for an admitted global."""
 
-    __slots__ = ("_call", "name")
+    __slots__ = ("call", "name")
 
     def __init__(self, name: str, call: Callable[..., Any]) -> None:
-        self.name, self._call = name, call
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __setstate__(self, state: object) -> None:
-        raise NotPlain(f"it changes {self.name}; {_ALLOWED}")
+        self.name, self.call = name, call
 
 
-def _refused(reason: str) -> Callable[[Any], None]:
-    def refuse(_: Any) -> None:
-        raise NotPlain(f"it holds {reason}; {_ALLOWED}")
-
-    return refuse
-
-
-def _keys_checked(opcode: bytes, keys: Callable[[list[Any]], Iterable[Any]]) -> Mapping[int, Callable[[Any], None]]:
-    """Return the opcode's routine, run after a check of the keys that it finds on the stack."""
-    routine = pickle._Unpickler.dispatch[opcode[0]]
-
-    def checked(unpickler: Any) -> None:
-        _refuse_costly_keys(keys(unpickler.stack))
-        routine(unpickler)
-
-    return {opcode[0]: checked}
-
-
-def _refuse_costly_keys(keys: Iterable[Any]) -> None:
-    """Refuse keys other than scalars and flat tuples of them: hashing tuples in tuples can exhaust stack or time.
-
-    Of numbers, those are refused that can be chosen to have one hash: then a dict compares each with all others.
-    """
-    for key in keys:
-        for part in key if type(key) is tuple else (key,):
-            if isinstance(part, complex | np.complexfloating) or (
-                isinstance(part, int | np.integer) and abs(int(part)) >= _MOST_KEY
-            ):
-                raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
-            if type(part) not in _LEAVES and not isinstance(part, np.generic):
-                raise NotPlain(f"it has a {type(part).__name__} within a key; expected text, numbers or tuples of them")
-
-
-class _Unpickler(pickle._Unpickler):
-    """The standard unpickler without what reaches outside the file."""
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **pickle._Unpickler.dispatch,
-        **dict.fromkeys((pickle.PERSID[0], pickle.BINPERSID[0]), _refused("a persistent id")),
-        **dict.fromkeys((pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0]), _refused("a registered extension")),
-        **dict.fromkeys((pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0]), _refused("a buffer outside the file")),
-        **dict.fromkeys((pickle.NEWOBJ[0], pickle.NEWOBJ_EX[0]), _refused("an object that is built by its class")),
-        **_keys_checked(pickle.SETITEM, lambda stack: stack[-2:-1]),
-        **_keys_checked(pickle.SETITEMS, lambda stack: stack[::2]),
-        **_keys_checked(pickle.DICT, lambda stack: stack[::2]),
-        **_keys_checked(pickle.ADDITEMS, lambda stack: stack),
-        **_keys_checked(pickle.FROZENSET, lambda stack: stack),
-        # The routine of the library clears as many bytes as the file claims before it reads the first.
-        pickle.BYTEARRAY8[0]: lambda unpickler: _bytearray8(unpickler),
-    }
+class _Machine:
+    """Executes the opcodes of one pickle on its own stack."""
 
     def __init__(self, source: _Source, encoding: str) -> None:
-        super().__init__(source, encoding=encoding)
-        self._source = source
-        self._grown = 0
-        array = _Global("numpy.ndarray", _not_called)
-        reconstruct, made = _reconstruct(array, self._charge), scalar(self._charge)
-        from_buffer = array_from_buffer(self._charge)
-        globals_: dict[str, Callable[..., Any]] = {"numpy.dtype": PickledType, "_codecs.encode": self._encode}
-        for core in ("numpy.core", "numpy._core"):
-            globals_ |= {f"{core}.multiarray._reconstruct": reconstruct, f"{core}.multiarray.scalar": made}
-            globals_ |= {f"{core}.numeric._frombuffer": from_buffer}
-        for builtins in ("builtins", "__builtin__"):
-            globals_ |= {f"{builtins}.{kind.__name__}": self._container(kind) for kind in (set, frozenset)}
-            globals_ |= {f"{builtins}.bytearray": self._bytearray, f"{builtins}.bytes": _empty_bytes}
-            globals_ |= {f"{builtins}.complex": _complex}
-        self._globals = {name: _Global(name, call) for name, call in globals_.items()} | {array.name: array}
+        self.source, self._bytes = source, encoding == "bytes"
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self._created = self._frame_end = 0
+        self._globals = self._admitted()
 
-    def find_class(self, module: str, name: str) -> _Global:
-        """Return our stand-in; raises NotPlain with the name of a global that is not admitted."""
-        asked = f"{module}.{name}"
-        found = self._globals.get(asked)
-        if found is None:
-            raise NotPlain(f"it asks for {asked[:200]!r}, which is refused; {_ALLOWED}")
-        return found
+    def run(self) -> Any:
+        """Return the value of the pickle."""
+        for opcode, argument, _ in pickletools.genops(self.source):  # type: ignore[arg-type]
+            if opcode.name in _REFUSED:
+                raise NotPlain(f"it holds {_REFUSED[opcode.name]}; {_ALLOWED}")
+            _OPCODES.get(opcode.name, _Machine.push)(self, argument)
+        if self.source.num_bytes < self._frame_end:
+            raise EOFError(f"a frame ends at byte {self._frame_end}, the pickle at {self.source.num_bytes}")
+        return self.stack.pop()
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        return self.marks.pop() if self.marks and self.marks[-1] == len(self.stack) else self.stack.pop()
+
+    def pop_items(self) -> list[Any]:
+        """Remove the topmost mark and return the values above it."""
+        start = self.marks.pop()
+        items, self.stack[start:] = self.stack[start:], []
+        return items
+
+    def add(self, kind: type, items: list[Any]) -> None:
+        """Add items to the container at the top of the stack; keys and values of a dict alternate."""
+        if type(self.stack[-1]) is not kind:
+            raise NotPlain(f"it adds items to a {type(self.stack[-1]).__name__}; {_ALLOWED}")
+        if kind is list:
+            self.stack[-1].extend(items)
+        elif kind is set:
+            self.stack[-1].update(_cheap_keys(items))
+        else:
+            self.stack[-1].update(zip(_cheap_keys(items[::2]), items[1::2], strict=True))
+
+    def push_dict(self, items: list[Any]) -> None:
+        self.push({})
+        self.add(dict, items)
+
+    def push_text(self, text: str) -> None:
+        """Push text of Python 2."""
+        self.push(text.encode("latin1") if self._bytes else text)
+
+    def parse_text(self, _: object) -> None:
+        self.push_text(ast.literal_eval("b" + self.source.text.decode("ascii").strip()).decode("latin1"))
+
+    def start_frame(self, size: int) -> None:
+        self._frame_end = self.source.num_bytes + size
+
+    def find(self, name: str) -> _Global:
+        if name not in self._globals:
+            raise NotPlain(f"it asks for {name[:200]!r}, which is refused; {_ALLOWED}")
+        return self._globals[name]
+
+    def call(self, arguments: Any, function: object) -> None:
+        if not isinstance(function, _Global):
+            raise NotPlain(f"it calls a {type(function).__name__}; {_ALLOWED}")
+        self.push(function.call(*arguments))
+
+    def build(self, state: object) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, PickledType | PickledArray):
+            name = target.name if isinstance(target, _Global) else type(target).__name__
+            raise NotPlain(f"it changes {name}; {_ALLOWED}")
+        target.set_state(state)
+
+    def _admitted(self) -> dict[str, _Global]:
+        array = _Global("numpy.ndarray", _not_called)
+
+        def reconstruct(subtype: object, *_: object) -> PickledArray:
+            if subtype is not array:
+                raise NotPlain(f"it makes an array that is not a numpy.ndarray; {_ALLOWED}")
+            return PickledArray(self._charge)
+
+        calls: dict[str, Callable[..., Any]] = {"numpy.dtype": PickledType, "_codecs.encode": self._encode}
+        for core in ("numpy.core", "numpy._core"):
+            calls[f"{core}.multiarray._reconstruct"] = reconstruct
+            calls[f"{core}.multiarray.scalar"] = scalar(self._charge)
+            calls[f"{core}.numeric._frombuffer"] = array_from_buffer(self._charge)
+        for builtins in ("builtins", "__builtin__"):
+            calls |= {f"{builtins}.{kind.__name__}": self._container(kind) for kind in (set, frozenset)}
+            calls |= {f"{builtins}.bytearray": self._bytearray, f"{builtins}.bytes": _empty_bytes}
+            calls[f"{builtins}.complex"] = _complex
+        return {name: _Global(name, call) for name, call in calls.items()} | {array.name: array}
 
     def _charge(self, size: int) -> None:
-        """Count bytes that were made, not read; a few bytes of pickle can ask for the same copy a million times."""
-        self._grown += size
-        if self._grown > _MOST_GROWTH * self._source.num_bytes + 4096:
-            raise NotPlain(f"it unfolds into more than {_MOST_GROWTH} times its size; the file is damaged or hostile")
+        """Count created bytes; a few bytes of pickle can ask for the same copy a million times."""
+        self._created += size
+        if self._created > _MAX_GROWTH * self.source.num_bytes + 4096:
+            raise NotPlain(f"it unfolds into more than {_MAX_GROWTH} times its size; the file is damaged or hostile")
 
     def _encode(self, text: str, encoding: str = "") -> bytes:
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
@@ -210,19 +237,76 @@ class _Unpickler(pickle._Unpickler):
             if type(items) is not list:
                 raise NotPlain("it makes a set of something other than a list")
             self._charge(len(items))
-            _refuse_costly_keys(items)
-            return kind(items)
+            return kind(_cheap_keys(items))
 
         return make
 
 
-def _reconstruct(array: _Global, charge: Callable[[int], None]) -> Callable[..., PickledArray]:
-    def reconstruct(subtype: object, *_: object) -> PickledArray:
-        if subtype is not array:
-            raise NotPlain(f"it makes an array that is not a numpy.ndarray; {_ALLOWED}")
-        return PickledArray(charge)
+def _cheap_keys(keys: list[Any]) -> list[Any]:
+    """Return keys if they are scalars or flat tuples of them: hashing nested tuples can exhaust stack or time.
 
-    return reconstruct
+    Numbers whose hash can be chosen are refused, too: a dict would compare each of them with all others.
+    """
+    for key in keys:
+        for each in key if type(key) is tuple else (key,):
+            if isinstance(each, complex | np.complexfloating) or (
+                isinstance(each, int | np.integer) and abs(int(each)) >= _MAX_KEY
+            ):
+                raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
+            if type(each) not in _LEAVES and not isinstance(each, np.generic):
+                raise NotPlain(f"it has a {type(each).__name__} within a key; expected text, numbers or tuples of them")
+    return keys
+
+
+def _check_protocol(_: _Machine, version: int) -> None:
+    if version > pickle.HIGHEST_PROTOCOL:
+        raise ValueError(f"protocol {version}")
+
+
+def _dotted(name: str) -> str:
+    return name.replace(" ", ".", 1)
+
+
+_OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
+    "PROTO": _check_protocol,
+    "FRAME": _Machine.start_frame,
+    "STOP": lambda m, _: None,
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "STRING": _Machine.parse_text,
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.push_text),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, index: m.memo.update({index: m.stack[-1]})),
+    "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
+    "MARK": lambda m, _: m.marks.append(len(m.stack)),
+    "POP": lambda m, _: m.pop(),
+    "POP_MARK": lambda m, _: m.pop_items(),
+    "DUP": lambda m, _: m.push(m.stack[-1]),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "TUPLE1": lambda m, _: m.push((m.pop(),)),
+    "TUPLE2": lambda m, _: m.push((m.pop(), m.pop())[::-1]),
+    "TUPLE3": lambda m, _: m.push((m.pop(), m.pop(), m.pop())[::-1]),
+    "TUPLE": lambda m, _: m.push(tuple(m.pop_items())),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "LIST": lambda m, _: m.push(m.pop_items()),
+    "APPEND": lambda m, _: m.add(list, [m.pop()]),
+    "APPENDS": lambda m, _: m.add(list, m.pop_items()),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "DICT": lambda m, _: m.push_dict(m.pop_items()),
+    "SETITEM": lambda m, _: m.add(dict, [m.pop(), m.pop()][::-1]),
+    "SETITEMS": lambda m, _: m.add(dict, m.pop_items()),
+    "EMPTY_SET": lambda m, _: m.push(set()),
+    "ADDITEMS": lambda m, _: m.add(set, m.pop_items()),
+    "FROZENSET": lambda m, _: m.push(frozenset(_cheap_keys(m.pop_items()))),
+    "GLOBAL": lambda m, name: m.push(m.find(_dotted(name))),
+    "STACK_GLOBAL": lambda m, _: m.push(m.find(".".join((m.pop(), m.pop())[::-1]))),
+    "REDUCE": lambda m, _: m.call(m.pop(), m.pop()),
+    "INST": lambda m, name: m.call(m.pop_items(), m.find(_dotted(name))),
+    "OBJ": lambda m, _: (lambda function, *arguments: m.call(arguments, function))(*m.pop_items()),
+    "BUILD": lambda m, _: m.build(m.pop()),
+}
+"""Opcodes with an effect of their own; all others push their argument."""
 
 
 def _not_called(*_: object) -> None:
@@ -241,15 +325,10 @@ def _complex(real: float, imag: float) -> complex:
     return complex(real, imag)
 
 
-def _bytearray8(unpickler: Any) -> None:
-    size = int.from_bytes(unpickler.read(8), "little")
-    unpickler.append(bytearray(unpickler.read(size)))
-
-
 class _Settling:
-    """The last pass: puts arrays where they were noted down, and refuses what is not plain.
+    """Last pass: replaces recorded arrays by arrays, and refuses values that are not plain.
 
-    Lists and dicts are changed in place, so that what the pickle shares stays shared.
+    Lists and dicts are changed in place, so that shared objects stay shared.
     """
 
     def __init__(self) -> None:
@@ -257,17 +336,17 @@ class _Settling:
         self._open: set[int] = set()
 
     def settle(self, value: Any) -> Any:
-        """Return ``value`` with every array in place; raises NotPlain for anything that is not plain."""
+        """Return ``value`` with all arrays built; raises NotPlain for anything that is not plain."""
         if type(value) in _LEAVES or isinstance(value, np.generic):
             return value
         if id(value) in self._done:
             return self._done[id(value)][1]
-        if id(value) in self._open or len(self._open) >= _MOST_DEPTH:
-            raise NotPlain(f"a container holds itself, or they are nested more than {_MOST_DEPTH} deep; {_ALLOWED}")
+        if id(value) in self._open or len(self._open) >= _MAX_DEPTH:
+            raise NotPlain(f"a container holds itself, or they are nested more than {_MAX_DEPTH} deep; {_ALLOWED}")
         self._open.add(id(value))
         settled = self._settle_container(value)
         self._open.remove(id(value))
-        # The value is kept, or its id could become that of another.
+        # The value is stored, too, so that its id is not reused.
         self._done[id(value)] = (value, settled)
         return settled
 
@@ -281,7 +360,7 @@ class _Settling:
         elif type(value) is tuple:
             return tuple(self._settle_all(value))
         elif type(value) not in (set, frozenset):  # their items were checked when they were added
-            name = cast(Any, value).name if isinstance(value, _Global) else type(value).__name__
+            name = value.name if isinstance(value, _Global) else type(value).__name__
             raise NotPlain(f"it holds {name} itself, which is refused; {_ALLOWED}")
         return value
 

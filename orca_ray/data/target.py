@@ -1,4 +1,4 @@
-"""What a task asks a model to predict."""
+"""Description of a prediction target."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Target:
     dense     [B, *shape]          [B, *shape] float32 a field, e.g. (16, 16)
     ========= ==================== =================== =========================
 
-    Classes of ``size`` 0 are as many as the data have.
+    ``size`` 0 takes the number of classes from the data.
     """
 
     kind: TargetKind
@@ -40,5 +40,5 @@ class Target:
 
     @property
     def num_outputs(self) -> int:
-        """How many numbers the head predicts for one sample."""
+        """Number of values that the head predicts for one sample."""
         return math.prod(self.output_shape)

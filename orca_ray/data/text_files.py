@@ -1,19 +1,22 @@
-"""Readers of lists and tables in text files."""
+"""Readers of lists and comma-separated tables in text files.
+
+Tables are read by the ``csv`` module: pandas fills short rows silently, and does not give the line of an error.
+"""
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from orca_ray.data import cache
 from orca_ray.errors import UserError
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file, without white space at their ends and without empty ones.
+    """Return the non-empty lines of a UTF-8 text file without surrounding white space.
 
     Raises:
-        UserError: when it cannot be read, is not text, or has no line.
+        UserError: the file cannot be read, is not text, or has no line.
     """
     lines = [line.strip() for line in _text(path).split("\n")]
     if not any(lines):
@@ -22,24 +25,27 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Return the named columns of a comma-separated table with a header, values as text.
+    """Return the named columns of a comma-separated table with a header, with values as text.
 
     Raises:
-        UserError: for a file that cannot be read or is not text, a column that is missing or named twice, a row of
-            another length than the header, with its line, or no row at all.
+        UserError: the file cannot be read or is not text, a column is missing or named twice, a row (with its line)
+            has another length than the header, or there is no row.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
-        _refuse_columns(path, header, columns)
+        if bad := [name for name in columns if header.count(name) != 1]:
+            found = ", ".join(header)[:200] or "an empty file"
+            count = header.count(bad[0])
+            raise UserError(f"{path}: expected column {bad[0]!r} once in the header, found {count}: {found}")
         rows = []
-        for row in reader:
-            if row and len(row) != len(header):
+        for row in filter(None, reader):
+            if len(row) != len(header):
                 raise UserError(
                     f"{path}, line {reader.line_num}: expected {len(header)} values ({', '.join(header)}), "
                     f"found {len(row)}"
                 )
-            rows += [row] if row else []
+            rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: expected a comma-separated table, {error}") from error
     if not rows:
@@ -47,18 +53,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     return {name: [row[header.index(name)] for row in rows] for name in columns}
 
 
-def _refuse_columns(path: Path, header: list[str], columns: Sequence[str]) -> None:
-    counts = Counter(header)
-    if bad := [name for name in columns if counts[name] != 1]:
-        found = ", ".join(header)[:200] or "an empty file"
-        raise UserError(f"{path}: expected column {bad[0]!r} once in the header, found {counts[bad[0]]}: {found}")
-
-
 def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        content = stream.read()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

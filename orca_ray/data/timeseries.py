@@ -11,11 +11,11 @@ Array = npt.NDArray[Any]
 
 
 def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
-    """Return the series, each float64 [channels, length] with its own length, and the class label of each.
+    """Return the series, each float64 [channels, length] with its own length, and their class labels.
 
-    After ``@data`` a line is one series: channels apart by ``:``, values by ``,``, the last field the label. Raises
-    :class:`UserError` with ``name`` and the line for anything else: a missing header, a value that is no finite number
-    (missing values, ``?``, are not supported), channels of different lengths or number.
+    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, the last field is the
+    label. Raises :class:`UserError` with ``name`` and the line for a missing header, a value that is not a finite
+    number (missing values, ``?``, are not supported), and channels of different lengths or number.
     """
     lines = text.splitlines()
     starts = [index for index, line in enumerate(lines) if line.strip().lower() == "@data"]
@@ -37,7 +37,7 @@ def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
 
 
 def pad(series: list[Array], length: int) -> Array:
-    """Stack series [channels, length_i] into [N, channels, length], NaN after each one's end."""
+    """Stack series [channels, length_i] into [N, channels, length], with NaN after the end of each."""
     longest = max(each.shape[1] for each in series)
     if longest > length:
         raise UserError(f"a series of length {longest} does not fit into {length}")

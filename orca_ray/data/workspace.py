@@ -1,4 +1,4 @@
-"""What a task's ``build`` works with: its raw files, arrays on the disk to fill, and a place to go on from."""
+"""Workspace of a task's ``build``: raw files, and arrays on the disk that an interrupted build continues."""
 
 import json
 import logging
@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,45 +18,48 @@ from orca_ray.errors import UserError
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
-"""Says which batches are done, in the directory of a build."""
+"""File that lists the finished batches of a build."""
 
 
 @dataclass
 class Workspace:
     """One build of one task's arrays.
 
-    Large arrays are made by `array` and filled batch by batch (`batches`): what was finished before an interruption is
-    not done again. Small ones are simply returned by the build.
+    Large arrays are made by `array` and filled in `batches`, which an interrupted build does not repeat. Small arrays
+    are simply returned by the build.
     """
 
     task: str
     raw: Path
     """Directory of the raw files."""
     directory: Path
-    """Where arrays are made; becomes the prepared directory when the build is whole."""
+    """Directory of the arrays; becomes the prepared directory when the build is complete."""
     protocol: str = "held-out"
-    """Whose splits are wanted; see `orca_ray.data.protocol`."""
+    """Protocol of the splits; see `orca_ray.data.protocol`."""
     identity: str = ""
-    """What the build depends on; a directory begun under another is begun anew."""
+    """Everything the build depends on; a build of another identity is not continued."""
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._done = self._read_progress()
 
     def file(self, path: str) -> Path:
-        """Return a raw file; raises UserError where it is not there."""
-        found = self.raw / path
-        if not found.exists():
+        """Return a raw file or directory; raises UserError if it is missing or special (FIFO, device, ``/proc``)."""
+        found = self.optional(path)
+        if found is None:
             raise UserError(f"{self.task}: raw file {path} is not in {self.raw}; {how_to_get(self.task, self.raw)}")
         return found
 
     def optional(self, path: str) -> Path | None:
-        """Return a raw file, or None where it is not there."""
+        """Return a raw file or directory, or None if it is missing."""
         found = self.raw / path
-        return found if found.exists() else None
+        if not found.exists():
+            return None
+        cache.refuse_special(found, directories=True)
+        return found
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return a writable array on the disk, zeros where it was not filled before.
+        """Return a writable array on the disk, with zeros where it was not filled before.
 
         Args:
             name: of a prepared array, e.g. ``train_x``, or of a part of one, ``train_x.pairs``.
@@ -67,12 +69,14 @@ class Workspace:
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
-            if path.exists():
-                found = _begun(path)
+            if os.path.lexists(path):
+                found = None if path.is_symlink() else _open_array(path)
                 if found is not None and found.shape == shape and found.dtype == wanted:
-                    _reserve(path)  # an interruption may have come before
+                    _reserve(path)  # the interruption may have come before
                     return found
-                self._forget()
+                self._done = {}
+                self._write_progress()
+                path.unlink()
             cache.require_space(self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize)
             try:
                 made = np.lib.format.open_memmap(path, mode="w+", dtype=wanted, shape=shape)
@@ -83,20 +87,20 @@ class Workspace:
             return made
 
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
-        """Yield slices of ``size`` items that are not done yet; ``arrays`` are on the disk before the next one is told.
+        """Yield slices of ``size`` items that are not done yet; ``arrays`` are flushed to the disk after each.
 
         Args:
             stage: name of this pass over the items, unique in the build.
-            num_items: how many there are.
-            size: of a batch: what one interruption may cost.
-            arrays: what the batches fill.
+            num_items: number of items.
+            size: of a batch: the work that one interruption may cost.
+            arrays: filled by the batches.
         """
-        start = self._done.get(stage, 0)
-        if start:
-            logger.info("%s: %s goes on after %d of %d", self.task, stage, start, num_items)
-        for begin in range(start, num_items, size):
-            end = min(begin + size, num_items)
-            yield slice(begin, end)
+        first = self._done.get(stage, 0)
+        if first:
+            logger.info("%s: %s goes on after %d of %d", self.task, stage, first, num_items)
+        for start in range(first, num_items, size):
+            end = min(start + size, num_items)
+            yield slice(start, end)
             for array in arrays:
                 if isinstance(array, np.memmap):
                     array.flush()
@@ -106,28 +110,23 @@ class Workspace:
 
     @property
     def started(self) -> bool:
-        """Whether any batch is done, so that going on is worth more than beginning anew."""
+        """Whether any batch is done, so that the build is worth continuing."""
         return bool(self._done)
-
-    def _forget(self) -> None:
-        self._done = {}
-        self._write_progress()
 
     def _read_progress(self) -> dict[str, int]:
         try:
-            content: dict[str, Any] = json.loads((self.directory / PROGRESS).read_text())
+            with cache.open_file(self.directory / PROGRESS) as stream:
+                content = json.load(stream)
             return dict(content["done"]) if content["identity"] == self.identity else {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
     def _write_progress(self) -> None:
-        temporary = self.directory / f"{PROGRESS}.tmp"
-        temporary.write_text(json.dumps({"identity": self.identity, "done": self._done}))
-        os.replace(temporary, self.directory / PROGRESS)
+        cache.write_text(self.directory / PROGRESS, json.dumps({"identity": self.identity, "done": self._done}))
 
 
-def _begun(path: Path) -> Array | None:
-    """Return the array of a file, writable; None where its process was killed before the header was whole."""
+def _open_array(path: Path) -> Array | None:
+    """Return the array of a file, writable; None if its process was killed before the header was complete."""
     try:
         found: Array = np.lib.format.open_memmap(path, mode="r+")
     except ValueError:
@@ -136,7 +135,7 @@ def _begun(path: Path) -> Array | None:
 
 
 def _reserve(path: Path) -> None:
-    """Take the space of a file that is zeros so far; the system kills who fills a page that finds no room later."""
+    """Reserve the disk space of a sparse file; filling a mapped page without space would kill the process."""
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("rb+") as stream:
@@ -145,4 +144,4 @@ def _reserve(path: Path) -> None:
         except OSError as error:
             if error.errno in cache.DISK_FULL:
                 raise
-            logger.debug("space for %s is not reserved: %s", path, error)  # a file system that cannot
+            logger.debug("space for %s is not reserved: %s", path, error)  # the file system cannot

@@ -21,9 +21,9 @@ from orca_ray.methods.align_stage import AlignStage
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.progress import Outcome, Progress, Stage
 from orca_ray.methods.recipe import Scalar, get_method
-from orca_ray.methods.standardisation import input_statistics, with_target_statistics
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.tasks.augmentations import get_augmentation
+from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
@@ -78,7 +78,7 @@ class Adaptation:
             standardise: whether inputs and regression targets that are in other units are standardised in the model,
                 as all others are in their arrays; the reference does not.
         """
-        self._statistics = input_statistics(data.train.x) if standardise else None
+        self._statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._seed, self._test = task, data, seed, test
         self._recipe = get_method(method)

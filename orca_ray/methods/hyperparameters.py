@@ -8,7 +8,7 @@ from typing import Any
 
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.recipe import Scalar, get_method
-from orca_ray.models.embedder import EmbedderConfig
+from orca_ray.models.modality import EmbedderConfig
 from orca_ray.training.align import AlignConfig
 from orca_ray.training.refine import RefineConfig
 

@@ -6,10 +6,9 @@ from torch import Tensor, nn
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
-from orca_ray.models.embedder import Embedder, EmbedderConfig, ImageEmbedder, SequenceEmbedder
+from orca_ray.models.embedder import Embedder
 from orca_ray.models.head import build_head
-from orca_ray.models.text import TextStem
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.modality import EmbedderConfig, get_modality
 from orca_ray.models.weights import load_body
 
 
@@ -83,11 +82,7 @@ def build_model(
         raise UserError(f"input shape must be (channels, length) or (channels, height, width), got {input_shape}")
     loaded = load_body(body, pretrained=pretrained, seed=seed)
     with seeded(seed):
-        if isinstance(loaded.stem, TextStem):
-            embedder: Embedder = SequenceEmbedder(input_shape, loaded.stem, config, dropout, seed)
-        else:
-            assert isinstance(loaded.stem, ImageStem)
-            embedder = ImageEmbedder(input_shape, loaded.stem, config, dropout, seed)
+        embedder = get_modality(loaded.body.modality).embedder(input_shape, loaded.stem, config, dropout, seed)
         if len(embedder.layout) == 2:
             loaded.body.fit_grid((embedder.layout[0], embedder.layout[1]))
         layout = loaded.body.feature_layout(embedder.layout)

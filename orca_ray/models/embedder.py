@@ -4,44 +4,15 @@ Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D inpu
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orca_ray.errors import unknown_name
 from orca_ray.models.body import Layout, Stem
+from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.text import TextStem
 from orca_ray.models.vision import ImageStem
-
-INITIALISATIONS = ("body", "random")
-PATCHINGS = ("pad", "divide")
-
-
-@dataclass(frozen=True)
-class EmbedderConfig:
-    """How raw inputs become tokens."""
-
-    sequence_length: int = 64
-    "Most tokens that a 1-D body sees; the patch length follows from it"
-    image_size: int = 56
-    "Pixels a side that a 2-D body sees, rounded to a whole number of its patches"
-    patching: Literal["pad", "divide"] = "pad"
-    """How a series is cut. ``pad``: into the smallest patches that give no more tokens, its end padded; ``divide``:
-    into the smallest that also divide its length, as the reference does: one token for a series of prime length."""
-    initialisation: Literal["body", "random"] = "body"
-    "`body`: kernels made of the body's own embedding; `random`: torch's default at the same scale"
-
-    def __post_init__(self) -> None:
-        for name in ("sequence_length", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
-        if self.initialisation not in INITIALISATIONS:
-            raise unknown_name("embedder initialisation", self.initialisation, INITIALISATIONS)
-        if self.patching not in PATCHINGS:
-            raise unknown_name("embedder patching", self.patching, PATCHINGS)
 
 
 class Embedder(nn.Module):

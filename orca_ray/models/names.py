@@ -6,35 +6,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
 from orca_ray.errors import UserError, nearest, unknown_name
 
-Modality = Literal["sequence", "image"]
+Modality = ModalityName  # deleted once no caller is left
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackagedBody:
-    """A really pretrained body that ships inside ordinary Python packages."""
+@dataclass(frozen=True)
+class BodyInfo:
+    """A row of ``orca-sweep bodies``."""
 
     name: str
-    modality: Modality
-    packages: tuple[Package, ...]
-    members: tuple[str, ...]
-    "Where in each package the weights are"
-    sha256: str
-    "Of the weights inside: the safetensors file, or the ONNX file it is converted from"
-    config: Mapping[str, Any] = field(repr=False)
-    "Hugging Face configuration: enough to build the architecture without fetching anything"
+    modality: ModalityName
     layers: int
     width: int
     parameters: int
     "Of the whole pretrained model, its own embedding included"
     licence: str
     source: str
+    available: Literal["packaged", "hub"] = "hub"
+    patch_size: int = 16
+    "Pixels a side of a patch; for Swin that of its third stage, which has most of its blocks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedBody(BodyInfo):
+    """A pretrained body that ships inside ordinary Python packages."""
+
+    available: Literal["packaged", "hub"] = "packaged"
+    packages: tuple[Package, ...]
+    members: tuple[str, ...]
+    "Path of the weights in each package"
+    sha256: str
+    "Of the weights: the safetensors file, or the ONNX file it is converted from"
+    config: Mapping[str, Any] = field(repr=False)
+    "Hugging Face configuration: enough to build the architecture without fetching anything"
 
 
 MINILM = PackagedBody(
-    name="minilm-l6",
+    name=PACKAGED_BODIES["sequence"],
     modality="sequence",
     packages=(
         Package(
@@ -69,7 +80,7 @@ MINILM = PackagedBody(
 )
 
 VIT_S14 = PackagedBody(
-    name="vit-s14",
+    name=PACKAGED_BODIES["image"],
     modality="image",
     packages=(
         Package(
@@ -97,6 +108,7 @@ VIT_S14 = PackagedBody(
         "layer_norm_eps": 1e-6,
     },
     layers=12,
+    patch_size=14,
     width=384,
     parameters=22_056_576,
     licence="MIT (package); DINOv2 weights are Apache-2.0",
@@ -144,62 +156,38 @@ MPNET = PackagedBody(
 PACKAGED: dict[str, PackagedBody] = {body.name: body for body in (MINILM, VIT_S14, MPNET)}
 
 
-@dataclass(frozen=True)
-class BodyInfo:
-    """A row of ``orca-sweep bodies``."""
-
-    name: str
-    modality: Modality
-    layers: int
-    width: int
-    parameters: int
-    licence: str
-    source: str
-    available: Literal["packaged", "hub"]
-
-
 # What the paper uses and what users ask for; any other Hugging Face encoder or timm ViT or Swin works by its name.
 _HUB = (
-    BodyInfo("roberta-base", "sequence", 12, 768, 124_645_632, "MIT", "Hugging Face hub; the paper's 1-D body", "hub"),
     BodyInfo(
-        "microsoft/swin-base-patch4-window7-224-in22k",
-        "image",
-        24,
-        128,
-        86_743_224,
-        "Apache-2.0",
-        "Hugging Face hub; the paper's 2-D body",
-        "hub",
+        PAPER_BODIES["sequence"], "sequence", 12, 768, 124_645_632, "MIT", "Hugging Face hub; the paper's 1-D body"
     ),
     BodyInfo(
-        "microsoft/swin-tiny-patch4-window7-224", "image", 12, 96, 27_519_354, "Apache-2.0", "Hugging Face hub", "hub"
+        PAPER_BODIES["image"], "image", 24, 128, 86_743_224, "Apache-2.0", "Hugging Face hub; the paper's 2-D body"
     ),
-    BodyInfo("bert-base-uncased", "sequence", 12, 768, 109_482_240, "Apache-2.0", "Hugging Face hub", "hub"),
-    BodyInfo("answerdotai/ModernBERT-base", "sequence", 22, 768, 149_014_272, "Apache-2.0", "Hugging Face hub", "hub"),
-    BodyInfo("facebook/dinov2-small", "image", 12, 384, 22_056_576, "Apache-2.0", "Hugging Face hub", "hub"),
-    BodyInfo(
-        "google/vit-base-patch16-224-in21k", "image", 12, 768, 86_389_248, "Apache-2.0", "Hugging Face hub", "hub"
-    ),
-    BodyInfo("timm:vit_small_patch16_224", "image", 12, 384, 21_665_664, "Apache-2.0", "timm", "hub"),
-    BodyInfo("timm:swin_tiny_patch4_window7_224", "image", 12, 96, 27_519_354, "MIT", "timm", "hub"),
+    BodyInfo("microsoft/swin-tiny-patch4-window7-224", "image", 12, 96, 27_519_354, "Apache-2.0", "Hugging Face hub"),
+    BodyInfo("bert-base-uncased", "sequence", 12, 768, 109_482_240, "Apache-2.0", "Hugging Face hub"),
+    BodyInfo("answerdotai/ModernBERT-base", "sequence", 22, 768, 149_014_272, "Apache-2.0", "Hugging Face hub"),
+    BodyInfo("facebook/dinov2-small", "image", 12, 384, 22_056_576, "Apache-2.0", "Hugging Face hub", "hub", 14),
+    BodyInfo("google/vit-base-patch16-224-in21k", "image", 12, 768, 86_389_248, "Apache-2.0", "Hugging Face hub"),
+    BodyInfo("timm:vit_small_patch16_224", "image", 12, 384, 21_665_664, "Apache-2.0", "timm"),
+    BodyInfo("timm:swin_tiny_patch4_window7_224", "image", 12, 96, 27_519_354, "MIT", "timm"),
 )
 
 
 def list_bodies() -> list[BodyInfo]:
     """The packaged bodies, then the best-known ones that a hub provides."""
-    packaged = [
-        BodyInfo(
-            body.name, body.modality, body.layers, body.width, body.parameters, body.licence, body.source, "packaged"
-        )
-        for body in PACKAGED.values()
-    ]
-    return packaged + list(_HUB)
+    return [*PACKAGED.values(), *_HUB]
 
 
-def modality_of(body: str, otherwise: Modality) -> Modality:
-    """Return what a body reads as far as its name tells, without asking a hub; ``otherwise`` for names not listed."""
-    base = parse_body_name(body)[0]
-    return next((info.modality for info in list_bodies() if info.name == base), otherwise)
+def listed_body(name: str) -> BodyInfo | None:
+    """Return what `list_bodies` has about a body, a suffix ``:layers=N`` aside; None for names that are not listed."""
+    base, _ = parse_body_name(name)
+    return next((info for info in list_bodies() if info.name == base), None)
+
+
+def modality_of(body: str, otherwise: ModalityName) -> ModalityName:
+    """Return the name of `orca_ray.models.modality.modality_of`; deleted once no caller is left."""
+    return otherwise if (info := listed_body(body)) is None else info.modality
 
 
 def refuse_misspelt_body(name: str) -> None:

@@ -35,7 +35,6 @@ def line_coordinates(low: float, high: float, num_points: int, end: float, num_f
 
 SIMULATION = Simulation(
     name="pdebench/advection",
-    file="1D_Advection_Sols_beta0.4.hdf5",
     equation="u_t + 0.4 u_x = 0 on [0, 1), periodic, to t = 2",
     numerics="exact: the initial field evaluated at x - 0.4 t, at the centres of 1024 cells",
     layout=TensorLayout(

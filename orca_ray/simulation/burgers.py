@@ -57,7 +57,6 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
 
 SIMULATION = Simulation(
     name="pdebench/burgers",
-    file="1D_Burgers_Sols_Nu1.0.hdf5",
     equation="u_t + (u^2 / 2)_x = (1 / pi) u_xx on [0, 1), periodic, to t = 2",
     numerics=f"Fourier pseudo-spectral on 1024 points, two thirds dealiased, ETDRK4, {STEPS_PER_FRAME} steps of "
     f"{END / (NUM_FRAMES - 1) / STEPS_PER_FRAME:g} a frame",

@@ -122,7 +122,6 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
 
 SIMULATION = Simulation(
     name="pdebench/cfd_1d",
-    file="1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
     equation="compressible Navier-Stokes, ideal gas, gamma = 5/3, eta = zeta = 0.1, on [-1, 1), periodic, to t = 1",
     numerics="finite volumes on 1024 cells, MUSCL-Hancock with van Leer's slopes and HLLC fluxes, stress by an "
     f"L-stable DIRK, Strang splitting, Courant number {COURANT}",

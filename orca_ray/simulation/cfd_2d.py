@@ -126,7 +126,6 @@ def _coordinates() -> dict[str, Array]:
 
 SIMULATION = Simulation(
     name="pdebench/cfd_2d",
-    file="2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
     equation="compressible Navier-Stokes, ideal gas with gamma = 5/3, eta = zeta = 0.1, initial Mach number 1, on "
     "[0, 1)^2, periodic, to t = 1",
     numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLLC fluxes, stress "

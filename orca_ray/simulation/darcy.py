@@ -92,7 +92,6 @@ def _coordinates() -> dict[str, Array]:
 
 SIMULATION = Simulation(
     name="pdebench/darcy",
-    file="2D_DarcyFlow_beta0.1_Train.hdf5",
     equation="-div(a grad u) = 0.1 on the unit square, u = 0 on its edge, a = 1 or 0.1",
     numerics="five-point finite volumes on 128 x 128 cells, harmonic means at faces, sparse LU",
     layout=TensorLayout(

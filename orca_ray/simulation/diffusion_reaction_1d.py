@@ -57,7 +57,6 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
 
 SIMULATION = Simulation(
     name="pdebench/diffusion_reaction_1d",
-    file="ReacDiff_Nu0.5_Rho1.0.hdf5",
     equation="u_t = 0.5 u_xx + u (1 - u) on [0, 1), periodic, to t = 1; initial fields scaled to [0, 1]",
     numerics=f"Fourier pseudo-spectral on 1024 points, two thirds dealiased, ETDRK4, {STEPS_PER_FRAME} steps a frame",
     layout=TensorLayout(

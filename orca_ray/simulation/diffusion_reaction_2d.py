@@ -95,7 +95,6 @@ def _grid() -> dict[str, Array]:
 
 SIMULATION = Simulation(
     name="pdebench/diffusion_reaction_2d",
-    file="2D_diff-react_NA_NA.h5",
     equation="u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v, v_t = 5e-3 Lap v + u - v on [-1, 1]^2, no flux, to t = 5; initial "
     "fields standard normal in every cell",
     numerics="finite volumes on 128 x 128 cells (five-point Laplacian, exact in cosines), ETDRK4, "

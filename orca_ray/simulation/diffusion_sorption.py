@@ -125,7 +125,6 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
 
 SIMULATION = Simulation(
     name="pdebench/diffusion_sorption",
-    file="1D_diff-sorp_NA_NA.h5",
     equation="R(u) u_t = 5e-4 u_xx on [0, 1] to t = 500, Freundlich retardation; u = 1 at the left, u = -D u_x at the "
     "right; initial fields constant, uniform in [0, 0.2]",
     numerics="conservative finite volumes on 1024 cells, two-stage L-stable DIRK with Newton's method, "

@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
+from orca_ray.data.pdebench_files import MARK
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
     import h5py
-
-MARKER = "orca_ray_generated"
-"""Root attribute of a generated file: JSON with task, samples, seed, version, equation and numerics."""
 
 Coordinates = Callable[[], Mapping[str, npt.NDArray[np.float64]]]
 
@@ -125,7 +123,7 @@ def disk_errors(directory: Path) -> Iterator[None]:
 
 def mark(file: "h5py.File", marker: Mapping[str, Any]) -> None:
     """Say in a file that it is generated, and how."""
-    file.attrs[MARKER] = json.dumps(dict(marker), sort_keys=True)
+    file.attrs[MARK] = json.dumps(dict(marker), sort_keys=True)
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
@@ -134,7 +132,7 @@ def read_marker(path: Path) -> dict[str, Any] | None:
 
     try:
         with h5py.File(path) as file:
-            content = json.loads(file.attrs[MARKER])
+            content = json.loads(file.attrs[MARK])
     except (OSError, KeyError, ValueError, TypeError):
         return None
     return content if isinstance(content, dict) else None

@@ -116,7 +116,6 @@ def _grid() -> dict[str, Array]:
 
 SIMULATION = Simulation(
     name="pdebench/shallow_water",
-    file="2D_rdb_NA_NA.h5",
     equation="shallow water, g = 1, flat bed, on [-2.5, 2.5]^2, open to all sides, to t = 1; at rest, depth 2 within a "
     "radius uniform in [0.3, 0.7] and depth 1 without",
     numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLL fluxes, Strang "

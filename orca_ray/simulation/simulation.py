@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data.pdebench_files import FILES
 from orca_ray.simulation.files import Layout
 
 Array = npt.NDArray[np.float64]
@@ -23,8 +24,6 @@ class Simulation:
 
     name: str
     """Of the task it imitates, ``pdebench/task``."""
-    file: str
-    """What PDEBench calls the file."""
     equation: str
     """What is solved, with its parameters; goes into the file."""
     numerics: str
@@ -33,6 +32,11 @@ class Simulation:
     batch: int
     """Samples solved at once: what makes the best use of a core's cache."""
     solve: Callable[[Sequence[np.random.Generator]], Fields]
+
+    @property
+    def file(self) -> str:
+        """PDEBench's name of the file."""
+        return FILES[self.name.split("/")[1]]
 
 
 def keep_memory() -> None:

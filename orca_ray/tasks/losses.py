@@ -7,10 +7,8 @@ one gradient, however it is split into passes that are weighted by their share o
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,7 +18,6 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.tasks.dense_metrics import IGNORED
 
-Array = npt.NDArray[Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
 LossFactory = Callable[[Rows, Target, torch.device], Loss]
@@ -40,6 +37,8 @@ class TrainingLoss:
     source: str
     """Who defined it, or whose convention it is."""
     make: LossFactory
+    regression: bool = False
+    """Whether it compares predictions with targets in the targets' units."""
 
 
 def cross_entropy(logits_BK: Tensor, y_B: Tensor) -> Tensor:
@@ -167,10 +166,10 @@ _ALL = (
         f"deepCR (Zhang and Bloom, 2020); the masking as {_REFERENCE}",
         _plain(masked_bce),
     ),
-    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(mse)),
-    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(rmse)),
-    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(relative_l2)),
-    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(relative_l2)),
+    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(mse), True),
+    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(rmse), True),
+    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(relative_l2), True),
+    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(relative_l2), True),
 )
 LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
 

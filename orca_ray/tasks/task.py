@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache, packages, prepared
+from orca_ray.data.bodies import PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import Arrays, PreparedData
 from orca_ray.data.protocol import HELD_OUT, PAPER
 from orca_ray.data.raw import RawFile, missing, refuse_missing
-from orca_ray.data.rows import Rows, row_slices
+from orca_ray.data.rows import Array, Rows, row_slices
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
-__all__ = ["Array", "Arrays", "Task"]
+__all__ = ["Array", "Arrays", "Scale", "Task"]
 
-Array = npt.NDArray[Any]
+Scale = Literal["standardised", "units", "measured"]
+"""``standardised``: mean about 0 and deviation about 1 over the training split, which the model takes as they are.
+``units``: any other; the model takes the training split's mean and deviation out. ``measured``: only the data tell, so
+the training split decides which of both it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,8 @@ class Task:
     """Of :mod:`orca_ray.tasks.metrics`; lower is better."""
     paper_metric: str = ""
     """Metric under the protocol ``paper``, where the reference's published scores are of another; "": the same."""
-    body: str
-    """Default body."""
+    body: str = ""
+    """Default body; "": the ORCA paper's for the task's kind of input."""
     num_samples: tuple[int, int, int] | None
     """Of train, validation and test, as published, for plans; None: only the data tell."""
     input_bytes: int = 0
@@ -58,6 +61,10 @@ class Task:
     reference: str
     """Address or DOI of the data set."""
     build: Callable[[Workspace], Arrays]
+    input_scale: Scale = "measured"
+    """Scale of the inputs that ``build`` returns."""
+    target_scale: Scale = "measured"
+    """Scale of the targets of a regression, for models; where ``build`` returns ``y_mean``, that is used instead."""
     files: tuple[RawFile, ...] = ()
     """Raw files, below the benchmark's raw directory."""
     packages: tuple[Package, ...] = ()
@@ -66,7 +73,7 @@ class Task:
     """Fetches ``files`` into the raw directory where they have no addresses, but an interface of their own."""
     terms: str = ""
     """What the licence forbids or asks for, told before anything is fetched."""
-    input_kind: Literal["sequence", "image"] | None = None
+    input_kind: ModalityName | None = None
     """What kind of body takes it; None: told by the number of axes."""
     augmentation: str = ""
     """Of :mod:`orca_ray.tasks.augmentations`: what training does to its inputs at random; "": nothing."""
@@ -86,6 +93,7 @@ class Task:
             raise ValueError(f"{self.name}: input_shape must be (C, L) or (C, H, W), got {self.input_shape}")
         if self.input_shape is None and self.input_kind is None:
             raise ValueError(f"{self.name}: without an input_shape it must say its input_kind")
+        object.__setattr__(self, "body", self.body or PAPER_BODIES[self.kind])
 
     @property
     def benchmark(self) -> str:
@@ -98,7 +106,7 @@ class Task:
         return self.name.split("/")[1]
 
     @property
-    def kind(self) -> Literal["sequence", "image"]:
+    def kind(self) -> ModalityName:
         """The kind of body that takes its inputs by default."""
         if self.input_kind is not None:
             return self.input_kind
@@ -165,7 +173,10 @@ class Task:
 
         def build(workspace: Workspace) -> Arrays:
             refuse_missing(self.name, self.files, raw)
-            return self._checked(self.build(workspace))
+            try:
+                return self._checked(self.build(workspace))
+            except UserError as error:
+                raise error if self.name in str(error) else UserError(f"{self.name}: {error}") from error
 
         return prepared.prepare(
             self.name,
@@ -189,12 +200,7 @@ class Task:
         if target.kind == "classes" and target.size == 0:
             target = replace(target, size=int(data.train.y.max()) + 1)
         sizes = (len(data.train), len(data.validation), len(data.test))
-        return replace(
-            self,
-            input_shape=self.input_shape or data.train.x.shape[1:],
-            target=target,
-            num_samples=sizes,
-        )
+        return replace(self, input_shape=self.input_shape or data.train.x.shape[1:], target=target, num_samples=sizes)
 
     def _splits(self, protocol: str) -> str:
         return protocol if self.paper_splits else HELD_OUT

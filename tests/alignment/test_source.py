@@ -26,7 +26,7 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
 from orca_ray.models.crossmodal import build_model
-from orca_ray.models.embedder import EmbedderConfig
+from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.text import TextStem
 from orca_ray.models.vision import ImageStem
 from orca_ray.models.weights import load_body

@@ -17,14 +17,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from orca_ray.data import archives
+from orca_ray.data import archives, thread_pool
 from orca_ray.data.archives import Progress
-from orca_ray.data.crew import Stopped
 from orca_ray.data.download import Patience
-from orca_ray.data.fetch import _Ticker, fetch
-from orca_ray.data.hold import verify
+from orca_ray.data.fetch import _ByteProgress, fetch
+from orca_ray.data.partial_download import PartialDownload
 from orca_ray.data.pins import NAME, Pins
 from orca_ray.data.raw import RawFile
+from orca_ray.data.thread_pool import Stopped
+from orca_ray.data.verification import verify
 from orca_ray.errors import UserError
 from tests.data.faulty_server import Fault, Served, Server, serving
 
@@ -363,9 +364,8 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_told(server: Server, raw: Path) -> None:
-    raw.mkdir()
-    (raw / "a.part").symlink_to("/dev/full")
+def test_a_full_disk_is_told(server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialDownload, "open", lambda _: Path("/dev/full").open("ab"))
     with pytest.raises(UserError, match="no space left on the disk"):
         fetch([RawFile(path="a", urls=(server.add("a", CONTENT),))], raw, patience=FAST)
     assert not (raw / "a").exists()
@@ -450,7 +450,10 @@ def test_progress_is_told_in_the_calling_thread(server: Server, raw: Path) -> No
     assert not [request for request in server.log if request.method == "HEAD"]  # sizes are known
 
 
-def test_an_interruption_leaves_parts_and_no_waiting(server: Server, raw: Path) -> None:
+def test_an_interruption_leaves_parts_and_no_waiting(
+    server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_pool, "GRACE_SECONDS", 0.3)
     url = server.add("a", CONTENT, Fault(hold_after=HALF))
 
     def interrupt(_: str) -> None:
@@ -515,7 +518,7 @@ def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPat
     waiting = threading.Event()
     ended: list[type[BaseException]] = []
 
-    def unpacking(archive: Path, into: Path, progress: Progress, *, stamp: Path) -> None:
+    def unpacking(archive: Path, into: Path, progress: Progress, **_: object) -> None:
         assert waiting.wait(20)
         try:
             progress(1, 2)
@@ -569,7 +572,7 @@ def test_a_file_that_cannot_be_read_is_told(raw: Path, monkeypatch: pytest.Monke
 
     raw.mkdir()
     (raw / "a").write_bytes(CONTENT)
-    monkeypatch.setattr("orca_ray.data.hold.hash_file", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"cannot read .*raw/a: Permission denied"):
         verify([RawFile(path="a")], raw)
 
@@ -610,7 +613,7 @@ def test_an_empty_file_is_a_file(server: Server, raw: Path) -> None:
 def test_progress_of_a_large_file_is_a_line_a_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = [0.0], list[str]()
     monkeypatch.setattr("orca_ray.data.fetch.time.monotonic", lambda: now[0])
-    ticker = _Ticker("big.tar", told.append)
+    ticker = _ByteProgress("big.tar", told.append)
     for second, done in ((0.0, 10), (0.5, 40), (2.0, 42), (2.5, 80), (4.0, 82), (5.0, 82)):
         now[0] = second
         ticker(done * 10**6, 1000 * 10**6)

@@ -10,7 +10,7 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models import weights
 from orca_ray.models.crossmodal import CrossModalModel, build_model
-from orca_ray.models.embedder import EmbedderConfig
+from orca_ray.models.modality import EmbedderConfig
 from tests.models.conftest import TinyDirectory
 
 RandomTensor = Callable[..., Tensor]

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from orca_ray.errors import UserError
 from orca_ray.models import embedder
-from orca_ray.models.embedder import EmbedderConfig, ImageEmbedder, SequenceEmbedder, fold_shape
+from orca_ray.models.embedder import ImageEmbedder, SequenceEmbedder, fold_shape
+from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.text import TextStem
 from orca_ray.models.vision import ImageStem, natural_noise
 from orca_ray.models.weights import load_body

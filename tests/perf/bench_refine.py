@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from orca_ray.data.prepared import Split
 from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel, build_model
-from orca_ray.models.embedder import EmbedderConfig
+from orca_ray.models.modality import EmbedderConfig
 from orca_ray.training.objective import Objective
 from orca_ray.training.refine import RefineConfig, RefineLoop
 from orca_ray.training.seeds import make_generator

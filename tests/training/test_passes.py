@@ -17,7 +17,7 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.checkpointing import checkpoint_layers, repeated_layers
 from orca_ray.models.crossmodal import CrossModalModel, build_model
-from orca_ray.models.embedder import EmbedderConfig
+from orca_ray.models.modality import EmbedderConfig
 from orca_ray.training import compiling, feed, micro_batch, passes, refine
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import predict, predict_feed

@@ -12,14 +12,8 @@ from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._shared import (
-    BENCHMARK_PAPER,
-    SEQUENCE_BODY,
-    filled,
-    hosted,
-    numbers,
-    tell_fewer,
-)
+from orca_ray.tasks.arrays import filled
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer, numbers
 from orca_ray.tasks.task import Arrays, Task
 
 FILE = "deepsea_filtered.npz"
@@ -38,9 +32,9 @@ def _build(workspace: Workspace) -> Arrays:
     for split in SPLITS:
         y = _labels(path, f"y_{_MEMBERS[split]}", content)
         sequences = _Sequences(path, f"x_{_MEMBERS[split]}", content, len(y))
-        x = filled(workspace, split, (NUM_BASES, LENGTH), np.arange(len(y)), sequences)
+        x = filled(workspace, split, np.arange(len(y)), sequences, (NUM_BASES, LENGTH))
         arrays |= {f"{split}_x": x, f"{split}_y": y}
-    tell_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
+    log_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
     return arrays
 
 
@@ -79,7 +73,7 @@ TASK = Task(
     target=Target("labels", size=NUM_LABELS),
     loss="bce_pos4",
     metric="one_minus_auroc",
-    body=SEQUENCE_BODY,
+    input_scale="units",
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0 (as NAS-Bench-360 states)",
     citation="Zhou and Troyanskaya, Predicting effects of noncoding variants with deep learning-based sequence model, "

@@ -9,7 +9,7 @@ from orca_ray.data.readers import read_npy, refuse_not_finite
 from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, IMAGE_BODY, class_labels, hosted, numbers
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, hosted, numbers
 from orca_ray.tasks.task import Arrays, Task
 
 NUM_STEPS, NUM_ELECTRODES = 52, 16
@@ -46,7 +46,7 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="softmax_focal",
     metric="error",
-    body=IMAGE_BODY,
+    input_scale="measured",
     num_samples=NUM_SAMPLES,
     licence="CC-BY-ND (as NAS-Bench-360 states)",
     citation="Pizzolato et al., Comparison of six electromyography acquisition setups on hand movement classification "

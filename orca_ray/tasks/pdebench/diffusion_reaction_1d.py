@@ -9,18 +9,12 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="diffusion_reaction_1d",
     title="Diffusion and reaction, 1-D",
-    file="ReacDiff_Nu0.5_Rho1.0.hdf5",
     datafile=133177,
     md5="69a429239778d529cd419ed5888ea835",
     num_bytes=4_140_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
-    reading=Reading(
-        layout=partial(Stacked, fields=("tensor",)),
-        grid=(1024,),
-        t_train=30,
-        test_first=True,
-    ),
+    reading=Reading(layout=partial(Stacked, fields=("tensor",)), grid=(1024,), t_train=30, test_first=True),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

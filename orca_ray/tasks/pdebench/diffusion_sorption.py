@@ -9,18 +9,12 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="diffusion_sorption",
     title="Diffusion and sorption",
-    file="1D_diff-sorp_NA_NA.h5",
     datafile=133020,
     md5="9d466d1213065619d087319e16d9a938",
     num_bytes=4_140_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
-    reading=Reading(
-        layout=partial(Seeds, channels=1),
-        grid=(1024,),
-        t_train=101,
-        test_first=False,
-    ),
+    reading=Reading(layout=partial(Seeds, channels=1), grid=(1024,), t_train=101, test_first=False),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

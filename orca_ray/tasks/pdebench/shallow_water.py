@@ -9,18 +9,12 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="shallow_water",
     title="Shallow water, radial dam break",
-    file="2D_rdb_NA_NA.h5",
     datafile=133021,
     md5="75d838c47aa410694bdc912ea7f22282",
     num_bytes=6_620_000_000,
     num_samples=(800, 100, 100),
     loss="nrmse",
-    reading=Reading(
-        layout=partial(Seeds, channels=1),
-        grid=(128, 128),
-        t_train=101,
-        test_first=False,
-    ),
+    reading=Reading(layout=partial(Seeds, channels=1), grid=(128, 128), t_train=101, test_first=False),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from orca_ray.data import splits
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
@@ -29,7 +30,9 @@ TASK = Task(
     target=Target("dense", shape=(16,)),
     loss="nrmse",
     metric="nrmse",
-    body="minilm-l6",
+    input_scale="standardised",
+    target_scale="units",
+    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause",
     citation="Li et al., Physics-informed neural operator for learning partial differential equations, 2021",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from orca_ray.data import splits
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
@@ -28,7 +29,9 @@ TASK = Task(
     target=Target("dense", shape=(16, 16)),
     loss="relative_l2",
     metric="relative_l2",
-    body="vit-s14",
+    input_scale="standardised",
+    target_scale="units",
+    body=PACKAGED_BODIES["image"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause",
     citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from orca_ray.data import splits
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
@@ -28,7 +29,8 @@ TASK = Task(
     target=Target("classes", size=10),
     loss="cross_entropy",
     metric="error",
-    body="vit-s14",
+    input_scale="standardised",
+    body=PACKAGED_BODIES["image"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0",
     citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",

@@ -1,6 +1,7 @@
 """Japanese vowels: nine speakers told apart by 12 cepstrum coefficients over time, from 90 labels."""
 
 from orca_ray.data import splits, timeseries
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
@@ -28,7 +29,8 @@ TASK = Task(
     target=Target("classes", size=9),
     loss="cross_entropy",
     metric="error",
-    body="minilm-l6",
+    input_scale="standardised",
+    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0",
     citation="Kudo, Toyama and Shimbo, Multidimensional curve classification using passing-through regions, 1999",

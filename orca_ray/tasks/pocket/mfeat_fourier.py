@@ -5,6 +5,7 @@ import io
 import numpy as np
 
 from orca_ray.data import packages, splits
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.packages import Package
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
@@ -42,7 +43,8 @@ TASK = Task(
     target=Target("classes", size=10),
     loss="cross_entropy",
     metric="error",
-    body="minilm-l6",
+    input_scale="standardised",
+    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0",
     citation="Duin, Multiple Features, UCI, 1998",

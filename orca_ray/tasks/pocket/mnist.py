@@ -6,6 +6,7 @@ import io
 import numpy as np
 
 from orca_ray.data import packages, splits
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.packages import Package
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
@@ -40,7 +41,8 @@ TASK = Task(
     target=Target("classes", size=10),
     loss="cross_entropy",
     metric="error",
-    body="vit-s14",
+    input_scale="standardised",
+    body=PACKAGED_BODIES["image"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-SA-3.0",
     citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998",

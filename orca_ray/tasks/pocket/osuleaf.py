@@ -3,6 +3,7 @@
 import numpy as np
 
 from orca_ray.data import splits
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
@@ -29,7 +30,8 @@ TASK = Task(
     target=Target("classes", size=6),
     loss="cross_entropy",
     metric="error",
-    body="minilm-l6",
+    input_scale="standardised",
+    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause (aeon); the UCR archive asks to be cited",
     citation="Gandhi, Content-based image retrieval: plant species, 2002; Dau et al., The UCR archive, 2019",

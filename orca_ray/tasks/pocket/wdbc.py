@@ -3,6 +3,7 @@
 import numpy as np
 
 from orca_ray.data import splits
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
@@ -29,7 +30,8 @@ TASK = Task(
     target=Target("classes", size=2),
     loss="cross_entropy",
     metric="one_minus_auroc",
-    body="minilm-l6",
+    input_scale="standardised",
+    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0",
     citation="Wolberg, Mangasarian, Street and Street, Breast Cancer Wisconsin (Diagnostic), UCI, 1993",

@@ -1,4 +1,4 @@
-"""The directory of an unfinished build, and how it becomes that of prepared data."""
+"""Directory of an unfinished build, which becomes the directory of prepared data."""
 
 import contextlib
 import json
@@ -10,53 +10,50 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.layout import ALLOWED, META, SPLITS, Array, Arrays, fingerprint, stored
-from orca_ray.data.meta import described, read_meta
+from orca_ray.data.layout import ALLOWED, META, SPLITS, Array, Arrays, described, fingerprint, read_meta, stored
 from orca_ray.data.rows import KINDS
 from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
 
 
 @contextlib.contextmanager
-def partial(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
-    """Give the directory that an interrupted build of the same left, or an empty one; bad input leaves none behind.
+def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
+    """Yield the workspace that an interrupted build of the same data left, or an empty one.
 
-    Finished batches stay where the input was not at fault: the next build goes on from them.
+    Finished batches are stored for the next build, unless the input is at fault: then the directory is removed.
     """
-    begun = directory.parent / f".partial-{directory.name}"
-    cache.make_directory(begun)
-    workspace = Workspace(name, raw, begun, protocol, identity)
+    path = directory.parent / f".partial-{directory.name}"
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path} is where an unfinished build is stored, and it is a link or no directory: remove it")
+    cache.make_directory(path)
+    workspace = Workspace(name, raw, path, protocol, identity)
     if not workspace.started:
-        _empty(begun)
-    kept = False
+        shutil.rmtree(path)
+        path.mkdir()
+    resumable = False
     try:
-        with cache.disk_errors(begun):
+        with cache.disk_errors(path):
             yield workspace
     except BaseException as error:
-        kept = workspace.started and not _at_fault(error)
+        resumable = workspace.started and not _at_fault(error)
         raise
     finally:
-        if not kept:
-            shutil.rmtree(begun, ignore_errors=True)
+        if not resumable:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _at_fault(error: BaseException) -> bool:
-    """Whether the same build would fail again: on anything but Ctrl-C, a full disk or memory, and the system."""
+    """Return whether the same build would fail again: not after Ctrl-C, a full disk or memory, and system errors."""
     if isinstance(error, UserError):
         cause = error.__cause__
         return not (isinstance(cause, OSError) and cause.errno in cache.DISK_FULL)
     return not isinstance(error, KeyboardInterrupt | SystemExit | OSError | MemoryError)
 
 
-def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        path.unlink()
-
-
 def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
-    """Write what is not in ``directory`` yet, and ``meta.json``; return the fingerprint.
+    """Write the arrays that are not in ``directory`` yet, and ``meta.json``; return the fingerprint.
 
-    What a build goes on from stays: an interruption may still come.
+    The files of an unfinished build are kept: an interruption is still possible.
     """
     _check_names(name, arrays)
     written = stored(arrays)
@@ -75,27 +72,24 @@ def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
             "bytes": path.stat().st_size,
             "sha256": cache.sha256_file(path),
         }
+    kinds = {key: str(getattr(array, "kind", "")) for key, array in arrays.items() if not isinstance(array, np.ndarray)}
+    assert set(kinds.values()) <= set(KINDS), kinds
     found = fingerprint(arrays)
-    meta = {"name": name, "fingerprint": found, "identity": identity, "kinds": _kinds(arrays), "arrays": entries}
-    (directory / META).write_text(json.dumps(meta, indent=2))
+    meta = {"name": name, "fingerprint": found, "identity": identity, "kinds": kinds, "arrays": entries}
+    cache.write_text(directory / META, json.dumps(meta, indent=2))
     return found
 
 
 def _save(path: Path, array: Array) -> None:
-    """Write an array, which may be a part of the very file that it replaces."""
+    """Write an array, which may be a part of the file that it replaces."""
     fresh = path.with_name(f".{path.name}")
+    fresh.unlink(missing_ok=True)
     np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
     os.replace(fresh, path)
 
 
-def _kinds(arrays: Arrays) -> dict[str, str]:
-    kinds = {key: str(getattr(array, "kind", "")) for key, array in arrays.items() if not isinstance(array, np.ndarray)}
-    assert set(kinds.values()) <= set(KINDS), kinds
-    return kinds
-
-
 def _is_file(array: Array, path: Path) -> bool:
-    """Whether an array is the whole of a file that the build made with `Workspace.array`, as it lies there."""
+    """Return whether an array is the whole of a file that the build made with `Workspace.array`."""
     if not isinstance(array, np.memmap) or array.filename is None or not path.exists():
         return False
     if Path(array.filename).resolve() != path.resolve():  # numpy resolves it
@@ -104,20 +98,18 @@ def _is_file(array: Array, path: Path) -> bool:
     return array.flags.c_contiguous and (array.shape, array.dtype) == (whole.shape, whole.dtype)
 
 
-def move(partial: Path, directory: Path) -> None:
-    """Let a finished directory take the place of another one, at once; what it holds is on the disk by then."""
-    kept = described(read_meta(partial))
-    for name in kept:
-        cache.flush(partial / name)
+def move(source: Path, directory: Path) -> None:
+    """Replace ``directory`` by a finished build at once; its files are flushed to the disk before."""
+    files = described(read_meta(source))
+    for name in files:
+        cache.flush(source / name)
     with cache.scratch_directory(directory.parent) as scratch, cache.disk_errors(directory.parent):
-        # Not before: without it a build begins anew, and with it, it may read what else is here.
-        (partial / PROGRESS).unlink(missing_ok=True)
-        for path in partial.iterdir():
-            if path.name not in kept:
+        # Only now: a build without it starts anew, one with it may read the other files.
+        (source / PROGRESS).unlink(missing_ok=True)
+        for path in source.iterdir():
+            if path.name not in files:
                 path.unlink()
-        if directory.exists():
-            os.replace(directory, scratch / "replaced")
-        os.replace(partial, directory)
+        cache.replace_directory(source, directory, scratch)
 
 
 def _check_names(name: str, arrays: Arrays) -> None:

@@ -1,14 +1,18 @@
-"""Fused attention for MPNet, the one text encoder here that the library leaves without."""
+"""MPNet: a text encoder whose attention transformers does not fuse."""
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
+from orca_ray.models.body import Body, Stem
+from orca_ray.models.families.text import cut_text
+from orca_ray.models.family import Family
+
 
 class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # transformers is not typed
-    """MPNet's self-attention as one kernel; its relative positions are a bias on the scores, as masks are."""
+    """MPNet's self-attention as one kernel; relative positions become a bias on the scores, as masks are."""
 
     def forward(
         self,
@@ -18,7 +22,7 @@ class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # tran
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
-        """Return the attended states [B, T, D] in a tuple; probabilities, if asked for, the library's own way."""
+        """Return the attended states [B, T, D] in a tuple; attention probabilities are computed by transformers."""
         if output_attentions:
             return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)  # type: ignore[no-any-return]
         heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)
@@ -32,8 +36,11 @@ class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # tran
         return (self.o(attended.transpose(1, 2).flatten(2)),)
 
 
-def fuse_attention(model: nn.Module) -> None:
-    """Give every self-attention of an MPNet the fused forward pass; its weights stay where they are."""
+def _cut(model: Any) -> tuple[Body, Stem]:
     for part in model.modules():
         if type(part) is MPNetSelfAttention:
             part.__class__ = FusedMPNetSelfAttention
+    return cut_text(model)
+
+
+FAMILY = Family(name="MPNet", modality="sequence", model_types=("mpnet",), cut=_cut)

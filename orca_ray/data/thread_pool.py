@@ -1,0 +1,87 @@
+"""Thread pool that reports progress from the calling thread and can be abandoned.
+
+``concurrent.futures`` joins its threads when the interpreter exits, so Ctrl-C would wait for a silent server's
+time-out (a minute). These threads are daemons.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+Item = TypeVar("Item")
+
+GRACE_SECONDS = 2.0
+"""Time that workers get to clean up after an interruption."""
+
+
+class Stopped(Exception):
+    """The work was cancelled."""
+
+
+class ThreadPool:
+    """Runs a function on every item of a list; workers call `report` and obey the event `stop`."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        """Store the receiver of progress lines; it is only called in the thread that calls `map`."""
+        self.stop = threading.Event()
+        self._progress = progress
+        self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
+
+    def report(self, line: str) -> None:
+        """Report a line of progress from any thread."""
+        logger.debug("%s", line)
+        self._messages.put(line)
+
+    def map(
+        self, items: Sequence[Item], work: Callable[[Item], None], workers: int
+    ) -> list[tuple[Item, BaseException]]:
+        """Call ``work`` on every item and return the items that failed, in their order, with their exceptions.
+
+        An exception in the calling thread (Ctrl-C) sets `stop` and waits at most `GRACE_SECONDS` for the workers.
+        """
+        jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for index in range(len(items)):
+            jobs.put(index)
+
+        def run() -> None:
+            while not self.stop.is_set():
+                error: BaseException | None = None
+                try:
+                    index = jobs.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    work(items[index])
+                except BaseException as caught:
+                    error = caught
+                self._messages.put((index, error))
+
+        threads = [threading.Thread(target=run, daemon=True) for _ in range(max(1, min(workers, len(items))))]
+        try:
+            for thread in threads:
+                thread.start()
+            return [(items[index], error) for index, error in sorted(self._failures(len(items)).items())]
+        finally:
+            self.stop.set()
+            end = time.monotonic() + GRACE_SECONDS
+            for thread in filter(threading.Thread.is_alive, threads):
+                thread.join(max(0.0, end - time.monotonic()))
+
+    def _failures(self, num_items: int) -> dict[int, BaseException]:
+        errors = {}
+        while num_items:
+            message = self._messages.get()
+            if isinstance(message, str):
+                if self._progress:
+                    self._progress(message)
+                continue
+            num_items -= 1
+            if message[1] is not None:
+                errors[message[0]] = message[1]
+        return errors

@@ -1,0 +1,158 @@
+"""Modalities: for each kind of body its embedder, default bodies and sources, and how inputs are sized for it.
+
+Imports neither torch nor transformers, so that a sweep can be planned without them.
+"""
+
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
+from orca_ray.errors import unknown_name
+from orca_ray.models.names import listed_body
+
+if TYPE_CHECKING:
+    from orca_ray.models.body import Stem
+    from orca_ray.models.embedder import Embedder
+
+INITIALISATIONS = ("body", "random")
+PATCHINGS = ("pad", "divide")
+
+
+@dataclass(frozen=True)
+class EmbedderConfig:
+    """How raw inputs become tokens."""
+
+    sequence_length: int = 64
+    "Largest number of tokens that a 1-D body sees; the patch length follows from it"
+    image_size: int = 56
+    "Pixels a side that a 2-D body sees, rounded to a whole number of its patches"
+    patching: Literal["pad", "divide"] = "pad"
+    """How a series is cut. ``pad``: into the smallest patches that give no more tokens, its end padded; ``divide``:
+    into the smallest that also divide its length, as the reference does: one token for a series of prime length."""
+    initialisation: Literal["body", "random"] = "body"
+    "`body`: kernels made of the body's own embedding; `random`: torch's default at the same scale"
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
+        if self.initialisation not in INITIALISATIONS:
+            raise unknown_name("embedder initialisation", self.initialisation, INITIALISATIONS)
+        if self.patching not in PATCHINGS:
+            raise unknown_name("embedder patching", self.patching, PATCHINGS)
+
+
+@dataclass(frozen=True)
+class Modality(ABC):
+    """A kind of body: what it reads, and everything that follows from that.
+
+    A new modality is a subclass here, listed in `MODALITIES`.
+    """
+
+    name: ModalityName
+    default_source: str
+    """Alignment source that needs no download from the web."""
+    paper_source: str
+    """Alignment source of the ORCA paper."""
+    embedder_class: str
+    """Name of the class in :mod:`orca_ray.models.embedder`."""
+
+    @property
+    def default_body(self) -> str:
+        """Name of the packaged body."""
+        return PACKAGED_BODIES[self.name]
+
+    @property
+    def paper_body(self) -> str:
+        """Name of the ORCA paper's body."""
+        return PAPER_BODIES[self.name]
+
+    def embedder(
+        self, input_shape: tuple[int, ...], stem: "Stem", config: EmbedderConfig, dropout: float, seed: int
+    ) -> "Embedder":
+        """Build the embedder of inputs (C, L) or (C, H, W) for a body with this stem."""
+        embedders = importlib.import_module("orca_ray.models.embedder")
+        built: Embedder = getattr(embedders, self.embedder_class)(input_shape, stem, config, dropout, seed)
+        return built
+
+    @abstractmethod
+    def source_image_size(self, image_size: int) -> int:
+        """Return the image size that source features depend on; 0 where they depend on none."""
+
+    @abstractmethod
+    def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
+        """Return the number of tokens of one sample, for cost estimates; prefix tokens and padding are not counted.
+
+        Args:
+            input_shape: (C, L) or (C, H, W); None where it is not known yet.
+            config: the embedder's settings.
+            patch_size: pixels a side of the body's patches, see `BodyInfo.patch_size`.
+        """
+
+    @abstractmethod
+    def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
+        """Return the fields of `EmbedderConfig` that the paper sets, given its ``target_seq_len``."""
+
+
+class SequenceModality(Modality):
+    """Sequences: inputs are cut into patches, at most ``sequence_length`` of them."""
+
+    def source_image_size(self, image_size: int) -> int:
+        """Return 0: text has no image size."""
+        return 0
+
+    def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
+        """Return the number of patches; 2-D inputs are read row by row."""
+        most = config.sequence_length
+        length = most if input_shape is None else math.prod(input_shape[1:])
+        if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
+            return next(
+                length // patch for patch in range(1, length + 1) if not length % patch and length <= most * patch
+            )
+        return min(most, length)
+
+    def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
+        """Cut a series into at most ``max_tokens`` patches that divide its length."""
+        return {"sequence_length": max_tokens, "patching": "divide"}
+
+
+class ImageModality(Modality):
+    """Images: inputs are resized to ``image_size`` pixels a side, and cut into the body's own patches."""
+
+    def source_image_size(self, image_size: int) -> int:
+        """Return ``image_size``: source images are resized as inputs are."""
+        return image_size
+
+    def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
+        """Return the number of patches, which does not depend on the input's own size."""
+        return (config.image_size / patch_size) ** 2
+
+    def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
+        """Resize to 224 pixels a side."""
+        return {"image_size": 224}
+
+
+MODALITIES: Mapping[ModalityName, Modality] = MappingProxyType(
+    {
+        "sequence": SequenceModality("sequence", "vocabulary", "conll2003", "SequenceEmbedder"),
+        "image": ImageModality("image", "images", "cifar10", "ImageEmbedder"),
+    }
+)
+
+
+def get_modality(name: str) -> Modality:
+    """Return a modality by name; raises UserError for an unknown one."""
+    for modality in MODALITIES.values():
+        if modality.name == name:
+            return modality
+    raise unknown_name("modality", name, MODALITIES)
+
+
+def modality_of(body: str, otherwise: ModalityName) -> Modality:
+    """Return the modality of a listed body, by its name alone; ``otherwise`` for names that are not listed."""
+    return get_modality(otherwise if (info := listed_body(body)) is None else info.modality)
