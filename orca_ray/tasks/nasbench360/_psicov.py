@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
-from orca_ray.data.rows import PairwiseRows
+from orca_ray.data.rows import Array, PairwiseRows
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import MARGIN, PADDING
-
-Array = npt.NDArray[Any]
 
 SIDE = 512
 NUM_FEATURES = 27

@@ -21,13 +21,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._shared import (
-    BENCHMARK_PAPER,
-    entries,
-    hosted,
-    log_fewer,
-    numbers,
-)
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
 from orca_ray.tasks.task import Arrays, Task
 
 FILE = "challenge2017.pkl"
