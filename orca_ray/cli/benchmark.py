@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from orca_ray.sweep.planning.searches import NodeResources
     from orca_ray.sweep.planning.spec import SweepSpec
 
-MAX_SEEDS = 1000
-
 
 class Executor(StrEnum):
     """Where trials run."""
@@ -63,7 +61,7 @@ class SweepOptions:
         int | None,
         typer.Option(min=1, help="Search trials per (task, method). 1: only the first configuration, with one seed."),
     ] = None
-    seeds: Annotated[int | None, typer.Option(min=1, max=MAX_SEEDS, help="Number of confirm seeds.")] = None
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of confirm seeds.")] = None
     protocol: Annotated[
         Protocol | None, typer.Option(help="Which splits selection may read; never mixed on one leaderboard.")
     ] = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
-from orca_ray.methods.progress import Outcome, Progress
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.planning.trial import TrialSpec
@@ -31,8 +31,6 @@ PAPER_NOTE = (
 )
 """Note in the record of every trial under that protocol."""
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-
 
 class TrialRunner:
     """Steps an adaptation, saves a checkpoint at intervals, and reports how the trial ended."""
@@ -40,10 +38,8 @@ class TrialRunner:
     def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
         """Prepare a trial; data and model are loaded by the first :meth:`step`.
 
-        Args:
-            trial: the trial to run.
-            checkpoints: directory for the state of interrupted trials, shared by all nodes that may run this one.
-            checkpoint_seconds: least time between two checkpoints.
+        ``checkpoints`` is shared by all nodes that may run the trial; ``checkpoint_seconds`` is the least time between
+        two checkpoints.
         """
         self.trial = trial
         self._state = checkpoints / f"{trial.key}.pt"
@@ -54,8 +50,7 @@ class TrialRunner:
         self._curve: list[Progress] = []
         self._adaptation: Adaptation | None = None
         self._last: TrialReport | None = None
-        self._between_epochs = True
-        """False during an epoch: weights that Ctrl-C interrupts in an epoch are not saved."""
+        self._between_epochs = True  # False during an epoch: then Ctrl-C saves nothing
 
     def step(self) -> TrialReport:
         """Run one epoch of a stage and report it."""
@@ -199,15 +194,11 @@ def _read(path: Path) -> TrialReport | None:
 
 def classify(error: Exception) -> Status:
     """Return the status of a trial that ended with this exception."""
-    import torch
-
-    from orca_ray.training.errors import NotFiniteError
+    from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 
     if isinstance(error, NotFiniteError):
         return Status.FAILED_NAN
-    # The CPU allocator raises a plain RuntimeError, and so do some CUDA libraries.
-    exhausted = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-    if exhausted or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if is_out_of_memory(error):
         return Status.FAILED_OOM
     return Status.FAILED_USER
 

@@ -18,7 +18,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.driver import make_executor, run_sweep
 from orca_ray.sweep.execution.events import Event, Summary, SweepStarted, TrialFinished
-from orca_ray.sweep.execution.executors.ray import placement
+from orca_ray.sweep.execution.executors.ray import placement, working_in
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import plan_searches
@@ -314,3 +314,14 @@ def test_unreachable_clusters_and_misspelt_executors() -> None:
         engine.open("127.0.0.1:1")
     with pytest.raises(UserError, match="Did you mean 'inline'"):
         make_executor("inlin")
+
+
+def test_the_driver_outlives_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "job"
+    job.mkdir()
+    monkeypatch.chdir(job)
+    with working_in(str(tmp_path)):
+        job.rmdir()
+        assert Path.cwd() == tmp_path
+    with pytest.raises(FileNotFoundError):
+        Path.cwd()  # back where it was, and nothing was raised on the way
