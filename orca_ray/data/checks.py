@@ -16,12 +16,9 @@ _SLICE_BYTES = 32 * 2**20
 
 
 def refuse_not_finite(path: Path, field: str, array: Array) -> None:
-    """Raise UserError with the index of the first NaN or infinity; large arrays are read slice by slice.
+    """Raise UserError with ``path``, ``field`` ("": none) and index of the first NaN or infinity.
 
-    Args:
-        path: file of the array, for the message.
-        field: field of the file, for the message; "" where it has only one.
-        array: of any shape; integers and booleans always pass.
+    Large arrays are read slice by slice; integers and booleans always pass.
     """
     if array.dtype.kind not in "fc":
         return

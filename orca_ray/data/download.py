@@ -89,10 +89,8 @@ class Download:
     def run(self) -> None:
         """Fetch the rest of the partial download until it is complete.
 
-        Raises:
-            Failed: the server has no such file, or all tries failed; what arrived is stored for a later call.
-            Stopped: ``stop`` was set.
-            UserError: the disk is full or not writable.
+        Raises Failed if the server has no such file or all tries failed (what arrived is stored for a later call),
+        Stopped if ``stop`` was set, and UserError if the disk is full or not writable.
         """
         from requests import Session
 

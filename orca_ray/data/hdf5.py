@@ -23,13 +23,10 @@ Array = npt.NDArray[Any]
 def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     """Yield an ``h5py.File`` opened for reading; errors of h5py inside the block become a `UserError`.
 
-    Args:
-        path: the file.
-        required: keys that must exist (``"tensor"``, ``"0001/data"``), with their data in the file itself.
+    ``required`` keys (``"tensor"``, ``"0001/data"``) must exist, with their data in the file itself.
 
-    Raises:
-        UserError: the file is not HDF5 or ends early, a key is missing, its data are in another file or declare more
-            than 200 times their stored bytes, or a chunk cannot be read.
+    Raises UserError for a file that is not HDF5 or ends early, a missing key, data that are in another file or declare
+    more than 200 times their stored bytes, and a chunk that cannot be read.
     """
     import h5py
 
@@ -80,8 +77,7 @@ class MatArray:
 def read_mat(path: Path, name: str) -> MatArray:
     """Return a reader of one numeric array of a MATLAB file.
 
-    Raises:
-        UserError: a file of another kind or a damaged one, or a name that is missing or not numeric.
+    Raises UserError for a damaged file or another kind, and a name that is missing or not numeric.
     """
     import h5py
 

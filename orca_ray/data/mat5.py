@@ -108,13 +108,13 @@ class _Reader:
     """Reads the elements of one variable and counts its position."""
 
     def __init__(self, stream: Readable, position: int, endian: str) -> None:
-        self._stream, self._endian = stream, endian
+        self._stream, self.endian = stream, endian
         self.position = position
 
     def tag(self) -> tuple[int, int, bytes]:
         """Return type and length of the next element, and its content if that is stored in the tag itself."""
         content = self._exactly(8)
-        kind, size = struct.unpack(f"{self._endian}II", content)
+        kind, size = struct.unpack(f"{self.endian}II", content)
         if not kind >> 16:
             return kind, size, b""
         kind, size = kind & 0xFFFF, kind >> 16
@@ -135,13 +135,7 @@ class _Reader:
 
     def numbers(self, code: str, expected: int) -> list[int]:
         """Return the whole numbers of the next descriptive element."""
-        return [int(each) for each in np.frombuffer(self.element(expected), f"{self._endian}{code}")]
-
-    def stored_type(self, kind: int) -> np.dtype[Any]:
-        """Return the NumPy type of stored numbers."""
-        if kind not in _STORED:
-            raise ValueError(f"numbers of type {kind}")
-        return np.dtype(f"{self._endian}{_STORED[kind]}")
+        return [int(each) for each in np.frombuffer(self.element(expected), f"{self.endian}{code}")]
 
     def _exactly(self, size: int) -> bytes:
         content = self._stream.read(size)
@@ -185,7 +179,9 @@ def _variable(reader: _Reader, packed: tuple[int, int] | None) -> Variable | Non
         kind = "complex" if flags >> 8 & _COMPLEX else _OTHER_CLASSES[number]
         return Variable(name, kind, shape, np.dtype("V1"), packed, 0)
     code, length, _ = reader.tag()
-    stored = reader.stored_type(code)
+    if code not in _STORED:
+        raise ValueError(f"numbers of type {code}")
+    stored = np.dtype(f"{reader.endian}{_STORED[code]}")
     if min(shape, default=-1) < 0 or len(shape) > _MAX_AXES or length != math.prod(shape) * stored.itemsize:
         raise ValueError(f"{length} bytes of {stored} for an array {name[:80]!r} of shape {list(shape)[:8]}")
     return Variable(name, _CLASSES[number], shape, stored, packed, reader.position)

@@ -125,9 +125,9 @@ def prepare(
     Args:
         name: of the task.
         directory: see `directory_of`.
-        build: returns the arrays (`Arrays`).
-        raw: directory of the raw files that ``build`` reads.
-        protocol: passed to ``build``.
+        build: returns the arrays (`Arrays`) from the raw files below ``raw`` under ``protocol``.
+        raw: directory of the raw files.
+        protocol: selects the splits.
         expected: required fingerprint; data with another one are built again.
         identity: everything the build depends on; an interrupted build of another identity is not continued.
         held: whether data of another identity are built again.

@@ -13,11 +13,7 @@ from orca_ray.errors import UserError
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the non-empty lines of a UTF-8 text file without surrounding white space.
-
-    Raises:
-        UserError: the file cannot be read, is not text, or has no line.
-    """
+    """Return the non-empty lines of a UTF-8 text file without surrounding white space; raises UserError for none."""
     lines = [line.strip() for line in _text(path).split("\n")]
     if not any(lines):
         raise UserError(f"{path}: expected one entry a line, found an empty file")
@@ -27,9 +23,8 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the named columns of a comma-separated table with a header, with values as text.
 
-    Raises:
-        UserError: the file cannot be read or is not text, a column is missing or named twice, a row (with its line)
-            has another length than the header, or there is no row.
+    Raises UserError for a file that is not text, a column that is missing or named twice, a row (with its line) of
+    another length than the header, and no row.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:

@@ -23,14 +23,9 @@ _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLO
 def read_wav(path: Path, sample_rate: int) -> Waveform:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    PCM of 8, 16, 24 and 32 bits and floating point of 32 and 64 bits are read, plain or "extensible".
-
-    Args:
-        path: the file.
-        sample_rate: required rate in hertz; nothing is resampled.
-
-    Raises:
-        UserError: another rate, several channels, another encoding, no samples, a NaN, or a file that ends early.
+    PCM of 8, 16, 24 and 32 bits and floating point of 32 and 64 bits are read, plain or "extensible"; nothing is
+    resampled to ``sample_rate`` (hertz). Raises UserError for another rate, several channels, another encoding, no
+    samples, a NaN, or a file that ends early.
     """
     with cache.open_file(path) as stream, cache.read_errors(path):
         chunks = _chunks(path, stream.read())

@@ -150,9 +150,7 @@ def _read_hdf5(path: Path) -> None:
 def test_hdf5_that_declares_more_than_it_stores(tmp_path: Path) -> None:
     _declared_hdf5(tmp_path / "d.h5")
     assert (tmp_path / "d.h5").stat().st_size < 10_000
-    message = (
-        r"d\.h5.*unfolds to more than 200 times its size, x: 34359738368 bytes are declared, 0 are stored"
-    )
+    message = r"d\.h5.*unfolds to more than 200 times its size, x: 34359738368 bytes are declared, 0 are stored"
     for read in (_read_hdf5, lambda path: readers.read_mat(path, "x")):
         with pytest.raises(UserError, match=message):
             read(tmp_path / "d.h5")
