@@ -86,12 +86,12 @@ def _partial_directory(place: Path, target: Path) -> None:
 
 def _part(place: Path, target: Path) -> None:
     (place / "a.part").symlink_to(target)
-    PartialDownload(place / "a", "http://localhost/a", hash_known=False, with_md5=False)
+    PartialDownload(place / "a", "http://localhost/a", hash_known=False)
 
 
 def _description(place: Path, target: Path) -> None:
     (place / "a.part.json.tmp").symlink_to(target)
-    PartialDownload(place / "a", "http://localhost/a", hash_known=False, with_md5=False).start({}, 3)
+    PartialDownload(place / "a", "http://localhost/a", hash_known=False).start({}, 3)
 
 
 def _lock_file(place: Path, target: Path) -> None:
