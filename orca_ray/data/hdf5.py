@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, mat5
-from orca_ray.data.gzip_stream import refuse_growth
+from orca_ray.data.gzip_stream import damaged, refuse_growth
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -37,7 +37,7 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
         try:
             file = h5py.File(path, "r")
         except OSError as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, "a whole HDF5 file", error) from error
         with file:
             for key in required:
                 _refuse_key(path, file, key)
@@ -141,11 +141,4 @@ def _hdf5_errors(path: Path) -> Iterator[None]:
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
             raise
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: expected a whole HDF5 file, found one that ends early or is damaged ({str(error)[:200]}); fetch the "
-        "file again"
-    )
+        raise damaged(path, "a whole HDF5 file", error) from error

@@ -42,10 +42,8 @@ def log_mel(
         top_db: values are cut off so many decibels below the maximum of the recording.
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
-        raise UserError(
-            f"a spectrogram needs one channel of more than {n_fft // 2} samples, got shape {list(waveform.shape)}; "
-            "repeat or pad shorter recordings"
-        )
+        needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"
+        raise UserError(f"{needed}, got shape {list(waveform.shape)}; repeat or pad shorter recordings")
     window, hop = int(sample_rate * window_seconds), int(sample_rate * hop_seconds)
     # Float64: bands with a power far below the maximum are sums of small differences.
     padded = np.pad(waveform.astype(np.float64), n_fft // 2, mode="reflect")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, safe_pickle
-from orca_ray.data.gzip_stream import archive_errors, refuse_growth
+from orca_ray.data.gzip_stream import archive_errors, damaged, refuse_growth
 from orca_ray.data.scratch_arrays import Order, from_stream, mapped
 from orca_ray.errors import UserError
 
@@ -114,10 +114,7 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
         raise
     # The header is Python text, and a damaged one fails in the tokenizer, the parser or numpy in a dozen ways.
     except Exception as error:
-        raise UserError(
-            f"{where}: expected the header of a .npy file, found something else ({type(error).__name__}: "
-            f"{str(error)[:200]}); fetch the file again"
-        ) from error
+        raise damaged(where, "the header of a .npy file", error) from error
     return _Header(tuple(shape), "F" if fortran else "C", dtype)
 
 
@@ -131,7 +128,5 @@ def _refuse_kind(where: str, dtype: np.dtype[Any], kind: str, pickled: bool) -> 
 def _refuse_length(where: str, header: _Header, found: int) -> None:
     expected = math.prod(header.shape) * header.dtype.itemsize
     if found != expected:
-        raise UserError(
-            f"{where}: expected {expected} bytes for shape {list(header.shape)} {header.dtype}, found {found}; "
-            "the file is truncated or damaged, fetch it again"
-        )
+        declared = f"{expected} bytes for shape {list(header.shape)} {header.dtype}"
+        raise UserError(f"{where}: expected {declared}, found {found}; the file is damaged, fetch it again")

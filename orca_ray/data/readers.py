@@ -1,8 +1,8 @@
 """Readers of raw files and checks of their content, which execute nothing and name file and field in their errors.
 
 HDF5, MATLAB and NumPy files have modules of their own, as have pickles and archives. Two libraries do not pass the
-hostile-file tests: pandas fills short rows of a table silently, and ``scipy.io.wavfile`` returns the rest of a recording
-that ends early, and drops an incomplete sample, without an error.
+hostile-file tests: pandas silently fills short rows of a table, and ``scipy.io.wavfile`` silently accepts a recording
+that ends early and drops an incomplete sample.
 """
 
 import csv
@@ -69,9 +69,8 @@ def refuse_labels(path: Path, field: str, y: Array, low: int, high: int) -> None
             good &= values == np.floor(values)
         if not good.all():
             index = int(np.flatnonzero(~good)[0])
-            raise UserError(
-                f"{_place(path, field)}: expected labels from {low} to {high}, found {values[index]} at {start + index}"
-            )
+            expected = f"{_place(path, field)}: expected labels from {low} to {high}"
+            raise UserError(f"{expected}, found {values[index]} at {start + index}")
 
 
 def _slices(rows: Array) -> Iterator[tuple[int, Array]]:
@@ -106,10 +105,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
         rows = []
         for row in filter(None, reader):
             if len(row) != len(header):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: expected {len(header)} values ({', '.join(header)}), "
-                    f"found {len(row)}"
-                )
+                expected = f"{len(header)} values ({', '.join(header)})"
+                raise UserError(f"{path}, line {reader.line_num}: expected {expected}, found {len(row)}")
             rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: expected a comma-separated table, {error}") from error
@@ -152,9 +149,8 @@ def read_wav(path: Path, sample_rate: int) -> Waveform:
     if channels != 1:
         raise UserError(f"{path}: expected one channel, found {channels}; mix them into one")
     if (encoding, bits) not in _ENCODINGS:
-        raise UserError(
-            f"{path}: expected PCM of 8 to 32 bits or floating point, found encoding {encoding} of {bits} bits"
-        )
+        found = f"encoding {encoding} of {bits} bits"
+        raise UserError(f"{path}: expected PCM of 8 to 32 bits or floating point, found {found}; convert it")
     if len(data) % (bits // 8):
         raise UserError(f"{path}: expected samples of {bits // 8} bytes in chunk 'data', found {len(data)} bytes")
     samples = _samples(data, encoding, bits // 8)
@@ -173,10 +169,8 @@ def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
         name, size = struct.unpack_from("<4sI", content, position)
         chunk = content[position + 8 : position + 8 + size]
         if len(chunk) != size:
-            raise UserError(
-                f"{path}: expected {size} bytes in chunk {name!r}, found {len(chunk)}; the file ends early, "
-                "fetch it again"
-            )
+            expected = f"{path}: expected {size} bytes in chunk {name!r}"
+            raise UserError(f"{expected}, found {len(chunk)}; the file ends early, fetch it again")
         chunks.setdefault(name, chunk)
         position += 8 + size + size % 2
     return chunks

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from orca_ray.data import cache
+from orca_ray.data.gzip_stream import damaged
 from orca_ray.data.pickled_arrays import (
     ALLOWED,
     LEAVES,
@@ -67,10 +68,7 @@ def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any
         raise UserError(f"{what}: {error}") from error
     # A damaged pickle makes Python's parsers fail with a dozen exception types, none of them documented.
     except Exception as error:
-        raise UserError(
-            f"{what}: expected a whole pickle, found one that ends early or is damaged ({type(error).__name__}: "
-            f"{str(error)[:200]}); fetch the file again"
-        ) from error
+        raise damaged(what, "a whole pickle", error) from error
     return value
 
 
@@ -267,9 +265,8 @@ class _Settling:
         elif type(value) is tuple:
             return tuple(self._settle_all(value))
         elif type(value) not in (set, frozenset):  # their items were checked when they were added
-            raise NotPlain(
-                f"it holds {getattr(value, 'name', type(value).__name__)} itself, which is refused; {ALLOWED}"
-            )
+            found = getattr(value, "name", type(value).__name__)
+            raise NotPlain(f"it holds {found} itself, which is refused; {ALLOWED}")
         return value
 
     def _settle_all(self, values: Iterable[Any]) -> list[Any]:
