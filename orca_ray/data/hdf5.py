@@ -25,8 +25,8 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
 
     ``required`` keys (``"tensor"``, ``"0001/data"``) must exist, with their data in the file itself.
 
-    Raises UserError for a file that is not HDF5 or ends early, a missing key, data that are in another file or declare
-    more than 200 times their stored bytes, and a chunk that cannot be read.
+    Raises UserError for a file that is not HDF5 or ends early, a missing key, data that are in another file, any data set
+    that declares more than 200 times its stored bytes, and a chunk that cannot be read.
     """
     import h5py
 
@@ -39,17 +39,22 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
         except OSError as error:
             raise damaged(path, "a whole HDF5 file", error) from error
         with file:
+            _refuse_growth(path, file)
             for key in required:
                 _refuse_key(path, file, key)
             yield file
 
 
-def refuse_foreign_data(path: Path, key: str, dataset: Any) -> None:
-    """Raise UserError for a data set that is stored in another file, or declares far more than it stores."""
-    if dataset.file.filename != str(path) or dataset.external or dataset.is_virtual:
-        raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")
-    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    refuse_growth(path, max(dataset.nbytes, chunk), dataset.id.get_storage_size(), f", {key}")
+def _refuse_growth(path: Path, file: Any) -> None:
+    """Raise UserError for a data set that declares far more than it stores."""
+    import h5py
+
+    def check(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset) and found.shape and not (found.external or found.is_virtual):
+            chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
+            refuse_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
+
+    file.visititems(check)
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,8 @@ def _refuse_key(path: Path, file: Any, key: str) -> None:
         found = found[name]
     if not isinstance(found, h5py.Dataset | h5py.Group):
         raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
-    if isinstance(found, h5py.Dataset):
-        refuse_foreign_data(path, key, found)
+    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+        raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")
 
 
 @contextlib.contextmanager

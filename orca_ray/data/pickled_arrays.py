@@ -53,7 +53,7 @@ class PickledType:
         if order not in ("<", ">", "|", "="):
             raise NotPlain(f"it has an array type of byte order {reprlib.repr(order)}")
         if order in "<>":
-            self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
+            self.dtype = self.dtype.newbyteorder(order)
 
 
 class PickledArray:

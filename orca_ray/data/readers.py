@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat, refuse_foreign_data
+from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat
 from orca_ray.data.npy import open_npz, read_npy
 from orca_ray.data.rows import row_slices
 from orca_ray.errors import UserError
 
 __all__ = [
     "MatArray", "open_hdf5", "open_npz", "read_csv", "read_lines", "read_mat", "read_npy", "read_wav",
-    "refuse_foreign_data", "refuse_labels", "refuse_not_finite", "refuse_shape",
+    "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]

@@ -146,14 +146,15 @@ class _Machine:
 
     def add(self, kind: type, items: list[Any]) -> None:
         """Add items to the container at the top of the stack; keys and values of a dict alternate."""
-        if type(self.stack[-1]) is not kind:
-            raise NotPlain(f"it adds items to a {type(self.stack[-1]).__name__}; {ALLOWED}")
+        target: Any = self.stack[-1]
+        if type(target) is not kind:
+            raise NotPlain(f"it adds items to a {type(target).__name__}; {ALLOWED}")
         if kind is list:
-            self.stack[-1].extend(items)
+            target.extend(items)
         elif kind is set:
-            self.stack[-1].update(cheap_keys(items))
+            target.update(cheap_keys(items))
         else:
-            self.stack[-1].update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
+            target.update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
 
     def push_dict(self, items: list[Any]) -> None:
         self.push({})
