@@ -32,17 +32,12 @@ def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
         emit_json(rows)
         return
     columns = ("task", "files", "size", "fetched", "prepared", "licence")
-    cells = [
-        (
-            row["name"],
-            row["files"],
-            "?" if row["bytes"] is None else size(row["bytes"]),
-            _share(row["fetched"], row["files"]),
-            "yes" if row["prepared"] else "no",
-            row["licence"],
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        some = f"{row['fetched']} of {row['files']}"
+        fetched = {0: "no", row["files"]: "yes"}.get(row["fetched"], some) if row["files"] else "–"
+        extent = "?" if row["bytes"] is None else size(row["bytes"])
+        cells.append((row["name"], row["files"], extent, fetched, "yes" if row["prepared"] else "no", row["licence"]))
     show_table(columns, cells, right=("files", "size"), wrap=("licence",))
 
 
@@ -62,12 +57,6 @@ def _listed(task: "Task") -> dict[str, Any]:
         "terms": task.terms,
         "raw_directory": str(task.raw_directory),
     }
-
-
-def _share(part: int, whole: int) -> str:
-    if not whole:
-        return "–"
-    return {0: "no", whole: "yes"}.get(part, f"{part} of {whole}")
 
 
 def show(
@@ -219,7 +208,10 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
     say(f"{'prepared':{width}}  {prepared['fingerprint']}, {size(prepared['bytes'])} in {prepared['path']}\n")
     numbers = ("samples", "min", "max", "mean", "std", "measured on")
     rows = [
-        (name, array, "×".join(map(str, found["shape"][1:])) or "1", split["samples"], *_measured(found))
+        (
+            *(name, array, "×".join(map(str, found["shape"][1:])) or "1", split["samples"]),
+            *(*(f"{found[key]:.4g}" for key in ("min", "max", "mean", "std")), found["of_samples"]),
+        )
         for name, split in prepared["splits"].items()
         for array, found in split.items()
         if array in ("x", "y")
@@ -229,10 +221,6 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
     if counts:
         say()
         _print_counts(counts)
-
-
-def _measured(found: dict[str, Any]) -> tuple[str, ...]:
-    return (*(f"{found[key]:.4g}" for key in ("min", "max", "mean", "std")), str(found["of_samples"]))
 
 
 def _print_counts(counts: dict[str, list[int]]) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orca_ray.errors import UserError
-from orca_ray.models.body import Body, GivenEmbeddings, Layout, Stem
+from orca_ray.models.body import Body, Layout, Stem
 
 
 class TextBody(Body):
@@ -68,36 +67,3 @@ class TextStem(Stem):
         """
         words = float(self.word_embeddings.square().mean().sqrt())
         return words if self.places is None else min(words, float(self.places.square().mean().sqrt()))
-
-
-def cut_text(model: Any) -> tuple[TextBody, TextStem]:
-    """Cut a Hugging Face text encoder into body and stem; ``model`` is used up."""
-    embeddings = getattr(model, "embeddings", None)
-    if embeddings is None or model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False):
-        raise UserError(
-            f"cannot use a {type(model).__name__} as a body: it must be an encoder with an `embeddings` module, "
-            "such as BERT, RoBERTa, MPNet, DistilBERT or ModernBERT"
-        )
-    words = model.get_input_embeddings().weight.detach()
-    norm = getattr(embeddings, "LayerNorm", None) or getattr(embeddings, "norm", None) or nn.Identity()
-    places = _places(embeddings)
-    model.embeddings = GivenEmbeddings()
-    if model.config.model_type == "mpnet":
-        from orca_ray.models.mpnet import fuse_attention
-
-        fuse_attention(model)
-    if hasattr(model, "pooler"):
-        model.pooler = None  # it is not on the way to the last hidden state: parameters that never get a gradient
-    return TextBody(model, words.shape[1], None if places is None else places.shape[0]), TextStem(words, places, norm)
-
-
-def _places(embeddings: Any) -> Tensor | None:
-    """Position embeddings [P, D] by place, plus the embedding of the first segment where the model has segments."""
-    table = getattr(embeddings, "position_embeddings", None)
-    if table is None:
-        return None
-    # The RoBERTa family numbers places from padding_idx + 1 (create_position_ids_from_inputs_embeds in transformers).
-    roberta_like = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
-    places: Tensor = table.weight.detach()[embeddings.padding_idx + 1 if roberta_like else 0 :]
-    segments = getattr(embeddings, "token_type_embeddings", None)
-    return places.clone() if segments is None else places + segments.weight.detach()[0]

@@ -40,6 +40,8 @@ class TrainingLoss:
     source: str
     """Who defined it, or whose convention it is."""
     make: LossFactory
+    regression: bool = False
+    """Whether it compares predictions with targets in the targets' units."""
 
 
 def cross_entropy(logits_BK: Tensor, y_B: Tensor) -> Tensor:
@@ -167,10 +169,10 @@ _ALL = (
         f"deepCR (Zhang and Bloom, 2020); the masking as {_REFERENCE}",
         _plain(masked_bce),
     ),
-    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(mse)),
-    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(rmse)),
-    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(relative_l2)),
-    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(relative_l2)),
+    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(mse), True),
+    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(rmse), True),
+    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(relative_l2), True),
+    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(relative_l2), True),
 )
 LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,13 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
-__all__ = ["Array", "Arrays", "Task"]
+__all__ = ["Array", "Arrays", "Scale", "Task"]
 
 Array = npt.NDArray[Any]
+Scale = Literal["standardised", "units", "measured"]
+"""``standardised``: mean about 0 and deviation about 1 over the training split, which the model takes as they are.
+``units``: any other; the model takes the training split's mean and deviation out. ``measured``: only the data tell, so
+the training split decides which of both it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,10 @@ class Task:
     reference: str
     """Address or DOI of the data set."""
     build: Callable[[Workspace], Arrays]
+    input_scale: Scale = "measured"
+    """Scale of the inputs that ``build`` returns."""
+    target_scale: Scale = "measured"
+    """Scale of the targets of a regression, for models; where ``build`` returns ``y_mean``, that is used instead."""
     files: tuple[RawFile, ...] = ()
     """Raw files, below the benchmark's raw directory."""
     packages: tuple[Package, ...] = ()

@@ -11,7 +11,6 @@ import torch
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.target import Target
 from orca_ray.methods.adaptation import Adaptation
-from orca_ray.methods.standardisation import input_statistics, with_target_statistics
 from tests.methods.tiny_trials import QUICK, make_data, make_task, save_bert
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
@@ -33,36 +32,6 @@ def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedDa
     return changed
 
 
-def test_standardised_inputs_are_left_alone() -> None:
-    x = np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32)
-    assert input_statistics(x) is None
-    x[:, :, 5:] = 0  # padding
-    assert input_statistics(x) is None
-
-
-def test_statistics_are_each_channels_own() -> None:
-    x = np.random.default_rng(0).normal(size=(4000, 3, 9))
-    x = (x * np.array([1, 10, 0])[:, None] + np.array([5, -3, 7])[:, None]).astype(np.float32)
-    found = input_statistics(x)
-    assert found is not None
-    mean, deviation = found
-    assert mean.shape == deviation.shape == (3, 1)
-    np.testing.assert_allclose(mean[:, 0], [5, -3, 7], atol=0.5)
-    np.testing.assert_allclose(deviation[:, 0], [1, 10, 0.1 * x.std()], rtol=0.1)  # a constant channel is not blown up
-    assert input_statistics(x[:, :, :, None].repeat(2, axis=3))[0].shape == (3, 1, 1)  # type: ignore[index]
-
-
-def test_targets_of_a_regression_get_statistics_where_they_need_them() -> None:
-    data = make_data(DENSE)
-    bare = replace(data, y_mean=None, y_std=None)
-    far = replace(bare, splits={name: Split(s.x, s.y * 3 + 40) for name, s in data.splits.items()})
-    found = with_target_statistics(DENSE, far)
-    assert found.y_mean == pytest.approx(far.train.y.mean(), rel=1e-3)
-    assert found.y_std == pytest.approx(far.train.y.std(), rel=1e-3)
-    assert with_target_statistics(DENSE, data) is data
-    assert with_target_statistics(replace(DENSE, loss="masked_bce"), far) is far
-
-
 def test_units_do_not_reach_the_body(bert: str) -> None:
     """In hundredths and far from zero, inputs become the tokens that they are in tens."""
     task = make_task(Target("classes", size=3))
@@ -81,15 +50,15 @@ def test_statistics_are_no_weights(bert: str, tmp_path: Path) -> None:
     """A checkpoint of a trial on raw units resumes exactly, its statistics made anew."""
     data = replace(in_other_units(make_data(DENSE), 10.0, 3.0), y_mean=None, y_std=None)
 
-    def begin() -> Adaptation:
+    def make() -> Adaptation:
         return Adaptation(DENSE, data, "nft", bert, QUICK, 0, test=True)
 
-    whole, cut = begin(), begin()
+    whole, cut = make(), make()
     while not whole.done:
         whole.step()
     cut.step()
     cut.save(tmp_path / "state.pt")
-    resumed = begin()
+    resumed = make()
     assert resumed.restore(tmp_path / "state.pt")
     while not resumed.done:
         resumed.step()

@@ -13,7 +13,8 @@ from orca_ray.models.names import list_bodies
 def test_each_modality_names_listed_bodies_of_its_own() -> None:
     listed = {info.name: info for info in list_bodies()}
     for name, modality in MODALITIES.items():
-        assert get_modality(name) is modality and modality.name == name
+        assert get_modality(name) is modality
+        assert modality.name == name
         assert listed[modality.default_body].available == "packaged"
         assert listed[modality.paper_body].available == "hub"
         assert {listed[modality.default_body].modality, listed[modality.paper_body].modality} == {name}

@@ -11,11 +11,23 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from orca_ray.errors import UserError
-from orca_ray.models.timm_vision import cut_timm, shallower
+from orca_ray.models.body import Body
+from orca_ray.models.family import family_of, shallower, shorten
+from orca_ray.models.vision import ImageStem
 from orca_ray.models.weights import load_body
 
 RandomTensor = Callable[..., Tensor]
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
+
+
+def cut_timm(model: Any, layers: int | None) -> tuple[Body, ImageStem]:
+    """Cut a timm model as `load_body` does."""
+    family = family_of(model, "timm")
+    shorten(family, model, "timm:tiny", layers)
+    body, stem = family.cut(model)
+    assert isinstance(stem, ImageStem)
+    return body, stem
+
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -116,9 +128,9 @@ def test_misspelt_and_unsuitable_names_are_refused() -> None:
 
 
 def test_shallower() -> None:
-    assert shallower([2, 2, 18, 2], 12) == [2, 2, 6, 2]
-    assert shallower([2, 2, 6, 2], 4) == [1, 1, 1, 1]
-    assert shallower([2, 2, 6, 2], None) == [2, 2, 6, 2]
+    assert shallower("swin", [2, 2, 18, 2], 12) == [2, 2, 6, 2]
+    assert shallower("swin", [2, 2, 6, 2], 4) == [1, 1, 1, 1]
+    assert shallower("swin", [2, 2, 6, 2], 12) == [2, 2, 6, 2]
     for layers in (3, 13):
         with pytest.raises(UserError, match="keep 4 to 12"):
-            shallower([2, 2, 6, 2], layers)
+            shallower("swin", [2, 2, 6, 2], layers)

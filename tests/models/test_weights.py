@@ -66,7 +66,7 @@ def test_misspelt_packaged_names_get_the_nearest_without_asking_a_hub(
 def test_names_that_no_hub_has_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    def offline(name: str) -> None:
+    def offline(name: str, **_: object) -> None:
         raise OSError(f"couldn't connect to load {name}\nand more")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from orca_ray.methods.progress import Outcome, Progress
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.messages import TrialReport

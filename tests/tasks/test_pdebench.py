@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import prepared
+from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.protocol import HELD_OUT, PAPER
 from orca_ray.errors import UserError
@@ -283,7 +284,7 @@ def test_generated_simulations_are_prepared_under_their_own_name_only(tmp_path: 
     data = get_task("pdebench_generated/burgers").prepare(raw=tmp_path, out=tmp_path / "out")
     assert data.name == "pdebench_generated/burgers"
     assert data.train.x.shape == (32, 1, 1024)
-    assert _declare.MARK == twins.MARK == "orca_ray_generated"
+    assert MARK == twins.MARK == "orca_ray_generated"
     with pytest.raises(UserError, match="use the task pdebench_generated/burgers"):
         get_task("pdebench/burgers").prepare(raw=tmp_path, out=tmp_path / "other")
 

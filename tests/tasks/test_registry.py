@@ -21,6 +21,7 @@ from orca_ray.tasks.augmentations import AUGMENTATIONS
 from orca_ray.tasks.losses import LOSSES
 from orca_ray.tasks.metrics import METRICS
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
+from orca_ray.tasks.scaling import input_statistics
 
 Array = npt.NDArray[Any]
 
@@ -106,6 +107,12 @@ class TestEveryPackagedTask:
         assert abs(x.mean()) < 1e-4
         # Padding is zero after standardisation, which lowers the deviation.
         assert x[x != 0].std() == pytest.approx(1, abs=0.02)
+
+    def test_its_declared_scale_is_what_its_arrays_have(self, name: str) -> None:
+        task, arrays = get_task(name), _built(name)
+        assert task.input_scale == "standardised"
+        assert input_statistics(arrays["train_x"], "measured") is None
+        assert ("y_mean" in arrays) == (task.target_scale == "units")
 
     def test_every_class_is_in_every_split_and_targets_can_be_decoded(self, name: str) -> None:
         task, arrays = get_task(name), _built(name)

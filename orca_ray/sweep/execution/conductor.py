@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orca_ray.errors import UserError
-from orca_ray.methods.progress import Progress
+from orca_ray.methods.reports import Progress
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.events import (

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from pydantic import ConfigDict, TypeAdapter
 
-from orca_ray.methods.progress import Outcome, Progress
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.planning.trial import TrialSpec
 

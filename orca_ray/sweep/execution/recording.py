@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orca_ray
-from orca_ray.methods.progress import Outcome, Progress
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.spec import SweepSpec

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
-from orca_ray.methods.progress import Outcome, Progress
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.planning.trial import TrialSpec
@@ -30,8 +30,6 @@ PAPER_NOTE = (
     "over chunks of its evaluation batch (what else differs: docs/decisions/0008-published-configurations.md)"
 )
 """Note in the record of every trial under that protocol."""
-
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 class TrialRunner:
@@ -199,15 +197,11 @@ def _read(path: Path) -> TrialReport | None:
 
 def classify(error: Exception) -> Status:
     """Return the status of a trial that ended with this exception."""
-    import torch
-
-    from orca_ray.training.errors import NotFiniteError
+    from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 
     if isinstance(error, NotFiniteError):
         return Status.FAILED_NAN
-    # The CPU allocator raises a plain RuntimeError, and so do some CUDA libraries.
-    exhausted = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-    if exhausted or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if is_out_of_memory(error):
         return Status.FAILED_OOM
     return Status.FAILED_USER
 

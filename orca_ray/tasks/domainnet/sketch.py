@@ -126,6 +126,7 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
+    input_scale="units",
     num_samples=(4984, 553, 2399),
     licence="none; fair use for research as its authors state it",
     citation="Peng et al., Moment matching for multi-source domain adaptation, ICCV 2019; "

@@ -36,6 +36,8 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
         target=Target("scalar"),
         loss="mse",
         metric="one_minus_r2",
+        input_scale="units",
+        target_scale="units",
         num_samples=None,  # of files that only the user has
         licence="not stated; the arrays are derived from public screens",
         citation=f"{citation}; Kuenzi et al., DrugCell, Cancer Cell, 2020",

@@ -97,6 +97,7 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
+    input_scale="standardised",
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0 (as NAS-Bench-360 states; the authors of CIFAR name none)",
     citation=f"Krizhevsky, Learning multiple layers of features from tiny images, 2009; {BENCHMARK_PAPER}",

@@ -167,6 +167,7 @@ TASK = Task(
     loss="masked_bce",
     metric="cosmic_one_minus_auroc",
     paper_metric="cosmic_one_minus_auroc_thresholded",
+    input_scale="units",
     num_samples=(4410, 420, 420),  # of 5250
     licence="open data (as NAS-Bench-360 states it, which names no licence)",
     citation="Zhang and Bloom, deepCR: cosmic ray rejection with deep learning, ApJ, 2020; Kwon, Zhang and Bloom, "

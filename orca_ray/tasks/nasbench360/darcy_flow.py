@@ -103,6 +103,8 @@ TASK = Task(
     target=Target("dense", shape=(SIDE, SIDE)),
     loss="relative_l2",
     metric="relative_l2",
+    input_scale="units",
+    target_scale="units",
     num_samples=NUM_SAMPLES,
     licence="MIT (as NAS-Bench-360 states)",
     citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021; "

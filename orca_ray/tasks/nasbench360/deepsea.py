@@ -78,6 +78,7 @@ TASK = Task(
     target=Target("labels", size=NUM_LABELS),
     loss="bce_pos4",
     metric="one_minus_auroc",
+    input_scale="units",
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0 (as NAS-Bench-360 states)",
     citation="Zhou and Troyanskaya, Predicting effects of noncoding variants with deep learning-based sequence model, "

@@ -127,6 +127,7 @@ TASK = Task(
     target=Target("classes", size=len(CLASSES)),
     loss="cross_entropy",
     metric="one_minus_macro_f1",
+    input_scale="standardised",
     num_samples=(260_000, 33_000, 33_000),  # windows, as the benchmark says; only the records tell exactly
     licence="ODC-BY-1.0",
     citation="Clifford et al., AF classification from a short single lead ECG recording: the PhysioNet/Computing in "

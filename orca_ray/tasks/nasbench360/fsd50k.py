@@ -148,6 +148,7 @@ TASK = Task(
     target=Target("labels", size=NUM_LABELS),
     loss="bce_pos10",
     metric="one_minus_map",
+    input_scale="units",
     # Clips of train; of the 4,170 and 10,231 of validation and test all chunks, one every half second: roughly.
     num_samples=(36_796, 73_000, 205_000),
     licence="CC-BY-4.0 as a whole; each clip its own: CC0, CC-BY, CC-BY-NC or CC Sampling+",

@@ -66,6 +66,7 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
+    input_scale="units",
     num_samples=NUM_SAMPLES,
     licence="GPL (as NAS-Bench-360 states)",
     citation="Petitjean, Inglada and Gançarski, Satellite image time series analysis under time warping, IEEE TGRS "

@@ -67,6 +67,7 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
     metric="error",
+    input_scale="units",
     num_samples=NUM_SAMPLES,
     licence="CC-BY-SA (as NAS-Bench-360 states)",
     citation=f"Cohen, Geiger, Köhler and Welling, Spherical CNNs, ICLR 2018; {BENCHMARK_PAPER}",

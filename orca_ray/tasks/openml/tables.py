@@ -118,6 +118,7 @@ def _task(dataset_id: int, title: str) -> Task:
         target=Target("classes", size=0),
         loss="weighted_cross_entropy",
         metric="one_minus_auroc",
+        input_scale="measured",
         num_samples=None,
         licence="the table's own, named in its description on OpenML",
         terms="OpenML asks to cite the source that a table's description names.",

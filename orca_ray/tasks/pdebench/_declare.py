@@ -1,6 +1,6 @@
 """Tasks of PDEBench from what is special to each, twice over: for downloaded files and for generated ones.
 
-A file made by ``orca-sweep data generate`` says so in the attribute `MARK` of its root: its settings, a JSON object.
+A file made by ``orca-sweep data generate`` says so in the attribute `MARK` of its root, a JSON object of settings.
 Files with it belong to ``pdebench_generated``, files without to ``pdebench``, so that scores never share a board.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from orca_ray.data import readers
+from orca_ray.data.pdebench_files import FILES, MARK
 from orca_ray.data.raw import RawFile, refuse_missing
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
@@ -18,13 +19,9 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._layouts import Hdf5
 from orca_ray.tasks.pdebench._reading import Reading
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import Arrays, Scale, Task
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
-MARK = "orca_ray_generated"
-
-"""Default body by the number of axes of space."""
-
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
 _CITATION = (
     "Takamoto, Praditia, Leiteritz, MacKinlay, Alesiani, Pflüger and Niepert, "
@@ -38,7 +35,6 @@ class Problem:
 
     name: str
     title: str
-    file: str
     datafile: int
     """Id of the file in the data repository of the University of Stuttgart."""
     md5: str
@@ -47,9 +43,16 @@ class Problem:
     num_samples: tuple[int, int, int]
     """Of train, validation and test, in the published file."""
     loss: Literal["nrmse", "rmse"]
+    input_scale: Scale = "units"
+    target_scale: Scale = "units"
     reading: Reading
     paper_splits: bool = False
     """Whether the protocol ``paper`` has another target frame for test, or statistics that know our validation."""
+
+    @property
+    def file(self) -> str:
+        """PDEBench's name of the file."""
+        return FILES[self.name]
 
 
 def downloaded(problem: Problem) -> Task:
@@ -100,6 +103,8 @@ def _task(
         target=Target("dense", shape=reading.shape),
         loss=problem.loss,
         metric="nrmse",
+        input_scale=problem.input_scale,
+        target_scale=problem.target_scale,
         num_samples=num_samples,
         licence="CC-BY-4.0" if benchmark == DOWNLOADED else "none (made by orca-ray on the user's machine)",
         terms="Asks to be cited." if benchmark == DOWNLOADED else "",

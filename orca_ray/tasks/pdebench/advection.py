@@ -9,12 +9,13 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="advection",
     title="Advection, speed 0.4",
-    file="1D_Advection_Sols_beta0.4.hdf5",
     datafile=255674,
     md5="d595bbfd2c659df995a93cd40d6ea568",
     num_bytes=8_230_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
+    input_scale="standardised",  # waves around 0, deviation 0.8
+    target_scale="standardised",
     reading=Reading(
         layout=partial(Stacked, fields=("tensor",)),
         grid=(1024,),

@@ -9,12 +9,13 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="burgers",
     title="Burgers equation, viscosity 1.0",
-    file="1D_Burgers_Sols_Nu1.0.hdf5",
     datafile=281365,
     md5="9021eba35332d127306f11ef84c1a60f",
     num_bytes=8_230_000_000,
     num_samples=(8000, 1000, 1000),
     loss="rmse",
+    input_scale="standardised",  # waves around 0, deviation 0.8
+    target_scale="standardised",
     reading=Reading(
         layout=partial(Stacked, fields=("tensor",)),
         grid=(1024,),

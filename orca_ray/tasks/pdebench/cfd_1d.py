@@ -13,12 +13,13 @@ from orca_ray.tasks.pdebench._reading import Reading, by_inputs
 PROBLEM = Problem(
     name="cfd_1d",
     title="Compressible flow, 1-D",
-    file="1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
     datafile=164668,
     md5="45655bd77d006ab539c52b7fbcf099b9",
     num_bytes=12_410_000_000,
     num_samples=(8000, 1000, 1000),
     loss="rmse",
+    input_scale="standardised",
+    target_scale="standardised",
     reading=Reading(
         layout=partial(Stacked, fields=("density", "pressure", "Vx")),
         grid=(1024,),

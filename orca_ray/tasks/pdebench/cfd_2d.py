@@ -13,12 +13,13 @@ from orca_ray.tasks.pdebench._reading import Reading, by_frame
 PROBLEM = Problem(
     name="cfd_2d",
     title="Compressible flow, 2-D, 64×64",
-    file="2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
     datafile=164691,
     md5="75a34f34a3dcd9bc8ae4b7adf8bf372c",
     num_bytes=55_050_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
+    input_scale="standardised",
+    target_scale="standardised",
     reading=Reading(
         layout=partial(Stacked, fields=("density", "pressure", "Vx", "Vy")),
         grid=(128, 128),

@@ -7,7 +7,6 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="darcy",
     title="Darcy flow, 64×64",
-    file="2D_DarcyFlow_beta0.1_Train.hdf5",
     datafile=133218,
     md5="294f9a03a4aa16b0e386469ca8b471be",
     num_bytes=1_310_000_000,

@@ -9,7 +9,6 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="diffusion_reaction_1d",
     title="Diffusion and reaction, 1-D",
-    file="ReacDiff_Nu0.5_Rho1.0.hdf5",
     datafile=133177,
     md5="69a429239778d529cd419ed5888ea835",
     num_bytes=4_140_000_000,

@@ -13,12 +13,12 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="diffusion_reaction_2d",
     title="Diffusion and reaction, 2-D",
-    file="2D_diff-react_NA_NA.h5",
     datafile=133017,
     md5="b8d0b86064193195ddc30c33be5dc949",
     num_bytes=13_240_000_000,
     num_samples=(800, 100, 100),
     loss="nrmse",
+    input_scale="standardised",  # normal noise
     reading=Reading(
         layout=partial(Seeds, channels=2),
         grid=(128, 128),

@@ -9,7 +9,6 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="diffusion_sorption",
     title="Diffusion and sorption",
-    file="1D_diff-sorp_NA_NA.h5",
     datafile=133020,
     md5="9d466d1213065619d087319e16d9a938",
     num_bytes=4_140_000_000,

@@ -9,7 +9,6 @@ from orca_ray.tasks.pdebench._reading import Reading
 PROBLEM = Problem(
     name="shallow_water",
     title="Shallow water, radial dam break",
-    file="2D_rdb_NA_NA.h5",
     datafile=133021,
     md5="75d838c47aa410694bdc912ea7f22282",
     num_bytes=6_620_000_000,

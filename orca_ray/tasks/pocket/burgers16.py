@@ -30,6 +30,8 @@ TASK = Task(
     target=Target("dense", shape=(16,)),
     loss="nrmse",
     metric="nrmse",
+    input_scale="standardised",
+    target_scale="units",
     body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause",

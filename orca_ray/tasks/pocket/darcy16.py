@@ -29,6 +29,8 @@ TASK = Task(
     target=Target("dense", shape=(16, 16)),
     loss="relative_l2",
     metric="relative_l2",
+    input_scale="standardised",
+    target_scale="units",
     body=PACKAGED_BODIES["image"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause",

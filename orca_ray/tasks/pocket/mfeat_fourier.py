@@ -43,6 +43,7 @@ TASK = Task(
     target=Target("classes", size=10),
     loss="cross_entropy",
     metric="error",
+    input_scale="standardised",
     body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0",

@@ -30,6 +30,7 @@ TASK = Task(
     target=Target("classes", size=6),
     loss="cross_entropy",
     metric="error",
+    input_scale="standardised",
     body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause (aeon); the UCR archive asks to be cited",

@@ -30,6 +30,7 @@ TASK = Task(
     target=Target("classes", size=2),
     loss="cross_entropy",
     metric="one_minus_auroc",
+    input_scale="standardised",
     body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0",

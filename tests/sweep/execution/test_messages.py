@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.methods.progress import Outcome, Progress
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.messages import Assignment, TrialReport, Worker
 from orca_ray.sweep.planning.space import Scalar

@@ -1,4 +1,4 @@
-"""What an adaptation reports: after every epoch, and in the end."""
+"""Reports of an adaptation: progress after each epoch, and the outcome."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ Stage = Literal["align", "refine", "done"]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What one `Adaptation.step` did."""
+    """Progress of a trial after one `Adaptation.step`."""
 
     stage: Stage
     epoch: int
     """Epoch of the stage, from 1."""
     epochs: int
-    """Epochs of the stage."""
+    """Number of epochs of the stage."""
     loss: float | None = None
     distance: float | None = None
     validation_score: float | None = None
@@ -24,42 +24,42 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an adaptation has come to, so far or in the end; scores are lower is better."""
+    """Result of an adaptation, intermediate or final; scores are lower is better."""
 
     validation_score: float | None = None
-    """Best validation score; that of ``best_epoch``."""
+    """Best validation score, that of ``best_epoch``."""
     test_score: float | None = None
-    """Of the best epoch's weights; None unless the trial may read test and is done."""
+    """Test score of the best epoch's weights; None unless the trial may read test and is done."""
     best_epoch: int | None = None
     epochs: int = 0
     """Refine epochs run."""
     distance_before: float | None = None
     distance_after: float | None = None
     align_epochs: int = 0
-    """Align epochs run, or taken over from a trial with the same alignment."""
+    """Align epochs run or replayed."""
     align_plateaued: bool = False
-    """Whether aligning was shorter than its epochs, for the distance no longer fell."""
+    """Whether aligning stopped early because the distance no longer decreased."""
     align_reused: bool = False
-    """Whether the aligned embedder came from another trial's alignment."""
+    """Whether the aligned embedder was replayed from another trial's alignment."""
     notes: str | None = None
     """Fallbacks taken, one sentence each, joined by "; ": a class left out, a solver stopped before its tolerance."""
     precision: str | None = None
-    """Of the forward pass in refining: float32, tf32 or bfloat16; None before the first refine epoch."""
+    """Precision of the refine stage: float32, tf32 or bfloat16; None before its first epoch."""
     micro_batch: int | None = None
-    """Samples of one forward pass in refining."""
+    """Samples per forward pass in the refine stage."""
     samples_per_second: float | None = None
-    """Training samples through forward and backward pass, over all refine epochs."""
+    """Training samples per second of forward and backward pass, over all refine epochs."""
     tokens_per_second: float | None = None
-    """Samples a second times the tokens of one at the body's entrance."""
+    """Samples per second times the tokens of a sample at the input of the body."""
     model_flop_utilisation: float | None = None
-    """Share of the device's peak rate that the model's own operations make up; None where the peak is unknown."""
+    """Operations of the model per second relative to the device's peak; None if the peak is unknown."""
     num_parameters: int = 0
     num_trainable: int = 0
-    """Numbers that refining trains."""
+    """Number of parameters that the refine stage trains."""
     align_seconds: float = 0.0
     refine_seconds: float = 0.0
-    """Training only."""
+    """Duration of training alone."""
     evaluate_seconds: float = 0.0
-    """Validation of every epoch, and test."""
+    """Duration of all validations and of test."""
     peak_memory_mib: float | None = None
-    """CUDA: most memory allocated; CPU: largest resident size of the process seen at the end of an epoch."""
+    """CUDA: maximum memory allocated; CPU: largest resident size of the process at the end of an epoch."""

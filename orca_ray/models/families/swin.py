@@ -1,0 +1,94 @@
+"""Swin of transformers: a hierarchical vision transformer with shifted windows."""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from orca_ray.errors import UserError
+from orca_ray.models.body import Body, Layout, Stem
+from orca_ray.models.families.vit import hugging_face_stem
+from orca_ray.models.family import Family
+
+
+class SwinBody(Body):
+    """Hierarchical Swin, [B, gh * gw, D] -> [B, S, 8 D for four stages]; each stage but the last halves the grid."""
+
+    modality = "image"
+
+    def __init__(self, model: Any, max_tokens: int | None) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.final_norm = model.layernorm
+        self.width = int(model.config.embed_dim)
+        self.feature_width = int(model.num_features)
+        self.max_tokens = max_tokens
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the last hidden state after the final norm."""
+        assert grid is not None, "Swin needs the grid of its tokens"
+        # always_partition: the model would otherwise overwrite its window size with the smallest grid it has seen,
+        # and fail on windows smaller than its bias table; fit_grid does that part properly.
+        features: Tensor = self.encoder(tokens_BTD, grid, always_partition=True).last_hidden_state
+        normed: Tensor = self.final_norm(features)
+        return normed
+
+    def feature_layout(self, layout: Layout) -> Layout:
+        """The grid after all patch mergings (odd sides are padded, so halves round up)."""
+        halvings = len(self.encoder.layers) - 1
+        return tuple(math.ceil(side / 2**halvings) for side in layout)
+
+    def fit_grid(self, grid: tuple[int, int]) -> None:
+        """Shrink windows larger than their stage's grid, keeping the biases of the offsets that still occur.
+
+        A window that covers the whole grid is not shifted (Liu et al. 2021, as in both libraries).
+        """
+        for stage in self.encoder.layers:
+            for block in stage.blocks:
+                if min(grid) <= block.window_size:
+                    block.shift_size = 0
+                    _shrink_window(block, min(grid))
+            if stage.downsample is not None:
+                grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+
+
+def _shrink_window(block: Any, window: int) -> None:
+    """Cut a Swin block's relative position table down to offsets within ``window``."""
+    bias = block.attention.relative_position_bias
+    old = int(bias.window_size[0])
+    if window == old:
+        return
+    table = bias.relative_position_bias_table.detach()
+    square = table.view(2 * old - 1, 2 * old - 1, -1)
+    kept = square[old - window : old + window - 1, old - window : old + window - 1]
+    smaller = type(bias)(table.shape[1], (window, window))
+    smaller.relative_position_bias_table = nn.Parameter(kept.reshape(-1, table.shape[1]).clone())
+    block.attention.relative_position_bias = smaller.to(table.device)
+    block.window_size = window
+
+
+def cut_swin(model: Any) -> tuple[Body, Stem]:
+    """Cut a Swin into body and stem; ``model`` is used up."""
+    stem = hugging_face_stem(model)
+    if not hasattr(model.encoder.layers[0], "blocks"):
+        raise UserError(f"cannot use a {type(model).__name__} as a body: of the hierarchical ones Swin is supported")
+    max_tokens = None if stem.places is None else stem.places.shape[0] * stem.places.shape[1]
+    return SwinBody(model, max_tokens), stem
+
+
+def _is_hierarchical(config: Any) -> bool:
+    return hasattr(config, "image_size") and hasattr(config, "patch_size") and hasattr(config, "depths")
+
+
+def _set_depths(config: Any, depths: list[int]) -> None:
+    config.depths = depths
+
+
+FAMILY = Family(
+    name="Swin",
+    modality="image",
+    resembles=_is_hierarchical,
+    depths=lambda config: config.depths,
+    set_depths=_set_depths,
+    cut=cut_swin,
+)

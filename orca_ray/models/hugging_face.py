@@ -1,0 +1,277 @@
+"""Bodies from transformers: configurations and weights of local directories and of the hub, none of whose code runs.
+
+Everything that a stranger's file declares is checked before it is built: a configuration against the layers and the
+memory that it would take, weights against the size of their file.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orca_ray.errors import UserError, nearest
+from orca_ray.models.body import seeded
+from orca_ray.models.family import Family, family_of
+from orca_ray.models.names import PACKAGED, list_bodies, refuse_misspelt_body
+from orca_ray.models.packaged import body_directory
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Files that weights are read from, the first that exists."""
+_MOST_JSON_BYTES = 2**22  # labels of ImageNet-22k take 1.5 MB
+_MOST_LAYERS = 1000
+_ATTENTION = (None, "eager", "sdpa")
+"""Implementations of attention that come with transformers and torch; others are fetched from the hub as code."""
+
+
+def read_config(base: str) -> Any:
+    """Return the configuration of a packaged body, a local directory or a hub name.
+
+    Raises UserError when there is none, it cannot be read, or it asks for code of its own.
+    """
+    from transformers import AutoConfig
+
+    if base in PACKAGED:
+        values = dict(PACKAGED[base].config)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    refuse_misspelt_body(base)
+    if Path(base).is_dir():
+        _refuse_code(base, _read_json(base, Path(base) / "config.json", "configuration"))
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except Exception as error:  # transformers and huggingface_hub raise many kinds, none documented
+        raise _no_config(base, error) from error
+    _refuse_code(base, vars(config))
+    if getattr(config, "_attn_implementation", None) not in _ATTENTION:
+        raise UserError(
+            f"body {base!r} asks for the attention {config._attn_implementation!r} in its config.json, code from the "
+            "hub, which never runs: allowed are 'eager' and 'sdpa', or none"
+        )
+    return config
+
+
+def check_config(base: str, config: Any) -> Family:
+    """Return the family of a configuration; raises UserError when it has none, or declares a body too large to build.
+
+    The model is built on torch's meta device, which allocates nothing.
+    """
+    from transformers import AutoModel
+
+    family = family_of(config)
+    try:
+        depths = family.depths(config)
+        too_deep = len(depths) > _MOST_LAYERS or not 1 <= sum(depths) <= _MOST_LAYERS
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"the configuration of body {base!r} has no number of layers ({cause(error)})") from error
+    if too_deep:
+        raise UserError(f"body {base!r} declares {sum(depths)} layers: 1 to {_MOST_LAYERS} are allowed")
+    try:
+        with seeded(0), torch.device("meta"), quiet_transformers():
+            model = AutoModel.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever a model's constructor raises for numbers that do not fit
+        raise UserError(f"cannot build body {base!r} from its configuration: {cause(error)}") from error
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    stored, memory = sum(path.stat().st_size for path in weight_files(base)), _memory_bytes()
+    if 4 * num_parameters > memory:
+        raise UserError(
+            f"body {base!r} declares {num_parameters:,} parameters, {4 * num_parameters / 2**30:,.1f} GiB, and this "
+            f"machine has {memory / 2**30:,.1f} GiB of memory: use a smaller body"
+        )
+    if stored and num_parameters > 2 * stored:
+        raise UserError(
+            f"body {base!r} declares {num_parameters:,} parameters, and its weights are only {stored:,} bytes: its "
+            "config.json belongs to another body, or the weights are damaged"
+        )
+    return family
+
+
+def weight_files(base: str) -> list[Path]:
+    """Return the files with the weights that are on this machine: of a directory, or of a hub name in its cache.
+
+    Raises UserError for an index that cannot be read.
+    """
+    for name in WEIGHT_FILES:
+        path = _local_file(base, name)
+        if path is not None and path.suffix == ".json":
+            shards = _read_json(base, path, "index of weights").get("weight_map")
+            names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else [""]
+            files = {each: _local_file(base, each) for each in names if each == Path(each).name}
+            if absent := [each for each in names if files.get(each) is None]:
+                raise UserError(
+                    f"cannot read the weights of body {base!r}: {path} lists the file {absent[0]!r}, which is not in "
+                    "the same directory; get the missing files"
+                )
+            return [file for file in files.values() if file is not None]
+        if path is not None:
+            return [path]
+    return []
+
+
+def check_weights(base: str) -> None:
+    """Raise UserError where weights on this machine cannot be read; reads their headers only.
+
+    The weights of a hub name that are not there yet pass.
+    """
+    paths = weight_files(base)
+    if not paths and Path(base).is_dir():
+        raise UserError(
+            f"cannot read the weights of body {base!r}: the directory has none of {', '.join(WEIGHT_FILES)}; save the "
+            "model with save_pretrained"
+        )
+    for path in paths:
+        (_check_safetensors if path.suffix == ".safetensors" else _check_pickle)(base, path)
+
+
+def read_weights(base: str, config: Any) -> Any:
+    """Return the pretrained model; raises UserError for weights that cannot be read or do not fit the configuration."""
+    from transformers import AutoModel
+
+    source: Any = base
+    if base in PACKAGED:
+        source = body_directory(PACKAGED[base])
+    else:
+        check_weights(base)
+    try:
+        model, report = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    except Exception as error:  # safetensors, OS and hub errors alike
+        raise UserError(f"cannot read the weights of body {base!r}: {cause(error)}") from error
+    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+    mismatched = [str(key) for key in report["mismatched_keys"]]
+    if missing or mismatched:
+        wrong = sorted(missing + mismatched)
+        raise UserError(
+            f"the weights of body {base!r} do not fit its configuration: {len(wrong)} tensors are missing or have "
+            f"another shape, e.g. {wrong[0]}. A body with random parts is never called pretrained."
+        )
+    return model
+
+
+def cause(error: Exception) -> str:
+    """Return the first line of an error's message, without advice to switch a safety off."""
+    lines = str(error).strip().splitlines()
+    if not lines or any(option in lines[0] for option in ("trust_remote_code", "weights_only", "Weights only")):
+        return type(error).__name__
+    return lines[0]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence progress bars and warnings about layers and heads that are left out on purpose."""
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _local_file(base: str, name: str) -> Path | None:
+    """Return a regular file of a body, of a hub name if it is in the hub's cache."""
+    if Path(base).is_dir():
+        path = Path(base) / name
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(base, name)
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _read_json(base: str, path: Path, what: str) -> dict[str, Any]:
+    start = f"cannot read a Hugging Face {what} in {base}"
+    if not path.is_file():
+        raise UserError(f"{start}: it has no file {path.name}; give a directory with config.json and model.safetensors")
+    if (size := path.stat().st_size) > _MOST_JSON_BYTES:
+        raise UserError(f"{start}: {path.name} has {size:,} bytes, at most {_MOST_JSON_BYTES:,} are read")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{start}: {path.name} is not JSON ({cause(error)}); save the model again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{start}: {path.name} holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def _refuse_code(base: str, config: dict[str, Any]) -> None:
+    if config.get("auto_map"):
+        raise UserError(
+            f"body {base!r} comes with Python code of its own (auto_map in its config.json), which never runs: use a "
+            "body whose class is part of transformers; if this one's is, remove auto_map from a local copy"
+        )
+
+
+def _no_config(base: str, error: Exception) -> UserError:
+    """Return the error for a configuration that transformers could not get or read, and what to do about it."""
+    if Path(base).is_dir():
+        return UserError(
+            f"cannot read a Hugging Face configuration in {base}: {cause(error)}. Its model_type and values must be "
+            "those of a class that is part of transformers."
+        )
+    known = nearest(base, [body.name for body in list_bodies()])
+    if known == base:
+        return UserError(
+            f"body {base!r} comes from a model hub, which did not provide it ({cause(error)}): run "
+            f"'orca-sweep bodies --fetch {base}' where there is a network and take $HF_HOME along, or name another "
+            "body (--body minilm-l6, for images vit-s14)"
+        )
+    question = f" Did you mean {known!r}?" if known else ""
+    return UserError(
+        f"unknown body {base!r}: neither packaged ({', '.join(PACKAGED)}) nor a local directory, and the hub did "
+        f"not provide it ({cause(error)}).{question} Without a hub, give the path of a directory with "
+        "config.json and model.safetensors."
+    )
+
+
+def _check_safetensors(base: str, path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            num_values = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"cannot read the weights of body {base!r}: {path} is damaged ({cause(error)}); get the file again"
+        ) from error
+    if not num_values:
+        raise UserError(f"cannot read the weights of body {base!r}: {path} holds no tensors; get the file again")
+
+
+def _check_pickle(base: str, path: Path) -> None:
+    """Unpickle tensors on the meta device, so that no data is read; nothing but tensors is ever unpickled."""
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError … for damage
+        raise UserError(
+            f"cannot read the weights of body {base!r}: {path} is damaged or holds objects other than tensors, which "
+            f"are never unpickled ({type(error).__name__}); get the file again, or save it as model.safetensors"
+        ) from error
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"cannot read the weights of body {base!r}: {path} holds no named tensors; get the file again")
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,203 @@
+"""Bodies that are broken, or were made to do harm, are refused before anything is built, in our words."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orca_ray.errors import UserError
+from orca_ray.models.weights import body_modality, check_body, load_body
+from tests.models.conftest import TinyDirectory
+
+pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodies")
+
+
+@pytest.fixture
+def copied(tiny: TinyDirectory, tmp_path: Path) -> Path:
+    """A copy of a tiny model's directory, to be damaged."""
+    return Path(shutil.copytree(tiny("bert"), tmp_path / "copy"))
+
+
+def configure(directory: Path, **values: Any) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refused(directory: Path, message: str, *, pretrained: bool = True) -> None:
+    """Both the check at plan time and loading refuse a body, in bounded time."""
+    started = time.perf_counter()
+    for reader in (check_body, load_body):
+        with pytest.raises(UserError, match=message) as caught:
+            reader(str(directory), pretrained=pretrained)
+        told = str(caught.value)
+        assert not any(word in told for word in ("trust_remote_code", "weights_only", "Traceback"))
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "vit", "swin", "modernbert"])
+def test_sound_bodies_pass(kind: str, tiny: TinyDirectory) -> None:
+    check_body(str(tiny(kind)))
+    check_body(f"{tiny(kind)}:layers=2")
+    check_body(str(tiny(kind)), pretrained=False)
+
+
+def test_packaged_bodies_pass_and_misspelt_ones_do_not() -> None:
+    check_body("minilm-l6:layers=4")
+    check_body("timm:vit_tiny_patch16_224")
+    for name in ("minilm-l5", "minilm-l6:layers=7", "timm:vit_smal_patch16_224"):
+        with pytest.raises(UserError, match=r"layers|Did you mean"):
+            check_body(name)
+
+
+@pytest.mark.parametrize("auto", ["AutoConfig", "AutoModel"])
+@pytest.mark.parametrize("model_type", ["bert", "evil"])
+def test_code_of_a_body_never_runs_and_nothing_asks(
+    auto: str, model_type: str, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harm = tmp_path / "harm"
+    (copied / "evil.py").write_text(f"open({str(harm)!r}, 'w')\nclass Evil: pass\n")
+    configure(copied, auto_map={auto: "evil.Evil"}, model_type=model_type)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 100))
+    refused(copied, r"auto_map in its config.json\), which never runs")
+    with pytest.raises(UserError, match="which never runs"):
+        body_modality(str(copied))
+    assert sys.stdin.read() == "y\n" * 100
+    assert not harm.exists()
+
+
+def test_attention_from_the_hub_is_refused(copied: Path) -> None:
+    configure(copied, attn_implementation="someone/kernels")
+    refused(copied, "asks for the attention 'someone/kernels'.*'eager' and 'sdpa'")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**6}, "declares 1000000 layers: 1 to 1000 are allowed"),
+        ({"num_hidden_layers": 10**40}, "layers|configuration"),
+        ({"num_hidden_layers": -1}, "layers|configuration"),
+        ({"num_hidden_layers": "many"}, "layers|configuration"),
+        ({"hidden_size": 2 * 10**6}, "declares .* parameters"),
+        ({"vocab_size": 10**11}, "declares .* parameters.* memory"),
+        ({"vocab_size": 10**5}, "declares .* parameters, and its weights are only"),
+        ({"intermediate_size": 10**12}, "declares .* parameters|cannot build"),
+        ({"max_position_embeddings": 10**12}, "declares .* parameters|cannot build"),
+        ({"hidden_size": -8}, "cannot build|configuration"),
+        ({"num_attention_heads": 0}, "cannot build|configuration"),
+    ],
+)
+def test_sizes_out_of_proportion_are_refused(values: dict[str, Any], message: str, copied: Path) -> None:
+    configure(copied, **values)
+    refused(copied, message)
+
+
+def test_sizes_without_weights_are_held_to_the_memory(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    configure(copied, vocab_size=10**11)
+    refused(copied, "declares .* parameters.* memory", pretrained=False)
+
+
+@pytest.mark.parametrize(
+    "depths", [[1] * 10**4, [0] * 10**4, [10**6, 2], [2, "many"]], ids=["many", "empty ones", "deep", "words"]
+)
+def test_stages_out_of_proportion_are_refused(depths: list[Any], tiny: TinyDirectory, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(tiny("swin"), tmp_path / "copy"))
+    configure(copied, depths=depths, num_heads=[1] * len(depths))
+    refused(copied, "declares 1?0+2? layers|configuration")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1, 2]", b"\xff\xfe", b"[" * 10**6, b'{"a":' * 10**5, b"9" * 10**5, b"null"],
+    ids=["empty", "cut off", "a list", "no text", "deep lists", "deep objects", "a long number", "null"],
+)
+def test_a_configuration_that_is_no_json_object_is_refused(content: bytes, copied: Path) -> None:
+    (copied / "config.json").write_bytes(content)
+    refused(copied, r"cannot read a Hugging Face configuration in .*copy: config.json (is not JSON|holds a)")
+
+
+def test_a_huge_configuration_is_refused(copied: Path) -> None:
+    (copied / "config.json").write_bytes(b" " * (2**22 + 1))
+    refused(copied, "has 4,194,305 bytes, at most 4,194,304 are read")
+
+
+def test_a_configuration_that_is_no_file_is_refused(copied: Path) -> None:
+    (copied / "config.json").unlink()
+    os.mkfifo(copied / "config.json")
+    refused(copied, "it has no file config.json; give a directory with")
+
+
+def test_an_unknown_class_is_refused(copied: Path) -> None:
+    configure(copied, model_type="nobody-knows")
+    refused(copied, "cannot read a Hugging Face configuration in .*model_type")
+
+
+def test_missing_weights_are_refused(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    refused(copied, "the directory has none of model.safetensors, .*; save the model with save_pretrained")
+    check_body(str(copied), pretrained=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage" * 1000, b"\xff" * 64, (10**8).to_bytes(8, "little") + b"{", b"\x02" + bytes(7) + b"{}"],
+    ids=["empty", "garbage", "a huge header", "a header cut off", "no tensors"],
+)
+def test_garbage_in_place_of_weights_is_refused(content: bytes, copied: Path) -> None:
+    (copied / "model.safetensors").write_bytes(content)
+    refused(copied, "cannot read the weights of body .*model.safetensors (is damaged|holds no)|its weights are only")
+
+
+def test_weights_that_are_cut_off_are_refused_at_plan_time(copied: Path) -> None:
+    path = copied / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(copied, "cannot read the weights of body .*model.safetensors is damaged.*get the file again")
+
+
+class _Harm:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+def test_no_object_of_a_pickle_is_made(copied: Path, tmp_path: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    harm = tmp_path / "harm"
+    path = copied / "pytorch_model.bin"
+    torch.save({"harm": _Harm(harm)}, path)
+    configure(copied, vocab_size=2)
+    for _ in range(2):
+        refused(copied, "pytorch_model.bin is damaged or holds objects other than tensors|its weights are only")
+        assert not harm.exists()
+        path.write_bytes(pickle.dumps({"harm": _Harm(harm), "space": bytes(10**5)}))
+
+
+def test_tensors_in_a_pickle_are_read(tiny: TinyDirectory, copied: Path) -> None:
+    from safetensors.torch import load_file
+
+    state = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    for legacy in (False, True):
+        torch.save(state, copied / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+        check_body(str(copied))
+    expected = load_body(str(tiny("bert"))).body.state_dict()
+    loaded = load_body(str(copied)).body.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize("shard", ["absent.safetensors", "../copy/model.safetensors", "/etc/passwd", 7])
+def test_an_index_names_files_of_its_own_directory(shard: Any, copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "renamed.safetensors")
+    index = {"metadata": {}, "weight_map": {"embeddings": shard}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(copied, "which is not in the same directory; get the missing files")

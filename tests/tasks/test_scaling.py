@@ -1,0 +1,57 @@
+"""The scale that a task declares decides what is taken out of its inputs and targets."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from orca_ray.data.prepared import Split
+from orca_ray.data.target import Target
+from orca_ray.tasks.scaling import input_statistics, with_target_statistics
+from tests.methods.tiny_trials import make_data, make_task
+
+DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
+
+
+def test_standardised_inputs_are_left_alone() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32)
+    assert input_statistics(x, "measured") is None
+    x[:, :, 5:] = 0  # padding
+    assert input_statistics(x, "measured") is None
+
+
+def test_the_declaration_decides() -> None:
+    """A sample of few rows may look standardised, or not, by chance: declared scales do not depend on it."""
+    x = np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32)
+    assert input_statistics(x, "units") is not None
+    assert input_statistics(x * 100 + 7, "standardised") is None
+    assert input_statistics(x * 100 + 7, "measured") is not None
+    data = replace(make_data(DENSE), y_mean=None, y_std=None)
+    near = replace(data, splits={name: Split(s.x, np.asarray(s.y) / 40) for name, s in data.splits.items()})
+    assert with_target_statistics(replace(DENSE, target_scale="standardised"), near) is near
+    assert with_target_statistics(replace(DENSE, target_scale="units"), near).y_std == pytest.approx(
+        near.train.y.std(), rel=1e-3
+    )
+
+
+def test_statistics_are_each_channels_own() -> None:
+    x = np.random.default_rng(0).normal(size=(4000, 3, 9))
+    x = (x * np.array([1, 10, 0])[:, None] + np.array([5, -3, 7])[:, None]).astype(np.float32)
+    found = input_statistics(x, "measured")
+    assert found is not None
+    mean, deviation = found
+    assert mean.shape == deviation.shape == (3, 1)
+    np.testing.assert_allclose(mean[:, 0], [5, -3, 7], atol=0.5)
+    np.testing.assert_allclose(deviation[:, 0], [1, 10, 0.1 * x.std()], rtol=0.1)  # a constant channel is not blown up
+    assert input_statistics(x[:, :, :, None].repeat(2, axis=3), "units")[0].shape == (3, 1, 1)  # type: ignore[index]
+
+
+def test_targets_of_a_regression_get_statistics_where_they_need_them() -> None:
+    data = make_data(DENSE)
+    bare = replace(data, y_mean=None, y_std=None)
+    far = replace(bare, splits={name: Split(s.x, s.y * 3 + 40) for name, s in data.splits.items()})
+    found = with_target_statistics(DENSE, far)
+    assert found.y_mean == pytest.approx(far.train.y.mean(), rel=1e-3)
+    assert found.y_std == pytest.approx(far.train.y.std(), rel=1e-3)
+    assert with_target_statistics(DENSE, data) is data
+    assert with_target_statistics(replace(DENSE, loss="masked_bce"), far) is far
