@@ -101,11 +101,8 @@ def _failed(error: Exception) -> int:
         return fail(message, USER_ERROR) if message else USER_ERROR
     if type(error).__name__ == "Abort":
         return fail("interrupted", INTERRUPTED)
-    if isinstance(error, UserError):
-        logger.debug("user error", exc_info=error)
-        return fail(str(error), USER_ERROR)
-    if message := _missing_package(error) or _refused(error):
-        logger.debug("refused", exc_info=error)
+    if message := str(error) if isinstance(error, UserError) else _missing_package(error) or _refused(error):
+        logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
     logger.error("unexpected error", exc_info=error)
     if limit := _limit(error):

@@ -89,8 +89,7 @@ def show(
         _print(facts)
     try:
         if data is not None and not no_picture:
-            drawn = _draw_default(resolved, data) if picture is None else _draw(resolved, data, picture)
-            facts["picture"] = None if drawn is None else str(drawn)
+            facts["picture"] = _draw(resolved, data, picture)
     finally:
         if json:
             emit_json(facts)
@@ -98,19 +97,6 @@ def show(
             say(f"picture: {facts['picture']}")
     if data is None and not json:
         note(f"not prepared: after {command!r}, this command also shows counts, ranges and a picture")
-
-
-def _draw_default(task: "Task", data: "PreparedData") -> Path | None:
-    """Draw into the working directory, unless the file exists or cannot be written."""
-    path = Path(f"{task.short_name}.png")
-    if path.exists():
-        note(f"no picture drawn: {path} already exists; choose another file with --picture FILE.png")
-        return None
-    try:
-        return _draw(task, data, path)
-    except UserError as error:
-        note(f"no picture drawn: {error}")
-        return None
 
 
 def _check_picture(picture: Path) -> None:
@@ -121,19 +107,28 @@ def _check_picture(picture: Path) -> None:
         raise UserError(f"--picture {picture}: {picture.absolute().parent} is not a directory to write a file into")
 
 
-def _draw(task: "Task", data: "PreparedData", path: Path) -> Path:
+def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:
+    """Draw a picture and return its path. Unless ``picture`` is given, no file is replaced and errors are notes."""
     from orca_ray.cli.picture import draw
     from orca_ray.data.cache import disk_errors, replace_file
 
-    image = draw(task, data)
+    path = picture or Path(f"{task.short_name}.png")
+    if picture is None and path.exists():
+        note(f"no picture drawn: {path} already exists; choose another file with --picture FILE.png")
+        return None
     temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path.absolute().parent):
-        try:
-            image.save(temporary, format="PNG")
+    try:
+        with disk_errors(path.absolute().parent):
+            draw(task, data).save(temporary, format="PNG")
             replace_file(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
+    except UserError as error:
+        if picture is not None:
+            raise
+        note(f"no picture drawn: {error}")
+        return None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return str(path)
 
 
 def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
