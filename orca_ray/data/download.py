@@ -1,4 +1,4 @@
-"""Download of one file over HTTP, hashed on arrival and continued after a broken connection."""
+"""Download of one file over HTTP, continued after a broken connection."""
 
 import logging
 import random
@@ -89,10 +89,8 @@ class Download:
     def run(self) -> None:
         """Fetch the rest of the partial download until it is complete.
 
-        Raises:
-            Failed: the server has no such file, or all tries failed; what arrived is stored for a later call.
-            Stopped: ``stop`` was set.
-            UserError: the disk is full or not writable.
+        Raises Failed if the server has no such file or all tries failed (what arrived is stored for a later call),
+        Stopped if ``stop`` was set, and UserError if the disk is full or not writable.
         """
         from requests import Session
 
@@ -176,7 +174,7 @@ class Download:
                 if self.stop.is_set():
                     raise Stopped
                 stream.write(block)
-                part.digest.update(block)
+                part.size += len(block)
                 self.report(part.size, part.total)
         if part.total is not None and part.size != part.total:
             size, total = part.size, part.total

@@ -1,4 +1,4 @@
-"""Partial download: the bytes that have arrived, their running hash, and the file version that they belong to."""
+"""Partial download: the bytes that have arrived, and the file version that they belong to."""
 
 import contextlib
 import hashlib
@@ -6,48 +6,32 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 
-_BLOCK_BYTES = 1 << 20
 
+class Digest(NamedTuple):
+    """Hashes and size of a file."""
 
-class Digest:
-    """Running hashes and size of a file."""
-
-    def __init__(self, with_md5: bool) -> None:
-        """Start with no bytes; MD5 takes twice as long as SHA-256 and is "" where it is not requested."""
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
-        self.num_bytes = 0
-
-    def update(self, block: bytes) -> None:
-        """Add the next bytes."""
-        self._sha256.update(block)
-        if self._md5 is not None:
-            self._md5.update(block)
-        self.num_bytes += len(block)
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 in hexadecimal."""
-        return self._sha256.hexdigest()
-
-    @property
-    def md5(self) -> str:
-        """MD5 in hexadecimal."""
-        return "" if self._md5 is None else self._md5.hexdigest()
+    sha256: str
+    num_bytes: int
+    md5: str = ""
+    """"": not computed."""
 
 
 def hash_file(path: Path, *, with_md5: bool = False) -> Digest:
-    """Return the hashes and the size of a regular file."""
-    digest = Digest(with_md5)
+    """Return the hashes and the size of a regular file; MD5 takes twice as long as SHA-256."""
+    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
+    num_bytes = 0
     with cache.open_file(path) as stream, cache.read_errors(path):
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest
+        while block := stream.read(1 << 20):
+            num_bytes += len(block)
+            for each in hashes:
+                each.update(block)
+    sha256, *md5 = [each.hexdigest() for each in hashes]
+    return Digest(sha256, num_bytes, *md5)
 
 
 class PartialDownload:
@@ -57,30 +41,37 @@ class PartialDownload:
     process continues only the same version. Another URL continues it only if a known hash verifies the result.
     """
 
-    def __init__(self, target: Path, url: str, *, hash_known: bool, with_md5: bool) -> None:
-        """Load what an earlier process left of the file at ``url``, if it can be continued.
-
-        If the result will be verified by a known hash, a part without a validator or from another address is
-        continued, too.
-        """
+    def __init__(self, target: Path, url: str, *, hash_known: bool) -> None:
+        """Load what an earlier process left of the file at ``url``, if it can be continued."""
         self.path = target.with_name(f"{target.name}.part")
         self.url = url
         self._description = target.with_name(f"{target.name}.part.json")
-        self._with_md5 = with_md5
         self._reset()
         self._load(hash_known)
         self.continued = self.size > 0
         """Whether its first bytes were fetched by an earlier process or from another address."""
 
     def _reset(self) -> None:
-        self.digest = Digest(self._with_md5)
+        self.size, self.validator, self.continued = 0, "", False
         self.total: int | None = None
-        self.validator, self.continued = "", False
 
-    @property
-    def size(self) -> int:
-        """Number of bytes that have arrived."""
-        return self.digest.num_bytes
+    def _load(self, hash_known: bool) -> None:
+        self._refuse_link()
+        description = self._read_description()
+        validator = description["validator"] if description and description["url"] == self.url else ""
+        if description is None or not (validator or hash_known) or not self.path.exists():
+            return
+        size, total = cache.refuse_special(self.path), description["bytes"]
+        if total is None or size <= total:
+            self.size, self.total, self.validator = size, total, validator
+
+    def _read_description(self) -> dict[str, Any] | None:
+        with contextlib.suppress(UserError, OSError, ValueError), cache.open_file(self._description) as stream:
+            found = json.load(stream)
+            kinds = {"url": str, "validator": str, "bytes": int | None}
+            if isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
+                return found
+        return None
 
     @property
     def complete(self) -> bool:
@@ -106,7 +97,7 @@ class PartialDownload:
         return not self.validator or validator_of(headers) in ("", self.validator)
 
     def open(self) -> BinaryIO:
-        """Open the file to append to it; add what is written to `digest`."""
+        """Open the file to append to it; add what is written to `size`."""
         self._refuse_link()
         return self.path.open("ab")
 
@@ -124,28 +115,6 @@ class PartialDownload:
     def _refuse_link(self) -> None:
         if self.path.is_symlink():
             raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
-
-    def _load(self, hash_known: bool) -> None:
-        self._refuse_link()
-        description = self._read_description()
-        if description is None:
-            return
-        validator = description["validator"] if description["url"] == self.url else ""
-        if not (validator or hash_known):
-            return
-        if self.path.exists():
-            self.digest = hash_file(self.path, with_md5=self._with_md5)
-        self.total, self.validator = description["bytes"], validator
-        if self.total is not None and self.size > self.total:
-            self._reset()
-
-    def _read_description(self) -> dict[str, Any] | None:
-        with contextlib.suppress(UserError, OSError, ValueError), cache.open_file(self._description) as stream:
-            found = json.load(stream)
-            kinds = {"url": str, "validator": str, "bytes": int | None}
-            if isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
-                return found
-        return None
 
 
 def size_left(target: Path) -> int:

@@ -26,11 +26,8 @@ class Readable(Protocol):
 def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
     """Return the next array of a stream, read-only: in memory, or mapped from a nameless file in the cache directory.
 
-    The stream is read to its end, which verifies its checksum.
-
-    Raises:
-        EOFError: the stream ends within the array.
-        UserError: the disk is full.
+    The stream is read to its end, which verifies its checksum. Raises EOFError when it ends within the array, and
+    UserError on a full disk.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes <= IN_MEMORY:

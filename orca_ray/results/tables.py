@@ -145,7 +145,7 @@ def _check_size(num_bytes: int, rows: int, where: str) -> None:
 
 def _declared_bytes(metadata: Any) -> int:
     groups = (metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    return max(sum(groups), 8 * metadata.num_rows * metadata.num_columns)
+    return int(max(sum(groups), 8 * metadata.num_rows * metadata.num_columns))
 
 
 def _expanded_bytes(column: Any) -> int:

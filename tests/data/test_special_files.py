@@ -86,12 +86,12 @@ def _partial_directory(place: Path, target: Path) -> None:
 
 def _part(place: Path, target: Path) -> None:
     (place / "a.part").symlink_to(target)
-    PartialDownload(place / "a", "http://localhost/a", hash_known=False, with_md5=False)
+    PartialDownload(place / "a", "http://localhost/a", hash_known=False)
 
 
 def _description(place: Path, target: Path) -> None:
     (place / "a.part.json.tmp").symlink_to(target)
-    PartialDownload(place / "a", "http://localhost/a", hash_known=False, with_md5=False).start({}, 3)
+    PartialDownload(place / "a", "http://localhost/a", hash_known=False).start({}, 3)
 
 
 def _lock_file(place: Path, target: Path) -> None:
@@ -143,16 +143,14 @@ def _declared_hdf5(path: Path) -> None:
 
 
 def _read_hdf5(path: Path) -> None:
-    with readers.open_hdf5(path, ["x"]):
+    with readers.open_hdf5(path):
         pass
 
 
 def test_hdf5_that_declares_more_than_it_stores(tmp_path: Path) -> None:
     _declared_hdf5(tmp_path / "d.h5")
     assert (tmp_path / "d.h5").stat().st_size < 10_000
-    message = (
-        r"d\.h5.*unfolds to more than 200 times its size, x: 34359738368 bytes are declared, 0 are stored"
-    )
+    message = r"d\.h5.*unfolds to more than 200 times its size, x: 34359738368 bytes are declared, 0 are stored"
     for read in (_read_hdf5, lambda path: readers.read_mat(path, "x")):
         with pytest.raises(UserError, match=message):
             read(tmp_path / "d.h5")
