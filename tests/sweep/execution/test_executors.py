@@ -267,8 +267,11 @@ def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
         raise UserError("no space left on the disk")
 
     monkeypatch.setattr(store, "append", full)
+    one_trial = (
+        TEXT.replace("search_trials: 3", "search_trials: 0").replace("[orca, nft]", "[nft]").replace("[1, 2]", "[1]")
+    )
     with pytest.raises(UserError, match="no space left"):
-        run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor=executor)
+        run_sweep(tiny_spec(body_directory(tmp_path_factory), one_trial), store, executor=executor)
 
 
 def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
