@@ -57,6 +57,7 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
 @pytest.mark.ray
 def test_ray_and_inline_give_the_same_records(
     inline: dict[str, dict[str, Any]],
+    cluster: str,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -65,19 +66,21 @@ def test_ray_and_inline_give_the_same_records(
     store = ResultsStore(tmp_path / "results", create=True)
     events: list[Event] = []
     spec = tiny_spec(body_directory(tmp_path_factory))
+    before = psutil.Process().children(recursive=True)
     summary = run_sweep(spec, store, executor="ray", listener=events.append)
     assert not summary.interrupted
     assert facts(store) == inline
     assert any(isinstance(event, SweepStarted) and "local Ray cluster" in event.where for event in events)
-    assert run_sweep(spec, store, executor="ray").up_to_date
+    assert run_sweep(spec, store, executor="ray", address=cluster).up_to_date
     assert not (tmp_path / "results" / "checkpoints").exists()
-    assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
+    after = psutil.Process().children(recursive=True)
+    assert not [child for child in after if child not in before and child.name().startswith("raylet")]
 
 
 @pytest.mark.ray
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
 def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    cluster: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice in this process and once on Ray, where the actor is warm from the second trial on; nothing is cached."""
     text = TEXT.replace("search_trials: 3", "search_trials: 0").replace("[orca, nft]", "[orca]")
@@ -86,7 +89,7 @@ def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
     for number, executor in enumerate(("inline", "inline", "ray")):
         monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / f"home{number}"))
         store = ResultsStore(tmp_path / f"results{number}", create=True)
-        summary = run_sweep(spec, store, executor=executor)
+        summary = run_sweep(spec, store, executor=executor, address=cluster if executor == "ray" else None)
         assert summary.statuses[Status.COMPLETED] == summary.ran == 2
         assert summary.deterministic
         found.append(facts(store, "tiny/full-deterministic"))
@@ -149,6 +152,7 @@ def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_sigkill_and_the_same_command_again(
     inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
 ) -> None:
+    """Finished trials never run again, interrupted ones resume, and the records are those of an undisturbed sweep."""
     first = Driver(sweep_file, tmp_path / "results", executor)
     first.wait_for("TrialFinished", 3)
     first.wait_for("TrialProgress", 2)
@@ -192,7 +196,7 @@ def test_ctrl_c_stops_cleanly_and_goes_on(
 
 @pytest.mark.ray
 def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
-    inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    inline: dict[str, dict[str, Any]], cluster: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     killed: list[int] = []
 
@@ -208,8 +212,9 @@ def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
 
     store = ResultsStore(tmp_path / "results", create=True)
     summary: Summary = run_sweep(
-        tiny_spec(body_directory(tmp_path_factory)), store, listener=kill_a_worker, checkpoint_seconds=0.0
-    )
+        tiny_spec(body_directory(tmp_path_factory)), store, listener=kill_a_worker, address=cluster,
+        checkpoint_seconds=0.0,
+    )  # fmt: skip
     assert killed, "no worker was found to kill"
     assert not summary.failed
     assert facts(store) == inline
@@ -259,8 +264,10 @@ def title(process: psutil.Process) -> str:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, executor: str
-) -> None:
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch, executor: str,
+) -> None:  # fmt: skip
+    address = request.getfixturevalue("cluster") if executor == "ray" else None
     store = ResultsStore(tmp_path / "results", create=True)
 
     def full(*_: object) -> None:
@@ -286,6 +293,7 @@ def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: 
     assert summary.unfinished == ("pocket/wdbc nft: every search trial failed",)
 
 
+@pytest.mark.ray
 def test_resources_of_a_trial_become_a_placement_group() -> None:
     trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
     order = Assignment(trial=trial, checkpoints="/", checkpoint_seconds=1.0)
@@ -309,6 +317,7 @@ def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(
         run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
 
 
+@pytest.mark.ray
 def test_unreachable_clusters_and_misspelt_executors() -> None:
     with (
         pytest.raises(UserError, match=r"cannot reach a Ray cluster at '127\.0\.0\.1:1'"),
