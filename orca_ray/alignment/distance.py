@@ -1,12 +1,11 @@
-"""What alignment minimises: the contract of a distance, and the distances by name.
+"""The contract of a distance, which alignment minimises.
 
 Letters in tensor names: N source points, n target points, D features, K source classes, L target classes.
 """
 
-import importlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self, cast
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from orca_ray.alignment.features import SourceFeatures, check_features, check_labels
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -185,37 +184,3 @@ def _consecutive(labels: Tensor) -> Tensor:
     """Rename labels to 0 … K-1; no distance depends on the names, so sorted order will do."""
     _, consecutive = torch.unique(labels, return_inverse=True)
     return cast(Tensor, consecutive)
-
-
-# name → where its class (or factory) is. Imported on demand: a distance costs its own imports only.
-_DISTANCES = {
-    "otdd": "otdd:OTDD",
-    "otdd_entropic": "otdd:EntropicOTDD",
-    "otdd_reference": "otdd_reference:ReferenceOTDD",
-    "otdd_reference_gaussian": "otdd_reference:GaussianReferenceOTDD",
-    "sinkhorn": "divergence:Sinkhorn",
-    "bures": "bures:Bures",
-    "wasserstein": "wasserstein:Wasserstein",
-    "sliced": "sliced:Sliced",
-    "mmd": "mmd:MMD",
-    "mmd_median": "mmd:MedianMMD",
-    "l2": "l2:L2",
-}
-
-
-def distance_names() -> list[str]:
-    """Names that `get_distance` understands."""
-    return sorted(_DISTANCES)
-
-
-def get_distance(name: str) -> Distance:
-    """Build the distance called ``name``, not fitted yet.
-
-    Raises:
-        UserError: for an unknown name, with the nearest one.
-    """
-    if name not in _DISTANCES:
-        raise unknown_name("distance", name, _DISTANCES)
-    module, attribute = _DISTANCES[name].split(":")
-    factory = getattr(importlib.import_module(f"orca_ray.alignment.{module}"), attribute)
-    return cast(Callable[[], Distance], factory)()

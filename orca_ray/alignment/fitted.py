@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_ray.alignment.circumstances import circumstances
-from orca_ray.alignment.distance import Distance, get_distance
+from orca_ray.alignment.distance import Distance
 from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.registry import get_distance
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 

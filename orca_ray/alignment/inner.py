@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from orca_ray.alignment import distance
 from orca_ray.alignment.blocks import half_squared_distances, row_blocks
+from orca_ray.alignment.entropic import Ledger, epsilon_for, self_transport, transport
 from orca_ray.alignment.kernel import Side
-from orca_ray.alignment.sinkhorn import Ledger, epsilon_for, self_transport, transport
 
 S = TypeVar("S")
 

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple, cast
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import (
     COPY_BYTES,
+    DamagedFile,
     archive_errors,
     max_bytes,
     open_gzip,
@@ -46,6 +47,13 @@ _HEADERS = frozenset(
 )
 """Members of a tar that tarfile reads into memory, because they describe the next member."""
 _MAX_HEADER_BYTES = 2**20
+_KINDS = {
+    tarfile.SYMTYPE: "symbolic link",
+    tarfile.LNKTYPE: "hard link",
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
+    tarfile.FIFOTYPE: "pipe",
+}
 
 
 class _Member(NamedTuple):
@@ -63,15 +71,9 @@ def unpack(
 ) -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (detected by content) into a directory without replacing anything.
 
-    Nothing appears in ``into`` before the archive was read to its end. Then its members are moved there: a new
-    directory at once, the files of an existing one one by one.
-
-    Args:
-        archive: the file.
-        into: the directory; created if needed.
-        progress: called every megabyte.
-        stamp: a file that exists during the move and remains after an interrupted one: unpack again.
-        required: path below ``into`` that the archive must contain or that must exist; "": none.
+    Members are moved to ``into`` after the archive was read to its end: a new directory at once, the files of an
+    existing one one by one. ``stamp`` exists during the move; after an interrupted one, unpack again. ``required`` is
+    a path below ``into`` that must exist in the end; "": none.
 
     Raises:
         UserError: with archive and member, for a member that has ``..`` or an absolute path, is a link, device or
@@ -95,7 +97,7 @@ def unpack(
                 for done in _write(archive, member):
                     report(min(member.position(done), size), size)
         if required and not os.path.lexists(scratch / required) and not (into / required).exists():
-            raise UserError(f"{archive} holds no {required}, which is expected in it: it is another archive")
+            raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
         # One call for all: half a million small files would each wait for the disk.
         os.sync()
         _refuse_replacing(scratch, into, archive)
@@ -169,22 +171,12 @@ def _tar_members(archive: Path, stream: IO[bytes], scratch: Path, position: Call
             cast(Any, tar).members.clear()  # tarfile would store them all
             target = _target(archive, member.name, scratch)
             if member.issparse() or not (member.isdir() or member.isreg()):
-                raise _special(archive, member.name, _kind(member))
+                found = _KINDS.get(member.type, f"member of type {member.type!r}")
+                raise _special(archive, member.name, "sparse file" if member.issparse() else found)
             tarfile.data_filter(member, str(scratch))
             content = None if member.isdir() else tar.extractfile(member)
             yield _Member(member.name, target, 0 if member.isdir() else member.size, content, lambda _: position())
     _drain(stream)  # the checksum of a gzip file is at its end
-
-
-def _kind(member: tarfile.TarInfo) -> str:
-    kinds = {
-        "symbolic link": member.issym(),
-        "hard link": member.islnk(),
-        "device": member.isblk() or member.ischr(),
-        "pipe": member.isfifo(),
-        "sparse file": member.issparse(),
-    }
-    return next((name for name, found in kinds.items() if found), f"member of type {member.type!r}")
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile, scratch: Path) -> Iterator[_Member]:

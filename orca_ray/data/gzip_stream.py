@@ -35,6 +35,10 @@ _DAMAGED = (
 )
 
 
+class DamagedFile(UserError):
+    """A compressed file that cannot be read to its end, or an archive that lacks what it must contain."""
+
+
 class _BoundedGzip(io.RawIOBase):
     """Content of a gzip file, limited to `max_bytes` of its size."""
 
@@ -110,7 +114,7 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
         # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise UserError(
+        raise DamagedFile(
             f"{path}: expected a whole {expected}, found one that ends early, is damaged or of another kind "
             f"({type(error).__name__}: {str(error)[:200]}); fetch the file again"
         ) from error

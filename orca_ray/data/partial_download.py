@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,42 +14,40 @@ from orca_ray.errors import UserError
 _BLOCK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
 class Digest:
-    """Hashes and size of a file."""
+    """Running hashes and size of a file."""
 
-    sha256: str
-    num_bytes: int
-    md5: str = ""
-    """"": not computed; it takes twice as long as SHA-256."""
-
-
-class _Hashes:
     def __init__(self, with_md5: bool) -> None:
-        self.sha256 = hashlib.sha256()
-        self.md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+        """Start with no bytes; MD5 takes twice as long as SHA-256 and is "" where it is not requested."""
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
         self.num_bytes = 0
 
     def update(self, block: bytes) -> None:
-        self.sha256.update(block)
-        if self.md5 is not None:
-            self.md5.update(block)
+        """Add the next bytes."""
+        self._sha256.update(block)
+        if self._md5 is not None:
+            self._md5.update(block)
         self.num_bytes += len(block)
 
-    def read(self, stream: BinaryIO) -> None:
-        while block := stream.read(_BLOCK_BYTES):
-            self.update(block)
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hexadecimal."""
+        return self._sha256.hexdigest()
 
-    def digest(self) -> Digest:
-        return Digest(self.sha256.hexdigest(), self.num_bytes, "" if self.md5 is None else self.md5.hexdigest())
+    @property
+    def md5(self) -> str:
+        """MD5 in hexadecimal."""
+        return "" if self._md5 is None else self._md5.hexdigest()
 
 
 def hash_file(path: Path, *, with_md5: bool = False) -> Digest:
     """Return the hashes and the size of a regular file."""
-    hashes = _Hashes(with_md5)
-    with cache.open_file(path) as stream:
-        hashes.read(stream)
-    return hashes.digest()
+    digest = Digest(with_md5)
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest
 
 
 class PartialDownload:
@@ -63,37 +60,32 @@ class PartialDownload:
     def __init__(self, target: Path, url: str, *, hash_known: bool, with_md5: bool) -> None:
         """Load what an earlier process left of the file at ``url``, if it can be continued.
 
-        Args:
-            target: final path of the file.
-            url: address of the file.
-            hash_known: whether the result will be verified by its hash. If so, a part without a validator or from
-                another address is continued, too.
-            with_md5: whether MD5 is computed in addition to SHA-256.
+        If the result will be verified by a known hash, a part without a validator or from another address is
+        continued, too.
         """
         self.path = target.with_name(f"{target.name}.part")
         self.url = url
-        self.validator = ""
-        self.total: int | None = None
         self._description = target.with_name(f"{target.name}.part.json")
         self._with_md5 = with_md5
-        self._hashes = _Hashes(with_md5)
+        self._reset()
         self._load(hash_known)
         self.continued = self.size > 0
         """Whether its first bytes were fetched by an earlier process or from another address."""
 
+    def _reset(self) -> None:
+        self.digest = Digest(self._with_md5)
+        self.total: int | None = None
+        self.validator, self.continued = "", False
+
     @property
     def size(self) -> int:
         """Number of bytes that have arrived."""
-        return self._hashes.num_bytes
+        return self.digest.num_bytes
 
     @property
     def complete(self) -> bool:
         """Whether the length is known and all bytes have arrived."""
         return self.total is not None and self.size == self.total
-
-    def digest(self) -> Digest:
-        """Return the hashes and the size of the bytes that have arrived."""
-        return self._hashes.digest()
 
     def start(self, headers: Mapping[str, str], total: int | None) -> None:
         """Start from the first byte of the version that the response headers describe."""
@@ -114,13 +106,9 @@ class PartialDownload:
         return not self.validator or validator_of(headers) in ("", self.validator)
 
     def open(self) -> BinaryIO:
-        """Open the file to append to it; follow each write by `count`."""
+        """Open the file to append to it; add what is written to `digest`."""
         self._refuse_link()
         return self.path.open("ab")
-
-    def count(self, block: bytes) -> None:
-        """Add bytes that were written to the file to the running hash."""
-        self._hashes.update(block)
 
     def discard(self) -> None:
         """Remove the partial download from the disk."""
@@ -132,10 +120,6 @@ class PartialDownload:
         """Move the complete and verified file to ``target``."""
         cache.replace_file(self.path, target)
         self._description.unlink(missing_ok=True)
-
-    def _reset(self) -> None:
-        self._hashes = _Hashes(self._with_md5)
-        self.total, self.validator, self.continued = None, "", False
 
     def _refuse_link(self) -> None:
         if self.path.is_symlink():
@@ -150,8 +134,7 @@ class PartialDownload:
         if not (validator or hash_known):
             return
         if self.path.exists():
-            with cache.open_file(self.path) as stream:
-                self._hashes.read(stream)
+            self.digest = hash_file(self.path, with_md5=self._with_md5)
         self.total, self.validator = description["bytes"], validator
         if self.total is not None and self.size > self.total:
             self._reset()

@@ -82,14 +82,9 @@ def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
 def opened(
     name: str, directory: Path, *, expected: str | None = None, identity: str | None = None, level: int = logging.DEBUG
 ) -> PreparedData | None:
-    """Return the prepared data in ``directory``; None if they are missing, damaged or others.
+    """Return the prepared data in ``directory``; None if missing, damaged, or of another fingerprint or identity.
 
-    Args:
-        name: of the task.
-        directory: see `directory_of`.
-        expected: required fingerprint; None: any.
-        identity: required identity, see `prepare`; None: any.
-        level: at which the reason for None is logged.
+    ``expected`` and ``identity`` None accept any. The reason for None is logged at ``level``.
     """
     try:
         if not any(directory.iterdir()):

@@ -20,9 +20,7 @@ _COPY_BYTES = 4 * 2**20
 class Readable(Protocol):
     """A stream that is read from start to end."""
 
-    def read(self, size: int, /) -> bytes:
-        """Return the next ``size`` bytes, or fewer at the end."""
-        ...
+    def read(self, size: int, /) -> bytes: ...  # noqa: D102
 
 
 def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:

@@ -60,8 +60,7 @@ def verify(
 def check_hash(file: RawFile, directory: Path, pins: Pins, pool: ThreadPool) -> tuple[Digest, bool]:
     """Return the hash of an existing file, and whether a published SHA-256 or a pin confirmed it.
 
-    Raises:
-        UserError: the file has another content than expected.
+    Raises UserError for another content than expected.
     """
     path = directory / file.path
     if path.stat().st_size >= _REPORTED_BYTES:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from orca_ray.alignment.distance import get_distance
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
-from orca_ray.alignment.source import default_source, source_features
+from orca_ray.alignment.registry import default_source, get_distance
+from orca_ray.alignment.source_features import source_features
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.target import Target
 from orca_ray.methods.hyperparameters import Hyperparameters

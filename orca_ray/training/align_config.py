@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from orca_ray.alignment.distance import distance_names
-from orca_ray.alignment.source import source_names
+from orca_ray.alignment.registry import distance_names, source_names
 from orca_ray.training import checks
 from orca_ray.training.optimisation import align_schedule_names, optimizer_names
 
@@ -13,7 +12,7 @@ class AlignConfig:
     """Options of the align stage."""
 
     distance: str = "l2"
-    """Name in `orca_ray.alignment.distance`; the default is chosen by ``docs/distance-study.md``."""
+    """Name of a distance (`orca_ray.alignment.registry`); the default is chosen by ``docs/distance-study.md``."""
     epochs: int = 10
     """Most epochs, each one optimiser step on one draw; 0 skips the stage."""
     learning_rate: float = 0.02

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import circumstances, fitted
-from orca_ray.alignment.distance import distance_names, get_distance
+from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
-from orca_ray.alignment.otdd import OTDD
+from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.data import cache
 from orca_ray.devices import has_bfloat16_units
 from orca_ray.errors import UserError

@@ -4,6 +4,8 @@ import numpy as np
 import ot
 import pytest
 import torch
+from orca_ray.alignment.otdd import OTDD
+from orca_ray.alignment.sinkhorn import TOLERANCE, Ledger, self_transport, transport
 from torch import Tensor
 
 from orca_ray.alignment import distance as contract
@@ -12,8 +14,6 @@ from orca_ray.alignment.blocks import half_squared_distances
 from orca_ray.alignment.distance import get_distance
 from orca_ray.alignment.inner import GaussianLabels
 from orca_ray.alignment.kernel import Side
-from orca_ray.alignment.otdd import OTDD
-from orca_ray.alignment.sinkhorn import TOLERANCE, Ledger, self_transport, transport
 from tests.alignment.test_distances import bures, cloud, source, value_and_gradient
 
 

@@ -5,7 +5,7 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from orca_ray.alignment import source as source_module
-from orca_ray.alignment import source_images, source_text
-from orca_ray.alignment.source import default_source, source_features, source_names
+from orca_ray.alignment import source_features as source_module
+from orca_ray.alignment.image_features import embedded_size
+from orca_ray.alignment.registry import default_source, source_names
+from orca_ray.alignment.source_features import source_features
+from orca_ray.alignment.sources import conll2003, images, vocabulary
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.data.target import Target
@@ -88,7 +90,7 @@ def photographs(monkeypatch: pytest.MonkeyPatch) -> None:
     """One flat colour a photograph, and sizes that differ."""
 
     def read_member(package: Package, member: str) -> bytes:
-        index = source_images.IMAGES.files.index(member.rpartition("/")[2])
+        index = images.FILES.index(member.rpartition("/")[2])
         buffer = io.BytesIO()
         Image.new("RGB", (20 + index, 30), (25 * index, 0, 255 - 25 * index)).save(buffer, "png")
         return buffer.getvalue()
@@ -105,9 +107,9 @@ def text_features(**kwargs: Any) -> source_module.SourceFeatures:
 
 
 def test_vocabulary_groups_words_and_leaves_untrained_ones_out(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_text, "_CLUSTERS", 5)
+    monkeypatch.setattr(vocabulary, "_CLUSTERS", 5)
     words = loads.stems["minilm-l6"].word_embeddings.numpy()  # type: ignore[operator]
-    clusters = source_text._word_clusters(words, seed=0)
+    clusters = vocabulary._word_clusters(words, seed=0)
     assert sorted(np.concatenate(clusters)) == list(range(20, WORDS))
     assert [len(set(cluster % 5)) for cluster in clusters] == [1] * 5
     features = text_features()
@@ -119,7 +121,7 @@ def test_vocabulary_groups_words_and_leaves_untrained_ones_out(loads: Loads, mon
 
 
 def test_vocabulary_is_embedded_with_positions_and_norm(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_text, "_word_clusters", lambda words, seed: [np.array([77])])
+    monkeypatch.setattr(vocabulary, "_word_clusters", lambda words, seed: [np.array([77])])
     expected = loads.stems["minilm-l6"].embed_tokens(torch.full((1, 16), 77)).mean(1)  # type: ignore[operator]
     torch.testing.assert_close(text_features(num_samples=3).x, expected.expand(3, -1))
 
@@ -139,7 +141,7 @@ def test_images_are_normalised_crops_labelled_by_photograph(loads: Loads, photog
 def test_crops_differ_and_stay_inside() -> None:
     ramp = torch.linspace(0, 1, 40).expand(3, 30, 40)
     random = np.random.RandomState(0)
-    crops = torch.stack([source_images._crop(ramp, 8, random) for _ in range(20)])
+    crops = torch.stack([images._crop(ramp, 8, random) for _ in range(20)])
     assert crops.shape == (20, 3, 8, 8)
     assert crops.min() >= 0
     assert crops.max() <= 1
@@ -161,16 +163,16 @@ def test_kept_in_process_and_on_disk(loads: Loads, home: Path) -> None:
     assert {path.suffix for path in (home / "source").iterdir()} == {".safetensors", ".lock"}
 
 
-def test_disk_is_read_and_not_drawn_again(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_is_read_and_not_sampled_again(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
     first = text_features()
     forget()
 
-    def never(*_: object) -> None:
-        raise AssertionError("drawn again")
+    def never(*_: object) -> Any:
+        raise AssertionError("sampled again")
 
-    monkeypatch.setattr(source_module, "draw_vocabulary", never)
+    monkeypatch.setattr(vocabulary, "SOURCE", replace(vocabulary.SOURCE, sample=never))
     assert torch.equal(text_features().x, first.x)
-    with pytest.raises(AssertionError, match="drawn again"):
+    with pytest.raises(AssertionError, match="sampled again"):
         text_features(num_samples=7)
 
 
@@ -211,7 +213,7 @@ here RB B-ADVP O
 
 def test_conll2003(loads: Loads, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = {"EU rejects German ORG": [30, 31, 32, 33], "Peter": [40], "nothing here": [50, 51]}
-    monkeypatch.setattr(source_text, "_tokenizer", lambda body: encoded.__getitem__)
+    monkeypatch.setattr(conll2003, "_tokenizer", lambda body: encoded.__getitem__)
     (home / "raw" / "conll2003").mkdir(parents=True)
     (home / "raw" / "conll2003" / "train.txt").write_text(CONLL)
     features = source_features("conll2003", "minilm-l6", image_size=0, num_samples=100)
@@ -221,7 +223,8 @@ def test_conll2003(loads: Loads, home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "no sentence"), ("word\n", "train.txt:1"), ("a b B-ANIMAL\n", "a tag of CoNLL-2003")]
+    ("text", "message"),
+    [("", "contains no sentence"), ("word\n", "train.txt:1"), ("a b B-ANIMAL\n", "a tag of CoNLL-2003")],
 )
 def test_bad_conll_file(loads: Loads, home: Path, text: str, message: str) -> None:
     (home / "raw" / "conll2003").mkdir(parents=True)
@@ -292,7 +295,7 @@ def test_imagenet200(loads: Loads, home: Path) -> None:
     stem = loads.stems["vit-s14"]
     assert isinstance(stem, ImageStem)
     # Class 0 is n01, the second that was written: its images are of levels 3, 4 and 5.
-    size = source_images.embedded_size(stem, 32)
+    size = embedded_size(stem, 32)
     grey = torch.tensor(levels[3:6].astype(np.float32) / 255).view(3, 1, 1, 1).expand(3, 3, size, size)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))
     expected = stem.embed_images((grey - mean) / std).mean(1)
@@ -319,9 +322,9 @@ def test_user_errors(loads: Loads, home: Path) -> None:
         source_features("vocabulry", "minilm-l6", image_size=56, num_samples=4)
     with pytest.raises(UserError, match=r"'images' does not suit body 'minilm-l6', .*use conll2003 or vocabulary"):
         source_features("images", "minilm-l6", image_size=56, num_samples=4)
-    with pytest.raises(UserError, match=r"'conll2003' is read from \S*conll2003/train.txt, which is not there"):
+    with pytest.raises(UserError, match=r"'conll2003' is read from \S*conll2003/train.txt, which does not exist"):
         source_features("conll2003", "minilm-l6", image_size=56, num_samples=4)
-    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz, which is not there: run .*data fetch cifar10"):
+    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz, which does not exist: run .*data fetch cifar10"):
         source_features("cifar10", "vit-s14", image_size=56, num_samples=4)
     with pytest.raises(UserError, match="at least 1 sample"):
         text_features(num_samples=0)
@@ -357,6 +360,6 @@ def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...]) -> None
 
 
 def test_packaged_tokenizer_is_the_bodys_own() -> None:
-    encode = source_text._tokenizer("minilm-l6")
+    encode = conll2003._tokenizer("minilm-l6")
     assert encode("hello world") == [101, 7592, 2088, 102]
     assert load_body("minilm-l6").stem.state_dict()["word_embeddings"].shape[0] > 7592

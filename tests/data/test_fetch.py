@@ -365,7 +365,7 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_told(server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PartialDownload, "open", lambda _: Path("/dev/full").open("ab"))
+    monkeypatch.setattr(PartialDownload, "open", lambda _: Path("/dev/full").open("ab"))  # noqa: SIM115
     with pytest.raises(UserError, match="no space left on the disk"):
         fetch([RawFile(path="a", urls=(server.add("a", CONTENT),))], raw, patience=FAST)
     assert not (raw / "a").exists()
@@ -530,6 +530,7 @@ def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(archives, "unpack", unpacking)
+    monkeypatch.setattr(thread_pool, "GRACE_SECONDS", 0.1)
     file = RawFile(path="a.tar.gz", unpacked="inside/x")
     with pytest.raises(KeyboardInterrupt):
         fetch([file], raw, interrupt, patience=FAST)
@@ -577,10 +578,34 @@ def test_a_file_that_cannot_be_read_is_told(raw: Path, monkeypatch: pytest.Monke
         verify([RawFile(path="a")], raw)
 
 
-def test_an_archive_of_something_else_is_told(server: Server, raw: Path) -> None:
+def test_an_archive_of_something_else_is_told_and_leaves_no_members(server: Server, raw: Path) -> None:
     file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(y=b"2")),), unpacked="inside/x")
-    with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x"):
+    with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x.*Remove .*raw/a\.tar\.gz first"):
         fetch([file], raw, patience=FAST)
+    assert names(raw) == ["a.tar.gz"]
+
+
+@pytest.mark.parametrize("unpacked", ["inside/x", ""])
+@pytest.mark.parametrize("fetched", [True, False])
+def test_a_damaged_archive_is_not_pinned_so_the_good_one_is_accepted(
+    server: Server, raw: Path, unpacked: str, fetched: bool
+) -> None:
+    good = archive(x=random.Random(2).randbytes(5000))
+    bad = good[:2000] + bytes([good[2000] ^ 1]) + good[2001:]
+    file = RawFile(path="a.tar.gz", urls=(server.add("a", bad),), unpacked=unpacked)
+    raw.mkdir()
+    if not fetched:
+        (raw / "a.tar.gz").write_bytes(bad)
+    with pytest.raises(UserError, match=r"expected a whole gzip file.*fetch the file again. Remove .*a\.tar\.gz first"):
+        fetch([file], raw, patience=FAST)
+    with pytest.raises(UserError, match="expected a whole gzip file"):
+        verify([file], raw)
+    assert names(raw) == ["a.tar.gz"]
+    server.add("a", good)
+    (raw / "a.tar.gz").unlink()
+    fetch([file], raw, patience=FAST)
+    assert Pins(raw).read()["a.tar.gz"].sha256 == sha256(good)
+    assert verify([file], raw).intact == ["a.tar.gz"]
 
 
 def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None:

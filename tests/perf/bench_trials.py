@@ -20,11 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ray import tune
 
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.conductor import Conductor
-from orca_ray.sweep.executors import trainable
-from orca_ray.sweep.executors.ray import RayExecutor
-from orca_ray.sweep.spec import parse_spec
-from orca_ray.sweep.study_plan import plan_studies
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.executors import trainable
+from orca_ray.sweep.execution.executors.ray import RayExecutor
+from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.planning.searches import plan_searches
 
 SWEEP = """\
 name: noop
@@ -77,8 +77,8 @@ class NoopActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 def conductor(num_trials: int, folder: Path) -> Conductor:
     """Plan ``num_trials`` trials of two (task, method) pairs."""
     spec = parse_spec(SWEEP.format(search=max(1, num_trials // 2 - 1)))
-    studies = plan_studies(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=False)
-    return Conductor(studies, ResultsStore(folder / "results", create=True), executor="noop")
+    searches = plan_searches(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=False)
+    return Conductor(searches, ResultsStore(folder / "results", create=True), executor="noop")
 
 
 def in_driver(work: Conductor) -> float:

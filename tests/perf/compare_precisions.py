@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.sweep.spec import Overrides, load_spec
+from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.tasks.registry import get_task
 
 

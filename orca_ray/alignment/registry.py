@@ -1,0 +1,76 @@
+"""Distances and alignment sources by name.
+
+Both are discovered: a module ``<name>.py`` of `orca_ray.alignment.distances` or `orca_ray.alignment.sources` that
+defines ``DISTANCE`` or ``SOURCE`` registers that name. Modules whose names start with an underscore are helpers. Names
+are listed without importing the modules; looking up a source does not import torch.
+"""
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from orca_ray.alignment import distances, sources
+from orca_ray.alignment.source import Source
+from orca_ray.errors import unknown_name
+from orca_ray.models.names import Modality
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from orca_ray.alignment.distance import Distance
+
+_DEFAULT_SOURCES: dict[Modality, str] = {"sequence": "vocabulary", "image": "images"}
+
+
+def distance_names() -> list[str]:
+    """Return the names of all distances, sorted."""
+    return _names(distances)
+
+
+def get_distance(name: str) -> "Distance":
+    """Return a new, unfitted distance.
+
+    Raises:
+        UserError: for an unknown name, with the nearest one.
+    """
+    kind = _declared(distances, "DISTANCE", "distance", name)
+    distance: Distance = kind()
+    return distance
+
+
+def source_names(modality: Modality | None = None) -> list[str]:
+    """Return the names of all sources, or of those for bodies of one modality, sorted."""
+    return [name for name in _names(sources) if modality is None or get_source(name).modality == modality]
+
+
+def get_source(name: str) -> Source:
+    """Return a source.
+
+    Raises:
+        UserError: for an unknown name, with the nearest one.
+    """
+    source = _declared(sources, "SOURCE", "source", name)
+    assert isinstance(source, Source), f"SOURCE of {name!r} is not a Source"
+    return source
+
+
+def default_source(body: str) -> str:
+    """Return the name of the source that every machine can compute for ``body``: ``vocabulary`` or ``images``."""
+    from orca_ray.models.weights import body_modality
+
+    return _DEFAULT_SOURCES[body_modality(body)]
+
+
+def _names(package: "ModuleType") -> list[str]:
+    return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
+
+
+def _declared(package: "ModuleType", attribute: str, kind: str, name: str) -> Any:
+    """Import the module called ``name`` and return what it declares."""
+    names = _names(package)
+    if name not in names:
+        raise unknown_name(kind, name, names)
+    found = getattr(importlib.import_module(f"{package.__name__}.{name}"), attribute, None)
+    if getattr(found, "name", None) != name:
+        raise ValueError(f"{package.__name__}.{name} must define {attribute} with the name {name!r}, got {found!r}")
+    return found

@@ -1,0 +1,130 @@
+"""Source features: labelled samples of the body's own modality, embedded by its stem and cached for each body."""
+
+import hashlib
+import json
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from threadpoolctl import threadpool_limits
+
+from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.registry import default_source, get_source, source_names
+from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.data import cache
+from orca_ray.errors import UserError
+from orca_ray.models.names import parse_body_name
+from orca_ray.models.weights import body_modality, load_body
+
+logger = logging.getLogger(__name__)
+
+_IN_PROCESS = 8
+_in_process: OrderedDict[tuple[str, ...], SourceFeatures] = OrderedDict()
+
+
+def source_features(
+    name: str, body: str, *, image_size: int, num_samples: int, pretrained: bool = True, seed: int = 0
+) -> SourceFeatures:
+    """Return features of ``num_samples`` labelled samples, computed as ``CrossModalModel.features`` does.
+
+    A sample's feature is the mean over its embedded tokens, prefix, positions and norm included: x [N, D] float32 and
+    y [N] int64, on the CPU. They are cached in the process, and on disk by name, weights of the stem, image size,
+    number and seed. Safe against concurrent calls.
+
+    Args:
+        name: the source; empty for `default_source`.
+        body: name of the body; the suffix ``:layers=N`` makes no difference.
+        image_size: pixels a side, rounded as the embedder does; ignored for sequence bodies.
+        num_samples: number of samples; a source that has fewer returns all it has.
+        pretrained: False takes the stem of a randomly initialised body, which depends on ``seed``.
+        seed: of the sampling.
+
+    Raises:
+        UserError: for an unknown source, one of another modality than the body's, a missing file, or packages that
+            cannot be fetched.
+    """
+    if num_samples < 1:
+        raise UserError(f"source features need at least 1 sample, got {num_samples}")
+    name = name or default_source(body)
+    source = get_source(name)
+    modality = body_modality(body)
+    if source.modality != modality:
+        allowed = " or ".join(source_names(modality))
+        raise UserError(f"source {name!r} does not suit body {body!r}, which takes {modality}s: use {allowed}")
+    size = 0 if modality == "sequence" else image_size
+    key = (str(cache.home()), name, body, *map(str, (size, num_samples, pretrained, seed)))
+    if key not in _in_process:
+        stem = load_body(body, pretrained=pretrained, seed=seed).stem
+        request = SampleRequest(stem, parse_body_name(body)[0], size, num_samples, seed)
+        _in_process[key] = _cached(source, request)
+    _in_process.move_to_end(key)
+    while len(_in_process) > _IN_PROCESS:
+        _in_process.popitem(last=False)
+    return _in_process[key]
+
+
+def _cached(source: Source, request: SampleRequest) -> SourceFeatures:
+    """Read the features from disk, or compute and write them, under a lock."""
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
+    path = cache.source_dir() / f"{readable}-{_digest(source, request)}.safetensors"
+    with cache.lock(path):
+        features = _read(path, source.name)
+        if features is None:
+            logger.info("computing source features %s for %s", source.name, request.body)
+            with torch.no_grad(), _one_thread():
+                x, y = source.sample(request)
+            features = SourceFeatures(x.float().contiguous(), y.long().contiguous(), source.name)
+            _write(path, features)
+    return features
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread: cached features must not depend on the threads of the trial that computes them first.
+
+    k-means sums in another order with other threads, and may find other clusters.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _digest(source: Source, request: SampleRequest) -> str:
+    """Hash everything that the features depend on, the stem's weights and the source's file included."""
+    settings = [2, source.name, request.image_size, request.num_samples, request.seed]
+    parts = [json.dumps(settings).encode()]
+    if source.file:
+        parts += [source.file.path.encode(), cache.sha256_file(source.path()).encode()]
+    digest = hashlib.sha256(b"\0".join(parts))
+    for key, tensor in sorted(request.stem.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path, name: str) -> SourceFeatures | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return SourceFeatures(file.get_tensor("x"), file.get_tensor("y"), name)
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, UserError) as error:
+        logger.warning("cannot read %s (%s): computing it again", path, error)
+        return None
+
+
+def _write(path: Path, features: SourceFeatures) -> None:
+    with cache.scratch_directory(path.parent) as scratch, cache.disk_errors(path.parent):
+        save_file({"x": features.x, "y": features.y}, scratch / path.name)
+        cache.replace_file(scratch / path.name, path)

@@ -1,0 +1,67 @@
+"""Source ``cifar10`` for image bodies: the paper's."""
+
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.data import safe_pickle
+from orca_ray.data.raw import RawFile
+from orca_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
+    """Return features [N, D] and labels [N] of CIFAR-10 training images, resized to the body's image size."""
+    import torch
+
+    from orca_ray.alignment.image_features import embed, embedded_size, resize
+
+    pixels_NCHW, labels = read_cifar10(SOURCE.path(), request.num_samples)
+    order = np.random.RandomState(request.seed).permutation(len(labels))[: request.num_samples]
+    size = embedded_size(request.stem, request.image_size)
+    images = (resize(torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0), size) for i in order)
+    return embed(request.stem, images), torch.from_numpy(labels[order])
+
+
+def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Read as many of the five training batches as contain ``num_samples``: pixels [N, 3, 32, 32] uint8, labels [N].
+
+    Raises:
+        UserError: for a file that is not the archive, or whose pickles contain more than arrays and plain containers.
+    """
+    pixels: list[np.ndarray[Any, Any]] = []
+    labels: list[int] = []
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for number in range(1, 6):
+                if len(labels) >= num_samples:
+                    break
+                member = f"cifar-10-batches-py/data_batch_{number}"
+                file = archive.extractfile(member)
+                assert file is not None
+                batch = safe_pickle.load(file, f"{path}, {member}", encoding="bytes")  # type: ignore[arg-type]
+                pixels.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+                labels += [int(label) for label in batch[b"labels"]]
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive raises almost anything
+        raise UserError(f"{path} is not the archive of CIFAR-10 in its Python version: {error}") from error
+    return np.concatenate(pixels), np.asarray(labels, dtype=np.int64)
+
+
+SOURCE = Source(
+    name="cifar10",
+    modality="image",
+    sample=sample,
+    file=RawFile(
+        path="cifar-10-python.tar.gz",
+        urls=("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+        md5="c58f30108f718f92721af3b95e74349a",
+        num_bytes=170_000_000,
+    ),
+)

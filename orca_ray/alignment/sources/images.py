@@ -1,0 +1,70 @@
+"""Source ``images`` for image bodies: crops of ten photographs."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.data import packages
+from orca_ray.data.packages import Package
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Photographs that scikit-image ships; its data module states the origin of each one: CC0, or public domain (NASA's
+# astronaut, SpaceX's rocket, the Brooklyn Museum's coins).
+PACKAGE = Package(
+    "scikit-image",
+    "0.25.2",
+    "24cc986e1f4187a12aa319f777b36008764e856e5013666a4a83f8df083c2641",
+    "BSD-3-Clause; the images CC0 or public domain",
+    "ten photographs",
+    15,
+    wheel_tag="cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64",
+)
+FILES = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+
+
+def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
+    """Return features [N, D] and labels [N] of random crops of ten photographs; the label is the photograph.
+
+    A crop is a square of 0.3 to 1 of the photograph's shorter side, half of them mirrored, resized to the body's image
+    size. Labels are balanced.
+    """
+    import torch
+
+    from orca_ray.alignment.image_features import embed, embedded_size, read_photograph
+
+    photographs = [read_photograph(packages.read_member(PACKAGE, f"skimage/data/{file}")) for file in FILES]
+    random = np.random.RandomState(request.seed)
+    labels = random.permutation(np.arange(request.num_samples) % len(photographs))
+    size = embedded_size(request.stem, request.image_size)
+    crops = (_crop(photographs[label], size, random) for label in labels)
+    return embed(request.stem, crops), torch.from_numpy(labels)
+
+
+def _crop(image_CHW: "Tensor", size: int, random: np.random.RandomState) -> "Tensor":
+    """Cut out one random square and resize it to [3, size, size]."""
+    from orca_ray.alignment.image_features import resize
+
+    height, width = image_CHW.shape[1:]
+    side = int(min(height, width) * random.uniform(0.3, 1.0))
+    top, left = random.randint(height - side + 1), random.randint(width - side + 1)
+    crop = image_CHW[:, top : top + side, left : left + side]
+    if random.rand() < 0.5:
+        crop = crop.flip(-1)
+    return resize(crop, size)
+
+
+SOURCE = Source(name="images", modality="image", sample=sample, packages=(PACKAGE,))

@@ -1,0 +1,52 @@
+"""Source ``vocabulary`` for sequence bodies: sequences of the body's own words.
+
+Letters: N samples, S tokens a sample, V words, D token width.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orca_ray.alignment.source import SampleRequest, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CLUSTERS = 10
+_TOKENS = 16
+"""About a sentence: long enough for a stable mean over tokens, short enough that samples differ."""
+_BATCH = 256
+
+
+def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
+    """Return features [N, D] and labels [N] of sequences of 16 words, each from one k-means cluster of the vocabulary.
+
+    Labels (the clusters) are balanced. Untrained words (BERT's ``[unused7]`` and the like, which are within half the
+    median distance of the mean word) are left out.
+    """
+    import torch
+
+    from orca_ray.models.text import TextStem
+
+    stem = request.stem
+    assert isinstance(stem, TextStem), "vocabulary is for sequence bodies"
+    clusters = _word_clusters(stem.word_embeddings.detach().float().cpu().numpy(), request.seed)
+    random = np.random.RandomState(request.seed)
+    labels = random.permutation(np.arange(request.num_samples) % len(clusters))
+    ids_NS = np.stack([random.choice(clusters[label], _TOKENS) for label in labels])
+    batches = torch.from_numpy(ids_NS.astype(np.int64)).split(_BATCH)  # type: ignore[no-untyped-call]
+    return torch.cat([stem.embed_tokens(ids).mean(1) for ids in batches]), torch.from_numpy(labels)
+
+
+def _word_clusters(words_VD: np.ndarray[Any, Any], seed: int) -> list[np.ndarray[Any, Any]]:
+    """Return the word ids of each cluster."""
+    from sklearn.cluster import KMeans
+
+    distances_V = np.linalg.norm(words_VD - words_VD.mean(0), axis=1)
+    (trained,) = np.nonzero(distances_V >= 0.5 * np.median(distances_V))
+    model = KMeans(min(_CLUSTERS, len(trained)), n_init=1, random_state=seed)
+    labels = model.fit_predict(words_VD[trained])
+    return [trained[labels == label] for label in np.unique(labels)]
+
+
+SOURCE = Source(name="vocabulary", modality="sequence", sample=sample)

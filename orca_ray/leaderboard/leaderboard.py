@@ -1,0 +1,220 @@
+"""Builds a leaderboard from records: selects the records that count and computes scores, ranks and counts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import pandas as pd
+
+from orca_ray.errors import UserError, nearest, printable
+from orca_ray.leaderboard.statistics import STATISTICS
+from orca_ray.results.record import Status
+
+_COMPLETED = Status.COMPLETED.value
+
+
+class Score(NamedTuple):
+    """Test score of one method on one task; mean and std are NaN where they do not exist."""
+
+    mean: float
+    std: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another leaderboard in the same records; ``confirmed`` counts its completed confirm trials."""
+
+    sweep: str
+    protocol: str
+    confirmed: int
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The leaderboard of one benchmark under one sweep and one protocol. Scores are on test; lower is better.
+
+    It lists every task and method that has a record. Without a completed confirm trial, a score has n = 0 and NaN.
+    """
+
+    benchmark: str
+    sweep: str
+    protocol: str
+    scores: pd.DataFrame
+    """Rows are tasks, columns (method, value): mean over seeds, std (sample, n − 1; NaN for one seed) and n seeds."""
+    metrics: dict[str, str]
+    """The metric of each task."""
+    summary: pd.DataFrame
+    """Rows are methods, columns the entries of `STATISTICS`, over `common_tasks`."""
+    common_tasks: tuple[str, ...]
+    """The tasks on which every method has a score; ranks and wins are computed from these alone."""
+    statuses: pd.DataFrame
+    """Number of trials, search and confirm, by method (row) and `Status` (column)."""
+    seeds: tuple[int, ...]
+    others: tuple[Other, ...]
+    notes: tuple[str, ...]
+    """Sentences about records that are left out of the scores, and why."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Full names of the tasks, sorted."""
+        return list(self.scores.index)
+
+    @property
+    def methods(self) -> list[str]:
+        """Column labels, best mean rank first."""
+        return list(self.summary.index)
+
+    def score(self, task: str, method: str) -> Score:
+        """Return the score of a method on a task."""
+        mean, std, n = (cast(float, self.scores.loc[task, (method, value)]) for value in Score._fields)
+        return Score(float(mean), float(std), int(n))
+
+    def best(self, task: str) -> list[str]:
+        """Return the methods with the lowest mean score on a task: several if they tie, none without scores."""
+        scores = {method: self.score(task, method) for method in self.methods}
+        means = {method: score.mean for method, score in scores.items() if score.n}
+        lowest = min(means.values(), default=None)
+        return [method for method, mean in means.items() if mean == lowest]
+
+    def statistic(self, method: str, name: str) -> float:
+        """Return an entry of the summary."""
+        return float(cast(float, self.summary.loc[method, name]))
+
+    def count(self, method: str, status: Status) -> int:
+        """Return the number of trials of a method that ended in this status."""
+        return int(cast(int, self.statuses.loc[method, status.value]))
+
+
+def build(
+    records: pd.DataFrame, *, benchmark: str, sweep: str | None = None, protocol: str | None = None
+) -> Leaderboard:
+    """Build the leaderboard of a benchmark from the records of a store.
+
+    A leaderboard holds one sweep and one protocol, never a mixture: those given, or else those with the most completed
+    confirm trials (the most recent if equal). `Leaderboard.others` names the rest.
+
+    Args:
+        records: the result of `ResultsStore.records`.
+        benchmark: e.g. ``pocket``.
+        sweep: e.g. ``pocket/quick``.
+        protocol: ``held-out`` or ``paper``.
+
+    Raises:
+        UserError: there are no records of the benchmark, sweep or protocol.
+    """
+    of_benchmark = _select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
+    available = _available(of_benchmark)
+    chosen = _choose(of_benchmark, available, sweep, protocol)
+    rows = of_benchmark[(of_benchmark["sweep"] == chosen.sweep) & (of_benchmark["protocol"] == chosen.protocol)].copy()
+    rows["label"] = _labels(rows)
+
+    confirmed, notes = _scored(rows)
+    tasks, labels = sorted(rows["task"].unique()), sorted(rows["label"].unique())
+    scores = _scores(confirmed, tasks, labels)
+    means = cast(pd.DataFrame, scores.xs("mean", axis=1, level="value")).astype("float64")
+    common = means.dropna(axis=0, how="any")
+    summary = pd.DataFrame({name: entry.compute(common) for name, entry in STATISTICS.items()}, index=labels)
+    summary = summary.sort_values("mean_rank", kind="stable")
+    order = list(summary.index)
+    metrics = _state(rows)["metric"].to_dict()
+    return Leaderboard(
+        benchmark=benchmark,
+        sweep=chosen.sweep,
+        protocol=chosen.protocol,
+        scores=scores.reindex(columns=pd.MultiIndex.from_product([order, Score._fields], names=["method", "value"])),
+        metrics={task: str(metrics[task]) for task in tasks},
+        summary=summary,
+        common_tasks=tuple(common.index),
+        statuses=_statuses(rows).reindex(order),
+        seeds=tuple(sorted(int(seed) for seed in confirmed["seed"].unique())),
+        others=tuple(other for other in available if other != chosen),
+        notes=tuple(notes),
+    )
+
+
+def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
+    names = sorted(records[column].unique())
+    if not names:
+        raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
+    if wanted not in names:
+        close = nearest(wanted, names)
+        question = f" Did you mean {close!r}?" if close else ""
+        raise UserError(
+            f"no records of {column} {wanted!r}.{question} There are: {', '.join(printable(name) for name in names)}."
+        )
+    return records[records[column] == wanted]
+
+
+def _available(records: pd.DataFrame) -> list[Other]:
+    """Return every (sweep, protocol) of the records, the one with the most completed confirm trials first."""
+    confirmed = (records["phase"] == "confirm") & (records["status"] == _COMPLETED)
+    groups = records.assign(confirmed=confirmed).groupby(["sweep", "protocol"], sort=True)
+    table = groups.agg(confirmed=("confirmed", "sum"), latest=("finished_at", "max")).reset_index()
+    table = table.sort_values(["confirmed", "latest"], ascending=False, kind="stable")
+    columns = (table["sweep"], table["protocol"], table["confirmed"])
+    return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in zip(*columns, strict=True)]
+
+
+def _choose(records: pd.DataFrame, available: Sequence[Other], sweep: str | None, protocol: str | None) -> Other:
+    if sweep is not None:
+        records = _select(records, "sweep", sweep, "")
+    if protocol is not None:
+        _select(records, "protocol", protocol, "")
+    return next(each for each in available if sweep in (None, each.sweep) and protocol in (None, each.protocol))
+
+
+def _labels(rows: pd.DataFrame) -> pd.Series:
+    """Return the column label of each record: the method, with the body if the method has several on some task."""
+    num_bodies = rows.groupby(["method", "task"])["body"].nunique().groupby("method").max()
+    several = rows["method"].map(num_bodies) > 1
+    return rows["method"].where(~several, rows["method"] + " (" + rows["body"] + ")")
+
+
+def _state(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return data fingerprint and metric of each task's last successful trial, or of its last trial if all failed."""
+    succeeded = ~rows["status"].isin([status.value for status in Status if status.failed])
+    ordered = rows.assign(succeeded=succeeded).sort_values(["succeeded", "finished_at"], kind="stable")
+    return ordered.drop_duplicates("task", keep="last").set_index("task")[["data_fingerprint", "metric"]]
+
+
+def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the confirm records that make the scores, and notes on those that are left out.
+
+    Scores are averaged over the seeds of one configuration on one state of the data: the last state, and the
+    configuration with the most seeds (the most recent if equal).
+    """
+    notes = []
+    confirmed = rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)]
+    scored = confirmed[confirmed["test_score"].notna()]
+    if missing := len(confirmed) - len(scored):
+        notes.append(f"{missing} completed confirm trial(s) without a test score left out")
+
+    expected = _state(rows).reindex(scored["task"]).set_axis(scored.index)
+    current = scored[(scored[["data_fingerprint", "metric"]] == expected).all(axis=1)]
+    if old := len(scored) - len(current):
+        notes.append(f"{old} confirm trial(s) on an earlier version of their task's data or metric left out")
+
+    key = ["task", "label", "hyperparameters"]
+    table = current.groupby(key, sort=True).agg(num_seeds=("seed", "nunique"), latest=("finished_at", "max"))
+    table = table.reset_index().sort_values(["num_seeds", "latest"], kind="stable")
+    chosen = current.merge(table.drop_duplicates(["task", "label"], keep="last")[key], on=key)
+    if other := len(current) - len(chosen):
+        notes.append(f"{other} confirm trial(s) of other configurations, with fewer seeds or older, left out")
+    return chosen, notes
+
+
+def _scores(confirmed: pd.DataFrame, tasks: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+    groups = confirmed.astype({"test_score": "float64"}).groupby(["task", "label"])["test_score"]
+    table = groups.agg(mean="mean", std="std", n="count").unstack("label").swaplevel(axis=1)
+    columns = pd.MultiIndex.from_product([labels, Score._fields], names=["method", "value"])
+    table = table.reindex(index=pd.Index(tasks, name="task"), columns=columns)
+    counts = table.columns[table.columns.get_level_values("value") == "n"]
+    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, "int64"))
+
+
+def _statuses(rows: pd.DataFrame) -> pd.DataFrame:
+    counts = pd.crosstab(rows["label"], rows["status"])
+    return counts.reindex(columns=[status.value for status in Status], fill_value=0).rename_axis(
+        index=None, columns=None
+    )
