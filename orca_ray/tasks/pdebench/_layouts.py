@@ -46,7 +46,8 @@ class Simulations(ABC):
         if getattr(found, "shape", None) is None:  # nothing, a group, or a data set without data
             held = ", ".join(sorted(self._file)[:10]) or "nothing"
             raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
-        readers.refuse_foreign_data(self.path, name, found)
+        if found.file.filename != self._file.filename or found.external or found.is_virtual:
+            raise UserError(f"{self.path}, {name}: expected data in the file itself, found data kept in another file")
         if found.dtype.kind != "f":
             raise UserError(f"{self.path}, {name}: expected floating-point numbers, found {found.dtype}")
         readers.refuse_shape(self.path, name, found, expected)
