@@ -10,8 +10,6 @@ from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
 from orca_ray.errors import UserError, nearest, unknown_name
 
-Modality = ModalityName  # deleted once no caller is left
-
 
 @dataclass(frozen=True)
 class BodyInfo:
@@ -183,11 +181,6 @@ def listed_body(name: str) -> BodyInfo | None:
     """Return the entry of a body in `list_bodies`, without its suffix ``:layers=N``; None if it has none."""
     base, _ = parse_body_name(name)
     return next((info for info in list_bodies() if info.name == base), None)
-
-
-def modality_of(body: str, otherwise: ModalityName) -> ModalityName:
-    """Return the name of `orca_ray.models.modality.modality_of`; deleted once no caller is left."""
-    return otherwise if (info := listed_body(body)) is None else info.modality
 
 
 def refuse_misspelt_body(name: str) -> None:
