@@ -134,7 +134,9 @@ def _refuse_length(where: str, header: _Header, found: int) -> None:
     expected = math.prod(header.shape) * header.dtype.itemsize
     if found != expected:
         declared = f"{expected} bytes for shape {list(header.shape)} {header.dtype}"
-        raise UserError(f"{where}: expected {declared}, found {found}; the file is damaged, fetch it again")
+        raise UserError(
+            f"{where}: expected {declared}, found {found}; the file is truncated or damaged, fetch it again"
+        )
 
 
 class Readable(Protocol):

@@ -15,9 +15,9 @@ from PIL import Image
 
 from orca_ray.cli import picture
 from orca_ray.cli.steps import Steps
-from orca_ray.data.rows import PairwiseRows
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.raw import RawFile
+from orca_ray.data.rows import PairwiseRows
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.rows import PairwiseRows
 from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.rows import PairwiseRows
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
