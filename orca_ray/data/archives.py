@@ -21,6 +21,7 @@ from orca_ray.data.gzip_stream import (
     COPY_BYTES,
     DamagedFile,
     archive_errors,
+    drain,
     max_bytes,
     open_gzip,
     refuse_growth,
@@ -122,18 +123,13 @@ def read_whole(path: Path) -> None:
         magic = stream.read(4)
     if magic[:2] == _GZIP:
         with open_gzip(path) as content:
-            _drain(content)
+            drain(content)
     elif magic in _ZIP:
         with archive_errors(path, "archive (.zip, .npz)"), zipfile.ZipFile(path) as archive:
             refuse_growth(path, sum(member.file_size for member in archive.infolist()), cache.refuse_special(path))
             for member in archive.infolist():
                 with archive.open(member) as content:
-                    _drain(content)
-
-
-def _drain(stream: IO[bytes]) -> None:
-    while stream.read(COPY_BYTES):
-        pass
+                    drain(content)
 
 
 @contextlib.contextmanager
@@ -178,7 +174,7 @@ def _tar_members(archive: Path, stream: IO[bytes], scratch: Path, position: Call
             tarfile.data_filter(member, str(scratch))
             content = None if member.isdir() else tar.extractfile(member)
             yield _Member(member.name, target, 0 if member.isdir() else member.size, content, lambda _: position())
-    _drain(stream)  # the checksum of a gzip file is at its end
+    drain(stream)  # the checksum of a gzip file is at its end
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile, scratch: Path) -> Iterator[_Member]:
