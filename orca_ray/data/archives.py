@@ -114,10 +114,9 @@ def unpack(
 
 
 def read_whole(path: Path) -> None:
-    """Read a gzip or zip file (``.npz``, too) to its end, which verifies its checksums; other files are not read.
+    """Read a gzip, zip (``.npz``) or tar file to its end; files of other kinds are not read.
 
-    Raises:
-        UserError: the file is damaged, or decompresses to more than 200 times its size.
+    Raises UserError for a damaged file, and one that decompresses to more than 200 times its size.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(4)
@@ -130,6 +129,10 @@ def read_whole(path: Path) -> None:
             for member in archive.infolist():
                 with archive.open(member) as content:
                     drain(content)
+    elif path.suffix == ".tar":
+        with archive_errors(path, "archive (.tar)"), tarfile.open(path, "r:", tarinfo=_TarInfo) as tar:
+            while tar.next() is not None:
+                cast(Any, tar).members.clear()  # tarfile would store them all
 
 
 @contextlib.contextmanager
