@@ -70,7 +70,7 @@ class SweepState:
         with self.lock:
             match event:
                 case events.SweepStarted():
-                    self.title = f"{event.sweep} · {event.executor} on {event.where}"
+                    self.title = f"{event.sweep} · {event.where}"
                     self._started = self._clock()
                     for row in event.rows:
                         self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
@@ -172,7 +172,8 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
         facts.append(f"test {score(record.test_score)}")
     facts.append(duration(record.wall_seconds))
     if record.samples_per_second is not None:
-        facts.append(f"{record.samples_per_second:.4g} samples/s")
+        speed = record.samples_per_second
+        facts.append(f"{speed:.4g} samples/s" if speed < 1000 else f"{speed:.0f} samples/s")
     if record.align_reused:
         facts.append("alignment reused")
     ending = "".join(f": {line}" for line in (record.error or "").splitlines()[:1])
@@ -218,7 +219,7 @@ class SweepProgress:
                 self._live.console.print(trial_line(event, self.state), markup=False)
         elif isinstance(event, events.SweepStarted):
             done, planned, _ = self.state.totals()
-            say(f"{event.sweep}: {planned} trials, {done} already done; {event.executor} on {event.where}")
+            say(f"{event.sweep}: {planned} trials, {done} already done; running on {event.where}")
         elif isinstance(event, events.TrialFinished):
             say(trial_line(event, self.state))
         elif isinstance(event, events.Message):

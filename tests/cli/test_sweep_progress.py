@@ -139,7 +139,7 @@ def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.Capture
         listener(events.Message("retrying"))
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
-        "pocket/quick: 1 trials, 0 already done; ray on one node",
+        "pocket/quick: 1 trials, 0 already done; running on one node",
         "[1/1] pocket/digits orca confirm seed 0: failed_oom, validation –, 1 min 00 s: out",
     ]
     assert captured.err == "retrying\n"
