@@ -150,8 +150,10 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
     for key, value in own.items():
         theirs = base.get(key)
-        both = isinstance(value, dict) and isinstance(theirs, dict) and not is_space
-        merged[key] = _merge(theirs, value, *parents, key) if both else value
+        if isinstance(value, dict) and isinstance(theirs, dict) and not is_space:
+            merged[key] = _merge(theirs, value, *parents, key)
+        else:
+            merged[key] = value
     return merged
 
 
