@@ -1,4 +1,4 @@
-"""Work in blocks of rows, so that a call keeps below the memory that `distance.MEMORY_BYTES` allows it."""
+"""Blocks of rows, which keep the memory of a call below `distance.MEMORY_BYTES`."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,13 @@ from orca_ray.alignment import distance
 from orca_ray.errors import UserError
 
 _CACHE_BYTES = 2**22
-"""Block that a CPU core's caches hold; larger ones are read from memory twice."""
+"""Block that fits a CPU core's caches."""
 
 
 def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str) -> list[slice]:
-    """Split ``num_rows`` into slices whose rows take at most an eighth of the memory of a call.
+    """Split ``num_rows`` into slices whose rows take at most an eighth of the memory of a call, or fit a CPU's caches.
 
-    An eighth: a block goes with temporary copies of itself, and with what else a call keeps. On a CPU blocks are small
-    enough for its caches besides.
-
-    Raises:
-        UserError: where not even one row keeps to `distance.MEMORY_BYTES`.
+    The rest is for temporary copies. ``what`` names the matrix in the UserError for a single row that does not fit.
     """
     limit = distance.MEMORY_BYTES
     if row_bytes > limit:
@@ -35,10 +31,7 @@ def half_squares(x_nD: Tensor) -> Tensor:
     return 0.5 * (x_nD * x_nD).sum(1)
 
 
-def half_squared_distances(x_nD: Tensor, y_mD: Tensor, half_y_m: Tensor | None = None) -> Tensor:
-    """Return ½‖x_i − y_j‖² [n, m]. Centre the points first: the expanded form cancels badly far from the origin.
-
-    ``half_y_m``, the `half_squares` of ``y_mD``, saves computing them for each block of rows.
-    """
-    half_y_m = half_squares(y_mD) if half_y_m is None else half_y_m
-    return torch.addmm(half_squares(x_nD)[:, None] + half_y_m, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
+def half_squared_distances(x_nD: Tensor, y_mD: Tensor) -> Tensor:
+    """Return ½‖x_i − y_j‖² [n, m]. Centre the points first: the expanded form cancels badly far from the origin."""
+    half_squares_nm = half_squares(x_nD)[:, None] + half_squares(y_mD)
+    return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)

@@ -19,80 +19,80 @@ from orca_ray.errors import UserError
 logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2**30
-"""Working memory of one call; what the source takes, and the features themselves, come on top."""
+"""Working memory of one call, excluding the source's terms and the features themselves."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the solvers of one call ended; records tell the notes."""
+    """How the solvers of one call ended; the notes are stored in records."""
 
     converged: bool = True
-    """Whether every problem reached its tolerance; closed forms always do."""
+    """Whether every problem reached its tolerance; True for closed forms."""
     iterations: int = 0
-    """Most iterations that any problem took."""
+    """Largest number of iterations of any problem."""
     error: float = 0.0
     """Largest L1 error of a plan's marginals, of at most 2."""
     notes: tuple[str, ...] = ()
-    """Fallbacks taken, one sentence each: a class left out, a problem solved in chunks."""
+    """Fallbacks taken, one sentence each: a class left out, a problem solved in blocks."""
 
 
 class Distance(ABC):
     """A differentiable distance between labelled target features and fitted source features.
 
     ``distance = get_distance("otdd").fit(source)`` does all work that depends on the source alone, once;
-    ``distance(features, labels)`` is then called once an align epoch, with every target class in it.
+    ``distance(features, labels)`` is then called once an align epoch, with all target classes.
 
-    What every implementation promises (and one parametrised test checks):
+    A new distance is one module in `orca_ray.alignment.distances`. Every implementation guarantees, and one
+    parametrised test checks:
 
     - **Zero on itself** where it is `debiased`: the source's own features and labels are at distance 0, up to 1e-5 of
-      the distance's scale, and nothing that was tried is at a negative one (theory promises it for costs between
+      the distance's scale, and no other tested ones at a negative distance (theory guarantees this for costs between
       features alone, not for those between classes).
-    - **Symmetric** where it says so: source and target may change places; entropic ones take their eps from the source,
-      and differ by what another eps makes.
-    - **Invariance** under a permutation of the points, and under any renaming of the labels of either side; label ids
-      may be any integers, with gaps.
-    - **Differentiable** in the features. Where `exact_gradient`, the gradient is that of the value at every point where
-      it has one, with constants of the fit (a regularisation, a bandwidth) held fixed.
-    - **Robust**: one sample, one class, one sample a class, duplicated points, any common scale of the two sides and
-      sides of very different scale give a finite value and a finite gradient; half-precision features, too, a
-      component that is too large for them being cut to their largest number. What a distance then leaves out, or a
-      solver falls short of, is in `diagnosis`, and told once in the log.
-    - **Pure**: equal inputs give equal values on one machine; no global random number is drawn and no input is changed.
-      An instance may be called any number of times between two fits, from one thread.
-    - **Precision and place**: computed on the source features' device in `precision`, or in float64 for float64
-      features, whatever an enclosing autocast says; returned in float32, or in float64 for float64 features.
-    - **Memory** stays below `MEMORY_BYTES` a call by working in chunks, or a UserError says what it would take.
+    - **Symmetry** where it is `symmetric`: source and target may be exchanged, up to the effect of the regularisation,
+      which the source determines.
+    - **Invariance** under permutations of the points and renaming of the labels of either side; label ids may be any
+      integers, with gaps.
+    - **Differentiability** in the features. Where `exact_gradient`, the gradient is the value's own wherever that has
+      one, with constants of the call (a regularisation, a bandwidth) held fixed.
+    - **Robustness**: one sample, one class, one sample a class, duplicated points, any common scale of the two sides
+      and sides of very different scale give a finite value and gradient. Gradients of half-precision features are
+      clamped to their range. `diagnosis` reports, and the log once, what is left out or did not converge.
+    - **Purity**: equal inputs give equal values on one machine; no global random state is used and no input is
+      modified. An instance may be called any number of times between two fits, from one thread.
+    - **Precision**: computed on the source features' device in `precision`, or in float64 for float64 features,
+      whatever an enclosing autocast says; returned in float32, or in float64 for float64 features.
+    - **Memory** stays below `MEMORY_BYTES` a call, by working in blocks, or a UserError states what it would take.
     """
 
     name: str
     version: int = 1
-    """Raise it when source terms, values or gradients change: terms and aligned embedders are kept on disk."""
+    """Increase it when source terms, values or gradients change: terms and aligned embedders are cached on disk."""
     uses_labels: bool = False
     debiased: bool = True
     symmetric: bool = True
     exact_gradient: bool = True
     degree: int | None = None
-    """Scaling both sides by s > 0 scales the value by s to this power; None: there is no such rule."""
+    """Scaling both sides by s > 0 scales the value by s to this power; None where no power does."""
     precision: torch.dtype = torch.float64
 
     def __init__(self) -> None:
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Source-only terms by name, as `fit` takes them back."""
+        """Source-only terms by name, which another `fit` accepts."""
         self.diagnosis = Diagnosis()
         """Of the last call."""
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
         """Compute everything that depends on the source alone, and return self.
 
         Args:
-            source: features [N, D] and class ids [N]; later calls run on their device.
-            terms: what an earlier fit to the same source kept in `terms`; nothing is computed again then.
+            source: features [N, D] and class ids [N]; calls run on their device.
+            terms: `terms` of an earlier fit to the same source, which are not computed again.
         """
         self._source = source
-        self._told.clear()
+        self._logged.clear()
         y_N = _consecutive(source.y)
         self._single_class = int(y_N.max()) == 0
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
@@ -106,10 +106,9 @@ class Distance(ABC):
 
         Args:
             features: target features [n, D], any floating type; the gradient flows into them.
-            labels: integer class ids [n]; arbitrary ones.
-            shares: what share of the data set each class has, [L] in ascending order of the class ids that occur;
-                default: its share of ``labels``. Distances that go class by class weigh the classes with it, all
-                others take the points as they come.
+            labels: integer class ids [n], arbitrary ones.
+            shares: each class's share of the data set, [L] in ascending order of the class ids that occur; default: its
+                share of ``labels``. Distances that go class by class weight the classes by it; others ignore it.
 
         Raises:
             UserError: for a wrong shape, another D than the source's, or a value that is not finite.
@@ -135,38 +134,36 @@ class Distance(ABC):
             value = self._distance(x_nD.to(device), y_n, shares_L)
         if self.uses_labels and self._single_class:
             note = (
-                f"all {len(self._source.y)} source samples are of one class: target classes cannot be told apart by "
-                "where they go (sources with several let them)"
+                f"all {len(self._source.y)} source samples are of one class: target classes cannot be aligned to "
+                "different ones (choose a source with several)"
             )
             self.diagnosis = replace(self.diagnosis, notes=(note, *self.diagnosis.notes))
-        self._log_notes()
-        return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
-
-    def _log_notes(self) -> None:
         for note in self.diagnosis.notes:
-            if note not in self._told:
-                self._told.add(note)
+            if note not in self._logged:
+                self._logged.add(note)
                 logger.info("distance %s: %s", self.name, note)
+        return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         return torch.promote_types(self.precision, x.dtype)
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
-        """Return what is dear to compute of the source, to be kept on disk; features and class ids 0 … K-1."""
+        """Return the expensive source-only terms, which are cached on disk; class ids are 0 … K-1."""
         return {}
 
     @abstractmethod
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Keep what calls need of the source; cheap beside `_source_terms`, whose result (on any device) it gets."""
+        """Store what calls need of the source; cheap, given the result of `_source_terms` on any device."""
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the scalar for features, class ids 0 … L-1 all of which occur, and the classes' shares; set
-        `diagnosis` where a solver or a fallback is at work."""
+        """Return the scalar for features, class ids 0 … L-1, all of which occur, and the classes' shares.
+
+        Set `diagnosis` where a solver or a fallback is used."""
 
 
 class _Widen(torch.autograd.Function):
-    """Conversion to another precision; on the way back what the narrower one cannot hold is cut, not infinite."""
+    """Conversion to another precision; its gradient is clamped to the range of the narrower one."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -181,6 +178,6 @@ class _Widen(torch.autograd.Function):
 
 
 def _consecutive(labels: Tensor) -> Tensor:
-    """Rename labels to 0 … K-1; no distance depends on the names, so sorted order will do."""
+    """Rename labels to 0 … K-1 in sorted order."""
     _, consecutive = torch.unique(labels, return_inverse=True)
     return cast(Tensor, consecutive)

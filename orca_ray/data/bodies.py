@@ -12,3 +12,6 @@ PAPER_BODIES: Mapping[ModalityName, str] = {
     "image": "microsoft/swin-base-patch4-window7-224-in22k",
 }
 """Bodies of the ORCA paper, from the Hugging Face hub."""
+
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the colours of ImageNet's pixels, in units of the largest value."""

@@ -1,6 +1,6 @@
-"""Gradient checkpointing: keep a layer's input, compute the rest again when its gradient is due (Chen et al. 2016).
+"""Gradient checkpointing: store the input of each layer and recompute its activations in the backward pass.
 
-Done here for every body alike, not by the libraries' switches: MPNet has none, and timm's sits on the whole model.
+(Chen et al., 2016.) Implemented for all bodies alike: MPNet has no switch for it, and timm's is on the whole model.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def repeated_layers(module: nn.Module) -> list[nn.Module]:
-    """Return the layers of a transformer: members, all of one class, of the innermost lists that hold such."""
+    """Return the layers of a transformer: the members of the innermost lists whose members share a class."""
     found: list[nn.Module] = []
     for part in module.modules():
         members = list(part.children())
@@ -25,15 +25,14 @@ def repeated_layers(module: nn.Module) -> list[nn.Module]:
 
 
 def checkpoint_layers(module: nn.Module) -> int:
-    """Let every repeated layer of ``module`` recompute its activations in training; return how many there are.
+    """Make every repeated layer of ``module`` recompute its activations in training; return the number of layers.
 
-    Gradients stay the same, dropout included: random states are kept and put back. Evaluation is left alone.
+    Gradients stay the same, dropout included, because random states are stored. Evaluation does not change.
     """
     layers = repeated_layers(module)
     for layer in layers:
-        if "forward" in layer.__dict__:
-            continue  # done before
-        layer.forward = _recomputed(layer, layer.forward)
+        if "forward" not in layer.__dict__:  # else it is wrapped already
+            layer.forward = _recomputed(layer, layer.forward)
     return len(layers)
 
 

@@ -5,15 +5,15 @@ memory that it would take, weights against the size of their file.
 """
 
 import contextlib
-import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from orca_ray.data.json_files import read_json
+from orca_ray.data.memory import require_memory
 from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import seeded
 from orca_ray.models.family import Family, family_of
@@ -27,7 +27,6 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """Files that weights are read from, the first that exists."""
-_MOST_JSON_BYTES = 2**22  # labels of ImageNet-22k take 1.5 MB
 _MOST_LAYERS = 1000
 _ATTENTION = (None, "eager", "sdpa")
 """Implementations of attention that come with transformers and torch; others are fetched from the hub as code."""
@@ -80,12 +79,8 @@ def check_config(base: str, config: Any) -> Family:
     except Exception as error:  # whatever a model's constructor raises for numbers that do not fit
         raise UserError(f"cannot build body {base!r} from its configuration: {cause(error)}") from error
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    stored, memory = sum(path.stat().st_size for path in weight_files(base)), _memory_bytes()
-    if 4 * num_parameters > memory:
-        raise UserError(
-            f"body {base!r} declares {num_parameters:,} parameters, {4 * num_parameters / 2**30:,.1f} GiB, and this "
-            f"machine has {memory / 2**30:,.1f} GiB of memory: use a smaller body"
-        )
+    require_memory(4 * num_parameters, f"body {base!r} declares {num_parameters:,} parameters", "use a smaller body")
+    stored = sum(path.stat().st_size for path in weight_files(base))
     if stored and num_parameters > 2 * stored:
         raise UserError(
             f"body {base!r} declares {num_parameters:,} parameters, and its weights are only {stored:,} bytes: its "
@@ -200,15 +195,10 @@ def _read_json(base: str, path: Path, what: str) -> dict[str, Any]:
     start = f"cannot read a Hugging Face {what} in {base}"
     if not path.is_file():
         raise UserError(f"{start}: it has no file {path.name}; give a directory with config.json and model.safetensors")
-    if (size := path.stat().st_size) > _MOST_JSON_BYTES:
-        raise UserError(f"{start}: {path.name} has {size:,} bytes, at most {_MOST_JSON_BYTES:,} are read")
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{start}: {path.name} is not JSON ({cause(error)}); save the model again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{start}: {path.name} holds a {type(content).__name__}, expected a JSON object")
-    return content
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{start}: {error}; save the model again") from error
 
 
 def _refuse_code(base: str, config: dict[str, Any]) -> None:
@@ -271,7 +261,3 @@ def _check_pickle(base: str, path: Path) -> None:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,6 @@
-"""Bodies for images: Hugging Face ViT, DeiT, DINOv2 (with or without registers) and Swin."""
+"""The stem of image encoders."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +9,9 @@ from torch.nn import functional as F
 from orca_ray.errors import UserError
 from orca_ray.models.body import Layout, Stem
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
 
 class ImageStem(Stem):
-    """Patch embedding, the norm after it, prefix tokens (CLS, registers) and the grid of positions."""
+    """Patch embedding, the norm after it, prefix tokens (CLS, registers) and the grid of position embeddings."""
 
     def __init__(
         self,
@@ -23,10 +22,10 @@ class ImageStem(Stem):
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
         antialias: bool = False,
     ) -> None:
-        """Take the patch convolution, the norm, ``prefix`` [P, D] with its positions added, ``places`` [gh, gw, D].
+        """Take the patch convolution, the norm, ``prefix`` [P, D] with positions added, and ``places`` [gh, gw, D].
 
-        ``statistics`` are mean and standard deviation per colour of the pixels the body was pretrained on;
-        ``antialias`` says whether the body's own code smooths positions when it shrinks their grid.
+        ``statistics`` are the mean and standard deviation of each colour in pretraining. ``antialias``: whether the
+        body's own code smooths position embeddings when it shrinks their grid.
         """
         super().__init__()
         kernel_height, kernel_width = (int(size) for size in projection.kernel_size)
@@ -39,13 +38,14 @@ class ImageStem(Stem):
         self.norm = norm.requires_grad_(False)
         self.prefix = nn.Parameter(prefix.detach(), requires_grad=False)
         self.places = None if places is None else nn.Parameter(places.detach(), requires_grad=False)
+        self.num_places = None if places is None else places.shape[0] * places.shape[1]
         self.patch_size = kernel_height
         self.width = projection.out_channels
         self.image_mean, self.image_std = statistics
         self._antialias = antialias
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Positions of a grid ``(gh, gw)``, [gh * gw, D], bicubically interpolated as the body's own library does."""
+        """Return the positions of a grid ``(gh, gw)``, [gh * gw, D], resized bicubically as the body's library does."""
         if self.places is None:
             return None
         if tuple(layout) == tuple(self.places.shape[:2]):
@@ -63,18 +63,39 @@ class ImageStem(Stem):
         return torch.cat((self.prefix.expand(tokens.shape[0], -1, -1), tokens), dim=1)
 
     def token_rms(self) -> float:
-        """Root mean square of patch tokens, before norm and positions, over grey images with a natural spectrum.
+        """Return the root mean square of patch tokens, before norm and positions, over grey natural noise.
 
-        Pretrained kernels answer white noise twice as strongly as photographs (vit-s14: 0.28 against 0.14; here 0.15).
+        White noise would double it: vit-s14 has 0.28 for white noise, 0.14 for photographs and 0.15 for this noise.
         """
-        patches = F.conv2d(
-            natural_noise(8, 8 * self.patch_size).expand(-1, 3, -1, -1), self.kernel, self.bias, self.patch_size
-        )
+        noise = natural_noise(8, 8 * self.patch_size).expand(-1, 3, -1, -1)
+        patches = F.conv2d(noise, self.kernel, self.bias, self.patch_size)
         return float(patches.square().mean().sqrt())
 
 
+def prefix_and_places(
+    tokens: Sequence[Tensor | None], table: Tensor | None, grid: Sequence[int], projection: nn.Conv2d
+) -> tuple[Tensor, Tensor | None]:
+    """Return prefix tokens [P, D] with their positions added, and the positions [gh, gw, D] of the grid.
+
+    Args:
+        tokens: CLS, registers and the like, each [1, n, D]; None for those that the body does not have.
+        table: position embeddings [1, N, D] of the prefix, as far as it has any, and of the grid; None: relative.
+        grid: (gh, gw).
+        projection: the patch convolution.
+    """
+    width = projection.out_channels
+    found = [token.detach()[0] for token in tokens if token is not None]
+    prefix = torch.cat(found) if found else torch.zeros(0, width)
+    if table is None:
+        return prefix, None
+    table = table.detach()[0]
+    placed = table.shape[0] - grid[0] * grid[1]  # registers have no position, and in some models CLS has none
+    prefix = torch.cat((prefix[:placed] + table[:placed], prefix[placed:]))
+    return prefix, table[placed:].view(grid[0], grid[1], width)
+
+
 def natural_noise(num_images: int, size: int) -> Tensor:
-    """Grey random images [N, 1, size, size] of mean 0 and variance 1 with a natural spectrum; always the same ones.
+    """Return grey random images [N, 1, size, size] of mean 0 and variance 1 with a natural spectrum; always the same.
 
     The amplitude falls as f^-1.2, the average over natural scenes (Tolhurst, Tadmor and Chao 1992).
     """

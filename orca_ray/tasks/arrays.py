@@ -1,18 +1,69 @@
-"""From whole arrays to the splits of a task: what most ``build`` functions end with."""
+"""Steps that most ``build`` functions share: held-out samples, inputs filled batch by batch, arrays by split."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import prepared, splits
+from orca_ray.data.rows import Array
+from orca_ray.data.splits import Indices
+from orca_ray.data.workspace import Workspace
+from orca_ray.errors import UserError
 
-Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
 
+_BATCH_BYTES = 64 * 2**20
 
-def by_index(x: Array, y: Array, parts: Sequence[npt.NDArray[np.int64]]) -> list[Pair]:
+
+def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
+    """Draw validation samples from the training set in a file: indices of those kept and of those held out.
+
+    Both are in random order.
+
+    Args:
+        path: the file, for errors.
+        samples: labels [N], each class of which has its share in both sets, or the number of samples.
+        num_held_out: number of validation samples.
+        seed: of the draw.
+
+    Raises:
+        UserError: the file holds too few samples.
+    """
+    count = samples if isinstance(samples, int) else len(samples)
+    if count <= num_held_out:
+        raise UserError(
+            f"{path}: expected more than {num_held_out} training samples, because as many are held out for "
+            f"validation, found {count}; get the whole file"
+        )
+    sizes = (count - num_held_out, num_held_out)
+    try:
+        if isinstance(samples, int):
+            kept, held_out = splits.split(count, sizes, seed)
+        else:
+            kept, held_out = splits.stratified_split(samples, sizes, seed)
+    except UserError as error:
+        raise UserError(f"{path}: cannot hold out {num_held_out} of {count} samples for validation: {error}") from error
+    return kept, held_out
+
+
+def filled(
+    workspace: Workspace, split: str, indices: Indices, rows: Callable[[Indices], Array], shape: tuple[int, ...]
+) -> Array:
+    """Return inputs [len(indices), *shape] float32 on the disk, filled with ``rows(indices[b])`` batch by batch."""
+    x = workspace.array(f"{split}_x", (len(indices), *shape))
+    size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))
+    for part in workspace.batches(split, len(indices), size, x):
+        x[part] = rows(indices[part])
+    return x
+
+
+def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
+    """Return the ``rows`` of `filled` from a function of one index."""
+    return lambda indices: np.stack([function(int(index)) for index in indices])
+
+
+def by_index(x: Array, y: Array, parts: Sequence[Indices]) -> list[Pair]:
     """Return (x, y) of train, validation and test, given their indices."""
     return [(x[part], y[part]) for part in parts]
 

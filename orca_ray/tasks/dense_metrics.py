@@ -3,15 +3,11 @@
 Shape letters: N samples, S residues of a padded protein, P pairs of residues.
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.tasks.ranking import area_under_roc
-
-Array = npt.NDArray[Any]
 
 IGNORED = -1
 """Target of a mask's pixels that are to be ignored: the reference multiplies their logits and targets by zero, so that

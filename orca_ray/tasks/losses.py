@@ -7,10 +7,8 @@ one gradient, however it is split into passes that are weighted by their share o
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,7 +18,6 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.tasks.dense_metrics import IGNORED
 
-Array = npt.NDArray[Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
 LossFactory = Callable[[Rows, Target, torch.device], Loss]

@@ -5,16 +5,13 @@ Shape letters: N samples, K classes or labels. Rankings use float64 logits: prob
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.tasks import dense_metrics
 from orca_ray.tasks.ranking import area_under_roc
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -204,13 +201,7 @@ _ALL = (
         _relative_l2,
     ),
     Metric("nrmse", "nRMSE", "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂", "PDEBench (Takamoto et al., 2022)", _relative_l2),
-    Metric(
-        "rmse",
-        "RMSE",
-        "square root of the mean squared error over all values of the split",
-        "textbook",
-        _rmse,
-    ),
+    Metric("rmse", "RMSE", "square root of the mean squared error over all values of the split", "textbook", _rmse),
     Metric(
         "one_minus_r2",
         "1 − R²",

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache, packages, prepared
 from orca_ray.data.bodies import PAPER_BODIES, ModalityName
@@ -14,14 +13,13 @@ from orca_ray.data.packages import Package
 from orca_ray.data.prepared import Arrays, PreparedData
 from orca_ray.data.protocol import HELD_OUT, PAPER
 from orca_ray.data.raw import RawFile, missing, refuse_missing
-from orca_ray.data.rows import Rows, row_slices
+from orca_ray.data.rows import Array, Rows, row_slices
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
 __all__ = ["Array", "Arrays", "Scale", "Task"]
 
-Array = npt.NDArray[Any]
 Scale = Literal["standardised", "units", "measured"]
 """``standardised``: mean about 0 and deviation about 1 over the training split, which the model takes as they are.
 ``units``: any other; the model takes the training split's mean and deviation out. ``measured``: only the data tell, so
@@ -175,7 +173,10 @@ class Task:
 
         def build(workspace: Workspace) -> Arrays:
             refuse_missing(self.name, self.files, raw)
-            return self._checked(self.build(workspace))
+            try:
+                return self._checked(self.build(workspace))
+            except UserError as error:
+                raise error if self.name in str(error) else UserError(f"{self.name}: {error}") from error
 
         return prepared.prepare(
             self.name,
@@ -199,12 +200,7 @@ class Task:
         if target.kind == "classes" and target.size == 0:
             target = replace(target, size=int(data.train.y.max()) + 1)
         sizes = (len(data.train), len(data.validation), len(data.test))
-        return replace(
-            self,
-            input_shape=self.input_shape or data.train.x.shape[1:],
-            target=target,
-            num_samples=sizes,
-        )
+        return replace(self, input_shape=self.input_shape or data.train.x.shape[1:], target=target, num_samples=sizes)
 
     def _splits(self, protocol: str) -> str:
         return protocol if self.paper_splits else HELD_OUT

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_ray.alignment.circumstances import circumstances
+from orca_ray.alignment.environment import environment
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
@@ -169,7 +169,7 @@ def alignment_key(
 ) -> str:
     """Return 32 hex digits that differ whenever two alignments may differ in a single bit.
 
-    They cover the arguments and the `circumstances` (kind of machine, versions of libraries, threads, determinism).
+    They cover the arguments and the `environment` (kind of machine, versions of libraries, threads, determinism).
 
     Args:
         embedder: the embedder before its first step, with the pretrained stem and the random initialisation.
@@ -179,7 +179,7 @@ def alignment_key(
         device: the device of the computation.
         settings: everything else that determines the alignment, as plain values.
     """
-    hashed = {"format": _FORMAT, "circumstances": circumstances(device), **settings}
+    hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
     tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
     for name, tensor in tensors.items():

@@ -98,7 +98,7 @@ class GradientAccumulator:
             return
         self._compile_decided = True
         if self._config.compile == "on" and torch.are_deterministic_algorithms_enabled():
-            self._note("not compiled, for the trial is deterministic")
+            self._note("not compiled because the trial is deterministic")
         count = epochs * -(-self._num_samples // self.micro_batch)
         if not wants_compile(self._config.compile, self._device, count):
             return
@@ -146,7 +146,7 @@ class GradientAccumulator:
         if self._config.gradient_checkpointing == "on":
             layers = checkpoint_layers(self._model.body)
             if layers == 0:
-                self._note("no gradient checkpointing, for the body has no repeated layers")
+                self._note("no gradient checkpointing because the body has no repeated layers")
             else:
                 # The tensors of a recomputed layer are as large as before, and so is the bound for the CPU's caches.
                 cost = replace(self._measure_cost(), largest_bytes=self.cost.largest_bytes)

@@ -69,7 +69,7 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
         option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
     )
     if lacking:
-        return Precision("float32", device, f"refined in float32, for this {device.type} device has no {option}")
+        return Precision("float32", device, f"refined in float32 because this {device.type} device has no {option}")
     return Precision(option, device)
 
 

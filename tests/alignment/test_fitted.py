@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import circumstances, fitted
+from orca_ray.alignment import environment, fitted, tensor_file
 from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
@@ -77,29 +77,29 @@ def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monke
     fitted_distance("otdd", SourceFeatures(src.x + 1e-9, src.y, "test"))
     fitted_distance("otdd", SourceFeatures(src.x, src.y.roll(1), "test"))
     fitted_distance("otdd", SourceFeatures(src.x.float(), src.y, "test"))
-    fitted_distance("otdd_entropic", src)
+    fitted_distance("bures", src)
     assert len(files(home)) == 5
     monkeypatch.setattr(OTDD, "version", OTDD.version + 1)
     fitted_distance("otdd", src)
     assert len(files(home)) == 6
-    monkeypatch.setattr(circumstances, "_hardware", lambda device: "another kind of machine")
+    monkeypatch.setattr(environment, "_hardware", lambda device: "another kind of machine")
     fitted_distance("otdd", src)
-    monkeypatch.setattr(circumstances, "_versions", lambda: ("torch 9.9",))
+    monkeypatch.setattr(environment, "_versions", lambda: ("torch 9.9",))
     fitted_distance("otdd", src)
     assert len(files(home)) == 8
-    assert len(fits) == 8
+    assert len(fits) == 7
 
 
 def test_processors_and_their_units_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    usual = circumstances.circumstances(cpu)
-    assert usual == circumstances.circumstances(cpu)
+    usual = environment.environment(cpu)
+    assert usual == environment.environment(cpu)
     with monkeypatch.context() as patch:
         units = not has_bfloat16_units(cpu)
-        patch.setattr(circumstances, "has_bfloat16_units", lambda device: units)
-        assert circumstances.circumstances(cpu) != usual
-    monkeypatch.setattr(circumstances, "_processor", lambda: "another")
-    assert circumstances.circumstances(cpu) != usual
+        patch.setattr(environment, "has_bfloat16_units", lambda device: units)
+        assert environment.environment(cpu) != usual
+    monkeypatch.setattr(environment, "_processor", lambda: "another")
+    assert environment.environment(cpu) != usual
 
 
 def test_only_a_few_stay_in_the_process() -> None:
@@ -135,12 +135,12 @@ def test_full_disk_costs_time_only(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fitted, "save_file", full)
+    monkeypatch.setattr(tensor_file, "save_file", full)
     src, (x, y) = source(), cloud(17)
     with caplog.at_level(logging.WARNING):
         value = fitted_distance("otdd", src)(x, y)
     assert value == get_distance("otdd").fit(src)(x, y)
-    assert "source terms are not kept on disk: no space left" in caplog.text
+    assert "source terms are not cached on disk: no space left" in caplog.text
     assert len(fits) == 2
 
 
@@ -150,7 +150,7 @@ def test_unusable_directory_costs_time_only(home: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         value = fitted_distance("otdd", src)(x, y)
     assert value == get_distance("otdd").fit(src)(x, y)
-    assert "source terms are not kept on disk" in caplog.text
+    assert "source terms are not cached on disk" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -161,7 +161,7 @@ def test_read_only_directory_costs_time_only(home: Path, caplog: pytest.LogCaptu
             fitted_distance("otdd", source())
     finally:
         home.chmod(0o700)
-    assert "source terms are not kept on disk" in caplog.text
+    assert "source terms are not cached on disk" in caplog.text
 
 
 def test_errors_of_the_fit_come_through() -> None:

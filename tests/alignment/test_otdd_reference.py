@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import cost_matrix, otdd_reference, soft_minima
-from orca_ray.alignment.distance import Distance, get_distance
+from orca_ray.alignment import distance as contract
+from orca_ray.alignment import ladder
+from orca_ray.alignment.distance import Distance
+from orca_ray.alignment.distances import otdd_reference
 from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.registry import get_distance
 from orca_ray.errors import UserError
 from tests.perf.reference import make_features
 
-EXACT, GAUSSIAN = "otdd_reference", "otdd_reference_gaussian"
-MODES = pytest.mark.parametrize("name", [EXACT, GAUSSIAN])
+NAME = "otdd_reference"
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -85,29 +87,13 @@ def divergence(metric: Metric, x: Tensor, y: Tensor, temperatures: list[float]) 
     return total
 
 
-def root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    kept = values > values.max() * len(values) * torch.finfo(torch.float32).eps
-    result: Tensor = (vectors * torch.where(kept, values, torch.zeros_like(values)).sqrt()) @ vectors.T
-    return result
-
-
-def bures(x: Tensor, y: Tensor) -> Tensor:
-    s, t = torch.cov(x.T), torch.cov(y.T)
-    cross = root(root(s) @ t @ root(s))
-    return (x.mean(0) - y.mean(0)).square().sum() + torch.relu(torch.trace(s + t - 2 * cross))
-
-
-def plainly(name: str, src: SourceFeatures, target: Tensor) -> Tensor:
+def plainly(src: SourceFeatures, target: Tensor) -> Tensor:
     names = torch.tensor(sorted(set(src.y.tolist())))
     sides = [src.x[src.y == c] for c in names] + [target]
     w = torch.zeros(len(sides), len(sides), dtype=torch.float64)
     for i in range(len(sides)):
         for j in range(i):
-            if name == GAUSSIAN:
-                distance = bures(sides[j], sides[i])
-            else:
-                distance = divergence(squares, sides[j], sides[i], plain_ladder(sides[j], sides[i])).detach()
+            distance = divergence(squares, sides[j], sides[i], plain_ladder(sides[j], sides[i])).detach()
             w = w.index_put((torch.tensor([i, j]), torch.tensor([j, i])), distance)
     y = torch.searchsorted(names, src.y)
 
@@ -122,53 +108,45 @@ def plainly(name: str, src: SourceFeatures, target: Tensor) -> Tensor:
     return divergence(metric, x, z, plain_ladder(x, z))
 
 
-@MODES
 @pytest.mark.parametrize("scale", [0.05, 0.5, 3.0, 40.0])
-def test_equals_the_plain_formulas(name: str, scale: float) -> None:
+def test_equals_the_plain_formulas(scale: float) -> None:
     src, target = source(scale), cloud(11, seed=4, scale=scale).requires_grad_()
-    expected = plainly(name, src, target)
+    expected = plainly(src, target)
     expected.backward()  # type: ignore[no-untyped-call]
-    value, gradient = call(get_distance(name).fit(src), target.detach())
+    value, gradient = call(get_distance(NAME).fit(src), target.detach())
     # Source-only costs are interpolated between phases of the ladder.
     assert value == pytest.approx(expected.item(), rel=2e-5)
     torch.testing.assert_close(gradient, target.grad, rtol=1e-6, atol=1e-9 * scale)
 
 
-@MODES
-def test_single_precision_equals_the_plain_formulas(name: str) -> None:
+def test_single_precision_equals_the_plain_formulas() -> None:
     src, target = source(2.0), cloud(23, seed=4, scale=2.0).requires_grad_()
-    expected = plainly(name, src, target)
+    expected = plainly(src, target)
     expected.backward()  # type: ignore[no-untyped-call]
     assert target.grad is not None
     value, gradient = call(
-        get_distance(name).fit(SourceFeatures(src.x.float(), src.y, "test")), target.detach().float()
+        get_distance(NAME).fit(SourceFeatures(src.x.float(), src.y, "test")), target.detach().float()
     )
     assert value == pytest.approx(expected.item(), rel=1e-4)
     assert 1.0 - torch.cosine_similarity(gradient.double().flatten(), target.grad.flatten(), 0) < 1e-6
     assert gradient.norm().item() == pytest.approx(target.grad.norm().item(), rel=1e-3)
 
 
-@MODES
-def test_one_source_class_and_fewer_points_than_features(name: str) -> None:
+def test_one_source_class_and_fewer_points_than_features() -> None:
     src, target = source(sizes=(6,), d=12), cloud(4, d=12, seed=4)
-    assert call(get_distance(name).fit(src), target)[0] == pytest.approx(plainly(name, src, target).item(), rel=2e-5)
+    assert call(get_distance(NAME).fit(src), target)[0] == pytest.approx(plainly(src, target).item(), rel=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_features", "rms", "value", "norm"),
-    [(EXACT, 128, 2.0, 2.897535, 0.176412), (GAUSSIAN, 128, 2.0, 2.530746, 0.517598)],
-)
-def test_equals_what_the_reference_gave(name: str, num_features: int, rms: float, value: float, norm: float) -> None:
-    features = make_features(64, num_features, rms)
-    distance = get_distance(name).fit(SourceFeatures(features.source_x, features.source_y, "test"))
+def test_equals_what_the_reference_gave() -> None:
+    features = make_features(64, 128, 2.0)
+    distance = get_distance(NAME).fit(SourceFeatures(features.source_x, features.source_y, "test"))
     ours, gradient = call(distance, features.target)
-    assert ours == pytest.approx(value, rel=1e-5)
-    assert gradient.norm().item() == pytest.approx(norm, rel=1e-3)
+    assert ours == pytest.approx(2.897535, rel=1e-5)
+    assert gradient.norm().item() == pytest.approx(0.176412, rel=1e-3)
 
 
-@MODES
-def test_classes_are_weighed_and_single_samples_left_out(name: str) -> None:
-    distance = get_distance(name).fit(source())
+def test_classes_are_weighed_and_single_samples_left_out() -> None:
+    distance = get_distance(NAME).fit(source())
     parts = [cloud(6, seed=5), cloud(1, seed=6), cloud(9, seed=7)]
     x, y = torch.cat(parts), torch.tensor([2] * 6 + [-4] + [40] * 9)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
@@ -181,66 +159,60 @@ def test_classes_are_weighed_and_single_samples_left_out(name: str) -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
 
 
-@MODES
-def test_only_single_samples_leave_nothing(name: str) -> None:
-    distance = get_distance(name).fit(source())
+def test_only_single_samples_leave_nothing() -> None:
+    distance = get_distance(NAME).fit(source())
     value, gradient = call(distance, cloud(3), torch.arange(3))
     assert value == 0.0
     assert not gradient.any()
 
 
-@MODES
-def test_small_source_classes_are_left_out(name: str) -> None:
+def test_small_source_classes_are_left_out() -> None:
     src = source(sizes=(17, 1, 14))
     kept = src.y != 8
-    distance = get_distance(name).fit(src)
+    distance = get_distance(NAME).fit(src)
     value, gradient = call(distance, cloud(9, seed=4))
     assert distance.diagnosis.notes[0].startswith("1 of 3 source classes left out, with 1 samples")
-    without = call(get_distance(name).fit(SourceFeatures(src.x[kept], src.y[kept], "test")), cloud(9, seed=4))
+    without = call(get_distance(NAME).fit(SourceFeatures(src.x[kept], src.y[kept], "test")), cloud(9, seed=4))
     assert value == without[0]
     torch.testing.assert_close(gradient, without[1])
 
 
 def test_a_source_without_a_usable_class_is_refused() -> None:
     with pytest.raises(UserError, match=r"shape \(4, 5\).*class of 2 to 50000"):
-        get_distance(EXACT).fit(SourceFeatures(cloud(4), torch.arange(4), "test"))
+        get_distance(NAME).fit(SourceFeatures(cloud(4), torch.arange(4), "test"))
 
 
 def test_large_source_classes_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otdd_reference, "MAX_CLASS", 15)
-    distance = get_distance(EXACT).fit(source())
+    distance = get_distance(NAME).fit(source())
     call(distance, cloud(9, seed=4))
     assert distance.diagnosis.notes[0].startswith("1 of 3 source classes left out, with 17 samples")
 
 
-def test_labels_train_in_the_gaussian_mode_only() -> None:
+def test_labels_do_not_train() -> None:
     src = source(3.0)
     shuffled = SourceFeatures(src.x, src.y[torch.randperm(40, generator=torch.Generator().manual_seed(3))], "test")
     target = cloud(11, seed=4, scale=3.0)
-    for name, trains in ((EXACT, False), (GAUSSIAN, True)):
-        (value, gradient), (other, moved) = (call(get_distance(name).fit(s), target) for s in (src, shuffled))
-        assert abs(value / other - 1.0) > 1e-3
-        gap = 1.0 - float(torch.cosine_similarity(gradient.flatten(), moved.flatten(), 0))
-        # Not quite 0 in the exact mode: the first of the ladder's steps sees the labels.
-        assert gap > 1e-3 if trains else gap < 1e-7
+    (value, gradient), (other, moved) = (call(get_distance(NAME).fit(s), target) for s in (src, shuffled))
+    assert abs(value / other - 1.0) > 1e-3
+    # Not quite 0: the first of the ladder's steps sees the labels.
+    assert 1.0 - float(torch.cosine_similarity(gradient.flatten(), moved.flatten(), 0)) < 1e-7
 
 
-@MODES
-def test_order_and_names_do_not_matter(name: str) -> None:
+def test_order_and_names_do_not_matter() -> None:
     src, target = source(), cloud(13, seed=4)
-    value, gradient = call(get_distance(name).fit(src), target)
+    value, gradient = call(get_distance(NAME).fit(src), target)
     flip = torch.arange(12, -1, -1)
     renamed = SourceFeatures(src.x.flip(0), -src.y.flip(0), "test")
-    other, moved = call(get_distance(name).fit(renamed), target[flip], torch.full((13,), -7))
+    other, moved = call(get_distance(NAME).fit(renamed), target[flip], torch.full((13,), -7))
     assert other == pytest.approx(value, rel=1e-6)
     torch.testing.assert_close(moved, gradient[flip], rtol=1e-4, atol=1e-7)
 
 
-@MODES
-def test_where_the_reference_crashes(name: str) -> None:
+def test_where_the_reference_crashes() -> None:
     src, target = source(), cloud(257, seed=4).requires_grad_()
-    distance = get_distance(name).fit(src)
-    expected = plainly(name, src, target)
+    distance = get_distance(NAME).fit(src)
+    expected = plainly(src, target)
     expected.backward()  # type: ignore[no-untyped-call]
     value, gradient = call(distance, target.detach())
     assert value == pytest.approx(expected.item(), rel=2e-5)
@@ -248,70 +220,62 @@ def test_where_the_reference_crashes(name: str) -> None:
     assert distance.diagnosis.notes == ("a target class has 257 samples, more than the source: all were used",)
 
 
-@MODES
-def test_chunks_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     src, target = source(), cloud(13, seed=4)
-    value, gradient = call(get_distance(name).fit(src), target)
-    monkeypatch.setattr(cost_matrix, "KEPT_BYTES", 0)
-    monkeypatch.setattr(cost_matrix, "BLOCK", 100)
-    monkeypatch.setattr("orca_ray.alignment.reference_labels.FIT_BYTES", 0)
-    monkeypatch.setattr("orca_ray.alignment.reference_labels.OWN_BYTES", 0)
-    monkeypatch.setattr("orca_ray.alignment.reference_labels.SPECTRA_BYTES", 300)  # of the first class, not the others
-    monkeypatch.setattr(otdd_reference, "FIT_BYTES", 0)
-    other, chunked = call(get_distance(name).fit(src), target)
+    value, gradient = call(get_distance(NAME).fit(src), target)
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 0)  # no cost is stored
+    monkeypatch.setattr(ladder, "_BLOCK", 100)
+    other, chunked = call(get_distance(NAME).fit(src), target)
     assert other == pytest.approx(value, rel=1e-9)
     torch.testing.assert_close(chunked, gradient, rtol=1e-7, atol=1e-11)
 
 
 def test_lost_sums_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     src, target = source(3.0), cloud(13, seed=4, scale=3.0)
-    value, gradient = call(get_distance(EXACT).fit(src), target)
-    monkeypatch.setattr(soft_minima, "MOST", 1.0)
-    other, again = call(get_distance(EXACT).fit(src), target)
+    value, gradient = call(get_distance(NAME).fit(src), target)
+    monkeypatch.setattr(ladder, "_MOST", 1.0)
+    other, again = call(get_distance(NAME).fit(src), target)
     assert other == pytest.approx(value, rel=1e-9)
     torch.testing.assert_close(again, gradient, rtol=1e-7, atol=1e-11)
 
 
-@MODES
-def test_terms_go_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terms_go_round(monkeypatch: pytest.MonkeyPatch) -> None:
     src, target = source(), cloud(11, seed=4)
-    first = get_distance(name).fit(src)
+    first = get_distance(NAME).fit(src)
     expected = call(first, target)
     monkeypatch.setattr(otdd_reference.ReferenceOTDD, "_source_terms", lambda *_: pytest.fail("computed again"))
-    value, gradient = call(get_distance(name).fit(src, first.terms), target)
+    value, gradient = call(get_distance(NAME).fit(src, first.terms), target)
     assert value == expected[0]
     assert torch.equal(gradient, expected[1])
 
 
-@MODES
 @pytest.mark.parametrize("scale", [1e-4, 1e6])
-def test_extreme_scales_stay_finite(name: str, scale: float) -> None:
+def test_extreme_scales_stay_finite(scale: float) -> None:
     src = source(scale)
     src = SourceFeatures(src.x.float(), src.y, "test")
     target = cloud(6, seed=4, scale=scale).float().repeat(2, 1)
-    value, gradient = call(get_distance(name).fit(src), target)
+    value, gradient = call(get_distance(NAME).fit(src), target)
     assert math.isfinite(value)
     assert bool(torch.isfinite(gradient).all())
 
 
-@MODES
-def test_what_single_precision_cannot_hold_is_infinite_or_refused(name: str) -> None:
+def test_what_single_precision_cannot_hold_is_infinite_or_refused() -> None:
     """An embedder that runs away, or a source of such features; neither may end in a solver's own error."""
     src = source()
     single = SourceFeatures(src.x.float(), src.y, "test")
-    distance = get_distance(name).fit(single)
+    distance = get_distance(NAME).fit(single)
     for scale in (1e8, 1e10, 1e20, 1e37):
         value, gradient = call(distance, scale * cloud(6, seed=4).float())
         assert math.isinf(value) == (scale > 1e9)
         assert bool(torch.isfinite(gradient).all())
-    with pytest.raises(UserError, match=rf"shape \(40, 5\): {name} computes in torch.float32"):
-        get_distance(name).fit(SourceFeatures(1e20 * single.x, src.y, "test"))
+    with pytest.raises(UserError, match=rf"shape \(40, 5\): {NAME} computes in torch.float32"):
+        get_distance(NAME).fit(SourceFeatures(1e20 * single.x, src.y, "test"))
 
 
 def test_precisions_of_the_two_sides_may_differ() -> None:
     src, target = source(), cloud(11, seed=4)
-    single = get_distance(EXACT).fit(SourceFeatures(src.x.float(), src.y, "test"))
-    expected = call(get_distance(EXACT).fit(src), target)
+    single = get_distance(NAME).fit(SourceFeatures(src.x.float(), src.y, "test"))
+    expected = call(get_distance(NAME).fit(src), target)
     for x, dtype in ((target, torch.float64), (target.float(), torch.float32), (target.half(), torch.half)):
         value, gradient = call(single, x)
         assert value == pytest.approx(expected[0], rel=5e-3)
@@ -319,7 +283,7 @@ def test_precisions_of_the_two_sides_may_differ() -> None:
 
 
 def test_the_value_alone_is_the_same() -> None:
-    distance = get_distance(GAUSSIAN).fit(source())
+    distance = get_distance(NAME).fit(source())
     value = distance(cloud(11, seed=4), torch.zeros(11, dtype=torch.long))
     assert not value.requires_grad
     assert value.item() == call(distance, cloud(11, seed=4))[0]
@@ -337,7 +301,7 @@ def step_mb(n: int, scale: float, num_classes: int) -> float | None:
     src = SourceFeatures(scale * torch.randn(5000, 64, generator=generator), torch.arange(5000) % num_classes, "test")
     # What the source's own terms are makes no difference to memory.
     terms = {"self_KSP": torch.zeros(num_classes, 5, 6), "self_SP": torch.zeros(5, 6)}
-    distance = get_distance(EXACT).fit(src, terms)
+    distance = get_distance(NAME).fit(src, terms)
     x = scale * torch.randn(n, 64, generator=generator)
     call(distance, x[:64])
     gc.collect()
@@ -351,14 +315,11 @@ def step_mb(n: int, scale: float, num_classes: int) -> float | None:
     return status_mb("VmHWM") - before
 
 
-@pytest.mark.parametrize(
-    ("n", "scale", "num_classes"),
-    [(512, 1.0, 3), (1500, 1.0, 3), (512, 20.0, 3), (600, 20.0, 3), (512, 1.0, 10), (512, 20.0, 300)],
-)
-def test_a_step_stays_below_20_mb(n: int, scale: float, num_classes: int) -> None:
-    """In a process of its own: what an allocator holds, and gives back meanwhile, hangs on what ran before."""
+@pytest.mark.parametrize(("n", "scale", "num_classes"), [(512, 20.0, 3), (512, 1.0, 300)])
+def test_a_step_stays_below_40_mb(n: int, scale: float, num_classes: int) -> None:
+    """In a process of its own: what an allocator holds and returns depends on what ran before."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        taken = pool.submit(step_mb, n, scale, num_classes).result()
-    if taken is None:
-        pytest.skip("the peak of resident memory cannot be reset here")
-    assert taken < 20.0
+        used = pool.submit(step_mb, n, scale, num_classes).result()
+    if used is None:
+        pytest.skip("the peak of resident memory cannot be reset on this machine")
+    assert used < 40.0

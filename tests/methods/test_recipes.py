@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,13 @@ from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import CrossModalModel
 
-from .tiny_trials import QUICK, changed, copy_of, make_home, run, save_bert, save_vit, start
+from .tiny_trials import QUICK, changed, copy_of, run, start
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
-
-
-@pytest.fixture(scope="module", params=["bert", "vit"])
-def body(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    save = {"bert": save_bert, "vit": save_vit}[request.param]
-    directory: Path = tmp_path_factory.mktemp(request.param)
-    return save(directory)
+@pytest.fixture(params=["bert", "vit"])
+def body(request: pytest.FixtureRequest) -> str:
+    name: str = request.getfixturevalue(request.param)
+    return name
 
 
 TRAINED = {

@@ -5,20 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.target import Target
 from orca_ray.methods.adaptation import Adaptation
-from tests.methods.tiny_trials import QUICK, make_data, make_task, save_bert
+from tests.methods.tiny_trials import QUICK, make_data, make_task
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_bert(tmp_path_factory.mktemp("bert"))
 
 
 def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedData:

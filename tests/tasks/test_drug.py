@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_ray.tasks.drug import _reading
+from orca_ray.tasks import arrays
 from orca_ray.tasks.registry import get_task
 from tests.tasks.nasbench360.reference_loaders import reference_arrays
 from tests.tasks.nasbench360.twin_data import ordered, training_rows
@@ -19,7 +19,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_rows_are_those_of_the_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_reading, "_BATCH", 7)
+    monkeypatch.setattr(arrays, "_BATCH_BYTES", 7 * 4 * 3840)
     write_drug(tmp_path, name=name)
     data = get_task(f"drug/{name}").prepare(raw=tmp_path, out=tmp_path / "out" / "1")
     assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 8)

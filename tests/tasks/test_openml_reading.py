@@ -137,7 +137,7 @@ BAD_DESCRIPTIONS: list[tuple[Callable[[str], str], str]] = [
         lambda text: '{"error":{"code":"111","message":"Unknown dataset"}}',
         r"no field data_set_description.*Unknown dataset",
     ),
-    (lambda text: "[1]", r"no field data_set_description"),
+    (lambda text: "[1]", "not the JSON that OpenML answers with: expected a JSON object, found a list"),
     (_field("id", "8"), r"describes data set 8, expected 7"),
     (_field("md5_checksum", "abc"), r"field md5_checksum is 'abc'"),
     (_field("md5_checksum", None), r"field md5_checksum is None"),

@@ -40,7 +40,7 @@ def test_precision_is_chosen_by_device_and_width(monkeypatch: pytest.MonkeyPatch
     assert choose_precision("bfloat16", CPU, 16) == Precision("bfloat16", CPU)
     lacking = choose_precision("tf32", CPU, 16)
     assert lacking.name == "float32"
-    assert lacking.note == "refined in float32, for this cpu device has no tf32"
+    assert lacking.note == "refined in float32 because this cpu device has no tf32"
 
 
 def test_flags_of_precision_are_put_back() -> None:

@@ -10,9 +10,8 @@ from orca_ray.alignment.distance import Distance
 class L2(Distance):
     """‖mean(source) − mean(target)‖², blind to labels. O(n D) a call.
 
-    The reference minimises the mean squared distance over all pairs. That is this plus the two variances, which make
-    the distance of a set from itself positive and pull the target together to a point; subtracting half of each side's
-    own pairwise mean, as in an energy distance, leaves exactly this (the reference: ORCA, arXiv:2302.05738).
+    The reference (ORCA, arXiv:2302.05738) minimises the mean squared distance over all pairs, which is this plus both
+    variances: it is positive on itself and contracts the target to a point. Debiased as an energy distance, it is this.
     """
 
     name = "l2"

@@ -1,22 +1,20 @@
-"""Optimal transport dataset distance: transport between labelled points, classes being points of a second space."""
+"""Optimal transport dataset distance: transport between labelled points, where classes have distances of their own."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from orca_ray.alignment.distances.sinkhorn import Sinkhorn
-from orca_ray.alignment.entropic import Ledger
-from orca_ray.alignment.inner import GaussianLabels, LabelDistance
-from orca_ray.alignment.kernel import Side
+from orca_ray.alignment.gaussian import Gaussians
+from orca_ray.alignment.transport import Report
 
 
 class OTDD(Sinkhorn):
     """Debiased entropic OTDD of all target classes jointly (arXiv:2002.02923; debiasing arXiv:1810.08278).
 
     Points are (feature, class) pairs. The cost between two is C = ½‖x − y‖² + ½ W[class of x, class of y], where W is
-    the squared 2-Wasserstein distance between the two classes' points: that of Gaussians by default (`GaussianLabels`),
-    or entropic (`EntropicLabels`). With OT the entropic transport cost between uniform measures,
+    the squared 2-Wasserstein distance between the Gaussians fitted to the two classes' points (`Gaussians`). With OT
+    the entropic transport cost between uniform measures,
 
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target),
 
@@ -25,40 +23,35 @@ class OTDD(Sinkhorn):
     gradient flows through the features' cost and through W, with the plans of the solution (envelope theorem).
 
     The reference (ORCA) transports one target class at a time, with a constant W: the labels then cancel from its
-    gradient. Here they act: moving a class changes what it costs to carry it to each source class.
+    gradient. Here they act: moving a class changes its cost to each source class.
 
-    W within the source and the source's class summaries are computed by `fit`, too. A call costs what `Sinkhorn` costs
-    and what W takes: about as much at 128 points a class.
+    `fit` also computes W within the source and the Gaussians of the source's classes. A call costs that of `Sinkhorn`
+    plus W, about as much at 128 points a class.
     """
 
     name = "otdd"
     uses_labels = True
 
-    def __init__(self, labels: LabelDistance[Any] | None = None) -> None:
-        super().__init__()
-        self._labels: LabelDistance[Any] = labels or GaussianLabels()
-
-    def _source_labels(self, side: Side, ledger: Ledger) -> tuple[Mapping[str, Tensor], Tensor]:
-        classes = _split(side.x_nD, side.y_n)
-        terms = self._labels.source_terms(classes, ledger)
-        return terms, self._labels.within(self._labels.restore(classes, terms), ledger)
+    def _source_labels(self, x_ND: Tensor, y_N: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        terms = Gaussians.of(_classes(x_ND, y_N)).terms()
+        return terms, Gaussians.from_terms(terms, x_ND).own_distances()
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         super()._prepare(x_ND, y_N, terms)
-        self._classes = self._labels.restore(_split(self._side.x_nD, y_N), terms)
+        self._classes = Gaussians.from_terms(terms, x_ND)
 
-    def _label_distances(self, x_nD: Tensor, y_n: Tensor, ledger: Ledger) -> tuple[Tensor, Tensor]:
-        parts = _split(x_nD, y_n)
+    def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: Report) -> tuple[Tensor, Tensor]:
+        parts = _classes(x_nD, y_n)
         if singles := sum(len(part) == 1 for part in parts):
-            ledger.note(
+            report.notes.append(
                 f"{singles} of {len(parts)} target classes have one sample: they count as points, without spread"
             )
-        classes = self._labels.summarise(parts, ledger)
-        return self._labels.between(self._classes, classes, ledger).T, self._labels.within(classes, ledger)
+        classes = Gaussians.of(parts)
+        return self._classes.distances(classes).T, classes.own_distances()
 
 
-def _split(x_nD: Tensor, y_n: Tensor | None) -> list[Tensor]:
-    assert y_n is not None
+def _classes(x_nD: Tensor, y_n: Tensor) -> list[Tensor]:
+    """Return the points of each class 0 … L-1."""
     return [x_nD[y_n == c] for c in range(int(y_n.max()) + 1)]
 
 

@@ -9,39 +9,40 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Body, Layout, Stem
 from orca_ray.models.families.vit import hugging_face_stem
 from orca_ray.models.family import Family
+from orca_ray.models.vision import ImageStem
 
 
 class SwinBody(Body):
-    """Hierarchical Swin, [B, gh * gw, D] -> [B, S, 8 D for four stages]; each stage but the last halves the grid."""
+    """Swin, [B, gh * gw, D] -> [B, S, 8 D for four stages]; each stage but the last halves the grid."""
 
     modality = "image"
 
-    def __init__(self, model: Any, max_tokens: int | None) -> None:
+    def __init__(self, model: Any, stem: ImageStem) -> None:
         super().__init__()
         self.encoder = model.encoder
         self.final_norm = model.layernorm
-        self.width = int(model.config.embed_dim)
+        self.width = stem.width
         self.feature_width = int(model.num_features)
-        self.max_tokens = max_tokens
+        self.max_tokens = stem.num_places
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the last hidden state after the final norm."""
         assert grid is not None, "Swin needs the grid of its tokens"
-        # always_partition: the model would otherwise overwrite its window size with the smallest grid it has seen,
-        # and fail on windows smaller than its bias table; fit_grid does that part properly.
+        # Without always_partition, the model would set its window size to the smallest grid it has seen, and fail on
+        # windows smaller than its bias table.
         features: Tensor = self.encoder(tokens_BTD, grid, always_partition=True).last_hidden_state
         normed: Tensor = self.final_norm(features)
         return normed
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """The grid after all patch mergings (odd sides are padded, so halves round up)."""
+        """Return the grid after all patch mergings, which pad odd sides."""
         halvings = len(self.encoder.layers) - 1
         return tuple(math.ceil(side / 2**halvings) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Shrink windows larger than their stage's grid, keeping the biases of the offsets that still occur.
+        """Shrink windows larger than their stage's grid, and keep the biases of the offsets that still occur.
 
-        A window that covers the whole grid is not shifted (Liu et al. 2021, as in both libraries).
+        A window that covers the whole grid is not shifted (Liu et al. 2021, and both libraries).
         """
         for stage in self.encoder.layers:
             for block in stage.blocks:
@@ -53,7 +54,7 @@ class SwinBody(Body):
 
 
 def _shrink_window(block: Any, window: int) -> None:
-    """Cut a Swin block's relative position table down to offsets within ``window``."""
+    """Cut a block's relative position table down to the offsets within ``window``."""
     bias = block.attention.relative_position_bias
     old = int(bias.window_size[0])
     if window == old:
@@ -67,28 +68,22 @@ def _shrink_window(block: Any, window: int) -> None:
     block.window_size = window
 
 
-def cut_swin(model: Any) -> tuple[Body, Stem]:
-    """Cut a Swin into body and stem; ``model`` is used up."""
+def _cut(model: Any) -> tuple[Body, Stem]:
     stem = hugging_face_stem(model)
     if not hasattr(model.encoder.layers[0], "blocks"):
         raise UserError(f"cannot use a {type(model).__name__} as a body: of the hierarchical ones Swin is supported")
-    max_tokens = None if stem.places is None else stem.places.shape[0] * stem.places.shape[1]
-    return SwinBody(model, max_tokens), stem
+    return SwinBody(model, stem), stem
 
 
-def _is_hierarchical(config: Any) -> bool:
+def _resembles(config: Any) -> bool:
     return hasattr(config, "image_size") and hasattr(config, "patch_size") and hasattr(config, "depths")
-
-
-def _set_depths(config: Any, depths: list[int]) -> None:
-    config.depths = depths
 
 
 FAMILY = Family(
     name="Swin",
     modality="image",
-    resembles=_is_hierarchical,
+    resembles=_resembles,
     depths=lambda config: config.depths,
-    set_depths=_set_depths,
-    cut=cut_swin,
+    set_depths=lambda config, depths: setattr(config, "depths", depths),
+    cut=_cut,
 )

@@ -5,13 +5,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from orca_ray.errors import UserError
-from orca_ray.models.body import GivenEmbeddings
+from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Stem
 from orca_ray.models.family import Family
-from orca_ray.models.text import TextBody, TextStem
+from orca_ray.models.text import TextStem
 
 
-def cut_text(model: Any) -> tuple[TextBody, TextStem]:
-    """Cut a Hugging Face text encoder into body and stem; ``model`` is used up."""
+def cut_text(model: Any) -> tuple[Body, Stem]:
+    """Cut a text encoder into body and stem, using it up; raises UserError for other models."""
     embeddings = getattr(model, "embeddings", None)
     if embeddings is None or model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False):
         raise UserError(
@@ -23,24 +23,24 @@ def cut_text(model: Any) -> tuple[TextBody, TextStem]:
     places = _places(embeddings)
     model.embeddings = GivenEmbeddings()
     if hasattr(model, "pooler"):
-        model.pooler = None  # it is not on the way to the last hidden state: parameters that never get a gradient
-    return TextBody(model, words.shape[1], None if places is None else places.shape[0]), TextStem(words, places, norm)
+        model.pooler = None  # its parameters would never get a gradient
+    return EncoderBody(model, "sequence", words.shape[1], places), TextStem(words, places, norm)
 
 
 def _places(embeddings: Any) -> Tensor | None:
-    """Position embeddings [P, D] by place, plus the embedding of the first segment where the model has segments."""
+    """Return position embeddings [P, D], plus the embedding of the first segment if the model has segments."""
     table = getattr(embeddings, "position_embeddings", None)
     if table is None:
         return None
-    # The RoBERTa family numbers places from padding_idx + 1 (create_position_ids_from_inputs_embeds in transformers).
+    # The RoBERTa family numbers positions from padding_idx + 1 (create_position_ids_from_inputs_embeds).
     roberta_like = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
     places: Tensor = table.weight.detach()[embeddings.padding_idx + 1 if roberta_like else 0 :]
     segments = getattr(embeddings, "token_type_embeddings", None)
     return places.clone() if segments is None else places + segments.weight.detach()[0]
 
 
-def _has_no_pixels(config: Any) -> bool:
+def _resembles(config: Any) -> bool:
     return not (hasattr(config, "image_size") and hasattr(config, "patch_size"))
 
 
-FAMILY = Family(name="BERT-like text encoders", modality="sequence", resembles=_has_no_pixels, cut=cut_text)
+FAMILY = Family(name="BERT-like text encoders", modality="sequence", resembles=_resembles, cut=cut_text)

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from orca_ray.models.body import Body, Layout, Stem
@@ -33,11 +32,11 @@ class TimmSwinBody(Body):
         return features.flatten(1, 2)
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """The grid after all patch mergings (odd sides are padded, so halves round up)."""
+        """Return the grid after all patch mergings, which pad odd sides."""
         return tuple(math.ceil(side / 2 ** (len(self.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Tell each stage its grid; timm interpolates the position biases of windows that no longer fit."""
+        """Set each stage's grid; timm interpolates the position biases of windows that no longer fit."""
         for index, (stage, window) in enumerate(zip(self.layers, self._windows, strict=True)):
             scale = 2 ** max(index - 1, 0)
             stage.set_input_size(tuple(math.ceil(side / scale) for side in grid), window)
@@ -55,7 +54,7 @@ def _set_depths(model: Any, depths: list[int]) -> None:
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
-    stem = timm_stem(model, torch.zeros(0, model.patch_embed.proj.out_channels), None)
+    stem = timm_stem(model)
     return TimmSwinBody(model, stem), stem
 
 

@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from orca_ray.models.body import Body, Stem
 from orca_ray.models.family import Family
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.vision import ImageStem, prefix_and_places
 
 
 class TimmViTBody(Body):
-    """timm's VisionTransformer after its positions, [B, T, D] -> [B, T, D]."""
+    """timm's VisionTransformer after its position embeddings, [B, T, D] -> [B, T, D]."""
 
     modality = "image"
 
@@ -21,7 +20,7 @@ class TimmViTBody(Body):
         self.blocks = model.blocks
         self.norm = model.norm
         self.width = self.feature_width = stem.width
-        self.max_tokens = None if stem.places is None else stem.places.shape[0] * stem.places.shape[1]
+        self.max_tokens = stem.num_places
         self.num_prefix_tokens = len(stem.prefix)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -30,26 +29,14 @@ class TimmViTBody(Body):
         return features
 
 
-def timm_stem(model: Any, prefix: Tensor, places: Tensor | None) -> ImageStem:
-    """Return the stem of a timm model, given its prefix tokens [P, D] and positions [gh, gw, D]."""
+def timm_stem(model: Any) -> ImageStem:
+    """Return the stem of a ViT or Swin of timm."""
+    patches = model.patch_embed
+    tokens = [getattr(model, name, None) for name in ("cls_token", "reg_token")]
+    prefix, places = prefix_and_places(tokens, getattr(model, "pos_embed", None), patches.grid_size, patches.proj)
     statistics = (tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
-    norm = model.patch_embed.norm
-    return ImageStem(
-        model.patch_embed.proj, norm if isinstance(norm, nn.Module) else nn.Identity(), prefix, places, statistics, True
-    )
-
-
-def _prefix_and_places(model: Any) -> tuple[Tensor, Tensor | None]:
-    """Prefix tokens [P, D] with their positions added, and positions [gh, gw, D] of the grid."""
-    width = model.patch_embed.proj.out_channels
-    tokens = [token.detach()[0] for token in (model.cls_token, model.reg_token) if token is not None]
-    prefix = torch.cat(tokens) if tokens else torch.zeros(0, width)
-    if model.pos_embed is None:
-        return prefix, None
-    table = model.pos_embed.detach()[0]
-    rows, columns = model.patch_embed.grid_size
-    placed = table.shape[0] - rows * columns  # no_embed_class: the prefix gets no position
-    return torch.cat((prefix[:placed] + table[:placed], prefix[placed:])), table[placed:].view(rows, columns, width)
+    norm = patches.norm if isinstance(patches.norm, nn.Module) else nn.Identity()
+    return ImageStem(patches.proj, norm, prefix, places, statistics, antialias=True)
 
 
 def _resembles(model: Any) -> bool:
@@ -63,7 +50,7 @@ def _set_depths(model: Any, depths: list[int]) -> None:
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
-    stem = timm_stem(model, *_prefix_and_places(model))
+    stem = timm_stem(model)
     return TimmViTBody(model, stem), stem
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from orca_ray.errors import UserError, nearest, printable, unknown_name
 from orca_ray.paths import open_regular, refuse_special
 from orca_ray.sweep.planning.schema import Budget, Layer, ResourceRequest, SweepFile
-from orca_ray.sweep.planning.space import Dimension, Scalar
+from orca_ray.sweep.planning.space import Dimension
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
 from orca_ray.sweep.search.stopping import SuccessiveHalving
@@ -72,7 +72,7 @@ def parse_spec(
 def _read(path: Path) -> str:
     shown = printable(str(path))
     refuse_special(path, "the sweep file")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{shown} is a directory: give the path of a YAML file")
     try:
         with open_regular(path) as file:
@@ -120,7 +120,10 @@ class _Document:
             if len(paths) > MAX_BASES:
                 raise UserError(f"{place}: more than {MAX_BASES} files extend each other: merge some of them")
             paths.append(os.path.realpath(path))
-            text, name = _read(path), str(path)
+            try:
+                text, name = _read(path), str(path)
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from error
         own = files[0].data  # records are stored under the name: a base's must not be shared
         return cls({**data, **({"name": own["name"]} if "name" in own else {})}, tuple(files))
 
@@ -130,7 +133,8 @@ class _Document:
 
     def position(self, location: Sequence[str | int]) -> str:
         """Return ``file:line`` of the deepest part of ``location`` that exists, in the file that sets it."""
-        found = [(file.find(location), file.name) for file in self.files]
+        files = self.files[:1] if location == ["name"] else self.files  # a name is not inherited
+        found = [(file.find(location), file.name) for file in files]
         (_, line), name = max(found, key=lambda each: each[0][0])
         return f"{name}:{line}"
 
@@ -170,8 +174,10 @@ def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
 
 
 def _explain(document: _Document, item: Mapping[str, Any]) -> str:
-    # pydantic adds the branch of a union to the path, which no file has: "list[...]", "literal[...]".
-    location = [part for part in item["loc"] if part != "[key]" and "[" not in str(part)]
+    location: list[str | int] = []
+    for part in item["loc"]:  # pydantic adds branches of unions, such as "list[...]" and "[key]", which no file has
+        if "[" not in str(part) or document.holds([*location, part]):
+            location.append(part)
     where = printable(".".join(str(part) for part in location))
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
@@ -216,7 +222,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                         f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
                         f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
                     )
-                for value in _corners(dimension):
+                for value in dimension.corners():
                     try:
                         from_flat({**first, name: value})
                     except ValueError as error:
@@ -229,8 +235,3 @@ def _position(spec: SweepSpec, document: _Document, task: str, method: str, bloc
     layers = [[*budget, "tasks", task], budget, ["per_task", task], ["per_method", method], []]
     places = [[*layer, block, name] for layer in layers]
     return document.position(next((place for place in places if document.holds(place)), [block]))
-
-
-def _corners(dimension: Dimension) -> list[Scalar]:
-    bounds = dimension.log_uniform or dimension.uniform or dimension.integer
-    return list(dimension.choice or bounds or ())

@@ -11,30 +11,28 @@ Choices where the reference leaves one:
   has sketches a folder further up. The reference's address is tried last.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from orca_ray.data import splits
+from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_lines
+from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import each, filled, hold_out
 from orca_ray.tasks.task import Arrays, Task
-
-Array = npt.NDArray[Any]
 
 SPLIT_SEED = 0
 NUM_CLASSES = 40
 SIDE, LARGER = 224, 256
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
-_BATCH = 64  # 39 MB
+MEAN, STD = (np.array(values, np.float32) for values in IMAGENET_STATISTICS)
+_MOST_PIXELS = 50_000_000
 _LISTS = (
     "https://raw.githubusercontent.com/virajprabhu/SENTRY/7d594a54b5d96d317f8c7be5296d8819a7f1644a/data/DomainNet/txt"
 )
@@ -43,9 +41,8 @@ _LISTS = (
 def _build(workspace: Workspace) -> Arrays:
     given, given_y = _listed(workspace, "train")
     test, test_y = _listed(workspace, "test")
-    num_validation = max(NUM_CLASSES, len(given) // 10)
-    sizes = (len(given) - num_validation, num_validation)
-    train, validation = splits.stratified_split(given_y, sizes, SPLIT_SEED)
+    listing = workspace.raw / "sketch_train_mini.txt"
+    train, validation = hold_out(listing, given_y, max(NUM_CLASSES, len(given) // 10), SPLIT_SEED)
     arrays = _drawn(workspace, "train", [given[i] for i in train], SPLIT_SEED)
     held_out = [given[i] for i in validation]
     if workspace.protocol == PAPER:
@@ -72,7 +69,8 @@ def _listed(workspace: Workspace, split: str) -> tuple[list[Path], Array]:
 
 def _fields(listing: Path, number: int, line: str) -> tuple[str, int]:
     fields = line.split()
-    if len(fields) != 2 or not fields[1].isdecimal() or int(fields[1]) >= NUM_CLASSES or ".." in Path(fields[0]).parts:
+    numbered = len(fields) == 2 and re.fullmatch("[0-9]{1,3}", fields[1])
+    if not numbered or int(fields[1]) >= NUM_CLASSES or ".." in Path(fields[0]).parts:
         raise UserError(
             f"{listing}, line {number}: expected the path of an image below the raw directory and its class, 0 to "
             f"{NUM_CLASSES - 1}, found {line!r}"
@@ -85,21 +83,18 @@ def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -
     random = np.random.RandomState(seed)
     corners = random.randint(LARGER - SIDE + 1, size=(len(paths), 2))
     mirrored = random.random_sample(len(paths)) < 0.5
-    x = workspace.array(f"{split}_x", (len(paths), 3, SIDE, SIDE))
-    for part in workspace.batches(split, len(paths), _BATCH, x):
-        for index in range(part.start, part.stop):
-            top, left = corners[index]
-            pixels = _pixels(paths[index], LARGER)[top : top + SIDE, left : left + SIDE]
-            x[index] = _normalised(pixels[:, ::-1] if mirrored[index] else pixels)
-    return {f"{split}_x": x}
+
+    def cut(index: int) -> Array:
+        top, left = corners[index]
+        pixels = _pixels(paths[index], LARGER)[top : top + SIDE, left : left + SIDE]
+        return _normalised(pixels[:, ::-1] if mirrored[index] else pixels)
+
+    return {f"{split}_x": filled(workspace, split, np.arange(len(paths)), each(cut), (3, SIDE, SIDE))}
 
 
 def _whole(workspace: Workspace, split: str, paths: Sequence[Path]) -> dict[str, Array]:
-    x = workspace.array(f"{split}_x", (len(paths), 3, SIDE, SIDE))
-    for part in workspace.batches(split, len(paths), _BATCH, x):
-        for index in range(part.start, part.stop):
-            x[index] = _normalised(_pixels(paths[index], SIDE))
-    return {f"{split}_x": x}
+    rows = each(lambda index: _normalised(_pixels(paths[index], SIDE)))
+    return {f"{split}_x": filled(workspace, split, np.arange(len(paths)), rows, (3, SIDE, SIDE))}
 
 
 def _pixels(path: Path, side: int) -> Array:
@@ -107,8 +102,12 @@ def _pixels(path: Path, side: int) -> Array:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:  # others may start programs, as EPS does Ghostscript
+            if image.width * image.height > _MOST_PIXELS:
+                raise UserError(f"{path}: expected at most {_MOST_PIXELS:,} pixels, found {image.width}×{image.height}")
             return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+    except UserError:
+        raise
     except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         raise UserError(f"{path}: expected a whole JPEG or PNG image, found something else ({error})") from error
 

@@ -1,25 +1,22 @@
 """The prepared arrays of DrugCell's data, as both tasks read them, and what they declare alike."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from orca_ray.data import splits
 from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.rows import Array
+from orca_ray.data.splits import Indices
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import filled, hold_out
 from orca_ray.tasks.task import Arrays, Task
-
-Array = npt.NDArray[Any]
 
 SPLIT_SEED = 0
 WIDTH = 3840
 """Of a drug's fingerprint and a cell line's mutations, one after the other."""
-_BATCH = 4096  # 63 MB
 _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
 
 
@@ -52,11 +49,9 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
 def _build(workspace: Workspace, name: str) -> Arrays:
     given, given_y = _read(workspace, name, "train")
     test, test_y = _read(workspace, name, "test")
-    num_validation = max(1, len(given) // 10)
-    parts = splits.split(len(given), (len(given) - num_validation, num_validation), SPLIT_SEED)
-    # In the order of the file: rows are then read one after the other.
-    train, validation = (np.sort(part) for part in parts)
     features = {split: workspace.file(f"drug_sep/{name}_{_FIELDS[split][0]}.npy") for split in _FIELDS}
+    parts = hold_out(features["train"], len(given), max(1, len(given) // 10), SPLIT_SEED)
+    train, validation = (np.sort(part) for part in parts)  # so that rows are read in the order of the file
     return {
         "train_x": _filled(workspace, "train", features["train"], given, train),
         "train_y": given_y[train],
@@ -82,10 +77,9 @@ def _read(workspace: Workspace, name: str, split: str) -> tuple[Array, Array]:
     return x, np.asarray(y, np.float32).reshape(-1)
 
 
-def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: Array) -> Array:
-    x = workspace.array(f"{split}_x", (len(indices), 1, WIDTH))
-    for part in workspace.batches(split, len(indices), _BATCH, x):
-        batch = rows[indices[part]]
-        refuse_not_finite(path, "", batch)
-        x[part] = batch
-    return x
+def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: Indices) -> Array:
+    def read(batch: Indices) -> Array:
+        refuse_not_finite(path, "", rows[batch])
+        return rows[batch]
+
+    return filled(workspace, split, indices, read, (1, WIDTH))

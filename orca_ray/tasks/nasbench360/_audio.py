@@ -5,15 +5,12 @@ The distributions are those of the reference (its ``SpectrogramDataset``); every
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data.mel import log_mel
 from orca_ray.data.readers import read_wav
-
-Array = npt.NDArray[Any]
+from orca_ray.data.rows import Array
 
 SAMPLE_RATE = 22050
 NUM_MELS = 96

@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.rows import PairwiseRows
 from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.rows import Array, PairwiseRows
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
+from orca_ray.tasks.dense_metrics import MARGIN, PADDING
 
 SIDE = 512
-BORDER = 5
-"""Empty positions before the first residue; as many follow the last one, so that L + 10 > SIDE takes a window."""
-FAR = 100.0
-"""Å: the target where there is no pair of residues."""
 NUM_FEATURES = 27
 """Of a residue: secondary structure 3, position-specific scores 22, solvent accessibility, entropy."""
 PAIR_MAPS = ("ccmpred", "freecon", "potential")
+SHAPE = (2 * NUM_FEATURES + len(PAIR_MAPS), SIDE, SIDE)
+INPUT_BYTES = 4 * (2 * NUM_FEATURES * SIDE + len(PAIR_MAPS) * SIDE**2) + 32
+"""Bytes of one stored input: features of rows and of columns, pair maps, extents."""
 
 _LARGEST_FEATURE = 100.0
 _LARGEST_DISTANCE = 500.0
@@ -64,7 +61,7 @@ def _features(path: Path) -> tuple[Array, Array]:
     absent = [field for field in fields if field not in content] if isinstance(content, Mapping) else list(fields)
     if absent:
         raise UserError(f"{path}: expected a mapping with {', '.join(fields)}, found one without {', '.join(absent)}")
-    length = len(content["seq"])
+    length = len(content["seq"]) if isinstance(content["seq"], str | list | tuple) else 0
     shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
     shapes |= dict.fromkeys(PAIR_MAPS, (length, length))
     for field, shape in shapes.items():
@@ -88,7 +85,7 @@ def _distances(path: Path, length: int) -> Array:
     if content.dtype != object or content.shape != (3,) or not isinstance(content[2], np.ndarray):
         raise UserError(f"{path}: expected (length, sequence, map), found {content.dtype} {content.shape}")
     distances = content[2]
-    if content[0] != length or length < 2:
+    if not isinstance(content[0], int | np.integer) or content[0] != length or length < 2:
         raise UserError(f"{path}, length: expected {length} (at least 2) as in its features, found {content[0]}")
     if distances.dtype.kind != "f":
         raise UserError(f"{path}, map: expected floating-point numbers, found {distances.dtype}")
@@ -131,7 +128,7 @@ class Squares:
 
     @property
     def x(self) -> PairwiseRows:
-        """The inputs [num, 57, SIDE, SIDE]."""
+        """The inputs [num, *SHAPE]."""
         return PairwiseRows(
             {"positions": self._rows, "columns": self._columns, "extents": self._extents, "pairs": self._pairs}
         )
@@ -152,12 +149,12 @@ class Squares:
         self._columns[index][:, columns] = protein.features[:, from_columns]
         self._extents[index] = (rows.start, rows.stop), (columns.start, columns.stop)
         self._pairs[index][:, rows, columns] = protein.pairs[:, from_rows, from_columns]
-        self.y[index] = min(FAR, clip)
+        self.y[index] = min(PADDING, clip)
         self.y[index][rows, columns] = np.minimum(protein.distances[from_rows, from_columns], clip)
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
     """Return the positions of the square that hold residues, and those residues."""
-    start = int(share * (max(0, length + 2 * BORDER - SIDE) + 1))
-    first, end = max(0, BORDER - start), min(SIDE, length + BORDER - start)
-    return slice(first, end), slice(first + start - BORDER, end + start - BORDER)
+    start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
+    first, end = max(0, MARGIN - start), min(SIDE, length + MARGIN - start)
+    return slice(first, end), slice(first + start - MARGIN, end + start - MARGIN)

@@ -1,32 +1,31 @@
-"""What several tasks of the benchmark share: hosts, bodies, checks of what a file holds, inputs filled in batches."""
+"""Parts that several tasks of the benchmark share: the host, checks of a file's content, splits."""
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from orca_ray.data import splits
-from orca_ray.data.prepared import SplitName
 from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
+from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import filled, hold_out
 
 logger = logging.getLogger(__name__)
 
 BENCHMARK_PAPER = "Tu et al., NAS-Bench-360: benchmarking neural architecture search on diverse tasks, NeurIPS 2022"
 
 _HOST = "https://pde-xd.s3.amazonaws.com"
-_BATCH_BYTES = 64 * 2**20
 
 
-def hosted(path: str, at: str, num_bytes: int) -> RawFile:
+def hosted(path: str, at: str, num_bytes: int, unpacked: str = "") -> RawFile:
     """Return a raw file that the benchmark itself hosts, without a published checksum, under ``at``."""
-    return RawFile(path=path, urls=(f"{_HOST}/{at}",), num_bytes=num_bytes)
+    return RawFile(path=path, urls=(f"{_HOST}/{at}",), num_bytes=num_bytes, unpacked=unpacked)
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
@@ -55,38 +54,41 @@ def class_labels(path: Path, field: str, value: Any, count: int, num_classes: in
     Raises:
         UserError: another number of labels, fractions, or one out of range.
     """
-    y = np.asarray(value) if isinstance(value, list) and all(np.ndim(each) == 0 for each in value) else value
+    y = np.asarray(value) if isinstance(value, list) and all(map(np.isscalar, value)) else value
     y = numbers(path, field, y, (count,), "iuf")
     refuse_labels(path, field, y, first, first + num_classes - 1)
     labels: Array = y.astype(np.int64) - first
     return labels
 
 
-def carve(labels: Array, num_validation: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Draw validation out of a published training set: ascending indices of what stays and of what is drawn.
-
-    Every class has its share in both. Raises UserError where too few samples are there.
-    """
-    kept, drawn = splits.stratified_split(labels, (len(labels) - num_validation, num_validation), seed)
-    return np.sort(kept), np.sort(drawn)
-
-
-def filled(
+def published_splits(
     workspace: Workspace,
-    split: SplitName,
-    shape: tuple[int, ...],
-    indices: npt.NDArray[np.int64],
-    rows: Callable[[npt.NDArray[np.int64]], Array],
-) -> Array:
-    """Return inputs [len(indices), *shape] float32 on the disk, filled from ``rows(indices [b])`` batch by batch."""
-    x = workspace.array(f"{split}_x", (len(indices), *shape))
-    size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))
-    for part in workspace.batches(split, len(indices), size, x):
-        x[part] = rows(indices[part])
-    return x
+    path: Path,
+    given: tuple[Array, Array],
+    test: tuple[Array, Array],
+    scaled: Callable[[Array], Array],
+    seed: int,
+) -> dict[str, Array]:
+    """Return the arrays of a published training set and test set of (inputs [N, …], labels [N]).
+
+    As many samples as test has are held out of training for validation. ``scaled`` maps a batch of inputs of the file
+    to prepared ones.
+    """
+    kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), seed))
+    chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
+    arrays: dict[str, Array] = {}
+    for split, ((x, labels), indices) in chosen.items():
+        rows = partial(_rows, x, scaled)
+        arrays[f"{split}_x"] = filled(workspace, split, indices, rows, scaled(x[:1]).shape[1:])
+        arrays[f"{split}_y"] = labels[indices]
+    return arrays
 
 
-def tell_fewer(path: Path, found: int, published: int) -> None:
-    """Log where a file holds fewer samples than the published one: scores on them compare with nothing published."""
+def _rows(x: Array, scaled: Callable[[Array], Array], indices: Indices) -> Array:
+    return scaled(x[indices])
+
+
+def log_fewer(path: Path, found: int, published: int) -> None:
+    """Log that a file holds fewer samples than the published one, so that scores on it compare with nothing."""
     if found < published:
         logger.warning("%s holds %d samples; the published file has %d", path, found, published)

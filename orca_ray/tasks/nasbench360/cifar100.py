@@ -21,12 +21,11 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    carve,
     class_labels,
     entries,
-    filled,
+    log_fewer,
     numbers,
-    tell_fewer,
+    published_splits,
 )
 from orca_ray.tasks.task import Arrays, Task
 
@@ -44,17 +43,8 @@ _MOST_BYTES = 2**29  # the archive takes 186 MB
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(ARCHIVE)
     parts = {name: _images(path, name, content) for name, content in _unpickled(path).items()}
-    (images, labels), (test_images, test_labels) = parts["train"], parts["test"]
-    tell_fewer(path, len(labels), sum(NUM_SAMPLES[:2]))
-    kept, drawn = carve(labels, len(test_labels), SPLIT_SEED)
-    return {
-        "train_x": filled(workspace, "train", SHAPE, kept, lambda i: _normalised(images[i])),
-        "train_y": labels[kept],
-        "validation_x": filled(workspace, "validation", SHAPE, drawn, lambda i: _normalised(images[i])),
-        "validation_y": labels[drawn],
-        "test_x": filled(workspace, "test", SHAPE, np.arange(len(test_labels)), lambda i: _normalised(test_images[i])),
-        "test_y": test_labels,
-    }
+    log_fewer(path, len(parts["train"][1]), sum(NUM_SAMPLES[:2]))
+    return published_splits(workspace, path, parts["train"], parts["test"], _normalised, SPLIT_SEED)
 
 
 def _normalised(images: Array) -> Array:

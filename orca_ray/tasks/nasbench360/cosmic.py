@@ -17,24 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from orca_ray.data import splits
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import hold_out
+from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.nasbench360._listed import located
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
 from orca_ray.tasks.task import Arrays, Task
-
-Array = npt.NDArray[Any]
 
 SPLIT_SEED = 0
 SKY_FACTORS = (-0.9, 3.0)
 STAMP, SIDE, CORNER = 256, 128, 64
-IGNORED = -1.0
 GALAXY_VISITS: Mapping[str, Sequence[str]] = {
     "9490": ("a2", "a3"),
     "10182": ("pb", "pd"),
@@ -60,13 +58,8 @@ _BATCH = 256  # 34 MB
 
 def _build(workspace: Workspace) -> Arrays:
     given, test = _stamps(workspace, "train"), _stamps(workspace, "test")
-    if len(given) <= len(test):
-        raise UserError(
-            f"{workspace.raw}/cosmic: expected more training stamps than test stamps, for as many are held out for "
-            f"validation, found {len(given)} and {len(test)}"
-        )
-    parts = splits.split(len(given), (len(given) - len(test), len(test)), SPLIT_SEED)
-    train, validation = ([given[i] for i in part] for part in parts)
+    drawn = hold_out(workspace.raw / "cosmic", len(given), len(test), SPLIT_SEED)
+    train, validation = ([given[i] for i in part] for part in drawn)
     skies = ("train", "validation", "test") if workspace.protocol == PAPER else ("train",)
     arrays: dict[str, Array] = {}
     for number, (split, paths) in enumerate((("train", train), ("validation", validation), ("test", test))):
@@ -171,16 +164,12 @@ TASK = Task(
     num_samples=(4410, 420, 420),  # of 5250
     licence="open data (as NAS-Bench-360 states it, which names no licence)",
     citation="Zhang and Bloom, deepCR: cosmic ray rejection with deep learning, ApJ, 2020; Kwon, Zhang and Bloom, "
-    "deepCR on ACS/WFC, 2021; Tu et al., NAS-Bench-360, NeurIPS 2022",
+    f"deepCR on ACS/WFC, 2021; {BENCHMARK_PAPER}",
     reference="https://arxiv.org/abs/1907.09500",
     files=tuple(
-        RawFile(
-            path=f"cosmic/deepCR.ACS-WFC.{split}.tar",
-            urls=(f"https://pde-xd.s3.amazonaws.com/cosmic/deepCR.ACS-WFC.{split}.tar",),
-            num_bytes=num_bytes,
-            unpacked=f"cosmic/npy_{split}",
-        )
+        hosted(path, path, num_bytes, unpacked=f"cosmic/npy_{split}")
         for split, num_bytes in (("train", 6_500_000_000), ("test", 2_000_000_000))
+        for path in [f"cosmic/deepCR.ACS-WFC.{split}.tar"]
     ),
     paper_splits=True,
     split_seed=SPLIT_SEED,

@@ -16,7 +16,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, tell_fewer
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer
 from orca_ray.tasks.task import Arrays, Task
 
 TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
@@ -76,7 +76,7 @@ def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
     coefficients, solutions = (_subsampled(workspace, path, field, most) for field in ("coeff", "sol"))
     if len(coefficients) != len(solutions):
         raise UserError(f"{path}: coeff holds {len(coefficients)} samples and sol {len(solutions)}")
-    tell_fewer(path, len(coefficients), most)
+    log_fewer(path, len(coefficients), most)
     return coefficients, solutions
 
 

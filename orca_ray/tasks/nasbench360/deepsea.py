@@ -12,13 +12,8 @@ from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._shared import (
-    BENCHMARK_PAPER,
-    filled,
-    hosted,
-    numbers,
-    tell_fewer,
-)
+from orca_ray.tasks.arrays import filled
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer, numbers
 from orca_ray.tasks.task import Arrays, Task
 
 FILE = "deepsea_filtered.npz"
@@ -37,9 +32,9 @@ def _build(workspace: Workspace) -> Arrays:
     for split in SPLITS:
         y = _labels(path, f"y_{_MEMBERS[split]}", content)
         sequences = _Sequences(path, f"x_{_MEMBERS[split]}", content, len(y))
-        x = filled(workspace, split, (NUM_BASES, LENGTH), np.arange(len(y)), sequences)
+        x = filled(workspace, split, np.arange(len(y)), sequences, (NUM_BASES, LENGTH))
         arrays |= {f"{split}_x": x, f"{split}_y": y}
-    tell_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
+    log_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
     return arrays
 
 

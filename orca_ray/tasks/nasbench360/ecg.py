@@ -21,13 +21,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._shared import (
-    BENCHMARK_PAPER,
-    entries,
-    hosted,
-    numbers,
-    tell_fewer,
-)
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
 from orca_ray.tasks.task import Arrays, Task
 
 FILE = "challenge2017.pkl"
@@ -46,7 +40,7 @@ _FEWEST = 10  # records, so that every split has one
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
     records, labels = _records(path)
-    tell_fewer(path, len(records), NUM_RECORDS)
+    log_fewer(path, len(records), NUM_RECORDS)
     arrays: dict[str, Array] = {}
     for split, chosen in _splits(len(records), workspace.protocol).items():
         starts = _first_windows([len(records[i]) for i in chosen], labels[chosen])

@@ -10,21 +10,19 @@ Choices where the reference leaves one:
 - Clips are numbered in the order of their ids as text; training examples are in that order, chunks in that of the file.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from orca_ray.data import splits
+from orca_ray.data.json_files import read_json
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_csv
+from orca_ray.data.rows import Array
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import each, filled, hold_out
 from orca_ray.tasks.nasbench360._audio import (
     NUM_FRAMES,
     NUM_MELS,
@@ -35,14 +33,12 @@ from orca_ray.tasks.nasbench360._audio import (
     training_example,
 )
 from orca_ray.tasks.nasbench360._listed import located
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
 from orca_ray.tasks.task import Arrays, Task
-
-Array = npt.NDArray[Any]
 
 SPLIT_SEED = 0
 NUM_LABELS = 200
 SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
-_BATCH = 1024  # 40 MB
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ def _build(workspace: Workspace) -> Arrays:
     train = lists["tr"]
     if paper:
         held_out = max(1, train.num_clips // 10)
-        parts = splits.split(train.num_clips, (train.num_clips - held_out, held_out), SPLIT_SEED)
+        parts = hold_out(workspace.raw / "chunks/tr.csv", train.num_clips, held_out, SPLIT_SEED)
         arrays = _examples(workspace, "train", train, np.sort(parts[0]), backgrounds)
         arrays |= _examples(workspace, "validation", train, np.sort(parts[1]), backgrounds)
     else:
@@ -77,11 +73,8 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _label_numbers(path: Path) -> dict[str, int]:
-    try:
-        numbers = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON, each label's number, found something else ({error})") from error
-    found = list(numbers.values()) if isinstance(numbers, dict) else []
+    numbers = read_json(path)
+    found = list(numbers.values())
     if sorted(number for number in found if type(number) is int) != list(range(NUM_LABELS)):
         raise UserError(
             f"{path}: expected {NUM_LABELS} labels numbered 0 to {NUM_LABELS - 1}, found {len(found)} entries"
@@ -113,13 +106,14 @@ def _examples(
     workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: Backgrounds
 ) -> dict[str, Array]:
     """Return x [n, 1, 96, 102] and y [n, 200] of the clips [n]."""
-    rows = _one_each(chunks)[clips]
-    x = workspace.array(f"{split}_x", (len(clips), *SHAPE))
-    for part in workspace.batches(split, len(clips), _BATCH, x):
-        for index in range(part.start, part.stop):
-            random = np.random.RandomState([SPLIT_SEED, int(clips[index])])
-            x[index] = framed(training_example(spectrogram(chunks.paths[rows[index]]), backgrounds, random))
-    return {f"{split}_x": x, f"{split}_y": chunks.labels[rows].astype(np.float32)}
+    rows = _one_each(chunks)
+
+    def example(clip: int) -> Array:
+        random = np.random.RandomState([SPLIT_SEED, clip])
+        return framed(training_example(spectrogram(chunks.paths[rows[clip]]), backgrounds, random))
+
+    x = filled(workspace, split, clips, each(example), SHAPE)
+    return {f"{split}_x": x, f"{split}_y": chunks.labels[rows[clips]].astype(np.float32)}
 
 
 def _one_each(chunks: _Chunks) -> Array:
@@ -132,10 +126,8 @@ def _one_each(chunks: _Chunks) -> Array:
 
 
 def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str, Array]:
-    x = workspace.array(f"{split}_x", (len(chunks.paths), *SHAPE))
-    for part in workspace.batches(split, len(chunks.paths), _BATCH, x):
-        for index in range(part.start, part.stop):
-            x[index] = framed(middle(spectrogram(chunks.paths[index])))
+    rows = each(lambda index: framed(middle(spectrogram(chunks.paths[index]))))
+    x = filled(workspace, split, np.arange(len(chunks.paths)), rows, SHAPE)
     y = chunks.labels.astype(np.float32)
     return {f"{split}_x": x, f"{split}_y": y, f"{split}_group": chunks.clips.astype(np.int64)}
 
@@ -152,17 +144,9 @@ TASK = Task(
     # Clips of train; of the 4,170 and 10,231 of validation and test all chunks, one every half second: roughly.
     num_samples=(36_796, 73_000, 205_000),
     licence="CC-BY-4.0 as a whole; each clip its own: CC0, CC-BY, CC-BY-NC or CC Sampling+",
-    citation="Fonseca et al., FSD50K: an open dataset of human-labeled sound events, TASLP, 2022; "
-    "Tu et al., NAS-Bench-360, NeurIPS 2022",
+    citation=f"Fonseca et al., FSD50K: an open dataset of human-labeled sound events, TASLP, 2022; {BENCHMARK_PAPER}",
     reference="https://doi.org/10.5281/zenodo.4060432",
-    files=(
-        RawFile(
-            path="audio.zip",
-            urls=("https://pde-xd.s3.amazonaws.com/audio/audio.zip",),
-            num_bytes=24_000_000_000,
-            unpacked="chunks/tr.csv",
-        ),
-    ),
+    files=(hosted("audio.zip", "audio/audio.zip", 24_000_000_000, unpacked="chunks/tr.csv"),),
     terms="Some clips are under CC-BY-NC: no commercial use; their authors must be credited (FSD50K's metadata).",
     paper_splits=True,
     split_seed=SPLIT_SEED,

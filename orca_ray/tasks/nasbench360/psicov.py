@@ -13,14 +13,14 @@ import re
 
 import numpy as np
 
-from orca_ray.data import splits
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_lines
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._psicov import SIDE, Squares, read_protein
+from orca_ray.tasks.arrays import hold_out
+from orca_ray.tasks.nasbench360._psicov import INPUT_BYTES, SHAPE, SIDE, Squares, read_protein
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
 from orca_ray.tasks.task import Arrays, Task
 
 SPLIT_SEED = 0
@@ -32,8 +32,8 @@ def _build(workspace: Workspace) -> Arrays:
     deepcov, psicov = _names(workspace, "deepcov"), _names(workspace, "psicov")
     half = len(psicov) // 2
     if workspace.protocol == PAPER:
-        sizes = (len(deepcov) - half, half)
-        train, validation = ([deepcov[i] for i in part] for part in splits.split(len(deepcov), sizes, SPLIT_SEED))
+        drawn = hold_out(workspace.raw / "protein/deepcov.lst", len(deepcov), half, SPLIT_SEED)
+        train, validation = ([deepcov[i] for i in part] for part in drawn)
         parts = [("train", "deepcov", train), ("validation", "deepcov", validation), ("test", "psicov", psicov)]
     else:
         parts = [("train", "deepcov", deepcov), ("validation", "psicov", psicov[half:])]
@@ -70,7 +70,7 @@ TASK = Task(
     name="nasbench360/psicov",
     title="PSICOV protein distances",
     modality="protein",
-    input_shape=(57, SIDE, SIDE),
+    input_shape=SHAPE,
     target=Target("dense", shape=(SIDE, SIDE)),
     loss="mse",
     metric="mae_lr_d8",
@@ -78,18 +78,14 @@ TASK = Task(
     input_scale="measured",
     target_scale="units",
     num_samples=(3456, 75, 75),
-    input_bytes=4 * (2 * 27 * 512 + 3 * 512**2) + 32,  # positions along rows and columns, maps, extents
+    input_bytes=INPUT_BYTES,
     licence="GPL (as NAS-Bench-360 states it)",
     citation="Jones et al., PSICOV, Bioinformatics, 2012; Adhikari, A fully open-source framework for deep learning "
-    "protein real-valued distances, Scientific Reports, 2020; Tu et al., NAS-Bench-360, NeurIPS 2022",
+    f"protein real-valued distances, Scientific Reports, 2020; {BENCHMARK_PAPER}",
     reference="https://doi.org/10.1038/s41598-020-70181-0",
     files=(
-        RawFile(
-            path="protein/protein.zip",  # its root holds deepcov.lst; NAS-Bench-360 and DASH make the folder for it
-            urls=("https://pde-xd.s3.amazonaws.com/protein.zip",),
-            num_bytes=1_100_000_000,
-            unpacked="protein/deepcov.lst",
-        ),
+        # Its root holds deepcov.lst; NAS-Bench-360 and DASH make the folder for it.
+        hosted("protein/protein.zip", "protein.zip", 1_100_000_000, unpacked="protein/deepcov.lst"),
     ),
     paper_splits=True,
     split_seed=SPLIT_SEED,

@@ -13,13 +13,12 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    carve,
     class_labels,
     entries,
-    filled,
     hosted,
+    log_fewer,
     numbers,
-    tell_fewer,
+    published_splits,
 )
 from orca_ray.tasks.task import Arrays, Task
 
@@ -32,19 +31,9 @@ SPLIT_SEED = 0
 
 def _build(workspace: Workspace) -> Arrays:
     path, test_path = workspace.file(TRAIN_FILE), workspace.file(TEST_FILE)
-    series, labels = _series(path)
-    test_series, test_labels = _series(test_path)
-    tell_fewer(path, len(labels), sum(NUM_SAMPLES[:2]))
-    kept, drawn = carve(labels, len(test_labels), SPLIT_SEED)
-    shape = (1, LENGTH)
-    return {
-        "train_x": filled(workspace, "train", shape, kept, lambda i: series[i, None]),
-        "train_y": labels[kept],
-        "validation_x": filled(workspace, "validation", shape, drawn, lambda i: series[i, None]),
-        "validation_y": labels[drawn],
-        "test_x": filled(workspace, "test", shape, np.arange(len(test_labels)), lambda i: test_series[i, None]),
-        "test_y": test_labels,
-    }
+    given = _series(path)
+    log_fewer(path, len(given[1]), sum(NUM_SAMPLES[:2]))
+    return published_splits(workspace, path, given, _series(test_path), lambda series: series[:, None], SPLIT_SEED)
 
 
 def _series(path: Path) -> tuple[Array, Array]:

@@ -12,13 +12,12 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
-    carve,
     class_labels,
     entries,
-    filled,
     hosted,
+    log_fewer,
     numbers,
-    tell_fewer,
+    published_splits,
 )
 from orca_ray.tasks.task import Arrays, Task
 
@@ -33,18 +32,9 @@ def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
     with open_gzip(path) as stream:
         train, test = entries(path, safe_pickle.load(stream, str(path)), "train", "test")
-    images, labels = _images(path, "train", train)
-    test_images, test_labels = _images(path, "test", test)
-    tell_fewer(path, len(labels), sum(NUM_SAMPLES[:2]))
-    kept, drawn = carve(labels, len(test_labels), SPLIT_SEED)
-    return {
-        "train_x": filled(workspace, "train", SHAPE, kept, lambda i: _scaled(images[i])),
-        "train_y": labels[kept],
-        "validation_x": filled(workspace, "validation", SHAPE, drawn, lambda i: _scaled(images[i])),
-        "validation_y": labels[drawn],
-        "test_x": filled(workspace, "test", SHAPE, np.arange(len(test_labels)), lambda i: _scaled(test_images[i])),
-        "test_y": test_labels,
-    }
+    given = _images(path, "train", train)
+    log_fewer(path, len(given[1]), sum(NUM_SAMPLES[:2]))
+    return published_splits(workspace, path, given, _images(path, "test", test), _scaled, SPLIT_SEED)
 
 
 def _images(path: Path, part: str, content: Any) -> tuple[Array, Array]:

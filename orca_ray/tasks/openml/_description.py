@@ -1,12 +1,12 @@
 """What OpenML's server says of a data set: the JSON answer of ``/api/v1/json/data/<id>``, kept as it came."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orca_ray.data.json_files import read_json
 from orca_ray.errors import UserError
 
 _FORMATS = r"(?i)arff|sparse_arff"  # one reader for both
@@ -57,10 +57,11 @@ def read_description(path: Path, dataset_id: int) -> Description:
 
 def _fields(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not the JSON that OpenML answers with: {error}; fetch it again") from error
-    fields = content.get("data_set_description") if isinstance(content, dict) else None
+        content = read_json(path)
+    except UserError as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path} is not the JSON that OpenML answers with: {told}; fetch it again") from error
+    fields = content.get("data_set_description")
     if not isinstance(fields, dict):
         told = str(content)[:200]
         raise UserError(f"{path} holds no field data_set_description, but {told}; fetch it again")

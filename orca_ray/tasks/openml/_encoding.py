@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data.memory import require_memory
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml._table import Column, Nominal, Numeric
@@ -20,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 MISSING = "NaN"
 """Category of a value that is missing."""
+_COPIES = 2  # the rows in the order of the table, then by split
 _EPSILON = 1e-5  # of the reference's second normaliser
 
 
@@ -30,7 +32,8 @@ def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]
     they are whole numbers. Raises UserError for other numbers.
     """
     if isinstance(target, Nominal):
-        occurring = [each for each in target.declared if each in set(target.values)]
+        found = set(target.values)
+        occurring = [each for each in target.declared if each in found]
         number = {each: k for k, each in enumerate(occurring)}
         return np.array([-1 if each is None else number[each] for each in target.values], dtype=np.int64), occurring
     known = target.values[~np.isnan(target.values)]
@@ -54,19 +57,26 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
         fit: the rows that standardise.
 
     Raises:
-        UserError: no column is left.
+        UserError: no column is left, or the one-hot rows do not fit the memory.
     """
-    nominal = [_one_hot(column.values) for column in columns if isinstance(column, Nominal)]
+    nominal = [column for column in columns if isinstance(column, Nominal)]
     numeric = [column for column in columns if isinstance(column, Numeric)]
     if not nominal:
         numeric = _complete(name, numeric)
     if not nominal and not numeric:
         raise UserError(f"{name}: the table has no column left to predict from")
-    num_rows = len(columns[0].values)
-    width = max([1, *(each.shape[1] for each in nominal)])
-    x_NLW = np.zeros((num_rows, len(nominal) + len(numeric), width), dtype=np.float32)
-    for i, each in enumerate(nominal):
-        x_NLW[:, i, : each.shape[1]] = each
+    num_rows, length = len(columns[0].values), len(nominal) + len(numeric)
+    slots = [_slots(column) for column in nominal]
+    width = max([1, *map(len, slots)])
+    widest = next((column.name for column, each in zip(nominal, slots, strict=True) if len(each) == width), "")
+    require_memory(
+        _COPIES * 4.0 * num_rows * length * width,
+        f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
+        "leave the column out (ignore_attribute in description.json)",
+    )
+    x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
+    for i, (column, slot) in enumerate(zip(nominal, slots, strict=True)):
+        x_NLW[np.arange(num_rows), i, [slot[_known(value)] for value in column.values]] = 1
     for i, column in enumerate(numeric, len(nominal)):
         filled = np.where(np.isnan(column.values), 0.0, column.values)
         x_NLW[:, i, 0] = _standardised(filled, fit)
@@ -93,10 +103,12 @@ def _complete(name: str, columns: Sequence[Numeric]) -> list[Numeric]:
     return complete
 
 
-def _one_hot(values: Sequence[str | None]) -> npt.NDArray[np.float32]:
-    known = [MISSING if value is None else value for value in values]
-    slot = {category: i for i, category in enumerate(sorted(set(known)))}
-    return np.eye(len(slot), dtype=np.float32)[[slot[value] for value in known]]
+def _slots(column: Nominal) -> dict[str, int]:
+    return {category: i for i, category in enumerate(sorted(set(map(_known, column.values))))}
+
+
+def _known(value: str | None) -> str:
+    return MISSING if value is None else value
 
 
 def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:

@@ -2,18 +2,17 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import splits
+from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 LEAST_ROWS = 3
 """Of a class: one for each split, without which the metric has no value."""
@@ -35,10 +34,7 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
     if rare:
         told = ", ".join(f"{classes[k]} ({counts[k]})" for k in rare)
         logger.warning(
-            "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s",
-            name,
-            LEAST_ROWS,
-            told,
+            "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s", name, LEAST_ROWS, told
         )
     if (counts >= LEAST_ROWS).sum() < 2:
         found = ", ".join(f"{each}: {count}" for each, count in zip(classes, counts, strict=True))

@@ -14,11 +14,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml._description import Description, read_description
 
-Array = npt.NDArray[Any]
 Row = Sequence[Any]
 Attribute = tuple[str, str | list[str]]
 """Name, and type or declared categories."""

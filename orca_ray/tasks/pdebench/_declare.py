@@ -58,10 +58,7 @@ class Problem:
 def downloaded(problem: Problem) -> Task:
     """Return the task of the published file."""
     source = RawFile(
-        path=problem.file,
-        urls=(f"{_DATAFILES}/{problem.datafile}",),
-        md5=problem.md5,
-        num_bytes=problem.num_bytes,
+        path=problem.file, urls=(f"{_DATAFILES}/{problem.datafile}",), md5=problem.md5, num_bytes=problem.num_bytes
     )
 
     def build(workspace: Workspace) -> Arrays:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import readers
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 
-Array = npt.NDArray[Any]
 Hdf5 = Any
 """An h5py.File or what is in one; h5py is imported only when a file is opened."""
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from orca_ray.data import splits
 from orca_ray.data.prepared import SPLITS, Arrays
 from orca_ray.data.protocol import PAPER
+from orca_ray.data.rows import Array
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench._layouts import Hdf5, Simulations
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 Division = Mapping[str, npt.NDArray[np.int64]]
 """Sorted rows of the file by split."""
 Scale = tuple[Array, Array]

@@ -17,12 +17,7 @@ PROBLEM = Problem(
     input_scale="standardised",  # waves around 0, deviation 0.8
     target_scale="standardised",
     reading=Reading(
-        layout=partial(Stacked, fields=("tensor",)),
-        grid=(1024,),
-        stride=4,
-        time_stride=5,
-        t_train=200,
-        test_first=True,
+        layout=partial(Stacked, fields=("tensor",)), grid=(1024,), stride=4, time_stride=5, t_train=200, test_first=True
     ),
 )
 TASK = downloaded(PROBLEM)

@@ -12,12 +12,6 @@ PROBLEM = Problem(
     num_bytes=1_310_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
-    reading=Reading(
-        layout=Steady,
-        grid=(128, 128),
-        stride=2,
-        t_train=1000,
-        test_first=True,
-    ),
+    reading=Reading(layout=Steady, grid=(128, 128), stride=2, t_train=1000, test_first=True),
 )
 TASK = downloaded(PROBLEM)

@@ -14,12 +14,7 @@ PROBLEM = Problem(
     num_bytes=4_140_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
-    reading=Reading(
-        layout=partial(Stacked, fields=("tensor",)),
-        grid=(1024,),
-        t_train=30,
-        test_first=True,
-    ),
+    reading=Reading(layout=partial(Stacked, fields=("tensor",)), grid=(1024,), t_train=30, test_first=True),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

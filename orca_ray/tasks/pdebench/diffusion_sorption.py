@@ -14,12 +14,7 @@ PROBLEM = Problem(
     num_bytes=4_140_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
-    reading=Reading(
-        layout=partial(Seeds, channels=1),
-        grid=(1024,),
-        t_train=101,
-        test_first=False,
-    ),
+    reading=Reading(layout=partial(Seeds, channels=1), grid=(1024,), t_train=101, test_first=False),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

@@ -14,12 +14,7 @@ PROBLEM = Problem(
     num_bytes=6_620_000_000,
     num_samples=(800, 100, 100),
     loss="nrmse",
-    reading=Reading(
-        layout=partial(Seeds, channels=1),
-        grid=(128, 128),
-        t_train=101,
-        test_first=False,
-    ),
+    reading=Reading(layout=partial(Seeds, channels=1), grid=(128, 128), t_train=101, test_first=False),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

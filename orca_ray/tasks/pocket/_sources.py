@@ -1,16 +1,13 @@
 """Packages that more than one task of the benchmark reads."""
 
 import io
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import packages, timeseries
 from orca_ray.data.packages import Package
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
 
 AEON = Package(
     name="aeon",

@@ -14,6 +14,7 @@ from orca_ray.sweep.planning.published import dataset_of, published_settings
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.sweep.search.search import Search
 from orca_ray.tasks.registry import all_tasks, get_task
 
 PAPERS = [
@@ -121,7 +122,9 @@ def test_every_row_is_of_one_task() -> None:
 @pytest.mark.parametrize("task", PAPERS)
 def test_the_first_trial_of_a_search_is_the_row(task: str) -> None:
     plan = planned(task, Overrides(), budget="full")
-    trial = plan.trial(plan.sampler().generation[0].values, plan.spec.file.seed, "search")
+    trial = Search(plan, {}, {}).take()
+    assert trial is not None
+    assert trial.phase == "search"
     assert_is_row(trial, ROWS[str(dataset_of(task))])
 
 

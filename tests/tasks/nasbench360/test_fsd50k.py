@@ -15,6 +15,7 @@ from orca_ray.data.mel import log_mel
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.readers import read_wav
 from orca_ray.data.workspace import Workspace
+from orca_ray.tasks import arrays
 from orca_ray.tasks.nasbench360 import _audio, fsd50k
 from tests.tasks.nasbench360.reference_fsd50k import reference_fsd50k
 from tests.tasks.reference_utils import needs_reference
@@ -131,7 +132,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_draws(
         return original(*arguments)
 
     monkeypatch.setattr(fsd50k, "training_example", counted)
-    monkeypatch.setattr(fsd50k, "_BATCH", 5)
+    monkeypatch.setattr(arrays, "_BATCH_BYTES", 5 * 4 * 96 * 102)
     with pytest.raises(KeyboardInterrupt):
         TASK.prepare(raw=raw, out=tmp_path / "1")
     assert TASK.prepare(raw=raw, out=tmp_path / "1").fingerprint == data.fingerprint

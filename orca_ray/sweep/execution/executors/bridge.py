@@ -63,9 +63,6 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             return stop or report.done
         return True
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the scheduler has already passed the result on."""
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Pass on the last report of a trial that ended by itself, or give back a trial whose worker was lost.
 

@@ -95,7 +95,7 @@ class RayExecutor(Executor):
         else:
             ray.init(address=address, ignore_reinit_error=True, **quiet)
 
-    def run(self, conductor: Conductor, checkpoints: Path, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
         """Run one Tune experiment until the conductor is done."""
         from ray import tune
 
@@ -108,13 +108,13 @@ class RayExecutor(Executor):
         from orca_ray.sweep.execution.executors.trainable import make_trainable
 
         home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
-        directory = str(checkpoints.resolve())
+        directory = str(conductor.checkpoints.resolve())
 
         def assign(trial: TrialSpec) -> Assignment:
             return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
 
         bridge = ConductorSearcher(conductor, assign)
-        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, _working_in(scratch):
+        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch):
             tuner = tune.Tuner(
                 tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement),
                 tune_config=tune.TuneConfig(
@@ -149,15 +149,15 @@ class RayExecutor(Executor):
 
 
 @contextlib.contextmanager
-def _working_in(directory: str) -> Iterator[None]:
-    """Change the working directory, since Ray may delete the one that a submitted job starts in."""
-    before = os.getcwd()
+def working_in(directory: str) -> Iterator[None]:
+    """Change the working directory: Tune asks for it, and Ray may delete the one that a submitted job starts in."""
+    before = os.open(".", os.O_RDONLY)
     os.chdir(directory)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.chdir(before)
+        os.fchdir(before)  # works for a deleted directory, too
+        os.close(before)
 
 
 def _knock(address: str) -> None:

@@ -1,4 +1,4 @@
-"""What the last digits of a computation depend on, besides its inputs: part of the name of everything that is kept."""
+"""The hardware, libraries and settings that the last digits of a computation depend on: part of every cache key."""
 
 import platform
 from functools import cache
@@ -11,12 +11,11 @@ import orca_ray
 from orca_ray.devices import has_bfloat16_units
 
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
-"""They draw, cluster, transport and add up."""
 _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
-"""What Linux calls maker and model, on x86 and on ARM."""
+"""Keys of maker and model in ``/proc/cpuinfo``, on x86 and on ARM."""
 
 
-def circumstances(device: torch.device) -> tuple[str, ...]:
+def environment(device: torch.device) -> tuple[str, ...]:
     """Return the kind of machine, the versions of libraries and of this package, threads and determinism."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     return *_versions(), _hardware(device), f"{torch.get_num_threads()} threads", f"deterministic: {deterministic}"
@@ -28,7 +27,7 @@ def _versions() -> tuple[str, ...]:
 
 
 def _hardware(device: torch.device) -> str:
-    """Name what decides which kernels run: floating-point sums differ with them."""
+    """Name what decides which kernels run; floating-point sums differ with them."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
@@ -43,5 +42,7 @@ def _processor() -> str:
     except OSError:
         lines = []
     fields = (line.partition(":") for line in lines)
-    told = {name.strip(): value.strip() for name, _, value in fields}
-    return ", ".join(told[name] for name in _PROCESSOR if name in told) or platform.processor() or platform.machine()
+    values = {name.strip(): value.strip() for name, _, value in fields}
+    return (
+        ", ".join(values[name] for name in _PROCESSOR if name in values) or platform.processor() or platform.machine()
+    )
