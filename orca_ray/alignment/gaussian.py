@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from orca_ray.alignment.blocks import half_squared_distances, row_blocks
+from orca_ray.alignment.cost import half_squared_distances, row_blocks
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from orca_ray.alignment.blocks import half_squared_distances, row_blocks
+from orca_ray.alignment.cost import half_squared_distances, row_blocks
 from orca_ray.alignment.distance import Distance
 
 _NUM_KERNELS = 5

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from orca_ray.alignment.cost import Cost
 from orca_ray.alignment.distance import Diagnosis, Distance
-from orca_ray.alignment.ladder import Cost, ladder, self_value, self_values, solve
+from orca_ray.alignment.ladder import ladder, self_value, self_values, solve
 from orca_ray.errors import UserError
 
 MIN_CLASS, MAX_CLASS = 2, 50_000
@@ -120,12 +121,13 @@ class ReferenceOTDD(Distance):
         # Costs between classes are ‖x − y‖²: twice C, so that halved temperatures give halved potentials.
         points = [source.x_ND[c] for c in source.classes]
         diameters = (source.high_KD - source.low_KD).square().sum(1).tolist()
-        self_KSP = torch.stack([self_values(Cost(x, x), d, 0.5) for x, d in zip(points, diameters, strict=True)])
+        self_KSP = torch.stack([self_values(Cost(x).store(), d, 0.5) for x, d in zip(points, diameters, strict=True)])
         w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
         for i, x in enumerate(points):
-            w_i = _label_distances(source, self_KSP, x, Cost(x, source.x_ND), self_KSP[i], source.classes[:i])
+            w_i = _label_distances(source, self_KSP, x, Cost(x, source.x_ND).store(), self_KSP[i], source.classes[:i])
             w_KK[i, :i] = torch.tensor(w_i, dtype=torch.float64)
-        cost = Cost(source.x_ND, source.x_ND, w_KK + w_KK.T, source.y_N)
+        labels = (source.y_N, source.y_N)
+        cost = Cost(source.x_ND, None, (w_KK + w_KK.T).to(source.x_ND), labels).store()
         return {"self_KSP": self_KSP, "self_SP": self_values(cost, squared)}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
@@ -175,12 +177,12 @@ class ReferenceOTDD(Distance):
         squared = source.squared_diameter(x_nD)
         if not _in_range(squared, x_nD.dtype):
             return _ClassResult(math.inf, None, 0, 2.0)
-        cost, temperatures = Cost(x_nD, source.x_ND), ladder(squared)
+        cost, temperatures = Cost(x_nD, source.x_ND).store(), ladder(squared)
         w_K = x_nD.new_tensor(_label_distances(source, self._self_KSP, x_nD, cost))
         half_w_N = 0.5 * w_K[source.y_N]
         # The label part of the cost adds to f and cancels from all else but the first step: see `solve`.
         across = solve(cost, temperatures, start_N=-half_w_N)
-        own = solve(Cost(x_nD, x_nD), temperatures, symmetric=True)
+        own = solve(Cost(x_nD).store(), temperatures, symmetric=True)
         value = across.value + float(half_w_N.mean()) - self_value(self._self_SP, squared) - own.value / 2.0
         source_nD, mass_N = across.barycentres(source.x_ND if wants_gradient else source.x_ND[:, :0])
         error = float((len(mass_N) * mass_N - 1.0).abs().mean())
@@ -223,7 +225,7 @@ def _label_distances(
         self_SP: `self_values` of the other class, or None to solve its ladders.
         classes: some of the source's.
     """
-    w_K, own_cost = [], Cost(x_nD, x_nD) if self_SP is None else None
+    w_K, own_cost = [], Cost(x_nD).store() if self_SP is None else None
     classes = source.classes if classes is None else classes
     for c, class_SP, squared in zip(classes, self_KSP, source.class_diameters(x_nD), strict=False):
         temperatures = [0.5 * e for e in ladder(squared)]

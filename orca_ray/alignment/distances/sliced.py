@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from orca_ray.alignment.blocks import row_blocks
+from orca_ray.alignment.cost import row_blocks
 from orca_ray.alignment.distance import Distance
 
 _SEED = 20260

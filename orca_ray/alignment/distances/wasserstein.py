@@ -6,7 +6,7 @@ from typing import cast
 import ot
 from torch import Tensor
 
-from orca_ray.alignment.blocks import half_squared_distances
+from orca_ray.alignment.cost import half_squared_distances
 from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.alignment.transport import refuse_too_large
 
@@ -35,7 +35,7 @@ class Wasserstein(Distance):
         self._x_ND = x_ND - self._center_D
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        refuse_too_large((len(x_nD), len(self._x_ND)), _COPIES, "target and source")
+        refuse_too_large(len(x_nD), len(self._x_ND), _COPIES, "target and source")
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)
         scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores differences below an absolute 1e-16 or so
         solved = ot.solve(cost_nN / scale, max_iter=_MAX_ITERATIONS)
