@@ -25,8 +25,8 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
 
     ``required`` keys (``"tensor"``, ``"0001/data"``) must exist, with their data in the file itself.
 
-    Raises UserError for a file that is not HDF5 or ends early, a missing key, data that are in another file, any data set
-    that declares more than 200 times its stored bytes, and a chunk that cannot be read.
+    Raises UserError for a file that is not HDF5 or ends early, a missing key, data in another file, any data set that
+    declares more than 200 times its stored bytes, and a chunk that cannot be read.
     """
     import h5py
 

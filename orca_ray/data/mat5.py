@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import archive_errors, refuse_growth
-from orca_ray.data.scratch_arrays import from_stream, mapped
+from orca_ray.data.npy import from_stream, mapped
 
 logger = logging.getLogger(__name__)
 

@@ -6,21 +6,26 @@ hence NumPy's public header readers, and ``numpy.memmap`` for the array.
 
 import lzma
 import math
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, safe_pickle
-from orca_ray.data.gzip_stream import archive_errors, damaged, refuse_growth
-from orca_ray.data.scratch_arrays import Order, from_stream, mapped
+from orca_ray.data.gzip_stream import Readable, archive_errors, damaged, drain, refuse_growth
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
+Order = Literal["C", "F"]
+
+IN_MEMORY = 64 * 2**20
+"""Arrays up to this size are read into memory, larger ones are copied to the disk."""
+_COPY_BYTES = 4 * 2**20
 
 _KINDS = {"b": "booleans", "i": "integers", "u": "unsigned integers", "f": "floating point", "c": "complex numbers"}
 _KINDS |= {"S": "bytes", "U": "text", "O": "objects"}
@@ -129,4 +134,42 @@ def _refuse_length(where: str, header: _Header, found: int) -> None:
     expected = math.prod(header.shape) * header.dtype.itemsize
     if found != expected:
         declared = f"{expected} bytes for shape {list(header.shape)} {header.dtype}"
-        raise UserError(f"{where}: expected {declared}, found {found}; the file is damaged, fetch it again")
+        raise UserError(
+            f"{where}: expected {declared}, found {found}; the file is truncated or damaged, fetch it again"
+        )
+
+
+def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
+    """Return the next array of a stream, read-only: in memory, or mapped from a nameless file in the cache directory.
+
+    The stream is read to its end, which verifies its checksum. Raises EOFError when it ends within the array, and
+    UserError on a full disk.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes <= IN_MEMORY:
+        content = stream.read(num_bytes)
+        if len(content) < num_bytes:
+            raise EOFError(f"{num_bytes} bytes expected, {len(content)} found")
+        drain(stream)
+        return np.ndarray(shape, dtype, buffer=content, order=order)
+    directory = cache.home()
+    with cache.disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        cache.require_space(directory, num_bytes)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            left = num_bytes
+            while block := stream.read(min(left, _COPY_BYTES)):
+                file.write(block)
+                left -= len(block)
+            if left:
+                raise EOFError(f"{num_bytes} bytes expected, {num_bytes - left} found")
+            drain(stream)
+            file.flush()
+            return mapped(file, dtype, shape, order)
+
+
+def mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order: Order, start: int = 0) -> Array:
+    """Return the array at byte ``start`` of a file, memory-mapped and read-only; the file may be closed."""
+    if not math.prod(shape) * dtype.itemsize:  # an empty map is an error
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", start, shape, order)

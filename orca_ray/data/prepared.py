@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import cache, layout
-from orca_ray.data.build_directory import finish, move, unfinished
 from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
 from orca_ray.data.rows import KINDS, Rows
 from orca_ray.data.workspace import Workspace
@@ -156,8 +155,8 @@ def prepare(
         if data := found(logging.WARNING):  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
-        with unfinished(name, directory, raw, protocol, identity) as workspace:
-            made = finish(name, workspace.directory, _built(build, workspace), identity)
+        with layout.unfinished(name, directory, raw, protocol, identity) as workspace:
+            made = layout.finish(name, workspace.directory, _built(build, workspace), identity)
             if expected is not None and made != expected:
                 raise UserError(
                     f"{name}: the prepared data has fingerprint {made}, expected {expected}; it is discarded, because "
@@ -165,7 +164,7 @@ def prepare(
                 )
             if users:
                 layout.refuse_replacing(name, directory, identity)
-            move(workspace.directory, directory)
+            layout.move(workspace.directory, directory)
     try:
         return _open(name, directory, layout.read_meta(directory))
     except layout.Damaged as error:

@@ -1,12 +1,14 @@
 """Verification of raw files by hash: the published hash, or else the pin of the file's first complete reading."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from orca_ray.data import cache
 from orca_ray.data.archives import read_whole
-from orca_ray.data.partial_download import Digest, hash_file
 from orca_ray.data.pins import NAME, Pin, Pins
 from orca_ray.data.raw import RawFile
 from orca_ray.data.thread_pool import Progress, ThreadPool
@@ -17,6 +19,28 @@ logger = logging.getLogger(__name__)
 WORKERS = 4
 _REPORTED_BYTES = 200 * 10**6
 """Size from which the hashing of a file is reported."""
+
+
+class Digest(NamedTuple):
+    """Hashes and size of a file."""
+
+    sha256: str
+    num_bytes: int
+    md5: str = ""
+    """"": not computed."""
+
+
+def hash_file(path: Path, *, with_md5: bool = False) -> Digest:
+    """Return the hashes and the size of a regular file; MD5 takes twice as long as SHA-256."""
+    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
+    num_bytes = 0
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        while block := stream.read(1 << 20):
+            num_bytes += len(block)
+            for each in hashes:
+                each.update(block)
+    sha256, *md5 = [each.hexdigest() for each in hashes]
+    return Digest(sha256, num_bytes, *md5)
 
 
 @dataclass

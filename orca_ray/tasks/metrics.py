@@ -11,7 +11,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.tasks import dense_metrics
-from orca_ray.tasks.ranking import area_under_roc
+from orca_ray.tasks.dense_metrics import area_under_roc
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from orca_ray.errors import UserError
 
 __all__ = ["Array", "Arrays", "Scale", "Task"]
 
+SPLIT_SEED = 0
+"""Seed of the splits of all tasks here."""
 Scale = Literal["standardised", "units", "measured"]
 """``standardised``: mean about 0 and deviation about 1 over the training split, which the model takes as they are.
 ``units``: any other; the model takes the training split's mean and deviation out. ``measured``: only the data tell, so
@@ -79,7 +81,7 @@ class Task:
     """Of :mod:`orca_ray.tasks.augmentations`: what training does to its inputs at random; "": nothing."""
     paper_splits: bool = False
     """Whether `build` gives other splits under the protocol ``paper``."""
-    split_seed: int = 0
+    split_seed: int = SPLIT_SEED
     """Seed of the drawn splits, for the record; ``build`` uses it."""
     version: int = 1
     """Counts changes of ``build`` that change the arrays."""

@@ -26,9 +26,8 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import each, filled, hold_out
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
-SPLIT_SEED = 0
 NUM_CLASSES = 40
 SIDE, LARGER = 224, 256
 MEAN, STD = (np.array(values, np.float32) for values in IMAGENET_STATISTICS)
@@ -157,6 +156,5 @@ TASK = Task(
     ),
     terms="The images belong to their authors: research use only, do not pass them on.",
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -12,9 +12,8 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
-SPLIT_SEED = 0
 WIDTH = 3840
 """Of a drug's fingerprint and a cell line's mutations, one after the other."""
 _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
@@ -41,7 +40,6 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
         reference=reference,
         files=tuple(RawFile(path=f"drug_sep/{name}_{field}.npy") for pair in _FIELDS.values() for field in pair),
         terms=terms,
-        split_seed=SPLIT_SEED,
         build=lambda workspace: _build(workspace, name),
     )
 

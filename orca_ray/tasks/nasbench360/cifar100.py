@@ -27,13 +27,12 @@ from orca_ray.tasks.nasbench360._shared import (
     numbers,
     published_splits,
 )
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
 ARCHIVE = "cifar-100-python.tar.gz"
 SHAPE = (3, 32, 32)
 NUM_CLASSES = 100
 NUM_SAMPLES = (40_000, 10_000, 10_000)
-SPLIT_SEED = 0
 
 _MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
 _PARTS = ("train", "test")
@@ -102,6 +101,5 @@ TASK = Task(
         ),
     ),
     augmentation="crop_flip_cifar100",
-    split_seed=SPLIT_SEED,
     build=_build,
 )

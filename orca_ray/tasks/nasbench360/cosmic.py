@@ -28,30 +28,16 @@ from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.nasbench360._listed import located
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
-SPLIT_SEED = 0
 SKY_FACTORS = (-0.9, 3.0)
 STAMP, SIDE, CORNER = 256, 128, 64
 GALAXY_VISITS: Mapping[str, Sequence[str]] = {
-    "9490": ("a2", "a3"),
-    "10182": ("pb", "pd"),
-    "10190": ("13", "28"),
-    "10260": ("5", "7"),
-    "10342": ("3",),
-    "10407": ("3",),
-    "10584": ("13",),
-    "10760": ("2", "4"),
-    "12058": ("1", "6", "12", "16"),
-    "12513": ("2", "3"),
-    "13057": ("1",),
-    "13364": ("95",),
-    "13691": ("11",),
-    "13737": ("2", "3"),
-    "13804": ("6",),
-    "14343": ("1",),
+    "9490": ("a2", "a3"), "10182": ("pb", "pd"), "10190": ("13", "28"), "10260": ("5", "7"), "10342": ("3",),
+    "10407": ("3",), "10584": ("13",), "10760": ("2", "4"), "12058": ("1", "6", "12", "16"), "12513": ("2", "3"),
+    "13057": ("1",), "13364": ("95",), "13691": ("11",), "13737": ("2", "3"), "13804": ("6",), "14343": ("1",),
     "14704": ("1",),
-}
+}  # fmt: skip
 """Fields that show galaxies: visits by proposal (Kwon, Zhang and Bloom, deepCR on ACS/WFC, 2021)."""
 _BATCH = 256  # 34 MB
 
@@ -172,6 +158,5 @@ TASK = Task(
         for path in [f"cosmic/deepCR.ACS-WFC.{split}.tar"]
     ),
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -22,7 +22,7 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
 FILE = "challenge2017.pkl"
 LENGTH = 1000
@@ -31,7 +31,6 @@ CLASSES: Mapping[str, int] = {"N": 0, "A": 1, "O": 2, "~": 3}
 STRIDES = (500, 83, 250, 25)
 """From one window of a record to the next, by class: 500, 500 // 6, 500 // 2 and 500 // 20 samples."""
 NUM_RECORDS = 8528
-SPLIT_SEED = 0
 
 _BATCH = 64  # records: some ten MB of windows
 _FEWEST = 10  # records, so that every split has one
@@ -130,6 +129,5 @@ TASK = Task(
     terms="PhysioNet asks for both of its papers to be cited.",
     files=(hosted(FILE, f"ECG/{FILE}", 157_000_000),),
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -34,9 +34,8 @@ from orca_ray.tasks.nasbench360._audio import (
 )
 from orca_ray.tasks.nasbench360._listed import located
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
-SPLIT_SEED = 0
 NUM_LABELS = 200
 SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
 
@@ -149,6 +148,5 @@ TASK = Task(
     files=(hosted("audio.zip", "audio/audio.zip", 24_000_000_000, unpacked="chunks/tr.csv"),),
     terms="Some clips are under CC-BY-NC: no commercial use; their authors must be credited (FSD50K's metadata).",
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -21,9 +21,8 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.nasbench360._psicov import INPUT_BYTES, SHAPE, SIDE, Squares, read_protein
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
-SPLIT_SEED = 0
 CLIP = 16.0  # Å, of training targets
 _BATCH = 16  # about 70 MB
 
@@ -88,6 +87,5 @@ TASK = Task(
         hosted("protein/protein.zip", "protein.zip", 1_100_000_000, unpacked="protein/deepcov.lst"),
     ),
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -20,13 +20,12 @@ from orca_ray.tasks.nasbench360._shared import (
     numbers,
     published_splits,
 )
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
 TRAIN_FILE, TEST_FILE = "satellite_train.npy", "satellite_test.npy"
 LENGTH = 46
 NUM_CLASSES = 24  # numbered from 1 in the files
 NUM_SAMPLES = (800_000, 100_000, 100_000)
-SPLIT_SEED = 0
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -65,6 +64,5 @@ TASK = Task(
         hosted(TRAIN_FILE, f"satellite/{TRAIN_FILE}", 338_000_000),
         hosted(TEST_FILE, f"satellite/{TEST_FILE}", 37_000_000),
     ),
-    split_seed=SPLIT_SEED,
     build=_build,
 )

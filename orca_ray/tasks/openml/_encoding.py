@@ -77,9 +77,8 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
     x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
     for i, (column, slot) in enumerate(zip(nominal, slots, strict=True)):
         x_NLW[np.arange(num_rows), i, [slot[_known(value)] for value in column.values]] = 1
-    for i, column in enumerate(numeric, len(nominal)):
-        filled = np.where(np.isnan(column.values), 0.0, column.values)
-        x_NLW[:, i, 0] = _standardised(filled, fit)
+    for i, numbers in enumerate((each.values for each in numeric), len(nominal)):
+        x_NLW[:, i, 0] = _standardised(np.where(np.isnan(numbers), 0.0, numbers), fit)
     return x_NLW
 
 

@@ -21,54 +21,19 @@ from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml._encoding import classes, encode, standardise_again
 from orca_ray.tasks.openml._splits import frequent, split
 from orca_ray.tasks.openml._table import read_table
-from orca_ray.tasks.task import Arrays, Task
-
-SPLIT_SEED = 0
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
 NAMES: Mapping[int, str] = {
-    11: "balance-scale",
-    12: "mfeat-factors",
-    14: "mfeat-fourier",
-    15: "breast-w",
-    16: "mfeat-karhunen",
-    18: "mfeat-morphological",
-    22: "mfeat-zernike",
-    23: "cmc",
-    28: "optdigits",
-    29: "credit-approval",
-    31: "credit-g",
-    37: "diabetes",
-    44: "spambase",
-    48: "tae",
-    50: "tic-tac-toe",
-    54: "vehicle",
-    61: "iris",
-    187: "wine",
-    188: "eucalyptus",
-    458: "analcatdata_authorship",
-    469: "analcatdata_dmft",
-    882: "pollution",
-    1049: "pc4",
-    1050: "pc3",
-    1063: "kc2",
-    1068: "pc1",
-    1462: "banknote-authentication",
-    1464: "blood-transfusion-service-center",
-    1479: "hill-valley",
-    1480: "ilpd",
-    1491: "one-hundred-plants-margin",
-    1493: "one-hundred-plants-texture",
-    1494: "qsar-biodeg",
-    1510: "wdbc",
-    1511: "wholesale-customers",
-    6332: "cylinder-bands",
-    23381: "dresses-sales",
-    40496: "LED-display-domain-7digit",
-    40966: "MiceProtein",
-    40975: "car",
-    40982: "steel-plates-fault",
+    11: "balance-scale", 12: "mfeat-factors", 14: "mfeat-fourier", 15: "breast-w", 16: "mfeat-karhunen",
+    18: "mfeat-morphological", 22: "mfeat-zernike", 23: "cmc", 28: "optdigits", 29: "credit-approval", 31: "credit-g",
+    37: "diabetes", 44: "spambase", 48: "tae", 50: "tic-tac-toe", 54: "vehicle", 61: "iris", 187: "wine",
+    188: "eucalyptus", 458: "analcatdata_authorship", 469: "analcatdata_dmft", 882: "pollution", 1049: "pc4",
+    1050: "pc3", 1063: "kc2", 1068: "pc1", 1462: "banknote-authentication", 1464: "blood-transfusion-service-center",
+    1479: "hill-valley", 1480: "ilpd", 1491: "one-hundred-plants-margin", 1493: "one-hundred-plants-texture",
+    1494: "qsar-biodeg", 1510: "wdbc", 1511: "wholesale-customers", 6332: "cylinder-bands", 23381: "dresses-sales",
+    40496: "LED-display-domain-7digit", 40966: "MiceProtein", 40975: "car", 40982: "steel-plates-fault",
     40994: "climate-model-simulation-crashes",
-}
+}  # fmt: skip
 """Names of the data sets on OpenML by id."""
 
 STANDARDISED_AGAIN = frozenset({12, 54, 1068, 1494})
@@ -127,7 +92,6 @@ def _task(dataset_id: int, title: str) -> Task:
         files=_client.raw_files(dataset_id),
         fetcher=partial(_client.fetch, dataset_id),
         paper_splits=dataset_id not in NOMINAL_ONLY,
-        split_seed=SPLIT_SEED,
         build=partial(build, dataset_id),
     )
 

@@ -110,7 +110,6 @@ def _task(
         files=(source,),
         fetcher=fetcher,
         paper_splits=problem.paper_splits,
-        split_seed=_reading.SPLIT_SEED,
         build=build,
     )
 

@@ -19,7 +19,8 @@ from orca_ray.data.protocol import PAPER
 from orca_ray.data.rows import Array
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.pdebench._layouts import Hdf5, Simulations
+from orca_ray.tasks.pdebench._layouts import Layout, Simulations
+from orca_ray.tasks.task import SPLIT_SEED
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ Division = Mapping[str, npt.NDArray[np.int64]]
 Scale = tuple[Array, Array]
 """Mean and what to divide by, both float32 [C, *space]."""
 
-SPLIT_SEED = 0
 BATCH_BYTES = 32 * 2**20
 EPSILON = 1e-5  # the reference adds it to every deviation
 MOST_SAMPLES = 10**7
@@ -40,7 +40,7 @@ PAPER_TEST_FRAME = 100  # the reference's test sets are made without `t_train`, 
 class Reading:
     """What of a file is input and target: the frame at time 0, and the ``t_train``-th of those taken, or the last."""
 
-    layout: Callable[[Hdf5, Path, tuple[int, ...]], Simulations]
+    layout: Layout
     grid: tuple[int, ...]
     """Of the file."""
     stride: int = 1

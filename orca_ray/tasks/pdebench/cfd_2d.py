@@ -4,10 +4,8 @@ Inputs and targets are standardised by the statistics of their own frame over th
 scored so, as in the reference implementation of ORCA.
 """
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Stacked
+from orca_ray.tasks.pdebench._layouts import stacked
 from orca_ray.tasks.pdebench._reading import Reading, by_frame
 
 PROBLEM = Problem(
@@ -21,7 +19,7 @@ PROBLEM = Problem(
     input_scale="standardised",
     target_scale="standardised",
     reading=Reading(
-        layout=partial(Stacked, fields=("density", "pressure", "Vx", "Vy")),
+        layout=stacked("density", "pressure", "Vx", "Vy"),
         grid=(128, 128),
         stride=2,
         t_train=21,

@@ -8,10 +8,9 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
 
 NUM_SAMPLES = (400, 100, 400)
-SPLIT_SEED = 0
 
 
 def _build(_: Workspace) -> Arrays:
@@ -38,7 +37,6 @@ TASK = Task(
     citation="Li et al., Physics-informed neural operator for learning partial differential equations, 2021",
     reference="https://arxiv.org/abs/2111.03794",
     packages=(NEURALOPERATOR,),
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="ec002cc2f200d7ac",
 )
