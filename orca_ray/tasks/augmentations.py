@@ -103,7 +103,7 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {augmentation.name: augmentation for
 
 
 def get_augmentation(name: str) -> Augmentation | None:
-    """Return an augmentation by name, None for ""; raises :class:`UserError` naming the nearest one."""
+    """Return an augmentation by name, None for ""; raises UserError for an unknown one."""
     if not name:
         return None
     if name not in AUGMENTATIONS:

@@ -96,36 +96,30 @@ class _Document:
     """The file itself, then what it extends, then what that extends."""
 
     @classmethod
-    def parse(cls, text: str, name: str) -> "_Document":
-        """Parse a sweep file and its bases.
+    def parse(cls, text: str, name: str, below: tuple[str, ...] = ()) -> "_Document":
+        """Parse a sweep file and its bases; ``below`` are the files that extend it.
 
         Raises:
             UserError: a file that is not YAML, a base that is missing or extends itself, too long a chain.
         """
-        files: list[PositionedYaml] = []
-        paths: list[str] = [os.path.realpath(name)]
-        data: dict[str, Any] = {}
-        while True:
-            file = PositionedYaml(text, name)
-            files.append(file)
-            if not isinstance(file.data, dict):
-                raise UserError(f"{file.name}:1: a sweep file is a mapping with at least name, benchmark and methods")
-            data = _merge({key: value for key, value in file.data.items() if key != "name"}, data)
-            if (base := file.data.get("extends")) is None:
-                break
-            place = f"{file.name}:{file.find(['extends'])[1]}: extends"
-            path = _base_path(base, Path(name).parent, place)
-            if os.path.realpath(path) in paths:
-                raise UserError(f"{place}: {printable(str(path))} extends itself through this file: remove one of them")
-            if len(paths) > MAX_BASES:
-                raise UserError(f"{place}: more than {MAX_BASES} files extend each other: merge some of them")
-            paths.append(os.path.realpath(path))
-            try:
-                text, name = _read(path), str(path)
-            except UserError as error:
-                raise UserError(f"{place}: {error}") from error
-        own = files[0].data  # records are stored under the name: a base's must not be shared
-        return cls({**data, **({"name": own["name"]} if "name" in own else {})}, tuple(files))
+        file = PositionedYaml(text, name)
+        if not isinstance(file.data, dict):
+            raise UserError(f"{file.name}:1: a sweep file is a mapping with at least name, benchmark and methods")
+        if (base := file.data.get("extends")) is None:
+            return cls(file.data, (file,))
+        chain = (*below, os.path.realpath(name))
+        try:
+            path = _base_path(base, Path(name).parent)
+            if os.path.realpath(path) in chain:
+                raise UserError(f"{printable(str(path))} extends itself through this file: remove one of the two")
+            if len(chain) > MAX_BASES:
+                raise UserError(f"more than {MAX_BASES} files extend each other: merge some of them")
+            content = _read(path)
+        except UserError as error:
+            raise UserError(f"{file.name}:{file.find(['extends'])[1]}: extends: {error}") from error
+        above = cls.parse(content, str(path), chain)
+        inherited = {key: value for key, value in above.data.items() if key != "name"}  # records are stored under it
+        return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
         """Return whether a file has every part of ``location``."""
@@ -139,19 +133,14 @@ class _Document:
         return f"{name}:{line}"
 
 
-def _base_path(base: object, directory: Path, place: str) -> Path:
+def _base_path(base: object, directory: Path) -> Path:
     """Return the file that ``extends`` names: a shipped sweep, or a path relative to the extending file."""
     shipped = shipped_sweeps()
     if not isinstance(base, str) or not base.isprintable() or not base:
-        raise UserError(f"{place}: give the name of a shipped sweep or the path of a YAML file, got {_shown(base)}")
+        raise UserError(f"give the name of a shipped sweep or the path of a YAML file, got {_shown(base)}")
     path = shipped.get(base) or directory / base
     if not os.path.lexists(path):
-        close = nearest(base, shipped)
-        question = f" Did you mean {close!r}?" if close else ""
-        raise UserError(
-            f"{place}: no sweep file {base!r}.{question} Give a path relative to this file, or one of "
-            f"{', '.join(sorted(shipped))}"
-        )
+        raise unknown_name("sweep file", base, shipped, "Or give a path relative to this file.")
     return path
 
 
@@ -161,8 +150,10 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
     for key, value in own.items():
         theirs = base.get(key)
-        both = isinstance(value, dict) and isinstance(theirs, dict) and not is_space
-        merged[key] = _merge(theirs, value, *parents, key) if both else value
+        if isinstance(value, dict) and isinstance(theirs, dict) and not is_space:
+            merged[key] = _merge(theirs, value, *parents, key)
+        else:
+            merged[key] = value
     return merged
 
 

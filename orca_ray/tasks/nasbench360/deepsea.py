@@ -8,14 +8,11 @@ import numpy as np
 
 from orca_ray.data.prepared import SPLITS, SplitName
 from orca_ray.data.readers import open_npz
-from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer, numbers
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
 FILE = "deepsea_filtered.npz"
 LENGTH, NUM_BASES = 1000, 4
@@ -23,7 +20,7 @@ NUM_LABELS = 36
 NUM_SAMPLES = (71_753, 2490, 149_400)
 
 _MEMBERS: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
-"""Its own split, by the names of its arrays; the reference trains on train and val together."""
+"""The published split, by names of arrays; the reference trains on train and val."""
 
 
 def _build(workspace: Workspace) -> Arrays:

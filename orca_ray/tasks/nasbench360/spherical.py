@@ -7,9 +7,6 @@ import numpy as np
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
     class_labels,
@@ -19,7 +16,7 @@ from orca_ray.tasks.nasbench360._shared import (
     numbers,
     published_splits,
 )
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 FILE = "s2_cifar100.gz"
 SHAPE = (3, 60, 60)

@@ -1,7 +1,7 @@
 """Compressible Navier–Stokes equations on a periodic line, viscosities 0.1: density, pressure and velocity.
 
-The three fields are laid one after another. Inputs and targets are standardised by the inputs' statistics, and scored
-so, as in the reference implementation of ORCA.
+The three fields are concatenated. Inputs and targets are standardised by the inputs' statistics and scored in these
+units, as in the reference implementation of ORCA.
 """
 
 from orca_ray.tasks.pdebench._declare import Problem, downloaded

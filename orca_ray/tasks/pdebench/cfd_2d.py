@@ -1,7 +1,7 @@
 """Compressible Navier–Stokes equations in a periodic square, Mach 1.0, viscosities 0.1: four fields, 64×64.
 
-Inputs and targets are standardised by the statistics of their own frame over the first hundred training samples, and
-scored so, as in the reference implementation of ORCA.
+Inputs and targets are standardised by their own frame's statistics over the first hundred training samples and scored
+in these units, as in the reference implementation of ORCA.
 """
 
 from orca_ray.tasks.pdebench._declare import Problem, downloaded

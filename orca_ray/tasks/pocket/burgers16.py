@@ -4,11 +4,9 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (400, 100, 400)
 
@@ -17,7 +15,7 @@ def _build(_: Workspace) -> Arrays:
     tensors = operator_tensors("burgers_lowres.pt")
     x, trajectories = tensors["input"][:, None].astype(np.float32), tensors["output"]  # [N, 17 times, 16 points]
     parts = arrays.by_index(x, trajectories[:, -1], splits.split(len(x), NUM_SAMPLES, SPLIT_SEED))
-    # The domain is periodic, so all points have one distribution.
+    # The domain is periodic, so all points have the same distribution.
     return arrays.regression(parts, target_axes=(0, 1))
 
 

@@ -2,11 +2,9 @@
 
 from orca_ray.data import splits, timeseries
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import AEON, archive_series
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (90, 180, 370)  # the archive's own split is 270 and 370; with all 270 labels the error nearly vanishes
 LENGTH = 29  # of the longest utterance

@@ -7,11 +7,8 @@ import numpy as np
 
 from orca_ray.data import packages, splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.packages import Package
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task, Workspace
 
 NUM_SAMPLES = (600, 200, 1000)
 

@@ -4,11 +4,9 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import AEON, archive_series
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (150, 50, 242)  # the archive's own split is 200 and 242
 

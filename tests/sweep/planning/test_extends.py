@@ -104,7 +104,7 @@ def test_a_name_is_not_inherited(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("extends", "part"),
     [
-        ("nowhere.yaml", "no sweep file 'nowhere.yaml'"),
+        ("nowhere.yaml", "unknown sweep file 'nowhere.yaml'"),
         ("pokcet", "Did you mean 'pocket'"),
         ("mine.yaml", "extends itself"),
         ("loop.yaml", "extends itself"),
