@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import Source
+from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import unknown_name
-from orca_ray.models.names import Modality
+from orca_ray.models.modality import get_modality
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from orca_ray.alignment.distance import Distance
-
-_DEFAULT_SOURCES: dict[Modality, str] = {"sequence": "vocabulary", "image": "images"}
 
 
 def distance_names() -> list[str]:
@@ -33,7 +32,7 @@ def get_distance(name: str) -> "Distance":
     return distance
 
 
-def source_names(modality: Modality | None = None) -> list[str]:
+def source_names(modality: ModalityName | None = None) -> list[str]:
     """Return the names of all sources, or of those for bodies of one modality, sorted."""
     return [name for name in _names(sources) if modality is None or get_source(name).modality == modality]
 
@@ -45,10 +44,10 @@ def get_source(name: str) -> Source:
 
 
 def default_source(body: str) -> str:
-    """Return the name of the source that every machine can compute for ``body``: ``vocabulary`` or ``images``."""
+    """Return the name of the source that needs no download from the web for ``body``."""
     from orca_ray.models.weights import body_modality
 
-    return _DEFAULT_SOURCES[body_modality(body)]
+    return get_modality(body_modality(body)).default_source
 
 
 def _names(package: "ModuleType") -> list[str]:
