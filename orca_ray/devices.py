@@ -1,13 +1,15 @@
-"""What a device can do."""
+"""Capabilities of devices."""
 
 import torch
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """Tell whether products in bfloat16 are faster than in float32: CUDA from compute capability 8.0 on, and CPUs with
-    AMX or AVX512-BF16."""
+    """Return whether bfloat16 products are faster than float32 products on ``device``.
+
+    True for CUDA from compute capability 8.0 on, and for CPUs with AMX or AVX512-BF16.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Private, but the only way to ask; absent before torch 2.5.
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return device.type == "cpu" and any(supported is not None and bool(supported()) for supported in asked)
+    # These private functions are the only way to ask; torch has them since 2.5.
+    queries = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return device.type == "cpu" and any(query is not None and bool(query()) for query in queries)

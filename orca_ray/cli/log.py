@@ -1,4 +1,4 @@
-"""The log file of ``orca-sweep``: tracebacks and details go there, warnings also to stderr."""
+"""The log file of ``orca-sweep``, which receives tracebacks and details; warnings also go to stderr."""
 
 import io
 import logging
@@ -7,12 +7,13 @@ import sys
 from logging.handlers import RotatingFileHandler
 
 from orca_ray.data.cache import home
+from orca_ray.errors import printable
 
 MAX_BYTES = 2**20
 
 
-class _Folderless(RotatingFileHandler):
-    """Makes its folder with its first line, so that ``--help`` writes nothing.
+class _LogFile(RotatingFileHandler):
+    """Creates its directory with its first line, so that ``--help`` writes nothing.
 
     A log that cannot be written never stops a command: the message itself still reaches stderr.
     """
@@ -22,11 +23,11 @@ class _Folderless(RotatingFileHandler):
         return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Stay silent."""
+        """Ignore the error."""
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
-    """Warnings on stderr; what ``hidden`` logs is printed by the command line itself."""
+    """Warnings on stderr, except those of the logger ``hidden``, whose errors the command line prints itself."""
 
     def __init__(self, hidden: str) -> None:
         super().__init__()
@@ -34,19 +35,23 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
         self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         self.addFilter(lambda record: record.name != hidden)
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape what a terminal would act on."""
+        return printable(super().format(record), keep="\n")
+
     def emit(self, record: logging.LogRecord) -> None:
-        """Write to today's stderr: a live table takes its place while it stands, so that lines land above it."""
-        self.stream = sys.stderr  # not setStream: it flushes the old one, which may be closed by now
+        """Write to the current stderr, which a live table replaces so that lines appear above it."""
+        self.stream = sys.stderr  # not setStream: it flushes the old stream, which may be closed by now
         super().emit(record)
 
 
 def start(hidden: str) -> None:
-    """Send the package's log to ``<home>/logs/orca-sweep.log``; calling it again follows ``ORCA_RAY_HOME``."""
+    """Send the package's log to ``<home>/logs/orca-sweep.log``; another call follows a changed ``ORCA_RAY_HOME``."""
     package = logging.getLogger("orca_ray")
-    for handler in [h for h in package.handlers if isinstance(h, _Folderless | _Console)]:
+    for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)
         handler.close()
-    file = _Folderless(home() / "logs" / "orca-sweep.log", maxBytes=MAX_BYTES, backupCount=2, delay=True)
+    file = _LogFile(home() / "logs" / "orca-sweep.log", maxBytes=MAX_BYTES, backupCount=2, delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     package.setLevel(logging.DEBUG)
     package.addHandler(file)
@@ -54,8 +59,8 @@ def start(hidden: str) -> None:
 
 
 def path() -> str | None:
-    """Return the log file, or None when nothing could be written."""
+    """Return the path of the log file, or None if nothing could be written."""
     for handler in logging.getLogger("orca_ray").handlers:
-        if isinstance(handler, _Folderless) and os.path.exists(handler.baseFilename):
+        if isinstance(handler, _LogFile) and os.path.exists(handler.baseFilename):
             return handler.baseFilename
     return None

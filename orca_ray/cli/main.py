@@ -1,22 +1,24 @@
-"""Entry point of ``orca-sweep``: the commands, and what becomes of an error.
+"""Entry point of ``orca-sweep``: the commands, and one message and exit code for every error.
 
-Exit codes: 0 done; 1 some trials failed; 2 the user's mistake; 70 a defect of orca-ray; 130 interrupted.
-Nothing heavy is imported here: ``orca-sweep --help`` answers without torch, ray, transformers and pandas.
+Exit codes: 0 done; 1 some trials failed; 2 bad input; 70 an internal error; 130 interrupted.
+Nothing heavy is imported: ``orca-sweep --help`` needs neither torch, ray, transformers nor pandas.
 """
 
 import errno
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli import benchmark, catalogue, data, doctor, leaderboard, log
-from orca_ray.cli.output import DEFECT, INTERRUPTED, USER_ERROR, fail
+from orca_ray.cli import benchmark, catalogue, data, doctor, generate, leaderboard, log, show
+from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -25,14 +27,13 @@ HEAVY_PACKAGES = {
     "PIL", "filelock", "h5py", "onnx", "optuna", "ot", "psutil", "ray", "requests", "safetensors", "scipy", "sklearn",
     "timm", "torch", "torchvision", "transformers", "urllib3",
 }  # fmt: skip
-"""Modules of the extra ``sweep``: the base install does without (docs/decisions/0001-extras.md)."""
+"""Modules of the extra ``sweep``, which the base install lacks (docs/decisions/0001-extras.md)."""
 
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT}
-"""What the system says of paths that are the user's to mend."""
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 app = typer.Typer(
     name="orca-sweep",
-    help="Distributed sweeps that adapt pretrained transformers to any modality: align, then refine.",
+    help="Adapt pretrained transformers to any modality in distributed sweeps: align, then refine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,89 +53,133 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Distributed sweeps that adapt pretrained transformers to any modality: align, then refine."""
+    """Adapt pretrained transformers to any modality in distributed sweeps: align, then refine."""
 
 
-for group in (benchmark, leaderboard, catalogue, data, doctor):
-    group.register(app)
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
+for function in (
+    benchmark.benchmark, benchmark.run, benchmark.plan, leaderboard.leaderboard, catalogue.tasks, catalogue.bodies,
+    catalogue.methods, doctor.doctor,
+):  # fmt: skip
+    app.command(function.__name__)(function)
+for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, generate.generate):
+    data_app.command(function.__name__.rstrip("_"))(function)
+app.add_typer(data_app, name="data")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; every error ends here."""
+    """Run one command line and return its exit code; no exception leaves this function."""
     command = typer.main.get_command(app)
     try:
         log.start(hidden=__name__)
         result = command.main(
             args=None if arguments is None else list(arguments), prog_name="orca-sweep", standalone_mode=False
         )
-    except UserError as error:
-        logger.debug("user error", exc_info=True)
-        return fail(str(error), USER_ERROR)
-    except ModuleNotFoundError as error:
-        logger.debug("missing package", exc_info=True)
-        return _missing_package(error)
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader (head, less) has gone: not an error, but the interpreter would complain again when it flushes.
+        # The reader (head, less) has gone. That is no error, but the interpreter would report it when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        return _refused(error)
     except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            message = _usage(error)
-            return fail(message, USER_ERROR) if message else USER_ERROR
-        if type(error).__name__ == "Abort":
-            return fail("interrupted", INTERRUPTED)
-        return _defect(error)
+        return _failed(error)
     return result if isinstance(result, int) else 0
 
 
 def entry() -> None:
     """Console script: run the process's command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     sys.exit(run())
 
 
+def _failed(error: Exception) -> int:
+    """Print one message for an error and return the exit code."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        message = _usage(error)
+        return fail(message, USER_ERROR) if message else USER_ERROR
+    if type(error).__name__ == "Abort":
+        return fail("interrupted", INTERRUPTED)
+    if isinstance(error, UserError):
+        logger.debug("user error", exc_info=error)
+        return fail(str(error), USER_ERROR)
+    if message := _missing_package(error) or _refused(error):
+        logger.debug("refused", exc_info=error)
+        return fail(message, USER_ERROR)
+    logger.error("unexpected error", exc_info=error)
+    if limit := _limit(error):
+        return fail(f"{limit} ({type(error).__name__}: {error})\nIf not, report this: {_traceback(error)}", USER_ERROR)
+    message = f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray; {_traceback(error)}"
+    return fail(message, INTERNAL_ERROR)
+
+
 def _usage(error: Any) -> str:
-    """Word a usage error of the parser; a misspelt command or option gets its nearest name."""
+    """Return the message for a usage error of the parser; it suggests the nearest name for a misspelt option."""
     message = str(error.format_message()).strip().replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     if not message:  # no arguments at all: the parser has printed the help
         return ""
     given = getattr(error, "option_name", None)
     if given and context is not None and message.startswith("No such option"):
-        known = [name for parameter in context.command.params for name in (*parameter.opts, *parameter.secondary_opts)]
-        close = nearest(given, [name for name in known if name.startswith("--")] + ["--help"])
+        close = nearest(given, [name for each in context.command.params for name in each.opts] + ["--help"])
         message = f"No such option: {given}." + (f" Did you mean {close!r}?" if close else "")
     path = getattr(context, "command_path", "orca-sweep")
     return f"{message}\nTry: {path} --help"
 
 
-def _refused(error: OSError) -> int:
-    """Word what the system refuses of a path that the user named, or of the cache directory."""
-    if error.errno not in _REFUSALS or error.filename is None:
-        return _defect(error)
-    logger.debug("refused by the system", exc_info=True)
-    return fail(f"cannot use {error.filename}: {error.strerror}", USER_ERROR)
-
-
-def _missing_package(error: ModuleNotFoundError) -> int:
-    package = (error.name or "").partition(".")[0]
+def _missing_package(error: Exception) -> str:
+    """Return the message for a package of the extra ``sweep`` that is not installed; "" for any other error."""
+    package = ((isinstance(error, ModuleNotFoundError) and error.name) or "").partition(".")[0]
     if package not in HEAVY_PACKAGES:
-        return _defect(error)
-    return fail(
+        return ""
+    return (
         f"this command needs the package {package!r}, which is not installed: pip install 'orca-ray[sweep]'\n"
-        f"(leaderboard, tasks, bodies and doctor work without it)",
-        USER_ERROR,
+        f"(leaderboard, tasks, bodies and doctor work without it)"
     )
 
 
-def _defect(error: BaseException) -> int:
-    logger.error("unexpected error", exc_info=error)
+def _refused(error: Exception) -> str:
+    """Return the message for a path or disk that the operating system refuses; "" for any other error."""
+    if not isinstance(error, OSError):
+        return ""
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk{f' of {named}' if named else ''}: free some, then run the command again"
+    if named and _PACKAGE not in Path(named).parents:
+        return f"cannot use {named}: {error.strerror}"
+    if error.errno == errno.ENOENT and not named and not _has_working_directory():
+        return "the working directory no longer exists: change to another one, then run the command again"
+    return ""
+
+
+def _has_working_directory() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
+
+
+def _limit(error: Exception) -> str:
+    """Return the message for a limit of memory, recursion, numbers or text that bad input exceeds; "" if there is none.
+
+    torch reports an allocation that fails on CPUs as RuntimeError.
+    """
+    text = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
+        return "not enough memory: free some, or give smaller data, a smaller body or fewer workers"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply"
+    if isinstance(error, OverflowError) or "integer string conversion" in text:
+        return "the input holds a number that is too large"
+    if isinstance(error, UnicodeError):
+        return "the input holds text that is not valid UTF-8"
+    return "a path in the input holds a null character" if "embedded null" in text else ""
+
+
+def _traceback(error: Exception) -> str:
     path = log.path()
-    told = f"the traceback is in {path}" if path else "".join(traceback.format_exception(error))
-    return fail(f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray; {told}", DEFECT)
+    return f"the traceback is in {path}" if path else "".join(traceback.format_exception(error))
 
 
 if __name__ == "__main__":

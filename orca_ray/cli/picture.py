@@ -1,7 +1,6 @@
-"""Pictures of samples: photographs, curves, spectrograms, fields and contact maps, drawn with pillow alone."""
+"""Pictures of samples: photographs, curves, spectrograms, fields and contact maps, drawn with Pillow."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +8,6 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
-    from PIL.ImageFont import ImageFont as BitmapFont
-
     from orca_ray.data.prepared import PreparedData, Split
     from orca_ray.tasks.task import Task
 
@@ -19,34 +15,23 @@ Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
 
 NUM_SAMPLES = 9
-_SIDE = 200
-"""Pixels of a panel's longer side."""
-_CURVE_HEIGHT = 120
-_GAP = 12
-_LINE = 18
-_MOST_CHANNELS = 4
-_WIDEST = 1300
+_MAX_CHANNELS = 4
+"""Channels of a sample that are drawn."""
+_SIDE, _CURVE_HEIGHT, _GAP, _LINE, _MAX_WIDTH = 200, 120, 12, 18, 1300
+"""Pixels: longer side of a panel, height of curves, space between samples, line of text, width of the picture."""
 
 _SCALE = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64)
-"""From low to high: dark violet, blue, green, yellow. Evenly lighter, so that it also reads without colours."""
+"""Colours from low to high values; their lightness rises evenly, so that the scale can be read in grey."""
 _INKS = ((31, 90, 160), (200, 80, 20), (30, 130, 60), (140, 60, 140))
 _TARGET_INK = (190, 20, 40)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    panels: list[Pixels]
-    """Side by side, each [height, width, 3]."""
-    caption: str
 
 
 def draw(task: "Task", data: "PreparedData") -> Image.Image:
     """Draw some training samples with their targets.
 
-    What is drawn is told by modality and shape: inputs of three channels that are photographs in colour; other images,
-    spectrograms (low frequencies below) and fields on a colour scale, of many channels the last four; sequences as
-    curves, or as a map where they have many channels or are one-hot. Dense targets stand beside their input, curves of
-    them in red.
+    Photographs are drawn in colour; other images, spectrograms (low frequencies at the bottom) and fields on a colour
+    scale, at most their last four channels; sequences as curves, or as a map if they are one-hot or have many channels.
+    A dense target is drawn next to its input, or as red curves on top of it.
     """
     split = data.train
     samples = [_sample(task, split, index) for index in _chosen(task, split)]
@@ -55,7 +40,7 @@ def draw(task: "Task", data: "PreparedData") -> Image.Image:
 
 
 def _chosen(task: "Task", split: "Split") -> list[int]:
-    """Choose samples of as many classes as can be shown, or evenly spaced ones."""
+    """Return the indices of samples of different classes, or of evenly spaced samples."""
     if task.target.kind == "classes":
         _, first = np.unique(split.y, return_index=True)
         if len(first) >= NUM_SAMPLES:
@@ -64,7 +49,8 @@ def _chosen(task: "Task", split: "Split") -> list[int]:
     return sorted({int(index) for index in np.linspace(0, len(split) - 1, num)})
 
 
-def _sample(task: "Task", split: "Split", index: int) -> _Sample:
+def _sample(task: "Task", split: "Split", index: int) -> tuple[list[Pixels], str]:
+    """Return the panels [height, width, 3] of a sample, from left to right, and its caption."""
     rows = slice(index, index + 1)
     x, y = np.nan_to_num(split.x[rows][0]).astype(np.float64), np.asarray(split.y[rows][0])
     target = np.nan_to_num(y).astype(np.float64) if task.target.kind == "dense" else None
@@ -74,7 +60,7 @@ def _sample(task: "Task", split: "Split", index: int) -> _Sample:
         panels = _image(x, task.modality)
         if target is not None:
             panels += _image(target if target.ndim == 3 else target.reshape(1, *_plane(target)), "")
-    return _Sample(panels, _caption(task, y))
+    return panels, _caption(task, y)
 
 
 def _caption(task: "Task", y: Array) -> str:
@@ -90,10 +76,10 @@ def _caption(task: "Task", y: Array) -> str:
 
 
 def _image(x: Array, modality: str) -> list[Pixels]:
-    """Draw x [C, H, W] as one panel in colour, or one a channel."""
+    """Draw x [C, H, W] as one panel in colour, or as one panel per channel."""
     if len(x) == 3 and "image" in modality:
         return [_sized(_unit(x).transpose(1, 2, 0) * 255.0)]
-    shown = x if len(x) <= _MOST_CHANNELS else x[-_MOST_CHANNELS:]
+    shown = x if len(x) <= _MAX_CHANNELS else x[-_MAX_CHANNELS:]
     if "audio" in modality or "spectrogram" in modality:
         shown = shown[:, ::-1]
     grey = "image" in modality and len(x) == 1
@@ -101,13 +87,13 @@ def _image(x: Array, modality: str) -> list[Pixels]:
 
 
 def _sequence(x: Array, target: Array | None) -> Pixels:
-    """Draw x [C, L] as curves, or as a map of C rows."""
+    """Draw x [C, L] as curves, or as a map with C rows."""
     one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
-    if target is None and (len(x) > _MOST_CHANNELS or one_hot):
+    if target is None and (len(x) > _MAX_CHANNELS or one_hot):
         return _sized(_coloured(x[:, :1000]), stretch=True)
-    curves = [(x[channel], _INKS[channel % len(_INKS)]) for channel in range(min(len(x), _MOST_CHANNELS))]
+    curves = [(x[channel], _INKS[channel % len(_INKS)]) for channel in range(min(len(x), _MAX_CHANNELS))]
     if target is not None:
-        curves += [(curve, _TARGET_INK) for curve in target.reshape(-1, target.shape[-1])[:_MOST_CHANNELS]]
+        curves += [(curve, _TARGET_INK) for curve in target.reshape(-1, target.shape[-1])[:_MAX_CHANNELS]]
     return _curves(curves)
 
 
@@ -127,7 +113,7 @@ def _curves(curves: Sequence[tuple[Array, tuple[int, int, int]]]) -> Pixels:
 
 
 def _plane(target: Array) -> tuple[int, int]:
-    """Return height and width for a target that is no image: one row for a line, else its first axis by the rest."""
+    """Return the height and width at which a target without channels is drawn; a 1-D target is one row."""
     return (1, target.size) if target.ndim == 1 else (target.shape[0], target.size // target.shape[0])
 
 
@@ -143,7 +129,7 @@ def _coloured(values: Array) -> Array:
 
 
 def _sized(pixels: Array, *, stretch: bool = False) -> Pixels:
-    """Bring pixels [H, W, 3] to a panel's size, small ones enlarged without blur."""
+    """Resize pixels [H, W, 3] to a panel; small ones are enlarged without blur."""
     height, width = pixels.shape[:2]
     if stretch:
         size = (2 * _SIDE, _CURVE_HEIGHT)
@@ -155,32 +141,27 @@ def _sized(pixels: Array, *, stretch: bool = False) -> Pixels:
     return np.asarray(image.resize(size, Image.Resampling.BOX if smooth else Image.Resampling.NEAREST))
 
 
-def _arranged(samples: Sequence[_Sample], title: str) -> Image.Image:
-    """Lay samples out in rows below a title, each over its caption."""
-    font = _font()
-    widths = [sum(panel.shape[1] + 4 for panel in sample.panels) for sample in samples]
-    cell = max(widths) + _GAP
-    tall = max(panel.shape[0] for sample in samples for panel in sample.panels) + _LINE + _GAP
-    columns = max(1, min(3, len(samples), _WIDEST // cell))
+def _arranged(samples: Sequence[tuple[list[Pixels], str]], title: str) -> Image.Image:
+    """Arrange samples in rows below a title, each with its caption."""
+    font = ImageFont.load_default(size=12)
+    cell = max(sum(panel.shape[1] + 4 for panel in panels) for panels, _ in samples) + _GAP
+    tall = max(panel.shape[0] for panels, _ in samples for panel in panels) + _LINE + _GAP
+    columns = max(1, min(3, len(samples), _MAX_WIDTH // cell))
     rows = -(-len(samples) // columns)
     width = max(columns * cell + _GAP, round(font.getlength(_ascii(title))) + 2 * _GAP)
     canvas = Image.new("RGB", (width, rows * tall + _LINE + 2 * _GAP), "white")
     pen = ImageDraw.Draw(canvas)
     pen.text((_GAP, _GAP // 2), _ascii(title), fill="black", font=font)
-    for number, sample in enumerate(samples):
+    for number, (panels, caption) in enumerate(samples):
         left, top = _GAP + number % columns * cell, _LINE + _GAP + number // columns * tall
-        pen.text((left, top), _ascii(sample.caption), fill=(80, 80, 80), font=font)
-        for panel in sample.panels:
+        pen.text((left, top), _ascii(caption), fill=(80, 80, 80), font=font)
+        for panel in panels:
             canvas.paste(Image.fromarray(panel), (left, top + _LINE))
             left += panel.shape[1] + 4
     return canvas
 
 
 def _ascii(text: str) -> str:
-    """Return what pillow's own font can write."""
+    """Replace what Pillow's own font lacks."""
     replaced = text.replace("×", "x").replace("–", "-").replace("…", "...")
     return replaced.encode("ascii", "replace").decode()
-
-
-def _font() -> "FreeTypeFont | BitmapFont":
-    return ImageFont.load_default(size=12)

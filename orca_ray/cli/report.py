@@ -1,26 +1,25 @@
-"""How a plan and the end of a sweep are printed."""
+"""Reports of a plan and of a finished sweep."""
 
 import shlex
-import sys
 from typing import TYPE_CHECKING
 
-from orca_ray.cli.output import duration, show
+from orca_ray.cli.output import duration, note, say, show
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.cost import TaskCost
-    from orca_ray.sweep.events import Summary
-    from orca_ray.sweep.plan import Plan, PlanRow
-    from orca_ray.sweep.spec import SweepSpec
+    from orca_ray.sweep.execution.events import Summary
+    from orca_ray.sweep.planning.cost import TaskCost
+    from orca_ray.sweep.planning.plan import Plan, PlanRow
+    from orca_ray.sweep.planning.spec import SweepSpec
 
 MAX_NOTES = 5
-"""Kinds of fallbacks that the report of a sweep names."""
+"""Number of different fallbacks that the report of a sweep lists."""
 
 
 def print_plan(planned: "Plan") -> None:
-    """Print a plan as a table, and below it what all of its trials share."""
-    asked = [_asked(row) for row in planned.rows]
-    alike = len(set(asked)) == 1  # as a rule; then a line below the table says it once, and the table fits 80 columns
+    """Print a plan: a table of searches, the resources, a table of costs, and what is missing."""
+    resources = [_resources(row) for row in planned.rows]
+    alike = len(set(resources)) == 1  # usual; then one line below the table replaces a column, to fit 80 columns
     rows = [
         (
             row.task.partition("/")[2],
@@ -31,26 +30,26 @@ def print_plan(planned: "Plan") -> None:
             row.epochs,
             *(() if alike else (each,)),
         )
-        for row, each in zip(planned.rows, asked, strict=True)
+        for row, each in zip(planned.rows, resources, strict=True)
     ]
     numbers = ("trials", "done", "epochs")
     show(("task", "method", "body", *numbers, *(() if alike else ("each",))), rows, right=numbers)
     nodes = ", ".join(f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
     search = sum(row.search_trials for row in planned.rows)
-    print(
+    say(
         f"\n{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, "
         f"{planned.num_finished} done ({search} search + {planned.num_trials - search} confirm)"
     )
     if planned.deterministic:
-        print("deterministic: one thread a trial, whatever its CPUs")
+        say("deterministic: one thread a trial, whatever its CPUs")
     if alike:
-        print(f"each trial: {asked[0]}")
-    print(f"nodes: {nodes}")
+        say(f"each trial: {resources[0]}")
+    say(f"nodes: {nodes}")
     _print_costs(planned)
 
 
 def _print_costs(planned: "Plan") -> None:
-    """Print what each task costs, what is missing, and what brings it."""
+    """Print the cost of each task, the totals, and the commands that fetch what is missing."""
     both = bool(planned.cpu)
     rows = [
         (
@@ -67,38 +66,38 @@ def _print_costs(planned: "Plan") -> None:
     ]
     hours = ("GPU h", "CPU h") if both else ("GPU h",)
     numbers = ("trials", "epochs", *hours, "raw GB", "prepared GB")
-    print("\nestimated cost, none stopped early:")
+    say("\nestimated cost if no trial stops early:")
     show(("task", *numbers, "data"), rows, right=numbers)
     _print_totals(planned)
     _print_missing(planned)
 
 
 def _print_totals(planned: "Plan") -> None:
-    print()
+    say()
     for device, kind, known in (
         (planned.gpu, "GPU", [cost.gpu_hours for cost in planned.costs if cost.gpu_hours is not None]),
         (planned.cpu, "CPU", [cost.cpu_hours for cost in planned.costs if cost.cpu_hours is not None]),
     ):
         if device and known:
-            print(f"in all {_hours(sum(known))} {kind} h: {device}")
+            say(f"total {_hours(sum(known))} {kind} h: {device}")
     if unknown := sum(cost.gpu_hours is None for cost in planned.costs):
-        print(f"hours not known for {unknown} of {len(planned.costs)} tasks: not prepared, or a body not listed")
+        say(f"hours unknown for {unknown} of {len(planned.costs)} tasks: data not prepared, or body not listed")
     if needed := sum(cost.disk_bytes for cost in planned.costs):
-        print(f"disk needed: about {_gigabytes(needed)} GB")
+        say(f"disk needed: about {_gigabytes(needed)} GB")
 
 
 def _print_missing(planned: "Plan") -> None:
     for state in ("missing", "fetched"):
         if wanted := [cost for cost in planned.costs if cost.state == state]:
-            print(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
+            say(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
             for command in _commands(wanted):
-                print(f"  {command}")
+                say(f"  {command}")
     for each in planned.absent:
-        print(f"missing: {each.what}\n  {each.command}")
+        say(f"missing: {each.what}\n  {each.command}")
 
 
 def _commands(costs: "list[TaskCost]") -> list[str]:
-    """Return the commands that bring data further, each with all the tasks that it may name at once."""
+    """Return the commands that fetch or prepare the data, each with all the tasks that it can take."""
     from orca_ray.tasks.registry import get_benchmark
 
     tasks: dict[str, list[str]] = {}
@@ -120,51 +119,50 @@ def _gigabytes(num_bytes: int | None) -> str:
 
 
 def _rounded(value: float | None, least: float) -> str:
-    """Return two digits, or all before the point; "?" for what is not known."""
+    """Format with two digits, or as a whole number from 10 on; "?" for None."""
     if value is None:
         return "?"
     return f"<{least:g}" if value < least else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _asked(row: "PlanRow") -> str:
+def _resources(row: "PlanRow") -> str:
     amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
     return ", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount)
 
 
 def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
-    """Print how a sweep ended, which fallbacks its trials took, and how to see its board."""
-    # Without --sweep the fullest board is shown, and that is seldom one of a variant.
+    """Print how a sweep ended, the fallbacks of its trials, and the command that prints its leaderboard."""
+    # Without --sweep, `leaderboard` shows the sweep with the most confirm trials, which is seldom a variant.
     which = "" if spec.sweep_id == f"{spec.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
     if summary.up_to_date:
-        print(f"{summary.sweep}: up to date, {summary.finished_before} trials done")
+        say(f"{summary.sweep}: up to date, {summary.finished_before} trials done")
     else:
         counts = ", ".join(f"{count} {status.value}" for status, count in summary.statuses.items() if count)
         ending = "interrupted; the same command continues" if summary.interrupted else "done"
-        print(f"{summary.sweep}: {ending}; ran {summary.ran} trials in {duration(summary.seconds)}: {counts or 'none'}")
+        say(f"{summary.sweep}: {ending}; ran {summary.ran} trials in {duration(summary.seconds)}: {counts or 'none'}")
     if summary.reused:
-        print(f"alignment: {summary.reused} of {summary.aligned} trials took over that of another trial")
+        say(f"alignment: {summary.reused} of {summary.aligned} trials took over that of another trial")
     _notes(summary)
-    print(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
+    say(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
 
 
 def _notes(summary: "Summary") -> None:
-    """Print the fallbacks that trials took, each once."""
+    """Print each fallback once, with the number of trials that took it."""
     for text, count in list(summary.notes.items())[:MAX_NOTES]:
-        print(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
+        say(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
     if len(summary.notes) > MAX_NOTES:
-        print(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
+        say(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
 
 
 def print_failures(summary: "Summary") -> None:
-    """Print each failed trial with its reason, and each pair without a score, to stderr."""
+    """Print each failed trial and each (task, method) without a score to stderr, with the reason."""
     for record in summary.failed:
         reason = record.error.strip().splitlines()[-1] if record.error and record.error.strip() else "no message"
-        print(
+        note(
             f"{record.status.value}: {record.task} {record.method} {record.phase} seed {record.seed} "
-            f"(trial {record.trial_key}): {reason}",
-            file=sys.stderr,
+            f"(trial {record.trial_key}): {reason}"
         )
     for pair in summary.unfinished:
-        print(f"no confirmed score: {pair}", file=sys.stderr)
+        note(f"no confirmed score: {pair}")

@@ -1,13 +1,15 @@
-"""``orca-sweep data list`` and ``show``: what data there are, and what they look like, in numbers and as a picture."""
+"""``orca-sweep data list`` and ``show``: list the data of tasks; show one task's data as numbers and a picture."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orca_ray.cli.output import JsonOption, emit_json, note, plain, size
+from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
+from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.errors import UserError
+from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -15,23 +17,14 @@ if TYPE_CHECKING:
     from orca_ray.data.rows import Rows
     from orca_ray.tasks.task import Task
 
-MOST_BYTES = 64 * 2**20
-"""How much of a split is read for its ranges."""
-MOST_CLASSES = 30
-"""So many classes are listed one by one."""
+MAX_BYTES = 64 * 2**20
+"""Bytes of a split that are read to compute its range."""
+MAX_CLASSES = 30
+"""Number of classes that are listed one by one."""
 
 
-def register(group: typer.Typer) -> None:
-    """Add the commands of this module to the group ``data``."""
-    group.command("list")(list_)
-    group.command("show")(show)
-
-
-def list_(
-    benchmark: Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only this benchmark's.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """List the tasks' raw data: files, size, whether they are fetched and prepared, and the licence."""
+def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None:
+    """List the raw data of tasks: number of files, size, licence, and whether they are fetched and prepared."""
     from orca_ray.tasks.registry import all_tasks, get_benchmark
 
     rows = [_listed(task) for task in (all_tasks().values() if benchmark is None else get_benchmark(benchmark))]
@@ -83,13 +76,11 @@ def show(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="Where the picture goes. Default: TASK.png, here, if no file has this name yet.",
+            help="File of the picture. Default: TASK.png in the working directory, unless it exists.",
         ),
     ] = None,
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
-    protocol: Annotated[Protocol, typer.Option(help="Whose splits; most tasks have one set for both.")] = (
-        Protocol.HELD_OUT
-    ),
+    protocol: SplitsOption = Protocol.HELD_OUT,
     json: JsonOption = False,
 ) -> None:
     """Show a task's data: shapes, classes, ranges, sizes, licence, and a picture of some samples."""
@@ -97,7 +88,7 @@ def show(
 
     chosen = get_task(task).under(protocol.value)
     if picture is not None:
-        _refuse_place(picture)
+        _check_picture(picture)
     data = chosen.prepared(protocol.value)
     option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
     command = f"orca-sweep data prepare {task}{option}"
@@ -109,22 +100,22 @@ def show(
         _print(facts)
     try:
         if data is not None and not no_picture:
-            drawn = _draw_here(resolved, data) if picture is None else _draw(resolved, data, picture)
+            drawn = _draw_default(resolved, data) if picture is None else _draw(resolved, data, picture)
             facts["picture"] = None if drawn is None else str(drawn)
     finally:
         if json:
             emit_json(facts)
         elif facts["picture"]:
-            print(f"picture: {facts['picture']}")
+            say(f"picture: {facts['picture']}")
     if data is None and not json:
-        note(f"not prepared: {command!r} tells counts and ranges, and a picture can be drawn then")
+        note(f"not prepared: after {command!r}, this command also shows counts, ranges and a picture")
 
 
-def _draw_here(task: "Task", data: "PreparedData") -> Path | None:
-    """Draw into the working directory if that can be done, and replaces nothing."""
+def _draw_default(task: "Task", data: "PreparedData") -> Path | None:
+    """Draw into the working directory, unless the file exists or cannot be written."""
     path = Path(f"{task.short_name}.png")
     if path.exists():
-        note(f"no picture drawn: {path} is there already; --picture FILE.png says where it goes")
+        note(f"no picture drawn: {path} already exists; choose another file with --picture FILE.png")
         return None
     try:
         return _draw(task, data, path)
@@ -133,9 +124,10 @@ def _draw_here(task: "Task", data: "PreparedData") -> Path | None:
         return None
 
 
-def _refuse_place(picture: Path) -> None:
+def _check_picture(picture: Path) -> None:
+    refuse_special(picture, "--picture")
     if picture.suffix.lower() != ".png":
-        raise UserError(f"--picture {picture}: pictures are PNG files, so its name must end in .png")
+        raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
     if picture.is_dir() or not picture.absolute().parent.is_dir():
         raise UserError(f"--picture {picture}: {picture.absolute().parent} is not a directory to write a file into")
 
@@ -186,11 +178,11 @@ def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
 
 
 def _range(rows: "Rows") -> dict[str, Any]:
-    """Return shape and range of rows; of very many, of an evenly spaced part."""
+    """Return the shape and range of rows; a large split is sampled at even distances."""
     import numpy as np
 
     each = max(1, int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize)
-    num = min(len(rows), max(1, MOST_BYTES // each))
+    num = min(len(rows), max(1, MAX_BYTES // each))
     values = rows[np.linspace(0, len(rows) - 1, num).astype(np.int64)].astype(np.float64)
     measured = {"min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
     return {
@@ -208,29 +200,23 @@ def _print(facts: dict[str, Any]) -> None:
         "modality": facts["modality"],
         "input": "×".join(map(str, facts["input_shape"] or "?")),
         "target": "one number" if target["kind"] == "scalar" else f"{target['kind']} {extent}",
-        "loss": facts["loss"],
-        "metric": facts["metric"],
-        "body": facts["body"],
-        "augmentation": facts["augmentation"],
-        "licence": facts["licence"],
-        "terms": facts["terms"],
-        "citation": facts["citation"],
-        "reference": facts["reference"],
+        **{key: facts[key] for key in ("loss", "metric", "body", "augmentation")},
+        **{key: facts[key] for key in ("licence", "terms", "citation", "reference")},
     }
     width = max(map(len, lines))
     for key, value in lines.items():
         if value:
-            print(f"{key:{width}}  {value}")
+            say(f"{key:{width}}  {value}")
     for file in facts["files"]:
-        state = "" if file.get("present") is None else ", there" if file["present"] else ", not there"
-        told = size(file["bytes"]) if file["bytes"] else "size not known"
-        print(f"{'raw':{width}}  {file.get('path') or file['package']} ({told}{state})")
+        state = "" if file.get("present") is None else ", fetched" if file["present"] else ", not fetched"
+        extent = size(file["bytes"]) if file["bytes"] else "size unknown"
+        say(f"{'raw':{width}}  {file.get('path') or file['package']} ({extent}{state})")
     if facts["prepared"] is not None:
         _print_prepared(facts["prepared"], width)
 
 
 def _print_prepared(prepared: dict[str, Any], width: int) -> None:
-    print(f"{'prepared':{width}}  {prepared['fingerprint']}, {size(prepared['bytes'])} in {prepared['path']}\n")
+    say(f"{'prepared':{width}}  {prepared['fingerprint']}, {size(prepared['bytes'])} in {prepared['path']}\n")
     numbers = ("samples", "min", "max", "mean", "std", "measured on")
     rows = [
         (name, array, "×".join(map(str, found["shape"][1:])) or "1", split["samples"], *_measured(found))
@@ -241,7 +227,7 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
     show_table(("split", "array", "shape", *numbers), rows, right=numbers)
     counts = {name: split["counts"] for name, split in prepared["splits"].items() if "counts" in split}
     if counts:
-        print()
+        say()
         _print_counts(counts)
 
 
@@ -250,9 +236,9 @@ def _measured(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_counts(counts: dict[str, list[int]]) -> None:
-    """Print how many samples each class has, or of very many classes how unequal they are."""
+    """Print the number of samples of each class; for many classes only the fewest, the median and the most."""
     num = len(next(iter(counts.values())))
-    if num <= MOST_CLASSES:
+    if num <= MAX_CLASSES:
         show_table(("class", *counts), [(i, *(c[i] for c in counts.values())) for i in range(num)], right=tuple(counts))
         return
     rows = [(split, num, min(each), sorted(each)[num // 2], max(each)) for split, each in counts.items()]

@@ -1,14 +1,12 @@
-"""One trial's work: adapt a body to a task by a method, epoch by epoch, with exact resume.
+"""One trial: adapt a body to a task by a method, epoch by epoch, with exact resume.
 
-It judges nothing: a UserError, a NotFiniteError or torch's out-of-memory error passes through to whoever runs the
-trial, which gives the trial its status.
+UserError, NotFiniteError and failed allocations (`is_out_of_memory`) reach the caller, which sets the trial's status.
 """
 
 import gc
 import logging
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -17,10 +15,11 @@ from typing import Any
 import torch
 
 from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError
 from orca_ray.methods.align_stage import AlignStage
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.progress import Outcome, Progress, Stage
 from orca_ray.methods.recipe import Scalar, get_method
+from orca_ray.methods.reports import Outcome, Progress, Stage
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
@@ -29,17 +28,18 @@ from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.objective import Objective
 from orca_ray.training.refine import RefineLoop
-from orca_ray.training.runtime import computing, memory_mib
+from orca_ray.training.reproducibility import torch_settings
+from orca_ray.training.throughput import memory_mib
 
 _FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
 class Adaptation:
-    """Align (if the method does), refine, evaluate; `step` runs one epoch of whatever is next.
+    """Align (if the method does), refine, evaluate; each `step` runs one epoch of the current stage.
 
-    Equal arguments give bit-equal outcomes on CPU with equal ``threads``, whatever ran in the process before. torch's
-    global generators, thread count and determinism flag are as they were after every call.
+    Equal arguments give bit-equal outcomes on CPU with equal ``threads``, whatever ran in the process before: every
+    call restores torch's global generators, thread count and determinism flag.
     """
 
     def __init__(
@@ -59,25 +59,26 @@ class Adaptation:
         aligned: Path | None = None,
         standardise: bool = True,
     ) -> None:
-        """Build the model; no data is read yet.
+        """Build the model.
 
         Args:
-            task: the task, for its shapes, loss, metric and augmentation.
-            data: the task's prepared data; its test split is touched only if ``test``.
-            method: name of a recipe.
+            task: the task, which defines shapes, loss, metric and augmentation.
+            data: the task's prepared data; the test split is read only if ``test``.
+            method: name of a method.
             body: name of a body.
-            hyperparameters: by dotted name; what is missing keeps the method's default.
-            seed: decides initialisation, draws, order and dropout.
-            test: whether the best epoch is scored on test at the end (confirm trials only).
+            hyperparameters: values by dotted name; the others have the method's defaults.
+            seed: determines initialisation, sampling, order and dropout.
+            test: whether to score the best epoch on test at the end (confirm trials only).
             device: torch device.
-            threads: intra-op CPU threads while this trial computes.
-            deterministic: refuse CUDA kernels that are not reproducible, and TF32 where it is not asked for (slower; on
-                CPUs equal ``threads`` are all it takes).
-            reuse_aligned: whether to take over, and keep for others, the aligned embedder of trials that align alike.
+            threads: intra-op CPU threads of this trial.
+            deterministic: refuse CUDA kernels that are not reproducible, and TF32 unless requested.
+            reuse_aligned: whether to share aligned embedders with trials that have the same alignment.
             aligned: directory of aligned embedders; None: in the cache directory.
-            standardise: whether inputs and regression targets that are in other units are standardised in the model,
-                as all others are in their arrays; the reference does not.
+            standardise: whether the model standardises inputs and regression targets that the data set does not.
+
+        Raises UserError for an unknown name, a value out of range, or data without the task's shapes.
         """
+        _check_data(task, data)
         self._statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._seed, self._test = task, data, seed, test
@@ -88,22 +89,20 @@ class Adaptation:
         self._threads, self._deterministic = threads, deterministic
         self._objective = Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std)
         self._augmentation = get_augmentation(task.augmentation)
-        self._outcome = Outcome()
-        self._aligned = AlignedCache(aligned) if reuse_aligned else None
+        self._cache = AlignedCache(aligned) if reuse_aligned else None
         self._align: AlignStage | None = None
         self._refine: RefineLoop | None = None
-        self._model: CrossModalModel | None = None
         if self._device.type == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(self._device)
         with self._computing():
-            self._model = self._build()
-        self._stage: Stage = "refine"
-        if self._recipe.aligns and self._hyperparameters.align.epochs > 0:
-            self._stage = "align"
-        num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        num_trainable = sum(parameter.numel() for parameter in set(self._recipe.trainable(self._model)))
-        self._outcome = replace(self._outcome, num_parameters=num_parameters, num_trainable=num_trainable)
+            self._model: CrossModalModel | None = self._build()
+        aligns = self._recipe.aligns and self._hyperparameters.align.epochs > 0
+        self._stage: Stage = "align" if aligns else "refine"
+        self._outcome = Outcome(
+            num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            num_trainable=sum(parameter.numel() for parameter in set(self._recipe.trainable(self.model))),
+        )
 
     @property
     def stage(self) -> Stage:
@@ -112,32 +111,29 @@ class Adaptation:
 
     @property
     def done(self) -> bool:
-        """Whether refining has ended and the outcome is final."""
+        """Whether the refine stage has ended and the outcome is final."""
         return self._stage == "done"
 
     @property
     def model(self) -> CrossModalModel:
-        """The model as it stands; with the best epoch's weights once done."""
+        """The model in its current state; with the best epoch's weights once done."""
         assert self._model is not None, "this adaptation is closed"
         return self._model
 
     def step(self) -> Progress:
-        """Run one epoch of the current stage; the last refine epoch restores the best weights and reads test.
-
-        Raises what the stages raise: UserError, NotFiniteError, torch.OutOfMemoryError.
-        """
+        """Run one epoch of the current stage; the last refine epoch restores the best weights and reads test."""
         with self._computing():
-            progress = _STEPS[self._stage](self)
+            report = _STEPS[self._stage](self)
         peak = memory_mib(self._device)
         self._outcome = replace(self._outcome, peak_memory_mib=max(peak, self._outcome.peak_memory_mib or 0.0))
-        return progress
+        return report
 
     def result(self) -> Outcome:
-        """Return the outcome so far; final, and with the test score, once `done`."""
+        """Return the outcome so far; once `done` it is final and includes the test score."""
         return self._outcome
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint atomically; at any stage, between two steps."""
+        """Write a checkpoint atomically, between two steps of any stage."""
         state = {
             "format": _FORMAT,
             "identity": self._identity(),
@@ -150,7 +146,7 @@ class Adaptation:
         checkpoint.save(path, state)
 
     def restore(self, path: str | Path) -> bool:
-        """Continue from a checkpoint; False, with nothing changed, when there is no whole one of this trial."""
+        """Continue from a checkpoint; return False, with nothing changed, if there is no valid one of this trial."""
         state = checkpoint.load(path)
         if state is None:
             return False
@@ -171,36 +167,32 @@ class Adaptation:
         return True
 
     def close(self) -> None:
-        """Free model, optimiser and caches, CUDA memory included; the outcome stays readable."""
-        modules = [] if self._model is None else list(map(weakref.ref, self._model.modules()))
+        """Free model, optimiser and caches, including CUDA memory; the outcome remains available."""
         self._align = self._refine = self._model = None
-        if any(module() is not None for module in modules):  # held by a cycle; to look for cycles takes 0.2 s
+        # Checkpointed layers and compiled networks are part of reference cycles. A collection takes 0.2 s.
+        if self._device.type == "cuda" or self._hyperparameters.refine.gradient_checkpointing == "on":
             gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _step_align(self) -> Progress:
-        started = perf_counter()  # source features and pseudo-labels are part of the stage's price
+        started = perf_counter()  # includes source features and pseudo-labels
         self._align = self._align or self._make_align()
         epoch = self._align.step()
         seconds = perf_counter() - started
-        align_seconds = self._outcome.align_seconds + seconds
-        self._outcome = replace(self._outcome, **self._align.outcome(), align_seconds=align_seconds)
+        self._outcome = self._align.add_to(self._outcome, seconds)
         if self._align.done:
             self._align = None
             self._stage = "refine"
         return Progress(
-            stage="align",
-            epoch=epoch.epoch,
-            epochs=self._hyperparameters.align.epochs,
-            distance=epoch.distance,
-            learning_rate=epoch.learning_rate,
-            seconds=seconds,
-        )
+            stage="align", epoch=epoch.epoch, epochs=self._hyperparameters.align.epochs, distance=epoch.distance,
+            learning_rate=epoch.learning_rate, seconds=seconds,
+        )  # fmt: skip
 
     def _step_refine(self) -> Progress:
         self._refine = self._refine or self._make_refine()
         epoch = self._refine.step()
+        rates = self._refine.throughput()
         self._outcome = replace(
             self._outcome,
             validation_score=self._refine.best_score,
@@ -211,19 +203,16 @@ class Adaptation:
             notes=_joined(self._outcome.notes, self._refine.notes),
             precision=self._refine.precision.name,
             micro_batch=self._refine.micro_batch,
-            **asdict(self._refine.throughput()),
+            samples_per_second=rates.samples_per_second,
+            tokens_per_second=rates.tokens_per_second,
+            model_flop_utilisation=rates.model_flop_utilisation,
         )
         if self._refine.done:
             self._finish(self._refine)
         return Progress(
-            stage="refine",
-            epoch=epoch.epoch,
-            epochs=self._hyperparameters.refine.epochs,
-            loss=epoch.loss,
-            validation_score=epoch.validation_score,
-            learning_rate=epoch.learning_rate,
-            seconds=epoch.seconds,
-        )
+            stage="refine", epoch=epoch.epoch, epochs=self._hyperparameters.refine.epochs, loss=epoch.loss,
+            validation_score=epoch.validation_score, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
+        )  # fmt: skip
 
     def _step_done(self) -> Progress:
         epochs = self._hyperparameters.refine.epochs
@@ -235,22 +224,21 @@ class Adaptation:
         if not self._test:
             return
         started = perf_counter()
-        test = self._data.splits["test"]
-        score = refine.evaluate(test)
+        score = refine.evaluate(self._data.splits["test"])
         seconds = self._outcome.evaluate_seconds + perf_counter() - started
         notes = _joined(self._outcome.notes, refine.notes)
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
 
     def _build(self) -> CrossModalModel:
-        assert self._task.input_shape is not None, "a resolved task knows its shapes"
+        options = self._hyperparameters
         model = build_model(
-            input_shape=self._task.input_shape,
+            input_shape=self._data.train.x.shape[1:],
             target=self._task.target,
             body=self._body,
             pretrained=self._recipe.pretrained,
-            config=self._hyperparameters.embedder,
-            dropout=self._hyperparameters.refine.dropout,
-            stochastic_depth=self._hyperparameters.refine.stochastic_depth == "body",
+            config=options.embedder,
+            dropout=options.refine.dropout,
+            stochastic_depth=options.refine.stochastic_depth == "body",
             seed=self._seed,
             statistics=self._statistics,
         )
@@ -258,31 +246,17 @@ class Adaptation:
 
     def _make_align(self) -> AlignStage:
         return AlignStage(
-            model=self.model,
-            data=self._data,
-            target=self._task.target,
-            body=self._body,
-            pretrained=self._recipe.pretrained,
-            hyperparameters=self._hyperparameters,
-            seed=self._seed,
-            device=self._device,
-            threads=self._threads,
-            deterministic=self._deterministic,
-            kept=self._aligned,
-        )
+            self.model, self._data, self._task.target, self._body, self._recipe.pretrained, self._hyperparameters,
+            seed=self._seed, device=self._device, threads=self._threads, deterministic=self._deterministic,
+            cache=self._cache,
+        )  # fmt: skip
 
     def _make_refine(self) -> RefineLoop:
+        splits, options = self._data.splits, self._hyperparameters.refine
         return RefineLoop(
-            self.model,
-            self._recipe.trainable(self.model),
-            self._data.splits["train"],
-            self._data.splits["validation"],
-            self._objective,
-            self._hyperparameters.refine,
-            seed=self._seed,
-            device=self._device,
-            augmentation=self._augmentation,
-        )
+            self.model, self._recipe.trainable(self.model), splits["train"], splits["validation"], self._objective,
+            options, seed=self._seed, device=self._device, augmentation=self._augmentation,
+        )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -295,22 +269,27 @@ class Adaptation:
             "test": self._test,
         }
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        with computing(self._threads, deterministic=self._deterministic):
-            if not self._deterministic:
-                yield
-                return
-            # cuDNN may time its kernels to choose among them, and by default lets convolutions round to TF32.
-            cudnn = torch.backends.cudnn
-            with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
-                yield
+    def _computing(self) -> AbstractContextManager[None]:
+        return torch_settings(self._threads, deterministic=self._deterministic)
 
 
 def _joined(notes: str | None, more: list[str]) -> str | None:
-    """Add those of ``more`` that ``notes`` does not tell yet."""
-    told = notes.split("; ") if notes else []
-    return "; ".join([*told, *(note for note in more if note not in told)]) or None
+    """Append those of ``more`` that ``notes`` does not contain yet."""
+    present = notes.split("; ") if notes else []
+    return "; ".join([*present, *(note for note in more if note not in present)]) or None
+
+
+def _check_data(task: Task, data: PreparedData) -> None:
+    """Raise UserError unless the training and validation arrays are numbers of the task's shapes."""
+    assert task.input_shape is not None, "a resolved task knows its shapes"
+    target_shape = () if task.target.kind == "classes" else task.target.output_shape
+    for name, split in (("training", data.train), ("validation", data.validation)):
+        for what, rows, shape in (("inputs", split.x, task.input_shape), ("targets", split.y, target_shape)):
+            if rows.dtype.kind not in "biuf" or rows.shape != (len(split.x), *shape):
+                raise UserError(
+                    f"{task.name}: the {name} {what} have shape {rows.shape} and type {rows.dtype}; the task needs "
+                    f"{len(split.x)} rows of numbers of shape {shape}: prepare its data again"
+                )
 
 
 _STEPS: dict[Stage, Callable[[Adaptation], Progress]] = {

@@ -1,4 +1,4 @@
-"""The align stage of one trial: run, or taken over from a trial that aligns alike."""
+"""The align stage of one trial: computed, or replayed from the cached alignment of another trial."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,16 +13,16 @@ from orca_ray.alignment.source_features import source_features
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.target import Target
 from orca_ray.methods.hyperparameters import Hyperparameters
+from orca_ray.methods.reports import Outcome
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import parse_body_name
 from orca_ray.training.align import AlignLoop
-from orca_ray.training.align_config import AlignEpoch
-from orca_ray.training.aligned_cache import AlignedCache, AlignReplay, alignment_key
+from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, AlignReplay, alignment_key
 
 
 @dataclass
 class AlignStage:
-    """Aligns ``model``'s embedder, an epoch a `step`; opened at the first one, for source features take time."""
+    """Aligns ``model``'s embedder, one epoch per `step`; the first step loads the source features."""
 
     model: CrossModalModel
     data: PreparedData
@@ -34,8 +34,8 @@ class AlignStage:
     device: torch.device
     threads: int
     deterministic: bool
-    kept: AlignedCache | None
-    """Where aligned embedders are looked for and kept; None: neither."""
+    cache: AlignedCache | None
+    """Alignments shared with other trials; None: neither read nor write them."""
 
     def __post_init__(self) -> None:
         self._key: str | None = None
@@ -47,53 +47,52 @@ class AlignStage:
         return self._stage is not None and self._stage.done
 
     def step(self) -> AlignEpoch:
-        """Run or replay one epoch; after the last one, keep the alignment for other trials."""
+        """Run or replay one epoch; after the last one, store the alignment for other trials."""
         self._stage = self._stage or self._open()
         epoch = self._stage.step()
-        if self._key is not None and isinstance(self._stage, AlignLoop):
-            assert self.kept is not None
-            if alignment := self._stage.alignment():
-                self.kept.store(self._key, alignment)
+        alignment = self._stage.alignment() if isinstance(self._stage, AlignLoop) else None
+        if alignment is not None and self.cache is not None and self._key is not None:
+            self.cache.store(self._key, alignment)
         return epoch
 
-    def outcome(self) -> dict[str, Any]:
-        """Return what an `Outcome` tells of the stage so far, its time left out."""
+    def add_to(self, outcome: Outcome, seconds: float) -> Outcome:
+        """Return ``outcome`` with the results so far and the duration of the last step added."""
         assert self._stage is not None
-        return {
-            "distance_before": self._stage.distance_before,
-            "distance_after": self._stage.distance_after,
-            "align_epochs": self._stage.epoch,
-            "align_plateaued": self._stage.plateaued,
-            "align_reused": isinstance(self._stage, AlignReplay),
-            "notes": "; ".join(self._stage.notes) or None,
-        }
+        return replace(
+            outcome,
+            distance_before=self._stage.distance_before,
+            distance_after=self._stage.distance_after,
+            align_epochs=self._stage.epoch,
+            align_plateaued=self._stage.plateaued,
+            align_reused=isinstance(self._stage, AlignReplay),
+            notes="; ".join(self._stage.notes) or None,
+            align_seconds=outcome.align_seconds + seconds,
+        )
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what `load_state_dict` takes; None before the first step."""
+        """Return the state for `load_state_dict`; None before the first step."""
         return self._stage.state_dict() if self._stage else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue a run or a replay exactly, the embedder's weights being the model's already."""
+        """Continue a loop or a replay exactly; the model must already have the embedder's weights."""
         self._stage = AlignReplay.from_state(self.model.embedder, state)
         if self._stage is None:
-            self._stage = self._loop(self._source())
+            self._stage = self._make_loop(self._source())
             self._stage.load_state_dict(dict(state))
 
     def _open(self) -> AlignLoop | AlignReplay:
         source = self._source()
-        if self.kept is not None:
-            self._key = self._name(source)
-            if alignment := self.kept.load(self._key, self.model.embedder):
+        if self.cache is not None:
+            self._key = self._make_key(source)
+            if alignment := self.cache.load(self._key, self.model.embedder):
                 return AlignReplay(self.model.embedder, alignment)
-        return self._loop(source)
+        return self._make_loop(source)
 
-    def _loop(self, source: SourceFeatures) -> AlignLoop:
-        train = self.data.splits["train"]
-        config = self.hyperparameters.align
+    def _make_loop(self, source: SourceFeatures) -> AlignLoop:
+        train, config = self.data.splits["train"], self.hyperparameters.align
         distance = fitted_distance(config.distance, source, self.device)
-        return AlignLoop(
-            self.model, train.x, train.y, self.target, config, distance, seed=self.seed, device=self.device
-        )
+        target, seed = self.target, self.seed
+        return AlignLoop(self.model, train.x, train.y, target, config, distance, seed=seed, device=self.device)
 
     def _source(self) -> SourceFeatures:
         config = self.hyperparameters.align
@@ -106,17 +105,17 @@ class AlignStage:
             seed=0 if self.pretrained else self.seed,  # the random body's own stem
         )
 
-    def _name(self, source: SourceFeatures) -> str:
-        """Name what decides the aligned embedder; neither the refine stage nor the depth of the body does."""
+    def _make_key(self, source: SourceFeatures) -> str:
+        """Return the cache key; it depends neither on the refine stage nor on the depth of the body."""
         config = self.hyperparameters.align
         settings = {
             "data": self.data.fingerprint,
             "target": self.target.kind,
             "body": parse_body_name(self.body)[0],
             "pretrained": self.pretrained,
-            "standardised": self.model.input_mean is not None,  # by statistics of these very inputs
+            "standardised": self.model.input_mean is not None,  # the statistics are those of these inputs
             "embedder": asdict(self.hyperparameters.embedder),
-            "align": asdict(replace(config, source="")),  # the source's features say which
+            "align": asdict(replace(config, source="")),  # the source features are hashed themselves
             "distance": get_distance(config.distance).version,
             "seed": self.seed,
             "threads": self.threads,

@@ -1,4 +1,4 @@
-"""Frozen pretrained transformer: attention and feed-forward weights stay as they are."""
+"""Frozen pretrained transformer: attention and feed-forward weights do not train."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from orca_ray.models.crossmodal import CrossModalModel
 
 
 def trainable(model: CrossModalModel) -> Iterator[Parameter]:
-    """Yield embedder (positions included), the body's norms, and head."""
+    """Yield the embedder (including position embeddings), the body's norms, and the head."""
     yield from model.embedder.parameters()
     yield from norm_parameters(model.body)
     yield from head_parameters(model)
@@ -22,6 +22,6 @@ RECIPE = Recipe(
     aligns=False,
     pretrained=True,
     trainable=trainable,
-    # Few parameters, far from where they should be: the paper trains them at 1e-3.
+    # The learning rate of the paper: few parameters train, and they have far to move.
     defaults={"refine.learning_rate": 1e-3},
 )

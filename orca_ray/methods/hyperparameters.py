@@ -1,4 +1,4 @@
-"""Hyper-parameters by dotted name, e.g. ``refine.learning_rate``, and the configurations they stand for."""
+"""Hyper-parameters by dotted name, e.g. ``refine.learning_rate``, and the configuration dataclasses built from them."""
 
 import sys
 from collections.abc import Mapping
@@ -9,29 +9,25 @@ from typing import Any
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.recipe import Scalar, get_method
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.training.align import AlignConfig
-from orca_ray.training.refine import RefineConfig
+from orca_ray.training.config import AlignConfig, RefineConfig
 
 _SECTIONS: Mapping[str, type[Any]] = {"embedder": EmbedderConfig, "align": AlignConfig, "refine": RefineConfig}
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The configuration of a trial, a section a stage."""
+    """Configuration of a trial, one section per stage."""
 
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def to_flat(self) -> dict[str, Scalar]:
-        """Return every value by dotted name, defaults included."""
+        """Return all values by dotted name, including defaults."""
         return {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name in names()}
 
     def relevant(self, method: str) -> dict[str, Scalar]:
-        """Return the values that ``method`` depends on: without ``align.*`` when it does not align.
-
-        Raises UserError for an unknown method.
-        """
+        """Return the values that ``method`` uses: without ``align.*`` if it does not align."""
         aligns = get_method(method).aligns
         return {name: value for name, value in self.to_flat().items() if aligns or not name.startswith("align.")}
 
@@ -47,9 +43,9 @@ def names() -> Mapping[str, type[int] | type[float] | type[str]]:
 
 
 def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Build the configuration from values by dotted name; what is not given keeps the stage's default.
+    """Build the configuration from values by dotted name; the others have the stage's defaults.
 
-    Raises UserError for an unknown name, a value of the wrong type, or one out of range.
+    Raises UserError for an unknown name, a value of the wrong type, or a value out of range.
     """
     known = names()
     sections: dict[str, dict[str, Scalar]] = {section: {} for section in _SECTIONS}
@@ -60,20 +56,17 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
         sections[section][option] = _checked(name, value, known[name])
     try:
         return Hyperparameters(**{section: config(**sections[section]) for section, config in _SECTIONS.items()})
-    except ValueError as error:  # out of range; the value came from a user
+    except ValueError as error:  # out of range
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Build the configuration of a trial of ``method``: the method's own defaults, overridden by ``values``.
-
-    Raises UserError as `from_flat`, and for an unknown method.
-    """
+    """Build the configuration of a trial: the defaults of ``method``, overridden by ``values``; see `from_flat`."""
     return from_flat({**get_method(method).defaults, **values})
 
 
 def _checked(name: str, value: Scalar, expected: type[int] | type[float] | type[str]) -> Scalar:
-    # bool is an int to Python, but "epochs: true" is a mistake; 1 is a fine float.
+    # In Python, bool is an int, but "epochs: true" is a mistake; an int is a valid float.
     if not isinstance(value, bool):
         if isinstance(value, expected):
             return value

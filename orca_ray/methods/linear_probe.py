@@ -1,4 +1,4 @@
-"""Linear probe: only the head learns, on the features that the untouched body gives."""
+"""Linear probe: only the head trains, on the features of the unchanged body."""
 
 from orca_ray.methods.recipe import Recipe, head_parameters
 
@@ -9,6 +9,6 @@ RECIPE = Recipe(
     aligns=False,
     pretrained=True,
     trainable=head_parameters,
-    # A convex problem on fixed features: large steps are safe, and epochs cost almost nothing.
+    # A convex problem on fixed features: large steps are safe.
     defaults={"refine.learning_rate": 1e-2},
 )

@@ -1,6 +1,6 @@
-"""Methods: a recipe says which stages run, from which initialisation, and which parameters refining trains.
+"""Methods: a recipe defines which stages run, the initialisation, and the parameters that the refine stage trains.
 
-A new method is one new module in this package with a ``RECIPE``; nothing else needs an edit.
+A new method is one new module with a ``RECIPE`` in this package.
 """
 
 import importlib
@@ -17,26 +17,26 @@ from orca_ray.errors import unknown_name
 from orca_ray.models.crossmodal import CrossModalModel
 
 Scalar = int | float | str
-"""The value of one hyper-parameter."""
+"""Value of one hyper-parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One method; everything it does follows from these fields."""
+    """Complete definition of a method."""
 
     name: str
     title: str
     """One line for listings."""
     reference: str
-    """Paper, with its identifier."""
+    """Paper and its identifier."""
     aligns: bool
-    """Whether the align stage runs before refining."""
+    """Whether the align stage runs before the refine stage."""
     pretrained: bool
     """Whether body and embedder start from pretrained weights."""
     trainable: Callable[[CrossModalModel], Iterable[Parameter]]
-    """The parameters that refining trains; all others stay as they are, bit for bit."""
+    """Returns the parameters that the refine stage trains; all others stay unchanged, bit for bit."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
-    """Hyper-parameters, by dotted name, whose default differs from the stages' own."""
+    """Hyper-parameters by dotted name whose default differs from that of the stage."""
 
 
 def all_parameters(model: CrossModalModel) -> Iterator[Parameter]:
@@ -50,9 +50,9 @@ def head_parameters(model: CrossModalModel) -> Iterator[Parameter]:
 
 
 def norm_parameters(module: nn.Module) -> Iterator[Parameter]:
-    """Yield the parameters of the normalisation layers below ``module``, by the layers' class names.
+    """Yield the parameters of all normalisation layers in ``module``.
 
-    Encoders bring norms of their own (RMSNorm variants), which share no base class; all of them are named so.
+    The class name identifies them: encoders define their own norms (RMSNorm variants), which share no base class.
     """
     for layer in module.modules():
         if "norm" in type(layer).__name__.lower() and not list(layer.children()):
@@ -60,7 +60,7 @@ def norm_parameters(module: nn.Module) -> Iterator[Parameter]:
 
 
 def get_method(name: str) -> Recipe:
-    """Return the recipe of a method; raises UserError with the nearest name for an unknown one."""
+    """Return the recipe of a method; raises UserError for an unknown name."""
     recipes = all_methods()
     if name not in recipes:
         raise unknown_name("method", name, recipes)
@@ -69,7 +69,7 @@ def get_method(name: str) -> Recipe:
 
 @cache
 def all_methods() -> Mapping[str, Recipe]:
-    """Return every recipe of this package by name; refuses two with one name."""
+    """Return all recipes of this package by name; names must be unique."""
     recipes: dict[str, Recipe] = {}
     package = importlib.import_module("orca_ray.methods")
     for info in pkgutil.iter_modules(package.__path__):

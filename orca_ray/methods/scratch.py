@@ -1,4 +1,4 @@
-"""Training from scratch: the same network, randomly initialised."""
+"""Training from scratch: the same network with random initial weights."""
 
 from orca_ray.methods.recipe import Recipe, all_parameters
 

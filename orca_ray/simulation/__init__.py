@@ -1,5 +1,4 @@
-"""Small data sets solved here from PDEBench's published equations, in PDEBench's own file layout.
+"""Data sets in PDEBench's file layout, simulated on this machine from the published equations; NumPy and SciPy only.
 
-``registry`` names what can be generated, ``run`` generates it, ``files`` writes it; there is one module an equation,
-and what equations share (initial fields, time steppers, finite volumes) has modules of its own. Only numpy and scipy.
+``run`` generates a file, ``simulation`` finds simulations by name; each equation has a module with a ``SIMULATION``.
 """

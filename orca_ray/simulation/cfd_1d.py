@@ -10,13 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.advection import line_coordinates
 from orca_ray.simulation.files import TensorLayout
 from orca_ray.simulation.gas import Gas
 from orca_ray.simulation.hyperbolic import Boundary, sweep
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres
-from orca_ray.simulation.tridiagonal import Periodic
-from orca_ray.simulation.waves import draw_waves, to_unit_range
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_coordinates
+from orca_ray.simulation.stiff import Periodic
+from orca_ray.simulation.waves import sample_waves, to_unit_range
 
 ETA = ZETA = 0.1
 LOW, HIGH = -1.0, 1.0
@@ -33,8 +32,8 @@ _GAMMA = 1 - math.sqrt(0.5)
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     """Return the conserved fields [3, B, N] after ``dt`` [B, 1] of viscous stress alone, periodic.
 
-    Two diagonally implicit stages, second order and L-stable (Alexander 1977): no limit on ``dt``. Momentum and total
-    energy change by differences of fluxes, so that their sums stay.
+    Two diagonally implicit stages, second order and L-stable for any ``dt`` (Alexander 1977). Momentum and total energy
+    are conserved.
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2
@@ -60,17 +59,17 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
 def evolve(
     initial: Array, mu: float, cell: float, interval: float, num_frames: int, boundary: Boundary = "periodic"
 ) -> Array:
-    """Solve from primitive fields [3, B, N] and return the frames [3, B, num_frames, N], the first of them it.
+    """Solve from density, velocity and pressure, ``initial`` [3, B, N]; return frames [3, B, num_frames, N].
 
-    Two steps of the gas enclose one of the stress of twice the length (Strang 1968): second order in time. Every sample
-    has its own time step.
+    A step of the stress is between two half steps of the gas (Strang 1968): second order in time. Every sample has its
+    own time step.
 
     Args:
-        initial: density, velocity and pressure.
+        initial: the first frame.
         mu: 4/3 eta + zeta; 0: no viscosity.
         cell: length of a cell.
         interval: time between frames.
-        num_frames: the initial one counted.
+        num_frames: number of frames.
         boundary: outflow only without viscosity.
     """
     gas = Gas()
@@ -80,27 +79,27 @@ def evolve(
     for frame in range(1, num_frames):
         left = np.full((initial.shape[1], 1), interval)
         while len(rows := np.flatnonzero(left)):
-            part = conserved[:, rows]
-            limit = 2 * COURANT * cell / gas.speed(part, 0).max(axis=-1, keepdims=True)
+            fields = conserved[:, rows]
+            limit = 2 * COURANT * cell / gas.speed(fields, 0).max(axis=-1, keepdims=True)
             count = np.ceil(left[rows] / limit)
-            double = left[rows] / count
-            part = sweep(part, 0.5 * double / cell, gas, boundary)
+            dt = left[rows] / count
+            fields = sweep(fields, 0.5 * dt / cell, gas, boundary)
             if mu:
-                part = viscous_step(part, double, mu, cell)
-            conserved[:, rows] = sweep(part, 0.5 * double / cell, gas, boundary)
-            left[rows] = np.where(count > 1, left[rows] - double, 0.0)
+                fields = viscous_step(fields, dt, mu, cell)
+            conserved[:, rows] = sweep(fields, 0.5 * dt / cell, gas, boundary)
+            left[rows] = np.where(count > 1, left[rows] - dt, 0.0)
         frames[:, :, frame] = gas.primitive(conserved)
     return frames
 
 
-def draw(rng: np.random.Generator, x: Array) -> Array:
-    """Draw density, velocity and pressure [3, X] as PDEBench describes them.
+def sample_initial(rng: np.random.Generator, x: Array) -> Array:
+    """Sample density, velocity and pressure [3, X] as PDEBench describes them.
 
-    Density and pressure are waves scaled to [0, 1], times a factor, plus a base, both of uniform logarithm.
+    Density and pressure are waves scaled to [0, 1], times a log-uniform factor, plus a log-uniform base.
     """
 
     def waves() -> Array:
-        return draw_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)
+        return sample_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)
 
     def positive(low: float, high: float) -> Array:
         factor, base = np.exp(rng.uniform(math.log(low), math.log(high), size=2))
@@ -114,7 +113,7 @@ def draw(rng: np.random.Generator, x: Array) -> Array:
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     x = centres(LOW, HIGH, NUM_CELLS)
-    initial = np.stack([draw(rng, x) for rng in rngs], axis=1)
+    initial = np.stack([sample_initial(rng, x) for rng in rngs], axis=1)
     mu = 4 / 3 * ETA + ZETA
     frames = evolve(initial, mu, (HIGH - LOW) / NUM_CELLS, END / (NUM_FRAMES - 1), NUM_FRAMES).astype(np.float32)
     return dict(zip(("density", "Vx", "pressure"), frames, strict=True))
@@ -127,7 +126,7 @@ SIMULATION = Simulation(
     f"L-stable DIRK, Strang splitting, Courant number {COURANT}",
     layout=TensorLayout(
         datasets=dict.fromkeys(("density", "pressure", "Vx"), (NUM_FRAMES, NUM_CELLS)),
-        coordinates=lambda: line_coordinates(LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
+        coordinates=lambda: tensor_coordinates("x", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
         attributes={"eta": ETA, "zeta": ZETA},
     ),
     batch=2,

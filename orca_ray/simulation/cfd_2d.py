@@ -2,8 +2,8 @@
 
 rho_t + div(rho v) = 0, (rho v)_t + div(rho v v) + grad p = div sigma, E_t + div(v (E + p)) = div(v sigma) with
 sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v, E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, on [0, 1)^2
-to t = 1. (The viscosity is the paper's, dynamic and constant, with all of the stress; PDEBench's generator multiplies
-it by the density and leaves out the mixed derivatives.)
+to t = 1. (The viscosity is dynamic and constant with the whole stress, as in the paper; PDEBench's generator multiplies
+it by the density and omits the mixed derivatives.)
 """
 
 import math
@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from orca_ray.simulation.files import TensorLayout
-from orca_ray.simulation.gas import GAMMA, Gas
+from orca_ray.simulation.gas import GAMMA, Gas, Stress
 from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times
-from orca_ray.simulation.stress import Stress
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_coordinates
 
 ETA = ZETA = 0.1
 MACH = 1.0
@@ -24,9 +23,9 @@ NUM_FRAMES = 21
 NUM_CELLS = 128
 COURANT = 0.8
 RANGE = (0.1, 10.0)
-"""Of the mean density and of the mean temperature."""
+"""Range of the mean density and of the mean temperature."""
 CONTRAST = (0.01, 0.2)
-"""Mean deviation of density and of pressure, relative to their means."""
+"""Range of the mean deviation of density and of pressure, relative to their means."""
 
 _TOP_WAVE = 4
 _WINDOW_WIDTH = 0.01
@@ -38,17 +37,17 @@ def evolve(
     initial: Array, eta: float, zeta: float, cell: float, interval: float, num_frames: int,
     boundary: Boundary = "periodic",
 ) -> Array:  # fmt: skip
-    """Solve from primitive fields [4, X, Y] and return the frames [4, num_frames, X, Y], the first of them it.
+    """Solve from density, velocities and pressure, ``initial`` [4, X, Y]; return frames [4, num_frames, X, Y].
 
-    A double step is x, y, stress of twice the length, y, x: symmetric, so second order in time (Strang 1968).
+    A step is x, y, stress, y, x, with half steps of the gas: second order in time (Strang 1968).
 
     Args:
-        initial: density, both velocities and pressure.
+        initial: the first frame.
         eta: shear viscosity.
-        zeta: bulk viscosity; both 0: none.
+        zeta: bulk viscosity; both 0: no viscosity.
         cell: side of a cell.
         interval: time between frames.
-        num_frames: the initial one counted.
+        num_frames: number of frames.
         boundary: outflow only without viscosity.
     """
     gas, stress = Gas(), Stress(eta, zeta, cell)
@@ -60,25 +59,25 @@ def evolve(
         while left > 0:
             fastest = max(float(gas.speed(conserved, direction).max()) for direction in (0, 1))
             count = math.ceil(left * fastest / (2 * COURANT * cell))
-            double = left / count
+            dt = left / count
             for direction in (0, 1):
-                conserved = sweep_axis(conserved, 0.5 * double / cell, gas, boundary, direction, 2)
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction, 2)
             if eta or zeta:
-                conserved[1:] = stress.step(conserved[0], conserved[1:], double)
+                conserved[1:] = stress.step(conserved[0], conserved[1:], dt)
             for direction in (1, 0):
-                conserved = sweep_axis(conserved, 0.5 * double / cell, gas, boundary, direction, 2)
-            left = left - double if count > 1 else 0.0
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction, 2)
+            left = left - dt if count > 1 else 0.0
         frames[:, frame] = gas.primitive(conserved)
     return frames
 
 
-def draw(rng: np.random.Generator, x: Array) -> Array:
-    """Draw density, velocities and pressure [4, X, X] as PDEBench describes them (windows as of `draw_waves`).
+def sample_initial(rng: np.random.Generator, x: Array) -> Array:
+    """Sample density, velocities and pressure [4, X, X] as PDEBench describes them (windows as in `sample_waves`).
 
-    Sums of sine waves over all pairs of wave numbers from 1 to 4 with random phases; velocities scaled so that their
-    mean magnitude is the Mach number times the speed of sound, density and pressure so that their mean deviation is a
-    drawn share of the mean. Every other sample is still and uniform outside a window. Density and pressure are held
-    above a twentieth of their means.
+    Sums of sine waves over all pairs of wave numbers from 1 to 4 with random phases. Velocities are scaled to a mean
+    magnitude of the Mach number times the speed of sound, density and pressure to a mean deviation that is a random
+    share of the mean and clipped to at least a twentieth of it. Half of the samples are uniform and at rest outside a
+    window.
     """
     density, temperature = rng.uniform(*RANGE, size=2)
     pressure = density * temperature
@@ -112,16 +111,11 @@ def _edge(rng: np.random.Generator, x: Array) -> Array:
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     x = centres(0.0, 1.0, NUM_CELLS)
     interval = END / (NUM_FRAMES - 1)
-    solved = [evolve(draw(rng, x), ETA, ZETA, 1 / NUM_CELLS, interval, NUM_FRAMES).astype(np.float32) for rng in rngs]
+    solved = [
+        evolve(sample_initial(rng, x), ETA, ZETA, 1 / NUM_CELLS, interval, NUM_FRAMES).astype(np.float32)
+        for rng in rngs
+    ]
     return {name: np.stack([frames[field] for frames in solved]) for field, name in enumerate(_FIELDS)}
-
-
-def _coordinates() -> dict[str, Array]:
-    points = centres(0.0, 1.0, NUM_CELLS)
-    one_more = frame_times(
-        END * NUM_FRAMES / (NUM_FRAMES - 1), NUM_FRAMES + 1
-    )  # than there are frames, as PDEBench has
-    return {"x-coordinate": points, "y-coordinate": points, "t-coordinate": one_more}
 
 
 SIMULATION = Simulation(
@@ -132,7 +126,7 @@ SIMULATION = Simulation(
     f"by Runge-Kutta-Legendre of second order, Strang splitting, Courant number {COURANT}",
     layout=TensorLayout(
         datasets=dict.fromkeys(("density", "pressure", "Vx", "Vy"), (NUM_FRAMES, NUM_CELLS, NUM_CELLS)),
-        coordinates=_coordinates,
+        coordinates=lambda: tensor_coordinates("xy", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES),
         attributes={"eta": ETA, "zeta": ZETA, "M": MACH},
     ),
     batch=1,

@@ -1,7 +1,7 @@
 """Darcy flow in two dimensions: -div(a grad u) = 0.1 on the unit square, u = 0 on its edge.
 
-The permeability a is 1 or 0.1: a level set of five random bumps. (PDEBench follows a flow in time that tends to this
-steady state and stores a late frame of it; here the steady state itself is solved.)
+The permeability a is 1 or 0.1: a level set of five random bumps. (PDEBench stores a late frame of a flow that converges
+to this steady state; this module solves the steady state itself.)
 """
 
 import math
@@ -22,14 +22,10 @@ _WIDEST = 0.5
 
 
 def solve_steady(permeability: Array, source: Array | float) -> Array:
-    """Return u [N, N] at the centres of N x N cells of the unit square.
+    """Return u [N, N] at the centres of N x N cells of the unit square, to second order.
 
-    Five-point finite volumes; a face lets through the harmonic mean of its cells' permeabilities, which is exact for
-    layers, and an edge lies half a cell away. Second order.
-
-    Args:
-        permeability: a in each cell, positive, [N, N].
-        source: right side at the centres, [N, N], or one number.
+    Five-point finite volumes with the harmonic mean of two cells' permeabilities at their face, exact for layers. The
+    arguments are the positive a and the right-hand side of each cell, [N, N]; ``source`` may be one number.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import splu
@@ -48,8 +44,8 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
         rows += [cells[1:].ravel(), cells[:-1].ravel()]
         columns += [cells[:-1].ravel(), cells[1:].ravel()]
         values += [-through.ravel()] * 2
-    place = (np.concatenate([*rows, index.ravel()]), np.concatenate([*columns, index.ravel()]))
-    matrix = coo_array((np.concatenate([*values, diagonal.ravel()]), place), shape=(n * n, n * n)).tocsc()
+    positions = (np.concatenate([*rows, index.ravel()]), np.concatenate([*columns, index.ravel()]))
+    matrix = coo_array((np.concatenate([*values, diagonal.ravel()]), positions), shape=(n * n, n * n)).tocsc()
     right = np.broadcast_to(np.asarray(source, dtype=float) / n**2, (n, n))
     factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     solution: Array = factors.solve(right.ravel())
@@ -58,18 +54,18 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
 
 @cache
 def threshold() -> float:
-    """Return the mean height of the bumps over the square and over their random places and widths.
+    """Return the expected mean of the bumps over the square and over their random positions and widths.
 
-    PDEBench takes the mean over the samples of a run; the expected one lets every sample stand for itself.
+    PDEBench uses the mean over the samples of a run, which would make samples depend on each other.
     """
-    # A bump's mean is the square of a one-dimensional one, which has a closed form; only its width is left to average.
+    # The mean of a bump is the square of a one-dimensional integral in closed form; the width is averaged numerically.
     widths = _WIDEST * (np.arange(2000) + 0.5) / 2000
     line = [math.sqrt(math.pi * s) * math.erf(s**-0.5) + s * math.expm1(-1 / s) for s in widths]
     return _BUMPS * float(np.mean(np.square(line)))
 
 
-def draw(rng: np.random.Generator, x: Array) -> Array:
-    """Draw a permeability [X, X]."""
+def sample_permeability(rng: np.random.Generator, x: Array) -> Array:
+    """Sample a permeability [X, X]."""
     bumps = np.zeros((len(x), len(x)))
     for _ in range(_BUMPS):
         centre_x, centre_y = rng.uniform(0, 1, size=2)
@@ -80,14 +76,9 @@ def draw(rng: np.random.Generator, x: Array) -> Array:
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     x = centres(0.0, 1.0, NUM_CELLS)
-    permeabilities = [draw(rng, x) for rng in rngs]
+    permeabilities = [sample_permeability(rng, x) for rng in rngs]
     solutions = [solve_steady(permeability, SOURCE)[None] for permeability in permeabilities]
     return {"nu": np.stack(permeabilities).astype(np.float32), "tensor": np.stack(solutions).astype(np.float32)}
-
-
-def _coordinates() -> dict[str, Array]:
-    points = centres(0.0, 1.0, NUM_CELLS)
-    return {"x-coordinate": points, "y-coordinate": points}
 
 
 SIMULATION = Simulation(
@@ -96,7 +87,7 @@ SIMULATION = Simulation(
     numerics="five-point finite volumes on 128 x 128 cells, harmonic means at faces, sparse LU",
     layout=TensorLayout(
         datasets={"nu": (NUM_CELLS, NUM_CELLS), "tensor": (1, NUM_CELLS, NUM_CELLS)},
-        coordinates=_coordinates,
+        coordinates=lambda: dict.fromkeys(("x-coordinate", "y-coordinate"), centres(0.0, 1.0, NUM_CELLS)),
         attributes={"beta": SOURCE},
     ),
     batch=4,

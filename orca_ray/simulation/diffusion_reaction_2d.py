@@ -1,4 +1,4 @@
-"""Diffusion and reaction in two dimensions: an activator u and an inhibitor v (FitzHugh and Nagumo), nothing let out.
+"""Diffusion and reaction in two dimensions: an activator u and an inhibitor v (FitzHugh and Nagumo), no flux.
 
 u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v with k = 5e-3, on [-1, 1]^2 to t = 5, from white noise.
 """
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.exponential import Etdrk4, Modes
 from orca_ray.simulation.files import GroupLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times
+from orca_ray.simulation.simulation import Array, Fields, Simulation, group_grid
+from orca_ray.simulation.stiff import Etdrk4, Modes
 
 DIFFUSION = (1e-3, 5e-3)
 K = 5e-3
@@ -22,7 +22,7 @@ FIRST_STEPS = 8
 
 
 def laplacian_symbol(num_cells: int, cell: float) -> Array:
-    """Return the eigenvalues [N, N], in cosines, of the five-point Laplacian that lets nothing through the walls."""
+    """Return the eigenvalues [N, N] of the five-point Laplacian without flux, for the cosine transform."""
     line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
     return line[:, None] + line[None, :]
 
@@ -43,16 +43,16 @@ def evolve(
     steps: int = STEPS_PER_FRAME,
     first_steps: int = FIRST_STEPS,
 ) -> Array:
-    """Solve from ``initial`` [2, N, N] and return the frames [num_frames, 2, N, N], the first of them it.
+    """Solve from u and v, ``initial`` [2, N, N], the first frame; return [num_frames, 2, N, N].
 
     Args:
         initial: u and v.
         interval: time between frames.
-        num_frames: the initial one counted.
+        num_frames: number of frames.
         cell: side of a cell.
         reacting: False: diffusion alone.
-        steps: time steps a frame.
-        first_steps: those of the first frame, in which the noise decays.
+        steps: time steps per frame.
+        first_steps: time steps of the first frame, in which the noise decays.
     """
     from scipy.fft import dctn, idctn
 
@@ -71,9 +71,9 @@ def evolve(
     frames = np.empty((num_frames, *initial.shape))
     frames[0] = initial
     modes: Modes = forward(initial)
-    for count, some in ((first_steps, range(1, 2)), (steps, range(2, num_frames))):
+    for count, numbers in ((first_steps, range(1, 2)), (steps, range(2, num_frames))):
         stepper = Etdrk4(symbol, interval / count)
-        for frame in some:
+        for frame in numbers:
             for _ in range(count):
                 modes = stepper.step(modes, nonlinear)
             frames[frame] = backward(modes)
@@ -81,17 +81,17 @@ def evolve(
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
-    found = []
+    samples = []
     for rng in rngs:
         frames = evolve(rng.standard_normal((2, NUM_CELLS, NUM_CELLS)), END / (NUM_FRAMES - 1), NUM_FRAMES)
-        found.append(np.moveaxis(frames, 1, -1).astype(np.float32))
-    return {"data": np.stack(found)}
+        samples.append(np.moveaxis(frames, 1, -1).astype(np.float32))
+    return {"data": np.stack(samples)}
 
 
-def _grid() -> dict[str, Array]:
-    points = centres(LOW, HIGH, NUM_CELLS)
-    return {"x": points, "y": points, "t": frame_times(END, NUM_FRAMES)}
-
+_PARAMETERS = {
+    "Du": DIFFUSION[0], "Dv": DIFFUSION[1], "k": K, "t": END, "tdim": NUM_FRAMES, "x_left": LOW, "x_right": HIGH,
+    "xdim": NUM_CELLS, "y_bottom": LOW, "y_top": HIGH, "ydim": NUM_CELLS, "n": 1,
+}  # fmt: skip
 
 SIMULATION = Simulation(
     name="pdebench/diffusion_reaction_2d",
@@ -101,21 +101,8 @@ SIMULATION = Simulation(
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} in the first",
     layout=GroupLayout(
         shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 2),
-        grid=_grid,
-        parameters={
-            "Du": DIFFUSION[0],
-            "Dv": DIFFUSION[1],
-            "k": K,
-            "t": END,
-            "tdim": NUM_FRAMES,
-            "x_left": LOW,
-            "x_right": HIGH,
-            "xdim": NUM_CELLS,
-            "y_bottom": LOW,
-            "y_top": HIGH,
-            "ydim": NUM_CELLS,
-            "n": 1,
-        },
+        grid=lambda: group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
+        parameters=_PARAMETERS,
     ),
     batch=1,
     solve=_solve,

@@ -1,10 +1,10 @@
-"""Diffusion with sorption in one dimension: a contaminant that enters ground water and clings to the grains.
+"""Diffusion with sorption in one dimension: a contaminant enters ground water and is adsorbed by the grains.
 
 u_t = (D / R(u)) u_xx with Freundlich's retardation R(u) = 1 + K n (u + 1e-6)^(n - 1), K = (1 - phi) / phi rho_s k_f.
-With theta(u) = u + K (u + 1e-6)^n this is the conservation law theta_t = D u_xx, which is what is solved.
+With theta(u) = u + K (u + 1e-6)^n this is the conservation law theta_t = D u_xx, which this module solves.
 
-At the left end u = 1; at the right end u = -D u_x. (The paper prints u = D u_x. That sign would feed the boundary and
-has no bounded solution; PDEBench's generator has this one.)
+At the left end u = 1; at the right end u = -D u_x, as in PDEBench's generator (the paper's u = D u_x has no bounded
+solution).
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from orca_ray.simulation.files import GroupLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times
-from orca_ray.simulation.tridiagonal import Tridiagonal
+from orca_ray.simulation.simulation import Array, Fields, Simulation, group_grid
+from orca_ray.simulation.stiff import Tridiagonal
 
 D = 5e-4
 POROSITY = 0.29
@@ -35,7 +35,7 @@ _NEWTON_LIMIT = 50
 
 
 def content(u: Array) -> Array:
-    """Return theta: what is dissolved and sorbed at the concentration ``u``, per pore volume."""
+    """Return theta, the dissolved and sorbed amount per pore volume, for the concentration ``u``."""
     return u + _SORBED * (u + _OFFSET) ** FREUNDLICH_EXPONENT
 
 
@@ -45,12 +45,12 @@ def retardation(u: Array) -> Array:
 
 
 class Diffusion:
-    """D u_xx by finite volumes on equal cells of [0, 1], second order up to both ends."""
+    """D u_xx by finite volumes on equal cells of [0, 1], of second order up to both ends."""
 
     def __init__(self, num_cells: int) -> None:
         cell = 1.0 / num_cells
         self.rate = D / cell**2
-        # The value at the right face follows from u = -D u_x over the last half cell.
+        # Value at the right face relative to the last cell, from u = -D u_x over the last half cell.
         self.right_share = (2 * D / cell) / (1 + 2 * D / cell)
 
     def __call__(self, u: Array) -> Array:
@@ -61,7 +61,7 @@ class Diffusion:
         return gain
 
     def ends(self, u: Array) -> tuple[Array, Array]:
-        """Return what enters at the left and leaves at the right, per time and cell length, [B, 1] each."""
+        """Return inflow at the left and outflow at the right, per time and cell length, [B, 1] each."""
         return 2 * self.rate * (LEFT_VALUE - u[:, :1]), 2 * self.rate * (1 - self.right_share) * u[:, -1:]
 
     def diagonal(self, num_cells: int) -> Array:
@@ -87,25 +87,25 @@ def _implicit(u: Array, wanted: Array, dt: float, diffusion: Diffusion) -> Array
 def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
     """Return u [B, N] after ``dt``: two diagonally implicit stages, second order and L-stable (Alexander 1977).
 
-    What the cells hold changes by what the ends let through, to the tolerance of Newton's method.
+    The total content changes by the flux through both ends, up to the tolerance of Newton's method.
     """
-    held = content(u)
-    first = _implicit(u, held, _GAMMA * dt, diffusion)
-    return _implicit(first, held + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion)
+    before = content(u)
+    first = _implicit(u, before, _GAMMA * dt, diffusion)
+    return _implicit(first, before + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion)
 
 
 def evolve(
     initial: Array, interval: float, num_frames: int, steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS
 ) -> Array:
-    """Solve from ``initial`` [B, N] and return the frames [B, num_frames, N], the first of them it.
+    """Solve from the concentrations ``initial`` [B, N], the first frame; return [B, num_frames, N].
 
     Args:
-        initial: concentrations of the cells, 0 or more.
+        initial: 0 or more.
         interval: time between frames.
-        num_frames: the initial one counted.
-        steps: time steps a frame.
-        first_steps: those of the first frame, growing as squares: the ends jump at t = 0, and layers spread from there
-            as the root of time.
+        num_frames: number of frames.
+        steps: time steps per frame.
+        first_steps: time steps of the first frame, growing quadratically: u jumps at the ends at t = 0, and boundary
+            layers grow with the square root of time.
     """
     diffusion = Diffusion(initial.shape[1])
     frames = np.empty((len(initial), num_frames, initial.shape[1]))
@@ -123,6 +123,11 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     return {"data": evolve(initial, END / (NUM_FRAMES - 1), NUM_FRAMES)[..., None].astype(np.float32)}
 
 
+_PARAMETERS = {
+    "D": D, "por": POROSITY, "rho_s": GRAIN_DENSITY, "k_f": FREUNDLICH_FACTOR, "n_f": FREUNDLICH_EXPONENT,
+    "sol": LEFT_VALUE, "t": END, "tdim": NUM_FRAMES, "x_left": 0.0, "x_right": 1.0, "xdim": NUM_CELLS,
+}  # fmt: skip
+
 SIMULATION = Simulation(
     name="pdebench/diffusion_sorption",
     equation="R(u) u_t = 5e-4 u_xx on [0, 1] to t = 500, Freundlich retardation; u = 1 at the left, u = -D u_x at the "
@@ -131,20 +136,8 @@ SIMULATION = Simulation(
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} growing ones in the first",
     layout=GroupLayout(
         shape=(NUM_FRAMES, NUM_CELLS, 1),
-        grid=lambda: {"x": centres(0.0, 1.0, NUM_CELLS), "t": frame_times(END, NUM_FRAMES)},
-        parameters={
-            "D": D,
-            "por": POROSITY,
-            "rho_s": GRAIN_DENSITY,
-            "k_f": FREUNDLICH_FACTOR,
-            "n_f": FREUNDLICH_EXPONENT,
-            "sol": LEFT_VALUE,
-            "t": END,
-            "tdim": NUM_FRAMES,
-            "x_left": 0.0,
-            "x_right": 1.0,
-            "xdim": NUM_CELLS,
-        },
+        grid=lambda: group_grid("x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES),
+        parameters=_PARAMETERS,
     ),
     batch=8,
     solve=_solve,

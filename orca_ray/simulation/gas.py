@@ -1,7 +1,10 @@
-"""Euler's equations of an ideal gas, for the sweeps of :mod:`orca_ray.simulation.hyperbolic`.
+"""An ideal gas: Euler's equations for the sweeps of :mod:`orca_ray.simulation.hyperbolic`, and viscous stress in 2D.
 
-Primitive fields (density, velocities..., pressure), conserved ones (density, momenta..., total energy).
+Primitive fields are (density, velocities..., pressure), conserved fields (density, momenta..., total energy).
 """
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,10 +12,14 @@ from orca_ray.simulation.hyperbolic import FLOOR
 from orca_ray.simulation.simulation import Array
 
 GAMMA = 5.0 / 3.0
+_SAFETY = 0.9
+_LONGEST = 300.0
+"""Maximum length of a step times the stiffness. Longer steps are stable but damp waves too little; with this bound,
+waves of up to a 30th of the grid's wave number (the fourth on 128 cells) decay correctly."""
 
 
 class Gas:
-    """An ideal gas in as many dimensions as it has velocities."""
+    """An ideal gas; the number of velocities is the number of dimensions."""
 
     positive: tuple[int, ...] = (0, -1)
 
@@ -58,10 +65,10 @@ class Gas:
         return speed
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the HLLC solver (Toro, chapter 10), with the bounds of Davis for the outer waves.
+        """Return the flux of the HLLC solver (Toro, chapter 10) with Davis' bounds of the outer waves.
 
-        Only the side that the contact moves away from is worked out: where the flow is supersonic its clipped outer
-        speed is 0 and leaves the plain flux.
+        Only the upwind side of the contact is computed; in supersonic flow its outer speed is clipped to 0, which gives
+        the plain flux.
         """
         sound_left, sound_right = self._sound(left), self._sound(right)
         slowest = np.minimum(left[1] - sound_left, right[1] - sound_right)
@@ -78,7 +85,7 @@ class Gas:
         return self._one_sided(state, contact, outer, mass, clipped)
 
     def _one_sided(self, state: Array, contact: Array, outer: Array, mass: Array, clipped: Array) -> Array:
-        """Return F(state) + clipped * (U* - U), U* being the state between the outer wave and the contact."""
+        """Return F(state) + clipped * (U* - U), where U* is the state between the outer wave and the contact."""
         density, velocity, pressure = state[0], state[1], state[-1]
         energy = self.energy(state)
         starred = mass / (outer - contact)  # density between the waves
@@ -93,5 +100,85 @@ class Gas:
         return result
 
     def _sound(self, state: Array) -> Array:
-        found: Array = np.sqrt(self.gamma * state[-1] / state[0])
-        return found
+        speed: Array = np.sqrt(self.gamma * state[-1] / state[0])
+        return speed
+
+
+@dataclass(frozen=True)
+class Stress:
+    """Stress sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v on a periodic grid in two dimensions."""
+
+    eta: float
+    zeta: float
+    cell: float
+
+    def rates(self, density: Array, changing: Array) -> Array:
+        """Return d/dt of ``changing`` [3, X, Y] (two momenta, total energy) at fixed ``density`` [X, Y]."""
+        velocity = _ring(changing[:2] / density)
+        result = self._through_faces(velocity)
+        turned = self._through_faces(velocity[::-1].swapaxes(1, 2)).swapaxes(1, 2)
+        for field, other in enumerate((1, 0, 2)):
+            result[field] += turned[other]
+        return result
+
+    def _through_faces(self, velocity: Array) -> Array:
+        """Return the gain through faces across the first axis, per time and volume, [3, X, Y].
+
+        ``velocity`` [2, X + 2, Y + 2], along and across the first axis, has a ring of periodic neighbours.
+        """
+        interior = velocity[:, :, 1:-1]
+        normal = (interior[:, 1:] - interior[:, :-1]) / self.cell
+        central = velocity[:, :, 2:] - velocity[:, :, :-2]
+        across = (central[:, 1:] + central[:, :-1]) * (0.25 / self.cell)
+        mean = 0.5 * (interior[:, 1:] + interior[:, :-1])
+        bulk = self.zeta - 2 / 3 * self.eta
+        flux = np.empty((3, *mean.shape[1:]))
+        flux[0] = (2 * self.eta + bulk) * normal[0] + bulk * across[1]
+        flux[1] = self.eta * (normal[1] + across[0])
+        flux[2] = mean[0] * flux[0] + mean[1] * flux[1]
+        return (flux[:, 1:] - flux[:, :-1]) / self.cell
+
+    def stiffness(self, density: Array) -> float:
+        """Return a bound of the eigenvalues' magnitude of `rates`, that of the shortest waves on the grid."""
+        return 4 * (2 * self.eta + self.eta / 3 + self.zeta) / (float(density.min()) * self.cell**2)
+
+    def step(self, density: Array, changing: Array, dt: float) -> Array:
+        """Return ``changing`` after ``dt`` of any length: stable, second order, conserving momentum and energy."""
+        count = math.ceil(dt * self.stiffness(density) / _LONGEST)
+        for _ in range(count):
+            changing = self._legendre_step(density, changing, dt / count)
+        return changing
+
+    def _legendre_step(self, density: Array, changing: Array, dt: float) -> Array:
+        """Return ``changing`` after one step of the second-order Runge-Kutta-Legendre method.
+
+        s stages replace (s^2 + s - 2) / 4 explicit steps (Meyer, Balsara and Aslam, J. Comput. Phys. 257, 2014, eqs.
+        15-17).
+        """
+        explicit = 2 * _SAFETY / self.stiffness(density)
+        stages = max(3, math.ceil((math.sqrt(9 + 16 * dt / explicit) - 1) / 2)) | 1  # an odd number damps better
+        width = 4 / (stages * stages + stages - 2)
+        start = dt * self.rates(density, changing)
+        before, now = changing.copy(), changing + _weight(1) * width * start
+        scaled = np.empty_like(now)
+        for j in range(2, stages + 1):
+            mu = (2 * j - 1) / j * _weight(j) / _weight(j - 1)
+            nu = -(j - 1) / j * _weight(j) / _weight(j - 2)
+            slope = self.rates(density, now)
+            slope *= mu * width * dt
+            before *= nu
+            before += slope
+            for factor, array in ((mu, now), (1 - mu - nu, changing), (mu * width * (_weight(j - 1) - 1), start)):
+                before += np.multiply(array, factor, out=scaled)
+            before, now = now, before
+        return now
+
+
+def _weight(j: int) -> float:
+    return (j * j + j - 2) / (2 * j * (j + 1)) if j > 2 else 1 / 3
+
+
+def _ring(fields: Array) -> Array:
+    """Pad [F, X, Y] with the neighbours across the periodic edges."""
+    wide = np.concatenate([fields[:, -1:], fields, fields[:, :1]], axis=1)
+    return np.concatenate([wide[:, :, -1:], wide, wide[:, :, :1]], axis=2)

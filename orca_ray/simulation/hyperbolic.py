@@ -1,7 +1,7 @@
 """Finite volumes for hyperbolic systems: MUSCL-Hancock sweeps, one direction at a time.
 
-Arrays are [F, ..., N]: F fields first, the direction of the sweep last. Fields are (density, velocity along the sweep,
-other velocities..., further ones); density stands for depth where the fluid is shallow water.
+Arrays are [F, ..., N] with F fields; the last axis is the direction of the sweep. Fields are (density, velocity along
+the sweep, other velocities..., others); for shallow water, density means depth.
 """
 
 from typing import Literal, Protocol
@@ -12,43 +12,42 @@ from orca_ray.simulation.simulation import Array
 
 Boundary = Literal["periodic", "outflow"]
 FLOOR = 1e-8
-"""Least density and pressure at a face."""
+"""Minimum density and pressure at a face."""
 
 
 class System(Protocol):
-    """A system of conservation laws, as a sweep needs it."""
+    """System of conservation laws."""
 
     positive: tuple[int, ...]
-    """Fields that must stay positive."""
+    """Indices of fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
         """Return (density, velocities, ...) of (density, momenta, ...)."""
         ...
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return the rate of change of the primitive ``state`` in a field with ``slopes``, -A(state) slopes."""
+        """Return the rate of change of the primitive ``state``, -A(state) ``slopes``."""
         ...
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the conserved fields between primitive states, by a Riemann solver."""
+        """Return the flux of the conserved fields between two primitive states, by a Riemann solver."""
         ...
 
     def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along ``direction`` (0 for the first velocity), without the axis F."""
+        """Return the speed of the fastest wave along ``direction`` (0 for the first velocity), without axis F."""
         ...
 
 
 def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boundary) -> Array:
-    """Return the conserved fields after one step along the last axis.
+    """Return the conserved fields after one step along the last axis; stable for ratio * speed <= 1.
 
-    Second order where the solution is smooth (van Leer's limited slopes, Hancock's half step in primitive variables;
-    Toro, Riemann Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone where it is not. Stable for
-    ratio * speed <= 1.
+    Second order in smooth regions (van Leer's limited slopes, Hancock's half step in primitive variables; Toro, Riemann
+    Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone elsewhere.
 
     Args:
         conserved: [F, ..., N].
         ratio: time step over cell size, a number or an array that broadcasts with [..., N].
-        system: what flows.
+        system: the equations.
         boundary: periodic, or open to both sides.
     """
     state = _pad(system.primitive(conserved), 2, boundary)
@@ -67,7 +66,7 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
 def sweep_axis(
     conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int, num_directions: int
 ) -> Array:
-    """Sweep along one of the last ``num_directions`` axes, its velocity taking the place of the first."""
+    """Sweep along one of the last ``num_directions`` axes, with its velocity swapped for the first."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     axis = direction - num_directions
@@ -83,12 +82,12 @@ def _pad(fields: Array, width: int, boundary: Boundary) -> Array:
 
 
 def _limited_slopes(state: Array) -> Array:
-    """Return van Leer's slopes (the harmonic mean of the differences to both sides, 0 at extrema), two cells fewer."""
+    """Return van Leer's slopes (harmonic means of the differences to both sides, 0 at extrema) of the inner cells."""
     differences = state[..., 1:] - state[..., :-1]
     behind, ahead = differences[..., :-1], differences[..., 1:]
     product = behind * ahead
     total = behind + ahead
-    # Where the product is positive the sum cannot vanish; elsewhere the slope is 0 whatever we divide by.
+    # The sum is not zero where the product is positive; elsewhere the slope is 0 whatever the divisor.
     np.copyto(total, 1.0, where=product <= 0)
     np.maximum(product, 0.0, out=product)
     product *= 2.0

@@ -1,7 +1,7 @@
-"""Shallow water in two dimensions: a cylinder of water, let go.
+"""Shallow water in two dimensions: the radial dam break.
 
 h_t + div(h v) = 0 and (h v)_t + div(h v v) + grad(h^2 / 2) = 0 (g = 1, flat bed), on [-2.5, 2.5]^2, open to all sides,
-to t = 1, from depth 2 within a radius of 0.3 to 0.7 and depth 1 without.
+to t = 1; the initial depth is 2 within a radius of 0.3 to 0.7, and 1 outside.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 from orca_ray.simulation.files import GroupLayout
 from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, group_grid
 
 GRAVITY = 1.0
 INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
@@ -48,7 +48,7 @@ class Water:
         return speed
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the HLL flux, velocities across carried by the side the water comes from (HLLC; Toro 2001, ch. 10)."""
+        """Return the HLL flux; transverse velocities come from the upwind side (HLLC; Toro 2001, ch. 10)."""
         wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
         slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
         fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)
@@ -67,17 +67,17 @@ class Water:
 def evolve(
     initial: Array, cell: float, interval: float, num_frames: int, top_speed: float, boundary: Boundary = "outflow"
 ) -> Array:
-    """Solve from ``initial`` [3, B, X, Y] and return the depths [B, num_frames, X, Y], the first of them its own.
+    """Solve from depth and momenta, ``initial`` [3, B, X, Y]; return depths [B, num_frames, X, Y].
 
-    Sweeps follow each other as x y, y x, x y, ..., which is second order in time over every two steps (Strang 1968).
+    The order of the sweeps alternates (x y, y x), which is of second order in time (Strang 1968).
 
     Args:
-        initial: depth and both momenta.
+        initial: the first frame.
         cell: side of a cell.
         interval: time between frames.
-        num_frames: the initial one counted.
-        top_speed: that no wave exceeds: 2 sqrt(g h) for water that was at rest, nowhere deeper than h.
-        boundary: of all four sides.
+        num_frames: number of frames.
+        top_speed: bound of the wave speeds: 2 sqrt(g h) for water at rest with depths up to h.
+        boundary: boundary condition of all sides.
     """
     water = Water()
     steps = math.ceil(interval * top_speed / (COURANT * cell))
@@ -95,7 +95,7 @@ def evolve(
 
 
 def cylinder(radius: float, x: Array) -> Array:
-    """Return the initial fields [3, X, X]: deep within ``radius``, at rest."""
+    """Return the initial fields [3, X, X]: at rest, deep within ``radius``."""
     deep = x[:, None] ** 2 + x[None, :] ** 2 <= radius**2
     depth = np.where(deep, INNER_DEPTH, OUTER_DEPTH)
     return np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
@@ -109,10 +109,10 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     return {"data": depths[..., None].astype(np.float32)}
 
 
-def _grid() -> dict[str, Array]:
-    points = centres(LOW, HIGH, NUM_CELLS)
-    return {"x": points, "y": points, "t": frame_times(END, NUM_FRAMES)}
-
+_PARAMETERS = {
+    "T_end": END, "n_time_steps": NUM_FRAMES - 1, "xdim": NUM_CELLS, "ydim": NUM_CELLS, "gravity": GRAVITY,
+    "inner_height": INNER_DEPTH, "x_left": LOW, "x_right": HIGH, "y_bottom": LOW, "y_top": HIGH,
+}  # fmt: skip
 
 SIMULATION = Simulation(
     name="pdebench/shallow_water",
@@ -122,19 +122,8 @@ SIMULATION = Simulation(
     "splitting, one step of 0.01 a frame; depth is written",
     layout=GroupLayout(
         shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 1),
-        grid=_grid,
-        parameters={
-            "T_end": END,
-            "n_time_steps": NUM_FRAMES - 1,
-            "xdim": NUM_CELLS,
-            "ydim": NUM_CELLS,
-            "gravity": GRAVITY,
-            "inner_height": INNER_DEPTH,
-            "x_left": LOW,
-            "x_right": HIGH,
-            "y_bottom": LOW,
-            "y_top": HIGH,
-        },
+        grid=lambda: group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
+        parameters=_PARAMETERS,
         compression=None,
     ),
     batch=1,

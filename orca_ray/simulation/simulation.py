@@ -1,5 +1,10 @@
-"""What a simulation is: one equation with its numerics, and the layout of the file that holds its solutions."""
+"""Simulations by name, and their common building blocks: random generators, grids, coordinates.
 
+A new simulation is one new module with a ``SIMULATION`` in this package.
+"""
+
+import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,50 +12,68 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data.pdebench_files import FILES
+from orca_ray.errors import unknown_name
 from orca_ray.simulation.files import Layout
 
 Array = npt.NDArray[np.float64]
 Fields = dict[str, npt.NDArray[np.float32]]
-"""Dataset name to its values, [B, *shape of a sample]."""
+"""Values by dataset name, [B, *shape of a sample]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """One task's data generator.
+    """Data generator of one task: an equation, its numerics and the file layout.
 
-    A sample depends on the seed and its own number alone: `solve` is given one generator of random numbers a sample and
-    draws from nothing else, so that neither the batch nor the number of workers changes what it is (up to rounding).
+    A sample depends only on the seed and its own number (up to rounding): `solve` gets a random generator per sample.
     """
 
     name: str
-    """Of the task it imitates, ``pdebench/task``."""
+    """Name of the imitated task, ``pdebench/task``."""
     equation: str
-    """What is solved, with its parameters; goes into the file."""
+    """Equation with its parameters, stored in the file."""
     numerics: str
-    """How; goes into the file."""
+    """Numerical method, stored in the file."""
     layout: Layout
     batch: int
-    """Samples solved at once: what makes the best use of a core's cache."""
+    """Samples solved together; chosen for a core's cache."""
     solve: Callable[[Sequence[np.random.Generator]], Fields]
 
     @property
     def file(self) -> str:
-        """PDEBench's name of the file."""
+        """File name in PDEBench."""
         return FILES[self.name.split("/")[1]]
 
 
-def keep_memory() -> None:
-    """Make the C library keep what numpy frees, up to 32 MB, instead of fetching it from the system again and again.
+def simulations() -> dict[str, Simulation]:
+    """Return all simulations of this package by name."""
+    package = importlib.import_module("orca_ray.simulation")
+    modules = [
+        importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
+    ]
+    found: list[Simulation] = [module.SIMULATION for module in modules if hasattr(module, "SIMULATION")]
+    return {simulation.name: simulation for simulation in found}
 
-    For temporary arrays of 128 kB and more that costs three times as much as the arithmetic. The GNU library takes the
-    largest block freed so far as a sign of what to keep; others do as they please.
+
+def get_simulation(name: str) -> Simulation:
+    """Return the simulation of a task; raises UserError for an unknown name."""
+    known = simulations()
+    if name not in known:
+        raise unknown_name("task to generate", name, known)
+    return known[name]
+
+
+def reuse_freed_memory() -> None:
+    """Make the C library reuse freed blocks of up to 32 MB instead of returning them to the system.
+
+    Otherwise, temporary arrays cost three times as much as the arithmetic. The GNU library adapts to the largest block
+    freed so far; others may ignore it.
     """
     block = np.empty(31 << 17)
     del block
 
 
 def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
-    """Return the random numbers of samples ``start`` to ``stop`` (exclusive), each independent of all others."""
+    """Return independent random generators for the samples ``start`` to ``stop`` (exclusive)."""
     return [np.random.default_rng([seed, index]) for index in range(start, stop)]
 
 
@@ -65,3 +88,19 @@ def frame_times(end: float, num_frames: int) -> Array:
     times: Array = np.arange(num_frames, dtype=np.float64)
     times *= end / (num_frames - 1)
     return times
+
+
+def tensor_coordinates(
+    axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int
+) -> dict[str, Array]:
+    """Return the coordinate datasets of a `TensorLayout` for ``axes``, e.g. "xy".
+
+    As in PDEBench's files, there is one time more than there are frames.
+    """
+    times = frame_times(end * num_frames / (num_frames - 1), num_frames + 1)
+    return {f"{axis}-coordinate": centres(low, high, num_cells) for axis in axes} | {"t-coordinate": times}
+
+
+def group_grid(axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int) -> dict[str, Array]:
+    """Return the grid datasets of a `GroupLayout` for ``axes``, e.g. "xy"."""
+    return {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}

@@ -1,1 +1,1 @@
-"""Sweeps: what to run (spec, plan), what to try next (search, stopping) and where to run it (executors)."""
+"""Sweeps: `planning` (what to run), `search` (which trial next, which one stops) and `execution` (run and record)."""

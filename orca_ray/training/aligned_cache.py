@@ -1,8 +1,8 @@
-"""Alignments that trials share: kept in files by content, and replayed instead of run again.
+"""Alignments shared between trials: stored in files named by content, and replayed instead of computed again.
 
-A file is named after everything that decides an alignment (`alignment_key`), so it is never out of date. It appears at
-once and whole; two trials that align alike at the same time both compute, and write the same. Nodes share alignments
-when the cache directory is on a file system that they share.
+A file name covers everything that determines an alignment (`alignment_key`), so that a file is never out of date.
+Files appear atomically; concurrent trials with the same alignment write the same. Nodes with a shared cache directory
+share alignments, too.
 """
 
 import contextlib
@@ -26,24 +26,35 @@ from orca_ray.data import cache
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Rows, num_bytes
 from orca_ray.training import checkpoint
-from orca_ray.training.align_config import AlignEpoch
 
 MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
-"""The oldest files are removed beyond either."""
+"""Bounds of the directory; the oldest files are removed first."""
 
-_FORMAT = 2  # raise it when the align loop gives other embedders for equal options
+_FORMAT = 2  # increase it when the align loop gives other embedders for equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class AlignEpoch:
+    """Report of one align epoch."""
+
+    epoch: int
+    """Counted from 1."""
+    distance: float
+    """Distance of the epoch's sample before the epoch's step."""
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Alignment:
-    """What a whole align stage came to."""
+    """Result of a whole align stage."""
 
     embedder: Mapping[str, Tensor]
-    """The aligned embedder's state, on the CPU."""
+    """State of the aligned embedder, on the CPU."""
     epochs: tuple[AlignEpoch, ...]
     distance_before: float
     distance_after: float
@@ -51,15 +62,10 @@ class Alignment:
     notes: tuple[str, ...]
 
     def to_state(self) -> dict[str, Any]:
-        """Return plain containers, as checkpoints hold them."""
-        return {
-            "embedder": dict(self.embedder),
-            "epochs": [asdict(epoch) for epoch in self.epochs],
-            "distance_before": self.distance_before,
-            "distance_after": self.distance_after,
-            "plateaued": self.plateaued,
-            "notes": list(self.notes),
-        }
+        """Return plain containers for a checkpoint."""
+        fields = {name: getattr(self, name) for name in ("distance_before", "distance_after", "plateaued")}
+        epochs = [asdict(epoch) for epoch in self.epochs]
+        return {"embedder": dict(self.embedder), "epochs": epochs, "notes": list(self.notes), **fields}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
@@ -69,13 +75,10 @@ class Alignment:
 
 
 class AlignReplay:
-    """Takes an alignment over instead of running it, with the interface of `AlignLoop`.
-
-    The embedder is the aligned one from the first step on; every step then tells one epoch as it was, but for its time.
-    """
+    """Replays a stored alignment with the interface of `AlignLoop`; the first step loads the aligned embedder."""
 
     def __init__(self, embedder: nn.Module, alignment: Alignment, epoch: int = 0) -> None:
-        """Replay from after ``epoch`` epochs; by then ``embedder`` must be the aligned one."""
+        """Replay from after ``epoch`` epochs; unless that is 0, ``embedder`` must be the aligned one."""
         self._embedder = embedder
         self._alignment = alignment
         self.epoch = epoch
@@ -84,7 +87,7 @@ class AlignReplay:
 
     @property
     def done(self) -> bool:
-        """Whether all epochs have been told."""
+        """Whether all epochs have been replayed."""
         return self.epoch >= len(self._alignment.epochs)
 
     @property
@@ -94,44 +97,43 @@ class AlignReplay:
 
     @property
     def distance_after(self) -> float | None:
-        """Distance of a fixed draw after the last epoch."""
+        """Distance of a fixed sample after the last epoch."""
         return self._alignment.distance_after if self.done else None
 
     def step(self) -> AlignEpoch:
-        """Tell the next epoch."""
+        """Replay the next epoch."""
         started = time.perf_counter()
         if self.epoch == 0:
             self._embedder.load_state_dict(self._alignment.embedder)
-            self._embedder.eval()  # as aligning leaves it
-        told = self._alignment.epochs[self.epoch]
+            self._embedder.eval()  # as after aligning
+        stored = self._alignment.epochs[self.epoch]
         self.epoch += 1
-        return AlignEpoch(told.epoch, told.distance, told.learning_rate, time.perf_counter() - started)
+        return AlignEpoch(stored.epoch, stored.distance, stored.learning_rate, time.perf_counter() - started)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `from_state` takes; the alignment is part of it, for its file may be gone by then."""
+        """Return the state for `from_state`; it includes the alignment, whose file may be removed meanwhile."""
         return {"replay": self._alignment.to_state(), "epoch": self.epoch}
 
     @classmethod
     def from_state(cls, embedder: nn.Module, state: Mapping[str, Any]) -> "AlignReplay | None":
-        """Continue a replay; None where ``state`` is not of one."""
+        """Resume a replay; None if ``state`` is that of an `AlignLoop`."""
         if "replay" not in state:
             return None
         return cls(embedder, Alignment.from_state(state["replay"]), state["epoch"])
 
 
 class AlignedCache:
-    """A directory of alignments, bounded in number and size; safe against concurrent processes.
+    """A directory of alignments, bounded in number and size; safe for concurrent processes.
 
-    It never fails a trial: a damaged file is told in the log and computed again, and a full or read-only disk only
-    means that nothing is kept.
+    It never fails a trial: damaged files and failed writes are logged, and the alignment is computed again.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Use ``directory``, made on first use; by default ``aligned`` in the cache directory."""
+        """Use ``directory``, created on first use; default: ``aligned`` in the cache directory."""
         self._directory = directory or cache.home() / "aligned"
 
     def load(self, key: str, embedder: nn.Module) -> Alignment | None:
-        """Return the alignment kept under ``key`` if it fits ``embedder``."""
+        """Return the alignment stored under ``key`` if it fits ``embedder``, else None."""
         path = self._path(key)
         state = checkpoint.load(path)
         if state is None:
@@ -143,20 +145,20 @@ class AlignedCache:
             _log.debug("%s: %s", path, error)
             fits = False
         if not fits or not alignment.epochs:
-            _log.warning("%s does not hold the alignment it is named after; aligning again", path)
+            _log.warning("%s is not the alignment that its name says; aligning again", path)
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # the oldest is the one not used for longest; another process may have removed it by now
+            os.utime(path)  # marks it as used; another process may have removed it by now
         return alignment
 
     def store(self, key: str, alignment: Alignment) -> None:
-        """Keep an alignment under ``key``, and remove the oldest ones beyond the bounds."""
+        """Store an alignment under ``key`` and remove the oldest ones beyond the bounds."""
         path = self._path(key)
         try:
             checkpoint.save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
             cache.prune(self._directory, _SUFFIX, MOST_FILES, MOST_BYTES)
         except OSError as error:
-            _log.warning("the alignment is not kept for other trials: %s: %s", path, error)
+            _log.warning("the alignment cannot be stored for other trials: %s: %s", path, error)
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{key}{_SUFFIX}"
@@ -165,22 +167,20 @@ class AlignedCache:
 def alignment_key(
     embedder: nn.Module, source: SourceFeatures, train: Split, device: torch.device, settings: Mapping[str, Any]
 ) -> str:
-    """Return 32 hex digits that differ wherever the alignment may differ in a single bit.
+    """Return 32 hex digits that differ whenever two alignments may differ in a single bit.
 
-    They cover the embedder before aligning (and so the body's stem and the seed of its initialisation), the source
-    features, which samples are trained on, the `environment` (kind of machine, versions of libraries, threads,
-    determinism), and ``settings``.
+    They cover the arguments and the `environment` (kind of machine, versions of libraries, threads, determinism).
 
     Args:
-        embedder: the embedder, before its first step.
-        source: what is aligned to.
-        train: the training split. Of its arrays 16 MiB each are read, in evenly spaced rows: enough to tell splits of
-            one data set apart, whose contents the caller's ``settings`` tell by fingerprint.
-        device: where the alignment is computed.
-        settings: everything else that decides it; plain values.
+        embedder: the embedder before its first step, with the pretrained stem and the random initialisation.
+        source: the source features to align to.
+        train: the training split. 16 MiB of evenly spaced rows of each array are hashed, which distinguishes the splits
+            of one data set; its contents are identified by the fingerprint in ``settings``.
+        device: the device of the computation.
+        settings: everything else that determines the alignment, as plain values.
     """
-    known = {"format": _FORMAT, "circumstances": environment(device), **settings}
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
     tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
     for name, tensor in tensors.items():
         _update(digest, name, tensor.detach().cpu().contiguous().numpy())

@@ -1,7 +1,7 @@
-"""Checkpoints that are either whole or not there.
+"""Checkpoints that are written atomically and verified when read.
 
-File layout: 8 bytes of magic, 4 bytes CRC-32 of the rest (little endian), then what ``torch.save`` writes. torch does
-not verify the checksums of its own archive, so a flipped bit would otherwise resume from silently wrong weights.
+File layout: 8 bytes of magic, 4 bytes CRC-32 of the rest (little endian), then the output of ``torch.save``. torch does
+not verify the checksums of its own archive: without ours, a flipped bit would resume a trial with wrong weights.
 """
 
 import io
@@ -16,26 +16,28 @@ from typing import IO, Any
 
 import torch
 
+from orca_ray.data import cache
+
 _MAGIC = b"ORCARAY1"
 _HEADER = len(_MAGIC) + 4
 _log = logging.getLogger(__name__)
 
 
 class _ChecksumWriter:
-    """Forwards writes to a file and keeps the CRC-32 of what passed."""
+    """Forwards writes to a file and computes their CRC-32."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.checksum = 0
-        self.refusal: OSError | None = None
-        """Of the system; torch hides it behind a RuntimeError about its own archive."""
+        self.error: OSError | None = None
+        """The error of a failed write, which torch replaces by a RuntimeError about its archive."""
 
     def write(self, data: bytes) -> int:
         self.checksum = zlib.crc32(data, self.checksum)
         try:
             return self._file.write(data)
         except OSError as error:
-            self.refusal = error
+            self.error = error
             raise
 
     def flush(self) -> None:
@@ -43,10 +45,10 @@ class _ChecksumWriter:
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings and plain containers) to ``path`` atomically and durably.
+    """Write ``state`` (tensors, numbers, strings and plain containers) to ``path`` atomically.
 
-    A crash leaves the previous checkpoint or the new one, never a mixture. Raises OSError when the disk is full or not
-    writable; nothing is left behind then.
+    A crash leaves the previous checkpoint or the new one. Raises OSError, and leaves no file, when the disk is full or
+    not writable.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,22 +60,19 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
             try:
                 torch.save(dict(state), writer)  # type: ignore[arg-type]  # only write and flush are used
             except RuntimeError as error:
-                raise writer.refusal or error from None
+                raise writer.error or error from None
             file.seek(len(_MAGIC))
             file.write(writer.checksum.to_bytes(4, "little"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        cache.replace_file(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
 
 
 def load(path: str | Path) -> dict[str, Any] | None:
-    """Read a checkpoint onto the CPU; None when there is none, or when it is damaged (logged: start again).
+    """Load a checkpoint onto the CPU; None when there is none or it is damaged, which is logged.
 
-    Only tensors and plain containers are read (``weights_only``), so a foreign file cannot run code.
+    Only tensors and plain containers are loaded (``weights_only``), so that a foreign file cannot run code.
     """
     path = Path(path)
     try:
@@ -86,7 +85,7 @@ def load(path: str | Path) -> dict[str, Any] | None:
     stored = int.from_bytes(content[len(_MAGIC) : _HEADER], "little")
     payload = memoryview(content)[_HEADER:]
     if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(payload) != stored:
-        _log.warning("checkpoint %s is damaged or not ours (%d bytes); starting again", path, len(content))
+        _log.warning("checkpoint %s is damaged or not a checkpoint (%d bytes); starting again", path, len(content))
         return None
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
@@ -94,17 +93,3 @@ def load(path: str | Path) -> dict[str, Any] | None:
         _log.warning("checkpoint %s cannot be decoded (%s); starting again", path, error)
         return None
     return state if isinstance(state, dict) else None
-
-
-def _sync_directory(directory: Path) -> None:
-    # The rename itself must reach the disk; some network file systems refuse to sync a directory.
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        _log.debug("directory %s cannot be synced: %s", directory, error)
-    finally:
-        os.close(descriptor)

@@ -1,52 +1,63 @@
-"""Feeds: from the samples of a split to model outputs, through the whole model or through cached features."""
+"""Feeds: batches of a split on the device, and the network that processes them.
 
-from collections.abc import Callable, Iterable, Iterator
+The network is the whole model on raw inputs, or its head on cached features. Rows are resident on the device, or
+streamed by a thread if they are too large.
+"""
+
+import queue
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from orca_ray.data.rows import Rows
+from orca_ray.data.rows import Part, Rows, num_bytes, row_slices
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.precision import Precision
-from orca_ray.training.samples import Part, Samples, make_samples
 
 CACHE_BYTES = 512 * 2**20
-"""Largest feature cache of one split."""
+"""Maximum size of the feature cache of one split."""
 _CACHE_BATCH = 64
+RESIDENT_FRACTION = 0.25
+"""Maximum share of a CUDA device's free memory for one resident split."""
+_PREFETCH = 3
+"""Number of batches that are prefetched when they are streamed."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Where the inputs of one split come from, and the network that takes them."""
+    """Inputs of one split and the network that processes them."""
 
     inputs: Rows | Tensor
-    """[N, ...]: raw inputs for the whole model, cached features for its head alone."""
+    """[N, ...]: raw inputs for the whole model, or cached features for its head."""
     network: nn.Module
     precision: Precision
 
-    def samples(self, y: Rows | None = None) -> Samples:
-        """Return the rows of the inputs and, where given, of the targets ``y`` [N, ...] beside them."""
-        return self._alone if y is None else make_samples([self.inputs, y], self.precision.device)
+    def samples(self, y: Rows | None = None) -> "Samples":
+        """Return the rows of the inputs, with those of the targets ``y`` [N, ...] if given."""
+        return self._inputs_only if y is None else make_samples([self.inputs, y], self.precision.device)
 
     @cached_property
-    def _alone(self) -> Samples:  # kept: validation runs over them every epoch
+    def _inputs_only(self) -> "Samples":  # cached, because every validation uses them
         return make_samples([self.inputs], self.precision.device)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """Return the float32 model outputs [b, *output_shape]; differentiable in the trained parameters."""
+        """Return the float32 model outputs [b, *output_shape], differentiable in the trained parameters."""
         return forward(self.network, inputs, self.precision)
 
-    def parts(self, batch_size: int) -> list[Part]:
-        """Return all samples in order, as slices of at most ``batch_size``."""
+    def slices(self, batch_size: int) -> list[Part]:
+        """Return slices of at most ``batch_size`` that cover all samples in order."""
         starts = range(0, len(self.inputs), batch_size)
         return [slice(start, min(start + batch_size, len(self.inputs))) for start in starts]
 
 
 def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Precision) -> Tensor:
-    """Return the float32 outputs of ``network`` on a batch, computed in ``precision``."""
+    """Return the float32 outputs of ``network`` for a batch, computed in ``precision``."""
     with precision.autocast():
         output: Tensor = network(inputs)
     return output.float()
@@ -55,10 +66,9 @@ def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Prec
 def make_feed(
     model: CrossModalModel, trained: Iterable[Parameter], x: Rows, *, stochastic: bool, precision: Precision
 ) -> Feed:
-    """Return the cheapest feed for a split ``x`` [N, ...]: cached features when only the head learns.
+    """Return a feed for the inputs ``x`` [N, ...]: cached features if only the head trains, else the whole model.
 
-    ``stochastic`` (dropout or an augmentation is on) rules the cache out, for then the body's features differ from one
-    epoch to the next; so do features that would take more than `CACHE_BYTES`.
+    Features are not cached if they exceed `CACHE_BYTES`, or if dropout or an augmentation makes them ``stochastic``.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
@@ -71,10 +81,7 @@ def make_feed(
 
 
 def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
-    """Yield what reaches the head, [b, ...], in evaluation mode.
-
-    A hook on the head sees exactly what the model passes it, whatever the model does in between.
-    """
+    """Yield the inputs [b, ...] of the head in evaluation mode, intercepted by a hook on the head."""
     seen: list[Tensor] = []
     feed = Feed(x, model, precision)
     handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -82,9 +89,110 @@ def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Itera
     model.eval()
     try:
         with torch.no_grad(), precision.active():
-            for (inputs,) in feed.samples().batches(feed.parts(_CACHE_BATCH)):
+            for (inputs,) in feed.samples().batches(feed.slices(_CACHE_BATCH)):
                 feed.outputs(inputs)
                 yield seen.pop()
     finally:
         model.train(was_training)
         handle.remove()
+
+
+class ResidentSamples:
+    """Arrays of equal length on the device; on a CPU, slices of (memory-mapped) arrays are views, not copies."""
+
+    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device) -> None:
+        self._rows = [_DeviceRows(array, device) for array in arrays]
+
+    def batches(self, selections: Sequence[Part]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the selected rows of every array on the device, one batch per selection; they are read-only."""
+        for selection in selections:
+            yield tuple(rows.read(selection) for rows in self._rows)
+
+
+class StreamedSamples:
+    """Arrays of equal length, whose rows a thread reads into pinned memory while the device computes."""
+
+    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device) -> None:
+        self._rows = [_DeviceRows(array, torch.device("cpu")) for array in arrays]
+        self._device = device
+
+    def batches(self, selections: Sequence[Part]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield one batch per selection, as `ResidentSamples`; the thread ends when the iteration ends or is closed."""
+        ready: queue.Queue[tuple[Tensor, ...] | BaseException] = queue.Queue(_PREFETCH)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._prefetch, args=(selections, ready, stop), daemon=True)
+        thread.start()
+        try:
+            for _ in selections:
+                rows = ready.get()
+                if isinstance(rows, BaseException):
+                    raise rows
+                yield tuple(row.to(self._device, non_blocking=True) for row in rows)
+        finally:
+            stop.set()
+            while thread.is_alive():  # it may wait for space in the queue
+                try:
+                    ready.get(timeout=0.01)
+                except queue.Empty:
+                    continue
+            thread.join()
+
+    def _prefetch(self, selections: Sequence[Part], ready: queue.Queue[tuple[Tensor, ...] | BaseException],
+                  stop: threading.Event) -> None:  # fmt: skip
+        try:
+            for selection in selections:
+                if stop.is_set():
+                    return
+                rows = tuple(row.read(selection) for row in self._rows)
+                ready.put(tuple(row.pin_memory() for row in rows) if self._device.type == "cuda" else rows)
+        except BaseException as error:  # passed on: it must end the trial, not only this thread
+            ready.put(error)
+
+
+Samples = ResidentSamples | StreamedSamples
+
+
+class _DeviceRows:
+    """Rows as one tensor on the device; composite rows stay as they are on a CPU and are assembled when read."""
+
+    def __init__(self, rows: Rows | Tensor, device: torch.device) -> None:
+        self._device = device
+        self._rows: Rows | Tensor = rows
+        if isinstance(rows, Tensor | np.ndarray):
+            self._rows = as_tensor(rows).to(device)
+        elif device.type != "cpu":
+            self._rows = to_tensor(rows, device)
+
+    def read(self, selection: Part) -> Tensor:
+        """Return the rows [b, ...]."""
+        if not isinstance(self._rows, Tensor):
+            return torch.from_numpy(self._rows[selection]).to(self._device)
+        if isinstance(selection, slice):
+            return self._rows[selection]
+        return self._rows[torch.from_numpy(selection).to(self._device, non_blocking=True)]
+
+
+def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> "Samples":
+    """Return the rows of ``arrays`` [N, ...]: streamed to CUDA if they exceed `RESIDENT_FRACTION`, else resident."""
+    if device.type == "cuda":
+        needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
+        if needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]:
+            return StreamedSamples(arrays, device)
+    return ResidentSamples(arrays, device)
+
+
+def to_tensor(rows: Rows, device: torch.device) -> Tensor:
+    """Return composite rows as one tensor on ``device``, transferred in blocks."""
+    tensor = torch.empty(rows.shape, dtype=torch.from_numpy(np.empty(0, rows.dtype)).dtype, device=device)
+    for block in row_slices(rows):
+        tensor[block] = torch.from_numpy(rows[block])
+    return tensor
+
+
+def as_tensor(array: np.ndarray | Tensor) -> Tensor:
+    """Return a view of an array, which may be a read-only memory map: training never writes to it."""
+    if isinstance(array, Tensor):
+        return array
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))

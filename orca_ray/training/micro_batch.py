@@ -1,30 +1,50 @@
-"""How many samples go through one forward and backward pass: as many as the memory budget and the caches bear.
+"""Micro-batch size: the measured cost of one training sample, and the number of samples that memory and caches allow.
 
-An optimiser step sees ``batch_size * accumulation`` samples and weights each pass by its share of them, so its gradient
-does not depend on the choice, up to rounding and, where dropout is on, up to the masks drawn.
+The gradient of an optimiser step does not depend on the size, except for rounding and, with dropout, for the masks.
 """
 
-import torch
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from orca_ray.training.probe import Cost
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 CPU_MIB = 1024
-"""Default budget on a CPU."""
+"""Default memory budget on a CPU."""
 CUDA_FRACTION = 1 / 8
-"""Default budget on CUDA, of the device's total memory: free memory would make results depend on what else runs."""
+"""Default budget on CUDA, as a share of the total memory: with free memory, results would depend on other processes."""
 CPU_TENSOR_BYTES = 16 * 2**20
-"""Largest activation on a CPU. Beyond 32 MiB glibc returns memory to the system after every use and the next pass
-faults every page in again; half of that leaves room for temporaries. Measured on one core (2-layer 768-wide body, 63
-tokens, 64 samples an optimiser step), in passes of 4, 8, 16, 32, 64 samples: 2.35, 2.23, 2.06, 2.13, 2.26 s in float32,
-1.36, 1.02, 0.87, 0.79, 0.88 s in bfloat16. The rule takes 16 and 32."""
-_ON_TOP = 1.25
-"""What the backward pass holds beside the saved tensors, as a factor: gradients of a layer's activations."""
+"""Maximum size of an activation on a CPU: half of glibc's 32 MiB, above which every use faults in all pages again. On
+one core (2-layer 768-wide body, 63 tokens), 64 samples in micro-batches of 4, 8, 16, 32, 64 take 2.35, 2.23, 2.06,
+2.13, 2.26 s in float32, 1.36, 1.02, 0.87, 0.79, 0.88 s in bfloat16; the rule gives 16 and 32."""
 MAX_SAMPLES = 1024
-"""Of one pass, whatever fits: for heads on cached features and other tiny networks."""
+"""Maximum size, for heads on cached features and other tiny networks."""
+_BACKWARD_FACTOR = 1.25
+"""Memory of the backward pass relative to the saved tensors; it adds the gradients of one layer's activations."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one training sample."""
+
+    saved_bytes: int
+    """Bytes that the forward pass saves for the backward pass."""
+    largest_bytes: int
+    """Size of the largest saved tensor."""
+    flops: int
+    """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them: matrix products,
+    convolutions and attention, two per multiply-add. The backward pass is executed, so that the count reflects which
+    parameters train."""
+    num_tokens: int | None
+    """Tokens at the input of the body, prefix included; None when the body does not run."""
 
 
 def budget_bytes(memory_mib: int, device: torch.device) -> int:
-    """Return the bytes that one pass's activations may take; ``memory_mib`` 0 is the device's default."""
+    """Return the bytes available to the activations of a micro-batch; ``memory_mib`` 0: the device's default."""
     if memory_mib:
         return memory_mib * 2**20
     if device.type == "cuda":
@@ -32,19 +52,84 @@ def budget_bytes(memory_mib: int, device: torch.device) -> int:
     return CPU_MIB * 2**20
 
 
-def samples_per_pass(cost: Cost, budget: int, device: torch.device, extra_bytes: int = 0) -> int:
-    """Return how many samples, at least one, a pass may take within ``budget`` bytes.
+def max_micro_batch(cost: Cost, budget: int, device: torch.device, extra_bytes: int = 0) -> int:
+    """Return how many samples, at least one, a micro-batch may have within ``budget`` bytes.
 
-    ``extra_bytes`` are those that a sample takes for a time in the backward pass: a checkpointed layer's activations.
+    ``extra_bytes`` are temporary bytes per sample of the backward pass: the activations of a checkpointed layer.
     """
-    needed = _ON_TOP * (cost.saved_bytes + extra_bytes)
+    needed = _BACKWARD_FACTOR * (cost.saved_bytes + extra_bytes)
     limit = budget // max(1, int(needed))
     if device.type == "cpu":
         limit = min(limit, CPU_TENSOR_BYTES // max(1, cost.largest_bytes))
     return int(min(max(1, limit), MAX_SAMPLES))
 
 
-def even_passes(num_samples: int, limit: int) -> int:
-    """Return the size of the largest pass when ``num_samples`` are split evenly into passes of at most ``limit``."""
-    passes = -(-num_samples // limit)
-    return -(-num_samples // passes)
+def even_micro_batch(num_samples: int, limit: int) -> int:
+    """Return the largest size when ``num_samples`` are split evenly into micro-batches of at most ``limit``."""
+    count = -(-num_samples // limit)
+    return -(-num_samples // count)
+
+
+def measure_cost(
+    loss: Callable[[int], Tensor], parameters: Sequence[Parameter], body: nn.Module, *, num_samples: int
+) -> Cost:
+    """Measure the cost of a sample with a forward pass of one sample and, if there are two, one of two.
+
+    ``loss(n)`` is the training loss of the first n of ``num_samples``. Only memory that grows from one to two samples
+    counts; weights, including those cast to bfloat16, do not. ``.grad`` is left unchanged.
+    """
+    with _token_shapes(body) as shapes, _flop_counter() as counter:
+        with _saved_tensors() as one:
+            value = loss(1)
+        torch.autograd.grad(value, parameters, allow_unused=True)
+    growth = list(one.values())
+    if num_samples > 1:
+        with _saved_tensors() as two:
+            graph = loss(2)  # addresses identify tensors only as long as the graph exists
+        if len(two) == len(one):
+            growth = [large - small for large, small in zip(two.values(), one.values(), strict=True)]
+        else:
+            growth = [max(0, sum(two.values()) - sum(one.values()))]
+        del graph
+    tokens = shapes[0][1] if shapes else None
+    return Cost(sum(growth), max(growth, default=0), counter.get_total_flops(), tokens)
+
+
+@contextmanager
+def _saved_tensors() -> Iterator[dict[int, int]]:
+    """Collect the size of each storage that autograd saves in the block, by address, in order of appearance."""
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes.setdefault(storage.data_ptr(), storage.nbytes())
+        # Detached: an operation that saves its own output would otherwise keep itself and its graph alive forever.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield sizes
+
+
+@contextmanager
+def _token_shapes(body: nn.Module) -> Iterator[list[torch.Size]]:
+    """Collect the shapes [b, T, D] of the body's inputs."""
+    shapes: list[torch.Size] = []
+    handle = body.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    try:
+        yield shapes
+    finally:
+        handle.remove()
+
+
+def _flop_counter() -> FlopCounterMode:
+    """Return a counter that includes the CPU's fused attention, which torch's own table lacks."""
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]
+
+    ops: Any = torch.ops.aten
+    names = ops._scaled_dot_product_flash_attention_for_cpu, ops._scaled_dot_product_flash_attention_for_cpu_backward
+    return FlopCounterMode(display=False, custom_mapping=dict(zip(names, (forward, backward), strict=True)))

@@ -1,4 +1,4 @@
-"""What refining minimises and what a model is scored by."""
+"""Training loss and metric of a task."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from orca_ray.tasks.metrics import get_metric
 
 @dataclass(frozen=True)
 class Objective:
-    """Loss and metric of a task, and how raw model outputs become predictions.
+    """Loss and metric of a task, and the decoding of model outputs into predictions.
 
-    The model of a scalar or dense task predicts standardised values; ``decode`` turns them into the target's own
-    units, in which loss and metric are computed (a relative error of standardised fields would mean something else).
+    The model of a scalar or dense task predicts standardised values. Loss and metric use the units of the target, into
+    which the decoder converts them: a relative error of standardised values would have another meaning.
     """
 
     target: Target
@@ -32,7 +32,7 @@ class Objective:
     """Standard deviation of the training targets, of the same shape as ``y_mean``."""
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """Return the map from outputs [B, *output_shape] to predictions of the same shape, on ``device``."""
+        """Return the function from outputs [B, *output_shape] to predictions of the same shape, on ``device``."""
         if self.y_mean is None or self.y_std is None or self.target.kind in ("classes", "labels"):
             return lambda output: output
         mean = torch.tensor(np.asarray(self.y_mean), dtype=torch.float32, device=device)
@@ -40,14 +40,13 @@ class Objective:
         return lambda output: output * std + mean
 
     def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the mean loss of (outputs [B, *output_shape], targets [B, ...]), outputs decoded on ``device``.
+        """Return the mean loss as a function of outputs [B, *output_shape] and targets [B, ...] on ``device``.
 
-        ``train_y`` [N, ...] are the targets that are trained on; some losses take their weights from them. Raises
-        UserError where they do not determine the loss.
+        Some losses derive weights from the training targets ``train_y`` [N, ...]; they raise UserError if they cannot.
         """
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
-        """Return the metric over a whole split; lower is better."""
+        """Return the metric over a whole split."""
         return float(get_metric(self.metric).compute(predictions, targets))

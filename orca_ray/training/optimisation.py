@@ -1,6 +1,6 @@
-"""Optimisers and learning-rate schedules by name.
+"""Optimisers and learning-rate schedules by name, parameter groups for aligning, and plateau detection.
 
-A schedule is a pure function of the optimiser step, so resuming needs the step number only.
+A schedule is a pure function of the optimiser step, so that resuming needs the step number only.
 """
 
 import math
@@ -8,12 +8,31 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import Parameter
 
 from orca_ray.errors import unknown_name
 
 Schedule = Callable[[int], float]
 """Maps the optimiser step (from 0) to a factor on the base learning rate."""
+_Groups = list[dict[str, object]]
+_OPTIMIZERS: dict[str, Callable[[_Groups, tuple[float, float], float], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, betas, momentum: torch.optim.AdamW(groups, betas=betas, fused=True),
+    "adam": lambda groups, betas, momentum: torch.optim.Adam(groups, betas=betas, fused=True),
+    "sgd": lambda groups, betas, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
+}
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "warmup_linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "constant": lambda progress: 1.0,
+    # The reference's align schedule: times 0.2 at the epochs 20 and 40 of 60.
+    "step": lambda progress: float(0.2 ** min(2, math.floor(3.0 * progress + 1e-9))),
+}
+"""Factor on the learning rate by the share of the decay that is over, from 0 to 1."""
+_ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "step": lambda epochs: make_schedule("step", warmup_steps=0, total_steps=epochs),
+    "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
+}
 
 
 @dataclass(frozen=True)
@@ -25,24 +44,19 @@ class ParameterGroup:
     """Factor on the base learning rate."""
 
 
-def _adamw(groups: list[dict[str, object]], betas: tuple[float, float], momentum: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, betas=betas, fused=True)
-
-
-def _adam(groups: list[dict[str, object]], betas: tuple[float, float], momentum: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, betas=betas, fused=True)
-
-
-def _sgd(groups: list[dict[str, object]], betas: tuple[float, float], momentum: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, momentum=momentum, fused=True)
-
-
-_OPTIMIZERS = {"adamw": _adamw, "adam": _adam, "sgd": _sgd}
-
-
 def optimizer_names() -> list[str]:
-    """Return the names `make_optimizer` knows."""
+    """Return the names that `make_optimizer` accepts."""
     return sorted(_OPTIMIZERS)
+
+
+def schedule_names() -> list[str]:
+    """Return the names that `make_schedule` accepts."""
+    return sorted(_DECAYS)
+
+
+def align_schedule_names() -> list[str]:
+    """Return the names that `make_align_schedule` accepts."""
+    return sorted(_ALIGN_SCHEDULES)
 
 
 def make_optimizer(
@@ -54,15 +68,14 @@ def make_optimizer(
     momentum: float = 0.9,
     betas: tuple[float, float] = (0.9, 0.98),
 ) -> torch.optim.Optimizer:
-    """Build an optimiser; ``betas`` default to the reference's (every published ORCA configuration has 0.9, 0.98).
+    """Build an optimiser with fused kernels; ``betas`` default to those of all published ORCA configurations.
 
-    ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; ``momentum`` matters to ``sgd`` only. The
-    fused kernels are used: one pass over the parameters instead of one per operation. Raises UserError for an unknown
-    name.
+    ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Raises
+    UserError for an unknown name.
     """
     if name not in _OPTIMIZERS:
         raise unknown_name("optimizer", name, _OPTIMIZERS)
-    described: list[dict[str, object]] = [
+    described: _Groups = [
         {"params": list(group.parameters), "scale": group.scale, "lr": learning_rate * group.scale}
         | {"weight_decay": weight_decay}
         for group in groups
@@ -72,69 +85,18 @@ def make_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of every group: ``learning_rate`` times the group's scale."""
+    """Set the learning rate of each group to ``learning_rate`` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["scale"]
-
-
-def _linear(progress: float) -> float:
-    return 1.0 - progress
-
-
-def _cosine(progress: float) -> float:
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def _constant(progress: float) -> float:
-    return 1.0
-
-
-def _step(progress: float) -> float:
-    # The reference's align schedule: x0.2 at epochs 20 and 40 of 60.
-    return float(0.2 ** min(2, math.floor(3.0 * progress + 1e-9)))
-
-
-_DECAYS = {"warmup_linear": _linear, "cosine": _cosine, "constant": _constant, "step": _step}
-
-
-def schedule_names() -> list[str]:
-    """Return the names `make_schedule` knows."""
-    return sorted(_DECAYS)
-
-
-def _reference_step(epoch: int) -> float:
-    return float(0.2 ** sum(epoch > last for last in (20, 40, 60)))
-
-
-_ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
-    "step": lambda epochs: make_schedule("step", warmup_steps=0, total_steps=epochs),
-    "reference_step": lambda epochs: _reference_step,
-}
-
-
-def align_schedule_names() -> list[str]:
-    """Return the names `make_align_schedule` knows."""
-    return sorted(_ALIGN_SCHEDULES)
-
-
-def make_align_schedule(name: str, epochs: int) -> Schedule:
-    """Build the schedule of the align stage, a factor by epoch (from 0).
-
-    ``step`` is x0.2 after one and two thirds of ``epochs``; ``reference_step`` is the reference's: x0.2 from the epochs
-    21, 41 and 61 on, however many there are. Raises UserError for an unknown name.
-    """
-    if name not in _ALIGN_SCHEDULES:
-        raise unknown_name("align schedule", name, _ALIGN_SCHEDULES)
-    return _ALIGN_SCHEDULES[name](epochs)
 
 
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
     """Build a schedule: linear warm-up over ``warmup_steps``, then the decay ``name`` until ``total_steps``.
 
-    ``warmup_linear`` is the reference's WarmupLR, ``(total - t) / (total - warmup)``, except that warm-up is
-    ``(t + 1) / warmup``: the reference begins with a step of rate zero. ``cosine`` is half a cosine to zero,
-    ``constant`` stays, ``step`` is x0.2 after one and two thirds. Past ``total_steps`` the last value holds. Raises
-    UserError for an unknown name.
+    ``warmup_linear`` is the reference's WarmupLR, ``(total - t) / (total - warmup)``, with a warm-up of ``(t + 1) /
+    warmup``, because the reference's first step has rate zero. ``cosine`` is half a cosine down to zero, ``step`` is
+    times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Raises UserError for an unknown
+    name.
     """
     if name not in _DECAYS:
         raise unknown_name("schedule", name, _DECAYS)
@@ -147,3 +109,73 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
         return decay(min(1.0, (step - warmup_steps) / span))
 
     return factor
+
+
+def make_align_schedule(name: str, epochs: int) -> Schedule:
+    """Build the schedule of the align stage, a factor by epoch (from 0).
+
+    ``step`` is times 0.2 after one and two thirds of ``epochs``; ``reference_step`` is the reference's: times 0.2 from
+    the epochs 21, 41 and 61 on, whatever ``epochs`` is. Raises UserError for an unknown name.
+    """
+    if name not in _ALIGN_SCHEDULES:
+        raise unknown_name("align schedule", name, _ALIGN_SCHEDULES)
+    return _ALIGN_SCHEDULES[name](epochs)
+
+
+@torch.no_grad()
+def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
+    """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
+
+    An Adam step moves every weight by about the learning rate, whatever the gradient. For correlated inputs, such as
+    neighbouring pixels, n weights of RMS w then change a token of RMS w sqrt(n) by n times the rate: at the usual 1e-3,
+    70 % per step for a pretrained 14 x 14 patch kernel, which destroys it. The scales are w / sqrt(n) for weights,
+    w sqrt(n) for the bias of the same layer, and the parameter's own RMS for all others.
+    """
+    parameters = dict(embedder.named_parameters())
+    fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
+    rms = {name: float(parameter.square().mean().sqrt()) for name, parameter in parameters.items()}
+    groups = []
+    for name, parameter in parameters.items():
+        sibling = f"{name.removesuffix('bias')}weight"
+        if name in fan_in:
+            scale = rms[name] / math.sqrt(fan_in[name])
+        elif name.endswith("bias") and sibling in fan_in:
+            scale = rms[sibling] * math.sqrt(fan_in[sibling])
+        else:
+            scale = rms[name]
+        groups.append(ParameterGroup([parameter], scale or 1.0))
+    return groups
+
+
+class Plateau:
+    """Detects that a noisy curve no longer decreases.
+
+    It compares the mean of the last ``patience`` values with the mean of the ``patience`` values before. The plateau is
+    reached when the mean has decreased by at most ``tolerance`` of the earlier mean. Means, because each value may come
+    from a random sample of its own: a comparison with the best value would depend on single low values.
+    """
+
+    def __init__(self, patience: int, tolerance: float) -> None:
+        """Start with an empty curve; ``patience`` 0 never detects a plateau."""
+        self._patience = patience
+        self._tolerance = tolerance
+        self.values: list[float] = []
+        """The last values, at most 2 ``patience``: the whole state."""
+
+    def add(self, value: float) -> bool:
+        """Append a value and return whether the curve has reached a plateau."""
+        if self._patience == 0:
+            return False
+        self.values = [*self.values, value][-2 * self._patience :]
+        if len(self.values) < 2 * self._patience:
+            return False
+        earlier, latest = self._mean(self.values[: self._patience]), self._mean(self.values[self._patience :])
+        return earlier - latest <= self._tolerance * abs(earlier)
+
+    def restart(self, values: Iterable[float] = ()) -> None:
+        """Drop the curve, or continue with ``values``, the state of another instance."""
+        self.values = list(values)
+
+    @staticmethod
+    def _mean(values: list[float]) -> float:
+        return sum(values) / len(values)

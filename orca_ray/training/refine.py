@@ -1,7 +1,6 @@
-"""The refine stage: fine-tune the chosen parameters, keep the epoch that validates best."""
+"""The refine stage: fine-tune the selected parameters and keep the weights of the epoch that validates best."""
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
@@ -17,33 +16,24 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import has_stochastic_depth
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
+from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.evaluate import BATCH_SIZE, Evaluator, feature_width
+from orca_ray.training.evaluate import BATCH_SIZE, Evaluator
 from orca_ray.training.feed import Feed, make_feed
+from orca_ray.training.gradient_accumulation import Augment, GradientAccumulator
 from orca_ray.training.objective import Objective
-from orca_ray.training.optimisation import (
-    ParameterGroup,
-    Schedule,
-    make_optimizer,
-    make_schedule,
-    set_learning_rate,
-)
-from orca_ray.training.passes import Augment, Passes
+from orca_ray.training.optimisation import ParameterGroup, Schedule, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
-from orca_ray.training.refine_config import RefineConfig
-from orca_ray.training.seeds import derive_seed, isolated_rng, make_generator
+from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 from orca_ray.training.throughput import Throughput, throughput
 
-__all__ = ["RefineConfig", "RefineEpoch", "RefineLoop"]
-
-_CHECK_EVERY = 64
-"""Optimiser steps between two looks at the loss on a device where looking means waiting."""
-_log = logging.getLogger(__name__)
+CHECK_EVERY = {"cpu": 1, "cuda": 64}
+"""Optimiser steps per check of the loss, by device: a check synchronises with the device."""
 
 
 @dataclass(frozen=True)
 class RefineEpoch:
-    """What one epoch of refining did."""
+    """Report of one refine epoch."""
 
     epoch: int
     """Counted from 1."""
@@ -52,18 +42,17 @@ class RefineEpoch:
     validation_score: float
     """Metric over the whole validation split, lower is better."""
     learning_rate: float
-    """Of the epoch's last optimiser step, before the body's scale."""
+    """Learning rate of the last optimiser step, without the body's scale."""
     seconds: float
-    """Of training and validation."""
+    """Duration of training and validation."""
     validation_seconds: float
-    """Of validation alone."""
 
 
 class RefineLoop:
     """Trains ``parameters`` on the training split; one `step` is one epoch and one validation.
 
-    All other parameters of the model are frozen by the constructor (``requires_grad`` off). The best epoch is the first
-    with the lowest validation score; `restore_best` puts its weights back.
+    The constructor freezes all other parameters of the model. The best epoch is the first with the lowest validation
+    score; `restore_best` loads its weights.
     """
 
     def __init__(
@@ -94,7 +83,7 @@ class RefineLoop:
         self._parameters = list(self._trained.values())
         self._loss = objective.training_loss(train.y, device)
         self._augmentation = augmentation
-        self.precision = choose_precision(config.precision, device, feature_width(model))
+        self.precision = choose_precision(config.precision, device, int(getattr(model.body, "feature_width", 0)))
         self._optimizer = make_optimizer(
             config.optimizer,
             self._groups(),
@@ -107,7 +96,6 @@ class RefineLoop:
         self.best_epoch: int | None = None
         self.best_score: float | None = None
         self._best: dict[str, Tensor] = {}
-        self._kept: dict[str, Tensor] | None = None
         self._samples_seen, self._training_seconds = 0, 0.0
 
     @property
@@ -117,7 +105,7 @@ class RefineLoop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch, the last of which may see fewer samples."""
+        """Optimiser steps of one epoch; the last one may have fewer samples."""
         batches = -(-len(self._train.y) // self._config.batch_size)
         if self._config.last_step == "drop":
             return max(1, batches // self._config.accumulation)
@@ -126,22 +114,23 @@ class RefineLoop:
     @property
     def notes(self) -> list[str]:
         """Fallbacks taken so far, one sentence each."""
-        return ([self.precision.note] if self.precision.note else []) + self._passes.notes + self._evaluator.notes
+        return ([self.precision.note] if self.precision.note else []) + self._accumulator.notes + self._evaluator.notes
 
     @property
     def micro_batch(self) -> int:
-        """Most samples of one forward pass in training."""
-        return self._passes.micro_batch
+        """Maximum number of samples of one forward pass in training."""
+        return self._accumulator.micro_batch
 
     def throughput(self) -> Throughput:
-        """Return the rates of training over all epochs so far."""
-        return throughput(self._passes.cost, self._samples_seen, self._training_seconds, self._train_feed.precision)
+        """Return the training rates over all epochs so far."""
+        precision = self._train_feed.precision
+        return throughput(self._accumulator.cost, self._samples_seen, self._training_seconds, precision)
 
     def step(self) -> RefineEpoch:
         """Run one epoch and validate; raises NotFiniteError when a loss, prediction or score is not finite."""
         assert not self.done, "all refine epochs have run"
         started = perf_counter()
-        self._passes.compile(self._config.epochs - self.epoch)
+        self._accumulator.compile(self._config.epochs - self.epoch)
         prepared = perf_counter()
         with isolated_rng(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
             loss, learning_rate = self._train_epoch()
@@ -152,12 +141,12 @@ class RefineLoop:
         self.epoch += 1
         if self.best_score is None or value < self.best_score:
             self.best_epoch, self.best_score = self.epoch, value
-            self._keep_weights()
+            self._best = {name: weight.to("cpu", copy=True) for name, weight in self._weights().items()}
         ended = perf_counter()
         return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started, ended - trained)
 
     def evaluate(self, split: Split) -> float:
-        """Return the metric over a whole split, computed as validation is; lower is better."""
+        """Return the metric over a whole split, computed as in validation; lower is better."""
         self._model.eval()
         batch_size = self._evaluation_batch
         if self._train_feed.network is not self._model:  # measured for the head alone
@@ -165,13 +154,13 @@ class RefineLoop:
         return self._evaluator.evaluate(Feed(split.x, self._model, self.precision), split, batch_size)
 
     def restore_best(self) -> None:
-        """Put the weights of the best epoch back into the model."""
+        """Load the weights of the best epoch into the model."""
         self._load_weights(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what an exact resume needs; tensors are the live ones, so write or copy it before the next `step`.
+        """Return the state for an exact resume; its tensors are live, so store or copy it before the next `step`.
 
-        Frozen parameters are left out, and so are generators: every epoch seeds its own.
+        It omits frozen parameters, and generators, because every epoch seeds its own.
         """
         return {
             "epoch": self.epoch,
@@ -185,16 +174,16 @@ class RefineLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where the loop that gave ``state`` stood."""
+        """Continue exactly where the loop was that returned ``state``."""
         self._load_weights(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._best, self._kept = dict(state["best"]), None
+        self._best = dict(state["best"])
         self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
         self.epoch = state["epoch"]
         self.best_epoch = state["best_epoch"]
         self.best_score = state["best_score"]
 
-    # Made on first use: a cache of features takes a pass over the split, which reading a finished trial need not pay.
+    # Created on first use: restoring a finished trial needs no feature cache.
     @cached_property
     def _train_feed(self) -> Feed:
         return self._make_feed(self._train, stochastic=self._augmentation is not None)
@@ -204,21 +193,15 @@ class RefineLoop:
         return self._make_feed(self._validation)
 
     @cached_property
-    def _passes(self) -> Passes:
-        return Passes(
-            self._model,
-            self._parameters,
-            self._train_feed,
-            self._train.y,
-            self._loss,
-            self._config,
-            seed=self._seed,
-        )
+    def _accumulator(self) -> GradientAccumulator:
+        feed, y = self._train_feed, self._train.y
+        return GradientAccumulator(self._model, self._parameters, feed, y, self._loss, self._config, seed=self._seed)
 
     @property
     def _evaluation_batch(self) -> int:
-        # Larger ones leave a CPU's caches: 160 took 15 % longer than 64 with vit-s14, 25 % with a 768-wide body.
-        return min(self._passes.limit, BATCH_SIZE) if self._device.type == "cpu" else self._passes.limit
+        limit = self._accumulator.limit
+        # Larger ones exceed a CPU's caches: 160 took 15 % longer than 64 with vit-s14, 25 % with a 768-wide body.
+        return min(limit, BATCH_SIZE) if self._device.type == "cpu" else limit
 
     def _make_feed(self, split: Split, *, stochastic: bool = False) -> Feed:
         stochastic = stochastic or self._config.dropout > 0 or has_stochastic_depth(self._model.body)
@@ -226,12 +209,9 @@ class RefineLoop:
 
     def _groups(self) -> list[ParameterGroup]:
         body = {id(parameter) for parameter in self._model.body.parameters()}
-        return [
-            ParameterGroup([value for value in self._trained.values() if id(value) not in body]),
-            ParameterGroup(
-                [value for value in self._trained.values() if id(value) in body], self._config.body_learning_rate_scale
-            ),
-        ]
+        inside = [parameter for parameter in self._parameters if id(parameter) in body]
+        outside = [parameter for parameter in self._parameters if id(parameter) not in body]
+        return [ParameterGroup(outside), ParameterGroup(inside, self._config.body_learning_rate_scale)]
 
     def _make_schedule(self) -> Schedule:
         per_epoch = self.steps_per_epoch
@@ -242,12 +222,13 @@ class RefineLoop:
         )
 
     def _train_epoch(self) -> tuple[float, float]:
-        """Run the optimiser steps of one epoch; return the mean loss and the last learning rate."""
+        """Run the optimiser steps of one epoch; return their mean loss and the last learning rate."""
         self._model.train()
         steps = self._step_indices()
+        losses = self._accumulator.gradients(steps, self._augment())
         total = torch.zeros((), dtype=torch.float64, device=self._device)
-        for number, (indices, loss) in enumerate(zip(steps, self._losses(steps), strict=True)):
-            if self._device.type == "cpu" or number % _CHECK_EVERY == 0:
+        for number, (indices, loss) in enumerate(zip(steps, losses, strict=True)):
+            if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
             learning_rate = self._optimizer_step(self.epoch * len(steps) + number)
             total += loss * len(indices)
@@ -256,31 +237,13 @@ class RefineLoop:
         self._samples_seen += seen
         return float(total) / seen, learning_rate
 
-    def _losses(self, steps: list[np.ndarray]) -> Iterator[Tensor]:
-        """Yield each step's mean loss once its gradients are there; a failed allocation makes the passes smaller.
-
-        Only passes are tried again. An optimiser step that failed may have moved some of the parameters, or made half
-        of its state, so its error is raised where it is taken and ends the trial.
-        """
-        done, augment = 0, self._augment()
-        while done < len(steps):
-            self._optimizer.zero_grad(set_to_none=True)
-            try:
-                for loss in self._passes.gradients(steps[done:], augment):
-                    yield loss
-                    done += 1
-            except torch.OutOfMemoryError:
-                if not self._passes.shrink():
-                    raise
-                _log.warning("%s", self._passes.notes[-1])
-
     def _augment(self) -> Augment | None:
-        """Draw for all samples what this epoch does to their inputs."""
+        """Return this epoch's augmentation, whose random numbers are sampled for all samples at once."""
         augmentation, device = self._augmentation, self._device
         if augmentation is None:
             return None
         drawn = augmentation.draw(len(self._train.y), make_generator(self._seed, "augment", self.epoch)).to(device)
-        return lambda x, part: augmentation.apply(x, drawn[torch.from_numpy(part).to(device, non_blocking=True)])
+        return lambda x, indices: augmentation.apply(x, drawn[torch.from_numpy(indices).to(device, non_blocking=True)])
 
     def _step_indices(self) -> list[np.ndarray]:
         order = torch.randperm(len(self._train.y), generator=make_generator(self._seed, "order", self.epoch)).numpy()
@@ -288,13 +251,13 @@ class RefineLoop:
         return [order[number * size : (number + 1) * size] for number in range(self.steps_per_epoch)]
 
     def _check(self, loss: Tensor) -> None:
-        """Look whether a loss, or a sum that would carry it on, is finite; waits for the device."""
+        """Raise NotFiniteError unless a loss, or a sum of losses, is finite; synchronises with the device."""
         value = float(loss)
         if not np.isfinite(value):
             raise NotFiniteError(f"the training loss is {value} in epoch {self.epoch + 1}")
 
     def _optimizer_step(self, step: int) -> float:
-        """Take optimiser step number ``step`` on the gradients at hand and drop them; return its learning rate."""
+        """Take optimiser step number ``step`` and reset the gradients; return its learning rate."""
         learning_rate = self._config.learning_rate * self._schedule(step)
         set_learning_rate(self._optimizer, learning_rate)
         if self._config.clip > 0:
@@ -307,18 +270,6 @@ class RefineLoop:
         saved = self._model.state_dict()
         buffers = {name: value for name, value in self._model.named_buffers() if name in saved}
         return {name: value.detach() for name, value in self._trained.items()} | buffers
-
-    def _keep_weights(self) -> None:
-        """Copy the weights to the CPU, into the memory of the last copy; `load_state_dict`'s own is not touched."""
-        weights = self._weights()
-        if self._kept is None:
-            pinned = self._device.type == "cuda"
-            self._kept = {
-                name: torch.empty_like(value, device="cpu", pin_memory=pinned) for name, value in weights.items()
-            }
-        for name, value in weights.items():
-            self._kept[name].copy_(value)
-        self._best = self._kept
 
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():

@@ -1,14 +1,15 @@
-"""How fast a loop trains, and what share of the device's peak that is."""
+"""Training throughput, its share of the device's peak, and memory in use."""
 
 import re
 from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
 
+import psutil
 import torch
 
+from orca_ray.training.micro_batch import Cost
 from orca_ray.training.precision import Precision
-from orca_ray.training.probe import Cost
 
 _COLUMNS = ("bfloat16", "tf32", "float32")
 PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
@@ -38,22 +39,22 @@ PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
     "RTX A6000": (155, 77.4, 38.7),
     "RTX 6000 Ada": (364, 182, 91.1),
 }
-"""TFLOP/s without sparsity in bfloat16, TF32 and float32, by whole words of the device's name; the makers' data sheets,
-for boards at full power. Of several names that fit, the longest counts."""
-_PART_OF_A_CARD = ("MIG", "Laptop")
-"""Words in the names of devices that share a card's name and not its rate."""
+"""TFLOP/s in bfloat16, TF32 and float32 without sparsity, by whole words of the device's name, from the makers' data
+sheets for cards at full power. The longest matching name counts."""
+_SLOWER_VARIANTS = ("MIG", "Laptop")
+"""Words that mark devices slower than the card of the same name."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of the training part of refining, without validation and preparation."""
+    """Rates of training in the refine stage, excluding validation and preparation."""
 
     samples_per_second: float
     tokens_per_second: float | None
-    """None when the body does not run, for its features are cached."""
+    """None when the body does not run because its features are cached."""
     model_flop_utilisation: float | None
-    """Operations of the model (`Cost.flops`) a second, by the device's peak rate in the loop's precision. Recomputed
-    layers do not count."""
+    """Operations of the model (`Cost.flops`) per second, relative to the device's peak in the loop's precision.
+    Recomputed layers do not count."""
 
 
 def throughput(cost: Cost, samples: int, seconds: float, precision: Precision) -> Throughput:
@@ -68,13 +69,13 @@ def throughput(cost: Cost, samples: int, seconds: float, precision: Precision) -
 
 
 def peak_flops(precision: Precision) -> float | None:
-    """Return the device's peak, operations a second: from `PEAKS`, or measured on a CPU; None when it is unknown."""
+    """Return the device's peak in operations per second: from `PEAKS`, measured on a CPU, None if unknown."""
     if precision.device.type == "cpu":
         return _measured_peak(torch.get_num_threads(), precision.name == "bfloat16")
     if precision.device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(precision.device)
-    if _names(name, *_PART_OF_A_CARD):
+    if _names(name, *_SLOWER_VARIANTS):
         return None
     known = max(_names(name, *PEAKS), key=len, default=None)
     rate = None if known is None else PEAKS[known][_COLUMNS.index(precision.name)]
@@ -82,22 +83,26 @@ def peak_flops(precision: Precision) -> float | None:
 
 
 def _names(device: str, *words: str) -> list[str]:
-    """Return those of ``words`` that stand in a device's name, not as a part of a longer word (RTX A4000, A40)."""
+    """Return those of ``words`` that a device's name contains as whole words (RTX A4000 does not contain A40)."""
     return [word for word in words if re.search(rf"\b{word}\b", device)]
 
 
 @cache
 def _measured_peak(threads: int, bfloat16: bool) -> float:
-    """Return the best rate of a matrix product with ``threads`` threads; a few tens of milliseconds, once a process.
-
-    Three shapes, for the fastest differs with the libraries and the caches; on a busy machine it comes out low.
-    """
+    """Return the best rate of matrix products of three shapes with ``threads`` threads; too low on a busy machine."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     best = 0.0
     for rows in (256, 512, 1024):
         left, right = torch.ones(rows, 768, dtype=dtype), torch.ones(768, 1024, dtype=dtype)
-        for _ in range(4):  # the first one warms up
+        for _ in range(4):  # the first is a warm-up
             started = perf_counter()
             torch.mm(left, right)
             best = max(best, 2 * left.numel() * right.shape[1] / (perf_counter() - started))
     return best
+
+
+def memory_mib(device: torch.device) -> float:
+    """Return MiB: on CUDA the maximum allocated since the last reset, else the current size of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**20

@@ -8,8 +8,10 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.results import ResultsStore, Status
-from orca_ray.sweep import events, run
-from orca_ray.sweep.spec import SweepSpec
+from orca_ray.sweep.execution import driver, events
+from orca_ray.sweep.execution.executors.inline import InlineExecutor
+from orca_ray.sweep.planning.searches import NodeResources
+from orca_ray.sweep.planning.spec import SweepSpec
 from tests.cli.conftest import Command
 from tests.results.factories import make_record
 
@@ -34,10 +36,10 @@ class FakeSweep:
         self.options: dict[str, Any] = {}
 
     def __call__(
-        self, spec: SweepSpec, store: ResultsStore, *, listener: Callable[[events.Event], None], **options: Any
+        self, spec: SweepSpec, results: str, *, listener: Callable[[events.Event], None], **options: Any
     ) -> events.Summary:
-        self.spec, self.store, self.options = spec, store, options
-        rows = (events.StudyRow("pocket/digits", "nft", "minilm-l6", planned=2, finished=0),)
+        self.spec, self.store, self.options = spec, ResultsStore(results, create=True), options
+        rows = (events.SearchRow("pocket/digits", "nft", "minilm-l6", planned=2, finished=0),)
         listener(events.SweepStarted(spec.sweep_id, "inline", "this process", rows))
         for seed in (1, 2):
             key = f"k{seed}"
@@ -69,8 +71,7 @@ def sweep_file() -> str:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Install:
     def install(**ending: Any) -> FakeSweep:
         sweep = FakeSweep(**ending)
-        monkeypatch.setattr(run, "run_sweep", sweep)
-        monkeypatch.setattr(run, "fetch", lambda spec, progress: None)
+        monkeypatch.setattr(driver, "run_sweep", sweep)
         return sweep
 
     return install
@@ -91,17 +92,27 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
 
 
 def test_a_sweep_that_cannot_start_leaves_no_store(
-    command: Command, fake: Install, sweep_file: str, monkeypatch: pytest.MonkeyPatch
+    command: Command, sweep_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(spec: SweepSpec, progress: Callable[[str], None]) -> None:
+    def unreachable(*_: object) -> None:
         raise UserError("the body is nowhere")
 
-    sweep = fake()
-    monkeypatch.setattr(run, "fetch", unreachable)
-    ending = command("run", sweep_file)
+    monkeypatch.setattr(driver, "fetch", unreachable)
+    ending = command("run", sweep_file, "--executor", "inline")
     assert ending.code == 2
     assert "the body is nowhere" in ending.err
-    assert sweep.store is None
+    assert not (Path.cwd() / "results").exists()
+
+
+def test_a_cluster_that_cannot_be_joined_leaves_no_store(
+    command: Command, sweep_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[object] = []
+    monkeypatch.setattr(driver, "fetch", lambda *arguments: fetched.append(arguments))
+    ending = command("run", sweep_file, "--address", "127.0.0.1:1")
+    assert ending.code == 2
+    assert "cannot reach a Ray cluster at '127.0.0.1:1'" in ending.err
+    assert fetched == []
     assert not (Path.cwd() / "results").exists()
 
 
@@ -209,8 +220,10 @@ def test_a_dry_run_starts_and_writes_nothing(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a dry run ran")
 
-    monkeypatch.setattr(run, "run_sweep", never)
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(driver, "run_sweep", never)
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     place = tmp_path / "store"
     ending = command("run", sweep_file, "--dry-run", "--json", "--results", str(place))
     assert ending.code == 0
@@ -228,7 +241,9 @@ def test_a_dry_run_starts_and_writes_nothing(
 
 
 def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     Path("sweep.yaml").write_text(SWEEP)
     Path("fixed.yaml").write_text(SWEEP + "deterministic: true\n")
     for arguments in (["plan", "sweep.yaml", "--deterministic"], ["run", "fixed.yaml", "--dry-run"]):
@@ -241,7 +256,9 @@ def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, monkeypatch
 
 def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     ending = command("plan", "pocket")
     assert ending.code == 0
     lines = [line for line in ending.out.splitlines() if not line.startswith("  orca-sweep ")]  # to be copied whole
@@ -256,7 +273,9 @@ def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkey
 
 def test_a_plan_says_what_cannot_be_placed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
-    monkeypatch.setattr("orca_ray.sweep.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(
+        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
+    )
     ending = command("plan", "big.yaml")
     assert ending.code == 2
     assert ending.err.startswith("cannot be placed: pocket/digits nft and 1 more: a trial asks for 4096 CPUs")
@@ -265,18 +284,22 @@ def test_a_plan_says_what_cannot_be_placed(command: Command, monkeypatch: pytest
 
 
 def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
-    command: Command, fake: Install, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched: list[str] = []
-    sweep = fake()
-    monkeypatch.setattr(run, "fetch", lambda spec, _: fetched.append(spec.name))
+    def fetch(*_: object) -> None:
+        raise UserError("it came to fetching")
+
+    class Cluster(InlineExecutor):
+        def open(self, address: str | None) -> list[NodeResources]:
+            return [NodeResources("large", 5000.0, 0.0, 1.0)]
+
+    monkeypatch.setattr(driver, "fetch", fetch)
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
-    ending = command("run", "big.yaml")
+    ending = command("run", "big.yaml", "--executor", "inline")
     assert ending.code == 2
     assert "pocket/digits with nft: a trial asks for 4096 CPUs" in ending.err
-    assert (fetched, sweep.spec) == ([], None)
-    assert command("run", "big.yaml", "--address", "10.0.0.1:6379").code == 0  # a cluster's nodes tell themselves
-    assert fetched == ["mine"]
+    monkeypatch.setattr(driver, "EXECUTORS", {"inline": Cluster})  # the nodes of the cluster count, not this machine
+    assert "it came to fetching" in command("run", "big.yaml", "--executor", "inline").err
 
 
 @pytest.fixture
@@ -311,7 +334,7 @@ def test_a_plan_names_each_command_that_brings_data_once(command: Command) -> No
     generated = brings("pdebench_generated")
     assert len(generated) == 9
     assert "orca-sweep data generate pdebench/advection --samples 1000" in generated
-    assert "hours not known for 42 of 42 tasks" in command("plan", "openml").out
+    assert "hours unknown for 42 of 42 tasks" in command("plan", "openml").out
 
 
 def test_a_submitted_job_keeps_its_results_out_of_its_temporary_directory(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from orca_ray.cli import picture
-from orca_ray.cli.steps import Steps
+from orca_ray.cli.data_progress import DataProgress
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.raw import RawFile
 from orca_ray.data.rows import PairwiseRows
@@ -154,7 +154,7 @@ def test_ctrl_c_tells_where_it_goes_on(
     monkeypatch.setattr(Task, method, interrupted)
     ending = command("data", what, "toy/first", "toy/both", "-q")
     assert (ending.code, ending.out) == (130, "")
-    assert ending.err.startswith("interrupted at toy/first: the same command goes on from there\n")
+    assert ending.err.startswith("interrupted at toy/first: the same command continues from there\n")
 
 
 def test_several_tasks_go_into_directories_of_their_own(command: Command, server: Server) -> None:
@@ -175,7 +175,7 @@ def test_several_tasks_go_into_directories_of_their_own(command: Command, server
     [
         (["prepare", "toy/first", "--out", "occupied"], "occupied is not empty and holds no prepared data"),
         (["prepare", "toy/first", "--out", "occupied/file"], "occupied/file is not empty and holds no prepared data"),
-        (["prepare", "toy/first", "other/first", "--out", "new"], "tasks of one name in two benchmarks"),
+        (["prepare", "toy/first", "other/first", "--out", "new"], "tasks with one name in two benchmarks"),
         (
             ["prepare", "toy/first", "other/first", "--raw", "mine"],
             "the directory of one benchmark, got tasks of other, toy",
@@ -190,8 +190,8 @@ def test_several_tasks_go_into_directories_of_their_own(command: Command, server
         (["fetch", "toy/first", "--raw", ""], "names no directory"),
         (["prepare", "toy/first", "--out", ""], "names no directory"),
         (["fetch", "cifar10", "--raw", "new"], "the source cifar10 goes into the cache"),
-        (["verify", "toy/first"], "nothing is there to verify"),
-        (["verify", "toy/first", "--raw", "nowhere"], "--raw nowhere is not there"),
+        (["verify", "toy/first"], "nothing to verify"),
+        (["verify", "toy/first", "--raw", "nowhere"], "--raw nowhere does not exist"),
         (["show", "toy/frist"], "'toy/first'"),
         (["show", "toy/first", "--picture", "x.jpg"], "must end in .png"),
         (["show", "toy/first", "--picture", "no/where.png"], "is not a directory"),
@@ -284,7 +284,7 @@ def test_verify_of_a_place_that_is_not_there_is_a_mistake(command: Command, serv
         assert command("data", "prepare", "toy/both", "-q", "--protocol", protocol).code == 0
     ending = command("data", "verify", "toy/both", "--raw", "typo")
     assert (ending.code, ending.out) == (2, "")
-    assert "--raw typo is not there" in ending.err
+    assert "--raw typo does not exist" in ending.err
     array = next(own_cache.rglob("1-paper/train_x.npy"))
     array.write_bytes(array.read_bytes()[:-1])
     ending = command("data", "verify", "toy/both")
@@ -347,7 +347,7 @@ def test_the_list_needs_the_base_alone() -> None:
 def test_show_without_prepared_data_tells_what_is_declared(command: Command, server: Server) -> None:
     ending = command("data", "show", "toy/first")
     assert ending.code == 0
-    for told in ("1×2", "classes 2", "CC-BY-NC-4.0", TERMS, "Nobody, 2024", "x.npy (200 B, not there)"):
+    for told in ("1×2", "classes 2", "CC-BY-NC-4.0", TERMS, "Nobody, 2024", "x.npy (200 B, not fetched)"):
         assert told in ending.out
     assert "orca-sweep data prepare toy/first" in ending.err
     assert not list(Path().iterdir())
@@ -377,7 +377,7 @@ def test_show_replaces_no_picture_unasked(command: Command, server: Server) -> N
     Path("first.png").write_text("a photograph")
     ending = command("data", "show", "toy/first")
     assert ending.code == 0
-    assert ending.err == "no picture drawn: first.png is there already; --picture FILE.png says where it goes\n"
+    assert ending.err == "no picture drawn: first.png already exists; choose another file with --picture FILE.png\n"
     assert Path("first.png").read_text() == "a photograph"
     assert command("data", "show", "toy/first", "--json").json["picture"] is None
     assert command("data", "show", "toy/first", "--picture", "first.png").code == 0
@@ -407,7 +407,8 @@ def test_show_takes_the_splits_of_a_protocol(command: Command, server: Server) -
     assert command("data", "fetch", "toy/both", "-q").code == 0
     assert command("data", "prepare", "toy/both", "-q").code == 0
     arguments = ("data", "show", "toy/both", "--no-picture", "--protocol", "paper")
-    assert "'orca-sweep data prepare toy/both --protocol paper' tells counts" in command(*arguments).err
+    told = "after 'orca-sweep data prepare toy/both --protocol paper', this command also shows counts"
+    assert told in command(*arguments).err
     assert command("data", "prepare", "toy/both", "-q", "--protocol", "paper").code == 0
     assert command(*arguments, "--json").json["prepared"]["splits"]["train"]["x"]["min"] == 1
 
@@ -475,17 +476,17 @@ def test_a_terminal_shows_bars_and_keeps_stdout_clean(
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     log = logging.getLogger("orca_ray.data.workspace")
-    with Steps(quiet=False) as steps:
-        steps("protein.zip: 410 of 1100 MB, 38.0 MB/s")
+    with DataProgress(quiet=False) as progress:
+        progress("protein.zip: 410 of 1100 MB, 38.0 MB/s")
         log.info("%s: %s %d of %d", "toy/first", "reading", 3, 4)
         sys.stdout.write("a result\n")
-        assert steps._bars is not None
-        steps._bars.refresh()
-        assert [bar.description for bar in steps._bars.tasks] == ["protein.zip", "toy/first: reading"]
-        assert [bar.percentage for bar in steps._bars.tasks] == [pytest.approx(100 * 410 / 1100), 75.0]
+        assert progress._bars is not None
+        progress._bars.refresh()
+        assert [bar.description for bar in progress._bars.tasks] == ["protein.zip", "toy/first: reading"]
+        assert [bar.percentage for bar in progress._bars.tasks] == [pytest.approx(100 * 410 / 1100), 75.0]
         log.info("%s: %s %d of %d", "toy/first", "reading", 4, 4)
-        steps("protein.zip: fetched, 1.1 GB in 30.0 s")
-        assert not steps._bars.tasks
+        progress("protein.zip: fetched, 1.1 GB in 30.0 s")
+        assert not progress._bars.tasks
     assert "protein.zip: fetched" in screen.getvalue()
     assert "410 of 1100 MB, 38.0 MB/s" in screen.getvalue()
     assert capsys.readouterr().out == "a result\n"
@@ -495,13 +496,13 @@ def test_elsewhere_a_count_is_told_once_in_a_while(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("orca_ray.cli.steps.time.monotonic", lambda: now[0])
-    with Steps(quiet=False) as steps:
+    monkeypatch.setattr("orca_ray.cli.data_progress.time.monotonic", lambda: now[0])
+    with DataProgress(quiet=False) as progress:
         for second in range(26):
             now[0] = float(second)
-            steps(f"toy/first: reading {second} of 90")
-        steps("toy/first: reading goes on after 40 of 90")
-    with Steps(quiet=True) as silent:
+            progress(f"toy/first: reading {second} of 90")
+        progress("toy/first: reading goes on after 40 of 90")
+    with DataProgress(quiet=True) as silent:
         silent("anything")
     assert capsys.readouterr().err.splitlines() == [
         "toy/first: reading 10 of 90",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.cli import benchmark
 from orca_ray.errors import UserError
+from orca_ray.sweep.execution import driver
+from orca_ray.sweep.planning import spec
 from tests.cli.conftest import Command
 
 
@@ -44,10 +45,10 @@ def test_a_misspelt_word_is_named_with_the_nearest(command: Command, arguments: 
 def test_a_user_error_is_one_message_and_its_traceback_is_in_the_log(
     command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise UserError("the file is truncated")
 
-    monkeypatch.setattr(benchmark, "_spec", refuse)
+    monkeypatch.setattr(spec, "load_spec", refuse)
     ending = command("benchmark", "pocket")
     assert (ending.code, ending.err) == (2, "error: the file is truncated\n")
     log = (own_cache / "logs" / "orca-sweep.log").read_text()
@@ -65,10 +66,10 @@ def test_a_path_that_the_system_refuses_is_named(command: Command, monkeypatch: 
 
 
 def test_a_missing_heavy_package_names_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
+    def missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
 
-    monkeypatch.setattr(benchmark, "_spec", missing)
+    monkeypatch.setattr(spec, "load_spec", missing)
     ending = command("benchmark", "pocket")
     assert ending.code == 2
     assert "'torch'" in ending.err
@@ -78,10 +79,10 @@ def test_a_missing_heavy_package_names_the_extra(command: Command, monkeypatch: 
 def test_a_defect_is_called_one_and_is_not_the_users(
     command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'orca_ray.nonsense'", name="orca_ray.nonsense")
 
-    monkeypatch.setattr(benchmark, "_spec", broken)
+    monkeypatch.setattr(spec, "load_spec", broken)
     ending = command("benchmark", "pocket")
     assert ending.code == 70
     assert "defect of orca-ray" in ending.err
@@ -94,10 +95,10 @@ def test_a_log_that_cannot_be_written_does_not_hide_the_error(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "file"))
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(benchmark, "_spec", broken)
+    monkeypatch.setattr(spec, "load_spec", broken)
     ending = command("benchmark", "pocket")
     assert ending.code == 70
     assert "RuntimeError: boom" in ending.err
@@ -107,12 +108,12 @@ def test_a_log_that_cannot_be_written_does_not_hide_the_error(
 def test_warnings_reach_stderr_and_details_the_log_alone(
     command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    def chatty(*_: object) -> None:
+    def chatty(*_: object, **__: object) -> None:
         logging.getLogger("orca_ray.data.packages").warning("the hash differs")
         logging.getLogger("orca_ray.data.packages").info("fetched")
         raise UserError("stop")
 
-    monkeypatch.setattr(benchmark, "_spec", chatty)
+    monkeypatch.setattr(spec, "load_spec", chatty)
     ending = command("benchmark", "pocket")
     assert ending.err == "WARNING orca_ray.data.packages: the hash differs\nerror: stop\n"
     log = (own_cache / "logs" / "orca-sweep.log").read_text()
@@ -121,10 +122,10 @@ def test_warnings_reach_stderr_and_details_the_log_alone(
 
 
 def test_ctrl_c_exits_with_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "_spec", interrupted)
+    monkeypatch.setattr(spec, "load_spec", interrupted)
     assert command("benchmark", "pocket").code == 130
 
 
@@ -132,8 +133,8 @@ def test_a_full_disk_under_the_results_is_a_user_error(command: Command, monkeyp
     def full(*_: object, **__: object) -> None:
         raise UserError("cannot write: no space left") from OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(benchmark, "_sweep", full)
-    monkeypatch.setattr(benchmark, "_spec", lambda *_: object())
+    monkeypatch.setattr(driver, "fetch", lambda *_: None)
+    monkeypatch.setattr(driver, "run_sweep", full)
     ending = command("benchmark", "pocket")
     assert (ending.code, ending.out) == (2, "")
 

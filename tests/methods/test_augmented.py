@@ -1,6 +1,5 @@
 """Trials of tasks that augment their training inputs."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,10 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.tasks.task import Task
 
-from .tiny_trials import QUICK, make_home, make_task, reported, run, save_vit, start
+from .tiny_trials import QUICK, make_task, reported, run, start
 
 IMAGES = make_task(Target("classes", size=3), (3, 16, 16))
 CROPPED = replace(IMAGES, augmentation="crop_flip")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_vit(tmp_path_factory.mktemp("vit"))
 
 
 def test_a_trial_augments_as_its_task_says(vit: str, tmp_path: Path) -> None:

@@ -1,30 +1,23 @@
 """The methods: which parameters each trains, and that the others stay bit-identical."""
 
 import re
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
 
+from orca_ray import methods
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import CrossModalModel
 
-from .tiny_trials import QUICK, changed, copy_of, make_home, run, save_bert, save_vit, start
+from .tiny_trials import QUICK, changed, copy_of, run, start
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
-
-
-@pytest.fixture(scope="module", params=["bert", "vit"])
-def body(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    save = {"bert": save_bert, "vit": save_vit}[request.param]
-    directory: Path = tmp_path_factory.mktemp(request.param)
-    return save(directory)
+@pytest.fixture(params=["bert", "vit"])
+def body(request: pytest.FixtureRequest) -> str:
+    name: str = request.getfixturevalue(request.param)
+    return name
 
 
 TRAINED = {
@@ -45,6 +38,23 @@ def test_the_methods_of_the_first_release() -> None:
         assert recipe.reference
     assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca"}
     assert {name for name, recipe in all_methods().items() if not recipe.pretrained} == {"scratch"}
+
+
+def test_a_method_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "norms_only.py").write_text(
+        "from orca_ray.methods.recipe import Recipe, head_parameters\n"
+        "RECIPE = Recipe(name='norms_only', title='', reference='', aligns=False, pretrained=True,\n"
+        "                trainable=head_parameters)\n"
+    )
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "orca_ray.methods.norms_only", raising=False)
+    all_methods.cache_clear()
+    try:
+        assert get_method("norms_only").trainable is get_method("linear_probe").trainable
+    finally:
+        monkeypatch.undo()
+        sys.modules.pop("orca_ray.methods.norms_only", None)
+        all_methods.cache_clear()
 
 
 def test_misspelt_method() -> None:

@@ -5,20 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.target import Target
 from orca_ray.methods.adaptation import Adaptation
-from tests.methods.tiny_trials import QUICK, make_data, make_task, save_bert
+from tests.methods.tiny_trials import QUICK, make_data, make_task
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_bert(tmp_path_factory.mktemp("bert"))
 
 
 def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedData:
@@ -50,15 +44,15 @@ def test_statistics_are_no_weights(bert: str, tmp_path: Path) -> None:
     """A checkpoint of a trial on raw units resumes exactly, its statistics made anew."""
     data = replace(in_other_units(make_data(DENSE), 10.0, 3.0), y_mean=None, y_std=None)
 
-    def begin() -> Adaptation:
+    def make() -> Adaptation:
         return Adaptation(DENSE, data, "nft", bert, QUICK, 0, test=True)
 
-    whole, cut = begin(), begin()
+    whole, cut = make(), make()
     while not whole.done:
         whole.step()
     cut.step()
     cut.save(tmp_path / "state.pt")
-    resumed = begin()
+    resumed = make()
     assert resumed.restore(tmp_path / "state.pt")
     while not resumed.done:
         resumed.step()

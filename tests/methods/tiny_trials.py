@@ -13,8 +13,8 @@ from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.target import Target
 from orca_ray.methods.adaptation import Adaptation
-from orca_ray.methods.progress import Outcome, Progress
 from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 
@@ -40,7 +40,7 @@ class NoTest(dict[SplitName, Split]):
 
 
 def make_home(directory: Path) -> Path:
-    """Make an empty cache that shares what was fetched with the user's own."""
+    """Make an empty cache directory that shares fetched packages and bodies with the user's."""
     for shared in (cache.packages_dir(), cache.bodies_dir()):
         shared.mkdir(parents=True, exist_ok=True)
         (directory / shared.name).symlink_to(shared, target_is_directory=True)
@@ -156,7 +156,7 @@ def start(
     deterministic: bool = False,
     standardise: bool = True,
 ) -> Adaptation:
-    """Begin a trial; it shares its alignment only through a directory ``aligned``."""
+    """Start a trial; it shares its alignment only through a directory ``aligned``."""
     return Adaptation(
         task,
         data or make_data(task),
@@ -175,7 +175,7 @@ def start(
 
 
 def run(adaptation: Adaptation) -> list[dict[str, Any]]:
-    """Run to the end; return what every step reported, times left out."""
+    """Run to the end; return the progress after every step, without durations."""
     reports = []
     while not adaptation.done:
         reports.append(reported(adaptation.step()))

@@ -1,21 +1,20 @@
-"""What a refine epoch costs: ours against the reference's own loop, or a plain PyTorch loop with its recipe.
+"""Time of a refine epoch: our loop, the reference's own loop, and a plain PyTorch loop with the same recipe.
 
 ``python tests/perf/bench_refine.py [--samples 256] [--repeats 3] [--layers 2] [--device cuda] [--json FILE]``, on one
-thread. ``--layers 12`` is a body of 86 million parameters, for the share of a GPU's peak that a step reaches (MFU).
+thread. ``--layers 12`` is a body of 86 million parameters, for the model FLOP utilisation (MFU) on a GPU.
 
 Four loops train the same model (a random 768-wide BERT over 63 tokens) on the same samples in the same order, with the
 same effective batch of 64: "reference", the function ``train_one_epoch`` of the checkout that ``ORCA_REFERENCE`` names
-(left out if it names none), "plain", the same recipe written down here, and ours in "float32" and in "auto", the
-precision of the device's own choice. Ratios are to the reference, or else to the plain loop.
+(omitted if it names none), "plain", the same recipe in this file, and ours in "float32" and in "auto", the device's
+default precision. Ratios are to the reference, or else to the plain loop.
 
 The recipe is that of the published ECG configuration: batches of 4 from a `DataLoader` with 4 workers, a step every 16
 of them, clipping at every batch, unfused SGD, ``.item()`` at every batch. The clip is too large to act,
-for clipping a half-summed gradient is another computation than clipping the sum. So all but "auto" must come to the
-same losses up to rounding, and that one close to them. Epochs alternate.
+because clipping a partial gradient differs from clipping the sum. All loops but "auto" must therefore give equal losses
+up to rounding, and "auto" similar ones. Epochs alternate.
 
-A fifth row, "products", trains nothing: it is the products of the layers' weights alone, forward and backward, in
-float32 and in passes as large as ours. No float32 loop of such passes on the same library is faster: its ratio bounds
-theirs.
+A fifth row, "products", computes only the products of the layers' weights, forward and backward, in float32 and in
+micro-batches as large as ours: a lower bound of the time of any float32 loop on the same library.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -44,9 +43,10 @@ from orca_ray.data.prepared import Split
 from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.modality import EmbedderConfig
+from orca_ray.training.config import RefineConfig
 from orca_ray.training.objective import Objective
-from orca_ray.training.refine import RefineConfig, RefineLoop
-from orca_ray.training.seeds import make_generator
+from orca_ray.training.refine import RefineLoop
+from orca_ray.training.reproducibility import make_generator
 from tests.perf.reference import compile_function, reference_checkout
 
 BATCH, ACCUMULATION, CLIP, RATE, MOMENTUM, SEED = 4, 16, 1e3, 1e-3, 0.9, 0
@@ -139,7 +139,7 @@ def reference_epochs(model: CrossModalModel, split: Split, device: torch.device,
 
 
 def our_loop(model: CrossModalModel, split: Split, device: torch.device, epochs: int, precision: str) -> RefineLoop:
-    """Return our loop over the same data; validation is one sample, for it is not what is measured."""
+    """Return our loop over the same data; it validates on one sample, since validation is not measured."""
     config = RefineConfig(
         epochs=epochs, learning_rate=RATE, optimizer="sgd", momentum=MOMENTUM, weight_decay=0.0, batch_size=BATCH,
         accumulation=ACCUMULATION, schedule="constant", warmup_epochs=0, clip=CLIP, precision=precision,
@@ -148,8 +148,8 @@ def our_loop(model: CrossModalModel, split: Split, device: torch.device, epochs:
     return RefineLoop(model, model.parameters(), split, few, OBJECTIVE, config, seed=SEED, device=device)
 
 
-def bare_products(model: CrossModalModel, split: Split, device: torch.device, pass_size: int) -> Callable[[], None]:
-    """Return a function that does the products of the linear layers' weights for an epoch, to the nearest pass."""
+def bare_products(model: CrossModalModel, split: Split, device: torch.device, micro_batch: int) -> Callable[[], None]:
+    """Return a function that computes an epoch's products of the linear layers' weights, in whole micro-batches."""
     shapes: list[tuple[int, int, int]] = []
 
     def note(layer: torch.nn.Linear, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
@@ -158,7 +158,7 @@ def bare_products(model: CrossModalModel, split: Split, device: torch.device, pa
     layers = [module for module in model.body.modules() if isinstance(module, torch.nn.Linear)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     with torch.no_grad():
-        model(torch.from_numpy(split.x[:pass_size]).to(device))
+        model(torch.from_numpy(split.x[:micro_batch]).to(device))
     for hook in hooks:
         hook.remove()
     assert len(shapes) == len(layers)
@@ -169,7 +169,7 @@ def bare_products(model: CrossModalModel, split: Split, device: torch.device, pa
     sides = [(tensors(*shape), tensors(*shape)) for shape in shapes]
 
     def epoch() -> None:
-        for _ in range(round(len(split) / pass_size)):
+        for _ in range(round(len(split) / micro_batch)):
             for (x, weight, y), (dx, dweight, dy) in sides:
                 torch.mm(x, weight.T, out=y)
                 torch.mm(dy, weight, out=dx)
@@ -193,8 +193,8 @@ def compare(body: str, num_samples: int, repeats: int, device: torch.device) -> 
     if checkout := reference_checkout():
         theirs["reference"] = reference_epochs(make_model(body, device), split, device, checkout)
     ours = {name: our_loop(make_model(body, device), split, device, repeats, name) for name in ("float32", "auto")}
-    pass_size = ours["float32"].micro_batch
-    products = bare_products(make_model(body, device), split, device, pass_size)
+    micro_batch = ours["float32"].micro_batch
+    products = bare_products(make_model(body, device), split, device, micro_batch)
     seconds: dict[str, list[float]] = {name: [] for name in (*theirs, *ours, "products")}
     losses: dict[str, list[float]] = {name: [] for name in (*theirs, *ours)}
     for _ in range(repeats):
@@ -215,9 +215,9 @@ def compare(body: str, num_samples: int, repeats: int, device: torch.device) -> 
     }
     for name, found in losses.items():
         rows[name]["losses"] = found
-    rows["products"]["micro_batch"] = pass_size
+    rows["products"]["micro_batch"] = micro_batch
     for name, loop in ours.items():
-        rates = loop.throughput()  # over all epochs, the first and cold one too: brought to the median's rate
+        rates = loop.throughput()  # over all epochs, including the first: scaled to the median rate
         faster = rows[name]["samples_per_second"] / rates.samples_per_second
         told = {"tokens_per_second": rates.tokens_per_second, "model_flop_utilisation": rates.model_flop_utilisation}
         rows[name] |= {key: None if value is None else faster * value for key, value in told.items()}
@@ -250,7 +250,7 @@ def main() -> None:
         rows = compare(save_body(directory, wanted.layers), wanted.samples, wanted.repeats, torch.device(wanted.device))
     check(rows)
     print(f"one epoch of {wanted.samples} samples, {wanted.layers} layers, effective batch {BATCH * ACCUMULATION}")
-    print(f"{'':12}{'precision':>10}{'pass':>6}{'seconds':>9}{'samples/s':>11}{'MFU':>7}{'loss':>9}{'ratio':>7}")
+    print(f"{'':12}{'precision':>10}{'micro':>6}{'seconds':>9}{'samples/s':>11}{'MFU':>7}{'loss':>9}{'ratio':>7}")
     for name, row in rows.items():
         share, found = row.get("model_flop_utilisation"), row.get("losses")
         print(

@@ -1,13 +1,13 @@
-"""Whole trials, the reference's ``main.py`` against ours: same raw files, same body, same settings, one thread each.
+"""Whole trials of the reference's ``main.py`` and of ours: same raw files, body and settings, one thread each.
 
 ``ORCA_REFERENCE=CHECKOUT python tests/perf/bench_trial_reference.py [--json FILE] [--reuse FILE] [--part PART …]``.
 Parts: ``published`` times the stages of the ECG configuration as published (the reference runs a few epochs, the rest
 is extrapolated from their median; ours runs all), ``scores`` compares the scores of a small ECG trial over seeds,
-``pocket`` compares the times of small trials on our own tasks. Exits with 1 where arrays differ or our scores are worse
-than the spread of seeds allows.
+``pocket`` compares the times of small trials on our own tasks. Exits with 1 if arrays differ or our scores are worse
+by more than the spread of seeds.
 
-The body has two layers of random weights, the published width and vocabulary. Every run is a process of its own, and
-imports do not count on either side. ``--reuse`` takes the reference's runs from an earlier ``--json`` file.
+The body has two layers of random weights with the published width and vocabulary. Every run is a separate process;
+imports are not counted. ``--reuse`` takes the reference's runs from an earlier ``--json`` file.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -36,10 +36,10 @@ LEARNING = Setting(
     align_epochs=2, refine_epochs=6, batch_size=16, accumulation=1, optimizer="Adam", learning_rate=1e-4,
     weight_decay=0.0, warmup_epochs=0, decay_epochs=6, source_samples=1000,
 )  # fmt: skip
-"""A setting in which a small trial learns something; the published rate is for many more steps."""
+"""Settings with which a small trial learns; the published rate is for many more steps."""
 POCKET = replace(LEARNING, refine_epochs=2, decay_epochs=2)
 ONE_A_SHAPE = ("pocket/wdbc", "pocket/japanese_vowels", "pocket/osuleaf", "pocket/digits", "pocket/burgers16")
-"""Tabular, several channels, a long series, an image row by row, a dense target."""
+"""Tabular, several channels, a long series, a flattened image, a dense target."""
 FURTHER = ("pocket/mfeat_fourier", "pocket/mnist", "pocket/darcy16")
 
 
@@ -53,7 +53,7 @@ class Row:
     goal: float = 0.0
 
     def line(self) -> str:
-        """Return it as text."""
+        """Return the line as text."""
         ratio = self.reference / self.ours
         verdict = f"{self.goal:5.1f} {'met' if ratio >= self.goal else 'missed'}" if self.goal else ""
         return f"{self.stage:44}{self.reference:12.2f}{self.ours:12.2f}{ratio:9.2f}  {verdict}"
@@ -65,7 +65,7 @@ def published(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], list[s
     trial_problem.write_recordings(folder / "datasets" / "challenge2017.pkl", train=201, test=23, windows=(3, 3))
     wrong = [] if bench.arrays_agree(folder) else ["the ECG windows differ from those of the reference's loader"]
     few = replace(PUBLISHED, align_epochs=args.epochs, refine_epochs=args.epochs)
-    first = bench.ours(folder, PUBLISHED, trial_problem.WINDOW, 0)  # nothing of the source is on disk yet
+    first = bench.ours(folder, PUBLISHED, trial_problem.WINDOW, 0)  # the source is not cached yet
     theirs, later = [], []
     for seed in range(args.repeats):
         theirs.append(bench.reference(folder, "ECG", few, seed))
@@ -111,7 +111,7 @@ def scores(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], list[str]
         ours.append(bench.ours(folder, LEARNING, trial_problem.WINDOW, seed))
     first, second = [trial.score for trial in theirs], [trial.score for trial in ours]
     spread = max(max(each) - min(each) for each in (first, second))
-    print(f"scores (1 - macro F1): reference {_told(first)}, ours {_told(second)}, spread of seeds {spread:.4f}")
+    print(f"scores (1 - macro F1): reference {_summary(first)}, ours {_summary(second)}, spread of seeds {spread:.4f}")
     if args.seeds == 1:
         print("one seed has no spread: the scores are not judged")
     elif mean(second) - mean(first) > spread:
@@ -121,7 +121,7 @@ def scores(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], list[str]
     return [Row("small ECG trial", median(t.whole for t in theirs), median(t.whole for t in ours), 1.0)], wrong
 
 
-def _told(values: list[float]) -> str:
+def _summary(values: list[float]) -> str:
     return f"{mean(values):.4f} ({', '.join(f'{value:.4f}' for value in values)})"
 
 
@@ -163,7 +163,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @contextmanager
 def work_folder(wanted: Path | None) -> Iterator[Path]:
-    """Give an empty folder, a temporary one by default."""
+    """Yield an empty folder, by default a temporary one."""
     if wanted is None:
         with tempfile.TemporaryDirectory(prefix="orca-ray-bench-") as name:
             yield Path(name)
@@ -173,7 +173,7 @@ def work_folder(wanted: Path | None) -> Iterator[Path]:
 
 
 def print_table(rows: list[Row], clock: str) -> None:
-    """Print what was measured."""
+    """Print the table."""
     print(f"\n{f'seconds ({clock} clock)':44}{'reference':>12}{'ours':>12}{'ratio':>9}  goal")
     for row in rows:
         print(row.line())
@@ -204,8 +204,8 @@ def main() -> int:
     if args.json:
         table = [{**vars(row), "ratio": row.reference / row.ours} for row in rows]
         machine = {"torch": version("torch"), "transformers": version("transformers"), "load": os.getloadavg()}
-        told = {"machine": machine, "clock": args.clock, "rows": table, "wrong": wrong, "runs": bench.kept}
-        args.json.write_text(json.dumps(told, indent=1))
+        result = {"machine": machine, "clock": args.clock, "rows": table, "wrong": wrong, "runs": bench.all_runs}
+        args.json.write_text(json.dumps(result, indent=1))
     return 1 if wrong else 0
 
 

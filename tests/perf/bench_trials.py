@@ -1,8 +1,8 @@
-"""What the machinery of a sweep costs a trial: trials that do nothing, in the driver alone and on a local Ray cluster.
+"""Overhead of a sweep per trial: trials that compute nothing, in the driver alone and on a local Ray cluster.
 
-``python tests/perf/bench_trials.py [TRIALS]``. A trial reports one epoch and ends. "driver" is the conductor: Optuna,
-early stopping and the results store. "ray" adds Tune, warm actors and the transport of reports; the start of the
-cluster is shown apart.
+``python tests/perf/bench_trials.py [TRIALS]``. A trial reports one epoch and ends. "driver" is the conductor with
+Optuna, early stopping and the results store. "ray" adds Tune, warm actors and the transport of reports; the start of
+the cluster is shown separately.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -10,21 +10,23 @@ cluster is shown apart.
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from ray import tune
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.conductor import Conductor
-from orca_ray.sweep.executors import trainable
-from orca_ray.sweep.executors.ray import RayExecutor
-from orca_ray.sweep.spec import parse_spec
-from orca_ray.sweep.study_plan import plan_studies
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.executors import trainable
+from orca_ray.sweep.execution.executors.ray import RayExecutor
+from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.planning.searches import plan_searches
+from tests.sweep.fakes import fake_reports, play
 
 SWEEP = """\
 name: noop
@@ -39,56 +41,38 @@ budgets: {{full: {{search_trials: {search}, confirm_seeds: [1]}}}}
 """
 
 
-def report() -> dict[str, Any]:
-    """Return what a runner reports of a trial that took no time."""
-    point = {
-        "stage": "refine", "epoch": 1, "epochs": 1, "loss": 1.0, "distance": None, "validation_score": 0.5,
-        "learning_rate": 1e-3, "seconds": 0.0,
-    }  # fmt: skip
-    outcome = {
-        "validation_score": 0.5, "test_score": 0.5, "best_epoch": 1, "epochs": 1, "distance_before": None,
-        "distance_after": None, "num_parameters": 1, "num_trainable": 1, "align_seconds": 0.0, "refine_seconds": 0.0,
-        "evaluate_seconds": 0.0, "peak_memory_mib": None,
-    }  # fmt: skip
-    return {"progress": [point], "done": True, "status": "completed", "error": None, "outcome": outcome, "place": {}}
-
-
-class NoopActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
-    """Answers at once; reused like the real one."""
+class NoopActor(trainable.TrialActor):
+    """Reports a fake result at once; reused like the real actor."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a trial."""
+        self._trial = Assignment.from_json(config["assignment"]).trial
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial."""
+        self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """End the trial."""
-        return {"report": json.dumps(report())}
+        (report,) = fake_reports(self._trial)
+        return {"report": report.to_json(), "done": True}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to keep."""
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Nothing to take."""
+    def cleanup(self) -> None:
+        """Do nothing."""
 
 
 def conductor(num_trials: int, folder: Path) -> Conductor:
     """Plan ``num_trials`` trials of two (task, method) pairs."""
     spec = parse_spec(SWEEP.format(search=max(1, num_trials // 2 - 1)))
-    studies = plan_studies(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=False)
-    return Conductor(studies, ResultsStore(folder / "results", create=True), executor="noop")
+    searches = plan_searches(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=False)
+    return Conductor(searches, ResultsStore(folder / "results", create=True), executor="noop")
 
 
 def in_driver(work: Conductor) -> float:
-    """Play all trials in this process; return seconds."""
+    """Run all trials in this process; return seconds."""
     begin = time.perf_counter()
-    while (trial := work.next_trial()) is not None:
-        work.started(trial.key)
-        answer = report()
-        work.report(trial.key, answer["progress"])
-        work.finish(trial.key, answer)
+    play(work)
     return time.perf_counter() - begin
 
 

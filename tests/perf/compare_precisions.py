@@ -1,8 +1,8 @@
-"""What the precision of refining does to scores: trials of a pocket task over seeds, in each precision.
+"""Effect of the precision of the refine stage on scores: trials of a pocket task over seeds, in each precision.
 
 ``python tests/perf/compare_precisions.py [--task pocket/digits] [--method orca] [--seeds 3] [--epochs N]
 [--device cuda] [--precisions float32,tf32,bfloat16] [--json FILE]``. Trials take the first configuration of the
-``pocket`` sweep; all of one seed come before the next, and share its alignment. Exits with 1 where a precision's mean
+``pocket`` sweep; the trials of a seed share its alignment. Exits with 1 where a precision's mean
 is worse than the first one's by more than the seeds' spread.
 """
 
@@ -19,35 +19,20 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from orca_ray.methods.adaptation import Adaptation
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.sweep.spec import Overrides, load_spec
-from orca_ray.tasks.registry import get_task
+from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.spec import Overrides
+from tests.perf.single_trial import run_trial
 
 
 def adapt(options: argparse.Namespace, precision: str, seed: int) -> dict[str, Any]:
-    """Run one trial; return what is told of it."""
+    """Run one trial; return its scores and rates."""
     spec = load_spec("pocket", budget="full", overrides=Overrides(tasks=[options.task]))
-    task = get_task(spec.tasks[0])
-    values = spec.settings(task.name, options.method) | {"refine.precision": precision}
+    (task,) = spec.tasks
+    values = spec.settings(task, options.method) | {"refine.precision": precision}
     if options.epochs:
         values |= {"refine.epochs": options.epochs, "refine.warmup_epochs": 0}
-    adaptation = Adaptation(
-        task,
-        task.prepare(),
-        options.method,
-        spec.body(task.name, options.method),
-        resolve(options.method, values).relevant(options.method),
-        seed,
-        test=True,
-        device=options.device,
-    )
-    try:
-        while not adaptation.done:
-            adaptation.step()
-        outcome = adaptation.result()
-    finally:
-        adaptation.close()
+    body = spec.body(task, options.method)
+    outcome, _ = run_trial(task, options.method, body, values, seed, device=options.device)
     return {
         "asked": precision, "precision": outcome.precision, "seed": seed, "validation": outcome.validation_score,
         "test": outcome.test_score, "samples_per_second": outcome.samples_per_second,
@@ -56,7 +41,7 @@ def adapt(options: argparse.Namespace, precision: str, seed: int) -> dict[str, A
 
 
 def spread(values: list[float]) -> float:
-    """Return the largest difference of two."""
+    """Return the range of the values."""
     return max(values) - min(values)
 
 

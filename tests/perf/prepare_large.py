@@ -2,10 +2,9 @@
 
 ``python -m tests.perf.prepare_large [fsd50k] [cosmic] [--gigabytes 3] [--directory DIR]``
 
-Writes raw files of that size into a temporary directory, removed at the end, prepares them with ``orca-sweep data
-prepare`` in a process of its own, and prints its peaks: of all resident pages, which include those of mapped files that
-the system takes back when it needs them (the maximum resident set size of ``/usr/bin/time -v``), and of its own memory
-alone.
+Writes raw files of that size into a temporary directory, prepares them with ``orca-sweep data prepare`` in a separate
+process, and prints two peaks of its memory: all resident pages, including reclaimable pages of mapped files (the
+maximum resident set size of ``/usr/bin/time -v``), and anonymous memory alone.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table

@@ -1,4 +1,4 @@
-"""Run one trial of ours on a problem of the layout that the reference reads, and tell when it did what.
+"""Run one of our trials on a problem in the reference's layout, and print timed events.
 
 ``python tests/perf/run_ours.py WORKDIR HYPERPARAMETERS.json SEED`` prints the same JSON lines as `run_reference`.
 """
@@ -27,8 +27,8 @@ from tests.perf.trial_problem import CLASSES, read_windows
 _STARTED = perf_counter()
 
 
-def tell(event: str, **values: Any) -> None:
-    """Print one event with its time in seconds since this process began to count, and the seconds it computed."""
+def emit(event: str, **values: Any) -> None:
+    """Print one event with the wall and CPU seconds of this process."""
     at, cpu = round(perf_counter() - _STARTED, 4), round(process_time(), 4)
     print(json.dumps({"event": event, "at": at, "cpu": cpu, **values}), flush=True)
 
@@ -40,14 +40,14 @@ def main() -> None:
     seed = int(sys.argv[3])
     torch.set_num_threads(1)
     _register_source(workdir / "datasets")
-    tell("begin")
+    emit("begin")
     task, data = _read_problem(workdir)
-    tell("loaded")
+    emit("loaded")
     body = str(workdir / "roberta-base")
     adaptation = Adaptation(task, data, "orca", body, hyperparameters, seed, test=True, reuse_aligned=False)
-    tell("built")
+    emit("built")
     _run(adaptation)
-    tell("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    emit("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _run(adaptation: Adaptation) -> None:
@@ -59,9 +59,9 @@ def _run(adaptation: Adaptation) -> None:
         if progress.stage == "refine":
             values = {"epoch": progress.epoch, "seconds": now.refine_seconds - before.refine_seconds}
             values |= {"validated": progress.seconds, "score": progress.validation_score}
-        tell(f"{progress.stage}_epoch", **values)
+        emit(f"{progress.stage}_epoch", **values)
         before = now
-    tell("test", which="best-validated", test_score=before.test_score, best_epoch=before.best_epoch)
+    emit("test", which="best-validated", test_score=before.test_score, best_epoch=before.best_epoch)
 
 
 def _register_source(folder: Path) -> None:

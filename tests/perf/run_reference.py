@@ -1,10 +1,10 @@
-"""Run the reference's own ``main.py`` and tell when it did what, as JSON lines.
+"""Run the reference's own ``main.py`` and print timed events as JSON lines.
 
-``python tests/perf/run_reference.py CHECKOUT WORKDIR CONFIG.yaml``, or ``--arrays FILE.npz`` in place of the
-configuration to have what its ECG loader returns written to a file. Nothing of the reference is copied or edited: what
-newer libraries have moved or dropped is put back before its files are run (`repair`). WORKDIR becomes the current
-directory, where the reference looks for ``datasets/`` and for the body ``roberta-base``, and writes ``results/``. Where
-WORKDIR has a ``task.npz`` the reference's own hook for new tasks is filled with it (`offer_task`).
+``python tests/perf/run_reference.py CHECKOUT WORKDIR CONFIG.yaml``, or ``--arrays FILE.npz`` instead of the
+configuration to write the arrays of its ECG loader to a file. Nothing of the reference is copied or edited: `repair`
+restores what newer libraries have moved or removed before its files run. WORKDIR becomes the current directory, where
+the reference looks for ``datasets/`` and the body ``roberta-base``, and writes ``results/``. If WORKDIR has a
+``task.npz``, it fills the reference's hook for new tasks (`offer_task`).
 """
 
 import argparse
@@ -30,7 +30,7 @@ import torch
 
 from tests.perf.reference import repair_libraries
 
-# What the reference imports and, for what is run here, never uses: modules, and the names that it takes from them.
+# Modules that the reference imports but does not use in these runs, and the names that it takes from them.
 _UNUSED = {"h5py": (), "torchtext": (), "torchtext.data": (), "torchtext.data.utils": ("get_tokenizer",)}
 
 _TRAINED = re.compile(r"\[train (?P<stage>embedder|full) (?P<epoch>\d+) .*?time elapsed: (?P<seconds>[\d.]+)")
@@ -42,11 +42,11 @@ _MARKS = {
     "Params to learn:": "built",
     "------- Start Training": "refine",
 }
-"""How the lines begin that it prints between the stages, and the event that each stands for."""
+"""Prefixes of the lines that it prints between the stages, and the events that they mark."""
 
 
 class AttrDict(dict[str, Any]):
-    """What the reference needs of the package ``attrdict``, which no longer installs: keys as attributes, nested."""
+    """Substitute for the package ``attrdict``, which no longer installs: nested keys as attributes."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -62,7 +62,7 @@ class AttrDict(dict[str, Any]):
 
 
 class Reporter:
-    """Takes the place of standard output: lines that tell of progress become JSON lines, all others go to stderr."""
+    """Replaces standard output: lines about progress become JSON lines, all others go to stderr."""
 
     def __init__(self, out: TextIO, rest: TextIO) -> None:
         self._out, self._rest, self._line, self._started = out, rest, "", perf_counter()
@@ -75,14 +75,11 @@ class Reporter:
         return len(text)
 
     def flush(self) -> None:
-        """Pass on; a piece of a line waits for its end."""
+        """Flush complete lines."""
         self._rest.flush()
 
-    def tell(self, event: str, **values: Any) -> None:
-        """Print one event with its time in seconds since this process began to count, and the seconds it computed.
-
-        What the loaders' processes compute is not counted.
-        """
+    def emit(self, event: str, **values: Any) -> None:
+        """Print one event with the wall and CPU seconds of this process, without its loaders' processes."""
         at, cpu = round(perf_counter() - self._started, 4), round(process_time(), 4)
         entry = {"event": event, "at": at, "cpu": cpu, **values}
         self._out.write(json.dumps(entry) + "\n")
@@ -93,17 +90,17 @@ class Reporter:
         values = {name.replace(" ", "_"): float(value) for name, value in _VALUE.findall(line)}
         for start, event in _MARKS.items():
             if line.startswith(start):
-                self.tell(event)
+                self.emit(event)
         if found := _TRAINED.search(line):
             stage = "align" if found["stage"] == "embedder" else "refine"
-            self.tell(f"{stage}_epoch", epoch=int(found["epoch"]), seconds=float(found["seconds"]), **values)
+            self.emit(f"{stage}_epoch", epoch=int(found["epoch"]), seconds=float(found["seconds"]), **values)
         elif found := _TESTED.search(line):
-            self.tell("test", which=found["which"], seconds=float(found["seconds"]), **values)
+            self.emit("test", which=found["which"], seconds=float(found["seconds"]), **values)
         self._rest.write(line + "\n")
 
 
 def repair() -> None:
-    """Put back what the reference expects of older libraries; its arithmetic is left alone."""
+    """Restore what the reference expects of older libraries, without changing its arithmetic."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     multiprocessing.set_start_method("fork")  # its loaders hold objects that cannot be sent to a spawned process
     repair_libraries()
@@ -116,7 +113,7 @@ def repair() -> None:
 
 
 def _stand_in(name: str, attributes: Mapping[str, Any]) -> None:
-    """Make an empty module with some names, unless there is a real one."""
+    """Register an empty module with some names, unless the real one is installed."""
     try:
         importlib.import_module(name)
     except ImportError:
@@ -166,13 +163,13 @@ def offer_task(path: str) -> None:
 
 
 def relative_l2(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return the mean over samples of the error's norm by the target's: a loss of ours that the reference lacks."""
+    """Return the mean over samples of the error's norm over the target's norm, a loss that the reference lacks."""
     norms = (torch.linalg.vector_norm(each.flatten(1), dim=1) for each in (output - y, y))
     return torch.div(*norms).mean()
 
 
 def write_ecg_arrays(path: Path) -> None:
-    """Write what the reference's loader makes of ``datasets/challenge2017.pkl``: x and y of train and test."""
+    """Write the arrays that the reference's loader makes of ``datasets/challenge2017.pkl``."""
     train, _, test = importlib.import_module("data_loaders").load_ecg("./datasets", 1)
     arrays = {}
     for part, loader in (("train", train), ("test", test)):
@@ -203,7 +200,7 @@ def main() -> None:
         offer_task("task.npz")
     sys.argv = [str(sources / "main.py"), "--config", config]
     runpy.run_path(str(sources / "main.py"), run_name="__main__")
-    reporter.tell("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    reporter.emit("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar
-from orca_ray.sweep.spec import Overrides, SweepSpec, load_spec
+from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.spec import Overrides, SweepSpec
 from orca_ray.tasks.registry import get_task
 from tests.perf.distance_tables import NONE, read_rows, report
 

@@ -1,8 +1,8 @@
-"""Problems that the reference and we both solve: raw files, body, source features and settings, made from seeds.
+"""Problems for both the reference and us: raw files, body, source features and settings, generated from seeds.
 
-A problem lies in a folder of the layout that the reference expects: ``roberta-base/``, ``datasets/text_xs_32.npy`` and
-``text_ys_32.npy`` (source features), and ``datasets/challenge2017.pkl`` (ECG recordings) or ``task.npz`` (one of our
-tasks). Shapes: N windows or samples, L their length.
+A problem is a folder in the reference's layout: ``roberta-base/``, ``datasets/text_xs_32.npy`` and ``text_ys_32.npy``
+(source features), and ``datasets/challenge2017.pkl`` (ECG recordings) or ``task.npz`` (one of our tasks).
+Shapes: N windows or samples, L their length.
 """
 
 import json
@@ -19,16 +19,16 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 WIDTH = 768
-"""Of the source features and the body; the reference takes no other for sequences."""
+"""Width of the source features and the body; the reference accepts no other for sequences."""
 WINDOW, STRIDE = 1000, 500
 CLASSES = "NAO~"
 _STRIDES = dict(zip(CLASSES, (STRIDE, STRIDE // 6, STRIDE // 2, STRIDE // 20), strict=True))
-"""The rarer classes of the original recordings are cut more densely."""
+"""Strides of the windows by class: the rarer classes of the original recordings are cut more densely."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What one trial is asked for, on both sides."""
+    """Settings of one trial, for both sides."""
 
     align_epochs: int
     refine_epochs: int
@@ -62,12 +62,11 @@ class Setting:
         return {"hyperparameters": values}
 
     def our_hyperparameters(self, length: int, distance: str) -> dict[str, float | int | str]:
-        """Return our hyper-parameters that ask for the same work on inputs [C, ``length``].
+        """Return our hyper-parameters for the same work on inputs [C, ``length``].
 
-        The reference adds the gradients of the passes of one step up where we average them, so its SGD learns
-        ``accumulation`` times as fast as the rate says; Adam does not see a factor on the gradient. Its alignment has
-        no counterpart to our relative learning rate, which therefore keeps its default; no epoch is left out for a
-        distance that has ceased to fall.
+        The reference sums the gradients of a step's batches where we average them, so that its SGD learns
+        ``accumulation`` times as fast as its rate says; Adam does not depend on the scale of the gradient. Its align
+        stage has no counterpart to our relative learning rate, which keeps its default. Plateau detection is off.
         """
         factor = self.accumulation if self.optimizer == "SGD" else 1
         return {
@@ -97,18 +96,18 @@ class Setting:
         return (self.samples_per_class // self.batch_size + 1) * self.batch_size
 
     def key(self) -> dict[str, Any]:
-        """Return what two runs must share to be comparable."""
+        """Return the settings that comparable runs must share."""
         return asdict(self)
 
 
 def reference_tokens(length: int, most: int) -> int:
-    """Return into how many tokens the reference cuts a series: patches must divide it, where ours may be padded."""
+    """Return the number of tokens of a series in the reference, whose patches must divide it (ours may be padded)."""
     patch = next(side for side in range(1, length + 1) if length % side == 0 and length // side <= most)
     return length // patch
 
 
 def write_body(folder: Path, *, num_layers: int = 2, seed: int = 0) -> None:
-    """Write a RoBERTa body of random weights, of the published width and vocabulary."""
+    """Write a RoBERTa body with random weights and the published width and vocabulary."""
     import torch
     from transformers import RobertaConfig, RobertaModel
     from transformers.utils import logging
@@ -123,9 +122,9 @@ def write_body(folder: Path, *, num_layers: int = 2, seed: int = 0) -> None:
 
 
 def write_source(folder: Path, num_samples: int, *, num_classes: int = 7, rms: float = 8.0, seed: int = 0) -> None:
-    """Write labelled source features [N, 1, `WIDTH`], ``rms`` apart: class means, a few strong directions, and noise.
+    """Write labelled source features [N, 1, `WIDTH`] at RMS distance ``rms``: class means, strong directions, noise.
 
-    One token a sample; the published files have 32, of which the reference, too, takes the mean.
+    They have one token per sample; the published files have 32, which the reference averages.
     """
     random = np.random.default_rng(seed)
     rank = 32
@@ -156,7 +155,7 @@ def write_recordings(path: Path, *, train: int, test: int, windows: tuple[int, i
 
 
 def _recording(label: str, length: int, random: np.random.Generator) -> Array:
-    """Return a trace [length]: N regular, A irregular without P waves, O wide and slow, ~ noise that hides the rest."""
+    """Return a trace [length]: N regular, A irregular without P waves, O wide and slow, ~ mostly noise."""
     time = np.arange(length)
     trace = np.zeros(length)
     beat = random.uniform(0, 200)
@@ -171,10 +170,10 @@ def _recording(label: str, length: int, random: np.random.Generator) -> Array:
 
 
 def read_windows(path: Path) -> dict[str, Array]:
-    """Cut the recordings into train and test windows, x [N, 1, 1000] float32 and y [N], as the reference's ECG task.
+    """Cut the recordings into train and test windows, x [N, 1, 1000] float32 and y [N], like the reference's ECG task.
 
-    Recordings are standardised one by one; a tenth of them, drawn by scikit-learn with seed 0, is the test split;
-    windows of 1000 are cut at a stride by class, the last one that would end with the recording left out.
+    Each recording is standardised; a tenth of them, chosen by scikit-learn with seed 0, is the test split; windows of
+    1000 are cut at a stride that depends on the class, without a window that ends with the recording.
     """
     with path.open("rb") as file:
         raw = _ArraysOnly(file).load()
@@ -199,10 +198,10 @@ def _split(num_recordings: int) -> Sequence[Array]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads plain containers and numpy arrays; anything else in a pickle is refused."""
+    """Unpickler of plain containers and NumPy arrays; it refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a global that arrays are made of."""
+        """Return a global that arrays consist of."""
         allowed = {"_reconstruct", "scalar", "_frombuffer", "ndarray", "dtype"}
         if module.split(".")[0] == "numpy" and name in allowed:
             return super().find_class(module, name)
@@ -210,7 +209,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def write_task(folder: Path, name: str, *, train: int = 300, test: int = 100) -> int:
-    """Write the first samples of a task of ours as ``task.npz``, images and fields row by row as series; return L."""
+    """Write the first samples of one of our tasks as ``task.npz``, flattened to series; return their length L."""
     from orca_ray.tasks.registry import get_task
 
     task = get_task(name)
@@ -226,7 +225,7 @@ def write_task(folder: Path, name: str, *, train: int = 300, test: int = 100) ->
 
 
 def same_rows(first: dict[str, Array], second: dict[str, Array]) -> bool:
-    """Whether two sets of arrays hold the same (x, y) pairs, in whatever order."""
+    """Return whether two sets of arrays hold the same (x, y) pairs, in any order."""
     return all(_rows(first, part) == _rows(second, part) for part in ("train", "test"))
 
 

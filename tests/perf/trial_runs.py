@@ -1,6 +1,6 @@
-"""Runs of the reference and of ours as processes of their own, and what they told."""
+"""Runs of the reference and of ours in separate processes, and their results."""
 
-# ruff: noqa: T201 - part of a benchmark, which tells of its progress
+# ruff: noqa: T201 - part of a benchmark, which prints its progress
 
 import argparse
 import json
@@ -24,39 +24,39 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Trial:
-    """What one run told, in seconds."""
+    """Result of one run; durations in seconds."""
 
     align: list[float]
-    """Of each align epoch; our first one fits the distance to the source."""
+    """Each align epoch; our first one fits the distance to the source."""
     refine: list[float]
-    """Of each refine epoch's training alone."""
+    """Training of each refine epoch."""
     validated: list[float]
-    """Of each refine epoch with its validation and, in the reference, its checkpoint."""
+    """Each refine epoch with validation and, in the reference, its checkpoint."""
     whole: float
-    """From the end of the imports."""
+    """The whole run after the imports."""
     score: float
-    """On test, of the epoch that validated best."""
+    """Test score of the epoch that validated best."""
     peak_mib: float
 
     @property
     def rest(self) -> float:
-        """Loading, building, testing: all that is neither stage's."""
+        """Everything but the two stages: loading, building, testing."""
         return self.whole - sum(self.align) - sum(self.validated)
 
 
 def read_trial(events: list[dict[str, Any]], clock: str) -> Trial:
-    """Make sense of the events of one run, by the ``clock`` wall or cpu.
+    """Return the result of a run from its events, by the ``clock`` wall or cpu.
 
-    By the wall clock an epoch's seconds are those that the run itself told, where it did. CPU seconds are taken between
-    events, so that validation cannot be told from training.
+    With the wall clock, an epoch's seconds are those that the run reports, if it does. CPU seconds are measured between
+    events and include validation.
     """
     time = {"wall": "at", "cpu": "cpu"}[clock]
     named = {event["event"]: event for event in events}
     spans = [(event, event[time] - last[time]) for last, event in pairwise(events)]
-    told = clock == "wall"
+    reported = clock == "wall"
 
     def seconds(kind: str, name: str) -> list[float]:
-        return [event.get(name, span) if told else span for event, span in spans if event["event"] == kind]
+        return [event.get(name, span) if reported else span for event, span in spans if event["event"] == kind]
 
     return Trial(
         align=seconds("align_epoch", "seconds"),
@@ -69,7 +69,7 @@ def read_trial(events: list[dict[str, Any]], clock: str) -> Trial:
 
 
 class Bench:
-    """Runs both sides in folders of one problem each, and keeps what they told."""
+    """Runs both sides in one folder per problem and collects their events."""
 
     def __init__(self, checkout: Path, folder: Path, reused: list[dict[str, Any]], args: argparse.Namespace) -> None:
         self._checkout, self._folder = checkout, folder
@@ -86,12 +86,12 @@ class Bench:
         trial_problem.write_body(folder / "roberta-base")
 
     @property
-    def kept(self) -> list[dict[str, Any]]:
-        """All runs so far, and those of the earlier file that were not called for."""
+    def all_runs(self) -> list[dict[str, Any]]:
+        """All runs so far, and the unused ones of the earlier file."""
         return self.runs + self._reused
 
     def problem(self, name: str, source_samples: int) -> Path:
-        """Make a problem's folder, with body and source features."""
+        """Create a problem's folder with body and source features."""
         folder = self._folder / name
         (folder / "datasets").mkdir(parents=True)
         (folder / "roberta-base").symlink_to(self._folder / "roberta-base")
@@ -99,27 +99,27 @@ class Bench:
         return folder
 
     def reference(self, folder: Path, dataset: str, setting: Setting, seed: int) -> Trial:
-        """Run the reference's ``main.py``, unless an earlier run of the same is to be reused."""
+        """Run the reference's ``main.py``, or reuse an earlier run with the same settings."""
         run = {"side": "reference", "problem": folder.name, "setting": setting.key(), "seed": seed}
         found = next((old for old in self._reused if run.items() <= old.items()), None)
         if found is not None:
-            self._reused.remove(found)  # a second run of the same takes the next one
-            return self._keep(run, found["events"])
+            self._reused.remove(found)  # a second run with the same settings takes the next one
+            return self._record(run, found["events"])
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(setting.reference_config(dataset, seed)))
         _remove_results(folder)
         command = [str(HERE / "run_reference.py"), str(self._checkout), str(folder), str(config)]
-        return self._keep(run, self._events(command))
+        return self._record(run, self._events(command))
 
     def ours(self, folder: Path, setting: Setting, length: int, seed: int) -> Trial:
         """Run ours."""
         run = {"side": "ours", "problem": folder.name, "setting": setting.key(), "seed": seed}
         values = folder / "hyperparameters.json"
         values.write_text(json.dumps(setting.our_hyperparameters(length, self._distance)))
-        return self._keep(run, self._events([str(HERE / "run_ours.py"), str(folder), str(values), str(seed)]))
+        return self._record(run, self._events([str(HERE / "run_ours.py"), str(folder), str(values), str(seed)]))
 
     def arrays_agree(self, folder: Path) -> bool:
-        """Whether the reference's loader and ours make the same windows of the recordings."""
+        """Return whether the reference's loader and ours cut the recordings into the same windows."""
         theirs = folder / "reference.npz"
         self._output_of([str(HERE / "run_reference.py"), str(self._checkout), str(folder), "--arrays", str(theirs)])
         with np.load(theirs) as file:
@@ -128,11 +128,11 @@ class Bench:
                 trial_problem.read_windows(folder / "datasets" / "challenge2017.pkl"),
             )
 
-    def _keep(self, run: dict[str, Any], events: list[dict[str, Any]]) -> Trial:
+    def _record(self, run: dict[str, Any], events: list[dict[str, Any]]) -> Trial:
         trial = read_trial(events, self._clock)
         self.runs.append({**run, "events": events})
         if self._output:  # after every run: an interrupted bench can be reused
-            self._output.write_text(json.dumps({"runs": self.kept}, indent=1))
+            self._output.write_text(json.dumps({"runs": self.all_runs}, indent=1))
         print(
             f"  {run['side']:9} {run['problem']:24} seed {run['seed']}: {trial.whole:8.1f} s, score {trial.score:.4f}",
             flush=True,
@@ -154,5 +154,5 @@ class Bench:
 
 
 def _remove_results(folder: Path) -> None:
-    """The reference goes on where it finds results of its own."""
+    """Remove the reference's results, from which it would continue."""
     shutil.rmtree(folder / "results", ignore_errors=True)

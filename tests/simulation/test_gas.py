@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d
-from orca_ray.simulation.gas import GAMMA, Gas
+from orca_ray.simulation.gas import GAMMA, Gas, Stress
 from orca_ray.simulation.simulation import Array, centres, generators
-from orca_ray.simulation.stress import Stress
 
 MU = 4 / 3 * 0.1 + 0.1
 
@@ -79,7 +78,7 @@ def test_sods_tube_along_either_axis_of_the_plane(direction: int) -> None:
 
 def test_one_dimension_keeps_mass_momentum_and_energy() -> None:
     x = centres(cfd_1d.LOW, cfd_1d.HIGH, 128)
-    initial = np.stack([cfd_1d.draw(rng, x) for rng in generators(0, 0, 4)], axis=1)
+    initial = np.stack([cfd_1d.sample_initial(rng, x) for rng in generators(0, 0, 4)], axis=1)
     frames = cfd_1d.evolve(initial, MU, 2 / 128, 0.02, 6)
     for sample in range(4):
         totals = _totals(frames[:, sample])
@@ -91,7 +90,7 @@ def test_one_dimension_keeps_mass_momentum_and_energy() -> None:
 def test_two_dimensions_keep_mass_momentum_and_energy() -> None:
     x = centres(0.0, 1.0, 32)
     for rng in generators(1, 0, 2):
-        frames = cfd_2d.evolve(cfd_2d.draw(rng, x), 0.1, 0.1, 1 / 32, 0.02, 3)
+        frames = cfd_2d.evolve(cfd_2d.sample_initial(rng, x), 0.1, 0.1, 1 / 32, 0.02, 3)
         totals = _totals(frames)
         np.testing.assert_allclose(totals, np.broadcast_to(totals[:, :1], totals.shape), rtol=1e-11, atol=1e-9)
         assert frames[0].min() > 0
@@ -250,7 +249,7 @@ def test_the_stress_is_of_second_order_in_time() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_initial_fields_of_the_plane(seed: int) -> None:
     x = centres(0.0, 1.0, 64)
-    drawn = [cfd_2d.draw(rng, x) for rng in generators(seed, 0, 6)]
+    drawn = [cfd_2d.sample_initial(rng, x) for rng in generators(seed, 0, 6)]
     for field in drawn:
         assert field[0].min() > 0
         assert field[3].min() > 0

@@ -10,8 +10,9 @@ import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d, diffusion_reaction_2d
 from orca_ray.simulation.files import GroupLayout, TensorLayout
-from orca_ray.simulation.registry import MODULES, simulation
-from orca_ray.simulation.simulation import generators
+from orca_ray.simulation.simulation import generators, get_simulation, simulations
+
+from .solved import solved
 
 SINGLE: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, float]]] = {
     "advection": (
@@ -90,15 +91,15 @@ def _shapes(found: h5py.File | h5py.Group) -> dict[str, tuple[int, ...]]:
 
 
 def test_the_tables_here_name_all_that_can_be_generated() -> None:
-    assert {f"pdebench/{name}" for name in (*SINGLE, *GROUPS)} == set(MODULES)
-    for name in MODULES:
-        assert simulation(name).name == name
+    assert {f"pdebench/{name}" for name in (*SINGLE, *GROUPS)} == set(simulations())
+    for name in simulations():
+        assert get_simulation(name).name == name
 
 
 @pytest.mark.parametrize("task", SINGLE)
 def test_a_file_of_tensors(task: str, tmp_path: Path) -> None:
     file_name, shapes, attributes = SINGLE[task]
-    chosen = simulation(f"pdebench/{task}")
+    chosen = get_simulation(f"pdebench/{task}")
     layout = chosen.layout
     assert chosen.file == file_name
     assert isinstance(layout, TensorLayout)
@@ -119,7 +120,7 @@ def test_a_file_of_tensors(task: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", GROUPS)
 def test_a_file_of_groups(task: str, tmp_path: Path) -> None:
     file_name, shapes, compression = GROUPS[task]
-    chosen = simulation(f"pdebench/{task}")
+    chosen = get_simulation(f"pdebench/{task}")
     layout = chosen.layout
     assert chosen.file == file_name
     assert isinstance(layout, GroupLayout)
@@ -140,11 +141,11 @@ def _shrink(monkeypatch: pytest.MonkeyPatch, module: ModuleType, num_cells: int,
 
 @pytest.mark.parametrize("task", ["advection", "burgers", "diffusion_reaction_1d", "darcy"])
 def test_solved_samples_fit_the_file(task: str) -> None:
-    chosen = simulation(f"pdebench/{task}")
+    chosen = get_simulation(f"pdebench/{task}")
     assert isinstance(chosen.layout, TensorLayout)
-    fields = chosen.solve(generators(0, 0, 2))
+    fields = solved(task)
     assert {name: values.shape for name, values in fields.items()} == {
-        name: (2, *shape) for name, shape in chosen.layout.datasets.items()
+        name: (4, *shape) for name, shape in chosen.layout.datasets.items()
     }
     for values in fields.values():
         assert values.dtype == np.float32
@@ -173,8 +174,7 @@ def test_smaller_groups_fit_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("task", ["burgers", "diffusion_reaction_1d", "diffusion_sorption"])
 def test_a_sample_is_the_same_whatever_is_solved_beside_it(task: str) -> None:
-    chosen = simulation(f"pdebench/{task}")
-    together, alone = chosen.solve(generators(4, 0, 3)), chosen.solve(generators(4, 2, 3))
+    together, alone = solved(task), solved(task, 2, 3)
     for name, values in alone.items():
         np.testing.assert_allclose(together[name][2], values[0], atol=2e-6)
 

@@ -5,7 +5,7 @@ import pytest
 
 from orca_ray.simulation import advection, burgers, diffusion_reaction_1d, diffusion_sorption
 from orca_ray.simulation.simulation import Array, centres, generators
-from orca_ray.simulation.waves import draw_waves
+from orca_ray.simulation.waves import sample_waves
 
 
 def _order(coarse: float, fine: float) -> float:
@@ -19,7 +19,7 @@ def test_advection_moves_the_initial_field_and_nothing_else() -> None:
     """After t = j dx / beta all has moved by j cells; after 1 / beta all is back."""
     x = centres(0.0, 1.0, 200)
     for rng in generators(3, 0, 12):
-        waves = draw_waves(rng)
+        waves = sample_waves(rng)
         times = np.array([0.0, 25 / 200 / advection.BETA, 1 / advection.BETA])
         start, moved, back = advection.solution(waves, x, times)
         np.testing.assert_allclose(moved, np.roll(start, 25), atol=1e-9)
@@ -61,7 +61,7 @@ def test_burgers_is_of_fourth_order_in_time() -> None:
 
 def test_burgers_keeps_its_mass_and_loses_energy() -> None:
     x = centres(0.0, 1.0, 512)
-    initial = np.stack([draw_waves(rng)(x) for rng in generators(1, 0, 6)])
+    initial = np.stack([sample_waves(rng)(x) for rng in generators(1, 0, 6)])
     frames = burgers.evolve(initial, burgers.NU / np.pi, 0.01, 21)
     mass = frames.mean(axis=-1)
     np.testing.assert_allclose(mass, np.broadcast_to(mass[:, :1], mass.shape), atol=1e-13)

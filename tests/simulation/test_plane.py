@@ -84,7 +84,7 @@ def test_darcy_is_of_second_order_across_a_jump() -> None:
 
 def test_what_the_source_brings_in_leaves_through_the_edge() -> None:
     n = 48
-    a = darcy.draw(generators(0, 3, 4)[0], centres(0.0, 1.0, n))
+    a = darcy.sample_permeability(generators(0, 3, 4)[0], centres(0.0, 1.0, n))
     u = darcy.solve_steady(a, darcy.SOURCE)
     through = 2 * a * u
     outflow = through[[0, -1]].sum() + through[:, [0, -1]].sum()
@@ -100,7 +100,7 @@ def test_a_uniform_permeability_gives_the_series_of_poisson() -> None:
 
 def test_permeabilities_are_two_valued_and_the_threshold_is_the_mean_of_the_bumps() -> None:
     x = centres(0.0, 1.0, 32)
-    drawn = np.stack([darcy.draw(rng, x) for rng in generators(0, 0, 200)])
+    drawn = np.stack([darcy.sample_permeability(rng, x) for rng in generators(0, 0, 200)])
     assert set(np.unique(drawn)) == {darcy.LOW_PERMEABILITY, darcy.HIGH_PERMEABILITY}
     assert 0.3 < np.mean(drawn == darcy.HIGH_PERMEABILITY) < 0.7
     assert drawn[:, 16, 16].mean() > drawn[:, 0, 0].mean() + 0.2  # the bumps let more through

@@ -1,4 +1,4 @@
-"""Generating a file: whole or not there, the same however it is made, never over what is not ours."""
+"""Generation of files: atomic, reproducible, never replacing other files."""
 
 import contextlib
 import errno
@@ -16,11 +16,12 @@ import pytest
 
 from orca_ray import __version__
 from orca_ray.data import cache
+from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
-from orca_ray.simulation import advection, files, parts, run
-from orca_ray.simulation.registry import MODULES
-from orca_ray.simulation.simulation import Fields
+from orca_ray.simulation import advection, files, run
+from orca_ray.simulation.batch_store import BatchStore
+from orca_ray.simulation.simulation import Fields, simulations
 from orca_ray.tasks.registry import get_task
 
 TASK = "pdebench/advection"
@@ -40,7 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _entries(directory: Path) -> list[str]:
-    """Return what is in a directory beside its locks."""
+    """Return the entries of a directory except its locks."""
     return sorted(entry.name for entry in directory.iterdir() if entry.name != LOCKS)
 
 
@@ -52,13 +53,13 @@ def _tensor(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 @pytest.mark.usefixtures("small")
 def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(home: Path) -> None:
-    told: list[tuple[int, int]] = []
-    path, made = run.generate(TASK, 5, seed=3, progress=lambda done, total: told.append((done, total)))
+    reports: list[tuple[int, int]] = []
+    path, made = run.generate(TASK, 5, seed=3, progress=lambda done, total: reports.append((done, total)))
     assert made
     assert path == home / "raw" / "pdebench_generated" / FILE
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert reports == [(2, 5), (4, 5), (5, 5)]
     with h5py.File(path) as file:
-        marker = json.loads(file.attrs[files.MARKER])
+        marker = json.loads(file.attrs[MARK])
     assert {key: marker[key] for key in ("task", "samples", "seed", "version")} == {
         "task": TASK,
         "samples": 5,
@@ -84,12 +85,12 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", simulations())
 def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writer and reader agree on axes, frames and channels; of ten samples eight are for training."""
-    module = importlib.import_module(f"orca_ray.simulation.{MODULES[name]}")
+    module = importlib.import_module(f"orca_ray.simulation.{name.removeprefix('pdebench/')}")
     layout = module.SIMULATION.layout
     shapes = layout.datasets if isinstance(layout, files.TensorLayout) else {"data": layout.shape}
 
@@ -130,13 +131,13 @@ def test_a_sample_depends_on_its_seed_and_number_alone(tmp_path: Path) -> None:
 
 def test_workers_make_the_same_file(tmp_path: Path) -> None:
     """Of 18 samples: two batches, by two processes."""
-    told: list[int] = []
+    reports: list[int] = []
     alone, _ = run.generate(TASK, 18, directory=tmp_path / "one")
     shared, _ = run.generate(
-        TASK, 18, directory=tmp_path / "two", workers=2, progress=lambda done, _: told.append(done)
+        TASK, 18, directory=tmp_path / "two", workers=2, progress=lambda done, _: reports.append(done)
     )
     np.testing.assert_array_equal(_tensor(alone), _tensor(shared))
-    assert told == [16, 18]
+    assert reports == [16, 18]
 
 
 def _interrupted(tmp_path: Path, done: int, samples: int = 6, stop: type[BaseException] = KeyboardInterrupt) -> None:
@@ -172,11 +173,11 @@ def test_what_an_interruption_leaves_is_not_solved_again(
     _interrupted(out, 4, stop=stop)
     assert not (out / FILE).exists()
     assert run.solved(TASK, out) == 4
-    told: list[int] = []
-    path, made = run.generate(TASK, 6, directory=out, progress=lambda done, _: told.append(done))
+    reports: list[int] = []
+    path, made = run.generate(TASK, 6, directory=out, progress=lambda done, _: reports.append(done))
     assert made
     assert solved == [(0, 2), (2, 4), (4, 6)]
-    assert told == [6]
+    assert reports == [6]
     np.testing.assert_array_equal(_tensor(path), _tensor(whole))
     assert _entries(out) == [FILE]
     assert run.solved(TASK, out) == 0
@@ -207,7 +208,7 @@ def test_a_kill_leaves_what_the_next_run_cleans_up(tmp_path: Path, monkeypatch: 
     """As of a kill while a batch or the file is written."""
     solved = _counted(monkeypatch)
     _interrupted(tmp_path, 4)
-    directory = parts.directory_of(tmp_path / FILE)
+    directory = BatchStore(tmp_path / FILE).directory
     (directory / "4-6.tmp").write_bytes(b"half")
     (directory / FILE).write_bytes(b"half")
     path, _ = run.generate(TASK, 6, directory=tmp_path)
@@ -218,12 +219,12 @@ def test_a_kill_leaves_what_the_next_run_cleans_up(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_batch_that_was_damaged_is_told_and_solved_again(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_batch_is_reported_and_solved_again(damage: str, tmp_path: Path) -> None:
     _interrupted(tmp_path, 4)
-    part = parts.directory_of(tmp_path / FILE) / "2-4.npz"
-    content = bytearray(part.read_bytes())
+    batch = BatchStore(tmp_path / FILE).directory / "2-4.npz"
+    content = bytearray(batch.read_bytes())
     content[len(content) // 2] ^= 1
-    part.write_bytes({"cut": content[:-100], "flipped": content, "empty": bytearray()}[damage])
+    batch.write_bytes({"cut": content[:-100], "flipped": content, "empty": bytearray()}[damage])
     with pytest.raises(UserError, match=r"2-4\.npz was damaged .* run the command again"):
         run.generate(TASK, 6, directory=tmp_path)
     assert not (tmp_path / FILE).exists()
@@ -264,9 +265,9 @@ def test_a_file_that_another_process_made_meanwhile_is_kept(tmp_path: Path, monk
 
 def test_batches_left_beside_a_whole_file_are_removed(tmp_path: Path) -> None:
     path, _ = run.generate(TASK, 2, directory=tmp_path)
-    parts.directory_of(path).mkdir()
+    BatchStore(path).directory.mkdir()
     assert run.generate(TASK, 2, directory=tmp_path) == (path, False)
-    assert not parts.directory_of(path).exists()
+    assert not BatchStore(path).directory.exists()
 
 
 def test_an_interruption_ends_the_workers(tmp_path: Path) -> None:
@@ -282,14 +283,14 @@ def test_an_interruption_ends_the_workers(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_the_death_of_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_death_of_a_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dead(*_: object) -> Future[None]:
         future: Future[None] = Future()
         future.set_exception(BrokenProcessPool("terminated abruptly"))
         return future
 
     monkeypatch.setattr(run, "_submit", dead)
-    with pytest.raises(UserError, match=r"worker process died.*fewer --workers, it goes on"):
+    with pytest.raises(UserError, match=r"worker process died.*fewer --workers; it continues"):
         run.generate(TASK, 64, directory=tmp_path, workers=2)
     assert _entries(tmp_path) == []
 
@@ -301,15 +302,15 @@ def test_the_death_of_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         OSError(errno.ENOSPC, "No space left on device"),
     ],
 )
-def test_a_full_disk_is_told(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a batch is kept, as the system says it, or while the file is written, as h5py does."""
+def test_a_full_disk_is_reported(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a batch is stored, as the system reports it, or while the file is written, as h5py does."""
 
     def full(*_: object) -> None:
         raise error
 
     with pytest.raises(UserError, match="no space"):
         run.generate(TASK, 10**12, directory=tmp_path)
-    monkeypatch.setattr(parts, "save", full)
+    monkeypatch.setattr(BatchStore, "save", full)
     with pytest.raises(UserError, match="no space left"):
         run.generate(TASK, 1, directory=tmp_path)
     assert _entries(tmp_path) == []
@@ -353,7 +354,7 @@ def test_a_downloaded_file_is_never_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "seed", "workers", "told"),
+    ("name", "samples", "seed", "workers", "message"),
     [
         ("pdebench/advektion", 1, 0, 1, "Did you mean 'pdebench/advection'"),
         (TASK, 0, 0, 1, "samples must be 1 or more, got 0"),
@@ -361,12 +362,14 @@ def test_a_downloaded_file_is_never_replaced(tmp_path: Path) -> None:
         (TASK, 1, 0, 0, "workers must be 1 or more, got 0"),
     ],
 )
-def test_what_cannot_be_is_refused(name: str, samples: int, seed: int, workers: int, told: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=told):
+def test_bad_options_are_refused(
+    name: str, samples: int, seed: int, workers: int, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
         run.generate(name, samples, seed=seed, workers=workers, directory=tmp_path)
 
 
-def test_a_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="a file is in the way"):
         run.generate(TASK, 1, directory=tmp_path / "file")

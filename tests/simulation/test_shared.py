@@ -5,17 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orca_ray.simulation.exponential import Etdrk4, Modes
 from orca_ray.simulation.simulation import centres, generators
-from orca_ray.simulation.tridiagonal import Periodic, Tridiagonal
-from orca_ray.simulation.waves import draw_waves, to_unit_range
+from orca_ray.simulation.stiff import Etdrk4, Modes, Periodic, Tridiagonal
+from orca_ray.simulation.waves import sample_waves, to_unit_range
 
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), low=st.sampled_from([0.0, -1.0]))
 def test_an_initial_field_is_periodic_and_bounded_by_its_amplitudes(seed: int, low: float) -> None:
     period = 1.0 - low
-    waves = draw_waves(np.random.default_rng(seed), low=low, period=period, windowed=0.5)
+    waves = sample_waves(np.random.default_rng(seed), low=low, period=period, windowed=0.5)
     x = np.linspace(low, low + period, 200, endpoint=False)
     values = waves(x)
     np.testing.assert_allclose(waves(x + 3 * period), values, atol=1e-9)
@@ -26,7 +25,7 @@ def test_an_initial_field_is_periodic_and_bounded_by_its_amplitudes(seed: int, l
 
 
 def test_initial_fields_have_the_shares_that_pdebench_has() -> None:
-    fields = [draw_waves(rng) for rng in generators(0, 0, 3000)]
+    fields = [sample_waves(rng) for rng in generators(0, 0, 3000)]
     assert np.mean([field.rectified for field in fields]) == pytest.approx(0.1, abs=0.02)
     assert np.mean([field.window is not None for field in fields]) == pytest.approx(0.1, abs=0.02)
     assert np.mean([field.sign for field in fields]) == pytest.approx(0.0, abs=0.06)

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
 
-from orca_ray.methods.progress import Outcome
-from orca_ray.sweep.conductor import Conductor
-from orca_ray.sweep.executors.base import stopped_early
-from orca_ray.sweep.spec import Overrides, SweepSpec, parse_spec
-from orca_ray.sweep.study_plan import StudyPlan, plan_studies
-from orca_ray.sweep.trial import TrialSpec
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.record import Status
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
+from orca_ray.sweep.planning.spec import Overrides, SweepSpec
+from orca_ray.sweep.planning.trial import TrialSpec
 
 TEXT = """\
 name: fake
@@ -29,9 +29,9 @@ def fake_spec(text: str = TEXT, overrides: Overrides | None = None) -> SweepSpec
     return parse_spec(text, overrides=overrides)
 
 
-def fake_studies(spec: SweepSpec | None = None) -> list[StudyPlan]:
+def fake_searches(spec: SweepSpec | None = None) -> list[SearchPlan]:
     spec = spec or fake_spec()
-    return plan_studies(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
+    return plan_searches(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
 
 
 def fake_score(trial: TrialSpec, epoch: int) -> float:
@@ -40,31 +40,26 @@ def fake_score(trial: TrialSpec, epoch: int) -> float:
     return distance + 1 / epoch + trial.seed / 1000
 
 
-def fake_reports(trial: TrialSpec) -> Iterator[dict[str, Any]]:
+def fake_reports(trial: TrialSpec) -> Iterator[TrialReport]:
     """Yield the reports that a runner would."""
     for epoch in range(1, trial.epochs + 1):
-        point = {
-            "stage": "refine", "epoch": epoch, "epochs": trial.epochs, "loss": 1.0, "distance": None,
-            "validation_score": fake_score(trial, epoch), "learning_rate": 1e-3, "seconds": 0.1,
-        }  # fmt: skip
-        done = epoch == trial.epochs
-        yield {"progress": [point], "done": done, "outcome": fake_outcome(trial, epoch), **(fake_end() if done else {})}
+        point = Progress(
+            stage="refine", epoch=epoch, epochs=trial.epochs, loss=1.0, validation_score=fake_score(trial, epoch),
+            learning_rate=1e-3, seconds=0.1,
+        )  # fmt: skip
+        status = Status.COMPLETED if epoch == trial.epochs else None
+        yield TrialReport(progress=(point,), outcome=fake_outcome(trial, epoch), status=status)
 
 
-def fake_outcome(trial: TrialSpec, epochs: int) -> dict[str, Any]:
-    """Return what an adaptation has come to after some epochs."""
+def fake_outcome(trial: TrialSpec, epochs: int) -> Outcome:
+    """Return the outcome of an adaptation after some epochs."""
     best = fake_score(trial, epochs)
     test = best + 0.01 if trial.phase == "confirm" and epochs == trial.epochs else None
-    outcome = Outcome(
+    return Outcome(
         validation_score=best, test_score=test, best_epoch=epochs, epochs=epochs, num_parameters=10, num_trainable=10,
         refine_seconds=0.1 * epochs, samples_per_second=64.0, micro_batch=16, align_epochs=2, distance_before=3.0,
         distance_after=1.0, align_reused=trial.phase == "confirm", notes="a class was left out; solved in chunks",
     )  # fmt: skip
-    return asdict(outcome)
-
-
-def fake_end(status: str = "completed", error: str | None = None) -> dict[str, Any]:
-    return {"status": status, "error": error, "place": {}}
 
 
 def play(conductor: Conductor, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
@@ -74,11 +69,11 @@ def play(conductor: Conductor, most: int | None = None, fail: frozenset[str] = f
         conductor.started(trial.key)
         ran.append(trial)
         if trial.task in fail:
-            conductor.finish(trial.key, fake_end("failed_user"))
+            conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER))
             continue
         for report in fake_reports(trial):
-            stop = conductor.report(trial.key, report["progress"])
-            if report["done"] or stop:
-                conductor.finish(trial.key, report if report["done"] else stopped_early(report))
+            stop = conductor.report(trial.key, report.progress)
+            if report.done or stop:
+                conductor.finish(trial.key, report if report.done else report.stopped_early())
                 break
     return ran

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from orca_ray.sweep.spec import SweepSpec, parse_spec
+from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.planning.spec import SweepSpec
 
 TEXT = """\
 name: tiny

@@ -15,7 +15,7 @@ import pytest
 from orca_ray.data import prepared
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.sweep.published import published_settings
+from orca_ray.sweep.planning.published import published_settings
 from orca_ray.tasks import registry
 from orca_ray.tasks.augmentations import AUGMENTATIONS
 from orca_ray.tasks.losses import LOSSES

@@ -14,8 +14,9 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.run import run_sweep
-from orca_ray.sweep.spec import SweepSpec, parse_spec
+from orca_ray.sweep.execution.driver import run_sweep
+from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.tasks.registry import all_tasks, get_task
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task

@@ -1,9 +1,8 @@
-"""The align loop: what it changes, how it draws, and exact resume."""
+"""The align loop: what it changes, how it samples, and exact resume."""
 
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +19,12 @@ from orca_ray.data.target import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import align, checkpoint
-from orca_ray.training.align import AlignConfig, AlignEpoch, AlignLoop, Measure
-from orca_ray.training.align_draw import ClassIndex, Inputs, balanced_draw, draw_per_class
-from orca_ray.training.align_steps import relative_steps
+from orca_ray.training.align import AlignLoop, Measure
+from orca_ray.training.aligned_cache import AlignEpoch
+from orca_ray.training.config import AlignConfig
 from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.optimisation import relative_steps
+from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_class
 
 from .training_toys import CLASSES, CPU, copy_of, same, toy_model, toy_split
 
@@ -55,6 +56,23 @@ class Scripted:
         self.seen.append((labels, shares))
         self.diagnosis = next(self._diagnoses, Diagnosis())
         return self._factor * features.square().mean() + next(self._offsets, 0.0)
+
+
+class CountedRows:
+    """Rows that note how many are read at once."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+        self.shape, self.dtype = values.shape, values.dtype
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, selection: slice | np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self._values[selection]
+        self.read.append(len(rows))
+        return rows
 
 
 def scripted_loop(config: AlignConfig, distance: Measure, num_samples: int = 90, seed: int = 0) -> AlignLoop:
@@ -161,9 +179,9 @@ def test_distance_that_is_not_finite() -> None:
     num_samples=st.integers(2, 70),
     seed=st.integers(0, 5),
 )
-def test_draws_are_balanced(labels: list[int], num_samples: int, seed: int) -> None:
+def test_samples_are_balanced(labels: list[int], num_samples: int, seed: int) -> None:
     array = np.array(labels)
-    drawn = balanced_draw(ClassIndex(array), num_samples, np.random.default_rng(seed))
+    drawn = balanced_sample(ClassIndex(array), num_samples, np.random.default_rng(seed))
     assert drawn.tolist() == sorted(drawn)
     assert len(drawn) == min(num_samples, len(array)) == len(set(drawn.tolist()))
     taken = {label: int((array[drawn] == label).sum()) for label in set(labels)}
@@ -172,9 +190,9 @@ def test_draws_are_balanced(labels: list[int], num_samples: int, seed: int) -> N
             assert count >= max(taken.values()) - 1
 
 
-def test_draws_differ_by_seed_and_epoch() -> None:
+def test_samples_differ_by_seed() -> None:
     index = ClassIndex(np.arange(100) % 5)
-    draws = {tuple(balanced_draw(index, 20, np.random.default_rng(seed))) for seed in range(10)}
+    draws = {tuple(balanced_sample(index, 20, np.random.default_rng(seed))) for seed in range(10)}
     assert len(draws) == 10
 
 
@@ -184,16 +202,16 @@ def test_every_class_and_sample_has_its_turn() -> None:
     index = ClassIndex(labels)
     counts = np.zeros(len(labels))
     for seed in range(600):
-        counts[balanced_draw(index, 3, np.random.default_rng(seed))] += 1
+        counts[balanced_sample(index, 3, np.random.default_rng(seed))] += 1
     per_class = np.bincount(labels, counts)
     assert per_class.sum() == 1800
     assert per_class == pytest.approx(np.full(6, 300), abs=60)
     assert (counts > 0).all()
 
 
-def test_draws_per_class_take_all_of_a_small_class() -> None:
+def test_samples_per_class_take_all_of_a_small_class() -> None:
     labels = np.array([7] * 3 + [-2] * 50 + [4] * 20)
-    drawn = draw_per_class(ClassIndex(labels), 16, np.random.default_rng(0))
+    drawn = sample_per_class(ClassIndex(labels), 16, np.random.default_rng(0))
     assert len(set(drawn.tolist())) == len(drawn)
     assert np.unique(labels[drawn], return_counts=True)[1].tolist() == [16, 16, 3]
 
@@ -216,33 +234,23 @@ def test_shares_are_those_of_the_training_set() -> None:
     assert ClassIndex(y).shares_of(np.array([0, 61])).tolist() == pytest.approx([60 / 87, 27 / 87])
 
 
-def test_no_sample_to_draw_from() -> None:
-    with pytest.raises(UserError, match="labelled training samples"):
+def test_no_sample_to_align_on() -> None:
+    with pytest.raises(UserError, match="one label per training sample"):
         ClassIndex(np.array([], dtype=np.int64))
 
 
 def test_inputs_come_from_a_read_only_map_as_float32(tmp_path: Path) -> None:
-    values = np.random.RandomState(0).normal(size=(20, 2, 3))
-    np.save(tmp_path / "x.npy", values)
-    inputs = Inputs(np.load(tmp_path / "x.npy", mmap_mode="r"), CPU)
-    taken = inputs.take(np.array([3, 11]))
-    assert taken.dtype == torch.float32
-    assert torch.equal(taken, torch.from_numpy(values[[3, 11]]).float())
-    assert inputs.take(np.array([3, 11])) is taken
-    assert torch.equal(inputs.take(np.array([4, 11])), torch.from_numpy(values[[4, 11]]).float())
+    """A map of float64 gives the distances that float32 inputs in memory give."""
+    split = toy_split(90)
+    np.save(tmp_path / "x.npy", split.x[:].astype(np.float64))
+    distances = []
+    for x in (split.x, np.load(tmp_path / "x.npy", mmap_mode="r")):
+        loop = AlignLoop(toy_model(), x, split.y, CLASSES, AlignConfig(samples=20), fitted(), seed=0, device=CPU)
+        distances.append([loop.step().distance for _ in range(3)])
+    assert distances[0] == distances[1]
 
 
-@pytest.mark.gpu
-def test_inputs_on_a_gpu_are_the_same_resident_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.random.RandomState(0).normal(size=(20, 2, 3)).astype(np.float32)
-    device = torch.device("cuda")
-    resident = Inputs(values, device).take(np.array([3, 11]))
-    monkeypatch.setattr("orca_ray.training.align_draw.RESIDENT_BYTES", 0)
-    assert torch.equal(resident, Inputs(values, device).take(np.array([3, 11])))
-    assert resident.cpu().numpy() == pytest.approx(values[[3, 11]])
-
-
-def test_a_draw_of_everything_is_measured_once() -> None:
+def test_a_sample_of_everything_is_measured_once() -> None:
     distance = Scripted()
     loop = scripted_loop(AlignConfig(epochs=2, samples=500), distance)
     first = loop.step()
@@ -268,26 +276,15 @@ def test_chunks_change_neither_distance_nor_gradient(monkeypatch: pytest.MonkeyP
         assert torch.allclose(value, models[1][name], rtol=1e-4, atol=1e-6), name
 
 
-def test_inputs_too_large_to_hold_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_one_chunk_of_inputs_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(align.CHUNK_BYTES, "cpu", 7 * 96)
-    curves, most_read = [], []
-    for held in (10**6, 0):
-        monkeypatch.setattr(align, "HELD_BYTES", held)
-        read: list[int] = []
-        take = Inputs.take
-
-        def counted(inputs: Inputs, indices: np.ndarray, read: list[int] = read, take: Any = take) -> Tensor:
-            read.append(len(indices))
-            rows: Tensor = take(inputs, indices)
-            return rows
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Inputs, "take", counted)
-            loop = make_loop(toy_model(), AlignConfig(epochs=3, learning_rate=1e-2, samples=60))
-            curves.append([loop.step().distance for _ in range(3)])
-        most_read.append(max(read))
-    assert most_read == [60, 7]
-    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    split = toy_split(90)
+    rows = CountedRows(split.x[:])
+    config = AlignConfig(epochs=3, learning_rate=1e-2, samples=60)
+    loop = AlignLoop(toy_model(), rows, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
+    for _ in range(3):
+        loop.step()
+    assert max(rows.read) == 7
 
 
 FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
@@ -330,7 +327,7 @@ def test_patience_zero_runs_all_epochs() -> None:
     assert (loop.epoch, loop.plateaued) == (9, False)
 
 
-def test_notes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_notes_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     diagnoses = [
         Diagnosis(notes=("class 3 left out",)),
         Diagnosis(notes=("class 3 left out", "solved in chunks"), converged=False, error=0.25),
@@ -347,14 +344,14 @@ def test_notes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert resumed.notes == loop.notes
 
 
-def test_draws_smaller_than_the_number_of_classes_are_told() -> None:
+def test_samples_smaller_than_the_number_of_classes_are_reported() -> None:
     loop = scripted_loop(AlignConfig(epochs=1, samples=2), Scripted())
     loop.step()
-    assert loop.notes == ("each draw of align.samples=2 holds that many of 3 classes",)
+    assert loop.notes == ("align.samples=2 is fewer than 3 classes: an epoch omits some",)
     assert not scripted_loop(AlignConfig(samples=2, samples_per_class=1), Scripted()).notes
 
 
-def test_targets_too_large_to_cluster_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_too_large_to_cluster_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     split = toy_split(30)
     target = Target("dense", shape=(2, 3))
     y = np.random.RandomState(0).normal(size=(30, 2, 3)).astype(np.float32)

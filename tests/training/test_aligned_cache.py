@@ -1,4 +1,4 @@
-"""Alignments that trials share: what names them, how they are kept, and what happens to damaged ones."""
+"""Alignments shared between trials: keys, storage, damaged files, replays."""
 
 import logging
 import multiprocessing
@@ -17,8 +17,7 @@ from orca_ray.alignment import environment
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data.prepared import Split
 from orca_ray.training import aligned_cache, checkpoint
-from orca_ray.training.align_config import AlignEpoch
-from orca_ray.training.aligned_cache import AlignedCache, Alignment, AlignReplay, alignment_key
+from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, Alignment, AlignReplay, alignment_key
 
 from .training_toys import CPU, copy_of, files_of_at_most, same, toy_model, toy_split
 
@@ -90,12 +89,12 @@ def test_splits_of_one_data_set_have_different_keys_however_large(monkeypatch: p
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    kept = AlignedCache(tmp_path / "new" / "aligned")
+    cache = AlignedCache(tmp_path / "new" / "aligned")
     embedder = toy_model().embedder
-    assert kept.load(KEY, embedder) is None
-    kept.store(KEY, an_alignment())
-    assert equal(kept.load(KEY, embedder), an_alignment())
-    assert kept.load("another", embedder) is None
+    assert cache.load(KEY, embedder) is None
+    cache.store(KEY, an_alignment())
+    assert equal(cache.load(KEY, embedder), an_alignment())
+    assert cache.load("another", embedder) is None
 
 
 def test_the_default_is_below_the_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,23 +104,23 @@ def test_the_default_is_below_the_cache_directory(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "of another embedder"])
-def test_a_damaged_file_is_told_and_replaced(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept = AlignedCache(tmp_path)
-    kept.store(KEY, an_alignment())
+def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = AlignedCache(tmp_path)
+    cache.store(KEY, an_alignment())
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "of another embedder":
-        kept.store(KEY, replace(an_alignment(), embedder={"weight": torch.zeros(3)}))
+        cache.store(KEY, replace(an_alignment(), embedder={"weight": torch.zeros(3)}))
     elif damage == "foreign":
         checkpoint.save(path, {"something": "else"})
     else:
         path.write_bytes({"truncated": bytes(content[:-200]), "flipped": bytes(content), "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
-        assert kept.load(KEY, toy_model().embedder) is None
+        assert cache.load(KEY, toy_model().embedder) is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    kept.store(KEY, an_alignment())
-    assert equal(kept.load(KEY, toy_model().embedder), an_alignment())
+    cache.store(KEY, an_alignment())
+    assert equal(cache.load(KEY, toy_model().embedder), an_alignment())
 
 
 def test_a_disk_that_takes_nothing_only_warns(
@@ -149,24 +148,24 @@ def test_a_disk_that_fills_up_while_writing_only_warns(tmp_path: Path, caplog: p
 
 def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aligned_cache, "MOST_FILES", 3)
-    kept = AlignedCache(tmp_path)
+    cache = AlignedCache(tmp_path)
     embedder = toy_model().embedder
     for age, name in enumerate(["d", "c", "b"]):
-        kept.store(name, an_alignment())
+        cache.store(name, an_alignment())
         os.utime(tmp_path / f"{name}.aligned", times=(2e9 - 1e9 * age,) * 2)
     os.utime(tmp_path / "d.aligned", times=(1.0, 1.0))  # the oldest, but used again
-    assert kept.load("d", embedder) is not None
-    kept.store("a", an_alignment())
+    assert cache.load("d", embedder) is not None
+    cache.store("a", an_alignment())
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
     monkeypatch.setattr(aligned_cache, "MOST_BYTES", 1)
-    kept.store("e", an_alignment())
+    cache.store("e", an_alignment())
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_file_removed_while_it_is_read_stays_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By another process that makes room: marking it as used must not leave an empty one."""
-    kept = AlignedCache(tmp_path)
-    kept.store(KEY, an_alignment())
+    cache = AlignedCache(tmp_path)
+    cache.store(KEY, an_alignment())
     plain = checkpoint.load
 
     def load_and_lose(path: Path) -> dict[str, Any] | None:
@@ -175,7 +174,7 @@ def test_a_file_removed_while_it_is_read_stays_removed(tmp_path: Path, monkeypat
         return state
 
     monkeypatch.setattr(checkpoint, "load", load_and_lose)
-    assert equal(kept.load(KEY, toy_model().embedder), an_alignment())
+    assert equal(cache.load(KEY, toy_model().embedder), an_alignment())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,28 +192,28 @@ def store_many(directory: Path, times: int) -> None:
 
 
 def test_concurrent_writers_never_show_half_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept = AlignedCache(tmp_path)
-    kept.store(KEY, an_alignment())
+    cache = AlignedCache(tmp_path)
+    cache.store(KEY, an_alignment())
     writer = multiprocessing.get_context("spawn").Process(target=store_many, args=(tmp_path, 30))
     writer.start()
     embedder = toy_model().embedder
     while writer.is_alive():
-        assert equal(kept.load(KEY, embedder), an_alignment())
-        kept.store(KEY, an_alignment())
+        assert equal(cache.load(KEY, embedder), an_alignment())
+        cache.store(KEY, an_alignment())
     writer.join()
     assert writer.exitcode == 0
     assert not caplog.records
     assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.aligned"]
 
 
-def test_a_replay_tells_the_epochs_as_they_were() -> None:
+def test_a_replay_reports_the_stored_epochs() -> None:
     model = toy_model()
     alignment = an_alignment()
     replay = AlignReplay(model.embedder, alignment)
-    for told in alignment.epochs:
+    for stored in alignment.epochs:
         assert (replay.done, replay.plateaued, replay.distance_after) == (False, False, None)
         epoch = replay.step()
-        assert replace(epoch, seconds=3.0) == told
+        assert replace(epoch, seconds=3.0) == stored
         assert epoch.seconds < 1.0
         assert same(copy_of(model.embedder), dict(alignment.embedder))
     assert (replay.done, replay.plateaued) == (True, True)

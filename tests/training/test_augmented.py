@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
 from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
+from orca_ray.training.config import RefineConfig
 from orca_ray.training.objective import Objective
-from orca_ray.training.passes import Passes
-from orca_ray.training.refine import RefineConfig, RefineLoop
+from orca_ray.training.refine import RefineLoop
 
-from .training_toys import CLASSES, CPU, OBJECTIVE, copy_of, same, toy_model, toy_split
+from .training_toys import CLASSES, copy_of, limited_memory, make_refine, same, toy_model, toy_split
 
 STEADY: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
 
@@ -45,27 +44,9 @@ SHIFT = Shift()
 
 
 def make_loop(
-    model: CrossModalModel,
-    config: RefineConfig,
-    augmentation: Augmentation | None = SHIFT,
-    *,
-    seed: int = 0,
-    train: Split | None = None,
-    objective: Objective = OBJECTIVE,
-    head_only: bool = False,
+    model: CrossModalModel, config: RefineConfig, augmentation: Augmentation | None = SHIFT, **options: Any
 ) -> RefineLoop:
-    parameters = model.head.parameters() if head_only else model.parameters()
-    return RefineLoop(
-        model,
-        parameters,
-        train or toy_split(75),
-        toy_split(30, 1),
-        objective,
-        config,
-        seed=seed,
-        device=CPU,
-        augmentation=augmentation,
-    )
+    return make_refine(model, config, validation=toy_split(30, 1), augmentation=augmentation, **options)
 
 
 def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
@@ -86,7 +67,7 @@ def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
     model = toy_model()
     train, validation = toy_split(75), toy_split(30, 1)
     loop = make_loop(model, RefineConfig(epochs=2), train=train)
-    _ = loop.micro_batch  # measuring a pass shows the model some samples
+    _ = loop.micro_batch  # measuring the cost shows the model some samples
     seen = watch(model)
     epochs = []
     for _ in range(2):
@@ -102,12 +83,12 @@ def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
     assert abs(np.corrcoef(shifts)[0, 1]) < 0.3
 
 
-def test_what_a_sample_looks_like_does_not_depend_on_the_pass() -> None:
+def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch() -> None:
     inputs, weights = [], []
     for limit in (3, 8, 32):
         model = toy_model()
         loop = make_loop(model, RefineConfig(epochs=1, batch_size=16, **STEADY))
-        loop._passes.limit = limit
+        loop._accumulator.limit = limit
         seen = watch(model)
         loop.step()
         inputs.append(torch.cat(seen[True]))
@@ -119,26 +100,17 @@ def test_what_a_sample_looks_like_does_not_depend_on_the_pass() -> None:
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_passes_tried_again_see_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def inputs(fail_at: int) -> Tensor:
+def test_a_step_computed_again_sees_the_same_inputs() -> None:
+    def inputs(most: int) -> Tensor:
         model = toy_model()
         loop = make_loop(model, RefineConfig(epochs=1, batch_size=16))
         _ = loop.micro_batch
-        seen: list[Tensor] = []
-        inner = Passes._loss_of
-
-        def loss_of(self: Passes, x: Tensor, y: Tensor) -> Tensor:
-            if len(seen) == fail_at and len(x) > 8:
-                raise torch.OutOfMemoryError("no memory")
-            seen.append(x)
-            return inner(self, x, y)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Passes, "_loss_of", loss_of)
+        with limited_memory(model, most, training=True):
+            seen = watch(model)  # only micro-batches that fit reach this hook
             loop.step()
-        return torch.cat(seen)
+        return torch.cat(seen[True])
 
-    assert torch.equal(inputs(2), inputs(-1))
+    assert torch.equal(inputs(8), inputs(16))
 
 
 def test_equal_trials_are_bit_equal_also_when_resumed() -> None:
@@ -185,7 +157,7 @@ def test_features_of_augmented_inputs_are_not_cached() -> None:
         before = body.num_calls
         loop.step()
         calls.append(body.num_calls - before)
-    assert calls == [0, 3]  # three passes of training, none of validation
+    assert calls == [0, 3]  # three micro-batches of training, none of validation
 
 
 def test_class_weights_reach_the_gradient() -> None:
@@ -203,7 +175,7 @@ def test_class_weights_reach_the_gradient() -> None:
             epochs=1, batch_size=80, learning_rate=1.0, warmup_epochs=0, schedule="constant", **STEADY
         )
         loop = make_loop(model, config, None, train=train, objective=objective)
-        loop._passes.limit = limit
+        loop._accumulator.limit = limit
         loop.step()
         # Even probabilities: the bias of class c moves by mean(w_y (1[y = c] − 1/3)), which the weights make zero.
         head: Any = model.head

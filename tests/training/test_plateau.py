@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orca_ray.training.plateau import Plateau
+from orca_ray.training.optimisation import Plateau
 
 
 def first_flat(values: list[float], patience: int = 4, tolerance: float = 0.005) -> int | None:

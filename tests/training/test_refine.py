@@ -15,27 +15,25 @@ from orca_ray.data.prepared import Split
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import checkpoint, feed
-from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.evaluate import BATCH_SIZE, evaluate, predict, score
-from orca_ray.training.objective import Objective
-from orca_ray.training.refine import RefineConfig, RefineEpoch, RefineLoop
+from orca_ray.training.config import RefineConfig
+from orca_ray.training.errors import NotFiniteError, is_out_of_memory
+from orca_ray.training.evaluate import BATCH_SIZE, score
+from orca_ray.training.refine import RefineEpoch, RefineLoop
 
-from .training_toys import CPU, OBJECTIVE, ScriptedObjective, copy_of, same, toy_model, toy_split
-
-
-def make_loop(
-    model: CrossModalModel,
-    config: RefineConfig,
-    *,
-    seed: int = 0,
-    train: Split | None = None,
-    validation: Split | None = None,
-    objective: Objective = OBJECTIVE,
-    head_only: bool = False,
-) -> RefineLoop:
-    parameters = model.head.parameters() if head_only else model.parameters()
-    train, validation = train or toy_split(75), validation or toy_split(100, 1)
-    return RefineLoop(model, parameters, train, validation, objective, config, seed=seed, device=CPU)
+from .training_toys import (
+    CPU,
+    OBJECTIVE,
+    OUT_OF_MEMORY,
+    ScriptedObjective,
+    copy_of,
+    evaluate,
+    limited_memory,
+    predictions_of,
+    same,
+    toy_model,
+    toy_split,
+)
+from .training_toys import make_refine as make_loop
 
 
 def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
@@ -213,8 +211,8 @@ def test_scores_are_over_the_whole_split() -> None:
     model = toy_model()
     with torch.no_grad():
         expected = model(torch.from_numpy(split.x)).argmax(1).numpy()
-    assert predict(model, split.x, OBJECTIVE, CPU).shape == (len(split.y), 3)
-    assert evaluate(model, split.x, split.y, OBJECTIVE, CPU) == pytest.approx(float((expected != split.y).mean()))
+    assert predictions_of(model, split.x).shape == (len(split.y), 3)
+    assert evaluate(model, split.x, split.y) == pytest.approx(float((expected != split.y).mean()))
 
 
 @pytest.mark.parametrize(
@@ -243,21 +241,22 @@ def test_validation_in_groups() -> None:
     whole = toy_split(30)
     group = np.arange(30) // 3
     y = whole.y[group * 3]
-    loop = make_loop(toy_model(), RefineConfig(epochs=1), validation=Split(whole.x, y, group))
+    model = toy_model()
+    loop = make_loop(model, RefineConfig(epochs=1), validation=Split(whole.x, y, group))
     model_score = loop.step().validation_score
-    predictions = predict(loop._model, whole.x, OBJECTIVE, CPU)
+    predictions = predictions_of(model, whole.x)
     expected = (predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]).mean()
     assert model_score == pytest.approx(float(expected))
     assert loop.evaluate(Split(whole.x, y, group)) == pytest.approx(float(expected))
 
 
-def test_prediction_is_in_evaluation_mode_and_puts_the_mode_back() -> None:
+def test_scores_are_computed_in_evaluation_mode() -> None:
     split = toy_split(20)
     model = toy_model(dropout=0.9)
+    loop = make_loop(model, RefineConfig(epochs=1, dropout=0.9), validation=split)
+    validated = loop.step().validation_score
     model.train()
-    first = predict(model, split.x, OBJECTIVE, CPU)
-    np.testing.assert_array_equal(first, predict(model, split.x, OBJECTIVE, CPU))
-    assert model.training
+    assert loop.evaluate(split) == validated == evaluate(model.eval(), split.x, split.y)
 
 
 def test_loss_that_is_not_finite() -> None:
@@ -272,7 +271,7 @@ def test_prediction_that_is_not_finite() -> None:
     with torch.no_grad():
         next(model.head.parameters())[0] = torch.inf
     with pytest.raises(NotFiniteError, match="predictions are not finite"):
-        evaluate(model, toy_split(9).x, toy_split(9).y, OBJECTIVE, CPU)
+        evaluate(model, toy_split(9).x, toy_split(9).y)
 
 
 def test_score_that_is_not_finite() -> None:
@@ -301,6 +300,10 @@ def invalid() -> Iterator[dict[str, float | str]]:
     yield {"clip": -1.0}
     yield {"dropout": 1.0}
     yield {"momentum": 1.0}
+    yield {"precision": "float16"}
+    yield {"memory_mib": -1}
+    yield {"gradient_checkpointing": "yes"}
+    yield {"compile": "always"}
 
 
 @pytest.mark.parametrize("option", list(invalid()), ids=lambda option: "-".join(map(str, option.items())))
@@ -321,22 +324,28 @@ def test_state_of_a_loop_survives_a_deep_copy() -> None:
     assert torch.equal(expected, torch.tensor(again.step().loss))
 
 
-def test_evaluation_that_does_not_fit_goes_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = toy_model(), toy_split(20).x
-    whole = predict(model, x, OBJECTIVE, CPU)
-    sizes: list[int] = []
-    outputs = feed.Feed.outputs
+def test_best_weights_of_a_loaded_state_are_not_overwritten() -> None:
+    config = RefineConfig(epochs=6, learning_rate=1e-2)
+    loop = make_loop(toy_model(), config)
+    loop.step()
+    state = loop.state_dict()
+    best = {name: value.clone() for name, value in state["best"].items()}
+    loop.load_state_dict(state)
+    loop.best_score = float("inf")
+    loop.step()
+    assert same(best, state["best"])
 
-    def small_device(self: feed.Feed, inputs: Tensor) -> Tensor:
-        sizes.append(len(inputs))
-        if len(inputs) > 5:
-            raise torch.OutOfMemoryError
-        return outputs(self, inputs)
 
-    monkeypatch.setattr(feed.Feed, "outputs", small_device)
-    halved = predict(model, x, OBJECTIVE, CPU, batch_size=16)
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_evaluation_that_does_not_fit_goes_in_smaller_batches(error: Exception) -> None:
+    model, x = toy_model().eval(), toy_split(20).x
+    whole = predictions_of(model, x)
+    with limited_memory(model, 5, error, training=False) as sizes:
+        halved = predictions_of(model, x, batch_size=16)
     assert sizes == [16, 8, 4, 4, 4, 4, 4]
     np.testing.assert_allclose(halved, whole, rtol=1e-5, atol=1e-6)
+    with limited_memory(model, 0, error, training=False), pytest.raises(type(error), match=str(error)):
+        predictions_of(model, x)
 
 
 def test_what_did_not_fit_is_gone_before_the_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,31 +363,32 @@ def test_what_did_not_fit_is_gone_before_the_smaller_batch(monkeypatch: pytest.M
         return held
 
     monkeypatch.setattr(feed.Feed, "outputs", small_device)
-    predict(toy_model(), toy_split(20).x, OBJECTIVE, CPU, batch_size=16)
+    predictions_of(toy_model(), toy_split(20).x, batch_size=16)
     assert len(failed) == 2
     assert not any(alive)
 
 
-def test_a_loop_keeps_the_evaluation_batch_that_fitted_and_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = make_loop(toy_model(), RefineConfig(epochs=2, learning_rate=1e-2))
-    sizes: list[int] = []
-    outputs = feed.Feed.outputs
-
-    def small_device(self: feed.Feed, inputs: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return outputs(self, inputs)
-        sizes.append(len(inputs))
-        if len(inputs) > 5:
-            raise torch.OutOfMemoryError
-        return outputs(self, inputs)
-
-    monkeypatch.setattr(feed.Feed, "outputs", small_device)
-    loop.step()
-    tried = list(sizes)
-    sizes.clear()
-    loop.step()
+def test_a_loop_remembers_the_evaluation_batch_that_fitted_and_reports_it() -> None:
+    model = toy_model()
+    loop = make_loop(model, RefineConfig(epochs=2, learning_rate=1e-2))
+    with limited_memory(model, 5, training=False) as sizes:
+        loop.step()
+        tried = list(sizes)
+        sizes.clear()
+        loop.step()
     assert max(tried) > 5
     assert max(sizes) <= 5
     assert [note for note in loop.notes if "in evaluation" in note] == [
         f"{max(tried)} samples did not fit the device's memory in evaluation, {max(sizes)} do"
     ]
+
+
+def test_failed_allocations_of_all_kinds_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as allocator:
+        torch.empty(2**60)
+    with pytest.raises(MemoryError) as numpy_error:
+        np.empty(2**59)
+    for error in (allocator.value, numpy_error.value, OSError(12, "Cannot allocate memory"), *OUT_OF_MEMORY):
+        assert is_out_of_memory(error), error
+    for other in (RuntimeError("shapes differ"), OSError(28, "No space left"), NotFiniteError("nan"), ValueError()):
+        assert not is_out_of_memory(other), other

@@ -11,13 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
+from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
-from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.models.modality import EmbedderConfig
+from orca_ray.tasks.augmentations import Augmentation
+from orca_ray.training.config import RefineConfig
+from orca_ray.training.evaluate import BATCH_SIZE, predict, score
+from orca_ray.training.feed import Feed
 from orca_ray.training.objective import Objective
+from orca_ray.training.precision import Precision
+from orca_ray.training.refine import RefineLoop
 
 CPU = torch.device("cpu")
+EXACT = Precision("float32", CPU)
 CLASSES = Target("classes", size=3)
 OBJECTIVE = Objective(CLASSES, "cross_entropy", "error")
+SHAPE = (1, 32)
+"""Shape of the inputs of `real_model`."""
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("alloc_cpu: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError("no memory"),
+]
+"""The errors of allocators of CUDA and CPU."""
 
 
 @contextmanager
@@ -116,3 +133,65 @@ def copy_of(module: nn.Module) -> dict[str, Tensor]:
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Whether two sets of weights are equal bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def real_model(body: str, dropout: float = 0.0) -> CrossModalModel:
+    config = EmbedderConfig(sequence_length=8)
+    return build_model(
+        input_shape=SHAPE, target=CLASSES, body=body, pretrained=True, config=config, dropout=dropout, seed=0
+    )
+
+
+def real_split(num_samples: int) -> Split:
+    random = np.random.RandomState(0)
+    return Split(random.normal(size=(num_samples, *SHAPE)).astype(np.float32), np.arange(num_samples) % 3)
+
+
+def make_refine(
+    model: CrossModalModel,
+    config: RefineConfig,
+    train: Split | None = None,
+    validation: Split | None = None,
+    *,
+    seed: int = 0,
+    objective: Objective = OBJECTIVE,
+    head_only: bool = False,
+    augmentation: Augmentation | None = None,
+) -> RefineLoop:
+    parameters = model.head.parameters() if head_only else model.parameters()
+    train, validation = train or toy_split(75), validation or toy_split(100, 1)
+    return RefineLoop(
+        model, parameters, train, validation, objective, config, seed=seed, device=CPU, augmentation=augmentation
+    )
+
+
+def predictions_of(
+    model: nn.Module, x: Rows, objective: Objective = OBJECTIVE, batch_size: int = BATCH_SIZE,
+    precision: Precision = EXACT,
+) -> np.ndarray:  # fmt: skip
+    return predict(Feed(x, model, precision), objective, batch_size)[0]
+
+
+def evaluate(model: nn.Module, x: Rows, y: np.ndarray, objective: Objective = OBJECTIVE) -> float:
+    """Return the score of a model over a whole split, independently of a loop."""
+    return score(predictions_of(model, x, objective), y, objective)
+
+
+@contextmanager
+def limited_memory(
+    model: CrossModalModel, most: int, error: Exception = OUT_OF_MEMORY[0], *, training: bool
+) -> Iterator[list[int]]:
+    """Raise ``error`` for batches of more than ``most`` samples in training or evaluation; yield their sizes."""
+    sizes: list[int] = []
+
+    def allocate(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if model.training == training:
+            sizes.append(len(inputs[0]))
+            if len(inputs[0]) > most:
+                raise error
+
+    handle = model.embedder.register_forward_pre_hook(allocate)
+    try:
+        yield sizes
+    finally:
+        handle.remove()

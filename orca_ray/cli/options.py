@@ -1,0 +1,122 @@
+"""Options that several commands share, and the values they stand for."""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from orca_ray.cli.output import note
+from orca_ray.errors import UserError
+from orca_ray.paths import refuse_special
+from orca_ray.protocol import Protocol
+
+if TYPE_CHECKING:
+    from orca_ray.results.store import ResultsStore
+
+Options = TypeVar("Options")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, for programs.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and failed trials.")]
+BenchmarkArgument = Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
+SplitsOption = Annotated[
+    Protocol, typer.Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
+]
+ResultsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--results",
+        metavar="URI",
+        envvar="ORCA_RAY_RESULTS",
+        help="Results store: a directory, or a URI that pyarrow.fs understands (s3://…). "
+        "Default: results/, or a directory in the cache for a job submitted to Ray.",
+    ),
+]
+
+
+def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:
+    """Give a command the fields of the dataclass ``kind`` as its options.
+
+    The decorated function takes its argument and one instance of ``kind``; Typer sees one parameter per field. A field
+    is annotated as a Typer option, and its default is the option's.
+    """
+
+    def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
+        argument = next(iter(inspect.signature(command).parameters.values()))
+
+        def call(**given: Any) -> None:
+            command(given.pop(argument.name), kind(**given))
+
+        hints = get_type_hints(kind, include_extras=True)
+        parameters = [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        for field in fields(kind):  # type: ignore[arg-type] # a dataclass
+            parameters.append(
+                parameters[0].replace(name=field.name, annotation=hints[field.name], default=field.default)
+            )
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        return call
+
+    return decorate
+
+
+def directory(given: str) -> Path:
+    """Parse an option that names a directory; an empty value, as from an unset shell variable, is refused."""
+    if not given:
+        raise typer.BadParameter("it names no directory; give one, or leave the option out")
+    try:
+        refuse_special(Path(given), "the directory")
+    except UserError as error:  # the parser would drop the message of any other ValueError
+        raise typer.BadParameter(str(error)) from error
+    return Path(given)
+
+
+def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
+    """Split an option that may be repeated, comma-separated, or both; None when it was not given.
+
+    Raises:
+        UserError: it was given without a name, as an unset shell variable does; that must not mean "all".
+    """
+    if not values:
+        return None
+    names = [name for value in values for name in (part.strip() for part in value.split(",")) if name]
+    if not names:
+        raise UserError(f"{option} {','.join(values)!r} names nothing: give names, or leave the option out for all")
+    return names
+
+
+def results_uri(given: str | None, *, announce: bool = False) -> str:
+    """Return the results store to use; ``announce`` prints a default that the user may not expect.
+
+    Ray runs a submitted job in a temporary copy of the working directory and deletes it afterwards. A relative
+    ``results/`` would be lost, so a submitted job stores its results in the cache directory.
+    """
+    if given:
+        return given
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return "results"
+    from orca_ray.data.cache import home
+
+    uri = str(home() / "results")
+    if announce:
+        note(f"results store: {uri} (the working directory of a submitted job is temporary)")
+    return uri
+
+
+def existing_store(uri: str) -> "ResultsStore | None":
+    """Open the results store for reading, or return None when there is nothing at ``uri`` yet.
+
+    Raises:
+        UserError: something is there, and it is not a results store.
+    """
+    from orca_ray.results.folder import open_folder
+    from orca_ray.results.store import ResultsStore
+
+    folder = open_folder(uri)
+    kind = folder.kind()
+    if kind == "missing" or (kind == "directory" and not folder.names()):
+        return None
+    return ResultsStore(uri)

@@ -1,0 +1,236 @@
+"""Progress of a sweep: a live table on a terminal, else one line per finished trial."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from orca_ray.cli.output import console, duration, note, say, score, table
+from orca_ray.errors import printable
+from orca_ray.sweep.execution import events
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+_OTHER_LINES = 7
+"""Lines of the terminal that are not table rows: heading, rule, totals and message, which may each be folded."""
+
+
+@dataclass
+class RowState:
+    """State of one (task, method)."""
+
+    task: str
+    method: str
+    planned: int
+    done: int
+    failed: int = 0
+    best: float | None = None
+    """Lowest validation score so far."""
+    running: dict[str, str] = field(default_factory=dict)
+    """For each running trial's key, the stage and epoch it is in; the trial that reported last is last."""
+    seconds: list[float] = field(default_factory=list)
+    """Wall seconds of the trials that ended since the sweep started."""
+
+    @property
+    def remaining(self) -> int:
+        """Number of trials that have not ended."""
+        return max(0, self.planned - self.done)
+
+    @property
+    def stage(self) -> str:
+        """Stage of a running trial, or ``waiting``, or ``done``."""
+        if self.running:
+            return next(reversed(self.running.values()))
+        return "waiting" if self.remaining else "done"
+
+    def update_best(self, value: float | None) -> None:
+        """Take a validation score into account; None and NaN change nothing."""
+        if value is not None and value == value and (self.best is None or value < self.best):
+            self.best = value
+
+
+class SweepState:
+    """State of the sweep, built from its events. Thread-safe: the terminal is redrawn from another thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lock = threading.RLock()
+        self.rows: dict[tuple[str, str], RowState] = {}
+        self.title = ""
+        self.last_message = ""
+        self._clock = clock
+        self._started = clock()
+
+    def apply(self, event: events.Event) -> None:
+        """Update the state with one event."""
+        with self.lock:
+            match event:
+                case events.SweepStarted():
+                    self.title = f"{event.sweep} · {event.executor} on {event.where}"
+                    self._started = self._clock()
+                    for row in event.rows:
+                        self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
+                case events.TrialStarted():
+                    self._row(event.task, event.method).running[event.trial_key] = event.phase
+                case events.TrialProgress():
+                    state = self._row(event.task, event.method)
+                    state.running.pop(event.trial_key, None)  # to insert it again as the last
+                    state.running[event.trial_key] = f"{event.stage} {event.epoch}/{event.epochs}"
+                    state.update_best(event.validation_score)
+                case events.TrialFinished():
+                    self._finish(event)
+                case events.Message():
+                    self.last_message = printable(event.text)
+                case _:
+                    pass
+
+    def elapsed(self) -> float:
+        """Return seconds since the sweep started."""
+        return self._clock() - self._started
+
+    def totals(self) -> tuple[int, int, int, int]:
+        """Return (done, planned, running, failed) over all rows."""
+        rows = self.rows.values()
+        return (
+            sum(row.done for row in rows),
+            sum(row.planned for row in rows),
+            sum(len(row.running) for row in rows),
+            sum(row.failed for row in rows),
+        )
+
+    def seconds_left(self, row: RowState | None = None) -> float | None:
+        """Estimate the seconds until ``row`` (or the sweep) is done; None until a trial has ended.
+
+        A trial is expected to take the mean time of its row's finished trials, or of all finished trials if its row has
+        none. The trials that run now are assumed to keep sharing the machine.
+        """
+        everything = [value for each in self.rows.values() for value in each.seconds]
+        if not everything:
+            return None
+        mean = sum(everything) / len(everything)
+        rows = [row] if row is not None else list(self.rows.values())
+        work = sum(r.remaining * (sum(r.seconds) / len(r.seconds) if r.seconds else mean) for r in rows)
+        return work / max(1, sum(len(r.running) for r in rows))
+
+    def _row(self, task: str, method: str) -> RowState:
+        return self.rows.setdefault((task, method), RowState(task, method, planned=0, done=0))
+
+    def _finish(self, event: events.TrialFinished) -> None:
+        record = event.record
+        row = self._row(record.task, record.method)
+        row.running.pop(record.trial_key, None)
+        row.done += 1
+        row.planned = row.done + event.remaining
+        row.failed += record.status.failed
+        row.seconds.append(record.wall_seconds)
+        row.update_best(record.validation_score)
+
+
+def render(state: SweepState, height: int | None = None) -> "RenderableType":
+    """Draw the state as a table and a line of totals, on at most ``height`` lines (None: no limit)."""
+    from rich.console import Group
+    from rich.text import Text
+
+    with state.lock:
+        shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
+        rows = [
+            (
+                row.task.partition("/")[2] or row.task,
+                row.method,
+                f"{row.done}/{row.planned}" + (f" ({row.failed} failed)" if row.failed else ""),
+                len(row.running) or "",
+                score(row.best),
+                row.stage,
+                "" if not row.remaining else _left(state.seconds_left(row)),
+            )
+            for row in shown
+        ]
+        hidden = len(state.rows) - len(shown)
+        done, planned, running, _ = state.totals()
+        footer = (
+            f"{state.title} · {done}/{planned} trials, {running} running · "
+            f"{duration(state.elapsed())}, left {_left(state.seconds_left())}"
+            + (f" · {hidden} rows not shown" if hidden else "")
+        )
+        message = state.last_message
+    headers = ("task", "method", "done", "run", "best val.", "stage", "left")  # fits 80 columns
+    body = table(headers, rows, right=("done", "run", "best val.", "left"))
+    return Group(body, Text(footer), *([Text(message, style="dim")] if message else []))
+
+
+def _fitting(rows: list[RowState], room: int | None) -> list[RowState]:
+    """Return the rows to show, in order. If not all fit: first those with running trials, then those that wait."""
+    if room is None or len(rows) <= room:
+        return rows
+    urgent = sorted(range(len(rows)), key=lambda index: (not rows[index].running, not rows[index].remaining))
+    return [rows[index] for index in sorted(urgent[: max(1, room)])]
+
+
+def _left(seconds: float | None) -> str:
+    return "?" if seconds is None else duration(seconds)
+
+
+def trial_line(event: events.TrialFinished, state: SweepState) -> str:
+    """Describe a finished trial in one line."""
+    record = event.record
+    done, planned, _, _ = state.totals()
+    facts = [f"validation {score(record.validation_score)}"]
+    if record.test_score is not None:
+        facts.append(f"test {score(record.test_score)}")
+    facts.append(duration(record.wall_seconds))
+    if record.samples_per_second is not None:
+        facts.append(f"{record.samples_per_second:.4g} samples/s")
+    if record.align_reused:
+        facts.append("alignment reused")
+    ending = "".join(f": {line}" for line in (record.error or "").splitlines()[:1])
+    notes = f" ({record.notes})" if record.notes else ""
+    return printable(
+        f"[{done}/{planned}] {record.task} {record.method} {record.phase} seed {record.seed}: {record.status.value}, "
+        f"{', '.join(facts)}{notes}{ending}"
+    )
+
+
+class SweepProgress:
+    """Listener of a sweep that prints its progress; a context manager, so that the terminal is restored."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.state = SweepState()
+        self._quiet = quiet
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        screen = console()
+        if not self._quiet and screen.is_terminal and sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(
+                console=screen, get_renderable=lambda: render(self.state, screen.height), refresh_per_second=2
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        """Update the state with one event; without a live table, print a line for it."""
+        self.state.apply(event)
+        if self._quiet:
+            return
+        if self._live is not None:
+            if isinstance(event, events.TrialFinished) and event.record.status.failed:
+                self._live.console.print(trial_line(event, self.state), markup=False)
+        elif isinstance(event, events.SweepStarted):
+            done, planned, _, _ = self.state.totals()
+            say(f"{event.sweep}: {planned} trials, {done} already done; {event.executor} on {event.where}")
+        elif isinstance(event, events.TrialFinished):
+            say(trial_line(event, self.state))
+        elif isinstance(event, events.Message):
+            note(event.text)

@@ -1,0 +1,140 @@
+"""Stiff equations: exponential time stepping (ETDRK4), and the tridiagonal systems of implicit steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.simulation.simulation import Array
+
+Modes = npt.NDArray[Any]
+_CONTOUR_POINTS = 32
+
+
+class Etdrk4:
+    """ETDRK4 for du/dt = L u + N(u) with a diagonal real L (Cox and Matthews, J. Comput. Phys. 176, 2002, eqs. 26-29).
+
+    The coefficients are means over a circle around L dt, which avoids cancellation (Kassam and Trefethen, SIAM J. Sci.
+    Comput. 26, 2005).
+    """
+
+    def __init__(self, linear: Array, dt: float) -> None:
+        """Prepare steps of ``dt``; ``linear`` is L of every mode and broadcasts with the modes."""
+        z = linear * dt
+        angles = np.pi * (np.arange(_CONTOUR_POINTS) + 0.5) / _CONTOUR_POINTS  # the upper half: L is real
+        circle = z[..., None] + np.exp(1j * angles)
+        exponential = np.exp(circle)
+        self._whole = np.exp(z)
+        self._half = np.exp(z / 2)
+        self._stage = dt * np.mean(np.expm1(circle / 2) / circle, axis=-1).real
+        cubed = circle**3
+        first = (-4 - circle + exponential * (4 - 3 * circle + circle**2)) / cubed
+        middle = 2 * (2 + circle + exponential * (circle - 2)) / cubed
+        last = (-4 - 3 * circle - circle**2 + exponential * (4 - circle)) / cubed
+        self._first, self._middle, self._last = (dt * np.mean(c, axis=-1).real for c in (first, middle, last))
+
+    def step(self, modes: Modes, nonlinear: Callable[[Modes], Modes]) -> Modes:
+        """Return the modes after one step; ``nonlinear`` maps modes to the modes of N."""
+        slope = nonlinear(modes)
+        halfway = self._half * modes
+        a = halfway + self._stage * slope
+        slope_a = nonlinear(a)
+        b = halfway + self._stage * slope_a
+        slope_b = nonlinear(b)
+        c = self._half * a + self._stage * (2 * slope_b - slope)
+        slope_c = nonlinear(c)
+        following: Modes = (
+            self._whole * modes
+            + self._first * slope
+            + self._middle * (slope_a + slope_b)
+            + self._last * slope_c
+        )  # fmt: skip
+        return following
+
+
+def evolve_spectral(
+    initial: Array,
+    linear: Callable[[Array], Array],
+    quadratic: Callable[[Array], Modes | float],
+    *,
+    interval: float,
+    num_frames: int,
+    steps: int,
+) -> Array:
+    """Solve u_t = L u + Q (u^2) on a period of 1, L and Q diagonal in Fourier space; return [B, num_frames, X].
+
+    Args:
+        initial: u [B, X] at equally spaced points, the first frame; X is even.
+        linear: maps wave numbers to L.
+        quadratic: maps wave numbers to Q.
+        interval: time between frames.
+        num_frames: number of frames.
+        steps: time steps per frame.
+    """
+    num_points = initial.shape[-1]
+    k = 2 * np.pi * np.arange(num_points // 2 + 1)
+    stepper = Etdrk4(linear(k), interval / steps)
+    # Squaring u would alias modes above two thirds (Orszag 1971).
+    factor = np.where(np.arange(len(k)) <= num_points // 3, quadratic(k), 0.0)
+
+    def nonlinear(modes: Modes) -> Modes:
+        return factor * np.fft.rfft(np.fft.irfft(modes, num_points) ** 2)
+
+    frames = np.empty((len(initial), num_frames, num_points))
+    frames[:, 0] = initial
+    modes: Modes = np.fft.rfft(initial)
+    for frame in range(1, num_frames):
+        for _ in range(steps):
+            modes = stepper.step(modes, nonlinear)
+        frames[:, frame] = np.fft.irfft(modes, num_points)
+    return frames
+
+
+class Tridiagonal:
+    """B symmetric positive definite systems of N unknowns, concatenated and factored once (LAPACK's pttrf)."""
+
+    def __init__(self, diagonal: Array, off: Array) -> None:
+        """Factor systems with diagonals ``diagonal`` [B, N] and constant off-diagonals ``off`` [B, 1]."""
+        from scipy.linalg import lapack
+
+        coupling = np.repeat(off, diagonal.shape[1], axis=1)
+        coupling[:, -1] = 0.0  # no coupling between two systems
+        self._solver = lapack.dpttrs
+        self._pivots, self._factors, failed = lapack.dpttrf(diagonal.ravel(), coupling.ravel()[:-1])
+        if failed:
+            raise ArithmeticError(f"the system is not positive definite at unknown {failed - 1}")
+
+    def solve(self, right: Array) -> Array:
+        """Return the solutions [B, N] for the right-hand sides [B, N]."""
+        solution: Array = self._solver(self._pivots, self._factors, right.ravel())[0]
+        return solution.reshape(right.shape)
+
+
+class Periodic:
+    """Like `Tridiagonal`, with the first and the last unknown coupled, too.
+
+    Sherman-Morrison formula (Press et al., Numerical Recipes, section 2.7).
+    """
+
+    def __init__(self, diagonal: Array, off: Array) -> None:
+        """Factor the systems; arguments as for `Tridiagonal`."""
+        corner = -diagonal[:, :1]
+        modified = diagonal.copy()
+        modified[:, :1] -= corner
+        modified[:, -1:] -= off * off / corner
+        self._modified = Tridiagonal(modified, off)
+        self._ratio = off / corner
+        ends = np.zeros_like(diagonal)
+        ends[:, :1] = corner
+        ends[:, -1:] = off
+        self._ends = self._modified.solve(ends)
+        self._scale = 1.0 + self._coupled(self._ends)
+
+    def solve(self, right: Array) -> Array:
+        """Return the solutions [B, N] for the right-hand sides [B, N]."""
+        solution = self._modified.solve(right)
+        return solution - self._ends * (self._coupled(solution) / self._scale)
+
+    def _coupled(self, unknowns: Array) -> Array:
+        return unknowns[:, :1] + self._ratio * unknowns[:, -1:]

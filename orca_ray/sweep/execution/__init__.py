@@ -1,0 +1,1 @@
+"""Running planned trials: the conductor hands them out, executors run them, reports become records."""

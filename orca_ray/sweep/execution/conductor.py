@@ -1,0 +1,257 @@
+"""Decides which trial runs next, which one stops, and what goes into the store; executors carry it out.
+
+Not thread-safe: one thread of the driver owns it.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import Progress
+from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.events import (
+    Event,
+    Listener,
+    Message,
+    SearchRow,
+    Summary,
+    TrialFinished,
+    TrialProgress,
+    TrialStarted,
+)
+from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.execution.recording import make_record
+from orca_ray.sweep.planning.searches import SearchPlan
+from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.sweep.search.search import Search
+
+
+@dataclass
+class _Running:
+    """A running trial and its reports so far."""
+
+    trial: TrialSpec
+    search: Search
+    started_at: datetime
+    curve: list[Progress] = field(default_factory=list)
+    attempts: int = 1
+
+    @property
+    def scores(self) -> list[float]:
+        """Validation score of each refine epoch."""
+        return [point.validation_score for point in self.curve if point.validation_score is not None]
+
+
+class Conductor:
+    """Replays the store, hands out trials, the longest search first, and writes every record."""
+
+    def __init__(
+        self,
+        searches: Sequence[SearchPlan],
+        store: ResultsStore,
+        *,
+        executor: str,
+        trial_seconds: Mapping[tuple[str, str], float] | None = None,
+        retry_failed: bool = False,
+        listener: Listener | None = None,
+    ) -> None:
+        """Open the sweep.
+
+        Args:
+            searches: the searches to run.
+            store: finished trials are read from it, and records written to it.
+            executor: name of the executor, for the records.
+            trial_seconds: estimated seconds of a trial of each (task, method), in any unit; see
+                `orca_ray.sweep.planning.cost`. The search with most seconds left goes first.
+            retry_failed: run failed trials again; ``lost`` ones always are.
+            listener: receives every event.
+        """
+        if not searches:
+            raise UserError("nothing to run: the sweep has no task or no method")
+        self._spec = searches[0].spec
+        self._store, self._executor, self._estimates = store, executor, dict(trial_seconds or {})
+        self._listener = listener
+        existing = {
+            key: record
+            for key, record in store.load(self._spec.sweep_id).items()
+            if not (record.status is Status.LOST or (retry_failed and record.status.failed))
+        }
+        curves = self._stored_scores() if existing else {}
+        self.searches = [Search(plan, existing, curves) for plan in searches]
+        self.finished_before = sum(search.num_finished for search in self.searches)
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._estimate_error = 1.0
+        self._running: dict[str, _Running] = {}
+        self._lost: dict[str, _Running] = {}
+        self._ran: list[Record] = []
+        self._began = datetime.now(UTC)
+
+    @property
+    def done(self) -> bool:
+        """Whether every trial has ended."""
+        return not self._running and all(search.done for search in self.searches)
+
+    def next_trial(self) -> TrialSpec | None:
+        """Return the next trial of the longest search, or None while all trials that can start are running."""
+        ready = [search for search in self.searches if search.ready()]
+        if not ready:
+            return None
+        search = max(ready, key=self._seconds_left)
+        trial = search.take()
+        assert trial is not None
+        lost = self._lost.pop(trial.key) if trial.key in self._lost else None
+        self._running[trial.key] = lost or _Running(trial, search, datetime.now(UTC))
+        return trial
+
+    def started(self, key: str) -> None:
+        """Note that a worker has started a trial, which may have waited for resources."""
+        item = self._running[key]
+        if item.attempts == 1:
+            item.started_at = datetime.now(UTC)
+        self._emit(TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
+
+    def report(self, key: str, progress: Sequence[Progress]) -> bool:
+        """Add the epochs of a trial since its last report; return True if the trial must stop here.
+
+        A trial that resumed on another node reports from its first epoch again; only new epochs count.
+        """
+        item = self._running[key]
+        for point in progress:
+            if any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in item.curve):
+                continue
+            item.curve.append(point)
+            self._emit(
+                TrialProgress(
+                    key, item.trial.task, item.trial.method, point.stage, point.epoch, point.epochs,
+                    point.validation_score, point.loss, point.distance,
+                )
+            )  # fmt: skip
+            if self._stops(item):  # a resumed trial reports several epochs: each is judged, those after it are dropped
+                return True
+        return False
+
+    def finish(self, key: str, report: TrialReport) -> Record:
+        """Write the record of a trial that ended with this report, and continue its search."""
+        item = self._running.pop(key)
+        record = make_record(item.trial, self._spec, report, item.curve, item.started_at, self._executor, item.attempts)
+        self._store.append([record], [self._curve_point(key, point) for point in item.curve])
+        remove_checkpoint(checkpoint_directory(self._store), key)
+        self._ran.append(record)
+        self._learn_seconds(record)
+        item.search.finish(record, item.scores)
+        self._emit(TrialFinished(record, item.search.num_remaining))
+        return record
+
+    def attempt(self, key: str) -> int:
+        """Return the number of the running trial's attempt, from 1."""
+        return self._running[key].attempts
+
+    def give_back(self, key: str) -> None:
+        """Take back a trial whose worker or node was lost; it runs again, from its checkpoint."""
+        item = self._running.pop(key)
+        item.attempts += 1
+        item.search.give_back(key)
+        self._lost[key] = item
+        self._emit(Message(f"{item.trial.task} {item.trial.method}: worker lost, attempt {item.attempts} follows"))
+
+    def rows(self) -> tuple[SearchRow, ...]:
+        """Return the plan as rows for a progress table."""
+        return tuple(
+            SearchRow(s.plan.task, s.plan.method, s.plan.body, s.plan.num_trials, s.num_finished) for s in self.searches
+        )
+
+    def summary(self, *, interrupted: bool = False) -> Summary:
+        """Return the summary of the sweep so far."""
+        records = [record for search in self.searches for record in search.records.values()]
+        unfinished = [f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self.searches if s.failure]
+        return Summary(
+            sweep=self._spec.sweep_id,
+            planned=sum(search.plan.num_trials for search in self.searches),
+            finished_before=self.finished_before,
+            ran=len(self._ran),
+            statuses={status: sum(r.status is status for r in records) for status in Status},
+            failed=tuple(record for record in records if record.status.failed),
+            interrupted=interrupted or not self.done,
+            seconds=(datetime.now(UTC) - self._began).total_seconds(),
+            unfinished=tuple(unfinished),
+            deterministic=self._spec.deterministic,
+            aligned=sum(bool(record.align_epochs) for record in records),
+            reused=sum(bool(record.align_reused) for record in records),
+            notes=count_notes(records),
+        )
+
+    def tidy(self) -> None:
+        """Delete the checkpoints of ended trials, and their directory once it is empty."""
+        directory = checkpoint_directory(self._store)
+        for search in self.searches:
+            for key in search.records:
+                remove_checkpoint(directory, key)
+        with contextlib.suppress(OSError):  # it does not exist, or holds another sweep's state
+            directory.rmdir()
+
+    def _seconds_left(self, search: Search) -> float:
+        """Return the expected seconds of a search whose trials run one after another."""
+        name = (search.plan.task, search.plan.method)
+        estimate = self._estimates.get(name, 1.0) * self._estimate_error
+        return search.num_remaining * self._seconds.get(name, estimate)
+
+    def _learn_seconds(self, record: Record) -> None:
+        """Remember how long a trial took, and by which factor estimates are wrong on the average."""
+        if record.status is Status.COMPLETED:
+            self._seconds[record.task, record.method] = record.wall_seconds
+            errors = [seconds / self._estimates.get(name, 1.0) for name, seconds in self._seconds.items()]
+            self._estimate_error = sum(errors) / len(errors)
+
+    def _stops(self, item: _Running) -> bool:
+        rule = self._spec.file.early_stopping
+        if rule is None or item.trial.phase != "search":
+            return False
+        return rule.stops(item.scores, item.trial.epochs, item.search.rivals(item.trial))
+
+    def _curve_point(self, key: str, point: Progress) -> CurvePoint:
+        return CurvePoint(
+            sweep=self._spec.sweep_id,
+            trial_key=key,
+            stage=point.stage,
+            epoch=point.epoch,
+            loss=point.loss,
+            distance=point.distance,
+            validation_score=point.validation_score,
+            learning_rate=point.learning_rate,
+            seconds=point.seconds,
+        )
+
+    def _stored_scores(self) -> dict[str, list[float]]:
+        curves = self._store.curves(sweep=self._spec.sweep_id)
+        refine = curves[(curves["stage"] == "refine") & curves["validation_score"].notna()]
+        ordered = refine.sort_values("epoch")
+        return {str(key): list(group["validation_score"]) for key, group in ordered.groupby("trial_key")}
+
+    def _emit(self, event: Event) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+
+def count_notes(records: Iterable[Record]) -> dict[str, int]:
+    """Return the sentences of the records' notes, each with its number of trials, the most frequent first."""
+    sentences = Counter(sentence for record in records for sentence in dict.fromkeys((record.notes or "").split("; ")))
+    return {sentence: count for sentence, count in sentences.most_common() if sentence}
+
+
+def checkpoint_directory(store: ResultsStore) -> Path:
+    """Return the directory of interrupted trials' state: in the store, or in the cache for a remote store."""
+    from orca_ray.data.cache import home
+
+    return (store.local_path or home()) / "checkpoints"
+
+
+def remove_checkpoint(directory: Path, key: str) -> None:
+    """Delete the state of an ended trial."""
+    for pattern in (f"{key}.*", f".{key}.*"):  # a kill in the middle of a write leaves a hidden temporary file
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)

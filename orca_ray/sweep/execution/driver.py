@@ -1,0 +1,93 @@
+"""Run a sweep from its spec to its last record."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from orca_ray.errors import unknown_name
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.conductor import Conductor, checkpoint_directory
+from orca_ray.sweep.execution.events import Event, Listener, Message, Summary, SweepFinished, SweepStarted
+from orca_ray.sweep.execution.executors.base import Executor
+from orca_ray.sweep.planning.assets import fetch
+from orca_ray.sweep.planning.cost import trial_seconds
+from orca_ray.sweep.planning.plan import fingerprints
+from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
+from orca_ray.sweep.planning.spec import SweepSpec
+
+logger = logging.getLogger(__name__)
+
+
+def _inline() -> Executor:
+    from orca_ray.sweep.execution.executors.inline import InlineExecutor
+
+    return InlineExecutor()
+
+
+def _ray() -> Executor:
+    from orca_ray.sweep.execution.executors.ray import RayExecutor
+
+    return RayExecutor()
+
+
+EXECUTORS: Mapping[str, Callable[[], Executor]] = {"ray": _ray, "inline": _inline}
+
+
+def make_executor(name: str) -> Executor:
+    """Return an executor by name; raise UserError for an unknown one."""
+    if name not in EXECUTORS:
+        raise unknown_name("executor", name, EXECUTORS)
+    return EXECUTORS[name]()
+
+
+def run_sweep(
+    spec: SweepSpec,
+    results: ResultsStore | str,
+    *,
+    executor: str = "ray",
+    listener: Listener | None = None,
+    address: str | None = None,
+    retry_failed: bool = False,
+    checkpoint_seconds: float = 30.0,
+) -> Summary:
+    """Run the trials that the results store does not hold yet; after an interruption the same call continues.
+
+    Args:
+        spec: the sweep.
+        results: the results store, or its path or URI. A store that does not exist is created last, so that a sweep
+            that cannot start leaves nothing behind.
+        executor: ``ray`` or ``inline``.
+        listener: receives every event, in the calling thread.
+        address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
+        retry_failed: run failed trials again.
+        checkpoint_seconds: least time between two checkpoints of a trial.
+
+    Raises:
+        UserError: an unreachable cluster, a trial that fits on no node, a body or data that cannot be read.
+    """
+    emit = listener or _ignore
+    with make_executor(executor) as engine:
+        nodes = engine.open(address)
+        searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=any(node.gpus > 0 for node in nodes))
+        refuse_unplaceable(searches, nodes)
+        fetch(searches, lambda text: emit(Message(text)))
+        known = fingerprints(spec, prepare=True)
+        searches = [replace(search, fingerprint=known[search.task]) for search in searches]
+        estimates = trial_seconds(searches)
+        store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
+        conductor = Conductor(
+            searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed, listener=listener
+        )
+        emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
+        interrupted = False
+        if not conductor.done:
+            interrupted = engine.run(conductor, checkpoint_directory(store), checkpoint_seconds)
+    store.compact()
+    conductor.tidy()
+    summary = conductor.summary(interrupted=interrupted)
+    emit(SweepFinished(summary))
+    return summary
+
+
+def _ignore(event: Event) -> None:
+    logger.debug("%s", event)

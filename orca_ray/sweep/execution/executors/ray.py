@@ -1,0 +1,180 @@
+"""Runs trials on a Ray cluster, as the trials of one Tune experiment on warm actors.
+
+Tune schedules and places trials. The conductor decides which trial runs next, again or no longer; a Tune ``Searcher``
+and a ``TrialScheduler`` pass its decisions on. Tune's snapshots and loggers are not used (design, decisions 1 and 6).
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orca_ray.data import cache
+from orca_ray.errors import UserError
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.executors.base import Executor
+from orca_ray.sweep.execution.executors.reap import note_processes, reap_orphans
+from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.planning.searches import NodeResources
+from orca_ray.sweep.planning.trial import TrialSpec
+
+logger = logging.getLogger(__name__)
+
+_TUNE_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files per trial
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # align epochs have no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # the results store is the only truth
+    "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions need every epoch
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TQDM": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records hold the reason
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class RayExecutor(Executor):
+    """Joins a running cluster or starts one on this machine."""
+
+    def __init__(self) -> None:
+        self._connected = False
+        self._processes: Path | None = None
+
+    def open(self, address: str | None) -> list[NodeResources]:
+        """Join the cluster at ``address`` or RAY_ADDRESS, or start one on this machine."""
+        os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
+        import ray
+
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        reap_orphans()
+        try:
+            _knock(address)
+            self._init(address)
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise UserError(
+                f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, and is the "
+                "token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address and RAY_ADDRESS a cluster is "
+                "started on this machine."
+            ) from error
+        self._connected = True
+        nodes = [
+            NodeResources(
+                node["NodeManagerHostname"],
+                node["Resources"].get("CPU", 0.0),
+                node["Resources"].get("GPU", 0.0),
+                node["Resources"].get("memory", 0.0) / 2**30,
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        kind = "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        self.where = f"{kind}, {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
+        return nodes
+
+    def _init(self, address: str) -> None:
+        import ray
+
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        if address == "local":
+            ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                object_store_memory=128 * 2**20,  # trials exchange kilobytes
+                **quiet,
+            )
+            self._processes = note_processes()
+        else:
+            ray.init(address=address, ignore_reinit_error=True, **quiet)
+
+    def run(self, conductor: Conductor, checkpoints: Path, checkpoint_seconds: float) -> bool:
+        """Run one Tune experiment until the conductor is done."""
+        from ray import tune
+
+        from orca_ray.sweep.execution.executors.bridge import (
+            ConductorScheduler,
+            ConductorSearcher,
+            StartNotes,
+            StopOnError,
+        )
+        from orca_ray.sweep.execution.executors.trainable import make_trainable
+
+        home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
+        directory = str(checkpoints.resolve())
+
+        def assign(trial: TrialSpec) -> Assignment:
+            return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
+
+        bridge = ConductorSearcher(conductor, assign)
+        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, _working_in(scratch):
+            tuner = tune.Tuner(
+                tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement),
+                tune_config=tune.TuneConfig(
+                    search_alg=bridge, scheduler=ConductorScheduler(bridge), num_samples=-1, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(
+                    name=f"orca-{uuid.uuid4().hex[:12]}",
+                    storage_path=scratch,
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=0),  # the bridge retries
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                    callbacks=[StartNotes(bridge)],
+                    log_to_file=False,
+                    stop=StopOnError(bridge),
+                ),
+            )
+            tuner.fit()
+        if bridge.error is not None:
+            raise bridge.error
+        return not conductor.done
+
+    def close(self) -> None:
+        """Leave the cluster; end it if this executor started it."""
+        if self._connected:
+            import ray
+
+            ray.shutdown()
+            self._connected = False
+        if self._processes is not None:
+            self._processes.unlink(missing_ok=True)
+            self._processes = None
+
+
+@contextlib.contextmanager
+def _working_in(directory: str) -> Iterator[None]:
+    """Change the working directory, since Ray may delete the one that a submitted job starts in."""
+    before = os.getcwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(before)
+
+
+def _knock(address: str) -> None:
+    """Connect once to a host:port address, since Ray would wait for minutes where nothing listens."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def placement(config: dict[str, Any]) -> Any:
+    """Return the placement group of a trial: one bundle."""
+    from ray import tune
+
+    wanted = Assignment.from_json(config["assignment"]).trial.resources
+    bundle = {"CPU": wanted.cpus}
+    if wanted.gpus:
+        bundle["GPU"] = wanted.gpus
+    if wanted.memory_gib:
+        bundle["memory"] = wanted.memory_gib * 2**30
+    return tune.PlacementGroupFactory([bundle])

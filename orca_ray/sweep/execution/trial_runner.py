@@ -1,0 +1,219 @@
+"""Runs one trial step by step on a worker, for every executor.
+
+A failing trial raises nothing: the status in its last report says how it ended (design, decision 9).
+"""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_ray.data.protocol import PAPER
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.record import Status
+from orca_ray.sweep.execution.messages import TrialReport, Worker
+from orca_ray.sweep.planning.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from orca_ray.methods.adaptation import Adaptation
+
+logger = logging.getLogger(__name__)
+
+PAPER_NOTE = (
+    "paper protocol: epochs were selected on test, and scores are over the whole split where the reference averages "
+    "over chunks of its evaluation batch (what else differs: docs/decisions/0008-published-configurations.md)"
+)
+"""Note in the record of every trial under that protocol."""
+
+
+class TrialRunner:
+    """Steps an adaptation, saves a checkpoint at intervals, and reports how the trial ended."""
+
+    def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
+        """Prepare a trial; data and model are loaded by the first :meth:`step`.
+
+        Args:
+            trial: the trial to run.
+            checkpoints: directory for the state of interrupted trials, shared by all nodes that may run this one.
+            checkpoint_seconds: least time between two checkpoints.
+        """
+        self.trial = trial
+        self._state = checkpoints / f"{trial.key}.pt"
+        self._curve_file = checkpoints / f"{trial.key}.curve.json"
+        self._outcome_file = checkpoints / f"{trial.key}.outcome.json"
+        self._checkpoint_seconds = checkpoint_seconds
+        self._saved_at = time.monotonic()
+        self._curve: list[Progress] = []
+        self._adaptation: Adaptation | None = None
+        self._last: TrialReport | None = None
+        self._between_epochs = True
+        """False during an epoch: weights that Ctrl-C interrupts in an epoch are not saved."""
+
+    def step(self) -> TrialReport:
+        """Run one epoch of a stage and report it."""
+        try:
+            if self._last is None and (finished := _read(self._outcome_file)):
+                logger.info("trial %s had ended before its record was written", self.trial.key)
+                self._last = finished
+                return finished
+            return self._step()
+        except Exception as error:
+            return self._failure(error)
+
+    def interrupt(self) -> None:
+        """Save the state of an unfinished trial, so that the same sweep resumes it."""
+        if self._adaptation is not None and self._last is None and self._between_epochs:
+            self._save(self._adaptation)
+        self.close()
+
+    def close(self) -> None:
+        """Free the model and its memory."""
+        if self._adaptation is not None:
+            self._adaptation.close()
+            self._adaptation = None
+
+    def _step(self) -> TrialReport:
+        resumed: list[Progress] = []
+        if self._adaptation is None:
+            self._adaptation = self._build()
+            resumed = self._resume(self._adaptation)
+        if self._adaptation.done:
+            return self._finish(resumed)
+        self._between_epochs = False
+        progress = self._adaptation.step()
+        self._between_epochs = True
+        self._curve.append(progress)
+        points = [*resumed, progress]
+        if self._adaptation.done:
+            return self._finish(points)
+        if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self._save(self._adaptation)
+        return self._report(points)
+
+    def _build(self) -> "Adaptation":
+        from orca_ray.data.protocol import under_protocol
+        from orca_ray.methods.adaptation import Adaptation
+        from orca_ray.tasks.registry import get_task
+
+        trial = self.trial
+        task = get_task(trial.task)
+        data = task.prepare(trial.protocol)
+        if data.fingerprint != trial.data_fingerprint:
+            raise UserError(
+                f"the data of {trial.task} on this node has fingerprint {data.fingerprint}, the sweep was planned with "
+                f"{trial.data_fingerprint}: run 'orca-sweep data verify {trial.task}' there"
+            )
+        return Adaptation(
+            task.under(trial.protocol).resolved(data),
+            under_protocol(data, trial.protocol),
+            method=trial.method,
+            body=trial.body,
+            hyperparameters=trial.hyperparameters,
+            seed=trial.seed,
+            test=trial.phase == "confirm",
+            device=device_for(trial),
+            threads=trial.threads,
+            deterministic=trial.deterministic,
+            standardise=trial.protocol != PAPER,
+        )
+
+    def _resume(self, adaptation: "Adaptation") -> list[Progress]:
+        """Restore the last checkpoint, if there is one, and return the epochs that it covers."""
+        saved = _read(self._curve_file)
+        if saved is None or not adaptation.restore(self._state):
+            return []
+        logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
+        self._curve = list(saved.progress)
+        return list(saved.progress)
+
+    def _save(self, adaptation: "Adaptation") -> None:
+        with self._best_effort():
+            # The curve first: a kill between the two writes then repeats an epoch, which is harmless, and loses none.
+            self._write(self._curve_file, TrialReport(progress=tuple(self._curve)))
+            adaptation.save(self._state)
+        self._saved_at = time.monotonic()
+
+    def _finish(self, points: list[Progress]) -> TrialReport:
+        report = self._report(points, Status.COMPLETED)
+        with self._best_effort():
+            self._write(self._outcome_file, replace(report, progress=tuple(self._curve)))
+        self._last = report
+        return report
+
+    def _failure(self, error: Exception) -> TrialReport:
+        # Logged at INFO: the record holds the reason, and whoever shows the record shows it once.
+        logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
+        detail = f"{type(error).__name__}: {error}"[:2000]
+        self._last = self._report(self._curve, classify(error), detail)  # the whole curve: a resumed part is unreported
+        return self._last
+
+    def _report(self, progress: list[Progress], status: Status | None = None, error: str | None = None) -> TrialReport:
+        return TrialReport(
+            progress=tuple(progress),
+            outcome=self._outcome(),
+            worker=this_worker(device_for(self.trial)),
+            status=status,
+            error=error,
+        )
+
+    def _outcome(self) -> Outcome | None:
+        """Return the outcome so far, or None before the model is built."""
+        if self._adaptation is None:
+            return None
+        outcome = self._adaptation.result()
+        if self.trial.protocol == PAPER:
+            return replace(outcome, notes="; ".join(filter(None, (outcome.notes, PAPER_NOTE))))
+        return outcome
+
+    @contextmanager
+    def _best_effort(self) -> Iterator[None]:
+        """Continue where state cannot be written: the trial is fine, and would only restart after a kill."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            logger.warning("trial %s: its state cannot be saved: %s", self.trial.key, error)
+
+    @staticmethod
+    def _write(path: Path, report: TrialReport) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(report.to_json(), encoding="utf-8")
+        temporary.replace(path)
+
+
+def _read(path: Path) -> TrialReport | None:
+    """Return the report in a file, or None where there is none, or one of another version."""
+    try:
+        return TrialReport.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def classify(error: Exception) -> Status:
+    """Return the status of a trial that ended with this exception."""
+    from orca_ray.training.errors import NotFiniteError, is_out_of_memory
+
+    if isinstance(error, NotFiniteError):
+        return Status.FAILED_NAN
+    if is_out_of_memory(error):
+        return Status.FAILED_OOM
+    return Status.FAILED_USER
+
+
+def device_for(trial: TrialSpec) -> str:
+    """Return the device a trial runs on: the GPU it was given, else the CPU."""
+    return "cuda" if trial.resources.gpus > 0 else "cpu"
+
+
+def this_worker(device: str) -> Worker:
+    """Return the description of this process and its device."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else "cpu"
+    return Worker(node=platform.node(), device=name, torch=str(torch.__version__))

@@ -1,0 +1,242 @@
+"""The one cost model of sweeps: device hours and disk space of a plan, and expected seconds of a trial.
+
+Letters: T tokens, W width of a body, L its layers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from orca_ray.data.packages import is_cached
+from orca_ray.data.protocol import HELD_OUT, PAPER
+from orca_ray.data.raw import missing
+from orca_ray.models.modality import EmbedderConfig, modality_of
+from orca_ray.models.names import listed_body, parse_body_name
+from orca_ray.sweep.planning.searches import SearchPlan
+from orca_ray.tasks.registry import get_task
+from orca_ray.tasks.task import Task
+
+ASSUMED_UTILISATION = 1 / 3
+"""Assumed rate of a transformer's training step, as a share of the rate of plain matrix products. RoBERTa-base reached
+0.21 on a busy CPU core, in bfloat16."""
+ASSUMED_DEVICE, ASSUMED_RATE = "an A100 (none is here to be measured)", 312e12 / 4
+"""Without a GPU: a quarter of the A100's bfloat16 peak in its data sheet."""
+GPU_STEP_SECONDS = 0.02
+"""Least time of an optimiser step on a GPU, which launches some thousand kernels, however few its tokens are."""
+SWIN_SLOWNESS = 2.0
+"""Time per operation of Swin, relative to a plain transformer, because windows are copied: 1.3 on a CPU core; more is
+assumed for a GPU, whose memory is slower relative to its arithmetic."""
+_CALIBRATION_SECONDS = 0.5
+_PSEUDO_CLASSES, _USUAL_WIDTH = 10, 768
+_SWIN_FORWARD = {"swin-tiny": 9.0e9, "swin_tiny": 9.0e9, "swin-base": 30.8e9, "swin_base": 30.8e9}
+"""Operations of a forward pass at 224 pixels, two per multiplication (Liu et al., 2021, arXiv:2103.14030, table 1)."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Training speed of a device."""
+
+    device: str
+    flops: float
+    """Operations per second, of a plain transformer."""
+    step_seconds: float = 0.0
+    """Least time of an optimiser step."""
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """Cost of one task of a sweep."""
+
+    task: str
+    trials: int
+    epochs: int
+    """Refine epochs of all trials, none stopped early."""
+    gpu_hours: float | None
+    """None where the size of the body or the number of samples is unknown."""
+    cpu_hours: float | None
+    """Hours on this machine; None where a node has a GPU."""
+    raw_bytes: int
+    """Approximate size of the raw files; 0 where it is unknown."""
+    prepared_bytes: int | None
+    """Size of the arrays that trials read; None where it is unknown before the data are prepared."""
+    state: str
+    """``prepared``, ``fetched``, or ``missing``."""
+    command: str | None
+    """Command of the next step towards prepared data."""
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes still to be written, as far as they are known."""
+        to_fetch = self.raw_bytes if self.state == "missing" else 0
+        return 0 if self.state == "prepared" else to_fetch + (self.prepared_bytes or 0)
+
+
+def gpu_rate() -> Rate:
+    """Measure the rate of this machine's GPU, or return the assumed one where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
+    return Rate(torch.cuda.get_device_name(), ASSUMED_UTILISATION * _measure_gpu(), GPU_STEP_SECONDS)
+
+
+def cpu_rate() -> Rate:
+    """Measure the rate of the CPU cores that this process may use."""
+    import torch
+
+    from orca_ray.training.precision import choose_precision
+    from orca_ray.training.throughput import peak_flops
+
+    peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))
+    assert peak is not None  # CPUs are always measured
+    return Rate(f"this machine, {torch.get_num_threads()} threads", ASSUMED_UTILISATION * peak)
+
+
+def _measure_gpu() -> float:
+    """Return the rate of a transformer's matrix products, in the precision that training uses on the GPU."""
+    import torch
+
+    from orca_ray.training.precision import choose_precision
+
+    device = torch.device("cuda")
+    precision = choose_precision("auto", device, _USUAL_WIDTH)
+    dtype = torch.bfloat16 if precision.name == "bfloat16" else torch.float32
+    left, right = torch.ones(16384, 768, dtype=dtype, device=device), torch.ones(768, 3072, dtype=dtype, device=device)
+    best, begin = 0.0, perf_counter()
+    while perf_counter() - begin < _CALIBRATION_SECONDS:
+        started = perf_counter()
+        torch.mm(left, right)
+        torch.cuda.synchronize()
+        best = max(best, 2.0 * left.numel() * right.shape[1] / (perf_counter() - started))
+    return best
+
+
+def task_costs(searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = None) -> list[TaskCost]:
+    """Return the cost of each task of the searches, in their order."""
+    by_task: dict[str, list[SearchPlan]] = {}
+    for search in searches:
+        by_task.setdefault(search.task, []).append(search)
+    return [_task_cost(get_task(name), plans, gpu, cpu) for name, plans in by_task.items()]
+
+
+def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
+    """Return the expected seconds of one trial of each (task, method), on an assumed device, to compare them.
+
+    A body of unknown size counts as the paper's body of its modality. Tasks that are not prepared and do not declare
+    their number of samples are left out.
+    """
+    seconds = {}
+    for search in searches:
+        declared = get_task(search.task)
+        data = declared.prepared(search.spec.protocol)
+        task = declared if data is None else declared.resolved(data)
+        if forward_flops(search.body, 1) is None:
+            search = replace(search, body=modality_of(search.body, task.kind).paper_body)
+        rate = Rate("", ASSUMED_RATE, GPU_STEP_SECONDS if search.resources.gpus else 0.0)
+        if (total := search_seconds(task, search, rate)) is not None:
+            seconds[search.task, search.method] = total / search.num_trials
+    return seconds
+
+
+def _task_cost(task: Task, plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None) -> TaskCost:
+    protocol = plans[0].spec.protocol
+    data = task.prepared(protocol)
+    if data is not None:
+        task = task.resolved(data)
+    state, command = ("prepared", None) if data is not None else _state(task, protocol)
+    return TaskCost(
+        task=task.name,
+        trials=sum(plan.num_trials for plan in plans),
+        epochs=sum(plan.num_trials * int(plan.first["refine.epochs"]) for plan in plans),
+        gpu_hours=_hours(task, plans, gpu),
+        cpu_hours=None if cpu is None else _hours(task, plans, cpu),
+        raw_bytes=sum(file.disk_bytes for file in task.files) + round(sum(p.size_mb * 1e6 for p in task.packages)),
+        prepared_bytes=_prepared_bytes(task),
+        state=state,
+        command=command,
+    )
+
+
+def _state(task: Task, protocol: str) -> tuple[str, str]:
+    """Return the state of a task that is not prepared, and the command of the next step."""
+    absent = missing(task.files, task.raw_directory)
+    if any(not (file.urls or file.made_by) for file in absent):
+        return "missing", f"orca-sweep data prepare {task.name} --raw DIR"
+    if absent or not all(is_cached(package) for package in task.packages):
+        made_by = next((file.made_by for file in absent if file.made_by), None)
+        return "missing", made_by or f"orca-sweep data fetch {task.name}"
+    option = f" --protocol {protocol}" if task.paper_splits and protocol != HELD_OUT else ""
+    return "fetched", f"orca-sweep data prepare {task.name}{option}"
+
+
+def _prepared_bytes(task: Task) -> int | None:
+    if task.input_shape is None or task.num_samples is None:
+        return None
+    outputs = 2 if task.target.kind == "classes" else task.target.num_outputs
+    inputs = task.input_bytes or 4 * math.prod(task.input_shape)
+    return sum(task.num_samples) * (inputs + 4 * outputs)
+
+
+def _hours(task: Task, plans: Sequence[SearchPlan], rate: Rate) -> float | None:
+    seconds = [search_seconds(task, plan, rate) for plan in plans]
+    return None if None in seconds else sum(each for each in seconds if each is not None) / 3600
+
+
+def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
+    """Return the seconds of all trials of one (task, method) on one device; None where they are unknown.
+
+    A training step costs three forward passes, validation one. An align epoch costs as much as its distance, about
+    that of ``otdd_reference``; embedding is small in comparison and left out.
+    """
+    operations = None if task.num_samples is None else forward_flops(plan.body, tokens(task, plan))
+    if operations is None or task.num_samples is None:
+        return None
+    forward = operations * (SWIN_SLOWNESS if _swin_forward(plan.body) else 1.0) / rate.flops
+    train, validation, test = task.num_samples
+    if plan.spec.protocol == PAPER:  # it trains on both, and selects on test
+        train, validation = train + validation, test
+    steps = math.ceil(train / (int(plan.first["refine.batch_size"]) * int(plan.first["refine.accumulation"])))
+    epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
+    per_trial = int(plan.first["refine.epochs"]) * epoch + align_flops(task, plan, train) / rate.flops
+    return plan.num_trials * per_trial + len(plan.confirm_seeds) * test * forward
+
+
+def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
+    """Return the operations of one trial's distances: per epoch 24 passes over the n N costs and 4 n N D products."""
+    if "align.epochs" not in plan.first:
+        return 0.0
+    classes = task.target.size if task.target.kind == "classes" else _PSEUDO_CLASSES
+    per_class = int(plan.first["align.samples_per_class"])
+    sampled = min(train, per_class * classes if per_class else int(plan.first["align.samples"]))
+    width = _USUAL_WIDTH if (info := listed_body(plan.body)) is None else info.width
+    per_epoch = (24 + 4 * width) * sampled * int(plan.first["align.source_samples"])
+    return float(int(plan.first["align.epochs"]) * per_epoch)
+
+
+def tokens(task: Task, plan: SearchPlan) -> float:
+    """Return the number of tokens of one sample that the body sees."""
+    prefix = "embedder."
+    fields = {name.removeprefix(prefix): value for name, value in plan.first.items() if name.startswith(prefix)}
+    config = EmbedderConfig(**fields)  # type: ignore[arg-type]  # a resolved configuration has the right types
+    patch_size = {} if (info := listed_body(plan.body)) is None else {"patch_size": info.patch_size}
+    return modality_of(plan.body, task.kind).num_tokens(task.input_shape, config, **patch_size)
+
+
+def forward_flops(body: str, num_tokens: float) -> float | None:
+    """Return the operations of one sample's forward pass; None for a body of unknown size.
+
+    A transformer layer takes 24 T W² + 4 T² W, two per multiplication (Kaplan et al., 2020, arXiv:2001.08361, with
+    attention). Operations of Swin bodies are those of their paper, in proportion to the pixels.
+    """
+    if swin := _swin_forward(body):
+        return swin * num_tokens / (224 / 16) ** 2
+    info = listed_body(body)
+    if info is None:
+        return None
+    depth = parse_body_name(body)[1] or info.layers
+    return depth * (24 * num_tokens * info.width**2 + 4 * num_tokens**2 * info.width)
+
+
+def _swin_forward(body: str) -> float | None:
+    return next((operations for name, operations in _SWIN_FORWARD.items() if name in body), None)

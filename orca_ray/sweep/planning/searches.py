@@ -1,0 +1,112 @@
+"""From a sweep's spec to all that decides the trials of each (task, method), and whether they can be placed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orca_ray.errors import UserError
+from orca_ray.sweep.planning.space import Scalar
+from orca_ray.sweep.planning.spec import SweepSpec
+from orca_ray.sweep.planning.trial import Phase, Resources, TrialSpec, stable_seed
+from orca_ray.sweep.search.sampler import CandidateSampler
+
+
+@dataclass(frozen=True)
+class NodeResources:
+    """What one node of the cluster offers."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory_gib: float
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """All that decides the trials of one (task, method)."""
+
+    spec: SweepSpec
+    task: str
+    method: str
+    body: str
+    fingerprint: str
+    first: Mapping[str, Scalar]
+    resources: Resources
+    num_search: int
+    confirm_seeds: tuple[int, ...]
+
+    @property
+    def num_trials(self) -> int:
+        """Trials planned, search and confirm."""
+        return self.num_search + len(self.confirm_seeds)
+
+    def sampler(self) -> CandidateSampler:
+        """Open a fresh search."""
+        space = self.spec.space(self.task, self.method)
+        relevant = {name: dimension for name, dimension in space.items() if name in self.first}
+        return CandidateSampler(
+            self.first,
+            relevant,
+            self.num_search,
+            self.spec.file.parallel,
+            stable_seed(self.spec.file.seed, self.task, self.method),
+        )
+
+    def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
+        """Build a trial from the values that differ from the first configuration."""
+        hyperparameters = {**self.first, **values}
+        return TrialSpec(
+            task=self.task,
+            method=self.method,
+            body=self.body,
+            hyperparameters=hyperparameters,
+            seed=seed,
+            protocol=self.spec.protocol,
+            data_fingerprint=self.fingerprint,
+            phase=phase,
+            epochs=int(hyperparameters["refine.epochs"]),
+            resources=self.resources,
+            deterministic=self.spec.deterministic,
+        )
+
+
+def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:
+    """Plan every (task, method) of a sweep.
+
+    Args:
+        spec: the sweep.
+        fingerprints: data fingerprint of each task.
+        gpus: whether any node has a GPU; without one, GPU requests are dropped.
+    """
+    from orca_ray.methods.hyperparameters import resolve
+
+    searches = []
+    for task in spec.tasks:
+        for method in spec.methods:
+            request = spec.resources(task, method)
+            resources = Resources(request.cpus, request.gpus if gpus else 0.0, request.memory_gib)
+            first = resolve(method, spec.settings(task, method)).relevant(method)
+            searches.append(
+                SearchPlan(
+                    spec, task, method, spec.body(task, method), fingerprints[task], first, resources,
+                    spec.search_trials(task, method), spec.confirm_seeds,
+                )
+            )  # fmt: skip
+    return searches
+
+
+def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:
+    """Return why no node can hold a trial, or None."""
+    wanted = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory_gib:g} GiB"
+    for node in nodes:
+        if node.cpus >= resources.cpus and node.gpus >= resources.gpus and node.memory_gib >= resources.memory_gib:
+            return None
+    largest = ", ".join(f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB" for n in nodes) or "none"
+    return f"a trial asks for {wanted}, more than any node has ({largest}): lower resources in the sweep file"
+
+
+def refuse_unplaceable(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources]) -> None:
+    """Raise UserError when a trial fits on no node, rather than let it wait for ever."""
+    for search in searches:
+        problem = placement_problem(search.resources, nodes)
+        if problem:
+            raise UserError(f"{search.task} with {search.method}: {problem}")

@@ -1,0 +1,176 @@
+"""A sweep that can be planned: a validated sweep file, one of its budgets, and the command line's overrides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from orca_ray.data.protocol import PAPER
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.results.record import PROTOCOLS
+from orca_ray.sweep.planning.published import published_settings
+from orca_ray.sweep.planning.schema import MAX_TRIALS, Budget, Layer, ResourceRequest, SweepFile
+from orca_ray.sweep.planning.space import Dimension, Scalar
+
+MAX_SEEDS = 9_999
+"""Most confirm seeds that ``--seeds`` accepts."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Values of the command line that replace those of the sweep file."""
+
+    tasks: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    body: str | None = None
+    protocol: str | None = None
+    trials: int | None = None
+    """Search trials per (task, method); 1 is the first configuration alone, one seed, scored on test."""
+    seeds: int | None = None
+    """Number of confirm seeds."""
+    deterministic: bool = False
+    """Whether to make the sweep deterministic; with False the file decides."""
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep file with one budget chosen and the command line's overrides applied."""
+
+    file: SweepFile
+    budget_name: str
+    budget: Budget
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    overrides: Overrides
+
+    @property
+    def name(self) -> str:
+        """Name in the sweep file."""
+        return self.file.name
+
+    @property
+    def benchmark(self) -> str:
+        """Benchmark whose tasks are swept."""
+        return self.file.benchmark
+
+    @property
+    def protocol(self) -> str:
+        """``held-out`` or ``paper``."""
+        return self.overrides.protocol or self.file.protocol.value
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal trials must give equal scores, wherever they run."""
+        return self.overrides.deterministic or self.file.deterministic
+
+    @property
+    def sweep_id(self) -> str:
+        """Name under which records are stored, e.g. ``pocket/quick``.
+
+        ``--trials`` and determinism make another sweep: ``pocket/quick-trials1-deterministic``.
+        """
+        trials = "" if self.overrides.trials is None else f"-trials{self.overrides.trials}"
+        return f"{self.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
+
+    @property
+    def confirm_seeds(self) -> tuple[int, ...]:
+        """Seeds of the confirm trials."""
+        seeds = self.budget.confirm_seeds
+        if self.overrides.trials == 1 and self.protocol == PAPER and self.overrides.seeds is None:
+            return (self.file.seed,)  # the reference's one run, with its seed; no search uses it
+        if self.overrides.seeds is not None:
+            taken = {*seeds, self.file.seed}
+            others = (seed for seed in range(1, MAX_SEEDS + len(taken) + 1) if seed not in taken)
+            return tuple(islice(chain(seeds, others), self.overrides.seeds))
+        return tuple(seeds[:1] if self.overrides.trials == 1 else seeds)
+
+    def layers(self, task: str, method: str) -> list[Layer]:
+        """Return the layers of one (task, method), the weakest first."""
+        file, budget = self.file, self.budget
+        candidates = [
+            Layer(
+                settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
+            ),
+            self._published(task, method) if file.published else None,
+            file.per_method.get(method),
+            file.per_task.get(task),
+            Layer(settings=budget.settings),
+            budget.tasks.get(task),
+        ]
+        return [layer for layer in candidates if layer is not None]
+
+    def _published(self, task: str, method: str) -> Layer:
+        body = self.body(task, method) if self.protocol == PAPER else None
+        return Layer(settings=published_settings(task, paper_body=body))
+
+    def search_trials(self, task: str, method: str) -> int:
+        """Return the number of search trials of one (task, method)."""
+        if self.overrides.trials is not None:
+            return self.overrides.trials if self.overrides.trials > 1 else 0
+        return [layer.search_trials for layer in self.layers(task, method) if layer.search_trials is not None][-1]
+
+    def settings(self, task: str, method: str) -> dict[str, Scalar]:
+        """Return the merged settings of one (task, method)."""
+        return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
+
+    def space(self, task: str, method: str) -> dict[str, Dimension]:
+        """Return the merged search space of one (task, method)."""
+        return {name: value for layer in self.layers(task, method) for name, value in layer.space.items()}
+
+    def resources(self, task: str, method: str) -> ResourceRequest:
+        """Return the resources of one trial."""
+        return [layer.resources for layer in self.layers(task, method) if layer.resources is not None][-1]
+
+    def body(self, task: str, method: str) -> str:
+        """Return the name of the body that one (task, method) adapts."""
+        from orca_ray.tasks.registry import get_task
+
+        if self.overrides.body is not None:
+            return self.overrides.body
+        layers = (self.file.per_method.get(method), self.file.per_task.get(task), self.budget.tasks.get(task))
+        chosen = [layer.body for layer in layers if layer is not None and layer.body is not None]
+        declared = get_task(task)
+        return chosen[-1] if chosen else self.file.bodies.get(declared.kind, declared.body)
+
+
+def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
+    """Choose a budget, apply the overrides, and check names and numbers; raise UserError for wrong ones."""
+    from orca_ray.methods.recipe import all_methods
+    from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
+
+    chosen = file.default_budget if budget is None else budget
+    if chosen not in file.budgets:
+        raise unknown_name("budget", chosen, file.budgets)
+    members = [task.name for task in get_benchmark(file.benchmark)]
+    tasks = members if file.tasks == "all" else list(file.tasks)
+    if overrides.tasks:
+        tasks = [_qualified(name, file.benchmark, all_tasks()) for name in overrides.tasks]
+    for name in tasks:
+        if get_task(name).benchmark != file.benchmark:
+            raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
+    methods = overrides.methods or file.budgets[chosen].methods or file.methods
+    for name in methods:
+        if name not in all_methods():
+            raise unknown_name("method", name, all_methods())
+    if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
+    for option, value, most in (
+        ("--trials", overrides.trials, MAX_TRIALS),
+        ("--seeds", overrides.seeds, MAX_SEEDS),
+    ):
+        if value is not None and not 1 <= value <= most:
+            raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
+    spec = SweepSpec(
+        file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods)), overrides
+    )
+    if file.seed in spec.confirm_seeds and overrides.trials != 1:
+        raise UserError(
+            f"seed {file.seed} is the search's own: confirm_seeds must not contain it, got {list(spec.confirm_seeds)}"
+        )
+    return spec
+
+
+def _qualified(name: str, benchmark: str, known: Mapping[str, object]) -> str:
+    full = name if "/" in name else f"{benchmark}/{name}"
+    if full not in known:
+        raise unknown_name("task", name, known)
+    return full

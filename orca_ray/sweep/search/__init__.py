@@ -1,0 +1,1 @@
+"""The search of one (task, method): suggestions from Optuna, early stopping, confirm trials."""

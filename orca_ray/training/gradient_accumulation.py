@@ -1,0 +1,191 @@
+"""Gradients of optimiser steps, accumulated over micro-batches that fit the device, compiled where that pays."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from orca_ray.data.rows import Rows
+from orca_ray.models.checkpointing import checkpoint_layers
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training.config import RefineConfig
+from orca_ray.training.errors import is_out_of_memory
+from orca_ray.training.feed import Feed, forward
+from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, max_micro_batch, measure_cost
+from orca_ray.training.reproducibility import derive_seed, isolated_rng
+
+_T = TypeVar("_T")
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Maps outputs [b, *output_shape] and targets [b, ...] to their mean loss."""
+Augment = Callable[[Tensor, np.ndarray], Tensor]
+"""Maps inputs [b, ...] and the indices [b] of their samples to augmented inputs."""
+MIN_COMPILED = 2000
+"""Number of micro-batches from which ``auto`` compiles on CUDA: compiling a body takes about a minute, a micro-batch
+tens of milliseconds."""
+_log = logging.getLogger(__name__)
+
+
+class GradientAccumulator:
+    """Computes the gradient of the mean loss of each optimiser step, one micro-batch after another.
+
+    A micro-batch is weighted by its share of the step's samples. The loop never synchronises with the device.
+    """
+
+    def __init__(
+        self,
+        model: CrossModalModel,
+        parameters: Sequence[Parameter],
+        feed: Feed,
+        y: Rows,
+        loss: Loss,
+        config: RefineConfig,
+        *,
+        seed: int,
+    ) -> None:
+        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are those that train."""
+        self._model, self._parameters, self._feed = model, parameters, feed
+        self._samples = feed.samples(y)
+        self._loss = loss
+        self._config = config
+        self._seed = seed
+        self._num_samples = len(y)
+        self._device = feed.precision.device
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._compile_decided = False
+        self.notes: list[str] = []
+        """Fallbacks taken, one sentence each."""
+        self.cost = self._measure_cost()
+        """Cost of one sample without gradient checkpointing."""
+        self.limit = self._choose_limit()
+        """Maximum number of samples of a micro-batch."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Number of samples of the largest micro-batch of a full optimiser step."""
+        step = min(self._config.batch_size * self._config.accumulation, self._num_samples)
+        return even_micro_batch(step, self.limit)
+
+    def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
+        """Yield the mean loss of each step, detached, once ``.grad`` of the parameters holds the step's gradient.
+
+        ``steps`` are indices [n] into the split. When an allocation fails, the micro-batch is halved and the step is
+        computed again. That covers forward and backward passes only: an optimiser step that failed may have changed
+        some of the parameters, so its error ends the trial.
+        """
+        done = 0
+        while done < len(steps):
+            for parameter in self._parameters:
+                parameter.grad = None
+            try:
+                for loss in self._accumulate(steps[done:], augment):
+                    yield loss
+                    done += 1
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._halve():
+                    raise
+
+    def compile(self, epochs: int) -> None:
+        """Compile the network if the options ask for it and ``epochs`` epochs amortise it; decided once per size.
+
+        Only micro-batches of the usual size use the compiled network: torch would compile again for every other size.
+        """
+        if self._compile_decided:
+            return
+        self._compile_decided = True
+        if self._config.compile == "on" and torch.are_deterministic_algorithms_enabled():
+            self._note("not compiled because the trial is deterministic")
+        count = epochs * -(-self._num_samples // self.micro_batch)
+        if not wants_compile(self._config.compile, self._device, count):
+            return
+        torch.compiler.reset()  # torch limits the variants per function, and would count those of earlier trials
+        try:
+            self._compiled = torch.compile(self._feed.network, dynamic=False)
+            self._isolated(self._first_gradient)
+        # No compiler, an unknown operation, an old driver, too little memory: torch documents none of the errors.
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            _log.warning("torch.compile failed, training continues without it: %s", reason)
+            self._compiled = None
+            torch.compiler.reset()
+            self._note(f"not compiled ({type(error).__name__})")
+
+    def _accumulate(self, steps: Sequence[np.ndarray], augment: Augment | None) -> Iterator[Tensor]:
+        split = [np.array_split(indices, -(-len(indices) // self.limit)) for indices in steps]
+        rows = self._samples.batches([indices for micro_batches in split for indices in micro_batches])
+        for step, micro_batches in zip(steps, split, strict=True):
+            losses = []
+            for indices in micro_batches:
+                x, y = next(rows)
+                share = len(indices) / len(step)
+                loss = self._loss_of(x if augment is None else augment(x, indices), y) * share
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+            yield torch.stack(losses).sum()
+
+    def _halve(self) -> bool:
+        """Halve the micro-batch; return False when it is a single sample. `compile` then decides again."""
+        if self.micro_batch == 1:
+            return False
+        self._compiled, self._compile_decided = None, False
+        self._note(f"a micro-batch of {self.micro_batch} samples did not fit the device's memory, halved")
+        _log.warning("%s", self.notes[-1])
+        self.limit = self.micro_batch // 2
+        return True
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _choose_limit(self) -> int:
+        cost, extra = self.cost, 0
+        if self._config.gradient_checkpointing == "on":
+            layers = checkpoint_layers(self._model.body)
+            if layers == 0:
+                self._note("no gradient checkpointing because the body has no repeated layers")
+            else:
+                # The tensors of a recomputed layer are as large as before, and so is the bound for the CPU's caches.
+                cost = replace(self._measure_cost(), largest_bytes=self.cost.largest_bytes)
+                extra = self.cost.saved_bytes // layers
+        return max_micro_batch(cost, budget_bytes(self._config.memory_mib, self._device), self._device, extra)
+
+    def _measure_cost(self) -> Cost:
+        few = min(2, self._num_samples)
+        return self._isolated(
+            lambda: measure_cost(self._first_loss, self._parameters, self._model.body, num_samples=few)
+        )
+
+    def _first_gradient(self) -> None:
+        torch.autograd.grad(self._first_loss(self.micro_batch), self._parameters, allow_unused=True)
+
+    def _isolated(self, run: Callable[[], _T]) -> _T:
+        """Run in training mode with a random stream of its own."""
+        was_training = self._model.training
+        self._model.train()
+        try:
+            with isolated_rng(derive_seed(self._seed, "measure"), self._device), self._feed.precision.active():
+                return run()
+        finally:
+            self._model.train(was_training)
+
+    def _first_loss(self, num_samples: int) -> Tensor:
+        return self._loss_of(*next(self._samples.batches([slice(0, num_samples)])))
+
+    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._compiled is not None and len(x) == self.micro_batch:
+            return self._loss(forward(self._compiled, x, self._feed.precision), y)
+        return self._loss(self._feed.outputs(x), y)
+
+
+def wants_compile(mode: str, device: torch.device, count: int) -> bool:
+    """Return whether to compile for ``count`` micro-batches; never when deterministic algorithms are required.
+
+    On a CPU it does not pay: nearly all time is in matrix products, and a step of a 2-layer 768-wide body is no faster.
+    """
+    if mode == "off" or torch.are_deterministic_algorithms_enabled():
+        return False
+    return mode == "on" or (device.type == "cuda" and count >= MIN_COMPILED)

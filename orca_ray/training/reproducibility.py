@@ -1,0 +1,64 @@
+"""Reproducible computation: derived random seeds, and torch's process-wide settings during a trial.
+
+Every epoch uses random streams derived from (seed, stage, epoch). Hence resuming at an epoch needs no saved generator
+state, and trials that share a process do not influence each other.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from threadpoolctl import threadpool_limits
+
+
+def derive_seed(seed: int, *path: int | str) -> int:
+    """Return a 63-bit seed for the purpose ``path`` of the trial seed; equal on all machines and versions."""
+    text = "/".join(str(part) for part in (seed, *path))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def make_generator(seed: int, *path: int | str) -> torch.Generator:
+    """Return a new CPU generator seeded with `derive_seed`."""
+    return torch.Generator().manual_seed(derive_seed(seed, *path))
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators (dropout uses them) for a block, then restore them."""
+    devices: list[int] = []
+    if device.type == "cuda":
+        devices = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=devices):
+        (torch.manual_seed if devices else torch.default_generator.manual_seed)(seed)
+        yield
+
+
+@contextmanager
+def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
+    """Set intra-op threads, determinism and full float32 products for a block, then restore the former settings.
+
+    The thread limit includes BLAS and OpenMP outside torch: the sums of k-means depend on it. ``deterministic`` makes
+    torch refuse CUDA kernels that are not reproducible.
+    """
+    threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    products_before = torch.get_float32_matmul_precision()
+    # cuBLAS reads this when a process first uses it; without it, torch would refuse a later deterministic trial.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")  # a refine loop may choose TF32 for itself
+    torch.use_deterministic_algorithms(deterministic or deterministic_before)
+    try:
+        with threadpool_limits(limits=threads), _deterministic_cudnn() if deterministic else nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.use_deterministic_algorithms(deterministic_before)
+        torch.set_float32_matmul_precision(products_before)
+
+
+def _deterministic_cudnn() -> AbstractContextManager[None]:
+    """By default, cuDNN chooses kernels by timing them, and convolutions may use TF32."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)

@@ -1,0 +1,29 @@
+"""A single trial run to its end in this process."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orca_ray.methods.adaptation import Adaptation
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.tasks.registry import get_task
+
+
+def run_trial(
+    task: str, method: str, body: str, values: Mapping[str, Scalar], seed: int, **options: Any
+) -> tuple[Outcome, list[Progress]]:
+    """Run a trial with hyper-parameters ``values``; return its outcome and the progress after every epoch.
+
+    ``options`` are further arguments of `Adaptation`.
+    """
+    chosen = get_task(task)
+    relevant = resolve(method, values).relevant(method)
+    adaptation = Adaptation(chosen, chosen.prepare(), method, body, relevant, seed, test=True, **options)
+    try:
+        curve = []
+        while not adaptation.done:
+            curve.append(adaptation.step())
+        return adaptation.result(), curve
+    finally:
+        adaptation.close()

@@ -1,0 +1,276 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.conductor import Conductor, checkpoint_directory
+from orca_ray.sweep.execution.events import Event, TrialFinished
+from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.planning.searches import NodeResources, placement_problem
+from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.planning.trial import Resources, TrialSpec
+from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultsStore:
+    return ResultsStore(tmp_path / "results", create=True)
+
+
+def conduct(store: ResultsStore, **options: object) -> Conductor:
+    return Conductor(fake_searches(), store, executor="fake", **options)  # type: ignore[arg-type]
+
+
+def test_a_whole_sweep(store: ResultsStore) -> None:
+    events: list[Event] = []
+    conductor = conduct(store, listener=events.append)
+    ran = play(conductor)
+    assert conductor.done
+    summary = conductor.summary()
+    assert summary.planned == summary.ran == len(ran) == 4 * (4 + 2)
+    assert not summary.failed
+    records = store.load("fake/full")
+    assert set(records) == {trial.key for trial in ran}
+    confirm = [record for record in records.values() if record.phase == "confirm"]
+    assert len(confirm) == 8
+    assert all(record.test_score is not None for record in confirm)
+    assert all(record.test_score is None for record in records.values() if record.phase == "search")
+    assert summary.statuses[Status.STOPPED_EARLY] > 0
+    assert sum(isinstance(event, TrialFinished) for event in events) == 24
+
+
+def test_confirm_trials_take_the_winner_and_never_a_stopped_trial(store: ResultsStore) -> None:
+    play(conduct(store))
+    records = list(store.load("fake/full").values())
+    for task, method in {(record.task, record.method) for record in records}:
+        mine = [record for record in records if (record.task, record.method) == (task, method)]
+        completed = [r for r in mine if r.phase == "search" and r.status is Status.COMPLETED]
+        best = min(completed, key=lambda record: record.validation_score or 0.0)
+        assert {r.hyperparameters for r in mine if r.phase == "confirm"} == {best.hyperparameters}
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 7, 16, 23])
+def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStore, tmp_path: Path, most: int) -> None:
+    whole = ResultsStore(tmp_path / "whole", create=True)
+    expected = {trial.key for trial in play(conduct(whole))}
+    first = play(conduct(store), most=most)
+    abandoned = conduct(store)
+    if (trial := abandoned.next_trial()) is not None:  # a trial that was out when the driver died
+        abandoned.started(trial.key)
+        abandoned.report(trial.key, next(fake_reports(trial)).progress)
+    second = conduct(store)
+    assert second.finished_before == most
+    rest = play(second)
+    assert not {t.key for t in first} & {t.key for t in rest}
+    assert {t.key for t in first} | {t.key for t in rest} == expected
+    assert len(store.records(sweep="fake/full")) == len(expected)
+    again = conduct(store)
+    assert again.next_trial() is None
+    assert again.done
+    assert again.summary().up_to_date
+
+
+def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
+    one = ResultsStore(tmp_path / "one", create=True)
+    play(conduct(one))
+    many = ResultsStore(tmp_path / "many", create=True)
+    conductor = conduct(many)
+    out: list[tuple[TrialSpec, list[TrialReport]]] = []
+    while not conductor.done:
+        while (trial := conductor.next_trial()) is not None:
+            conductor.started(trial.key)
+            out.append((trial, list(fake_reports(trial))))
+        trial, reports = out.pop()  # the youngest first: an order that no single worker would give
+        for report in reports:
+            if conductor.report(trial.key, report.progress) and not report.done:
+                report = report.stopped_early()
+            if report.done:
+                conductor.finish(trial.key, report)
+                break
+    facts = [{key: record.reproducible() for key, record in store.load("fake/full").items()} for store in (one, many)]
+    assert facts[0] == facts[1]
+
+
+def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    stopped, failed, lost = (conductor.next_trial() for _ in range(3))
+    assert stopped is not None
+    assert failed is not None
+    assert lost is not None
+    for trial in (stopped, failed, lost):
+        reports = list(fake_reports(trial))
+        for report in reports[:3]:
+            conductor.report(trial.key, report.progress)
+    # Resumed, it has told of its end before it was stopped at its third epoch.
+    one = conductor.finish(stopped.key, list(fake_reports(stopped))[-1].stopped_early())
+    two = conductor.finish(
+        failed.key, replace(list(fake_reports(failed))[2], status=Status.FAILED_NAN, error="loss is NaN")
+    )
+    three = conductor.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
+    for record, trial in ((one, stopped), (two, failed), (three, lost)):
+        assert (record.epochs, record.best_epoch, record.test_score) == (3, 3, None)
+        assert record.validation_score == fake_score(trial, 3)
+        assert record.deterministic is False
+    for record in (one, two):
+        assert (record.num_parameters, record.micro_batch, record.samples_per_second) == (10, 16, 64.0)
+        assert (record.distance_before, record.distance_after, record.align_epochs) == (3.0, 1.0, 2)
+        assert record.notes == "a class was left out; solved in chunks"
+    assert (three.num_parameters, three.samples_per_second, three.notes, three.align_epochs) == (None, None, None, 0)
+    assert store.load("fake/full")[one.trial_key] == one
+
+
+def test_the_summary_counts_notes_and_reused_alignments(store: ResultsStore) -> None:
+    play(conduct(store), fail=frozenset({"pocket/wdbc"}))
+    summary = conduct(store).summary()
+    assert summary.notes == {"a class was left out": 12, "solved in chunks": 12}
+    assert (summary.aligned, summary.reused, summary.deterministic) == (12, 4, False)
+
+
+def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
+    text = TEXT + "resources: {cpus: 2}\n"
+    usual, fixed = (fake_searches(fake_spec(text, Overrides(deterministic=flag))) for flag in (False, True))
+    trials = [searches[0].trial({}, 1, "confirm") for searches in (usual, fixed)]
+    assert [trial.threads for trial in trials] == [2, 1]
+    assert [trial.deterministic for trial in trials] == [False, True]
+    assert trials[0].key != trials[1].key
+    play(Conductor(usual, store, executor="fake"), most=3)
+    conductor = Conductor(fixed, store, executor="fake")
+    assert conductor.finished_before == 0
+    play(conductor, most=2)
+    assert conductor.summary().deterministic
+    assert {record.deterministic for record in store.load("fake/full-deterministic").values()} == {True}
+    assert {record.deterministic for record in store.load("fake/full").values()} == {False}
+
+
+def test_the_key_of_a_trial_is_what_it_was_before_there_were_deterministic_ones() -> None:
+    trial = TrialSpec(
+        task="pocket/wdbc", method="nft", body="minilm-l6", hyperparameters={"refine.epochs": 3}, seed=1,
+        protocol="held-out", data_fingerprint="0123456789abcdef", phase="search", epochs=3,
+    )  # fmt: skip
+    assert trial.key == "ed489adc2eda697ae65d"
+
+
+def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    play(conductor, fail=frozenset({"pocket/wdbc"}))
+    summary = conductor.summary()
+    assert summary.statuses[Status.FAILED_USER] == len(summary.failed) == 8
+    assert summary.unfinished == (
+        "pocket/wdbc nft: every search trial failed",
+        "pocket/wdbc orca: every search trial failed",
+    )
+    assert conduct(store).done
+    retry = conduct(store, retry_failed=True)
+    assert len(play(retry)) == 12
+    assert not retry.summary().failed
+
+
+def test_lost_trials_run_again_by_themselves(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trial = conductor.next_trial()
+    assert trial is not None
+    conductor.finish(trial.key, TrialReport(status=Status.LOST, error="node gone"))
+    again = play(conduct(store))
+    assert trial.key in {t.key for t in again}
+    assert store.load("fake/full")[trial.key].status is Status.COMPLETED
+
+
+def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trial = conductor.next_trial()
+    assert trial is not None
+    reports = list(fake_reports(trial))
+    points = [report.progress[0] for report in reports]
+    conductor.report(trial.key, points[:2])
+    conductor.give_back(trial.key)
+    assert conductor.next_trial() == trial
+    assert conductor.attempt(trial.key) == 2
+    conductor.report(trial.key, points[:3])
+    conductor.report(trial.key, points[3:])
+    record = conductor.finish(trial.key, reports[-1])
+    assert record.attempts == 2
+    assert len(store.curves(trial_key=trial.key)) == trial.epochs
+
+
+def test_the_longest_chain_starts_first(store: ResultsStore) -> None:
+    seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
+    conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds)
+    first = conductor.next_trial()
+    assert first is not None
+    assert first.task == "pocket/wdbc"
+
+
+def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsStore) -> None:
+    searches = fake_searches(fake_spec(overrides=Overrides(trials=1, methods=["nft"])))
+    ran = play(Conductor(searches, store, executor="fake"))
+    assert [(trial.phase, trial.seed) for trial in ran] == [("confirm", 1), ("confirm", 1)]
+    assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
+
+
+def test_a_method_that_does_not_align_has_no_align_parameters() -> None:
+    by_method = {plan.method: plan.first for plan in fake_searches()}
+    assert "align.epochs" in by_method["orca"]
+    assert not any(name.startswith("align.") for name in by_method["nft"])
+
+
+def test_keys_are_stable_and_tell_trials_apart() -> None:
+    plan = fake_searches()[0]
+    trial = plan.trial({}, 1, "search")
+    assert trial.key == plan.trial({}, 1, "confirm").key
+    assert trial.key != plan.trial({}, 2, "search").key
+    assert trial.key != plan.trial({"refine.learning_rate": 0.02}, 1, "search").key
+
+
+def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
+    text = TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 1e-2]}").replace("[nft, orca]", "[nft]")
+    conductor = Conductor(fake_searches(fake_spec(text)), store, executor="fake")
+    ran = play(conductor)
+    assert len({trial.key for trial in ran}) == len(ran) < 12
+    assert conductor.done
+
+
+def test_placement() -> None:
+    nodes = [NodeResources("small", 2, 0, 4.0), NodeResources("large", 16, 1, 64.0)]
+    assert placement_problem(Resources(4, 0.5, 8.0), nodes) is None
+    problem = placement_problem(Resources(4, 2, 8.0), nodes)
+    assert problem is not None
+    assert "2 GPUs" in problem
+    assert "large: 16 CPUs, 1 GPUs" in problem
+
+
+def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore, tmp_path: Path) -> None:
+    """A trial saves an epoch before it is judged; killed in between, it resumes past its rung."""
+    expected = ResultsStore(tmp_path / "expected", create=True)
+    play(conduct(expected))
+    conductor = conduct(store)
+    while (trial := conductor.next_trial()) is not None:
+        reports = list(fake_reports(trial))
+        stop = conductor.report(trial.key, [point for report in reports for point in report.progress])
+        conductor.finish(trial.key, reports[-1].stopped_early() if stop else reports[-1])
+    facts = [{key: r.reproducible() for key, r in s.load("fake/full").items()} for s in (expected, store)]
+    assert facts[0] == facts[1]
+    assert any(record["status"] == Status.STOPPED_EARLY for record in facts[0].values())
+
+
+def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
+    seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
+    conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds)
+    play(conductor, most=2)
+    following = conductor.next_trial()
+    assert following is not None
+    assert following.task == "pocket/wdbc"
+
+
+def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trial = conductor.next_trial()
+    assert trial is not None
+    folder = checkpoint_directory(store)
+    folder.mkdir()
+    for name in (f"{trial.key}.pt", f".{trial.key}.pt.1.tmp"):
+        (folder / name).touch()
+    conductor.finish(trial.key, list(fake_reports(trial))[-1])
+    conductor.tidy()
+    assert not folder.exists()

@@ -1,0 +1,307 @@
+"""The executors on a real Ray cluster on this machine: the same records, whatever dies in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.driver import make_executor, run_sweep
+from orca_ray.sweep.execution.events import Event, Summary, SweepStarted, TrialFinished
+from orca_ray.sweep.execution.executors.ray import placement
+from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.planning.trial import Resources
+from tests.methods.tiny_trials import make_home
+from tests.sweep.fakes import fake_searches
+from tests.sweep.real import TEXT, tiny_spec, tiny_text
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Records of the tiny sweep in one process, by trial key; its alignments are its own."""
+    store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        summary = run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor="inline")
+    assert summary.planned == summary.ran == 10
+    return facts(store)
+
+
+def body_directory(factory: pytest.TempPathFactory) -> Path:
+    """Return one directory for the whole session: a body's path is part of the trial key."""
+    directory = factory.getbasetemp() / "bodies"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
+    return {key: record.reproducible() for key, record in store.load(sweep).items()}
+
+
+def test_ray_and_inline_give_the_same_records(
+    inline: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+    store = ResultsStore(tmp_path / "results", create=True)
+    events: list[Event] = []
+    spec = tiny_spec(body_directory(tmp_path_factory))
+    summary = run_sweep(spec, store, executor="ray", listener=events.append)
+    assert not summary.interrupted
+    assert facts(store) == inline
+    assert any(isinstance(event, SweepStarted) and "local Ray cluster" in event.where for event in events)
+    assert run_sweep(spec, store, executor="ray").up_to_date
+    assert not (tmp_path / "results" / "checkpoints").exists()
+    assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
+def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice in this process and once on Ray, where the actor is warm from the second trial on; nothing is cached."""
+    text = TEXT.replace("search_trials: 3", "search_trials: 0").replace("[orca, nft]", "[orca]")
+    spec = tiny_spec(body_directory(tmp_path_factory), text + "resources: {cpus: 2}\ndeterministic: true\n")
+    found = []
+    for number, executor in enumerate(("inline", "inline", "ray")):
+        monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / f"home{number}"))
+        store = ResultsStore(tmp_path / f"results{number}", create=True)
+        summary = run_sweep(spec, store, executor=executor)
+        assert summary.statuses[Status.COMPLETED] == summary.ran == 2
+        assert summary.deterministic
+        found.append(facts(store, "tiny/full-deterministic"))
+    assert found[0] == found[1] == found[2]
+    assert {record["deterministic"] for record in found[0].values()} == {True}
+
+
+DRIVER = """
+import sys, json
+from pathlib import Path
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.driver import run_sweep
+from orca_ray.sweep.planning.loading import load_spec
+
+def tell(event):
+    print(type(event).__name__, flush=True)
+
+summary = run_sweep(load_spec(sys.argv[1]), ResultsStore(sys.argv[2], create=True), executor=sys.argv[3],
+                    listener=tell, checkpoint_seconds=0.0)
+print("INTERRUPTED" if summary.interrupted else "DONE", summary.ran, flush=True)
+"""
+
+
+class Driver:
+    """A sweep in a process of its own, to be killed."""
+
+    def __init__(self, sweep: Path, results: Path, executor: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(sweep), str(results), executor],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self._lines: Iterator[str] = iter(self.process.stdout)
+
+    def wait_for(self, word: str, count: int) -> None:
+        for line in self._lines:
+            count -= line.startswith(word)
+            if count == 0:
+                return
+        raise AssertionError(f"the driver ended before {word}")
+
+    def end(self) -> str:
+        last = ""
+        for line in self._lines:
+            last = line
+        self.process.wait()
+        return last.strip()
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny_text(body_directory(tmp_path_factory)))
+    return path
+
+
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+def test_sigkill_and_the_same_command_again(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
+) -> None:
+    first = Driver(sweep_file, tmp_path / "results", executor)
+    first.wait_for("TrialFinished", 3)
+    first.wait_for("TrialProgress", 2)
+    before = psutil.Process(first.process.pid).children(recursive=True)
+    first.process.kill()
+    first.end()
+    store = ResultsStore(tmp_path / "results")
+    kept = store.load("tiny/full")
+    assert 3 <= len(kept) < 10
+    second = Driver(sweep_file, tmp_path / "results", executor)
+    assert second.end() == f"DONE {10 - len(kept)}"
+    assert facts(store) == inline
+    rows = store.records(sweep="tiny/full")
+    assert len(rows) == rows["trial_key"].nunique() == 10
+    for key, record in kept.items():
+        assert store.load("tiny/full")[key].finished_at == record.finished_at, "a finished trial ran again"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(alive(process) for process in before):
+        time.sleep(0.5)
+    assert not [process for process in before if alive(process)], "processes of the killed driver stayed behind"
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+def test_ctrl_c_stops_cleanly_and_goes_on(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
+) -> None:
+    first = Driver(sweep_file, tmp_path / "results", executor)
+    first.wait_for("TrialFinished", 2)
+    first.wait_for("TrialProgress", 2)
+    os.kill(first.process.pid, signal.SIGINT)
+    assert first.end().startswith("INTERRUPTED")
+    assert Driver(sweep_file, tmp_path / "results", executor).end().startswith("DONE")
+    assert facts(ResultsStore(tmp_path / "results")) == inline
+
+
+def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    killed: list[int] = []
+
+    def kill_a_worker(event: Event) -> None:
+        if type(event).__name__ == "TrialProgress" and not killed:
+            workers = [
+                p for p in psutil.Process().children(recursive=True) if "orca_" in p.name() or "orca_" in title(p)
+            ]
+            busy = [worker for worker in workers if worker.is_running()]
+            if busy:
+                killed.append(busy[0].pid)
+                busy[0].kill()
+
+    store = ResultsStore(tmp_path / "results", create=True)
+    summary: Summary = run_sweep(
+        tiny_spec(body_directory(tmp_path_factory)), store, listener=kill_a_worker, checkpoint_seconds=0.0
+    )
+    assert killed, "no worker was found to kill"
+    assert not summary.failed
+    assert facts(store) == inline
+    assert max(record.attempts for record in store.load("tiny/full").values()) == 2
+
+
+def test_a_node_that_dies_is_survived(
+    inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    finished: list[str] = []
+
+    def kill_the_second_node(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            finished.append(event.record.trial_key)
+            if len(finished) == 3:
+                cluster.remove_node(second, allow_graceful=False)
+
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        kill_the_second_node(event)
+
+    try:
+        store = ResultsStore(tmp_path / "results", create=True)
+        spec = tiny_spec(body_directory(tmp_path_factory))
+        summary = run_sweep(spec, store, listener=listen, address=cluster.address, checkpoint_seconds=0.0)
+    finally:
+        cluster.shutdown()
+    assert any(isinstance(event, SweepStarted) and "2 node(s), 2 CPUs" in event.where for event in events)
+    assert not summary.failed
+    assert not summary.interrupted
+    assert facts(store) == inline
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, executor: str
+) -> None:
+    store = ResultsStore(tmp_path / "results", create=True)
+
+    def full(*_: object) -> None:
+        raise UserError("no space left on the disk")
+
+    monkeypatch.setattr(store, "append", full)
+    with pytest.raises(UserError, match="no space left"):
+        run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor=executor)
+
+
+def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    text = TEXT.replace("refine.dropout: 0.1", "refine.dropout: 0.1\n  refine.clip: 0.0").replace(
+        "budgets:", "per_method:\n  nft: {settings: {refine.learning_rate: 1e+30}, space: {}}\nbudgets:"
+    )
+    text = text.replace("space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}", "space: {}")
+    spec = tiny_spec(body_directory(tmp_path_factory), text)
+    summary = run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
+    assert summary.statuses[Status.FAILED_NAN] >= 1
+    assert summary.statuses[Status.COMPLETED] >= 3
+    assert summary.unfinished == ("pocket/wdbc nft: every search trial failed",)
+
+
+def test_resources_of_a_trial_become_a_placement_group() -> None:
+    trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
+    order = Assignment(trial=trial, checkpoints="/", checkpoint_seconds=1.0)
+    group = placement({"assignment": order.to_json()})
+    assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
+
+
+def test_gpus_are_asked_for_only_where_there_are_any(tmp_path_factory: pytest.TempPathFactory) -> None:
+    text = TEXT + "resources: {cpus: 2, gpus: 0.25, memory_gib: 1}\n"
+    spec = tiny_spec(body_directory(tmp_path_factory), text)
+    fingerprints = dict.fromkeys(spec.tasks, "0" * 16)
+    assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=True)} == {0.25}
+    assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=False)} == {0.0}
+
+
+def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spec = tiny_spec(body_directory(tmp_path_factory), TEXT + "resources: {cpus: 9999}\n")
+    with pytest.raises(UserError, match="more than any node has"):
+        run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
+
+
+def test_unreachable_clusters_and_misspelt_executors() -> None:
+    with (
+        pytest.raises(UserError, match=r"cannot reach a Ray cluster at '127\.0\.0\.1:1'"),
+        make_executor("ray") as engine,
+    ):
+        engine.open("127.0.0.1:1")
+    with pytest.raises(UserError, match="Did you mean 'inline'"):
+        make_executor("inlin")

@@ -1,0 +1,48 @@
+"""Messages between the driver and its workers arrive as they were sent."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.record import Status
+from orca_ray.sweep.execution.messages import Assignment, TrialReport, Worker
+from orca_ray.sweep.planning.space import Scalar
+from orca_ray.sweep.planning.trial import Resources, TrialSpec
+
+SCALARS = (
+    st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text()
+)
+
+
+@given(st.dictionaries(st.text(), SCALARS), st.integers(0, 2**63 - 1), st.floats(0.1, 64.0))
+def test_an_assignment_arrives_with_its_key(hyperparameters: dict[str, Scalar], seed: int, cpus: float) -> None:
+    trial = TrialSpec(
+        task="pocket/wdbc", method="orca", body="./körper", hyperparameters=hyperparameters, seed=seed,
+        protocol="held-out", data_fingerprint="0" * 16, phase="search", epochs=3, resources=Resources(cpus),
+        deterministic=cpus > 32,
+    )  # fmt: skip
+    sent = Assignment(trial=trial, checkpoints="/a/b", checkpoint_seconds=0.5, home=None)
+    arrived = Assignment.from_json(sent.to_json())
+    assert arrived == sent
+    assert arrived.trial.key == trial.key  # 1, 1.0 and true are equal, but not the same hyper-parameter
+
+
+@given(st.floats(), st.floats() | st.none(), st.sampled_from([None, *Status]), st.text() | st.none())
+def test_a_report_arrives_as_it_was_sent(loss: float, score: float | None, status: Status | None, text: str) -> None:
+    point = Progress(stage="refine", epoch=1, epochs=3, loss=loss, validation_score=score)
+    worker = Worker(node=text or "", device="cpu", torch="2")
+    sent = TrialReport(progress=(point,), outcome=Outcome(notes=text), worker=worker, status=status, error=text)
+    arrived = TrialReport.from_json(sent.to_json())
+    assert arrived.to_json() == sent.to_json()  # NaN is not equal to itself
+    assert arrived.done is (status is not None)
+    if not any(value is not None and math.isnan(value) for value in (loss, score)):
+        assert arrived == sent
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"progress": [{}]}', '{"done": true}', '{"status": "asleep"}'])
+def test_other_texts_are_no_reports(text: str) -> None:
+    with pytest.raises(ValueError):
+        TrialReport.from_json(text)

@@ -1,0 +1,64 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orca_ray.sweep.execution.executors.reap import note_processes, reap_orphans
+
+DRIVER = """
+import subprocess, sys, time
+from orca_ray.sweep.execution.executors.reap import note_processes
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+note_processes()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
+
+
+def test_what_a_killed_driver_left_behind_is_ended_and_nothing_else() -> None:
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    orphan = int(driver.stdout.readline())
+    try:
+        assert reap_orphans() == [], "the driver lives"
+        driver.kill()
+        driver.wait()
+        assert psutil.pid_exists(orphan)
+        assert reap_orphans() == [orphan]
+        time.sleep(0.2)
+        assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+        assert reap_orphans() == []
+    finally:
+        driver.kill()
+        driver.stdout.close()
+
+
+def test_a_recycled_process_id_is_left_alone() -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        note = note_processes()
+        content = json.loads(note.read_text())
+        content["driver"] = [2**22 + 1, 0.0]
+        content["started"] = [[bystander.pid, psutil.Process(bystander.pid).create_time() - 100]]
+        note.write_text(json.dumps(content))
+        assert reap_orphans() == []
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_broken_note_is_dropped(tmp_path: Path) -> None:
+    note = note_processes()
+    note.write_text("{")
+    assert reap_orphans() == []
+    assert not note.exists()

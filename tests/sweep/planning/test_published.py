@@ -1,0 +1,180 @@
+"""The published configurations, in our names."""
+
+import csv
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.published import dataset_of, published_settings
+from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
+from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.tasks.registry import all_tasks, get_task
+
+PAPERS = [
+    name for name, task in all_tasks().items() if task.benchmark not in ("pocket", "pdebench_generated")
+]  # of which each has a row of its own
+ROWS = {
+    row["dataset"]: row
+    for row in csv.DictReader(
+        (files("orca_ray.sweep.planning") / "reference_hyperparameters.csv").read_text().splitlines()
+    )
+}
+QUICK = {"refine.epochs", "refine.warmup_epochs", "refine.decay_epochs", "align.epochs"}
+SHIPPED = ("nasbench360", "pdebench", "pdebench_generated", "openml", "drug", "domainnet")
+
+
+def test_ecg() -> None:
+    """Batch 4 by 16, SGD at 1e-6 on summed gradients, 64 tokens at most, which divide 1000: 50 patches of 20."""
+    settings = published_settings("nasbench360/ecg")
+    expected = {
+        "embedder.sequence_length": 64,
+        "align.epochs": 60,
+        "align.samples_per_class": 132,
+        "align.learning_rate": 1e-5,
+        "refine.optimizer": "sgd",
+        "refine.learning_rate": 1.6e-5,
+        "refine.weight_decay": 0.1 / 16,
+        "refine.momentum": 0.99,
+        "refine.batch_size": 4,
+        "refine.accumulation": 16,
+        "refine.epochs": 15,
+        "refine.warmup_epochs": 5.0,
+        "refine.decay_epochs": 200.0,
+        "refine.clip": 0.0,
+        "refine.dropout": 0.0,
+    }
+    assert {name: settings[name] for name in expected} == pytest.approx(expected)
+    assert (settings["embedder.patching"], settings["refine.last_step"]) == ("divide", "drop")
+
+
+def test_burgers_is_cut_as_the_reference_really_does() -> None:
+    """It declares 256 points and 128 tokens, hence patches of two, and meets 1024 points with them."""
+    assert published_settings("pdebench/burgers")["embedder.sequence_length"] == 512
+
+
+def test_decoupled_decay_does_not_depend_on_how_gradients_are_added() -> None:
+    settings = published_settings("nasbench360/satellite")  # AdamW, 16 by 4
+    assert (settings["refine.learning_rate"], settings["refine.weight_decay"]) == (3e-5, 3e-6)
+
+
+def test_images_are_resized_as_the_paper_does() -> None:
+    settings = published_settings("nasbench360/ninapro")
+    assert settings["embedder.image_size"] == 224
+    assert settings["align.epochs"] == 100
+    assert settings["refine.clip"] == 1.0
+
+
+def test_tasks_without_a_published_configuration_have_no_settings() -> None:
+    assert dataset_of("pocket/wdbc") is None
+    assert published_settings("pocket/wdbc") == {}
+
+
+@pytest.mark.parametrize("name", [name for name, task in all_tasks().items() if task.benchmark != "pocket"])
+def test_every_published_configuration_can_be_built(name: str) -> None:
+    assert dataset_of(name) is not None
+    resolve("orca", published_settings(name))
+
+
+def planned(task: str, overrides: Overrides, budget: str | None = None) -> SearchPlan:
+    """Plan ``orca`` on one task with the sweep file that is shipped."""
+    benchmark, _, name = task.partition("/")
+    overrides = Overrides(tasks=[name], methods=["orca"], protocol=overrides.protocol, trials=overrides.trials)
+    spec = load_spec(benchmark, budget=budget, overrides=overrides)
+    (plan,) = plan_searches(spec, {task: "fingerprint"}, gpus=True)
+    return plan
+
+
+def assert_is_row(trial: TrialSpec, row: dict[str, str]) -> None:
+    """Hold a trial to what a step of the reference does to the weights, read off a row."""
+    values = trial.hyperparameters
+    optimizer, accumulation = row["optimizer"].lower(), int(row["accum"])
+    rate, decay = float(row["lr"]), float(row["weight_decay"])
+    assert (values["refine.optimizer"], values["align.optimizer"]) == (optimizer, optimizer)
+    rates = {"sgd": rate * accumulation}  # of the mean gradient; it adds the gradients of the passes
+    assert values["refine.learning_rate"] == pytest.approx(rates.get(optimizer, rate))
+    decays = {"adamw": decay}  # decoupled; else beside the mean gradient
+    assert values["refine.weight_decay"] == pytest.approx(decays.get(optimizer, decay / accumulation))
+    same = {
+        "refine.epochs": "refine_epochs", "refine.batch_size": "batch_size", "refine.accumulation": "accum",
+        "refine.momentum": "momentum", "refine.dropout": "dropout", "refine.warmup_epochs": "warmup_epochs",
+        "refine.decay_epochs": "decay_epochs", "align.epochs": "align_epochs", "align.weight_decay": "weight_decay",
+        "align.momentum": "momentum",
+    }  # fmt: skip
+    assert {ours: values[ours] for ours in same} == {ours: float(row[theirs]) for ours, theirs in same.items()}
+    assert values["refine.clip"] == (float(row["clip"]) if float(row["clip"]) > 0 else 0)
+    assert values["align.learning_rate"] == pytest.approx(10 * rate if rate <= 1e-3 else rate)
+    drawn, batch, least = values["align.samples_per_class"], int(row["batch_size"]), int(row["align_maxsamples"])
+    assert drawn == next(count for count in range(batch, least + batch + 1, batch) if count > least)
+    assert trial.body == {"swin": f"microsoft/{row['body']}"}.get(row["body"].partition("-")[0], row["body"])
+
+
+def test_every_row_is_of_one_task() -> None:
+    assert sorted(str(dataset_of(task)) for task in PAPERS) == sorted(ROWS)
+
+
+@pytest.mark.parametrize("task", PAPERS)
+def test_the_first_trial_of_a_search_is_the_row(task: str) -> None:
+    plan = planned(task, Overrides(), budget="full")
+    trial = plan.trial(plan.sampler().generation[0].values, plan.spec.file.seed, "search")
+    assert_is_row(trial, ROWS[str(dataset_of(task))])
+
+
+@pytest.mark.parametrize("task", PAPERS)
+def test_the_papers_recipe_is_the_row_and_its_source(task: str) -> None:
+    plan = planned(task, Overrides(protocol="paper", trials=1))
+    assert (plan.num_search, plan.confirm_seeds) == (0, (0,))
+    trial, row = plan.trial({}, 0, "confirm"), ROWS[str(dataset_of(task))]
+    assert_is_row(trial, row)
+    assert trial.hyperparameters["align.source"] == {"text": "conll2003", "CIFAR10": "cifar10"}[row["source"]]
+    if get_task(task).kind == "sequence" and row["dataset"] != "PDE-Burgers":
+        assert trial.hyperparameters["embedder.sequence_length"] == int(row["target_seq_len"])
+
+
+@pytest.mark.skipif("ORCA_REFERENCE" not in os.environ, reason="ORCA_REFERENCE names no checkout of the reference")
+def test_the_rows_are_the_references_files() -> None:
+    read = [yaml.safe_load(path.read_text()) for path in Path(os.environ["ORCA_REFERENCE"]).glob("src/configs/*.yaml")]
+    theirs = {each["hyperparameters"]["dataset"].strip(): each["hyperparameters"] for each in read}
+    assert theirs.keys() == ROWS.keys()
+    for dataset, row in ROWS.items():
+        given = theirs[dataset]
+        optimizer, schedule = given["optimizer"], given["scheduler"]
+        plain = {**given, **optimizer["params"], **schedule["params"], "drop_out": given["drop_out"]}
+        names = {
+            "align_maxsamples": "maxsamples", "align_epochs": "embedder_epochs", "predictor_epochs": "predictor_epochs",
+            "refine_epochs": "epochs", "batch_size": "batch_size", "accum": "accum", "clip": "clip", "lr": "lr",
+            "dropout": "drop_out", "weight_decay": "weight_decay", "momentum": "momentum",
+            "warmup_epochs": "warmup_epochs", "decay_epochs": "decay_epochs",
+        }  # fmt: skip
+        assert {name: float(row[name]) for name in names} == {name: float(plain[of]) for name, of in names.items()}
+        assert int(row["target_seq_len"]) == given.get("target_seq_len", 512)
+        assert (row["optimizer"], row["schedule"]) == (optimizer["name"], schedule["name"])
+        assert (row["objective"], row["source"]) == (given["objective"], given["embedder_dataset"])
+        assert (given["seed"], given["valid_split"], optimizer["params"]["betas"]) == (0, False, [0.9, 0.98])
+        steps = given["no_warmup_scheduler"]["params"]
+        assert (given["no_warmup_scheduler"]["name"], steps["sched"], steps["base"]) == ("StepLR", [20, 40, 60], 0.2)
+
+
+@pytest.mark.parametrize("benchmark", SHIPPED)
+@pytest.mark.parametrize("budget", ["quick", "published", "full"])
+def test_shipped_sweeps_begin_with_them(benchmark: str, budget: str) -> None:
+    spec = load_spec(benchmark, budget=budget)
+    for task in spec.tasks:
+        first, published = spec.settings(task, "orca"), published_settings(task)
+        changed = {name for name in published if first[name] != published[name]}
+        assert changed <= QUICK if budget == "quick" else not changed
+
+
+def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
+    spec = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper"))
+    assert spec.settings("nasbench360/ecg", "orca")["align.source"] == "conll2003"
+    assert spec.settings("nasbench360/cifar100", "orca")["align.source"] == "cifar10"
+    text = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper", body="minilm-l6"))
+    assert text.settings("nasbench360/cifar100", "orca")["align.source"] == "conll2003"
+    assert (spec.confirm_seeds, spec.search_trials("nasbench360/ecg", "orca")) == ((0,), 0)
+    assert load_spec("nasbench360", overrides=Overrides(trials=1)).confirm_seeds == (1,)

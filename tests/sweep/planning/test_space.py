@@ -1,0 +1,36 @@
+import pytest
+from pydantic import ValidationError
+
+from orca_ray.sweep.planning.space import Dimension, tidy
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "exactly one"),
+        ({"uniform": [0, 1], "choice": [1]}, "exactly one"),
+        ({"uniform": [1, 1]}, "is empty"),
+        ({"log_uniform": [1e-2, 1e-4]}, "is empty"),
+        ({"log_uniform": [0, 1]}, "must be positive"),
+        ({"integer": [5, 2]}, "is empty"),
+        ({"choice": []}, "at least 1 item"),
+    ],
+)
+def test_bad_ranges_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Dimension.model_validate(given)
+
+
+def test_contains() -> None:
+    assert Dimension(choice=["a", "b"]).contains("a")
+    assert not Dimension(choice=["a", "b"]).contains("c")
+    assert Dimension(log_uniform=(1e-4, 1e-2)).contains(1e-3)
+    assert not Dimension(log_uniform=(1e-4, 1e-2)).contains(1.0)
+    assert not Dimension(integer=(1, 3)).contains("2")
+
+
+def test_tidy_keeps_four_digits_and_other_types() -> None:
+    assert tidy(0.000123456789) == 0.0001235
+    assert tidy(3) == 3
+    assert isinstance(tidy(3), int)
+    assert tidy("adam") == "adam"

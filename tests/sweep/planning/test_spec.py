@@ -1,0 +1,192 @@
+from pathlib import Path
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import PROTOCOLS
+from orca_ray.sweep.planning.loading import load_spec, parse_spec, shipped_sweeps
+from orca_ray.sweep.planning.spec import Overrides
+
+MINIMAL = """\
+name: mine
+benchmark: pocket
+methods: [nft, orca]
+tasks: [pocket/digits, pocket/wdbc]
+settings:
+  refine.learning_rate: 1e-3
+space:
+  refine.learning_rate: {log_uniform: [1e-4, 1e-2]}
+budgets:
+  full: {search_trials: 2, confirm_seeds: [1, 2]}
+"""
+
+
+def refused(text: str, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_spec(text, "mine.yaml", **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_the_minimal_file_is_understood() -> None:
+    spec = parse_spec(MINIMAL)
+    assert spec.sweep_id == "mine/full"
+    assert spec.tasks == ("pocket/digits", "pocket/wdbc")
+    assert spec.settings("pocket/digits", "nft") == {"refine.learning_rate": 1e-3}
+    assert spec.search_trials("pocket/digits", "nft") == 2
+    assert spec.confirm_seeds == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "parts"),
+    [
+        (
+            "methods: [nft, orca]",
+            "method: [nft]\nmethods: [nft]",
+            3,
+            ["unknown key 'method'", "Did you mean 'methods'"],
+        ),
+        ("[nft, orca]", "[nft, orka]", 3, ["unknown method 'orka'", "Did you mean 'orca'", "linear_probe"]),
+        ("pocket/digits", "pocket/digit", 4, ["unknown task 'pocket/digit'", "Did you mean 'pocket/digits'"]),
+        ("refine.learning_rate: 1e-3", "refine.learning_rat: 1e-3", 6, ["Did you mean 'refine.learning_rate'"]),
+        ("refine.learning_rate: {", "refine.lr: {", 8, ["unknown hyper-parameter 'refine.lr'"]),
+        ("[1e-4, 1e-2]", "[1e-2, 1e-4]", 8, ["is empty", "low < high"]),
+        ("[1e-4, 1e-2]", "[-1.0, 1e-2]", 8, ["must be positive"]),
+        ("log_uniform:", "loguniform:", 8, ["unknown key 'loguniform'", "Did you mean 'log_uniform'"]),
+        ("search_trials: 2", "search_trials: two", 10, ["valid integer", "'two'"]),
+        ("search_trials: 2", "search_trial: 2", 10, ["Did you mean 'search_trials'"]),
+        ("benchmark: pocket", "benchmark: [pocket]", 2, ["valid string"]),
+        ("name: mine", "name: a/b", 1, ["pattern"]),
+        ("confirm_seeds: [1, 2]", "confirm_seeds: []", 10, ["at least 1"]),
+        ("space:", "space: [", 9, ["not valid YAML"]),
+        ("name: mine", "name: mine\nname: yours", 2, ["'name' is given twice"]),
+    ],
+)
+def test_mistakes_are_named_with_their_line(old: str, new: str, line: int, parts: list[str]) -> None:
+    assert old in MINIMAL
+    message = refused(MINIMAL.replace(old, new, 1))
+    assert message.startswith(f"mine.yaml:{line}:"), message
+    for part in parts:
+        assert part in message
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    message = refused(MINIMAL.replace("[nft, orca]", "[nftt]").replace("pocket/wdbc", "pocket/wbdc"))
+    assert "nftt" in message
+    assert "wbdc" in message
+
+
+def test_the_first_trial_must_lie_in_the_space() -> None:
+    message = refused(MINIMAL.replace("learning_rate: 1e-3", "learning_rate: 1.0"))
+    assert "refine.learning_rate = 1.0" in message
+    assert "log_uniform [0.0001, 0.01]" in message
+    assert message.startswith("mine.yaml:8:")
+
+
+def test_a_range_that_reaches_a_forbidden_value_is_refused() -> None:
+    extra = "  refine.epochs: {integer: [0, 20]}\nbudgets:"
+    message = refused(MINIMAL.replace("budgets:", extra, 1))
+    assert "refine.epochs may become 0" in message
+
+
+def test_a_wrong_type_in_settings_is_refused() -> None:
+    assert "refine.epochs" in refused(MINIMAL.replace("settings:", "settings:\n  refine.epochs: many", 1))
+
+
+def test_the_searchs_seed_is_not_a_confirm_seed() -> None:
+    assert "seed 0 is the search's own" in refused(MINIMAL.replace("[1, 2]", "[0, 1]"))
+
+
+def test_unknown_budget_benchmark_protocol_and_empty_file() -> None:
+    assert "unknown budget 'fulll'" in refused(MINIMAL, budget="fulll")
+    assert "Did you mean 'pocket'" in refused(MINIMAL.replace("benchmark: pocket", "benchmark: pockett"))
+    assert "unknown protocol 'papers'" in refused(MINIMAL, overrides=Overrides(protocol="papers"))
+    assert "is a mapping" in refused("")
+    assert "--trials must be at least 1" in refused(MINIMAL, overrides=Overrides(trials=0))
+
+
+def test_overrides() -> None:
+    spec = parse_spec(MINIMAL, overrides=Overrides(tasks=["wdbc"], methods=["scratch"], trials=1))
+    assert spec.tasks == ("pocket/wdbc",)
+    assert spec.methods == ("scratch",)
+    assert spec.search_trials("pocket/wdbc", "scratch") == 0
+    assert spec.confirm_seeds == (1,)
+    assert parse_spec(MINIMAL, overrides=Overrides(trials=7)).search_trials("pocket/wdbc", "nft") == 7
+    assert parse_spec(MINIMAL, overrides=Overrides(seeds=5)).confirm_seeds == (1, 2, 3, 4, 5)
+    assert parse_spec(MINIMAL, overrides=Overrides(body="minilm-l6")).body("pocket/digits", "nft") == "minilm-l6"
+    with pytest.raises(UserError, match="Did you mean 'pocket/digits'"):
+        parse_spec(MINIMAL, overrides=Overrides(tasks=["digts"]))
+    with pytest.raises(UserError, match="Did you mean 'scratch'"):
+        parse_spec(MINIMAL, overrides=Overrides(methods=["scrach"]))
+
+
+def test_a_deterministic_sweep_has_a_name_of_its_own() -> None:
+    fixed = MINIMAL + "deterministic: true\n"
+    assert not parse_spec(MINIMAL).deterministic
+    for spec in (parse_spec(fixed), parse_spec(MINIMAL, overrides=Overrides(deterministic=True))):
+        assert spec.deterministic
+        assert spec.sweep_id == "mine/full-deterministic"
+    both = Overrides(trials=2, deterministic=True)
+    assert parse_spec(fixed, overrides=both).sweep_id == "mine/full-trials2-deterministic"
+    assert refused(MINIMAL + "deterministic: perhaps\n").startswith("mine.yaml:11: deterministic: ")
+
+
+def test_the_protocols_are_those_of_the_records() -> None:
+    assert [parse_spec(MINIMAL + f"protocol: {name}\n").protocol for name in PROTOCOLS] == list(PROTOCOLS)
+    assert "'held-out' or 'paper'; got 'papers'" in refused(MINIMAL + "protocol: papers\n")
+
+
+def test_layers_later_ones_win() -> None:
+    text = (
+        MINIMAL
+        + "per_task:\n  pocket/wdbc: {settings: {refine.epochs: 9}}\n"
+        + "per_method:\n  orca: {settings: {refine.epochs: 8}}\n"
+    )
+    spec = parse_spec(text)
+    assert spec.settings("pocket/wdbc", "orca")["refine.epochs"] == 9
+    assert spec.settings("pocket/digits", "orca")["refine.epochs"] == 8
+    assert "refine.epochs" not in spec.settings("pocket/digits", "nft")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_sweeps()))
+def test_shipped_sweeps_are_valid_in_every_budget(name: str) -> None:
+    for budget in load_spec(name).file.budgets:
+        spec = load_spec(name, budget=budget)
+        assert spec.benchmark == name
+        assert spec.tasks
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'pocket'"):
+        load_spec("pokcet")
+    with pytest.raises(UserError, match="no sweep file"):
+        load_spec(tmp_path / "missing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"cannot read|not valid YAML"):
+        load_spec(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ("settings: {align.distance: otd}", "mine.yaml:5: settings of pocket/digits with orca: unknown align.distance"),
+        ("per_method:\n  orca:\n    settings:\n      align.distance: otd", "mine.yaml:8: "),
+        ("per_task:\n  pocket/digits:\n    space: {align.distance: {choice: [otdd, mdd]}}", "mine.yaml:7: "),
+        ("budgets: {full: {confirm_seeds: [1, 1]}}", "mine.yaml:5: budgets.full.confirm_seeds: each seed once"),
+        ("bodies: {image: vit-s15}", "Did you mean 'vit-s14'"),
+        ("? [a, b]\n: c", "mine.yaml:5: a key must be a word"),
+        ('title: "\x01"', "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(extra: str, told: str) -> None:
+    text = f"name: mine\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/digits]\n{extra}\n"
+    assert told in refused(text)
+
+
+def test_a_file_that_is_no_sweep_does_not_fill_the_screen() -> None:
+    lines = refused("\n".join(f"word{i}: 1" for i in range(50))).splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "and 48 more"
+
+
+def test_one_message_for_tasks_that_are_no_list() -> None:
+    assert refused(MINIMAL.replace("[pocket/digits, pocket/wdbc]", "[digits]")).count("\n") == 0

@@ -1,0 +1,110 @@
+"""Feeds: rows on the device, resident or streamed; cached features; predictions in batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.data.rows import JoinedRows, Part, Rows, row_slices
+from orca_ray.training import feed
+from orca_ray.training.config import RefineConfig
+from orca_ray.training.evaluate import predict
+from orca_ray.training.feed import Feed, ResidentSamples, Samples, StreamedSamples, make_feed, make_samples, to_tensor
+from orca_ray.training.precision import Precision
+
+from .training_toys import CPU, OBJECTIVE, make_refine, predictions_of, real_model, real_split, toy_model, toy_split
+
+PARTS: list[Part] = [np.array([5, 0, 5]), slice(2, 7), np.array([1])]
+
+
+def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
+    split = toy_split(20)
+    np.save(tmp_path / "x.npy", split.x[:])
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    resident = list(ResidentSamples([x, split.y], CPU).batches(PARTS))
+    streamed = list(StreamedSamples([x, split.y], CPU).batches(PARTS))
+    assert len(resident) == len(PARTS)
+    for part, first, second in zip(PARTS, resident, streamed, strict=True):
+        np.testing.assert_array_equal(first[0].numpy(), split.x[part])
+        for one, other in zip(first, second, strict=True):
+            assert torch.equal(one, other)
+            assert one.dtype == other.dtype
+    assert not resident[1][0].numpy().flags.owndata  # a slice is no copy
+
+
+def test_streaming_may_be_left_early_and_passes_errors_on() -> None:
+    rows = StreamedSamples([toy_split(20).x], CPU)
+    many: list[Part] = [slice(0, 2)] * 50
+    stream = rows.batches(many)
+    next(stream)
+    cast(Any, stream).close()  # would hang if its thread waited on
+    with pytest.raises(IndexError):
+        list(rows.batches([np.array([99])]))
+
+
+def test_a_split_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Sequence[np.ndarray | Tensor]] = []
+
+    def note(arrays: Sequence[np.ndarray | Tensor], device: torch.device) -> Samples:
+        made.append(arrays)
+        return ResidentSamples(arrays, device)
+
+    monkeypatch.setattr(feed, "make_samples", note)
+    loop = make_refine(toy_model(), RefineConfig(epochs=3), train=toy_split(40))
+    while not loop.done:
+        loop.step()
+    assert [len(arrays) for arrays in made] == [2, 1]  # training inputs and targets, validation inputs
+
+
+def test_cached_features_are_made_in_the_precision_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "make_samples", lambda arrays, device: ResidentSamples(arrays, CPU))
+    model, seen = toy_model(), set[str]()
+    model.body.register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    precision = Precision("tf32", torch.device("cuda"))
+    made = make_feed(model, model.head.parameters(), toy_split(9).x, stochastic=False, precision=precision)
+    assert made.network is model.head
+    assert seen == {"high"}
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> None:
+    model, split = real_model(bert).eval(), real_split(37)
+    chosen = Precision(precision, CPU)
+    feed = Feed(split.x, model, chosen)
+    expected = predictions_of(model, split.x, precision=chosen)
+    for size in (1, 5, 37, 500):
+        np.testing.assert_allclose(
+            predict(feed, OBJECTIVE, size)[0], expected, atol=1e-5 if precision == "float32" else 0.05
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("samples", [ResidentSamples, StreamedSamples])
+def test_rows_reach_the_device(samples: type[ResidentSamples] | type[StreamedSamples]) -> None:
+    split = toy_split(20)
+    device = torch.device("cuda")
+    joined = JoinedRows(split.x[:5], split.x[5:])
+    arrays: Sequence[Rows] = [split.x[:], split.y, joined]
+    for part, (x, y, same_x) in zip(PARTS, samples(arrays, device).batches(PARTS), strict=True):
+        np.testing.assert_array_equal(x.cpu().numpy(), split.x[part])
+        np.testing.assert_array_equal(y.cpu().numpy(), split.y[part])
+        assert torch.equal(x, same_x)
+        assert x.device.type == "cuda"
+    assert isinstance(make_samples(arrays, device), ResidentSamples)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_composite_rows_become_a_tensor_in_blocks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (np.random.RandomState(seed).normal(size=(7, 2, 3)).astype(np.float32) for seed in (0, 1))
+    joined = JoinedRows(first, second)
+    monkeypatch.setattr("orca_ray.training.feed.row_slices", lambda rows: row_slices(rows, 4 * first[0].nbytes))
+    together = to_tensor(joined, torch.device(device))
+    assert together.device.type == device
+    np.testing.assert_array_equal(together.cpu().numpy(), np.concatenate([first, second]))

@@ -1,0 +1,337 @@
+"""Gradient accumulation: equal gradients for all micro-batch sizes, memory limits, checkpointing, compilation."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from orca_ray.data.prepared import Split
+from orca_ray.models.checkpointing import checkpoint_layers, repeated_layers
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training import gradient_accumulation, micro_batch, refine
+from orca_ray.training.config import RefineConfig
+from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.feed import Feed
+from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
+from orca_ray.training.micro_batch import CPU_TENSOR_BYTES, Cost, even_micro_batch, max_micro_batch, measure_cost
+from orca_ray.training.reproducibility import torch_settings
+
+from .training_toys import (
+    CPU,
+    EXACT,
+    OBJECTIVE,
+    OUT_OF_MEMORY,
+    copy_of,
+    limited_memory,
+    make_refine,
+    real_model,
+    real_split,
+    same,
+    toy_model,
+    toy_split,
+)
+
+
+def make_accumulator(model: CrossModalModel, split: Split, **options: Any) -> GradientAccumulator:
+    config = RefineConfig(**options)
+    loss = OBJECTIVE.training_loss(split.y, CPU)
+    feed = Feed(split.x, model, EXACT)
+    return GradientAccumulator(model, list(model.parameters()), feed, split.y, loss, config, seed=0)
+
+
+def gradient(accumulator: GradientAccumulator, model: nn.Module, num_samples: int) -> Tensor:
+    model.zero_grad()
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        next(accumulator.gradients([np.arange(num_samples)[::-1].copy()]))
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 12, 40])
+def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str, limit: int) -> None:
+    model = real_model(bert)
+    accumulator = make_accumulator(model, real_split(12))
+    accumulator.limit = 12
+    expected = gradient(accumulator, model, 12)
+    accumulator.limit = limit
+    torch.testing.assert_close(gradient(accumulator, model, 12), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_product_of_batch_size_and_accumulation_matters() -> None:
+    weights = []
+    for batch_size, accumulation in ((2, 16), (32, 1)):
+        model = toy_model(dropout=0.3)
+        config = RefineConfig(epochs=1, dropout=0.3, batch_size=batch_size, accumulation=accumulation)
+        make_refine(model, config).step()
+        weights.append(copy_of(model))
+    assert same(*weights)
+
+
+def saved_by_autograd(model: CrossModalModel, x: Tensor) -> int:
+    saved: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(x)
+    assert output.requires_grad
+    return sum(saved.values())
+
+
+def test_a_micro_batch_stays_within_the_memory_budget(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split = real_model(bert), real_split(64)
+    accumulator = make_accumulator(model, split, batch_size=64)
+    assert accumulator.cost.saved_bytes == pytest.approx(
+        saved_by_autograd(model, torch.from_numpy(split.x[:16])) / 16, rel=0.1
+    )
+    budget = 10 * accumulator.cost.saved_bytes
+    monkeypatch.setattr(gradient_accumulation, "budget_bytes", lambda memory_mib, device: budget)
+    accumulator = make_accumulator(model, split, batch_size=64)
+    assert 4 <= accumulator.micro_batch <= accumulator.limit < 10
+    assert saved_by_autograd(model, torch.from_numpy(split.x[: accumulator.limit])) <= budget
+
+
+def test_limits_of_a_micro_batch() -> None:
+    small = Cost(saved_bytes=2**20, largest_bytes=2**10, flops=1, num_tokens=1)
+    assert max_micro_batch(small, 100 * 2**20, CPU) == 80  # a quarter on top
+    assert max_micro_batch(small, 100 * 2**20, CPU, extra_bytes=2**20) == 40
+    assert max_micro_batch(small, 1, CPU) == 1
+    wide = Cost(saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, flops=1, num_tokens=1)
+    assert max_micro_batch(wide, 2**40, CPU) == 3
+    assert max_micro_batch(wide, 2**40, torch.device("cuda")) == 1024
+    assert [even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)] == [1, 16, 32, 64, 64]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, dropout: float) -> None:
+    split = real_split(12)
+    model = real_model(bert, dropout)
+    plain = make_accumulator(model, split)
+    plain.limit = 12
+    expected = gradient(plain, model, 12)
+    x = torch.from_numpy(split.x)
+    model.train()
+    before = saved_by_autograd(model, x)
+    accumulator = make_accumulator(model, split, gradient_checkpointing="on")
+    accumulator.limit = 12
+    assert torch.equal(gradient(accumulator, model, 12), expected)
+    assert saved_by_autograd(model, x) < 0.5 * before
+    assert accumulator.cost == plain.cost  # recomputing is no part of the model's own operations
+    assert not accumulator.notes
+
+
+def test_checkpointing_leaves_the_bound_on_single_tensors(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split = real_model(bert), real_split(64)
+    plain = make_accumulator(model, split, batch_size=64)
+    monkeypatch.setattr(micro_batch, "CPU_TENSOR_BYTES", 5 * plain.cost.largest_bytes)
+    assert make_accumulator(model, split, batch_size=64).limit == 5
+    assert make_accumulator(model, split, batch_size=64, gradient_checkpointing="on").limit == 5
+
+
+def layer_names(module: Any) -> list[str]:
+    return [type(layer).__name__ for layer in repeated_layers(module)]
+
+
+def test_repeated_layers_are_found() -> None:
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 3}
+    for kind, layer in (("bert", "BertLayer"), ("mpnet", "MPNetLayer"), ("vit", "ViTLayer")):
+        model = AutoModel.from_config(AutoConfig.for_model(kind, **sizes))
+        assert layer_names(model) == [layer] * 3
+    config = AutoConfig.for_model("swin", depths=[1, 2], num_heads=[1, 2], embed_dim=8, image_size=32, window_size=2)
+    assert layer_names(AutoModel.from_config(config)) == ["SwinLayer"] * 3
+    assert checkpoint_layers(nn.Linear(2, 2)) == 0
+
+
+def test_checkpointing_a_body_without_layers_is_reported() -> None:
+    assert "no repeated layers" in make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on").notes[0]
+
+
+@pytest.mark.parametrize("every", [1, 64])
+def test_nan_ends_the_trial_before_it_can_be_the_best(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where only some losses are checked, as on devices that a check synchronises with."""
+    monkeypatch.setitem(refine.CHECK_EVERY, "cpu", every)
+    train = toy_split(40)
+    train.x[:][17] = torch.nan
+    model = toy_model()
+    loop = make_refine(model, RefineConfig(epochs=2, batch_size=4), train=train)
+    _ = loop.micro_batch  # measures the cost of a sample
+    steps: list[int] = []
+    model.embedder.register_forward_hook(lambda *_: steps.append(1))
+    with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
+        loop.step()
+    assert (loop.best_epoch, loop.epoch) == (None, 0)
+    assert len(steps) == 10 if every == 64 else len(steps) < 10
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_micro_batch_too_large_for_the_device_is_halved(error: Exception) -> None:
+    def curve(most: int) -> tuple[float, list[str], int, dict[str, Tensor]]:
+        model = toy_model()
+        loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
+        with limited_memory(model, most, error, training=True):
+            loss = loop.step().loss
+        return loss, loop.notes, loop.micro_batch, copy_of(model)
+
+    loss, notes, size, weights = curve(8)
+    expected, no_notes, whole, expected_weights = curve(64)
+    assert (size, whole, no_notes) == (8, 32, [])
+    assert notes == [f"a micro-batch of {size} samples did not fit the device's memory, halved" for size in (32, 16)]
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected_weights[name], rtol=1e-3, atol=1e-5)
+    with pytest.raises(type(error), match=str(error)):
+        curve(0)
+
+
+def test_other_errors_are_not_retried() -> None:
+    model = toy_model()
+    loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
+    with (
+        limited_memory(model, 8, RuntimeError("shapes differ"), training=True),
+        pytest.raises(RuntimeError, match="sh"),
+    ):
+        loop.step()
+    assert (loop.micro_batch, loop.notes) == (32, [])
+
+
+def test_smaller_micro_batches_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def watched(network: nn.Module, **named: Any) -> nn.Module:
+        compiled.append(loop.micro_batch)
+        return network
+
+    monkeypatch.setattr(torch, "compile", watched)
+    model = toy_model()
+    loop = make_refine(model, RefineConfig(epochs=4, batch_size=32, compile="on"))
+    loop.step()
+    with limited_memory(model, 16, training=True):
+        for _ in range(3):
+            loop.step()
+    assert compiled == [32, 16]
+
+
+def test_only_gradients_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimiser that runs out of memory has half of its state: its step is neither finished nor repeated."""
+    model = toy_model()
+    loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
+    before = copy_of(model)
+    tried: list[Tensor] = []
+
+    def fail(given: Tensor, **named: Any) -> Tensor:
+        tried.append(given)
+        if len(tried) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return torch.full_like(given, 0.0, **named)
+
+    monkeypatch.setattr(torch, "zeros_like", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.step()
+    assert (len(tried), loop.notes, loop.micro_batch) == (2, [], 32)
+    assert same(copy_of(model), before)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_training_continues_without_a_compiler(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any, **named: Any) -> Any:
+        raise kind("no C++ compiler")
+
+    results = []
+    for mode in ("off", "on"):
+        model = toy_model(dropout=0.2)
+        config = RefineConfig(epochs=1, dropout=0.2, compile=mode)
+        monkeypatch.setattr(torch, "compile", fail)
+        loop = make_refine(model, config, train=toy_split(40))
+        results.append((loop.step().loss, loop.notes))
+    assert results[0][0] == results[1][0]
+    assert (results[0][1], results[1][1]) == ([], [f"not compiled ({kind.__name__})"])
+
+
+def test_compiled_networks_are_used_for_their_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def watched(network: nn.Module, **named: Any) -> Callable[[Tensor], Tensor]:
+        def run(x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            output: Tensor = network(x)
+            return output
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", watched)
+    model = toy_model()
+    make_refine(model, RefineConfig(epochs=1, batch_size=16, compile="on"), train=toy_split(40)).step()
+    assert sizes == [16, 16, 16]  # the trial run, and two of three steps: the last one has 8 samples
+
+
+def test_when_to_compile() -> None:
+    cuda = torch.device("cuda")
+    assert not wants_compile("auto", CPU, 10**6)
+    assert not wants_compile("auto", cuda, 10)
+    assert wants_compile("auto", cuda, 10**6)
+    assert wants_compile("on", CPU, 1)
+    with torch_settings(1, deterministic=True):
+        assert not wants_compile("on", cuda, 10**6)
+
+
+def linear_layer_flops(model: nn.Module, tokens: int) -> int:
+    return sum(2 * tokens * m.in_features * m.out_features for m in model.modules() if isinstance(m, nn.Linear))
+
+
+def test_operations_of_a_sample(bert: str) -> None:
+    """All trains: three times the forward pass, but the embedder's input needs no gradient; attention on top."""
+    model = real_model(bert)
+    cost = make_accumulator(model, real_split(9)).cost
+    body = linear_layer_flops(model.body, 8)
+    attention = 4 * 2 * 2 * 8 * 8 * 32  # layers, products, multiply-add, tokens, tokens, width
+    assert cost.num_tokens == 8
+    assert 3 * body < cost.flops < 3 * body + 4 * attention + 3 * (2 * 8 * 4 * 32 + 2 * 32 * 3) + 1
+    for parameter in model.body.parameters():
+        parameter.requires_grad_(False)
+    model.embedder.requires_grad_(False)
+    split = real_split(9)
+    head = list(model.head.parameters())
+    loss = OBJECTIVE.training_loss(split.y, CPU)
+    few = GradientAccumulator(model, head, Feed(split.x, model, EXACT), split.y, loss, RefineConfig(), seed=0)
+    assert body < few.cost.flops < body + attention + 2 * 8 * 4 * 32 + 3 * 2 * 32 * 3 + 1
+
+
+class Marked(torch.autograd.Function):
+    """The identity; a mark lives as long as the graph that it is part of."""
+
+    marks: ClassVar[list[weakref.ref[Any]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark = set[int]()
+        Marked.marks.append(weakref.ref(ctx.mark))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def test_measuring_leaves_no_graph_behind() -> None:
+    """A graph holds the weights; log-softmax saves its own output, and could keep its graph alive for ever."""
+    layer = nn.Linear(4, 3)
+
+    def loss(num_samples: int) -> Tensor:
+        marked: Tensor = Marked.apply(layer(torch.ones(num_samples, 4)))  # type: ignore[no-untyped-call]
+        return torch.log_softmax(marked, dim=1)[:, 0].mean()
+
+    Marked.marks.clear()
+    measure_cost(loss, list(layer.parameters()), layer, num_samples=2)
+    assert [mark() for mark in Marked.marks] == [None, None]
