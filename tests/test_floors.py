@@ -146,7 +146,7 @@ def test_the_walk_sees_the_arrows_that_are_there() -> None:
         ("importlib.import_module('orca_ray.sweep.execution.driver')", "orca_ray.methods.orca", "arrows go down"),
         ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),
         ("from orca_ray.results import Record", "orca_ray.errors", "imports no room"),
-        ("def f():\n    import torch.nn", "orca_ray.leaderboard.board", "never imports torch"),
+        ("def f():\n    import torch.nn", "orca_ray.leaderboard.leaderboard", "never imports torch"),
         ("from ray import tune", "orca_ray.training.refine", "never imports ray"),
         ("import sklearn", "orca_ray.errors", "never imports sklearn"),
     ],
@@ -159,7 +159,7 @@ def test_a_wrong_arrow_is_told(source: str, module: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("source", "module"),
     [
-        ("from orca_ray.results import Record", "orca_ray.leaderboard.board"),
+        ("from orca_ray.results import Record", "orca_ray.leaderboard.leaderboard"),
         ("from . import spec", "orca_ray.sweep.execution.driver"),
         ("from .executors import inline", "orca_ray.sweep.execution.driver"),
         ("from orca_ray.errors import UserError", "orca_ray.results.store"),
@@ -199,6 +199,7 @@ def test_what_must_stay_light(what: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_heavy_packages_would_be_noticed() -> None:
     code = f"import sys, orca_ray.training.refine\nprint(sorted({set(HEAVY)!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

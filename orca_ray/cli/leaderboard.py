@@ -1,11 +1,13 @@
 """``orca-sweep leaderboard``: print the leaderboard of a benchmark from the results store alone."""
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
+from orca_ray.cli.output import say
 from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
@@ -34,8 +36,7 @@ def leaderboard(
     json: JsonOption = False,
 ) -> None:
     """Print each method's mean score and spread on each task, ranks, wins, and how all trials ended."""
-    from orca_ray.leaderboard.board import build
-    from orca_ray.leaderboard.render import render
+    from orca_ray.leaderboard import build, render
 
     uri = results_uri(results)
     store = existing_store(uri)
@@ -45,4 +46,6 @@ def leaderboard(
         sweep = f"{name}/{budget}"
     chosen = None if protocol is None else protocol.value
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=chosen)
-    print(render(board, "json" if json else format.value).rstrip("\n"))
+    text = render(board, "json" if json else format.value)
+    # A file or pipe gets CSV and JSON unchanged; a terminal gets nothing that it would act on.
+    (say if sys.stdout.isatty() else print)(text)

@@ -19,7 +19,9 @@ from typing import IO, Any, NamedTuple, cast
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import (
     COPY_BYTES,
+    DamagedFile,
     archive_errors,
+    drain,
     max_bytes,
     open_gzip,
     refuse_growth,
@@ -46,6 +48,13 @@ _HEADERS = frozenset(
 )
 """Members of a tar that tarfile reads into memory, because they describe the next member."""
 _MAX_HEADER_BYTES = 2**20
+_KINDS = {
+    tarfile.SYMTYPE: "symbolic link",
+    tarfile.LNKTYPE: "hard link",
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
+    tarfile.FIFOTYPE: "pipe",
+}
 
 
 class _Member(NamedTuple):
@@ -63,15 +72,9 @@ def unpack(
 ) -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (detected by content) into a directory without replacing anything.
 
-    Nothing appears in ``into`` before the archive was read to its end. Then its members are moved there: a new
-    directory at once, the files of an existing one one by one.
-
-    Args:
-        archive: the file.
-        into: the directory; created if needed.
-        progress: called every megabyte.
-        stamp: a file that exists during the move and remains after an interrupted one: unpack again.
-        required: path below ``into`` that the archive must contain or that must exist; "": none.
+    Members are moved to ``into`` after the archive was read to its end: a new directory at once, the files of an
+    existing one one by one. ``stamp`` exists during the move; after an interrupted one, unpack again. ``required`` is
+    a path below ``into`` that must exist in the end; "": none.
 
     Raises:
         UserError: with archive and member, for a member that has ``..`` or an absolute path, is a link, device or
@@ -95,41 +98,41 @@ def unpack(
                 for done in _write(archive, member):
                     report(min(member.position(done), size), size)
         if required and not os.path.lexists(scratch / required) and not (into / required).exists():
-            raise UserError(f"{archive} holds no {required}, which is expected in it: it is another archive")
+            raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
         # One call for all: half a million small files would each wait for the disk.
         os.sync()
-        _refuse_replacing(scratch, into, archive)
+        moves = list(_moves(scratch, into))
+        _refuse_replacing(moves, archive)
         if stamp is not None:
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.touch()
-        _move(scratch, into)
+        for path, target in moves:
+            os.replace(path, target)
         if stamp is not None:
             stamp.unlink()
     report(size, size)
 
 
 def read_whole(path: Path) -> None:
-    """Read a gzip or zip file (``.npz``, too) to its end, which verifies its checksums; other files are not read.
+    """Read a gzip, zip (``.npz``) or tar file to its end; files of other kinds are not read.
 
-    Raises:
-        UserError: the file is damaged, or decompresses to more than 200 times its size.
+    Raises UserError for a damaged file, and one that decompresses to more than 200 times its size.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(4)
     if magic[:2] == _GZIP:
         with open_gzip(path) as content:
-            _drain(content)
+            drain(content)
     elif magic in _ZIP:
         with archive_errors(path, "archive (.zip, .npz)"), zipfile.ZipFile(path) as archive:
             refuse_growth(path, sum(member.file_size for member in archive.infolist()), cache.refuse_special(path))
             for member in archive.infolist():
                 with archive.open(member) as content:
-                    _drain(content)
-
-
-def _drain(stream: IO[bytes]) -> None:
-    while stream.read(COPY_BYTES):
-        pass
+                    drain(content)
+    elif path.suffix == ".tar":
+        with archive_errors(path, "archive (.tar)"), tarfile.open(path, "r:", tarinfo=_TarInfo) as tar:
+            while tar.next() is not None:
+                cast(Any, tar).members.clear()  # tarfile would store them all
 
 
 @contextlib.contextmanager
@@ -169,22 +172,12 @@ def _tar_members(archive: Path, stream: IO[bytes], scratch: Path, position: Call
             cast(Any, tar).members.clear()  # tarfile would store them all
             target = _target(archive, member.name, scratch)
             if member.issparse() or not (member.isdir() or member.isreg()):
-                raise _special(archive, member.name, _kind(member))
+                found = _KINDS.get(member.type, f"member of type {member.type!r}")
+                raise _special(archive, member.name, "sparse file" if member.issparse() else found)
             tarfile.data_filter(member, str(scratch))
             content = None if member.isdir() else tar.extractfile(member)
             yield _Member(member.name, target, 0 if member.isdir() else member.size, content, lambda _: position())
-    _drain(stream)  # the checksum of a gzip file is at its end
-
-
-def _kind(member: tarfile.TarInfo) -> str:
-    kinds = {
-        "symbolic link": member.issym(),
-        "hard link": member.islnk(),
-        "device": member.isblk() or member.ischr(),
-        "pipe": member.isfifo(),
-        "sparse file": member.issparse(),
-    }
-    return next((name for name, found in kinds.items() if found), f"member of type {member.type!r}")
+    drain(stream)  # the checksum of a gzip file is at its end
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile, scratch: Path) -> Iterator[_Member]:
@@ -252,26 +245,21 @@ def _write(archive: Path, member: _Member) -> Iterator[int]:
         raise EOFError(f"{target.name!r} has {member.size} bytes, {done} are there")
 
 
-def _refuse_replacing(source: Path, into: Path, archive: Path) -> None:
+def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
     """Refuse to replace existing files, unless they are equal: an interrupted move can be repeated."""
-    for path in sorted(source.iterdir()):
-        target = into / path.name
-        if path.is_dir() and target.is_dir():
-            _refuse_replacing(path, target, archive)
-        elif target.exists() and path.is_dir() != target.is_dir():
+    for path, target in moves:
+        if target.exists() and path.is_dir() != target.is_dir():
             raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
-        elif os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
-            raise UserError(
-                f"{archive}: {target} is there with another content, and is not replaced. If the archive's is right, "
-                "remove it; else unpack elsewhere"
-            )
+        if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
+            reason = f"{target} is there with another content, and is not replaced"
+            raise UserError(f"{archive}: {reason}. If the archive's is right, remove it; else unpack elsewhere")
 
 
-def _move(source: Path, into: Path) -> None:
-    """Move the content of ``source`` into a directory and merge existing directories."""
+def _moves(source: Path, into: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield sources and targets of moves that merge ``source`` into a directory."""
     for path in sorted(source.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():
-            _move(path, target)
+            yield from _moves(path, target)
         else:
-            os.replace(path, target)
+            yield path, target

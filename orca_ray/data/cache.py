@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import logging
 import os
@@ -21,7 +22,6 @@ HOME_VARIABLE = "ORCA_RAY_HOME"
 
 _ABANDONED_SECONDS = 3600.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Error numbers of a full disk."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
 _VIRTUAL = (Path("/proc"), Path("/sys"))
@@ -41,35 +41,22 @@ def home() -> Path:
         raise UserError(f"{given}, and there is no such home directory: set it to a directory's path") from error
 
 
-def packages_dir() -> Path:
-    """Return the directory of fetched packages (wheels)."""
-    return _subdirectory("packages")
-
-
-def bodies_dir() -> Path:
-    """Return the directory of converted bodies, one Hugging Face directory each."""
-    return _subdirectory("bodies")
-
-
-def prepared_dir() -> Path:
-    """Return the directory of prepared, memory-mapped task data."""
-    return _subdirectory("prepared")
-
-
-def source_dir() -> Path:
-    """Return the directory of source features."""
-    return _subdirectory("source")
-
-
-def raw_dir() -> Path:
-    """Return the directory of raw files."""
-    return _subdirectory("raw")
-
-
 def _subdirectory(name: str) -> Path:
     path = home() / name
     make_directory(path)
     return path
+
+
+packages_dir = functools.partial(_subdirectory, "packages")
+"""Return the directory of fetched packages (wheels); like the others, it is created if needed."""
+bodies_dir = functools.partial(_subdirectory, "bodies")
+"""Return the directory of converted bodies, one Hugging Face directory each."""
+prepared_dir = functools.partial(_subdirectory, "prepared")
+"""Return the directory of prepared, memory-mapped task data."""
+source_dir = functools.partial(_subdirectory, "source")
+"""Return the directory of source features."""
+raw_dir = functools.partial(_subdirectory, "raw")
+"""Return the directory of raw files."""
 
 
 def make_directory(path: Path) -> None:
@@ -113,19 +100,16 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size of a regular file; raises :class:`UserError` for anything that could block or never end.
+    """Return the size of a regular file (``directories``: or directory); raises :class:`UserError` for anything else.
 
-    FIFOs, devices, sockets and everything below ``/proc`` and ``/sys`` are refused, and a missing path, too.
-    ``directories``: whether a directory is allowed.
+    Reading a FIFO, a device, or a file of ``/proc`` or ``/sys`` may block or never end. A missing path is refused, too.
     """
     with read_errors(path):
         status = path.stat()
-        kind = stat.S_IFMT(status.st_mode)
         virtual = any(path.resolve().is_relative_to(each) for each in _VIRTUAL)
-    if virtual or not (kind == stat.S_IFREG or (directories and kind == stat.S_IFDIR)):
-        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-        found = "a file of the system" if virtual else kinds.get(kind, "a device")
+    if virtual or not (stat.S_ISREG(status.st_mode) or (directories and stat.S_ISDIR(status.st_mode))):
         expected = "file or directory" if directories else "file"
+        found = "a directory" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket, device or file of the system"
         raise UserError(f"cannot read {path}: expected a regular {expected}, found {found}; name another path")
     return status.st_size
 
@@ -168,8 +152,7 @@ def _elsewhere(file: Path, path: Path) -> bool:
 
 
 def _another(path: Path) -> str:
-    in_home = path.absolute().is_relative_to(home())
-    return f"set {HOME_VARIABLE} to a directory" if in_home else "name another directory"
+    return f"set {HOME_VARIABLE} to a directory" if path.absolute().is_relative_to(home()) else "name another directory"
 
 
 def make_room(path: Path) -> str:
@@ -198,9 +181,16 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    file_lock = FileLock(path.with_name(path.name + ".lock"))
+    lock_file = path.with_name(path.name + ".lock")
     make_directory(path.parent)
     with disk_errors(path.parent):
+        try:  # FileLock would wait forever for a file that cannot be created, as in /proc
+            os.close(os.open(lock_file, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644))
+        except OSError as error:
+            if error.errno in (*DISK_FULL, *_NOT_WRITABLE):
+                raise
+            raise PermissionError(errno.EPERM, f"{lock_file.name}: {error.strerror}") from error
+        file_lock = FileLock(lock_file)
         try:
             file_lock.acquire(timeout=1)
         except Timeout:

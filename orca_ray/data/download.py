@@ -1,17 +1,21 @@
-"""Download of one file over HTTP, hashed on arrival and continued after a broken connection."""
+"""Download of one file over HTTP, continued after a broken connection and by later processes."""
 
+import contextlib
+import json
 import logging
 import random
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from orca_ray import __version__
 from orca_ray.data import cache
-from orca_ray.data.partial_download import PartialDownload
 from orca_ray.data.thread_pool import Stopped
+from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -41,70 +45,25 @@ class Patience:
     silence_seconds: float = 60.0
     """Seconds without a byte after which a connection counts as broken."""
 
+    @property
+    def timeout(self) -> tuple[float, float]:
+        """Time-outs of requests."""
+        return self.connect_seconds, self.silence_seconds
+
     def wait(self, failures: int) -> float:
         """Return the seconds to wait after a number of consecutive failures."""
         # The bound on the exponent keeps the power finite.
         doubled = min(self.first_wait * 2.0 ** min(failures - 1, 30), self.longest_wait)
         return doubled * random.uniform(0.75, 1.25)
 
-    @property
-    def timeout(self) -> tuple[float, float]:
-        """Time-outs as requests takes them."""
-        return self.connect_seconds, self.silence_seconds
-
 
 class Failed(Exception):
     """A URL gave no file; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
+        """Store whether another try is useless, whether a server answered, and the wait that it asked for."""
         super().__init__(reason)
-        self.permanent = permanent
-        """Whether another try is useless."""
-        self.reached = reached
-        """Whether a server answered."""
-        self.wait = wait
-        """Seconds that the server asked for (Retry-After)."""
-
-
-def download(
-    part: PartialDownload, *, hash_known: bool, patience: Patience, stop: threading.Event, report: Report
-) -> None:
-    """Fetch the rest of a partial download until it is complete.
-
-    Args:
-        part: what has arrived; its directory exists. Redirects of its URL are followed.
-        hash_known: whether the caller verifies the result by its hash. If not, a file is only continued when the
-            server identifies its version, and a server that does not send the length is refused.
-        patience: retries and time-outs.
-        stop: cancels the download.
-        report: receives progress.
-
-    Raises:
-        Failed: the server has no such file, or all tries failed; what arrived is stored for a later call.
-        Stopped: ``stop`` was set.
-        UserError: the disk is full or not writable.
-    """
-    from requests import Session
-
-    furthest, failures = part.size, 0
-    with Session() as session:
-        session.headers.update({"User-Agent": f"orca-ray/{__version__}", "Accept-Encoding": "identity"})
-        while not part.complete:
-            try:
-                _try_once(session, part, hash_known, patience, stop, report)
-                break
-            except Failed as error:
-                failure = error
-            failures = 1 if part.size > furthest else failures + 1
-            furthest = max(furthest, part.size)
-            if failure.permanent:
-                raise failure
-            if failures >= (patience.tries if failure.reached else patience.tries_to_reach):
-                raise Failed(f"{failure} ({failures} tries)")
-            seconds = max(patience.wait(failures), failure.wait)
-            logger.debug("%s: %s; trying again in %.1f s", part.url, failure, seconds)
-            if stop.wait(seconds):
-                raise Stopped
+        self.permanent, self.reached, self.wait = permanent, reached, wait
 
 
 def content_length(url: str, patience: Patience) -> int:
@@ -120,104 +79,202 @@ def content_length(url: str, patience: Patience) -> int:
         return 0
 
 
-def _try_once(
-    session: "Session",
-    part: PartialDownload,
-    hash_known: bool,
-    patience: Patience,
-    stop: threading.Event,
-    report: Report,
-) -> None:
-    import requests
-    import urllib3
+class Download:
+    """The download of one file: the bytes ``<target>.part``, and ``<target>.part.json``, which names their version.
 
-    if part.size and not (part.validator or hash_known):
-        part.discard()  # its continuation could belong to another version, unnoticed
-    headers = {}
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
-        if part.validator:
-            headers["If-Range"] = part.validator
-    try:
-        with session.get(part.url, headers=headers, stream=True, timeout=patience.timeout) as response:
-            _refuse_status(response, part)
-            _accept_headers(response, part, hash_known)
-            _receive(response, part, stop, report)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _explained(error, part, patience) from error
+    The JSON file stores the URL, the length and the server's validator (a strong ETag, else Last-Modified). Only the
+    same version is continued. If a known hash will verify the result, bytes without a validator or from another URL are
+    continued, too; if not, a server that does not send the length is refused.
+    """
 
+    _total: int | None
 
-def _refuse_status(response: "Response", part: PartialDownload) -> None:
-    status = response.status_code
-    if status in (200, 206):
-        if _is_page(response.headers) and not part.path.name.endswith((".html.part", ".htm.part")):
+    def __init__(self, target: Path, url: str, *, hash_known: bool) -> None:
+        """Load what an earlier process left of the file at ``url``, if it can be continued."""
+        self.path = target.with_name(f"{target.name}.part")
+        self._target, self._url, self._hash_known = target, url, hash_known
+        self._description = target.with_name(f"{target.name}.part.json")
+        self._reset()
+        self._refuse_link()
+        description = self._read_description()
+        validator = description["validator"] if description and description["url"] == url else ""
+        if description is not None and (validator or hash_known) and self.path.exists():
+            size, total = cache.refuse_special(self.path), description["bytes"]
+            if total is None or size <= total:
+                self.size, self._total, self._validator = size, total, validator
+        self.continued = self.size > 0
+        """Whether its first bytes were fetched by an earlier process or from another address."""
+
+    def _reset(self) -> None:
+        self.size, self._validator, self.continued = 0, "", False
+        self._total = None
+
+    def _refuse_link(self) -> None:
+        if self.path.is_symlink():
+            raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
+
+    def _read_description(self) -> dict[str, Any] | None:
+        with contextlib.suppress(UserError, OSError, ValueError), cache.open_file(self._description) as stream:
+            found = json.load(stream)
+            kinds = {"url": str, "validator": str, "bytes": int | None}
+            if isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
+                return found
+        return None
+
+    def run(self, patience: Patience, stop: threading.Event, report: Report) -> None:
+        """Fetch the rest of the file.
+
+        Raises Failed if the server has no such file or all tries failed (what arrived is stored for a later call),
+        Stopped if ``stop`` was set, and UserError if the disk is full or not writable.
+        """
+        from requests import Session
+
+        furthest, failures = self.size, 0
+        with Session() as session:
+            session.headers.update({"User-Agent": f"orca-ray/{__version__}", "Accept-Encoding": "identity"})
+            while self._total is None or self.size < self._total:
+                try:
+                    self._try_once(session, patience, stop, report)
+                    break
+                except Failed as error:
+                    failure = error
+                failures = 1 if self.size > furthest else failures + 1
+                furthest = max(furthest, self.size)
+                if failure.permanent:
+                    raise failure
+                if failures >= (patience.tries if failure.reached else patience.tries_to_reach):
+                    raise Failed(f"{failure} ({failures} tries)")
+                seconds = max(patience.wait(failures), failure.wait)
+                logger.debug("%s: %s; trying again in %.1f s", self._url, failure, seconds)
+                if stop.wait(seconds):
+                    raise Stopped
+
+    def discard(self) -> None:
+        """Remove what has arrived."""
+        self.path.unlink(missing_ok=True)
+        self._description.unlink(missing_ok=True)
+        self._reset()
+
+    def finish(self) -> None:
+        """Move the complete and verified file to its target."""
+        cache.replace_file(self.path, self._target)
+        self._description.unlink(missing_ok=True)
+
+    def _try_once(self, session: "Session", patience: Patience, stop: threading.Event, report: Report) -> None:
+        import requests
+        import urllib3
+
+        if self.size and not (self._validator or self._hash_known):
+            self.discard()  # its continuation could belong to another version, unnoticed
+        headers = {"Range": f"bytes={self.size}-"} if self.size else {}
+        if self.size and self._validator:
+            headers["If-Range"] = self._validator
+        try:
+            with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
+                self._refuse_status(response)
+                with cache.disk_errors(self.path.parent):
+                    self._accept_headers(response)
+                    self._receive(response, stop, report)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise self._explained(error, patience) from error
+
+    def _refuse_status(self, response: "Response") -> None:
+        status = response.status_code
+        if status == 416:
+            self.discard()
+            raise Failed("the file on the server is shorter than the part that came before")
+        if status not in (200, 206):
+            temporary = status >= 500 or status in _TEMPORARY
+            retry_after = response.headers.get("Retry-After", "")
+            wait = min(float(retry_after), _LONGEST_RETRY_AFTER) if temporary and retry_after.isdecimal() else 0.0
+            reason = f"the server answered {status} {response.reason or ''}".rstrip()
+            raise Failed(reason, permanent=not temporary, wait=wait)
+        if _is_page(response.headers) and self._target.suffix not in (".html", ".htm"):
             raise Failed("a web page came instead of the file: the address needs a log-in or is gone", permanent=True)
-        return
-    if status == 416:  # the part is longer than the file on the server
-        part.discard()
-        raise Failed("the file on the server is shorter than the part that came before")
-    temporary = status >= 500 or status in _TEMPORARY
-    retry_after = response.headers.get("Retry-After", "")
-    wait = min(float(retry_after), _LONGEST_RETRY_AFTER) if temporary and retry_after.isdecimal() else 0.0
-    reason = f"the server answered {status} {response.reason or ''}".rstrip()
-    raise Failed(reason, permanent=not temporary, wait=wait)
+
+    def _accept_headers(self, response: "Response") -> None:
+        """Determine where in the file the body of the response starts, and the length of the file."""
+        headers = response.headers
+        if response.status_code == 206:
+            if not self._is_continued_by(headers):
+                self.discard()
+                raise Failed("the file on the server changed since its first part was fetched")
+        else:  # the file changed, or the server ignores ranges
+            total = _length(headers)
+            chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
+            if total is None and not self._hash_known and not chunked:
+                reason = "the server does not say how long the file is: a broken connection would go unnoticed"
+                raise Failed(reason, permanent=True)
+            # Emptied before the description changes: a process killed in between leaves no bytes of a wrong version.
+            cache.create_file(self.path).close()
+            self._reset()
+            self._total, self._validator = total, _validator(headers)
+            description = {"url": self._url, "bytes": total, "validator": self._validator}
+            cache.write_text(self._description, json.dumps(description))
+        if self._total is not None:
+            cache.require_space(self.path.parent, self._total - self.size)
+
+    def _is_continued_by(self, headers: Mapping[str, str]) -> bool:
+        """Return whether a response contains the next bytes of the same version."""
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+        if not self.size or found is None or int(found[1]) != self.size:
+            return False
+        if found[2] != "*" and self._total is not None and int(found[2]) != self._total:
+            return False
+        return not self._validator or _validator(headers) in ("", self._validator)
+
+    def _receive(self, response: "Response", stop: threading.Event, report: Report) -> None:
+        with self._open() as stream:
+            # The body is stored as it is sent: a server may label an archive as compressed content.
+            for block in response.raw.stream(_READ_BYTES, decode_content=False):
+                if stop.is_set():
+                    raise Stopped
+                stream.write(block)
+                self.size += len(block)
+                report(self.size, self._total)
+        size, total = self.size, self._total
+        if total is not None and size != total:
+            if size > total:
+                self.discard()
+            raise Failed(f"{size} bytes came, {total} were announced")
+
+    def _open(self) -> BinaryIO:
+        self._refuse_link()
+        return self.path.open("ab")
+
+    def _explained(self, error: Exception, patience: Patience) -> Failed:
+        """Return the reason for a failed connection in words."""
+        import requests
+        import urllib3
+
+        logger.debug("%s: %s", self._url, error)
+        host = urlsplit(self._url).hostname or self._url
+        if isinstance(error, requests.exceptions.SSLError):
+            return Failed(f"no secure connection to {host}: {error}", permanent=True)
+        if isinstance(error, requests.exceptions.ProxyError):
+            return Failed(f"the proxy to {host} cannot be reached or refuses", reached=False)
+        if isinstance(error, requests.exceptions.TooManyRedirects | ValueError):  # ValueError: not a URL
+            return Failed(str(error), permanent=True)
+        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+            return Failed(f"no answer from {host} for {patience.silence_seconds:g} s")
+        reason = getattr(error.args[0], "reason", None) if error.args else None
+        if isinstance(reason, urllib3.exceptions.NewConnectionError):
+            return Failed(f"{host} cannot be reached", reached=False)
+        return Failed(f"the connection broke off after {self.size} of {self._total or 'an unknown number of'} bytes")
 
 
-def _accept_headers(response: "Response", part: PartialDownload, hash_known: bool) -> None:
-    """Determine where in the file the body of the response starts, and the length of the file."""
-    headers = response.headers
-    if response.status_code == 206:
-        if not part.size or not part.is_continued_by(headers):
-            part.discard()
-            raise Failed("the file on the server changed since its first part was fetched")
-    else:  # the file changed, or the server ignores ranges
-        total = _length(headers)
-        chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
-        if total is None and not hash_known and not chunked:
-            raise Failed(
-                "the server does not say how long the file is: a broken connection would go unnoticed", permanent=True
-            )
-        with cache.disk_errors(part.path.parent):
-            part.start(headers, total)
-    if part.total is not None:
-        cache.require_space(part.path.parent, part.total - part.size)
+def size_left(target: Path) -> int:
+    """Return the number of bytes that an earlier fetch left of a file, whether or not they can be continued."""
+    try:
+        return target.with_name(f"{target.name}.part").stat().st_size
+    except OSError:
+        return 0
 
 
-def _receive(response: "Response", part: PartialDownload, stop: threading.Event, report: Report) -> None:
-    with cache.disk_errors(part.path.parent), part.open() as stream:
-        # The body is stored as it is sent: a server may label an archive as compressed content.
-        for block in response.raw.stream(_READ_BYTES, decode_content=False):
-            if stop.is_set():
-                raise Stopped
-            stream.write(block)
-            part.count(block)
-            report(part.size, part.total)
-    if part.total is not None and part.size != part.total:
-        size, total = part.size, part.total
-        if size > total:
-            part.discard()
-        raise Failed(f"{size} bytes came, {total} were announced")
-
-
-def _explained(error: Exception, part: PartialDownload, patience: Patience) -> Failed:
-    """Return the reason for a failed connection in words."""
-    import requests
-    import urllib3
-
-    logger.debug("%s: %s", part.url, error)
-    host = urlsplit(part.url).hostname or part.url
-    if isinstance(error, requests.exceptions.SSLError):
-        return Failed(f"no secure connection to {host}: {error}", permanent=True)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return Failed(f"the proxy to {host} cannot be reached or refuses", reached=False)
-    if isinstance(error, requests.exceptions.TooManyRedirects | ValueError):  # ValueError: not a URL
-        return Failed(str(error), permanent=True)
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return Failed(f"no answer from {host} for {patience.silence_seconds:g} s")
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    if isinstance(reason, urllib3.exceptions.NewConnectionError):
-        return Failed(f"{host} cannot be reached", reached=False)
-    return Failed(f"the connection broke off after {part.size} of {part.total or 'an unknown number of'} bytes")
+def _validator(headers: Mapping[str, str]) -> str:
+    """Return the header that identifies one version of a file byte for byte; "" where the server sends none."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
@@ -33,6 +33,16 @@ _DAMAGED = (
     RuntimeError,  # NotImplementedError, for a compression that zipfile does not support
     ValueError,
 )
+
+
+class Readable(Protocol):
+    """A stream that is read from start to end."""
+
+    def read(self, size: int, /) -> bytes: ...  # noqa: D102
+
+
+class DamagedFile(UserError):
+    """A compressed file that cannot be read to its end, or an archive that lacks what it must contain."""
 
 
 class _BoundedGzip(io.RawIOBase):
@@ -94,6 +104,12 @@ def refuse_growth(path: Path, declared: int, stored: int, where: str = "") -> No
         raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
 
 
+def drain(stream: Readable) -> None:
+    """Read a stream to its end, where its checksum is."""
+    while stream.read(COPY_BYTES):
+        pass
+
+
 def swollen(path: Path, where: str = "") -> UserError:
     """Build the error for a file that decompresses to more than `max_bytes`."""
     return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
@@ -110,7 +126,12 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
         # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise UserError(
-            f"{path}: expected a whole {expected}, found one that ends early, is damaged or of another kind "
-            f"({type(error).__name__}: {str(error)[:200]}); fetch the file again"
-        ) from error
+        raise damaged(path, f"a whole {expected}", error) from error
+
+
+def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
+    """Build the error for a file that a reader fails on."""
+    reason = f"{type(error).__name__}: {str(error)[:200]}"
+    return DamagedFile(
+        f"{where}: expected {expected}, found it damaged or another file ({reason}); fetch the file again"
+    )

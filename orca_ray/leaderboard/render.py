@@ -1,29 +1,29 @@
-"""A board as text: a plain table, Markdown, CSV or JSON."""
+"""Renders a leaderboard as text: a plain table, Markdown, CSV or JSON."""
 
 import csv
 import io
 import json
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 
-from orca_ray.errors import unknown_name
-from orca_ray.leaderboard.board import Board
+from orca_ray.errors import printable, unknown_name
+from orca_ray.leaderboard.leaderboard import Leaderboard
 from orca_ray.leaderboard.statistics import STATISTICS
 from orca_ray.results.record import Status
 
 MISSING = "–"
 WIDTH = 100
-"""Columns of a terminal that the sentences around a table keep to."""
+"""Columns at which the sentences around a table are wrapped."""
 
 
-def render(board: Board, format: str = "table") -> str:
-    """Return the board as text, without a line break at its end.
+def render(board: Leaderboard, format: str = "table") -> str:
+    """Return the leaderboard as text, without a line break at its end.
 
-    ``table`` and ``markdown`` are for reading: the best score of each task is marked, and a footer says what the board
-    is made of. ``csv`` (one row a number, told apart by the column ``section``) and ``json`` hold the same in full
-    precision. Raises `UserError` for another format.
+    ``table`` and ``markdown`` are for reading: they mark the best score of each task, explain the numbers in a footer,
+    and escape unprintable characters. ``csv`` (one row per number) and ``json`` hold the numbers in full precision.
+    Raises `UserError` for another format.
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
@@ -31,13 +31,13 @@ def render(board: Board, format: str = "table") -> str:
 
 
 def _number(value: float) -> str:
-    """Four decimals, or four digits where those would say nothing."""
+    """Format with four decimals, or with four digits if the number is very small or large."""
     if math.isnan(value):
         return MISSING
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
 
 
-def _cell(board: Board, task: str, method: str, between: str = " ± ") -> str:
+def _cell(board: Leaderboard, task: str, method: str, between: str = " ± ") -> str:
     score = board.score(task, method)
     if not score.n:
         return MISSING
@@ -45,57 +45,54 @@ def _cell(board: Board, task: str, method: str, between: str = " ± ") -> str:
     return text if score.n == len(board.seeds) else f"{text} (n={score.n})"
 
 
-def _statistic(value: float) -> str:
-    return MISSING if math.isnan(value) else f"{value:.2f}".removesuffix(".00")
-
-
-def _short(board: Board, task: str) -> str:
+def _short(board: Leaderboard, task: str) -> str:
     return task.removeprefix(f"{board.benchmark}/")
 
 
-def _scores(board: Board, task: str, mark: Callable[[str], str], between: str = " ± ") -> list[str]:
+def _scores(board: Leaderboard, task: str, mark: Callable[[str], str], between: str = " ± ") -> list[str]:
     best = board.best(task)
     cells = {method: _cell(board, task, method, between) for method in board.methods}
     return [mark(text) if method in best else text for method, text in cells.items()]
 
 
-def _statistics(board: Board, name: str) -> list[str]:
-    return [_statistic(board.statistic(method, name)) for method in board.methods]
+def _statistics(board: Leaderboard, name: str) -> list[str]:
+    values = (board.statistic(method, name) for method in board.methods)
+    return [MISSING if math.isnan(value) else f"{value:.2f}".removesuffix(".00") for value in values]
 
 
-def _title(board: Board) -> str:
+def _title(board: Leaderboard) -> str:
     return f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
 
 
-def _subtitle(board: Board) -> str:
-    seeds = f"mean ± std over seeds {', '.join(map(str, board.seeds))}" if board.seeds else "no confirm trial finished"
-    return f"test scores, lower is better; {seeds}"
+def _subtitle(board: Leaderboard) -> str:
+    seeds = ", ".join(map(str, board.seeds))
+    scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
+    return f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
 
 
-def _counts(counts: Mapping[Status, int]) -> str:
-    return ", ".join(f"{status.value} {number}" for status, number in counts.items())
-
-
-def _footer(board: Board) -> list[str]:
-    totals = {status: sum(board.count(method, status) for method in board.methods) for status in Status}
+def _footer(board: Leaderboard) -> list[str]:
+    totals = ", ".join(f"{status.value} {sum(board.count(m, status) for m in board.methods)}" for status in Status)
     lines = [
-        f"ranks and wins over the {len(board.common_tasks)} of {len(board.tasks)} tasks where every method has scores",
-        f"trials: {_counts(totals)}",
+        f"mean rank and wins use the {len(board.common_tasks)} of {len(board.tasks)} tasks with scores of every method",
+        f"trials by status: {totals}",
     ]
     for method in board.methods:
-        failed = {status: board.count(method, status) for status in Status if status.failed}
+        failed = {status.value: board.count(method, status) for status in Status if status.failed}
         if any(failed.values()):
-            lines.append(f"failed trials of {method}: {_counts({s: n for s, n in failed.items() if n})}")
-    lines.extend(board.notes)
-    lines.extend(
-        f"also there: sweep {other.sweep}, protocol {other.protocol}, {other.confirmed} confirm trial(s) completed"
-        for other in board.others
-    )
-    return lines
+            counts = ", ".join(f"{status} {number}" for status, number in failed.items() if number)
+            lines.append(f"failed trials of {method}: {counts}")
+    return [
+        *lines,
+        *board.notes,
+        *(
+            f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
+            for o in board.others
+        ),
+    ]
 
 
-def _metrics(board: Board) -> str:
-    """Say which metric scores which tasks, in the order of the first task of each."""
+def _metrics(board: Leaderboard) -> str:
+    """Describe the metric of each task; tasks with the same metric are grouped."""
     tasks: dict[str, list[str]] = {}
     for task in board.tasks:
         tasks.setdefault(board.metrics[task], []).append(_short(board, task))
@@ -104,38 +101,38 @@ def _metrics(board: Board) -> str:
     return "metrics: " + "; ".join(f"{metric} ({', '.join(names)})" for metric, names in tasks.items())
 
 
-def _folded(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def _table(board: Board) -> str:
-    # So that five methods fit WIDTH: no spaces around ±, and metrics below the table.
+def _table(board: Leaderboard) -> str:
+    # Five methods fit WIDTH because there are no spaces around ± and metrics are below the table.
     grid = [["task", *board.methods]]
     grid += [[_short(board, task), *_scores(board, task, lambda text: f"{text}*", "±")] for task in board.tasks]
     grid += [[entry.title, *_statistics(board, name)] for name, entry in STATISTICS.items()]
+    grid = [[printable(cell) for cell in row] for row in grid]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
     rule = "-" * max(map(len, rows))
     last = len(board.tasks) + 1
-    below = ["* best of its task", _metrics(board), *_footer(board)]
-    footer = [line for text in below for line in _folded(text)]
-    head = [_title(board), *_folded(_subtitle(board))]
+    below = ["* best score of the task", _metrics(board), *_footer(board)]
+    footer = [line for text in below for line in _wrapped(text)]
+    head = [printable(_title(board)), *_wrapped(_subtitle(board))]
     return "\n".join([*head, "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
 
 
-def _markdown(board: Board) -> str:
+def _markdown(board: Leaderboard) -> str:
     grid = [["task", "metric", *board.methods]]
     for task in board.tasks:
         grid.append([_short(board, task), board.metrics[task], *_scores(board, task, lambda text: f"**{text}**")])
     grid += [[entry.title, "", *_statistics(board, name)] for name, entry in STATISTICS.items()]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid]
+    lines = ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in grid]
     lines.insert(1, "|" + "---|" * 2 + "--:|" * len(board.methods))
-    return "\n".join(
-        [f"{_title(board)}; {_subtitle(board)}", "", *lines, "", *(f"- {line}" for line in _footer(board))]
-    )
+    footer = [f"- {printable(line)}" for line in _footer(board)]
+    return "\n".join([printable(f"{_title(board)}; {_subtitle(board)}"), "", *lines, "", *footer])
 
 
-def _csv(board: Board) -> str:
+def _csv(board: Leaderboard) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["benchmark", "sweep", "protocol", "section", "task", "metric", "method", "value", "std", "n"])
@@ -160,7 +157,7 @@ def _finite(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _json(board: Board) -> str:
+def _json(board: Leaderboard) -> str:
     def score(task: str, method: str) -> dict[str, float | None]:
         mean, std, n = board.score(task, method)
         return {"mean": _finite(mean), "std": _finite(std), "n": n}
@@ -183,17 +180,13 @@ def _json(board: Board) -> str:
         for method in board.methods
     ]
     document = {
-        "benchmark": board.benchmark,
-        "sweep": board.sweep,
-        "protocol": board.protocol,
-        "seeds": list(board.seeds),
+        **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
         "tasks": tasks,
         "methods": methods,
-        "common_tasks": list(board.common_tasks),
-        "notes": list(board.notes),
+        **{key: getattr(board, key) for key in ("common_tasks", "notes")},
         "others": [asdict(other) for other in board.others],
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-FORMATS: dict[str, Callable[[Board], str]] = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}
+FORMATS: dict[str, Callable[[Leaderboard], str]] = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}

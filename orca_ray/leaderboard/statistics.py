@@ -1,4 +1,4 @@
-"""What a board computes from mean scores: one registry entry a statistic."""
+"""Statistics of a leaderboard, computed from mean scores; each is one registry entry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ Compute = Callable[[pd.DataFrame], pd.Series]
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number a method gets on a board.
+    """A number that a leaderboard shows for each method.
 
-    ``compute`` takes mean scores, one row a task and one column a method, lower is better, without gaps; it returns one
-    value a method, NaN when there is no task.
+    ``compute`` takes mean scores (rows are tasks, columns are methods; lower is better, none is missing) and returns
+    one value per method, NaN if there are no tasks.
     """
 
     name: str
@@ -25,15 +25,15 @@ class Statistic:
 
 
 STATISTICS: dict[str, Statistic] = {}
-"""Every board statistic by name, in the order in which boards show them."""
+"""Every statistic by name, in the order in which leaderboards show them."""
 
 
 def statistic(name: str, title: str, *, better: Literal["lower", "higher"]) -> Callable[[Compute], Compute]:
-    """Register the function below as a board statistic; its docstring is the definition."""
+    """Register the decorated function as a statistic; its docstring is the definition."""
 
     def register(compute: Compute) -> Compute:
         if name in STATISTICS:
-            raise ValueError(f"there is a board statistic {name!r} already")
+            raise ValueError(f"there is already a statistic {name!r}")
         STATISTICS[name] = Statistic(name, title, (compute.__doc__ or "").strip(), better, compute)
         return compute
 
@@ -42,13 +42,13 @@ def statistic(name: str, title: str, *, better: Literal["lower", "higher"]) -> C
 
 @statistic("mean_rank", "mean rank", better="lower")
 def mean_rank(means: pd.DataFrame) -> pd.Series:
-    """Rank of the method among all methods, averaged over tasks; equal scores share the average of their ranks."""
+    """Rank of the method among all methods, averaged over tasks; equal scores get the average of their ranks."""
     return means.rank(axis=1, method="average").mean(axis=0)
 
 
 @statistic("wins", "wins", better="higher")
 def wins(means: pd.DataFrame) -> pd.Series:
-    """Number of tasks on which the method has the best score; k methods that tie for it get 1/k each."""
+    """Number of tasks on which the method has the best score; if k methods tie, each gets 1/k."""
     if means.empty:
         return pd.Series(float("nan"), index=means.columns)
     best = means.eq(means.min(axis=1), axis=0)

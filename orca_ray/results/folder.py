@@ -1,7 +1,7 @@
 """Where a results store keeps its files: a local directory, or a prefix of any `pyarrow.fs` file system.
 
-A `Folder` offers the few operations the store is built from, each of them atomic to everybody who looks: a file is
-there whole or not at all. Names are relative to the folder, with ``/`` between parts.
+A `Folder` offers the few operations that the store is built from. Each is atomic for every reader: a file is complete
+or it does not exist. Names are relative to the folder, with ``/`` between parts.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import errno
 import os
 import time
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,24 +18,27 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
+from orca_ray.paths import open_regular, refuse_special
 
 Kind = Literal["missing", "file", "directory"]
 
 TEMPORARY = ".tmp-"
+MAX_FILE_BYTES = 2**30
+"""Largest file that is read; the store's own files are far smaller."""
 
 _ADVICE = {
-    errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are kept.",
+    errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are stored.",
     errno.EDQUOT: "Your disk quota is used up: free some of it, then run the same command again.",
-    errno.EROFS: "The file system is read-only: choose another place with --results.",
-    errno.EACCES: "Check the permissions, or choose another place with --results.",
-    errno.EPERM: "Check the permissions, or choose another place with --results.",
-    errno.ENOTDIR: "A part of the path is a file: choose another place with --results.",
+    errno.EROFS: "The file system is read-only: choose another directory with --results.",
+    errno.EACCES: "Check the permissions, or choose another directory with --results.",
+    errno.EPERM: "Check the permissions, or choose another directory with --results.",
+    errno.ENOTDIR: "A part of the path is a file: choose another directory with --results.",
 }
 
 
 @contextlib.contextmanager
 def explained(verb: str, where: str) -> Iterator[None]:
-    """Turn what the operating system or the object store refuses into a message; a missing file passes as it is."""
+    """Turn errors of the operating system or object store into `UserError`, except for a missing file."""
     try:
         yield
     except FileNotFoundError:
@@ -48,218 +50,182 @@ def explained(verb: str, where: str) -> Iterator[None]:
         raise UserError(f"cannot {verb} {where}: {reason}. {advice}".rstrip()) from error
 
 
-class Folder(ABC):
-    """The operations of a store on its place.
+class Folder:
+    """The folder of a store, on any file system or object store that `pyarrow.fs` opens by URI.
 
-    Every method raises `UserError` when the place refuses (no space, no permission, no network). Threads and processes
-    may share an instance.
+    Every method raises `UserError` when the file system refuses (no space, no permission, no network). Threads and
+    processes may share an instance.
     """
-
-    uri: str
-    """What opens this folder again, from any working directory."""
-    name: str
-    """What messages call it: the URI without credentials."""
-
-    @abstractmethod
-    def kind(self) -> Kind:
-        """Say what is at the place now."""
-
-    @abstractmethod
-    def create(self) -> None:
-        """Make the folder itself, parents included; nothing happens when it is there."""
-
-    @abstractmethod
-    def names(self, directory: str = "") -> list[str]:
-        """Return the names in a directory, sorted, without temporary and hidden ones; a missing one is empty."""
-
-    @abstractmethod
-    def read(self, path: str) -> Any:
-        """Return a file as a `pyarrow.Buffer`. Raises FileNotFoundError when it is not there (any more)."""
-
-    @abstractmethod
-    def write(self, path: str, content: Any) -> None:
-        """Write a buffer to a file, durably, in one step for every reader; on failure nothing is left behind."""
-
-    @abstractmethod
-    def delete(self, path: str) -> None:
-        """Delete a file; one that is gone already is fine."""
-
-    @abstractmethod
-    def sweep_temporary(self, directory: str, older_than_seconds: float) -> None:
-        """Delete the temporary files that writers killed long ago left in a directory."""
-
-
-class LocalFolder(Folder):
-    """A folder of this machine (or of a shared file system mounted on it)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = Path(os.path.abspath(path.expanduser()))
-        self.uri = self.name = str(self.path)
-
-    def kind(self) -> Kind:
-        """Say what is at the place now."""
-        with explained("reach", self.name):
-            if self.path.is_dir():
-                return "directory"
-            if self.path.exists():
-                return "file"
-            if not next(above for above in self.path.parents if above.exists()).is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            return "missing"
-
-    def create(self) -> None:
-        """Make the folder itself, parents included; nothing happens when it is there."""
-        with explained("create", self.name):
-            try:
-                _make_directory(self.path)
-            except FileNotFoundError as error:  # no folders can be made there (/proc, an automount)
-                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
-
-    def names(self, directory: str = "") -> list[str]:
-        """Return the names in a directory, sorted, without temporary and hidden ones; a missing one is empty."""
-        with explained("list", self.name):
-            try:
-                names = os.listdir(self.path / directory)
-            except FileNotFoundError:
-                return []
-        return sorted(name for name in names if not name.startswith("."))
-
-    def read(self, path: str) -> Any:
-        """Return a file as a `pyarrow.Buffer`. Raises FileNotFoundError when it is not there (any more)."""
-        with explained("read", f"{self.name}/{path}"):
-            try:
-                return pa.py_buffer((self.path / path).read_bytes())
-            except OSError as error:
-                if error.errno == errno.ESTALE:  # NFS: deleted by another machine after we opened it
-                    raise FileNotFoundError(path) from error
-                raise
-
-    def write(self, path: str, content: Any) -> None:
-        """Write a buffer to a file, durably, in one step for every reader; on failure nothing is left behind."""
-        target = self.path / path
-        temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-        with explained("write", f"{self.name}/{path}"):
-            self._make_subdirectory(target.parent)
-            try:
-                with temporary.open("xb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, target)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-            _sync_directory(target.parent)
-
-    def _make_subdirectory(self, path: Path) -> None:
-        # Never the folder itself: had someone removed it under a running sweep, it would come back without its marker.
-        if not self.path.is_dir():
-            raise UserError(f"{self.name} is gone: it was moved or deleted while in use. Put it back, then run again.")
-        _make_directory(path)
-
-    def delete(self, path: str) -> None:
-        """Delete a file; one that is gone already is fine."""
-        with explained("delete", f"{self.name}/{path}"), contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path / path)
-
-    def sweep_temporary(self, directory: str, older_than_seconds: float) -> None:
-        """Delete the temporary files that writers killed long ago left in a directory."""
-        limit = time.time() - older_than_seconds
-        for path in (self.path / directory).glob(f"{TEMPORARY}*"):
-            with contextlib.suppress(OSError):  # another sweeper was faster
-                if path.stat().st_mtime < limit:
-                    path.unlink()
-
-
-class RemoteFolder(Folder):
-    """A folder on an object store or a remote file system that `pyarrow.fs` opens by URI."""
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
         self.uri = uri
+        """Opens this folder again, from any working directory."""
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        """The URI without credentials, for messages."""
         with explained("open", self.name):
             self._files, root = pafs.FileSystem.from_uri(uri)
         self._root = root.rstrip("/")
         self._directories: set[str] = set()
 
+    def kind(self) -> Kind:
+        """Return what is at the path now."""
+        with explained("reach", self.name):
+            return self._kind()
+
+    def create(self) -> None:
+        """Create the folder and its parents, unless they exist."""
+        with explained("create", self.name):
+            self._create()
+
+    def names(self, directory: str = "") -> list[str]:
+        """Return the sorted names in a directory, without temporary and hidden ones; none if it does not exist."""
+        names = (info.base_name for info in self._infos(directory))
+        return sorted(name for name in names if not name.startswith("."))
+
+    def read(self, path: str) -> Any:
+        """Return the content of a file as a `pyarrow.Buffer`. Raises FileNotFoundError if it does not exist."""
+        with explained("read", f"{self.name}/{path}"):
+            return self._read(path)
+
+    def write(self, path: str, content: Any) -> None:
+        """Write a buffer to a file, durably and in one step for every reader; a failure leaves nothing behind."""
+        with explained("write", f"{self.name}/{path}"):
+            self._write(path, content)
+
+    def delete(self, path: str) -> None:
+        """Delete a file, if it exists."""
+        with explained("delete", f"{self.name}/{path}"), contextlib.suppress(FileNotFoundError):
+            self._delete(self._at(path))
+
+    def sweep_temporary(self, directory: str, older_than_seconds: float) -> None:
+        """Delete old temporary files in a directory, which writers left behind when they were killed."""
+        before = time.time() - older_than_seconds
+        for info in self._infos(directory):
+            if info.base_name.startswith(TEMPORARY) and info.mtime is not None and info.mtime.timestamp() < before:
+                with contextlib.suppress(OSError):  # another process deleted it first
+                    self._delete(info.path)
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
-    def kind(self) -> Kind:
-        """Say what is at the place now."""
-        with explained("reach", self.name):
-            found = self._files.get_file_info(self._root).type
+    def _infos(self, directory: str) -> list[Any]:
+        with explained("list", self.name):
+            return list(self._files.get_file_info(pafs.FileSelector(self._at(directory), allow_not_found=True)))
+
+    def _kind(self) -> Kind:
+        found = self._files.get_file_info(self._root).type
         if found == pafs.FileType.NotFound:
             return "missing"
         return "directory" if found == pafs.FileType.Directory else "file"
 
-    def create(self) -> None:
-        """Make the folder itself, parents included; nothing happens when it is there."""
-        with explained("create", self.name):
-            self._files.create_dir(self._root, recursive=True)
+    def _create(self) -> None:
+        self._files.create_dir(self._root, recursive=True)
 
-    def _infos(self, directory: str) -> list[Any]:
-        selector = pafs.FileSelector(self._at(directory), allow_not_found=True)
-        with explained("list", self.name):
-            return list(self._files.get_file_info(selector))
-
-    def names(self, directory: str = "") -> list[str]:
-        """Return the names in a directory, sorted, without temporary and hidden ones; a missing one is empty."""
-        return sorted(info.base_name for info in self._infos(directory) if not info.base_name.startswith("."))
-
-    def read(self, path: str) -> Any:
-        """Return a file as a `pyarrow.Buffer`. Raises FileNotFoundError when it is not there (any more)."""
-        with explained("read", f"{self.name}/{path}"), self._files.open_input_file(self._at(path)) as stream:
+    def _read(self, path: str) -> Any:
+        with self._files.open_input_file(self._at(path)) as stream:
+            _check_size(f"{self.name}/{path}", stream.size())
             return stream.read_buffer()
 
-    def write(self, path: str, content: Any) -> None:
-        """Write a buffer to a file, durably, in one step for every reader; on failure nothing is left behind."""
-        # Leaving an output stream completes the upload even after an error, so the object first gets a name nobody
-        # reads; it is moved (one atomic copy on S3, a rename elsewhere) once it is known to be whole.
+    def _write(self, path: str, content: Any) -> None:
+        # Leaving an output stream completes the upload even after an error. The object therefore gets a temporary name
+        # first; once it is complete, it is moved (one atomic copy on S3, a rename elsewhere).
         directory, _, name = path.rpartition("/")
         temporary = self._at(f"{directory}/{TEMPORARY}{uuid.uuid4().hex}-{name}".lstrip("/"))
-        with explained("write", f"{self.name}/{path}"):
-            if directory not in self._directories:
-                self._files.create_dir(self._at(directory), recursive=True)
-                self._directories.add(directory)
-            try:
-                with self._files.open_output_stream(temporary) as stream:
-                    stream.write(content)
-                written = self._files.get_file_info(temporary).size
-                if written != content.size:
-                    raise OSError(f"{written} of {content.size} bytes arrived")
-                self._files.move(temporary, self._at(path))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    self._files.delete_file(temporary)
-                raise
+        if directory not in self._directories:
+            self._files.create_dir(self._at(directory), recursive=True)
+            self._directories.add(directory)
+        try:
+            with self._files.open_output_stream(temporary) as stream:
+                stream.write(content)
+            written = self._files.get_file_info(temporary).size
+            if written != content.size:
+                raise OSError(f"{written} of {content.size} bytes arrived")
+            self._files.move(temporary, self._at(path))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._files.delete_file(temporary)
+            raise
 
-    def delete(self, path: str) -> None:
-        """Delete a file; one that is gone already is fine."""
-        with explained("delete", f"{self.name}/{path}"), contextlib.suppress(FileNotFoundError):
-            self._files.delete_file(self._at(path))
+    def _delete(self, path: str) -> None:
+        self._files.delete_file(path)
 
-    def sweep_temporary(self, directory: str, older_than_seconds: float) -> None:
-        """Delete the temporary files that writers killed long ago left in a directory."""
-        limit = time.time() - older_than_seconds
-        for info in self._infos(directory):
-            modified = info.mtime
-            if info.base_name.startswith(TEMPORARY) and modified is not None and modified.timestamp() < limit:
-                with contextlib.suppress(OSError):
-                    self._files.delete_file(info.path)
+
+class LocalFolder(Folder):
+    """A folder of this machine, or of a shared file system mounted on it, whose files survive a power cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(os.path.abspath(path.expanduser()))
+        self.uri = self.name = self._root = str(self.path)
+        self._files = pafs.LocalFileSystem()
+
+    def _kind(self) -> Kind:
+        refuse_special(self.path, "the results store")
+        if self.path.is_dir():
+            return "directory"
+        if self.path.exists():
+            return "file"
+        if not next(above for above in self.path.parents if above.exists()).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return "missing"
+
+    def _create(self) -> None:
+        try:
+            _make_directory(self.path)
+        except FileNotFoundError as error:  # a file system without new directories, such as an automount
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
+
+    def _read(self, path: str) -> Any:
+        try:
+            with open_regular(self.path / path) as stream:
+                _check_size(f"{self.name}/{path}", os.fstat(stream.fileno()).st_size)
+                return pa.py_buffer(stream.read())
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # NFS: another machine deleted it after we opened it
+                raise FileNotFoundError(path) from error
+            raise
+
+    def _write(self, path: str, content: Any) -> None:
+        target = self.path / path
+        temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
+        # The folder itself is not created again: if someone removed it during a sweep, its marker would be missing.
+        if not self.path.is_dir():
+            raise UserError(f"{self.name} is gone: it was moved or deleted while in use. Put it back, then run again.")
+        _make_directory(target.parent)
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_directory(target.parent)
+
+    def _delete(self, path: str) -> None:
+        os.unlink(path)
 
 
 def open_folder(uri: str | Path) -> Folder:
-    """Return the folder of a path or URI. Raises `UserError` for a URI no file system is known for."""
+    """Return the folder of a path or URI. Raises `UserError` for a URI scheme without a file system."""
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
     parts = urlsplit(uri)
-    return LocalFolder(Path(unquote(parts.path))) if parts.scheme == "file" else RemoteFolder(uri)
+    return LocalFolder(Path(unquote(parts.path))) if parts.scheme == "file" else Folder(uri)
+
+
+def _check_size(name: str, num_bytes: int) -> None:
+    if num_bytes > MAX_FILE_BYTES:
+        raise UserError(
+            f"{name} has {num_bytes / 2**30:.1f} GiB, more than the {MAX_FILE_BYTES / 2**30:g} GiB that a file of a "
+            "results store may have. Move it out of the directory."
+        )
 
 
 def _make_directory(path: Path) -> None:
+    """Create a directory and its parents durably."""
     if path.is_dir():
         return
     _make_directory(path.parent)
@@ -271,7 +237,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a new name survive a power cut; some file systems cannot and say so."""
+    """Make a new name in a directory survive a power cut, on file systems that support it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

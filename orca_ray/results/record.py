@@ -1,11 +1,11 @@
-"""One row of the results store: a finished trial, and one point of its learning curve."""
+"""Rows of the results store: a finished trial, and a point of its learning curve."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pyarrow as pa
 
@@ -31,24 +31,40 @@ class Status(StrEnum):
 PHASES = ("search", "confirm")
 PROTOCOLS = tuple(protocol.value for protocol in Protocol)
 
-_TEXT, _INTEGER, _REAL, _YES_NO = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-_TIME = pa.timestamp("us", tz="UTC")
+_COLUMN_TYPES = {
+    str: pa.string(),
+    Status: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    datetime: pa.timestamp("us", tz="UTC"),
+}
 
 
-def _required(name: str, kind: Any) -> Any:
-    return pa.field(name, kind, nullable=False)
+def _schema(kind: type[Any]) -> Any:
+    """Return the Parquet schema of a dataclass: one column per field, nullable if the field may be None."""
+    columns = []
+    for each in fields(kind):
+        types = get_args(each.type) or (each.type,)
+        columns.append(pa.field(each.name, _COLUMN_TYPES[types[0]], nullable=type(None) in types))
+    return pa.schema(columns)
+
+
+def _since(version: int) -> Any:
+    """Return the default of a column that this version of the schema added: None, as in older files."""
+    return field(default=None, metadata={"since": version})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A finished trial: what was run, how it ended, its scores, and where and how long it ran.
+    """A finished trial: its definition, how it ended, its scores, and where and how long it ran.
 
-    Scores are the task's metric over a whole split, lower is better. Times are in seconds, memory in MiB. The two
-    time stamps carry a time zone; they are kept in UTC with microseconds.
+    Scores are the task's metric over a whole split; lower is better. Times are in seconds, memory in MiB. The time
+    stamps carry a time zone; they are stored in UTC with microseconds.
 
     Raises:
-        ValueError: a phase or protocol that does not exist, a time stamp without time zone, a score that is not finite
-            though the trial did not fail. These are mistakes of the caller, not of the user.
+        ValueError: an unknown phase or protocol, a time stamp without time zone, or a score that is not finite in a
+            trial that did not fail. These are mistakes of the caller, not of the user.
     """
 
     trial_key: str
@@ -86,95 +102,27 @@ class Record:
     error: str | None
     version: str
     torch_version: str
-    align_epochs: int | None = None
-    align_plateaued: bool | None = None
-    align_reused: bool | None = None
-    notes: str | None = None
-    precision: str | None = None
-    micro_batch: int | None = None
-    samples_per_second: float | None = None
-    tokens_per_second: float | None = None
-    model_flop_utilisation: float | None = None
-    deterministic: bool | None = None
+    align_epochs: int | None = _since(2)
+    align_plateaued: bool | None = _since(2)
+    align_reused: bool | None = _since(2)
+    notes: str | None = _since(2)
+    precision: str | None = _since(2)
+    micro_batch: int | None = _since(2)
+    samples_per_second: float | None = _since(2)
+    tokens_per_second: float | None = _since(2)
+    model_flop_utilisation: float | None = _since(2)
+    deterministic: bool | None = _since(2)
 
-    SCHEMA: ClassVar[Any] = pa.schema(
-        [
-            *(
-                _required(name, _TEXT)
-                for name in ("trial_key", "sweep", "benchmark", "task", "method", "body", "phase", "protocol")
-            ),
-            _required("seed", _INTEGER),
-            *(_required(name, _TEXT) for name in ("hyperparameters", "data_fingerprint", "metric", "status")),
-            pa.field("validation_score", _REAL),
-            pa.field("test_score", _REAL),
-            pa.field("best_epoch", _INTEGER),
-            _required("epochs", _INTEGER),
-            pa.field("distance_before", _REAL),
-            pa.field("distance_after", _REAL),
-            pa.field("num_parameters", _INTEGER),
-            pa.field("num_trainable", _INTEGER),
-            *(
-                _required(name, _REAL)
-                for name in ("wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds")
-            ),
-            pa.field("peak_memory_mib", _REAL),
-            *(_required(name, _TEXT) for name in ("executor", "node", "device")),
-            _required("started_at", _TIME),
-            _required("finished_at", _TIME),
-            _required("attempts", _INTEGER),
-            pa.field("error", _TEXT),
-            *(_required(name, _TEXT) for name in ("version", "torch_version")),
-            # Since version 2 of the schema, as LATER says.
-            pa.field("align_epochs", _INTEGER),
-            pa.field("align_plateaued", _YES_NO),
-            pa.field("align_reused", _YES_NO),
-            pa.field("notes", _TEXT),
-            pa.field("precision", _TEXT),
-            pa.field("micro_batch", _INTEGER),
-            pa.field("samples_per_second", _REAL),
-            pa.field("tokens_per_second", _REAL),
-            pa.field("model_flop_utilisation", _REAL),
-            pa.field("deterministic", _YES_NO),
-        ]
-    )
-
-    LATER: ClassVar[Mapping[int, frozenset[str]]] = {
-        2: frozenset(
-            {
-                "align_epochs",
-                "align_plateaued",
-                "align_reused",
-                "notes",
-                "precision",
-                "micro_batch",
-                "samples_per_second",
-                "tokens_per_second",
-                "model_flop_utilisation",
-                "deterministic",
-            }
-        ),
-    }
-    """Columns by the version of the schema that brought them; of a record in an older file they are None."""
-
-    CIRCUMSTANCES: ClassVar[frozenset[str]] = frozenset(
-        {
-            "wall_seconds",
-            "align_seconds",
-            "refine_seconds",
-            "evaluate_seconds",
-            "peak_memory_mib",
-            "executor",
-            "node",
-            "started_at",
-            "finished_at",
-            "attempts",
-            "align_reused",
-            "samples_per_second",
-            "tokens_per_second",
-            "model_flop_utilisation",
-        }
-    )
-    """Fields that say when, where and how fast a trial ran; two runs of one trial differ in nothing else."""
+    SCHEMA: ClassVar[Any]
+    """Parquet schema: the fields in order."""
+    LATER: ClassVar[Mapping[int, frozenset[str]]]
+    """Columns by the version of the schema that added them; records from older files have None there."""
+    CIRCUMSTANCES: ClassVar[frozenset[str]] = frozenset({
+        "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
+        "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
+        "model_flop_utilisation",
+    })  # fmt: skip
+    """Fields that record when, where and how fast a trial ran; two runs of one trial differ in nothing else."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS)):
@@ -192,14 +140,14 @@ class Record:
         """Return the record as one row of the Parquet table."""
         row = asdict(self)
         row["status"] = self.status.value
-        # A file name inside a message may hold lone surrogates, which UTF-8 (and so Parquet) cannot.
+        # A file name in a message may contain lone surrogates, which UTF-8 (and therefore Parquet) cannot encode.
         for name in ("error", "notes"):
             row[name] = None if row[name] is None else row[name].encode("utf-8", "replace").decode("utf-8")
         return row
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
-        """Build the record back from a row of the table; the inverse of `to_row`."""
+        """Return the record of a table row; the inverse of `to_row`."""
         values = dict(row)
         values["status"] = Status(values["status"])
         for name in ("started_at", "finished_at"):
@@ -207,13 +155,17 @@ class Record:
         return cls(**values)
 
     def reproducible(self) -> dict[str, Any]:
-        """Return what must be equal whichever executor ran the trial: everything but `CIRCUMSTANCES`."""
+        """Return the row without `CIRCUMSTANCES`; it must not depend on the executor that ran the trial."""
         return {name: value for name, value in self.to_row().items() if name not in self.CIRCUMSTANCES}
+
+
+Record.SCHEMA = _schema(Record)
+Record.LATER = {2: frozenset(each.name for each in fields(Record) if each.metadata.get("since") == 2)}
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One epoch of one trial: ``loss`` is the training loss, ``distance`` what alignment minimised; both may be NaN."""
+    """One epoch of one trial: ``loss`` is the training loss, ``distance`` what alignment minimises; both may be NaN."""
 
     sweep: str
     trial_key: str
@@ -225,15 +177,11 @@ class CurvePoint:
     learning_rate: float | None
     seconds: float
 
-    SCHEMA: ClassVar[Any] = pa.schema(
-        [
-            *(_required(name, _TEXT) for name in ("sweep", "trial_key", "stage")),
-            _required("epoch", _INTEGER),
-            *(pa.field(name, _REAL) for name in ("loss", "distance", "validation_score", "learning_rate")),
-            _required("seconds", _REAL),
-        ]
-    )
+    SCHEMA: ClassVar[Any]
 
     def to_row(self) -> dict[str, Any]:
         """Return the point as one row of the Parquet table."""
         return asdict(self)
+
+
+CurvePoint.SCHEMA = _schema(CurvePoint)

@@ -1,78 +1,158 @@
-"""The tables of a store: Parquet in and out of memory, and which of several rows for one thing counts."""
+"""The tables of a store: conversion to and from Parquet, validation, and which of several rows for one trial counts."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orca_ray.errors import UserError
-from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.errors import UserError, printable
+from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_TABLE_BYTES = 2**30
+"""Largest size in memory of one file's table. A Parquet file of a few KB can declare far more."""
+_MAX_BRACKETS = 100
+_SUCCESSES = tuple(status.value for status in Status if not status.failed)
+_LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
+_FIRST_TIME = pa.scalar(datetime.min.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
+
+
+def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yield column, mask of the invalid rows, and what is allowed."""
+    for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS), ("status", tuple(Status))):
+        yield name, pc.invert(pc.is_in(table[name], pa.array(allowed, pa.string()))), ", ".join(allowed)
+    succeeded = pc.is_in(table["status"], pa.array(_SUCCESSES))
+    for name in ("validation_score", "test_score"):
+        finite = pc.is_finite(table[name].fill_null(0.0))
+        yield name, pc.and_(succeeded, pc.invert(finite)), "finite numbers in trials that did not fail"
+    for name in ("started_at", "finished_at"):
+        outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
+        yield name, outside, "times in the years 1 to 9999"
+    valid = [text for text in pc.unique(table["hyperparameters"]).to_pylist() if _is_flat_object(text)]
+    wrong = pc.invert(pc.is_in(table["hyperparameters"], pa.array(valid, pa.string())))
+    yield "hyperparameters", wrong, "JSON objects"
+
+
+def _is_flat_object(text: str) -> bool:
+    if text.count("[") + text.count("{") > _MAX_BRACKETS:
+        return False
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the store: the directory its files are in, and its columns."""
+    """A table of the store: the directory of its files, its columns, and the checks of its rows."""
 
     directory: str
     schema: Any
     later: Mapping[int, frozenset[str]] = field(default_factory=dict)
-    """Columns that files of older versions of the schema lack, by the version that brought them."""
+    """Columns that older versions of the schema lack, by the version that added them."""
+    problems: Callable[[Any], Iterable[tuple[str, Any, str]]] = lambda table: ()
 
     @property
     def layouts(self) -> list[set[str]]:
-        """The columns of a file, by version of the schema, the newest first."""
+        """The columns of a file by version of the schema, newest first."""
         layouts = [set(self.schema.names)]
         for version in sorted(self.later, reverse=True):
             layouts.append(layouts[-1] - self.later[version])
         return layouts
 
 
-RECORDS = Table("records", Record.SCHEMA, Record.LATER)
+RECORDS = Table("records", Record.SCHEMA, Record.LATER, _record_problems)
 CURVES = Table("curves", CurvePoint.SCHEMA)
-
-_SUCCESSES = tuple(status.value for status in Status if not status.failed)
 
 
 def encode(table: Any) -> Any:
-    """Return the Parquet file of a table as a buffer, with checksums so that damage is noticed on reading."""
+    """Return the Parquet file of a table as a buffer, with checksums that reveal damage on reading."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
 def decode(content: Any, kind: Table, where: str) -> Any:
-    """Return the table in a Parquet file, with nulls in columns that are younger than the file.
+    """Return the table in a Parquet file, with nulls in columns that are newer than the file.
 
-    Raises `UserError` naming ``where`` for a truncated or foreign file.
+    Raises:
+        UserError: the file ``where`` is truncated, has other columns, is too large in memory, or has invalid rows.
     """
     try:
-        found = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(use_threads=False)
+        metadata = pq.read_metadata(pa.BufferReader(content))
+        schema = metadata.schema.to_arrow_schema()
+        _check_columns(schema, kind, where)
+        _check_size(_declared_bytes(metadata), metadata.num_rows, where)
+        # Dictionaries keep equal strings equal in memory, until the size of the table is known.
+        text = [name for name in schema.names if _is_text(schema.field(name))]
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=text)
+        found = file.read(use_threads=False)
+        _check_size(sum(map(_expanded_bytes, found.columns)), len(found), where)
+        for column in kind.schema:
+            if column.name not in found.column_names:
+                found = found.append_column(column, pa.nulls(len(found), column.type))
+        found = found.select(kind.schema.names).cast(kind.schema)
+        found.validate(full=True)
+    except UserError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{where} is truncated or damaged ({str(error).splitlines()[0]}). "
             "Restore it from a copy, or move it out of the directory: the trials it held will then run again."
         ) from error
-    columns = set(found.column_names)
-    if columns not in kind.layouts:
-        odd = min((sorted(columns ^ layout) for layout in kind.layouts), key=len)
+    for name, wrong, allowed in kind.problems(found):
+        if (row := pc.index(wrong, True).as_py()) >= 0:
+            scalar = found[name][row]
+            value = str(scalar.value if pa.types.is_timestamp(scalar.type) else scalar.as_py())
+            raise UserError(
+                f"{where} is damaged: row {row + 1} has {name} {value[:80]!r}; allowed are "
+                f"{allowed}. Move the file out of the directory: the trials it held will then run again."
+            )
+    return found
+
+
+def _check_columns(schema: Any, kind: Table, where: str) -> None:
+    columns = set(schema.names)
+    odd = min((sorted(columns ^ layout) for layout in kind.layouts), key=len)
+    if not odd:
+        odd = [name for name in schema.names if _is_text(schema.field(name)) != _is_text(kind.schema.field(name))]
+    if odd or len(schema.names) > len(columns):
         raise UserError(
-            f"{where} is not a file of this results store: it differs in the columns {', '.join(odd)}. "
+            f"{where} is not a file of this results store: it differs in the columns {', '.join(map(printable, odd))}. "
             "Move it out of the directory."
         )
-    for column in kind.schema:
-        if column.name not in columns:
-            found = found.append_column(column, pa.nulls(len(found), column.type))
-    try:
-        return found.select(kind.schema.names).cast(kind.schema)
-    except (pa.ArrowException, ValueError) as error:
+
+
+def _is_text(column: Any) -> bool:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _check_size(num_bytes: int, rows: int, where: str) -> None:
+    if num_bytes > MAX_TABLE_BYTES:
         raise UserError(
-            f"{where} is not a file of this results store ({error}). Move it out of the directory."
-        ) from error
+            f"{where} holds {rows} rows, which take {num_bytes / 2**30:.1f} GiB of memory; a file of a results store "
+            f"may take {MAX_TABLE_BYTES / 2**30:g} GiB. Move it out of the directory."
+        )
+
+
+def _declared_bytes(metadata: Any) -> int:
+    groups = (metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    return int(max(sum(groups), 8 * metadata.num_rows * metadata.num_columns))
+
+
+def _expanded_bytes(column: Any) -> int:
+    """Return the bytes of a column once its dictionaries are replaced by their strings."""
+    chunks = [chunk for chunk in column.chunks if pa.types.is_dictionary(chunk.type)]
+    sizes = (pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in chunks)
+    return int(column.nbytes + sum(sizes))
 
 
 def from_rows(rows: Iterable[dict[str, Any]], kind: Table) -> Any:
@@ -81,7 +161,7 @@ def from_rows(rows: Iterable[dict[str, Any]], kind: Table) -> Any:
 
 
 def to_frame(table: Any) -> "pd.DataFrame":
-    """Return a table as pandas; whole numbers and truth values that may be missing stay what they are."""
+    """Return a table as pandas; integers and booleans with missing values keep their type."""
     import pandas as pd
 
     return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)  # type: ignore[no-any-return]
@@ -94,10 +174,9 @@ def distinct(table: Any) -> Any:
 
 
 def current_records(table: Any) -> Any:
-    """Keep one row a (sweep, trial key): a trial that succeeded before one that failed, then the one finished last.
+    """Keep one row per (sweep, trial key), in the order in which the trials finished.
 
-    The rows of ``table`` come in the order in which they were appended, which settles what is left; the result is in
-    the order in which the trials finished.
+    A success wins over a failure, then the row that finished last, then the row that comes last in ``table``.
     """
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
     frame["succeeded"] = frame["status"].isin(_SUCCESSES)
@@ -108,7 +187,7 @@ def current_records(table: Any) -> Any:
 
 
 def current_curves(table: Any) -> Any:
-    """Keep one row a (sweep, trial key, stage, epoch), the one appended last, in that order of columns."""
+    """Keep one row per (sweep, trial key, stage, epoch), the last in ``table``, sorted by these columns."""
     frame = to_frame(table.select(["sweep", "trial_key", "stage", "epoch"]))
     frame = frame.drop_duplicates(keep="last").sort_values(list(frame.columns), kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))

@@ -1,8 +1,8 @@
-"""``ray job submit`` against a cluster that ``ray start --head`` has started, with token authentication."""
+"""``ray job submit`` to the two nodes of ``cluster/local.sh``, with token authentication."""
 
+import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +20,7 @@ import yaml
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
+from tests.sweep.real import tiny_body
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -48,63 +49,96 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = Path("/tmp") / f"orca-head-{os.getpid()}"  # Unix sockets: the path must be short
-    port, dashboard, agent, client = free_ports(4)
+    port, dashboard = free_ports(2)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_PORT": str(port),
+        "RAY_DASHBOARD_PORT": str(dashboard),
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
     environment.pop("RAY_ADDRESS", None)
-    command = [
-        "ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--node-ip-address=127.0.0.1",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-        f"--ray-client-server-port={client}", "--object-store-memory=134217728", f"--temp-dir={folder}",
-    ]  # fmt: skip
-    log = (tmp_path_factory.mktemp("head") / "log").open("w")
-    head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    members: list[psutil.Process] = []
-    try:
-        wait_for_dashboard(f"http://127.0.0.1:{dashboard}", head)
-        yield Cluster(port, f"http://127.0.0.1:{dashboard}", environment)
-    finally:
-        with_children = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-        members += with_children
-        head.send_signal(signal.SIGTERM)
+    command = ["bash", str(ROOT / "cluster" / "local.sh"), "2", "1"]
+    with (tmp_path_factory.mktemp("local") / "log").open("w") as log:
+        script = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            head.wait(20)
-        except subprocess.TimeoutExpired:
-            head.kill()
-        for process in psutil.wait_procs(members, timeout=10)[1]:
-            process.kill()
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)
+            wait_for_nodes(f"http://127.0.0.1:{dashboard}", script, 2)
+            yield Cluster(port, f"http://127.0.0.1:{dashboard}", environment)
+        finally:
+            members = psutil.Process(script.pid).children(recursive=True) if script.poll() is None else []
+            script.send_signal(signal.SIGTERM)
+            try:
+                script.wait(30)
+            except subprocess.TimeoutExpired:
+                script.kill()
+            for process in psutil.wait_procs(members, timeout=10)[1]:
+                process.kill()
 
 
-def wait_for_dashboard(address: str, head: subprocess.Popen[bytes]) -> None:
-    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {TOKEN}"})
-    deadline = time.monotonic() + 90
+def wait_for_nodes(address: str, script: subprocess.Popen[bytes], count: int) -> None:
+    url = f"{address}/nodes?view=summary"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        assert head.poll() is None, "the head node ended"
+        assert script.poll() is None, "the cluster ended"
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
-                assert answer.status == 200
-                return
+                nodes = json.load(answer)["data"]["summary"]
         except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError("the dashboard did not answer")
+            nodes = []
+        if sum(node["raylet"].get("state") == "ALIVE" for node in nodes) == count:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"the dashboard did not show {count} nodes")
 
 
-def test_the_dashboard_refuses_a_stranger(cluster: Cluster) -> None:
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(f"{cluster.dashboard}/api/jobs/", timeout=10)
-    assert caught.value.code in (401, 403)
+@pytest.mark.parametrize("headers", [{}, {"Authorization": f"Bearer {'0' * 32}"}])
+def test_the_dashboard_refuses_a_stranger(cluster: Cluster, headers: dict[str, str]) -> None:
+    for body in (None, b'{"entrypoint": "true"}'):  # a look at the jobs, and a submission
+        request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/", body, headers)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=10)
+        assert caught.value.code in (401, 403)
 
 
-def test_a_submitted_sweep_joins_the_cluster_and_leaves_its_records(cluster: Cluster, tmp_path: Path) -> None:
+SWEEP = """\
+name: tiny{number}
+benchmark: pocket
+methods: [linear_probe]
+tasks: [pocket/wdbc]
+bodies: {{sequence: {body}}}
+resources: {{cpus: 1, gpus: 0}}
+settings: {{embedder.sequence_length: 8, refine.epochs: 1, refine.warmup_epochs: 0}}
+budgets: {{full: {{confirm_seeds: [1]}}}}
+"""
+
+SUBMIT = """
+import json, sys, time
+from ray.job_submission import JobSubmissionClient
+
+def state(job):
+    return str(client.get_job_status(job).value)
+
+def wait(most):
+    while sum(state(job) not in ENDED for job in jobs) > most:
+        time.sleep(0.3)
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+client, entrypoint, jobs = JobSubmissionClient(sys.argv[1]), sys.argv[2], []
+for folder in sys.argv[3:]:
+    wait(2)
+    jobs.append(client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": folder}))
+wait(0)
+print(json.dumps([[state(job), client.get_job_logs(job)] for job in jobs]))
+"""
+
+
+def test_ten_jobs_in_a_row_all_succeed(cluster: Cluster, tmp_path: Path) -> None:
+    """The command of the README, then nine small jobs whose files both nodes unpack while the jobs run in them."""
     results = tmp_path / "results"
     sweep = [
         "orca-sweep", "benchmark", "pocket", "--trials", "1", "--tasks", "wdbc", "--methods", "linear_probe",
@@ -114,16 +148,26 @@ def test_a_submitted_sweep_joins_the_cluster_and_leaves_its_records(cluster: Clu
     done = subprocess.run(submit, env=cluster.environment, capture_output=True, text=True, timeout=280, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
-    assert re.search(rf"Ray cluster at \S+:{cluster.port}\b", output), output
+    assert re.search(rf"Ray cluster at \S+:{cluster.port}, 2 node\(s\)", output), output
     [record] = ResultsStore(results).load("pocket/full-trials1").values()
     assert record.status is Status.COMPLETED
     assert record.test_score is not None
     assert record.executor == "ray"
-    again = subprocess.run(submit, env=cluster.environment, capture_output=True, text=True, timeout=280, check=False)
-    assert "up to date" in again.stdout + again.stderr
-    wrong = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 32}
-    refused = subprocess.run(submit, env=wrong, capture_output=True, text=True, timeout=120, check=False)
-    assert refused.returncode != 0
+    body = tiny_body(tmp_path)
+    folders = [tmp_path / f"job{number}" for number in range(9)]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "sweep.yaml").write_text(SWEEP.format(number=number, body=body))
+    entrypoint = f"orca-sweep run sweep.yaml --results {results}"
+    command = [sys.executable, "-c", SUBMIT, cluster.dashboard, entrypoint, *map(str, folders), str(folders[0])]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = json.loads(done.stdout.splitlines()[-1])
+    assert [state for state, _ in jobs] == ["SUCCEEDED"] * 10, "\n".join(log for _, log in jobs)
+    assert "up to date" in jobs[-1][1]  # the first one again
+    records = ResultsStore(results).records()
+    assert sorted(records["sweep"]) == ["pocket/full-trials1", *(f"tiny{number}/full" for number in range(9))]
+    assert set(records["status"]) == {"completed"}
 
 
 def test_the_templates_parse() -> None:

@@ -1,6 +1,7 @@
 """Fetching from a real server on loopback that drops, truncates, refuses, corrupts, redirects and changes its mind."""
 
 import errno
+import gzip
 import hashlib
 import io
 import os
@@ -19,9 +20,8 @@ import pytest
 
 from orca_ray.data import archives, thread_pool
 from orca_ray.data.archives import Progress
-from orca_ray.data.download import Patience
+from orca_ray.data.download import Download, Patience
 from orca_ray.data.fetch import _ByteProgress, fetch
-from orca_ray.data.partial_download import PartialDownload
 from orca_ray.data.pins import NAME, Pins
 from orca_ray.data.raw import RawFile
 from orca_ray.data.thread_pool import Stopped
@@ -128,6 +128,7 @@ def test_a_busy_server_is_asked_again(server: Server, raw: Path, status: int) ->
     assert len(server.gets("a")) == 3
 
 
+@pytest.mark.slow
 def test_a_server_is_given_the_time_it_asks_for(server: Server, raw: Path) -> None:
     begin = time.monotonic()
     get(raw, server.add("a", CONTENT, Fault(status=503, headers={"Retry-After": "1"})))
@@ -335,6 +336,7 @@ def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path,
     assert names(raw) == (["a"] if published else ["a", NAME])
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_fetch_once(server: Server, raw: Path) -> None:
     url = server.add("a", CONTENT, Fault(hold_after=HALF))
     with start(url, raw) as first, start(url, raw) as second:
@@ -365,7 +367,7 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_told(server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PartialDownload, "open", lambda _: Path("/dev/full").open("ab"))
+    monkeypatch.setattr(Download, "_open", lambda _: Path("/dev/full").open("ab"))  # noqa: SIM115
     with pytest.raises(UserError, match="no space left on the disk"):
         fetch([RawFile(path="a", urls=(server.add("a", CONTENT),))], raw, patience=FAST)
     assert not (raw / "a").exists()
@@ -450,6 +452,7 @@ def test_progress_is_told_in_the_calling_thread(server: Server, raw: Path) -> No
     assert not [request for request in server.log if request.method == "HEAD"]  # sizes are known
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_parts_and_no_waiting(
     server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +514,7 @@ def test_what_a_killed_unpacking_left_goes(server: Server, raw: Path) -> None:
     assert names(raw) == ["a.tar.gz", "inside/x", NAME]
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The threads are daemons: what they go on with behind our back would end half-way with the process."""
     raw.mkdir()
@@ -530,6 +534,7 @@ def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(archives, "unpack", unpacking)
+    monkeypatch.setattr(thread_pool, "GRACE_SECONDS", 0.1)
     file = RawFile(path="a.tar.gz", unpacked="inside/x")
     with pytest.raises(KeyboardInterrupt):
         fetch([file], raw, interrupt, patience=FAST)
@@ -577,10 +582,47 @@ def test_a_file_that_cannot_be_read_is_told(raw: Path, monkeypatch: pytest.Monke
         verify([RawFile(path="a")], raw)
 
 
-def test_an_archive_of_something_else_is_told(server: Server, raw: Path) -> None:
+def test_an_archive_of_something_else_is_told_and_leaves_no_members(server: Server, raw: Path) -> None:
     file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(y=b"2")),), unpacked="inside/x")
-    with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x"):
+    with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x.*Remove .*raw/a\.tar\.gz first"):
         fetch([file], raw, patience=FAST)
+    assert names(raw) == ["a.tar.gz"]
+
+
+@pytest.mark.parametrize("unpacked", ["inside/x", ""])
+@pytest.mark.parametrize("fetched", [True, False])
+def test_a_damaged_archive_is_not_pinned_so_the_good_one_is_accepted(
+    server: Server, raw: Path, unpacked: str, fetched: bool
+) -> None:
+    good = archive(x=random.Random(2).randbytes(5000))
+    bad = good[:2000] + bytes([good[2000] ^ 1]) + good[2001:]
+    file = RawFile(path="a.tar.gz", urls=(server.add("a", bad),), unpacked=unpacked)
+    raw.mkdir()
+    if not fetched:
+        (raw / "a.tar.gz").write_bytes(bad)
+    with pytest.raises(UserError, match=r"expected a whole gzip file.*fetch the file again. Remove .*a\.tar\.gz first"):
+        fetch([file], raw, patience=FAST)
+    with pytest.raises(UserError, match="expected a whole gzip file"):
+        verify([file], raw)
+    assert names(raw) == ["a.tar.gz"]
+    server.add("a", good)
+    (raw / "a.tar.gz").unlink()
+    fetch([file], raw, patience=FAST)
+    assert Pins(raw).read()["a.tar.gz"].sha256 == sha256(good)
+    assert verify([file], raw).intact == ["a.tar.gz"]
+
+
+def test_a_tar_that_ends_early_is_not_pinned(raw: Path) -> None:
+    raw.mkdir()
+    whole = gzip.decompress(archive(x=bytes(5000), y=b"2"))
+    file = RawFile(path="a.tar", unpacked="inside/x")
+    for size in (3000, 6000):  # within a file, within a header
+        (raw / "a.tar").write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"expected a whole archive \(\.tar\)"):
+            verify([file], raw)
+    assert names(raw) == ["a.tar"]
+    (raw / "a.tar").write_bytes(whole)
+    assert verify([file], raw).first_seen == ["a.tar"]
 
 
 def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data import cache, prepared
+from orca_ray.data import cache, prepared, splits
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
@@ -153,6 +153,16 @@ def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str,
     with pytest.raises(UserError, match=message):
         prepare(1, Builder(**changes))
     assert not prepared.directory_of("pocket/toy", 1).exists()
+
+
+def test_an_error_of_a_build_names_the_task_and_the_raw_files(tmp_path: Path) -> None:
+    def build(_: Workspace) -> Mapping[str, Array]:
+        splits.split(16, [-34, 50], seed=0)
+        raise AssertionError
+
+    message = rf"pocket/toy \(raw files in {tmp_path}\): splits of \[-34, 50\] samples need 50, only 16 are there"
+    with pytest.raises(UserError, match=message):
+        prepared.prepare("pocket/toy", prepared.directory_of("pocket/toy", 1), build, raw=tmp_path)
 
 
 def test_another_fingerprint_than_declared_is_refused() -> None:

@@ -47,6 +47,8 @@ def test_too_small_or_too_large_splits_are_refused() -> None:
         splits.stratified_split(np.repeat(labels, 2), [10, 11], seed=0)
     with pytest.raises(UserError, match="need 5, only 4 are there"):
         splits.split(4, [2, 3], seed=0)
+    with pytest.raises(UserError, match=r"splits of \[-34, 50\] samples need 50, only 16 are there"):
+        splits.stratified_split(np.repeat(labels[:8], 2), [-34, 50], seed=0)
 
 
 def test_statistics_do_not_depend_on_the_order_of_summation() -> None:

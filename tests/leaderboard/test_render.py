@@ -7,13 +7,13 @@ import re
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import FORMATS, STATISTICS, Board, build, render
+from orca_ray.leaderboard import FORMATS, STATISTICS, Leaderboard, build, render
 from orca_ray.results import Status
-from tests.leaderboard.test_board import failed, frame, run, seeds
+from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> Leaderboard:
     return build(
         frame(
             *seeds("digits", "orca", 0.1, 0.2, 0.3),
@@ -28,7 +28,7 @@ def board() -> Board:
     )
 
 
-def test_table(board: Board) -> None:
+def test_table(board: Leaderboard) -> None:
     lines = render(board).split("\n")
     assert lines[:3] == [
         "pocket: sweep pocket/quick, protocol held-out",
@@ -46,14 +46,14 @@ def test_table(board: Board) -> None:
     assert darcy.count("*") == digits.count("*") == 1
     text = "\n".join(lines)
     assert "metrics: relative_l2 (darcy16); error (digits)" in text
-    assert "trials: completed 10, stopped_early 0, failed_user 0, failed_oom 1, failed_nan 1, lost 0" in text
+    assert "trials by status: completed 10, stopped_early 0, failed_user 0, failed_oom 1, failed_nan 1, lost 0" in text
     assert "failed trials of scratch: failed_oom 1, failed_nan 1" in text
-    assert "ranks and wins over the 0 of 2 tasks" in text
-    assert "also there: sweep pocket/other, protocol held-out, 1 confirm trial(s) completed" in text
+    assert "mean rank and wins use the 0 of 2 tasks" in text
+    assert "also in the store: sweep pocket/other, protocol held-out, 1 completed confirm trial(s)" in text
     assert all(entry.title in text for entry in STATISTICS.values())
 
 
-def test_columns_of_the_table_stand_under_each_other(board: Board) -> None:
+def test_columns_of_the_table_stand_under_each_other(board: Leaderboard) -> None:
     lines = render(board).split("\n")
     start = lines[3].index("orca")
     rows = [line for line in lines if line.startswith(("digits", "darcy16"))]
@@ -69,7 +69,7 @@ def test_a_table_of_five_methods_fits_a_hundred_columns() -> None:
     assert all(metric in "\n".join(lines) for metric in tasks.values())
 
 
-def test_markdown(board: Board) -> None:
+def test_markdown(board: Leaderboard) -> None:
     rows = [line for line in render(board, "markdown").split("\n") if line.startswith("|")]
     assert len(rows) == 2 + 2 + len(STATISTICS)
     assert {row.count("|") for row in rows} == {3 + len(board.methods)}
@@ -83,7 +83,7 @@ def test_markdown_survives_a_bar_in_a_name() -> None:
     assert "| a\\|b | error |" in render(board, "markdown")
 
 
-def test_csv_holds_everything_in_full(board: Board) -> None:
+def test_csv_holds_everything_in_full(board: Leaderboard) -> None:
     rows = list(csv.DictReader(io.StringIO(render(board, "csv"))))
     scores = {(row["task"], row["method"]): row for row in rows if row["section"] == "score"}
     assert len(scores) == 2 * 3
@@ -100,7 +100,7 @@ def test_csv_holds_everything_in_full(board: Board) -> None:
     assert {(row["sweep"], row["protocol"]) for row in rows} == {("pocket/quick", "held-out")}
 
 
-def test_json_holds_everything_in_full(board: Board) -> None:
+def test_json_holds_everything_in_full(board: Leaderboard) -> None:
     document = json.loads(render(board, "json"))
     assert document["protocol"] == "held-out"
     assert document["seeds"] == [0, 1, 2]
@@ -141,6 +141,28 @@ def test_nothing_confirmed_yet(format: str) -> None:
     assert text == text.rstrip("\n")
 
 
-def test_a_misspelt_format(board: Board) -> None:
+def test_a_misspelt_format(board: Leaderboard) -> None:
     with pytest.raises(UserError, match=r"unknown format 'markdwn'. Did you mean 'markdown'"):
         render(board, "markdwn")
+
+
+@pytest.mark.parametrize("format", ["table", "markdown"])
+def test_names_cannot_send_control_sequences(format: str) -> None:
+    odd = "a\x1b[2Jb\nc\x9bd"
+    records = frame(run("digits", odd, metric=odd, sweep=odd), run("digits", "orca", sweep="pocket/other\x1b[1m"))
+    text = render(build(records, benchmark="pocket", sweep=odd), format)
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert r"a\x1b[2Jb\nc\x9bd" in text
+    with pytest.raises(UserError) as caught:
+        build(records, benchmark="pocket", sweep="pocket/nothing")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_formats_for_programs_keep_names_as_they_are(format: str) -> None:
+    odd = "a\x1b[2Jb\nc"
+    text = render(build(frame(run("digits", odd)), benchmark="pocket"), format)
+    if format == "csv":
+        assert next(csv.DictReader(io.StringIO(text)))["method"] == odd
+    else:
+        assert json.loads(text)["methods"][0]["name"] == odd

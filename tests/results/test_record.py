@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -23,6 +24,7 @@ BY_FIELD: dict[str, st.SearchStrategy[Any]] = {
     "protocol": st.sampled_from(["held-out", "paper"]),
     "validation_score": SCORE,
     "test_score": SCORE,
+    "hyperparameters": st.dictionaries(TEXT, SCORE | TEXT, max_size=3).map(json.dumps),
 }
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,

@@ -129,7 +129,7 @@ class TestBadInput:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
         monkeypatch.setattr(Path, "mkdir", refuse)
-        with pytest.raises(UserError, match=r"cannot create .*choose another place with --results"):
+        with pytest.raises(UserError, match=r"cannot create .*choose another directory with --results"):
             ResultsStore(tmp_path / "r", create=True)
 
     @pytest.mark.parametrize("create", [True, False])

@@ -6,10 +6,10 @@ Not thread-safe: one thread of the driver owns it.
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
+from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
 from orca_ray.results.record import CurvePoint, Record, Status
@@ -76,6 +76,8 @@ class Conductor:
         self._spec = searches[0].spec
         self._store, self._executor, self._estimates = store, executor, dict(trial_seconds or {})
         self._listener = listener
+        self.checkpoints = (store.local_path or cache.home()) / "checkpoints"
+        """Directory of the state of interrupted trials: in the store, or in the cache for a remote store."""
         existing = {
             key: record
             for key, record in store.load(self._spec.sweep_id).items()
@@ -138,9 +140,10 @@ class Conductor:
     def finish(self, key: str, report: TrialReport) -> Record:
         """Write the record of a trial that ended with this report, and continue its search."""
         item = self._running.pop(key)
-        record = make_record(item.trial, self._spec, report, item.curve, item.started_at, self._executor, item.attempts)
+        run = {"executor": self._executor, "attempts": item.attempts}
+        record = make_record(item.trial, self._spec.sweep_id, report, item.curve, item.started_at, **run)
         self._store.append([record], [self._curve_point(key, point) for point in item.curve])
-        remove_checkpoint(checkpoint_directory(self._store), key)
+        self._remove_checkpoint(key)
         self._ran.append(record)
         self._learn_seconds(record)
         item.search.finish(record, item.scores)
@@ -187,12 +190,16 @@ class Conductor:
 
     def tidy(self) -> None:
         """Delete the checkpoints of ended trials, and their directory once it is empty."""
-        directory = checkpoint_directory(self._store)
         for search in self.searches:
             for key in search.records:
-                remove_checkpoint(directory, key)
+                self._remove_checkpoint(key)
         with contextlib.suppress(OSError):  # it does not exist, or holds another sweep's state
-            directory.rmdir()
+            self.checkpoints.rmdir()
+
+    def _remove_checkpoint(self, key: str) -> None:
+        for pattern in (f"{key}.*", f".{key}.*"):  # a kill in the middle of a write leaves a hidden temporary file
+            for path in self.checkpoints.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _seconds_left(self, search: Search) -> float:
         """Return the expected seconds of a search whose trials run one after another."""
@@ -214,17 +221,9 @@ class Conductor:
         return rule.stops(item.scores, item.trial.epochs, item.search.rivals(item.trial))
 
     def _curve_point(self, key: str, point: Progress) -> CurvePoint:
-        return CurvePoint(
-            sweep=self._spec.sweep_id,
-            trial_key=key,
-            stage=point.stage,
-            epoch=point.epoch,
-            loss=point.loss,
-            distance=point.distance,
-            validation_score=point.validation_score,
-            learning_rate=point.learning_rate,
-            seconds=point.seconds,
-        )
+        values = asdict(point)
+        del values["epochs"]
+        return CurvePoint(sweep=self._spec.sweep_id, trial_key=key, **values)
 
     def _stored_scores(self) -> dict[str, list[float]]:
         curves = self._store.curves(sweep=self._spec.sweep_id)
@@ -241,17 +240,3 @@ def count_notes(records: Iterable[Record]) -> dict[str, int]:
     """Return the sentences of the records' notes, each with its number of trials, the most frequent first."""
     sentences = Counter(sentence for record in records for sentence in dict.fromkeys((record.notes or "").split("; ")))
     return {sentence: count for sentence, count in sentences.most_common() if sentence}
-
-
-def checkpoint_directory(store: ResultsStore) -> Path:
-    """Return the directory of interrupted trials' state: in the store, or in the cache for a remote store."""
-    from orca_ray.data.cache import home
-
-    return (store.local_path or home()) / "checkpoints"
-
-
-def remove_checkpoint(directory: Path, key: str) -> None:
-    """Delete the state of an ended trial."""
-    for pattern in (f"{key}.*", f".{key}.*"):  # a kill in the middle of a write leaves a hidden temporary file
-        for path in directory.glob(pattern):
-            path.unlink(missing_ok=True)

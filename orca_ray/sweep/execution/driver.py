@@ -1,13 +1,13 @@
 """Run a sweep from its spec to its last record."""
 
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pkgutil import resolve_name
 
 from orca_ray.errors import unknown_name
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor, checkpoint_directory
-from orca_ray.sweep.execution.events import Event, Listener, Message, Summary, SweepFinished, SweepStarted
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
 from orca_ray.sweep.execution.executors.base import Executor
 from orca_ray.sweep.planning.assets import fetch
 from orca_ray.sweep.planning.cost import trial_seconds
@@ -18,26 +18,18 @@ from orca_ray.sweep.planning.spec import SweepSpec
 logger = logging.getLogger(__name__)
 
 
-def _inline() -> Executor:
-    from orca_ray.sweep.execution.executors.inline import InlineExecutor
-
-    return InlineExecutor()
-
-
-def _ray() -> Executor:
-    from orca_ray.sweep.execution.executors.ray import RayExecutor
-
-    return RayExecutor()
-
-
-EXECUTORS: Mapping[str, Callable[[], Executor]] = {"ray": _ray, "inline": _inline}
+EXECUTORS = {
+    "ray": "orca_ray.sweep.execution.executors.ray:RayExecutor",
+    "inline": "orca_ray.sweep.execution.executors.inline:InlineExecutor",
+}
 
 
 def make_executor(name: str) -> Executor:
     """Return an executor by name; raise UserError for an unknown one."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
-    return EXECUTORS[name]()
+    executor: Executor = resolve_name(EXECUTORS[name])()
+    return executor
 
 
 def run_sweep(
@@ -65,7 +57,7 @@ def run_sweep(
     Raises:
         UserError: an unreachable cluster, a trial that fits on no node, a body or data that cannot be read.
     """
-    emit = listener or _ignore
+    emit = listener or (lambda event: logger.debug("%s", event))
     with make_executor(executor) as engine:
         nodes = engine.open(address)
         searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=any(node.gpus > 0 for node in nodes))
@@ -79,15 +71,9 @@ def run_sweep(
             searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed, listener=listener
         )
         emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
-        interrupted = False
-        if not conductor.done:
-            interrupted = engine.run(conductor, checkpoint_directory(store), checkpoint_seconds)
+        interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds)
     store.compact()
     conductor.tidy()
     summary = conductor.summary(interrupted=interrupted)
     emit(SweepFinished(summary))
     return summary
-
-
-def _ignore(event: Event) -> None:
-    logger.debug("%s", event)

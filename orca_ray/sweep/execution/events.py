@@ -1,4 +1,4 @@
-"""What a running sweep tells its listeners; the command line draws its progress table from these."""
+"""Events of a running sweep, for listeners such as the progress table of the command line."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from orca_ray.results.record import Record, Status
 
 @dataclass(frozen=True)
 class SearchRow:
-    """One (task, method) of the plan and how much of it is done."""
+    """One (task, method) of the plan, with the number of its finished trials."""
 
     task: str
     method: str
@@ -19,7 +19,7 @@ class SearchRow:
 
 @dataclass(frozen=True)
 class SweepStarted:
-    """The plan is made and trials are about to start."""
+    """The plan is complete, and trials are about to start."""
 
     sweep: str
     executor: str
@@ -29,7 +29,7 @@ class SweepStarted:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial was handed to a worker."""
+    """A worker has started a trial."""
 
     trial_key: str
     task: str
@@ -39,7 +39,7 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class TrialProgress:
-    """A trial ended an epoch of one of its stages."""
+    """A trial has finished an epoch of one of its stages."""
 
     trial_key: str
     task: str
@@ -54,23 +54,23 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial ended and its record is in the store."""
+    """A trial has ended, and its record is in the store."""
 
     record: Record
     remaining: int
-    """Trials of the same (task, method) that are still to come."""
+    """Trials of the same (task, method) that have not ended."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """Something worth a line: a download, a retry, a warning."""
+    """One line about a download, a retry or a warning."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended."""
+    """The end of a sweep. Counts include trials of earlier runs, but for ``ran``."""
 
     sweep: str
     planned: int
@@ -80,15 +80,15 @@ class Summary:
     failed: tuple[Record, ...] = ()
     interrupted: bool = False
     seconds: float = 0.0
-    unfinished: tuple[str, ...] = field(default=())
+    unfinished: tuple[str, ...] = ()
     """(task, method) pairs without a confirmed score, each with the reason."""
     deterministic: bool = False
     aligned: int = 0
-    """Trials of the sweep that aligned."""
+    """Trials that aligned."""
     reused: int = 0
-    """Those among them that took over the aligned embedder of another trial."""
+    """Trials among them that reused the aligned embedder of another trial."""
     notes: Mapping[str, int] = field(default_factory=dict)
-    """Fallbacks that trials of the sweep took, each with the number of trials, the most frequent first."""
+    """Fallbacks that trials took, each with the number of trials, the most frequent first."""
 
     @property
     def up_to_date(self) -> bool:
@@ -98,7 +98,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class SweepFinished:
-    """The sweep is over."""
+    """The sweep has ended."""
 
     summary: Summary
 

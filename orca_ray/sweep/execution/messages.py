@@ -43,7 +43,7 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialReport:
-    """What a worker reports after each step of a trial."""
+    """Report of a worker after each step of a trial."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # files of another version are not reports
     progress: tuple[Progress, ...] = ()

@@ -9,54 +9,43 @@ import orca_ray
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.sweep.planning.trial import TrialSpec, canonical_json
 
 _OUTCOME = tuple(field.name for field in dataclasses.fields(Outcome))
-"""Fields of an outcome; a record has all of them, under the same names."""
+_TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerprint", "deterministic")
+"""Fields of an outcome and of a trial that a record has under the same names."""
 
 
 def make_record(
-    trial: TrialSpec,
-    spec: SweepSpec,
-    report: TrialReport,
-    curve: Sequence[Progress],
-    started_at: datetime,
-    executor: str,
-    attempts: int,
+    trial: TrialSpec, sweep: str, report: TrialReport, curve: Sequence[Progress], started_at: datetime, **run: Any
 ) -> Record:
-    """Build the record of an ended trial; fields that were never reported are None."""
+    """Build the record of an ended trial; fields that were never reported are None.
+
+    ``run`` are the fields ``executor`` and ``attempts``.
+    """
     from orca_ray.tasks.registry import get_task
 
     assert report.status is not None
     task = get_task(trial.task)
     finished_at = datetime.now(UTC)
     return Record(
+        **{name: getattr(trial, name) for name in _TRIAL},
         trial_key=trial.key,
-        sweep=spec.sweep_id,
+        sweep=sweep,
         benchmark=task.benchmark,
-        task=trial.task,
-        method=trial.method,
-        body=trial.body,
-        phase=trial.phase,
-        protocol=trial.protocol,
-        seed=trial.seed,
         hyperparameters=canonical_json(dict(trial.hyperparameters)),
-        data_fingerprint=trial.data_fingerprint,
         metric=task.under(trial.protocol).metric,
         status=report.status,
         wall_seconds=(finished_at - started_at).total_seconds(),
-        executor=executor,
         node=report.worker.node,
         device=report.worker.device,
         started_at=started_at,
         finished_at=finished_at,
-        attempts=attempts,
         error=report.error,
         version=orca_ray.__version__,
         torch_version=report.worker.torch,
-        deterministic=trial.deterministic,
         **_outcome(report, curve),
+        **run,
     )
 
 
@@ -72,24 +61,24 @@ def _outcome(report: TrialReport, curve: Sequence[Progress]) -> dict[str, Any]:
 
 def _stages(curve: Sequence[Progress]) -> dict[str, Any]:
     """Return the fields of both stages that a curve gives, for a trial whose worker was lost."""
-    align = [point for point in curve if point.stage == "align"]
+    align, refine = (_of_stage(curve, stage) for stage in ("align", "refine"))
     return {
         "distance_before": align[0].distance if align else None,
         "distance_after": align[-1].distance if align else None,
         "align_epochs": len(align),
         "align_seconds": sum(point.seconds for point in align),
-        "refine_seconds": sum(point.seconds for point in _refine(curve)),
+        "refine_seconds": sum(point.seconds for point in refine),
         "evaluate_seconds": 0.0,
     }
 
 
 def _scores(curve: Sequence[Progress]) -> dict[str, Any]:
     """Return the best validation score of a curve and its epoch; there is no score on test."""
-    refine = _refine(curve)
+    refine = _of_stage(curve, "refine")
     scored = [(p.validation_score, p.epoch) for p in refine if p.validation_score is not None]
     best, epoch = min(scored, default=(None, None))
     return {"validation_score": best, "test_score": None, "best_epoch": epoch, "epochs": len(refine)}
 
 
-def _refine(curve: Sequence[Progress]) -> list[Progress]:
-    return [point for point in curve if point.stage == "refine"]
+def _of_stage(curve: Sequence[Progress], stage: str) -> list[Progress]:
+    return [point for point in curve if point.stage == stage]

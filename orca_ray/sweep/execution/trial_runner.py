@@ -38,10 +38,8 @@ class TrialRunner:
     def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
         """Prepare a trial; data and model are loaded by the first :meth:`step`.
 
-        Args:
-            trial: the trial to run.
-            checkpoints: directory for the state of interrupted trials, shared by all nodes that may run this one.
-            checkpoint_seconds: least time between two checkpoints.
+        ``checkpoints`` is shared by all nodes that may run the trial; ``checkpoint_seconds`` is the least time between
+        two checkpoints.
         """
         self.trial = trial
         self._state = checkpoints / f"{trial.key}.pt"
@@ -52,8 +50,7 @@ class TrialRunner:
         self._curve: list[Progress] = []
         self._adaptation: Adaptation | None = None
         self._last: TrialReport | None = None
-        self._between_epochs = True
-        """False during an epoch: weights that Ctrl-C interrupts in an epoch are not saved."""
+        self._between_epochs = True  # False during an epoch: then Ctrl-C saves nothing
 
     def step(self) -> TrialReport:
         """Run one epoch of a stage and report it."""

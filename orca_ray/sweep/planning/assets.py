@@ -34,6 +34,7 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> No
     """
     from orca_ray.models.weights import body_modality, fetch_body
 
+    check_bodies(searches)
     modalities = {body: body_modality(body) for body in sorted({search.body for search in searches})}
     for task, protocol in dict.fromkeys((search.task, search.spec.protocol) for search in searches):
         get_task(task).fetch(progress, protocol=protocol)
@@ -41,6 +42,20 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> No
         fetch_body(body, progress)
     for source in sorted({_source(s, modalities[s.body]) for s in searches if "align.source" in s.first}):
         get_source(source).fetch(progress)
+
+
+def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
+    """Raise UserError for a body that cannot be read; with ``local`` only directories are checked, and no hub is asked.
+
+    Trials would otherwise find it one by one, after everything was fetched.
+    """
+    from orca_ray.methods.recipe import get_method
+    from orca_ray.models.weights import check_body
+
+    pretrained = {search.body for search in searches if get_method(search.method).pretrained}
+    for body in sorted({search.body for search in searches}):
+        if not local or Path(parse_body_name(body)[0]).is_dir():
+            check_body(body, pretrained=body in pretrained)
 
 
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from orca_ray.errors import UserError, nearest, printable, unknown_name
 from orca_ray.paths import open_regular, refuse_special
 from orca_ray.sweep.planning.schema import Budget, Layer, ResourceRequest, SweepFile
-from orca_ray.sweep.planning.space import Dimension, Scalar
+from orca_ray.sweep.planning.space import Dimension
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
 from orca_ray.sweep.search.stopping import SuccessiveHalving
@@ -72,7 +72,7 @@ def parse_spec(
 def _read(path: Path) -> str:
     shown = printable(str(path))
     refuse_special(path, "the sweep file")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{shown} is a directory: give the path of a YAML file")
     try:
         with open_regular(path) as file:
@@ -96,33 +96,30 @@ class _Document:
     """The file itself, then what it extends, then what that extends."""
 
     @classmethod
-    def parse(cls, text: str, name: str) -> "_Document":
-        """Parse a sweep file and its bases.
+    def parse(cls, text: str, name: str, below: tuple[str, ...] = ()) -> "_Document":
+        """Parse a sweep file and its bases; ``below`` are the files that extend it.
 
         Raises:
             UserError: a file that is not YAML, a base that is missing or extends itself, too long a chain.
         """
-        files: list[PositionedYaml] = []
-        paths: list[str] = [os.path.realpath(name)]
-        data: dict[str, Any] = {}
-        while True:
-            file = PositionedYaml(text, name)
-            files.append(file)
-            if not isinstance(file.data, dict):
-                raise UserError(f"{file.name}:1: a sweep file is a mapping with at least name, benchmark and methods")
-            data = _merge({key: value for key, value in file.data.items() if key != "name"}, data)
-            if (base := file.data.get("extends")) is None:
-                break
-            place = f"{file.name}:{file.find(['extends'])[1]}: extends"
-            path = _base_path(base, Path(name).parent, place)
-            if os.path.realpath(path) in paths:
-                raise UserError(f"{place}: {printable(str(path))} extends itself through this file: remove one of them")
-            if len(paths) > MAX_BASES:
-                raise UserError(f"{place}: more than {MAX_BASES} files extend each other: merge some of them")
-            paths.append(os.path.realpath(path))
-            text, name = _read(path), str(path)
-        own = files[0].data  # records are stored under the name: a base's must not be shared
-        return cls({**data, **({"name": own["name"]} if "name" in own else {})}, tuple(files))
+        file = PositionedYaml(text, name)
+        if not isinstance(file.data, dict):
+            raise UserError(f"{file.name}:1: a sweep file is a mapping with at least name, benchmark and methods")
+        if (base := file.data.get("extends")) is None:
+            return cls(file.data, (file,))
+        chain = (*below, os.path.realpath(name))
+        try:
+            path = _base_path(base, Path(name).parent)
+            if os.path.realpath(path) in chain:
+                raise UserError(f"{printable(str(path))} extends itself through this file: remove one of the two")
+            if len(chain) > MAX_BASES:
+                raise UserError(f"more than {MAX_BASES} files extend each other: merge some of them")
+            content = _read(path)
+        except UserError as error:
+            raise UserError(f"{file.name}:{file.find(['extends'])[1]}: extends: {error}") from error
+        above = cls.parse(content, str(path), chain)
+        inherited = {key: value for key, value in above.data.items() if key != "name"}  # records are stored under it
+        return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
         """Return whether a file has every part of ``location``."""
@@ -130,24 +127,20 @@ class _Document:
 
     def position(self, location: Sequence[str | int]) -> str:
         """Return ``file:line`` of the deepest part of ``location`` that exists, in the file that sets it."""
-        found = [(file.find(location), file.name) for file in self.files]
+        files = self.files[:1] if location == ["name"] else self.files  # a name is not inherited
+        found = [(file.find(location), file.name) for file in files]
         (_, line), name = max(found, key=lambda each: each[0][0])
         return f"{name}:{line}"
 
 
-def _base_path(base: object, directory: Path, place: str) -> Path:
+def _base_path(base: object, directory: Path) -> Path:
     """Return the file that ``extends`` names: a shipped sweep, or a path relative to the extending file."""
     shipped = shipped_sweeps()
     if not isinstance(base, str) or not base.isprintable() or not base:
-        raise UserError(f"{place}: give the name of a shipped sweep or the path of a YAML file, got {_shown(base)}")
+        raise UserError(f"give the name of a shipped sweep or the path of a YAML file, got {_shown(base)}")
     path = shipped.get(base) or directory / base
     if not os.path.lexists(path):
-        close = nearest(base, shipped)
-        question = f" Did you mean {close!r}?" if close else ""
-        raise UserError(
-            f"{place}: no sweep file {base!r}.{question} Give a path relative to this file, or one of "
-            f"{', '.join(sorted(shipped))}"
-        )
+        raise unknown_name("sweep file", base, shipped, "Or give a path relative to this file.")
     return path
 
 
@@ -157,8 +150,10 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
     for key, value in own.items():
         theirs = base.get(key)
-        both = isinstance(value, dict) and isinstance(theirs, dict) and not is_space
-        merged[key] = _merge(theirs, value, *parents, key) if both else value
+        if isinstance(value, dict) and isinstance(theirs, dict) and not is_space:
+            merged[key] = _merge(theirs, value, *parents, key)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -170,8 +165,10 @@ def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
 
 
 def _explain(document: _Document, item: Mapping[str, Any]) -> str:
-    # pydantic adds the branch of a union to the path, which no file has: "list[...]", "literal[...]".
-    location = [part for part in item["loc"] if part != "[key]" and "[" not in str(part)]
+    location: list[str | int] = []
+    for part in item["loc"]:  # pydantic adds branches of unions, such as "list[...]" and "[key]", which no file has
+        if "[" not in str(part) or document.holds([*location, part]):
+            location.append(part)
     where = printable(".".join(str(part) for part in location))
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
@@ -216,7 +213,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                         f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
                         f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
                     )
-                for value in _corners(dimension):
+                for value in dimension.corners():
                     try:
                         from_flat({**first, name: value})
                     except ValueError as error:
@@ -229,8 +226,3 @@ def _position(spec: SweepSpec, document: _Document, task: str, method: str, bloc
     layers = [[*budget, "tasks", task], budget, ["per_task", task], ["per_method", method], []]
     places = [[*layer, block, name] for layer in layers]
     return document.position(next((place for place in places if document.holds(place)), [block]))
-
-
-def _corners(dimension: Dimension) -> list[Scalar]:
-    bounds = dimension.log_uniform or dimension.uniform or dimension.integer
-    return list(dimension.choice or bounds or ())

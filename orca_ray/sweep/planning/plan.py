@@ -1,23 +1,21 @@
-"""What a sweep would run, on what, and what stands in its way: the answer to ``orca-sweep plan``."""
+"""The plan that ``orca-sweep plan`` prints: trials, cost, missing data and bodies, and trials that fit on no node."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
-from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.planning.assets import Absent, absent
+from orca_ray.sweep.planning.assets import Absent, absent, check_bodies
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
-from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
+from orca_ray.sweep.planning.searches import NodeResources, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.sweep.search.search import Search
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One line of a printed plan."""
+    """One (task, method) of a plan."""
 
     task: str
     method: str
@@ -34,35 +32,35 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep would run."""
+    """The trials of a sweep and their cost."""
 
     sweep: str
     protocol: str
     deterministic: bool
     rows: tuple[PlanRow, ...]
     nodes: tuple[NodeResources, ...]
-    gpu: str = ""
-    """What the GPU hours of `costs` are reckoned for."""
-    cpu: str = ""
-    """What the CPU hours are reckoned for; "" where a node has a GPU."""
-    costs: tuple[TaskCost, ...] = ()
-    """Of each task, all of its trials run from nothing."""
-    absent: tuple[Absent, ...] = ()
+    gpu: str
+    """Device of the GPU hours in `costs`."""
+    cpu: str
+    """Device of the CPU hours; "" if a node has a GPU."""
+    costs: tuple[TaskCost, ...]
+    """Cost of each task, finished trials included."""
+    absent: tuple[Absent, ...]
     """Bodies and alignment sources that this machine lacks."""
 
     @property
     def num_trials(self) -> int:
-        """Trials planned."""
+        """Number of planned trials."""
         return sum(row.search_trials + row.confirm_trials for row in self.rows)
 
     @property
     def num_finished(self) -> int:
-        """Trials that the store already holds."""
+        """Number of trials that the store already holds."""
         return sum(row.finished for row in self.rows)
 
     @property
     def problems(self) -> list[str]:
-        """Why trials cannot be placed, one line a reason, naming the first (task, method) that it holds for."""
+        """Reasons why trials fit on no node, one line each, with the first (task, method) concerned."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if row.problem:
@@ -80,20 +78,34 @@ class Plan:
 def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
     """Plan a sweep without running, fetching or writing anything.
 
-    Fingerprints come from the task declarations, and from prepared data where a task declares none; where there are
-    none of these either, none of its trials can have been run.
+    Raises:
+        UserError: nothing to plan, or a body in a local directory that cannot be read.
     """
     if nodes is None:
         from orca_ray.sweep.execution.executors.inline import this_node
 
         nodes = [this_node()]
-    searches = plan_searches(spec, fingerprints(spec), gpus=any(node.gpus > 0 for node in nodes))
+    has_gpu = any(node.gpus > 0 for node in nodes)
+    searches = plan_searches(spec, fingerprints(spec), gpus=has_gpu)
     if not searches:
         raise UserError("nothing to plan: the sweep has no task or no method")
-    described = describe(searches, nodes, store.load(spec.sweep_id) if store else {})
-    gpu, cpu = gpu_rate(), None if any(node.gpus for node in nodes) else cpu_rate()
-    return replace(
-        described,
+    check_bodies(searches, local=True)
+    existing = store.load(spec.sweep_id) if store else {}
+    rows = [
+        PlanRow(
+            plan.task, plan.method, plan.body, plan.num_search, len(plan.confirm_seeds),
+            Search(plan, existing, {}).num_finished, int(plan.first["refine.epochs"]), plan.resources.cpus,
+            plan.resources.gpus, plan.resources.memory_gib, placement_problem(plan.resources, nodes),
+        )
+        for plan in searches
+    ]  # fmt: skip
+    gpu, cpu = gpu_rate(), None if has_gpu else cpu_rate()
+    return Plan(
+        sweep=spec.sweep_id,
+        protocol=spec.protocol,
+        deterministic=spec.deterministic,
+        rows=tuple(rows),
+        nodes=tuple(nodes),
         gpu=gpu.device,
         cpu=cpu.device if cpu else "",
         costs=tuple(task_costs(searches, gpu, cpu)),
@@ -102,7 +114,11 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
 
 
 def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
-    """Return the data fingerprint of each task of a sweep, preparing data where asked; "" where there are none yet."""
+    """Return the data fingerprint of each task of a sweep.
+
+    It is declared by the task or that of the prepared data; "" without either, in which case no trial has run. With
+    ``prepare`` the data are prepared first.
+    """
     from orca_ray.tasks.registry import get_task
 
     known = {}
@@ -112,19 +128,3 @@ def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
         found = task.prepare(spec.protocol) if prepare else None if declared else task.prepared(spec.protocol)
         known[name] = found.fingerprint if found is not None else declared or ""
     return known
-
-
-def describe(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources], existing: Mapping[str, Record]) -> Plan:
-    """Turn planned searches into the rows that ``plan`` prints."""
-    rows = []
-    for plan in searches:
-        search = Search(plan, existing, {})
-        rows.append(
-            PlanRow(
-                plan.task, plan.method, plan.body, plan.num_search, len(plan.confirm_seeds), search.num_finished,
-                int(plan.first["refine.epochs"]), plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
-                placement_problem(plan.resources, nodes),
-            )
-        )  # fmt: skip
-    spec = searches[0].spec
-    return Plan(spec.sweep_id, spec.protocol, spec.deterministic, tuple(rows), tuple(nodes))

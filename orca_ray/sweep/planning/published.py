@@ -13,33 +13,11 @@ from orca_ray.models.modality import get_modality, modality_of
 from orca_ray.sweep.planning.space import Scalar
 from orca_ray.tasks.registry import get_task
 
-_NAMES = {
-    "nasbench360": {
-        "cifar100": "CIFAR100", "cosmic": "COSMIC", "darcy_flow": "DARCY-FLOW-5", "deepsea": "DEEPSEA", "ecg": "ECG",
-        "fsd50k": "FSD", "ninapro": "NINAPRO", "psicov": "PSICOV", "satellite": "SATELLITE", "spherical": "SPHERICAL",
-    },
-    "pdebench": {
-        "advection": "PDE-ADV", "burgers": "PDE-Burgers", "cfd_1d": "PDE-1DCFD", "cfd_2d": "PDE-2DCFD",
-        "darcy": "PDE-Darcy", "diffusion_reaction_1d": "PDE-RD", "diffusion_reaction_2d": "PDE-RD2D",
-        "diffusion_sorption": "PDE-DS", "shallow_water": "PDE-SW",
-    },
-    "drug": {"ctrp": "DRUG-CTRP", "gdsc": "DRUG-GDSC"},
-    "domainnet": {"sketch": "DOMAINNET"},
-}  # fmt: skip
-_NAMES["pdebench_generated"] = _NAMES["pdebench"]
-
 _SOURCE_SAMPLES = 5000
 _MAX_TOKENS = {"PDE-Burgers": 512}
 """Data sets that the reference cuts otherwise than configured: it configures 128 tokens for 256 points of Burgers' and
 so cuts the 1024 points that it reads into patches of two."""
 _ALIGN_FACTOR, _ALIGN_FACTOR_UP_TO = 10.0, 1e-3
-
-
-def dataset_of(task: str) -> str | None:
-    """Return the reference's name of a task, or None where it has no configuration for the task."""
-    benchmark, _, name = task.partition("/")
-    dataset = f"OPENML{name}" if benchmark == "openml" else _NAMES.get(benchmark, {}).get(name)
-    return dataset if dataset in _rows() else None
 
 
 def published_settings(task: str, *, paper_body: str | None = None) -> dict[str, Scalar]:
@@ -55,19 +33,24 @@ def published_settings(task: str, *, paper_body: str | None = None) -> dict[str,
     it after the epochs 20, 40 and 60. ``docs/decisions/0008-published-configurations.md`` lists the remaining
     differences.
     """
-    dataset = dataset_of(task)
-    if dataset is None:
+    row = reference_row(task)
+    if row is None:
         return {}
-    settings = _settings(task, _rows()[dataset])
+    settings = _settings(task, row)
     if paper_body is not None:
         settings["align.source"] = modality_of(paper_body, get_task(task).kind).paper_source
     return settings
 
 
+def reference_row(task: str) -> Mapping[str, str] | None:
+    """Return the reference's configuration of a task as it is written there, or None where there is none."""
+    return _rows().get(task.replace("pdebench_generated/", "pdebench/"))
+
+
 @cache
 def _rows() -> Mapping[str, Mapping[str, str]]:
     text = (files("orca_ray.sweep.planning") / "reference_hyperparameters.csv").read_text(encoding="utf-8")
-    return {row["dataset"]: row for row in csv.DictReader(text.splitlines())}
+    return {row["task"]: row for row in csv.DictReader(text.splitlines())}
 
 
 def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:

@@ -1,10 +1,12 @@
 """The schema of sweep files: one class per block of the YAML."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pkgutil import resolve_name
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import unknown_name
 from orca_ray.protocol import Protocol
 from orca_ray.sweep.planning.space import Dimension, Scalar
@@ -20,33 +22,16 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _name_checker(kind: str, allowed: Callable[[], Mapping[str, object]]) -> BeforeValidator:
-    """Return a validator that refuses unknown names; the registry is read at the first check."""
+def _known(kind: str, registry: str) -> BeforeValidator:
+    """Return a validator that refuses unknown names; ``registry`` is imported at the first check."""
 
     def check(value: object) -> object:
-        if isinstance(value, str) and value not in allowed():
-            raise ValueError(str(unknown_name(kind, value, allowed())))
+        allowed: Mapping[str, object] = resolve_name(registry)()
+        if isinstance(value, str) and value not in allowed:
+            raise ValueError(str(unknown_name(kind, value, allowed)))
         return value
 
     return BeforeValidator(check)
-
-
-def _tasks() -> Mapping[str, object]:
-    from orca_ray.tasks.registry import all_tasks
-
-    return all_tasks()
-
-
-def _methods() -> Mapping[str, object]:
-    from orca_ray.methods.recipe import all_methods
-
-    return all_methods()
-
-
-def _hyperparameters() -> Mapping[str, object]:
-    from orca_ray.methods.hyperparameters import names
-
-    return names()
 
 
 def _distinct(values: list[int]) -> list[int]:
@@ -55,9 +40,9 @@ def _distinct(values: list[int]) -> list[int]:
     return values
 
 
-TaskName = Annotated[str, _name_checker("task", _tasks)]
-MethodName = Annotated[str, _name_checker("method", _methods)]
-HyperparameterName = Annotated[str, _name_checker("hyper-parameter", _hyperparameters)]
+TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks")]
+MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
+HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]
 Settings = dict[HyperparameterName, Scalar]
 Space = dict[HyperparameterName, Dimension]
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -104,7 +89,7 @@ class SweepFile(_Model):
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodName], Field(min_length=1)]
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
-    bodies: dict[Literal["sequence", "image"], str] = {}
+    bodies: dict[ModalityName, str] = {}
     """Body for 1-D and for 2-D inputs, instead of each task's default."""
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0

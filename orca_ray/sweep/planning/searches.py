@@ -1,4 +1,4 @@
-"""From a sweep's spec to all that decides the trials of each (task, method), and whether they can be placed."""
+"""Everything that decides the trials of each (task, method), and whether a node can hold them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from orca_ray.errors import UserError
 from orca_ray.sweep.planning.space import Scalar
 from orca_ray.sweep.planning.spec import SweepSpec
-from orca_ray.sweep.planning.trial import Phase, Resources, TrialSpec, stable_seed
-from orca_ray.sweep.search.sampler import CandidateSampler
+from orca_ray.sweep.planning.trial import Phase, Resources, TrialSpec
 
 
 @dataclass(frozen=True)
 class NodeResources:
-    """What one node of the cluster offers."""
+    """Resources of one node of the cluster."""
 
     name: str
     cpus: float
@@ -22,7 +21,7 @@ class NodeResources:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """All that decides the trials of one (task, method)."""
+    """Plan of one (task, method): its first configuration, resources and number of trials."""
 
     spec: SweepSpec
     task: str
@@ -36,20 +35,8 @@ class SearchPlan:
 
     @property
     def num_trials(self) -> int:
-        """Trials planned, search and confirm."""
+        """Number of planned trials, search and confirm."""
         return self.num_search + len(self.confirm_seeds)
-
-    def sampler(self) -> CandidateSampler:
-        """Open a fresh search."""
-        space = self.spec.space(self.task, self.method)
-        relevant = {name: dimension for name, dimension in space.items() if name in self.first}
-        return CandidateSampler(
-            self.first,
-            relevant,
-            self.num_search,
-            self.spec.file.parallel,
-            stable_seed(self.spec.file.seed, self.task, self.method),
-        )
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial from the values that differ from the first configuration."""
@@ -75,27 +62,29 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
     Args:
         spec: the sweep.
         fingerprints: data fingerprint of each task.
-        gpus: whether any node has a GPU; without one, GPU requests are dropped.
+        gpus: whether any node has a GPU; without one, trials ask for none.
     """
     from orca_ray.methods.hyperparameters import resolve
 
-    searches = []
-    for task in spec.tasks:
-        for method in spec.methods:
-            request = spec.resources(task, method)
-            resources = Resources(request.cpus, request.gpus if gpus else 0.0, request.memory_gib)
-            first = resolve(method, spec.settings(task, method)).relevant(method)
-            searches.append(
-                SearchPlan(
-                    spec, task, method, spec.body(task, method), fingerprints[task], first, resources,
-                    spec.search_trials(task, method), spec.confirm_seeds,
-                )
-            )  # fmt: skip
-    return searches
+    def plan(task: str, method: str) -> SearchPlan:
+        request = spec.resources(task, method)
+        return SearchPlan(
+            spec=spec,
+            task=task,
+            method=method,
+            body=spec.body(task, method),
+            fingerprint=fingerprints[task],
+            first=resolve(method, spec.settings(task, method)).relevant(method),
+            resources=Resources(request.cpus, request.gpus if gpus else 0.0, request.memory_gib),
+            num_search=spec.search_trials(task, method),
+            confirm_seeds=spec.confirm_seeds,
+        )
+
+    return [plan(task, method) for task in spec.tasks for method in spec.methods]
 
 
 def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:
-    """Return why no node can hold a trial, or None."""
+    """Return the reason why no node can hold a trial, or None."""
     wanted = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory_gib:g} GiB"
     for node in nodes:
         if node.cpus >= resources.cpus and node.gpus >= resources.gpus and node.memory_gib >= resources.memory_gib:
@@ -105,8 +94,7 @@ def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> s
 
 
 def refuse_unplaceable(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources]) -> None:
-    """Raise UserError when a trial fits on no node, rather than let it wait for ever."""
+    """Raise UserError if a trial fits on no node; it would wait for ever."""
     for search in searches:
-        problem = placement_problem(search.resources, nodes)
-        if problem:
+        if problem := placement_problem(search.resources, nodes):
             raise UserError(f"{search.task} with {search.method}: {problem}")

@@ -1,7 +1,7 @@
 """Search spaces of sweep files: one dimension per hyper-parameter."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -52,22 +52,29 @@ class Dimension(BaseModel):
         """Return the Optuna distribution."""
         from optuna import distributions
 
-        if self.log_uniform is not None:
-            return distributions.FloatDistribution(*self.log_uniform, log=True)
-        if self.uniform is not None:
-            return distributions.FloatDistribution(*self.uniform)
         if self.integer is not None:
             return distributions.IntDistribution(*self.integer)
-        assert self.choice is not None
-        return distributions.CategoricalDistribution(self.choice)
+        if self.choice is not None:
+            return distributions.CategoricalDistribution(self.choice)
+        bounds = self.bounds()
+        return distributions.FloatDistribution(*bounds, log=self.log_uniform is not None)
+
+    def bounds(self) -> tuple[float, float]:
+        """Return the lowest and highest value of a range."""
+        bounds = self.log_uniform or self.uniform or self.integer
+        assert bounds is not None, "a choice has no bounds"
+        return bounds
+
+    def corners(self) -> Sequence[Scalar]:
+        """Return the choices, or the ends of a range."""
+        return self.choice or self.bounds()
 
     def contains(self, value: Scalar) -> bool:
         """Return whether ``value`` is in this dimension."""
         if self.choice is not None:
             return value in self.choice
-        bounds = self.log_uniform or self.uniform or self.integer
-        assert bounds is not None
-        return isinstance(value, (int, float)) and bounds[0] <= value <= bounds[1]
+        low, high = self.bounds()
+        return isinstance(value, (int, float)) and low <= value <= high
 
     def describe(self) -> str:
         """Return the dimension as text, for errors and plans."""
@@ -78,8 +85,3 @@ class Dimension(BaseModel):
 def tidy(value: Scalar) -> Scalar:
     """Round a suggested float to four significant digits, so that keys are equal on every machine."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def tidy_all(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Round every suggested float; see :func:`tidy`."""
-    return {name: tidy(value) for name, value in values.items()}

@@ -86,21 +86,19 @@ class SweepSpec:
     def layers(self, task: str, method: str) -> list[Layer]:
         """Return the layers of one (task, method), the weakest first."""
         file, budget = self.file, self.budget
-        candidates = [
-            Layer(
-                settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
-            ),
-            self._published(task, method) if file.published else None,
+        whole = Layer.model_construct(  # all values have been validated
+            settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
+        )
+        paper_body = self.body(task, method) if self.protocol == PAPER else None
+        published = published_settings(task, paper_body=paper_body) if file.published else {}
+        of_budget = [Layer.model_construct(settings=budget.settings), budget.tasks.get(task)]
+        layers = [
+            whole,
+            Layer.model_construct(settings=published),
             file.per_method.get(method),
             file.per_task.get(task),
-            Layer(settings=budget.settings),
-            budget.tasks.get(task),
         ]
-        return [layer for layer in candidates if layer is not None]
-
-    def _published(self, task: str, method: str) -> Layer:
-        body = self.body(task, method) if self.protocol == PAPER else None
-        return Layer(settings=published_settings(task, paper_body=body))
+        return [layer for layer in (*layers, *of_budget) if layer is not None]
 
     def search_trials(self, task: str, method: str) -> int:
         """Return the number of search trials of one (task, method)."""
@@ -153,19 +151,15 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
             raise unknown_name("method", name, all_methods())
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
         raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
-    for option, value, most in (
-        ("--trials", overrides.trials, MAX_TRIALS),
-        ("--seeds", overrides.seeds, MAX_SEEDS),
-    ):
+    limits = (("--trials", overrides.trials, MAX_TRIALS), ("--seeds", overrides.seeds, MAX_SEEDS))
+    for option, value, most in limits:
         if value is not None and not 1 <= value <= most:
             raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
     spec = SweepSpec(
         file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods)), overrides
     )
     if file.seed in spec.confirm_seeds and overrides.trials != 1:
-        raise UserError(
-            f"seed {file.seed} is the search's own: confirm_seeds must not contain it, got {list(spec.confirm_seeds)}"
-        )
+        raise UserError(f"seed {file.seed} is the search's own: remove it from confirm_seeds, or give another seed")
     return spec
 
 

@@ -1,9 +1,10 @@
-"""A trial: what makes it itself, and the stable key that names it everywhere."""
+"""A trial, and the stable key that identifies it in the store, in checkpoints and between processes."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from orca_ray.sweep.planning.space import Scalar
@@ -13,19 +14,19 @@ Phase = Literal["search", "confirm"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial occupies."""
+    """Resources of one trial."""
 
     cpus: float = 1.0
     """CPU cores; intra-op threads are set to the same number, or to one in a deterministic trial."""
     gpus: float = 0.0
-    """GPUs; a fraction shares one."""
+    """GPUs; trials with a fraction share one."""
     memory_gib: float = 0.0
     """Memory to reserve in GiB; 0 reserves none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """One (task, method, body, hyper-parameters, seed, protocol), and where it stands in its sweep."""
+    """One (task, method, body, hyper-parameters, seed, protocol), with its phase and resources."""
 
     task: str
     method: str
@@ -39,16 +40,16 @@ class TrialSpec:
     """Refine epochs, for progress and early stopping."""
     resources: Resources = field(default_factory=Resources)
     deterministic: bool = False
-    """Whether it must give equal scores wherever it runs, on CPUs bit for bit; see docs/decisions/0005."""
+    """Whether scores must be equal wherever the trial runs, on CPUs bit for bit; see docs/decisions/0005."""
 
     @property
     def threads(self) -> int:
-        """Intra-op threads: sums are split among threads, so their last digits depend on the number."""
+        """Intra-op threads; the last digits of sums depend on their number."""
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Stable hash of what decides the scores: 20 hexadecimal digits."""
+        """Stable hash of everything that decides the scores: 20 hexadecimal digits."""
         identity: dict[str, Any] = {
             "task": self.task,
             "method": self.method,
@@ -58,7 +59,7 @@ class TrialSpec:
             "protocol": self.protocol,
             "data": self.data_fingerprint,
         }
-        if self.deterministic:  # no word of it otherwise: it need not change the keys of usual trials
+        if self.deterministic:  # left out otherwise, so that other trials keep their keys
             identity["deterministic"] = True
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 

@@ -1,19 +1,19 @@
-"""The search of one (task, method): an Optuna study replayed from results, never from a database.
+"""Suggestions for one (task, method): an Optuna study that is replayed from results, without a database.
 
-A study is a pure function of the results of its trials: suggestion ``k`` is drawn by a sampler seeded with ``k`` from
-the results of earlier generations, told in the order of their numbers. So a sweep that was killed asks the same
-questions again, recognises the answers that the results store already holds, and goes on with the first that is
-missing; and one core or a hundred suggest the same trials (docs/decisions/0003-replay.md).
+A study is a pure function of the results of its trials. Suggestion ``k`` comes from a sampler seeded with ``k``, which
+knows the results of earlier generations, in the order of their numbers. A sweep that continues after a kill therefore
+gets the same suggestions, finds their results in the store, and goes on with the first that is missing. The number of
+workers does not change the suggestions (docs/decisions/0003-replay.md).
 """
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import optuna
 
-from orca_ray.sweep.planning.space import Dimension, Scalar, tidy_all
+from orca_ray.sweep.planning.space import Dimension, Scalar, tidy
 from orca_ray.sweep.planning.trial import stable_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -21,7 +21,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A suggestion: its number in the study and the searched values."""
+    """A suggestion: its number in the study and the values of the searched hyper-parameters."""
 
     number: int
     values: Mapping[str, Scalar]
@@ -29,67 +29,74 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a candidate ended."""
+    """Result of a candidate."""
 
     value: float | None
-    """Best validation score, lower is better; None where the trial failed."""
+    """Best validation score, lower is better; None if the trial failed."""
     stopped_early: bool = False
     scores: Sequence[float] = ()
     """Validation score of each epoch."""
 
     @property
     def failed(self) -> bool:
-        """Whether there is no score to learn from."""
+        """Whether there is no finite score."""
         return self.value is None or not math.isfinite(self.value)
 
 
-@dataclass
 class CandidateSampler:
-    """Ask for candidates, tell their answers; one generation is out at a time."""
+    """Suggests candidates and takes their answers; a generation is suggested once the one before it is answered."""
 
-    first: Mapping[str, Scalar]
-    """Values of the first candidate: the published or recommended configuration."""
-    space: Mapping[str, Dimension]
-    num_trials: int
-    parallel: int = 1
-    """Candidates a generation: more use more workers at once, and learn later."""
-    seed: int = 0
-    _generation: list[Candidate] = field(default_factory=list, init=False)
-    _asked: dict[int, optuna.trial.Trial] = field(default_factory=dict, init=False)
-    _answers: dict[int, Answer] = field(default_factory=dict, init=False)
-    _candidates: list[Candidate] = field(default_factory=list, init=False)
+    def __init__(
+        self,
+        first: Mapping[str, Scalar],
+        space: Mapping[str, Dimension],
+        num_trials: int,
+        parallel: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Suggest the first generation.
 
-    def __post_init__(self) -> None:
-        self._distributions = {name: dimension.distribution() for name, dimension in sorted(self.space.items())}
+        Args:
+            first: values of the first candidate: the published or recommended configuration.
+            space: searched hyper-parameters.
+            num_trials: number of candidates.
+            parallel: candidates per generation; more of them use more workers at once, and learn later.
+            seed: seed of all suggestions.
+        """
+        self._first, self._num_trials, self._parallel, self._seed = first, num_trials, parallel, seed
+        self._distributions = {name: dimension.distribution() for name, dimension in sorted(space.items())}
         self._study = optuna.create_study(direction="minimize", storage=None)
+        self._candidates: list[Candidate] = []
+        self._generation: dict[int, tuple[Candidate, optuna.trial.Trial]] = {}
+        self._answers: dict[int, Answer] = {}
         self._open_generation()
+
+    @property
+    def num_answered(self) -> int:
+        """Number of candidates with an answer."""
+        return len(self._answers)
 
     @property
     def done(self) -> bool:
         """Whether every candidate is answered."""
-        return len(self._answers) >= self.num_trials
-
-    @property
-    def generation(self) -> Sequence[Candidate]:
-        """The candidates that are out, answered ones included."""
-        return tuple(self._generation)
+        return self.num_answered >= self._num_trials
 
     def open_candidates(self) -> list[Candidate]:
         """Return the candidates of the current generation without an answer."""
-        return [candidate for candidate in self._generation if candidate.number not in self._answers]
+        return [candidate for number, (candidate, _) in self._generation.items() if number not in self._answers]
 
     def earlier_scores(self, number: int) -> list[Sequence[float]]:
-        """Return the curves of the generations before the one of candidate ``number``, as early stopping compares."""
-        start = (number // self.parallel) * self.parallel
+        """Return the curves of all generations before that of candidate ``number``, failed trials left out."""
+        start = (number // self._parallel) * self._parallel
         return [self._answers[other].scores for other in range(start) if not self._answers[other].failed]
 
     def tell(self, number: int, answer: Answer) -> None:
-        """Record how candidate ``number`` ended; the last answer of a generation opens the next."""
+        """Add the answer of candidate ``number``; the last answer of a generation opens the next one."""
         self._answers[number] = answer
         if self.open_candidates() or self.done:
             return
-        for candidate in self._generation:
-            self._tell_study(candidate.number, self._answers[candidate.number])
+        for each, (_, trial) in self._generation.items():
+            self._tell_study(trial, self._answers[each])
         self._open_generation()
 
     def winner(self) -> Candidate | None:
@@ -103,26 +110,25 @@ class CandidateSampler:
 
     def _open_generation(self) -> None:
         start = len(self._candidates)
-        self._generation = [self._ask(number) for number in range(start, min(start + self.parallel, self.num_trials))]
-        self._candidates += self._generation
+        numbers = range(start, min(start + self._parallel, self._num_trials))
+        self._generation = {number: self._ask(number) for number in numbers}
+        self._candidates += [candidate for candidate, _ in self._generation.values()]
 
-    def _ask(self, number: int) -> Candidate:
+    def _ask(self, number: int) -> tuple[Candidate, optuna.trial.Trial]:
         if number == 0:
-            if self._distributions:
-                self._study.enqueue_trial({name: self.first[name] for name in self._distributions})
-            self._asked[0] = self._study.ask(self._distributions)
-            return Candidate(0, {name: self.first[name] for name in self._distributions})
+            values = {name: self._first[name] for name in self._distributions}
+            if values:
+                self._study.enqueue_trial(values)
+            return Candidate(0, values), self._study.ask(self._distributions)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # multivariate is experimental by name, stable since Optuna 2.2
+            warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
             self._study.sampler = optuna.samplers.TPESampler(
-                seed=stable_seed(self.seed, number), n_startup_trials=4, multivariate=True, constant_liar=True
+                seed=stable_seed(self._seed, number), n_startup_trials=4, multivariate=True, constant_liar=True
             )
         trial = self._study.ask(self._distributions)
-        self._asked[number] = trial
-        return Candidate(number, tidy_all(trial.params))
+        return Candidate(number, {name: tidy(value) for name, value in trial.params.items()}), trial
 
-    def _tell_study(self, number: int, answer: Answer) -> None:
-        trial = self._asked.pop(number)
+    def _tell_study(self, trial: optuna.trial.Trial, answer: Answer) -> None:
         for epoch, score in enumerate(answer.scores, start=1):
             if math.isfinite(score):
                 trial.report(score, epoch)

@@ -5,7 +5,7 @@ import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor, checkpoint_directory
+from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, TrialFinished
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.searches import NodeResources, placement_problem
@@ -267,7 +267,7 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> N
     conductor = conduct(store)
     trial = conductor.next_trial()
     assert trial is not None
-    folder = checkpoint_directory(store)
+    folder = conductor.checkpoints
     folder.mkdir()
     for name in (f"{trial.key}.pt", f".{trial.key}.pt.1.tmp"):
         (folder / name).touch()

@@ -18,15 +18,16 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.driver import make_executor, run_sweep
 from orca_ray.sweep.execution.events import Event, Summary, SweepStarted, TrialFinished
-from orca_ray.sweep.execution.executors.ray import placement
+from orca_ray.sweep.execution.executors.ray import placement, working_in
 from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import plan_searches
 from orca_ray.sweep.planning.trial import Resources
 from tests.methods.tiny_trials import make_home
 from tests.sweep.fakes import fake_searches
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,8 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
     return {key: record.reproducible() for key, record in store.load(sweep).items()}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_ray_and_inline_give_the_same_records(
     inline: dict[str, dict[str, Any]],
     tmp_path: Path,
@@ -65,11 +68,13 @@ def test_ray_and_inline_give_the_same_records(
     assert not summary.interrupted
     assert facts(store) == inline
     assert any(isinstance(event, SweepStarted) and "local Ray cluster" in event.where for event in events)
-    assert run_sweep(spec, store, executor="ray").up_to_date
+    assert run_sweep(spec, store, executor="inline").up_to_date
     assert not (tmp_path / "results" / "checkpoints").exists()
     assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
 def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -140,10 +145,11 @@ def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-@pytest.mark.parametrize("executor", ["ray", "inline"])
-def test_sigkill_and_the_same_command_again(
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_sigkill_then_ctrl_c_then_the_same_sweep_again(
     inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
 ) -> None:
+    """Finished trials never run again, interrupted ones resume, and the records are those of an undisturbed sweep."""
     first = Driver(sweep_file, tmp_path / "results", executor)
     first.wait_for("TrialFinished", 3)
     first.wait_for("TrialProgress", 2)
@@ -154,7 +160,13 @@ def test_sigkill_and_the_same_command_again(
     kept = store.load("tiny/full")
     assert 3 <= len(kept) < 10
     second = Driver(sweep_file, tmp_path / "results", executor)
-    assert second.end() == f"DONE {10 - len(kept)}"
+    second.wait_for("TrialFinished", 2)
+    second.wait_for("TrialProgress", 2)
+    os.kill(second.process.pid, signal.SIGINT)
+    assert second.end().startswith("INTERRUPTED")
+    ran = len(store.load("tiny/full"))
+    assert len(kept) + 2 <= ran <= 10
+    assert run_sweep(load_spec(sweep_file), store, executor="inline").ran == 10 - ran
     assert facts(store) == inline
     rows = store.records(sweep="tiny/full")
     assert len(rows) == rows["trial_key"].nunique() == 10
@@ -170,19 +182,8 @@ def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("executor", ["ray", "inline"])
-def test_ctrl_c_stops_cleanly_and_goes_on(
-    inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str
-) -> None:
-    first = Driver(sweep_file, tmp_path / "results", executor)
-    first.wait_for("TrialFinished", 2)
-    first.wait_for("TrialProgress", 2)
-    os.kill(first.process.pid, signal.SIGINT)
-    assert first.end().startswith("INTERRUPTED")
-    assert Driver(sweep_file, tmp_path / "results", executor).end().startswith("DONE")
-    assert facts(ResultsStore(tmp_path / "results")) == inline
-
-
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
     inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -208,6 +209,8 @@ def test_a_lost_worker_is_replaced_and_its_trial_goes_on(
     assert max(record.attempts for record in store.load("tiny/full").values()) == 2
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_node_that_dies_is_survived(
     inline: dict[str, dict[str, Any]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -248,7 +251,7 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.mark.parametrize("executor", ["ray", "inline"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, executor: str
 ) -> None:
@@ -274,6 +277,7 @@ def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: 
     assert summary.unfinished == ("pocket/wdbc nft: every search trial failed",)
 
 
+@pytest.mark.ray
 def test_resources_of_a_trial_become_a_placement_group() -> None:
     trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
     order = Assignment(trial=trial, checkpoints="/", checkpoint_seconds=1.0)
@@ -297,6 +301,7 @@ def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(
         run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
 
 
+@pytest.mark.ray
 def test_unreachable_clusters_and_misspelt_executors() -> None:
     with (
         pytest.raises(UserError, match=r"cannot reach a Ray cluster at '127\.0\.0\.1:1'"),
@@ -305,3 +310,14 @@ def test_unreachable_clusters_and_misspelt_executors() -> None:
         engine.open("127.0.0.1:1")
     with pytest.raises(UserError, match="Did you mean 'inline'"):
         make_executor("inlin")
+
+
+def test_the_driver_outlives_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "job"
+    job.mkdir()
+    monkeypatch.chdir(job)
+    with working_in(str(tmp_path)):
+        job.rmdir()
+        assert Path.cwd() == tmp_path
+    with pytest.raises(FileNotFoundError):
+        Path.cwd()  # back where it was, and nothing was raised on the way

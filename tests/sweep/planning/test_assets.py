@@ -1,11 +1,15 @@
 """Bodies and alignment sources that a machine lacks."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from orca_ray.sweep.planning.assets import Absent, absent
+from orca_ray.errors import UserError
+from orca_ray.sweep.execution.driver import run_sweep
+from orca_ray.sweep.planning.assets import Absent, absent, fetch
 from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.plan import build_plan
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 
@@ -63,3 +67,31 @@ def test_a_path_without_a_directory_is_absent() -> None:
 
 def test_a_body_of_ones_own_is_there(tmp_path: Path) -> None:
     assert absent(searches("nasbench360", Overrides(tasks=["ecg"], methods=["orca"], body=str(tmp_path)))) == []
+
+
+@pytest.mark.parametrize("config", ["", "{", '{"model_type": "no such type"}', "[" * 100_000])
+def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_fetched(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = tmp_path / "body"
+    body.mkdir()
+    (body / "config.json").write_text(config)
+    spec = load_spec("pocket", overrides=Overrides(tasks=["wdbc"], methods=["nft"], body=str(body), trials=1))
+    with pytest.raises(UserError, match=re.escape(str(body))):
+        build_plan(spec, None)
+    monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda *_, **__: pytest.fail("data were fetched"))
+    with pytest.raises(UserError, match=re.escape(str(body))):
+        run_sweep(spec, str(tmp_path / "results"), executor="inline")
+    assert not (tmp_path / "results").exists()
+
+
+def test_everything_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda task, *_, **__: fetched.append(task.name))
+    monkeypatch.setattr("orca_ray.models.weights.fetch_body", lambda name, *_: fetched.append(name))
+    monkeypatch.setattr("orca_ray.alignment.source.Source.fetch", lambda source, *_: fetched.append(source.name))
+    asked = Overrides(tasks=["wdbc", "digits"], methods=["orca", "nft"])
+    fetch(searches("pocket", asked), lambda text: None)
+    assert sorted(fetched) == sorted(
+        ["pocket/wdbc", "pocket/digits", "minilm-l6:layers=4", "vit-s14:layers=4", "images", "vocabulary"]
+    )

@@ -14,6 +14,7 @@ from orca_ray.sweep.planning.cost import (
     forward_flops,
     task_costs,
     tokens,
+    trial_seconds,
 )
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.plan import build_plan, fingerprints
@@ -146,3 +147,24 @@ def test_aligning_costs_by_its_draws() -> None:
     task = replace(get_task("openml/61"), target=Target("classes", size=3))
     drawn = min(120, 3 * int(plan.first["align.samples_per_class"]))
     assert align_flops(task, plan, 120) == pytest.approx(epochs * (24 + 4 * 768) * drawn * source)
+
+
+def test_expected_seconds_follow_samples_tokens_and_bodies() -> None:
+    def seconds(**overrides: object) -> dict[tuple[str, str], float]:
+        asked = Overrides(tasks=["ecg", "cosmic"], trials=1, **overrides)  # type: ignore[arg-type]
+        spec = load_spec("nasbench360", overrides=asked)
+        return trial_seconds(plan_searches(spec, fingerprints(spec), gpus=True))
+
+    usual = seconds()
+    assert usual.keys() == {
+        (f"nasbench360/{task}", m) for task in ("ecg", "cosmic") for m in ("orca", "nft", "scratch")
+    }
+    ecg = usual["nasbench360/ecg", "nft"]
+    assert usual["nasbench360/ecg", "orca"] > ecg == usual["nasbench360/ecg", "scratch"] > 0
+    assert seconds(body="minilm-l6:layers=1")["nasbench360/ecg", "nft"] < ecg
+    assert seconds(body="./a-body-of-ones-own")["nasbench360/ecg", "nft"] == ecg  # counts as the paper's
+
+
+def test_expected_seconds_of_a_task_of_unknown_size_are_left_out() -> None:
+    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["nft"]))
+    assert trial_seconds(plan_searches(spec, fingerprints(spec), gpus=True)) == {}

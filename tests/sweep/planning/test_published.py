@@ -10,10 +10,11 @@ import yaml
 
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.published import dataset_of, published_settings
+from orca_ray.sweep.planning.published import published_settings, reference_row
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.sweep.search.search import Search
 from orca_ray.tasks.registry import all_tasks, get_task
 
 PAPERS = [
@@ -25,6 +26,14 @@ ROWS = {
         (files("orca_ray.sweep.planning") / "reference_hyperparameters.csv").read_text().splitlines()
     )
 }
+
+
+def dataset_of(task: str) -> str:
+    row = reference_row(task)
+    assert row is not None, f"{task} has no row"
+    return row["dataset"]
+
+
 QUICK = {"refine.epochs", "refine.warmup_epochs", "refine.decay_epochs", "align.epochs"}
 SHIPPED = ("nasbench360", "pdebench", "pdebench_generated", "openml", "drug", "domainnet")
 
@@ -71,13 +80,13 @@ def test_images_are_resized_as_the_paper_does() -> None:
 
 
 def test_tasks_without_a_published_configuration_have_no_settings() -> None:
-    assert dataset_of("pocket/wdbc") is None
+    assert reference_row("pocket/wdbc") is None
     assert published_settings("pocket/wdbc") == {}
 
 
 @pytest.mark.parametrize("name", [name for name, task in all_tasks().items() if task.benchmark != "pocket"])
 def test_every_published_configuration_can_be_built(name: str) -> None:
-    assert dataset_of(name) is not None
+    assert reference_row(name) is not None
     resolve("orca", published_settings(name))
 
 
@@ -115,21 +124,23 @@ def assert_is_row(trial: TrialSpec, row: dict[str, str]) -> None:
 
 
 def test_every_row_is_of_one_task() -> None:
-    assert sorted(str(dataset_of(task)) for task in PAPERS) == sorted(ROWS)
+    assert sorted(dataset_of(task) for task in PAPERS) == sorted(ROWS)
 
 
 @pytest.mark.parametrize("task", PAPERS)
 def test_the_first_trial_of_a_search_is_the_row(task: str) -> None:
     plan = planned(task, Overrides(), budget="full")
-    trial = plan.trial(plan.sampler().generation[0].values, plan.spec.file.seed, "search")
-    assert_is_row(trial, ROWS[str(dataset_of(task))])
+    trial = Search(plan, {}, {}).take()
+    assert trial is not None
+    assert trial.phase == "search"
+    assert_is_row(trial, ROWS[dataset_of(task)])
 
 
 @pytest.mark.parametrize("task", PAPERS)
 def test_the_papers_recipe_is_the_row_and_its_source(task: str) -> None:
     plan = planned(task, Overrides(protocol="paper", trials=1))
     assert (plan.num_search, plan.confirm_seeds) == (0, (0,))
-    trial, row = plan.trial({}, 0, "confirm"), ROWS[str(dataset_of(task))]
+    trial, row = plan.trial({}, 0, "confirm"), ROWS[dataset_of(task)]
     assert_is_row(trial, row)
     assert trial.hyperparameters["align.source"] == {"text": "conll2003", "CIFAR10": "cifar10"}[row["source"]]
     if get_task(task).kind == "sequence" and row["dataset"] != "PDE-Burgers":

@@ -1,8 +1,6 @@
 """The interface of executors."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from types import TracebackType
 
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.planning.searches import NodeResources
@@ -27,7 +25,7 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def run(self, conductor: Conductor, checkpoints: Path, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
         """Run until the conductor is done; return True if the user interrupted it."""
 
     def close(self) -> None:
@@ -37,7 +35,5 @@ class Executor(ABC):
     def __enter__(self) -> "Executor":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -59,12 +59,9 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         with self._own_errors():
             stop = self.conductor.report(self.keys[trial_id], report.progress)
             if stop or report.done:
-                self._finish(trial_id, report.stopped_early() if stop else report)
+                self.conductor.finish(self.keys.pop(trial_id), report.stopped_early() if stop else report)
             return stop or report.done
         return True
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the scheduler has already passed the result on."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Pass on the last report of a trial that ended by itself, or give back a trial whose worker was lost.
@@ -82,20 +79,16 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def _lose(self, trial_id: str) -> None:
         """Give back a trial whose worker was lost, after a growing pause; end it after MAX_ATTEMPTS."""
-        key = self.keys[trial_id]
+        key = self.keys.pop(trial_id)
         attempt = self.conductor.attempt(key)
         reason = self.reasons.pop(trial_id, "") or "out of memory?"
         if attempt >= MAX_ATTEMPTS:
             text = f"the worker or its node was lost, {attempt} times; the last: {reason}"
-            self._finish(trial_id, TrialReport(status=Status.LOST, error=text))
+            self.conductor.finish(key, TrialReport(status=Status.LOST, error=text))
             return
         logger.warning("trial %s: worker lost (%s)", key, reason)
-        del self.keys[trial_id]
         self.conductor.give_back(key)
         time.sleep(min(2.0 ** (attempt - 1), MAX_BACKOFF_SECONDS))  # Ray needs a moment to notice that a node is gone
-
-    def _finish(self, trial_id: str, report: TrialReport) -> None:
-        self.conductor.finish(self.keys.pop(trial_id), report)
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
@@ -131,7 +124,7 @@ class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class StartNotes(Callback):  # type: ignore[misc]
-    """Reports to the conductor when a worker starts a trial."""
+    """Tune callback: passes the start of a trial on."""
 
     def __init__(self, bridge: ConductorSearcher) -> None:
         self._bridge = bridge

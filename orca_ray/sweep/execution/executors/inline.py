@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-from pathlib import Path
 
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors.base import Executor
@@ -33,10 +32,10 @@ class InlineExecutor(Executor):
             logger.warning("--address %s is ignored: the inline executor runs in this process", address)
         return [this_node()]
 
-    def run(self, conductor: Conductor, checkpoints: Path, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
         """Run until done; Ctrl-C saves the state of the current trial."""
         while (trial := conductor.next_trial()) is not None:
-            runner = TrialRunner(trial, checkpoints, checkpoint_seconds=checkpoint_seconds)
+            runner = TrialRunner(trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds)
             try:
                 self._run_trial(runner, conductor)
             except KeyboardInterrupt:

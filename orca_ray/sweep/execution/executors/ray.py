@@ -10,7 +10,7 @@ import os
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,7 @@ class RayExecutor(Executor):
                 "started on this machine."
             ) from error
         self._connected = True
-        nodes = [
-            NodeResources(
-                node["NodeManagerHostname"],
-                node["Resources"].get("CPU", 0.0),
-                node["Resources"].get("GPU", 0.0),
-                node["Resources"].get("memory", 0.0) / 2**30,
-            )
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
+        nodes = [_resources(node) for node in ray.nodes() if node["Alive"]]
         kind = "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         self.where = f"{kind}, {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
@@ -82,58 +73,51 @@ class RayExecutor(Executor):
     def _init(self, address: str) -> None:
         import ray
 
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        options: dict[str, Any] = {"ignore_reinit_error": True}
+        if address == "local":  # trials exchange kilobytes
+            options = {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": 128 * 2**20}
+            options["include_dashboard"] = False
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
         if address == "local":
-            ray.init(
-                address="local",
-                num_cpus=len(os.sched_getaffinity(0)),
-                include_dashboard=False,
-                object_store_memory=128 * 2**20,  # trials exchange kilobytes
-                **quiet,
-            )
             self._processes = note_processes()
-        else:
-            ray.init(address=address, ignore_reinit_error=True, **quiet)
 
-    def run(self, conductor: Conductor, checkpoints: Path, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
         """Run one Tune experiment until the conductor is done."""
         from ray import tune
 
-        from orca_ray.sweep.execution.executors.bridge import (
-            ConductorScheduler,
-            ConductorSearcher,
-            StartNotes,
-            StopOnError,
-        )
+        from orca_ray.sweep.execution.executors import bridge
         from orca_ray.sweep.execution.executors.trainable import make_trainable
 
         home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
-        directory = str(checkpoints.resolve())
+        directory = str(conductor.checkpoints.resolve())
 
         def assign(trial: TrialSpec) -> Assignment:
             return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
 
-        bridge = ConductorSearcher(conductor, assign)
-        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, _working_in(scratch):
+        searcher = bridge.ConductorSearcher(conductor, assign)
+        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch):
             tuner = tune.Tuner(
                 tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement),
                 tune_config=tune.TuneConfig(
-                    search_alg=bridge, scheduler=ConductorScheduler(bridge), num_samples=-1, reuse_actors=True
+                    search_alg=searcher,
+                    scheduler=bridge.ConductorScheduler(searcher),
+                    num_samples=-1,
+                    reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
                     name=f"orca-{uuid.uuid4().hex[:12]}",
                     storage_path=scratch,
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=0),  # the bridge retries
+                    failure_config=tune.FailureConfig(max_failures=0),  # the searcher retries
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                    callbacks=[StartNotes(bridge)],
+                    callbacks=[bridge.StartNotes(searcher)],
                     log_to_file=False,
-                    stop=StopOnError(bridge),
+                    stop=bridge.StopOnError(searcher),
                 ),
             )
             tuner.fit()
-        if bridge.error is not None:
-            raise bridge.error
+        if searcher.error is not None:
+            raise searcher.error
         return not conductor.done
 
     def close(self) -> None:
@@ -148,16 +132,21 @@ class RayExecutor(Executor):
             self._processes = None
 
 
+def _resources(node: Mapping[str, Any]) -> NodeResources:
+    cpus, gpus, memory = (node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "memory"))
+    return NodeResources(node["NodeManagerHostname"], cpus, gpus, memory / 2**30)
+
+
 @contextlib.contextmanager
-def _working_in(directory: str) -> Iterator[None]:
-    """Change the working directory, since Ray may delete the one that a submitted job starts in."""
-    before = os.getcwd()
+def working_in(directory: str) -> Iterator[None]:
+    """Change the working directory: Tune asks for it, and Ray may delete the one that a submitted job starts in."""
+    before = os.open(".", os.O_RDONLY)
     os.chdir(directory)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.chdir(before)
+        os.fchdir(before)  # works for a deleted directory, too
+        os.close(before)
 
 
 def _knock(address: str) -> None:

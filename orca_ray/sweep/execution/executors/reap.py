@@ -7,25 +7,20 @@ is identified by id and creation time, because ids are reused, and a file by mac
 
 import json
 import logging
-import os
 import platform
 from pathlib import Path
+
+import psutil
 
 from orca_ray.data.cache import home
 
 logger = logging.getLogger(__name__)
 
 
-def _directory() -> Path:
-    return home() / "drivers"
-
-
 def note_processes() -> Path:
     """Write the ids of this driver and its descendants to a file; return its path, to delete after a clean end."""
-    import psutil
-
     driver = psutil.Process()
-    note = _directory() / f"{platform.node()}-{driver.pid}.json"
+    note = home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
     started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
     note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
@@ -35,39 +30,27 @@ def note_processes() -> Path:
 def reap_orphans() -> list[int]:
     """End the processes of drivers that are gone; return the ids of the ended processes."""
     ended: list[int] = []
-    for note in _directory().glob(f"{platform.node()}-*.json"):
+    for note in (home() / "drivers").glob(f"{platform.node()}-*.json"):
         try:
             content = json.loads(note.read_text())
-            driver, started = content["driver"], content["started"]
-        except (OSError, ValueError, KeyError):
-            note.unlink(missing_ok=True)
-            continue
-        if _alive(*driver):
-            continue
-        ended += [pid for pid, created in started if _end(pid, created)]
+            if _living(*content["driver"]):
+                continue
+            for process in filter(None, (_living(*each) for each in content["started"])):
+                process.kill()
+                ended.append(process.pid)
+        except (OSError, ValueError, KeyError, psutil.Error) as error:
+            logger.debug("%s: %s", note, error)
         note.unlink(missing_ok=True)
     if ended:
         logger.info("ended %d processes of an earlier driver: %s", len(ended), ended)
     return ended
 
 
-def _alive(pid: int, created: float) -> bool:
-    import psutil
-
+def _living(pid: int, created: float) -> psutil.Process | None:
+    """Return the process with this id and creation time, or None if it has ended."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return False
-
-
-def _end(pid: int, created: float) -> bool:
-    import psutil
-
-    if pid == os.getpid() or not _alive(pid, created):
-        return False
-    try:
-        psutil.Process(pid).kill()
-    except psutil.Error:
-        return False
-    return True
+        return None
+    return process if same else None

@@ -1,13 +1,12 @@
-"""From records to a board: which records count, and the scores, ranks and counts that follow from them."""
+"""Builds a leaderboard from records: selects the records that count and computes scores, ranks and counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, cast
 
 import pandas as pd
 
-from orca_ray.errors import UserError, nearest
+from orca_ray.errors import UserError, nearest, printable
 from orca_ray.leaderboard.statistics import STATISTICS
 from orca_ray.results.record import Status
 
@@ -24,7 +23,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Other:
-    """Another board that the same records hold; ``confirmed`` counts its completed confirm trials."""
+    """Another leaderboard in the same records; ``confirmed`` counts its completed confirm trials."""
 
     sweep: str
     protocol: str
@@ -32,10 +31,10 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Board:
+class Leaderboard:
     """The leaderboard of one benchmark under one sweep and one protocol. Scores are on test; lower is better.
 
-    Every task and method with a record of any kind is there: one without a completed confirm trial has n = 0 and NaN.
+    It lists every task and method that has a record. Without a completed confirm trial, a score has n = 0 and NaN.
     """
 
     benchmark: str
@@ -48,13 +47,13 @@ class Board:
     summary: pd.DataFrame
     """Rows are methods, columns the entries of `STATISTICS`, over `common_tasks`."""
     common_tasks: tuple[str, ...]
-    """The tasks that every method has a score on; ranks and wins compare on these alone."""
+    """The tasks on which every method has a score; ranks and wins are computed from these alone."""
     statuses: pd.DataFrame
-    """How many trials, search and confirm, of each method (row) ended in each `Status` (column)."""
+    """Number of trials, search and confirm, by method (row) and `Status` (column)."""
     seeds: tuple[int, ...]
     others: tuple[Other, ...]
     notes: tuple[str, ...]
-    """Sentences on what was left out of the scores, and why."""
+    """Sentences about records that are left out of the scores, and why."""
 
     @property
     def tasks(self) -> list[str]:
@@ -66,27 +65,15 @@ class Board:
         """Column labels, best mean rank first."""
         return list(self.summary.index)
 
-    @cached_property
-    def means(self) -> pd.DataFrame:
-        """Mean scores alone: one row a task, one column a method, NaN where there is none."""
-        return _level(self.scores, "mean")
-
-    @cached_property
-    def _cells(self) -> dict[tuple[str, str], Score]:
-        cells: dict[tuple[str, str], Score] = {}
-        for method in self.methods:
-            columns = (self.scores[(method, value)].to_list() for value in Score._fields)
-            for task, mean, std, n in zip(self.tasks, *columns, strict=True):
-                cells[task, method] = Score(float(mean), float(std), int(n))
-        return cells
-
     def score(self, task: str, method: str) -> Score:
-        """Return one cell of the board."""
-        return self._cells[task, method]
+        """Return the score of a method on a task."""
+        mean, std, n = (cast(float, self.scores.loc[task, (method, value)]) for value in Score._fields)
+        return Score(float(mean), float(std), int(n))
 
     def best(self, task: str) -> list[str]:
-        """Return the methods with the lowest mean score on a task: several when they tie, none without scores."""
-        means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
+        """Return the methods with the lowest mean score on a task: several if they tie, none without scores."""
+        scores = {method: self.score(task, method) for method in self.methods}
+        means = {method: score.mean for method, score in scores.items() if score.n}
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
 
@@ -95,51 +82,43 @@ class Board:
         return float(cast(float, self.summary.loc[method, name]))
 
     def count(self, method: str, status: Status) -> int:
-        """Return how many trials of a method ended so."""
+        """Return the number of trials of a method that ended in this status."""
         return int(cast(int, self.statuses.loc[method, status.value]))
 
-    @property
-    def rank(self) -> pd.Series:
-        """Mean rank of each method."""
-        return self.summary["mean_rank"]
 
-    @property
-    def wins(self) -> pd.Series:
-        """Wins of each method."""
-        return self.summary["wins"]
+def build(
+    records: pd.DataFrame, *, benchmark: str, sweep: str | None = None, protocol: str | None = None
+) -> Leaderboard:
+    """Build the leaderboard of a benchmark from the records of a store.
 
-
-def build(records: pd.DataFrame, *, benchmark: str, sweep: str | None = None, protocol: str | None = None) -> Board:
-    """Build the board of a benchmark from the records of a store.
-
-    One board holds one sweep and one protocol, never a mixture: those given, or else those with the most completed
-    confirm trials (the most recent of equals). `Board.others` names the rest.
+    A leaderboard holds one sweep and one protocol, never a mixture: those given, or else those with the most completed
+    confirm trials (the most recent if equal). `Leaderboard.others` names the rest.
 
     Args:
-        records: what `ResultsStore.records` returns.
+        records: the result of `ResultsStore.records`.
         benchmark: e.g. ``pocket``.
         sweep: e.g. ``pocket/quick``.
         protocol: ``held-out`` or ``paper``.
 
     Raises:
-        UserError: when there are no records of the benchmark, sweep or protocol.
+        UserError: there are no records of the benchmark, sweep or protocol.
     """
     of_benchmark = _select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
-    boards = _boards(of_benchmark)
-    chosen = _choose(of_benchmark, boards, sweep, protocol)
+    available = _available(of_benchmark)
+    chosen = _choose(of_benchmark, available, sweep, protocol)
     rows = of_benchmark[(of_benchmark["sweep"] == chosen.sweep) & (of_benchmark["protocol"] == chosen.protocol)].copy()
     rows["label"] = _labels(rows)
 
     confirmed, notes = _scored(rows)
     tasks, labels = sorted(rows["task"].unique()), sorted(rows["label"].unique())
     scores = _scores(confirmed, tasks, labels)
-    means = _level(scores, "mean")
+    means = cast(pd.DataFrame, scores.xs("mean", axis=1, level="value")).astype("float64")
     common = means.dropna(axis=0, how="any")
     summary = pd.DataFrame({name: entry.compute(common) for name, entry in STATISTICS.items()}, index=labels)
     summary = summary.sort_values("mean_rank", kind="stable")
     order = list(summary.index)
     metrics = _state(rows)["metric"].to_dict()
-    return Board(
+    return Leaderboard(
         benchmark=benchmark,
         sweep=chosen.sweep,
         protocol=chosen.protocol,
@@ -149,28 +128,26 @@ def build(records: pd.DataFrame, *, benchmark: str, sweep: str | None = None, pr
         common_tasks=tuple(common.index),
         statuses=_statuses(rows).reindex(order),
         seeds=tuple(sorted(int(seed) for seed in confirmed["seed"].unique())),
-        others=tuple(other for other in boards if other != chosen),
+        others=tuple(other for other in available if other != chosen),
         notes=tuple(notes),
     )
 
 
-def _level(scores: pd.DataFrame, value: str) -> pd.DataFrame:
-    return cast(pd.DataFrame, scores.xs(value, axis=1, level="value")).astype("float64")
-
-
 def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
-    there = sorted(records[column].unique())
-    if not there:
+    names = sorted(records[column].unique())
+    if not names:
         raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
-    if wanted not in there:
-        close = nearest(wanted, there)
+    if wanted not in names:
+        close = nearest(wanted, names)
         question = f" Did you mean {close!r}?" if close else ""
-        raise UserError(f"no records of {column} {wanted!r}.{question} There are: {', '.join(there)}.")
+        raise UserError(
+            f"no records of {column} {wanted!r}.{question} There are: {', '.join(printable(name) for name in names)}."
+        )
     return records[records[column] == wanted]
 
 
-def _boards(records: pd.DataFrame) -> list[Other]:
-    """Every (sweep, protocol) of the records, the one with the most completed confirm trials first."""
+def _available(records: pd.DataFrame) -> list[Other]:
+    """Return every (sweep, protocol) of the records, the one with the most completed confirm trials first."""
     confirmed = (records["phase"] == "confirm") & (records["status"] == _COMPLETED)
     groups = records.assign(confirmed=confirmed).groupby(["sweep", "protocol"], sort=True)
     table = groups.agg(confirmed=("confirmed", "sum"), latest=("finished_at", "max")).reset_index()
@@ -179,37 +156,33 @@ def _boards(records: pd.DataFrame) -> list[Other]:
     return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in zip(*columns, strict=True)]
 
 
-def _choose(records: pd.DataFrame, boards: Sequence[Other], sweep: str | None, protocol: str | None) -> Other:
+def _choose(records: pd.DataFrame, available: Sequence[Other], sweep: str | None, protocol: str | None) -> Other:
     if sweep is not None:
         records = _select(records, "sweep", sweep, "")
     if protocol is not None:
         _select(records, "protocol", protocol, "")
-    return next(
-        board
-        for board in boards
-        if (sweep is None or board.sweep == sweep) and (protocol is None or board.protocol == protocol)
-    )
+    return next(each for each in available if sweep in (None, each.sweep) and protocol in (None, each.protocol))
 
 
 def _labels(rows: pd.DataFrame) -> pd.Series:
-    """Name the column of each record: its method, with the body where the method has several on some task."""
+    """Return the column label of each record: the method, with the body if the method has several on some task."""
     num_bodies = rows.groupby(["method", "task"])["body"].nunique().groupby("method").max()
     several = rows["method"].map(num_bodies) > 1
     return rows["method"].where(~several, rows["method"] + " (" + rows["body"] + ")")
 
 
 def _state(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return data fingerprint and metric of each task as its last successful trial had them (or else its last)."""
+    """Return data fingerprint and metric of each task's last successful trial, or of its last trial if all failed."""
     succeeded = ~rows["status"].isin([status.value for status in Status if status.failed])
     ordered = rows.assign(succeeded=succeeded).sort_values(["succeeded", "finished_at"], kind="stable")
     return ordered.drop_duplicates("task", keep="last").set_index("task")[["data_fingerprint", "metric"]]
 
 
 def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the confirm records that make the scores, and notes on those that do not.
+    """Return the confirm records that make the scores, and notes on those that are left out.
 
-    Scores are averaged over seeds of one configuration on one state of the data: the state seen last, and of several
-    configurations that were confirmed the one with the most seeds, the most recent of equals.
+    Scores are averaged over the seeds of one configuration on one state of the data: the last state, and the
+    configuration with the most seeds (the most recent if equal).
     """
     notes = []
     confirmed = rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)]
@@ -222,10 +195,10 @@ def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if old := len(scored) - len(current):
         notes.append(f"{old} confirm trial(s) on an earlier version of their task's data or metric left out")
 
-    groups = current.groupby(["task", "label", "hyperparameters"], sort=True)
-    table = groups.agg(num_seeds=("seed", "nunique"), latest=("finished_at", "max")).reset_index()
-    table = table.sort_values(["num_seeds", "latest"], kind="stable").drop_duplicates(["task", "label"], keep="last")
-    chosen = current.merge(table[["task", "label", "hyperparameters"]], on=["task", "label", "hyperparameters"])
+    key = ["task", "label", "hyperparameters"]
+    table = current.groupby(key, sort=True).agg(num_seeds=("seed", "nunique"), latest=("finished_at", "max"))
+    table = table.reset_index().sort_values(["num_seeds", "latest"], kind="stable")
+    chosen = current.merge(table.drop_duplicates(["task", "label"], keep="last")[key], on=key)
     if other := len(current) - len(chosen):
         notes.append(f"{other} confirm trial(s) of other configurations, with fewer seeds or older, left out")
     return chosen, notes

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import STATISTICS, Board, build, statistic
+from orca_ray.leaderboard import STATISTICS, Leaderboard, build, statistic
 from orca_ray.results import Record, ResultsStore, Status
 from orca_ray.results.tables import RECORDS, from_rows, to_frame
 from tests.results.factories import make_record
@@ -211,7 +211,7 @@ class TestWhichBoard:
 
 
 class TestSummary:
-    def ranked(self) -> Board:
+    def ranked(self) -> Leaderboard:
         scores = {"a": (0.1, 0.2, 0.3), "b": (0.5, 0.5, 0.9), "c": (0.3, 0.2, 0.1)}
         runs = [
             run(task, method, score)
@@ -223,10 +223,10 @@ class TestSummary:
     def test_ranks_and_wins_by_hand(self) -> None:
         board = self.ranked()
         assert board.common_tasks == ("pocket/a", "pocket/b", "pocket/c")
-        assert board.rank.to_dict() == pytest.approx(
+        assert board.summary["mean_rank"].to_dict() == pytest.approx(
             {"orca": (1 + 1.5 + 3) / 3, "nft": (2 + 1.5 + 2) / 3, "scratch": (3 + 3 + 1) / 3}
         )
-        assert board.wins.to_dict() == {"orca": 1.5, "nft": 0.5, "scratch": 1.0}
+        assert board.summary["wins"].to_dict() == {"orca": 1.5, "nft": 0.5, "scratch": 1.0}
         assert board.methods[-1] == "scratch"
         assert board.best("pocket/b") == ["orca", "nft"] or board.best("pocket/b") == ["nft", "orca"]
 

@@ -1,0 +1,212 @@
+"""Paths that would block, never end, or lead elsewhere; files that declare far more than they hold."""
+
+import os
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
+from orca_ray.data.archives import open_gzip, read_whole, unpack
+from orca_ray.data.download import Patience
+from orca_ray.data.fetch import fetch
+from orca_ray.data.pins import NAME, Pin, Pins
+from orca_ray.data.raw import RawFile
+from orca_ray.data.verification import hash_file
+from orca_ray.data.workspace import PROGRESS, Workspace
+from orca_ray.errors import UserError
+from tests.data.faulty_server import serving
+
+
+def _hdf5(path: Path) -> None:
+    with readers.open_hdf5(path):
+        pass
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "npy": readers.read_npy,
+    "npz": lambda path: readers.open_npz(path, ["x"]),
+    "hdf5": _hdf5,
+    "mat": lambda path: readers.read_mat(path, "x"),
+    "wav": lambda path: readers.read_wav(path, 22050),
+    "csv": lambda path: readers.read_csv(path, ["x"]),
+    "lines": readers.read_lines,
+    "pickle": lambda path: safe_pickle.load(path, "records"),
+    "gzip": open_gzip,
+    "archive": lambda path: unpack(path, path.parent / "out"),
+    "whole": read_whole,
+    "hash": hash_file,
+    "raw file": lambda path: Workspace("big/toy", path.parent, path.parent).file(path.name),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("kind", ["fifo", "device", "system"])
+def test_what_could_block_or_never_end_is_not_opened(read: Callable[[Path], Any], kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "raw"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"device": "/dev/zero", "system": "/proc/self/status"}[kind])
+    with pytest.raises(UserError, match=r"cannot read .*/raw: expected a regular file.*name another path"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_directory_is_no_file(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    if read is READERS["raw file"]:
+        assert read(tmp_path / "raw") == tmp_path / "raw"
+        return
+    with pytest.raises(UserError, match=r"cannot read .*/raw: expected a regular file, found a directory"):
+        read(tmp_path / "raw")
+
+
+def test_a_fifo_in_the_place_of_a_raw_file_or_of_the_output_is_refused(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    for path in (raw / "x.npy", out):
+        os.mkfifo(path)
+    fetch([RawFile(path="x.npy")], raw)
+    with pytest.raises(UserError, match=r"cannot read .*/raw/x\.npy: expected a regular file or directory"):
+        Workspace("big/toy", raw, tmp_path).file("x.npy")
+    with pytest.raises(UserError, match=r"/out is not empty and holds no prepared data"):
+        prepared.prepare("big/toy", out, lambda _: {}, users=True)
+    assert stat.S_ISFIFO(out.stat().st_mode)
+
+
+def _partial_directory(place: Path, target: Path) -> None:
+    (place / ".partial-out").symlink_to(target.parent)
+    prepared.prepare("big/toy", place / "out", lambda _: {}, users=True)
+
+
+def _fetch(place: Path) -> None:
+    with serving() as server:
+        file = RawFile(path="a", urls=(server.add("a", b"content"),), num_bytes=7)
+        fetch([file], place, patience=Patience(tries=1))
+
+
+def _part(place: Path, target: Path) -> None:
+    (place / "a.part").symlink_to(target)
+    _fetch(place)
+
+
+def _description(place: Path, target: Path) -> None:
+    (place / "a.part.json.tmp").symlink_to(target)
+    _fetch(place)
+
+
+def _lock_file(place: Path, target: Path) -> None:
+    (place / f"{NAME}.tmp").symlink_to(target)
+    Pins(place).add("x", Pin("a" * 64, 3))
+
+
+def _progress(place: Path, target: Path) -> None:
+    (place / f"{PROGRESS}.tmp").symlink_to(target)
+    list(Workspace("big/toy", place, place).batches("train", 3, 2))
+
+
+def _array(place: Path, target: Path) -> None:
+    (place / "train_x.npy").symlink_to(target)
+    Workspace("big/toy", place, place).array("train_x", (3,))[:] = 1
+
+
+@pytest.mark.parametrize(
+    ("use", "refused"),
+    [
+        (_partial_directory, "is where an unfinished build is stored, and it is a link"),
+        (_part, "is a symbolic link, and no file is written through it"),
+        (_description, ""),
+        (_lock_file, ""),
+        (_progress, ""),
+        (_array, ""),
+    ],
+)
+def test_a_planted_link_with_the_name_of_a_scratch_file_keeps_its_target(
+    use: Callable[[Path, Path], None], refused: str, tmp_path: Path
+) -> None:
+    place, target = tmp_path / "place", tmp_path / "elsewhere" / "thesis.npy"
+    place.mkdir()
+    target.parent.mkdir()
+    np.save(target, np.arange(3, dtype=np.float32))
+    content = target.read_bytes()
+    if refused:
+        with pytest.raises(UserError, match=f"{refused}.*remove it"):
+            use(place, target)
+    else:
+        use(place, target)
+    assert target.read_bytes() == content
+    assert os.listdir(target.parent) == ["thesis.npy"]
+
+
+def _declared_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", (2**33,), "f4", chunks=(2**20,))
+
+
+def _read_hdf5(path: Path) -> None:
+    with readers.open_hdf5(path):
+        pass
+
+
+def test_hdf5_that_declares_more_than_it_stores(tmp_path: Path) -> None:
+    _declared_hdf5(tmp_path / "d.h5")
+    assert (tmp_path / "d.h5").stat().st_size < 10_000
+    message = r"d\.h5.*unfolds to more than 200 times its size, x: 34359738368 bytes are declared, 0 are stored"
+    for read in (_read_hdf5, lambda path: readers.read_mat(path, "x")):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path / "d.h5")
+
+
+def test_a_huge_chunk_of_a_small_data_set(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("x", (1,), "f4", chunks=(2**29,), maxshape=(None,))
+    with pytest.raises(UserError, match=r"d\.h5.*, x: 2147483648 bytes are declared, 0 are stored"):
+        _read_hdf5(tmp_path / "d.h5")
+
+
+def test_compressed_arrays_that_expand_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gzip_stream, "_ANY_RATIO_BYTES", 2**20)
+    zeros = np.zeros((2, 2**19))
+    np.savez_compressed(tmp_path / "d.npz", x=zeros)
+    savemat(tmp_path / "d.mat", {"x": zeros}, do_compression=True)
+    message = r"/d\.{}.*unfolds to more than 200 times its size, x: 83\d+ bytes are declared, \d+ are stored"
+    with pytest.raises(UserError, match=message.format("npz")):
+        readers.open_npz(tmp_path / "d.npz", ["x"])["x"]
+    with pytest.raises(UserError, match=message.format("mat")):
+        readers.read_mat(tmp_path / "d.mat", "x")[:]
+    with pytest.raises(UserError, match=r"/d\.npz: unfolds to more than 200 times"):
+        read_whole(tmp_path / "d.npz")
+    assert not cache.home().exists()
+
+
+def test_a_member_whose_directory_entry_claims_a_stored_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gzip_stream, "_ANY_RATIO_BYTES", 2**20)
+    np.savez_compressed(tmp_path / "d.npz", x=np.zeros(2**20))
+
+    def claiming(archive: zipfile.ZipFile, name: str, original: Any = zipfile.ZipFile.getinfo) -> zipfile.ZipInfo:
+        found: zipfile.ZipInfo = original(archive, name)
+        found.compress_size = 2**40
+        return found
+
+    monkeypatch.setattr(zipfile.ZipFile, "getinfo", claiming)
+    with pytest.raises(UserError, match=r"d\.npz: unfolds to more than 200 times"):
+        readers.open_npz(tmp_path / "d.npz", ["x"])["x"]
+
+
+def test_a_pickle_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "x.pkl").write_bytes(b"N.")
+    monkeypatch.setattr(safe_pickle, "_Machine", fail)
+    with pytest.raises(MemoryError):
+        safe_pickle.load(tmp_path / "x.pkl", "records")

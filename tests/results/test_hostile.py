@@ -1,0 +1,159 @@
+"""Damaged and hostile stores: a message that names file and row, never a traceback or a wrong leaderboard."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import Record, ResultsStore, Status, folder, tables
+from orca_ray.results.store import MARKER
+from orca_ray.results.tables import RECORDS, encode, from_rows
+from tests.results.factories import files_of, make_point, make_record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultsStore:
+    store = ResultsStore(tmp_path / "results", create=True)
+    store.append([make_record("good")], [make_point()])
+    return store
+
+
+def _plant(store: ResultsStore, table: Any) -> Path:
+    """Replace the records of a store by a table."""
+    (path,) = files_of(store)
+    path.write_bytes(encode(table))
+    return path
+
+
+def _rows(**changes: Any) -> Any:
+    """Return records as a table whose second row is changed, whatever `Record` would say to it."""
+    rows = [make_record("a").to_row(), make_record("b").to_row() | changes]
+    return from_rows(rows, RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"status": "excellent"}, "row 2 has status 'excellent'; allowed are completed, stopped_early"),
+        ({"phase": "final"}, "row 2 has phase 'final'; allowed are search, confirm"),
+        ({"protocol": "\x1b[31mred"}, r"row 2 has protocol '\\x1b\[31mred'; allowed are held-out, paper"),
+        ({"test_score": float("nan")}, "row 2 has test_score 'nan'; allowed are finite numbers"),
+        ({"validation_score": float("inf")}, "row 2 has validation_score 'inf'; allowed are finite numbers"),
+        ({"hyperparameters": "[" * 100_000}, r"row 2 has hyperparameters '\[{80}'; allowed are JSON objects"),
+        ({"hyperparameters": '{"a":' * 5000}, "row 2 has hyperparameters .*; allowed are JSON objects"),
+        ({"hyperparameters": "3"}, "row 2 has hyperparameters '3'; allowed are JSON objects"),
+    ],
+)
+def test_an_invalid_row_is_named(store: ResultsStore, changes: dict[str, Any], told: str) -> None:
+    path = _plant(store, _rows(**changes))
+    for read in (store.records, lambda: store.load("pocket/quick"), ResultsStore(store.uri).records):
+        with pytest.raises(UserError, match=f"{path} is damaged: {told}.*Move the file out of the directory"):
+            read()
+
+
+def test_a_failed_trial_keeps_its_odd_score(store: ResultsStore) -> None:
+    _plant(store, _rows(status=Status.FAILED_NAN.value, test_score=float("nan")))
+    assert len(store.records()) == 2
+
+
+@pytest.mark.parametrize("microseconds", [2**62, -(2**62)])
+def test_a_time_that_python_cannot_hold_is_named(store: ResultsStore, microseconds: int) -> None:
+    table = _rows()
+    index = table.schema.get_field_index("finished_at")
+    times = pa.array([0, microseconds], pa.int64()).cast(table.schema.field(index).type)
+    _plant(store, table.set_column(index, table.schema.field(index), times))
+    with pytest.raises(UserError, match=r"row 2 has finished_at .*; allowed are times in the years 1 to 9999"):
+        store.load("pocket/quick")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("seed", pa.array(["1", "2"]), "differs in the columns seed"),
+        ("task", pa.array([1, 2]), "differs in the columns task"),
+        ("test_score", pa.array(["0.5", "much"]), "differs in the columns test_score"),
+        ("epochs", pa.array([[1], [2]]), "is truncated or damaged"),
+        ("task", pa.array(["a", None]), "is truncated or damaged"),
+        ("task", pa.array([b"a", b"\xff\xfe"]).view(pa.string()), "is truncated or damaged"),
+    ],
+)
+def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: Any, told: str) -> None:
+    table = _rows()
+    table = table.set_column(table.schema.get_field_index(column), column, values)
+    path = _plant(store, table)
+    with pytest.raises(UserError, match=f"{path} .*{told}"):
+        store.records()
+
+
+def test_equal_rows_that_take_too_much_memory_are_refused_before_they_are_read(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.concat_tables([_rows()] * 500)
+    path = _plant(store, table)
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 100_000)
+    assert path.stat().st_size < 30_000
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("was read"))
+    with pytest.raises(UserError, match=f"{path} holds 1000 rows, which take .* GiB of memory"):
+        store.records()
+
+
+def test_long_equal_texts_are_refused_before_they_are_expanded(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [make_record(f"k{number}", error="x" * 100_000).to_row() for number in range(200)]
+    path = _plant(store, from_rows(rows, RECORDS))
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 2_000_000)
+    with pytest.raises(UserError, match=f"{path} holds 200 rows, which take .* GiB of memory"):
+        store.records()
+
+
+def test_a_large_file_is_not_read(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = files_of(store)
+    os.truncate(path, 2**40)  # sparse
+    with pytest.raises(UserError, match=rf"{path} has 1024\.0 GiB, more than the 1 GiB"):
+        store.records()
+    monkeypatch.setattr(folder, "MAX_FILE_BYTES", 10)
+    with pytest.raises(UserError, match=f"{MARKER} has"):
+        ResultsStore(store.uri)
+
+
+@pytest.mark.parametrize("name", [MARKER, "records/x.parquet"])
+def test_a_pipe_among_the_files_does_not_hang(store: ResultsStore, name: str) -> None:
+    assert store.local_path is not None
+    path = store.local_path / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"{path} is a named pipe, not a regular file"):
+        ResultsStore(store.uri).records()
+
+
+@pytest.mark.parametrize("uri", ["/proc/self/results", "/dev/null", "/sys/results", "/dev/fd/0"])
+def test_system_paths_are_no_stores(uri: str) -> None:
+    with pytest.raises(UserError, match=r"the results store .* is (inside|a) "):
+        ResultsStore(uri, create=True)
+
+
+def test_a_pipe_is_no_store(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a named pipe"):
+        ResultsStore(tmp_path / "pipe", create=True)
+
+
+def test_a_deeply_nested_marker_is_damaged(store: ResultsStore) -> None:
+    assert store.local_path is not None
+    (store.local_path / MARKER).write_text("[" * 200_000)
+    with pytest.raises(UserError, match="is damaged"):
+        ResultsStore(store.uri)
+
+
+def test_records_that_are_written_are_valid(store: ResultsStore) -> None:
+    early, late = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+    store.append([make_record("early", started_at=early, finished_at=late)])
+    assert store.load("pocket/quick")["early"].finished_at == late
+    assert isinstance(store.load("pocket/quick")["good"], Record)

@@ -1,0 +1,144 @@
+"""Sweep files that extend others, and the sweeps that are shipped."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.sweep.planning.loading import MAX_BASES, load_spec, shipped_sweeps
+from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.planning.spec import Overrides
+
+BASE = """\
+name: base
+benchmark: pocket
+methods: [nft, orca]
+tasks: [pocket/digits]
+settings: {refine.epochs: 3, refine.batch_size: 8}
+space:
+  refine.batch_size: {choice: [8, 16]}
+  refine.epochs: {integer: [1, 5]}
+early_stopping: {eta: 3, min_epochs: 2}
+budgets:
+  full: {search_trials: 2}
+"""
+
+FROZEN = {
+    "domainnet": "1befae0507fbd0a3",
+    "drug": "67a49273cde234b5",
+    "nasbench360": "dc57cc06cbdfd7e5",
+    "openml": "c45b3b1a14da4142",
+    "pdebench": "0e9b46d686a0c9e8",
+    "pdebench_generated": "15e0fbabbb5e22eb",
+    "pocket": "ea61086b80918c6f",
+}
+"""Digests of the trial keys of all budgets of the shipped sweeps: records of earlier versions stay theirs."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text(BASE)
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_spec(path)
+    return str(caught.value)
+
+
+def test_a_file_gives_what_differs_from_its_base(folder: Path) -> None:
+    text = """\
+extends: base.yaml
+name: mine
+methods: [scratch]
+settings: {refine.epochs: 4}
+space: {refine.batch_size: {integer: [8, 32]}}
+early_stopping: null
+budgets: {quick: {search_trials: 0}}
+default_budget: quick
+"""
+    spec = load_spec(write(folder, text))
+    assert (spec.sweep_id, spec.tasks, spec.methods) == ("mine/quick", ("pocket/digits",), ("scratch",))
+    assert spec.settings("pocket/digits", "scratch") == {"refine.epochs": 4, "refine.batch_size": 8}
+    described = {name: dimension.describe() for name, dimension in spec.space("pocket/digits", "scratch").items()}
+    assert described == {"refine.batch_size": "integer [8, 32]", "refine.epochs": "integer [1, 5]"}
+    assert spec.file.early_stopping is None
+    assert set(spec.file.budgets) == {"full", "quick"}
+
+
+def test_bases_may_have_bases_and_be_shipped_sweeps(folder: Path) -> None:
+    middle = write(folder, "extends: ../base.yaml\nname: middle\nsettings: {refine.epochs: 2}\n", "inner/middle.yaml")
+    spec = load_spec(write(folder, f"extends: {middle}\nname: mine\n"))
+    assert spec.settings("pocket/digits", "nft") == {"refine.epochs": 2, "refine.batch_size": 8}
+    shipped = load_spec(write(folder, "extends: pocket\nname: mine\n"))
+    assert shipped.sweep_id == "mine/full"
+    assert shipped.tasks == load_spec("pocket").tasks
+
+
+def test_mistakes_name_the_file_that_makes_them(folder: Path) -> None:
+    mine = write(folder, "extends: base.yaml\nname: mine\nsettings: {refine.learning_rate: 1e-3}\n")
+    (folder / "base.yaml").write_text(BASE.replace("refine.epochs: {int", "refine.epoch: {int"))
+    assert refused(mine).startswith(f"{folder}/base.yaml:8: space.refine.epoch: unknown hyper-parameter")
+    (folder / "base.yaml").write_text(BASE)
+    mine = write(folder, "extends: base.yaml\nname: mine\nsettings:\n  refine.epochs: 9\n")
+    assert refused(mine).startswith(f"{folder}/base.yaml:8: the first trial of pocket/digits")
+    mine = write(folder, "extends: base.yaml\nname: mine\nbudgets:\n  full: {search_trial: 2}\n")
+    assert refused(mine).startswith(f"{folder}/mine.yaml:4: budgets.full.search_trial: unknown key")
+
+
+def test_a_name_is_not_inherited(folder: Path) -> None:
+    message = refused(write(folder, "extends: base.yaml\n"))
+    assert message.startswith(f"{folder}/mine.yaml:1: name: Field required")
+
+
+@pytest.mark.parametrize(
+    ("extends", "part"),
+    [
+        ("nowhere.yaml", "unknown sweep file 'nowhere.yaml'"),
+        ("pokcet", "Did you mean 'pocket'"),
+        ("mine.yaml", "extends itself"),
+        ("loop.yaml", "extends itself"),
+        ("[base.yaml]", "got ['base.yaml']"),
+        ("7", "got 7"),
+        ("''", "got ''"),
+        ('"a\\0b"', "got 'a\\x00b'"),
+        (".", "is a directory"),
+        ("/dev/null", "/dev"),
+    ],
+)
+def test_bases_that_cannot_be_read(folder: Path, extends: str, part: str) -> None:
+    write(folder, "extends: mine.yaml\n", "loop.yaml")
+    message = refused(write(folder, f"name: mine\nextends: {extends}\n"))
+    assert part in message
+    assert message.startswith((f"{folder}/mine.yaml:2: extends: ", f"{folder}/loop.yaml:1: extends: ")), message
+
+
+def test_a_chain_has_an_end(folder: Path) -> None:
+    for number in range(MAX_BASES + 2):
+        write(folder, f"extends: f{number + 1}.yaml\nname: mine\n", f"f{number}.yaml")
+    assert "files extend each other" in refused(folder / "f0.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_sweeps()))
+def test_trial_keys_of_shipped_sweeps_never_change(name: str) -> None:
+    keys = []
+    for budget in load_spec(name).file.budgets:
+        for overrides in (Overrides(), Overrides(trials=1, protocol="paper"), Overrides(deterministic=True)):
+            spec = load_spec(name, budget=budget, overrides=overrides)
+            for plan in plan_searches(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=True):
+                space = {name: dimension.describe() for name, dimension in spec.space(plan.task, plan.method).items()}
+                seeds = (spec.file.seed, *plan.confirm_seeds)
+                trials = [plan.trial({}, seed, "confirm").key for seed in seeds]
+                keys.append([spec.sweep_id, plan.num_search, space, spec.file.parallel, trials])
+    digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16]
+    assert digest == FROZEN[name]
