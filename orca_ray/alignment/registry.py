@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import Source
+from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import unknown_name
-from orca_ray.models.names import Modality
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from orca_ray.alignment.distance import Distance
 
-_DEFAULT_SOURCES: dict[Modality, str] = {"sequence": "vocabulary", "image": "images"}
+_DEFAULT_SOURCES: dict[ModalityName, str] = {"sequence": "vocabulary", "image": "images"}
 
 
 def distance_names() -> list[str]:
@@ -33,7 +33,7 @@ def get_distance(name: str) -> "Distance":
     return distance
 
 
-def source_names(modality: Modality | None = None) -> list[str]:
+def source_names(modality: ModalityName | None = None) -> list[str]:
     """Return the names of all sources, or of those for bodies of one modality, sorted."""
     return [name for name in _names(sources) if modality is None or get_source(name).modality == modality]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_ray.data import cache, packages
+from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import Package, Progress
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
-from orca_ray.models.names import Modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Source:
     """One alignment source: ``SOURCE`` of a module in `orca_ray.alignment.sources` that has its name."""
 
     name: str
-    modality: Modality
+    modality: ModalityName
     """Modality of the bodies it suits."""
     sample: Callable[[SampleRequest], tuple["Tensor", "Tensor"]]
     """Returns features [N, D], the mean over each sample's embedded tokens, and integer labels [N], reproducibly."""

@@ -100,11 +100,13 @@ def unpack(
             raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
         # One call for all: half a million small files would each wait for the disk.
         os.sync()
-        _refuse_replacing(scratch, into, archive)
+        moves = list(_moves(scratch, into))
+        _refuse_replacing(moves, archive)
         if stamp is not None:
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.touch()
-        _move(scratch, into)
+        for path, target in moves:
+            os.replace(path, target)
         if stamp is not None:
             stamp.unlink()
     report(size, size)
@@ -244,26 +246,21 @@ def _write(archive: Path, member: _Member) -> Iterator[int]:
         raise EOFError(f"{target.name!r} has {member.size} bytes, {done} are there")
 
 
-def _refuse_replacing(source: Path, into: Path, archive: Path) -> None:
+def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
     """Refuse to replace existing files, unless they are equal: an interrupted move can be repeated."""
-    for path in sorted(source.iterdir()):
-        target = into / path.name
-        if path.is_dir() and target.is_dir():
-            _refuse_replacing(path, target, archive)
-        elif target.exists() and path.is_dir() != target.is_dir():
+    for path, target in moves:
+        if target.exists() and path.is_dir() != target.is_dir():
             raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
-        elif os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
-            raise UserError(
-                f"{archive}: {target} is there with another content, and is not replaced. If the archive's is right, "
-                "remove it; else unpack elsewhere"
-            )
+        if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
+            reason = f"{target} is there with another content, and is not replaced"
+            raise UserError(f"{archive}: {reason}. If the archive's is right, remove it; else unpack elsewhere")
 
 
-def _move(source: Path, into: Path) -> None:
-    """Move the content of ``source`` into a directory and merge existing directories."""
+def _moves(source: Path, into: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield sources and targets of moves that merge ``source`` into a directory."""
     for path in sorted(source.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():
-            _move(path, target)
+            yield from _moves(path, target)
         else:
-            os.replace(path, target)
+            yield path, target

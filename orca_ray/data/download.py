@@ -1,22 +1,29 @@
-"""Download of one file over HTTP, hashed on arrival and continued after a broken connection."""
+"""Download of one file over HTTP, continued after a broken connection and by later processes."""
 
+import contextlib
+import json
 import logging
 import random
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from orca_ray import __version__
 from orca_ray.data import cache
-from orca_ray.data.partial_download import PartialDownload
 from orca_ray.data.thread_pool import Stopped
+from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
     from requests import Response, Session
 
 logger = logging.getLogger(__name__)
+
+Report = Callable[[int, int | None], None]
+"""Called with the number of bytes that have arrived, and the length of the file."""
 
 _READ_BYTES = 1 << 16
 _TEMPORARY = frozenset({408, 425, 429})
@@ -37,6 +44,11 @@ class Patience:
     connect_seconds: float = 15.0
     silence_seconds: float = 60.0
     """Seconds without a byte after which a connection counts as broken."""
+
+    @property
+    def timeout(self) -> tuple[float, float]:
+        """Time-outs of requests."""
+        return self.connect_seconds, self.silence_seconds
 
     def wait(self, failures: int) -> float:
         """Return the seconds to wait after a number of consecutive failures."""
@@ -59,8 +71,7 @@ def content_length(url: str, patience: Patience) -> int:
     import requests
 
     try:
-        timeout = (patience.connect_seconds, patience.silence_seconds)
-        with requests.head(url, allow_redirects=True, timeout=timeout) as response:
+        with requests.head(url, allow_redirects=True, timeout=patience.timeout) as response:
             known = response.ok and not _is_page(response.headers)
             return (_length(response.headers) or 0) if known else 0
     except requests.RequestException as error:
@@ -68,79 +79,107 @@ def content_length(url: str, patience: Patience) -> int:
         return 0
 
 
-@dataclass(frozen=True)
 class Download:
-    """The download of one file.
+    """The download of one file: the bytes ``<target>.part``, and ``<target>.part.json``, which names their version.
 
-    Without a known hash, a file is only continued when the server identifies its version, and a server that does not
-    send the length is refused.
+    The JSON file stores the URL, the length and the server's validator (a strong ETag, else Last-Modified). Only the
+    same version is continued. If a known hash will verify the result, bytes without a validator or from another URL are
+    continued, too; if not, a server that does not send the length is refused.
     """
 
-    part: PartialDownload
-    """What has arrived; its directory exists. Redirects of its URL are followed."""
-    hash_known: bool
-    """Whether the caller verifies the result by its hash."""
-    patience: Patience
-    stop: threading.Event
-    """Cancels the download."""
-    report: Callable[[int, int | None], None]
-    """Called with the number of bytes that have arrived, and the length of the file."""
+    def __init__(self, target: Path, url: str, *, hash_known: bool) -> None:
+        """Load what an earlier process left of the file at ``url``, if it can be continued."""
+        self.path = target.with_name(f"{target.name}.part")
+        self._target, self._url, self._hash_known = target, url, hash_known
+        self._description = target.with_name(f"{target.name}.part.json")
+        self._reset()
+        self._refuse_link()
+        description = self._read_description()
+        validator = description["validator"] if description and description["url"] == url else ""
+        if description is not None and (validator or hash_known) and self.path.exists():
+            size, total = cache.refuse_special(self.path), description["bytes"]
+            if total is None or size <= total:
+                self.size, self._total, self._validator = size, total, validator
+        self.continued = self.size > 0
+        """Whether its first bytes were fetched by an earlier process or from another address."""
 
-    def run(self) -> None:
-        """Fetch the rest of the partial download until it is complete.
+    def _reset(self) -> None:
+        self.size, self._validator, self.continued = 0, "", False
+        self._total: int | None = None
 
-        Raises:
-            Failed: the server has no such file, or all tries failed; what arrived is stored for a later call.
-            Stopped: ``stop`` was set.
-            UserError: the disk is full or not writable.
+    def _refuse_link(self) -> None:
+        if self.path.is_symlink():
+            raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
+
+    def _read_description(self) -> dict[str, Any] | None:
+        with contextlib.suppress(UserError, OSError, ValueError), cache.open_file(self._description) as stream:
+            found = json.load(stream)
+            kinds = {"url": str, "validator": str, "bytes": int | None}
+            if isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
+                return found
+        return None
+
+    def run(self, patience: Patience, stop: threading.Event, report: Report) -> None:
+        """Fetch the rest of the file.
+
+        Raises Failed if the server has no such file or all tries failed (what arrived is stored for a later call),
+        Stopped if ``stop`` was set, and UserError if the disk is full or not writable.
         """
         from requests import Session
 
-        part, patience = self.part, self.patience
-        furthest, failures = part.size, 0
+        furthest, failures = self.size, 0
         with Session() as session:
             session.headers.update({"User-Agent": f"orca-ray/{__version__}", "Accept-Encoding": "identity"})
-            while not part.complete:
+            while self._total is None or self.size < self._total:
                 try:
-                    self._try_once(session)
+                    self._try_once(session, patience, stop, report)
                     break
                 except Failed as error:
                     failure = error
-                failures = 1 if part.size > furthest else failures + 1
-                furthest = max(furthest, part.size)
+                failures = 1 if self.size > furthest else failures + 1
+                furthest = max(furthest, self.size)
                 if failure.permanent:
                     raise failure
                 if failures >= (patience.tries if failure.reached else patience.tries_to_reach):
                     raise Failed(f"{failure} ({failures} tries)")
                 seconds = max(patience.wait(failures), failure.wait)
-                logger.debug("%s: %s; trying again in %.1f s", part.url, failure, seconds)
-                if self.stop.wait(seconds):
+                logger.debug("%s: %s; trying again in %.1f s", self._url, failure, seconds)
+                if stop.wait(seconds):
                     raise Stopped
 
-    def _try_once(self, session: "Session") -> None:
+    def discard(self) -> None:
+        """Remove what has arrived."""
+        self.path.unlink(missing_ok=True)
+        self._description.unlink(missing_ok=True)
+        self._reset()
+
+    def finish(self) -> None:
+        """Move the complete and verified file to its target."""
+        cache.replace_file(self.path, self._target)
+        self._description.unlink(missing_ok=True)
+
+    def _try_once(self, session: "Session", patience: Patience, stop: threading.Event, report: Report) -> None:
         import requests
         import urllib3
 
-        part = self.part
-        if part.size and not (part.validator or self.hash_known):
-            part.discard()  # its continuation could belong to another version, unnoticed
-        headers = {"Range": f"bytes={part.size}-"} if part.size else {}
-        if part.size and part.validator:
-            headers["If-Range"] = part.validator
-        timeout = (self.patience.connect_seconds, self.patience.silence_seconds)
+        if self.size and not (self._validator or self._hash_known):
+            self.discard()  # its continuation could belong to another version, unnoticed
+        headers = {"Range": f"bytes={self.size}-"} if self.size else {}
+        if self.size and self._validator:
+            headers["If-Range"] = self._validator
         try:
-            with session.get(part.url, headers=headers, stream=True, timeout=timeout) as response:
+            with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
                 self._refuse_status(response)
-                with cache.disk_errors(part.path.parent):
+                with cache.disk_errors(self.path.parent):
                     self._accept_headers(response)
-                    self._receive(response)
+                    self._receive(response, stop, report)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise self._explained(error) from error
+            raise self._explained(error, patience) from error
 
     def _refuse_status(self, response: "Response") -> None:
         status = response.status_code
-        if status == 416:  # the part is longer than the file on the server
-            self.part.discard()
+        if status == 416:
+            self.discard()
             raise Failed("the file on the server is shorter than the part that came before")
         if status not in (200, 206):
             temporary = status >= 500 or status in _TEMPORARY
@@ -148,50 +187,66 @@ class Download:
             wait = min(float(retry_after), _LONGEST_RETRY_AFTER) if temporary and retry_after.isdecimal() else 0.0
             reason = f"the server answered {status} {response.reason or ''}".rstrip()
             raise Failed(reason, permanent=not temporary, wait=wait)
-        if _is_page(response.headers) and not self.part.path.name.endswith((".html.part", ".htm.part")):
+        if _is_page(response.headers) and self._target.suffix not in (".html", ".htm"):
             raise Failed("a web page came instead of the file: the address needs a log-in or is gone", permanent=True)
 
     def _accept_headers(self, response: "Response") -> None:
         """Determine where in the file the body of the response starts, and the length of the file."""
-        part, headers = self.part, response.headers
+        headers = response.headers
         if response.status_code == 206:
-            if not part.size or not part.is_continued_by(headers):
-                part.discard()
+            if not self._is_continued_by(headers):
+                self.discard()
                 raise Failed("the file on the server changed since its first part was fetched")
         else:  # the file changed, or the server ignores ranges
             total = _length(headers)
             chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
-            if total is None and not self.hash_known and not chunked:
+            if total is None and not self._hash_known and not chunked:
                 reason = "the server does not say how long the file is: a broken connection would go unnoticed"
                 raise Failed(reason, permanent=True)
-            part.start(headers, total)
-        if part.total is not None:
-            cache.require_space(part.path.parent, part.total - part.size)
+            # Emptied before the description changes: a process killed in between leaves no bytes of a wrong version.
+            cache.create_file(self.path).close()
+            self._reset()
+            self._total, self._validator = total, _validator(headers)
+            description = {"url": self._url, "bytes": total, "validator": self._validator}
+            cache.write_text(self._description, json.dumps(description))
+        if self._total is not None:
+            cache.require_space(self.path.parent, self._total - self.size)
 
-    def _receive(self, response: "Response") -> None:
-        part = self.part
-        with part.open() as stream:
+    def _is_continued_by(self, headers: Mapping[str, str]) -> bool:
+        """Return whether a response contains the next bytes of the same version."""
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+        if not self.size or found is None or int(found[1]) != self.size:
+            return False
+        if found[2] != "*" and self._total is not None and int(found[2]) != self._total:
+            return False
+        return not self._validator or _validator(headers) in ("", self._validator)
+
+    def _receive(self, response: "Response", stop: threading.Event, report: Report) -> None:
+        with self._open() as stream:
             # The body is stored as it is sent: a server may label an archive as compressed content.
             for block in response.raw.stream(_READ_BYTES, decode_content=False):
-                if self.stop.is_set():
+                if stop.is_set():
                     raise Stopped
                 stream.write(block)
-                part.digest.update(block)
-                self.report(part.size, part.total)
-        if part.total is not None and part.size != part.total:
-            size, total = part.size, part.total
+                self.size += len(block)
+                report(self.size, self._total)
+        size, total = self.size, self._total
+        if total is not None and size != total:
             if size > total:
-                part.discard()
+                self.discard()
             raise Failed(f"{size} bytes came, {total} were announced")
 
-    def _explained(self, error: Exception) -> Failed:
+    def _open(self) -> BinaryIO:
+        self._refuse_link()
+        return self.path.open("ab")
+
+    def _explained(self, error: Exception, patience: Patience) -> Failed:
         """Return the reason for a failed connection in words."""
         import requests
         import urllib3
 
-        part = self.part
-        logger.debug("%s: %s", part.url, error)
-        host = urlsplit(part.url).hostname or part.url
+        logger.debug("%s: %s", self._url, error)
+        host = urlsplit(self._url).hostname or self._url
         if isinstance(error, requests.exceptions.SSLError):
             return Failed(f"no secure connection to {host}: {error}", permanent=True)
         if isinstance(error, requests.exceptions.ProxyError):
@@ -199,11 +254,25 @@ class Download:
         if isinstance(error, requests.exceptions.TooManyRedirects | ValueError):  # ValueError: not a URL
             return Failed(str(error), permanent=True)
         if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-            return Failed(f"no answer from {host} for {self.patience.silence_seconds:g} s")
+            return Failed(f"no answer from {host} for {patience.silence_seconds:g} s")
         reason = getattr(error.args[0], "reason", None) if error.args else None
         if isinstance(reason, urllib3.exceptions.NewConnectionError):
             return Failed(f"{host} cannot be reached", reached=False)
-        return Failed(f"the connection broke off after {part.size} of {part.total or 'an unknown number of'} bytes")
+        return Failed(f"the connection broke off after {self.size} of {self._total or 'an unknown number of'} bytes")
+
+
+def size_left(target: Path) -> int:
+    """Return the number of bytes that an earlier fetch left of a file, whether or not they can be continued."""
+    try:
+        return target.with_name(f"{target.name}.part").stat().st_size
+    except OSError:
+        return 0
+
+
+def _validator(headers: Mapping[str, str]) -> str:
+    """Return the header that identifies one version of a file byte for byte; "" where the server sends none."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

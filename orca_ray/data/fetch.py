@@ -1,6 +1,6 @@
 """Parallel fetching of raw files: download, verify by hash, unpack, pin.
 
-An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.partial_download`). A file without a
+An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file without a
 published hash is pinned (`orca_ray.data.pins`) after it was read whole: unpacked, or decompressed to its end.
 """
 
@@ -12,13 +12,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
-from orca_ray.data.download import Download, Failed, Patience, content_length
+from orca_ray.data.download import Download, Failed, Patience, content_length, size_left
 from orca_ray.data.gzip_stream import DamagedFile
-from orca_ray.data.partial_download import Digest, PartialDownload, size_left
 from orca_ray.data.pins import Pin, Pins
 from orca_ray.data.raw import LOCKS, RawFile
 from orca_ray.data.thread_pool import Progress, Stopped, ThreadPool
-from orca_ray.data.verification import WORKERS, check_hash, distinct, mismatch, pin, raise_all
+from orca_ray.data.verification import WORKERS, Digest, check_hash, distinct, hash_file, mismatch, pin, raise_all
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -113,25 +112,23 @@ class _Fetcher:
         start = time.monotonic()
         size = f" ({_readable(file.num_bytes)})" if file.num_bytes else ""
         self._pool.report(f"fetching {file.path}{size} from {urlsplit(url).hostname}")
-        part = self._complete(url, file, target, expected)
-        if mismatch(file, expected, part.digest) and part.continued:
+        part, digest = self._complete(url, file, target, expected)
+        if mismatch(file, expected, digest) and part.continued:
             part.discard()  # bytes of an earlier process may be at fault
-            part = self._complete(url, file, target, expected)
-        if wrong := mismatch(file, expected, part.digest):
+            part, digest = self._complete(url, file, target, expected)
+        if wrong := mismatch(file, expected, digest):
             part.discard()
             raise Failed(wrong)
         with cache.disk_errors(target.parent):
-            part.finish(target)
+            part.finish()
         self._pool.report(f"{file.path}: fetched, {_readable(part.size)} in {time.monotonic() - start:.1f} s")
-        return part.digest
+        return digest
 
-    def _complete(self, url: str, file: RawFile, target: Path, expected: Pin | None) -> PartialDownload:
-        hash_known = bool(file.sha256 or file.md5 or expected)
+    def _complete(self, url: str, file: RawFile, target: Path, expected: Pin | None) -> tuple[Download, Digest]:
         with cache.disk_errors(target.parent):
-            part = PartialDownload(target, url, hash_known=hash_known, with_md5=bool(file.md5))
-        report = _ByteProgress(file.path, self._pool.report)
-        Download(part, hash_known, self._patience, self._pool.stop, report).run()
-        return part
+            part = Download(target, url, hash_known=bool(file.sha256 or file.md5 or expected))
+        part.run(self._patience, self._pool.stop, _ByteProgress(file.path, self._pool.report))
+        return part, hash_file(part.path, with_md5=bool(file.md5))
 
     def _unpack(self, file: RawFile, archive: Path) -> None:
         progress = _ByteProgress(f"{file.path}: unpacked", self._pool.report)

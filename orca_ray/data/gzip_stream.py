@@ -114,7 +114,12 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
         # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise DamagedFile(
-            f"{path}: expected a whole {expected}, found one that ends early, is damaged or of another kind "
-            f"({type(error).__name__}: {str(error)[:200]}); fetch the file again"
-        ) from error
+        raise damaged(path, f"a whole {expected}", error) from error
+
+
+def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
+    """Build the error for a file that a reader fails on."""
+    reason = f"{type(error).__name__}: {str(error)[:200]}"
+    return DamagedFile(
+        f"{where}: expected {expected}, found it damaged or another file ({reason}); fetch the file again"
+    )

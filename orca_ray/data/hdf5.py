@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, mat5
-from orca_ray.data.gzip_stream import refuse_growth
+from orca_ray.data.gzip_stream import damaged, refuse_growth
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -23,13 +23,10 @@ Array = npt.NDArray[Any]
 def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     """Yield an ``h5py.File`` opened for reading; errors of h5py inside the block become a `UserError`.
 
-    Args:
-        path: the file.
-        required: keys that must exist (``"tensor"``, ``"0001/data"``), with their data in the file itself.
+    ``required`` keys (``"tensor"``, ``"0001/data"``) must exist, with their data in the file itself.
 
-    Raises:
-        UserError: the file is not HDF5 or ends early, a key is missing, its data are in another file or declare more
-            than 200 times their stored bytes, or a chunk cannot be read.
+    Raises UserError for a file that is not HDF5 or ends early, a missing key, data in another file, any data set that
+    declares more than 200 times its stored bytes, and a chunk that cannot be read.
     """
     import h5py
 
@@ -40,19 +37,24 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
         try:
             file = h5py.File(path, "r")
         except OSError as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, "a whole HDF5 file", error) from error
         with file:
+            _refuse_growth(path, file)
             for key in required:
                 _refuse_key(path, file, key)
             yield file
 
 
-def refuse_foreign_data(path: Path, key: str, dataset: Any) -> None:
-    """Raise UserError for a data set that is stored in another file, or declares far more than it stores."""
-    if dataset.file.filename != str(path) or dataset.external or dataset.is_virtual:
-        raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")
-    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    refuse_growth(path, max(dataset.nbytes, chunk), dataset.id.get_storage_size(), f", {key}")
+def _refuse_growth(path: Path, file: Any) -> None:
+    """Raise UserError for a data set that declares far more than it stores."""
+    import h5py
+
+    def check(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset) and found.shape and not (found.external or found.is_virtual):
+            chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
+            refuse_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
+
+    file.visititems(check)
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ class MatArray:
 def read_mat(path: Path, name: str) -> MatArray:
     """Return a reader of one numeric array of a MATLAB file.
 
-    Raises:
-        UserError: a file of another kind or a damaged one, or a name that is missing or not numeric.
+    Raises UserError for a damaged file or another kind, and a name that is missing or not numeric.
     """
     import h5py
 
@@ -130,8 +131,8 @@ def _refuse_key(path: Path, file: Any, key: str) -> None:
         found = found[name]
     if not isinstance(found, h5py.Dataset | h5py.Group):
         raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
-    if isinstance(found, h5py.Dataset):
-        refuse_foreign_data(path, key, found)
+    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+        raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")
 
 
 @contextlib.contextmanager
@@ -145,11 +146,4 @@ def _hdf5_errors(path: Path) -> Iterator[None]:
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
             raise
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: expected a whole HDF5 file, found one that ends early or is damaged ({str(error)[:200]}); fetch the "
-        "file again"
-    )
+        raise damaged(path, "a whole HDF5 file", error) from error

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import archive_errors, refuse_growth
-from orca_ray.data.scratch_arrays import Readable, from_stream, mapped
+from orca_ray.data.npy import from_stream, mapped
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ _OTHER_CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
 _COMPLEX = 0x08
 _FLAGS, _SIZES, _NAME = 6, 5, 1
 """Types of the elements that describe a variable, in this order."""
-_MAX_HEADER_BYTES = 4096
+_MAX_ELEMENT_BYTES = 4096
+_MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
 _MAX_AXES = 64
 _COPY_BYTES = 2**16
 
@@ -104,51 +105,35 @@ class _Inflated:
         return b"".join(blocks)
 
 
-class _Reader:
-    """Reads the elements of one variable and counts its position."""
+class _Header:
+    """Reads the descriptive elements at the start of a variable."""
 
-    def __init__(self, stream: Readable, position: int, endian: str) -> None:
-        self._stream, self._endian = stream, endian
-        self.position = position
+    def __init__(self, content: bytes, endian: str) -> None:
+        self._content, self.endian, self.position = content, endian, 0
 
-    def tag(self) -> tuple[int, int, bytes]:
-        """Return type and length of the next element, and its content if that is stored in the tag itself."""
-        content = self._exactly(8)
-        kind, size = struct.unpack(f"{self._endian}II", content)
-        if not kind >> 16:
-            return kind, size, b""
-        kind, size = kind & 0xFFFF, kind >> 16
-        if size > 4:
-            raise ValueError(f"a short element of {size} bytes")
-        self.position -= 4  # start of its content
-        return kind, size, content[4:]
+    def tag(self) -> tuple[int, int]:
+        """Return type and length of the next element; a short one is stored in the last four bytes of the tag."""
+        kind, size = struct.unpack_from(f"{self.endian}II", self._content, self.position)
+        self.position += 8
+        if kind >> 16:
+            kind, size = kind & 0xFFFF, kind >> 16
+            if size > 4:
+                raise ValueError(f"a short element of {size} bytes")
+            self.position -= 4
+        return kind, size
 
     def element(self, expected: int) -> bytes:
-        """Return the content of the next descriptive element."""
-        kind, size, content = self.tag()
-        if kind != expected or size > _MAX_HEADER_BYTES:
+        """Return the content of the next element."""
+        kind, size = self.tag()
+        if kind != expected or size > _MAX_ELEMENT_BYTES:
             raise ValueError(f"an element of type {kind} and {size} bytes where type {expected} is due")
-        if not content:
-            return self._exactly(size + -size % 8)[:size]
-        self.position += 4
-        return content[:size]
+        (content,) = struct.unpack_from(f"{size}s", self._content, self.position)
+        self.position += size + -(self.position + size) % 8
+        return bytes(content)
 
     def numbers(self, code: str, expected: int) -> list[int]:
-        """Return the whole numbers of the next descriptive element."""
-        return [int(each) for each in np.frombuffer(self.element(expected), f"{self._endian}{code}")]
-
-    def stored_type(self, kind: int) -> np.dtype[Any]:
-        """Return the NumPy type of stored numbers."""
-        if kind not in _STORED:
-            raise ValueError(f"numbers of type {kind}")
-        return np.dtype(f"{self._endian}{_STORED[kind]}")
-
-    def _exactly(self, size: int) -> bytes:
-        content = self._stream.read(size)
-        self.position += len(content)
-        if len(content) != size:
-            raise EOFError(f"{size} bytes expected, {len(content)} found")
-        return content
+        """Return the integers of the next element."""
+        return [int(each) for each in np.frombuffer(self.element(expected), f"{self.endian}{code}")]
 
 
 def _variables(file: IO[bytes], size: int) -> Iterator[Variable]:
@@ -159,21 +144,21 @@ def _variables(file: IO[bytes], size: int) -> Iterator[Variable]:
     position = _HEADER_BYTES
     while position < size:
         file.seek(position)
-        kind, length, short = _Reader(file, position, endian).tag()
+        kind, length = struct.unpack(f"{endian}II", file.read(8))
         start = position + 8
         position = start + length
-        if kind not in (_MATRIX, _COMPRESSED) or short or position > size:
+        if kind not in (_MATRIX, _COMPRESSED) or position > size:
             raise ValueError(f"an element of type {kind} and {length} bytes at byte {start - 8} of {size}")
         if kind == _MATRIX:
-            variable = _variable(_Reader(file, start, endian), None)
+            variable = _variable(_Header(file.read(min(length, _MAX_DESCRIPTION_BYTES)), endian), None, start)
         else:
-            reader = _Reader(_Inflated(file, start, length), 0, endian)
-            variable = _variable(reader, (start, length)) if reader.tag()[0] == _MATRIX else None
+            reader = _Header(_Inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES), endian)
+            variable = _variable(reader, (start, length), 0) if reader.tag()[0] == _MATRIX else None
         if variable is not None:
             yield variable
 
 
-def _variable(reader: _Reader, packed: tuple[int, int] | None) -> Variable | None:
+def _variable(reader: _Header, packed: tuple[int, int] | None, start: int) -> Variable | None:
     """Read the header of a variable; None for one of another structure (objects of classes, functions)."""
     flags = reader.numbers("u4", _FLAGS)[0]
     number = flags & 0xFF
@@ -184,8 +169,10 @@ def _variable(reader: _Reader, packed: tuple[int, int] | None) -> Variable | Non
     if number in _OTHER_CLASSES or flags >> 8 & _COMPLEX:
         kind = "complex" if flags >> 8 & _COMPLEX else _OTHER_CLASSES[number]
         return Variable(name, kind, shape, np.dtype("V1"), packed, 0)
-    code, length, _ = reader.tag()
-    stored = reader.stored_type(code)
+    code, length = reader.tag()
+    if code not in _STORED:
+        raise ValueError(f"numbers of type {code}")
+    stored = np.dtype(f"{reader.endian}{_STORED[code]}")
     if min(shape, default=-1) < 0 or len(shape) > _MAX_AXES or length != math.prod(shape) * stored.itemsize:
         raise ValueError(f"{length} bytes of {stored} for an array {name[:80]!r} of shape {list(shape)[:8]}")
-    return Variable(name, _CLASSES[number], shape, stored, packed, reader.position)
+    return Variable(name, _CLASSES[number], shape, stored, packed, start + reader.position)

@@ -33,22 +33,17 @@ def log_mel(
     """Return the spectrogram [n_mels, 1 + n // hop] of one recording in decibels; 1 s at 22,050 Hz has 101 frames.
 
     Args:
-        waveform: samples [n], in [−1, 1].
+        waveform: samples [n], in [−1, 1]; raises UserError unless it is longer than half a transform.
         sample_rate: in hertz.
         n_mels: number of mel bands from 0 Hz to half the sample rate.
         n_fft: samples per transform.
         window_seconds: length of the window, rounded down to samples.
         hop_seconds: distance of two frames, rounded down to samples.
         top_db: values are cut off so many decibels below the maximum of the recording.
-
-    Raises:
-        UserError: the recording is not longer than half a transform, so its edges cannot be reflected.
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
-        raise UserError(
-            f"a spectrogram needs one channel of more than {n_fft // 2} samples, got shape {list(waveform.shape)}; "
-            "repeat or pad shorter recordings"
-        )
+        needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"
+        raise UserError(f"{needed}, got shape {list(waveform.shape)}; repeat or pad shorter recordings")
     window, hop = int(sample_rate * window_seconds), int(sample_rate * hop_seconds)
     # Float64: bands with a power far below the maximum are sums of small differences.
     padded = np.pad(waveform.astype(np.float64), n_fft // 2, mode="reflect")

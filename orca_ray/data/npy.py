@@ -6,32 +6,29 @@ hence NumPy's public header readers, and ``numpy.memmap`` for the array.
 
 import lzma
 import math
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, safe_pickle
-from orca_ray.data.gzip_stream import archive_errors, refuse_growth
-from orca_ray.data.scratch_arrays import Order, from_stream, mapped
+from orca_ray.data.gzip_stream import archive_errors, damaged, refuse_growth
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
+Order = Literal["C", "F"]
 
-_KINDS = {
-    "b": "booleans",
-    "i": "integers",
-    "u": "unsigned integers",
-    "f": "floating point",
-    "c": "complex numbers",
-    "S": "bytes",
-    "U": "text",
-    "O": "objects",
-}
+IN_MEMORY = 64 * 2**20
+"""Arrays up to this size are read into memory, larger ones are copied to the disk."""
+_COPY_BYTES = 4 * 2**20
+
+_KINDS = {"b": "booleans", "i": "integers", "u": "unsigned integers", "f": "floating point", "c": "complex numbers"}
+_KINDS |= {"S": "bytes", "U": "text", "O": "objects"}
 _NOT_OBJECTS = "".join(_KINDS).replace("O", "")
 
 
@@ -44,15 +41,11 @@ class _Header(NamedTuple):
 def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bool = False) -> Any:
     """Return the array of a ``.npy`` file, memory-mapped and read-only.
 
-    Args:
-        path: the file.
-        ndim: required number of axes; None: any.
-        kind: allowed letters of ``numpy.dtype.kind`` (``"fiu"``); "": all but objects.
-        pickled: whether an array of objects is allowed, too. It is read into memory by `orca_ray.data.safe_pickle`. A
-            dict saved by ``numpy.save`` is an array without axes; ``[()]`` returns the dict.
+    ``ndim`` is the required number of axes, ``kind`` the allowed letters of ``numpy.dtype.kind`` ("": all but objects).
+    ``pickled`` allows an array of objects, too, which `orca_ray.data.safe_pickle` reads into memory. A dict saved by
+    ``numpy.save`` is an array without axes; ``[()]`` returns the dict.
 
-    Raises:
-        UserError: another kind or number of axes, a file of another length than its header declares, or no such file.
+    Raises UserError for another kind or number of axes, or another length than the header declares.
     """
     with cache.open_file(path) as stream:
         header = _read_header(stream, str(path))
@@ -74,11 +67,8 @@ def open_npz(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
     """Return the named arrays of a ``.npz`` archive, read-only.
 
     Each look-up reads the array again and verifies its checksum: store the result. An array of more than 64 MB is
-    mapped from a nameless file in the cache directory.
-
-    Raises:
-        UserError: a name is missing, or the file is no archive; on look-up, the array is damaged, pickled, or declares
-            more than 200 times its stored bytes.
+    mapped from a nameless file in the cache directory. Raises UserError for a missing name or a file that is no
+    archive, and on look-up for an array that is damaged, pickled, or declares more than 200 times its stored bytes.
     """
     return _Npz(path, names)
 
@@ -129,10 +119,7 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
         raise
     # The header is Python text, and a damaged one fails in the tokenizer, the parser or numpy in a dozen ways.
     except Exception as error:
-        raise UserError(
-            f"{where}: expected the header of a .npy file, found something else ({type(error).__name__}: "
-            f"{str(error)[:200]}); fetch the file again"
-        ) from error
+        raise damaged(where, "the header of a .npy file", error) from error
     return _Header(tuple(shape), "F" if fortran else "C", dtype)
 
 
@@ -146,7 +133,55 @@ def _refuse_kind(where: str, dtype: np.dtype[Any], kind: str, pickled: bool) -> 
 def _refuse_length(where: str, header: _Header, found: int) -> None:
     expected = math.prod(header.shape) * header.dtype.itemsize
     if found != expected:
-        raise UserError(
-            f"{where}: expected {expected} bytes for shape {list(header.shape)} {header.dtype}, found {found}; "
-            "the file is truncated or damaged, fetch it again"
-        )
+        declared = f"{expected} bytes for shape {list(header.shape)} {header.dtype}"
+        raise UserError(f"{where}: expected {declared}, found {found}; the file is damaged, fetch it again")
+
+
+class Readable(Protocol):
+    """A stream that is read from start to end."""
+
+    def read(self, size: int, /) -> bytes: ...  # noqa: D102
+
+
+def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
+    """Return the next array of a stream, read-only: in memory, or mapped from a nameless file in the cache directory.
+
+    The stream is read to its end, which verifies its checksum. Raises EOFError when it ends within the array, and
+    UserError on a full disk.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes <= IN_MEMORY:
+        content = stream.read(num_bytes)
+        _refuse_short(num_bytes, len(content))
+        _drain(stream)
+        return np.ndarray(shape, dtype, buffer=content, order=order)
+    directory = cache.home()
+    with cache.disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        cache.require_space(directory, num_bytes)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            left = num_bytes
+            while block := stream.read(min(left, _COPY_BYTES)):
+                file.write(block)
+                left -= len(block)
+            _refuse_short(num_bytes, num_bytes - left)
+            _drain(stream)
+            file.flush()
+            return mapped(file, dtype, shape, order)
+
+
+def mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order: Order, start: int = 0) -> Array:
+    """Return the array at byte ``start`` of a file, memory-mapped and read-only; the file may be closed."""
+    if not math.prod(shape) * dtype.itemsize:  # an empty map is an error
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", start, shape, order)
+
+
+def _refuse_short(expected: int, found: int) -> None:
+    if found < expected:
+        raise EOFError(f"{expected} bytes expected, {found} found")
+
+
+def _drain(stream: Readable) -> None:
+    while stream.read(_COPY_BYTES):
+        pass

@@ -82,9 +82,8 @@ def wheel(package: Package, progress: Progress | None = None) -> Path:
                 actual = str(error)
                 logger.warning("%s has hash %s, expected %s", package.requirement, actual, package.sha256)
         raise UserError(
-            f"package {package.requirement}: the hash differs, also after a second fetch; it is not used. "
-            f"Expected sha256 {package.sha256}, got {actual}. The package index or a proxy serves another file: "
-            f"check pip's index settings."
+            f"package {package.requirement}: the hash differs, also after a second fetch: expected sha256 "
+            f"{package.sha256}, got {actual}. The package index or a proxy serves another file: check pip's settings."
         )
 
 
@@ -171,10 +170,8 @@ def _explained(package: Package, output: str) -> Exception:
     if mismatch := re.search(r"Got\s+([0-9a-f]{64})", output):
         return _HashMismatch(mismatch[1])
     if "No space left on device" in output or "Disk quota exceeded" in output:
-        return UserError(
-            f"no space left on the disk while fetching {package.requirement} (about {package.size_mb:.0f} MB). "
-            f"Free some space, or set {cache.HOME_VARIABLE} to a directory that has it."
-        )
+        needed = f"{package.requirement} (about {package.size_mb:.0f} MB)"
+        return UserError(f"no space left on the disk while fetching {needed}. {cache.make_room(cache.home())}")
     if "No module named pip" in output:
         return UserError(f"cannot fetch {package.requirement}: {sys.executable} has no pip (python -m ensurepip).")
     lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines() or ["no output"]

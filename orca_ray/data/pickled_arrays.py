@@ -1,4 +1,4 @@
-"""Stand-ins for NumPy's types and arrays: they check the content of a pickle and build the array at the end.
+"""Stand-ins for the globals that a pickle may name: they check its content and build NumPy arrays at the end.
 
 NumPy's own ``__setstate__`` follows raw bytes as pointers if a file only claims a type that holds objects.
 """
@@ -7,7 +7,7 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Charge = Callable[[int], None]
 """Counts bytes that are created and not read; raises NotPlain when they are too many."""
-
+ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
+LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+_MAX_KEY = 2**60
+"""Integers from the modulus of Python's hash (2**61 - 1) share their hash with smaller ones."""
 _TYPE_CODES = re.compile(r"\??|b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}|O[48]?")
 _MAX_AXES = 64
 _LAST_CHARACTER = 0x10FFFF
@@ -25,18 +28,21 @@ class NotPlain(Exception):
     """A pickle holds something that is not a plain value or not a possible array; the message describes it."""
 
 
+class Global(NamedTuple):
+    """Stand-in for an admitted global."""
+
+    name: str
+    call: Callable[..., Any]
+
+
 class PickledType:
     """A NumPy type: a code, and a byte order in its state."""
-
-    __slots__ = ("dtype",)
 
     def __init__(self, code: object, *_: object) -> None:
         text = _text(code)
         if not isinstance(text, str) or not text or not _TYPE_CODES.fullmatch(text):
-            raise NotPlain(
-                f"it has an array of type {reprlib.repr(text)}; expected booleans, numbers, text of fixed length or "
-                "objects"
-            )
+            found = reprlib.repr(text)
+            raise NotPlain(f"it has an array of type {found}; expected booleans, numbers, short text or objects")
         self.dtype: np.dtype[Any] = np.dtype("O" if text.startswith("O") else text)
 
     def set_state(self, state: object) -> None:
@@ -47,37 +53,37 @@ class PickledType:
         if order not in ("<", ">", "|", "="):
             raise NotPlain(f"it has an array type of byte order {reprlib.repr(order)}")
         if order in "<>":
-            self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
+            self.dtype = self.dtype.newbyteorder(order)
 
 
 class PickledArray:
     """An array whose state the pickle sets later."""
 
-    __slots__ = ("_charge", "_content", "_dtype", "_order", "_shape")
-
     def __init__(self, charge: Charge) -> None:
         self._charge = charge
         self._content: list[Any] | Array | None = None
 
-    def set_state(self, state: object, axes: tuple[int, ...] | None = None) -> None:
-        """Check and store the content, whose axes are then permuted to ``axes``."""
+    def set_state(self, state: object) -> None:
+        """Check and store the content."""
         if not isinstance(state, tuple) or len(state) != 5 or self._content is not None:
             raise NotPlain("it has an array whose state is not what numpy writes")
         _, self._shape, dtype, fortran, content = state
-        self._dtype = _checked_type(dtype)
         self._order: Literal["C", "F"] = "F" if fortran else "C"
-        if self._dtype.hasobject:
-            if type(content) is not list or len(content) != _num_items(self._shape):
-                raise NotPlain(f"it has an array of objects of shape {self._shape} whose items are not as many")
+        checked = _checked_type(dtype)
+        if not checked.hasobject:
+            self._content = _from_bytes(content, checked, self._shape, self._order, self._charge)
+        elif type(content) is not list or len(content) != _num_items(self._shape):
+            raise NotPlain(f"it has an array of objects of shape {self._shape} whose items are not as many")
+        else:
             self._charge(len(content))
             self._content = content
-            return
-        if isinstance(content, str):  # bytes of a Python 2 pickle
-            self._charge(len(content))
-            content = content.encode("latin1")
-        self._content = _from_bytes(content, self._dtype, self._shape, self._order, self._charge)
-        if axes is not None:
-            self._content = self._content.transpose(axes)
+
+    def transpose(self, axes: tuple[int, ...]) -> None:
+        """Permute the axes of an array of numbers."""
+        if not isinstance(axes, tuple) or sorted(axes) != list(range(len(axes))):
+            raise NotPlain("it has an array whose axes are no permutation")
+        assert isinstance(self._content, np.ndarray)
+        self._content = self._content.transpose(axes)
 
     def settled(self, settle_all: Callable[[Iterable[Any]], list[Any]]) -> Array:
         """Return the array; ``settle_all`` settles the items of an array of objects."""
@@ -91,34 +97,99 @@ class PickledArray:
         return flat.reshape(self._shape, order=self._order)
 
 
-def array_from_buffer(charge: Charge) -> Callable[..., PickledArray]:
-    """Return the stand-in for NumPy's ``_frombuffer``, which restores the contiguous arrays of protocol 5."""
+class StandIns:
+    """The admitted globals."""
 
-    def make(content: object, dtype: object, shape: object, order: object, axes: object = None) -> PickledArray:
-        if order not in ("C", "F", "K"):
-            raise NotPlain(f"it has an array of memory order {reprlib.repr(order)}")
-        permutation = axes if order == "K" else None
-        if permutation is not None and not (isinstance(axes, tuple) and sorted(axes) == list(range(len(axes)))):
-            raise NotPlain("it has an array whose axes are no permutation")
-        array = PickledArray(charge)
-        array.set_state((1, shape, dtype, order == "F", content), permutation)  # type: ignore[arg-type]
-        return array
+    def __init__(self, charge: Charge) -> None:
+        self._charge = charge
+        self._array = Global("numpy.ndarray", self._not_called)
+        calls: dict[str, Callable[..., Any]] = {"numpy.dtype": PickledType, "_codecs.encode": self._encode}
+        for core in ("numpy.core", "numpy._core"):
+            calls[f"{core}.multiarray._reconstruct"] = self._reconstruct
+            calls[f"{core}.multiarray.scalar"] = self._scalar
+            calls[f"{core}.numeric._frombuffer"] = self._from_buffer
+        for builtins in ("builtins", "__builtin__"):
+            calls[f"{builtins}.set"] = lambda items: set(self._items(items))
+            calls[f"{builtins}.frozenset"] = lambda items: frozenset(self._items(items))
+            calls |= {f"{builtins}.bytearray": self._bytearray, f"{builtins}.bytes": self._bytes}
+            calls[f"{builtins}.complex"] = self._complex
+        self._globals = {name: Global(name, call) for name, call in calls.items()} | {self._array.name: self._array}
 
-    return make
+    def find(self, name: str) -> Global:
+        """Return the stand-in for a global; raises NotPlain with its name if it is not admitted."""
+        if name not in self._globals:
+            raise NotPlain(f"it asks for {name[:200]!r}, which is refused; {ALLOWED}")
+        return self._globals[name]
 
+    def _reconstruct(self, subtype: object, *_: object) -> PickledArray:
+        if subtype is not self._array:
+            raise NotPlain(f"it makes an array that is not a numpy.ndarray; {ALLOWED}")
+        return PickledArray(self._charge)
 
-def scalar(charge: Charge) -> Callable[..., Any]:
-    """Return the stand-in for NumPy's ``scalar``: one number or text from its bytes."""
-
-    def make(dtype: object, content: object = None) -> Any:
+    def _scalar(self, dtype: object, content: object = None) -> Any:
         checked = _checked_type(dtype)
         if checked.hasobject:
             raise NotPlain("it has a numpy scalar that holds an object")
-        charge(checked.itemsize)
-        raw = content.encode("latin1") if isinstance(content, str) else content
-        return _from_bytes(raw, checked, (), "C", charge)[()]
+        self._charge(checked.itemsize)
+        return _from_bytes(content, checked, (), "C", self._charge)[()]
 
-    return make
+    def _from_buffer(self, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> PickledArray:
+        """Restore a contiguous array of protocol 5."""
+        if order not in ("C", "F", "K"):
+            raise NotPlain(f"it has an array of memory order {reprlib.repr(order)}")
+        array = PickledArray(self._charge)
+        array.set_state((1, shape, dtype, order == "F", content))
+        if order == "K" and axes is not None:
+            array.transpose(axes)
+        return array
+
+    def _encode(self, text: str, encoding: str = "") -> bytes:
+        if type(text) is not str or encoding not in ("latin1", "latin-1"):
+            raise NotPlain("it encodes something other than text in latin1")
+        self._charge(len(text))
+        return text.encode("latin1")
+
+    def _bytearray(self, content: bytes | str = b"", *encoding: str) -> bytearray:
+        if type(content) is str:
+            content = self._encode(content, *encoding)
+        if type(content) is not bytes:
+            raise NotPlain("it makes a bytearray of something other than bytes")
+        self._charge(len(content))
+        return bytearray(content)
+
+    def _items(self, items: list[Any]) -> list[Any]:
+        if type(items) is not list:
+            raise NotPlain("it makes a set of something other than a list")
+        self._charge(len(items))
+        return cheap_keys(items)
+
+    def _not_called(self, *_: object) -> None:
+        raise NotPlain(f"it calls numpy.ndarray, which no numpy writes; {ALLOWED}")
+
+    def _bytes(self, *arguments: object) -> bytes:
+        if arguments:
+            raise NotPlain("it makes bytes of something, which no Python writes")
+        return b""
+
+    def _complex(self, real: float, imag: float) -> complex:
+        if type(real) is not float or type(imag) is not float:
+            raise NotPlain("it makes a complex number of something other than two numbers")
+        return complex(real, imag)
+
+
+def cheap_keys(keys: list[Any]) -> list[Any]:
+    """Return keys if they are scalars or flat tuples of them: hashing nested tuples can exhaust stack or time.
+
+    Numbers whose hash can be chosen are refused, too: a dict would compare each of them with all others.
+    """
+    for key in keys:
+        for each in key if type(key) is tuple else (key,):
+            large = isinstance(each, int | np.integer) and abs(int(each)) >= _MAX_KEY
+            if large or isinstance(each, complex | np.complexfloating):
+                raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
+            if type(each) not in LEAVES and not isinstance(each, np.generic):
+                raise NotPlain(f"it has a {type(each).__name__} within a key; expected text, numbers or tuples of them")
+    return keys
 
 
 def _text(value: object) -> object:
@@ -131,15 +202,18 @@ def _checked_type(dtype: object) -> np.dtype[Any]:
     return dtype.dtype
 
 
-def _num_items(shape: object) -> int:
+def _num_items(shape: Any) -> int:
     whole = isinstance(shape, tuple) and all(type(size) is int and 0 <= size < 2**62 for size in shape)
-    if not isinstance(shape, tuple) or not whole or len(shape) > _MAX_AXES:
+    if not whole or len(shape) > _MAX_AXES:
         raise NotPlain(f"it has an array of the impossible shape {reprlib.repr(shape)}")
     return math.prod(shape)
 
 
 def _from_bytes(content: object, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"], charge: Charge) -> Array:
     """Build an array over bytes without a copy; impossible values are refused or corrected."""
+    if isinstance(content, str):  # bytes of a Python 2 pickle
+        charge(len(content))
+        content = content.encode("latin1")
     expected = _num_items(shape) * dtype.itemsize
     found = len(content) if isinstance(content, bytes | bytearray) else type(content).__name__
     if not isinstance(content, bytes | bytearray) or found != expected:

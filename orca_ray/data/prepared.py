@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import cache, layout
-from orca_ray.data.build_directory import finish, move, unfinished
 from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
 from orca_ray.data.rows import KINDS, Rows
 from orca_ray.data.workspace import Workspace
@@ -125,9 +124,9 @@ def prepare(
     Args:
         name: of the task.
         directory: see `directory_of`.
-        build: returns the arrays (`Arrays`).
-        raw: directory of the raw files that ``build`` reads.
-        protocol: passed to ``build``.
+        build: returns the arrays (`Arrays`) from the raw files below ``raw`` under ``protocol``.
+        raw: directory of the raw files.
+        protocol: selects the splits.
         expected: required fingerprint; data with another one are built again.
         identity: everything the build depends on; an interrupted build of another identity is not continued.
         held: whether data of another identity are built again.
@@ -156,22 +155,20 @@ def prepare(
         if data := found(logging.WARNING):  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
-        with unfinished(name, directory, raw, protocol, identity) as workspace:
-            made = finish(name, workspace.directory, _built(build, workspace), identity)
+        with layout.unfinished(name, directory, raw, protocol, identity) as workspace:
+            made = layout.finish(name, workspace.directory, _built(build, workspace), identity)
             if expected is not None and made != expected:
                 raise UserError(
-                    f"{name}: the prepared data has fingerprint {made}, expected {expected}: its raw data is not what "
-                    "this version of orca-ray was released with, so scores would not be comparable; it is not kept."
+                    f"{name}: the prepared data has fingerprint {made}, expected {expected}; it is discarded, because "
+                    "scores would not be comparable. Fetch the raw files that belong to this version of orca-ray."
                 )
             if users:
                 layout.refuse_replacing(name, directory, identity)
-            move(workspace.directory, directory)
+            layout.move(workspace.directory, directory)
     try:
         return _open(name, directory, layout.read_meta(directory))
     except layout.Damaged as error:
-        raise UserError(
-            f"{name}: prepared data is damaged right after it was written: {error}. Check the disk."
-        ) from error
+        raise UserError(f"{name}: prepared data is damaged right after it was written: {error}; check disk") from error
 
 
 def _built(build: Build, workspace: Workspace) -> Arrays:
@@ -195,10 +192,9 @@ def verify(data: PreparedData) -> None:
         path = data.directory / f"{name}.npy"
         actual = cache.sha256_file(path) if path.is_file() else "nothing"
         if actual != entry["sha256"]:
-            raise UserError(
-                f"{data.name}: {path} changed since it was prepared: expected sha256 {entry['sha256']}, got {actual}. "
-                f"Remove {data.directory} and prepare it again."
-            )
+            hashes = f"expected sha256 {entry['sha256']}, got {actual}"
+            remedy = f"Remove {data.directory} and prepare it again."
+            raise UserError(f"{data.name}: {path} changed since it was prepared: {hashes}. {remedy}")
 
 
 def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:

@@ -87,10 +87,7 @@ def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> No
 
 
 def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool = False) -> str:
-    """Return the advice that gets the raw files of a task into ``directory``.
-
-    ``made_by`` is the command that makes them; ``by_hand``: whether only the user can supply them.
-    """
+    """Return how to get a task's raw files: by the command ``made_by``, by fetching, or only by the user's hand."""
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"

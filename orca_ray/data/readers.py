@@ -1,15 +1,191 @@
-"""Readers of raw files, which execute nothing and name file and field in their errors.
+"""Readers of raw files and checks of their content, which execute nothing and name file and field in their errors.
 
-Pickles are read by `orca_ray.data.safe_pickle`, archives by `orca_ray.data.archives`.
+HDF5, MATLAB and NumPy files have modules of their own, as have pickles and archives. Two libraries do not pass the
+hostile-file tests: pandas silently fills short rows of a table, and ``scipy.io.wavfile`` silently accepts a recording
+that ends early and drops an incomplete sample.
 """
 
-from orca_ray.data.checks import refuse_labels, refuse_not_finite, refuse_shape
-from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat, refuse_foreign_data
+import csv
+import io
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orca_ray.data import cache
+from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat
 from orca_ray.data.npy import open_npz, read_npy
-from orca_ray.data.text_files import read_csv, read_lines
-from orca_ray.data.wav import read_wav
+from orca_ray.data.rows import row_slices
+from orca_ray.errors import UserError
 
 __all__ = [
     "MatArray", "open_hdf5", "open_npz", "read_csv", "read_lines", "read_mat", "read_npy", "read_wav",
-    "refuse_foreign_data", "refuse_labels", "refuse_not_finite", "refuse_shape",
+    "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
+
+Array = npt.NDArray[Any]
+Waveform = npt.NDArray[np.float32]
+
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
+_SLICE_BYTES = 32 * 2**20
+
+
+def refuse_not_finite(path: Path, field: str, array: Array) -> None:
+    """Raise UserError with ``path``, ``field`` ("": none) and index of the first NaN or infinity.
+
+    Large arrays are read slice by slice; integers and booleans always pass.
+    """
+    if array.dtype.kind not in "fc":
+        return
+    for start, values in _slices(array[None] if array.ndim == 0 else array):
+        finite = np.isfinite(values)
+        if not finite.all():
+            index = [int(each) for each in np.argwhere(~finite)[0]]
+            found = values[tuple(index)]
+            index[0] += start
+            raise UserError(f"{_place(path, field)}: expected finite numbers, found {found} at index {index}")
+
+
+def refuse_shape(path: Path, field: str, array: Any, expected: tuple[int | None, ...]) -> None:
+    """Raise UserError unless ``array`` (anything with a shape) has the expected one; None means any size."""
+    shape = tuple(array.shape)
+    if len(shape) == len(expected) and all(want in (None, size) for size, want in zip(shape, expected, strict=True)):
+        return
+    wanted = ", ".join("any" if size is None else str(size) for size in expected)
+    raise UserError(f"{_place(path, field)}: expected shape [{wanted}], found {list(shape)}")
+
+
+def refuse_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
+    """Raise UserError unless all of ``y`` are whole numbers from ``low`` to ``high``, both included."""
+    if y.dtype.kind not in "biuf":
+        raise UserError(f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}")
+    for start, values in _slices(y.reshape(-1)):
+        good = (values >= low) & (values <= high)
+        if values.dtype.kind == "f":
+            good &= values == np.floor(values)
+        if not good.all():
+            index = int(np.flatnonzero(~good)[0])
+            expected = f"{_place(path, field)}: expected labels from {low} to {high}"
+            raise UserError(f"{expected}, found {values[index]} at {start + index}")
+
+
+def _slices(rows: Array) -> Iterator[tuple[int, Array]]:
+    return ((part.start, rows[part]) for part in row_slices(rows, _SLICE_BYTES))
+
+
+def _place(path: Path, field: str) -> str:
+    return f"{path}, {field}" if field else str(path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the non-empty lines of a UTF-8 text file without surrounding white space; raises UserError for none."""
+    lines = [line.strip() for line in _text(path).split("\n")]
+    if not any(lines):
+        raise UserError(f"{path}: expected one entry a line, found an empty file")
+    return [line for line in lines if line]
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Return the named columns of a comma-separated table with a header, with values as text.
+
+    Raises UserError for a file that is not text, a column that is missing or named twice, a row (with its line) of
+    another length than the header, and no row.
+    """
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if bad := [name for name in columns if header.count(name) != 1]:
+            found = ", ".join(header)[:200] or "an empty file"
+            count = header.count(bad[0])
+            raise UserError(f"{path}: expected column {bad[0]!r} once in the header, found {count}: {found}")
+        rows = []
+        for row in filter(None, reader):
+            if len(row) != len(header):
+                expected = f"{len(header)} values ({', '.join(header)})"
+                raise UserError(f"{path}, line {reader.line_num}: expected {expected}, found {len(row)}")
+            rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: expected a comma-separated table, {error}") from error
+    if not rows:
+        raise UserError(f"{path}: expected rows below the header, found none")
+    return {name: [row[header.index(name)] for row in rows] for name in columns}
+
+
+def _text(path: Path) -> str:
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        content = stream.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected text in UTF-8, found byte {content[error.start]:#04x}") from error
+    if "\0" in text:
+        raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
+    return text
+
+
+def read_wav(path: Path, sample_rate: int) -> Waveform:
+    """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
+
+    PCM of 8, 16, 24 and 32 bits and floating point of 32 and 64 bits are read, plain or "extensible"; nothing is
+    resampled to ``sample_rate`` (hertz). Raises UserError for another rate, several channels, another encoding, no
+    samples, a NaN, or a file that ends early.
+    """
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        chunks = _chunks(path, stream.read())
+    if missing := [name for name in (b"fmt ", b"data") if name not in chunks]:
+        raise UserError(f"{path}: expected a chunk {missing[0].decode()!r}, found {', '.join(map(repr, chunks))}")
+    header, data = chunks[b"fmt "], chunks[b"data"]
+    if len(header) < 16:
+        raise UserError(f"{path}: expected 16 bytes in chunk 'fmt ', found {len(header)}")
+    encoding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", header)
+    if encoding == _EXTENSIBLE and len(header) >= 26:
+        (encoding,) = struct.unpack_from("<H", header, 24)
+    if rate != sample_rate:
+        raise UserError(f"{path}: expected {sample_rate} samples a second, found {rate}; resample it")
+    if channels != 1:
+        raise UserError(f"{path}: expected one channel, found {channels}; mix them into one")
+    if (encoding, bits) not in _ENCODINGS:
+        found = f"encoding {encoding} of {bits} bits"
+        raise UserError(f"{path}: expected PCM of 8 to 32 bits or floating point, found {found}; convert it")
+    if len(data) % (bits // 8):
+        raise UserError(f"{path}: expected samples of {bits // 8} bytes in chunk 'data', found {len(data)} bytes")
+    samples = _samples(data, encoding, bits // 8)
+    if not len(samples) or not np.isfinite(samples).all():
+        raise UserError(f"{path}: expected finite samples, found {'a NaN or infinity' if len(samples) else 'none'}")
+    return samples
+
+
+def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
+    """Return the chunks of a RIFF file by name, up to the samples; of several with one name the first."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        raise UserError(f"{path}: expected a wav file ('RIFF', 'WAVE'), found {content[:12]!r}")
+    chunks: dict[bytes, bytes] = {}
+    position = 12
+    while position + 8 <= len(content) and b"data" not in chunks:
+        name, size = struct.unpack_from("<4sI", content, position)
+        chunk = content[position + 8 : position + 8 + size]
+        if len(chunk) != size:
+            expected = f"{path}: expected {size} bytes in chunk {name!r}"
+            raise UserError(f"{expected}, found {len(chunk)}; the file ends early, fetch it again")
+        chunks.setdefault(name, chunk)
+        position += 8 + size + size % 2
+    return chunks
+
+
+def _samples(data: bytes, encoding: int, width: int) -> Waveform:
+    if encoding == _FLOAT:
+        return np.frombuffer(data, f"<f{width}").astype(np.float32)
+    values: npt.NDArray[Any]
+    if width == 1:  # the only unsigned width
+        values = np.frombuffer(data, np.uint8).astype(np.int32) - 128
+    elif width == 3:
+        padded = np.zeros((len(data) // 3, 4), np.uint8)
+        padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        values, width = padded.view("<i4")[:, 0], 4
+    else:
+        values = np.frombuffer(data, f"<i{width}")
+    return (values / np.float64(2 ** (8 * width - 1))).astype(np.float32)

@@ -92,9 +92,8 @@ class JoinedRows:
 
     def __init__(self, first: Rows, second: Rows) -> None:
         if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
-            raise ValueError(
-                f"rows of {first.shape[1:]} {first.dtype} and {second.shape[1:]} {second.dtype} do not join"
-            )
+            one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
+            raise ValueError(f"rows of {one} and {other} do not join")
         self._first, self._second = first, second
         self.shape = (len(first) + len(second), *first.shape[1:])
         self.dtype = first.dtype

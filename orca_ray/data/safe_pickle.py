@@ -1,9 +1,9 @@
 """Reader of pickles from untrusted sources: NumPy arrays and plain containers are built, nothing is imported or called.
 
 ``pickletools.genops`` parses the opcodes, and a small stack machine executes those that build data. The dozen admitted
-globals are stand-ins: arrays are recorded (`orca_ray.data.pickled_arrays`), checked, and built at the end.
-``pickle.Unpickler`` is not used: `find_class` cannot stop what its C code does without a global. It allocates as much
-memory as a memo index asks for, and exhausts the stack when it hashes nested tuples.
+globals are stand-ins (`orca_ray.data.pickled_arrays`). ``pickle.Unpickler`` is not used, because ``find_class`` cannot
+stop what its C code does without a global: it allocates as much memory as a memo index asks for, and exhausts the stack
+when it hashes nested tuples.
 """
 
 import ast
@@ -16,17 +16,23 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.pickled_arrays import NotPlain, PickledArray, PickledType, array_from_buffer, scalar
+from orca_ray.data.gzip_stream import damaged
+from orca_ray.data.pickled_arrays import (
+    ALLOWED,
+    LEAVES,
+    Global,
+    NotPlain,
+    PickledArray,
+    PickledType,
+    StandIns,
+    cheap_keys,
+)
 from orca_ray.errors import UserError
 
 _MAX_DEPTH = 64
 """Limit of nested containers; our benchmarks nest four."""
 _MAX_GROWTH = 4
 """Limit of bytes that conversions and copies create, per byte of the file."""
-_MAX_KEY = 2**60
-"""Integers from the modulus of Python's hash (2**61 - 1) share their hash with smaller ones."""
-_LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
-_ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
 _REFUSED = {
     **dict.fromkeys(("PERSID", "BINPERSID"), "a persistent id"),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "a registered extension"),
@@ -49,27 +55,20 @@ def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any
     Raises:
         UserError: names the file and the first global that is not admitted, or describes the damage.
     """
-    if not isinstance(source, Path):
-        return _load(source, what, encoding)
-    with cache.open_file(source) as stream:
-        return _load(stream, str(source) if what in str(source) else f"{source} ({what})", encoding)
-
-
-def _load(stream: BinaryIO, where: str, encoding: str) -> Any:
+    if isinstance(source, Path):
+        with cache.open_file(source) as stream:
+            return load(stream, str(source) if what in str(source) else f"{source} ({what})", encoding=encoding)
     try:
-        value = _Settling().settle(_Machine(_Source(stream), encoding).run())
-        if stream.read(1):
+        value = _Settling().settle(_Machine(_Source(source), encoding).run())
+        if source.read(1):
             raise NotPlain("there are more bytes after its end; the file is damaged, fetch it again")
     except (UserError, MemoryError):
         raise
     except NotPlain as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{what}: {error}") from error
     # A damaged pickle makes Python's parsers fail with a dozen exception types, none of them documented.
     except Exception as error:
-        raise UserError(
-            f"{where}: expected a whole pickle, found one that ends early or is damaged ({type(error).__name__}: "
-            f"{str(error)[:200]}); fetch the file again"
-        ) from error
+        raise damaged(what, "a whole pickle", error) from error
     return value
 
 
@@ -84,17 +83,14 @@ class _Source:
             self._size = stream.seek(0, 2) - start
             stream.seek(start)
         self.num_bytes = 0
-        self.text = b""
-        """The last line that belongs to the opcode STRING."""
-        self._opcode = b""
+        self.text = self._opcode = b""
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= self._size - self.num_bytes:  # before memory is allocated
-            raise EOFError(f"{size} bytes expected after byte {self.num_bytes}, fewer found")
-        found = self._stream.read(size)
+        fits = 0 <= size <= self._size - self.num_bytes  # checked before memory is allocated
+        found = self._stream.read(size) if fits else b""
         self.num_bytes += len(found)
         if len(found) != size:
-            raise EOFError(f"{size} bytes expected after byte {self.num_bytes - len(found)}, {len(found)} found")
+            raise EOFError(f"{size} bytes expected after byte {self.num_bytes - len(found)}, fewer found")
         self._opcode = found
         return found
 
@@ -109,15 +105,6 @@ class _Source:
         return b"''\n"
 
 
-class _Global:
-    """Stand-in for an admitted global."""
-
-    __slots__ = ("call", "name")
-
-    def __init__(self, name: str, call: Callable[..., Any]) -> None:
-        self.name, self.call = name, call
-
-
 class _Machine:
     """Executes the opcodes of one pickle on its own stack."""
 
@@ -127,17 +114,23 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self._created = self._frame_end = 0
-        self._globals = self._admitted()
+        self._globals = StandIns(self._charge)
 
     def run(self) -> Any:
         """Return the value of the pickle."""
         for opcode, argument, _ in pickletools.genops(self.source):  # type: ignore[arg-type]
             if opcode.name in _REFUSED:
-                raise NotPlain(f"it holds {_REFUSED[opcode.name]}; {_ALLOWED}")
+                raise NotPlain(f"it holds {_REFUSED[opcode.name]}; {ALLOWED}")
             _OPCODES.get(opcode.name, _Machine.push)(self, argument)
         if self.source.num_bytes < self._frame_end:
             raise EOFError(f"a frame ends at byte {self._frame_end}, the pickle at {self.source.num_bytes}")
         return self.stack.pop()
+
+    def _charge(self, size: int) -> None:
+        """Count created bytes; a few bytes of pickle can ask for the same copy a million times."""
+        self._created += size
+        if self._created > _MAX_GROWTH * self.source.num_bytes + 4096:
+            raise NotPlain(f"it unfolds into more than {_MAX_GROWTH} times its size; the file is damaged or hostile")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -153,14 +146,15 @@ class _Machine:
 
     def add(self, kind: type, items: list[Any]) -> None:
         """Add items to the container at the top of the stack; keys and values of a dict alternate."""
-        if type(self.stack[-1]) is not kind:
-            raise NotPlain(f"it adds items to a {type(self.stack[-1]).__name__}; {_ALLOWED}")
+        target: Any = self.stack[-1]
+        if type(target) is not kind:
+            raise NotPlain(f"it adds items to a {type(target).__name__}; {ALLOWED}")
         if kind is list:
-            self.stack[-1].extend(items)
+            target.extend(items)
         elif kind is set:
-            self.stack[-1].update(_cheap_keys(items))
+            target.update(cheap_keys(items))
         else:
-            self.stack[-1].update(zip(_cheap_keys(items[::2]), items[1::2], strict=True))
+            target.update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
 
     def push_dict(self, items: list[Any]) -> None:
         self.push({})
@@ -173,102 +167,30 @@ class _Machine:
     def parse_text(self, _: object) -> None:
         self.push_text(ast.literal_eval("b" + self.source.text.decode("ascii").strip()).decode("latin1"))
 
+    def check_protocol(self, version: int) -> None:
+        if version > pickle.HIGHEST_PROTOCOL:
+            raise ValueError(f"protocol {version}")
+
     def start_frame(self, size: int) -> None:
         self._frame_end = self.source.num_bytes + size
 
-    def find(self, name: str) -> _Global:
-        if name not in self._globals:
-            raise NotPlain(f"it asks for {name[:200]!r}, which is refused; {_ALLOWED}")
-        return self._globals[name]
+    def find(self, name: str) -> Global:
+        return self._globals.find(name.replace(" ", ".", 1))
 
     def call(self, arguments: Any, function: object) -> None:
-        if not isinstance(function, _Global):
-            raise NotPlain(f"it calls a {type(function).__name__}; {_ALLOWED}")
+        if not isinstance(function, Global):
+            raise NotPlain(f"it calls a {type(function).__name__}; {ALLOWED}")
         self.push(function.call(*arguments))
 
     def build(self, state: object) -> None:
         target = self.stack[-1]
         if not isinstance(target, PickledType | PickledArray):
-            name = target.name if isinstance(target, _Global) else type(target).__name__
-            raise NotPlain(f"it changes {name}; {_ALLOWED}")
+            raise NotPlain(f"it changes {getattr(target, 'name', type(target).__name__)}; {ALLOWED}")
         target.set_state(state)
-
-    def _admitted(self) -> dict[str, _Global]:
-        array = _Global("numpy.ndarray", _not_called)
-
-        def reconstruct(subtype: object, *_: object) -> PickledArray:
-            if subtype is not array:
-                raise NotPlain(f"it makes an array that is not a numpy.ndarray; {_ALLOWED}")
-            return PickledArray(self._charge)
-
-        calls: dict[str, Callable[..., Any]] = {"numpy.dtype": PickledType, "_codecs.encode": self._encode}
-        for core in ("numpy.core", "numpy._core"):
-            calls[f"{core}.multiarray._reconstruct"] = reconstruct
-            calls[f"{core}.multiarray.scalar"] = scalar(self._charge)
-            calls[f"{core}.numeric._frombuffer"] = array_from_buffer(self._charge)
-        for builtins in ("builtins", "__builtin__"):
-            calls |= {f"{builtins}.{kind.__name__}": self._container(kind) for kind in (set, frozenset)}
-            calls |= {f"{builtins}.bytearray": self._bytearray, f"{builtins}.bytes": _empty_bytes}
-            calls[f"{builtins}.complex"] = _complex
-        return {name: _Global(name, call) for name, call in calls.items()} | {array.name: array}
-
-    def _charge(self, size: int) -> None:
-        """Count created bytes; a few bytes of pickle can ask for the same copy a million times."""
-        self._created += size
-        if self._created > _MAX_GROWTH * self.source.num_bytes + 4096:
-            raise NotPlain(f"it unfolds into more than {_MAX_GROWTH} times its size; the file is damaged or hostile")
-
-    def _encode(self, text: str, encoding: str = "") -> bytes:
-        if type(text) is not str or encoding not in ("latin1", "latin-1"):
-            raise NotPlain("it encodes something other than text in latin1")
-        self._charge(len(text))
-        return text.encode("latin1")
-
-    def _bytearray(self, content: bytes | str = b"", *encoding: str) -> bytearray:
-        if type(content) is str:
-            content = self._encode(content, *encoding)
-        if type(content) is not bytes:
-            raise NotPlain("it makes a bytearray of something other than bytes")
-        self._charge(len(content))
-        return bytearray(content)
-
-    def _container(self, kind: Callable[[list[Any]], Any]) -> Callable[..., Any]:
-        def make(items: list[Any]) -> Any:
-            if type(items) is not list:
-                raise NotPlain("it makes a set of something other than a list")
-            self._charge(len(items))
-            return kind(_cheap_keys(items))
-
-        return make
-
-
-def _cheap_keys(keys: list[Any]) -> list[Any]:
-    """Return keys if they are scalars or flat tuples of them: hashing nested tuples can exhaust stack or time.
-
-    Numbers whose hash can be chosen are refused, too: a dict would compare each of them with all others.
-    """
-    for key in keys:
-        for each in key if type(key) is tuple else (key,):
-            if isinstance(each, complex | np.complexfloating) or (
-                isinstance(each, int | np.integer) and abs(int(each)) >= _MAX_KEY
-            ):
-                raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
-            if type(each) not in _LEAVES and not isinstance(each, np.generic):
-                raise NotPlain(f"it has a {type(each).__name__} within a key; expected text, numbers or tuples of them")
-    return keys
-
-
-def _check_protocol(_: _Machine, version: int) -> None:
-    if version > pickle.HIGHEST_PROTOCOL:
-        raise ValueError(f"protocol {version}")
-
-
-def _dotted(name: str) -> str:
-    return name.replace(" ", ".", 1)
 
 
 _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
-    "PROTO": _check_protocol,
+    "PROTO": _Machine.check_protocol,
     "FRAME": _Machine.start_frame,
     "STOP": lambda m, _: None,
     "NONE": lambda m, _: m.push(None),
@@ -298,31 +220,15 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
     "SETITEMS": lambda m, _: m.add(dict, m.pop_items()),
     "EMPTY_SET": lambda m, _: m.push(set()),
     "ADDITEMS": lambda m, _: m.add(set, m.pop_items()),
-    "FROZENSET": lambda m, _: m.push(frozenset(_cheap_keys(m.pop_items()))),
-    "GLOBAL": lambda m, name: m.push(m.find(_dotted(name))),
-    "STACK_GLOBAL": lambda m, _: m.push(m.find(".".join((m.pop(), m.pop())[::-1]))),
+    "FROZENSET": lambda m, _: m.push(frozenset(cheap_keys(m.pop_items()))),
+    "GLOBAL": lambda m, name: m.push(m.find(name)),
+    "STACK_GLOBAL": lambda m, _: m.push(m.find(" ".join((m.pop(), m.pop())[::-1]))),
     "REDUCE": lambda m, _: m.call(m.pop(), m.pop()),
-    "INST": lambda m, name: m.call(m.pop_items(), m.find(_dotted(name))),
+    "INST": lambda m, name: m.call(m.pop_items(), m.find(name)),
     "OBJ": lambda m, _: (lambda function, *arguments: m.call(arguments, function))(*m.pop_items()),
     "BUILD": lambda m, _: m.build(m.pop()),
 }
 """Opcodes with an effect of their own; all others push their argument."""
-
-
-def _not_called(*_: object) -> None:
-    raise NotPlain(f"it calls numpy.ndarray, which no numpy writes; {_ALLOWED}")
-
-
-def _empty_bytes(*args: object) -> bytes:
-    if args:
-        raise NotPlain("it makes bytes of something, which no Python writes")
-    return b""
-
-
-def _complex(real: float, imag: float) -> complex:
-    if type(real) is not float or type(imag) is not float:
-        raise NotPlain("it makes a complex number of something other than two numbers")
-    return complex(real, imag)
 
 
 class _Settling:
@@ -337,12 +243,12 @@ class _Settling:
 
     def settle(self, value: Any) -> Any:
         """Return ``value`` with all arrays built; raises NotPlain for anything that is not plain."""
-        if type(value) in _LEAVES or isinstance(value, np.generic):
+        if type(value) in LEAVES or isinstance(value, np.generic):
             return value
         if id(value) in self._done:
             return self._done[id(value)][1]
         if id(value) in self._open or len(self._open) >= _MAX_DEPTH:
-            raise NotPlain(f"a container holds itself, or they are nested more than {_MAX_DEPTH} deep; {_ALLOWED}")
+            raise NotPlain(f"a container holds itself, or they are nested more than {_MAX_DEPTH} deep; {ALLOWED}")
         self._open.add(id(value))
         settled = self._settle_container(value)
         self._open.remove(id(value))
@@ -360,9 +266,9 @@ class _Settling:
         elif type(value) is tuple:
             return tuple(self._settle_all(value))
         elif type(value) not in (set, frozenset):  # their items were checked when they were added
-            name = value.name if isinstance(value, _Global) else type(value).__name__
-            raise NotPlain(f"it holds {name} itself, which is refused; {_ALLOWED}")
+            found = getattr(value, "name", type(value).__name__)
+            raise NotPlain(f"it holds {found} itself, which is refused; {ALLOWED}")
         return value
 
     def _settle_all(self, values: Iterable[Any]) -> list[Any]:
-        return [each if type(each) in _LEAVES else self.settle(each) for each in values]
+        return [each if type(each) in LEAVES else self.settle(each) for each in values]

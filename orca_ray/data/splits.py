@@ -50,10 +50,7 @@ def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Ind
 def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
     if min(sizes) < 0 or sum(sizes) > num_samples:
         needed = sum(size for size in sizes if size > 0)
-        raise UserError(
-            f"splits of {list(sizes)} samples need {needed}, only {num_samples} are there: the data hold fewer samples "
-            "than the task expects"
-        )
+        raise UserError(f"splits of {list(sizes)} samples need {needed}, only {num_samples} are there: add samples")
     ends = np.cumsum(sizes)
     return [(int(end) - size, int(end)) for size, end in zip(sizes, ends, strict=True)]
 

@@ -1,11 +1,14 @@
 """Verification of raw files by hash: the published hash, or else the pin of the file's first complete reading."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from orca_ray.data.partial_download import Digest, hash_file
+from orca_ray.data import cache
+from orca_ray.data.archives import read_whole
 from orca_ray.data.pins import NAME, Pin, Pins
 from orca_ray.data.raw import RawFile
 from orca_ray.data.thread_pool import Progress, ThreadPool
@@ -18,9 +21,31 @@ _REPORTED_BYTES = 200 * 10**6
 """Size from which the hashing of a file is reported."""
 
 
+class Digest(NamedTuple):
+    """Hashes and size of a file."""
+
+    sha256: str
+    num_bytes: int
+    md5: str = ""
+    """"": not computed."""
+
+
+def hash_file(path: Path, *, with_md5: bool = False) -> Digest:
+    """Return the hashes and the size of a regular file; MD5 takes twice as long as SHA-256."""
+    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
+    num_bytes = 0
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        while block := stream.read(1 << 20):
+            num_bytes += len(block)
+            for each in hashes:
+                each.update(block)
+    sha256, *md5 = [each.hexdigest() for each in hashes]
+    return Digest(sha256, num_bytes, *md5)
+
+
 @dataclass
 class Verified:
-    """Result of `verify`; sorted paths below the raw directory."""
+    """Result of `verify`: paths below the raw directory."""
 
     intact: list[str] = field(default_factory=list)
     first_seen: list[str] = field(default_factory=list)
@@ -32,13 +57,10 @@ class Verified:
 def verify(
     files: Sequence[RawFile], directory: Path, progress: Progress | None = None, *, workers: int = WORKERS
 ) -> Verified:
-    """Hash the raw files in ``directory`` and compare them with their published hashes or pins.
+    """Compare the hashes of the raw files in ``directory`` with the published ones or the pins.
 
-    Raises:
-        UserError: names each file with another content, with the expected and the actual hash.
+    Raises UserError naming each file with another content, with the expected and the actual hash.
     """
-    from orca_ray.data.archives import read_whole
-
     pool, pins, found = ThreadPool(progress), Pins(directory), Verified()
 
     def check(file: RawFile) -> None:
@@ -86,15 +108,15 @@ def pin(file: RawFile, pins: Pins, digest: Digest, url: str = "") -> None:
 
 def mismatch(file: RawFile, known: Pin | None, digest: Digest) -> str:
     """Return how a file differs from its published hashes or its pin; "" where it does not."""
-    for name, expected, found in (("sha256", file.sha256, digest.sha256), ("md5", file.md5, digest.md5)):
-        if expected and expected.lower() != found:
-            return f"{name} is {found} ({digest.num_bytes} bytes), expected is {expected.lower()}, the published one"
+    found = f"({digest.num_bytes} bytes), expected is"
+    for name, expected, actual in (("sha256", file.sha256, digest.sha256), ("md5", file.md5, digest.md5)):
+        if expected and expected.lower() != actual:
+            return f"{name} is {actual} {found} {expected.lower()}, the published one"
     # A published SHA-256 has priority over the pin: it may have been corrected since.
     if known and not file.sha256 and (known.sha256, known.num_bytes) != (digest.sha256, digest.num_bytes):
         return (
-            f"sha256 is {digest.sha256} ({digest.num_bytes} bytes), expected is {known.sha256} "
-            f"({known.num_bytes} bytes), as it was first seen and pinned in {NAME}; if the new one is right, remove "
-            f"the entry {file.path!r} from there"
+            f"sha256 is {digest.sha256} {found} {known.sha256} ({known.num_bytes} bytes), as it was first seen and "
+            f"pinned in {NAME}; if the new one is right, remove the entry {file.path!r} from there"
         )
     return ""
 
@@ -106,11 +128,8 @@ def distinct(files: Iterable[RawFile]) -> list[RawFile]:
 
 def raise_all(errors: Iterable[BaseException]) -> None:
     """Raise the first error that is no `UserError`, else all user errors as one; do nothing without errors."""
-    found = list(errors)
-    for error in found:
-        if not isinstance(error, UserError):
-            raise error
-    if len(found) == 1:
-        raise found[0]
-    if found:
+    found = sorted(errors, key=lambda error: isinstance(error, UserError))
+    if len(found) > 1 and isinstance(found[0], UserError):
         raise UserError("\n".join(dict.fromkeys(map(str, found))))
+    if found:
+        raise found[0]

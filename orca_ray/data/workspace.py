@@ -59,12 +59,9 @@ class Workspace:
         return found
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return a writable array on the disk, with zeros where it was not filled before.
+        """Return a writable array (N, ...) on the disk, with zeros where it was not filled before.
 
-        Args:
-            name: of a prepared array, e.g. ``train_x``, or of a part of one, ``train_x.pairs``.
-            shape: (N, ...), the same at every call.
-            dtype: of the numbers.
+        ``name`` is that of a prepared array (``train_x``) or of a part of one (``train_x.pairs``).
         """
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
@@ -89,11 +86,7 @@ class Workspace:
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
         """Yield slices of ``size`` items that are not done yet; ``arrays`` are flushed to the disk after each.
 
-        Args:
-            stage: name of this pass over the items, unique in the build.
-            num_items: number of items.
-            size: of a batch: the work that one interruption may cost.
-            arrays: filled by the batches.
+        ``stage`` names this pass over the items uniquely; ``size`` is the work that an interruption may cost.
         """
         first = self._done.get(stage, 0)
         if first:

@@ -1,4 +1,4 @@
-"""The assembly: a task's embedder, a pretrained body, a task's head."""
+"""The whole model: a task's embedder, a pretrained body and a task's head."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from orca_ray.models.weights import load_body
 
 
 class CrossModalModel(nn.Module):
-    """Raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
+    """Maps raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
 
     input_mean: Tensor | None
     input_deviation: Tensor | None
@@ -21,10 +21,10 @@ class CrossModalModel(nn.Module):
     def __init__(
         self, embedder: Embedder, body: Body, head: nn.Module, statistics: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        """Assemble; ``statistics`` are mean and deviation to be taken out of the inputs first, [C, 1] or [C, 1, 1]."""
+        """Assemble the parts; ``statistics``, [C, 1] or [C, 1, 1], are mean and deviation that standardise inputs."""
         super().__init__()
         mean, deviation = statistics or (None, None)
-        # Not part of the weights: whoever builds the model for its data has them.
+        # Not stored with the weights: they are computed from the data that the model is built for.
         self.register_buffer("input_mean", mean, persistent=False)
         self.register_buffer("input_deviation", deviation, persistent=False)
         self.embedder = embedder
@@ -41,14 +41,14 @@ class CrossModalModel(nn.Module):
         return tokens
 
     def features(self, x: Tensor) -> Tensor:
-        """Mean over the tokens of each input, [B, D]: what alignment sees."""
+        """Return the mean over the tokens of each input, [B, D]: the features that alignment compares."""
         return self.embed(x).mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict [B, *target.output_shape]: logits for classes and labels, values else.
+        """Predict [B, *target.output_shape]: logits for classes and labels, values otherwise.
 
-        Under autocast only the body computes in lower precision: embedder and head are cheap, and what a regression
-        reads and predicts has more digits than bfloat16.
+        Under autocast only the body computes in lower precision: embedder and head are cheap, and inputs and
+        predictions of a regression have more digits than bfloat16.
         """
         with torch.autocast(x.device.type, enabled=False):
             tokens_BTD = self.embed(x)
@@ -70,11 +70,11 @@ def build_model(
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
-    """Assemble a model for inputs of ``input_shape`` (C, L) or (C, H, W).
+    """Build a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
-    ``statistics``: mean and deviation of the inputs' channels, where they are not standardised. ``stochastic_depth``:
-    layers are skipped while training at the rates that the body came with, if any. Equal arguments give
-    equal parameters, whatever was built before; the global random state stays as it is.
+    ``statistics`` are the mean and deviation of the inputs' channels, for inputs that are not standardised. With
+    ``stochastic_depth``, training skips layers at the body's own rates. Equal arguments give equal parameters, and the
+    global random state does not change.
 
     Raises UserError for an unknown body, unreadable weights or an input shape that is neither 1-D nor 2-D.
     """

@@ -1,4 +1,4 @@
-"""Embedders: from a task's raw input to tokens that look like the body's own.
+"""Embedders: they map a task's raw input to tokens that resemble the body's own.
 
 Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D input.
 """
@@ -16,15 +16,15 @@ from orca_ray.models.vision import ImageStem
 
 
 class Embedder(nn.Module):
-    """Raw input [B, C, L] or [B, C, H, W] -> tokens [B, T, D], positions and norm of the body included.
+    """Maps raw input [B, C, L] or [B, C, H, W] to tokens [B, T, D] with the body's position embeddings and norm.
 
-    Inputs are expected standardised (mean 0, variance 1 over the training set), like the pixels bodies are trained on.
+    Inputs must be standardised (mean 0, variance 1 over the training set).
     """
 
     layout: Layout
-    "Of the tokens after the prefix"
+    "Layout of the tokens after the prefix"
     patch: int | None
-    "Side of the patches of the input itself, which is padded to fit them; None: the input is resized first"
+    "Side of the patches that the padded input is cut into; None: the input is resized first"
 
     def __init__(self, layout: Layout, stem: Stem, dropout: float) -> None:
         super().__init__()
@@ -36,10 +36,10 @@ class Embedder(nn.Module):
 
 
 class SequenceEmbedder(Embedder):
-    """For a 1-D body: each patch of a series or image becomes a token; convolution, positions, then the body's norm.
+    """Embedder for 1-D bodies: each patch of a series or image becomes a token.
 
-    A series is cut into patches ``ceil(L / sequence_length)`` long, an image into square ones read row by row; the
-    right (and lower) edge is padded with zeros, the mean of a standardised input.
+    A series is cut into patches of length ``ceil(L / sequence_length)``, an image into square ones read row by row.
+    The right and lower edges are padded with zeros, the mean of a standardised input.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class SequenceEmbedder(Embedder):
 
 
 class ImageEmbedder(Embedder):
-    """Image patches for a 2-D body: resize, patch convolution, the body's norm if any, positions, prefix tokens.
+    """Embedder for 2-D bodies: resize, patch convolution, norm, position embeddings, prefix tokens.
 
-    A 1-D input is first folded, row by row, into a nearly square image; its end is padded with zeros.
+    A 1-D input is first folded row by row into a nearly square image, whose end is padded with zeros.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class ImageEmbedder(Embedder):
 
 
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the tokens [B, T, D] of the patches of [B, C, L] or [B, C, H, W], which fit it evenly.
+    """Return the tokens [B, T, D] of the patches of [B, C, L] or [B, C, H, W], whose sides are multiples of a patch's.
 
-    The convolution of patches that do not overlap is one matrix product. Written so, a token's numbers come to lie side
-    by side, as norm and body read them; the convolution's own layout would be copied, forwards and backwards.
+    A convolution without overlap is one matrix product, whose output has the memory layout that norm and body read; a
+    convolution's output would have to be copied, forwards and backwards.
     """
     patch, (num, channels, *size) = projection.kernel_size, x.shape
     if len(size) == 1:
@@ -115,15 +115,15 @@ def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def fold_shape(length: int) -> tuple[int, int]:
-    """Rows and columns of the nearly square image that a series of ``length`` is folded into."""
+    """Return rows and columns of the nearly square image that a series of ``length`` is folded into."""
     rows = math.isqrt(length)
     return rows, math.ceil(length / rows)
 
 
 def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
-    """Smallest patch side that cuts ``size`` into at most ``most_tokens`` patches, the last ones padded.
+    """Return the smallest patch side that cuts ``size`` into at most ``most_tokens`` patches, the last ones padded.
 
-    ``divides``: that also divides the length of a series; images are padded all the same.
+    ``divides``: the side must also divide the length of a series; images are always padded.
     """
     side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
     while math.prod(math.ceil(length / side) for length in size) > most_tokens:
@@ -135,12 +135,12 @@ def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = Fals
 
 @torch.no_grad()
 def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) -> None:
-    """Make each input number step between two words, starting from the mean word.
+    """Initialise the kernel with differences of two random words, and the bias with the mean word.
 
-    With n inputs to a token, kernel columns are s (e_i - e_j) / sqrt(2 n) for random words i, j; the bias is the mean
-    word. For white inputs of unit variance, tokens then have the mean and s^2 times the covariance of the body's word
-    embeddings; for fully correlated inputs still that mean and, up to chance, that RMS. The scale s <= 1 keeps tokens
-    from drowning positions (:meth:`TextStem.token_rms`).
+    With n inputs to a token, kernel columns are s (e_i - e_j) / sqrt(2 n) for random words i, j. For white inputs of
+    unit variance, tokens then have the mean and s² times the covariance of the body's word embeddings; for fully
+    correlated inputs they have that mean and, up to chance, that RMS. The scale s <= 1 keeps tokens from dominating
+    position embeddings (see `TextStem.token_rms`).
     """
     weight = projection.weight
     num_inputs = weight[0].numel()
@@ -156,10 +156,10 @@ def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) ->
 
 @torch.no_grad()
 def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) -> None:
-    """Spread the pretrained RGB patch kernel over the input's channels.
+    """Distribute the pretrained RGB patch kernel over the input's channels.
 
-    Channel c of C takes the share of the colour axis between 3c/C and 3(c+1)/C. So three channels get the pretrained
-    kernel itself, one channel its sum, and a grey image (all channels equal) is answered exactly as the body would.
+    Channel c of C takes the colour axis from 3c/C to 3(c+1)/C. Three channels get the pretrained kernel, one channel
+    its sum, and a grey image (all channels equal) is embedded exactly as by the body.
     """
     channels, colours = projection.weight.shape[1], stem.kernel.shape[1]
     edges = torch.arange(channels + 1) * (colours / channels)
@@ -172,7 +172,7 @@ def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) 
 
 @torch.no_grad()
 def _scale_to(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
-    """Rescale torch's initialisation so that white unit-variance input gives tokens of the body's RMS; no bias."""
+    """Rescale torch's initialisation so that white input of unit variance gives tokens of the body's RMS; bias 0."""
     response = projection.weight.flatten(1).square().sum(dim=1).mean().sqrt()
     projection.weight.mul_(stem.token_rms() / response)
     assert projection.bias is not None

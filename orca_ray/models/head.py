@@ -1,4 +1,4 @@
-"""Heads: from a body's features to predictions of exactly the target's shape.
+"""Heads: they map a body's features to predictions of the target's shape.
 
 Tensor suffixes as in :mod:`orca_ray.models.body`; P is the length of one output patch, O the number of output channels.
 """
@@ -14,7 +14,7 @@ from orca_ray.models.embedder import fold_shape
 
 
 class PooledHead(nn.Module):
-    """Mean over features, then one linear layer (the reference's head): classes, labels and scalars."""
+    """Mean over features, then one linear layer, as in the reference: for classes, labels and scalars."""
 
     def __init__(self, feature_width: int, target: Target) -> None:
         super().__init__()
@@ -28,19 +28,19 @@ class PooledHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Each feature predicts the patch of the field that lies at its place; patches are laid side by side.
+    """Each feature predicts the patch of the field at its own position; the patches tile a canvas.
 
-    The canvas that the patches cover has as many dimensions as the layout of the features. Where the field has more or
-    fewer, it is unrolled row by row or folded into a nearly square image, as the embedder does with inputs.
+    The canvas has as many dimensions as the layout of the features. A field with more or fewer is unrolled row by row,
+    or folded into a nearly square image, as the embedder does with inputs.
     """
 
     def __init__(
         self, feature_width: int, layout: Layout, shape: tuple[int, ...], space: Layout, patch: int | None
     ) -> None:
-        """Predict ``shape``, whose last axes ``space`` are space, from features laid out as ``layout``.
+        """Predict ``shape``, whose last axes ``space`` are spatial, from features with the layout ``layout``.
 
-        ``patch`` is the side of the embedder's patches where it cut a field of this very size into them: what they
-        cover beyond the canvas is cut off. With None the patches are as small as covers the canvas, and resized to fit.
+        ``patch`` is the side of the embedder's patches, if they tile a field of this size; predictions beyond the
+        canvas are cut off. None: the smallest patches that cover the canvas, resized to fit.
         """
         super().__init__()
         self.layout = layout
@@ -66,7 +66,7 @@ class DenseHead(nn.Module):
         return field.flatten(2)[:, :, : self._num_points].reshape(-1, *self._shape)
 
     def _lay_out(self, patches_BSP: Tensor) -> Tensor:
-        """Put patches side by side: [B, S, O * P] -> [B, O, *(layout * patch)]."""
+        """Tile patches: [B, S, O * P] -> [B, O, *(layout * patch)]."""
         blocks = patches_BSP.reshape(-1, *self.layout, self.num_channels, *self.patch)
         if len(self.layout) == 1:
             return blocks.transpose(1, 2).flatten(2)
@@ -80,9 +80,9 @@ def _reshaped(num_points: int, num_dimensions: int) -> Layout:
 def build_head(
     feature_width: int, layout: Layout, target: Target, input_size: tuple[int, ...], patch: int | None
 ) -> nn.Module:
-    """Build the head for ``target`` from the layout of the features, the input's spatial size and the embedder's patch.
+    """Build the head of ``target``, given the features' layout, the input's spatial size and the embedder's patch.
 
-    A dense target of two axes is a field (H, W) for a 2-D input and channels by length (C, L) for a 1-D one.
+    A dense target of two axes is a field (H, W) for a 2-D input and (C, L) for a 1-D one.
     """
     if target.kind != "dense":
         return PooledHead(feature_width, target)

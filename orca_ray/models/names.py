@@ -1,4 +1,4 @@
-"""Names of bodies, and what is known of them without importing torch or transformers."""
+"""Names and facts of bodies, without importing torch or transformers."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,8 +9,6 @@ from typing import Any, Literal
 from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
 from orca_ray.errors import UserError, nearest, unknown_name
-
-Modality = ModalityName  # deleted once no caller is left
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ MPNET = PackagedBody(
 PACKAGED: dict[str, PackagedBody] = {body.name: body for body in (MINILM, VIT_S14, MPNET)}
 
 
-# What the paper uses and what users ask for; any other Hugging Face encoder or timm ViT or Swin works by its name.
+# The paper's bodies and popular ones; any other Hugging Face encoder or timm ViT or Swin works by its name.
 _HUB = (
     BodyInfo(
         PAPER_BODIES["sequence"], "sequence", 12, 768, 124_645_632, "MIT", "Hugging Face hub; the paper's 1-D body"
@@ -175,35 +173,30 @@ _HUB = (
 
 
 def list_bodies() -> list[BodyInfo]:
-    """The packaged bodies, then the best-known ones that a hub provides."""
+    """Return the packaged bodies, then popular ones from a hub."""
     return [*PACKAGED.values(), *_HUB]
 
 
 def listed_body(name: str) -> BodyInfo | None:
-    """Return what `list_bodies` has about a body, a suffix ``:layers=N`` aside; None for names that are not listed."""
+    """Return the entry of a body in `list_bodies`, without its suffix ``:layers=N``; None if it has none."""
     base, _ = parse_body_name(name)
     return next((info for info in list_bodies() if info.name == base), None)
 
 
-def modality_of(body: str, otherwise: ModalityName) -> ModalityName:
-    """Return the name of `orca_ray.models.modality.modality_of`; deleted once no caller is left."""
-    return otherwise if (info := listed_body(body)) is None else info.modality
-
-
 def refuse_misspelt_body(name: str) -> None:
-    """Raise UserError for a name that cannot be read, or is all but a packaged body's: asking a hub would cost time."""
+    """Raise UserError for a malformed name and for a misspelt packaged body, before a hub is asked."""
     base, _ = parse_body_name(name)
     close = nearest(base, PACKAGED)
     if base in PACKAGED or close is None or "/" in base or Path(base).is_dir():
         return
     if difflib.SequenceMatcher(None, base.lower(), close).ratio() > 0.8:
-        raise unknown_name("body", base, PACKAGED, "A hub's or timm's goes by its own name, a local one by its path.")
+        raise unknown_name("body", base, PACKAGED, "Hub and timm bodies have their own names, a local one its path.")
 
 
 def parse_body_name(name: str) -> tuple[str, int | None]:
-    """Split ``"minilm-l6:layers=4"`` into ``("minilm-l6", 4)``; without the suffix the second part is None.
+    """Split ``"minilm-l6:layers=4"`` into ``("minilm-l6", 4)``; without a suffix the second part is None.
 
-    Raises UserError when the suffix is no ``layers=N`` with N >= 1, or a packaged body has fewer layers.
+    Raises UserError for any other suffix, and for more layers than a packaged body has.
     """
     base, separator, suffix = name.rpartition(":layers=")
     if not separator:

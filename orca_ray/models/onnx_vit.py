@@ -1,4 +1,4 @@
-"""Read the DINOv2 backbone out of an ONNX file into Hugging Face's parameter names; nothing in the file is executed."""
+"""Reads the DINOv2 backbone in an ONNX file into Hugging Face's parameter names; the graph is never executed."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 from orca_ray.errors import UserError
 
 NUM_TENSORS = 223
-"What a 12-layer Dinov2Model's published checkpoint holds, the mask token included"
+"Number of tensors in the published checkpoint of a 12-layer Dinov2Model, mask token included"
 _PREFIX = "backbone."
 
 
 def read_dinov2(path: Path) -> dict[str, Tensor]:
     """Return the state dictionary of a Dinov2Model, in the layout of its published checkpoints.
 
-    The exporter kept the names of tensors used as they are. Linear weights were transposed and lost theirs, so each is
-    named by the bias in the ``Add`` that follows its ``MatMul``; the position table was split in two (CLS, grid).
+    The exporter transposed linear weights and dropped their names: each is named by the bias in the ``Add`` that
+    follows its ``MatMul``. It also split the position table in two (CLS, grid).
 
-    Raises UserError when the file is unreadable or is not such a backbone.
+    Raises UserError if the file is unreadable or is not such a backbone.
     """
     import onnx
     from onnx import numpy_helper
@@ -45,7 +45,7 @@ def read_dinov2(path: Path) -> dict[str, Tensor]:
 
 
 def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
-    """Map the name of each linear weight to the anonymous initialiser that holds it transposed."""
+    """Map the name of each linear weight to the initialiser that holds its transpose."""
     bias_after = {
         output: name
         for node in graph.node
@@ -62,12 +62,12 @@ def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
 
 
 def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
-    """Names of the two halves of the position table: [1, 1, D] for CLS and [1, gh * gw, D] for the grid."""
+    """Return the names of the halves of the position table, [1, 1, D] for CLS and [1, gh * gw, D] for the grid."""
     used = [(node.op_type, name) for node in graph.node for name in node.input if name in values]
     tables = {
         kind: [name for op, name in used if op == kind and len(values[name].dims) == 3]
         for kind in ("Concat", "Reshape")
     }
     if len(tables["Concat"]) != 1 or len(tables["Reshape"]) != 1:
-        raise UserError("the ONNX graph has no position table where a DINOv2 backbone keeps it")
+        raise UserError("the ONNX graph has no position table where a DINOv2 backbone has it")
     return tables["Concat"][0], tables["Reshape"][0]

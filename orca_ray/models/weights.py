@@ -10,33 +10,29 @@ import torch
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import Progress
+from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.family import Family, family_of, shorten
-from orca_ray.models.hugging_face import check_config, check_weights, quiet_transformers, read_config, read_weights
-from orca_ray.models.names import PACKAGED, BodyInfo, list_bodies, parse_body_name
+from orca_ray.models.hugging_face import (
+    cause,
+    check_config,
+    check_weights,
+    quiet_transformers,
+    read_config,
+    read_weights,
+)
+from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import body_directory
-from orca_ray.models.timm_models import check_timm, create_timm
 
-__all__ = [
-    "BodyInfo",
-    "LoadedBody",
-    "body_modality",
-    "check_body",
-    "fetch_body",
-    "list_bodies",
-    "load_body",
-    "parse_body_name",
-]
-
-_KEPT = {True: 2, False: 1}
-"Pristine bodies kept per process: a pretrained one for sequences and one for images; random ones cost little to redraw"
+_CACHED = {True: 2, False: 1}
+"Bodies cached per process: a pretrained one for sequences and one for images; random ones are cheap to rebuild"
 _pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {True: OrderedDict(), False: OrderedDict()}
 _guard = threading.Lock()
 
 
 @dataclass(frozen=True)
 class LoadedBody:
-    """A body of the caller's own, and the stem it was cut from, which all callers share: copy from it only."""
+    """The caller's own copy of a body, and its stem, which all callers share and only read."""
 
     name: str
     body: Body
@@ -47,18 +43,18 @@ def load_body(name: str, *, pretrained: bool = True, seed: int = 0) -> LoadedBod
     """Load a body in evaluation mode, float32, on the CPU.
 
     ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local directory or hub name that
-    ``from_pretrained`` takes, or ``timm:NAME``; the suffix ``:layers=N`` keeps the first N layers (in Swin, drops
-    blocks from the deepest stage). ``pretrained=False`` builds the same architecture with its library's own random
-    initialisation, drawn from ``seed`` alone. The global random state is left as it was.
+    ``from_pretrained`` takes, or ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; Swin loses blocks
+    of its deepest stage. ``pretrained=False`` builds the same architecture with its library's random initialisation,
+    which depends on ``seed`` alone. The global random state does not change.
 
-    Raises UserError for an unknown name, a model that is no such encoder, missing or damaged weights.
+    Raises UserError for an unknown name, a model of no known family, missing or damaged weights.
     """
     key = (name, 0 if pretrained else seed)
     with _guard:
         kept = _pristine[pretrained]
         loaded = kept.pop(key, None) or _load(name, pretrained, seed)
         kept[key] = loaded
-        while len(kept) > _KEPT[pretrained]:
+        while len(kept) > _CACHED[pretrained]:
             kept.popitem(last=False)
     return LoadedBody(name, copy.deepcopy(loaded.body), loaded.stem)
 
@@ -76,7 +72,7 @@ def body_modality(name: str) -> ModalityName:
     if base in PACKAGED:
         return PACKAGED[base].modality
     if base.startswith("timm:"):
-        check_timm(base.removeprefix("timm:"))
+        _check_timm(base.removeprefix("timm:"))
         return "image"
     return family_of(read_config(base)).modality
 
@@ -89,7 +85,7 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
     """
     base, layers = parse_body_name(name)
     if base.startswith("timm:"):
-        check_timm(base.removeprefix("timm:"))
+        _check_timm(base.removeprefix("timm:"))
     elif base not in PACKAGED:
         config = read_config(base)
         family = check_config(base, config)
@@ -108,7 +104,13 @@ def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
 
 
 def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
-    model = create_timm(base.removeprefix("timm:"), pretrained)
+    import timm
+
+    _check_timm(base.removeprefix("timm:"))
+    try:
+        model = timm.create_model(base.removeprefix("timm:"), pretrained=pretrained, num_classes=0)
+    except Exception as error:  # timm passes on whatever the hub client raises
+        raise UserError(f"cannot get the weights of body {base!r}: {cause(error)}") from error
     family = family_of(model, "timm")
     shorten(family, model, base, layers)
     return family, model
@@ -123,3 +125,12 @@ def _transformers_model(base: str, layers: int | None, pretrained: bool) -> tupl
     if pretrained:
         return family, read_weights(base, config)
     return family, AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        close = nearest(name.split(".")[0], timm.list_models())
+        question = f" Did you mean 'timm:{close}'?" if close else ""
+        raise UserError(f"unknown timm body {name!r}.{question} `timm.list_models()` lists them all.")

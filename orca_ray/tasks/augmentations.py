@@ -1,16 +1,16 @@
-"""What training does to its inputs at random, by name.
+"""Random changes of training inputs, by name.
 
-Drawn anew every epoch for every sample of the split, by its index, so that what a sample looks like depends neither on
-the order of the samples nor on the sizes of batches and passes. Only training passes of the refine stage augment:
-validation and test see the inputs as they are, and so does the align stage, which compares distributions of features
-(the reference aligns on what its loader yields, augmented).
+Parameters are drawn every epoch for every sample of the split, by its index, so that they depend neither on the order
+of samples nor on the sizes of batches and passes. Only training passes of the refine stage augment; validation, test
+and the align stage use the inputs unchanged (the reference aligns on augmented inputs).
 
 A new augmentation is one new entry of `AUGMENTATIONS`. Letters: N samples of a split, B of a pass, C channels, H, W.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from orca_ray.errors import unknown_name
 
@@ -19,48 +19,42 @@ if TYPE_CHECKING:  # task modules import this one, and importing them all must s
     from torch import Tensor
 
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
-"""Of the channels of CIFAR-100's training images, in units of the largest pixel value."""
+"""Mean of each channel of CIFAR-100's training images, in units of the largest pixel value."""
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 
 
-class Augmentation(Protocol):
-    """Random changes of inputs, in two steps: what is drawn, and what that does to a pass on the device."""
+@dataclass(frozen=True)
+class Augmentation(ABC):
+    """A random change of inputs, in two steps: draw its parameters, then apply them to a pass on the device."""
 
-    @property
-    def name(self) -> str:
-        """Name in `AUGMENTATIONS`."""
-        ...
+    name: str
+    """Name in `AUGMENTATIONS`."""
+    definition: str
+    """Definition in words, with its source."""
 
-    @property
-    def definition(self) -> str:
-        """What it does, in words, with its source."""
-        ...
-
+    @abstractmethod
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return what is drawn for every sample of a split [N, ...], on the CPU, from ``generator`` alone."""
-        ...
+        """Return the parameters of every sample of a split [N, ...], on the CPU, from ``generator`` alone."""
 
+    @abstractmethod
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the inputs ``x`` [B, *input_shape] changed as ``drawn`` [B, ...] says, on their device.
+        """Return the inputs ``x`` [B, *input_shape] changed by ``drawn`` [B, ...], on their device.
 
-        A new tensor: the rows of ``x`` may be the data set itself. Waits for no device.
+        The result is a new tensor, because ``x`` may be the data set itself. No step waits for the device.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class CropFlip:
-    """Cut a window of the image's own size out of the padded image, and mirror it left to right every other time."""
+class CropFlip(Augmentation):
+    """Cut a window of the image's own size out of the padded image, and mirror it with probability ½."""
 
-    name: str
-    definition: str
     padding: tuple[float, ...]
-    """What a border pixel holds, a channel or one for all: a black pixel in the units of the prepared inputs."""
+    """Value of border pixels, one a channel or one for all: a black pixel in the units of the prepared inputs."""
     margin: int = 4
     """Pixels of border on each side."""
 
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return the window's top and left corner, from 0 to twice the margin, and whether it is mirrored [N, 3]."""
+        """Return top and left of the window, from 0 to twice the margin, and whether it is mirrored, [N, 3]."""
         import torch
 
         corners = torch.randint(2 * self.margin + 1, (num_samples, 2), generator=generator)
@@ -68,7 +62,7 @@ class CropFlip:
         return torch.cat([corners, mirrored], dim=1)
 
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the windows [B, C, H, W]; raises ``ValueError`` for inputs that are no images of these channels."""
+        """Return the windows [B, C, H, W]; raises ValueError for inputs that are not images with these channels."""
         import torch
 
         if x.ndim != 4 or len(self.padding) not in (1, x.shape[1]):
@@ -109,7 +103,7 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {augmentation.name: augmentation for
 
 
 def get_augmentation(name: str) -> Augmentation | None:
-    """Return an augmentation by name, None for ""; raises :class:`UserError` naming the nearest one."""
+    """Return an augmentation by name, None for ""; raises UserError for an unknown one."""
     if not name:
         return None
     if name not in AUGMENTATIONS:

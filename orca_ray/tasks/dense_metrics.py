@@ -7,21 +7,19 @@ import numpy as np
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.tasks.ranking import area_under_roc
 
 IGNORED = -1
-"""Target of a mask's pixels that are to be ignored: the reference multiplies their logits and targets by zero, so that
-they count as logit 0, and as no part of the mask."""
+"""Target of a mask's ignored pixels. As in the reference, they count as pixels outside of the mask with logit 0."""
 PADDING = 100.0
-"""Target distance, in ångström, where there is no residue; the reference's."""
+"""Target distance, in ångström, at positions without a residue, as in the reference."""
 MARGIN = 5
-"""Rows and columns of padding before the first residue."""
+"""Empty rows and columns before the first residue; as many follow the last one."""
 CONTACT = 8.0
 """Largest true distance of a contact, in ångström."""
 SEPARATION = 24
-"""Least number of residues along the sequence between the two of a long-range contact."""
+"""Least distance along the sequence of the two residues of a long-range contact."""
 _FLOOR = 0.01
-"""Smallest distance that the reference lets a model predict."""
+"""Smallest distance that the reference scores; smaller predictions are raised to it."""
 
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
@@ -49,8 +47,8 @@ def false_negative_rate(logits: Array, y: Array) -> float:
 def long_range_contact_error(predictions: Array, y: Array) -> float:
     """Return the mean over proteins of the mean absolute error, in ångström, at long-range contacts.
 
-    Contacts are the pairs i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`. A pair is predicted
-    by the mean of both triangles of the map [N, S, S]. A protein without such contacts has no part in the mean.
+    Contacts are the pairs i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`. The prediction for
+    a pair is the mean of both triangles of the map [N, S, S]. Proteins without contacts are left out.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     protein, row, column = _contacts(y_NSS)
@@ -59,11 +57,11 @@ def long_range_contact_error(predictions: Array, y: Array) -> float:
 
 
 def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
-    """Return what the reference implementation scores, one protein at a time, as `long_range_contact_error`.
+    """Return `long_range_contact_error` as the reference implementation computes it.
 
-    It averages the upper triangle twice with the lower one, so that the latter weighs ¾, and lifts predictions to 0.01
-    before the second time. And it cuts every protein to the length of its list's first one, here the first row of the
-    split. Where a protein has no contact left it crashes; here such a protein is left out.
+    It averages the upper triangle twice with the lower one, which then weighs ¾, and raises predictions to 0.01 before
+    the second time. It cuts every protein to the length of the first one. It crashes for a protein without contacts,
+    which is left out here.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     length = int((y_NSS[0] != PADDING).any(axis=1).sum())
@@ -114,6 +112,20 @@ def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
 
 
 def refuse_other_shape(predictions: Array, y: Array) -> None:
-    """Raise ``ValueError`` for shapes that differ: broadcasting would score nonsense."""
+    """Raise ValueError for shapes that differ, because broadcasting would give a wrong score."""
     if predictions.shape != y.shape:
         raise ValueError(f"predictions have shape {predictions.shape}, targets {y.shape}")
+
+
+def area_under_roc(scores_N: Array, positive_N: Array) -> float:
+    """Return the exact area under the ROC curve; both positive and negative samples must occur.
+
+    It is the share of pairs in which the positive sample scores higher, ties counting half (Mann and Whitney, 1947).
+    Sorting both kinds separately takes a quarter of scikit-learn's time and, for 7 million pixels, a third of its
+    memory.
+    """
+    positive_N = positive_N.astype(bool)
+    positives, negatives = np.sort(scores_N[positive_N]), np.sort(scores_N[~positive_N])
+    below = np.searchsorted(negatives, positives, side="left").sum()
+    not_above = np.searchsorted(negatives, positives, side="right").sum()
+    return float(below + not_above) / 2 / (len(positives) * len(negatives))

@@ -1,7 +1,7 @@
 """Training losses by name. Dense and scalar predictions arrive in the target's units.
 
-Every loss is a mean over the samples of a batch [B], of terms that depend on nothing else in the batch. So a step has
-one gradient, however it is split into passes that are weighted by their share of its samples.
+Every loss is a mean over the samples of a batch [B], and a sample's term does not depend on the others. So a step has
+the same gradient however it is split into passes, if these are weighted by their share of the samples.
 """
 
 import math
@@ -21,10 +21,10 @@ from orca_ray.tasks.dense_metrics import IGNORED
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
 LossFactory = Callable[[Rows, Target, torch.device], Loss]
-"""Makes a loss from the training targets [N, ...], of which it may hold statistics, on a device."""
+"""Makes a loss on a device from the training targets [N, ...], whose statistics it may use."""
 
 FOCAL_FLOOR = 1e-9
-"""What the reference adds to a probability before its logarithm."""
+"""Added to a probability before its logarithm, as in the reference."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class TrainingLoss:
 
     name: str
     definition: str
-    """What it is, in words."""
+    """Definition in words."""
     source: str
-    """Who defined it, or whose convention it is."""
+    """Origin of the definition or convention."""
     make: LossFactory
     regression: bool = False
     """Whether it compares predictions with targets in the targets' units."""
@@ -47,14 +47,12 @@ def cross_entropy(logits_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) -> Loss:
-    """Make the cross-entropy whose classes weigh alike: w_c = N / (K n_c) for n_c of N training samples, K classes.
+    """Make the cross-entropy with weights of inverse class frequency, w_c = N / (K n_c).
 
-    The mean is over samples. torch's own weighted mean, which the reference uses, divides by the weights of the batch
-    at hand instead, whose mean over the training split is 1: over the whole split both are equal, but torch's gradient
-    depends on how samples are put together.
+    n_c of N training samples are of class c of K. The mean is over samples. torch's weighted mean, which the reference
+    uses, divides by the sum of the batch's weights, so that its gradient depends on the batch.
 
-    Raises:
-        UserError: a class has no training sample, so that its weight would be infinite.
+    Raises UserError if a class has no training sample.
     """
     counts = np.bincount(np.asarray(train_y), minlength=target.size)
     if len(absent := np.flatnonzero(counts == 0)) > 0:
@@ -73,7 +71,7 @@ def weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) 
 def softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Return the mean focal loss with alpha 1 and gamma 0: −log(p + 1e-9), p the softmax probability of the class.
 
-    The floor bounds a sample's loss by 20.7, and takes the gradient from samples that are as wrong as that.
+    The constant bounds a sample's loss by 20.7, and gives samples with such a loss no gradient.
     """
     log_p_B = functional.log_softmax(logits_BK, dim=1).gather(1, y_B[:, None])
     return -torch.logaddexp(log_p_B, log_p_B.new_full((), math.log(FOCAL_FLOOR))).mean()
@@ -133,7 +131,7 @@ def relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def _same_shape(predictions: Tensor, y: Tensor) -> None:
-    if predictions.shape != y.shape:  # broadcasting would train on nonsense
+    if predictions.shape != y.shape:  # broadcasting would give a wrong loss
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 
 
@@ -175,7 +173,7 @@ LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
 
 
 def get_loss(name: str) -> TrainingLoss:
-    """Return a loss by name; raises :class:`UserError` naming the nearest one."""
+    """Return a loss by name; raises UserError for an unknown one."""
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
     return LOSSES[name]

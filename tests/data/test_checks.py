@@ -11,7 +11,7 @@ Array = np.ndarray[Any, Any]
 
 
 def test_what_is_not_finite_is_found_in_any_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.data.checks._SLICE_BYTES", 32)
+    monkeypatch.setattr("orca_ray.data.readers._SLICE_BYTES", 32)
     array = np.ones((20, 3), np.float32)
     refuse_not_finite(Path("x.npy"), "data", array)
     refuse_not_finite(Path("x.npy"), "data", np.arange(3))

@@ -19,9 +19,8 @@ import pytest
 
 from orca_ray.data import archives, thread_pool
 from orca_ray.data.archives import Progress
-from orca_ray.data.download import Patience
+from orca_ray.data.download import Download, Patience
 from orca_ray.data.fetch import _ByteProgress, fetch
-from orca_ray.data.partial_download import PartialDownload
 from orca_ray.data.pins import NAME, Pins
 from orca_ray.data.raw import RawFile
 from orca_ray.data.thread_pool import Stopped
@@ -365,7 +364,7 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_told(server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PartialDownload, "open", lambda _: Path("/dev/full").open("ab"))  # noqa: SIM115
+    monkeypatch.setattr(Download, "_open", lambda _: Path("/dev/full").open("ab"))  # noqa: SIM115
     with pytest.raises(UserError, match="no space left on the disk"):
         fetch([RawFile(path="a", urls=(server.add("a", CONTENT),))], raw, patience=FAST)
     assert not (raw / "a").exists()

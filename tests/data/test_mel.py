@@ -37,6 +37,7 @@ def test_numbers_of_librosa() -> None:
     np.testing.assert_allclose(found[LIBROSA_BANDS, LIBROSA_FRAMES], LIBROSA, atol=6e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:n_fft=1920 is too large")
 @pytest.mark.parametrize(
     ("sample_rate", "num_samples", "n_mels", "n_fft"),

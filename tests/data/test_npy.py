@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data import npy, scratch_arrays
+from orca_ray.data import npy
 from orca_ray.data.readers import open_npz, read_npy
 from orca_ray.errors import UserError
 
@@ -101,7 +101,7 @@ def test_npy_with_a_changed_header_is_read_or_refused(position: int, change: int
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("in_memory", [0, 2**20])
 def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch_arrays, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(npy, "IN_MEMORY", in_memory)
     x = np.arange(12.0).reshape(3, 4)
     save(tmp_path / "d.npz", x_train=x, y_train=np.asfortranarray(x), other=np.array([{}], dtype=object))
     found = open_npz(tmp_path / "d.npz", ["x_train", "y_train"])

@@ -14,12 +14,14 @@ from scipy.io import savemat
 
 from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
 from orca_ray.data.archives import open_gzip, read_whole, unpack
+from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch
-from orca_ray.data.partial_download import PartialDownload, hash_file
 from orca_ray.data.pins import NAME, Pin, Pins
 from orca_ray.data.raw import RawFile
+from orca_ray.data.verification import hash_file
 from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
+from tests.data.faulty_server import serving
 
 
 def _hdf5(path: Path) -> None:
@@ -84,14 +86,20 @@ def _partial_directory(place: Path, target: Path) -> None:
     prepared.prepare("big/toy", place / "out", lambda _: {}, users=True)
 
 
+def _fetch(place: Path) -> None:
+    with serving() as server:
+        file = RawFile(path="a", urls=(server.add("a", b"content"),), num_bytes=7)
+        fetch([file], place, patience=Patience(tries=1))
+
+
 def _part(place: Path, target: Path) -> None:
     (place / "a.part").symlink_to(target)
-    PartialDownload(place / "a", "http://localhost/a", hash_known=False, with_md5=False)
+    _fetch(place)
 
 
 def _description(place: Path, target: Path) -> None:
     (place / "a.part.json.tmp").symlink_to(target)
-    PartialDownload(place / "a", "http://localhost/a", hash_known=False, with_md5=False).start({}, 3)
+    _fetch(place)
 
 
 def _lock_file(place: Path, target: Path) -> None:
@@ -143,16 +151,14 @@ def _declared_hdf5(path: Path) -> None:
 
 
 def _read_hdf5(path: Path) -> None:
-    with readers.open_hdf5(path, ["x"]):
+    with readers.open_hdf5(path):
         pass
 
 
 def test_hdf5_that_declares_more_than_it_stores(tmp_path: Path) -> None:
     _declared_hdf5(tmp_path / "d.h5")
     assert (tmp_path / "d.h5").stat().st_size < 10_000
-    message = (
-        r"d\.h5.*unfolds to more than 200 times its size, x: 34359738368 bytes are declared, 0 are stored"
-    )
+    message = r"d\.h5.*unfolds to more than 200 times its size, x: 34359738368 bytes are declared, 0 are stored"
     for read in (_read_hdf5, lambda path: readers.read_mat(path, "x")):
         with pytest.raises(UserError, match=message):
             read(tmp_path / "d.h5")

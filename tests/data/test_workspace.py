@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orca_ray.data import build_directory, cache, prepared
+from orca_ray.data import cache, layout, prepared
 from orca_ray.data.prepared import Arrays
 from orca_ray.data.protocol import under_protocol
 from orca_ray.data.rows import JoinedRows, PairwiseRows
@@ -113,7 +113,7 @@ def test_finished_batches_outlive_what_the_input_is_not_at_fault_for(error: Any)
     assert second.filled == [4, 5]
 
 
-@pytest.mark.parametrize(("module", "name"), [(build_directory, "fingerprint"), (cache, "flush")])
+@pytest.mark.parametrize(("module", "name"), [(layout, "fingerprint"), (cache, "flush")])
 def test_an_interruption_after_the_build_loses_no_batch(
     module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,13 +108,10 @@ def test_more_categories_than_the_memory_holds_are_refused() -> None:
 
 
 def test_deep_json_is_refused(tmp_path: Path) -> None:
-    refused(
-        "nasbench360/fsd50k",
-        tmp_path,
-        lambda raw: (raw / "chunks/lbl_map.json").write_text("[" * 10**6) and None,
-        "lbl_map.json",
-        "expected JSON, found something else",
-    )
+    def spoil(raw: Path) -> None:
+        (raw / "chunks/lbl_map.json").write_text("[" * 10**6)
+
+    refused("nasbench360/fsd50k", tmp_path, spoil, "lbl_map.json", "expected JSON, found something else")
 
 
 def _repickled(path: Path, change: Callable[[Any], Any]) -> None:

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from orca_ray.errors import UserError
-from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING
+from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING, area_under_roc
 from orca_ray.tasks.metrics import METRICS, get_metric
-from orca_ray.tasks.ranking import area_under_roc
 
 from .reference_utils import needs_reference, reference
 

@@ -1,14 +1,12 @@
 """DomainNet, sketches: 40 of its classes.
 
-Choices where the reference leaves one:
+Where the reference leaves a choice:
 
-- Training images are cut and flipped at random once, when they are read, as in the reference; here from a seed.
-- Validation is a tenth of the training list, every class in proportion, treated like test images; ``paper`` trains on
-  it and treats it like training images.
-- The lists: the reference names ``sketch_train_mini.txt`` and ``sketch_test_mini.txt`` and does not say whose; these
-  are the ones of SENTRY, which has the same names and 40 classes.
-- The archive: the reference looks for it below ``groundtruth/``, where DomainNet keeps clip art and paintings; its page
-  has sketches a folder further up. The reference's address is tried last.
+- Training images are cropped and flipped at random once, when they are read, as in the reference; here from a seed.
+- Validation is a stratified tenth of the training list, treated like test images; ``paper`` trains on it and treats it
+  like training images.
+- The lists are SENTRY's, which have the names that the reference uses, and 40 classes.
+- The archive's address in the reference, below ``groundtruth/``, is tried last: DomainNet has sketches one folder up.
 """
 
 import re
@@ -19,16 +17,11 @@ import numpy as np
 
 from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_lines
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import each, filled, hold_out
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
-SPLIT_SEED = 0
 NUM_CLASSES = 40
 SIDE, LARGER = 224, 256
 MEAN, STD = (np.array(values, np.float32) for values in IMAGENET_STATISTICS)
@@ -79,7 +72,7 @@ def _fields(listing: Path, number: int, line: str) -> tuple[str, int]:
 
 
 def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -> dict[str, Array]:
-    """Return training images: resized to 256, a square of 224 of them, half of them mirrored."""
+    """Return training images: resized to 256, cropped to 224, half of them mirrored."""
     random = np.random.RandomState(seed)
     corners = random.randint(LARGER - SIDE + 1, size=(len(paths), 2))
     mirrored = random.random_sample(len(paths)) < 0.5
@@ -98,7 +91,7 @@ def _whole(workspace: Workspace, split: str, paths: Sequence[Path]) -> dict[str,
 
 
 def _pixels(path: Path, side: int) -> Array:
-    """Return an image as RGB [side, side, 3], 0 to 255, resized without regard to its proportions."""
+    """Return an image as RGB [side, side, 3], 0 to 255; its aspect ratio is not preserved."""
     from PIL import Image
 
     try:
@@ -157,6 +150,5 @@ TASK = Task(
     ),
     terms="The images belong to their authors: research use only, do not pass them on.",
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -1,29 +1,24 @@
-"""The prepared arrays of DrugCell's data, as both tasks read them, and what they declare alike."""
+"""The reader and the declaration that both tasks of DrugCell's data share."""
 
 from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
-from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
-SPLIT_SEED = 0
 WIDTH = 3840
-"""Of a drug's fingerprint and a cell line's mutations, one after the other."""
+"""Features of an input: a drug's fingerprint, then a cell line's mutations."""
 _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
 
 
 def drug_task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
     """Declare the task of one screen (``ctrp`` or ``gdsc``); a tenth of the training rows is held out for validation.
 
-    Targets are responses as the files hold them, neither standardised nor clipped, as in the reference.
+    Targets are the responses in the files, neither standardised nor clipped, as in the reference.
     """
     return Task(
         name=f"drug/{name}",
@@ -41,7 +36,6 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
         reference=reference,
         files=tuple(RawFile(path=f"drug_sep/{name}_{field}.npy") for pair in _FIELDS.values() for field in pair),
         terms=terms,
-        split_seed=SPLIT_SEED,
         build=lambda workspace: _build(workspace, name),
     )
 

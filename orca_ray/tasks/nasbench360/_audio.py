@@ -1,6 +1,6 @@
-"""What FSD50K's clips are turned into: log-mel spectrograms [96 mels, frames], cut, masked and mixed.
+"""Log-mel spectrograms [96 mels, frames] of FSD50K's clips, cut, masked and mixed.
 
-The distributions are those of the reference (its ``SpectrogramDataset``); every draw comes from the generator given.
+Distributions are those of the reference's ``SpectrogramDataset``; all draws come from the given generator.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from orca_ray.data.rows import Array
 SAMPLE_RATE = 22050
 NUM_MELS = 96
 NUM_FRAMES = 101
-"""Of one second, the frames of a window centred at 0, 10 ms, …, 1 s."""
+"""Frames of one second: windows centred at 0, 10 ms, …, 1 s."""
 MASK_PROBABILITY, MIX_PROBABILITY = 0.5, 0.75
 
 _MOST_MASKS = 2
@@ -27,7 +27,7 @@ _KEPT_BYTES = 512 * 2**20
 def spectrogram(path: str) -> Array:
     """Return the log-mel spectrogram of a file, its mean subtracted: [96, frames], at least 101 frames.
 
-    What is shorter than a second is repeated up to one. Raises UserError for a file that is no such recording.
+    Recordings shorter than a second are repeated. Raises UserError for an invalid file.
     """
     waveform = read_wav(Path(path), SAMPLE_RATE)
     if len(waveform) < SAMPLE_RATE:
@@ -49,7 +49,7 @@ def framed(spectrogram_MT: Array) -> Array:
 
 
 class Backgrounds:
-    """The background recordings, of which half a gigabyte of spectrograms is kept."""
+    """The background recordings; up to half a gigabyte of their spectrograms is cached."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
@@ -57,7 +57,7 @@ class Backgrounds:
         self._room = _KEPT_BYTES
 
     def draw(self, random: np.random.RandomState) -> Array:
-        """Return the spectrogram [96, frames] of one of them."""
+        """Return the spectrogram [96, frames] of a random one."""
         index = int(random.randint(len(self._paths)))
         if index in self._kept:
             return self._kept[index]
@@ -69,7 +69,7 @@ class Backgrounds:
 
 
 def training_example(spectrogram_MT: Array, backgrounds: Backgrounds, random: np.random.RandomState) -> Array:
-    """Return [96, 101] of a chunk, masked at random and, three times of four, mixed with a background."""
+    """Return [96, 101] of a chunk, masked at random and, with probability ¾, mixed with a background."""
     example = _cut(_masked(spectrogram_MT, random), random)
     if random.random_sample() >= MIX_PROBABILITY:
         return example
@@ -84,9 +84,9 @@ def _cut(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
 
 
 def _masked(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
-    """Return SpecAugment's masks (Park et al., 2019, arXiv:1904.08779) applied, half of the times.
+    """Apply SpecAugment's masks (Park et al., 2019, arXiv:1904.08779) with probability ½.
 
-    One or two bands of mels and of frames become the spectrogram's least value.
+    One or two bands of mels and of frames are set to the spectrogram's minimum.
     """
     if random.random_sample() >= MASK_PROBABILITY:
         return spectrogram_MT

@@ -1,4 +1,4 @@
-"""Files that a list names by their paths on another machine."""
+"""Lists of files whose paths are those of another machine."""
 
 import os
 from collections.abc import Sequence
@@ -10,11 +10,10 @@ from orca_ray.errors import UserError
 def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
     """Return the paths of the files that ``listing`` names, in its order.
 
-    They lie below ``raw`` or beside the list, under their names or what is left of these without the first folders:
-    ``/mnt/data/chunks/a.wav`` may be ``chunks/a.wav`` here. How many folders are left out is told by the first name.
+    They are looked for in ``raw`` and in the list's folder, without as many of the first folders of their names as
+    the first name needs: ``/mnt/data/chunks/a.wav`` may be ``chunks/a.wav`` here.
 
-    Raises:
-        UserError: for no names, a name with ``..``, or a file that is not there, naming the list, the row and the file.
+    Raises UserError for no names, a name with ``..`` or a missing file, naming list, row and file.
     """
     if not names:
         raise UserError(f"{listing}: expected one file a row, found none")

@@ -1,7 +1,7 @@
-"""Proteins as PDNet stores them (Adhikari, 2020, doi:10.1038/s41598-020-70181-0), and their place in a square.
+"""Proteins in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0), placed in squares of one size.
 
-``features/ID.pkl`` holds a mapping of features by residue and by pair of residues, ``distance/ID-cb.npy`` the length,
-the sequence and the distances between the residues' Cβ atoms in Å. L is the length of the protein.
+``features/ID.pkl`` maps names to features of residues and of pairs of residues; ``distance/ID-cb.npy`` has the length,
+the sequence and the distances between Cβ atoms in Å. L is the length of the protein.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from orca_ray.tasks.dense_metrics import MARGIN, PADDING
 
 SIDE = 512
 NUM_FEATURES = 27
-"""Of a residue: secondary structure 3, position-specific scores 22, solvent accessibility, entropy."""
+"""Features of a residue: secondary structure 3, position-specific scores 22, solvent accessibility, entropy."""
 PAIR_MAPS = ("ccmpred", "freecon", "potential")
 SHAPE = (2 * NUM_FEATURES + len(PAIR_MAPS), SIDE, SIDE)
 INPUT_BYTES = 4 * (2 * NUM_FEATURES * SIDE + len(PAIR_MAPS) * SIDE**2) + 32
@@ -45,10 +45,8 @@ class Protein:
 def read_protein(folder: Path, name: str) -> Protein:
     """Read one protein of a folder with ``features`` and ``distance``.
 
-    Distances below 1 Å count as 1 Å, and the diagonal is the mean of its neighbours along the chain.
-
-    Raises:
-        UserError: a file is missing, is not of the layout above, or holds values that no protein has.
+    Distances below 1 Å become 1 Å, and the diagonal is the mean of its neighbours along the chain. Raises UserError if
+    a file is missing, has another format, or holds values that no protein has.
     """
     features, pairs = _features(folder / "features" / f"{name}.pkl")
     distances = _distances(folder / "distance" / f"{name}-cb.npy", features.shape[1])
@@ -100,7 +98,7 @@ def _distances(path: Path, length: int) -> Array:
 
 def _levelled(distances: Array) -> Array:
     levelled = np.maximum(distances, 1)
-    after, before = np.diagonal(levelled, 1), np.diagonal(levelled, -1)  # to the next residue, to the last one
+    after, before = np.diagonal(levelled, 1), np.diagonal(levelled, -1)  # to the next residue, to the previous one
     inner = (before[:-1] + after[1:]) / 2
     np.fill_diagonal(levelled, np.concatenate([after[:1], inner, before[-1:]]))
     return levelled
@@ -109,8 +107,8 @@ def _levelled(distances: Array) -> Array:
 class Squares:
     """The arrays of one split, ``SIDE`` positions a side, on the disk.
 
-    Channels of x: the 27 features of the residue that the row stands for, those of the column's, the 3 pair maps. The
-    reference interleaves them: its channels 2 f and 2 f + 1 are ours 27 + f and f, and its last 3 are ours.
+    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In the reference they alternate:
+    its channels 2 f and 2 f + 1 are 27 + f and f here.
     """
 
     def __init__(self, workspace: Workspace, split: str, num: int) -> None:
@@ -123,7 +121,7 @@ class Squares:
 
     @property
     def arrays(self) -> tuple[Array, ...]:
-        """What is filled."""
+        """All arrays that `put` fills."""
         return (self._rows, self._columns, self._extents, self._pairs, self.y)
 
     @property
@@ -134,14 +132,14 @@ class Squares:
         )
 
     def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
-        """Put a protein into its place.
+        """Fill row ``index`` with a protein.
 
         Args:
-            index: its place.
-            protein: what is put.
-            shares: in [0, 1), where the window of its rows and that of its columns begin, of all places where they
-                could; of a protein that fits there is one place.
-            clip: Å: the largest target; larger ones become it.
+            index: row of the arrays.
+            protein: the protein.
+            shares: position in [0, 1) of the window of its rows, and of its columns, among all possible ones; a protein
+                that fits has one.
+            clip: largest target in Å; larger ones become it.
         """
         rows, from_rows = _window(len(protein), shares[0])
         columns, from_columns = _window(len(protein), shares[1])
@@ -154,7 +152,7 @@ class Squares:
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the positions of the square that hold residues, and those residues."""
+    """Return the positions of the square that hold residues, and the residues that they hold."""
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
     first, end = max(0, MARGIN - start), min(SIDE, length + MARGIN - start)
     return slice(first, end), slice(first + start - MARGIN, end + start - MARGIN)

@@ -24,12 +24,12 @@ _HOST = "https://pde-xd.s3.amazonaws.com"
 
 
 def hosted(path: str, at: str, num_bytes: int, unpacked: str = "") -> RawFile:
-    """Return a raw file that the benchmark itself hosts, without a published checksum, under ``at``."""
+    """Return a raw file that the benchmark hosts under ``at``, without a published checksum."""
     return RawFile(path=path, urls=(f"{_HOST}/{at}",), num_bytes=num_bytes, unpacked=unpacked)
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
-    """Return the values of ``keys`` of a mapping that was read; raises UserError naming what it lacks."""
+    """Return the values of ``keys`` of a mapping; raises UserError naming a missing key."""
     if not isinstance(content, dict):
         found = type(content).__name__
         raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {found}")
@@ -40,7 +40,7 @@ def entries(path: Path, content: Any, *keys: str) -> list[Any]:
 
 
 def numbers(path: Path, field: str, value: Any, shape: tuple[int | None, ...], kinds: str = "biuf") -> Array:
-    """Return ``value`` if it is an array of numbers of that shape (None: any length); raises UserError otherwise."""
+    """Return ``value``, an array of numbers of that shape (None: any length); raises UserError for other values."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
         found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise UserError(f"{path}: {field} must be an array of numbers (dtype kinds {kinds}), found {found}")
@@ -49,10 +49,9 @@ def numbers(path: Path, field: str, value: Any, shape: tuple[int | None, ...], k
 
 
 def class_labels(path: Path, field: str, value: Any, count: int, num_classes: int, *, first: int = 0) -> Array:
-    """Return classes [count] int64 from 0 of whole numbers ``first`` … ``first + num_classes - 1``.
+    """Return classes [count] int64 from 0, given whole numbers ``first`` … ``first + num_classes - 1``.
 
-    Raises:
-        UserError: another number of labels, fractions, or one out of range.
+    Raises UserError for another number of labels, other values, or one out of range.
     """
     y = np.asarray(value) if isinstance(value, list) and all(map(np.isscalar, value)) else value
     y = numbers(path, field, y, (count,), "iuf")

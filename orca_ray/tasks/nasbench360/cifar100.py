@@ -1,7 +1,7 @@
 """CIFAR-100: photographs of 100 classes, 32×32.
 
-Inputs are stored normalised per channel. The reference pads its random crops with black *before* it normalises, which
-is not 0 in the stored inputs: hence an augmentation of its own, ``crop_flip_cifar100``.
+Inputs are normalised by channel. The reference pads its random crops with black before it normalises, which is not 0 in
+the normalised inputs, so the task has its own augmentation, ``crop_flip_cifar100``.
 """
 
 import io
@@ -13,10 +13,6 @@ import numpy as np
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
-from orca_ray.data.raw import RawFile
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
 from orca_ray.tasks.nasbench360._shared import (
@@ -27,13 +23,12 @@ from orca_ray.tasks.nasbench360._shared import (
     numbers,
     published_splits,
 )
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
 ARCHIVE = "cifar-100-python.tar.gz"
 SHAPE = (3, 32, 32)
 NUM_CLASSES = 100
 NUM_SAMPLES = (40_000, 10_000, 10_000)
-SPLIT_SEED = 0
 
 _MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
 _PARTS = ("train", "test")
@@ -53,7 +48,7 @@ def _normalised(images: Array) -> Array:
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
-    """Read both parts out of the archive, nothing unpacked to the disk."""
+    """Read both parts of the archive in memory."""
     with open_gzip(path) as stream:
         content = io.BytesIO(stream.read(_MOST_BYTES + 1))
     if content.getbuffer().nbytes > _MOST_BYTES:
@@ -102,6 +97,5 @@ TASK = Task(
         ),
     ),
     augmentation="crop_flip_cifar100",
-    split_seed=SPLIT_SEED,
     build=_build,
 )

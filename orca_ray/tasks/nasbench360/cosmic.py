@@ -1,14 +1,12 @@
 """Cosmic: which pixels of a Hubble image a cosmic ray hit (deepCR's ACS/WFC stamps, galaxy fields, filter F435W).
 
-Choices where the reference leaves one:
+Where the reference leaves a choice:
 
-- Training adds the field's sky to an image, times a factor between -0.9 and 3: other exposures of it. The factor is
-  drawn once, not anew every epoch. The reference adds sky to validation and test, too; ``held-out`` scores the images
-  as they were taken, ``paper`` adds it everywhere.
+- Training adds the field's sky times a factor between -0.9 and 3, drawn once and not every epoch. The reference adds it
+  to validation and test, too; ``held-out`` scores the original images, ``paper`` adds it everywhere.
 - Pixels under the third plane, ``ignore``, have the target -1: loss and metric count prediction and target as 0 there.
 - Images are counts of electrons, not standardised, as in the reference.
-- Where the lists of stamps are missing, they are what the reference's script lists: all stamps of galaxy fields in
-  F435W, here in order of their paths.
+- Without lists of stamps, all stamps of galaxy fields in F435W are used, in order of their paths.
 """
 
 import sys
@@ -20,39 +18,22 @@ import numpy as np
 
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_npy, refuse_not_finite
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.nasbench360._listed import located
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
-SPLIT_SEED = 0
 SKY_FACTORS = (-0.9, 3.0)
 STAMP, SIDE, CORNER = 256, 128, 64
 GALAXY_VISITS: Mapping[str, Sequence[str]] = {
-    "9490": ("a2", "a3"),
-    "10182": ("pb", "pd"),
-    "10190": ("13", "28"),
-    "10260": ("5", "7"),
-    "10342": ("3",),
-    "10407": ("3",),
-    "10584": ("13",),
-    "10760": ("2", "4"),
-    "12058": ("1", "6", "12", "16"),
-    "12513": ("2", "3"),
-    "13057": ("1",),
-    "13364": ("95",),
-    "13691": ("11",),
-    "13737": ("2", "3"),
-    "13804": ("6",),
-    "14343": ("1",),
+    "9490": ("a2", "a3"), "10182": ("pb", "pd"), "10190": ("13", "28"), "10260": ("5", "7"), "10342": ("3",),
+    "10407": ("3",), "10584": ("13",), "10760": ("2", "4"), "12058": ("1", "6", "12", "16"), "12513": ("2", "3"),
+    "13057": ("1",), "13364": ("95",), "13691": ("11",), "13737": ("2", "3"), "13804": ("6",), "14343": ("1",),
     "14704": ("1",),
-}
-"""Fields that show galaxies: visits by proposal (Kwon, Zhang and Bloom, deepCR on ACS/WFC, 2021)."""
+}  # fmt: skip
+"""Galaxy fields: visits by proposal (Kwon, Zhang and Bloom, deepCR on ACS/WFC, 2021)."""
 _BATCH = 256  # 34 MB
 
 
@@ -77,7 +58,7 @@ def _stamps(workspace: Workspace, split: str) -> list[str]:
 
 def _names(listing: Path) -> list[str]:
     listed = read_npy(listing, ndim=1, kind="UO", pickled=True)
-    # Of a damaged character numpy makes text that Python itself cannot read.
+    # numpy accepts characters beyond Unicode, which Python cannot read.
     if listed.dtype.kind == "U":
         characters = listed.astype(listed.dtype.newbyteorder("=")).view(np.uint32)
         if (characters > sys.maxunicode).any():
@@ -120,7 +101,7 @@ def _sample(path: Path, factor: float) -> tuple[Array, Array]:
 
 
 def _planes(path: Path) -> Array:
-    """Return the middle of image, mask and, where there is one, ignore: [2 or 3, 128, 128]."""
+    """Return the centre of image, mask and, if present, ignore mask: [2 or 3, 128, 128]."""
     stamp = read_npy(path, ndim=3, kind="fiub")
     if stamp.shape not in ((2, STAMP, STAMP), (3, STAMP, STAMP)):
         raise UserError(
@@ -136,7 +117,7 @@ def _planes(path: Path) -> Array:
 
 
 def _sky(path: Path) -> float:
-    """Return the sky of the exposure that a stamp is cut from, 0 where its field has none."""
+    """Return the sky of the exposure that a stamp is cut from, 0 if its field has none."""
     listing = path.parent / "sky.npy"
     if not listing.is_file():
         return 0.0
@@ -172,6 +153,5 @@ TASK = Task(
         for path in [f"cosmic/deepCR.ACS-WFC.{split}.tar"]
     ),
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -1,9 +1,9 @@
 """Darcy flow: from a piecewise constant permeability on the unit square to the pressure, every fifth point of 421×421.
 
-Inputs are the permeability, standardised point by point, and the two coordinates of the grid: channel 1 grows along the
-last axis, channel 2 along the rows. Targets are in their own units; ``y_mean`` and ``y_std`` are pointwise, too. The
-reference divides by the unbiased deviation plus 1e-5, which is part of ``y_std`` here. Statistics are of the first 900
-samples, which train, and under the protocol ``paper`` of all 1000, as in the reference.
+Inputs are the permeability, standardised pointwise, and the two coordinates of the grid: channel 1 grows along the last
+axis, channel 2 along the rows. Targets are in their own units, with pointwise ``y_mean`` and ``y_std``. As in the
+reference, deviations are unbiased and 1e-5 is added. Statistics are of the 900 training samples, and under the protocol
+``paper`` of all 1000.
 """
 
 from pathlib import Path
@@ -12,12 +12,9 @@ import numpy as np
 
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_mat, refuse_not_finite
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
 TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
 RESOLUTION, STEP = 421, 5
@@ -52,7 +49,7 @@ def _build(workspace: Workspace) -> Arrays:
 def pointwise(fields: Array) -> tuple[Array, Array]:
     """Return mean and unbiased standard deviation + 1e-5 of each point, float32, over fields [N, …], N ≥ 2.
 
-    Sums are taken in float64 along the first axis, one sample after another: alike on every processor.
+    Sums are in float64 along the first axis, sample by sample, so that they are the same on every processor.
     """
     wide = fields.astype(np.float64)
     mean = np.add.reduce(wide, axis=0) / len(wide)
@@ -71,7 +68,7 @@ def _with_grid(permeability: Array) -> Array:
 
 
 def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
-    """Return the first ``most`` fields ``coeff`` and ``sol`` of a file, [N, 85, 85] each; fewer where it has fewer."""
+    """Return the first ``most`` fields ``coeff`` and ``sol`` of a file, [N, 85, 85] each."""
     path = workspace.file(file)
     coefficients, solutions = (_subsampled(workspace, path, field, most) for field in ("coeff", "sol"))
     if len(coefficients) != len(solutions):

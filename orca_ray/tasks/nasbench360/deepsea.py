@@ -1,20 +1,18 @@
 """DeepSEA: 36 chromatin features from 1000 bases of DNA."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data.prepared import SPLITS, SplitName
 from orca_ray.data.readers import open_npz
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer, numbers
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
 FILE = "deepsea_filtered.npz"
 LENGTH, NUM_BASES = 1000, 4
@@ -22,7 +20,7 @@ NUM_LABELS = 36
 NUM_SAMPLES = (71_753, 2490, 149_400)
 
 _MEMBERS: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
-"""Its own split, by the names of its arrays; the reference trains on train and val together."""
+"""The published split, by names of arrays; the reference trains on train and val."""
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -31,26 +29,21 @@ def _build(workspace: Workspace) -> Arrays:
     arrays: dict[str, Array] = {}
     for split in SPLITS:
         y = _labels(path, f"y_{_MEMBERS[split]}", content)
-        sequences = _Sequences(path, f"x_{_MEMBERS[split]}", content, len(y))
+        sequences = _sequences(path, f"x_{_MEMBERS[split]}", content, len(y))
         x = filled(workspace, split, np.arange(len(y)), sequences, (NUM_BASES, LENGTH))
         arrays |= {f"{split}_x": x, f"{split}_y": y}
     log_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
     return arrays
 
 
-class _Sequences:
-    """One-hot sequences [N, 1000, 4] of one member, which is unpacked when the first are asked for."""
+def _sequences(path: Path, field: str, content: Mapping[str, Array], count: int) -> Callable[[Indices], Array]:
+    """Return a function of indices [b] to one-hot sequences [b, 4, 1000]; the first call unpacks the member."""
 
-    def __init__(self, path: Path, field: str, content: Mapping[str, Array], count: int) -> None:
-        self._path, self._field, self._content, self._count = path, field, content, count
-        self._loaded: Array | None = None
+    @cache
+    def unpacked() -> Array:
+        return numbers(path, field, content[field], (count, LENGTH, NUM_BASES))
 
-    def __call__(self, indices: npt.NDArray[np.int64]) -> Array:
-        """Return them as [b, 4, 1000]."""
-        if self._loaded is None:
-            expected = (self._count, LENGTH, NUM_BASES)
-            self._loaded = numbers(self._path, self._field, self._content[self._field], expected)
-        return _zeros_and_ones(self._path, self._field, self._loaded[indices]).transpose(0, 2, 1)
+    return lambda indices: _zeros_and_ones(path, field, unpacked()[indices]).transpose(0, 2, 1)
 
 
 def _labels(path: Path, field: str, content: Mapping[str, Array]) -> Array:

@@ -1,9 +1,8 @@
 """ECG: heart rhythms from 1000 samples (3.3 s) of a single-lead electrocardiogram, four classes.
 
-Records are standardised one by one and cut into windows that overlap the more, the rarer the class is. Splits are of
-records, drawn as the reference draws them (scikit-learn's ``train_test_split``, seed 0): 80/10/10 %, and under the
-protocol ``paper`` 90/10 % with validation carved from the 90. Windows stand in the order of their records in the split,
-and in the order of time within one; the reference shuffles them.
+Each record is standardised and cut into windows, which overlap more for rarer classes. Records are split as in the
+reference (scikit-learn's ``train_test_split``, seed 0): 80/10/10 %, and under the protocol ``paper`` 90/10 %, with
+validation held out of the 90. Windows are in the order of their records; the reference shuffles them.
 """
 
 from collections.abc import Mapping
@@ -17,21 +16,17 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.prepared import SplitName
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import refuse_not_finite
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 FILE = "challenge2017.pkl"
 LENGTH = 1000
 CLASSES: Mapping[str, int] = {"N": 0, "A": 1, "O": 2, "~": 3}
-"""Normal, atrial fibrillation, another rhythm, too noisy to tell."""
+"""Normal, atrial fibrillation, another rhythm, too noisy."""
 STRIDES = (500, 83, 250, 25)
-"""From one window of a record to the next, by class: 500, 500 // 6, 500 // 2 and 500 // 20 samples."""
+"""Samples from one window to the next, by class: 500, 500 // 6, 500 // 2 and 500 // 20."""
 NUM_RECORDS = 8528
-SPLIT_SEED = 0
 
 _BATCH = 64  # records: some ten MB of windows
 _FEWEST = 10  # records, so that every split has one
@@ -73,9 +68,9 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, npt.NDArray[np.i
 
 
 def _first_windows(lengths: list[int], labels: Array) -> npt.NDArray[np.int64]:
-    """Return where the windows of each record begin among those of the split, and their number [records + 1].
+    """Return the index of each record's first window in the split, and the number of windows [records + 1].
 
-    As in the reference, a window that would end exactly where its record ends is none.
+    As in the reference, a window that would end exactly at its record's end is left out.
     """
     counts = [
         len(range(0, length - LENGTH, STRIDES[label])) for length, label in zip(lengths, labels.tolist(), strict=True)
@@ -122,7 +117,7 @@ TASK = Task(
     loss="cross_entropy",
     metric="one_minus_macro_f1",
     input_scale="standardised",
-    num_samples=(260_000, 33_000, 33_000),  # windows, as the benchmark says; only the records tell exactly
+    num_samples=(260_000, 33_000, 33_000),  # windows, as the benchmark says; the exact number depends on the records
     licence="ODC-BY-1.0",
     citation="Clifford et al., AF classification from a short single lead ECG recording: the PhysioNet/Computing in "
     f"Cardiology Challenge 2017; Goldberger et al., PhysioBank, PhysioToolkit, and PhysioNet, 2000; {BENCHMARK_PAPER}",
@@ -130,6 +125,5 @@ TASK = Task(
     terms="PhysioNet asks for both of its papers to be cited.",
     files=(hosted(FILE, f"ECG/{FILE}", 157_000_000),),
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -1,13 +1,13 @@
-"""FSD50K: which of 200 kinds of sound are heard in a clip, of which one-second chunks are given.
+"""FSD50K: the sounds, of 200 kinds, that are heard in a clip, given as one-second chunks.
 
-Choices where the reference leaves one:
+Where the reference leaves a choice:
 
-- Training has one example a clip: one of its chunks, masked and mixed with a background, all drawn once as in the
-  reference, here from a seed and the clip's number, so that an interrupted preparation goes on to the same arrays.
-- Validation and test hold every chunk as it is; a clip's logits are the mean over its chunks (``group``). ``paper``
-  selects on test, and what that protocol calls validation is part of its training set: it is carved from the training
-  clips and treated like them, because the reference leaves ``val.csv`` alone.
-- Clips are numbered in the order of their ids as text; training examples are in that order, chunks in that of the file.
+- Training has one example for each clip: one of its chunks, masked and mixed with a background, all drawn once as in
+  the reference, here from a seed and the clip's number, so that a resumed preparation gives the same arrays.
+- Validation and test hold every chunk unchanged; a clip's logits are the mean over its chunks (``group``). Under
+  ``paper``, which trains on validation and selects on test, validation is held out of the training clips, because the
+  reference does not use ``val.csv``.
+- Clips are numbered in the order of their ids as text; training examples have that order, chunks that of the file.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,6 @@ import numpy as np
 from orca_ray.data.json_files import read_json
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_csv
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import each, filled, hold_out
 from orca_ray.tasks.nasbench360._audio import (
@@ -34,16 +31,15 @@ from orca_ray.tasks.nasbench360._audio import (
 )
 from orca_ray.tasks.nasbench360._listed import located
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
-SPLIT_SEED = 0
 NUM_LABELS = 200
 SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
 
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The rows of one list: where each chunk is, the number of its clip [N], its labels [N, 200] bool."""
+    """The rows of one list: paths of chunks, numbers of their clips [N], labels [N, 200] bool."""
 
     paths: list[str]
     clips: Array
@@ -57,7 +53,7 @@ class _Chunks:
 def _build(workspace: Workspace) -> Arrays:
     numbers = _label_numbers(workspace.file("chunks/lbl_map.json"))
     paper = workspace.protocol == PAPER
-    # All lists first: a bad one is told before hours of work.
+    # All lists first, so that an invalid one is found before hours of work.
     lists = {name: _chunks(workspace, name, numbers) for name in ("tr", "eval", *([] if paper else ["val"]))}
     backgrounds = _backgrounds(workspace.file("noise_22050"))
     train = lists["tr"]
@@ -117,7 +113,7 @@ def _examples(
 
 
 def _one_each(chunks: _Chunks) -> Array:
-    """Return the row of one chunk of each clip, [num_clips]."""
+    """Return the row of a random chunk of each clip, [num_clips]."""
     order = np.argsort(chunks.clips, kind="stable")
     counts = np.bincount(chunks.clips)
     chosen = (np.random.RandomState(SPLIT_SEED).random_sample(len(counts)) * counts).astype(np.int64)
@@ -141,7 +137,7 @@ TASK = Task(
     loss="bce_pos10",
     metric="one_minus_map",
     input_scale="units",
-    # Clips of train; of the 4,170 and 10,231 of validation and test all chunks, one every half second: roughly.
+    # Clips of train, and about as many chunks of validation and test, one every half second.
     num_samples=(36_796, 73_000, 205_000),
     licence="CC-BY-4.0 as a whole; each clip its own: CC0, CC-BY, CC-BY-NC or CC Sampling+",
     citation=f"Fonseca et al., FSD50K: an open dataset of human-labeled sound events, TASLP, 2022; {BENCHMARK_PAPER}",
@@ -149,6 +145,5 @@ TASK = Task(
     files=(hosted("audio.zip", "audio/audio.zip", 24_000_000_000, unpacked="chunks/tr.csv"),),
     terms="Some clips are under CC-BY-NC: no commercial use; their authors must be credited (FSD50K's metadata).",
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -6,18 +6,15 @@ import numpy as np
 
 from orca_ray.data.prepared import SPLITS, SplitName
 from orca_ray.data.readers import read_npy, refuse_not_finite
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, hosted, numbers
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
 NUM_STEPS, NUM_ELECTRODES = 52, 16
 NUM_CLASSES = 18
 NUM_SAMPLES = (2638, 659, 659)
 
 _FILES: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
-"""Its own split, by the names of its files; the reference trains on train and val together."""
+"""The published split, by names of files; the reference trains on train and val."""
 
 
 def _build(workspace: Workspace) -> Arrays:

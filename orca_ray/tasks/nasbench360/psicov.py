@@ -1,12 +1,12 @@
-"""PSICOV: distances between all residues of a protein, from its sequence's relatives.
+"""PSICOV: distances between all residues of a protein, from related sequences.
 
-Trained on DeepCov's proteins, scored on PSICOV's. Choices where the reference leaves one:
+Training uses DeepCov's proteins, scoring PSICOV's. Where the reference leaves a choice:
 
-- A protein of more than 502 residues is seen through a window that is drawn once, not anew every epoch. Rows and
-  columns of training windows are drawn independently, as in the reference; those of validation and test are the same,
-  because the metric takes the separation of two residues from their places. (No published PSICOV protein needs one.)
-- ``held-out``: validation is the second half of PSICOV's list and test the first. ``paper``: test is all of the list,
-  and validation, which that protocol trains on, is carved from DeepCov.
+- A protein of more than 502 residues is cut to a window, drawn once and not every epoch. Windows of rows and columns
+  are drawn independently in training, as in the reference, and are equal in validation and test, because the metric
+  takes the separation of residues from their positions.
+- ``held-out``: test is the first half of PSICOV's list and validation the second. ``paper``: test is the whole list;
+  validation, which that protocol trains on, is held out of DeepCov.
 """
 
 import re
@@ -15,15 +15,12 @@ import numpy as np
 
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_lines
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.nasbench360._psicov import INPUT_BYTES, SHAPE, SIDE, Squares, read_protein
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
-SPLIT_SEED = 0
 CLIP = 16.0  # Å, of training targets
 _BATCH = 16  # about 70 MB
 
@@ -88,6 +85,5 @@ TASK = Task(
         hosted("protein/protein.zip", "protein.zip", 1_100_000_000, unpacked="protein/deepcov.lst"),
     ),
     paper_splits=True,
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -1,6 +1,6 @@
 """Satellite: land cover from 46 observations of one pixel over a year, 24 classes.
 
-Values are kept as they are in the files, as in the reference; NAS-Bench-360's own loaders standardise each series.
+Values are those of the files, as in the reference; NAS-Bench-360's own loaders standardise each series.
 """
 
 from pathlib import Path
@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data.readers import read_npy, refuse_not_finite
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
     class_labels,
@@ -20,13 +17,12 @@ from orca_ray.tasks.nasbench360._shared import (
     numbers,
     published_splits,
 )
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 TRAIN_FILE, TEST_FILE = "satellite_train.npy", "satellite_test.npy"
 LENGTH = 46
 NUM_CLASSES = 24  # numbered from 1 in the files
 NUM_SAMPLES = (800_000, 100_000, 100_000)
-SPLIT_SEED = 0
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -65,6 +61,5 @@ TASK = Task(
         hosted(TRAIN_FILE, f"satellite/{TRAIN_FILE}", 338_000_000),
         hosted(TEST_FILE, f"satellite/{TEST_FILE}", 37_000_000),
     ),
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -7,9 +7,6 @@ import numpy as np
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
-from orca_ray.data.rows import Array
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.nasbench360._shared import (
     BENCHMARK_PAPER,
     class_labels,
@@ -19,13 +16,12 @@ from orca_ray.tasks.nasbench360._shared import (
     numbers,
     published_splits,
 )
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 FILE = "s2_cifar100.gz"
 SHAPE = (3, 60, 60)
 NUM_CLASSES = 100
 NUM_SAMPLES = (40_000, 10_000, 10_000)
-SPLIT_SEED = 0
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -64,6 +60,5 @@ TASK = Task(
     reference="https://arxiv.org/abs/1801.10130",
     terms="Share alike: what is made of the data must be passed on under the same licence.",
     files=(hosted(FILE, "spherical/s2_cifar100.gz", 285_000_000),),
-    split_seed=SPLIT_SEED,
     build=_build,
 )

@@ -1,9 +1,7 @@
-"""Fetching from OpenML's public interface: what a data set is, then the table that the answer points to.
+"""Download of OpenML tables: the description of a data set, then the table at the address that it gives.
 
-The two requests are the whole of the interface that is needed, so that downloads go the way of all others here: they
-are continued, tried again, verified and pinned by `orca_ray.data.fetch`. Of the clients that there are, scikit-learn's
-keeps the answers in a layout of its own and neither continues nor pins them, and OpenML's by default reads pickles from
-its cache, which no file that a user names may hold.
+Two requests are needed, which `orca_ray.data.fetch` makes: it resumes, retries, verifies and pins downloads.
+scikit-learn's client does not resume or pin, and OpenML's own reads pickles from its cache by default.
 """
 
 from collections.abc import Callable
@@ -22,14 +20,14 @@ _PATIENCE = Patience()
 
 
 def raw_files(dataset_id: int, server: str = SERVER) -> tuple[RawFile, RawFile]:
-    """Return the server's answer about a data set, and the table, whose address only that answer tells."""
+    """Return a data set's description and its table, whose address is in the description."""
     url = f"{server}/api/v1/json/data/{dataset_id}"
     answer = RawFile(path=description_path(dataset_id), urls=(url,), num_bytes=10_000)
     return answer, RawFile(path=table_path(dataset_id), made_by=f"orca-sweep data fetch openml/{dataset_id}")
 
 
 def table_file(description: Description, server: str = SERVER) -> RawFile:
-    """Return the table of a data set, as a file to fetch and to hold to the MD5 that the server names."""
+    """Return the table of a data set as a raw file with the MD5 of its description."""
     urls = (description.url, f"{server}/data/v1/download/{description.file_id}")
     return RawFile(path=table_path(description.dataset_id), urls=urls, md5=description.md5)
 
@@ -42,17 +40,17 @@ def fetch(
     server: str = SERVER,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Fetch what is not there of a data set into the raw directory; verify it, and pin its sizes and hashes.
+    """Fetch the missing files of a data set into the raw directory; verify and pin them.
 
     Args:
         dataset_id: OpenML's id.
         raw: the raw directory of the benchmark.
-        progress: told what happens, a line a time.
+        progress: called with one line for each event.
         server: scheme, host and port.
-        patience: with a server that breaks off or is busy.
+        patience: retries for a server that breaks off or is busy.
 
     Raises:
-        UserError: as `orca_ray.data.fetch.fetch` does, or the answer describes no table that can be read.
+        UserError: as `orca_ray.data.fetch.fetch` does, or the description is not of a readable table.
     """
     answer, _ = raw_files(dataset_id, server)
     fetch_files((answer,), raw, progress, patience=patience)

@@ -1,4 +1,4 @@
-"""What OpenML's server says of a data set: the JSON answer of ``/api/v1/json/data/<id>``, kept as it came."""
+"""OpenML's description of a data set: the JSON answer of ``/api/v1/json/data/<id>``, stored unchanged."""
 
 import re
 from collections.abc import Mapping
@@ -14,31 +14,26 @@ _FORMATS = r"(?i)arff|sparse_arff"  # one reader for both
 
 @dataclass(frozen=True)
 class Description:
-    """The fields that reading a table takes."""
+    """The fields that are needed to read a table."""
 
     dataset_id: int
     url: str
-    """Of the table, as the server announces it."""
+    """Address of the table."""
     file_id: str
-    """Of the table on the server, in digits."""
+    """Id of the table on the server, in digits."""
     md5: str
-    """Of the table, 32 hexadecimal digits."""
+    """MD5 of the table, 32 hexadecimal digits."""
     target: str
     """Name of the column to predict."""
     left_out: frozenset[str]
-    """Names of columns that are no features: row numbers, and what the uploader says to ignore."""
+    """Names of columns that are not features: row numbers, and those that the uploader ignores."""
 
 
 def read_description(path: Path, dataset_id: int) -> Description:
-    """Read a description.
+    """Read the description at ``path``, which must be that of ``dataset_id``.
 
-    Args:
-        path: of the server's answer.
-        dataset_id: whose it must be.
-
-    Raises:
-        UserError: it is no JSON, an error answer of the server, of another data set, lacks a field, or describes a
-            table of another format than ARFF.
+    Raises UserError if it is not JSON, an error answer of the server, of another data set, lacks a field, or describes
+    a table that is not ARFF.
     """
     fields = _fields(path)
     _text(path, fields, "format", _FORMATS)
@@ -49,7 +44,7 @@ def read_description(path: Path, dataset_id: int) -> Description:
         url=_text(path, fields, "url", r"https?://.+"),
         file_id=_text(path, fields, "file_id", r"[0-9]+"),
         md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
-        # What the reference predicts; the server's list of features, which may say otherwise, is not asked.
+        # As in the reference; the server's list of features may name another target.
         target=_text(path, fields, "default_target_attribute", r"[^,]+"),
         left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
     )
@@ -77,7 +72,7 @@ def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str
 
 
 def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
-    """Return names of columns: none, one, several parted by commas, or a list, as uploaders wrote them."""
+    """Return names of columns, given as nothing, one name, several separated by commas, or a list."""
     found = fields.get(name) or []
     given = [found] if isinstance(found, str) else found
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):

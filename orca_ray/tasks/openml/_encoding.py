@@ -1,4 +1,4 @@
-"""From the columns of a table to inputs and classes.
+"""Encoding of a table's columns as inputs and classes.
 
 Letters: N rows, L columns, W slots of a column.
 """
@@ -26,10 +26,10 @@ _EPSILON = 1e-5  # of the reference's second normaliser
 
 
 def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return labels [N], −1 where missing, and the names of the classes that occur.
+    """Return labels [N], −1 for missing ones, and the names of the classes that occur.
 
-    Classes are numbered from 0 without gaps, in the order in which the table declares them, or of their size where
-    they are whole numbers. Raises UserError for other numbers.
+    Classes are numbered from 0 without gaps, in the order of the table's declaration; whole numbers in ascending order.
+    Raises UserError for other numbers.
     """
     if isinstance(target, Nominal):
         found = set(target.values)
@@ -47,14 +47,14 @@ def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]
 def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np.float32]:
     """Return the rows as sequences of columns [N, L, W].
 
-    Columns of categories come first, one-hot: their slots are the categories that occur anywhere, `MISSING` among them,
-    sorted as text. Then come those of numbers, in the first slot: missing is 0 before they are standardised. A table
-    without categories loses the columns with a missing value instead.
+    Columns of categories come first, one-hot, with one slot for each category that occurs in any row, `MISSING`
+    included, sorted as text. Columns of numbers follow, standardised, in the first slot; missing ones count as 0. In a
+    table without categories, columns with a missing value are left out instead.
 
     Args:
-        name: of the task.
-        columns: features.
-        fit: the rows that standardise.
+        name: name of the task.
+        columns: the features.
+        fit: rows whose mean and deviation standardise.
 
     Raises:
         UserError: no column is left, or the one-hot rows do not fit the memory.
@@ -77,16 +77,15 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
     x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
     for i, (column, slot) in enumerate(zip(nominal, slots, strict=True)):
         x_NLW[np.arange(num_rows), i, [slot[_known(value)] for value in column.values]] = 1
-    for i, column in enumerate(numeric, len(nominal)):
-        filled = np.where(np.isnan(column.values), 0.0, column.values)
-        x_NLW[:, i, 0] = _standardised(filled, fit)
+    for i, numbers in enumerate((each.values for each in numeric), len(nominal)):
+        x_NLW[:, i, 0] = _standardised(np.where(np.isnan(numbers), 0.0, numbers), fit)
     return x_NLW
 
 
 def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
     """Return the rows standardised once more, as the reference's second normaliser does for some tables.
 
-    Its deviation is the unbiased one, and 1e-5 is added to it. A value that ``fit`` holds constant is only centred.
+    It uses the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
     """
     again = np.empty_like(x_NLW)
     for index in np.ndindex(x_NLW.shape[1:]):
@@ -114,7 +113,7 @@ def _known(value: str | None) -> str:
 def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
     """Return ``values`` [N] standardised with mean and deviation of the rows ``fit``; a constant is only centred.
 
-    Sums are exact, so that they do not depend on the order that a processor prefers.
+    Sums are exact, so that they do not depend on the processor.
     """
     chosen = values[fit]
     mean = math.fsum(chosen) / len(chosen)

@@ -15,19 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 LEAST_ROWS = 3
-"""Of a class: one for each split, without which the metric has no value."""
+"""Least number of rows of a class: one for each split, so that the metric is defined."""
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return which rows [N] to keep: those of classes with at least `LEAST_ROWS` rows; the log tells of others.
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows, and log the other classes.
 
-    Args:
-        name: of the task.
-        labels: [N], from 0; −1: missing, not kept either.
-        classes: their names.
-
-    Raises:
-        UserError: fewer than two classes are left.
+    ``name`` is the task's, ``labels`` [N] count from 0 with −1 for missing ones, which are left out, and ``classes``
+    are their names. Raises UserError if fewer than two classes are left.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
@@ -46,12 +41,9 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
 def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
     """Return indices of train, validation and test, each in random order.
 
-    Test is a tenth of all rows and validation a tenth of the rest, both rounded up and shared out among the classes
-    in proportion, but at least one row a class, so that they are larger where classes are many and rows few.
-
-    Args:
-        labels: [N], from 0 without gaps, at least `LEAST_ROWS` rows each.
-        seed: of the draw.
+    Test is a tenth of all rows and validation a tenth of the rest, both rounded up and divided among the classes in
+    proportion, with at least one row for each class. ``labels`` [N] count from 0 without gaps, and each class has at
+    least `LEAST_ROWS` rows.
     """
     (order,) = splits.split(len(labels), [len(labels)], seed)
     counts = np.bincount(labels)
@@ -66,7 +58,7 @@ def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
 
 
 def _shares(counts: Array) -> npt.NDArray[np.int64]:
-    """Return how many rows of each class make up a tenth: the largest remainders are rounded up."""
+    """Return the number of rows of each class in a tenth of all; the largest remainders are rounded up."""
     size = -(-int(counts.sum()) // 10)
     exact = counts * size / counts.sum()
     shares: npt.NDArray[np.int64] = np.maximum(np.floor(exact), 1).astype(np.int64)

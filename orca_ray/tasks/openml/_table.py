@@ -1,7 +1,7 @@
-"""One table of OpenML as its server gives it: columns of categories and of numbers.
+"""One table of OpenML: columns of categories and of numbers.
 
-Below the raw directory are ``<id>/description.json``, the server's answer about the data set, and ``<id>/data.arff``,
-the table, whose MD5 the answer names; both are kept byte for byte.
+The raw directory holds ``<id>/description.json``, the server's description of the data set, and ``<id>/data.arff``, the
+table, whose MD5 the description gives.
 """
 
 import csv
@@ -24,7 +24,7 @@ Attribute = tuple[str, str | list[str]]
 """Name, and type or declared categories."""
 
 NUMERIC = ("NUMERIC", "REAL", "INTEGER")
-_MISSING = (None, "?")  # a quoted question mark is text to the reader, and missing to those who wrote it
+_MISSING = (None, "?")  # the reader takes a quoted question mark for text; uploaders mean a missing value
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Nominal:
 
     name: str
     declared: tuple[str, ...]
-    """In the order of the table's header; some may not occur."""
+    """Declared categories in the order of the header; some may not occur."""
     values: tuple[str | None, ...]
     """[N]; None: missing."""
 
@@ -60,28 +60,27 @@ Column = Nominal | Numeric
 
 @dataclass(frozen=True)
 class Table:
-    """The features of a data set, in the order of its table, and what to predict."""
+    """The features of a data set, in the order of its table, and the target."""
 
     columns: tuple[Column, ...]
     target: Column
 
 
 def description_path(dataset_id: int) -> str:
-    """Return where a description lies, below the raw directory."""
+    """Return the path of a description, relative to the raw directory."""
     return f"{dataset_id}/description.json"
 
 
 def table_path(dataset_id: int) -> str:
-    """Return where a table lies, below the raw directory."""
+    """Return the path of a table, relative to the raw directory."""
     return f"{dataset_id}/data.arff"
 
 
 def read_table(workspace: Workspace, dataset_id: int) -> Table:
     """Read a table.
 
-    Raises:
-        UserError: a file is missing; the description is not what it should be; the table has not the MD5 that the
-            description names, is no ARFF, lacks the target, or has columns of text or numbers that are infinite.
+    Raises UserError if a file is missing, the description is invalid, or the table has another MD5 than its description
+    says, is not ARFF, lacks the target, or has columns of text or infinite numbers.
     """
     description = read_description(workspace.file(description_path(dataset_id)), dataset_id)
     path = workspace.file(table_path(dataset_id))
@@ -106,7 +105,7 @@ def _refuse_changed(path: Path, md5: str) -> None:
 
 
 def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
-    """Return the columns of an ARFF file, and its rows, whole even where the file leaves out zeros."""
+    """Return the columns and the rows of an ARFF file, sparse rows with their zeros."""
     import arff
 
     try:
@@ -117,13 +116,13 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
 
 
 def _worded(error: Exception) -> str:
-    """Return what an error says; those of the reader cannot say it of text that has a percent sign."""
+    """Return an error's message; the reader's own formatting fails for text with a percent sign."""
     message = getattr(error, "message", None)
     return str(message).replace("%d", str(getattr(error, "line", "?")), 1) if message else str(error)
 
 
 def _wanted(path: Path, attributes: list[Attribute], description: Description) -> dict[str, int]:
-    """Return the places of features and target by name."""
+    """Return the indices of features and target by name."""
     names = [name for name, _ in attributes]
     if description.target not in names:
         raise UserError(f"{path} has no column {description.target!r}, the target; its columns: {', '.join(names)}")

@@ -1,8 +1,8 @@
-"""The 42 tables of OpenML that the paper takes from TabPFN and LIFT: one mechanism, one declaration a table.
+"""The 42 tables of OpenML that the paper takes from TabPFN and LIFT.
 
-Test is a seeded, stratified tenth, validation a tenth of the rest. Numbers are standardised with training rows only;
-under the protocol ``paper`` with all rows, as the reference does, and with the same test rows. Classes with fewer than
-three rows are left out, with a warning, because every split must have every class.
+Test is a seeded, stratified tenth, validation a tenth of the rest. Numbers are standardised with the training rows;
+under the protocol ``paper`` with all rows, as in the reference. Classes with fewer than three rows are left out, with a
+warning, because every split needs every class.
 """
 
 from collections.abc import Mapping
@@ -14,69 +14,32 @@ import numpy.typing as npt
 from orca_ray.data import prepared
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.splits import Indices
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml._encoding import classes, encode, standardise_again
 from orca_ray.tasks.openml._splits import frequent, split
 from orca_ray.tasks.openml._table import read_table
-from orca_ray.tasks.task import Arrays, Task
-
-SPLIT_SEED = 0
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NAMES: Mapping[int, str] = {
-    11: "balance-scale",
-    12: "mfeat-factors",
-    14: "mfeat-fourier",
-    15: "breast-w",
-    16: "mfeat-karhunen",
-    18: "mfeat-morphological",
-    22: "mfeat-zernike",
-    23: "cmc",
-    28: "optdigits",
-    29: "credit-approval",
-    31: "credit-g",
-    37: "diabetes",
-    44: "spambase",
-    48: "tae",
-    50: "tic-tac-toe",
-    54: "vehicle",
-    61: "iris",
-    187: "wine",
-    188: "eucalyptus",
-    458: "analcatdata_authorship",
-    469: "analcatdata_dmft",
-    882: "pollution",
-    1049: "pc4",
-    1050: "pc3",
-    1063: "kc2",
-    1068: "pc1",
-    1462: "banknote-authentication",
-    1464: "blood-transfusion-service-center",
-    1479: "hill-valley",
-    1480: "ilpd",
-    1491: "one-hundred-plants-margin",
-    1493: "one-hundred-plants-texture",
-    1494: "qsar-biodeg",
-    1510: "wdbc",
-    1511: "wholesale-customers",
-    6332: "cylinder-bands",
-    23381: "dresses-sales",
-    40496: "LED-display-domain-7digit",
-    40966: "MiceProtein",
-    40975: "car",
-    40982: "steel-plates-fault",
+    11: "balance-scale", 12: "mfeat-factors", 14: "mfeat-fourier", 15: "breast-w", 16: "mfeat-karhunen",
+    18: "mfeat-morphological", 22: "mfeat-zernike", 23: "cmc", 28: "optdigits", 29: "credit-approval", 31: "credit-g",
+    37: "diabetes", 44: "spambase", 48: "tae", 50: "tic-tac-toe", 54: "vehicle", 61: "iris", 187: "wine",
+    188: "eucalyptus", 458: "analcatdata_authorship", 469: "analcatdata_dmft", 882: "pollution", 1049: "pc4",
+    1050: "pc3", 1063: "kc2", 1068: "pc1", 1462: "banknote-authentication", 1464: "blood-transfusion-service-center",
+    1479: "hill-valley", 1480: "ilpd", 1491: "one-hundred-plants-margin", 1493: "one-hundred-plants-texture",
+    1494: "qsar-biodeg", 1510: "wdbc", 1511: "wholesale-customers", 6332: "cylinder-bands", 23381: "dresses-sales",
+    40496: "LED-display-domain-7digit", 40966: "MiceProtein", 40975: "car", 40982: "steel-plates-fault",
     40994: "climate-model-simulation-crashes",
-}
+}  # fmt: skip
 """Names of the data sets on OpenML by id."""
 
 STANDARDISED_AGAIN = frozenset({12, 54, 1068, 1494})
-"""Tables of numbers that the reference standardises once more, on the rows it trains on."""
+"""Tables of numbers that the reference standardises again, with its training rows."""
 KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
-"""Tables of numbers of which the reference keeps some columns: the third of 1464 is a multiple of the second."""
+"""Columns that the reference keeps of tables of numbers: the third of 1464 is a multiple of the second."""
 NOMINAL_ONLY = frozenset({50, 469, 40975})
-"""Tables without numbers: nothing is scaled, so that both protocols have the same arrays."""
+"""Tables without numbers: nothing is standardised, so both protocols have the same arrays."""
 
 
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
@@ -97,7 +60,7 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
 
 
 def _as_sequences(dataset_id: int, x_NLW: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
-    """Return rows [N, channels, length]: a token a column; of a table of numbers a single token of all columns."""
+    """Return rows [N, channels, length]: one token for each column, or one for all columns of a table of numbers."""
     if x_NLW.shape[2] > 1:
         return x_NLW.transpose(0, 2, 1)
     if dataset_id in STANDARDISED_AGAIN:
@@ -127,7 +90,6 @@ def _task(dataset_id: int, title: str) -> Task:
         files=_client.raw_files(dataset_id),
         fetcher=partial(_client.fetch, dataset_id),
         paper_splits=dataset_id not in NOMINAL_ONLY,
-        split_seed=SPLIT_SEED,
         build=partial(build, dataset_id),
     )
 

@@ -1,1 +1,1 @@
-"""PDEBench: from the first to a later frame of simulated equations, nine tasks."""
+"""PDEBench: nine tasks that map the first frame of a simulation to a later one."""

@@ -1,7 +1,7 @@
-"""Tasks of PDEBench from what is special to each, twice over: for downloaded files and for generated ones.
+"""Tasks of PDEBench from declared problems, for published files and for generated ones.
 
-A file made by ``orca-sweep data generate`` says so in the attribute `MARK` of its root, a JSON object of settings.
-Files with it belong to ``pdebench_generated``, files without to ``pdebench``, so that scores never share a board.
+Files made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object of settings. They belong to
+``pdebench_generated``, other files to ``pdebench``, so that their scores never share a leaderboard.
 """
 
 import json
@@ -13,13 +13,11 @@ from typing import Literal
 from orca_ray.data import readers
 from orca_ray.data.pdebench_files import FILES, MARK
 from orca_ray.data.raw import RawFile, refuse_missing
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._layouts import Hdf5
 from orca_ray.tasks.pdebench._reading import Reading
-from orca_ray.tasks.task import Arrays, Scale, Task
+from orca_ray.tasks.task import Arrays, Scale, Target, Task, Workspace
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
@@ -31,23 +29,23 @@ _CITATION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One equation of the benchmark, with its parameters, and how its file is read."""
+    """One equation of the benchmark with its parameters, and how to read its file."""
 
     name: str
     title: str
     datafile: int
-    """Id of the file in the data repository of the University of Stuttgart."""
+    """Id of the file in the University of Stuttgart's repository."""
     md5: str
     num_bytes: int
-    """Of the samples, frames and points that PDEBench says the file has."""
+    """Size of the samples, frames and points that PDEBench declares."""
     num_samples: tuple[int, int, int]
-    """Of train, validation and test, in the published file."""
+    """Sizes of train, validation and test of the published file."""
     loss: Literal["nrmse", "rmse"]
     input_scale: Scale = "units"
     target_scale: Scale = "units"
     reading: Reading
     paper_splits: bool = False
-    """Whether the protocol ``paper`` has another target frame for test, or statistics that know our validation."""
+    """Whether ``paper`` has another target frame for test, or statistics over train and validation."""
 
     @property
     def file(self) -> str:
@@ -68,7 +66,7 @@ def downloaded(problem: Problem) -> Task:
 
 
 def generated(problem: Problem) -> Task:
-    """Return the task of a file in the same layout that ``orca-sweep data generate`` makes."""
+    """Return the task of a file in the same layout, made by ``orca-sweep data generate``."""
     command = f"orca-sweep data generate {DOWNLOADED}/{problem.name} --samples 1000"
     source = RawFile(path=problem.file, made_by=command)
 
@@ -110,7 +108,6 @@ def _task(
         files=(source,),
         fetcher=fetcher,
         paper_splits=problem.paper_splits,
-        split_seed=_reading.SPLIT_SEED,
         build=build,
     )
 
@@ -128,7 +125,7 @@ def _refuse_generated(problem: Problem, path: Path, file: Hdf5) -> None:
     if MARK in file.attrs:
         raise UserError(
             f"{path}: expected the published simulations, found generated ones (attribute {MARK!r}); use the task "
-            f"{GENERATED}/{problem.name}, whose scores have a board of their own"
+            f"{GENERATED}/{problem.name}, whose scores have their own leaderboard"
         )
 
 

@@ -1,11 +1,12 @@
-"""The three ways in which PDEBench's HDF5 files hold simulations, read a few samples and one frame at a time.
+"""The three layouts of PDEBench's HDF5 files, read a few samples and one frame at a time.
 
 Letters: N samples, T frames, C channels. A grid is one axis or two; a field of one frame is [C, *grid].
 """
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,20 @@ from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 
 Hdf5 = Any
-"""An h5py.File or what is in one; h5py is imported only when a file is opened."""
+"""An h5py.File, group or data set; h5py is imported only when a file is opened."""
 
 
 class Simulations(ABC):
-    """The simulations of one open file; a layout says where their fields are.
+    """The simulations of one open file; a subclass is a layout.
 
-    Making one raises :class:`UserError` where the file's fields do not have the layout or the grid.
+    The constructor raises UserError for a file without the layout's fields or with another grid.
     """
 
     num_samples: int
     num_frames: int
     channels: int
     chunk_rows: int = 1
-    """Samples that share a chunk of the file: reading part of a chunk costs as much as reading all."""
+    """Samples in one chunk of the file, which h5py always reads whole."""
 
     def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...]) -> None:
         self.path = path
@@ -46,14 +47,15 @@ class Simulations(ABC):
         if getattr(found, "shape", None) is None:  # nothing, a group, or a data set without data
             held = ", ".join(sorted(self._file)[:10]) or "nothing"
             raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
-        readers.refuse_foreign_data(self.path, name, found)
+        if found.file.filename != self._file.filename or found.external or found.is_virtual:
+            raise UserError(f"{self.path}, {name}: expected data in the file itself, found data kept in another file")
         if found.dtype.kind != "f":
             raise UserError(f"{self.path}, {name}: expected floating-point numbers, found {found.dtype}")
         readers.refuse_shape(self.path, name, found, expected)
         return found
 
     def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
-        """Read ``part``; ``place`` says which it is, because indices in errors count from its beginning."""
+        """Read ``part``; errors name it by ``place``, because their indices count from its start."""
         with self._damage(name):
             values = np.asarray(dataset[part], dtype=np.float32)
         readers.refuse_not_finite(self.path, f"{name} ({place})", values)
@@ -63,14 +65,18 @@ class Simulations(ABC):
     def _damage(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # what h5py raises for a block that is cut off or does not unpack
+        except (OSError, RuntimeError) as error:  # h5py, for a block that is cut off or does not unpack
             raise UserError(
                 f"{self.path}, {name}: expected readable HDF5 data, found a damaged block ({error}); get the file again"
             ) from error
 
 
+Layout = Callable[[Hdf5, Path, tuple[int, ...]], Simulations]
+"""Opens the simulations of a file with this path and grid."""
+
+
 class Stacked(Simulations):
-    """One data set [N, T, *grid] a field, each field a channel."""
+    """One data set [N, T, *grid] for each field; each field is a channel."""
 
     def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, fields: tuple[str, ...]) -> None:
         super().__init__(file, path, grid)
@@ -86,7 +92,7 @@ class Stacked(Simulations):
 
 
 class Seeds(Simulations):
-    """One group a simulation, named by its seed, with ``data`` [T, *grid, C]; samples in the order of names."""
+    """One group for each simulation, named by its seed, with ``data`` [T, *grid, C]; samples are in order of names."""
 
     def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, channels: int) -> None:
         super().__init__(file, path, grid)
@@ -106,7 +112,7 @@ class Seeds(Simulations):
 
 
 class Steady(Simulations):
-    """A coefficient ``nu`` [N, *grid], told as frame 0, and the steady state ``tensor`` [N, 1, *grid], as frame 1."""
+    """Frame 0 is the coefficient ``nu`` [N, *grid], frame 1 the steady state ``tensor`` [N, 1, *grid]."""
 
     num_frames = 2
     channels = 1
@@ -125,3 +131,13 @@ class Steady(Simulations):
 
 def _chunk_rows(dataset: Hdf5) -> int:
     return int(dataset.chunks[0]) if dataset.chunks else 1
+
+
+def stacked(*fields: str) -> Layout:
+    """Return the layout `Stacked` of these fields."""
+    return partial(Stacked, fields=fields)
+
+
+def seeds(channels: int) -> Layout:
+    """Return the layout `Seeds` of so many channels."""
+    return partial(Seeds, channels=channels)

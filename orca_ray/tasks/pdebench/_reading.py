@@ -1,7 +1,7 @@
-"""From a PDEBench file to prepared arrays: which frames, which split, which scale; a batch of samples at a time.
+"""Prepared arrays of a PDEBench file: frames, splits and scale, read a batch of samples at a time.
 
-Splits follow the reference implementation of ORCA: a tenth of the file is test, its first or its last. Validation is
-another tenth, drawn from the rest. Letters as in `_layouts`.
+As in the reference implementation of ORCA, test is the first or last tenth of the file. Validation is another tenth,
+drawn from the rest. Letters as in `_layouts`.
 """
 
 import logging
@@ -16,61 +16,59 @@ import numpy.typing as npt
 from orca_ray.data import splits
 from orca_ray.data.prepared import SPLITS, Arrays
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.rows import Array
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.pdebench._layouts import Hdf5, Simulations
+from orca_ray.tasks.pdebench._layouts import Layout, Simulations
+from orca_ray.tasks.task import SPLIT_SEED, Array, Workspace
 
 logger = logging.getLogger(__name__)
 
 Division = Mapping[str, npt.NDArray[np.int64]]
 """Sorted rows of the file by split."""
 Scale = tuple[Array, Array]
-"""Mean and what to divide by, both float32 [C, *space]."""
+"""Mean and divisor, both float32 [C, *space]."""
 
-SPLIT_SEED = 0
 BATCH_BYTES = 32 * 2**20
 EPSILON = 1e-5  # the reference adds it to every deviation
 MOST_SAMPLES = 10**7
-"""A thousand times what is published: a damaged header may name a number whose indices alone fill the memory."""
-PAPER_TEST_FRAME = 100  # the reference's test sets are made without `t_train`, whose default this is
+"""A thousand times the published number; the indices of a damaged header's number may not fit the memory."""
+PAPER_TEST_FRAME = 100  # the reference's test sets use this default of `t_train`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What of a file is input and target: the frame at time 0, and the ``t_train``-th of those taken, or the last."""
+    """Input and target in a file: the first frame, and the ``t_train``-th of the frames used, or the last."""
 
-    layout: Callable[[Hdf5, Path, tuple[int, ...]], Simulations]
+    layout: Layout
     grid: tuple[int, ...]
-    """Of the file."""
+    """Grid of the file."""
     stride: int = 1
-    """Every so many-th point of each axis is taken."""
+    """Step between the points used, on each axis."""
     time_stride: int = 1
-    """Every so many-th frame is taken."""
+    """Step between the frames used."""
     t_train: int
     test_first: bool
-    """Whether test is the first tenth of the file, not its last."""
+    """Whether test is the first tenth of the file, or else the last."""
     input_channels: tuple[int, ...] = (0,)
-    """Of the layout."""
+    """Channels of the layout."""
     target_channels: tuple[int, ...] = (0,)
-    """Of the layout, as many."""
+    """As many channels of the layout."""
     flattened: bool = False
-    """Whether channels are laid one after another along a single axis."""
+    """Whether channels are concatenated along a single axis."""
     scaling: Callable[["Samples", npt.NDArray[np.int64], Iterable[int]], Mapping[int, Scale]] | None = None
-    """How inputs and targets are standardised: see `by_inputs` and `by_frame`; None: not at all."""
+    """How to standardise inputs and targets, `by_inputs` or `by_frame`; None: not at all."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input and of one target."""
+        """Shape of one input and of one target."""
         space = tuple(len(range(0, points, self.stride)) for points in self.grid)
         channels = len(self.input_channels)
         return (1, channels * int(np.prod(space))) if self.flattened else (channels, *space)
 
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
-        """Return the target frame of each split, of ``num_frames`` taken.
+        """Return the target frame of each split, of ``num_frames`` used.
 
-        All splits share one, but under the protocol ``paper`` test has the reference's own (a defect of it: with 101
-        frames, its nets for diffusion and reaction train on frame 29 or 100 and are tested on frame 99).
+        All splits share one. Under ``paper``, test has the reference's own: by a defect, with 101 frames it trains on
+        frame 29 or 100 and tests on frame 99.
         """
         frames = dict.fromkeys(SPLITS, min(self.t_train, num_frames) - 1)
         if protocol == PAPER:
@@ -79,7 +77,7 @@ class Reading:
 
 
 class Samples:
-    """The simulations of a file as a task sees them: every so many-th point and frame."""
+    """The points and frames of a file's simulations that a task uses."""
 
     def __init__(self, simulations: Simulations, reading: Reading) -> None:
         self._simulations, self._reading = simulations, reading
@@ -89,7 +87,7 @@ class Samples:
 
     @property
     def batch_size(self) -> int:
-        """Samples that are read at once: whole chunks of the file where they are small enough."""
+        """Number of samples read at once: whole chunks of the file, if these are small enough."""
         simulations = self._simulations
         size = max(1, BATCH_BYTES // (4 * simulations.channels * int(np.prod(simulations.grid))))
         return max(size - size % simulations.chunk_rows, 1) if simulations.chunk_rows <= size else size
@@ -121,9 +119,9 @@ def by_frame(samples: Samples, rows: npt.NDArray[np.int64], frames: Iterable[int
 
 
 def statistics(blocks: Iterable[Array]) -> Scale:
-    """Return the mean and the unbiased deviation plus `EPSILON` over the samples of all blocks [b, …], pointwise.
+    """Return the pointwise mean and unbiased deviation plus `EPSILON` over the samples of all blocks [b, …].
 
-    In float64; blocks are merged as by Chan, Golub and LeVeque (Algorithms for computing the sample variance, 1983).
+    Blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
     """
     count = 0
     mean: Any = 0.0
@@ -140,7 +138,7 @@ def statistics(blocks: Iterable[Array]) -> Scale:
 
 
 def divide(num_samples: int, test_first: bool) -> Division:
-    """Return the rows of train, validation and test; test is a tenth, rounded as the reference does."""
+    """Return the rows of train, validation and test; test is a tenth, rounded as in the reference."""
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
     rows = np.arange(num_samples)
     test, rest = (rows[:boundary], rows[boundary:]) if test_first else (rows[boundary:], rows[:boundary])
@@ -174,7 +172,7 @@ def _refuse_sizes(samples: Samples, path: Path) -> None:
 
 
 def _seen(division: Division, protocol: str) -> npt.NDArray[np.int64]:
-    """Return the rows whose statistics may be known: the reference's training set holds our validation, too."""
+    """Return the rows whose statistics may be used: under ``paper`` those of train and validation."""
     if protocol == PAPER:
         return np.sort(np.concatenate([division["train"], division["validation"]]))
     return division["train"]
@@ -188,7 +186,7 @@ def _filled(
     frames: Mapping[str, int],
     scales: Mapping[int, Scale],
 ) -> dict[str, Array]:
-    """Read the file once, from its first sample to its last, and put each sample where it belongs."""
+    """Read the file once in order, and copy each sample to its split."""
     arrays = {
         f"{split}_{axis}": workspace.array(f"{split}_{axis}", (len(rows), *reading.shape))
         for split, rows in division.items()

@@ -1,9 +1,7 @@
 """Viscous Burgers equation, viscosity 1.0, on a periodic line."""
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Stacked
+from orca_ray.tasks.pdebench._layouts import stacked
 from orca_ray.tasks.pdebench._reading import Reading
 
 PROBLEM = Problem(
@@ -16,8 +14,6 @@ PROBLEM = Problem(
     loss="rmse",
     input_scale="standardised",  # waves around 0, deviation 0.8
     target_scale="standardised",
-    reading=Reading(
-        layout=partial(Stacked, fields=("tensor",)), grid=(1024,), time_stride=5, t_train=200, test_first=True
-    ),
+    reading=Reading(layout=stacked("tensor"), grid=(1024,), time_stride=5, t_train=200, test_first=True),
 )
 TASK = downloaded(PROBLEM)

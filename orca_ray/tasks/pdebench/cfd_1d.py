@@ -1,13 +1,11 @@
 """Compressible Navier–Stokes equations on a periodic line, viscosities 0.1: density, pressure and velocity.
 
-The three fields are laid one after another. Inputs and targets are standardised by the inputs' statistics, and scored
-so, as in the reference implementation of ORCA.
+The three fields are concatenated. Inputs and targets are standardised by the inputs' statistics and scored in these
+units, as in the reference implementation of ORCA.
 """
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Stacked
+from orca_ray.tasks.pdebench._layouts import stacked
 from orca_ray.tasks.pdebench._reading import Reading, by_inputs
 
 PROBLEM = Problem(
@@ -21,7 +19,7 @@ PROBLEM = Problem(
     input_scale="standardised",
     target_scale="standardised",
     reading=Reading(
-        layout=partial(Stacked, fields=("density", "pressure", "Vx")),
+        layout=stacked("density", "pressure", "Vx"),
         grid=(1024,),
         time_stride=5,
         t_train=100,

@@ -1,13 +1,11 @@
 """Compressible Navier–Stokes equations in a periodic square, Mach 1.0, viscosities 0.1: four fields, 64×64.
 
-Inputs and targets are standardised by the statistics of their own frame over the first hundred training samples, and
-scored so, as in the reference implementation of ORCA.
+Inputs and targets are standardised by their own frame's statistics over the first hundred training samples and scored
+in these units, as in the reference implementation of ORCA.
 """
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Stacked
+from orca_ray.tasks.pdebench._layouts import stacked
 from orca_ray.tasks.pdebench._reading import Reading, by_frame
 
 PROBLEM = Problem(
@@ -21,7 +19,7 @@ PROBLEM = Problem(
     input_scale="standardised",
     target_scale="standardised",
     reading=Reading(
-        layout=partial(Stacked, fields=("density", "pressure", "Vx", "Vy")),
+        layout=stacked("density", "pressure", "Vx", "Vy"),
         grid=(128, 128),
         stride=2,
         t_train=21,

@@ -1,9 +1,7 @@
 """Diffusion (0.5) and logistic growth (rate 1.0) on a periodic line."""
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Stacked
+from orca_ray.tasks.pdebench._layouts import stacked
 from orca_ray.tasks.pdebench._reading import Reading
 
 PROBLEM = Problem(
@@ -14,7 +12,7 @@ PROBLEM = Problem(
     num_bytes=4_140_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
-    reading=Reading(layout=partial(Stacked, fields=("tensor",)), grid=(1024,), t_train=30, test_first=True),
+    reading=Reading(layout=stacked("tensor"), grid=(1024,), t_train=30, test_first=True),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

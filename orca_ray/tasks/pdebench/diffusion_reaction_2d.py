@@ -4,10 +4,8 @@ Input and target are different quantities (channel 0 at the start, channel 1 at 
 implementation of ORCA.
 """
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Seeds
+from orca_ray.tasks.pdebench._layouts import seeds
 from orca_ray.tasks.pdebench._reading import Reading
 
 PROBLEM = Problem(
@@ -20,7 +18,7 @@ PROBLEM = Problem(
     loss="nrmse",
     input_scale="standardised",  # normal noise
     reading=Reading(
-        layout=partial(Seeds, channels=2),
+        layout=seeds(2),
         grid=(128, 128),
         t_train=101,
         test_first=False,

@@ -1,9 +1,7 @@
 """Diffusion and sorption of a solute in ground water, on a line."""
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Seeds
+from orca_ray.tasks.pdebench._layouts import seeds
 from orca_ray.tasks.pdebench._reading import Reading
 
 PROBLEM = Problem(
@@ -14,7 +12,7 @@ PROBLEM = Problem(
     num_bytes=4_140_000_000,
     num_samples=(8000, 1000, 1000),
     loss="nrmse",
-    reading=Reading(layout=partial(Seeds, channels=1), grid=(1024,), t_train=101, test_first=False),
+    reading=Reading(layout=seeds(1), grid=(1024,), t_train=101, test_first=False),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

@@ -1,9 +1,7 @@
 """Shallow-water equations after the break of a round dam: height of the water."""
 
-from functools import partial
-
 from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Seeds
+from orca_ray.tasks.pdebench._layouts import seeds
 from orca_ray.tasks.pdebench._reading import Reading
 
 PROBLEM = Problem(
@@ -14,7 +12,7 @@ PROBLEM = Problem(
     num_bytes=6_620_000_000,
     num_samples=(800, 100, 100),
     loss="nrmse",
-    reading=Reading(layout=partial(Seeds, channels=1), grid=(128, 128), t_train=101, test_first=False),
+    reading=Reading(layout=seeds(1), grid=(128, 128), t_train=101, test_first=False),
     paper_splits=True,
 )
 TASK = downloaded(PROBLEM)

@@ -1,1 +1,1 @@
-"""The tasks of PDEBench on simulations that ``orca-sweep data generate`` makes: a benchmark and a board apart."""
+"""The tasks of PDEBench on simulations made by ``orca-sweep data generate``, a benchmark of their own."""

@@ -1,4 +1,4 @@
-"""Every task of :mod:`orca_ray.tasks.pdebench` once more, for a generated file in the same layout."""
+"""Every task of :mod:`orca_ray.tasks.pdebench` for a generated file in the same layout."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Packages that more than one task of the benchmark reads."""
+"""Packages that several tasks of the benchmark read."""
 
 import io
 

@@ -4,21 +4,18 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (400, 100, 400)
-SPLIT_SEED = 0
 
 
 def _build(_: Workspace) -> Arrays:
     tensors = operator_tensors("burgers_lowres.pt")
     x, trajectories = tensors["input"][:, None].astype(np.float32), tensors["output"]  # [N, 17 times, 16 points]
     parts = arrays.by_index(x, trajectories[:, -1], splits.split(len(x), NUM_SAMPLES, SPLIT_SEED))
-    # The domain is periodic, so all points have one distribution.
+    # The domain is periodic, so all points have the same distribution.
     return arrays.regression(parts, target_axes=(0, 1))
 
 
@@ -38,7 +35,6 @@ TASK = Task(
     citation="Li et al., Physics-informed neural operator for learning partial differential equations, 2021",
     reference="https://arxiv.org/abs/2111.03794",
     packages=(NEURALOPERATOR,),
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="ec002cc2f200d7ac",
 )

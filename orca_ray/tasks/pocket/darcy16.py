@@ -4,14 +4,11 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (400, 100, 50)  # the test file holds 50
-SPLIT_SEED = 0
 
 
 def _build(_: Workspace) -> Arrays:
@@ -37,7 +34,6 @@ TASK = Task(
     citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021",
     reference="https://arxiv.org/abs/2010.08895",
     packages=(NEURALOPERATOR,),
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="697ec9c9e7d3fee9",
 )

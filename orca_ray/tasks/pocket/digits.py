@@ -4,13 +4,10 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (200, 200, 1000)
-SPLIT_SEED = 0
 
 
 def _build(_: Workspace) -> Arrays:
@@ -35,7 +32,6 @@ TASK = Task(
     licence="CC-BY-4.0",
     citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
     reference="https://doi.org/10.24432/C50P49",
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="b71a5de5f9859542",
 )

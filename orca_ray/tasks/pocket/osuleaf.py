@@ -4,14 +4,11 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
 from orca_ray.tasks.pocket._sources import AEON, archive_series
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (150, 50, 242)  # the archive's own split is 200 and 242
-SPLIT_SEED = 0
 
 
 def _build(_: Workspace) -> Arrays:
@@ -37,7 +34,6 @@ TASK = Task(
     citation="Gandhi, Content-based image retrieval: plant species, 2002; Dau et al., The UCR archive, 2019",
     reference="https://arxiv.org/abs/1810.07758",
     packages=(AEON,),
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="ec3b03b7bc546470",
 )

@@ -4,13 +4,10 @@ import numpy as np
 
 from orca_ray.data import splits
 from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import Arrays, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 NUM_SAMPLES = (100, 150, 319)
-SPLIT_SEED = 0
 
 
 def _build(_: Workspace) -> Arrays:
@@ -36,7 +33,6 @@ TASK = Task(
     licence="CC-BY-4.0",
     citation="Wolberg, Mangasarian, Street and Street, Breast Cancer Wisconsin (Diagnostic), UCI, 1993",
     reference="https://doi.org/10.24432/C5DW2B",
-    split_seed=SPLIT_SEED,
     build=_build,
     fingerprint="df569aeca3747477",
 )

@@ -1,0 +1,154 @@
+"""A new body family, task or method is one new file: it is found where the package looks, without a second edit."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.data.target import Target
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import all_methods, get_method
+from orca_ray.models.crossmodal import build_model
+from orca_ray.models.family import all_families
+from orca_ray.models.modality import EmbedderConfig
+from orca_ray.models.text import TextStem
+from orca_ray.models.weights import body_modality, check_body, load_body
+from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
+
+Drop = Callable[[str, str, str], None]
+
+FAMILY = '''
+"""GPT-2 as a body: it adds positions itself, so these are taken out."""
+
+from torch import nn
+
+from orca_ray.models.body import EncoderBody
+from orca_ray.models.family import Family
+from orca_ray.models.text import TextStem
+
+
+def cut(model):
+    words, places = model.wte.weight.detach(), model.wpe.weight.detach().clone()
+    nn.init.zeros_(model.wpe.weight)
+    return EncoderBody(model, "sequence", words.shape[1], places), TextStem(words, places, nn.Identity())
+
+
+FAMILY = Family(name="GPT-2", modality="sequence", model_types=("gpt2",), cut=cut)
+'''
+TASK = '''
+"""A task of two classes that differ in their mean."""
+
+import numpy as np
+
+from orca_ray.data.target import Target
+from orca_ray.tasks.task import Task
+
+
+def build(workspace):
+    x = np.linspace(-1, 1, 60, dtype=np.float32).reshape(20, 1, 3)
+    parts = {"train": slice(0, 20, 2), "validation": slice(1, 20, 4), "test": slice(3, 20, 4)}
+    y = (x.mean(axis=(1, 2)) > 0).astype(np.int64)
+    return {f"{split}_{axis}": array[part] for split, part in parts.items() for axis, array in (("x", x), ("y", y))}
+
+
+TASK = Task(
+    name="fresh/halves", title="Halves", modality="time series", input_shape=(1, 3), target=Target("classes", size=2),
+    loss="cross_entropy", metric="error", num_samples=(10, 5, 5), licence="CC0", citation="nobody",
+    reference="https://example.org", input_scale="standardised", build=build,
+)
+'''
+METHOD = '''
+"""A method that trains nothing but the norms of the body."""
+
+from orca_ray.methods.recipe import Recipe, norm_parameters
+
+RECIPE = Recipe(
+    name="norms_only", title="refine the norms", reference="nobody", aligns=False, pretrained=True,
+    trainable=lambda model: norm_parameters(model.body),
+)
+'''
+
+
+@pytest.fixture
+def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
+    """Write a module into a directory that is appended to a package's path."""
+    before = set(sys.modules)
+
+    def write(package: str, path: str, text: str) -> None:
+        root = tmp_path / package
+        file = root / path
+        file.parent.mkdir(parents=True)
+        if file.parent != root:
+            (file.parent / "__init__.py").touch()
+        file.write_text(text)
+        module = importlib.import_module(package)
+        monkeypatch.setattr(module, "__path__", [*module.__path__, str(root)])
+        clear()
+
+    def clear() -> None:
+        importlib.invalidate_caches()
+        all_tasks.cache_clear()
+        all_methods.cache_clear()
+
+    yield write
+    monkeypatch.undo()
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
+    clear()
+
+
+@torch.no_grad()
+def test_a_family_of_bodies(drop: Drop, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    directory = tmp_path / "body"
+    with torch.random.fork_rng(devices=[]):
+        model = GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=20, n_positions=16)).eval()
+    model.save_pretrained(directory)
+    with pytest.raises(UserError, match="cannot use a GPT2Model as a body"):
+        load_body(str(directory))
+    drop("orca_ray.models.families", "gpt2.py", FAMILY)
+    assert "GPT-2" in {family.name for family in all_families()}
+    check_body(str(directory))
+    assert body_modality(str(directory)) == "sequence"
+    loaded = load_body(str(directory))
+    assert isinstance(loaded.stem, TextStem)
+    ids = torch.arange(24).view(2, 12) % 20
+    features = loaded.body(loaded.stem.embed_tokens(ids))
+    torch.testing.assert_close(features, model(ids).last_hidden_state, atol=1e-5, rtol=1e-5)
+    adapted = build_model(
+        input_shape=(2, 30),
+        target=Target("classes", size=3),
+        body=f"{directory}:layers=2",
+        pretrained=True,
+        config=EmbedderConfig(sequence_length=10),
+        seed=0,
+    )
+    assert adapted(torch.zeros(4, 2, 30)).shape == (4, 3)
+
+
+def test_a_task(drop: Drop, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown task"):
+        get_task("fresh/halves")
+    drop("orca_ray.tasks", "fresh/halves.py", TASK)
+    assert [task.name for task in get_benchmark("fresh")] == ["fresh/halves"]
+    data = get_task("fresh/halves").prepare(out=tmp_path / "prepared")
+    assert np.bincount(data.train.y).tolist() == [5, 5]
+
+
+def test_a_method(drop: Drop) -> None:
+    with pytest.raises(UserError, match="unknown method"):
+        get_method("norms_only")
+    drop("orca_ray.methods", "norms_only.py", METHOD)
+    assert get_method("norms_only").title == "refine the norms"
+
+
+def test_nothing_stays_behind() -> None:
+    assert "fresh/halves" not in all_tasks()
+    assert "norms_only" not in all_methods()
+    assert "GPT-2" not in {family.name for family in all_families()}
