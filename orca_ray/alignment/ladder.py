@@ -1,6 +1,6 @@
 """Sinkhorn as the reference runs it: a fixed ladder of temperatures that ends before it has converged.
 
-Letters: n rows (target points), N columns (source points), D features. Weights are uniform; C_ji = ½‖y_j − x_i‖².
+Letters: n rows (target points), N columns (source points), D features. Weights are uniform; C is a `Cost`.
 
 From potentials f, g, a step at temperature e computes the soft minima
 
@@ -10,17 +10,15 @@ The first step, at the first temperature, and the last one, at the last, replace
 the steps between, one at each temperature, go half the way: f ← (f + f~) / 2.
 """
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import distance
-from orca_ray.alignment.blocks import half_squares
+from orca_ray.alignment.cost import Cost
 
 EPSILON = 0.1
 """The last temperature, in units of squared features; the reference's ``entreg``."""
@@ -31,9 +29,6 @@ _FLOOR = -90.0
 _LEAST, _MOST = 2.0**-50, 2.0**100
 """Sums outside are recomputed with their maximum taken out; the floor adds less than 1e-8 of the least."""
 _REMEMBERED, _PHASES = 5, (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
-_BLOCK = 2**18
-"""Entries of C that are processed at once, 1 MB in float32, which a CPU core's cache holds."""
-_CUDA_BLOCK = 2**24
 
 
 def ladder(squared_diameter: float) -> list[float]:
@@ -44,17 +39,13 @@ def ladder(squared_diameter: float) -> list[float]:
     return [squared_diameter, *(squared_diameter * 0.25**k for k in range(steps)), EPSILON]
 
 
-def self_values(cost: "Cost", squared_diameter: float, factor: float = 1.0) -> Tensor:
+def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Tensor:
     """Return mean f of a symmetric cost for ladders of 1 to 5 steps and 6 phases, float64 [5, 6]; see `self_value`.
 
     A target only changes the ladder of the costs within the source, and each half step at least halves the effect of
     those before. So mean f depends on the last temperatures alone: on the position of d² between EPSILON times two
-    powers of 4 (the phase, in (0, 1]) and, for short ladders, on their number of steps.
-
-    Args:
-        cost: C.
-        squared_diameter: of the cloud alone; shorter ladders are not computed.
-        factor: scales the temperatures.
+    powers of 4 (the phase, in (0, 1]) and, for short ladders, on their number of steps. Ladders shorter than that of
+    the cloud's own ``squared_diameter`` are not computed; ``factor`` scales the temperatures.
     """
     first = _steps_and_phase(squared_diameter)[0]
     rows = []
@@ -77,52 +68,12 @@ def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
     return min(steps, _REMEMBERED), height - (steps - 1)
 
 
-class Cost:
-    """C [n, N] between two clouds centred near the origin, plus ½ w[class of row, class of column] if given.
-
-    It is stored up to an eighth of `distance.MEMORY_BYTES`; a larger one is recomputed in blocks of rows in each step.
-    """
-
-    def __init__(self, y_nD: Tensor, x_ND: Tensor, w_KK: Tensor | None = None, classes: Tensor | None = None) -> None:
-        self._y_nD, self._x_ND, self._classes = y_nD, x_ND, classes
-        self.half_x_N = half_squares(x_ND)
-        self._half_w_KK = None if w_KK is None else 0.5 * w_KK.to(x_ND)
-        self.shape = (len(y_nD), len(x_ND))
-        fits = len(y_nD) * len(x_ND) * y_nD.element_size() <= distance.MEMORY_BYTES // 8
-        self._stored_nN = self._rows(slice(None)) if fits else None
-
-    def columns(self, columns: slice) -> "Cost":
-        """Return C of some columns, which shares the memory of a stored one."""
-        part = copy.copy(self)
-        part._x_ND, part.half_x_N = self._x_ND[columns], self.half_x_N[columns]
-        part.shape = (self.shape[0], len(part._x_ND))
-        part._stored_nN = None if self._stored_nN is None else self._stored_nN[:, columns]
-        return part
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield slices of rows and their costs [r, N], which must not be modified."""
-        n, num_source = self.shape
-        size = max(1, (_BLOCK if self._x_ND.device.type == "cpu" else _CUDA_BLOCK) // num_source)
-        for start in range(0, n, size):
-            rows = slice(start, min(start + size, n))
-            yield rows, self._rows(rows) if self._stored_nN is None else self._stored_nN[rows]
-
-    def _rows(self, rows: slice) -> Tensor:
-        y_rD = self._y_nD[rows]
-        cost_rN = torch.addmm(half_squares(y_rD)[:, None] + self.half_x_N, y_rD, self._x_ND.T, alpha=-1.0)
-        if self._half_w_KK is not None:
-            assert self._classes is not None
-            cost_rN += self._half_w_KK[self._classes[rows]][:, self._classes]
-        return cost_rN
-
-
-@dataclass
+@dataclass(frozen=True)
 class Solution:
-    """Result of a ladder."""
+    """Potentials after the last step of a ladder."""
 
     f_N: Tensor
     g_n: Tensor
-    """Potentials after the last step."""
     _cost: Cost
     _last_f_N: Tensor
     _e: float
@@ -138,36 +89,30 @@ class Solution:
         P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step: the reference's autograd sees that
         step alone.
         """
-        n, num_source = self._cost.shape
-        product_nD, mass_N = x_ND.new_empty(n, x_ND.shape[1]), x_ND.new_zeros(num_source)
-        for rows, cost_rN in self._cost.blocks():
+        product_nD, mass_N = x_ND.new_empty(len(self.g_n), x_ND.shape[1]), torch.zeros_like(self.f_N)
+        for rows, cost_rN in self._cost:
             plan_rN, _ = _exponentials((self._last_f_N - cost_rN).mul_(1.0 / self._e), 1)
             plan_rN *= plan_rN.sum(1, keepdim=True).reciprocal_()
             mass_N += plan_rN.sum(0)
             torch.mm(plan_rN, x_ND, out=product_nD[rows])
-        return product_nD, mass_N / n
+        return product_nD, mass_N / len(self.g_n)
 
 
 def solve(
     cost: Cost, temperatures: Sequence[float], start_N: Tensor | None = None, symmetric: bool = False
 ) -> Solution:
-    """Run a ladder.
+    """Run a ladder with half steps at ``temperatures``; ``symmetric``: f and g are the same.
 
-    Args:
-        cost: C.
-        temperatures: of the half steps.
-        start_N: initial f. Minus a cost h_i that each source point adds gives the potentials of C + h, less h in f.
-        symmetric: C is, so that f and g are the same.
+    A start at −h gives the potentials of C + h, where h_i is a cost of each source point, except that f lacks h.
     """
-    f_N = cost.half_x_N.new_zeros(cost.shape[1]) if start_N is None else start_N
+    f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])
-    last_f_N = f_N
-    steps = [temperatures[0], *temperatures, temperatures[-1]]
+    steps, last_f_N = [temperatures[0], *temperatures, temperatures[-1]], f_N
     for k, e in enumerate(steps):
         soft_f_N, soft_g_n = soft_minima(cost, f_N, g_n, e, symmetric)
-        last_f_N, whole = f_N, k in (0, len(steps) - 1)
-        f_N = soft_f_N if whole else 0.5 * (f_N + soft_f_N)
-        g_n = f_N if symmetric else soft_g_n if whole else 0.5 * (g_n + soft_g_n)
+        last_f_N, share = f_N, 1.0 if k in (0, len(steps) - 1) else 0.5
+        f_N = torch.lerp(f_N, soft_f_N, share)
+        g_n = f_N if symmetric else torch.lerp(g_n, soft_g_n, share)
     return Solution(f_N, g_n, cost, last_f_N, steps[-1])
 
 
@@ -181,14 +126,13 @@ def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool 
     scale = _LOG2_E / e
     scaled_f_N, scaled_g_n1 = f_N * scale, (g_n * scale)[:, None]
     sums_n, sums_N = torch.empty_like(g_n), torch.zeros_like(f_N)
-    for rows, cost_rN in cost.blocks():
+    for rows, cost_rN in cost:
         t_rN = torch.add(scaled_f_N, cost_rN, alpha=-scale).add_(scaled_g_n1[rows])
         t_rN.clamp_min_(_FLOOR).exp2_()  # exp is ten times slower where it underflows, as it mostly does
         sums_n[rows] = t_rN.sum(1)
         if not symmetric:
             sums_N += t_rN.sum(0)
-    if symmetric:
-        sums_N = sums_n
+    sums_N = sums_n if symmetric else sums_N
     found = torch.stack([*torch.aminmax(sums_n), *torch.aminmax(sums_N)]).tolist()
     if not all(_LEAST < each < _MOST for each in found):
         return _robust_minima(cost, f_N, g_n, e)
@@ -196,14 +140,13 @@ def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool 
 
 
 def _robust_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
-    n, num_source = cost.shape
     logs_n, logs_N = torch.empty_like(g_n), torch.full_like(f_N, -torch.inf)
-    for rows, cost_rN in cost.blocks():
+    for rows, cost_rN in cost:
         exponents_rN, peaks_r1 = _exponentials((f_N - cost_rN).mul_(1.0 / e), 1)
         logs_n[rows] = exponents_rN.sum(1).log() + peaks_r1[:, 0]
         exponents_rN, peaks_1N = _exponentials((g_n[rows, None] - cost_rN).mul_(1.0 / e), 0)
         logs_N = torch.logaddexp(logs_N, exponents_rN.sum(0).log() + peaks_1N[0])
-    return -e * (logs_N - math.log(n)), -e * (logs_n - math.log(num_source))
+    return -e * (logs_N - math.log(len(g_n))), -e * (logs_n - math.log(len(f_N)))
 
 
 def _exponentials(exponents: Tensor, dim: int) -> tuple[Tensor, Tensor]:

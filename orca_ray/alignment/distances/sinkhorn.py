@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from orca_ray.alignment.cost import Cost
 from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.transport import TOLERANCE, Report, Side, epsilon_for, self_transport, transport
+from orca_ray.alignment.transport import TOLERANCE, Report, epsilon_for, self_transport, transport
 
 logger = logging.getLogger(__name__)
 
@@ -18,17 +19,9 @@ class Sinkhorn(Distance):
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target)
 
     with the cost ½‖x − y‖², uniform weights, and OT the entropic transport cost at eps = 0.05 of the mean cost between
-    source points, in the units of squared features: scaling both sides by s scales the value by s².
-
-    POT solves it to an L1 error of 1e-7 of the plans' marginals (`transport.TOLERANCE`), within tens to hundreds of
-    iterations where the two sides are of similar scale; the gradient is that of the solution. `diagnosis` reports the
-    iterations, and whether they converged.
-
-    `fit` computes OT(source, source), and a call starts its iterations from its potential. A call takes O((N + n) n D)
-    for the costs and O((N + n) n) an iteration.
-
-    Raises:
-        UserError: where the matrices of a problem exceed `distance.MEMORY_BYTES`.
+    source points, in the units of squared features. POT solves it to an L1 error of 1e-7 of the plans' marginals, and
+    the gradient is that of the solution (`orca_ray.alignment.transport`). `diagnosis` reports the iterations, and
+    whether they converged. A call takes O((N + n) n D) for the costs and O((N + n) n) an iteration.
     """
 
     name = "sinkhorn"
@@ -44,7 +37,8 @@ class Sinkhorn(Distance):
             shares_K = torch.bincount(y_N) / x_ND.new_tensor(len(y_N))
             mean_cost += 0.5 * float(shares_K @ w_KK @ shares_K)
         epsilon = epsilon_for(mean_cost, x_ND)
-        own, potential_N = self_transport(Side(x_ND, y_N), w_KK, epsilon, report, "the source and itself")
+        cost = Cost(x_ND, None, w_KK, (y_N, y_N), "the source and itself")
+        own, potential_N = self_transport(cost, epsilon, report)
         for note in report.notes:
             logger.warning("%s: %s", self.name, note)
         scalars = {"epsilon": x_ND.new_tensor(epsilon), "error": x_ND.new_tensor(report.error)}
@@ -52,7 +46,7 @@ class Sinkhorn(Distance):
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         self._center_D = x_ND.mean(0)
-        self._side = Side(x_ND - self._center_D, y_N)
+        self._x_ND, self._y_N = x_ND - self._center_D, y_N
         self._epsilon, self._source_error = float(terms["epsilon"]), float(terms["error"])
         self._own, self._potential_N = terms["own"].to(x_ND), terms["potential"].to(x_ND)
 
@@ -60,10 +54,10 @@ class Sinkhorn(Distance):
         report = Report()
         x_nD = x_nD - self._center_D
         w_LK, w_LL = self._label_distances(x_nD, y_n, report)
-        sides = Side(x_nD, y_n), self._side
-        across = transport(*sides, w_LK, self._epsilon, report, "target and source", self._potential_N)
-        alone = Side(x_nD - x_nD.detach().mean(0), y_n)
-        own, _ = self_transport(alone, w_LL, self._epsilon, report, "the target and itself")
+        cost = Cost(x_nD, self._x_ND, w_LK, (y_n, self._y_N), "target and source")
+        across = transport(cost, self._epsilon, report, self._potential_N)
+        cost = Cost(x_nD - x_nD.detach().mean(0), None, w_LL, (y_n, y_n), "the target and itself")
+        own, _ = self_transport(cost, self._epsilon, report)
         if not self._source_error <= TOLERANCE:
             report.notes.append("the source's own terms did not converge: the distance is off by a constant or more")
         self.diagnosis = report.diagnosis()

@@ -6,7 +6,7 @@ from typing import cast
 import ot
 from torch import Tensor
 
-from orca_ray.alignment.blocks import half_squared_distances
+from orca_ray.alignment.cost import half_squared_distances
 from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.alignment.transport import refuse_too_large
 
@@ -20,11 +20,7 @@ class Wasserstein(Distance):
 
     No regularisation, so nothing to tune and nothing to debias, in the units of squared features. POT's network simplex
     (Bonneel et al. 2011) runs on the CPU in about O(n N (n + N)) for n target and N source points: fine for some
-    hundreds on each side, tens of times the cost of `sinkhorn` for thousands. The gradient is y_j − Σ_i P_ij x_i / b_j
-    of the plan P, piecewise constant in P (envelope theorem).
-
-    Raises:
-        UserError: where the matrices of a call exceed `distance.MEMORY_BYTES`.
+    hundreds on each side, tens of times the cost of `sinkhorn` for thousands. The plan is constant in the gradient.
     """
 
     name = "wasserstein"
@@ -35,7 +31,7 @@ class Wasserstein(Distance):
         self._x_ND = x_ND - self._center_D
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        refuse_too_large((len(x_nD), len(self._x_ND)), _COPIES, "target and source")
+        refuse_too_large(len(x_nD), len(self._x_ND), _COPIES, "target and source")
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)
         scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores differences below an absolute 1e-16 or so
         solved = ot.solve(cost_nN / scale, max_iter=_MAX_ITERATIONS)

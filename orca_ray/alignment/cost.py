@@ -1,0 +1,94 @@
+"""Matrices of costs between two sets of points, in blocks of rows that keep memory below `distance.MEMORY_BYTES`.
+
+Letters: n rows, m columns, r rows of a block, D features, L and K classes of rows and columns.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from orca_ray.alignment import distance
+from orca_ray.errors import UserError
+
+CACHE_BYTES = 2**20
+"""Block that fits a CPU core's caches."""
+
+
+def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str) -> list[slice]:
+    """Split ``num_rows`` into slices whose rows take at most an eighth of the memory of a call, or fit a CPU's caches.
+
+    The rest is for temporary copies. ``what`` names the matrix in the UserError for a single row that does not fit.
+    """
+    limit = distance.MEMORY_BYTES
+    if row_bytes > limit:
+        raise UserError(
+            f"{what}: one row takes {row_bytes / 1e6:.1f} MB, more than the {limit / 1e6:.1f} MB that a call may use; "
+            "take fewer source samples (align.source_samples) or fewer target samples (align.samples)"
+        )
+    block_bytes = min(CACHE_BYTES, limit // 8) if device.type == "cpu" else limit // 8
+    size = max(1, min(num_rows, block_bytes // row_bytes))
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def half_squared_distances(x_nD: Tensor, y_mD: Tensor) -> Tensor:
+    """Return ½‖x_i − y_j‖² [n, m]. Centre the points first: the expanded form cancels badly far from the origin."""
+    half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + (y_mD * y_mD).sum(1))
+    return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
+
+
+class Cost:
+    """C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m].
+
+    Without columns ``z_mD``, they are the rows, and exactly 0 away from themselves. W, if any, are distances between
+    the classes of rows and columns, whose ids ``labels`` contains. ``what`` names the two sides, for messages.
+    """
+
+    def __init__(
+        self,
+        x_nD: Tensor,
+        z_mD: Tensor | None = None,
+        w_LK: Tensor | None = None,
+        labels: tuple[Tensor, Tensor] | None = None,
+        what: str = "points",
+    ) -> None:
+        self._alone = z_mD is None
+        self.x_nD, self._z_mD = x_nD, x_nD if z_mD is None else z_mD
+        self._w_LK, self._labels, self.what = w_LK, labels, what
+        self._stored_nm: Tensor | None = None
+        self.shape = (len(x_nD), len(self._z_mD))
+
+    def store(self) -> "Cost":
+        """Compute and store all costs unless they exceed an eighth of the memory of a call; returns self."""
+        if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= distance.MEMORY_BYTES // 8:
+            self._stored_nm = self.rows(slice(0, None))
+        return self
+
+    def columns(self, columns: slice) -> "Cost":
+        """Return C of some columns, which shares the memory of a stored one."""
+        part = copy.copy(self)
+        part._z_mD = self._z_mD[columns]
+        part.shape = (self.shape[0], len(part._z_mD))
+        part._stored_nm = None if self._stored_nm is None else self._stored_nm[:, columns]
+        return part
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Slices of rows to compute at once."""
+        return row_blocks(self.shape[0], self.x_nD.element_size() * self.shape[1], self.x_nD.device, what=self.what)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield blocks of rows and their costs [r, m], which must not be modified."""
+        for rows in self.blocks:
+            yield rows, self.rows(rows) if self._stored_nm is None else self._stored_nm[rows]
+
+    def rows(self, rows: slice) -> Tensor:
+        """Compute the costs of some rows, differentiable in the points and in W."""
+        cost_rm = half_squared_distances(self.x_nD[rows], self._z_mD)
+        if self._w_LK is not None:
+            assert self._labels is not None
+            cost_rm = cost_rm + (0.5 * self._w_LK)[self._labels[0][rows]][:, self._labels[1]]
+        if self._alone:
+            cost_rm.diagonal(rows.start).zero_()
+        return cost_rm
