@@ -1,14 +1,17 @@
-# make demo    install, fetch, sweep the pocket benchmark, print the board
-# make test    install if need be, run the tests
-# make check   what CI runs: style, types, import floors, tests
-# make bench   performance tables (not tests), written to bench/*.json, too; ORCA_REFERENCE=DIR compares with a checkout
-#              of the reference implementation
+# make demo       install, fetch data and bodies, sweep the pocket benchmark, print the leaderboard
+# make test-fast  the tests to run while typing: no Ray cluster, nothing marked slow
+# make test       all tests
+# make check      everything CI runs: style, types, tests
+# make bench      performance tables (not tests), also written to bench/*.json; ORCA_REFERENCE=DIR compares with a
+#                 checkout of the reference implementation
+#
+# Variables: PYTHON=/path/to/python (default: the first Python >= 3.11.4 on the path), WORKERS=4 (parallel test
+# processes; default: one per core, at most 8; 0: none), RESULTS=DIR (where make demo stores its results).
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
-# The first interpreter on the path that is new enough; `make demo PYTHON=/path/to/python` overrides.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
@@ -16,10 +19,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := .[sweep,dev]
 RESULTS ?= results
+WORKERS ?= auto
+# --no-compile saves 35 s: modules are compiled when they are first imported.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-compile -e
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test check bench venv clean
+.PHONY: demo test test-fast check bench venv clean
 
-# $(call stage,title,command) runs a command and says how long it took.
+# $(call stage,title,command) runs a command and prints how long it took.
 define stage
 @begin=$$(date +%s); echo "== $(1)"; $(2); echo "== $(1): $$(( $$(date +%s) - begin )) s"
 endef
@@ -30,27 +37,32 @@ demo: venv
 	$(call stage,leaderboard,$(BIN)/orca-sweep leaderboard pocket --budget quick --results $(RESULTS))
 
 test: venv
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
+test-fast: venv
+	$(PYTEST) -m 'not slow and not ray and not network and not gpu'
+
+# mypy runs at the same time as the tests, because Ray tests wait most of their time. Its report follows theirs.
 check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; code=0; \
+		$(PYTEST) || code=$$?; \
+		wait $$types || code=1; echo "== mypy"; cat $(VENV)/mypy.log; exit $$code
 
 bench: venv
-	@test -z "$${ORCA_REFERENCE:-}" || $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e '.[sweep,dev,bench]'
+	@test -z "$${ORCA_REFERENCE:-}" || $(INSTALL) '.[sweep,dev,bench]'
 	@mkdir -p bench
 	for script in tests/perf/bench_*.py; do \
 		echo "== $$script"; $(BIN)/python "$$script" --json "bench/$$(basename "$$script" .py).json"; done
 
-# The stamp is written last, so an interrupted installation is done again and a finished one is not.
+# The stamp is written last, so an interrupted installation is repeated and a complete one is not.
 venv: $(STAMP)
 
 $(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or say make PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	$(call stage,install (some minutes the first time),$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
-		$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e '$(EXTRAS)'; touch $@)
+		$(INSTALL) '$(EXTRAS)'; touch $@)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -21,8 +21,6 @@ from orca_ray.cli.report import print_failures, print_plan, print_summary
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.execution.events import Summary
-    from orca_ray.sweep.planning.searches import NodeResources
     from orca_ray.sweep.planning.spec import SweepSpec
 
 
@@ -143,7 +141,19 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
     if options.dry_run:
         _show_plan(spec, uri, options, quiet=options.quiet)
         return
-    summary = _sweep(spec, uri, options)
+    from orca_ray.cli.sweep_progress import SweepProgress
+    from orca_ray.sweep.execution.driver import run_sweep
+
+    existing_store(uri)  # refuses anything else at this path before data are fetched
+    with SweepProgress(quiet=options.quiet or options.json) as listener:
+        summary = run_sweep(
+            spec,
+            uri,
+            executor=options.executor.value,
+            listener=listener,
+            address=options.address,
+            retry_failed=options.retry_failed,
+        )
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": uri})
     elif not options.quiet:
@@ -155,27 +165,16 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
         raise typer.Exit(TRIALS_FAILED)
 
 
-def _sweep(spec: "SweepSpec", uri: str, options: RunOptions) -> "Summary":
-    from orca_ray.cli.sweep_progress import SweepProgress
-    from orca_ray.sweep.execution.driver import run_sweep
-
-    existing_store(uri)  # refuses anything else at this path before data are fetched
-    with SweepProgress(quiet=options.quiet or options.json) as listener:
-        return run_sweep(
-            spec,
-            uri,
-            executor=options.executor.value,
-            listener=listener,
-            address=options.address,
-            retry_failed=options.retry_failed,
-        )
-
-
 def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
-    """Print the plan; exit with code 2 if some trial fits on no node."""
+    """Print the plan; exit with code 2 if some trial fits on no node. A plan starts no cluster of its own."""
+    from orca_ray.sweep.execution.driver import make_executor
     from orca_ray.sweep.planning.plan import build_plan
 
-    planned = build_plan(spec, existing_store(uri), _nodes(options))
+    nodes = None
+    if options.joins_cluster:
+        with make_executor(options.executor.value) as engine:
+            nodes = engine.open(options.address)
+    planned = build_plan(spec, existing_store(uri), nodes)
     if options.json:
         emit_json(planned.to_json())
     elif not quiet:
@@ -184,13 +183,3 @@ def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: boo
         note(f"cannot be placed: {problem}")
     if planned.problems:
         raise typer.Exit(USER_ERROR)
-
-
-def _nodes(options: SweepOptions) -> "list[NodeResources] | None":
-    """Return the nodes of a running cluster, or None for this machine: a plan starts no cluster."""
-    if not options.joins_cluster:
-        return None
-    from orca_ray.sweep.execution.driver import make_executor
-
-    with make_executor(options.executor.value) as engine:
-        return engine.open(options.address)

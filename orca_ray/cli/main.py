@@ -101,17 +101,15 @@ def _failed(error: Exception) -> int:
         return fail(message, USER_ERROR) if message else USER_ERROR
     if type(error).__name__ == "Abort":
         return fail("interrupted", INTERRUPTED)
-    if isinstance(error, UserError):
-        logger.debug("user error", exc_info=error)
-        return fail(str(error), USER_ERROR)
-    if message := _missing_package(error) or _refused(error):
-        logger.debug("refused", exc_info=error)
+    if message := str(error) if isinstance(error, UserError) else _missing_package(error) or _refused(error):
+        logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
     logger.error("unexpected error", exc_info=error)
     if limit := _limit(error):
-        return fail(f"{limit} ({type(error).__name__}: {error})\nIf not, report this: {_traceback(error)}", USER_ERROR)
-    message = f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray; {_traceback(error)}"
-    return fail(message, INTERNAL_ERROR)
+        advice = f"If the input is not the cause, report this: {_traceback(error)}"
+        return fail(f"{limit} ({type(error).__name__}: {error})\n{advice}", USER_ERROR)
+    advice = f"This is a defect of orca-ray; {_traceback(error)}"
+    return fail(f"unexpected {type(error).__name__}: {error}\n{advice}", INTERNAL_ERROR)
 
 
 def _usage(error: Any) -> str:
@@ -148,24 +146,15 @@ def _refused(error: Exception) -> str:
         return f"no space left on the disk{f' of {named}' if named else ''}: free some, then run the command again"
     if named and _PACKAGE not in Path(named).parents:
         return f"cannot use {named}: {error.strerror}"
-    if error.errno == errno.ENOENT and not named and not _has_working_directory():
+    if error.errno == errno.ENOENT and not named:  # raised by os.getcwd
         return "the working directory no longer exists: change to another one, then run the command again"
     return ""
 
 
-def _has_working_directory() -> bool:
-    try:
-        return bool(os.getcwd())
-    except OSError:
-        return False
-
-
 def _limit(error: Exception) -> str:
-    """Return the message for a limit of memory, recursion, numbers or text that bad input exceeds; "" if there is none.
-
-    torch reports an allocation that fails on CPUs as RuntimeError.
-    """
+    """Return the message for a limit of memory, recursion, numbers or text that input exceeds; "" for other errors."""
     text = str(error)
+    # torch reports a failed allocation on CPUs as RuntimeError
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
         return "not enough memory: free some, or give smaller data, a smaller body or fewer workers"
     if isinstance(error, RecursionError):

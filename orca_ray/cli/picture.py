@@ -59,19 +59,20 @@ def _sample(task: "Task", split: "Split", index: int) -> tuple[list[Pixels], str
     else:
         panels = _image(x, task.modality)
         if target is not None:
-            panels += _image(target if target.ndim == 3 else target.reshape(1, *_plane(target)), "")
+            plane = np.atleast_2d(target)
+            panels += _image(target if target.ndim == 3 else plane.reshape(1, len(plane), -1), "")
     return panels, _caption(task, y)
 
 
 def _caption(task: "Task", y: Array) -> str:
-    kind = task.target.kind
-    if kind == "classes":
-        return f"class {int(y)}"
-    if kind == "labels":
-        found = np.flatnonzero(y > 0)
-        return "labels " + (", ".join(map(str, found[:6])) + (" …" if len(found) > 6 else "") or "none")
-    if kind == "scalar":
-        return f"target {float(y):.4g}"
+    match task.target.kind:
+        case "classes":
+            return f"class {int(y)}"
+        case "labels":
+            found = np.flatnonzero(y > 0)
+            return "labels " + (", ".join(map(str, found[:6])) + (" …" if len(found) > 6 else "") or "none")
+        case "scalar":
+            return f"target {float(y):.4g}"
     return "input and target"
 
 
@@ -112,11 +113,6 @@ def _curves(curves: Sequence[tuple[Array, tuple[int, int, int]]]) -> Pixels:
     return np.asarray(image)
 
 
-def _plane(target: Array) -> tuple[int, int]:
-    """Return the height and width at which a target without channels is drawn; a 1-D target is one row."""
-    return (1, target.size) if target.ndim == 1 else (target.shape[0], target.size // target.shape[0])
-
-
 def _unit(values: Array) -> Array:
     low, high = float(values.min()), float(values.max())
     return (values - low) / ((high - low) or 1.0)
@@ -130,15 +126,11 @@ def _coloured(values: Array) -> Array:
 
 def _sized(pixels: Array, *, stretch: bool = False) -> Pixels:
     """Resize pixels [H, W, 3] to a panel; small ones are enlarged without blur."""
-    height, width = pixels.shape[:2]
-    if stretch:
-        size = (2 * _SIDE, _CURVE_HEIGHT)
-    else:
-        factor = _SIDE / max(height, width)
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    smooth = max(height, width) > _SIDE
+    longer = max(pixels.shape[:2])
+    width, height = (max(1, round(side * _SIDE / longer)) for side in pixels.shape[1::-1])
+    size = (2 * _SIDE, _CURVE_HEIGHT) if stretch else (width, height)
     image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
-    return np.asarray(image.resize(size, Image.Resampling.BOX if smooth else Image.Resampling.NEAREST))
+    return np.asarray(image.resize(size, Image.Resampling.BOX if longer > _SIDE else Image.Resampling.NEAREST))
 
 
 def _arranged(samples: Sequence[tuple[list[Pixels], str]], title: str) -> Image.Image:

@@ -22,64 +22,48 @@ def print_plan(planned: "Plan") -> None:
     alike = len(set(resources)) == 1  # usual; then one line below the table replaces a column, to fit 80 columns
     rows = [
         (
-            row.task.partition("/")[2],
-            row.method,
-            row.body,
-            f"{row.search_trials}+{row.confirm_trials}",
-            row.finished,
-            row.epochs,
-            *(() if alike else (each,)),
+            *(row.task.partition("/")[2], row.method, row.body, f"{row.search_trials}+{row.confirm_trials}"),
+            *(row.finished, row.epochs, *(() if alike else (each,))),
         )
         for row, each in zip(planned.rows, resources, strict=True)
     ]
     numbers = ("trials", "done", "epochs")
     show(("task", "method", "body", *numbers, *(() if alike else ("each",))), rows, right=numbers)
-    nodes = ", ".join(f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
     search = sum(row.search_trials for row in planned.rows)
     say(
         f"\n{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, "
         f"{planned.num_finished} done ({search} search + {planned.num_trials - search} confirm)"
     )
     if planned.deterministic:
-        say("deterministic: one thread a trial, whatever its CPUs")
+        say("deterministic: one thread per trial, whatever its CPUs")
     if alike:
         say(f"each trial: {resources[0]}")
-    say(f"nodes: {nodes}")
+    nodes = (f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
+    say(f"nodes: {', '.join(nodes)}")
     _print_costs(planned)
-
-
-def _print_costs(planned: "Plan") -> None:
-    """Print the cost of each task, the totals, and the commands that fetch what is missing."""
-    both = bool(planned.cpu)
-    rows = [
-        (
-            cost.task.partition("/")[2],
-            cost.trials,
-            cost.epochs,
-            _hours(cost.gpu_hours),
-            *((_hours(cost.cpu_hours),) if both else ()),
-            _gigabytes(cost.raw_bytes or None),
-            _gigabytes(cost.prepared_bytes),
-            cost.state,
-        )
-        for cost in planned.costs
-    ]
-    hours = ("GPU h", "CPU h") if both else ("GPU h",)
-    numbers = ("trials", "epochs", *hours, "raw GB", "prepared GB")
-    say("\nestimated cost if no trial stops early:")
-    show(("task", *numbers, "data"), rows, right=numbers)
-    _print_totals(planned)
     _print_missing(planned)
 
 
-def _print_totals(planned: "Plan") -> None:
+def _print_costs(planned: "Plan") -> None:
+    """Print the cost of each task, and the totals."""
+    devices = [("GPU", planned.gpu, [cost.gpu_hours for cost in planned.costs])]
+    if planned.cpu:
+        devices.append(("CPU", planned.cpu, [cost.cpu_hours for cost in planned.costs]))
+    rows = [
+        (
+            *(cost.task.partition("/")[2], cost.trials, cost.epochs, *(_rounded(hours, 0.01) for hours in each)),
+            *(_gigabytes(cost.raw_bytes or None), _gigabytes(cost.prepared_bytes), cost.state),
+        )
+        for cost, *each in zip(planned.costs, *(hours for _, _, hours in devices), strict=True)
+    ]
+    numbers = ("trials", "epochs", *(f"{kind} h" for kind, _, _ in devices), "raw GB", "prepared GB")
+    say("\nestimated cost if no trial stops early:")
+    show(("task", *numbers, "data"), rows, right=numbers)
     say()
-    for device, kind, known in (
-        (planned.gpu, "GPU", [cost.gpu_hours for cost in planned.costs if cost.gpu_hours is not None]),
-        (planned.cpu, "CPU", [cost.cpu_hours for cost in planned.costs if cost.cpu_hours is not None]),
-    ):
+    for kind, device, hours in devices:
+        known = [each for each in hours if each is not None]
         if device and known:
-            say(f"total {_hours(sum(known))} {kind} h: {device}")
+            say(f"total {_rounded(sum(known), 0.01)} {kind} h: {device}")
     if unknown := sum(cost.gpu_hours is None for cost in planned.costs):
         say(f"hours unknown for {unknown} of {len(planned.costs)} tasks: data not prepared, or body not listed")
     if needed := sum(cost.disk_bytes for cost in planned.costs):
@@ -87,11 +71,11 @@ def _print_totals(planned: "Plan") -> None:
 
 
 def _print_missing(planned: "Plan") -> None:
+    """Print the missing data, bodies and sources, each with the command that fetches or prepares it."""
     for state in ("missing", "fetched"):
         if wanted := [cost for cost in planned.costs if cost.state == state]:
             say(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
-            for command in _commands(wanted):
-                say(f"  {command}")
+            say("\n".join(f"  {command}" for command in _commands(wanted)))
     for each in planned.absent:
         say(f"missing: {each.what}\n  {each.command}")
 
@@ -108,10 +92,6 @@ def _commands(costs: "list[TaskCost]") -> list[str]:
         benchmark = names[0].partition("/")[0]
         commands.append(command.format(benchmark if len(names) == len(get_benchmark(benchmark)) else " ".join(names)))
     return commands
-
-
-def _hours(hours: float | None) -> str:
-    return _rounded(hours, 0.01)
 
 
 def _gigabytes(num_bytes: int | None) -> str:
@@ -143,7 +123,7 @@ def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
         ending = "interrupted; the same command continues" if summary.interrupted else "done"
         say(f"{summary.sweep}: {ending}; ran {summary.ran} trials in {duration(summary.seconds)}: {counts or 'none'}")
     if summary.reused:
-        say(f"alignment: {summary.reused} of {summary.aligned} trials took over that of another trial")
+        say(f"alignment: {summary.reused} of {summary.aligned} trials reused the result of another trial")
     _notes(summary)
     say(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
 

@@ -32,17 +32,12 @@ def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
         emit_json(rows)
         return
     columns = ("task", "files", "size", "fetched", "prepared", "licence")
-    cells = [
-        (
-            row["name"],
-            row["files"],
-            "?" if row["bytes"] is None else size(row["bytes"]),
-            _share(row["fetched"], row["files"]),
-            "yes" if row["prepared"] else "no",
-            row["licence"],
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        some = f"{row['fetched']} of {row['files']}"
+        fetched = {0: "no", row["files"]: "yes"}.get(row["fetched"], some) if row["files"] else "–"
+        extent = "?" if row["bytes"] is None else size(row["bytes"])
+        cells.append((row["name"], row["files"], extent, fetched, "yes" if row["prepared"] else "no", row["licence"]))
     show_table(columns, cells, right=("files", "size"), wrap=("licence",))
 
 
@@ -62,12 +57,6 @@ def _listed(task: "Task") -> dict[str, Any]:
         "terms": task.terms,
         "raw_directory": str(task.raw_directory),
     }
-
-
-def _share(part: int, whole: int) -> str:
-    if not whole:
-        return "–"
-    return {0: "no", whole: "yes"}.get(part, f"{part} of {whole}")
 
 
 def show(
@@ -100,8 +89,7 @@ def show(
         _print(facts)
     try:
         if data is not None and not no_picture:
-            drawn = _draw_default(resolved, data) if picture is None else _draw(resolved, data, picture)
-            facts["picture"] = None if drawn is None else str(drawn)
+            facts["picture"] = _draw(resolved, data, picture)
     finally:
         if json:
             emit_json(facts)
@@ -109,19 +97,6 @@ def show(
             say(f"picture: {facts['picture']}")
     if data is None and not json:
         note(f"not prepared: after {command!r}, this command also shows counts, ranges and a picture")
-
-
-def _draw_default(task: "Task", data: "PreparedData") -> Path | None:
-    """Draw into the working directory, unless the file exists or cannot be written."""
-    path = Path(f"{task.short_name}.png")
-    if path.exists():
-        note(f"no picture drawn: {path} already exists; choose another file with --picture FILE.png")
-        return None
-    try:
-        return _draw(task, data, path)
-    except UserError as error:
-        note(f"no picture drawn: {error}")
-        return None
 
 
 def _check_picture(picture: Path) -> None:
@@ -132,19 +107,28 @@ def _check_picture(picture: Path) -> None:
         raise UserError(f"--picture {picture}: {picture.absolute().parent} is not a directory to write a file into")
 
 
-def _draw(task: "Task", data: "PreparedData", path: Path) -> Path:
+def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:
+    """Draw a picture and return its path. Unless ``picture`` is given, no file is replaced and errors are notes."""
     from orca_ray.cli.picture import draw
     from orca_ray.data.cache import disk_errors, replace_file
 
-    image = draw(task, data)
+    path = picture or Path(f"{task.short_name}.png")
+    if picture is None and path.exists():
+        note(f"no picture drawn: {path} already exists; choose another file with --picture FILE.png")
+        return None
     temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path.absolute().parent):
-        try:
-            image.save(temporary, format="PNG")
+    try:
+        with disk_errors(path.absolute().parent):
+            draw(task, data).save(temporary, format="PNG")
             replace_file(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
+    except UserError as error:
+        if picture is not None:
+            raise
+        note(f"no picture drawn: {error}")
+        return None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return str(path)
 
 
 def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
@@ -219,7 +203,10 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
     say(f"{'prepared':{width}}  {prepared['fingerprint']}, {size(prepared['bytes'])} in {prepared['path']}\n")
     numbers = ("samples", "min", "max", "mean", "std", "measured on")
     rows = [
-        (name, array, "×".join(map(str, found["shape"][1:])) or "1", split["samples"], *_measured(found))
+        (
+            *(name, array, "×".join(map(str, found["shape"][1:])) or "1", split["samples"]),
+            *(*(f"{found[key]:.4g}" for key in ("min", "max", "mean", "std")), found["of_samples"]),
+        )
         for name, split in prepared["splits"].items()
         for array, found in split.items()
         if array in ("x", "y")
@@ -229,10 +216,6 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
     if counts:
         say()
         _print_counts(counts)
-
-
-def _measured(found: dict[str, Any]) -> tuple[str, ...]:
-    return (*(f"{found[key]:.4g}" for key in ("min", "max", "mean", "std")), str(found["of_samples"]))
 
 
 def _print_counts(counts: dict[str, list[int]]) -> None:

@@ -70,7 +70,7 @@ class SweepState:
         with self.lock:
             match event:
                 case events.SweepStarted():
-                    self.title = f"{event.sweep} · {event.executor} on {event.where}"
+                    self.title = f"{event.sweep} · {event.where}"
                     self._started = self._clock()
                     for row in event.rows:
                         self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
@@ -81,26 +81,25 @@ class SweepState:
                     state.running.pop(event.trial_key, None)  # to insert it again as the last
                     state.running[event.trial_key] = f"{event.stage} {event.epoch}/{event.epochs}"
                     state.update_best(event.validation_score)
-                case events.TrialFinished():
-                    self._finish(event)
+                case events.TrialFinished(record, remaining):
+                    state = self._row(record.task, record.method)
+                    state.running.pop(record.trial_key, None)
+                    state.done += 1
+                    state.planned = state.done + remaining
+                    state.failed += record.status.failed
+                    state.seconds.append(record.wall_seconds)
+                    state.update_best(record.validation_score)
                 case events.Message():
                     self.last_message = printable(event.text)
-                case _:
-                    pass
 
     def elapsed(self) -> float:
         """Return seconds since the sweep started."""
         return self._clock() - self._started
 
-    def totals(self) -> tuple[int, int, int, int]:
-        """Return (done, planned, running, failed) over all rows."""
+    def totals(self) -> tuple[int, int, int]:
+        """Return (done, planned, running) over all rows."""
         rows = self.rows.values()
-        return (
-            sum(row.done for row in rows),
-            sum(row.planned for row in rows),
-            sum(len(row.running) for row in rows),
-            sum(row.failed for row in rows),
-        )
+        return sum(row.done for row in rows), sum(row.planned for row in rows), sum(len(row.running) for row in rows)
 
     def seconds_left(self, row: RowState | None = None) -> float | None:
         """Estimate the seconds until ``row`` (or the sweep) is done; None until a trial has ended.
@@ -118,16 +117,6 @@ class SweepState:
 
     def _row(self, task: str, method: str) -> RowState:
         return self.rows.setdefault((task, method), RowState(task, method, planned=0, done=0))
-
-    def _finish(self, event: events.TrialFinished) -> None:
-        record = event.record
-        row = self._row(record.task, record.method)
-        row.running.pop(record.trial_key, None)
-        row.done += 1
-        row.planned = row.done + event.remaining
-        row.failed += record.status.failed
-        row.seconds.append(record.wall_seconds)
-        row.update_best(record.validation_score)
 
 
 def render(state: SweepState, height: int | None = None) -> "RenderableType":
@@ -150,7 +139,7 @@ def render(state: SweepState, height: int | None = None) -> "RenderableType":
             for row in shown
         ]
         hidden = len(state.rows) - len(shown)
-        done, planned, running, _ = state.totals()
+        done, planned, running = state.totals()
         footer = (
             f"{state.title} · {done}/{planned} trials, {running} running · "
             f"{duration(state.elapsed())}, left {_left(state.seconds_left())}"
@@ -177,13 +166,14 @@ def _left(seconds: float | None) -> str:
 def trial_line(event: events.TrialFinished, state: SweepState) -> str:
     """Describe a finished trial in one line."""
     record = event.record
-    done, planned, _, _ = state.totals()
+    done, planned, _ = state.totals()
     facts = [f"validation {score(record.validation_score)}"]
     if record.test_score is not None:
         facts.append(f"test {score(record.test_score)}")
     facts.append(duration(record.wall_seconds))
     if record.samples_per_second is not None:
-        facts.append(f"{record.samples_per_second:.4g} samples/s")
+        speed = record.samples_per_second
+        facts.append(f"{speed:.4g} samples/s" if speed < 1000 else f"{speed:.0f} samples/s")
     if record.align_reused:
         facts.append("alignment reused")
     ending = "".join(f": {line}" for line in (record.error or "").splitlines()[:1])
@@ -228,8 +218,8 @@ class SweepProgress:
             if isinstance(event, events.TrialFinished) and event.record.status.failed:
                 self._live.console.print(trial_line(event, self.state), markup=False)
         elif isinstance(event, events.SweepStarted):
-            done, planned, _, _ = self.state.totals()
-            say(f"{event.sweep}: {planned} trials, {done} already done; {event.executor} on {event.where}")
+            done, planned, _ = self.state.totals()
+            say(f"{event.sweep}: {planned} trials, {done} already done; running on {event.where}")
         elif isinstance(event, events.TrialFinished):
             say(trial_line(event, self.state))
         elif isinstance(event, events.Message):

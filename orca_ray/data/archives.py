@@ -21,6 +21,7 @@ from orca_ray.data.gzip_stream import (
     COPY_BYTES,
     DamagedFile,
     archive_errors,
+    drain,
     max_bytes,
     open_gzip,
     refuse_growth,
@@ -113,27 +114,25 @@ def unpack(
 
 
 def read_whole(path: Path) -> None:
-    """Read a gzip or zip file (``.npz``, too) to its end, which verifies its checksums; other files are not read.
+    """Read a gzip, zip (``.npz``) or tar file to its end; files of other kinds are not read.
 
-    Raises:
-        UserError: the file is damaged, or decompresses to more than 200 times its size.
+    Raises UserError for a damaged file, and one that decompresses to more than 200 times its size.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(4)
     if magic[:2] == _GZIP:
         with open_gzip(path) as content:
-            _drain(content)
+            drain(content)
     elif magic in _ZIP:
         with archive_errors(path, "archive (.zip, .npz)"), zipfile.ZipFile(path) as archive:
             refuse_growth(path, sum(member.file_size for member in archive.infolist()), cache.refuse_special(path))
             for member in archive.infolist():
                 with archive.open(member) as content:
-                    _drain(content)
-
-
-def _drain(stream: IO[bytes]) -> None:
-    while stream.read(COPY_BYTES):
-        pass
+                    drain(content)
+    elif path.suffix == ".tar":
+        with archive_errors(path, "archive (.tar)"), tarfile.open(path, "r:", tarinfo=_TarInfo) as tar:
+            while tar.next() is not None:
+                cast(Any, tar).members.clear()  # tarfile would store them all
 
 
 @contextlib.contextmanager
@@ -178,7 +177,7 @@ def _tar_members(archive: Path, stream: IO[bytes], scratch: Path, position: Call
             tarfile.data_filter(member, str(scratch))
             content = None if member.isdir() else tar.extractfile(member)
             yield _Member(member.name, target, 0 if member.isdir() else member.size, content, lambda _: position())
-    _drain(stream)  # the checksum of a gzip file is at its end
+    drain(stream)  # the checksum of a gzip file is at its end
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile, scratch: Path) -> Iterator[_Member]:

@@ -181,9 +181,16 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    file_lock = FileLock(path.with_name(path.name + ".lock"))
+    lock_file = path.with_name(path.name + ".lock")
     make_directory(path.parent)
     with disk_errors(path.parent):
+        try:  # FileLock would wait forever for a file that cannot be created, as in /proc
+            os.close(os.open(lock_file, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644))
+        except OSError as error:
+            if error.errno in (*DISK_FULL, *_NOT_WRITABLE):
+                raise
+            raise PermissionError(errno.EPERM, f"{lock_file.name}: {error.strerror}") from error
+        file_lock = FileLock(lock_file)
         try:
             file_lock.acquire(timeout=1)
         except Timeout:

@@ -81,7 +81,7 @@ class _Fetcher:
                     digest, known = check_hash(file, self._directory, self._pins, self._pool)
                 else:
                     digest, url = self._download(file, target)
-                    known = bool(file.sha256)
+                    known = bool(file.sha256) or file.path in self._pins.read()
         try:
             if file.unpacked and not file.present(self._directory):
                 self._unpack(file, target)

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
@@ -33,6 +33,12 @@ _DAMAGED = (
     RuntimeError,  # NotImplementedError, for a compression that zipfile does not support
     ValueError,
 )
+
+
+class Readable(Protocol):
+    """A stream that is read from start to end."""
+
+    def read(self, size: int, /) -> bytes: ...  # noqa: D102
 
 
 class DamagedFile(UserError):
@@ -96,6 +102,12 @@ def refuse_growth(path: Path, declared: int, stored: int, where: str = "") -> No
     """Raise UserError when ``stored`` bytes of a file declare ``declared`` bytes of data, more than `max_bytes`."""
     if declared > max_bytes(stored):
         raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
+
+
+def drain(stream: Readable) -> None:
+    """Read a stream to its end, where its checksum is."""
+    while stream.read(COPY_BYTES):
+        pass
 
 
 def swollen(path: Path, where: str = "") -> UserError:

@@ -34,11 +34,7 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     with _hdf5_errors(path):
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: expected an HDF5 file, found something else; fetch the file again")
-        try:
-            file = h5py.File(path, "r")
-        except OSError as error:
-            raise damaged(path, "a whole HDF5 file", error) from error
-        with file:
+        with h5py.File(path, "r") as file:
             _refuse_growth(path, file)
             for key in required:
                 _refuse_key(path, file, key)

@@ -106,19 +106,16 @@ def refuse_replacing(name: str, directory: Path, identity: str) -> None:
     if not directory.exists():
         return
     if directory.samefile(os.curdir):
-        raise UserError(
-            f"{directory} is the working directory, which cannot be replaced: name a directory in it, such as "
-            f"{name.split('/')[-1]}"
-        )
+        example = f"name a directory in it, such as {name.split('/')[-1]}"
+        raise UserError(f"{directory} is the working directory, which cannot be replaced: {example}")
     if os.path.ismount(directory):
         raise UserError(f"{directory} is a mount point, which cannot be replaced: name a directory in it")
     if not any(directory.iterdir()):
         return
     if others := sorted({path.name for path in directory.iterdir()} - described(read_meta(directory))):
-        raise UserError(
-            f"{directory} also holds {', '.join(others[:5])}{' …' if len(others) > 5 else ''}, which would be removed "
-            f"with it when {name} is prepared again: move that away, or name another directory"
-        )
+        found = ", ".join(others[:5]) + " …" * (len(others) > 5)
+        lost = f"which would be removed when {name} is prepared again"
+        raise UserError(f"{directory} also holds {found}, {lost}: move that away, or name another directory")
 
 
 @contextlib.contextmanager

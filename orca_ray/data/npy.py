@@ -11,13 +11,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, Protocol
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache, safe_pickle
-from orca_ray.data.gzip_stream import archive_errors, damaged, refuse_growth
+from orca_ray.data.gzip_stream import Readable, archive_errors, damaged, drain, refuse_growth
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -134,13 +134,9 @@ def _refuse_length(where: str, header: _Header, found: int) -> None:
     expected = math.prod(header.shape) * header.dtype.itemsize
     if found != expected:
         declared = f"{expected} bytes for shape {list(header.shape)} {header.dtype}"
-        raise UserError(f"{where}: expected {declared}, found {found}; the file is damaged, fetch it again")
-
-
-class Readable(Protocol):
-    """A stream that is read from start to end."""
-
-    def read(self, size: int, /) -> bytes: ...  # noqa: D102
+        raise UserError(
+            f"{where}: expected {declared}, found {found}; the file is truncated or damaged, fetch it again"
+        )
 
 
 def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
@@ -152,8 +148,9 @@ def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], 
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes <= IN_MEMORY:
         content = stream.read(num_bytes)
-        _refuse_short(num_bytes, len(content))
-        _drain(stream)
+        if len(content) < num_bytes:
+            raise EOFError(f"{num_bytes} bytes expected, {len(content)} found")
+        drain(stream)
         return np.ndarray(shape, dtype, buffer=content, order=order)
     directory = cache.home()
     with cache.disk_errors(directory):
@@ -164,8 +161,9 @@ def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], 
             while block := stream.read(min(left, _COPY_BYTES)):
                 file.write(block)
                 left -= len(block)
-            _refuse_short(num_bytes, num_bytes - left)
-            _drain(stream)
+            if left:
+                raise EOFError(f"{num_bytes} bytes expected, {num_bytes - left} found")
+            drain(stream)
             file.flush()
             return mapped(file, dtype, shape, order)
 
@@ -175,13 +173,3 @@ def mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order:
     if not math.prod(shape) * dtype.itemsize:  # an empty map is an error
         return np.empty(shape, dtype)
     return np.memmap(file, dtype, "r", start, shape, order)
-
-
-def _refuse_short(expected: int, found: int) -> None:
-    if found < expected:
-        raise EOFError(f"{expected} bytes expected, {found} found")
-
-
-def _drain(stream: Readable) -> None:
-    while stream.read(_COPY_BYTES):
-        pass

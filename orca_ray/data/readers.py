@@ -8,7 +8,7 @@ that ends early and drops an incomplete sample.
 import csv
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,13 @@ def refuse_not_finite(path: Path, field: str, array: Array) -> None:
     """
     if array.dtype.kind not in "fc":
         return
-    for start, values in _slices(array[None] if array.ndim == 0 else array):
-        finite = np.isfinite(values)
+    rows = array[None] if array.ndim == 0 else array
+    for part in row_slices(rows, _SLICE_BYTES):
+        finite = np.isfinite(values := rows[part])
         if not finite.all():
             index = [int(each) for each in np.argwhere(~finite)[0]]
             found = values[tuple(index)]
-            index[0] += start
+            index[0] += part.start
             raise UserError(f"{_place(path, field)}: expected finite numbers, found {found} at index {index}")
 
 
@@ -63,18 +64,16 @@ def refuse_labels(path: Path, field: str, y: Array, low: int, high: int) -> None
     """Raise UserError unless all of ``y`` are whole numbers from ``low`` to ``high``, both included."""
     if y.dtype.kind not in "biuf":
         raise UserError(f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}")
-    for start, values in _slices(y.reshape(-1)):
+    flat = y.reshape(-1)
+    for part in row_slices(flat, _SLICE_BYTES):
+        values = flat[part]
         good = (values >= low) & (values <= high)
         if values.dtype.kind == "f":
             good &= values == np.floor(values)
         if not good.all():
             index = int(np.flatnonzero(~good)[0])
             expected = f"{_place(path, field)}: expected labels from {low} to {high}"
-            raise UserError(f"{expected}, found {values[index]} at {start + index}")
-
-
-def _slices(rows: Array) -> Iterator[tuple[int, Array]]:
-    return ((part.start, rows[part]) for part in row_slices(rows, _SLICE_BYTES))
+            raise UserError(f"{expected}, found {values[index]} at {part.start + index}")
 
 
 def _place(path: Path, field: str) -> str:

@@ -144,17 +144,16 @@ class _Machine:
         items, self.stack[start:] = self.stack[start:], []
         return items
 
-    def add(self, kind: type, items: list[Any]) -> None:
+    def add(self, kind: Callable[..., Any], items: list[Any]) -> None:
         """Add items to the container at the top of the stack; keys and values of a dict alternate."""
-        target: Any = self.stack[-1]
-        if type(target) is not kind:
-            raise NotPlain(f"it adds items to a {type(target).__name__}; {ALLOWED}")
+        if type(self.stack[-1]) is not kind:
+            raise NotPlain(f"it adds items to a {type(self.stack[-1]).__name__}; {ALLOWED}")
         if kind is list:
-            target.extend(items)
+            self.stack[-1].extend(items)
         elif kind is set:
-            target.update(cheap_keys(items))
+            self.stack[-1].update(cheap_keys(items))
         else:
-            target.update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
+            self.stack[-1].update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
 
     def push_dict(self, items: list[Any]) -> None:
         self.push({})

@@ -8,7 +8,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -66,22 +67,19 @@ class ThreadPool:
         try:
             for thread in threads:
                 thread.start()
-            return [(items[index], error) for index, error in sorted(self._failures(len(items)).items())]
+            return [(items[index], error) for index, error in sorted(self._failures(len(items)), key=itemgetter(0))]
         finally:
             self.stop.set()
             end = time.monotonic() + GRACE_SECONDS
             for thread in filter(threading.Thread.is_alive, threads):
                 thread.join(max(0.0, end - time.monotonic()))
 
-    def _failures(self, num_items: int) -> dict[int, BaseException]:
-        errors = {}
+    def _failures(self, num_items: int) -> Iterator[tuple[int, BaseException]]:
         while num_items:
             message = self._messages.get()
-            if isinstance(message, str):
-                if self._progress:
-                    self._progress(message)
-                continue
-            num_items -= 1
-            if message[1] is not None:
-                errors[message[0]] = message[1]
-        return errors
+            if not isinstance(message, str):
+                num_items -= 1
+                if message[1] is not None:
+                    yield message[0], message[1]
+            elif self._progress:
+                self._progress(message)

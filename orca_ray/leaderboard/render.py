@@ -65,8 +65,9 @@ def _title(board: Leaderboard) -> str:
 
 
 def _subtitle(board: Leaderboard) -> str:
-    seeds = f"mean ± std over seeds {', '.join(map(str, board.seeds))}" if board.seeds else "no confirm trial finished"
-    return f"test scores, lower is better; {seeds}"
+    seeds = ", ".join(map(str, board.seeds))
+    scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
+    return f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
 
 
 def _footer(board: Leaderboard) -> list[str]:

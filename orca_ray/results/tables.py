@@ -35,12 +35,12 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     for name in ("started_at", "finished_at"):
         outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
         yield name, outside, "times in the years 1 to 9999"
-    valid = [text for text in pc.unique(table["hyperparameters"]).to_pylist() if _is_flat_object(text)]
+    valid = [text for text in pc.unique(table["hyperparameters"]).to_pylist() if _is_json_object(text)]
     wrong = pc.invert(pc.is_in(table["hyperparameters"], pa.array(valid, pa.string())))
     yield "hyperparameters", wrong, "JSON objects"
 
 
-def _is_flat_object(text: str) -> bool:
+def _is_json_object(text: str) -> bool:
     if text.count("[") + text.count("{") > _MAX_BRACKETS:
         return False
     try:
@@ -145,7 +145,7 @@ def _check_size(num_bytes: int, rows: int, where: str) -> None:
 
 def _declared_bytes(metadata: Any) -> int:
     groups = (metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    return max(sum(groups), 8 * metadata.num_rows * metadata.num_columns)
+    return int(max(sum(groups), 8 * metadata.num_rows * metadata.num_columns))
 
 
 def _expanded_bytes(column: Any) -> int:

@@ -85,7 +85,7 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     assert sweep.store is not None
     assert sweep.store.local_path == Path.cwd() / "results"
     lines = ending.out.splitlines()
-    assert lines[0] == "mine/full: 2 trials, 0 already done; inline on this process"
+    assert lines[0] == "mine/full: 2 trials, 0 already done; running on this process"
     assert lines[1].startswith("[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test 0.5000")
     assert lines[2].startswith("[2/2] ")
     assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket"
@@ -178,7 +178,7 @@ def test_fallbacks_of_trials_are_told_at_the_end(command: Command, fake: Install
     fake(notes=notes, aligned=9, reused=4)
     lines = command("run", sweep_file).out.splitlines()
     assert lines[-4:-1] == [
-        "alignment: 4 of 9 trials took over that of another trial",
+        "alignment: 4 of 9 trials reused the result of another trial",
         "note: a class was left out (7 trials)",
         "note: solved in chunks (1 trial)",
     ]
@@ -249,7 +249,7 @@ def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, monkeypatch
     for arguments in (["plan", "sweep.yaml", "--deterministic"], ["run", "fixed.yaml", "--dry-run"]):
         ending = command(*arguments)
         assert "mine/full-deterministic, protocol held-out: 8 trials" in ending.out
-        assert "deterministic: one thread a trial" in ending.out
+        assert "deterministic: one thread per trial" in ending.out
         assert command(*arguments, "--json").json["deterministic"] is True
     assert command("plan", "sweep.yaml", "--json").json["deterministic"] is False
 

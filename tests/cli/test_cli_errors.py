@@ -8,7 +8,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution import driver
-from orca_ray.sweep.planning import spec
+from orca_ray.sweep.planning import loading
 from tests.cli.conftest import Command
 
 
@@ -48,7 +48,7 @@ def test_a_user_error_is_one_message_and_its_traceback_is_in_the_log(
     def refuse(*_: object, **__: object) -> None:
         raise UserError("the file is truncated")
 
-    monkeypatch.setattr(spec, "load_spec", refuse)
+    monkeypatch.setattr(loading, "load_spec", refuse)
     ending = command("benchmark", "pocket")
     assert (ending.code, ending.err) == (2, "error: the file is truncated\n")
     log = (own_cache / "logs" / "orca-sweep.log").read_text()
@@ -69,7 +69,7 @@ def test_a_missing_heavy_package_names_the_extra(command: Command, monkeypatch: 
     def missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
 
-    monkeypatch.setattr(spec, "load_spec", missing)
+    monkeypatch.setattr(loading, "load_spec", missing)
     ending = command("benchmark", "pocket")
     assert ending.code == 2
     assert "'torch'" in ending.err
@@ -82,7 +82,7 @@ def test_a_defect_is_called_one_and_is_not_the_users(
     def broken(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'orca_ray.nonsense'", name="orca_ray.nonsense")
 
-    monkeypatch.setattr(spec, "load_spec", broken)
+    monkeypatch.setattr(loading, "load_spec", broken)
     ending = command("benchmark", "pocket")
     assert ending.code == 70
     assert "defect of orca-ray" in ending.err
@@ -98,7 +98,7 @@ def test_a_log_that_cannot_be_written_does_not_hide_the_error(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(spec, "load_spec", broken)
+    monkeypatch.setattr(loading, "load_spec", broken)
     ending = command("benchmark", "pocket")
     assert ending.code == 70
     assert "RuntimeError: boom" in ending.err
@@ -113,7 +113,7 @@ def test_warnings_reach_stderr_and_details_the_log_alone(
         logging.getLogger("orca_ray.data.packages").info("fetched")
         raise UserError("stop")
 
-    monkeypatch.setattr(spec, "load_spec", chatty)
+    monkeypatch.setattr(loading, "load_spec", chatty)
     ending = command("benchmark", "pocket")
     assert ending.err == "WARNING orca_ray.data.packages: the hash differs\nerror: stop\n"
     log = (own_cache / "logs" / "orca-sweep.log").read_text()
@@ -125,7 +125,7 @@ def test_ctrl_c_exits_with_130(command: Command, monkeypatch: pytest.MonkeyPatch
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(spec, "load_spec", interrupted)
+    monkeypatch.setattr(loading, "load_spec", interrupted)
     assert command("benchmark", "pocket").code == 130
 
 
@@ -133,7 +133,6 @@ def test_a_full_disk_under_the_results_is_a_user_error(command: Command, monkeyp
     def full(*_: object, **__: object) -> None:
         raise UserError("cannot write: no space left") from OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(driver, "fetch", lambda *_: None)
     monkeypatch.setattr(driver, "run_sweep", full)
     ending = command("benchmark", "pocket")
     assert (ending.code, ending.out) == (2, "")

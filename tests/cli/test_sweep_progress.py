@@ -64,13 +64,13 @@ def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
 
 def test_counts_and_best_follow_the_events() -> None:
     state = started(Clock())
-    assert state.totals() == (3, 6, 0, 0)
+    assert state.totals() == (3, 6, 0)
     state.apply(events.TrialStarted("a", "pocket/digits", "orca", "search"))
     state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
     state.apply(events.TrialProgress("a", "pocket/digits", "orca", "refine", 2, 5, 0.31, 1.0, None))
     state.apply(events.TrialProgress("b", "pocket/digits", "orca", "align", 1, 9, None, None, 3.0))
     row = state.rows["pocket/digits", "orca"]
-    assert state.totals() == (3, 6, 2, 0)
+    assert state.totals() == (3, 6, 2)
     assert (row.best, row.stage) == (0.31, "align 1/9")
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
     assert (row.best, row.stage, row.done, row.remaining) == (0.2, "refine 2/5", 2, 2)
@@ -139,7 +139,7 @@ def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.Capture
         listener(events.Message("retrying"))
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
-        "pocket/quick: 1 trials, 0 already done; ray on one node",
+        "pocket/quick: 1 trials, 0 already done; running on one node",
         "[1/1] pocket/digits orca confirm seed 0: failed_oom, validation –, 1 min 00 s: out",
     ]
     assert captured.err == "retrying\n"

@@ -132,6 +132,16 @@ def _fill_until_the_disk_is_full(target: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "thing.lock").symlink_to(tmp_path / "elsewhere")
+    for path in (Path("/proc/out"), tmp_path / "thing"):
+        with pytest.raises(UserError, match=rf"cannot write to {path.parent} \(.*\.lock: .*name another directory"):  # noqa: SIM117
+            with cache.lock(path):
+                raise AssertionError
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "thing"
     holder_code = (

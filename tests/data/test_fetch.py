@@ -1,6 +1,7 @@
 """Fetching from a real server on loopback that drops, truncates, refuses, corrupts, redirects and changes its mind."""
 
 import errno
+import gzip
 import hashlib
 import io
 import os
@@ -605,6 +606,19 @@ def test_a_damaged_archive_is_not_pinned_so_the_good_one_is_accepted(
     fetch([file], raw, patience=FAST)
     assert Pins(raw).read()["a.tar.gz"].sha256 == sha256(good)
     assert verify([file], raw).intact == ["a.tar.gz"]
+
+
+def test_a_tar_that_ends_early_is_not_pinned(raw: Path) -> None:
+    raw.mkdir()
+    whole = gzip.decompress(archive(x=bytes(5000), y=b"2"))
+    file = RawFile(path="a.tar", unpacked="inside/x")
+    for size in (3000, 6000):  # within a file, within a header
+        (raw / "a.tar").write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"expected a whole archive \(\.tar\)"):
+            verify([file], raw)
+    assert names(raw) == ["a.tar"]
+    (raw / "a.tar").write_bytes(whole)
+    assert verify([file], raw).first_seen == ["a.tar"]
 
 
 def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None:

@@ -20,6 +20,7 @@ from orca_ray.data import prepared
 from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.protocol import HELD_OUT, PAPER
+from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _declare, _layouts, _reading
 from orca_ray.tasks.pdebench.cfd_1d import PROBLEM as CFD_1D
@@ -267,6 +268,16 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time(tmp_path: Path) -> No
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
         blocks = samples.chosen(np.array([1, 5, 200]), 0)
         assert [len(block) for block in blocks] == [2, 1]
+
+
+def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "boundless.hdf5"
+    with h5py.File(path, "w") as file:
+        for field in ("density", "pressure", "Vx", "Vy"):
+            file.create_dataset(field, (10**7 + 1, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
+        simulations = CFD_2D.reading.layout(file, path, CFD_2D.reading.grid)
+        with pytest.raises(UserError, match=r"expected at most 10000000 simulations, found 10000001"):
+            _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), CFD_2D.reading, simulations)
 
 
 def test_data_kept_in_another_file_is_refused(tmp_path: Path) -> None:

@@ -246,7 +246,11 @@ def _damages_of_stacked(layout: Any) -> list[Damage]:
         ("another grid", partial(_replace, name=last, change=lambda values: values[..., :-4]), last),
         ("one axis less", partial(_replace, name=last, change=lambda values: values[:, 0]), last),
         ("a data set without data", partial(_emptied, name=last), f"expected a data set '{last}', found none"),
-        ("a number of samples that cannot be", partial(_boundless, layout=layout), "at most 10000000 simulations"),
+        (
+            "a number of samples that cannot be",
+            partial(_boundless, layout=layout),
+            "bytes are declared, 0 are stored",
+        ),
         ("one frame", partial(_one_frame, layout=layout), "at least 2 frames.*found 1"),
         ("integers", partial(_replace, name=last, change=lambda values: values.astype(np.int32)), f"{last}.*int32"),
         ("NaN in an input", partial(_spoil, name=last, where=(3, 0, ..., 8), value=np.nan), last),
