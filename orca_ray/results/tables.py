@@ -35,12 +35,12 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     for name in ("started_at", "finished_at"):
         outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
         yield name, outside, "times in the years 1 to 9999"
-    valid = [text for text in pc.unique(table["hyperparameters"]).to_pylist() if _is_flat_object(text)]
+    valid = [text for text in pc.unique(table["hyperparameters"]).to_pylist() if _is_json_object(text)]
     wrong = pc.invert(pc.is_in(table["hyperparameters"], pa.array(valid, pa.string())))
     yield "hyperparameters", wrong, "JSON objects"
 
 
-def _is_flat_object(text: str) -> bool:
+def _is_json_object(text: str) -> bool:
     if text.count("[") + text.count("{") > _MAX_BRACKETS:
         return False
     try:

@@ -20,6 +20,7 @@ from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.tasks.registry import all_tasks, get_task
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
+from tests.models.tiny import save_tiny
 from tests.twins import Damage, damages, twins
 
 LEAST_DAMAGES = 6
@@ -30,7 +31,7 @@ name: twins
 benchmark: {benchmark}
 methods: [orca]
 tasks: [{task}]
-bodies: {{sequence: "minilm-l6:layers=1", image: "vit-s14:layers=1"}}
+bodies: {{sequence: "{bodies}/bert", image: "{bodies}/vit"}}
 published: true
 settings:
   embedder.sequence_length: 16
@@ -79,10 +80,19 @@ def written(name: str, raw_files: Path) -> Path:
     return raw
 
 
-def two_steps(name: str) -> SweepSpec:
+@pytest.fixture(scope="module")
+def bodies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with tiny random bodies: what is tested here is the way of the data."""
+    root = tmp_path_factory.mktemp("bodies")
+    for kind in ("bert", "vit"):
+        save_tiny(kind, root)
+    return root
+
+
+def two_steps(name: str, bodies: Path) -> SweepSpec:
     """Return a sweep of one trial whose training is about two optimiser steps."""
     train = len(get_task(name).prepare().train)
-    text = SWEEP.format(benchmark=name.split("/")[0], task=name, batch=-(-train // 2))
+    text = SWEEP.format(benchmark=name.split("/")[0], task=name, batch=-(-train // 2), bodies=bodies)
     return parse_spec(text)
 
 
@@ -102,12 +112,12 @@ def assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(twins()))
-def test_a_twin_becomes_a_row_of_a_board(name: str, home: Path, raw_files: Path, tmp_path: Path) -> None:
+def test_a_twin_becomes_a_row_of_a_board(name: str, home: Path, raw_files: Path, bodies: Path, tmp_path: Path) -> None:
     task = get_task(name)
     task.raw_directory.parent.mkdir(parents=True, exist_ok=True)
     task.raw_directory.symlink_to(written(name, raw_files))
     store = ResultsStore(tmp_path / "results", create=True)
-    spec = two_steps(name)
+    spec = two_steps(name, bodies)
     if task.short_name not in UNLIKE:
         assert_declared_scales_are_measured_ones(task, task.prepare())
     summary = run_sweep(spec, store, executor="inline")
