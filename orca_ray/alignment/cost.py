@@ -41,12 +41,8 @@ def half_squared_distances(x_nD: Tensor, y_mD: Tensor) -> Tensor:
 class Cost:
     """C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m].
 
-    Args:
-        x_nD: points of the rows.
-        z_mD: points of the columns, or None for the rows' own: no point then costs anything to itself.
-        w_LK: distances between the classes of rows and columns, or None where labels play no part.
-        labels: class ids of the rows [n] and of the columns [m].
-        what: names the two sides, for messages.
+    Without columns ``z_mD``, they are the rows, and exactly 0 away from themselves. W, if any, are distances between
+    the classes of rows and columns, whose ids ``labels`` contains. ``what`` names the two sides, for messages.
     """
 
     def __init__(
@@ -64,7 +60,7 @@ class Cost:
         self.shape = (len(x_nD), len(self._z_mD))
 
     def store(self) -> "Cost":
-        """Compute all costs at once unless they exceed an eighth of the memory of a call; returns self."""
+        """Compute and store all costs unless they exceed an eighth of the memory of a call; returns self."""
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= distance.MEMORY_BYTES // 8:
             self._stored_nm = self.rows(slice(0, None))
         return self

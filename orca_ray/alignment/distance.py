@@ -11,7 +11,6 @@ from typing import Self, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from orca_ray.alignment.features import SourceFeatures, check_features, check_labels
 from orca_ray.errors import UserError
@@ -42,8 +41,7 @@ class Distance(ABC):
     ``distance = get_distance("otdd").fit(source)`` does all work that depends on the source alone, once;
     ``distance(features, labels)`` is then called once an align epoch, with all target classes.
 
-    A new distance is one module in `orca_ray.alignment.distances`. Every implementation guarantees, and one
-    parametrised test checks:
+    Every implementation guarantees, and one parametrised test checks:
 
     - **Zero on itself** where it is `debiased`: the source's own features and labels are at distance 0, up to 1e-5 of
       the distance's scale, and no other tested ones at a negative distance (theory guarantees this for costs between
@@ -81,15 +79,12 @@ class Distance(ABC):
         self.terms: dict[str, Tensor] = {}
         """Source-only terms by name, which another `fit` accepts."""
         self.diagnosis = Diagnosis()
-        """Of the last call."""
         self._logged: set[str] = set()
 
     def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
-        """Compute everything that depends on the source alone, and return self.
+        """Compute everything that depends on the source alone, unless ``terms`` of an earlier fit to it are given.
 
-        Args:
-            source: features [N, D] and class ids [N]; calls run on their device.
-            terms: `terms` of an earlier fit to the same source, which are not computed again.
+        Calls run on the device of the source's features. Returns self.
         """
         self._source = source
         self._logged.clear()
@@ -102,16 +97,13 @@ class Distance(ABC):
         return self
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
-        """Return the distance of the target from the source, a scalar.
+        """Return the distance of the target from the source, a scalar; raises UserError for invalid features or labels.
 
         Args:
             features: target features [n, D], any floating type; the gradient flows into them.
             labels: integer class ids [n], arbitrary ones.
             shares: each class's share of the data set, [L] in ascending order of the class ids that occur; default: its
                 share of ``labels``. Distances that go class by class weight the classes by it; others ignore it.
-
-        Raises:
-            UserError: for a wrong shape, another D than the source's, or a value that is not finite.
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")
@@ -130,7 +122,10 @@ class Distance(ABC):
         shares_L = sizes_L / len(y_n) if shares is None else shares.to(device)
         assert shares_L.shape == sizes_L.shape, "a share for each class that occurs"
         with torch.autocast(device.type, enabled=False):
-            x_nD = cast(Tensor, _Widen.apply(features, self._dtype(features)))  # type: ignore[no-untyped-call]
+            x_nD = features.to(self._dtype(features))
+            if x_nD.requires_grad and x_nD.dtype != features.dtype:
+                largest = torch.finfo(features.dtype).max
+                x_nD.register_hook(lambda grad: grad.clamp(-largest, largest))  # type: ignore[no-untyped-call]
             value = self._distance(x_nD.to(device), y_n, shares_L)
         if self.uses_labels and self._single_class:
             note = (
@@ -157,24 +152,7 @@ class Distance(ABC):
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the scalar for features, class ids 0 … L-1, all of which occur, and the classes' shares.
-
-        Set `diagnosis` where a solver or a fallback is used."""
-
-
-class _Widen(torch.autograd.Function):
-    """Conversion to another precision; its gradient is clamped to the range of the narrower one."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.narrow = x.dtype  # type: ignore[attr-defined]
-        return x.to(dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        narrow: torch.dtype = ctx.narrow  # type: ignore[attr-defined]
-        largest = torch.finfo(narrow).max
-        return grad.clamp(-largest, largest).to(narrow), None
+        """Return the scalar for class ids 0 … L-1, all of which occur; set `diagnosis` if it can say anything."""
 
 
 def _consecutive(labels: Tensor) -> Tensor:

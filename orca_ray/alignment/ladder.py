@@ -44,12 +44,8 @@ def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Ten
 
     A target only changes the ladder of the costs within the source, and each half step at least halves the effect of
     those before. So mean f depends on the last temperatures alone: on the position of d² between EPSILON times two
-    powers of 4 (the phase, in (0, 1]) and, for short ladders, on their number of steps.
-
-    Args:
-        cost: C.
-        squared_diameter: of the cloud alone; shorter ladders are not computed.
-        factor: scales the temperatures.
+    powers of 4 (the phase, in (0, 1]) and, for short ladders, on their number of steps. Ladders shorter than that of
+    the cloud's own ``squared_diameter`` are not computed; ``factor`` scales the temperatures.
     """
     first = _steps_and_phase(squared_diameter)[0]
     rows = []
@@ -105,13 +101,9 @@ class Solution:
 def solve(
     cost: Cost, temperatures: Sequence[float], start_N: Tensor | None = None, symmetric: bool = False
 ) -> Solution:
-    """Run a ladder.
+    """Run a ladder with half steps at ``temperatures``; ``symmetric``: f and g are the same.
 
-    Args:
-        cost: C.
-        temperatures: of the half steps.
-        start_N: initial f. Minus a cost h_i that each source point adds gives the potentials of C + h, less h in f.
-        symmetric: C is, so that f and g are the same.
+    A start at −h gives the potentials of C + h, where h_i is a cost of each source point, except that f lacks h.
     """
     f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])

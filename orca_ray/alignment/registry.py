@@ -13,13 +13,12 @@ from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import Source
 from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import unknown_name
+from orca_ray.models.modality import get_modality
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from orca_ray.alignment.distance import Distance
-
-_DEFAULT_SOURCES: dict[ModalityName, str] = {"sequence": "vocabulary", "image": "images"}
 
 
 def distance_names() -> list[str]:
@@ -45,10 +44,10 @@ def get_source(name: str) -> Source:
 
 
 def default_source(body: str) -> str:
-    """Return the name of the source that every machine can compute for ``body``: ``vocabulary`` or ``images``."""
+    """Return the name of the source that needs no download from the web for ``body``."""
     from orca_ray.models.weights import body_modality
 
-    return _DEFAULT_SOURCES[body_modality(body)]
+    return get_modality(body_modality(body)).default_source
 
 
 def _names(package: "ModuleType") -> list[str]:

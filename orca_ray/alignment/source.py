@@ -10,6 +10,7 @@ from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import Package, Progress
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
+from orca_ray.models.modality import get_modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,6 @@ class Source:
     """One alignment source: ``SOURCE`` of a module in `orca_ray.alignment.sources` that has its name."""
 
     name: str
-    """Name of its module."""
     modality: ModalityName
     """Modality of the bodies it suits."""
     sample: Callable[[SampleRequest], tuple["Tensor", "Tensor"]]
@@ -47,8 +47,8 @@ class Source:
 
     @property
     def directory(self) -> Path:
-        """Directory of ``file``."""
-        return cache.home() / "raw" / self.name  # not created: looking for a file leaves nothing behind
+        """Directory of ``file``, which need not exist."""
+        return cache.home() / "raw" / self.name
 
     def present(self) -> bool:
         """Return whether the packages and the file are on this machine."""
@@ -69,8 +69,9 @@ class Source:
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
         if not path.is_file():
+            default = get_modality(self.modality).default_source
             raise UserError(
                 f"source {self.name!r} is read from {path}, which does not exist: run 'orca-sweep data fetch "
-                f"{self.name}' where there is a network, put it there, or leave align.source empty for the default"
+                f"{self.name}' where there is a network, put it there, or use {default!r}"
             )
         return path

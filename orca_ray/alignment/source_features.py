@@ -18,6 +18,7 @@ from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.alignment.tensor_file import read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
 from orca_ray.errors import UserError
+from orca_ray.models.modality import get_modality
 from orca_ray.models.names import parse_body_name
 from orca_ray.models.weights import body_modality, load_body
 
@@ -30,23 +31,19 @@ _in_process: OrderedDict[tuple[str, ...], SourceFeatures] = OrderedDict()
 def source_features(
     name: str, body: str, *, image_size: int, num_samples: int, pretrained: bool = True, seed: int = 0
 ) -> SourceFeatures:
-    """Return features of ``num_samples`` labelled samples, computed as ``CrossModalModel.features`` does.
+    """Return features of ``num_samples`` labelled samples, or all that the source has, embedded by a body's stem.
 
-    A sample's feature is the mean over its embedded tokens, prefix, positions and norm included: x [N, D] float32 and
-    y [N] int64, on the CPU. They are cached in the process, and on disk by name, weights of the stem, image size,
-    number and seed. Safe against concurrent calls.
+    A sample's feature is the mean over its embedded tokens, as ``CrossModalModel.features`` computes it: x [N, D]
+    float32 and y [N] int64, on the CPU. They are cached in the process, and on disk by name, weights of the stem, image
+    size, number and seed. Safe against concurrent calls. Raises UserError for an unknown or unsuitable source.
 
     Args:
         name: the source; empty for `default_source`.
         body: name of the body; the suffix ``:layers=N`` makes no difference.
         image_size: pixels a side, rounded as the embedder does; ignored for sequence bodies.
-        num_samples: number of samples; a source that has fewer returns all it has.
+        num_samples: number of samples.
         pretrained: False takes the stem of a randomly initialised body, which depends on ``seed``.
         seed: of the sampling.
-
-    Raises:
-        UserError: for an unknown source, one of another modality than the body's, a missing file, or packages that
-            cannot be fetched.
     """
     if num_samples < 1:
         raise UserError(f"source features need at least 1 sample, got {num_samples}")
@@ -56,7 +53,7 @@ def source_features(
     if source.modality != modality:
         allowed = " or ".join(source_names(modality))
         raise UserError(f"source {name!r} does not suit body {body!r}, which takes {modality}s: use {allowed}")
-    size = 0 if modality == "sequence" else image_size
+    size = get_modality(modality).source_image_size(image_size)
     key = (str(cache.home()), name, body, *map(str, (size, num_samples, pretrained, seed)))
     if key not in _in_process:
         stem = load_body(body, pretrained=pretrained, seed=seed).stem

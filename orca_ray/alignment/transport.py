@@ -21,12 +21,9 @@ from orca_ray.alignment.distance import Diagnosis
 from orca_ray.errors import UserError
 
 RELATIVE_EPSILON = 0.05
-"""eps as a share of the mean cost within the source: small compared with gaps between classes, and large enough to
-converge within some hundred iterations."""
-
+"""eps as a share of the mean cost within the source: smaller than gaps between classes, but fast to converge."""
 TOLERANCE = 1e-7
 """L1 error of a plan's marginals, of at most 2."""
-
 _POT_ITERATIONS, _SELF_ITERATIONS, _NEWTON_STEPS = 200, 500, 60
 _LARGEST_NEWTON = 2048
 """Points of the smaller side up to which Newton's steps are fast enough."""
@@ -72,17 +69,9 @@ def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
 def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None = None) -> Tensor:
     """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns).
 
-    POT iterates up to 200 times. Newton's method takes over where that is not enough: with few points, or classes that
-    are far apart, the plan is nearly a matching, and Sinkhorn's iterations take more than 10 000.
-
-    Args:
-        cost: C.
-        epsilon: the regularisation, in units of the cost.
-        report: records how the problem ended.
-        start_m: the columns' potential to start from.
-
-    Raises:
-        UserError: where the matrices of the problem exceed `distance.MEMORY_BYTES`.
+    POT iterates up to 200 times, from the columns' potential ``start_m``. Newton's method takes over where that is not
+    enough: with few points, or classes that are far apart, the plan is nearly a matching, and Sinkhorn's iterations
+    take more than 10 000. Raises UserError where the matrices of the problem exceed `distance.MEMORY_BYTES`.
     """
     n, m = cost.shape
     refuse_too_large(n, m, _COPIES, cost.what)

@@ -3,10 +3,9 @@
 ``python tests/perf/bench_otdd.py [--reference DIR] [--repeats 3] [--cases quick|usual|goals|grid] [--features 768 128]
 [--device cuda] [--json FILE]``. DIR is a checkout of the reference, by default what ``ORCA_REFERENCE`` names; without
 one, only ours is timed. A call is value and gradient of one target class against 5000 source features. A wrong answer
-ends with exit code 1, however fast; a goal of speed or memory that was missed is only told, for it hangs on the
-machine. The usual calls take the reference about ten minutes; the grid of all scales and balances takes it an hour, or
-two on an older CPU, and a quarter of one for agreement alone (``--repeats 0``). Compare on a quiet machine: load slows
-the reference more.
+ends with exit code 1; a missed goal of speed or memory, which depends on the machine, is only reported. The usual calls
+take the reference about five minutes; the grid of all scales and balances takes it half an hour, and a quarter of that
+for agreement alone (``--repeats 0``). Compare on a quiet machine: load slows the reference more.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table

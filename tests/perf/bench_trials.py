@@ -76,7 +76,7 @@ def in_driver(work: Conductor) -> float:
     return time.perf_counter() - begin
 
 
-def on_ray(work: Conductor, folder: Path) -> tuple[float, float]:
+def on_ray(work: Conductor) -> tuple[float, float]:
     """Run all trials on a local Ray cluster; return seconds to start it and seconds to run."""
 
     def make_noop(name: str) -> Any:
@@ -87,7 +87,7 @@ def on_ray(work: Conductor, folder: Path) -> tuple[float, float]:
     with RayExecutor() as engine:
         engine.open("local")
         opened = time.perf_counter()
-        engine.run(work, folder / "checkpoints", 30.0)
+        engine.run(work, 30.0)
         return opened - begin, time.perf_counter() - opened
 
 
@@ -103,7 +103,7 @@ def main() -> None:
         alone = conductor(wanted, first)
         driver = in_driver(alone)
         work = conductor(wanted, second)
-        started, ray = on_ray(work, second)
+        started, ray = on_ray(work)
         done = (alone.summary().ran, work.summary().ran)
     assert done[0] == done[1] > 0, done
     print(f"{done[0]} no-op trials, {os.cpu_count()} CPUs; Ray started in {started:.1f} s")

@@ -1,8 +1,8 @@
 """Which distance to align with: the pocket tasks, aligned with each distance and with none, refined, over three seeds.
 
-``python tests/perf/study_distances.py --out study.jsonl`` runs what the file does not hold yet, so it may be killed and
-started again; ``--report study.jsonl`` prints the tables. What they mean is said in ``docs/distance-study.md``. Trials
-take the first configuration of the ``pocket`` sweep and one thread each; all of one seed come before the next.
+``python tests/perf/study_distances.py --out study.jsonl`` runs the trials that the file lacks, so it may be killed and
+started again; ``--report study.jsonl`` prints the tables, which ``docs/distance-study.md`` explains. Trials use the
+first configuration of the ``pocket`` sweep and one thread each; all of one seed run before the next.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -37,7 +37,7 @@ from tests.perf.distance_tables import NONE, read_rows, report
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of the study; all that decides its scores."""
+    """One trial of the study: everything that determines its scores."""
 
     task: str
     distance: str
@@ -54,7 +54,7 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """What a finished trial is recognised by."""
+        """Identifier of a finished trial."""
         return json.dumps([self.task, self.distance, self.seed, self.body, dict(self.hyperparameters)], sort_keys=True)
 
 

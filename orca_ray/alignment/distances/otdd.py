@@ -18,15 +18,12 @@ class OTDD(Sinkhorn):
 
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target),
 
-    in the units of squared features. All three use one eps, 0.05 of the mean cost within the source, W included:
-    scaling both sides by s scales the value by s². Tolerance, iterations and start are those of `Sinkhorn`. The
-    gradient flows through the features' cost and through W, with the plans of the solution (envelope theorem).
+    solved as in `Sinkhorn`, with eps = 0.05 of the mean cost within the source, W included. The gradient flows through
+    the features' cost and through W.
 
     The reference (ORCA) transports one target class at a time, with a constant W: the labels then cancel from its
-    gradient. Here they act: moving a class changes its cost to each source class.
-
-    `fit` also computes W within the source and the Gaussians of the source's classes. A call costs that of `Sinkhorn`
-    plus W, about as much at 128 points a class.
+    gradient. Here they act: moving a class changes its cost to each source class. A call costs that of `Sinkhorn` plus
+    W, about as much at 128 points a class.
     """
 
     name = "otdd"

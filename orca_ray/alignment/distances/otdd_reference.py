@@ -5,12 +5,10 @@ Letters: N source points of K classes, n points of one target class, D features.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from orca_ray.alignment.cost import Cost
 from orca_ray.alignment.distance import Diagnosis, Distance
@@ -19,7 +17,6 @@ from orca_ray.errors import UserError
 
 MIN_CLASS, MAX_CLASS = 2, 50_000
 """Source classes with fewer or more points than this are left out."""
-
 _OUT_OF_RANGE = 0.1
 """Of the root of the largest number: squares of squared distances must not overflow."""
 _CONVERGED = 0.01
@@ -28,7 +25,7 @@ _CONVERGED = 0.01
 
 @dataclass(frozen=True)
 class _Source:
-    """Source points in the order of their classes, about their mean."""
+    """Source points in the order of their classes, about their mean, with the classes' bounding boxes."""
 
     x_ND: Tensor
     y_N: Tensor
@@ -36,43 +33,38 @@ class _Source:
     classes: tuple[slice, ...]
     low_KD: Tensor
     high_KD: Tensor
-    """Bounding boxes of the classes."""
 
     @classmethod
     def of(cls, x_ND: Tensor, y_N: Tensor) -> "_Source":
         order_N = torch.argsort(y_N, stable=True)
         center_D = x_ND.mean(0)
+        x_ND = (x_ND - center_D)[order_N]
         ends = torch.bincount(y_N).cumsum(0).tolist()
         classes = tuple(slice(start, end) for start, end in zip([0, *ends], ends, strict=False))
-        x_ND = (x_ND - center_D)[order_N]
         low_KD = torch.stack([x_ND[c].amin(0) for c in classes])
         high_KD = torch.stack([x_ND[c].amax(0) for c in classes])
         return cls(x_ND, y_N[order_N], center_D, classes, low_KD, high_KD)
 
-    def in_dtype(self, dtype: torch.dtype) -> "_Source":
-        """Return the same points in another precision."""
-        names = ("x_ND", "center_D", "low_KD", "high_KD")
-        return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
+    def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
+        """Return d² of the boxes around other points and all classes, the class id being one more coordinate, or one.
 
-    def squared_diameter(self, x_nD: Tensor) -> float:
-        """Return d² of the outer problem: the class id is another coordinate, K for the target."""
-        high_D = torch.maximum(self.high_KD.amax(0), x_nD.amax(0))
-        low_D = torch.minimum(self.low_KD.amin(0), x_nD.amin(0))
-        return float((high_D - low_D).square().sum()) + len(self.classes) ** 2
+        The target's class id is K.
+        """
+        low_KD, high_KD = torch.minimum(self.low_KD, x_nD.amin(0)), torch.maximum(self.high_KD, x_nD.amax(0))
+        joint = float((high_KD.amax(0) - low_KD.amin(0)).square().sum()) + len(self.classes) ** 2
+        return joint, (high_KD - low_KD).square().sum(1).tolist()
 
-    def class_diameters(self, x_nD: Tensor) -> list[float]:
-        """Return d² of each class with other points."""
-        gap_KD = torch.maximum(self.high_KD, x_nD.amax(0)) - torch.minimum(self.low_KD, x_nD.amin(0))
-        squared: list[float] = gap_KD.square().sum(1).tolist()
-        return squared
+    def label_distances(self, self_KSP: Tensor, x_nD: Tensor, cost: Cost) -> Tensor:
+        """Return W [K] from each class to one more, float64, given `self_values` and its costs with all points.
 
-
-@dataclass(frozen=True)
-class _ClassResult:
-    value: float
-    gradient_nD: Tensor | None
-    iterations: int
-    error: float
+        W's cost is ‖x − y‖², twice C: halved temperatures give halved potentials.
+        """
+        w_K, own_cost = [], Cost(x_nD).store()
+        for c, self_SP, squared in zip(self.classes, self_KSP, self.diameters(x_nD)[1], strict=True):
+            temperatures = [0.5 * e for e in ladder(squared)]
+            own = self_value(self_SP, squared) + solve(own_cost, temperatures, symmetric=True).value / 2.0
+            w_K.append(2.0 * (solve(cost.columns(c), temperatures).value - own))
+        return torch.tensor(w_K, dtype=torch.float64)
 
 
 class ReferenceOTDD(Distance):
@@ -80,26 +72,22 @@ class ReferenceOTDD(Distance):
 
     value = Σ_c shares_c S(target class c, source), each target class against the whole source. S is a Sinkhorn
     divergence with cost ½‖x − y‖² + ½ W, where W, the distance between the points' classes, is a Sinkhorn divergence
-    between the classes' points with cost ‖x − y‖². Both run the `ladder` down to eps = 0.1 and stop there.
+    between the classes' points with cost ‖x − y‖². Both run the `ladder` down to eps = 0.1 and stop there. Hence:
 
-    Properties that differ from the other distances:
-
-    - Neither problem is solved: the ladder has 8 to 12 steps, and where squared distances are large compared with
-      eps = 0.1 (which is absolute, whatever the features' scale) the plan's marginals are far off; see
-      `diagnosis.error`. A converged solver has another gradient. Hence not `debiased` (it can be negative) and not
-      `symmetric`.
-    - The gradient is that of the last step alone, not the value's own (`exact_gradient` is False).
+    - Neither problem is solved: where squared distances are large compared with eps = 0.1 (which is absolute, whatever
+      the features' scale) the plan's marginals are far off; see `diagnosis.error`. A converged solver has another
+      gradient. The value can be negative.
+    - The gradient is that of the last step alone, not the value's own. It is in closed form.
     - Labels do not train: W is a constant, and with one class on the target's side it cancels from the plan.
-    - Box diagonals include the class ids (the target's is K), so that the number of classes affects the ladder.
-    - A target class of one sample is left out and its share is lost; source classes of fewer than 2 or more than
-      50 000 samples are left out. `diagnosis.notes` reports both.
+    - Bounding boxes include the class ids, so that the number of classes affects the ladder.
+    - A target class of one sample is left out and its share is lost; so are source classes of fewer than 2 or more
+      than 50 000 samples. `diagnosis.notes` reports both.
     - In float32 the value is infinite where squared distances come near 1e18; such a source is refused.
     - Where a target class has more samples than the source, the reference takes a random subset of it, and at
       n % 256 == 1 it crashes; this implementation uses all points.
 
-    `fit` computes the costs within the source, which depend on the target through the last steps of the ladder only,
-    and calls interpolate between them (`self_values`). The gradient is in closed form. A call takes two n N D products
-    and about 30 passes over n N costs for each class.
+    `fit` computes the costs within the source (`self_values`). A call takes two n N D products and about 30 passes over
+    the n N costs of each class.
     """
 
     name = "otdd_reference"
@@ -112,130 +100,67 @@ class ReferenceOTDD(Distance):
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
         source = _Source.of(*_usable_classes(x_ND, y_N)[:2])
-        squared = source.squared_diameter(source.x_ND)
+        squared, _ = source.diameters(source.x_ND)
         if not _in_range(squared, source.x_ND.dtype):
             raise UserError(
                 f"source features of shape {tuple(x_ND.shape)}: {self.name} computes in {x_ND.dtype}, whose range "
                 "their squared distances exceed; scale them down or choose another distance"
             )
-        # Costs between classes are ‖x − y‖²: twice C, so that halved temperatures give halved potentials.
-        points = [source.x_ND[c] for c in source.classes]
-        diameters = (source.high_KD - source.low_KD).square().sum(1).tolist()
-        self_KSP = torch.stack([self_values(Cost(x).store(), d, 0.5) for x, d in zip(points, diameters, strict=True)])
-        w_KK = torch.zeros(len(points), len(points), dtype=torch.float64)
-        for i, x in enumerate(points):
-            w_i = _label_distances(source, self_KSP, x, Cost(x, source.x_ND).store(), self_KSP[i], source.classes[:i])
-            w_KK[i, :i] = torch.tensor(w_i, dtype=torch.float64)
-        labels = (source.y_N, source.y_N)
-        cost = Cost(source.x_ND, None, (w_KK + w_KK.T).to(source.x_ND), labels).store()
+        points, boxes = [source.x_ND[c] for c in source.classes], (source.high_KD - source.low_KD).square().sum(1)
+        self_KSP = torch.stack(
+            [self_values(Cost(x).store(), float(d), 0.5) for x, d in zip(points, boxes, strict=True)]
+        )
+        w_KK = torch.stack([source.label_distances(self_KSP, x, Cost(x, source.x_ND).store()) for x in points])
+        w_KK = (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0).to(source.x_ND)
+        cost = Cost(source.x_ND, None, w_KK, (source.y_N, source.y_N)).store()
         return {"self_KSP": self_KSP, "self_SP": self_values(cost, squared)}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         x_ND, y_N, self._source_notes = _usable_classes(x_ND, y_N)
-        self._sides = {x_ND.dtype: _Source.of(x_ND, y_N)}
+        self._points = _Source.of(x_ND, y_N)
         self._self_KSP, self._self_SP = terms["self_KSP"].cpu(), terms["self_SP"].cpu()
 
-    def _side(self, dtype: torch.dtype) -> _Source:
-        first = next(iter(self._sides))
-        dtype = torch.promote_types(dtype, first)
-        if dtype not in self._sides:
-            self._sides[dtype] = self._sides[first].in_dtype(dtype)
-        return self._sides[dtype]
-
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        return cast(Tensor, _ClassByClass.apply(x_nD, y_n, shares_L, self))  # type: ignore[no-untyped-call]
-
-    def value_and_gradient(
-        self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor, wants_gradient: bool
-    ) -> tuple[float, Tensor]:
-        """Return the sum over classes and its gradient [n, D] (zeros unless wanted), and set `diagnosis`."""
         total, gradient_nD = 0.0, torch.zeros_like(x_nD)
-        iterations, error, singles = 0, 0.0, 0
-        source, sizes = self._side(x_nD.dtype), torch.bincount(y_n).tolist()
-        for c, share in enumerate(shares_L.tolist()):
-            if sizes[c] < 2:
-                singles += 1
-                continue
-            ids = (y_n == c).nonzero()[:, 0]
-            result = self._one_class(source, x_nD[ids].to(source.x_ND.dtype) - source.center_D, wants_gradient)
-            total += share * result.value
-            iterations, error = max(iterations, result.iterations), max(error, result.error)
-            if result.gradient_nD is not None:
-                gradient_nD[ids] = result.gradient_nD.mul_(share).to(x_nD.dtype)
-        notes = list(self._source_notes)
+        centred_nD = x_nD.detach().to(self._points.x_ND.dtype) - self._points.center_D
+        sizes, error, iterations = torch.bincount(y_n).tolist(), 0.0, 0
+        for c, (share, size) in enumerate(zip(shares_L.tolist(), sizes, strict=True)):
+            if size > 1:
+                value, class_error, steps, part_nD = self._one_class(centred_nD[y_n == c], x_nD.requires_grad)
+                total, error, iterations = total + share * value, max(error, class_error), max(iterations, steps)
+                gradient_nD[y_n == c] = share * part_nD.to(x_nD.dtype)
+        notes, singles = list(self._source_notes), sizes.count(1)
         if singles == len(sizes):
             notes.append("all target classes have one sample, so nothing is aligned: raise align.samples")
         elif singles:
             notes.append(f"{singles} target classes of one sample left out")
-        if max(sizes) > len(source.x_ND):
+        if max(sizes) > len(self._points.x_ND):
             notes.append(f"a target class has {max(sizes)} samples, more than the source: all were used")
         self.diagnosis = Diagnosis(error <= _CONVERGED, iterations, error, tuple(notes))
-        return total, gradient_nD
+        linear = (x_nD * gradient_nD).sum()  # whose gradient is the one computed
+        return total + (linear - linear.detach())
 
-    def _one_class(self, source: _Source, x_nD: Tensor, wants_gradient: bool) -> _ClassResult:
-        """Compute one class's divergence from the source, for centred points [n, D]; infinite where too far."""
-        squared = source.squared_diameter(x_nD)
+    def _one_class(self, x_nD: Tensor, wants_gradient: bool) -> tuple[float, float, int, Tensor]:
+        """Return one class's divergence from the source, the marginals' error, the steps and the gradient [n, D].
+
+        The points are centred. Where they are too far, the value is infinite and the gradient zero.
+        """
+        source, gradient_nD = self._points, torch.zeros_like(x_nD)
+        squared, _ = source.diameters(x_nD)
         if not _in_range(squared, x_nD.dtype):
-            return _ClassResult(math.inf, None, 0, 2.0)
+            return math.inf, 2.0, 0, gradient_nD
         cost, temperatures = Cost(x_nD, source.x_ND).store(), ladder(squared)
-        w_K = x_nD.new_tensor(_label_distances(source, self._self_KSP, x_nD, cost))
-        half_w_N = 0.5 * w_K[source.y_N]
+        half_w_N = 0.5 * source.label_distances(self._self_KSP, x_nD, cost).to(x_nD)[source.y_N]
         # The label part of the cost adds to f and cancels from all else but the first step: see `solve`.
         across = solve(cost, temperatures, start_N=-half_w_N)
         own = solve(Cost(x_nD).store(), temperatures, symmetric=True)
         value = across.value + float(half_w_N.mean()) - self_value(self._self_SP, squared) - own.value / 2.0
+        if wants_gradient:
+            gradient_nD, _ = own.barycentres(x_nD)
         source_nD, mass_N = across.barycentres(source.x_ND if wants_gradient else source.x_ND[:, :0])
-        error = float((len(mass_N) * mass_N - 1.0).abs().mean())
-        gradient_nD = (own.barycentres(x_nD)[0] - source_nD).div_(len(x_nD)) if wants_gradient else None
-        return _ClassResult(value, gradient_nD, len(temperatures) + 2, error)
-
-
-class _ClassByClass(torch.autograd.Function):
-    """The value, with the gradient that was computed with it."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x_nD: Tensor, y_n: Tensor, shares_L: Tensor, distance: ReferenceOTDD) -> Tensor:
-        wants_gradient = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
-        value, gradient_nD = distance.value_and_gradient(x_nD, y_n, shares_L, wants_gradient)
-        ctx.save_for_backward(gradient_nD)
-        return x_nD.new_tensor(value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient_nD,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad * gradient_nD, None, None, None
-
-
-def _label_distances(
-    source: _Source,
-    self_KSP: Tensor,
-    x_nD: Tensor,
-    cost: Cost,
-    self_SP: Tensor | None = None,
-    classes: tuple[slice, ...] | None = None,
-) -> list[float]:
-    """Return W from source classes, by default all, to one more class.
-
-    Args:
-        source: the points.
-        self_KSP: `self_values` of its classes.
-        x_nD: points of the other class.
-        cost: of all source points and these.
-        self_SP: `self_values` of the other class, or None to solve its ladders.
-        classes: some of the source's.
-    """
-    w_K, own_cost = [], Cost(x_nD).store() if self_SP is None else None
-    classes = source.classes if classes is None else classes
-    for c, class_SP, squared in zip(classes, self_KSP, source.class_diameters(x_nD), strict=False):
-        temperatures = [0.5 * e for e in ladder(squared)]
-        if own_cost is not None:
-            own = solve(own_cost, temperatures, symmetric=True).value / 2.0
-        else:
-            assert self_SP is not None
-            own = self_value(self_SP, squared)
-        w_K.append(2.0 * (solve(cost.columns(c), temperatures).value - self_value(class_SP, squared) - own))
-    return w_K
+        if wants_gradient:
+            gradient_nD.sub_(source_nD).div_(len(x_nD))
+        return value, float((len(mass_N) * mass_N - 1.0).abs().mean()), len(temperatures) + 2, gradient_nD
 
 
 def _in_range(squared_diameter: float, dtype: torch.dtype) -> bool:

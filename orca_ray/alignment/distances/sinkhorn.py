@@ -19,17 +19,9 @@ class Sinkhorn(Distance):
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target)
 
     with the cost ½‖x − y‖², uniform weights, and OT the entropic transport cost at eps = 0.05 of the mean cost between
-    source points, in the units of squared features: scaling both sides by s scales the value by s².
-
-    POT solves it to an L1 error of 1e-7 of the plans' marginals (`transport.TOLERANCE`), within tens to hundreds of
-    iterations where the two sides are of similar scale; the gradient is that of the solution. `diagnosis` reports the
-    iterations, and whether they converged.
-
-    `fit` computes OT(source, source), and a call starts its iterations from its potential. A call takes O((N + n) n D)
-    for the costs and O((N + n) n) an iteration.
-
-    Raises:
-        UserError: where the matrices of a problem exceed `distance.MEMORY_BYTES`.
+    source points, in the units of squared features. POT solves it to an L1 error of 1e-7 of the plans' marginals, and
+    the gradient is that of the solution (`orca_ray.alignment.transport`). `diagnosis` reports the iterations, and
+    whether they converged. A call takes O((N + n) n D) for the costs and O((N + n) n) an iteration.
     """
 
     name = "sinkhorn"

@@ -20,14 +20,11 @@ class Wasserstein(Distance):
 
     No regularisation, so nothing to tune and nothing to debias, in the units of squared features. POT's network simplex
     (Bonneel et al. 2011) runs on the CPU in about O(n N (n + N)) for n target and N source points: fine for some
-    hundreds on each side, tens of times the cost of `sinkhorn` for thousands. The gradient is y_j − Σ_i P_ij x_i / b_j
-    of the plan P, piecewise constant in P (envelope theorem).
-
-    Raises:
-        UserError: where the matrices of a call exceed `distance.MEMORY_BYTES`.
+    hundreds on each side, tens of times the cost of `sinkhorn` for thousands. The plan is constant in the gradient.
     """
 
     name = "wasserstein"
+    version = 2
     degree = 2
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:

@@ -40,6 +40,13 @@ def _distinct(values: list[int]) -> list[int]:
     return values
 
 
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"control characters and line breaks are not allowed, got {value!r}")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_printable)]
 TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks")]
 MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
 HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]
@@ -62,7 +69,7 @@ class Layer(_Model):
 
     settings: Settings = {}
     space: Space = {}
-    body: str | None = None
+    body: Text | None = None
     resources: ResourceRequest | None = None
     search_trials: NumTrials | None = None
 
@@ -85,11 +92,11 @@ class SweepFile(_Model):
     extends: str | None = None
     """Shipped sweep, or path relative to this file, that gives the values which this file does not set."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    benchmark: str
+    benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodName], Field(min_length=1)]
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
-    bodies: dict[ModalityName, str] = {}
+    bodies: dict[ModalityName, Text] = {}
     """Body for 1-D and for 2-D inputs, instead of each task's default."""
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0
@@ -108,5 +115,5 @@ class SweepFile(_Model):
     space: Space = {}
     per_task: dict[TaskName, Layer] = {}
     per_method: dict[MethodName, Layer] = {}
-    budgets: Annotated[dict[str, Budget], Field(min_length=1)] = {"full": Budget()}
-    default_budget: str = "full"
+    budgets: Annotated[dict[Text, Budget], Field(min_length=1)] = {"full": Budget()}
+    default_budget: Text = "full"

@@ -149,6 +149,8 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     for name in methods:
         if name not in all_methods():
             raise unknown_name("method", name, all_methods())
+    if not (overrides.body or "").isprintable():
+        raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
         raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
     limits = (("--trials", overrides.trials, MAX_TRIALS), ("--seeds", overrides.seeds, MAX_SEEDS))

@@ -68,7 +68,10 @@ def laughs(levels: int) -> str:
         ("x: [" + "1, " * MAX_NODES + "1]", 5, f"more than {MAX_NODES} keys and values"),
         ('"\\e[2J": 1', 5, "unknown key '\\x1b[2J'"),
         ('bodies: {"\\e[2J": x}', 5, "bodies.\\x1b[2J"),
-        ('bodies: {image: "\\e[2J:"}', None, "cannot read body '\\x1b[2J:'"),
+        ('bodies: {image: "\\e[2J"}', 5, "control characters and line breaks are not allowed, got '\\x1b[2J'"),
+        ('bodies: {image: "\\ud800"}', 5, "are not allowed, got '\\ud800'"),
+        ('budgets: {"\\e[2J": {}}', 5, "are not allowed, got '\\x1b[2J'"),
+        ('per_method: {nft: {body: "a\\nb"}}', 5, "are not allowed, got 'a\\nb'"),
         ("per_task: {pocket/digits: {space: {refine.epochs: {choice: [" + "3, " * 300 + "3]}}}}", 5, "at most 256"),
         ("space: {refine.learning_rate: {uniform: [-1.7e308, 1.7e308]}}", 5, "too wide"),
         ("early_stopping: {eta: 1.0000000001}", 5, "greater than or equal to 1.01"),
@@ -79,11 +82,10 @@ def laughs(levels: int) -> str:
         ("x: *nowhere", 5, "undefined alias"),
     ],
 )
-def test_odd_values_are_refused_with_their_line(extra: str, line: int | None, part: str) -> None:
+def test_odd_values_are_refused_with_their_line(extra: str, line: int, part: str) -> None:
     message = refused(HEAD + extra + "\n")
     assert part in message
-    if line is not None:
-        assert message.startswith(f"mine.yaml:{line}: "), message
+    assert message.startswith(f"mine.yaml:{line}: "), message
 
 
 @pytest.mark.parametrize("levels", [6, 12, 40])
@@ -127,6 +129,7 @@ def test_any_text_is_a_sweep_or_a_user_error(text: str) -> None:
 
 def test_numbers_of_the_command_line_have_limits() -> None:
     assert f"--seeds must be at least 1 and at most {MAX_SEEDS}, got 20000" in refused(HEAD, Overrides(seeds=20_000))
+    assert "--body must not contain control characters" in refused(HEAD, Overrides(body="\x1b[2J"))
     assert "--trials must be at least 1 and at most 100000" in refused(HEAD, Overrides(trials=10**9))
     seeds = parse_spec(HEAD + "seed: 7\n", overrides=Overrides(seeds=MAX_SEEDS)).confirm_seeds
     assert len(seeds) == len(set(seeds)) == MAX_SEEDS
