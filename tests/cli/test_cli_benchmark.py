@@ -298,7 +298,8 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
     ending = command("run", "big.yaml", "--executor", "inline")
     assert ending.code == 2
     assert "pocket/digits with nft: a trial asks for 4096 CPUs" in ending.err
-    monkeypatch.setattr(driver, "make_executor", lambda _: Cluster())  # the nodes of the cluster count, not this machine
+    # The nodes of the cluster count, not this machine.
+    monkeypatch.setattr(driver, "make_executor", lambda _: Cluster())
     assert "it came to fetching" in command("run", "big.yaml", "--executor", "inline").err
 
 
