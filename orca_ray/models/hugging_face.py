@@ -95,11 +95,11 @@ def weight_files(base: str) -> list[Path]:
     Raises UserError for an index that cannot be read.
     """
     for name in WEIGHT_FILES:
-        path = _local_file(base, name)
+        path = local_file(base, name)
         if path is not None and path.suffix == ".json":
             shards = _read_json(base, path, "index of weights").get("weight_map")
             names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else [""]
-            files = {each: _local_file(base, each) for each in names if each == Path(each).name}
+            files = {each: local_file(base, each) for each in names if each == Path(each).name}
             if absent := [each for each in names if files.get(each) is None]:
                 raise UserError(
                     f"cannot read the weights of body {base!r}: {path} lists the file {absent[0]!r}, which is not in "
@@ -176,7 +176,7 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _local_file(base: str, name: str) -> Path | None:
+def local_file(base: str, name: str) -> Path | None:
     """Return a regular file of a body, of a hub name if it is in the hub's cache."""
     if Path(base).is_dir():
         path = Path(base) / name

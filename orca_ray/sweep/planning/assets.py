@@ -13,8 +13,6 @@ from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.sweep.planning.searches import SearchPlan
 from orca_ray.tasks.registry import get_task
 
-_HUB_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-
 
 @dataclass(frozen=True)
 class Absent:
@@ -85,10 +83,6 @@ def _has_body(name: str) -> bool:
         return (cache.home() / "bodies" / name).is_dir() or all(is_cached(each) for each in PACKAGED[name].packages)
     if name.startswith("timm:") or Path(name).is_dir():
         return True
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from orca_ray.models.hugging_face import WEIGHT_FILES, local_file
 
-    try:
-        return any(isinstance(try_to_load_from_cache(name, file), str) for file in _HUB_WEIGHTS)
-    except HFValidationError:  # a path without a directory
-        return False
+    return any(local_file(name, file) for file in WEIGHT_FILES)
