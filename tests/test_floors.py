@@ -199,6 +199,7 @@ def test_what_must_stay_light(what: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_heavy_packages_would_be_noticed() -> None:
     code = f"import sys, orca_ray.training.refine\nprint(sorted({set(HEAVY)!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

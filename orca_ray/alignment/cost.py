@@ -59,9 +59,10 @@ class Cost:
         self._stored_nm: Tensor | None = None
         self.shape = (len(x_nD), len(self._z_mD))
 
-    def store(self) -> "Cost":
-        """Compute and store all costs unless they exceed an eighth of the memory of a call; returns self."""
-        if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= distance.MEMORY_BYTES // 8:
+    def store(self, limit: int | None = None) -> "Cost":
+        """Compute and store all costs up to ``limit`` bytes, by default an eighth of a call's memory; return self."""
+        limit = distance.MEMORY_BYTES // 8 if limit is None else min(limit, distance.MEMORY_BYTES // 8)
+        if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
         return self
 

@@ -41,8 +41,7 @@ class Distance(ABC):
     ``distance = get_distance("otdd").fit(source)`` does all work that depends on the source alone, once;
     ``distance(features, labels)`` is then called once an align epoch, with all target classes.
 
-    A new distance is one module in `orca_ray.alignment.distances`. Every implementation guarantees, and one
-    parametrised test checks:
+    Every implementation guarantees, and one parametrised test checks:
 
     - **Zero on itself** where it is `debiased`: the source's own features and labels are at distance 0, up to 1e-5 of
       the distance's scale, and no other tested ones at a negative distance (theory guarantees this for costs between
@@ -98,16 +97,13 @@ class Distance(ABC):
         return self
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
-        """Return the distance of the target from the source, a scalar.
+        """Return the distance of the target from the source, a scalar; raises UserError for invalid features or labels.
 
         Args:
             features: target features [n, D], any floating type; the gradient flows into them.
             labels: integer class ids [n], arbitrary ones.
             shares: each class's share of the data set, [L] in ascending order of the class ids that occur; default: its
                 share of ``labels``. Distances that go class by class weight the classes by it; others ignore it.
-
-        Raises:
-            UserError: for a wrong shape, another D than the source's, or a value that is not finite.
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")

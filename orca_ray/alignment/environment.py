@@ -12,7 +12,6 @@ from orca_ray.devices import has_bfloat16_units
 
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
 _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
-"""Keys of maker and model in ``/proc/cpuinfo``, on x86 and on ARM."""
 
 
 def environment(device: torch.device) -> tuple[str, ...]:

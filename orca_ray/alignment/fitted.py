@@ -31,12 +31,9 @@ def fitted_distance(name: str, source: SourceFeatures, device: torch.device | st
     """Return the distance called ``name``, fitted to ``source`` and ready for calls on ``device``.
 
     The last few are cached in the process, and their source terms on disk: by name and version of the distance,
-    precision, `environment` and the bytes of the source's features and labels. (On another machine, or with other
-    threads, sums differ in their last digits.) Safe against concurrent calls of other processes. A damaged file is
-    computed again, and a full or read-only disk costs time only: both are logged.
-
-    Raises:
-        UserError: for an unknown name, or a source that the distance cannot be fitted to.
+    precision, `environment` and the bytes of the source's features and labels. Safe against concurrent calls of other
+    processes. A damaged file is computed again, and a full or read-only disk costs time only: both are logged. Raises
+    UserError for an unknown name, or a source that the distance cannot be fitted to.
     """
     distance = get_distance(name)
     digest = _digest(distance, source, torch.device(device))

@@ -18,11 +18,8 @@ def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[A
     """Return one class id a sample, [N] int64.
 
     Classes (an integer vector) are returned unchanged. Scalars, multiple labels and dense fields [N, ...] are flattened
-    and clustered by k-means (mini-batches above 10 000 samples) into at most ``num_classes`` classes. Equal arguments
-    give equal classes on one machine.
-
-    Raises:
-        UserError: for an empty target, one that is not finite, or ``num_classes`` < 1.
+    and clustered by k-means (mini-batches above 10 000 samples) into at most ``num_classes`` classes, reproducibly on
+    one machine. Raises UserError for an empty target, one that is not finite, or ``num_classes`` < 1.
     """
     if num_classes < 1:
         raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")
@@ -41,10 +38,7 @@ def is_sketched(y: Rows) -> bool:
 
 
 def _sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096]: each column is added, with a random sign, to one bucket.
-
-    It preserves squared distances in expectation, within about 2 % (Weinberger et al., 2009, arXiv:0902.2206).
-    """
+    """Return a count sketch [N, 4096], each column added to one bucket with a random sign (arXiv:0902.2206)."""
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)

@@ -35,7 +35,7 @@ def source_features(
 
     A sample's feature is the mean over its embedded tokens, as ``CrossModalModel.features`` computes it: x [N, D]
     float32 and y [N] int64, on the CPU. They are cached in the process, and on disk by name, weights of the stem, image
-    size, number and seed. Safe against concurrent calls.
+    size, number and seed. Safe against concurrent calls. Raises UserError for an unknown or unsuitable source.
 
     Args:
         name: the source; empty for `default_source`.
@@ -44,9 +44,6 @@ def source_features(
         num_samples: number of samples.
         pretrained: False takes the stem of a randomly initialised body, which depends on ``seed``.
         seed: of the sampling.
-
-    Raises:
-        UserError: for an unknown or unsuitable source, a missing file, or packages that cannot be fetched.
     """
     if num_samples < 1:
         raise UserError(f"source features need at least 1 sample, got {num_samples}")

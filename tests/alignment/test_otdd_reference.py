@@ -314,7 +314,8 @@ def step_mb(n: int, scale: float, num_classes: int) -> float | None:
     return status_mb("VmHWM") - before
 
 
-@pytest.mark.parametrize(("n", "scale", "num_classes"), [(512, 20.0, 3), (512, 1.0, 300)])
+@pytest.mark.parametrize(("n", "scale", "num_classes"), [(512, 20.0, 3), (512, 1.0, 300), (1500, 1.0, 3)])
+@pytest.mark.slow
 def test_a_step_stays_below_40_mb(n: int, scale: float, num_classes: int) -> None:
     """In a process of its own: what an allocator holds and returns depends on what ran before."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

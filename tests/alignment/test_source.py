@@ -335,6 +335,7 @@ def test_user_errors(loads: Loads, home: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "name", "input_shape"), [("minilm-l6", "vocabulary", (2, 64)), ("vit-s14", "images", (1, 16, 16))]
 )
+@pytest.mark.slow
 def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...]) -> None:
     """The default source of a really pretrained body has the embedder's width and scale, and separable classes."""
     assert default_source(body) == name

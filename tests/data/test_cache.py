@@ -142,6 +142,7 @@ def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "thing"
     holder_code = (

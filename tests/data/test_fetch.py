@@ -128,6 +128,7 @@ def test_a_busy_server_is_asked_again(server: Server, raw: Path, status: int) ->
     assert len(server.gets("a")) == 3
 
 
+@pytest.mark.slow
 def test_a_server_is_given_the_time_it_asks_for(server: Server, raw: Path) -> None:
     begin = time.monotonic()
     get(raw, server.add("a", CONTENT, Fault(status=503, headers={"Retry-After": "1"})))
@@ -335,6 +336,7 @@ def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path,
     assert names(raw) == (["a"] if published else ["a", NAME])
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_fetch_once(server: Server, raw: Path) -> None:
     url = server.add("a", CONTENT, Fault(hold_after=HALF))
     with start(url, raw) as first, start(url, raw) as second:
@@ -450,6 +452,7 @@ def test_progress_is_told_in_the_calling_thread(server: Server, raw: Path) -> No
     assert not [request for request in server.log if request.method == "HEAD"]  # sizes are known
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_parts_and_no_waiting(
     server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +514,7 @@ def test_what_a_killed_unpacking_left_goes(server: Server, raw: Path) -> None:
     assert names(raw) == ["a.tar.gz", "inside/x", NAME]
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The threads are daemons: what they go on with behind our back would end half-way with the process."""
     raw.mkdir()

@@ -280,6 +280,7 @@ def test_user_mistakes(bert: str) -> None:
         run(start(bert, hyperparameters={**QUICK, "align.source": "images"}))
 
 
+@pytest.mark.slow
 def test_a_really_pretrained_body() -> None:
     quick = {**QUICK, "refine.learning_rate": 5e-4, "refine.dropout": 0.0, "refine.epochs": 4}
     adaptation = start("minilm-l6:layers=1", hyperparameters=quick)

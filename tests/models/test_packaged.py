@@ -46,6 +46,7 @@ def backbone_output(path: Path, pixels: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_vit_s14_is_the_backbone_in_the_onnx_file(own_home: Path, tmp_path: Path) -> None:
     from transformers import AutoModel
 
@@ -64,6 +65,7 @@ def test_vit_s14_is_the_backbone_in_the_onnx_file(own_home: Path, tmp_path: Path
     torch.testing.assert_close(loaded.body(loaded.stem.embed_images(pixels)), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_made_anew(own_home: Path) -> None:
     weights = body_directory(MINILM) / WEIGHTS
     untouched = weights.stat().st_mtime_ns

@@ -122,6 +122,7 @@ class TestCrash:
             store.append([make_record(key)], [make_point(key)])
         return store
 
+    @pytest.mark.slow
     def test_compaction_at_every_point(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         crashes = 0
         for limit in range(100):
@@ -237,6 +238,7 @@ print(appended, flush=True)
             process.stdin.write("go\n")
             process.stdin.flush()
 
+    @pytest.mark.slow
     def test_writers_compactor_and_reader_at_the_same_time(self, tmp_path: Path) -> None:
         uri = str(tmp_path / "results")  # which of the processes creates it is not settled either
         roles = ("left", "right", "compact")

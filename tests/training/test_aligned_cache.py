@@ -191,6 +191,7 @@ def store_many(directory: Path, times: int) -> None:
         AlignedCache(directory).store(KEY, an_alignment())
 
 
+@pytest.mark.slow
 def test_concurrent_writers_never_show_half_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = AlignedCache(tmp_path)
     cache.store(KEY, an_alignment())

@@ -20,11 +20,8 @@ class MMD(Distance):
     k(x, y) = sum over w in {¼, ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). It is the biased estimate (V-statistic) of
     Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. The bandwidth h is the mean of ‖x − y‖²
     over all pairs of different points of source and target together, as in the reference (after DAN, arXiv:1502.02791):
-    recomputed at every call, so that the gradient reaches distant targets, and constant in the gradient. A call costs
-    O((N + n)² D).
-
-    Args:
-        bandwidth: a fixed h instead, in squared feature units.
+    recomputed at every call, so that the gradient reaches distant targets, and constant in the gradient. ``bandwidth``
+    fixes it. A call costs O((N + n)² D).
     """
 
     name = "mmd"

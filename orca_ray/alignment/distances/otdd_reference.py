@@ -19,6 +19,8 @@ MIN_CLASS, MAX_CLASS = 2, 50_000
 """Source classes with fewer or more points than this are left out."""
 _OUT_OF_RANGE = 0.1
 """Of the root of the largest number: squares of squared distances must not overflow."""
+_STEP_BYTES = 12 * 2**20
+"""Costs of a call up to this size are stored; larger ones are recomputed in each step."""
 _CONVERGED = 0.01
 """L1 error of the marginals below which the ladder, which has no tolerance, counts as converged."""
 
@@ -59,7 +61,7 @@ class _Source:
 
         W's cost is ‖x − y‖², twice C: halved temperatures give halved potentials.
         """
-        w_K, own_cost = [], Cost(x_nD).store()
+        w_K, own_cost = [], Cost(x_nD).store(_STEP_BYTES)
         for c, self_SP, squared in zip(self.classes, self_KSP, self.diameters(x_nD)[1], strict=True):
             temperatures = [0.5 * e for e in ladder(squared)]
             own = self_value(self_SP, squared) + solve(own_cost, temperatures, symmetric=True).value / 2.0
@@ -149,11 +151,11 @@ class ReferenceOTDD(Distance):
         squared, _ = source.diameters(x_nD)
         if not _in_range(squared, x_nD.dtype):
             return math.inf, 2.0, 0, gradient_nD
-        cost, temperatures = Cost(x_nD, source.x_ND).store(), ladder(squared)
+        cost, temperatures = Cost(x_nD, source.x_ND).store(_STEP_BYTES), ladder(squared)
         half_w_N = 0.5 * source.label_distances(self._self_KSP, x_nD, cost).to(x_nD)[source.y_N]
         # The label part of the cost adds to f and cancels from all else but the first step: see `solve`.
         across = solve(cost, temperatures, start_N=-half_w_N)
-        own = solve(Cost(x_nD).store(), temperatures, symmetric=True)
+        own = solve(Cost(x_nD).store(_STEP_BYTES), temperatures, symmetric=True)
         value = across.value + float(half_w_N.mean()) - self_value(self._self_SP, squared) - own.value / 2.0
         if wants_gradient:
             gradient_nD, _ = own.barycentres(x_nD)

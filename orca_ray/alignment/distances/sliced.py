@@ -18,9 +18,8 @@ class Sliced(Distance):
     """Mean over directions of the squared 2-Wasserstein distance between the projections; blind to labels.
 
     (Rabin et al. 2011; Bonneel et al. 2015.) The optimal coupling matches quantiles, exactly for any n and N: a target
-    point is compared with the source's quantiles of its own share of the mass, which `fit` sums up. (POT sorts both
-    sides in each call, which takes 30 to 200 times as long.) Moving one side of a set and itself apart by d gives
-    ‖d‖² / D.
+    point is compared with the source's quantiles of its own share of the mass, which `fit` sums up; POT sorts both
+    sides in each call. Moving one side of a set and itself apart by d gives ‖d‖² / D.
 
     The directions are the same in every process: whole orthonormal frames of D directions each, at least 512, from a
     fixed seed. In a frame the squares of the projections of any vector add up to its squared norm, so the distance

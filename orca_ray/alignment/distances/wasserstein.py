@@ -24,6 +24,7 @@ class Wasserstein(Distance):
     """
 
     name = "wasserstein"
+    version = 2
     degree = 2
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:

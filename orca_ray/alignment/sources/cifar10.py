@@ -31,8 +31,7 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
 def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Read as many of the five training batches as contain ``num_samples``: pixels [N, 3, 32, 32] uint8, labels [N].
 
-    Raises:
-        UserError: for a file that is not the archive, or whose pickles contain more than arrays and plain containers.
+    Raises UserError for a file that is not the archive, or whose pickles contain more than arrays and containers.
     """
     pixels: list[np.ndarray[Any, Any]] = []
     labels: list[int] = []

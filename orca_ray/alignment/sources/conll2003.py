@@ -46,8 +46,7 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
 def read_conll(path: Path) -> list[tuple[list[str], int]]:
     """Read sentences in the CoNLL column format (word … tag, a blank line between sentences) with their labels.
 
-    Raises:
-        UserError: for a tag that CoNLL-2003 does not have, or a file without a sentence.
+    Raises UserError for a tag that CoNLL-2003 does not have, or a file without a sentence.
     """
     sentences: list[tuple[list[str], int]] = []
     words: list[str] = []

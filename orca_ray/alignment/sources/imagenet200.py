@@ -19,11 +19,7 @@ _TRAINING_IMAGE = re.compile(r"tiny-imagenet-200/train/(?P<name>n\d+)/images/[^/
 def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
     """Return features [N, D] and labels [N] of training images, balanced over the classes as far as they suffice.
 
-    Images are read from the archive and resized to the body's image size; classes are numbered in the order of their
-    WordNet names.
-
-    Raises:
-        UserError: for a file that is not the archive.
+    Classes are numbered in the order of their WordNet names. Raises UserError for a file that is not the archive.
     """
     import torch
 

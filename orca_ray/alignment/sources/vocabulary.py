@@ -1,7 +1,4 @@
-"""Source ``vocabulary`` for sequence bodies: sequences of the body's own words.
-
-Letters: N samples, S tokens a sample, V words, D token width.
-"""
+"""Source ``vocabulary`` for sequence bodies: N sequences of S of the body's own V words, D token width."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +11,14 @@ if TYPE_CHECKING:
 
 _CLUSTERS = 10
 _TOKENS = 16
-"""About a sentence: long enough for a stable mean over tokens, short enough that samples differ."""
+"""Long enough for a stable mean over tokens, short enough that samples differ."""
 _BATCH = 256
 
 
 def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
-    """Return features [N, D] and labels [N] of sequences of 16 words, each from one k-means cluster of the vocabulary.
+    """Return features and balanced labels of sequences of 16 words, each from one k-means cluster of the vocabulary.
 
-    Labels (the clusters) are balanced. Untrained words (BERT's ``[unused7]`` and the like, which are within half the
-    median distance of the mean word) are left out.
+    Untrained words (BERT's ``[unused7]`` and the like, within half the median distance of the mean) are left out.
     """
     import torch
 
