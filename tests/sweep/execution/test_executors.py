@@ -145,6 +145,7 @@ def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_sigkill_then_ctrl_c_then_the_same_sweep_again(
     inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path, executor: str

@@ -140,7 +140,7 @@ def _resources(node: Mapping[str, Any]) -> NodeResources:
 @contextlib.contextmanager
 def working_in(directory: str) -> Iterator[None]:
     """Change the working directory: Tune asks for it, and Ray may delete the one that a submitted job starts in."""
-    before = os.open(".", os.O_RDONLY)
+    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     os.chdir(directory)
     try:
         yield
