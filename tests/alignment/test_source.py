@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from orca_ray.alignment import source_features as source_module
+from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.image_features import embedded_size
 from orca_ray.alignment.registry import default_source, source_names
 from orca_ray.alignment.source_features import source_features
@@ -102,7 +103,7 @@ def forget() -> None:
     source_module._in_process.clear()
 
 
-def text_features(**kwargs: Any) -> source_module.SourceFeatures:
+def text_features(**kwargs: Any) -> SourceFeatures:
     return source_features("vocabulary", "minilm-l6", image_size=56, **{"num_samples": 40, **kwargs})
 
 
