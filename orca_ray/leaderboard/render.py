@@ -60,14 +60,13 @@ def _statistics(board: Leaderboard, name: str) -> list[str]:
     return [MISSING if math.isnan(value) else f"{value:.2f}".removesuffix(".00") for value in values]
 
 
-def _title(board: Leaderboard) -> str:
-    return f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
-
-
-def _subtitle(board: Leaderboard) -> str:
+def _titles(board: Leaderboard) -> tuple[str, str]:
     seeds = ", ".join(map(str, board.seeds))
     scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
-    return f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
+    return (
+        f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}",
+        f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}",
+    )
 
 
 def _footer(board: Leaderboard) -> list[str]:
@@ -78,17 +77,14 @@ def _footer(board: Leaderboard) -> list[str]:
     ]
     for method in board.methods:
         failed = {status.value: board.count(method, status) for status in Status if status.failed}
-        if any(failed.values()):
-            counts = ", ".join(f"{status} {number}" for status, number in failed.items() if number)
+        if counts := ", ".join(f"{status} {number}" for status, number in failed.items() if number):
             lines.append(f"failed trials of {method}: {counts}")
-    return [
-        *lines,
-        *board.notes,
-        *(
+    lines += board.notes
+    for o in board.others:
+        lines.append(
             f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
-            for o in board.others
-        ),
-    ]
+        )
+    return lines
 
 
 def _metrics(board: Leaderboard) -> str:
@@ -117,7 +113,8 @@ def _table(board: Leaderboard) -> str:
     last = len(board.tasks) + 1
     below = ["* best score of the task", _metrics(board), *_footer(board)]
     footer = [line for text in below for line in _wrapped(text)]
-    head = [printable(_title(board)), *_wrapped(_subtitle(board))]
+    title, subtitle = _titles(board)
+    head = [printable(title), *_wrapped(subtitle)]
     return "\n".join([*head, "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
 
 
@@ -129,7 +126,7 @@ def _markdown(board: Leaderboard) -> str:
     lines = ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in grid]
     lines.insert(1, "|" + "---|" * 2 + "--:|" * len(board.methods))
     footer = [f"- {printable(line)}" for line in _footer(board)]
-    return "\n".join([printable(f"{_title(board)}; {_subtitle(board)}"), "", *lines, "", *footer])
+    return "\n".join([printable("; ".join(_titles(board))), "", *lines, "", *footer])
 
 
 def _csv(board: Leaderboard) -> str:
