@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orca_ray.cli.options import (
-    JsonOption,
-    QuietOption,
-    ResultsOption,
-    existing_store,
-    results_uri,
-    split_names,
-    takes,
-)
+from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, existing_store, results_uri, split_names, takes
 from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, emit_json, note, plain
 from orca_ray.cli.report import print_failures, print_plan, print_summary
 from orca_ray.protocol import Protocol

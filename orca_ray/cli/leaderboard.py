@@ -25,8 +25,7 @@ def leaderboard(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket.")],
     format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,
     sweep: Annotated[
-        str | None,
-        typer.Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most confirm trials."),
+        str | None, typer.Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most confirm trials.")
     ] = None,
     budget: Annotated[str | None, typer.Option(help="Short for --sweep NAME/BUDGET.")] = None,
     protocol: Annotated[
