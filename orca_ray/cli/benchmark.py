@@ -1,6 +1,7 @@
-"""``orca-sweep benchmark``, ``run`` and ``plan``: start a sweep, or print what it would run."""
+"""``orca-sweep benchmark``, ``run``, ``plan`` and ``leaderboard``: start a sweep; print its plan or its results."""
 
 import os
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, existing_store, results_uri, split_names, takes
-from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, emit_json, note, plain
+from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, emit_json, note, plain, say
 from orca_ray.cli.report import print_failures, print_plan, print_summary
+from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -21,6 +23,15 @@ class Executor(StrEnum):
 
     RAY = "ray"
     INLINE = "inline"
+
+
+class Format(StrEnum):
+    """Format in which a leaderboard is printed."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
 
 
 def _address(given: str | None) -> str | None:
@@ -125,6 +136,34 @@ def plan(
 ) -> None:
     """Print what a sweep would run and cost, which data and bodies are missing, and what fits on no node."""
     _show_plan(options.spec(source), results_uri(options.results), options)
+
+
+def leaderboard(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket.")],
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,
+    sweep: Annotated[
+        str | None, typer.Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most confirm trials.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Short for --sweep NAME/BUDGET.")] = None,
+    protocol: Annotated[
+        Protocol | None, typer.Option(help="Which splits selection read. Default: the sweep's.")
+    ] = None,
+    results: ResultsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print each method's mean score and spread on each task, ranks, wins, and how all trials ended."""
+    from orca_ray.leaderboard import build, render
+
+    uri = results_uri(results)
+    store = existing_store(uri)
+    if store is None:
+        raise UserError(f"no results at {uri!r}: run `orca-sweep benchmark {name}` first, or give --results URI")
+    if sweep is None and budget is not None:
+        sweep = f"{name}/{budget}"
+    board = build(store.records(), benchmark=name, sweep=sweep, protocol=None if protocol is None else protocol.value)
+    text = render(board, "json" if json else format.value)
+    # A file or pipe gets CSV and JSON unchanged; a terminal gets nothing that it would act on.
+    (say if sys.stdout.isatty() else print)(text)
 
 
 def _run(spec: "SweepSpec", options: RunOptions) -> None:

@@ -4,7 +4,6 @@ import logging
 import re
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orca_ray.cli.output import note
@@ -53,9 +52,7 @@ class DataProgress(logging.Handler):
             logging.getLogger(name).addHandler(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self)
         if self._bars is not None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli import benchmark, catalogue, data, doctor, generate, leaderboard, log, show
+from orca_ray.cli import benchmark, catalogue, data, doctor, log, show
 from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import UserError, nearest
 
@@ -58,11 +58,11 @@ def options(
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
-    benchmark.benchmark, benchmark.run, benchmark.plan, leaderboard.leaderboard, catalogue.tasks, catalogue.bodies,
+    benchmark.benchmark, benchmark.run, benchmark.plan, benchmark.leaderboard, catalogue.tasks, catalogue.bodies,
     catalogue.methods, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__)(function)
-for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, generate.generate):
+for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
 
@@ -72,9 +72,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         log.start(hidden=__name__)
-        result = command.main(
-            args=None if arguments is None else list(arguments), prog_name="orca-sweep", standalone_mode=False
-        )
+        result = command.main(arguments, prog_name="orca-sweep", standalone_mode=False)
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:

@@ -3,9 +3,8 @@
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -38,10 +37,9 @@ ResultsOption = Annotated[
 
 
 def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:
-    """Give a command the fields of the dataclass ``kind`` as its options.
+    """Give a command the fields of the keyword-only dataclass ``kind`` as its options, annotated for Typer.
 
-    The decorated function takes its argument and one instance of ``kind``; Typer sees one parameter per field. A field
-    is annotated as a Typer option, and its default is the option's.
+    The decorated function takes its argument and one instance of ``kind``; Typer sees one parameter per field.
     """
 
     def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
@@ -50,21 +48,20 @@ def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Cal
         def call(**given: Any) -> None:
             command(given.pop(argument.name), kind(**given))
 
-        hints = get_type_hints(kind, include_extras=True)
-        parameters = [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-        for field in fields(kind):  # type: ignore[arg-type] # a dataclass
-            parameters.append(
-                parameters[0].replace(name=field.name, annotation=hints[field.name], default=field.default)
-            )
-        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        options = inspect.signature(kind).parameters.values()
+        call.__signature__ = inspect.Signature([argument.replace(kind=argument.KEYWORD_ONLY), *options])  # type: ignore[attr-defined]
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         return call
 
     return decorate
 
 
-def directory(given: str) -> Path:
-    """Parse an option that names a directory; an empty value, as from an unset shell variable, is refused."""
+def directory_option(name: str, help: str) -> Any:
+    """Return an option that names a directory; an empty value, as from an unset shell variable, is refused."""
+    return typer.Option(name, metavar="DIR", parser=_directory, help=help)
+
+
+def _directory(given: str) -> Path:
     if not given:
         raise typer.BadParameter("it names no directory; give one, or leave the option out")
     try:
