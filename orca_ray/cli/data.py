@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from orca_ray.cli.catalogue import fetch_bodies
 from orca_ray.cli.data_progress import DataProgress
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NamesArgument = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="Benchmarks (pocket) or tasks (pocket/digits).")
-]
+NamesArgument = Annotated[list[str], Argument(metavar="NAME...", help="Benchmarks (pocket) or tasks (pocket/digits).")]
 RawOption = Annotated[
     Path | None,
     directory_option(
@@ -38,15 +36,13 @@ RawOption = Annotated[
 def fetch(
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."
-        ),
+        Argument(metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."),
     ],
     bodies: Annotated[
-        bool, typer.Option("--bodies", help="Also fetch the tasks' default bodies and their alignment sources.")
+        bool, Option("--bodies", help="Also fetch the tasks' default bodies and their alignment sources.")
     ] = False,
     raw: RawOption = None,
-    workers: Annotated[int, typer.Option(min=1, max=32, help="Number of files fetched at a time.")] = 4,
+    workers: Annotated[int, Option(min=1, max=32, help="Number of files fetched at a time.")] = 4,
     quiet: QuietOption = False,
 ) -> None:
     """Fetch and verify the raw data. Interrupted downloads continue; intact files are not fetched again."""
@@ -187,21 +183,18 @@ def _verify_prepared(task: "Task") -> list[str]:
 
 
 def generate(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="pdebench/advection, pdebench/burgers, …")],
-    samples: Annotated[int, typer.Option("--samples", "-n", min=1, metavar="N", help="Number of samples.")],
+    task: Annotated[str, Argument(metavar="TASK", help="pdebench/advection, pdebench/burgers, …")],
+    samples: Annotated[int, Option("--samples", "-n", min=1, metavar="N", help="Number of samples.")],
     seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**63 - 1, help="Sample i of a seed is the same in every file, whatever its --samples."
-        ),
+        int, Option(min=0, max=2**63 - 1, help="Sample i of a seed is the same in every file, whatever its --samples.")
     ] = 0,
     out: Annotated[
         Path | None,
         directory_option("--out", "Directory of the file. Default: where pdebench_generated/TASK reads it."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, metavar="W", help="Number of processes.")] = 1,
+    workers: Annotated[int, Option("--workers", "-w", min=1, metavar="W", help="Number of processes.")] = 1,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that was generated with other options.")
+        bool, Option("--overwrite", help="Replace a file that was generated with other options.")
     ] = False,
     quiet: QuietOption = False,
 ) -> None:

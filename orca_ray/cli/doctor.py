@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Exit, Option
 
 from orca_ray import __version__
 from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
@@ -35,7 +35,7 @@ class Finding:
 
 
 def doctor(
-    address: Annotated[str | None, typer.Option(help="Ray cluster to check. Default: RAY_ADDRESS, or none.")] = None,
+    address: Annotated[str | None, Option(help="Ray cluster to check. Default: RAY_ADDRESS, or none.")] = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,7 +48,7 @@ def doctor(
         rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in found]
         show(("topic", "item", "value", ""), rows, wrap=("value", ""))
     if any(finding.state == "problem" for finding in found):
-        raise typer.Exit(USER_ERROR)
+        raise Exit(USER_ERROR)
 
 
 def _versions() -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, for programs.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and failed trials.")]
-BenchmarkArgument = Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON document to stdout, for programs.")]
+QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print only errors and failed trials.")]
+BenchmarkArgument = Annotated[str | None, Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
 SplitsOption = Annotated[
-    Protocol, typer.Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
+    Protocol, Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
 ]
 ResultsOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--results",
         metavar="URI",
         envvar="ORCA_RAY_RESULTS",
@@ -58,16 +58,16 @@ def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Cal
 
 def directory_option(name: str, help: str) -> Any:
     """Return an option that names a directory; an empty value, as from an unset shell variable, is refused."""
-    return typer.Option(name, metavar="DIR", parser=_directory, help=help)
+    return Option(name, metavar="DIR", parser=_directory, help=help)
 
 
 def _directory(given: str) -> Path:
     if not given:
-        raise typer.BadParameter("it names no directory; give one, or leave the option out")
+        raise BadParameter("it names no directory; give one, or leave the option out")
     try:
         refuse_special(Path(given), "the directory")
     except UserError as error:  # the parser would drop the message of any other ValueError
-        raise typer.BadParameter(str(error)) from error
+        raise BadParameter(str(error)) from error
     return Path(given)
 
 

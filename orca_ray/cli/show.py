@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
 from orca_ray.cli.output import emit_json, note, plain, say, size
@@ -60,15 +60,15 @@ def _listed(task: "Task") -> dict[str, Any]:
 
 
 def show(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
+    task: Annotated[str, Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
     picture: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE.png",
             help="File of the picture. Default: TASK.png in the working directory, unless it exists.",
         ),
     ] = None,
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
+    no_picture: Annotated[bool, Option("--no-picture", help="Write no picture.")] = False,
     protocol: SplitsOption = Protocol.HELD_OUT,
     json: JsonOption = False,
 ) -> None:

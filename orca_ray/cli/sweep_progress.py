@@ -61,8 +61,8 @@ class SweepState:
         self.rows: dict[tuple[str, str], RowState] = {}
         self.title = ""
         self.last_message = ""
-        self._clock = clock
-        self._started = clock()
+        self.clock = clock
+        self.started = clock()
 
     def apply(self, event: events.Event) -> None:
         """Update the state with one event."""
@@ -70,7 +70,7 @@ class SweepState:
             match event:
                 case events.SweepStarted():
                     self.title = f"{event.sweep} · {event.where}"
-                    self._started = self._clock()
+                    self.started = self.clock()
                     for row in event.rows:
                         self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
                 case events.TrialStarted():
@@ -90,10 +90,6 @@ class SweepState:
                     state.update_best(record.validation_score)
                 case events.Message():
                     self.last_message = printable(event.text)
-
-    def elapsed(self) -> float:
-        """Return seconds since the sweep started."""
-        return self._clock() - self._started
 
     def totals(self) -> tuple[int, int, int]:
         """Return (done, planned, running) over all rows."""
@@ -125,23 +121,17 @@ def render(state: SweepState, height: int | None = None) -> "RenderableType":
 
     with state.lock:
         shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
-        rows = [
-            (
-                row.task.partition("/")[2] or row.task,
-                row.method,
-                f"{row.done}/{row.planned}" + (f" ({row.failed} failed)" if row.failed else ""),
-                len(row.running) or "",
-                score(row.best),
-                row.stage,
-                "" if not row.remaining else _left(state.seconds_left(row)),
-            )
-            for row in shown
-        ]
+        rows = []
+        for row in shown:
+            done = f"{row.done}/{row.planned}" + (f" ({row.failed} failed)" if row.failed else "")
+            left = "" if not row.remaining else _left(state.seconds_left(row))
+            task = row.task.partition("/")[2] or row.task
+            rows.append((task, row.method, done, len(row.running) or "", score(row.best), row.stage, left))
         hidden = len(state.rows) - len(shown)
-        done, planned, running = state.totals()
+        ended, planned, running = state.totals()
         footer = (
-            f"{state.title} · {done}/{planned} trials, {running} running · "
-            f"{duration(state.elapsed())}, left {_left(state.seconds_left())}"
+            f"{state.title} · {ended}/{planned} trials, {running} running · "
+            f"{duration(state.clock() - state.started)}, left {_left(state.seconds_left())}"
             + (f" · {hidden} rows not shown" if hidden else "")
         )
         message = state.last_message
