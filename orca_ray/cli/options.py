@@ -74,12 +74,11 @@ def _directory(given: str) -> Path:
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
     """Split an option that may be repeated, comma-separated, or both; None when it was not given.
 
-    Raises:
-        UserError: it was given without a name, as an unset shell variable does; that must not mean "all".
+    It is a `UserError` to give it without a name, as an unset shell variable does: that must not mean "all".
     """
     if not values:
         return None
-    names = [name for value in values for name in (part.strip() for part in value.split(",")) if name]
+    names = [name.strip() for name in ",".join(values).split(",") if name.strip()]
     if not names:
         raise UserError(f"{option} {','.join(values)!r} names nothing: give names, or leave the option out for all")
     return names
@@ -88,8 +87,7 @@ def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
 def results_uri(given: str | None, *, announce: bool = False) -> str:
     """Return the results store to use; ``announce`` prints a default that the user may not expect.
 
-    Ray runs a submitted job in a temporary copy of the working directory and deletes it afterwards. A relative
-    ``results/`` would be lost, so a submitted job stores its results in the cache directory.
+    Ray deletes the working directory of a submitted job, so the default of such a job is in the cache directory.
     """
     if given:
         return given
@@ -104,16 +102,10 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
 
 
 def existing_store(uri: str) -> "ResultsStore | None":
-    """Open the results store for reading, or return None when there is nothing at ``uri`` yet.
-
-    Raises:
-        UserError: something is there, and it is not a results store.
-    """
+    """Open the results store, or return None if nothing is at ``uri`` yet; anything else there is a `UserError`."""
     from orca_ray.results.folder import open_folder
     from orca_ray.results.store import ResultsStore
 
     folder = open_folder(uri)
-    kind = folder.kind()
-    if kind == "missing" or (kind == "directory" and not folder.names()):
-        return None
-    return ResultsStore(uri)
+    empty = folder.kind() == "missing" or (folder.kind() == "directory" and not folder.names())
+    return None if empty else ResultsStore(uri)
