@@ -1,5 +1,6 @@
 """Progress of a sweep: a live table on a terminal, else one line per finished trial."""
 
+import statistics
 import sys
 import threading
 import time
@@ -105,9 +106,8 @@ class SweepState:
         everything = [value for each in self.rows.values() for value in each.seconds]
         if not everything:
             return None
-        mean = sum(everything) / len(everything)
         rows = [row] if row is not None else list(self.rows.values())
-        work = sum(r.remaining * (sum(r.seconds) / len(r.seconds) if r.seconds else mean) for r in rows)
+        work = sum(r.remaining * statistics.fmean(r.seconds or everything) for r in rows)
         return work / max(1, sum(len(r.running) for r in rows))
 
     def _row(self, task: str, method: str) -> RowState:
@@ -160,8 +160,7 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
     if record.test_score is not None:
         facts.append(f"test {score(record.test_score)}")
     facts.append(duration(record.wall_seconds))
-    if record.samples_per_second is not None:
-        speed = record.samples_per_second
+    if (speed := record.samples_per_second) is not None:
         facts.append(f"{speed:.4g} samples/s" if speed < 1000 else f"{speed:.0f} samples/s")
     if record.align_reused:
         facts.append("alignment reused")
