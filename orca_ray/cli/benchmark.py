@@ -1,23 +1,17 @@
-"""``orca-sweep benchmark``, ``run`` and ``plan``: start a sweep, or print what it would run."""
+"""``orca-sweep benchmark``, ``run``, ``plan`` and ``leaderboard``: start a sweep; print its plan or its results."""
 
 import os
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, BadParameter, Exit, Option
 
-from orca_ray.cli.options import (
-    JsonOption,
-    QuietOption,
-    ResultsOption,
-    existing_store,
-    results_uri,
-    split_names,
-    takes,
-)
-from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, emit_json, note, plain
+from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, existing_store, results_uri, split_names, takes
+from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, emit_json, note, plain, say
 from orca_ray.cli.report import print_failures, print_plan, print_summary
+from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -31,17 +25,26 @@ class Executor(StrEnum):
     INLINE = "inline"
 
 
+class Format(StrEnum):
+    """Format in which a leaderboard is printed."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+
+
 def _address(given: str | None) -> str | None:
     """Check the form of a Ray address before anything is fetched, created or waited for."""
     host, _, port = (given or "auto").rpartition(":")
     if given not in (None, "auto", "local") and not (host and port.isdecimal() and 0 < int(port[:6]) < 65536):
-        raise typer.BadParameter(f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto")
+        raise BadParameter(f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto")
     return given
 
 
 AddressOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         callback=_address, help="Running Ray cluster: HOST:PORT, or auto. Default: RAY_ADDRESS, or a new local cluster."
     ),
 ]
@@ -51,27 +54,27 @@ AddressOption = Annotated[
 class SweepOptions:
     """Options of `plan`, `benchmark` and `run`: what to sweep over, and where."""
 
-    budget: Annotated[str | None, typer.Option(help="Budget of the sweep file, e.g. quick or full.")] = None
-    tasks: Annotated[list[str] | None, typer.Option(help="Only these tasks; comma-separated or repeated.")] = None
-    methods: Annotated[list[str] | None, typer.Option(help="Only these methods; comma-separated or repeated.")] = None
-    body: Annotated[str | None, typer.Option(help="One body for all tasks, e.g. minilm-l6:layers=4.")] = None
+    budget: Annotated[str | None, Option(help="Budget of the sweep file, e.g. quick or full.")] = None
+    tasks: Annotated[list[str] | None, Option(help="Only these tasks; comma-separated or repeated.")] = None
+    methods: Annotated[list[str] | None, Option(help="Only these methods; comma-separated or repeated.")] = None
+    body: Annotated[str | None, Option(help="One body for all tasks, e.g. minilm-l6:layers=4.")] = None
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Search trials per (task, method). 1: only the first configuration, with one seed."),
+        Option(min=1, help="Search trials per (task, method). 1: only the first configuration, with one seed."),
     ] = None
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of confirm seeds.")] = None
+    seeds: Annotated[int | None, Option(min=1, help="Number of confirm seeds.")] = None
     protocol: Annotated[
-        Protocol | None, typer.Option(help="Which splits selection may read; never mixed on one leaderboard.")
+        Protocol | None, Option(help="Which splits selection may read; never mixed on one leaderboard.")
     ] = None
     deterministic: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--deterministic",
             help="Same scores wherever a trial runs (on CPUs bit for bit): one thread, reproducible kernels, float32. "
             "Slower; stored as a sweep of its own.",
         ),
     ] = False
-    executor: Annotated[Executor, typer.Option(help="ray: a cluster or this machine; inline: in this process.")] = (
+    executor: Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")] = (
         Executor.RAY
     )
     address: AddressOption = None
@@ -104,22 +107,21 @@ class SweepOptions:
 class RunOptions(SweepOptions):
     """Options of `benchmark` and `run`."""
 
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and run nothing.")] = False
+    retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
     quiet: QuietOption = False
 
 
 @takes(RunOptions)
 def benchmark(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, e.g. pocket or nasbench360.")],
-    options: RunOptions,
+    name: Annotated[str, Argument(metavar="NAME", help="Benchmark, e.g. pocket or nasbench360.")], options: RunOptions
 ) -> None:
     """Run the sweep of a benchmark. Run it again to continue it; finished trials are not repeated."""
     _run(options.spec(name), options)
 
 
 @takes(RunOptions)
-def run(sweep: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="Sweep file.")], options: RunOptions) -> None:
+def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")], options: RunOptions) -> None:
     """Run the sweep that a YAML file describes."""
     # A bare name would be looked up among the shipped sweeps; `run` always means a file.
     is_path = "/" in sweep or sweep.endswith((".yaml", ".yml"))
@@ -128,11 +130,36 @@ def run(sweep: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="Sweep f
 
 @takes(SweepOptions)
 def plan(
-    source: Annotated[str, typer.Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")],
-    options: SweepOptions,
+    source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")], options: SweepOptions
 ) -> None:
     """Print what a sweep would run and cost, which data and bodies are missing, and what fits on no node."""
     _show_plan(options.spec(source), results_uri(options.results), options)
+
+
+def leaderboard(
+    name: Annotated[str, Argument(metavar="NAME", help="Benchmark, e.g. pocket.")],
+    format: Annotated[Format, Option(help="Output format.")] = Format.TABLE,
+    sweep: Annotated[
+        str | None, Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most confirm trials.")
+    ] = None,
+    budget: Annotated[str | None, Option(help="Short for --sweep NAME/BUDGET.")] = None,
+    protocol: Annotated[Protocol | None, Option(help="Which splits selection read. Default: the sweep's.")] = None,
+    results: ResultsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print each method's mean score and spread on each task, ranks, wins, and how all trials ended."""
+    from orca_ray.leaderboard import build, render
+
+    uri = results_uri(results)
+    store = existing_store(uri)
+    if store is None:
+        raise UserError(f"no results at {uri!r}: run `orca-sweep benchmark {name}` first, or give --results URI")
+    if sweep is None and budget is not None:
+        sweep = f"{name}/{budget}"
+    board = build(store.records(), benchmark=name, sweep=sweep, protocol=None if protocol is None else protocol.value)
+    text = render(board, "json" if json else format.value)
+    # A file or pipe gets CSV and JSON unchanged; a terminal gets nothing that it would act on.
+    (say if sys.stdout.isatty() else print)(text)
 
 
 def _run(spec: "SweepSpec", options: RunOptions) -> None:
@@ -160,9 +187,9 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
         print_summary(summary, spec, uri)
     print_failures(summary)
     if summary.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        raise Exit(INTERRUPTED)
     if summary.failed or summary.unfinished:
-        raise typer.Exit(TRIALS_FAILED)
+        raise Exit(TRIALS_FAILED)
 
 
 def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
@@ -182,4 +209,4 @@ def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: boo
     for problem in planned.problems:
         note(f"cannot be placed: {problem}")
     if planned.problems:
-        raise typer.Exit(USER_ERROR)
+        raise Exit(USER_ERROR)

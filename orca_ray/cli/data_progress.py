@@ -4,7 +4,6 @@ import logging
 import re
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orca_ray.cli.output import note
@@ -20,10 +19,9 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 
 
 class DataProgress(logging.Handler):
-    """Prints the lines that it is called with, and progress that is logged; use it as a context manager.
+    """Context manager that prints the lines it is called with, and progress that is logged, to stderr.
 
-    Everything goes to stderr, where it disturbs neither results nor JSON. A line that counts moves a bar on a terminal;
-    elsewhere it is printed every ten seconds.
+    A line that counts moves a bar on a terminal; elsewhere it is printed every ten seconds.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -53,9 +51,7 @@ class DataProgress(logging.Handler):
             logging.getLogger(name).addHandler(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self)
         if self._bars is not None:
@@ -75,18 +71,16 @@ class DataProgress(logging.Handler):
             self._finish(line.partition(": ")[0])
             note(line)
         elif self._bars is not None:
-            what, rest = counted["what"].rstrip(":"), f"{counted['done']} of {counted['total']}{counted['rest']}"
-            self._move(self._bars, what, int(counted["done"]), int(counted["total"]), rest)
+            what, done, total = counted["what"].rstrip(":"), int(counted["done"]), int(counted["total"])
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, rest="")
+            rest = f"{counted['done']} of {counted['total']}{counted['rest']}"
+            self._bars.update(self._tasks[what], completed=done, total=total, rest=rest)
+            if done >= total:
+                self._finish(what)
         elif time.monotonic() - self._printed.setdefault(counted["what"], time.monotonic()) >= _SECONDS_BETWEEN_LINES:
             self._printed[counted["what"]] = time.monotonic()
             note(line)
-
-    def _move(self, bars: "Progress", what: str, done: int, total: int, rest: str) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = bars.add_task(what, total=total, rest="")
-        bars.update(self._tasks[what], completed=done, total=total, rest=rest)
-        if done >= total:
-            self._finish(what)
 
     def _finish(self, what: str) -> None:
         if self._bars is not None and what in self._tasks:

@@ -5,16 +5,18 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Exit, Option
 
 from orca_ray import __version__
 from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
 from orca_ray.cli.output import USER_ERROR, emit_json, show, size
+from orca_ray.data.cache import home
 from orca_ray.errors import UserError
 
 PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
@@ -33,76 +35,71 @@ class Finding:
 
 
 def doctor(
-    address: Annotated[str | None, typer.Option(help="Ray cluster to check. Default: RAY_ADDRESS, or none.")] = None,
+    address: Annotated[str | None, Option(help="Ray cluster to check. Default: RAY_ADDRESS, or none.")] = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check versions, devices, threads, cache, disk and cluster; exit with code 2 if a sweep could not run."""
     uri = results_uri(results)
-    findings = [*_versions(), *_devices(), *_threads(), *_cache(), _results(uri), *_disk(uri), *_cluster(address)]
+    found = [*_versions(), *_devices(), _threads(), *_cache(), _results(uri), *_disk(uri), _cluster(address), _token()]
     if json:
-        emit_json(findings)
+        emit_json(found)
     else:
-        rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in findings]
+        rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in found]
         show(("topic", "item", "value", ""), rows, wrap=("value", ""))
-    if any(finding.state == "problem" for finding in findings):
-        raise typer.Exit(USER_ERROR)
+    if any(finding.state == "problem" for finding in found):
+        raise Exit(USER_ERROR)
 
 
-def _versions() -> list[Finding]:
-    found = [Finding("versions", "orca-ray", __version__), Finding("versions", "python", platform.python_version())]
+def _versions() -> Iterator[Finding]:
+    yield Finding("versions", "orca-ray", __version__)
+    yield Finding("versions", "python", platform.python_version())
     missing = []
     for name in PACKAGES:
         try:
-            found.append(Finding("versions", name, metadata.version(name)))
+            yield Finding("versions", name, metadata.version(name))
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
         advice = "leaderboards work, sweeps do not: pip install 'orca-ray[sweep]'"
-        found.append(Finding("versions", "missing", ", ".join(missing), "problem", advice))
-    return found
+        yield Finding("versions", "missing", ", ".join(missing), "problem", advice)
 
 
-def _devices() -> list[Finding]:
-    found = [Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {_usable_cpus()}")]
+def _devices() -> Iterator[Finding]:
+    yield Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {_usable_cpus()}")
     with contextlib.suppress(ValueError, OSError, AttributeError):  # the system does not report it
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        found.append(Finding("devices", "memory", size(memory)))
+        yield Finding("devices", "memory", size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     try:
         import torch
     except ImportError:
-        return found
-    if not torch.cuda.is_available():
-        return [*found, Finding("devices", "GPUs", "none (trials run on CPUs)")]
+        return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found.append(Finding("devices", f"GPU {index}", f"{properties.name}, {size(properties.total_memory)}"))
-    return found
+        yield Finding("devices", f"GPU {index}", f"{properties.name}, {size(properties.total_memory)}")
+    if not torch.cuda.is_available():
+        yield Finding("devices", "GPUs", "none (trials run on CPUs)")
 
 
 def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _threads() -> list[Finding]:
+def _threads() -> Finding:
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdecimal() and len(given) < 10 and int(given) > _usable_cpus():
-        return [
-            Finding("threads", "OMP_NUM_THREADS", given, "note", "more threads than CPUs slow every step: unset it")
-        ]
-    return [Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")]
+        return Finding("threads", "OMP_NUM_THREADS", given, "note", "more threads than CPUs slow every step: unset it")
+    return Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")
 
 
-def _cache() -> list[Finding]:
-    from orca_ray.data.cache import home
-
+def _cache() -> Iterator[Finding]:
     root = home()
-    source = "ORCA_RAY_HOME" if os.environ.get("ORCA_RAY_HOME") else "default; set ORCA_RAY_HOME to change it"
-    found = [Finding("cache", "directory", f"{root} ({source})")]
-    if not _writable(root):
-        found[0] = Finding("cache", "directory", str(root), "problem", "cannot be written: set ORCA_RAY_HOME")
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return found + [Finding("cache", folder.name, size(_folder_bytes(folder))) for folder in folders]
+    if _writable(root):
+        source = "ORCA_RAY_HOME" if os.environ.get("ORCA_RAY_HOME") else "default; set ORCA_RAY_HOME to change it"
+        yield Finding("cache", "directory", f"{root} ({source})")
+    else:
+        yield Finding("cache", "directory", str(root), "problem", "cannot be written: set ORCA_RAY_HOME")
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+        yield Finding("cache", folder.name, size(_folder_bytes(folder)))
 
 
 def _existing(path: Path) -> Path:
@@ -132,29 +129,24 @@ def _results(uri: str) -> Finding:
     return Finding("results", "store", f"{uri} (none yet)" if store is None else uri)
 
 
-def _disk(results: str) -> list[Finding]:
-    from orca_ray.data.cache import home
-
+def _disk(results: str) -> Iterator[Finding]:
     directories = {"cache": home(), "temporary": Path(tempfile.gettempdir())}
     if "://" not in results:
         directories["results"] = Path(results).absolute()
-    found = []
     for name, path in directories.items():
         free = shutil.disk_usage(_existing(path)).free
         judged = ("problem", f"less than {size(LOW_DISK_BYTES)} free") if free < LOW_DISK_BYTES else ()
-        found.append(Finding("disk", name, f"{size(free)} free at {_existing(path)}", *judged))
-    return found
+        yield Finding("disk", name, f"{size(free)} free at {_existing(path)}", *judged)
 
 
-def _cluster(address: str | None) -> list[Finding]:
-    token = _token_state()
+def _cluster(address: str | None) -> Finding:
     wanted = address or os.environ.get("RAY_ADDRESS")
     if not wanted:
-        return [Finding("cluster", "address", "none: a sweep starts Ray on this machine"), token]
+        return Finding("cluster", "address", "none: a sweep starts Ray on this machine")
     try:
         import ray
     except ImportError:
-        return [Finding("cluster", "address", wanted, "problem", "ray is missing: pip install 'orca-ray[sweep]'")]
+        return Finding("cluster", "address", wanted, "problem", "ray is missing: pip install 'orca-ray[sweep]'")
     try:
         ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -162,12 +154,12 @@ def _cluster(address: str | None) -> list[Finding]:
         ray.shutdown()
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return [Finding("cluster", "address", wanted, "problem", f"cannot connect: {first}"), token]
+        return Finding("cluster", "address", wanted, "problem", f"cannot connect: {first}")
     resources = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
-    return [Finding("cluster", "address", f"{wanted}: {resources}"), token]
+    return Finding("cluster", "address", f"{wanted}: {resources}")
 
 
-def _token_state() -> Finding:
+def _token() -> Finding:
     mode = os.environ.get("RAY_AUTH_MODE", "Ray's default")
     if mode == "disabled":
         return Finding("cluster", "authentication", "disabled", "note", "anyone who reaches a port can run code")

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli import benchmark, catalogue, data, doctor, generate, leaderboard, log, show
+from orca_ray.cli import benchmark, catalogue, data, doctor, log, show
 from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import UserError, nearest
 
@@ -33,7 +33,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 app = typer.Typer(
     name="orca-sweep",
-    help="Adapt pretrained transformers to any modality in distributed sweeps: align, then refine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,11 +57,11 @@ def options(
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
-    benchmark.benchmark, benchmark.run, benchmark.plan, leaderboard.leaderboard, catalogue.tasks, catalogue.bodies,
+    benchmark.benchmark, benchmark.run, benchmark.plan, benchmark.leaderboard, catalogue.tasks, catalogue.bodies,
     catalogue.methods, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__)(function)
-for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, generate.generate):
+for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
 
@@ -72,9 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         log.start(hidden=__name__)
-        result = command.main(
-            args=None if arguments is None else list(arguments), prog_name="orca-sweep", standalone_mode=False
-        )
+        result = command.main(arguments, prog_name="orca-sweep", standalone_mode=False)
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -95,7 +92,6 @@ def entry() -> None:
 
 
 def _failed(error: Exception) -> int:
-    """Print one message for an error and return the exit code."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message = _usage(error)
         return fail(message, USER_ERROR) if message else USER_ERROR
@@ -105,25 +101,24 @@ def _failed(error: Exception) -> int:
         logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
     logger.error("unexpected error", exc_info=error)
+    path = log.path()
+    trace = f"the traceback is in {path}" if path else "".join(traceback.format_exception(error))
     if limit := _limit(error):
-        advice = f"If the input is not the cause, report this: {_traceback(error)}"
-        return fail(f"{limit} ({type(error).__name__}: {error})\n{advice}", USER_ERROR)
-    advice = f"This is a defect of orca-ray; {_traceback(error)}"
-    return fail(f"unexpected {type(error).__name__}: {error}\n{advice}", INTERNAL_ERROR)
+        given = f"{limit} ({type(error).__name__}: {error})"
+        return fail(f"{given}\nIf the input is not the cause, report this: {trace}", USER_ERROR)
+    return fail(f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray; {trace}", INTERNAL_ERROR)
 
 
 def _usage(error: Any) -> str:
     """Return the message for a usage error of the parser; it suggests the nearest name for a misspelt option."""
     message = str(error.format_message()).strip().replace("Value error, ", "")
-    context = getattr(error, "ctx", None)
     if not message:  # no arguments at all: the parser has printed the help
         return ""
-    given = getattr(error, "option_name", None)
+    context, given = getattr(error, "ctx", None), getattr(error, "option_name", None)
     if given and context is not None and message.startswith("No such option"):
         close = nearest(given, [name for each in context.command.params for name in each.opts] + ["--help"])
         message = f"No such option: {given}." + (f" Did you mean {close!r}?" if close else "")
-    path = getattr(context, "command_path", "orca-sweep")
-    return f"{message}\nTry: {path} --help"
+    return f"{message}\nTry: {getattr(context, 'command_path', 'orca-sweep')} --help"
 
 
 def _missing_package(error: Exception) -> str:
@@ -164,11 +159,6 @@ def _limit(error: Exception) -> str:
     if isinstance(error, UnicodeError):
         return "the input holds text that is not valid UTF-8"
     return "a path in the input holds a null character" if "embedded null" in text else ""
-
-
-def _traceback(error: Exception) -> str:
-    path = log.path()
-    return f"the traceback is in {path}" if path else "".join(traceback.format_exception(error))
 
 
 if __name__ == "__main__":

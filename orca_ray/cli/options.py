@@ -3,11 +3,10 @@
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, for programs.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and failed trials.")]
-BenchmarkArgument = Annotated[str | None, typer.Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON document to stdout, for programs.")]
+QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print only errors and failed trials.")]
+BenchmarkArgument = Annotated[str | None, Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
 SplitsOption = Annotated[
-    Protocol, typer.Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
+    Protocol, Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
 ]
 ResultsOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--results",
         metavar="URI",
         envvar="ORCA_RAY_RESULTS",
@@ -38,10 +37,9 @@ ResultsOption = Annotated[
 
 
 def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:
-    """Give a command the fields of the dataclass ``kind`` as its options.
+    """Give a command the fields of the keyword-only dataclass ``kind`` as its options, annotated for Typer.
 
-    The decorated function takes its argument and one instance of ``kind``; Typer sees one parameter per field. A field
-    is annotated as a Typer option, and its default is the option's.
+    The decorated function takes its argument and one instance of ``kind``; Typer sees one parameter per field.
     """
 
     def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
@@ -50,39 +48,37 @@ def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Cal
         def call(**given: Any) -> None:
             command(given.pop(argument.name), kind(**given))
 
-        hints = get_type_hints(kind, include_extras=True)
-        parameters = [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-        for field in fields(kind):  # type: ignore[arg-type] # a dataclass
-            parameters.append(
-                parameters[0].replace(name=field.name, annotation=hints[field.name], default=field.default)
-            )
-        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        options = inspect.signature(kind).parameters.values()
+        call.__signature__ = inspect.Signature([argument.replace(kind=argument.KEYWORD_ONLY), *options])  # type: ignore[attr-defined]
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         return call
 
     return decorate
 
 
-def directory(given: str) -> Path:
-    """Parse an option that names a directory; an empty value, as from an unset shell variable, is refused."""
+def directory_option(name: str, help: str) -> Any:
+    """Return an option that names a directory; an empty value, as from an unset shell variable, is refused."""
+    return Option(name, metavar="DIR", parser=_directory, help=help)
+
+
+def _directory(given: str) -> Path:
     if not given:
-        raise typer.BadParameter("it names no directory; give one, or leave the option out")
+        raise BadParameter("it names no directory; give one, or leave the option out")
     try:
         refuse_special(Path(given), "the directory")
     except UserError as error:  # the parser would drop the message of any other ValueError
-        raise typer.BadParameter(str(error)) from error
+        raise BadParameter(str(error)) from error
     return Path(given)
 
 
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
     """Split an option that may be repeated, comma-separated, or both; None when it was not given.
 
-    Raises:
-        UserError: it was given without a name, as an unset shell variable does; that must not mean "all".
+    It is a `UserError` to give it without a name, as an unset shell variable does: that must not mean "all".
     """
     if not values:
         return None
-    names = [name for value in values for name in (part.strip() for part in value.split(",")) if name]
+    names = [name.strip() for name in ",".join(values).split(",") if name.strip()]
     if not names:
         raise UserError(f"{option} {','.join(values)!r} names nothing: give names, or leave the option out for all")
     return names
@@ -91,8 +87,7 @@ def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
 def results_uri(given: str | None, *, announce: bool = False) -> str:
     """Return the results store to use; ``announce`` prints a default that the user may not expect.
 
-    Ray runs a submitted job in a temporary copy of the working directory and deletes it afterwards. A relative
-    ``results/`` would be lost, so a submitted job stores its results in the cache directory.
+    Ray deletes the working directory of a submitted job, so the default of such a job is in the cache directory.
     """
     if given:
         return given
@@ -107,16 +102,10 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
 
 
 def existing_store(uri: str) -> "ResultsStore | None":
-    """Open the results store for reading, or return None when there is nothing at ``uri`` yet.
-
-    Raises:
-        UserError: something is there, and it is not a results store.
-    """
+    """Open the results store, or return None if nothing is at ``uri`` yet; anything else there is a `UserError`."""
     from orca_ray.results.folder import open_folder
     from orca_ray.results.store import ResultsStore
 
     folder = open_folder(uri)
-    kind = folder.kind()
-    if kind == "missing" or (kind == "directory" and not folder.names()):
-        return None
-    return ResultsStore(uri)
+    empty = folder.kind() == "missing" or (folder.kind() == "directory" and not folder.names())
+    return None if empty else ResultsStore(uri)

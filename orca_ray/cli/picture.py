@@ -45,8 +45,7 @@ def _chosen(task: "Task", split: "Split") -> list[int]:
         _, first = np.unique(split.y, return_index=True)
         if len(first) >= NUM_SAMPLES:
             return [int(index) for index in first[:NUM_SAMPLES]]
-    num = min(NUM_SAMPLES, len(split))
-    return sorted({int(index) for index in np.linspace(0, len(split) - 1, num)})
+    return sorted({int(index) for index in np.linspace(0, len(split) - 1, min(NUM_SAMPLES, len(split)))})
 
 
 def _sample(task: "Task", split: "Split", index: int) -> tuple[list[Pixels], str]:
@@ -54,13 +53,10 @@ def _sample(task: "Task", split: "Split", index: int) -> tuple[list[Pixels], str
     rows = slice(index, index + 1)
     x, y = np.nan_to_num(split.x[rows][0]).astype(np.float64), np.asarray(split.y[rows][0])
     target = np.nan_to_num(y).astype(np.float64) if task.target.kind == "dense" else None
-    if x.ndim == 2:
-        panels = [_sequence(x, target)]
-    else:
-        panels = _image(x, task.modality)
-        if target is not None:
-            plane = np.atleast_2d(target)
-            panels += _image(target if target.ndim == 3 else plane.reshape(1, len(plane), -1), "")
+    panels = [_sequence(x, target)] if x.ndim == 2 else _image(x, task.modality)
+    if x.ndim > 2 and target is not None:
+        plane = np.atleast_2d(target)
+        panels += _image(target if target.ndim == 3 else plane.reshape(1, len(plane), -1), "")
     return panels, _caption(task, y)
 
 
@@ -92,7 +88,7 @@ def _sequence(x: Array, target: Array | None) -> Pixels:
     one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
     if target is None and (len(x) > _MAX_CHANNELS or one_hot):
         return _sized(_coloured(x[:, :1000]), stretch=True)
-    curves = [(x[channel], _INKS[channel % len(_INKS)]) for channel in range(min(len(x), _MAX_CHANNELS))]
+    curves = list(zip(x, _INKS, strict=False))
     if target is not None:
         curves += [(curve, _TARGET_INK) for curve in target.reshape(-1, target.shape[-1])[:_MAX_CHANNELS]]
     return _curves(curves)
@@ -108,8 +104,8 @@ def _curves(curves: Sequence[tuple[Array, tuple[int, int, int]]]) -> Pixels:
     for curve, ink in curves:
         across = np.linspace(2, width - 3, len(curve))
         up = (height - 4) - (curve - low) / ((high - low) or 1.0) * (height - 8)
-        points = [(float(a), float(b)) for a, b in zip(across, up, strict=True)]
-        pen.line(points * 2 if len(points) == 1 else points, fill=ink)
+        points = np.stack([across, up], axis=1).ravel().tolist()
+        pen.line(points * 2 if len(curve) == 1 else points, fill=ink)
     return np.asarray(image)
 
 
@@ -121,7 +117,7 @@ def _unit(values: Array) -> Array:
 def _coloured(values: Array) -> Array:
     """Return [H, W, 3] on the colour scale for values [H, W]."""
     steps = np.linspace(0.0, 1.0, len(_SCALE))
-    return np.stack([np.interp(_unit(values), steps, _SCALE[:, channel]) for channel in range(3)], axis=-1)
+    return np.stack([np.interp(_unit(values), steps, channel) for channel in _SCALE.T], axis=-1)
 
 
 def _sized(pixels: Array, *, stretch: bool = False) -> Pixels:
@@ -134,7 +130,6 @@ def _sized(pixels: Array, *, stretch: bool = False) -> Pixels:
 
 
 def _arranged(samples: Sequence[tuple[list[Pixels], str]], title: str) -> Image.Image:
-    """Arrange samples in rows below a title, each with its caption."""
     font = ImageFont.load_default(size=12)
     cell = max(sum(panel.shape[1] + 4 for panel in panels) for panels, _ in samples) + _GAP
     tall = max(panel.shape[0] for panels, _ in samples for panel in panels) + _LINE + _GAP

@@ -9,7 +9,7 @@ from orca_ray.protocol import Protocol
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.events import Summary
     from orca_ray.sweep.planning.cost import TaskCost
-    from orca_ray.sweep.planning.plan import Plan, PlanRow
+    from orca_ray.sweep.planning.plan import Plan
     from orca_ray.sweep.planning.spec import SweepSpec
 
 MAX_NOTES = 5
@@ -18,15 +18,16 @@ MAX_NOTES = 5
 
 def print_plan(planned: "Plan") -> None:
     """Print a plan: a table of searches, the resources, a table of costs, and what is missing."""
-    resources = [_resources(row) for row in planned.rows]
+    resources = []
+    for row in planned.rows:
+        amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
+        resources.append(", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount))
     alike = len(set(resources)) == 1  # usual; then one line below the table replaces a column, to fit 80 columns
-    rows = [
-        (
-            *(row.task.partition("/")[2], row.method, row.body, f"{row.search_trials}+{row.confirm_trials}"),
-            *(row.finished, row.epochs, *(() if alike else (each,))),
-        )
-        for row, each in zip(planned.rows, resources, strict=True)
-    ]
+    rows = []
+    for row, each in zip(planned.rows, resources, strict=True):
+        trials = f"{row.search_trials}+{row.confirm_trials}"
+        cells = (row.task.partition("/")[2], row.method, row.body, trials, row.finished, row.epochs)
+        rows.append(cells if alike else (*cells, each))
     numbers = ("trials", "done", "epochs")
     show(("task", "method", "body", *numbers, *(() if alike else ("each",))), rows, right=numbers)
     search = sum(row.search_trials for row in planned.rows)
@@ -45,7 +46,6 @@ def print_plan(planned: "Plan") -> None:
 
 
 def _print_costs(planned: "Plan") -> None:
-    """Print the cost of each task, and the totals."""
     devices = [("GPU", planned.gpu, [cost.gpu_hours for cost in planned.costs])]
     if planned.cpu:
         devices.append(("CPU", planned.cpu, [cost.cpu_hours for cost in planned.costs]))
@@ -71,7 +71,6 @@ def _print_costs(planned: "Plan") -> None:
 
 
 def _print_missing(planned: "Plan") -> None:
-    """Print the missing data, bodies and sources, each with the command that fetches or prepares it."""
     for state in ("missing", "fetched"):
         if wanted := [cost for cost in planned.costs if cost.state == state]:
             say(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
@@ -105,11 +104,6 @@ def _rounded(value: float | None, least: float) -> str:
     return f"<{least:g}" if value < least else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _resources(row: "PlanRow") -> str:
-    amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
-    return ", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount)
-
-
 def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
     """Print how a sweep ended, the fallbacks of its trials, and the command that prints its leaderboard."""
     # Without --sweep, `leaderboard` shows the sweep with the most confirm trials, which is seldom a variant.
@@ -124,16 +118,11 @@ def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
         say(f"{summary.sweep}: {ending}; ran {summary.ran} trials in {duration(summary.seconds)}: {counts or 'none'}")
     if summary.reused:
         say(f"alignment: {summary.reused} of {summary.aligned} trials reused the result of another trial")
-    _notes(summary)
-    say(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
-
-
-def _notes(summary: "Summary") -> None:
-    """Print each fallback once, with the number of trials that took it."""
     for text, count in list(summary.notes.items())[:MAX_NOTES]:
         say(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
     if len(summary.notes) > MAX_NOTES:
         say(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
+    say(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
 
 
 def print_failures(summary: "Summary") -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
 from orca_ray.cli.output import emit_json, note, plain, say, size
@@ -31,13 +31,13 @@ def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
     if json:
         emit_json(rows)
         return
-    columns = ("task", "files", "size", "fetched", "prepared", "licence")
     cells = []
     for row in rows:
         some = f"{row['fetched']} of {row['files']}"
         fetched = {0: "no", row["files"]: "yes"}.get(row["fetched"], some) if row["files"] else "–"
         extent = "?" if row["bytes"] is None else size(row["bytes"])
         cells.append((row["name"], row["files"], extent, fetched, "yes" if row["prepared"] else "no", row["licence"]))
+    columns = ("task", "files", "size", "fetched", "prepared", "licence")
     show_table(columns, cells, right=("files", "size"), wrap=("licence",))
 
 
@@ -60,15 +60,15 @@ def _listed(task: "Task") -> dict[str, Any]:
 
 
 def show(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
+    task: Annotated[str, Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
     picture: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE.png",
             help="File of the picture. Default: TASK.png in the working directory, unless it exists.",
         ),
     ] = None,
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="Write no picture.")] = False,
+    no_picture: Annotated[bool, Option("--no-picture", help="Write no picture.")] = False,
     protocol: SplitsOption = Protocol.HELD_OUT,
     json: JsonOption = False,
 ) -> None:
@@ -168,12 +168,8 @@ def _range(rows: "Rows") -> dict[str, Any]:
     each = max(1, int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize)
     num = min(len(rows), max(1, MAX_BYTES // each))
     values = rows[np.linspace(0, len(rows) - 1, num).astype(np.int64)].astype(np.float64)
-    measured = {"min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
-    return {
-        "shape": list(rows.shape),
-        "of_samples": num,
-        **{name: float(f"{value:.6g}") for name, value in measured.items()},
-    }
+    measured = {name: float(f"{getattr(values, name)():.6g}") for name in ("min", "max", "mean", "std")}
+    return {"shape": list(rows.shape), "of_samples": num, **measured}
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -202,15 +198,13 @@ def _print(facts: dict[str, Any]) -> None:
 def _print_prepared(prepared: dict[str, Any], width: int) -> None:
     say(f"{'prepared':{width}}  {prepared['fingerprint']}, {size(prepared['bytes'])} in {prepared['path']}\n")
     numbers = ("samples", "min", "max", "mean", "std", "measured on")
-    rows = [
-        (
-            *(name, array, "×".join(map(str, found["shape"][1:])) or "1", split["samples"]),
-            *(*(f"{found[key]:.4g}" for key in ("min", "max", "mean", "std")), found["of_samples"]),
-        )
-        for name, split in prepared["splits"].items()
-        for array, found in split.items()
-        if array in ("x", "y")
-    ]
+    rows = []
+    for name, split in prepared["splits"].items():
+        for array in sorted({"x", "y"} & set(split)):
+            found = split[array]
+            measured = (f"{found[key]:.4g}" for key in ("min", "max", "mean", "std"))
+            shape = "×".join(map(str, found["shape"][1:])) or "1"
+            rows.append((name, array, shape, split["samples"], *measured, found["of_samples"]))
     show_table(("split", "array", "shape", *numbers), rows, right=numbers)
     counts = {name: split["counts"] for name, split in prepared["splits"].items() if "counts" in split}
     if counts:

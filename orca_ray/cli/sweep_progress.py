@@ -1,11 +1,11 @@
 """Progress of a sweep: a live table on a terminal, else one line per finished trial."""
 
+import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orca_ray.cli.output import console, duration, note, say, score, table
@@ -62,8 +62,8 @@ class SweepState:
         self.rows: dict[tuple[str, str], RowState] = {}
         self.title = ""
         self.last_message = ""
-        self._clock = clock
-        self._started = clock()
+        self.clock = clock
+        self.started = clock()
 
     def apply(self, event: events.Event) -> None:
         """Update the state with one event."""
@@ -71,7 +71,7 @@ class SweepState:
             match event:
                 case events.SweepStarted():
                     self.title = f"{event.sweep} · {event.where}"
-                    self._started = self._clock()
+                    self.started = self.clock()
                     for row in event.rows:
                         self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
                 case events.TrialStarted():
@@ -92,10 +92,6 @@ class SweepState:
                 case events.Message():
                     self.last_message = printable(event.text)
 
-    def elapsed(self) -> float:
-        """Return seconds since the sweep started."""
-        return self._clock() - self._started
-
     def totals(self) -> tuple[int, int, int]:
         """Return (done, planned, running) over all rows."""
         rows = self.rows.values()
@@ -110,9 +106,8 @@ class SweepState:
         everything = [value for each in self.rows.values() for value in each.seconds]
         if not everything:
             return None
-        mean = sum(everything) / len(everything)
         rows = [row] if row is not None else list(self.rows.values())
-        work = sum(r.remaining * (sum(r.seconds) / len(r.seconds) if r.seconds else mean) for r in rows)
+        work = sum(r.remaining * statistics.fmean(r.seconds or everything) for r in rows)
         return work / max(1, sum(len(r.running) for r in rows))
 
     def _row(self, task: str, method: str) -> RowState:
@@ -126,23 +121,17 @@ def render(state: SweepState, height: int | None = None) -> "RenderableType":
 
     with state.lock:
         shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
-        rows = [
-            (
-                row.task.partition("/")[2] or row.task,
-                row.method,
-                f"{row.done}/{row.planned}" + (f" ({row.failed} failed)" if row.failed else ""),
-                len(row.running) or "",
-                score(row.best),
-                row.stage,
-                "" if not row.remaining else _left(state.seconds_left(row)),
-            )
-            for row in shown
-        ]
+        rows = []
+        for row in shown:
+            done = f"{row.done}/{row.planned}" + (f" ({row.failed} failed)" if row.failed else "")
+            left = "" if not row.remaining else _left(state.seconds_left(row))
+            task = row.task.partition("/")[2] or row.task
+            rows.append((task, row.method, done, len(row.running) or "", score(row.best), row.stage, left))
         hidden = len(state.rows) - len(shown)
-        done, planned, running = state.totals()
+        ended, planned, running = state.totals()
         footer = (
-            f"{state.title} · {done}/{planned} trials, {running} running · "
-            f"{duration(state.elapsed())}, left {_left(state.seconds_left())}"
+            f"{state.title} · {ended}/{planned} trials, {running} running · "
+            f"{duration(state.clock() - state.started)}, left {_left(state.seconds_left())}"
             + (f" · {hidden} rows not shown" if hidden else "")
         )
         message = state.last_message
@@ -171,8 +160,7 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
     if record.test_score is not None:
         facts.append(f"test {score(record.test_score)}")
     facts.append(duration(record.wall_seconds))
-    if record.samples_per_second is not None:
-        speed = record.samples_per_second
+    if (speed := record.samples_per_second) is not None:
         facts.append(f"{speed:.4g} samples/s" if speed < 1000 else f"{speed:.0f} samples/s")
     if record.align_reused:
         facts.append("alignment reused")
@@ -203,9 +191,7 @@ class SweepProgress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 

@@ -1,5 +1,6 @@
 """Builds a leaderboard from records: selects the records that count and computes scores, ranks and counts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -40,10 +41,10 @@ class Leaderboard:
     benchmark: str
     sweep: str
     protocol: str
-    scores: pd.DataFrame
-    """Rows are tasks, columns (method, value): mean over seeds, std (sample, n − 1; NaN for one seed) and n seeds."""
+    scores: dict[tuple[str, str], Score]
+    """By (task, method): mean over seeds, std (sample, n − 1; NaN for one seed) and n seeds."""
     metrics: dict[str, str]
-    """The metric of each task."""
+    """The metric of each task; tasks are sorted."""
     summary: pd.DataFrame
     """Rows are methods, columns the entries of `STATISTICS`, over `common_tasks`."""
     common_tasks: tuple[str, ...]
@@ -58,7 +59,7 @@ class Leaderboard:
     @property
     def tasks(self) -> list[str]:
         """Full names of the tasks, sorted."""
-        return list(self.scores.index)
+        return list(self.metrics)
 
     @property
     def methods(self) -> list[str]:
@@ -67,13 +68,11 @@ class Leaderboard:
 
     def score(self, task: str, method: str) -> Score:
         """Return the score of a method on a task."""
-        mean, std, n = (cast(float, self.scores.loc[task, (method, value)]) for value in Score._fields)
-        return Score(float(mean), float(std), int(n))
+        return self.scores.get((task, method), Score(math.nan, math.nan, 0))
 
     def best(self, task: str) -> list[str]:
         """Return the methods with the lowest mean score on a task: several if they tie, none without scores."""
-        scores = {method: self.score(task, method) for method in self.methods}
-        means = {method: score.mean for method, score in scores.items() if score.n}
+        means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
 
@@ -91,14 +90,9 @@ def build(
 ) -> Leaderboard:
     """Build the leaderboard of a benchmark from the records of a store.
 
-    A leaderboard holds one sweep and one protocol, never a mixture: those given, or else those with the most completed
+    ``records`` is the result of `ResultsStore.records`. A leaderboard holds one sweep (such as ``pocket/quick``) and
+    one protocol (``held-out`` or ``paper``), never a mixture: those given, or else those with the most completed
     confirm trials (the most recent if equal). `Leaderboard.others` names the rest.
-
-    Args:
-        records: the result of `ResultsStore.records`.
-        benchmark: e.g. ``pocket``.
-        sweep: e.g. ``pocket/quick``.
-        protocol: ``held-out`` or ``paper``.
 
     Raises:
         UserError: there are no records of the benchmark, sweep or protocol.
@@ -111,22 +105,22 @@ def build(
 
     confirmed, notes = _scored(rows)
     tasks, labels = sorted(rows["task"].unique()), sorted(rows["label"].unique())
-    scores = _scores(confirmed, tasks, labels)
-    means = cast(pd.DataFrame, scores.xs("mean", axis=1, level="value")).astype("float64")
-    common = means.dropna(axis=0, how="any")
+    groups = confirmed.astype({"test_score": "float64"}).groupby(["task", "label"])["test_score"]
+    scores = groups.agg(["mean", "std", "count"])
+    common = scores["mean"].unstack("label").reindex(index=tasks, columns=labels).dropna()
     summary = pd.DataFrame({name: entry.compute(common) for name, entry in STATISTICS.items()}, index=labels)
     summary = summary.sort_values("mean_rank", kind="stable")
-    order = list(summary.index)
+    statuses = pd.crosstab(rows["label"], rows["status"])
     metrics = _state(rows)["metric"].to_dict()
     return Leaderboard(
         benchmark=benchmark,
         sweep=chosen.sweep,
         protocol=chosen.protocol,
-        scores=scores.reindex(columns=pd.MultiIndex.from_product([order, Score._fields], names=["method", "value"])),
+        scores={key: Score(float(mean), float(std), int(n)) for key, mean, std, n in scores.itertuples()},
         metrics={task: str(metrics[task]) for task in tasks},
         summary=summary,
         common_tasks=tuple(common.index),
-        statuses=_statuses(rows).reindex(order),
+        statuses=statuses.reindex(summary.index, columns=[status.value for status in Status], fill_value=0),
         seeds=tuple(sorted(int(seed) for seed in confirmed["seed"].unique())),
         others=tuple(other for other in available if other != chosen),
         notes=tuple(notes),
@@ -202,19 +196,3 @@ def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if other := len(current) - len(chosen):
         notes.append(f"{other} confirm trial(s) of other configurations, with fewer seeds or older, left out")
     return chosen, notes
-
-
-def _scores(confirmed: pd.DataFrame, tasks: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
-    groups = confirmed.astype({"test_score": "float64"}).groupby(["task", "label"])["test_score"]
-    table = groups.agg(mean="mean", std="std", n="count").unstack("label").swaplevel(axis=1)
-    columns = pd.MultiIndex.from_product([labels, Score._fields], names=["method", "value"])
-    table = table.reindex(index=pd.Index(tasks, name="task"), columns=columns)
-    counts = table.columns[table.columns.get_level_values("value") == "n"]
-    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, "int64"))
-
-
-def _statuses(rows: pd.DataFrame) -> pd.DataFrame:
-    counts = pd.crosstab(rows["label"], rows["status"])
-    return counts.reindex(columns=[status.value for status in Status], fill_value=0).rename_axis(
-        index=None, columns=None
-    )

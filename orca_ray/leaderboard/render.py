@@ -37,7 +37,7 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
 
 
-def _cell(board: Leaderboard, task: str, method: str, between: str = " ± ") -> str:
+def _cell(board: Leaderboard, task: str, method: str, between: str) -> str:
     score = board.score(task, method)
     if not score.n:
         return MISSING
@@ -45,29 +45,27 @@ def _cell(board: Leaderboard, task: str, method: str, between: str = " ± ") -> 
     return text if score.n == len(board.seeds) else f"{text} (n={score.n})"
 
 
-def _short(board: Leaderboard, task: str) -> str:
-    return task.removeprefix(f"{board.benchmark}/")
+def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
+    """Return the headings, a row of scores for each task, and a row for each statistic."""
+    grid = [["task", *board.methods]]
+    for task in board.tasks:
+        best = board.best(task)
+        cells = {method: _cell(board, task, method, between) for method in board.methods}
+        scores = (mark.format(text) if method in best else text for method, text in cells.items())
+        grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
+    for name, entry in STATISTICS.items():
+        values = [board.statistic(method, name) for method in board.methods]
+        grid.append([entry.title, *(MISSING if math.isnan(v) else f"{v:.2f}".removesuffix(".00") for v in values)])
+    return grid
 
 
-def _scores(board: Leaderboard, task: str, mark: Callable[[str], str], between: str = " ± ") -> list[str]:
-    best = board.best(task)
-    cells = {method: _cell(board, task, method, between) for method in board.methods}
-    return [mark(text) if method in best else text for method, text in cells.items()]
-
-
-def _statistics(board: Leaderboard, name: str) -> list[str]:
-    values = (board.statistic(method, name) for method in board.methods)
-    return [MISSING if math.isnan(value) else f"{value:.2f}".removesuffix(".00") for value in values]
-
-
-def _title(board: Leaderboard) -> str:
-    return f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
-
-
-def _subtitle(board: Leaderboard) -> str:
+def _titles(board: Leaderboard) -> tuple[str, str]:
     seeds = ", ".join(map(str, board.seeds))
     scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
-    return f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
+    return (
+        f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}",
+        f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}",
+    )
 
 
 def _footer(board: Leaderboard) -> list[str]:
@@ -78,24 +76,21 @@ def _footer(board: Leaderboard) -> list[str]:
     ]
     for method in board.methods:
         failed = {status.value: board.count(method, status) for status in Status if status.failed}
-        if any(failed.values()):
-            counts = ", ".join(f"{status} {number}" for status, number in failed.items() if number)
+        if counts := ", ".join(f"{status} {number}" for status, number in failed.items() if number):
             lines.append(f"failed trials of {method}: {counts}")
-    return [
-        *lines,
-        *board.notes,
-        *(
+    lines += board.notes
+    for o in board.others:
+        lines.append(
             f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
-            for o in board.others
-        ),
-    ]
+        )
+    return lines
 
 
 def _metrics(board: Leaderboard) -> str:
     """Describe the metric of each task; tasks with the same metric are grouped."""
     tasks: dict[str, list[str]] = {}
     for task in board.tasks:
-        tasks.setdefault(board.metrics[task], []).append(_short(board, task))
+        tasks.setdefault(board.metrics[task], []).append(task.removeprefix(f"{board.benchmark}/"))
     if len(tasks) == 1:
         return f"metric: {next(iter(tasks))}"
     return "metrics: " + "; ".join(f"{metric} ({', '.join(names)})" for metric, names in tasks.items())
@@ -107,29 +102,26 @@ def _wrapped(text: str) -> list[str]:
 
 def _table(board: Leaderboard) -> str:
     # Five methods fit WIDTH because there are no spaces around ± and metrics are below the table.
-    grid = [["task", *board.methods]]
-    grid += [[_short(board, task), *_scores(board, task, lambda text: f"{text}*", "±")] for task in board.tasks]
-    grid += [[entry.title, *_statistics(board, name)] for name, entry in STATISTICS.items()]
-    grid = [[printable(cell) for cell in row] for row in grid]
+    grid = [[printable(cell) for cell in row] for row in _grid(board, "{}*", "±")]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
     rule = "-" * max(map(len, rows))
     last = len(board.tasks) + 1
     below = ["* best score of the task", _metrics(board), *_footer(board)]
     footer = [line for text in below for line in _wrapped(text)]
-    head = [printable(_title(board)), *_wrapped(_subtitle(board))]
+    title, subtitle = _titles(board)
+    head = [printable(title), *_wrapped(subtitle)]
     return "\n".join([*head, "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
 
 
 def _markdown(board: Leaderboard) -> str:
-    grid = [["task", "metric", *board.methods]]
-    for task in board.tasks:
-        grid.append([_short(board, task), board.metrics[task], *_scores(board, task, lambda text: f"**{text}**")])
-    grid += [[entry.title, "", *_statistics(board, name)] for name, entry in STATISTICS.items()]
+    grid = _grid(board, "**{}**", " ± ")
+    for row, metric in zip(grid, ["metric", *board.metrics.values(), *[""] * len(STATISTICS)], strict=True):
+        row.insert(1, metric)
     lines = ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in grid]
     lines.insert(1, "|" + "---|" * 2 + "--:|" * len(board.methods))
     footer = [f"- {printable(line)}" for line in _footer(board)]
-    return "\n".join([printable(f"{_title(board)}; {_subtitle(board)}"), "", *lines, "", *footer])
+    return "\n".join([printable("; ".join(_titles(board))), "", *lines, "", *footer])
 
 
 def _csv(board: Leaderboard) -> str:
@@ -152,29 +144,20 @@ def _csv(board: Leaderboard) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def _finite(value: float) -> float | None:
-    """Return None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value
-
-
 def _json(board: Leaderboard) -> str:
-    def score(task: str, method: str) -> dict[str, float | None]:
-        mean, std, n = board.score(task, method)
-        return {"mean": _finite(mean), "std": _finite(std), "n": n}
-
     tasks = [
         {
             "name": task,
             "metric": board.metrics[task],
             "best": board.best(task),
-            "scores": {method: score(task, method) for method in board.methods},
+            "scores": {method: board.score(task, method)._asdict() for method in board.methods},
         }
         for task in board.tasks
     ]
     methods = [
         {
             "name": method,
-            **{name: _finite(board.statistic(method, name)) for name in STATISTICS},
+            **{name: board.statistic(method, name) for name in STATISTICS},
             "statuses": {status.value: board.count(method, status) for status in Status},
         }
         for method in board.methods
@@ -186,7 +169,8 @@ def _json(board: Leaderboard) -> str:
         **{key: getattr(board, key) for key in ("common_tasks", "notes")},
         "others": [asdict(other) for other in board.others],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON has no NaN
+    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 FORMATS: dict[str, Callable[[Leaderboard], str]] = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}

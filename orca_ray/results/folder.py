@@ -30,8 +30,7 @@ _ADVICE = {
     errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are stored.",
     errno.EDQUOT: "Your disk quota is used up: free some of it, then run the same command again.",
     errno.EROFS: "The file system is read-only: choose another directory with --results.",
-    errno.EACCES: "Check the permissions, or choose another directory with --results.",
-    errno.EPERM: "Check the permissions, or choose another directory with --results.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions, or choose another directory with --results."),
     errno.ENOTDIR: "A part of the path is a file: choose another directory with --results.",
 }
 

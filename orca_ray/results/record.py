@@ -43,11 +43,8 @@ _COLUMN_TYPES = {
 
 def _schema(kind: type[Any]) -> Any:
     """Return the Parquet schema of a dataclass: one column per field, nullable if the field may be None."""
-    columns = []
-    for each in fields(kind):
-        types = get_args(each.type) or (each.type,)
-        columns.append(pa.field(each.name, _COLUMN_TYPES[types[0]], nullable=type(None) in types))
-    return pa.schema(columns)
+    types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
+    return pa.schema([pa.field(name, _COLUMN_TYPES[of[0]], nullable=type(None) in of) for name, of in types.items()])
 
 
 def _since(version: int) -> Any:
@@ -148,11 +145,8 @@ class Record:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
         """Return the record of a table row; the inverse of `to_row`."""
-        values = dict(row)
-        values["status"] = Status(values["status"])
-        for name in ("started_at", "finished_at"):
-            values[name] = values[name].astimezone(UTC)
-        return cls(**values)
+        times = {name: row[name].astimezone(UTC) for name in ("started_at", "finished_at")}
+        return cls(**{**row, **times, "status": Status(row["status"])})
 
     def reproducible(self) -> dict[str, Any]:
         """Return the row without `CIRCUMSTANCES`; it must not depend on the executor that ran the trial."""

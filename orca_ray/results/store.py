@@ -1,5 +1,6 @@
 """The results store: append-only Parquet files, the only record of what has run."""
 
+import contextlib
 import json
 import logging
 import time
@@ -13,20 +14,10 @@ import pyarrow.compute as pc
 
 import orca_ray
 from orca_ray.errors import UserError
+from orca_ray.results import tables
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.record import CurvePoint, Record
-from orca_ray.results.tables import (
-    CURVES,
-    RECORDS,
-    Table,
-    current_curves,
-    current_records,
-    decode,
-    distinct,
-    encode,
-    from_rows,
-    to_frame,
-)
+from orca_ray.results.tables import CURVES, RECORDS, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,9 +40,8 @@ class ResultsStore:
 
     The layout is ``orca-ray-results.json`` (marks the directory as a store of a version), ``records/*.parquet`` and
     ``curves/*.parquet``. Each `append` adds one file per table and changes none. Any number of processes and machines
-    may therefore append, read and compact at the same time without locks: a reader sees complete files only, and
-    duplicate rows (from a repeated append or a killed compaction) count once. The first append or compaction raises a
-    store of an older version to this one.
+    may append, read and compact at the same time without locks: a reader sees complete files only, and duplicate rows
+    count once. The first append or compaction raises a store of an older version to this one.
 
     Args:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
@@ -64,6 +54,8 @@ class ResultsStore:
 
     def __init__(self, uri: str | Path, *, create: bool = False) -> None:
         self._folder = open_folder(uri)
+        self.uri = self._folder.uri
+        """Opens this store again, from any process: an absolute path, or the URI."""
         kind = self._folder.kind()
         if kind == "file":
             raise UserError(f"{self._folder.name} is a file, not a results store: give a directory with --results.")
@@ -71,11 +63,6 @@ class ResultsStore:
             self._initialise(create)
         self._version = 0
         self._check_marker()
-
-    @property
-    def uri(self) -> str:
-        """Opens this store again, from any process: an absolute path, or the URI."""
-        return self._folder.uri
 
     @property
     def local_path(self) -> Path | None:
@@ -95,7 +82,7 @@ class ResultsStore:
         for table, items in ((CURVES, curves), (RECORDS, records)):
             if items:
                 self._claim()
-                content = encode(from_rows((item.to_row() for item in items), table))
+                content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
                 self._folder.write(f"{table.directory}/{stamp}.parquet", content)
 
     def records(self, benchmark: str | None = None, sweep: str | None = None) -> "pd.DataFrame":
@@ -104,25 +91,23 @@ class ResultsStore:
         If a trial has several rows, one that completed or stopped early wins over failed ones, then the one that
         finished last. Columns are the fields of `Record`; ``status`` is a string, a missing number NaN or ``<NA>``.
         """
-        table = _matching(self._table(RECORDS), benchmark=benchmark, sweep=sweep)
-        return to_frame(current_records(table))
+        found = self._table(RECORDS, benchmark=benchmark, sweep=sweep)
+        return tables.to_frame(tables.current_records(found))
 
     def load(self, sweep: str) -> dict[str, Record]:
         """Return the records of a sweep by trial key, chosen as in `records`."""
-        table = current_records(_matching(self._table(RECORDS), sweep=sweep))
-        return {row["trial_key"]: Record.from_row(row) for row in table.to_pylist()}
+        found = tables.current_records(self._table(RECORDS, sweep=sweep))
+        return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
     def curves(self, sweep: str | None = None, trial_key: str | None = None) -> "pd.DataFrame":
         """Return the learning curves, one row per trial, stage and epoch (the one appended last), in that order."""
-        table = _matching(self._table(CURVES), sweep=sweep, trial_key=trial_key)
-        return to_frame(current_curves(table))
+        return tables.to_frame(tables.current_curves(self._table(CURVES, sweep=sweep, trial_key=trial_key)))
 
     def compact(self) -> int:
         """Merge the files of each table into one and return how many files were removed.
 
         Every distinct row is kept, superseded attempts included. Safe against a crash at any point and while others
-        read, write or compact: the merged file is written before the files it replaces are deleted, and only files that
-        were read are deleted.
+        read, write or compact: files are deleted after the merged file is written, and only if they were read.
         """
         removed = 0
         for table in (CURVES, RECORDS):
@@ -135,7 +120,7 @@ class ResultsStore:
         if len(parts) < 2:
             return 0
         self._claim()
-        merged = encode(distinct(pa.concat_tables(parts.values())))
+        merged = tables.encode(tables.distinct(pa.concat_tables(parts.values())))
         # The newest stamp of the merged files keeps rows in order with files that are appended meanwhile.
         name = f"{max(parts).partition('-')[0]}-{uuid.uuid4().hex}.parquet"
         self._folder.write(f"{table.directory}/{name}", merged)
@@ -146,8 +131,8 @@ class ResultsStore:
         logger.info("compacted %d files of %s/%s", len(parts), self._folder.name, table.directory)
         return len(parts)
 
-    def _table(self, table: Table) -> Any:
-        """Return every row that was appended before this call, in order of appending."""
+    def _table(self, table: Table, **wanted: str | None) -> Any:
+        """Return the rows with ``wanted`` values that were appended before this call, in order of appending."""
         known: dict[str, Any] = {}
         for _ in range(_READ_ATTEMPTS):
             before = self._read_json(_COMPACTION)
@@ -155,23 +140,21 @@ class ResultsStore:
             # A listing is not atomic: while a compaction deletes, it can miss both an old file and the merged one. The
             # merged file exists before `_COMPACTION` changes; a listing during which that did not change is complete.
             if self._read_json(_COMPACTION) == before:
-                return pa.concat_tables([table.schema.empty_table(), *known.values()])
+                found = pa.concat_tables([table.schema.empty_table(), *known.values()])
+                for column, value in wanted.items():
+                    found = found if value is None else found.filter(pc.equal(found[column], value))
+                return found
         raise UserError(f"{self._folder.name} is compacted again and again: stop the process that does it, then retry.")
 
     def _files(self, table: Table, known: dict[str, Any] | None = None) -> Iterator[tuple[str, Any]]:
         """Yield name and content of a table's files, oldest first; files in ``known`` are not read again."""
         for name in self._folder.names(table.directory):
-            if not name.endswith(".parquet"):
-                continue
+            path = f"{table.directory}/{name}"
             if known and name in known:
                 yield name, known[name]
-                continue
-            path = f"{table.directory}/{name}"
-            try:
-                content = self._folder.read(path)
-            except FileNotFoundError:  # replaced by a compaction since the listing
-                continue
-            yield name, decode(content, table, f"{self._folder.name}/{path}")
+            elif name.endswith(".parquet"):
+                with contextlib.suppress(FileNotFoundError):  # replaced by a compaction since the listing
+                    yield name, tables.decode(self._folder.read(path), table, f"{self._folder.name}/{path}")
 
     def _initialise(self, create: bool) -> None:
         names = self._folder.names() if self._folder.kind() == "directory" else []
@@ -188,9 +171,8 @@ class ResultsStore:
                 "with --results."
             )
         self._folder.create()
-        self._write_json(
-            MARKER, {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": orca_ray.__version__}
-        )
+        marker = {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": orca_ray.__version__}
+        self._write_json(MARKER, marker)
 
     def _claim(self) -> None:
         """Raise the marker of an older store to this version, before the first file of this version is written."""
@@ -233,10 +215,3 @@ class ResultsStore:
 
     def _write_json(self, path: str, value: dict[str, Any]) -> None:
         self._folder.write(path, pa.py_buffer(json.dumps(value, indent=1).encode() + b"\n"))
-
-
-def _matching(table: Any, **wanted: str | None) -> Any:
-    for column, value in wanted.items():
-        if value is not None:
-            table = table.filter(pc.equal(table[column], value))
-    return table

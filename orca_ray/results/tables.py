@@ -174,10 +174,7 @@ def distinct(table: Any) -> Any:
 
 
 def current_records(table: Any) -> Any:
-    """Keep one row per (sweep, trial key), in the order in which the trials finished.
-
-    A success wins over a failure, then the row that finished last, then the row that comes last in ``table``.
-    """
+    """Keep one row per (sweep, trial key), as `ResultsStore.records` does; of equal rows the last in ``table``."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
     frame["succeeded"] = frame["status"].isin(_SUCCESSES)
     frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")
