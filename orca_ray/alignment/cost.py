@@ -5,10 +5,12 @@ Letters: n rows, m columns, r rows of a block, D features, L and K classes of ro
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from orca_ray.alignment import distance
 from orca_ray.errors import UserError
@@ -33,11 +35,13 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
-def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None = None) -> Tensor:
-    """Return ½‖x_i − y_j‖² [n, m], given ‖y_j‖² or not.
+def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Return ``function(*args)``, whose intermediate results are recomputed in the backward pass to save memory."""
+    return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
 
-    Centre the points first: the expanded form cancels badly far from the origin.
-    """
+
+def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None = None) -> Tensor:
+    """Return ½‖x_i − y_j‖² [n, m]. Centre the points first: the expanded form cancels badly far from the origin."""
     squares_m = (y_mD * y_mD).sum(1) if squares_m is None else squares_m
     half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + squares_m)
     return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)

@@ -51,8 +51,14 @@ def _fitted(distance: Distance, source: SourceFeatures, digest: str) -> Distance
     if type(distance)._source_terms is Distance._source_terms:
         return distance.fit(source)
     with ExitStack() as stack:
-        path = _locked(f"{distance.name}-{digest}.safetensors", stack)
-        terms = None if path is None else read_tensors(path)
+        path: Path | None = None
+        try:
+            path = cache.source_dir() / "terms" / f"{distance.name}-{digest}.safetensors"
+            stack.enter_context(cache.lock(path))
+        except (UserError, OSError) as error:
+            logger.warning("source terms are not cached on disk: %s", error)
+            path = None
+        terms = path and read_tensors(path)
         if terms is None:
             logger.info("fitting distance %s to source features %s", distance.name, source.name)
         distance.fit(source, terms)
@@ -73,14 +79,3 @@ def _digest(distance: Distance, source: SourceFeatures, device: torch.device) ->
         digest.update(f"{tensor.dtype}".encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:32]
-
-
-def _locked(file_name: str, stack: ExitStack) -> Path | None:
-    """Lock the file of the terms and return its path; None, with a warning, where there can be no such file."""
-    try:
-        path = cache.source_dir() / "terms" / file_name
-        stack.enter_context(cache.lock(path))
-    except (UserError, OSError) as error:
-        logger.warning("source terms are not cached on disk: %s", error)
-        return None
-    return path

@@ -8,15 +8,13 @@ themselves need no autograd. Potentials f [n] and g [m] are in units of the cost
 import math
 import warnings
 from dataclasses import dataclass, field
-from typing import cast
 
 import ot
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from orca_ray.alignment import distance
-from orca_ray.alignment.cost import Cost
+from orca_ray.alignment.cost import Cost, recomputed
 from orca_ray.alignment.distance import Diagnosis
 
 RELATIVE_EPSILON = 0.05
@@ -76,10 +74,9 @@ def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
 def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None = None) -> Tensor:
     """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns).
 
-    POT iterates up to 200 times, from the columns' potential ``start_m``. Newton's method takes over where that is not
-    enough: with few points, or classes that are far apart, the plan is nearly a matching, and Sinkhorn's iterations
-    take more than 10 000. Where the matrices of the problem exceed `distance.MEMORY_BYTES`, up to 500 iterations
-    recompute the costs in blocks instead.
+    POT iterates up to 200 times, from the columns' potential ``start_m``. Newton's method continues: with few points,
+    or classes that are far apart, the plan is nearly a matching and takes more than 10 000 iterations. Where the
+    matrices of the problem exceed `distance.MEMORY_BYTES`, up to 500 iterations recompute the costs in blocks instead.
     """
     n, m = cost.shape
     with torch.no_grad():
@@ -102,9 +99,9 @@ def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None
 def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, Tensor]:
     """Return OT between a side and itself, differentiable in the costs, and its potential [n].
 
-    The iteration is the symmetric u ← (u a / K u)^½, whose error at least halves in each where the kernel is positive
-    semi-definite (Feydy et al. 2019): some tens, where POT's alternating ones take up to thousands. A kernel that
-    exceeds half of `distance.MEMORY_BYTES` is recomputed in each.
+    Iterates u ← (u a / K u)^½, whose error at least halves each time where the kernel is positive semi-definite (Feydy
+    et al. 2019): tens of iterations, where POT's alternating ones are up to thousands. A kernel that exceeds half of
+    `distance.MEMORY_BYTES` is recomputed in each.
     """
     n, blocks = cost.shape[0], cost.blocks
     with torch.no_grad():
@@ -129,7 +126,7 @@ def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, 
 
 
 def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: Tensor) -> Tensor:
-    """Return ``value`` with P as its gradient in C; blocks of P are recomputed in the backward pass."""
+    """Return ``value`` with P as its gradient in C."""
 
     def linear_part(rows: slice) -> Tensor:
         cost_rm = cost.rows(rows)
@@ -137,7 +134,7 @@ def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: 
         return (plan_rm * cost_rm).sum() / math.prod(cost.shape)
 
     for rows in cost.blocks if torch.is_grad_enabled() else ():
-        part = cast(Tensor, checkpoint(linear_part, rows, use_reentrant=False, preserve_rng_state=False))
+        part = recomputed(linear_part, rows)
         value = value + (part - part.detach())
     return value
 
@@ -161,7 +158,7 @@ def _sinkhorn_in_blocks(cost: Cost, epsilon: float, g_m: Tensor) -> tuple[Tensor
     """Return as `_newton`, by Sinkhorn's iterations on logarithms; the rows' marginals are exact."""
     n, m = cost.shape
     f_n, next_m = cost.x_nD.new_empty(n), g_m
-    for iteration in range(1, _OWN_ITERATIONS + 1):
+    for iteration in range(1, _OWN_ITERATIONS + 1):  # noqa: B007 (returned)
         g_m, sums_m = next_m, torch.full_like(g_m, -torch.inf)
         for rows, cost_rm in cost:
             scaled_rm = cost_rm / epsilon

@@ -101,14 +101,7 @@ def _packaged_file(body: PackagedBody, name: str) -> bytes:
         return archive.read(next(member for member in archive.namelist() if PurePosixPath(member).name == name))
 
 
-SOURCE = Source(
-    name="conll2003",
-    modality="sequence",
-    sample=sample,
-    file=RawFile(
-        path="conll2003.zip",
-        urls=("https://data.deepai.org/conll2003.zip",),
-        num_bytes=1_000_000,
-        unpacked="train.txt",
-    ),
+_FILE = RawFile(
+    path="conll2003.zip", urls=("https://data.deepai.org/conll2003.zip",), num_bytes=1_000_000, unpacked="train.txt"
 )
+SOURCE = Source(name="conll2003", modality="sequence", sample=sample, file=_FILE)
