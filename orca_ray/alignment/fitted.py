@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.environment import environment
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.registry import get_distance
-from orca_ray.alignment.tensor_file import read_tensors, tensor_bytes, write_tensors
+from orca_ray.alignment.tensor_cache import environment, read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 

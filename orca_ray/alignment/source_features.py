@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import default_source, get_source, source_names
 from orca_ray.alignment.source import SampleRequest, Source
-from orca_ray.alignment.tensor_file import read_tensors, tensor_bytes, write_tensors
+from orca_ray.alignment.tensor_cache import read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.models.modality import get_modality

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orca_ray.alignment import distance as contract
-from orca_ray.alignment.distance import Distance
+from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances.mmd import MMD
 from orca_ray.alignment.distances.sliced import Sliced, directions
-from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.errors import UserError
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from orca_ray.alignment import source_features as source_module
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.image_features import embedded_size
 from orca_ray.alignment.registry import default_source, source_names
 from orca_ray.alignment.source_features import source_features
