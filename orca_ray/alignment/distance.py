@@ -194,5 +194,4 @@ def _check_labels(what: str, y: Tensor, x: Tensor) -> None:
 
 def _consecutive(labels: Tensor) -> Tensor:
     """Rename labels to 0 … K-1 in sorted order."""
-    _, consecutive = torch.unique(labels, return_inverse=True)
-    return cast(Tensor, consecutive)
+    return cast(Tensor, torch.unique(labels, return_inverse=True)[1])
