@@ -110,7 +110,7 @@ class Distance(ABC):
         y_N = _consecutive(source.y)
         self._single_class = int(y_N.max()) == 0
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
-            x_ND = source.x.to(self._dtype(source.x))
+            x_ND = source.x.to(self.dtype(source.x))
             self.terms = dict(self._source_terms(x_ND, y_N) if terms is None else terms)
             self._prepare(x_ND, y_N, self.terms)
         return self
@@ -141,7 +141,7 @@ class Distance(ABC):
         shares_L = sizes_L / len(y_n) if shares is None else shares.to(device)
         assert shares_L.shape == sizes_L.shape, "a share for each class that occurs"
         with torch.autocast(device.type, enabled=False):
-            x_nD = features.to(self._dtype(features))
+            x_nD = features.to(self.dtype(features))
             if x_nD.requires_grad and x_nD.dtype != features.dtype:
                 largest = torch.finfo(features.dtype).max
                 x_nD.register_hook(lambda grad: grad.clamp(-largest, largest))  # type: ignore[no-untyped-call]
@@ -158,7 +158,8 @@ class Distance(ABC):
                 logger.info("distance %s: %s", self.name, note)
         return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
 
-    def _dtype(self, x: Tensor) -> torch.dtype:
+    def dtype(self, x: Tensor) -> torch.dtype:
+        """Return the type that calls with features ``x`` compute in."""
         return torch.promote_types(self.precision, x.dtype)
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:

@@ -19,9 +19,6 @@ logger = logging.getLogger(__name__)
 MAX_FILES, MAX_BYTES = 256, 2 * 10**9
 """The least recently used terms are removed from the disk beyond either."""
 
-_MAX_IN_PROCESS = {"cpu": 4}
-"""Fitted distances on a device; one on others, whose memory trials need."""
-
 _in_process: OrderedDict[tuple[str, str], Distance] = OrderedDict()
 
 
@@ -34,13 +31,13 @@ def fitted_distance(name: str, source: SourceFeatures, device: torch.device | st
     UserError for an unknown name, or a source that the distance cannot be fitted to.
     """
     distance = get_distance(name)
-    digest = _digest(distance, source, torch.device(device))
-    key = (digest, str(torch.device(device)))
+    device = torch.device(device)
+    key = (_digest(distance, source, device), str(device))
     if key not in _in_process:
-        _in_process[key] = _fitted(distance, source.to(device), digest)
+        _in_process[key] = _fitted(distance, source.to(device), key[0])
     _in_process.move_to_end(key)
     on_device = [other for other in _in_process if other[1] == key[1]]
-    for other in on_device[: -_MAX_IN_PROCESS.get(torch.device(device).type, 1)]:
+    for other in on_device[: -4 if device.type == "cpu" else -1]:  # trials need the memory of other devices
         del _in_process[other]
     return _in_process[key]
 
@@ -70,8 +67,7 @@ def _fitted(distance: Distance, source: SourceFeatures, digest: str) -> Distance
 
 
 def _digest(distance: Distance, source: SourceFeatures, device: torch.device) -> str:
-    precision = torch.promote_types(distance.precision, source.x.dtype)
-    identity = (distance.name, distance.version, precision, source.x.shape, environment(device))
+    identity = (distance.name, distance.version, distance.dtype(source.x), source.x.shape, environment(device))
     digest = hashlib.sha256(repr(identity).encode())
     for tensor in (source.x, source.y.long()):
         digest.update(f"{tensor.dtype}".encode())

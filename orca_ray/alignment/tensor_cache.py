@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache as once
@@ -88,11 +89,9 @@ def _hardware(device: torch.device) -> str:
 def _processor() -> str:
     """Name the processor: libraries choose kernels by maker and model, not by instruction set alone."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        lines = []
-    fields = (line.partition(":") for line in lines)
-    values = {name.strip(): value.strip() for name, _, value in fields}
-    return (
-        ", ".join(values[name] for name in _PROCESSOR if name in values) or platform.processor() or platform.machine()
-    )
+        text = ""
+    values = dict(re.findall(r"^(.+?)[ \t]*:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
+    known = ", ".join(values[name] for name in _PROCESSOR if name in values)
+    return known or platform.processor() or platform.machine()
