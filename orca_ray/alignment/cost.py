@@ -4,7 +4,6 @@ Letters: n rows, m columns, r rows of a block, D features, L and K classes of ro
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -71,7 +70,7 @@ class Cost:
 
     def store(self, limit: int | None = None) -> "Cost":
         """Compute and store all costs up to ``limit`` bytes, at most a quarter of a call's memory; return self."""
-        limit = min(limit or math.inf, distance.MEMORY_BYTES // 4)
+        limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
         return self

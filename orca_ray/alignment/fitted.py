@@ -53,7 +53,7 @@ def _fitted(distance: Distance, source: SourceFeatures, digest: str) -> Distance
         except (UserError, OSError) as error:
             logger.warning("source terms are not cached on disk: %s", error)
             path = None
-        terms = path and read_tensors(path)
+        terms = None if path is None else read_tensors(path)
         if terms is None:
             logger.info("fitting distance %s to source features %s", distance.name, source.name)
         distance.fit(source, terms)
