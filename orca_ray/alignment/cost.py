@@ -4,10 +4,12 @@ Letters: n rows, m columns, r rows of a block, D features, L and K classes of ro
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from orca_ray.alignment import distance
 from orca_ray.errors import UserError
@@ -32,9 +34,15 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
-def half_squared_distances(x_nD: Tensor, y_mD: Tensor) -> Tensor:
+def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Return ``function(*args)``, whose intermediate results are recomputed in the backward pass to save memory."""
+    return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
+
+
+def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None = None) -> Tensor:
     """Return ½‖x_i − y_j‖² [n, m]. Centre the points first: the expanded form cancels badly far from the origin."""
-    half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + (y_mD * y_mD).sum(1))
+    squares_m = (y_mD * y_mD).sum(1) if squares_m is None else squares_m
+    half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + squares_m)
     return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
 
 
@@ -54,14 +62,15 @@ class Cost:
         what: str = "points",
     ) -> None:
         self._alone = z_mD is None
-        self.x_nD, self._z_mD = x_nD, x_nD if z_mD is None else z_mD
+        self.x_nD, self.z_mD = x_nD, x_nD if z_mD is None else z_mD
+        self._squares_m = (self.z_mD * self.z_mD).sum(1)
         self._w_LK, self._labels, self.what = w_LK, labels, what
         self._stored_nm: Tensor | None = None
-        self.shape = (len(x_nD), len(self._z_mD))
+        self.shape = (len(x_nD), len(self.z_mD))
 
     def store(self, limit: int | None = None) -> "Cost":
-        """Compute and store all costs up to ``limit`` bytes, by default an eighth of a call's memory; return self."""
-        limit = distance.MEMORY_BYTES // 8 if limit is None else min(limit, distance.MEMORY_BYTES // 8)
+        """Compute and store all costs up to ``limit`` bytes, at most a quarter of a call's memory; return self."""
+        limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
         return self
@@ -69,8 +78,9 @@ class Cost:
     def columns(self, columns: slice) -> "Cost":
         """Return C of some columns, which shares the memory of a stored one."""
         part = copy.copy(self)
-        part._z_mD = self._z_mD[columns]
-        part.shape = (self.shape[0], len(part._z_mD))
+        part.z_mD = self.z_mD[columns]
+        part._squares_m = self._squares_m[columns]
+        part.shape = (self.shape[0], len(part.z_mD))
         part._stored_nm = None if self._stored_nm is None else self._stored_nm[:, columns]
         return part
 
@@ -86,7 +96,7 @@ class Cost:
 
     def rows(self, rows: slice) -> Tensor:
         """Compute the costs of some rows, differentiable in the points and in W."""
-        cost_rm = half_squared_distances(self.x_nD[rows], self._z_mD)
+        cost_rm = half_squared_distances(self.x_nD[rows], self.z_mD, self._squares_m)
         if self._w_LK is not None:
             assert self._labels is not None
             cost_rm = cost_rm + (0.5 * self._w_LK)[self._labels[0][rows]][:, self._labels[1]]

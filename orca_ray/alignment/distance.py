@@ -1,4 +1,4 @@
-"""The contract of a distance, which alignment minimises.
+"""Source features, and the contract of a distance, which alignment minimises.
 
 Letters in tensor names: N source points, n target points, D features, K source classes, L target classes.
 """
@@ -12,13 +12,32 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.features import SourceFeatures, check_features, check_labels
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2**30
 """Working memory of one call, excluding the source's terms and the features themselves."""
+
+
+@dataclass(frozen=True)
+class SourceFeatures:
+    """Embedded samples of a body's own modality, to which alignment moves the target's; raises UserError if invalid."""
+
+    x: Tensor
+    """[N, D] float features: the mean over an embedded sample's tokens."""
+    y: Tensor
+    """[N] integer class ids, any integers."""
+    name: str
+    """Name of the source, e.g. ``vocabulary``."""
+
+    def __post_init__(self) -> None:
+        _check_features(f"source features {self.name!r}", self.x)
+        _check_labels(f"source labels {self.name!r}", self.y, self.x)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same features on ``device``."""
+        return type(self)(self.x.to(device), self.y.to(device), self.name)
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,7 @@ class Distance(ABC):
         y_N = _consecutive(source.y)
         self._single_class = int(y_N.max()) == 0
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
-            x_ND = source.x.to(self._dtype(source.x))
+            x_ND = source.x.to(self.dtype(source.x))
             self.terms = dict(self._source_terms(x_ND, y_N) if terms is None else terms)
             self._prepare(x_ND, y_N, self.terms)
         return self
@@ -107,8 +126,8 @@ class Distance(ABC):
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")
-        check_features("target features", features)
-        check_labels("target labels", labels, features)
+        _check_features("target features", features)
+        _check_labels("target labels", labels, features)
         num_features = self._source.x.shape[1]
         if features.shape[1] != num_features:
             raise UserError(
@@ -122,7 +141,7 @@ class Distance(ABC):
         shares_L = sizes_L / len(y_n) if shares is None else shares.to(device)
         assert shares_L.shape == sizes_L.shape, "a share for each class that occurs"
         with torch.autocast(device.type, enabled=False):
-            x_nD = features.to(self._dtype(features))
+            x_nD = features.to(self.dtype(features))
             if x_nD.requires_grad and x_nD.dtype != features.dtype:
                 largest = torch.finfo(features.dtype).max
                 x_nD.register_hook(lambda grad: grad.clamp(-largest, largest))  # type: ignore[no-untyped-call]
@@ -139,7 +158,8 @@ class Distance(ABC):
                 logger.info("distance %s: %s", self.name, note)
         return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
 
-    def _dtype(self, x: Tensor) -> torch.dtype:
+    def dtype(self, x: Tensor) -> torch.dtype:
+        """Return the type that calls with features ``x`` compute in."""
         return torch.promote_types(self.precision, x.dtype)
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
@@ -155,7 +175,24 @@ class Distance(ABC):
         """Return the scalar for class ids 0 … L-1, all of which occur; set `diagnosis` if it can say anything."""
 
 
+def _check_features(what: str, x: Tensor) -> None:
+    """Raise UserError unless ``x`` is a finite float matrix with at least one row and one column."""
+    if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
+        raise UserError(f"{what}: expected a float matrix [samples, features], got {x.dtype} of shape {tuple(x.shape)}")
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):  # allocates no mask
+        bad = int((~torch.isfinite(x)).sum())
+        raise UserError(
+            f"{what} of shape {tuple(x.shape)}: {bad} of {x.numel()} values are NaN or infinite; check the arrays that "
+            "they were computed from, and lower align.learning_rate if they grew while aligning"
+        )
+
+
+def _check_labels(what: str, y: Tensor, x: Tensor) -> None:
+    """Raise UserError unless ``y`` contains one integer for each row of ``x``."""
+    if y.ndim != 1 or len(y) != len(x) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise UserError(f"{what}: expected {len(x)} integer class ids, got {y.dtype} of shape {tuple(y.shape)}")
+
+
 def _consecutive(labels: Tensor) -> Tensor:
     """Rename labels to 0 … K-1 in sorted order."""
-    _, consecutive = torch.unique(labels, return_inverse=True)
-    return cast(Tensor, consecutive)
+    return cast(Tensor, torch.unique(labels, return_inverse=True)[1])

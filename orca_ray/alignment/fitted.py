@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.environment import environment
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.registry import get_distance
-from orca_ray.alignment.tensor_file import read_tensors, tensor_bytes, write_tensors
+from orca_ray.alignment.tensor_cache import environment, read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 
@@ -20,9 +18,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FILES, MAX_BYTES = 256, 2 * 10**9
 """The least recently used terms are removed from the disk beyond either."""
-
-_MAX_IN_PROCESS = {"cpu": 4}
-"""Fitted distances on a device; one on others, whose memory trials need."""
 
 _in_process: OrderedDict[tuple[str, str], Distance] = OrderedDict()
 
@@ -36,13 +31,13 @@ def fitted_distance(name: str, source: SourceFeatures, device: torch.device | st
     UserError for an unknown name, or a source that the distance cannot be fitted to.
     """
     distance = get_distance(name)
-    digest = _digest(distance, source, torch.device(device))
-    key = (digest, str(torch.device(device)))
+    device = torch.device(device)
+    key = (_digest(distance, source, device), str(device))
     if key not in _in_process:
-        _in_process[key] = _fitted(distance, source.to(device), digest)
+        _in_process[key] = _fitted(distance, source.to(device), key[0])
     _in_process.move_to_end(key)
     on_device = [other for other in _in_process if other[1] == key[1]]
-    for other in on_device[: -_MAX_IN_PROCESS.get(torch.device(device).type, 1)]:
+    for other in on_device[: -4 if device.type == "cpu" else -1]:  # trials need the memory of other devices
         del _in_process[other]
     return _in_process[key]
 
@@ -51,7 +46,13 @@ def _fitted(distance: Distance, source: SourceFeatures, digest: str) -> Distance
     if type(distance)._source_terms is Distance._source_terms:
         return distance.fit(source)
     with ExitStack() as stack:
-        path = _locked(f"{distance.name}-{digest}.safetensors", stack)
+        path: Path | None = None
+        try:
+            path = cache.source_dir() / "terms" / f"{distance.name}-{digest}.safetensors"
+            stack.enter_context(cache.lock(path))
+        except (UserError, OSError) as error:
+            logger.warning("source terms are not cached on disk: %s", error)
+            path = None
         terms = None if path is None else read_tensors(path)
         if terms is None:
             logger.info("fitting distance %s to source features %s", distance.name, source.name)
@@ -66,21 +67,9 @@ def _fitted(distance: Distance, source: SourceFeatures, digest: str) -> Distance
 
 
 def _digest(distance: Distance, source: SourceFeatures, device: torch.device) -> str:
-    precision = torch.promote_types(distance.precision, source.x.dtype)
-    identity = (distance.name, distance.version, precision, source.x.shape, environment(device))
+    identity = (distance.name, distance.version, distance.dtype(source.x), source.x.shape, environment(device))
     digest = hashlib.sha256(repr(identity).encode())
     for tensor in (source.x, source.y.long()):
         digest.update(f"{tensor.dtype}".encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:32]
-
-
-def _locked(file_name: str, stack: ExitStack) -> Path | None:
-    """Lock the file of the terms and return its path; None, with a warning, where there can be no such file."""
-    try:
-        path = cache.source_dir() / "terms" / file_name
-        stack.enter_context(cache.lock(path))
-    except (UserError, OSError) as error:
-        logger.warning("source terms are not cached on disk: %s", error)
-        return None
-    return path

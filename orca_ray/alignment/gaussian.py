@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.checkpoint import checkpoint
 
-from orca_ray.alignment.cost import half_squared_distances, row_blocks
+from orca_ray.alignment.cost import half_squared_distances, recomputed, row_blocks
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,8 @@ def _overlaps(factors: Sequence[Tensor], other_rD: Tensor) -> Tensor:
     # A padded product exists about three times: as itself, its singular vectors, and its polar factor.
     row_bytes = 3 * other_rD.element_size() * largest * len(other_rD)
     what = f"classes of {largest} and {len(other_rD)} points or features"
-    parts = []
-    for block in row_blocks(len(factors), row_bytes, torch.device("meta"), what=what):
-        arguments = (_nuclear_norms, other_rD, *factors[block])
-        parts.append(cast(Tensor, checkpoint(*arguments, use_reentrant=False, preserve_rng_state=False)))
-    return torch.cat(parts)
+    blocks = row_blocks(len(factors), row_bytes, torch.device("meta"), what=what)
+    return torch.cat([recomputed(_nuclear_norms, other_rD, *factors[block]) for block in blocks])
 
 
 def _nuclear_norms(other_rD: Tensor, *factors: Tensor) -> Tensor:
@@ -101,7 +97,7 @@ class _NuclearNorm(torch.autograd.Function):
         sigma = squares.clamp_min(0).sqrt()
         # Eigenvalues of the product are accurate to 1e-16 of the largest, their roots to 1e-8.
         nonzero = sigma > 1e-7 * sigma[:, -1:]
-        inverse = torch.where(nonzero, 1.0 / sigma.where(nonzero, torch.ones_like(sigma)), torch.zeros_like(sigma))
+        inverse = torch.where(nonzero, 1.0 / sigma, 0.0)
         polar = (tall @ v) * inverse[:, None, :] @ v.mT
         ctx.save_for_backward(polar.mT if wide else polar)
         total: Tensor = (sigma * nonzero).sum(1)

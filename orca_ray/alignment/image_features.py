@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from orca_ray.alignment.source import SampleRequest
 from orca_ray.models.body import Stem
 from orca_ray.models.vision import ImageStem
 
@@ -27,22 +28,19 @@ def read_photograph(data: bytes) -> Tensor:
     return torch.from_numpy(pixels / 255.0).permute(2, 0, 1)
 
 
-def resize(image_CHW: Tensor, size: int) -> Tensor:
-    """Resize [3, H, W] in 0 … 1 to [3, size, size]."""
-    return F.interpolate(image_CHW[None], size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
-
-
 def embedded_size(stem: Stem, image_size: int) -> int:
     """Round to a whole number of patches, as the embedder does."""
     assert isinstance(stem, ImageStem), "image sources are for image bodies"
     return max(1, round(image_size / stem.patch_size)) * stem.patch_size
 
 
-def embed(stem: Stem, images: Iterable[Tensor]) -> Tensor:
-    """Normalise images [3, size, size] in 0 … 1 as the body does and return the mean over their tokens, [N, D]."""
+def embed(request: SampleRequest, images: Iterable[Tensor]) -> Tensor:
+    """Resize and normalise images [3, H, W] in 0 … 1 as the body does and return the mean over their tokens, [N, D]."""
+    stem, size = request.stem, embedded_size(request.stem, request.image_size)
     assert isinstance(stem, ImageStem)
     mean_C, std_C = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))
-    iterator, features = iter(images), []
-    while batch := list(islice(iterator, _BATCH)):
-        features.append(stem.embed_images((torch.stack(batch) - mean_C) / std_C).mean(1))
+    resized = (F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0] for image in images)
+    features = []
+    while batch := list(islice(resized, _BATCH)):
+        features.append(stem.embed_images((torch.stack(batch).clamp(0, 1) - mean_C) / std_C).mean(1))
     return torch.cat(features)

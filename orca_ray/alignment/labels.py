@@ -17,9 +17,9 @@ _SKETCH_WIDTH = 4096
 def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id a sample, [N] int64.
 
-    Classes (an integer vector) are returned unchanged. Scalars, multiple labels and dense fields [N, ...] are flattened
-    and clustered by k-means (mini-batches above 10 000 samples) into at most ``num_classes`` classes, reproducibly on
-    one machine. Raises UserError for an empty target, one that is not finite, or ``num_classes`` < 1.
+    Classes (an integer vector) are returned unchanged. Other targets [N, ...] are flattened and clustered by k-means
+    (mini-batches above 10 000 samples) into at most ``num_classes`` classes, reproducibly on one machine. Raises
+    UserError for an empty target, one that is not finite, or ``num_classes`` < 1.
     """
     if num_classes < 1:
         raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")
@@ -56,12 +56,8 @@ def _cluster(y_ND: np.ndarray[Any, Any], num_classes: int, seed: int) -> np.ndar
         raise UserError(f"targets of shape {y_ND.shape}: NaN or infinite values, no pseudo-labels can be made of them")
     y_ND = y_ND - y_ND.mean(axis=0)
     y_ND /= y_ND.std() or 1.0  # the tolerances of k-means depend on the scale
-    num_clusters = _num_distinct(y_ND, num_classes)
-    if len(y_ND) > _MINI_BATCH_ABOVE:
-        model = MiniBatchKMeans(num_clusters, n_init=3, random_state=seed)
-    else:
-        model = KMeans(num_clusters, n_init=3, random_state=seed)
-    labels: np.ndarray[Any, Any] = model.fit_predict(y_ND)
+    kind = MiniBatchKMeans if len(y_ND) > _MINI_BATCH_ABOVE else KMeans
+    labels: np.ndarray[Any, Any] = kind(_num_distinct(y_ND, num_classes), n_init=3, random_state=seed).fit_predict(y_ND)
     return labels.astype(np.int64)
 
 

@@ -42,16 +42,18 @@ def ladder(squared_diameter: float) -> list[float]:
 def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Tensor:
     """Return mean f of a symmetric cost for ladders of 1 to 5 steps and 6 phases, float64 [5, 6]; see `self_value`.
 
-    A target only changes the ladder of the costs within the source, and each half step at least halves the effect of
-    those before. So mean f depends on the last temperatures alone: on the position of d² between EPSILON times two
-    powers of 4 (the phase, in (0, 1]) and, for short ladders, on their number of steps. Ladders shorter than that of
-    the cloud's own ``squared_diameter`` are not computed; ``factor`` scales the temperatures.
+    A target only changes the ladder of the costs within the source. Each half step at least halves the effect of those
+    before, so mean f depends on the last temperatures alone: on the phase of d², its position in (0, 1] between EPSILON
+    times two powers of 4, and on the number of steps of a short ladder. ``squared_diameter`` is the cloud's own, and
+    shorter ladders are not computed; ``factor`` scales the temperatures.
     """
     first = _steps_and_phase(squared_diameter)[0]
-    rows = []
-    for steps in range(first, _REMEMBERED + 1):
-        ladders = [ladder(EPSILON * 4.0 ** (steps - 1 + phase)) for phase in _PHASES]
-        rows.append([solve(cost, [factor * e for e in each], symmetric=True).value / 2.0 for each in ladders])
+
+    def mean_f(height: float) -> float:
+        temperatures = [factor * e for e in ladder(EPSILON * 4.0**height)]
+        return solve(cost, temperatures, symmetric=True).value / 2.0
+
+    rows = [[mean_f(steps - 1 + phase) for phase in _PHASES] for steps in range(first, _REMEMBERED + 1)]
     return torch.tensor([rows[0]] * (first - 1) + rows, dtype=torch.float64)
 
 
@@ -86,8 +88,8 @@ class Solution:
     def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Return P X [n, D] and the mean of P's rows [N].
 
-        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step: the reference's autograd sees that
-        step alone.
+        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step, the only one with autograd in the
+        reference.
         """
         product_nD, mass_N = x_ND.new_empty(len(self.g_n), x_ND.shape[1]), torch.zeros_like(self.f_N)
         for rows, cost_rN in self._cost:

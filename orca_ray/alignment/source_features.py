@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import default_source, get_source, source_names
 from orca_ray.alignment.source import SampleRequest, Source
-from orca_ray.alignment.tensor_file import read_tensors, tensor_bytes, write_tensors
+from orca_ray.alignment.tensor_cache import read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.models.modality import get_modality
@@ -42,8 +42,8 @@ def source_features(
         body: name of the body; the suffix ``:layers=N`` makes no difference.
         image_size: pixels a side, rounded as the embedder does; ignored for sequence bodies.
         num_samples: number of samples.
-        pretrained: False takes the stem of a randomly initialised body, which depends on ``seed``.
-        seed: of the sampling.
+        pretrained: False takes the stem of a randomly initialised body.
+        seed: of the sampling and of that initialisation.
     """
     if num_samples < 1:
         raise UserError(f"source features need at least 1 sample, got {num_samples}")
@@ -60,7 +60,7 @@ def source_features(
         request = SampleRequest(stem, parse_body_name(body)[0], size, num_samples, seed)
         _in_process[key] = _cached(source, request)
     _in_process.move_to_end(key)
-    while len(_in_process) > _IN_PROCESS:
+    if len(_in_process) > _IN_PROCESS:
         _in_process.popitem(last=False)
     return _in_process[key]
 

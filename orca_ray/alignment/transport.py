@@ -8,23 +8,20 @@ themselves need no autograd. Potentials f [n] and g [m] are in units of the cost
 import math
 import warnings
 from dataclasses import dataclass, field
-from typing import cast
 
 import ot
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from orca_ray.alignment import distance
-from orca_ray.alignment.cost import Cost
+from orca_ray.alignment.cost import Cost, recomputed
 from orca_ray.alignment.distance import Diagnosis
-from orca_ray.errors import UserError
 
 RELATIVE_EPSILON = 0.05
 """eps as a share of the mean cost within the source: smaller than gaps between classes, but fast to converge."""
 TOLERANCE = 1e-7
 """L1 error of a plan's marginals, of at most 2."""
-_POT_ITERATIONS, _SELF_ITERATIONS, _NEWTON_STEPS = 200, 500, 60
+_POT_ITERATIONS, _OWN_ITERATIONS, _NEWTON_STEPS = 200, 500, 60
 _LARGEST_NEWTON = 2048
 """Points of the smaller side up to which Newton's steps are fast enough."""
 _LARGEST_MOVE = 50.0
@@ -51,6 +48,14 @@ class Report:
                 "bring the two sides to a similar scale, or align with bures or sliced"
             )
 
+    def add_recomputed(self, cost: Cost) -> None:
+        """Record a problem that is solved in blocks."""
+        n, m = cost.shape
+        self.notes.append(
+            f"the transport between {cost.what} ({n} x {m} points) exceeds the memory of a call and recomputes its "
+            "costs in each iteration: fewer samples (align.samples, align.source_samples) are much faster"
+        )
+
     def diagnosis(self) -> Diagnosis:
         """Summarise."""
         return Diagnosis(self.error <= TOLERANCE, self.iterations, self.error, tuple(dict.fromkeys(self.notes)))
@@ -69,19 +74,23 @@ def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
 def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None = None) -> Tensor:
     """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns).
 
-    POT iterates up to 200 times, from the columns' potential ``start_m``. Newton's method takes over where that is not
-    enough: with few points, or classes that are far apart, the plan is nearly a matching, and Sinkhorn's iterations
-    take more than 10 000. Raises UserError where the matrices of the problem exceed `distance.MEMORY_BYTES`.
+    POT iterates up to 200 times, from the columns' potential ``start_m``. Newton's method continues: with few points,
+    or classes that are far apart, the plan is nearly a matching and takes more than 10 000 iterations. Where the
+    matrices of the problem exceed `distance.MEMORY_BYTES`, up to 500 iterations recompute the costs in blocks instead.
     """
     n, m = cost.shape
-    refuse_too_large(n, m, _COPIES, cost.what)
     with torch.no_grad():
-        scaled_nm = torch.cat([cost_rm / epsilon for _, cost_rm in cost])
-        f_n, g_m, iterations = _sinkhorn(scaled_nm, None if start_m is None else start_m / epsilon)
-        error = float(((f_n[:, None] + g_m - scaled_nm).exp_().sum(0) / n - 1.0).abs().mean())
-        if not error <= TOLERANCE and min(n, m) <= _LARGEST_NEWTON:
-            f_n, g_m, error, steps = _newton(scaled_nm, f_n, g_m)
-            iterations += steps
+        g_m = cost.x_nD.new_zeros(m) if start_m is None else start_m / epsilon
+        if _COPIES * 8 * n * m > distance.MEMORY_BYTES:
+            report.add_recomputed(cost)
+            f_n, g_m, error, iterations = _sinkhorn_in_blocks(cost, epsilon, g_m)
+        else:
+            scaled_nm = torch.cat([cost_rm / epsilon for _, cost_rm in cost])
+            f_n, g_m, iterations = _sinkhorn(scaled_nm, g_m)
+            error = float(((f_n[:, None] + g_m - scaled_nm).exp_().sum(0) / n - 1.0).abs().mean())
+            if not error <= TOLERANCE and min(n, m) <= _LARGEST_NEWTON:
+                f_n, g_m, error, steps = _newton(scaled_nm, f_n, g_m)
+                iterations += steps
         report.add(cost.what, iterations, error)
         value = epsilon * (f_n.mean() + g_m.mean())
     return _with_gradient(value, cost, epsilon, f_n, g_m)
@@ -90,9 +99,9 @@ def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None
 def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, Tensor]:
     """Return OT between a side and itself, differentiable in the costs, and its potential [n].
 
-    The iteration is the symmetric u ← (u a / K u)^½, whose error at least halves in each where the kernel is positive
-    semi-definite (Feydy et al. 2019): some tens, where POT's alternating ones take up to thousands. A kernel that
-    exceeds half of `distance.MEMORY_BYTES` is recomputed in each.
+    Iterates u ← (u a / K u)^½, whose error at least halves each time where the kernel is positive semi-definite (Feydy
+    et al. 2019): tens of iterations, where POT's alternating ones are up to thousands. A kernel that exceeds half of
+    `distance.MEMORY_BYTES` is recomputed in each.
     """
     n, blocks = cost.shape[0], cost.blocks
     with torch.no_grad():
@@ -102,15 +111,12 @@ def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, 
 
         stored = [kernel(rows) for rows in blocks] if 16 * n * n <= distance.MEMORY_BYTES else None
         if stored is None:
-            report.notes.append(
-                f"the transport between {cost.what} ({n} x {n} points) exceeds the memory of a call and recomputes its "
-                "costs in each iteration: fewer samples (align.samples, align.source_samples) are much faster"
-            )
+            report.add_recomputed(cost)
         u_n = cost.x_nD.new_ones(n)
-        for iteration in range(1, _SELF_ITERATIONS + 1):
+        for iteration in range(1, _OWN_ITERATIONS + 1):
             sums_n = torch.cat([kernel_rn @ u_n for kernel_rn in stored or map(kernel, blocks)]) / n
             error = float((u_n * sums_n - 1.0).abs().mean())
-            if error <= TOLERANCE or iteration == _SELF_ITERATIONS:
+            if error <= TOLERANCE or iteration == _OWN_ITERATIONS:
                 break
             u_n = (u_n / sums_n).sqrt_()
         report.add(cost.what, iteration, error)
@@ -120,7 +126,7 @@ def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, 
 
 
 def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: Tensor) -> Tensor:
-    """Return ``value`` with P as its gradient in C; blocks of P are recomputed in the backward pass."""
+    """Return ``value`` with P as its gradient in C."""
 
     def linear_part(rows: slice) -> Tensor:
         cost_rm = cost.rows(rows)
@@ -128,27 +134,15 @@ def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: 
         return (plan_rm * cost_rm).sum() / math.prod(cost.shape)
 
     for rows in cost.blocks if torch.is_grad_enabled() else ():
-        part = cast(Tensor, checkpoint(linear_part, rows, use_reentrant=False, preserve_rng_state=False))
+        part = recomputed(linear_part, rows)
         value = value + (part - part.detach())
     return value
 
 
-def refuse_too_large(n: int, m: int, copies: int, what: str) -> None:
-    """Raise UserError where so many float64 matrices [n, m] exceed `distance.MEMORY_BYTES`."""
-    needed = copies * 8 * n * m
-    if needed > distance.MEMORY_BYTES:
-        raise UserError(
-            f"the transport between {what} ({n} x {m} samples) takes {needed / 1e6:.1f} MB, more than the "
-            f"{distance.MEMORY_BYTES / 1e6:.1f} MB that a call may use; take fewer source samples "
-            "(align.source_samples) or fewer target samples (align.samples), or align with bures or sliced"
-        )
-
-
-def _sinkhorn(scaled_nm: Tensor, g_m: Tensor | None) -> tuple[Tensor, Tensor, int]:
+def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, int]:
     """Return both scaled potentials, the rows' marginals being exact, and the number of iterations."""
     n, m = scaled_nm.shape
     weights = scaled_nm.new_full((n,), 1.0 / n), scaled_nm.new_full((m,), 1.0 / m)
-    g_m = scaled_nm.new_zeros(m) if g_m is None else g_m
     start = ((scaled_nm - g_m).amin(1), g_m)  # a C-transform: each row of the first kernel contains a 1
     options = {"numItermax": _POT_ITERATIONS, "stopThr": TOLERANCE / math.sqrt(m), "log": True, "warmstart": start}
     with warnings.catch_warnings():
@@ -158,6 +152,23 @@ def _sinkhorn(scaled_nm: Tensor, g_m: Tensor | None) -> tuple[Tensor, Tensor, in
             return log["logu"] + math.log(n), log["logv"] + math.log(m), log["n_iter"] + 1
         _, log = ot.bregman.sinkhorn_log(*weights, scaled_nm, 1.0, **options)  # slower, and never loses its precision
     return log["log_u"] + math.log(n), log["log_v"] + math.log(m), log["niter"] + 1
+
+
+def _sinkhorn_in_blocks(cost: Cost, epsilon: float, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:
+    """Return as `_newton`, by Sinkhorn's iterations on logarithms; the rows' marginals are exact."""
+    n, m = cost.shape
+    f_n, next_m = cost.x_nD.new_empty(n), g_m
+    for iteration in range(1, _OWN_ITERATIONS + 1):  # noqa: B007 (returned)
+        g_m, sums_m = next_m, torch.full_like(g_m, -torch.inf)
+        for rows, cost_rm in cost:
+            scaled_rm = cost_rm / epsilon
+            f_n[rows] = math.log(m) - torch.logsumexp(g_m - scaled_rm, 1)
+            sums_m = torch.logaddexp(sums_m, torch.logsumexp(f_n[rows, None] - scaled_rm, 0))
+        next_m = math.log(n) - sums_m
+        error = float(torch.expm1(g_m - next_m).abs().mean())
+        if error <= TOLERANCE:
+            break
+    return f_n, g_m, error, iteration
 
 
 def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import default_source, get_distance
 from orca_ray.alignment.source_features import source_features

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_ray.alignment.environment import environment
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import SourceFeatures
+from orca_ray.alignment.tensor_cache import environment
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Rows, num_bytes

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.alignment import environment, fitted, tensor_file
+from orca_ray.alignment import fitted, tensor_cache
+from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.distances.otdd import OTDD
-from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.data import cache
@@ -82,9 +82,9 @@ def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monke
     monkeypatch.setattr(OTDD, "version", OTDD.version + 1)
     fitted_distance("otdd", src)
     assert len(files(home)) == 6
-    monkeypatch.setattr(environment, "_hardware", lambda device: "another kind of machine")
+    monkeypatch.setattr(tensor_cache, "_hardware", lambda device: "another kind of machine")
     fitted_distance("otdd", src)
-    monkeypatch.setattr(environment, "_versions", lambda: ("torch 9.9",))
+    monkeypatch.setattr(tensor_cache, "_versions", lambda: ("torch 9.9",))
     fitted_distance("otdd", src)
     assert len(files(home)) == 8
     assert len(fits) == 7
@@ -92,14 +92,14 @@ def test_kept_by_all_that_the_terms_depend_on(fits: list[int], home: Path, monke
 
 def test_processors_and_their_units_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    usual = environment.environment(cpu)
-    assert usual == environment.environment(cpu)
+    usual = tensor_cache.environment(cpu)
+    assert usual == tensor_cache.environment(cpu)
     with monkeypatch.context() as patch:
         units = not has_bfloat16_units(cpu)
-        patch.setattr(environment, "has_bfloat16_units", lambda device: units)
-        assert environment.environment(cpu) != usual
-    monkeypatch.setattr(environment, "_processor", lambda: "another")
-    assert environment.environment(cpu) != usual
+        patch.setattr(tensor_cache, "has_bfloat16_units", lambda device: units)
+        assert tensor_cache.environment(cpu) != usual
+    monkeypatch.setattr(tensor_cache, "_processor", lambda: "another")
+    assert tensor_cache.environment(cpu) != usual
 
 
 def test_only_a_few_stay_in_the_process() -> None:
@@ -135,7 +135,7 @@ def test_full_disk_costs_time_only(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensor_file, "save_file", full)
+    monkeypatch.setattr(tensor_cache, "save_file", full)
     src, (x, y) = source(), cloud(17)
     with caplog.at_level(logging.WARNING):
         value = fitted_distance("otdd", src)(x, y)

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from orca_ray.alignment import distance as contract
 from orca_ray.alignment import ladder
-from orca_ray.alignment.distance import Distance
+from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances import otdd_reference
-from orca_ray.alignment.features import SourceFeatures
 from orca_ray.alignment.registry import get_distance
 from orca_ray.errors import UserError
 from tests.perf.reference import make_features

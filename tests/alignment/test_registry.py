@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orca_ray.alignment import distances, sources
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import distance_names, get_distance, get_source, source_names
 from orca_ray.errors import UserError
 

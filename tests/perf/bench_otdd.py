@@ -34,8 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.registry import get_distance
 from tests.perf.reference import Features, ReferenceOtdd, load_otdd, make_features, reference_checkout
 

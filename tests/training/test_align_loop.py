@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from orca_ray.alignment import labels as labels_module
-from orca_ray.alignment.distance import Diagnosis, Distance
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment.distance import Diagnosis, Distance, SourceFeatures
 from orca_ray.alignment.registry import get_distance
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.alignment import environment
-from orca_ray.alignment.features import SourceFeatures
+from orca_ray.alignment import tensor_cache
+from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.data.prepared import Split
 from orca_ray.training import aligned_cache, checkpoint
 from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, Alignment, AlignReplay, alignment_key
@@ -75,7 +75,7 @@ def test_keys_differ_with_everything_that_decides(monkeypatch: pytest.MonkeyPatc
         key(settings={"seed": 1}),
         key(settings={"seed": 0, "threads": 2}),
     ]
-    monkeypatch.setattr(environment, "_versions", lambda: ("torch 9.9",))
+    monkeypatch.setattr(tensor_cache, "_versions", lambda: ("torch 9.9",))
     keys.append(key())
     assert len(set(keys)) == len(keys)
 

@@ -18,8 +18,7 @@ class OTDD(Sinkhorn):
 
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target),
 
-    solved as in `Sinkhorn`, with eps = 0.05 of the mean cost within the source, W included. The gradient flows through
-    the features' cost and through W.
+    solved as in `Sinkhorn`, with eps = 0.05 of the mean cost within the source. The gradient flows through both terms.
 
     The reference (ORCA) transports one target class at a time, with a constant W: the labels then cancel from its
     gradient. Here they act: moving a class changes its cost to each source class. A call costs that of `Sinkhorn` plus

@@ -72,14 +72,13 @@ class _Source:
 class ReferenceOTDD(Distance):
     """Objective ``otdd-exact`` of the reference, for comparison with its published results (protocol ``paper``).
 
-    value = Σ_c shares_c S(target class c, source), each target class against the whole source. S is a Sinkhorn
-    divergence with cost ½‖x − y‖² + ½ W, where W, the distance between the points' classes, is a Sinkhorn divergence
-    between the classes' points with cost ‖x − y‖². Both run the `ladder` down to eps = 0.1 and stop there. Hence:
+    value = Σ_c shares_c S(target class c, source). S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W, where W, the
+    distance between the points' classes, is a Sinkhorn divergence between their points with cost ‖x − y‖². Both run the
+    `ladder` down to eps = 0.1 and stop there. Hence:
 
-    - Neither problem is solved: where squared distances are large compared with eps = 0.1 (which is absolute, whatever
-      the features' scale) the plan's marginals are far off; see `diagnosis.error`. A converged solver has another
-      gradient. The value can be negative.
-    - The gradient is that of the last step alone, not the value's own. It is in closed form.
+    - Neither problem is solved: where squared distances are large compared with eps = 0.1, which is absolute, the
+      plan's marginals are far off (`diagnosis.error`). The value can be negative.
+    - The gradient is that of the last step alone, in closed form, not the value's own.
     - Labels do not train: W is a constant, and with one class on the target's side it cancels from the plan.
     - Bounding boxes include the class ids, so that the number of classes affects the ladder.
     - A target class of one sample is left out and its share is lost; so are source classes of fewer than 2 or more
@@ -88,8 +87,7 @@ class ReferenceOTDD(Distance):
     - Where a target class has more samples than the source, the reference takes a random subset of it, and at
       n % 256 == 1 it crashes; this implementation uses all points.
 
-    `fit` computes the costs within the source (`self_values`). A call takes two n N D products and about 30 passes over
-    the n N costs of each class.
+    A call takes two n N D products and about 30 passes over the n N costs of each class.
     """
 
     name = "otdd_reference"
@@ -109,9 +107,8 @@ class ReferenceOTDD(Distance):
                 "their squared distances exceed; scale them down or choose another distance"
             )
         points, boxes = [source.x_ND[c] for c in source.classes], (source.high_KD - source.low_KD).square().sum(1)
-        self_KSP = torch.stack(
-            [self_values(Cost(x).store(), float(d), 0.5) for x, d in zip(points, boxes, strict=True)]
-        )
+        selves = [self_values(Cost(x).store(), float(d), 0.5) for x, d in zip(points, boxes, strict=True)]
+        self_KSP = torch.stack(selves)
         w_KK = torch.stack([source.label_distances(self_KSP, x, Cost(x, source.x_ND).store()) for x in points])
         w_KK = (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0).to(source.x_ND)
         cost = Cost(source.x_ND, None, w_KK, (source.y_N, source.y_N)).store()
@@ -157,11 +154,9 @@ class ReferenceOTDD(Distance):
         across = solve(cost, temperatures, start_N=-half_w_N)
         own = solve(Cost(x_nD).store(_STEP_BYTES), temperatures, symmetric=True)
         value = across.value + float(half_w_N.mean()) - self_value(self._self_SP, squared) - own.value / 2.0
-        if wants_gradient:
-            gradient_nD, _ = own.barycentres(x_nD)
         source_nD, mass_N = across.barycentres(source.x_ND if wants_gradient else source.x_ND[:, :0])
         if wants_gradient:
-            gradient_nD.sub_(source_nD).div_(len(x_nD))
+            gradient_nD = (own.barycentres(x_nD)[0] - source_nD) / len(x_nD)
         return value, float((len(mass_N) * mass_N - 1.0).abs().mean()), len(temperatures) + 2, gradient_nD
 
 

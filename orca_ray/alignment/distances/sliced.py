@@ -5,9 +5,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from orca_ray.alignment.cost import row_blocks
+from orca_ray.alignment.cost import recomputed, row_blocks
 from orca_ray.alignment.distance import Distance
 
 _SEED = 20260
@@ -18,13 +17,12 @@ class Sliced(Distance):
     """Mean over directions of the squared 2-Wasserstein distance between the projections; blind to labels.
 
     (Rabin et al. 2011; Bonneel et al. 2015.) The optimal coupling matches quantiles, exactly for any n and N: a target
-    point is compared with the source's quantiles of its own share of the mass, which `fit` sums up; POT sorts both
-    sides in each call. Moving one side of a set and itself apart by d gives ‖d‖² / D.
+    point is compared with the source's quantiles of its own share of the mass, which `fit` sums up. Moving one side of
+    a set and itself apart by d gives ‖d‖² / D.
 
-    The directions are the same in every process: whole orthonormal frames of D directions each, at least 512, from a
-    fixed seed. In a frame the squares of the projections of any vector add up to its squared norm, so the distance
-    between the means is exact. Other frames move the value by 1 to 3 % (D from 16 to 768), but the gradient of a single
-    point by more: at D = 768, where one frame is all, two seeds agree to a cosine of 0.5 to 0.8.
+    The directions are orthonormal frames of D directions each, at least 512, from a fixed seed. The distance between
+    the means is exact. Other frames move the value by 1 to 3 % (D from 16 to 768), but the gradient of a single point
+    by more: at D = 768, where one frame is all, two seeds agree to a cosine of 0.5 to 0.8.
     O(N P D + P N log N) once for P directions, O(n P D + P n log n) a call.
     """
 
@@ -45,15 +43,9 @@ class Sliced(Distance):
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         x_nD = x_nD - self._center_D
-        total = x_nD.new_zeros(())
-        blocks = self._blocks(len(x_nD))
+        blocks, total = self._blocks(len(x_nD)), x_nD.new_zeros(())
         for rows in blocks:
-            if len(blocks) == 1 or not x_nD.requires_grad:
-                total = total + self._sum_over(rows, x_nD)
-            else:  # projections are recomputed in the backward pass
-                part = checkpoint(self._sum_over, rows, x_nD, use_reentrant=False, preserve_rng_state=False)
-                assert isinstance(part, Tensor)
-                total = total + part
+            total = total + (self._sum_over(rows, x_nD) if len(blocks) == 1 else recomputed(self._sum_over, rows, x_nD))
         return total / len(self._directions_PD)
 
     def _blocks(self, num_points: int) -> list[slice]:
@@ -62,8 +54,7 @@ class Sliced(Distance):
         return row_blocks(num_directions, 4 * 8 * num_points, device, what=f"projections of {num_points} points")
 
     def _sum_over(self, rows: slice, x_nD: Tensor) -> Tensor:
-        sorted_pn = (self._directions_PD[rows] @ x_nD.T).sort(dim=1).values
-        mean_pn = self._quantile_means(rows, x_nD)
+        sorted_pn, mean_pn = (self._directions_PD[rows] @ x_nD.T).sort(dim=1).values, self._quantile_means(rows, x_nD)
         # The variance of the source's quantiles within a target point's share is constant.
         within_p = (self._square_P[rows] - (mean_pn * mean_pn).mean(1)).clamp_min(0)
         moved_p: Tensor = ((sorted_pn - mean_pn) ** 2).mean(1)

@@ -6,9 +6,10 @@ from typing import cast
 import ot
 from torch import Tensor
 
+from orca_ray.alignment import distance
 from orca_ray.alignment.cost import half_squared_distances
 from orca_ray.alignment.distance import Diagnosis, Distance
-from orca_ray.alignment.transport import refuse_too_large
+from orca_ray.errors import UserError
 
 _MAX_ITERATIONS = 10_000_000
 _COPIES = 8
@@ -32,7 +33,14 @@ class Wasserstein(Distance):
         self._x_ND = x_ND - self._center_D
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        refuse_too_large(len(x_nD), len(self._x_ND), _COPIES, "target and source")
+        needed = _COPIES * 8 * len(x_nD) * len(self._x_ND)
+        if needed > distance.MEMORY_BYTES:
+            raise UserError(
+                f"the transport between target and source ({len(x_nD)} x {len(self._x_ND)} samples) takes "
+                f"{needed / 1e6:.1f} MB, more than the {distance.MEMORY_BYTES / 1e6:.1f} MB that a call may use; take "
+                "fewer source samples (align.source_samples) or fewer target samples (align.samples), or align with "
+                "sinkhorn, bures or sliced"
+            )
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)
         scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores differences below an absolute 1e-16 or so
         solved = ot.solve(cost_nN / scale, max_iter=_MAX_ITERATIONS)

