@@ -18,12 +18,7 @@ PROBLEM = Problem(
     loss="nrmse",
     input_scale="standardised",  # normal noise
     reading=Reading(
-        layout=seeds(2),
-        grid=(128, 128),
-        t_train=101,
-        test_first=False,
-        input_channels=(0,),
-        target_channels=(1,),
+        layout=seeds(2), grid=(128, 128), t_train=101, test_first=False, input_channels=(0,), target_channels=(1,)
     ),
     paper_splits=True,
 )
