@@ -11,7 +11,7 @@ def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
     """Return the paths of the files that ``listing`` names, in its order.
 
     They are looked for in ``raw`` and in the list's folder, without as many of the first folders of their names as
-    the first name needs: ``/mnt/data/chunks/a.wav`` may be ``chunks/a.wav`` here.
+    the first name needs: ``/mnt/data/chunks/a.wav`` may be ``chunks/a.wav`` on this machine.
 
     Raises UserError for no names, a name with ``..`` or a missing file, naming list, row and file.
     """

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out
+from orca_ray.tasks.task import SPLIT_SEED
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,7 @@ def hosted(path: str, at: str, num_bytes: int, unpacked: str = "") -> RawFile:
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
     """Return the values of ``keys`` of a mapping; raises UserError naming a missing key."""
     if not isinstance(content, dict):
-        found = type(content).__name__
-        raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {found}")
+        raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {type(content).__name__}")
     if absent := [key for key in keys if key not in content]:
         found = ", ".join(repr(key) for key in content) or "none"
         raise UserError(f"{path}: the key {absent[0]!r} is missing; expected {', '.join(keys)}, found {found}")
@@ -56,8 +55,7 @@ def class_labels(path: Path, field: str, value: Any, count: int, num_classes: in
     y = np.asarray(value) if isinstance(value, list) and all(map(np.isscalar, value)) else value
     y = numbers(path, field, y, (count,), "iuf")
     refuse_labels(path, field, y, first, first + num_classes - 1)
-    labels: Array = y.astype(np.int64) - first
-    return labels
+    return np.asarray(y.astype(np.int64) - first)
 
 
 def published_splits(
@@ -66,25 +64,26 @@ def published_splits(
     given: tuple[Array, Array],
     test: tuple[Array, Array],
     scaled: Callable[[Array], Array],
-    seed: int,
+    num_published: int,
 ) -> dict[str, Array]:
     """Return the arrays of a published training set and test set of (inputs [N, …], labels [N]).
 
     As many samples as test has are held out of training for validation. ``scaled`` maps a batch of inputs of the file
-    to prepared ones.
+    to prepared ones. Fewer training samples than ``num_published`` are logged.
     """
-    kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), seed))
+    log_fewer(path, len(given[1]), num_published)
+    kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED))
     chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
     arrays: dict[str, Array] = {}
     for split, ((x, labels), indices) in chosen.items():
-        rows = partial(_rows, x, scaled)
+        rows = _scaled_rows(x, scaled)
         arrays[f"{split}_x"] = filled(workspace, split, indices, rows, scaled(x[:1]).shape[1:])
         arrays[f"{split}_y"] = labels[indices]
     return arrays
 
 
-def _rows(x: Array, scaled: Callable[[Array], Array], indices: Indices) -> Array:
-    return scaled(x[indices])
+def _scaled_rows(x: Array, scaled: Callable[[Array], Array]) -> Callable[[Indices], Array]:
+    return lambda indices: scaled(x[indices])
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:

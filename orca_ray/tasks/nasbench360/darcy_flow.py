@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from orca_ray.data.prepared import SPLITS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_mat, refuse_not_finite
 from orca_ray.errors import UserError
@@ -34,16 +35,11 @@ def _build(workspace: Workspace) -> Arrays:
     x_mean, x_std = pointwise(x[:num_seen])
     y_mean, y_std = pointwise(y[:num_seen])
     inputs, test_inputs = ((fields - x_mean) / x_std for fields in (x, x_test))
-    return {
-        "train_x": _with_grid(inputs[:num_train]),
-        "train_y": np.array(y[:num_train]),
-        "validation_x": _with_grid(inputs[num_train:]),
-        "validation_y": np.array(y[num_train:]),
-        "test_x": _with_grid(test_inputs),
-        "test_y": np.array(y_test),
-        "y_mean": y_mean,
-        "y_std": y_std,
-    }
+    parts = ((inputs[:num_train], y[:num_train]), (inputs[num_train:], y[num_train:]), (test_inputs, y_test))
+    arrays = {"y_mean": y_mean, "y_std": y_std}
+    for split, (fields, targets) in zip(SPLITS, parts, strict=True):
+        arrays |= {f"{split}_x": _with_grid(fields), f"{split}_y": np.array(targets)}
+    return arrays
 
 
 def pointwise(fields: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.prepared import SPLITS, SplitName
+from orca_ray.data.prepared import SplitName
 from orca_ray.data.readers import open_npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
@@ -27,11 +27,11 @@ def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
     content = open_npz(path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"])
     arrays: dict[str, Array] = {}
-    for split in SPLITS:
-        y = _labels(path, f"y_{_MEMBERS[split]}", content)
-        sequences = _sequences(path, f"x_{_MEMBERS[split]}", content, len(y))
+    for split, name in _MEMBERS.items():
+        y = _zeros_and_ones(path, f"y_{name}", numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)))
+        sequences = _sequences(path, f"x_{name}", content, len(y))
         x = filled(workspace, split, np.arange(len(y)), sequences, (NUM_BASES, LENGTH))
-        arrays |= {f"{split}_x": x, f"{split}_y": y}
+        arrays |= {f"{split}_x": x, f"{split}_y": y.astype(np.float32)}
     log_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
     return arrays
 
@@ -44,11 +44,6 @@ def _sequences(path: Path, field: str, content: Mapping[str, Array], count: int)
         return numbers(path, field, content[field], (count, LENGTH, NUM_BASES))
 
     return lambda indices: _zeros_and_ones(path, field, unpacked()[indices]).transpose(0, 2, 1)
-
-
-def _labels(path: Path, field: str, content: Mapping[str, Array]) -> Array:
-    """Return labels [N, 36], 0 or 1."""
-    return _zeros_and_ones(path, field, numbers(path, field, content[field], (None, NUM_LABELS))).astype(np.float32)
 
 
 def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:

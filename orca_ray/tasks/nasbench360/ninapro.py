@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.prepared import SPLITS, SplitName
+from orca_ray.data.prepared import SplitName
 from orca_ray.data.readers import read_npy, refuse_not_finite
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, hosted, numbers
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
@@ -19,8 +19,7 @@ _FILES: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "
 
 def _build(workspace: Workspace) -> Arrays:
     arrays: dict[str, Array] = {}
-    for split in SPLITS:
-        name = _FILES[split]
+    for split, name in _FILES.items():
         x = _windows(workspace.file(f"ninaPro/ninapro_{name}.npy"))
         path = workspace.file(f"ninaPro/label_{name}.npy")
         y = class_labels(path, "labels", read_npy(path, ndim=1, kind="fiu"), len(x), NUM_CLASSES)

@@ -1,8 +1,6 @@
 """Advection at speed 0.4 of a random wave on a periodic line."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, stacked
 
 PROBLEM = Problem(
     name="advection",

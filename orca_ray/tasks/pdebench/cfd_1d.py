@@ -4,9 +4,7 @@ The three fields are concatenated. Inputs and targets are standardised by the in
 units, as in the reference implementation of ORCA.
 """
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading, by_inputs
+from orca_ray.tasks.pdebench._declare import Problem, Reading, by_inputs, downloaded, stacked
 
 PROBLEM = Problem(
     name="cfd_1d",

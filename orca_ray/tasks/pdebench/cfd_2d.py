@@ -4,9 +4,7 @@ Inputs and targets are standardised by their own frame's statistics over the fir
 in these units, as in the reference implementation of ORCA.
 """
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading, by_frame
+from orca_ray.tasks.pdebench._declare import Problem, Reading, by_frame, downloaded, stacked
 
 PROBLEM = Problem(
     name="cfd_2d",

@@ -1,8 +1,6 @@
 """Darcy flow with forcing 0.1: from the diffusion coefficient to the steady state."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Steady
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, Steady, downloaded
 
 PROBLEM = Problem(
     name="darcy",

@@ -1,8 +1,6 @@
 """Diffusion (0.5) and logistic growth (rate 1.0) on a periodic line."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, stacked
 
 PROBLEM = Problem(
     name="diffusion_reaction_1d",

@@ -1,8 +1,6 @@
 """Diffusion and sorption of a solute in ground water, on a line."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import seeds
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, seeds
 
 PROBLEM = Problem(
     name="diffusion_sorption",
