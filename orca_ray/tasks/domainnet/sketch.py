@@ -72,7 +72,7 @@ def _fields(listing: Path, number: int, line: str) -> tuple[str, int]:
 
 
 def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -> dict[str, Array]:
-    """Return training images: resized to 256, cropped to 224, half of them mirrored."""
+    """Resize training images to 256, crop them to 224, and mirror half of them."""
     random = np.random.RandomState(seed)
     corners = random.randint(LARGER - SIDE + 1, size=(len(paths), 2))
     mirrored = random.random_sample(len(paths)) < 0.5

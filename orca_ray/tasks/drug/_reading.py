@@ -43,15 +43,15 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
 def _build(workspace: Workspace, name: str) -> Arrays:
     given, given_y = _read(workspace, name, "train")
     test, test_y = _read(workspace, name, "test")
-    features = {split: workspace.file(f"drug_sep/{name}_{_FIELDS[split][0]}.npy") for split in _FIELDS}
-    parts = hold_out(features["train"], len(given), max(1, len(given) // 10), SPLIT_SEED)
+    path, test_path = (workspace.file(f"drug_sep/{name}_{x}.npy") for x, _ in _FIELDS.values())
+    parts = hold_out(path, len(given), max(1, len(given) // 10), SPLIT_SEED)
     train, validation = (np.sort(part) for part in parts)  # so that rows are read in the order of the file
     return {
-        "train_x": _filled(workspace, "train", features["train"], given, train),
+        "train_x": _filled(workspace, "train", path, given, train),
         "train_y": given_y[train],
-        "validation_x": _filled(workspace, "validation", features["train"], given, validation),
+        "validation_x": _filled(workspace, "validation", path, given, validation),
         "validation_y": given_y[validation],
-        "test_x": _filled(workspace, "test", features["test"], test, np.arange(len(test))),
+        "test_x": _filled(workspace, "test", test_path, test, np.arange(len(test))),
         "test_y": test_y,
     }
 

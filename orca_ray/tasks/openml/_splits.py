@@ -13,7 +13,6 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-
 LEAST_ROWS = 3
 """Least number of rows of a class: one for each split, so that the metric is defined."""
 
@@ -34,8 +33,7 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
     if (counts >= LEAST_ROWS).sum() < 2:
         found = ", ".join(f"{each}: {count}" for each, count in zip(classes, counts, strict=True))
         raise UserError(f"{name}: expected two classes or more of {LEAST_ROWS} rows each, found {found or 'none'}")
-    kept: npt.NDArray[np.bool_] = (labels >= 0) & ~np.isin(labels, rare)
-    return kept
+    return np.asarray((labels >= 0) & ~np.isin(labels, rare))
 
 
 def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:

@@ -46,8 +46,8 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     """Return the arrays of one table; raises UserError as `read_table`, `frequent`, `classes` and `encode` do."""
     name = workspace.task
     table = read_table(workspace, dataset_id)
-    labels, named = classes(name, table.target)
-    kept = frequent(name, labels, named)
+    labels, names = classes(name, table.target)
+    kept = frequent(name, labels, names)
     columns, labels = [column.rows(kept) for column in table.columns], np.unique(labels[kept], return_inverse=True)[1]
     train, validation, test = split(labels, SPLIT_SEED)
     paper = workspace.protocol == PAPER
