@@ -122,7 +122,7 @@ def statistics(blocks: Iterable[Array]) -> Scale:
 
     Blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
     """
-    count, mean, squares = 0, np.float64(0), np.float64(0)
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
     for block in blocks:
         wide = block.astype(np.float64)
         number, centre = len(wide), wide.mean(axis=0)
