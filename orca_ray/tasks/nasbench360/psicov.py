@@ -127,40 +127,24 @@ class Squares:
 
     def __init__(self, workspace: Workspace, split: str, num: int) -> None:
         """Make the arrays for ``num`` proteins."""
-        self._rows = workspace.array(f"{split}_x.positions", (num, NUM_FEATURES, SIDE))
-        self._columns = workspace.array(f"{split}_x.columns", (num, NUM_FEATURES, SIDE))
-        self._extents = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
-        self._pairs = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
+        residues = (num, NUM_FEATURES, SIDE)
+        parts = {part: workspace.array(f"{split}_x.{part}", residues) for part in ("positions", "columns")}
+        parts["pairs"] = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
+        parts["extents"] = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
+        self.x = PairwiseRows(parts)
         self.y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
 
-    @property
-    def arrays(self) -> tuple[Array, ...]:
-        """All arrays that `put` fills."""
-        return (self._rows, self._columns, self._extents, self._pairs, self.y)
-
-    @property
-    def x(self) -> PairwiseRows:
-        """The inputs [num, *SHAPE]."""
-        return PairwiseRows(
-            {"positions": self._rows, "columns": self._columns, "extents": self._extents, "pairs": self._pairs}
-        )
-
     def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
-        """Fill row ``index`` with a protein.
+        """Fill row ``index`` with a protein; targets beyond ``clip`` Å become ``clip``.
 
-        Args:
-            index: row of the arrays.
-            protein: the protein.
-            shares: position in [0, 1) of the window of its rows, and of its columns, among all possible ones; a protein
-                that fits has one.
-            clip: largest target in Å; larger ones become it.
+        ``shares`` are the positions in [0, 1) of the windows of its rows and of its columns among all possible ones.
         """
         rows, from_rows = _window(len(protein), shares[0])
         columns, from_columns = _window(len(protein), shares[1])
-        self._rows[index][:, rows] = protein.features[:, from_rows]
-        self._columns[index][:, columns] = protein.features[:, from_columns]
-        self._extents[index] = (rows.start, rows.stop), (columns.start, columns.stop)
-        self._pairs[index][:, rows, columns] = protein.pairs[:, from_rows, from_columns]
+        self.x.parts["positions"][index][:, rows] = protein.features[:, from_rows]
+        self.x.parts["columns"][index][:, columns] = protein.features[:, from_columns]
+        self.x.parts["extents"][index] = (rows.start, rows.stop), (columns.start, columns.stop)
+        self.x.parts["pairs"][index][:, rows, columns] = protein.pairs[:, from_rows, from_columns]
         self.y[index] = min(PADDING, clip)
         self.y[index][rows, columns] = np.minimum(protein.distances[from_rows, from_columns], clip)
 
@@ -203,7 +187,7 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
     shares = np.random.RandomState(SPLIT_SEED).random_sample((len(names), 2))
     if folder != "deepcov":
         shares[:, 1] = shares[:, 0]
-    for part in workspace.batches(split, len(names), _BATCH, *squares.arrays):
+    for part in workspace.batches(split, len(names), _BATCH, *squares.x.parts.values(), squares.y):
         for index in range(part.start, part.stop):
             protein = read_protein(workspace.raw / "protein" / folder, names[index])
             squares.put(index, protein, (shares[index, 0], shares[index, 1]), clip)

@@ -1,22 +1,25 @@
-"""Download of OpenML tables: ``<id>/description.json``, the server's description of a data set, and ``<id>/data.arff``.
+"""OpenML's tables: ``<id>/description.json``, the server's description of a data set, and ``<id>/data.arff``.
 
-The description gives the address and the MD5 of the table.
-
-Two requests are needed, which `orca_ray.data.fetch` makes: it resumes, retries, verifies and pins downloads.
-scikit-learn's client does not resume or pin, and OpenML's own reads pickles from its cache by default.
+The description, the answer of ``/api/v1/json/data/<id>`` stored unchanged, gives the address and the MD5 of the table.
+Both are downloaded by `orca_ray.data.fetch`, which resumes, retries, verifies and pins: scikit-learn's client does not
+resume or pin, and OpenML's own reads pickles from its cache by default.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch as fetch_files
+from orca_ray.data.json_files import read_json
 from orca_ray.data.raw import RawFile
-from orca_ray.tasks.openml._description import read_description
+from orca_ray.errors import UserError
 
 SERVER = "https://www.openml.org"
-
 _PATIENCE = Patience()
+_FORMATS = r"(?i)arff|sparse_arff"  # one reader for both
 
 
 def raw_files(dataset_id: int, server: str = SERVER) -> tuple[RawFile, RawFile]:
@@ -43,3 +46,66 @@ def fetch(
     described = read_description(raw / description.path, dataset_id)
     urls = (described.url, f"{server}/data/v1/download/{described.file_id}")
     fetch_files((RawFile(path=table.path, urls=urls, md5=described.md5),), raw, progress, patience=patience)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The fields that are needed to get and to read a table: its address, its id on the server, its MD5 …"""
+
+    url: str
+    file_id: str
+    md5: str
+    target: str
+    """Name of the column to predict."""
+    left_out: frozenset[str]
+    """Names of columns that are not features: row numbers, and those that the uploader ignores."""
+
+
+def read_description(path: Path, dataset_id: int) -> Description:
+    """Read the description at ``path``, which must be that of ``dataset_id``.
+
+    Raises UserError if it is not JSON, an error answer of the server, of another data set, lacks a field, or describes
+    a table that is not ARFF.
+    """
+    fields = _fields(path)
+    _text(path, fields, "format", _FORMATS)
+    if (found := _text(path, fields, "id", r"[0-9]+")) != str(dataset_id):
+        raise UserError(f"{path} describes data set {found}, expected {dataset_id}; fetch it again")
+    return Description(
+        url=_text(path, fields, "url", r"https?://.+"),
+        file_id=_text(path, fields, "file_id", r"[0-9]+"),
+        md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
+        # As in the reference; the server's list of features may name another target.
+        target=_text(path, fields, "default_target_attribute", r"[^,]+"),
+        left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
+    )
+
+
+def _fields(path: Path) -> Mapping[str, Any]:
+    try:
+        content = read_json(path)
+    except UserError as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path} is not the JSON that OpenML answers with: {told}; fetch it again") from error
+    fields = content.get("data_set_description")
+    if not isinstance(fields, dict):
+        told = str(content)[:200]
+        raise UserError(f"{path} holds no field data_set_description, but {told}; fetch it again")
+    return fields
+
+
+def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
+    found = fields.get(name)
+    text = str(found) if isinstance(found, int) else found  # ids come as text today; they are numbers
+    if not isinstance(text, str) or not re.fullmatch(allowed, text):
+        raise UserError(f"{path}: field {name} is {found!r}, expected text that matches {allowed!r}")
+    return text
+
+
+def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
+    """Return names of columns, given as nothing, one name, several separated by commas, or a list."""
+    found = fields.get(name) or []
+    given = [found] if isinstance(found, str) else found
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise UserError(f"{path}: field {name} is {found!r}, expected names of columns")
+    return [column for each in given for column in each.split(",")]

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from orca_ray.data.rows import Array
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.openml._client import raw_files
-from orca_ray.tasks.openml._description import read_description
+from orca_ray.tasks.openml._client import raw_files, read_description
 
 Row = Sequence[Any]
 Attribute = tuple[str, str | list[str]]

@@ -41,7 +41,7 @@ class Problem:
     md5: str
     num_bytes: int
     """Size of the samples, frames and points that PDEBench declares."""
-    num_samples: tuple[int, int, int]
+    num_samples: tuple[int, int, int] = (8000, 1000, 1000)
     """Sizes of train, validation and test of the published file."""
     loss: Literal["nrmse", "rmse"]
     input_scale: Scale = "units"

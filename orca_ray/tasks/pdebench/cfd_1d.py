@@ -12,7 +12,6 @@ PROBLEM = Problem(
     datafile=164668,
     md5="45655bd77d006ab539c52b7fbcf099b9",
     num_bytes=12_410_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="rmse",
     input_scale="standardised",
     target_scale="standardised",

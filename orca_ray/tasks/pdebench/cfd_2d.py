@@ -12,7 +12,6 @@ PROBLEM = Problem(
     datafile=164691,
     md5="75a34f34a3dcd9bc8ae4b7adf8bf372c",
     num_bytes=55_050_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="nrmse",
     input_scale="standardised",
     target_scale="standardised",

@@ -8,7 +8,6 @@ PROBLEM = Problem(
     datafile=133218,
     md5="294f9a03a4aa16b0e386469ca8b471be",
     num_bytes=1_310_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="nrmse",
     reading=Reading(layout=Steady, grid=(128, 128), stride=2, t_train=1000, test_first=True),
 )

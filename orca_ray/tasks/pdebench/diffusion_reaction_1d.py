@@ -8,7 +8,6 @@ PROBLEM = Problem(
     datafile=133177,
     md5="69a429239778d529cd419ed5888ea835",
     num_bytes=4_140_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="nrmse",
     reading=Reading(layout=stacked("tensor"), grid=(1024,), t_train=30, test_first=True),
     paper_splits=True,
