@@ -65,7 +65,7 @@ def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None
     ``x`` is standardised with the training statistics over ``axes``: all axes by default (one mean and deviation),
     ``(0,)`` for one a feature. NaN marks padding and becomes zero, the mean.
     """
-    return _named(parts, axes, [y.astype(np.int64) for _, y in parts])
+    return named([(x, y.astype(np.int64)) for x, y in _standardised(parts, axes)])
 
 
 def regression(
@@ -75,14 +75,17 @@ def regression(
 
     ``y_mean`` and ``y_std`` are training statistics over ``target_axes`` (which include the sample axis 0).
     """
-    targets = [y.astype(np.float32) for _, y in parts]
-    mean, std = splits.statistics(targets[0], target_axes)
-    return {**_named(parts, axes, targets), "y_mean": mean[0], "y_std": std[0]}
+    arrays = named([(x, y.astype(np.float32)) for x, y in _standardised(parts, axes)])
+    mean, std = splits.statistics(arrays["train_y"], target_axes)
+    return {**arrays, "y_mean": mean[0], "y_std": std[0]}
 
 
-def _named(parts: Sequence[Pair], axes: tuple[int, ...] | None, targets: Sequence[Array]) -> dict[str, Array]:
+def named(parts: Sequence[Pair]) -> dict[str, Array]:
+    """Return the arrays of (x, y) of train, validation and test by name."""
+    pairs = zip(prepared.SPLITS, parts, strict=True)
+    return {f"{split}_{axis}": array for split, pair in pairs for axis, array in zip("xy", pair, strict=True)}
+
+
+def _standardised(parts: Sequence[Pair], axes: tuple[int, ...] | None) -> list[Pair]:
     mean, std = splits.statistics(parts[0][0], axes)
-    named: dict[str, Array] = {}
-    for split, (x, _), y in zip(prepared.SPLITS, parts, targets, strict=True):
-        named |= {f"{split}_x": np.nan_to_num(splits.standardise(x, mean, std), nan=0.0), f"{split}_y": y}
-    return named
+    return [(np.nan_to_num(splits.standardise(x, mean, std), nan=0.0), y) for x, y in parts]

@@ -3,10 +3,15 @@
 Shape letters: N samples, S residues of a padded protein, P pairs of residues.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORED = -1
 """Target of a mask's ignored pixels. As in the reference, they count as pixels outside of the mask with logit 0."""
@@ -109,10 +114,10 @@ def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
     return float(np.mean(sums[counts > 0] / counts[counts > 0]))
 
 
-def refuse_other_shape(predictions: Array, y: Array) -> None:
-    """Raise ValueError for shapes that differ, because broadcasting would give a wrong score."""
+def refuse_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
+    """Raise ValueError for shapes that differ, because broadcasting would give a wrong score or loss."""
     if predictions.shape != y.shape:
-        raise ValueError(f"predictions have shape {predictions.shape}, targets {y.shape}")
+        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 
 
 def area_under_roc(scores_N: Array, positive_N: Array) -> float:

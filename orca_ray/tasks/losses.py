@@ -16,7 +16,7 @@ from torch.nn import functional
 from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.tasks.dense_metrics import IGNORED
+from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
@@ -87,18 +87,18 @@ def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
 
     Ignored pixels count as logit 0, where the loss is log 2 whatever the target, and have no gradient.
     """
-    _same_shape(logits, y)
+    refuse_other_shape(logits, y)
     return _bce(torch.where(y == IGNORED, 0.0, logits), y)
 
 
 def _mse(predictions: Tensor, y: Tensor) -> Tensor:
-    _same_shape(predictions, y)
+    refuse_other_shape(predictions, y)
     return functional.mse_loss(predictions, y)
 
 
 def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
     """Return the mean over samples of a sample's RMSE; the gradient is zero, not NaN, for one that is met exactly."""
-    _same_shape(predictions, y)
+    refuse_other_shape(predictions, y)
     difference_BD = (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
     norm_B: Tensor = torch.linalg.vector_norm(difference_BD, dim=1)
     return norm_B.mean() / math.sqrt(difference_BD.shape[1])
@@ -106,15 +106,10 @@ def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
 
 def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
     """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂; the gradient is zero, not NaN, for one that is met exactly."""
-    _same_shape(predictions, y)
+    refuse_other_shape(predictions, y)
     error_B: Tensor = torch.linalg.vector_norm((predictions - y).flatten(1), dim=1)
     norm_B: Tensor = torch.linalg.vector_norm(y.flatten(1), dim=1)
     return (error_B / norm_B.clamp_min(torch.finfo(y.dtype).tiny)).mean()
-
-
-def _same_shape(predictions: Tensor, y: Tensor) -> None:
-    if predictions.shape != y.shape:  # broadcasting would give a wrong loss
-        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 
 
 def _plain(loss: Loss) -> LossFactory:

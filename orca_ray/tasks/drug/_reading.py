@@ -7,7 +7,7 @@ import numpy as np
 from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import filled, hold_out
+from orca_ray.tasks.arrays import filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
 WIDTH = 3840
@@ -46,14 +46,10 @@ def _build(workspace: Workspace, name: str) -> Arrays:
     path, test_path = (workspace.file(f"drug_sep/{name}_{x}.npy") for x, _ in _FIELDS.values())
     parts = hold_out(path, len(given), max(1, len(given) // 10), SPLIT_SEED)
     train, validation = (np.sort(part) for part in parts)  # so that rows are read in the order of the file
-    return {
-        "train_x": _filled(workspace, "train", path, given, train),
-        "train_y": given_y[train],
-        "validation_x": _filled(workspace, "validation", path, given, validation),
-        "validation_y": given_y[validation],
-        "test_x": _filled(workspace, "test", test_path, test, np.arange(len(test))),
-        "test_y": test_y,
-    }
+    x = _filled(workspace, "train", path, given, train)
+    x_validation = _filled(workspace, "validation", path, given, validation)
+    x_test = _filled(workspace, "test", test_path, test, np.arange(len(test)))
+    return named([(x, given_y[train]), (x_validation, given_y[validation]), (x_test, test_y)])
 
 
 def _read(workspace: Workspace, name: str, split: str) -> tuple[Array, Array]:

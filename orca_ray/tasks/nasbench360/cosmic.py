@@ -22,8 +22,7 @@ from orca_ray.data.readers import read_npy, refuse_not_finite
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
-from orca_ray.tasks.nasbench360._listed import located
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 SKY_FACTORS = (-0.9, 3.0)

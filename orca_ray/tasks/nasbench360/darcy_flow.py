@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.prepared import SPLITS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_mat, refuse_not_finite
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import named
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
@@ -36,10 +36,7 @@ def _build(workspace: Workspace) -> Arrays:
     y_mean, y_std = pointwise(y[:num_seen])
     inputs, test_inputs = ((fields - x_mean) / x_std for fields in (x, x_test))
     parts = ((inputs[:num_train], y[:num_train]), (inputs[num_train:], y[num_train:]), (test_inputs, y_test))
-    arrays = {"y_mean": y_mean, "y_std": y_std}
-    for split, (fields, targets) in zip(SPLITS, parts, strict=True):
-        arrays |= {f"{split}_x": _with_grid(fields), f"{split}_y": np.array(targets)}
-    return arrays
+    return {**named([(_with_grid(x), np.array(y)) for x, y in parts]), "y_mean": y_mean, "y_std": y_std}
 
 
 def pointwise(fields: Array) -> tuple[Array, Array]:

@@ -21,8 +21,7 @@ from orca_ray.data.readers import read_csv
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import each, filled, hold_out
 from orca_ray.tasks.nasbench360 import _audio
-from orca_ray.tasks.nasbench360._listed import located
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 NUM_LABELS = 200

@@ -12,11 +12,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data import prepared, splits
+from orca_ray.data import splits
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import named
 from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml._encoding import classes, encode, standardise_again
 from orca_ray.tasks.openml._table import read_table
@@ -58,10 +59,7 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     paper = workspace.protocol == PAPER
     x_NLW = encode(name, columns, np.arange(len(labels)) if paper else train)
     x = _as_sequences(dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train)
-    arrays: dict[str, npt.NDArray[np.generic]] = {}
-    for part, rows in zip(prepared.SPLITS, (train, validation, test), strict=True):
-        arrays |= {f"{part}_x": x[rows], f"{part}_y": labels[rows].astype(np.int64)}
-    return arrays
+    return named([(x[rows], labels[rows].astype(np.int64)) for rows in (train, validation, test)])
 
 
 def _as_sequences(dataset_id: int, x_NLW: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
