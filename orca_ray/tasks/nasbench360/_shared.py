@@ -11,7 +11,6 @@ import numpy as np
 from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
-from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out
@@ -77,14 +76,10 @@ def published_splits(
     chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
     arrays: dict[str, Array] = {}
     for split, ((x, labels), indices) in chosen.items():
-        rows = _scaled_rows(x, scaled)
-        arrays[f"{split}_x"] = filled(workspace, split, indices, rows, scaled(x[:1]).shape[1:])
+        shape = scaled(x[:1]).shape[1:]
+        arrays[f"{split}_x"] = filled(workspace, split, indices, lambda rows, x=x: scaled(x[rows]), shape)
         arrays[f"{split}_y"] = labels[indices]
     return arrays
-
-
-def _scaled_rows(x: Array, scaled: Callable[[Array], Array]) -> Callable[[Indices], Array]:
-    return lambda indices: scaled(x[indices])
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:

@@ -1,7 +1,6 @@
 """DeepSEA: 36 chromatin features from 1000 bases of DNA."""
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +28,16 @@ def _build(workspace: Workspace) -> Arrays:
     arrays: dict[str, Array] = {}
     for split, name in _MEMBERS.items():
         y = _zeros_and_ones(path, f"y_{name}", numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)))
-        sequences = _sequences(path, f"x_{name}", content, len(y))
-        x = filled(workspace, split, np.arange(len(y)), sequences, (NUM_BASES, LENGTH))
+        sequences = numbers(path, f"x_{name}", content[f"x_{name}"], (len(y), LENGTH, NUM_BASES))
+        x = filled(workspace, split, np.arange(len(y)), _one_hot(path, f"x_{name}", sequences), (NUM_BASES, LENGTH))
         arrays |= {f"{split}_x": x, f"{split}_y": y.astype(np.float32)}
     log_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
     return arrays
 
 
-def _sequences(path: Path, field: str, content: Mapping[str, Array], count: int) -> Callable[[Indices], Array]:
-    """Return a function of indices [b] to one-hot sequences [b, 4, 1000]; the first call unpacks the member."""
-
-    @cache
-    def unpacked() -> Array:
-        return numbers(path, field, content[field], (count, LENGTH, NUM_BASES))
-
-    return lambda indices: _zeros_and_ones(path, field, unpacked()[indices]).transpose(0, 2, 1)
+def _one_hot(path: Path, field: str, sequences: Array) -> Callable[[Indices], Array]:
+    """Return a function of indices [b] to one-hot sequences [b, 4, 1000]."""
+    return lambda indices: _zeros_and_ones(path, field, sequences[indices]).transpose(0, 2, 1)
 
 
 def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:

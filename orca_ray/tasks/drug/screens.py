@@ -1,4 +1,4 @@
-"""The reader and the declaration that both tasks of DrugCell's data share."""
+"""The response of a cell line to a drug, from the drug's fingerprint and the cell line's mutations: DrugCell's data."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ WIDTH = 3840
 _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
 
 
-def drug_task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
+def _task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
     """Declare the task of one screen (``ctrp`` or ``gdsc``); a tenth of the training rows is held out for validation.
 
     Targets are the responses in the files, neither standardised nor clipped, as in the reference.
@@ -35,7 +35,7 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
         citation=f"{citation}; Kuenzi et al., DrugCell, Cancer Cell, 2020",
         reference=reference,
         files=tuple(RawFile(path=f"drug_sep/{name}_{field}.npy") for pair in _FIELDS.values() for field in pair),
-        terms=terms,
+        terms=f"{terms}; put the four arrays into the raw directory yourself.",
         build=lambda workspace: _build(workspace, name),
     )
 
@@ -73,3 +73,22 @@ def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: 
         return rows[batch]
 
     return filled(workspace, split, indices, read, (1, WIDTH))
+
+
+TASKS = (
+    _task(
+        "ctrp",
+        "Drug response, CTRP screen",
+        citation="Seashore-Ludlow et al., Harnessing connectivity in a large-scale small-molecule sensitivity dataset, "
+        "Cancer Discovery, 2015",
+        reference="https://doi.org/10.1158/2159-8290.CD-15-0235",
+        terms="The Cancer Therapeutics Response Portal asks to be cited",
+    ),
+    _task(
+        "gdsc",
+        "Drug response, GDSC screen",
+        citation="Yang et al., Genomics of Drug Sensitivity in Cancer (GDSC), Nucleic Acids Research, 2013",
+        reference="https://doi.org/10.1093/nar/gks1111",
+        terms="Genomics of Drug Sensitivity in Cancer asks to be cited; read its terms before commercial use",
+    ),
+)
