@@ -129,8 +129,6 @@ class GivenEmbeddings(nn.Module):
 
     def forward(self, *given: Any, **named: Any) -> Tensor:
         """Return the embedded tokens, whichever argument the model passes them in."""
-        tokens = named.get("inputs_embeds")
-        if tokens is None:
-            tokens = next(value for value in (*given, *named.values()) if isinstance(value, Tensor))
-        assert isinstance(tokens, Tensor)
-        return tokens
+        embedded = named.get("inputs_embeds")
+        candidates = (*given, *named.values()) if embedded is None else (embedded,)
+        return next(value for value in candidates if isinstance(value, Tensor))

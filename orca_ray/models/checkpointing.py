@@ -1,6 +1,6 @@
-"""Gradient checkpointing: store the input of each layer and recompute its activations in the backward pass.
+"""Gradient checkpointing (Chen et al., 2016): store each layer's input, recompute its activations in the backward pass.
 
-(Chen et al., 2016.) Implemented for all bodies alike: MPNet has no switch for it, and timm's is on the whole model.
+Implemented for all bodies alike: MPNet has no switch for it, and timm's is on the whole model.
 """
 
 from collections.abc import Callable

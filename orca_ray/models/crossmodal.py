@@ -27,11 +27,8 @@ class CrossModalModel(nn.Module):
         # Not stored with the weights: they are computed from the data that the model is built for.
         self.register_buffer("input_mean", mean, persistent=False)
         self.register_buffer("input_deviation", deviation, persistent=False)
-        self.embedder = embedder
-        self.body = body
-        self.head = head
-        layout = embedder.layout
-        self._grid = (layout[0], layout[1]) if len(layout) == 2 else None
+        self.embedder, self.body, self.head = embedder, body, head
+        self._grid = (embedder.layout[0], embedder.layout[1]) if len(embedder.layout) == 2 else None
 
     def embed(self, x: Tensor) -> Tensor:
         """Embed raw inputs as tokens [B, T, D]."""

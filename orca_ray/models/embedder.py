@@ -59,8 +59,7 @@ class SequenceEmbedder(Embedder):
     def forward(self, x: Tensor) -> Tensor:
         """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
         tokens = _project(self.projection, F.pad(x, self._padding) if any(self._padding) else x)
-        tokens = self.norm(tokens if self.positions is None else tokens + self.positions)
-        embedded: Tensor = self.dropout(tokens)
+        embedded: Tensor = self.dropout(self.norm(tokens if self.positions is None else tokens + self.positions))
         return embedded
 
 
@@ -101,8 +100,7 @@ class ImageEmbedder(Embedder):
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     """Return the tokens [B, T, D] of the patches of [B, C, L] or [B, C, H, W], whose sides are multiples of a patch's.
 
-    A convolution without overlap is one matrix product, whose output has the memory layout that norm and body read; a
-    convolution's output would have to be copied, forwards and backwards.
+    It is a convolution without overlap as one matrix product, whose output needs no copy for the norm and the body.
     """
     patch, (num, channels, *size) = projection.kernel_size, x.shape
     if len(size) == 1:
@@ -144,9 +142,8 @@ def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) ->
     """
     weight = projection.weight
     num_inputs = weight[0].numel()
-    generator = torch.Generator().manual_seed(seed)
     words = stem.word_embeddings
-    pairs = torch.randint(len(words), (2, num_inputs), generator=generator)
+    pairs = torch.randint(len(words), (2, num_inputs), generator=torch.Generator().manual_seed(seed))
     scale = stem.token_rms() / float(words.square().mean().sqrt())
     columns = (words[pairs[0]] - words[pairs[1]]) * (scale / math.sqrt(2 * num_inputs))
     weight.copy_(columns.T.reshape(weight.shape))

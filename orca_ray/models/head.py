@@ -48,7 +48,8 @@ class DenseHead(nn.Module):
         self._num_points = math.prod(space)
         self.num_channels = math.prod(shape) // self._num_points
         same_dimensions = len(layout) == len(space)
-        self.canvas = space if same_dimensions else _reshaped(self._num_points, len(layout))
+        folded = (self._num_points,) if len(layout) == 1 else fold_shape(self._num_points)
+        self.canvas = space if same_dimensions else folded
         self._crops = patch is not None and same_dimensions
         fitting = tuple(math.ceil(side / count) for side, count in zip(self.canvas, layout, strict=True))
         self.patch = (patch,) * len(layout) if patch is not None and same_dimensions else fitting
@@ -71,10 +72,6 @@ class DenseHead(nn.Module):
         if len(self.layout) == 1:
             return blocks.transpose(1, 2).flatten(2)
         return blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
-
-
-def _reshaped(num_points: int, num_dimensions: int) -> Layout:
-    return (num_points,) if num_dimensions == 1 else fold_shape(num_points)
 
 
 def build_head(

@@ -6,6 +6,7 @@ memory that it would take, weights against the size of their file.
 
 import contextlib
 import math
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,8 @@ from orca_ray.models.family import Family, family_of
 from orca_ray.models.names import PACKAGED, list_bodies, refuse_misspelt_body
 from orca_ray.models.packaged import body_directory
 
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_NAMES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = tuple(file for name in _NAMES for file in (name, f"{name}.index.json"))
 """Files that weights are read from, the first that exists."""
 _MOST_LAYERS = 1000
 _ATTENTION = (None, "eager", "sdpa")
@@ -94,21 +91,18 @@ def weight_files(base: str) -> list[Path]:
 
     Raises UserError for an index that cannot be read.
     """
-    for name in WEIGHT_FILES:
-        path = local_file(base, name)
-        if path is not None and path.suffix == ".json":
-            shards = _read_json(base, path, "index of weights").get("weight_map")
-            names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else [""]
-            files = {each: local_file(base, each) for each in names if each == Path(each).name}
-            if absent := [each for each in names if files.get(each) is None]:
-                raise UserError(
-                    f"cannot read the weights of body {base!r}: {path} lists the file {absent[0]!r}, which is not in "
-                    "the same directory; get the missing files"
-                )
-            return [file for file in files.values() if file is not None]
-        if path is not None:
-            return [path]
-    return []
+    path = next(filter(None, (local_file(base, name) for name in WEIGHT_FILES)), None)
+    if path is None or path.suffix != ".json":
+        return [path] if path else []
+    shards = _read_json(base, path, "index of weights").get("weight_map")
+    names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else [""]
+    files = {each: local_file(base, each) for each in names if each == Path(each).name}
+    if absent := [each for each in names if files.get(each) is None]:
+        raise UserError(
+            f"cannot read the weights of body {base!r}: {path} lists the file {absent[0]!r}, which is not in the same "
+            "directory; get the missing files"
+        )
+    return [file for file in files.values() if file is not None]
 
 
 def check_weights(base: str) -> None:
@@ -130,11 +124,9 @@ def read_weights(base: str, config: Any) -> Any:
     """Return the pretrained model; raises UserError for weights that cannot be read or do not fit the configuration."""
     from transformers import AutoModel
 
-    source: Any = base
-    if base in PACKAGED:
-        source = body_directory(PACKAGED[base])
-    else:
+    if base not in PACKAGED:
         check_weights(base)
+    source = body_directory(PACKAGED[base]) if base in PACKAGED else base
     try:
         model, report = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
@@ -142,9 +134,7 @@ def read_weights(base: str, config: Any) -> Any:
     except Exception as error:  # safetensors, OS and hub errors alike
         raise UserError(f"cannot read the weights of body {base!r}: {cause(error)}") from error
     missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-    mismatched = [str(key) for key in report["mismatched_keys"]]
-    if missing or mismatched:
-        wrong = sorted(missing + mismatched)
+    if wrong := sorted([*missing, *map(str, report["mismatched_keys"])]):
         raise UserError(
             f"the weights of body {base!r} do not fit its configuration: {len(wrong)} tensors are missing or have "
             f"another shape, e.g. {wrong[0]}. A body with random parts is never called pretrained."
@@ -248,7 +238,8 @@ def _check_safetensors(base: str, path: Path) -> None:
 def _check_pickle(base: str, path: Path) -> None:
     """Unpickle tensors on the meta device, so that no data is read; nothing but tensors is ever unpickled."""
     try:
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=_is_zip(path))
+        # Files in torch's older format are no archives and cannot be mapped.
+        content = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError … for damage
         raise UserError(
             f"cannot read the weights of body {base!r}: {path} is damaged or holds objects other than tensors, which "
@@ -256,8 +247,3 @@ def _check_pickle(base: str, path: Path) -> None:
         ) from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"cannot read the weights of body {base!r}: {path} holds no named tensors; get the file again")
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"

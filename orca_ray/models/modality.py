@@ -8,7 +8,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
@@ -51,7 +50,7 @@ class EmbedderConfig:
 class Modality(ABC):
     """A kind of body: what it reads, and everything that follows from that.
 
-    A new modality is a subclass here, listed in `MODALITIES`.
+    A new modality is a subclass in this module, listed in `MODALITIES`.
     """
 
     name: ModalityName
@@ -88,10 +87,8 @@ class Modality(ABC):
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
         """Return the number of tokens of one sample, for cost estimates; prefix tokens and padding are not counted.
 
-        Args:
-            input_shape: (C, L) or (C, H, W); None where it is not known yet.
-            config: the embedder's settings.
-            patch_size: pixels a side of the body's patches, see `BodyInfo.patch_size`.
+        ``input_shape`` is (C, L) or (C, H, W), None where it is not known yet; ``patch_size`` is the body's, see
+        `BodyInfo`.
         """
 
     @abstractmethod
@@ -111,9 +108,8 @@ class SequenceModality(Modality):
         most = config.sequence_length
         length = most if input_shape is None else math.prod(input_shape[1:])
         if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
-            return next(
-                length // patch for patch in range(1, length + 1) if not length % patch and length <= most * patch
-            )
+            patches = (patch for patch in range(1, length + 1) if length % patch == 0 and length <= most * patch)
+            return length // next(patches)
         return min(most, length)
 
     def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
@@ -137,20 +133,18 @@ class ImageModality(Modality):
         return {"image_size": 224}
 
 
-MODALITIES: Mapping[ModalityName, Modality] = MappingProxyType(
-    {
-        "sequence": SequenceModality("sequence", "vocabulary", "conll2003", "SequenceEmbedder"),
-        "image": ImageModality("image", "images", "cifar10", "ImageEmbedder"),
-    }
+_ALL = (
+    SequenceModality("sequence", "vocabulary", "conll2003", "SequenceEmbedder"),
+    ImageModality("image", "images", "cifar10", "ImageEmbedder"),
 )
+MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _ALL}
 
 
 def get_modality(name: str) -> Modality:
     """Return a modality by name; raises UserError for an unknown one."""
-    for modality in MODALITIES.values():
-        if modality.name == name:
-            return modality
-    raise unknown_name("modality", name, MODALITIES)
+    if name not in MODALITIES:
+        raise unknown_name("modality", name, MODALITIES)
+    return MODALITIES[name]
 
 
 def modality_of(body: str, otherwise: ModalityName) -> Modality:

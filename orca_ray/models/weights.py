@@ -11,16 +11,10 @@ import torch
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import Progress
 from orca_ray.errors import UserError, nearest
+from orca_ray.models import hugging_face
 from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.family import Family, family_of, shorten
-from orca_ray.models.hugging_face import (
-    cause,
-    check_config,
-    check_weights,
-    quiet_transformers,
-    read_config,
-    read_weights,
-)
+from orca_ray.models.hugging_face import cause, check_config, read_config
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import body_directory
 
@@ -72,7 +66,7 @@ def body_modality(name: str) -> ModalityName:
     if base in PACKAGED:
         return PACKAGED[base].modality
     if base.startswith("timm:"):
-        _check_timm(base.removeprefix("timm:"))
+        _check_timm(base)
         return "image"
     return family_of(read_config(base)).modality
 
@@ -85,19 +79,18 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
     """
     base, layers = parse_body_name(name)
     if base.startswith("timm:"):
-        _check_timm(base.removeprefix("timm:"))
+        _check_timm(base)
     elif base not in PACKAGED:
         config = read_config(base)
-        family = check_config(base, config)
-        shorten(family, config, base, layers)
+        shorten(check_config(base, config), config, base, layers)
         if pretrained:
-            check_weights(base)
+            hugging_face.check_weights(base)
 
 
 def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     base, layers = parse_body_name(name)
     make = _timm_model if base.startswith("timm:") else _transformers_model
-    with quiet_transformers(), seeded(seed):
+    with hugging_face.quiet_transformers(), seeded(seed):
         family, model = make(base, layers, pretrained)
         body, stem = family.cut(model)
     return LoadedBody(name, body.eval(), stem.eval())
@@ -106,7 +99,7 @@ def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
 def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
     import timm
 
-    _check_timm(base.removeprefix("timm:"))
+    _check_timm(base)
     try:
         model = timm.create_model(base.removeprefix("timm:"), pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm passes on whatever the hub client raises
@@ -123,13 +116,14 @@ def _transformers_model(base: str, layers: int | None, pretrained: bool) -> tupl
     family = family_of(config) if base in PACKAGED else check_config(base, config)
     shorten(family, config, base, layers)
     if pretrained:
-        return family, read_weights(base, config)
+        return family, hugging_face.read_weights(base, config)
     return family, AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
-def _check_timm(name: str) -> None:
+def _check_timm(base: str) -> None:
     import timm
 
+    name = base.removeprefix("timm:")
     if not timm.is_model(name):
         close = nearest(name.split(".")[0], timm.list_models())
         question = f" Did you mean 'timm:{close}'?" if close else ""

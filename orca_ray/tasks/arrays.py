@@ -12,23 +12,14 @@ from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
 Pair = tuple[Array, Array]
-
 _BATCH_BYTES = 64 * 2**20
 
 
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
-    """Draw validation samples from the training set in a file: indices of those kept and of those held out.
+    """Sample validation samples from the training set in the file ``path``: return indices of the rest and of them.
 
-    Both are in random order.
-
-    Args:
-        path: the file, for errors.
-        samples: labels [N], each class of which has its share in both sets, or the number of samples.
-        num_held_out: number of validation samples.
-        seed: of the draw.
-
-    Raises:
-        UserError: the file holds too few samples.
+    Both are in random order. ``samples`` are labels [N], each class of which has its share in both sets, or the number
+    of samples. Raises UserError if the file holds too few.
     """
     count = samples if isinstance(samples, int) else len(samples)
     if count <= num_held_out:
@@ -74,8 +65,7 @@ def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None
     ``x`` is standardised with the training statistics over ``axes``: all axes by default (one mean and deviation),
     ``(0,)`` for one a feature. NaN marks padding and becomes zero, the mean.
     """
-    standardised = _standardised([x for x, _ in parts], axes)
-    return _named(standardised, [y.astype(np.int64) for _, y in parts])
+    return named([(x, y.astype(np.int64)) for x, y in _standardised(parts, axes)])
 
 
 def regression(
@@ -85,19 +75,17 @@ def regression(
 
     ``y_mean`` and ``y_std`` are training statistics over ``target_axes`` (which include the sample axis 0).
     """
-    targets = [y.astype(np.float32) for _, y in parts]
-    mean, std = splits.statistics(targets[0], target_axes)
-    named = _named(_standardised([x for x, _ in parts], axes), targets)
-    return {**named, "y_mean": mean[0], "y_std": std[0]}
+    arrays = named([(x, y.astype(np.float32)) for x, y in _standardised(parts, axes)])
+    mean, std = splits.statistics(arrays["train_y"], target_axes)
+    return {**arrays, "y_mean": mean[0], "y_std": std[0]}
 
 
-def _standardised(inputs: Sequence[Array], axes: tuple[int, ...] | None) -> list[Array]:
-    mean, std = splits.statistics(inputs[0], axes)
-    return [np.nan_to_num(splits.standardise(x, mean, std), nan=0.0) for x in inputs]
+def named(parts: Sequence[Pair]) -> dict[str, Array]:
+    """Return the arrays of (x, y) of train, validation and test by name."""
+    pairs = zip(prepared.SPLITS, parts, strict=True)
+    return {f"{split}_{axis}": array for split, pair in pairs for axis, array in zip("xy", pair, strict=True)}
 
 
-def _named(inputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, Array]:
-    named: dict[str, Array] = {}
-    for split, x, y in zip(prepared.SPLITS, inputs, targets, strict=True):
-        named |= {f"{split}_x": x, f"{split}_y": y}
-    return named
+def _standardised(parts: Sequence[Pair], axes: tuple[int, ...] | None) -> list[Pair]:
+    mean, std = splits.statistics(parts[0][0], axes)
+    return [(np.nan_to_num(splits.standardise(x, mean, std), nan=0.0), y) for x, y in parts]

@@ -18,9 +18,8 @@ if TYPE_CHECKING:  # task modules import this one, and importing them all must s
     import torch
     from torch import Tensor
 
-CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
-"""Mean of each channel of CIFAR-100's training images, in units of the largest pixel value."""
-CIFAR100_STD = (0.2675, 0.2565, 0.2761)
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+"""Mean and deviation of each channel of CIFAR-100's training images, in units of the largest pixel value."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +66,18 @@ class CropFlip(Augmentation):
 
         if x.ndim != 4 or len(self.padding) not in (1, x.shape[1]):
             raise ValueError(f"{self.name} takes images [B, {len(self.padding)}, H, W], not {list(x.shape)}")
-        padded = self._padded(x)
+        height, width = x.shape[2:]
+        padded = x.new_empty((*x.shape[:2], height + 2 * self.margin, width + 2 * self.margin))
+        for channel in range(x.shape[1]):
+            padded[:, channel] = self.padding[channel % len(self.padding)]
+        padded[:, :, self.margin : self.margin + height, self.margin : self.margin + width] = x
         top, left, mirrored = drawn.unbind(1)
-        rows = top[:, None] + torch.arange(x.shape[2], device=x.device)
-        columns = torch.arange(x.shape[3], device=x.device).expand(len(x), -1)
+        rows = top[:, None] + torch.arange(height, device=x.device)
+        columns = torch.arange(width, device=x.device).expand(len(x), -1)
         columns = left[:, None] + torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
         samples = torch.arange(len(x), device=x.device)[:, None, None, None]
         channels = torch.arange(x.shape[1], device=x.device)[:, None, None]
         return padded[samples, channels, rows[:, None, :, None], columns[:, None, None, :]]
-
-    def _padded(self, x_BCHW: "Tensor") -> "Tensor":
-        height, width = x_BCHW.shape[2:]
-        padded = x_BCHW.new_empty((*x_BCHW.shape[:2], height + 2 * self.margin, width + 2 * self.margin))
-        for channel in range(x_BCHW.shape[1]):
-            padded[:, channel] = self.padding[channel % len(self.padding)]
-        padded[:, :, self.margin : self.margin + height, self.margin : self.margin + width] = x_BCHW
-        return padded
 
 
 _ALL: tuple[Augmentation, ...] = (

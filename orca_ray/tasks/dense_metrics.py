@@ -3,10 +3,15 @@
 Shape letters: N samples, S residues of a padded protein, P pairs of residues.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORED = -1
 """Target of a mask's ignored pixels. As in the reference, they count as pixels outside of the mask with logit 0."""
@@ -81,12 +86,11 @@ def _both_outcomes(y: Array) -> Array:
 
 
 def _marked(logits: Array, y: Array) -> Array:
-    marked: Array = (logits > 0) & (y != IGNORED)
-    return marked
+    return np.asarray((logits > 0) & (y != IGNORED))
 
 
 def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
-    """View maps [N, S, S] or [N, 1, S, S] as [N, S, S]."""
+    """Return maps [N, S, S] or [N, 1, S, S] as [N, S, S]."""
     refuse_other_shape(predictions, y)
     side = y.shape[-1]
     if y.ndim < 3 or y.size != len(y) * side * side:
@@ -106,23 +110,21 @@ def _contacts(y_NSS: Array) -> tuple[Array, Array, Array]:
 
 
 def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
-    counts = np.bincount(protein_P)
-    sums = np.bincount(protein_P, weights=errors_P)
+    counts, sums = np.bincount(protein_P), np.bincount(protein_P, weights=errors_P)
     return float(np.mean(sums[counts > 0] / counts[counts > 0]))
 
 
-def refuse_other_shape(predictions: Array, y: Array) -> None:
-    """Raise ValueError for shapes that differ, because broadcasting would give a wrong score."""
+def refuse_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
+    """Raise ValueError for shapes that differ, because broadcasting would give a wrong score or loss."""
     if predictions.shape != y.shape:
-        raise ValueError(f"predictions have shape {predictions.shape}, targets {y.shape}")
+        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 
 
 def area_under_roc(scores_N: Array, positive_N: Array) -> float:
     """Return the exact area under the ROC curve; both positive and negative samples must occur.
 
     It is the share of pairs in which the positive sample scores higher, ties counting half (Mann and Whitney, 1947).
-    Sorting both kinds separately takes a quarter of scikit-learn's time and, for 7 million pixels, a third of its
-    memory.
+    It takes a quarter of scikit-learn's time and, for 7 million pixels, a third of its memory.
     """
     positive_N = positive_N.astype(bool)
     positives, negatives = np.sort(scores_N[positive_N]), np.sort(scores_N[~positive_N])

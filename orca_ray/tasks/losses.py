@@ -16,7 +16,7 @@ from torch.nn import functional
 from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.tasks.dense_metrics import IGNORED
+from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
@@ -25,6 +25,7 @@ LossFactory = Callable[[Rows, Target, torch.device], Loss]
 
 FOCAL_FLOOR = 1e-9
 """Added to a probability before its logarithm, as in the reference."""
+_bce = functional.binary_cross_entropy_with_logits
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,7 @@ class TrainingLoss:
     """Whether it compares predictions with targets in the targets' units."""
 
 
-def cross_entropy(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Return the mean cross-entropy of classes ``y_B`` (int64)."""
-    return functional.cross_entropy(logits_BK, y_B)
-
-
-def weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) -> Loss:
+def _weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) -> Loss:
     """Make the cross-entropy with weights of inverse class frequency, w_c = N / (K n_c).
 
     n_c of N training samples are of class c of K. The mean is over samples. torch's weighted mean, which the reference
@@ -68,7 +64,7 @@ def weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) 
     return loss
 
 
-def softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+def _softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Return the mean focal loss with alpha 1 and gamma 0: −log(p + 1e-9), p the softmax probability of the class.
 
     The constant bounds a sample's loss by 20.7, and gives samples with such a loss no gradient.
@@ -77,62 +73,43 @@ def softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     return -torch.logaddexp(log_p_B, log_p_B.new_full((), math.log(FOCAL_FLOOR))).mean()
 
 
-def bce(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy of labels ``y_BK`` (0 or 1, float), over samples and labels."""
-    return functional.binary_cross_entropy_with_logits(logits_BK, y_BK)
+def _bce_pos(weight: float) -> Loss:
+    """Return the mean binary cross-entropy of labels (0 or 1, float), the terms of those that are set times weight."""
+
+    def loss(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
+        return _bce(logits_BK, y_BK, pos_weight=logits_BK.new_full((), weight))
+
+    return loss
 
 
-def bce_pos4(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
-    """Return `bce` with the terms of the labels that are set times 4."""
-    return functional.binary_cross_entropy_with_logits(logits_BK, y_BK, pos_weight=logits_BK.new_full((), 4.0))
-
-
-def bce_pos10(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
-    """Return `bce` with the terms of the labels that are set times 10."""
-    return functional.binary_cross_entropy_with_logits(logits_BK, y_BK, pos_weight=logits_BK.new_full((), 10.0))
-
-
-def masked_bce(logits: Tensor, y: Tensor) -> Tensor:
+def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
     """Return the mean binary cross-entropy over all pixels of masks of 0, 1 and `IGNORED`.
 
     Ignored pixels count as logit 0, where the loss is log 2 whatever the target, and have no gradient.
     """
-    _same_shape(logits, y)
-    return functional.binary_cross_entropy_with_logits(torch.where(y == IGNORED, 0.0, logits), y)
+    refuse_other_shape(logits, y)
+    return _bce(torch.where(y == IGNORED, 0.0, logits), y)
 
 
-def mse(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean squared error over all values."""
-    _same_shape(predictions, y)
+def _mse(predictions: Tensor, y: Tensor) -> Tensor:
+    refuse_other_shape(predictions, y)
     return functional.mse_loss(predictions, y)
 
 
-def rmse(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of the root mean squared error over a sample's values.
-
-    The gradient is zero, not NaN, for a sample that is met exactly.
-    """
-    _same_shape(predictions, y)
+def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over samples of a sample's RMSE; the gradient is zero, not NaN, for one that is met exactly."""
+    refuse_other_shape(predictions, y)
     difference_BD = (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
     norm_B: Tensor = torch.linalg.vector_norm(difference_BD, dim=1)
     return norm_B.mean() / math.sqrt(difference_BD.shape[1])
 
 
-def relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂, the norms over all values of a sample.
-
-    The gradient is zero, not NaN, for a sample that is met exactly.
-    """
-    _same_shape(predictions, y)
-    tiny = torch.finfo(y.dtype).tiny
+def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂; the gradient is zero, not NaN, for one that is met exactly."""
+    refuse_other_shape(predictions, y)
     error_B: Tensor = torch.linalg.vector_norm((predictions - y).flatten(1), dim=1)
     norm_B: Tensor = torch.linalg.vector_norm(y.flatten(1), dim=1)
-    return (error_B / norm_B.clamp_min(tiny)).mean()
-
-
-def _same_shape(predictions: Tensor, y: Tensor) -> None:
-    if predictions.shape != y.shape:  # broadcasting would give a wrong loss
-        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
+    return (error_B / norm_B.clamp_min(torch.finfo(y.dtype).tiny)).mean()
 
 
 def _plain(loss: Loss) -> LossFactory:
@@ -142,32 +119,34 @@ def _plain(loss: Loss) -> LossFactory:
 _REFERENCE = "the reference implementation of ORCA (Shen et al., 2023)"
 _RELATIVE = "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂"
 _ALL = (
-    TrainingLoss("cross_entropy", "mean of −log p of a sample's class", "textbook", _plain(cross_entropy)),
+    TrainingLoss("cross_entropy", "mean of −log p of a sample's class", "textbook", _plain(functional.cross_entropy)),
     TrainingLoss(
         "weighted_cross_entropy",
         "mean of −log p of a sample's class over the number of classes and the class's share of the training split",
         f"{_REFERENCE} for tabular tasks, there normalised batch by batch",
-        weighted_cross_entropy,
+        _weighted_cross_entropy,
     ),
     TrainingLoss(
         "softmax_focal",
         "mean of −log(p + 1e-9) of a sample's class: focal loss with alpha 1 and gamma 0",
         f"Lin et al., 2017; with these constants {_REFERENCE}",
-        _plain(softmax_focal),
+        _plain(_softmax_focal),
     ),
-    TrainingLoss("bce", "mean binary cross-entropy over samples and labels", "textbook", _plain(bce)),
-    TrainingLoss("bce_pos4", "bce, labels that are set weighing 4", f"{_REFERENCE} for DeepSEA", _plain(bce_pos4)),
-    TrainingLoss("bce_pos10", "bce, labels that are set weighing 10", f"{_REFERENCE} for FSD50K", _plain(bce_pos10)),
+    TrainingLoss("bce", "mean binary cross-entropy over samples and labels", "textbook", _plain(_bce)),
+    TrainingLoss("bce_pos4", "bce, labels that are set weighing 4", f"{_REFERENCE} for DeepSEA", _plain(_bce_pos(4.0))),
+    TrainingLoss(
+        "bce_pos10", "bce, labels that are set weighing 10", f"{_REFERENCE} for FSD50K", _plain(_bce_pos(10.0))
+    ),
     TrainingLoss(
         "masked_bce",
         "mean binary cross-entropy over pixels, of which ignored ones (target −1) count as logit 0 and target 0",
         f"deepCR (Zhang and Bloom, 2020); the masking as {_REFERENCE}",
-        _plain(masked_bce),
+        _plain(_masked_bce),
     ),
-    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(mse), True),
-    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(rmse), True),
-    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(relative_l2), True),
-    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(relative_l2), True),
+    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(_mse), True),
+    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(_rmse), True),
+    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(_relative_l2), True),
+    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(_relative_l2), True),
 )
 LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
 

@@ -3,6 +3,7 @@
 Shape letters: N samples, K classes or labels. Rankings use float64 logits: probabilities tie where they saturate.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from orca_ray.tasks.dense_metrics import area_under_roc
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric, lower is better."""
+    """One metric."""
 
     name: str
     title: str
@@ -59,20 +60,17 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
 def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
     """Average A(i|j) over ordered pairs of classes: Hand and Till, 2001, equation 7."""
     areas = []
-    for i in range(num_classes):
-        for j in range(num_classes):
-            if i != j:
-                chosen = (y_N == i) | (y_N == j)
-                areas.append(area_under_roc(scores_NK[chosen, i], y_N[chosen] == i))
+    for i, j in itertools.permutations(range(num_classes), 2):
+        chosen = (y_N == i) | (y_N == j)
+        areas.append(area_under_roc(scores_NK[chosen, i], y_N[chosen] == i))
     return float(np.mean(areas))
 
 
 def _log_odds(logits_NK: Array) -> Array:
     """Return log p/(1-p) of the softmax [N, K], which ranks as the probability does and does not saturate."""
-    odds = np.empty_like(logits_NK)
-    for k in range(logits_NK.shape[1]):
-        odds[:, k] = logits_NK[:, k] - np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1)
-    return odds
+    columns = range(logits_NK.shape[1])
+    others = [np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1) for k in columns]
+    return np.asarray(logits_NK - np.stack(others, axis=1))
 
 
 def _average_precision(scores_N: Array, positive_N: Array) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -161,10 +161,8 @@ class Task:
             raw: directory of the raw files that the data must be made from; None: `raw_directory`, if they are there.
             out: directory of the arrays; None: in the cache, where sweeps look for them.
 
-        Raises:
-            UserError: raw files are missing or invalid, or the arrays do not fit the declaration (missing splits, wrong
-                shapes or types, values that are not finite, labels out of range, classes without training samples) or
-                the fingerprint. The message names the task.
+        Raises UserError, with the task's name, if raw files are missing or invalid, or the arrays do not fit the
+        declaration (splits, shapes, types, finite values, labels, classes without training samples) or the fingerprint.
         """
         held = self._has_files(self.raw_directory) if raw is None else bool(self.files)
         raw = raw or self.raw_directory
@@ -225,7 +223,7 @@ class Task:
                 self._check_target(split, arrays[f"{split}_y"], size)
         for key in prepared.STATISTICS:
             if key in arrays:
-                self._check_finite(key, arrays[key], np.dtype(np.float32))
+                self._check_finite(key, arrays[key])
         self._check_enough(arrays.get("train_y"), size)
         return arrays
 
@@ -238,14 +236,14 @@ class Task:
     def _check_input(self, split: str, x: Array | Rows) -> None:
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
             raise UserError(f"{self.name}: {split} inputs have shape {x.shape[1:]}, declared is {self.input_shape}")
-        self._check_finite(f"{split} inputs", x, np.dtype(np.float32))
+        self._check_finite(f"{split} inputs", x)
 
     def _check_target(self, split: str, y: Array | Rows, size: int) -> None:
         expected = () if self.target.kind == "classes" else self.target.output_shape
         if y.shape[1:] != expected:
             raise UserError(f"{self.name}: {split} targets have shape {y.shape[1:]}, declared is {expected}")
         if self.target.kind != "classes":
-            self._check_finite(f"{split} targets", y, np.dtype(np.float32))
+            self._check_finite(f"{split} targets", y)
             return
         if y.dtype != np.int64:
             raise UserError(f"{self.name}: {split} labels must be int64, got {y.dtype}")
@@ -254,9 +252,9 @@ class Task:
             allowed = f"in 0…{size - 1}" if size else "0 or more"
             raise UserError(f"{self.name}: {split} labels must be {allowed}, got {y.min()}…{y.max()}")
 
-    def _check_finite(self, what: str, values: Array | Rows, dtype: np.dtype[Any]) -> None:
-        if values.dtype != dtype:
-            raise UserError(f"{self.name}: {what} must be {dtype}, got {values.dtype}")
+    def _check_finite(self, what: str, values: Array | Rows) -> None:
+        if values.dtype != np.float32:
+            raise UserError(f"{self.name}: {what} must be float32, got {values.dtype}")
         parts = [values] if isinstance(values, np.ndarray) else getattr(values, "parts", {"": values}).values()
         for part in parts:
             for rows in row_slices(part) if part.ndim else [...]:

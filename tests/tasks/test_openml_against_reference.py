@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data.workspace import Workspace
-from orca_ray.tasks.openml._splits import split
-from orca_ray.tasks.openml.tables import build
+from orca_ray.tasks.openml.tables import build, split
 from orca_ray.tasks.task import SPLIT_SEED
 from tests.twins._openml_format import TwinTable, write_table
 from tests.twins._openml_real import breast_w, keel, mfeat, spambase

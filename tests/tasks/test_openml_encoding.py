@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml._encoding import classes, encode, standardise_again
-from orca_ray.tasks.openml._splits import LEAST_ROWS, frequent, split
 from orca_ray.tasks.openml._table import Column, Nominal, Numeric
+from orca_ray.tasks.openml.tables import LEAST_ROWS, frequent, split
 
 
 def _numeric(*values: float, name: str = "n") -> Numeric:

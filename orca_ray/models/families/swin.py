@@ -30,14 +30,12 @@ class SwinBody(Body):
         assert grid is not None, "Swin needs the grid of its tokens"
         # Without always_partition, the model would set its window size to the smallest grid it has seen, and fail on
         # windows smaller than its bias table.
-        features: Tensor = self.encoder(tokens_BTD, grid, always_partition=True).last_hidden_state
-        normed: Tensor = self.final_norm(features)
-        return normed
+        features: Tensor = self.final_norm(self.encoder(tokens_BTD, grid, always_partition=True).last_hidden_state)
+        return features
 
     def feature_layout(self, layout: Layout) -> Layout:
         """Return the grid after all patch mergings, which pad odd sides."""
-        halvings = len(self.encoder.layers) - 1
-        return tuple(math.ceil(side / 2**halvings) for side in layout)
+        return tuple(math.ceil(side / 2 ** (len(self.encoder.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
         """Shrink windows larger than their stage's grid, and keep the biases of the offsets that still occur.
@@ -75,14 +73,10 @@ def _cut(model: Any) -> tuple[Body, Stem]:
     return SwinBody(model, stem), stem
 
 
-def _resembles(config: Any) -> bool:
-    return hasattr(config, "image_size") and hasattr(config, "patch_size") and hasattr(config, "depths")
-
-
 FAMILY = Family(
     name="Swin",
     modality="image",
-    resembles=_resembles,
+    resembles=lambda config: all(hasattr(config, name) for name in ("image_size", "patch_size", "depths")),
     depths=lambda config: config.depths,
     set_depths=lambda config, depths: setattr(config, "depths", depths),
     cut=_cut,

@@ -45,10 +45,6 @@ def _resembles(model: Any) -> bool:
     return isinstance(model, VisionTransformer)
 
 
-def _set_depths(model: Any, depths: list[int]) -> None:
-    model.blocks = model.blocks[: depths[0]]
-
-
 def _cut(model: Any) -> tuple[Body, Stem]:
     stem = timm_stem(model)
     return TimmViTBody(model, stem), stem
@@ -60,6 +56,6 @@ FAMILY = Family(
     library="timm",
     resembles=_resembles,
     depths=lambda model: [len(model.blocks)],
-    set_depths=_set_depths,
+    set_depths=lambda model, depths: setattr(model, "blocks", model.blocks[: depths[0]]),
     cut=_cut,
 )

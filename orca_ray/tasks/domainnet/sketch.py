@@ -19,7 +19,7 @@ from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_lines
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import each, filled, hold_out
+from orca_ray.tasks.arrays import each, filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
 NUM_CLASSES = 40
@@ -36,14 +36,14 @@ def _build(workspace: Workspace) -> Arrays:
     test, test_y = _listed(workspace, "test")
     listing = workspace.raw / "sketch_train_mini.txt"
     train, validation = hold_out(listing, given_y, max(NUM_CLASSES, len(given) // 10), SPLIT_SEED)
-    arrays = _drawn(workspace, "train", [given[i] for i in train], SPLIT_SEED)
+    x = _drawn(workspace, "train", [given[i] for i in train], SPLIT_SEED)
     held_out = [given[i] for i in validation]
     if workspace.protocol == PAPER:
-        arrays |= _drawn(workspace, "validation", held_out, SPLIT_SEED + 1)
+        x_validation = _drawn(workspace, "validation", held_out, SPLIT_SEED + 1)
     else:
-        arrays |= _whole(workspace, "validation", held_out)
-    arrays |= _whole(workspace, "test", test)
-    return {**arrays, "train_y": given_y[train], "validation_y": given_y[validation], "test_y": test_y}
+        x_validation = _whole(workspace, "validation", held_out)
+    x_test = _whole(workspace, "test", test)
+    return named([(x, given_y[train]), (x_validation, given_y[validation]), (x_test, test_y)])
 
 
 def _listed(workspace: Workspace, split: str) -> tuple[list[Path], Array]:
@@ -71,8 +71,8 @@ def _fields(listing: Path, number: int, line: str) -> tuple[str, int]:
     return fields[0].lstrip("/"), int(fields[1])
 
 
-def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -> dict[str, Array]:
-    """Return training images: resized to 256, cropped to 224, half of them mirrored."""
+def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -> Array:
+    """Resize training images to 256, crop them to 224, and mirror half of them."""
     random = np.random.RandomState(seed)
     corners = random.randint(LARGER - SIDE + 1, size=(len(paths), 2))
     mirrored = random.random_sample(len(paths)) < 0.5
@@ -82,12 +82,12 @@ def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -
         pixels = _pixels(paths[index], LARGER)[top : top + SIDE, left : left + SIDE]
         return _normalised(pixels[:, ::-1] if mirrored[index] else pixels)
 
-    return {f"{split}_x": filled(workspace, split, np.arange(len(paths)), each(cut), (3, SIDE, SIDE))}
+    return filled(workspace, split, np.arange(len(paths)), each(cut), (3, SIDE, SIDE))
 
 
-def _whole(workspace: Workspace, split: str, paths: Sequence[Path]) -> dict[str, Array]:
+def _whole(workspace: Workspace, split: str, paths: Sequence[Path]) -> Array:
     rows = each(lambda index: _normalised(_pixels(paths[index], SIDE)))
-    return {f"{split}_x": filled(workspace, split, np.arange(len(paths)), rows, (3, SIDE, SIDE))}
+    return filled(workspace, split, np.arange(len(paths)), rows, (3, SIDE, SIDE))
 
 
 def _pixels(path: Path, side: int) -> Array:

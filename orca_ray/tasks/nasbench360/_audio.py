@@ -18,8 +18,7 @@ NUM_FRAMES = 101
 """Frames of one second: windows centred at 0, 10 ms, …, 1 s."""
 MASK_PROBABILITY, MIX_PROBABILITY = 0.5, 0.75
 
-_MOST_MASKS = 2
-_MOST_MELS, _MOST_FRAMES = 0.15, 0.20
+_MOST_MASKS, _MOST_MELS, _MOST_FRAMES = 2, 0.15, 0.20
 _MOST_BACKGROUND = 0.5
 _KEPT_BYTES = 512 * 2**20
 
@@ -33,8 +32,7 @@ def spectrogram(path: str) -> Array:
     if len(waveform) < SAMPLE_RATE:
         waveform = np.resize(waveform, SAMPLE_RATE)
     decibels = log_mel(waveform, sample_rate=SAMPLE_RATE, n_mels=NUM_MELS)
-    centred: Array = decibels - decibels.mean()
-    return centred
+    return np.asarray(decibels - decibels.mean())
 
 
 def middle(spectrogram_MT: Array) -> Array:

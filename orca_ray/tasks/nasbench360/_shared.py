@@ -1,9 +1,9 @@
-"""Parts that several tasks of the benchmark share: the host, checks of a file's content, splits."""
+"""Parts that several tasks of the benchmark share: the host, checks of a file's content, splits, lists of files."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out
+from orca_ray.tasks.task import SPLIT_SEED
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,7 @@ def hosted(path: str, at: str, num_bytes: int, unpacked: str = "") -> RawFile:
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
     """Return the values of ``keys`` of a mapping; raises UserError naming a missing key."""
     if not isinstance(content, dict):
-        found = type(content).__name__
-        raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {found}")
+        raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {type(content).__name__}")
     if absent := [key for key in keys if key not in content]:
         found = ", ".join(repr(key) for key in content) or "none"
         raise UserError(f"{path}: the key {absent[0]!r} is missing; expected {', '.join(keys)}, found {found}")
@@ -56,8 +56,7 @@ def class_labels(path: Path, field: str, value: Any, count: int, num_classes: in
     y = np.asarray(value) if isinstance(value, list) and all(map(np.isscalar, value)) else value
     y = numbers(path, field, y, (count,), "iuf")
     refuse_labels(path, field, y, first, first + num_classes - 1)
-    labels: Array = y.astype(np.int64) - first
-    return labels
+    return np.asarray(y.astype(np.int64) - first)
 
 
 def published_splits(
@@ -66,28 +65,66 @@ def published_splits(
     given: tuple[Array, Array],
     test: tuple[Array, Array],
     scaled: Callable[[Array], Array],
-    seed: int,
+    num_published: int,
 ) -> dict[str, Array]:
     """Return the arrays of a published training set and test set of (inputs [N, …], labels [N]).
 
     As many samples as test has are held out of training for validation. ``scaled`` maps a batch of inputs of the file
-    to prepared ones.
+    to prepared ones. Fewer training samples than ``num_published`` are logged.
     """
-    kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), seed))
+    log_fewer(path, len(given[1]), num_published)
+    kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED))
     chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
     arrays: dict[str, Array] = {}
     for split, ((x, labels), indices) in chosen.items():
-        rows = partial(_rows, x, scaled)
-        arrays[f"{split}_x"] = filled(workspace, split, indices, rows, scaled(x[:1]).shape[1:])
+        shape = scaled(x[:1]).shape[1:]
+        arrays[f"{split}_x"] = filled(workspace, split, indices, _scaled_rows(x, scaled), shape)
         arrays[f"{split}_y"] = labels[indices]
     return arrays
 
 
-def _rows(x: Array, scaled: Callable[[Array], Array], indices: Indices) -> Array:
-    return scaled(x[indices])
+def _scaled_rows(x: Array, scaled: Callable[[Array], Array]) -> Callable[[Indices], Array]:
+    return lambda indices: scaled(x[indices])
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:
     """Log that a file holds fewer samples than the published one, so that scores on it compare with nothing."""
     if found < published:
         logger.warning("%s holds %d samples; the published file has %d", path, found, published)
+
+
+def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
+    """Return the paths of the files that ``listing`` names, in its order.
+
+    They are looked for in ``raw`` and in the list's folder, without as many of the first folders of their names as
+    the first name needs: ``/mnt/data/chunks/a.wav`` may be ``chunks/a.wav`` on this machine.
+
+    Raises UserError for no names, a name with ``..`` or a missing file, naming list, row and file.
+    """
+    if not names:
+        raise UserError(f"{listing}: expected one file a row, found none")
+    root, first = _root(raw, listing, names[0])
+    paths = []
+    for row, name in enumerate(names, start=1):
+        parts = _parts(listing, row, name)
+        path = os.path.join(root, *parts[first:])
+        if not os.path.isfile(path):
+            raise UserError(f"{listing}, row {row}: expected a file {path} for {name}, found none")
+        paths.append(path)
+    return paths
+
+
+def _root(raw: Path, listing: Path, name: str) -> tuple[Path, int]:
+    parts = _parts(listing, 1, name)
+    for first in range(len(parts)):
+        for root in (raw, listing.parent):
+            if root.joinpath(*parts[first:]).is_file():
+                return root, first
+    raise UserError(f"{listing}, row 1: expected {name}, or the end of it, below {raw}, found no such file")
+
+
+def _parts(listing: Path, row: int, name: str) -> tuple[str, ...]:
+    path = PurePosixPath(name)
+    if ".." in path.parts or not path.name:
+        raise UserError(f"{listing}, row {row}: expected a file below the raw directory, found {name!r}")
+    return path.relative_to("/").parts if path.is_absolute() else path.parts

@@ -15,15 +15,8 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
-from orca_ray.tasks.nasbench360._shared import (
-    BENCHMARK_PAPER,
-    class_labels,
-    entries,
-    log_fewer,
-    numbers,
-    published_splits,
-)
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, numbers, published_splits
+from orca_ray.tasks.task import Array, Arrays, RawFile, Target, Task, Workspace
 
 ARCHIVE = "cifar-100-python.tar.gz"
 SHAPE = (3, 32, 32)
@@ -38,17 +31,14 @@ _MOST_BYTES = 2**29  # the archive takes 186 MB
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(ARCHIVE)
     parts = {name: _images(path, name, content) for name, content in _unpickled(path).items()}
-    log_fewer(path, len(parts["train"][1]), sum(NUM_SAMPLES[:2]))
-    return published_splits(workspace, path, parts["train"], parts["test"], _normalised, SPLIT_SEED)
+    return published_splits(workspace, path, parts["train"], parts["test"], _normalised, sum(NUM_SAMPLES[:2]))
 
 
 def _normalised(images: Array) -> Array:
-    normalised: Array = (images.astype(np.float32) / np.float32(255) - _MEAN) / _STD
-    return normalised
+    return np.asarray((images.astype(np.float32) / np.float32(255) - _MEAN) / _STD)
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
-    """Read both parts of the archive in memory."""
     with open_gzip(path) as stream:
         content = io.BytesIO(stream.read(_MOST_BYTES + 1))
     if content.getbuffer().nbytes > _MOST_BYTES:

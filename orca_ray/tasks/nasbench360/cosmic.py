@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from orca_ray.data.prepared import SPLITS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_npy, refuse_not_finite
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
-from orca_ray.tasks.nasbench360._listed import located
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 SKY_FACTORS = (-0.9, 3.0)
@@ -41,9 +41,9 @@ def _build(workspace: Workspace) -> Arrays:
     given, test = _stamps(workspace, "train"), _stamps(workspace, "test")
     drawn = hold_out(workspace.raw / "cosmic", len(given), len(test), SPLIT_SEED)
     train, validation = ([given[i] for i in part] for part in drawn)
-    skies = ("train", "validation", "test") if workspace.protocol == PAPER else ("train",)
+    skies = SPLITS if workspace.protocol == PAPER else ("train",)
     arrays: dict[str, Array] = {}
-    for number, (split, paths) in enumerate((("train", train), ("validation", validation), ("test", test))):
+    for number, (split, paths) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
         factors = np.random.RandomState(SPLIT_SEED + number).uniform(*SKY_FACTORS, len(paths))
         arrays |= _filled(workspace, split, paths, factors if split in skies else np.zeros(len(paths)))
     return arrays
@@ -71,15 +71,14 @@ def _names(listing: Path) -> list[str]:
 
 
 def _galaxies(tree: Path) -> list[str]:
-    stamps = sorted(str(path) for path in tree.glob("f435w/*/*/*.npy") if _is_galaxy(path))
+    stamps = []
+    for path in sorted(map(str, tree.glob("f435w/*/*/*.npy"))):
+        proposal, visit, name = Path(path).parts[-3:]
+        if name != "sky.npy" and visit in GALAXY_VISITS.get(proposal, ()):
+            stamps.append(path)
     if not stamps:
         raise UserError(f"{tree}: expected stamps f435w/PROPOSAL/VISIT/*.npy of galaxy fields, found none")
     return stamps
-
-
-def _is_galaxy(path: Path) -> bool:
-    proposal, visit, name = path.parts[-3:]
-    return name != "sky.npy" and visit in GALAXY_VISITS.get(proposal, ())
 
 
 def _filled(workspace: Workspace, split: str, paths: Sequence[str], factors: Array) -> dict[str, Array]:

@@ -13,6 +13,7 @@ import numpy as np
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_mat, refuse_not_finite
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import named
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
@@ -34,16 +35,8 @@ def _build(workspace: Workspace) -> Arrays:
     x_mean, x_std = pointwise(x[:num_seen])
     y_mean, y_std = pointwise(y[:num_seen])
     inputs, test_inputs = ((fields - x_mean) / x_std for fields in (x, x_test))
-    return {
-        "train_x": _with_grid(inputs[:num_train]),
-        "train_y": np.array(y[:num_train]),
-        "validation_x": _with_grid(inputs[num_train:]),
-        "validation_y": np.array(y[num_train:]),
-        "test_x": _with_grid(test_inputs),
-        "test_y": np.array(y_test),
-        "y_mean": y_mean,
-        "y_std": y_std,
-    }
+    parts = ((inputs[:num_train], y[:num_train]), (inputs[num_train:], y[num_train:]), (test_inputs, y_test))
+    return {**named([(_with_grid(x), np.array(y)) for x, y in parts]), "y_mean": y_mean, "y_std": y_std}
 
 
 def pointwise(fields: Array) -> tuple[Array, Array]:

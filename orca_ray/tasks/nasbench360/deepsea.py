@@ -1,12 +1,11 @@
 """DeepSEA: 36 chromatin features from 1000 bases of DNA."""
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.prepared import SPLITS, SplitName
+from orca_ray.data.prepared import SplitName
 from orca_ray.data.readers import open_npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
@@ -27,28 +26,18 @@ def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
     content = open_npz(path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"])
     arrays: dict[str, Array] = {}
-    for split in SPLITS:
-        y = _labels(path, f"y_{_MEMBERS[split]}", content)
-        sequences = _sequences(path, f"x_{_MEMBERS[split]}", content, len(y))
-        x = filled(workspace, split, np.arange(len(y)), sequences, (NUM_BASES, LENGTH))
-        arrays |= {f"{split}_x": x, f"{split}_y": y}
+    for split, name in _MEMBERS.items():
+        y = _zeros_and_ones(path, f"y_{name}", numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)))
+        sequences = numbers(path, f"x_{name}", content[f"x_{name}"], (len(y), LENGTH, NUM_BASES))
+        x = filled(workspace, split, np.arange(len(y)), _one_hot(path, f"x_{name}", sequences), (NUM_BASES, LENGTH))
+        arrays |= {f"{split}_x": x, f"{split}_y": y.astype(np.float32)}
     log_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
     return arrays
 
 
-def _sequences(path: Path, field: str, content: Mapping[str, Array], count: int) -> Callable[[Indices], Array]:
-    """Return a function of indices [b] to one-hot sequences [b, 4, 1000]; the first call unpacks the member."""
-
-    @cache
-    def unpacked() -> Array:
-        return numbers(path, field, content[field], (count, LENGTH, NUM_BASES))
-
-    return lambda indices: _zeros_and_ones(path, field, unpacked()[indices]).transpose(0, 2, 1)
-
-
-def _labels(path: Path, field: str, content: Mapping[str, Array]) -> Array:
-    """Return labels [N, 36], 0 or 1."""
-    return _zeros_and_ones(path, field, numbers(path, field, content[field], (None, NUM_LABELS))).astype(np.float32)
+def _one_hot(path: Path, field: str, sequences: Array) -> Callable[[Indices], Array]:
+    """Return a function of indices [b] to one-hot sequences [b, 4, 1000]."""
+    return lambda indices: _zeros_and_ones(path, field, sequences[indices]).transpose(0, 2, 1)
 
 
 def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:

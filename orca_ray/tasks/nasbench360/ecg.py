@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.prepared import SplitName
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import refuse_not_finite
+from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
@@ -50,11 +50,10 @@ def _build(workspace: Workspace) -> Arrays:
     return arrays
 
 
-def _splits(num_records: int, protocol: str) -> dict[SplitName, npt.NDArray[np.int64]]:
-    """Return the records of each split."""
+def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
     from sklearn.model_selection import train_test_split
 
-    def divided(indices: npt.NDArray[np.int64], share: float) -> list[npt.NDArray[np.int64]]:
+    def divided(indices: Indices, share: float) -> list[Indices]:
         return list(train_test_split(indices, test_size=share, random_state=SPLIT_SEED))
 
     everything = np.arange(num_records)
@@ -67,14 +66,13 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, npt.NDArray[np.i
     return {"train": train, "validation": validation, "test": test}
 
 
-def _first_windows(lengths: list[int], labels: Array) -> npt.NDArray[np.int64]:
+def _first_windows(lengths: list[int], labels: Array) -> Indices:
     """Return the index of each record's first window in the split, and the number of windows [records + 1].
 
     As in the reference, a window that would end exactly at its record's end is left out.
     """
-    counts = [
-        len(range(0, length - LENGTH, STRIDES[label])) for length, label in zip(lengths, labels.tolist(), strict=True)
-    ]
+    strides = [STRIDES[label] for label in labels]
+    counts = [len(range(0, length - LENGTH, stride)) for length, stride in zip(lengths, strides, strict=True)]
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
@@ -87,7 +85,6 @@ def _windows(record: Array, stride: int) -> Array:
 
 
 def _records(path: Path) -> tuple[list[Array], Array]:
-    """Return records [samples] and their classes [N]."""
     data, label = entries(path, safe_pickle.load(path, str(path)), "data", "label")
     records, letters = _listed(path, "data", data), _listed(path, "label", label)
     if len(records) != len(letters) or len(records) < _FEWEST:

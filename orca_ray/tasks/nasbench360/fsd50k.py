@@ -20,21 +20,12 @@ from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_csv
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import each, filled, hold_out
-from orca_ray.tasks.nasbench360._audio import (
-    NUM_FRAMES,
-    NUM_MELS,
-    Backgrounds,
-    framed,
-    middle,
-    spectrogram,
-    training_example,
-)
-from orca_ray.tasks.nasbench360._listed import located
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
+from orca_ray.tasks.nasbench360 import _audio
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 NUM_LABELS = 200
-SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
+SHAPE = (1, _audio.NUM_MELS, _audio.NUM_FRAMES + 1)
 
 
 @dataclass(frozen=True)
@@ -91,22 +82,23 @@ def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks
     return _Chunks(paths, np.unique(np.array(columns["ext"]), return_inverse=True)[1].reshape(-1), labels)
 
 
-def _backgrounds(folder: Path) -> Backgrounds:
+def _backgrounds(folder: Path) -> _audio.Backgrounds:
     paths = sorted(str(path) for path in folder.glob("*.wav"))
     if not paths:
         raise UserError(f"{folder}: expected *.wav, found none; training mixes three of four clips with a background")
-    return Backgrounds(paths)
+    return _audio.Backgrounds(paths)
 
 
 def _examples(
-    workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: Backgrounds
+    workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: _audio.Backgrounds
 ) -> dict[str, Array]:
     """Return x [n, 1, 96, 102] and y [n, 200] of the clips [n]."""
     rows = _one_each(chunks)
 
     def example(clip: int) -> Array:
         random = np.random.RandomState([SPLIT_SEED, clip])
-        return framed(training_example(spectrogram(chunks.paths[rows[clip]]), backgrounds, random))
+        heard = _audio.spectrogram(chunks.paths[rows[clip]])
+        return _audio.framed(_audio.training_example(heard, backgrounds, random))
 
     x = filled(workspace, split, clips, each(example), SHAPE)
     return {f"{split}_x": x, f"{split}_y": chunks.labels[rows[clips]].astype(np.float32)}
@@ -117,12 +109,11 @@ def _one_each(chunks: _Chunks) -> Array:
     order = np.argsort(chunks.clips, kind="stable")
     counts = np.bincount(chunks.clips)
     chosen = (np.random.RandomState(SPLIT_SEED).random_sample(len(counts)) * counts).astype(np.int64)
-    rows: Array = order[np.cumsum(counts) - counts + chosen]
-    return rows
+    return np.asarray(order[np.cumsum(counts) - counts + chosen])
 
 
 def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str, Array]:
-    rows = each(lambda index: framed(middle(spectrogram(chunks.paths[index]))))
+    rows = each(lambda index: _audio.framed(_audio.middle(_audio.spectrogram(chunks.paths[index]))))
     x = filled(workspace, split, np.arange(len(chunks.paths)), rows, SHAPE)
     y = chunks.labels.astype(np.float32)
     return {f"{split}_x": x, f"{split}_y": y, f"{split}_group": chunks.clips.astype(np.int64)}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.prepared import SPLITS, SplitName
 from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.tasks.arrays import named
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, hosted, numbers
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
@@ -13,19 +13,17 @@ NUM_STEPS, NUM_ELECTRODES = 52, 16
 NUM_CLASSES = 18
 NUM_SAMPLES = (2638, 659, 659)
 
-_FILES: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
-"""The published split, by names of files; the reference trains on train and val."""
+_FILES = ("train", "val", "test")
+"""The published split; the reference trains on train and val."""
 
 
 def _build(workspace: Workspace) -> Arrays:
-    arrays: dict[str, Array] = {}
-    for split in SPLITS:
-        name = _FILES[split]
+    parts = []
+    for name in _FILES:
         x = _windows(workspace.file(f"ninaPro/ninapro_{name}.npy"))
         path = workspace.file(f"ninaPro/label_{name}.npy")
-        y = class_labels(path, "labels", read_npy(path, ndim=1, kind="fiu"), len(x), NUM_CLASSES)
-        arrays |= {f"{split}_x": x, f"{split}_y": y}
-    return arrays
+        parts.append((x, class_labels(path, "labels", read_npy(path, ndim=1, kind="fiu"), len(x), NUM_CLASSES)))
+    return named(parts)
 
 
 def _windows(path: Path) -> Array:
@@ -52,7 +50,7 @@ TASK = Task(
     terms="No derivatives: changed copies of the data, prepared arrays included, must not be passed on.",
     files=tuple(
         hosted(f"ninaPro/{kind}_{name}.npy", f"ninapro/{kind}_{name}.npy", num_bytes)
-        for name, num_samples in zip(_FILES.values(), NUM_SAMPLES, strict=True)
+        for name, num_samples in zip(_FILES, NUM_SAMPLES, strict=True)
         for kind, num_bytes in (("ninapro", 8 * 52 * 16 * num_samples), ("label", 8 * num_samples))
     ),
     build=_build,

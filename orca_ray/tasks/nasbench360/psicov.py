@@ -1,6 +1,9 @@
 """PSICOV: distances between all residues of a protein, from related sequences.
 
-Training uses DeepCov's proteins, scoring PSICOV's. Where the reference leaves a choice:
+Proteins are in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0): ``features/ID.pkl`` maps names to
+features of residues and of pairs of residues; ``distance/ID-cb.npy`` has the length L, the sequence and the distances
+between Cβ atoms in Å. Each is placed in a square of one size. Training uses DeepCov's proteins, scoring PSICOV's. Where
+the reference leaves a choice:
 
 - A protein of more than 502 residues is cut to a window, drawn once and not every epoch. Windows of rows and columns
   are drawn independently in training, as in the reference, and are equal in validation and test, because the metric
@@ -10,19 +13,147 @@ Training uses DeepCov's proteins, scoring PSICOV's. Where the reference leaves a
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from orca_ray.data import safe_pickle
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.readers import read_lines
+from orca_ray.data.readers import read_lines, read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.rows import PairwiseRows
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import hold_out
-from orca_ray.tasks.nasbench360._psicov import INPUT_BYTES, SHAPE, SIDE, Squares, read_protein
+from orca_ray.tasks.dense_metrics import MARGIN, PADDING
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
+SIDE = 512
+NUM_FEATURES = 27
+"""Features of a residue: secondary structure 3, position-specific scores 22, solvent accessibility, entropy."""
+PAIR_MAPS = ("ccmpred", "freecon", "potential")
+SHAPE = (2 * NUM_FEATURES + len(PAIR_MAPS), SIDE, SIDE)
+INPUT_BYTES = 4 * (2 * NUM_FEATURES * SIDE + len(PAIR_MAPS) * SIDE**2) + 32
+"""Bytes of one stored input: features of rows and of columns, pair maps, extents."""
+
+_LARGEST_FEATURE = 100.0
+_LARGEST_DISTANCE = 500.0
 CLIP = 16.0  # Å, of training targets
 _BATCH = 16  # about 70 MB
+
+
+@dataclass(frozen=True)
+class Protein:
+    """One protein: ``features`` [27, L], ``pairs`` [3, L, L] and ``distances`` [L, L] in Å."""
+
+    features: Array
+    pairs: Array
+    distances: Array
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+
+def read_protein(folder: Path, name: str) -> Protein:
+    """Read one protein of a folder with ``features`` and ``distance``.
+
+    Distances below 1 Å become 1 Å, and the diagonal is the mean of its neighbours along the chain. Raises UserError if
+    a file is missing, has another format, or holds values that no protein has.
+    """
+    features, pairs = _features(folder / "features" / f"{name}.pkl")
+    distances = _distances(folder / "distance" / f"{name}-cb.npy", features.shape[1])
+    return Protein(features, pairs, distances)
+
+
+def _features(path: Path) -> tuple[Array, Array]:
+    content = safe_pickle.load(path, "features of a protein")
+    fields = ("seq", "ss", "pssm", "sa", "entropy", *PAIR_MAPS)
+    absent = [field for field in fields if field not in content] if isinstance(content, Mapping) else list(fields)
+    if absent:
+        raise UserError(f"{path}: expected a mapping with {', '.join(fields)}, found one without {', '.join(absent)}")
+    length = len(content["seq"]) if isinstance(content["seq"], str | list | tuple) else 0
+    shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
+    shapes |= dict.fromkeys(PAIR_MAPS, (length, length))
+    for field, shape in shapes.items():
+        _refuse_feature(path, field, content[field], shape)
+    features = [content["ss"], content["pssm"].T, content["sa"][None], content["entropy"][None]]
+    return np.concatenate(features).astype(np.float32), np.stack([content[field] for field in PAIR_MAPS])
+
+
+def _refuse_feature(path: Path, field: str, values: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise UserError(f"{path}, {field}: expected an array of numbers, found {type(values).__name__}")
+    refuse_shape(path, field, values, shape)
+    refuse_not_finite(path, field, values)
+    largest = float(np.abs(values).max(initial=0))
+    if largest >= _LARGEST_FEATURE:
+        raise UserError(f"{path}, {field}: expected values between -100 and 100, found ±{largest:g}")
+
+
+def _distances(path: Path, length: int) -> Array:
+    content = read_npy(path, pickled=True)
+    if content.dtype != object or content.shape != (3,) or not isinstance(content[2], np.ndarray):
+        raise UserError(f"{path}: expected (length, sequence, map), found {content.dtype} {content.shape}")
+    distances = content[2]
+    if not isinstance(content[0], int | np.integer) or content[0] != length or length < 2:
+        raise UserError(f"{path}, length: expected {length} (at least 2) as in its features, found {content[0]}")
+    if distances.dtype.kind != "f":
+        raise UserError(f"{path}, map: expected floating-point numbers, found {distances.dtype}")
+    refuse_shape(path, "map", distances, (length, length))
+    refuse_not_finite(path, "map", distances)
+    if distances.max() > _LARGEST_DISTANCE or distances.min() < 0:
+        raise UserError(
+            f"{path}, map: expected 0 to {_LARGEST_DISTANCE:g} Å, found {distances.min():g} to {distances.max():g}"
+        )
+    return _levelled(distances)
+
+
+def _levelled(distances: Array) -> Array:
+    levelled = np.maximum(distances, 1)
+    after, before = np.diagonal(levelled, 1), np.diagonal(levelled, -1)  # to the next residue, to the previous one
+    inner = (before[:-1] + after[1:]) / 2
+    np.fill_diagonal(levelled, np.concatenate([after[:1], inner, before[-1:]]))
+    return levelled
+
+
+class Squares:
+    """The arrays of one split, ``SIDE`` positions a side, on the disk.
+
+    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In the reference they alternate:
+    its channels 2 f and 2 f + 1 are 27 + f and f here.
+    """
+
+    def __init__(self, workspace: Workspace, split: str, num: int) -> None:
+        """Make the arrays for ``num`` proteins."""
+        residues = (num, NUM_FEATURES, SIDE)
+        parts = {part: workspace.array(f"{split}_x.{part}", residues) for part in ("positions", "columns")}
+        parts["pairs"] = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
+        parts["extents"] = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
+        self.x = PairwiseRows(parts)
+        self.y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
+
+    def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
+        """Fill row ``index`` with a protein; targets beyond ``clip`` Å become ``clip``.
+
+        ``shares`` are the positions in [0, 1) of the windows of its rows and of its columns among all possible ones.
+        """
+        rows, from_rows = _window(len(protein), shares[0])
+        columns, from_columns = _window(len(protein), shares[1])
+        self.x.parts["positions"][index][:, rows] = protein.features[:, from_rows]
+        self.x.parts["columns"][index][:, columns] = protein.features[:, from_columns]
+        self.x.parts["extents"][index] = (rows.start, rows.stop), (columns.start, columns.stop)
+        self.x.parts["pairs"][index][:, rows, columns] = protein.pairs[:, from_rows, from_columns]
+        self.y[index] = min(PADDING, clip)
+        self.y[index][rows, columns] = np.minimum(protein.distances[from_rows, from_columns], clip)
+
+
+def _window(length: int, share: float) -> tuple[slice, slice]:
+    """Return the positions of the square that hold residues, and the residues that they hold."""
+    start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
+    first, end = max(0, MARGIN - start), min(SIDE, length + MARGIN - start)
+    return slice(first, end), slice(first + start - MARGIN, end + start - MARGIN)
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -56,7 +187,7 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
     shares = np.random.RandomState(SPLIT_SEED).random_sample((len(names), 2))
     if folder != "deepcov":
         shares[:, 1] = shares[:, 0]
-    for part in workspace.batches(split, len(names), _BATCH, *squares.arrays):
+    for part in workspace.batches(split, len(names), _BATCH, *squares.x.parts.values(), squares.y):
         for index in range(part.start, part.stop):
             protein = read_protein(workspace.raw / "protein" / folder, names[index])
             squares.put(index, protein, (shares[index, 0], shares[index, 1]), clip)

@@ -8,16 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data.readers import read_npy, refuse_not_finite
-from orca_ray.tasks.nasbench360._shared import (
-    BENCHMARK_PAPER,
-    class_labels,
-    entries,
-    hosted,
-    log_fewer,
-    numbers,
-    published_splits,
-)
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, hosted, numbers, published_splits
+from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
 TRAIN_FILE, TEST_FILE = "satellite_train.npy", "satellite_test.npy"
 LENGTH = 46
@@ -27,9 +19,8 @@ NUM_SAMPLES = (800_000, 100_000, 100_000)
 
 def _build(workspace: Workspace) -> Arrays:
     path, test_path = workspace.file(TRAIN_FILE), workspace.file(TEST_FILE)
-    given = _series(path)
-    log_fewer(path, len(given[1]), sum(NUM_SAMPLES[:2]))
-    return published_splits(workspace, path, given, _series(test_path), lambda series: series[:, None], SPLIT_SEED)
+    num_published = sum(NUM_SAMPLES[:2])
+    return published_splits(workspace, path, _series(path), _series(test_path), lambda x: x[:, None], num_published)
 
 
 def _series(path: Path) -> tuple[Array, Array]:

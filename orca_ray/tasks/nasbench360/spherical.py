@@ -7,16 +7,8 @@ import numpy as np
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
-from orca_ray.tasks.nasbench360._shared import (
-    BENCHMARK_PAPER,
-    class_labels,
-    entries,
-    hosted,
-    log_fewer,
-    numbers,
-    published_splits,
-)
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, hosted, numbers, published_splits
+from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
 FILE = "s2_cifar100.gz"
 SHAPE = (3, 60, 60)
@@ -28,9 +20,8 @@ def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
     with open_gzip(path) as stream:
         train, test = entries(path, safe_pickle.load(stream, str(path)), "train", "test")
-    given = _images(path, "train", train)
-    log_fewer(path, len(given[1]), sum(NUM_SAMPLES[:2]))
-    return published_splits(workspace, path, given, _images(path, "test", test), _scaled, SPLIT_SEED)
+    given, held_out = _images(path, "train", train), _images(path, "test", test)
+    return published_splits(workspace, path, given, held_out, _scaled, sum(NUM_SAMPLES[:2]))
 
 
 def _images(path: Path, part: str, content: Any) -> tuple[Array, Array]:
@@ -41,8 +32,7 @@ def _images(path: Path, part: str, content: Any) -> tuple[Array, Array]:
 
 
 def _scaled(images: Array) -> Array:
-    scaled: Array = images.astype(np.float32) / np.float32(255)
-    return scaled
+    return np.asarray(images.astype(np.float32) / np.float32(255))
 
 
 TASK = Task(

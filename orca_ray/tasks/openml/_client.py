@@ -1,58 +1,111 @@
-"""Download of OpenML tables: the description of a data set, then the table at the address that it gives.
+"""OpenML's tables: ``<id>/description.json``, the server's description of a data set, and ``<id>/data.arff``.
 
-Two requests are needed, which `orca_ray.data.fetch` makes: it resumes, retries, verifies and pins downloads.
-scikit-learn's client does not resume or pin, and OpenML's own reads pickles from its cache by default.
+The description, the answer of ``/api/v1/json/data/<id>`` stored unchanged, gives the address and the MD5 of the table.
+Both are downloaded by `orca_ray.data.fetch`, which resumes, retries, verifies and pins: scikit-learn's client does not
+resume or pin, and OpenML's own reads pickles from its cache by default.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch as fetch_files
+from orca_ray.data.json_files import read_json
 from orca_ray.data.raw import RawFile
-from orca_ray.tasks.openml._description import Description, read_description
-from orca_ray.tasks.openml._table import description_path, table_path
+from orca_ray.errors import UserError
 
 SERVER = "https://www.openml.org"
-
-Progress = Callable[[str], None]
 _PATIENCE = Patience()
+_FORMATS = r"(?i)arff|sparse_arff"  # one reader for both
 
 
 def raw_files(dataset_id: int, server: str = SERVER) -> tuple[RawFile, RawFile]:
     """Return a data set's description and its table, whose address is in the description."""
     url = f"{server}/api/v1/json/data/{dataset_id}"
-    answer = RawFile(path=description_path(dataset_id), urls=(url,), num_bytes=10_000)
-    return answer, RawFile(path=table_path(dataset_id), made_by=f"orca-sweep data fetch openml/{dataset_id}")
-
-
-def table_file(description: Description, server: str = SERVER) -> RawFile:
-    """Return the table of a data set as a raw file with the MD5 of its description."""
-    urls = (description.url, f"{server}/data/v1/download/{description.file_id}")
-    return RawFile(path=table_path(description.dataset_id), urls=urls, md5=description.md5)
+    description = RawFile(path=f"{dataset_id}/description.json", urls=(url,), num_bytes=10_000)
+    return description, RawFile(path=f"{dataset_id}/data.arff", made_by=f"orca-sweep data fetch openml/{dataset_id}")
 
 
 def fetch(
     dataset_id: int,
     raw: Path,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
     *,
     server: str = SERVER,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Fetch the missing files of a data set into the raw directory; verify and pin them.
+    """Fetch the missing files of a data set from a server into the raw directory; verify and pin them.
 
-    Args:
-        dataset_id: OpenML's id.
-        raw: the raw directory of the benchmark.
-        progress: called with one line for each event.
-        server: scheme, host and port.
-        patience: retries for a server that breaks off or is busy.
-
-    Raises:
-        UserError: as `orca_ray.data.fetch.fetch` does, or the description is not of a readable table.
+    Raises UserError as `orca_ray.data.fetch.fetch` does, or if the description is not of a readable table.
     """
-    answer, _ = raw_files(dataset_id, server)
-    fetch_files((answer,), raw, progress, patience=patience)
-    described = read_description(raw / answer.path, dataset_id)
-    fetch_files((table_file(described, server),), raw, progress, patience=patience)
+    description, table = raw_files(dataset_id, server)
+    fetch_files((description,), raw, progress, patience=patience)
+    described = read_description(raw / description.path, dataset_id)
+    urls = (described.url, f"{server}/data/v1/download/{described.file_id}")
+    fetch_files((RawFile(path=table.path, urls=urls, md5=described.md5),), raw, progress, patience=patience)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The fields that are needed to get and to read a table: its address, its id on the server, its MD5 …"""
+
+    url: str
+    file_id: str
+    md5: str
+    target: str
+    """Name of the column to predict."""
+    left_out: frozenset[str]
+    """Names of columns that are not features: row numbers, and those that the uploader ignores."""
+
+
+def read_description(path: Path, dataset_id: int) -> Description:
+    """Read the description at ``path``, which must be that of ``dataset_id``.
+
+    Raises UserError if it is not JSON, an error answer of the server, of another data set, lacks a field, or describes
+    a table that is not ARFF.
+    """
+    fields = _fields(path)
+    _text(path, fields, "format", _FORMATS)
+    if (found := _text(path, fields, "id", r"[0-9]+")) != str(dataset_id):
+        raise UserError(f"{path} describes data set {found}, expected {dataset_id}; fetch it again")
+    return Description(
+        url=_text(path, fields, "url", r"https?://.+"),
+        file_id=_text(path, fields, "file_id", r"[0-9]+"),
+        md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
+        # As in the reference; the server's list of features may name another target.
+        target=_text(path, fields, "default_target_attribute", r"[^,]+"),
+        left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
+    )
+
+
+def _fields(path: Path) -> Mapping[str, Any]:
+    try:
+        content = read_json(path)
+    except UserError as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path} is not the JSON that OpenML answers with: {told}; fetch it again") from error
+    fields = content.get("data_set_description")
+    if not isinstance(fields, dict):
+        told = str(content)[:200]
+        raise UserError(f"{path} holds no field data_set_description, but {told}; fetch it again")
+    return fields
+
+
+def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
+    found = fields.get(name)
+    text = str(found) if isinstance(found, int) else found  # ids come as text today; they are numbers
+    if not isinstance(text, str) or not re.fullmatch(allowed, text):
+        raise UserError(f"{path}: field {name} is {found!r}, expected text that matches {allowed!r}")
+    return text
+
+
+def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
+    """Return names of columns, given as nothing, one name, several separated by commas, or a list."""
+    found = fields.get(name) or []
+    given = [found] if isinstance(found, str) else found
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise UserError(f"{path}: field {name} is {found!r}, expected names of columns")
+    return [column for each in given for column in each.split(",")]

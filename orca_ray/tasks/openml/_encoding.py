@@ -18,7 +18,6 @@ from orca_ray.tasks.openml._table import Column, Nominal, Numeric
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
-
 MISSING = "NaN"
 """Category of a value that is missing."""
 _COPIES = 2  # the rows in the order of the table, then by split
@@ -48,16 +47,9 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
     """Return the rows as sequences of columns [N, L, W].
 
     Columns of categories come first, one-hot, with one slot for each category that occurs in any row, `MISSING`
-    included, sorted as text. Columns of numbers follow, standardised, in the first slot; missing ones count as 0. In a
-    table without categories, columns with a missing value are left out instead.
-
-    Args:
-        name: name of the task.
-        columns: the features.
-        fit: rows whose mean and deviation standardise.
-
-    Raises:
-        UserError: no column is left, or the one-hot rows do not fit the memory.
+    included, sorted as text. Columns of numbers follow, standardised with the statistics of the rows ``fit``, in the
+    first slot; missing ones count as 0. In a table without categories, columns with a missing value are left out
+    instead. Raises UserError if no column is left, or the one-hot rows do not fit the memory.
     """
     nominal = [column for column in columns if isinstance(column, Nominal)]
     numeric = [column for column in columns if isinstance(column, Numeric)]

@@ -1,8 +1,4 @@
-"""One table of OpenML: columns of categories and of numbers.
-
-The raw directory holds ``<id>/description.json``, the server's description of the data set, and ``<id>/data.arff``, the
-table, whose MD5 the description gives.
-"""
+"""One table of OpenML: columns of categories and of numbers."""
 
 import csv
 import hashlib
@@ -17,7 +13,7 @@ import numpy.typing as npt
 from orca_ray.data.rows import Array
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.openml._description import Description, read_description
+from orca_ray.tasks.openml._client import raw_files, read_description
 
 Row = Sequence[Any]
 Attribute = tuple[str, str | list[str]]
@@ -66,29 +62,22 @@ class Table:
     target: Column
 
 
-def description_path(dataset_id: int) -> str:
-    """Return the path of a description, relative to the raw directory."""
-    return f"{dataset_id}/description.json"
-
-
-def table_path(dataset_id: int) -> str:
-    """Return the path of a table, relative to the raw directory."""
-    return f"{dataset_id}/data.arff"
-
-
 def read_table(workspace: Workspace, dataset_id: int) -> Table:
     """Read a table.
 
     Raises UserError if a file is missing, the description is invalid, or the table has another MD5 than its description
     says, is not ARFF, lacks the target, or has columns of text or infinite numbers.
     """
-    description = read_description(workspace.file(description_path(dataset_id)), dataset_id)
-    path = workspace.file(table_path(dataset_id))
+    description_path, path = (workspace.file(file.path) for file in raw_files(dataset_id))
+    description = read_description(description_path, dataset_id)
     _refuse_changed(path, description.md5)
     attributes, rows = _parsed(path)
     if not rows:
         raise UserError(f"{path} has no rows")
-    wanted = _wanted(path, attributes, description)
+    names = [name for name, _ in attributes]
+    if description.target not in names:
+        raise UserError(f"{path} has no column {description.target!r}, the target; its columns: {', '.join(names)}")
+    wanted = {name: i for i, name in enumerate(names) if name not in description.left_out - {description.target}}
     columns = {name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()}
     target = columns.pop(description.target)
     return Table(tuple(columns.values()), target)
@@ -119,15 +108,6 @@ def _worded(error: Exception) -> str:
     """Return an error's message; the reader's own formatting fails for text with a percent sign."""
     message = getattr(error, "message", None)
     return str(message).replace("%d", str(getattr(error, "line", "?")), 1) if message else str(error)
-
-
-def _wanted(path: Path, attributes: list[Attribute], description: Description) -> dict[str, int]:
-    """Return the indices of features and target by name."""
-    names = [name for name, _ in attributes]
-    if description.target not in names:
-        raise UserError(f"{path} has no column {description.target!r}, the target; its columns: {', '.join(names)}")
-    left_out = description.left_out - {description.target}
-    return {name: i for i, name in enumerate(names) if name not in left_out}
 
 
 def _column(path: Path, attribute: Attribute, values: list[Any]) -> Column:

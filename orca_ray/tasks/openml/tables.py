@@ -5,21 +5,25 @@ under the protocol ``paper`` with all rows, as in the reference. Classes with fe
 warning, because every split needs every class.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data import prepared
+from orca_ray.data import splits
 from orca_ray.data.protocol import PAPER
+from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import named
 from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml._encoding import classes, encode, standardise_again
-from orca_ray.tasks.openml._splits import frequent, split
 from orca_ray.tasks.openml._table import read_table
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
+
+logger = logging.getLogger(__name__)
 
 NAMES: Mapping[int, str] = {
     11: "balance-scale", 12: "mfeat-factors", 14: "mfeat-fourier", 15: "breast-w", 16: "mfeat-karhunen",
@@ -40,23 +44,22 @@ KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
 """Columns that the reference keeps of tables of numbers: the third of 1464 is a multiple of the second."""
 NOMINAL_ONLY = frozenset({50, 469, 40975})
 """Tables without numbers: nothing is standardised, so both protocols have the same arrays."""
+LEAST_ROWS = 3
+"""Least number of rows of a class: one for each split, so that the metric is defined."""
 
 
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
     """Return the arrays of one table; raises UserError as `read_table`, `frequent`, `classes` and `encode` do."""
     name = workspace.task
     table = read_table(workspace, dataset_id)
-    labels, named = classes(name, table.target)
-    kept = frequent(name, labels, named)
+    labels, names = classes(name, table.target)
+    kept = frequent(name, labels, names)
     columns, labels = [column.rows(kept) for column in table.columns], np.unique(labels[kept], return_inverse=True)[1]
     train, validation, test = split(labels, SPLIT_SEED)
     paper = workspace.protocol == PAPER
     x_NLW = encode(name, columns, np.arange(len(labels)) if paper else train)
     x = _as_sequences(dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train)
-    arrays: dict[str, npt.NDArray[np.generic]] = {}
-    for part, rows in zip(prepared.SPLITS, (train, validation, test), strict=True):
-        arrays |= {f"{part}_x": x[rows], f"{part}_y": labels[rows].astype(np.int64)}
-    return arrays
+    return named([(x[rows], labels[rows].astype(np.int64)) for rows in (train, validation, test)])
 
 
 def _as_sequences(dataset_id: int, x_NLW: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
@@ -69,6 +72,54 @@ def _as_sequences(dataset_id: int, x_NLW: npt.NDArray[np.float32], trained_on: I
     if max(kept) >= x_NLW.shape[1]:
         raise UserError(f"openml/{dataset_id}: expected at least {max(kept) + 1} columns, found {x_NLW.shape[1]}")
     return x_NLW[:, list(kept)]
+
+
+def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows, and log the other classes.
+
+    ``name`` is the task's, ``labels`` [N] count from 0 with −1 for missing ones, which are left out, and ``classes``
+    are their names. Raises UserError if fewer than two classes are left.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
+    if rare:
+        told = ", ".join(f"{classes[k]} ({counts[k]})" for k in rare)
+        logger.warning(
+            "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s", name, LEAST_ROWS, told
+        )
+    if (counts >= LEAST_ROWS).sum() < 2:
+        found = ", ".join(f"{each}: {count}" for each, count in zip(classes, counts, strict=True))
+        raise UserError(f"{name}: expected two classes or more of {LEAST_ROWS} rows each, found {found or 'none'}")
+    return np.asarray((labels >= 0) & ~np.isin(labels, rare))
+
+
+def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
+    """Return indices of train, validation and test, each in random order.
+
+    Test is a tenth of all rows and validation a tenth of the rest, both rounded up and divided among the classes in
+    proportion, with at least one row for each class. ``labels`` [N] count from 0 without gaps, and each class has at
+    least `LEAST_ROWS` rows.
+    """
+    (order,) = splits.split(len(labels), [len(labels)], seed)
+    counts = np.bincount(labels)
+    test = _shares(counts)
+    validation = _shares(counts - test)
+    part = np.zeros(len(labels), dtype=np.int8)
+    for k in range(len(counts)):
+        members = order[labels[order] == k]
+        part[members[: test[k]]] = 2
+        part[members[test[k] : test[k] + validation[k]]] = 1
+    return order[part[order] == 0], order[part[order] == 1], order[part[order] == 2]
+
+
+def _shares(counts: Array) -> npt.NDArray[np.int64]:
+    """Return the number of rows of each class in a tenth of all; the largest remainders are rounded up."""
+    size = -(-int(counts.sum()) // 10)
+    exact = counts * size / counts.sum()
+    shares: npt.NDArray[np.int64] = np.maximum(np.floor(exact), 1).astype(np.int64)
+    spare = max(0, size - int(shares.sum()))
+    shares[np.argsort(shares - exact, kind="stable")[:spare]] += 1
+    return shares
 
 
 def _task(dataset_id: int, title: str) -> Task:

@@ -8,16 +8,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from orca_ray.data import readers
 from orca_ray.data.pdebench_files import FILES, MARK
 from orca_ray.data.raw import RawFile, refuse_missing
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _reading
-from orca_ray.tasks.pdebench._layouts import Hdf5
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._layouts import Hdf5, Steady, seeds, stacked
+from orca_ray.tasks.pdebench._reading import Reading, by_frame, by_inputs
 from orca_ray.tasks.task import Arrays, Scale, Target, Task, Workspace
+
+__all__ = ["Problem", "Reading", "Steady", "by_frame", "by_inputs", "downloaded", "generated", "seeds", "stacked"]
+"""Names that problem modules need."""
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
@@ -38,7 +41,7 @@ class Problem:
     md5: str
     num_bytes: int
     """Size of the samples, frames and points that PDEBench declares."""
-    num_samples: tuple[int, int, int]
+    num_samples: tuple[int, int, int] = (8000, 1000, 1000)
     """Sizes of train, validation and test of the published file."""
     loss: Literal["nrmse", "rmse"]
     input_scale: Scale = "units"
@@ -55,44 +58,48 @@ class Problem:
 
 def downloaded(problem: Problem) -> Task:
     """Return the task of the published file."""
-    source = RawFile(
-        path=problem.file, urls=(f"{_DATAFILES}/{problem.datafile}",), md5=problem.md5, num_bytes=problem.num_bytes
+    address = f"{_DATAFILES}/{problem.datafile}"
+    return _task(
+        problem,
+        DOWNLOADED,
+        RawFile(path=problem.file, urls=(address,), md5=problem.md5, num_bytes=problem.num_bytes),
+        _refuse_generated,
+        title=problem.title,
+        num_samples=problem.num_samples,
+        licence="CC-BY-4.0",
+        terms="Asks to be cited.",
     )
-
-    def build(workspace: Workspace) -> Arrays:
-        return _build(workspace, problem, workspace.file(problem.file), _refuse_generated)
-
-    return _task(problem, DOWNLOADED, problem.title, build, source, num_samples=problem.num_samples)
 
 
 def generated(problem: Problem) -> Task:
     """Return the task of a file in the same layout, made by ``orca-sweep data generate``."""
     command = f"orca-sweep data generate {DOWNLOADED}/{problem.name} --samples 1000"
     source = RawFile(path=problem.file, made_by=command)
-
-    def build(workspace: Workspace) -> Arrays:
-        return _build(workspace, problem, workspace.file(problem.file), _refuse_downloaded)
-
-    def fetcher(raw: Path, _: Callable[[str], None] | None) -> None:
-        refuse_missing(f"{GENERATED}/{problem.name}", (source,), raw)
-
-    return _task(problem, GENERATED, f"{problem.title} (generated)", build, source, fetcher=fetcher)
+    return _task(
+        problem,
+        GENERATED,
+        source,
+        _refuse_downloaded,
+        title=f"{problem.title} (generated)",
+        num_samples=None,
+        licence="none (made by orca-ray on the user's machine)",
+        fetcher=lambda raw, _: refuse_missing(f"{GENERATED}/{problem.name}", (source,), raw),
+    )
 
 
 def _task(
-    problem: Problem,
-    benchmark: str,
-    title: str,
-    build: Callable[[Workspace], Arrays],
-    source: RawFile,
-    *,
-    num_samples: tuple[int, int, int] | None = None,
-    fetcher: Callable[[Path, Callable[[str], None] | None], None] | None = None,
+    problem: Problem, benchmark: str, source: RawFile, refuse_other: Callable[[Path, Hdf5, str], None], **declared: Any
 ) -> Task:
     reading = problem.reading
+
+    def build(workspace: Workspace) -> Arrays:
+        path = workspace.file(problem.file)
+        with readers.open_hdf5(path) as file:
+            refuse_other(path, file, problem.name)
+            return _reading.build(workspace, reading, reading.layout(file, path, reading.grid))
+
     return Task(
         name=f"{benchmark}/{problem.name}",
-        title=title,
         modality="pde",
         input_shape=reading.shape,
         target=Target("dense", shape=reading.shape),
@@ -100,36 +107,24 @@ def _task(
         metric="nrmse",
         input_scale=problem.input_scale,
         target_scale=problem.target_scale,
-        num_samples=num_samples,
-        licence="CC-BY-4.0" if benchmark == DOWNLOADED else "none (made by orca-ray on the user's machine)",
-        terms="Asks to be cited." if benchmark == DOWNLOADED else "",
         citation=_CITATION,
         reference="https://doi.org/10.18419/darus-2986",
         files=(source,),
-        fetcher=fetcher,
         paper_splits=problem.paper_splits,
         build=build,
+        **declared,
     )
 
 
-def _build(
-    workspace: Workspace, problem: Problem, path: Path, refuse_other: Callable[[Problem, Path, Hdf5], None]
-) -> Arrays:
-    with readers.open_hdf5(path) as file:
-        refuse_other(problem, path, file)
-        simulations = problem.reading.layout(file, path, problem.reading.grid)
-        return _reading.build(workspace, problem.reading, simulations)
-
-
-def _refuse_generated(problem: Problem, path: Path, file: Hdf5) -> None:
+def _refuse_generated(path: Path, file: Hdf5, problem: str) -> None:
     if MARK in file.attrs:
         raise UserError(
             f"{path}: expected the published simulations, found generated ones (attribute {MARK!r}); use the task "
-            f"{GENERATED}/{problem.name}, whose scores have their own leaderboard"
+            f"{GENERATED}/{problem}, whose scores have their own leaderboard"
         )
 
 
-def _refuse_downloaded(problem: Problem, path: Path, file: Hdf5) -> None:
+def _refuse_downloaded(path: Path, file: Hdf5, problem: str) -> None:
     settings = file.attrs.get(MARK)
     try:
         found = json.loads(settings) if isinstance(settings, str) else None
@@ -139,5 +134,5 @@ def _refuse_downloaded(problem: Problem, path: Path, file: Hdf5) -> None:
         raise UserError(
             f"{path}: expected simulations made by 'orca-sweep data generate', which have their settings in the "
             f"attribute {MARK!r} (a JSON object), found {'none' if settings is None else repr(settings)[:80]}; use the "
-            f"task {DOWNLOADED}/{problem.name} for the published file"
+            f"task {DOWNLOADED}/{problem} for the published file"
         )

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import splits
 from orca_ray.data.prepared import SPLITS, Arrays
 from orca_ray.data.protocol import PAPER
+from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench._layouts import Layout, Simulations
 from orca_ray.tasks.task import SPLIT_SEED, Array, Workspace
 
 logger = logging.getLogger(__name__)
 
-Division = Mapping[str, npt.NDArray[np.int64]]
+Division = Mapping[str, Indices]
 """Sorted rows of the file by split."""
 Scale = tuple[Array, Array]
 """Mean and divisor, both float32 [C, *space]."""
@@ -54,7 +54,7 @@ class Reading:
     """As many channels of the layout."""
     flattened: bool = False
     """Whether channels are concatenated along a single axis."""
-    scaling: Callable[["Samples", npt.NDArray[np.int64], Iterable[int]], Mapping[int, Scale]] | None = None
+    scaling: Callable[["Samples", Indices, Iterable[int]], Mapping[int, Scale]] | None = None
     """How to standardise inputs and targets, `by_inputs` or `by_frame`; None: not at all."""
 
     @property
@@ -70,10 +70,10 @@ class Reading:
         All splits share one. Under ``paper``, test has the reference's own: by a defect, with 101 frames it trains on
         frame 29 or 100 and tests on frame 99.
         """
-        frames = dict.fromkeys(SPLITS, min(self.t_train, num_frames) - 1)
+        frames: dict[str, int] = {split: min(self.t_train, num_frames) - 1 for split in SPLITS}
         if protocol == PAPER:
             frames["test"] = min(PAPER_TEST_FRAME, num_frames) - 1
-        return {str(split): frame for split, frame in frames.items()}
+        return frames
 
 
 class Samples:
@@ -94,10 +94,9 @@ class Samples:
 
     def read(self, rows: slice, frame: int) -> Array:
         """Return one frame of some samples, float32 [b, C, *space]."""
-        thinned: Array = self._simulations.read(rows, frame * self._reading.time_stride)[self._thin]
-        return thinned
+        return np.asarray(self._simulations.read(rows, frame * self._reading.time_stride)[self._thin])
 
-    def chosen(self, rows: npt.NDArray[np.int64], frame: int) -> Iterator[Array]:
+    def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
         """Yield one frame of the chosen samples, float32 [b, C, *space], in the order of the file."""
         wanted = np.zeros(int(rows.max()) + 1, bool)
         wanted[rows] = True
@@ -107,13 +106,13 @@ class Samples:
                 yield self.read(part, frame)[wanted[part]]
 
 
-def by_inputs(samples: Samples, rows: npt.NDArray[np.int64], frames: Iterable[int]) -> dict[int, Scale]:
+def by_inputs(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
     """Scale all frames by the statistics of the inputs of ``rows``, pointwise."""
     scale = statistics(samples.chosen(rows, 0))
     return dict.fromkeys((0, *frames), scale)
 
 
-def by_frame(samples: Samples, rows: npt.NDArray[np.int64], frames: Iterable[int]) -> dict[int, Scale]:
+def by_frame(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
     """Scale each frame by its own statistics over the first hundred of ``rows``, pointwise."""
     return {frame: statistics(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
 
@@ -123,9 +122,7 @@ def statistics(blocks: Iterable[Array]) -> Scale:
 
     Blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
     """
-    count = 0
-    mean: Any = 0.0
-    squares: Any = 0.0
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
     for block in blocks:
         wide = block.astype(np.float64)
         number, centre = len(wide), wide.mean(axis=0)
@@ -156,7 +153,8 @@ def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> A
     scales: Mapping[int, Scale] = {}
     if reading.scaling is not None:
         logger.info("%s: statistics of %s", workspace.task, simulations.path)
-        scales = reading.scaling(samples, _seen(division, workspace.protocol), frames.values())
+        seen = ("train", "validation") if workspace.protocol == PAPER else ("train",)
+        scales = reading.scaling(samples, np.sort(np.concatenate([division[split] for split in seen])), frames.values())
     return _filled(workspace, reading, samples, division, frames, scales)
 
 
@@ -171,13 +169,6 @@ def _refuse_sizes(samples: Samples, path: Path) -> None:
         raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
 
 
-def _seen(division: Division, protocol: str) -> npt.NDArray[np.int64]:
-    """Return the rows whose statistics may be used: under ``paper`` those of train and validation."""
-    if protocol == PAPER:
-        return np.sort(np.concatenate([division["train"], division["validation"]]))
-    return division["train"]
-
-
 def _filled(
     workspace: Workspace,
     reading: Reading,
@@ -187,11 +178,8 @@ def _filled(
     scales: Mapping[int, Scale],
 ) -> dict[str, Array]:
     """Read the file once in order, and copy each sample to its split."""
-    arrays = {
-        f"{split}_{axis}": workspace.array(f"{split}_{axis}", (len(rows), *reading.shape))
-        for split, rows in division.items()
-        for axis in "xy"
-    }
+    named = {f"{split}_{axis}": (len(rows), *reading.shape) for split, rows in division.items() for axis in "xy"}
+    arrays = {name: workspace.array(name, shape) for name, shape in named.items()}
     for part in workspace.batches("samples", samples.num_samples, samples.batch_size, *arrays.values()):
         fields = {frame: _scaled(samples.read(part, frame), scales.get(frame)) for frame in {0, *frames.values()}}
         for split, rows in division.items():

@@ -1,8 +1,6 @@
 """Advection at speed 0.4 of a random wave on a periodic line."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, stacked
 
 PROBLEM = Problem(
     name="advection",
@@ -10,7 +8,6 @@ PROBLEM = Problem(
     datafile=255674,
     md5="d595bbfd2c659df995a93cd40d6ea568",
     num_bytes=8_230_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="nrmse",
     input_scale="standardised",  # waves around 0, deviation 0.8
     target_scale="standardised",

@@ -1,8 +1,6 @@
 """Viscous Burgers equation, viscosity 1.0, on a periodic line."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, stacked
 
 PROBLEM = Problem(
     name="burgers",
@@ -10,7 +8,6 @@ PROBLEM = Problem(
     datafile=281365,
     md5="9021eba35332d127306f11ef84c1a60f",
     num_bytes=8_230_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="rmse",
     input_scale="standardised",  # waves around 0, deviation 0.8
     target_scale="standardised",

@@ -4,9 +4,7 @@ The three fields are concatenated. Inputs and targets are standardised by the in
 units, as in the reference implementation of ORCA.
 """
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading, by_inputs
+from orca_ray.tasks.pdebench._declare import Problem, Reading, by_inputs, downloaded, stacked
 
 PROBLEM = Problem(
     name="cfd_1d",
@@ -14,7 +12,6 @@ PROBLEM = Problem(
     datafile=164668,
     md5="45655bd77d006ab539c52b7fbcf099b9",
     num_bytes=12_410_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="rmse",
     input_scale="standardised",
     target_scale="standardised",

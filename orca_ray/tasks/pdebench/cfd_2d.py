@@ -4,9 +4,7 @@ Inputs and targets are standardised by their own frame's statistics over the fir
 in these units, as in the reference implementation of ORCA.
 """
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading, by_frame
+from orca_ray.tasks.pdebench._declare import Problem, Reading, by_frame, downloaded, stacked
 
 PROBLEM = Problem(
     name="cfd_2d",
@@ -14,7 +12,6 @@ PROBLEM = Problem(
     datafile=164691,
     md5="75a34f34a3dcd9bc8ae4b7adf8bf372c",
     num_bytes=55_050_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="nrmse",
     input_scale="standardised",
     target_scale="standardised",

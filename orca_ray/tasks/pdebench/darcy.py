@@ -1,8 +1,6 @@
 """Darcy flow with forcing 0.1: from the diffusion coefficient to the steady state."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import Steady
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, Steady, downloaded
 
 PROBLEM = Problem(
     name="darcy",
@@ -10,7 +8,6 @@ PROBLEM = Problem(
     datafile=133218,
     md5="294f9a03a4aa16b0e386469ca8b471be",
     num_bytes=1_310_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="nrmse",
     reading=Reading(layout=Steady, grid=(128, 128), stride=2, t_train=1000, test_first=True),
 )

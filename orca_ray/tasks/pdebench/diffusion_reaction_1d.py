@@ -1,8 +1,6 @@
 """Diffusion (0.5) and logistic growth (rate 1.0) on a periodic line."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import stacked
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, stacked
 
 PROBLEM = Problem(
     name="diffusion_reaction_1d",
@@ -10,7 +8,6 @@ PROBLEM = Problem(
     datafile=133177,
     md5="69a429239778d529cd419ed5888ea835",
     num_bytes=4_140_000_000,
-    num_samples=(8000, 1000, 1000),
     loss="nrmse",
     reading=Reading(layout=stacked("tensor"), grid=(1024,), t_train=30, test_first=True),
     paper_splits=True,

@@ -4,9 +4,7 @@ Input and target are different quantities (channel 0 at the start, channel 1 at 
 implementation of ORCA.
 """
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import seeds
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, seeds
 
 PROBLEM = Problem(
     name="diffusion_reaction_2d",
@@ -18,12 +16,7 @@ PROBLEM = Problem(
     loss="nrmse",
     input_scale="standardised",  # normal noise
     reading=Reading(
-        layout=seeds(2),
-        grid=(128, 128),
-        t_train=101,
-        test_first=False,
-        input_channels=(0,),
-        target_channels=(1,),
+        layout=seeds(2), grid=(128, 128), t_train=101, test_first=False, input_channels=(0,), target_channels=(1,)
     ),
     paper_splits=True,
 )

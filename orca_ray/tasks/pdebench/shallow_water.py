@@ -1,8 +1,6 @@
 """Shallow-water equations after the break of a round dam: height of the water."""
 
-from orca_ray.tasks.pdebench._declare import Problem, downloaded
-from orca_ray.tasks.pdebench._layouts import seeds
-from orca_ray.tasks.pdebench._reading import Reading
+from orca_ray.tasks.pdebench._declare import Problem, Reading, downloaded, seeds
 
 PROBLEM = Problem(
     name="shallow_water",

@@ -1,13 +1,18 @@
-"""Packages that several tasks of the benchmark read."""
+"""Declarations and readers that several tasks of the benchmark share."""
 
 import io
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from orca_ray.data import packages, timeseries
+from orca_ray.data import packages, splits, timeseries
+from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.packages import Package
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
+from orca_ray.tasks import arrays
+from orca_ray.tasks.task import SPLIT_SEED, Target, Task
 
 AEON = Package(
     name="aeon",
@@ -43,3 +48,20 @@ def operator_tensors(file: str) -> dict[str, Array]:
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise UserError(f"{file} of {NEURALOPERATOR.requirement} is not a mapping of tensors")
     return {key: value.numpy() for key, value in tensors.items()}
+
+
+def pocket_task(name: str, **declared: Any) -> Task:
+    """Declare a task with a packaged body and standardised inputs."""
+    task = Task(name=f"pocket/{name}", input_scale="standardised", **declared)
+    return replace(task, body=PACKAGED_BODIES[task.kind])
+
+
+def pocket_classes(name: str, size: int, *, metric: str = "error", **declared: Any) -> Task:
+    """Declare a task of ``size`` classes."""
+    target = Target("classes", size=size)
+    return pocket_task(name, target=target, loss="cross_entropy", metric=metric, **declared)
+
+
+def stratified(x: Array, labels: Array, sizes: tuple[int, ...]) -> list[arrays.Pair]:
+    """Return (x, y) of as many parts as ``sizes``, in each of which every class has its share."""
+    return arrays.by_index(x, labels, splits.stratified_split(labels, sizes, SPLIT_SEED))

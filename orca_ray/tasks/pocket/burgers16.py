@@ -3,10 +3,9 @@
 import numpy as np
 
 from orca_ray.data import splits
-from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.tasks import arrays
-from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
+from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors, pocket_task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Workspace
 
 NUM_SAMPLES = (400, 100, 400)
 
@@ -19,17 +18,15 @@ def _build(_: Workspace) -> Arrays:
     return arrays.regression(parts, target_axes=(0, 1))
 
 
-TASK = Task(
-    name="pocket/burgers16",
+TASK = pocket_task(
+    "burgers16",
     title="Burgers equation, 16 points",
     modality="pde",
     input_shape=(1, 16),
     target=Target("dense", shape=(16,)),
     loss="nrmse",
     metric="nrmse",
-    input_scale="standardised",
     target_scale="units",
-    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause",
     citation="Li et al., Physics-informed neural operator for learning partial differential equations, 2021",

@@ -3,10 +3,9 @@
 import numpy as np
 
 from orca_ray.data import splits
-from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.tasks import arrays
-from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
+from orca_ray.tasks.pocket._sources import NEURALOPERATOR, operator_tensors, pocket_task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Workspace
 
 NUM_SAMPLES = (400, 100, 50)  # the test file holds 50
 
@@ -18,17 +17,15 @@ def _build(_: Workspace) -> Arrays:
     return arrays.regression([train, validation, (held_out["x"][:, None].astype(np.float32), held_out["y"])])
 
 
-TASK = Task(
-    name="pocket/darcy16",
+TASK = pocket_task(
+    "darcy16",
     title="Darcy flow, 16×16",
     modality="pde",
     input_shape=(1, 16, 16),
     target=Target("dense", shape=(16, 16)),
     loss="relative_l2",
     metric="relative_l2",
-    input_scale="standardised",
     target_scale="units",
-    body=PACKAGED_BODIES["image"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause",
     citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021",

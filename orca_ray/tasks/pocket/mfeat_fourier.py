@@ -4,10 +4,10 @@ import io
 
 import numpy as np
 
-from orca_ray.data import packages, splits
-from orca_ray.data.bodies import PACKAGED_BODIES
+from orca_ray.data import packages
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task, Workspace
+from orca_ray.tasks.pocket._sources import pocket_classes, stratified
+from orca_ray.tasks.task import Arrays, Package, Workspace
 
 NUM_SAMPLES = (300, 200, 1000)
 
@@ -27,20 +27,15 @@ def _build(_: Workspace) -> Arrays:
     # Six of the 2000 shapes occur twice; a copy in test would have been seen in training.
     table = table[np.sort(np.unique(table, axis=0, return_index=True)[1])]
     x, labels = table[:, None, :-1].astype(np.float32), table[:, -1].astype(np.int64)
-    parts = splits.stratified_split(labels, NUM_SAMPLES, SPLIT_SEED)
-    return arrays.classification(arrays.by_index(x, labels, parts), axes=(0,))
+    return arrays.classification(stratified(x, labels, NUM_SAMPLES), axes=(0,))
 
 
-TASK = Task(
-    name="pocket/mfeat_fourier",
+TASK = pocket_classes(
+    "mfeat_fourier",
+    10,
     title="Fourier features of digits, 300 labels",
     modality="tabular",
     input_shape=(1, 76),
-    target=Target("classes", size=10),
-    loss="cross_entropy",
-    metric="error",
-    input_scale="standardised",
-    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-4.0",
     citation="Duin, Multiple Features, UCI, 1998",

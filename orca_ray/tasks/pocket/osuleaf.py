@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from orca_ray.data import splits
-from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.tasks import arrays
-from orca_ray.tasks.pocket._sources import AEON, archive_series
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
+from orca_ray.tasks.pocket._sources import AEON, archive_series, pocket_classes, stratified
+from orca_ray.tasks.task import Arrays, Workspace
 
 NUM_SAMPLES = (150, 50, 242)  # the archive's own split is 200 and 242
 
@@ -14,21 +12,16 @@ NUM_SAMPLES = (150, 50, 242)  # the archive's own split is 200 and 242
 def _build(_: Workspace) -> Arrays:
     series, labels = archive_series("OSULeaf", "TRAIN")
     test_series, test_labels = archive_series("OSULeaf", "TEST")
-    parts = splits.stratified_split(labels, NUM_SAMPLES[:2], SPLIT_SEED)
-    train, validation = arrays.by_index(np.stack(series), labels, parts)
+    train, validation = stratified(np.stack(series), labels, NUM_SAMPLES[:2])
     return arrays.classification([train, validation, (np.stack(test_series), test_labels)])
 
 
-TASK = Task(
-    name="pocket/osuleaf",
+TASK = pocket_classes(
+    "osuleaf",
+    6,
     title="OSULeaf outlines",
     modality="time series",
     input_shape=(1, 427),
-    target=Target("classes", size=6),
-    loss="cross_entropy",
-    metric="error",
-    input_scale="standardised",
-    body=PACKAGED_BODIES["sequence"],
     num_samples=NUM_SAMPLES,
     licence="BSD-3-Clause (aeon); the UCR archive asks to be cited",
     citation="Gandhi, Content-based image retrieval: plant species, 2002; Dau et al., The UCR archive, 2019",

@@ -131,7 +131,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_draws(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(fsd50k, "training_example", counted)
+    monkeypatch.setattr(_audio, "training_example", counted)
     monkeypatch.setattr(arrays, "_BATCH_BYTES", 5 * 4 * 96 * 102)
     with pytest.raises(KeyboardInterrupt):
         TASK.prepare(raw=raw, out=tmp_path / "1")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
-from orca_ray.tasks.nasbench360 import _psicov, psicov
+from orca_ray.tasks.nasbench360 import psicov
 from tests.tasks.reference_utils import data_loaders, needs_reference
 from tests.twins._nasbench360_large_files import PROTEINS, write_psicov
 
@@ -105,7 +105,7 @@ def test_an_interrupted_preparation_goes_on(
     raw: Path, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    original = _psicov.read_protein
+    original = psicov.read_protein
 
     def counted(folder: Path, name: str) -> Any:
         read.append(name)
@@ -124,7 +124,7 @@ def test_an_interrupted_preparation_goes_on(
 
 @given(st.integers(2, 2000), st.floats(0, 1, exclude_max=True))
 def test_a_window_holds_residues_where_it_says(length: int, share: float) -> None:
-    inside, residues = _psicov._window(length, share)
+    inside, residues = psicov._window(length, share)
     assert 0 <= inside.start < inside.stop <= 512
     assert 0 <= residues.start < residues.stop <= length
     assert inside.stop - inside.start == residues.stop - residues.start
@@ -138,7 +138,7 @@ def test_a_window_holds_residues_where_it_says(length: int, share: float) -> Non
 def test_the_diagonal_is_filled_from_neighbours(length: int, seed: int) -> None:
     distances = np.random.RandomState(seed).uniform(0, 20, (length, length)).astype(np.float32)
     before = distances.copy()
-    np.testing.assert_array_equal(_psicov._levelled(distances), levelled(distances))
+    np.testing.assert_array_equal(psicov._levelled(distances), levelled(distances))
     np.testing.assert_array_equal(distances, before)
 
 

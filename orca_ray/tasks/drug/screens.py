@@ -1,4 +1,4 @@
-"""The reader and the declaration that both tasks of DrugCell's data share."""
+"""The response of a cell line to a drug, from the drug's fingerprint and the cell line's mutations: DrugCell's data."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import filled, hold_out
+from orca_ray.tasks.arrays import filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
 WIDTH = 3840
@@ -15,7 +15,7 @@ WIDTH = 3840
 _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
 
 
-def drug_task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
+def _task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
     """Declare the task of one screen (``ctrp`` or ``gdsc``); a tenth of the training rows is held out for validation.
 
     Targets are the responses in the files, neither standardised nor clipped, as in the reference.
@@ -35,7 +35,7 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
         citation=f"{citation}; Kuenzi et al., DrugCell, Cancer Cell, 2020",
         reference=reference,
         files=tuple(RawFile(path=f"drug_sep/{name}_{field}.npy") for pair in _FIELDS.values() for field in pair),
-        terms=terms,
+        terms=f"{terms}; put the four arrays into the raw directory yourself.",
         build=lambda workspace: _build(workspace, name),
     )
 
@@ -43,17 +43,13 @@ def drug_task(name: str, title: str, citation: str, reference: str, terms: str) 
 def _build(workspace: Workspace, name: str) -> Arrays:
     given, given_y = _read(workspace, name, "train")
     test, test_y = _read(workspace, name, "test")
-    features = {split: workspace.file(f"drug_sep/{name}_{_FIELDS[split][0]}.npy") for split in _FIELDS}
-    parts = hold_out(features["train"], len(given), max(1, len(given) // 10), SPLIT_SEED)
+    path, test_path = (workspace.file(f"drug_sep/{name}_{x}.npy") for x, _ in _FIELDS.values())
+    parts = hold_out(path, len(given), max(1, len(given) // 10), SPLIT_SEED)
     train, validation = (np.sort(part) for part in parts)  # so that rows are read in the order of the file
-    return {
-        "train_x": _filled(workspace, "train", features["train"], given, train),
-        "train_y": given_y[train],
-        "validation_x": _filled(workspace, "validation", features["train"], given, validation),
-        "validation_y": given_y[validation],
-        "test_x": _filled(workspace, "test", features["test"], test, np.arange(len(test))),
-        "test_y": test_y,
-    }
+    x = _filled(workspace, "train", path, given, train)
+    x_validation = _filled(workspace, "validation", path, given, validation)
+    x_test = _filled(workspace, "test", test_path, test, np.arange(len(test)))
+    return named([(x, given_y[train]), (x_validation, given_y[validation]), (x_test, test_y)])
 
 
 def _read(workspace: Workspace, name: str, split: str) -> tuple[Array, Array]:
@@ -77,3 +73,22 @@ def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: 
         return rows[batch]
 
     return filled(workspace, split, indices, read, (1, WIDTH))
+
+
+TASKS = (
+    _task(
+        "ctrp",
+        "Drug response, CTRP screen",
+        citation="Seashore-Ludlow et al., Harnessing connectivity in a large-scale small-molecule sensitivity dataset, "
+        "Cancer Discovery, 2015",
+        reference="https://doi.org/10.1158/2159-8290.CD-15-0235",
+        terms="The Cancer Therapeutics Response Portal asks to be cited",
+    ),
+    _task(
+        "gdsc",
+        "Drug response, GDSC screen",
+        citation="Yang et al., Genomics of Drug Sensitivity in Cancer (GDSC), Nucleic Acids Research, 2013",
+        reference="https://doi.org/10.1093/nar/gks1111",
+        terms="Genomics of Drug Sensitivity in Cancer asks to be cited; read its terms before commercial use",
+    ),
+)
