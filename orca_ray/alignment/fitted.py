@@ -78,7 +78,7 @@ def _digest(distance: Distance, source: SourceFeatures, device: torch.device) ->
 def _locked(file_name: str, stack: ExitStack) -> Path | None:
     """Lock the file of the terms and return its path; None, with a warning, where there can be no such file."""
     try:
-        path = cache.source_dir() / "terms" / file_name
+        path = cache.subdirectory("source") / "terms" / file_name
         stack.enter_context(cache.lock(path))
     except (UserError, OSError) as error:
         logger.warning("source terms are not cached on disk: %s", error)

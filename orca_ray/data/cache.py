@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import functools
 import hashlib
 import logging
 import os
@@ -41,22 +40,11 @@ def home() -> Path:
         raise UserError(f"{given}, and there is no such home directory: set it to a directory's path") from error
 
 
-def _subdirectory(name: str) -> Path:
+def subdirectory(name: str) -> Path:
+    """Return a directory below the cache directory (packages, bodies, prepared, source), created if needed."""
     path = home() / name
     make_directory(path)
     return path
-
-
-packages_dir = functools.partial(_subdirectory, "packages")
-"""Return the directory of fetched packages (wheels); like the others, it is created if needed."""
-bodies_dir = functools.partial(_subdirectory, "bodies")
-"""Return the directory of converted bodies, one Hugging Face directory each."""
-prepared_dir = functools.partial(_subdirectory, "prepared")
-"""Return the directory of prepared, memory-mapped task data."""
-source_dir = functools.partial(_subdirectory, "source")
-"""Return the directory of source features."""
-raw_dir = functools.partial(_subdirectory, "raw")
-"""Return the directory of raw files."""
 
 
 def make_directory(path: Path) -> None:

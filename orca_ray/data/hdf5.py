@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache, mat5
 from orca_ray.data.gzip_stream import damaged, refuse_growth
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
 
 
 @contextlib.contextmanager

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.data.rows import KINDS, Rows, row_slices
+from orca_ray.data.rows import KINDS, Array, Rows, row_slices
 from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
 
-Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array | Rows]
 """Arrays by name: ``train_x``, ``train_y``, ``validation_x``, …, ``test_y``, and the others of `ALLOWED`."""
 Build = Callable[[Workspace], Arrays]

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import archive_errors, refuse_growth
 from orca_ray.data.npy import from_stream, mapped
+from orca_ray.data.rows import Array
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15

@@ -6,14 +6,12 @@ librosa's terms: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")`
 """
 
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
 
 _SMALLEST_POWER = 1e-10
 _FRAMES = 1024

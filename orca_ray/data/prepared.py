@@ -149,7 +149,7 @@ def prepare(
     if users:
         layout.refuse_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
-        cache.prepared_dir()  # its error says what to do
+        cache.subdirectory("prepared")  # its error says what to do
     # A hidden lock next to a directory of the user's own.
     with cache.lock(directory.with_name(f".{directory.name}") if users else directory, name):
         if data := found(logging.WARNING):  # another process was faster

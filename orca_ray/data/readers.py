@@ -18,7 +18,7 @@ import numpy.typing as npt
 from orca_ray.data import cache
 from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat
 from orca_ray.data.npy import open_npz, read_npy
-from orca_ray.data.rows import row_slices
+from orca_ray.data.rows import Array, row_slices
 from orca_ray.errors import UserError
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
 Waveform = npt.NDArray[np.float32]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -178,7 +177,7 @@ def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
 def _samples(data: bytes, encoding: int, width: int) -> Waveform:
     if encoding == _FLOAT:
         return np.frombuffer(data, f"<f{width}").astype(np.float32)
-    values: npt.NDArray[Any]
+    values: Array
     if width == 1:  # the only unsigned width
         values = np.frombuffer(data, np.uint8).astype(np.int32) - 128
     elif width == 3:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Part = slice | npt.NDArray[np.int64]
+RowIndex = slice | npt.NDArray[np.int64]
 """Index of rows: a slice, or indices [b]."""
 
 
@@ -29,7 +29,7 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, part: Part, /) -> Array:
+    def __getitem__(self, part: RowIndex, /) -> Array:
         """Return the rows [b, ...] of a slice or of indices [b]."""
         ...
 
@@ -73,7 +73,7 @@ class PairwiseRows:
     def __len__(self) -> int:
         return len(self.parts["positions"])
 
-    def __getitem__(self, part: Part) -> Array:
+    def __getitem__(self, part: RowIndex) -> Array:
         read = {name: array[part] for name, array in self.parts.items()}
         along_rows, features = read["positions"], self._features
         along_columns = read.get("columns", along_rows)
@@ -101,7 +101,7 @@ class JoinedRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, part: Part) -> Array:
+    def __getitem__(self, part: RowIndex) -> Array:
         indices = np.arange(len(self))[part]
         ahead = indices < len(self._first)
         rows = np.empty((len(indices), *self.shape[1:]), self.dtype)

@@ -1,13 +1,9 @@
 """Reader of the ``.ts`` text format of the UCR and UEA time series archives (labelled, without time stamps)."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
 
 
 def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
