@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from orca_ray.errors import UserError
+from orca_ray.paths import open_regular, regular_size
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ _ABANDONED_SECONDS = 3600.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
-_VIRTUAL = (Path("/proc"), Path("/sys"))
-"""File systems whose files may block, or never end."""
 
 
 def home() -> Path:
@@ -90,23 +88,16 @@ def read_errors(path: Path) -> Iterator[None]:
 def refuse_special(path: Path, *, directories: bool = False) -> int:
     """Return the size of a regular file (``directories``: or directory); raises :class:`UserError` for anything else.
 
-    Reading a FIFO, a device, or a file of ``/proc`` or ``/sys`` may block or never end. A missing path is refused, too.
+    A missing path is refused, too. See `orca_ray.paths.regular_size`.
     """
     with read_errors(path):
-        status = path.stat()
-        virtual = any(path.resolve().is_relative_to(each) for each in _VIRTUAL)
-    if virtual or not (stat.S_ISREG(status.st_mode) or (directories and stat.S_ISDIR(status.st_mode))):
-        expected = "file or directory" if directories else "file"
-        found = "a directory" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket, device or file of the system"
-        raise UserError(f"cannot read {path}: expected a regular {expected}, found {found}; name another path")
-    return status.st_size
+        return regular_size(path, directories=directories)
 
 
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading; raises :class:`UserError` as `refuse_special` and `read_errors` do."""
-    refuse_special(path)
     with read_errors(path):
-        return path.open("rb")
+        return open_regular(path)
 
 
 def create_file(path: Path) -> BinaryIO:
@@ -155,6 +146,13 @@ def require_space(path: Path, num_bytes: float) -> None:
         raise UserError(
             f"no space: {path} needs about {_size(num_bytes)} and its disk has {_size(free)} free. {make_room(path)}"
         ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def require_memory(num_bytes: float, what: str, advice: str) -> None:
+    """Raise :class:`UserError` if ``what``, which takes ``num_bytes``, does not fit this machine's memory."""
+    if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"
+        raise UserError(f"{needed}, and this machine has {memory / 2**30:,.1f} GiB of memory; {advice}")
 
 
 def _size(num_bytes: float) -> str:

@@ -7,6 +7,7 @@ that ends early and drops an incomplete sample.
 
 import csv
 import io
+import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from orca_ray.data.rows import Array, row_slices
 from orca_ray.errors import UserError
 
 __all__ = [
-    "MatArray", "open_hdf5", "open_npz", "read_csv", "read_lines", "read_mat", "read_npy", "read_wav",
+    "MatArray", "open_hdf5", "open_npz", "read_csv", "read_json", "read_lines", "read_mat", "read_npy", "read_wav",
     "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
 
@@ -30,6 +31,7 @@ Waveform = npt.NDArray[np.float32]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
+_MOST_JSON_BYTES = 2**22
 _SLICE_BYTES = 32 * 2**20
 
 
@@ -123,6 +125,21 @@ def _text(path: Path) -> str:
     if "\0" in text:
         raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
     return text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a regular file; raises UserError for other content, or more than 4 MiB of it."""
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        content = stream.read(_MOST_JSON_BYTES + 1)
+    if len(content) > _MOST_JSON_BYTES:
+        raise UserError(f"{path}: expected JSON of at most {_MOST_JSON_BYTES:,} bytes, found more")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON, found something else ({str(error)[:200]})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    return value
 
 
 def read_wav(path: Path, sample_rate: int) -> Waveform:

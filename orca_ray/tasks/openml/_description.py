@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_ray.data.json_files import read_json
+from orca_ray.data.readers import read_json
 from orca_ray.errors import UserError
 
 _FORMATS = r"(?i)arff|sparse_arff"  # one reader for both
