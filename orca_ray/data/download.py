@@ -263,14 +263,6 @@ class Download:
         return Failed(f"the connection broke off after {self.size} of {self._total or 'an unknown number of'} bytes")
 
 
-def size_left(target: Path) -> int:
-    """Return the number of bytes that an earlier fetch left of a file, whether or not they can be continued."""
-    try:
-        return target.with_name(f"{target.name}.part").stat().st_size
-    except OSError:
-        return 0
-
-
 def _validator(headers: Mapping[str, str]) -> str:
     """Return the header that identifies one version of a file byte for byte; "" where the server sends none."""
     etag = headers.get("ETag", "")
