@@ -50,12 +50,6 @@ class Patience:
         """Time-outs of requests."""
         return self.connect_seconds, self.silence_seconds
 
-    def wait(self, failures: int) -> float:
-        """Return the seconds to wait after a number of consecutive failures."""
-        # The bound on the exponent keeps the power finite.
-        doubled = min(self.first_wait * 2.0 ** min(failures - 1, 30), self.longest_wait)
-        return doubled * random.uniform(0.75, 1.25)
-
 
 class Failed(Exception):
     """A URL gave no file; the message is the reason."""
@@ -71,7 +65,9 @@ def content_length(url: str, patience: Patience) -> int:
     import requests
 
     try:
-        with requests.head(url, allow_redirects=True, timeout=patience.timeout) as response:
+        with requests.head(
+            url, allow_redirects=True, timeout=patience.timeout
+        ) as response:
             known = response.ok and not _is_page(response.headers)
             return (_length(response.headers) or 0) if known else 0
     except requests.RequestException as error:
@@ -87,8 +83,6 @@ class Download:
     continued, too; if not, a server that does not send the length is refused.
     """
 
-    _total: int | None
-
     def __init__(self, target: Path, url: str, *, hash_known: bool) -> None:
         """Load what an earlier process left of the file at ``url``, if it can be continued."""
         self.path = target.with_name(f"{target.name}.part")
@@ -97,8 +91,8 @@ class Download:
         self._reset()
         self._refuse_link()
         description = self._read_description()
-        validator = description["validator"] if description and description["url"] == url else ""
-        if description is not None and (validator or hash_known) and self.path.exists():
+        validator = description.get("validator", "") if description.get("url") == url else ""
+        if description and (validator or hash_known) and self.path.exists():
             size, total = cache.refuse_special(self.path), description["bytes"]
             if total is None or size <= total:
                 self.size, self._total, self._validator = size, total, validator
@@ -107,19 +101,19 @@ class Download:
 
     def _reset(self) -> None:
         self.size, self._validator, self.continued = 0, "", False
-        self._total = None
+        self._total: int | None = None
 
     def _refuse_link(self) -> None:
         if self.path.is_symlink():
             raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
 
-    def _read_description(self) -> dict[str, Any] | None:
+    def _read_description(self) -> dict[str, Any]:
         with contextlib.suppress(UserError, OSError, ValueError), cache.open_file(self._description) as stream:
             found = json.load(stream)
             kinds = {"url": str, "validator": str, "bytes": int | None}
             if isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
                 return found
-        return None
+        return {}
 
     def run(self, patience: Patience, stop: threading.Event, report: Report) -> None:
         """Fetch the rest of the file.
@@ -144,7 +138,9 @@ class Download:
                     raise failure
                 if failures >= (patience.tries if failure.reached else patience.tries_to_reach):
                     raise Failed(f"{failure} ({failures} tries)")
-                seconds = max(patience.wait(failures), failure.wait)
+                # The bound on the exponent keeps the power finite.
+                doubled = min(patience.first_wait * 2.0 ** min(failures - 1, 30), patience.longest_wait)
+                seconds = max(doubled * random.uniform(0.75, 1.25), failure.wait)
                 logger.debug("%s: %s; trying again in %.1f s", self._url, failure, seconds)
                 if stop.wait(seconds):
                     raise Stopped
@@ -170,7 +166,9 @@ class Download:
         if self.size and self._validator:
             headers["If-Range"] = self._validator
         try:
-            with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
+            with session.get(
+                self._url, headers=headers, stream=True, timeout=patience.timeout
+            ) as response:
                 self._refuse_status(response)
                 with cache.disk_errors(self.path.parent):
                     self._accept_headers(response)
@@ -219,9 +217,8 @@ class Download:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
         if not self.size or found is None or int(found[1]) != self.size:
             return False
-        if found[2] != "*" and self._total is not None and int(found[2]) != self._total:
-            return False
-        return not self._validator or _validator(headers) in ("", self._validator)
+        same_length = found[2] == "*" or self._total in (None, int(found[2]))
+        return same_length and (not self._validator or _validator(headers) in ("", self._validator))
 
     def _receive(self, response: "Response", stop: threading.Event, report: Report) -> None:
         with self._open() as stream:

@@ -31,7 +31,6 @@ class Package:
     version: str
     sha256: str
     licence: str
-    summary: str = ""
     size_mb: float = 10.0
     """Approximate size, for messages and the check of free space."""
     wheel_tag: str = ""

@@ -34,21 +34,12 @@ class Rows(Protocol):
         ...
 
 
-class CompositeRows(Rows, Protocol):
-    """Rows that are assembled from parts when they are read."""
-
-    kind: str
-    """Name in `KINDS`."""
-    parts: Mapping[str, Array]
-    """Stored arrays by name."""
-
-
 class PairwiseRows:
     """Features of position pairs, such as contact maps: x [N, 2 F + P, S, S].
 
-    Built from positions [N, F, S] and pairs [N, P, S, S]. Channel f of the first F is position feature f of the row
-    index, channel F + f that of the column index; the P pair maps follow. Stored so, 57 channels of 512 × 512 take a
-    nineteenth of the space.
+    Built from positions [N, F, S] and pairs [N, P, S, S], a nineteenth of the space for 57 channels of 512 × 512.
+    Channel f of the first F is position feature f of the row index, channel F + f that of the column index; the P pair
+    maps follow.
 
     Optional parts: ``columns`` [N, F, S], for columns of other positions than the rows (a window off the diagonal), and
     ``extents`` [N, 2, 2], the first and the end of the rows, then of the columns; outside of them (padding) tiled
@@ -56,6 +47,7 @@ class PairwiseRows:
     """
 
     kind = "pairwise"
+    """Name in `KINDS`."""
 
     def __init__(self, parts: Mapping[str, Array]) -> None:
         """Store ``positions``, ``pairs`` and the optional parts; raises ValueError for shapes that do not fit."""

@@ -1,5 +1,6 @@
 """Workspace of a task's ``build``: raw files, and arrays on the disk that an interrupted build continues."""
 
+import contextlib
 import json
 import logging
 import os
@@ -41,7 +42,11 @@ class Workspace:
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._done = self._read_progress()
+        with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
+            with cache.open_file(self.directory / PROGRESS) as stream:
+                content = json.load(stream)
+            if content["identity"] == self.identity:
+                self._done = dict(content["done"])
 
     def file(self, path: str) -> Path:
         """Return a raw file or directory; raises UserError if it is missing or special (FIFO, device, ``/proc``)."""
@@ -67,7 +72,9 @@ class Workspace:
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
             if os.path.lexists(path):
-                found = None if path.is_symlink() else _open_array(path)
+                found: Array | None = None
+                with contextlib.suppress(ValueError):  # its process was killed before the header was complete
+                    found = None if path.is_symlink() else np.lib.format.open_memmap(path, mode="r+")
                 if found is not None and found.shape == shape and found.dtype == wanted:
                     _reserve(path)  # the interruption may have come before
                     return found
@@ -106,25 +113,8 @@ class Workspace:
         """Whether any batch is done, so that the build is worth continuing."""
         return bool(self._done)
 
-    def _read_progress(self) -> dict[str, int]:
-        try:
-            with cache.open_file(self.directory / PROGRESS) as stream:
-                content = json.load(stream)
-            return dict(content["done"]) if content["identity"] == self.identity else {}
-        except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
-            return {}
-
     def _write_progress(self) -> None:
         cache.write_text(self.directory / PROGRESS, json.dumps({"identity": self.identity, "done": self._done}))
-
-
-def _open_array(path: Path) -> Array | None:
-    """Return the array of a file, writable; None if its process was killed before the header was complete."""
-    try:
-        found: Array = np.lib.format.open_memmap(path, mode="r+")
-    except ValueError:
-        return None
-    return found
 
 
 def _reserve(path: Path) -> None:
