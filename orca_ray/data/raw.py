@@ -53,15 +53,11 @@ class RawFile:
 
     def unpacking(self, directory: Path) -> Path:
         """Return the stamp file that exists while unpacked members are moved, and after an interrupted move."""
-        return directory / LOCKS / f"{self._flat_name}.unpacking"
+        return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
     def lock(self, directory: Path) -> Path:
         """Return the path that is locked during the download."""
-        return directory / LOCKS / self._flat_name
-
-    @property
-    def _flat_name(self) -> str:
-        return self.path.replace("/", "+")
+        return directory / LOCKS / self.path.replace("/", "+")
 
 
 def missing(files: tuple[RawFile, ...], directory: Path) -> list[RawFile]:
