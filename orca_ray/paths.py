@@ -1,6 +1,7 @@
 """Paths that users name: checked before they are opened, and cleaned up after a failure."""
 
 import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -73,18 +74,14 @@ def new_directories_removed(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for directory in created:  # the innermost first
-            _remove_bare(directory)
+        walks = (os.walk(directory, topdown=False) for directory in created)  # the innermost first
+        for folder, _, files in itertools.chain.from_iterable(walks):
+            for lock in (Path(folder, name) for name in files if name.endswith(".lock")):
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+            with contextlib.suppress(OSError):  # not empty: something is worth keeping
+                os.rmdir(folder)
         raise
-
-
-def _remove_bare(directory: Path) -> None:
-    for folder, _, files in os.walk(directory, topdown=False):
-        for lock in (Path(folder, name) for name in files if name.endswith(".lock")):
-            with contextlib.suppress(OSError):
-                lock.unlink()
-        with contextlib.suppress(OSError):  # not empty: something is worth keeping
-            os.rmdir(folder)
 
 
 def _exists(path: Path) -> bool:

@@ -49,7 +49,7 @@ def fetch(
             afterwards for files that no address supplies, files with another hash than expected, and archives that
             are damaged or lack the expected member.
     """
-    wanted = _distinct(files)
+    wanted = list({file.path: file for file in files}.values())
     _refuse_manual(wanted, directory)
     cache.make_directory(directory)
     _require_space([file for file in wanted if not file.present(directory)], directory, workers, patience)
@@ -95,7 +95,7 @@ def verify(files: Sequence[RawFile], directory: Path, progress: Progress | None 
             raw.pin(file, content)
         (verified.intact if known or file.md5 else verified.first_seen).append(file.path)
 
-    _raise_all(error for _, error in pool.map(_distinct(files), check, _WORKERS))
+    _raise_all(error for _, error in pool.map(list({file.path: file for file in files}.values()), check, _WORKERS))
     return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
 
 
@@ -294,10 +294,6 @@ def _require_space(absent: Sequence[RawFile], directory: Path, workers: int, pat
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _distinct(files: Iterable[RawFile]) -> list[RawFile]:
-    return list({file.path: file for file in files}.values())
 
 
 def _raise_all(errors: Iterable[BaseException]) -> None:

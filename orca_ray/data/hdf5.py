@@ -84,11 +84,8 @@ def read_mat(path: Path, name: str) -> MatArray:
     import h5py
 
     cache.refuse_special(path)
-    return _from_hdf5(path, name) if h5py.is_hdf5(path) else _from_mat5(path, name)
-
-
-def _from_hdf5(path: Path, name: str) -> MatArray:
-    import h5py
+    if not h5py.is_hdf5(path):
+        return _from_mat5(path, name)
 
     def read(rows: slice) -> Array:
         with open_hdf5(path, (name,)) as file:

@@ -92,8 +92,7 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the named columns of a comma-separated table with a header, with values as text.
 
-    Raises UserError for a file that is not text, a column that is missing or named twice, a row (with its line) of
-    another length than the header, and no row.
+    Raises UserError for a column that is missing or named twice, a row of another length than the header, and no row.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -145,9 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_wav(path: Path, sample_rate: int) -> Waveform:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    PCM of 8, 16, 24 and 32 bits and floating point of 32 and 64 bits are read, plain or "extensible"; nothing is
-    resampled to ``sample_rate`` (hertz). Raises UserError for another rate, several channels, another encoding, no
-    samples, a NaN, or a file that ends early.
+    PCM of 8 to 32 bits and floating point are read. Raises UserError for another rate than ``sample_rate`` (hertz),
+    several channels, another encoding, no samples, a NaN, or a file that ends early.
     """
     with cache.open_file(path) as stream, cache.read_errors(path):
         chunks = _chunks(path, stream.read())
@@ -168,7 +166,7 @@ def read_wav(path: Path, sample_rate: int) -> Waveform:
         raise UserError(f"{path}: expected PCM of 8 to 32 bits or floating point, found {found}; convert it")
     if len(data) % (bits // 8):
         raise UserError(f"{path}: expected samples of {bits // 8} bytes in chunk 'data', found {len(data)} bytes")
-    samples = _samples(data, encoding, bits // 8)
+    samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float32) if encoding == _FLOAT else _pcm(data, bits // 8)
     if not len(samples) or not np.isfinite(samples).all():
         raise UserError(f"{path}: expected finite samples, found {'a NaN or infinity' if len(samples) else 'none'}")
     return samples
@@ -191,9 +189,7 @@ def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
     return chunks
 
 
-def _samples(data: bytes, encoding: int, width: int) -> Waveform:
-    if encoding == _FLOAT:
-        return np.frombuffer(data, f"<f{width}").astype(np.float32)
+def _pcm(data: bytes, width: int) -> Waveform:
     values: Array
     if width == 1:  # the only unsigned width
         values = np.frombuffer(data, np.uint8).astype(np.int32) - 128

@@ -24,11 +24,7 @@ PROGRESS = "progress.json"
 
 @dataclass
 class Workspace:
-    """One build of one task's arrays.
-
-    Large arrays are made by `array` and filled in `batches`, which an interrupted build does not repeat. Small arrays
-    are simply returned by the build.
-    """
+    """One build of one task's arrays; large ones are made by `array` and filled in `batches`, which are not repeated."""
 
     task: str
     raw: Path
@@ -58,16 +54,13 @@ class Workspace:
     def optional(self, path: str) -> Path | None:
         """Return a raw file or directory, or None if it is missing."""
         found = self.raw / path
-        if not found.exists():
-            return None
-        cache.refuse_special(found, directories=True)
-        return found
+        if found.exists():
+            cache.refuse_special(found, directories=True)
+            return found
+        return None
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return a writable array (N, ...) on the disk, with zeros where it was not filled before.
-
-        ``name`` is that of a prepared array (``train_x``) or of a part of one (``train_x.pairs``).
-        """
+        """Return the writable array ``name`` (as ``train_x``, ``train_x.pairs``) on the disk; new ones hold zeros."""
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
@@ -95,8 +88,7 @@ class Workspace:
 
         ``stage`` names this pass over the items uniquely; ``size`` is the work that an interruption may cost.
         """
-        first = self._done.get(stage, 0)
-        if first:
+        if first := self._done.get(stage, 0):
             logger.info("%s: %s goes on after %d of %d", self.task, stage, first, num_items)
         for start in range(first, num_items, size):
             end = min(start + size, num_items)
