@@ -81,6 +81,8 @@ class Download:
     continued, too; if not, a server that does not send the length is refused.
     """
 
+    _total: int | None
+
     def __init__(self, target: Path, url: str, *, hash_known: bool) -> None:
         """Load what an earlier process left of the file at ``url``, if it can be continued."""
         self.path = target.with_name(f"{target.name}.part")
@@ -99,7 +101,7 @@ class Download:
 
     def _reset(self) -> None:
         self.size, self._validator, self.continued = 0, "", False
-        self._total: int | None = None
+        self._total = None
 
     def _refuse_link(self) -> None:
         if self.path.is_symlink():

@@ -21,8 +21,8 @@ _MAX_RATIO = 200
 _ANY_RATIO_BYTES = 256 * 2**20
 """Unpacked size up to which the ratio is not limited."""
 COPY_BYTES = 2**20
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error)
-_DAMAGED += (EOFError, OverflowError, ValueError)
+_DAMAGED: tuple[type[Exception], ...] = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error)
+_DAMAGED += (EOFError, OSError, OverflowError, ValueError)
 _DAMAGED += (RuntimeError,)  # NotImplementedError, for a compression that zipfile does not support
 
 
@@ -110,7 +110,7 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (*_DAMAGED, OSError) as error:
+    except _DAMAGED as error:
         # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise

@@ -53,7 +53,7 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
             _refuse_unfit(str(path), header, path.stat().st_size - stream.tell(), kind, pickled)
             array = mapped(stream, header.dtype, header.shape, header.order, stream.tell())
         elif pickled:
-            array = safe_pickle.load(stream, str(path))  # type: ignore[arg-type]
+            array = safe_pickle.load(stream, str(path))
             found = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
             if found != list(header.shape):
                 expected = f"an array of objects of shape {list(header.shape)}"

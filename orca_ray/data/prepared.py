@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import cache, layout
-from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
-from orca_ray.data.rows import KINDS, Rows
+from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
+from orca_ray.data.rows import KINDS, Array, Rows
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 

@@ -24,7 +24,7 @@ PROGRESS = "progress.json"
 
 @dataclass
 class Workspace:
-    """One build of one task's arrays; large ones are made by `array` and filled in `batches`, which are not repeated."""
+    """One build of one task's arrays; large ones are made by `array` and filled in `batches`, which continue."""
 
     task: str
     raw: Path
