@@ -1,6 +1,7 @@
 """Paths that users name: checked before they are opened, and cleaned up after a failure."""
 
 import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -26,11 +27,8 @@ def refuse_special(path: Path, what: str) -> None:
 
     ``what`` names the argument in the message, e.g. ``--out``. The path is not opened; it does not have to exist.
     """
-    real = Path(os.path.realpath(path))
-    virtual = any(real.is_relative_to(root) for root in _VIRTUAL) and not real.is_relative_to(_SHARED_MEMORY)
-    kind = _kind(real)
-    if virtual or kind not in ("", "a file", "a directory"):
-        found = kind if kind and not virtual else f"inside {Path(*real.parts[:2])}"
+    found = _kind(path)
+    if found not in ("", "a file", "a directory"):
         raise UserError(f"{what} {path} is {found}: give a path to a regular file or directory on a disk")
 
 
@@ -45,19 +43,27 @@ def require_directory(path: Path, what: str) -> Path:
     return path
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, without ever waiting for a writer.
+def regular_size(path: Path, *, directories: bool = False) -> int:
+    """Return the size of a regular file (``directories``: or directory), which is never opened.
+
+    Reading a pipe, a device, or a file of ``/proc`` or ``/sys`` may block or never end.
 
     Raises:
-        UserError: the path is a directory, pipe, device or socket.
-        OSError: the file is missing or cannot be read.
+        UserError: something else is there.
+        OSError: nothing is there, or the file system fails.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise UserError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, not a regular file: remove it")
-    return os.fdopen(descriptor, "rb")
+    size, found = path.stat().st_size, _kind(path)
+    if found != "a file" and not (directories and found == "a directory"):
+        expected = "file or directory" if directories else "file"
+        remedy = "remove it, or name another path"
+        raise UserError(f"cannot read {path}: expected a regular {expected}, found {found}; {remedy}")
+    return size
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; raises as `regular_size` does."""
+    regular_size(path)
+    return path.open("rb")
 
 
 @contextlib.contextmanager
@@ -68,18 +74,14 @@ def new_directories_removed(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for directory in created:  # the innermost first
-            _remove_bare(directory)
+        walks = (os.walk(directory, topdown=False) for directory in created)  # the innermost first
+        for folder, _, files in itertools.chain.from_iterable(walks):
+            for lock in (Path(folder, name) for name in files if name.endswith(".lock")):
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+            with contextlib.suppress(OSError):  # not empty: something is worth keeping
+                os.rmdir(folder)
         raise
-
-
-def _remove_bare(directory: Path) -> None:
-    for folder, _, files in os.walk(directory, topdown=False):
-        for lock in (Path(folder, name) for name in files if name.endswith(".lock")):
-            with contextlib.suppress(OSError):
-                lock.unlink()
-        with contextlib.suppress(OSError):  # not empty: something is worth keeping
-            os.rmdir(folder)
 
 
 def _exists(path: Path) -> bool:
@@ -91,8 +93,11 @@ def _exists(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str:
-    """Return a description of what is at ``path``; "" if nothing is there."""
+    """Return a description of what ``path`` leads to; "" if nothing is there."""
+    real = Path(os.path.realpath(path))
+    if any(real.is_relative_to(root) for root in _VIRTUAL) and not real.is_relative_to(_SHARED_MEMORY):
+        return f"inside {Path(*real.parts[:2])}"
     try:
-        return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "special")
+        return _KINDS.get(stat.S_IFMT(real.stat().st_mode), "special")
     except OSError:
         return ""

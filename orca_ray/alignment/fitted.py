@@ -48,7 +48,7 @@ def _fitted(distance: Distance, source: SourceFeatures, digest: str) -> Distance
     with ExitStack() as stack:
         path: Path | None = None
         try:
-            path = cache.source_dir() / "terms" / f"{distance.name}-{digest}.safetensors"
+            path = cache.subdirectory("source") / "terms" / f"{distance.name}-{digest}.safetensors"
             stack.enter_context(cache.lock(path))
         except (UserError, OSError) as error:
             logger.warning("source terms are not cached on disk: %s", error)

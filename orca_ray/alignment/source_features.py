@@ -68,7 +68,7 @@ def source_features(
 def _cached(source: Source, request: SampleRequest) -> SourceFeatures:
     """Read the features from disk, or compute and write them, under a lock."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
-    path = cache.source_dir() / f"{readable}-{_digest(source, request)}.safetensors"
+    path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
     with cache.lock(path):
         stored = read_tensors(path)
         if stored is not None:

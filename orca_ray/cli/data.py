@@ -150,7 +150,7 @@ def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = Fal
 
 
 def _verify_raw(task: "Task", directory: Path, *, quiet: bool) -> list[str]:
-    from orca_ray.data.verification import verify as verify_files
+    from orca_ray.data.fetch import verify as verify_files
 
     with DataProgress(quiet=quiet) as progress:
         found = verify_files(task.files, directory, progress)

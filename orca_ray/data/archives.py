@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import (
@@ -57,14 +57,8 @@ _KINDS = {
 }
 
 
-class _Member(NamedTuple):
-    name: str
-    target: Path
-    size: int
-    content: IO[bytes] | None
-    """None for a directory."""
-    position: Callable[[int], int]
-    """Returns how many bytes of the archive are read after so many bytes of the content."""
+_Member = tuple[str, int, IO[bytes] | None]
+"""Name, size and content of a member; content None for a directory."""
 
 
 def unpack(
@@ -72,9 +66,8 @@ def unpack(
 ) -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (detected by content) into a directory without replacing anything.
 
-    Members are moved to ``into`` after the archive was read to its end: a new directory at once, the files of an
-    existing one one by one. ``stamp`` exists during the move; after an interrupted one, unpack again. ``required`` is
-    a path below ``into`` that must exist in the end; "": none.
+    Members are moved to ``into`` after the archive was read to its end. ``stamp`` exists during the move; after an
+    interrupted one, unpack again. ``required`` is a path below ``into`` that must exist in the end; "": none.
 
     Raises:
         UserError: with archive and member, for a member that has ``..`` or an absolute path, is a link, device or
@@ -85,30 +78,30 @@ def unpack(
     report = progress or (lambda done, total: None)
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
         unpacked, most, free = 0, max_bytes(size), shutil.disk_usage(scratch).free
-        with archive_errors(archive, _EXPECTED), _members(archive, scratch) as members:
-            for member in members:
-                unpacked += max(0, member.size)
-                if member.size < 0 or unpacked > most:
-                    raise swollen(archive, f" at {member.name!r} ({member.size} bytes)")
+        with archive_errors(archive, _EXPECTED), _opened(archive) as (members, position):
+            for name, num_bytes, content in members:
+                unpacked += max(0, num_bytes)
+                if num_bytes < 0 or unpacked > most:
+                    raise swollen(archive, f" at {name!r} ({num_bytes} bytes)")
                 if unpacked > free:
                     raise UserError(
-                        f"{archive}: no space left at {member.name!r}: {unpacked} bytes are unpacked by then, {free} "
+                        f"{archive}: no space left at {name!r}: {unpacked} bytes are unpacked by then, {free} "
                         f"are free. {cache.make_room(scratch)}"
                     )
-                for done in _write(archive, member):
-                    report(min(member.position(done), size), size)
+                for _ in _write(archive, _target(archive, name, scratch), num_bytes, content):
+                    report(min(position(), size), size)
         if required and not os.path.lexists(scratch / required) and not (into / required).exists():
             raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
         # One call for all: half a million small files would each wait for the disk.
         os.sync()
         moves = list(_moves(scratch, into))
         _refuse_replacing(moves, archive)
-        if stamp is not None:
+        if stamp:
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.touch()
         for path, target in moves:
             os.replace(path, target)
-        if stamp is not None:
+        if stamp:
             stamp.unlink()
     report(size, size)
 
@@ -136,18 +129,19 @@ def read_whole(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _members(archive: Path, scratch: Path) -> Iterator[Iterator[_Member]]:
+def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[], int]]]:
+    """Yield the members of an archive, and a function that returns how many of its bytes are read."""
     with cache.open_file(archive) as stream:
         magic = stream.read(4)
         stream.seek(0)
         if magic in _ZIP:
             with zipfile.ZipFile(stream) as content:
-                yield _zip_members(archive, content, scratch)
+                yield _zip_members(archive, content), stream.tell
         elif magic[:2] == _GZIP:
             with open_gzip(archive) as unzipped:
-                yield _tar_members(archive, unzipped, scratch, cast(Any, unzipped.raw).packed_bytes)
+                yield _tar_members(archive, unzipped), cast(Any, unzipped.raw).packed_bytes
         else:
-            yield _tar_members(archive, stream, scratch, stream.tell)
+            yield _tar_members(archive, stream), stream.tell
 
 
 class _TarInfo(tarfile.TarInfo):
@@ -166,38 +160,30 @@ class _TarInfo(tarfile.TarInfo):
         return member
 
 
-def _tar_members(archive: Path, stream: IO[bytes], scratch: Path, position: Callable[[], int]) -> Iterator[_Member]:
+def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
         while (member := tar.next()) is not None:
             cast(Any, tar).members.clear()  # tarfile would store them all
-            target = _target(archive, member.name, scratch)
             if member.issparse() or not (member.isdir() or member.isreg()):
                 found = _KINDS.get(member.type, f"member of type {member.type!r}")
                 raise _special(archive, member.name, "sparse file" if member.issparse() else found)
-            tarfile.data_filter(member, str(scratch))
-            content = None if member.isdir() else tar.extractfile(member)
-            yield _Member(member.name, target, 0 if member.isdir() else member.size, content, lambda _: position())
+            yield (member.name, 0, None) if member.isdir() else (member.name, member.size, tar.extractfile(member))
     drain(stream)  # the checksum of a gzip file is at its end
 
 
-def _zip_members(archive: Path, content: zipfile.ZipFile, scratch: Path) -> Iterator[_Member]:
-    before = 0
+def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
     for member in content.infolist():
-        target = _target(archive, member.filename, scratch)
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             found = "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
             raise _special(archive, member.filename, found)
         if member.flag_bits & 1:
             raise UserError(f"{archive}, {member.filename!r}: expected a file that can be read, found an encrypted one")
-        if member.is_dir():
-            yield _Member(member.filename, target, 0, None, lambda _: 0)
+        if member.filename.endswith("/"):
+            yield member.filename, 0, None
             continue
         with content.open(member) as stream:
-            size = member.file_size
-            ratio = member.compress_size / max(1, size)
-            yield _Member(member.filename, target, size, stream, lambda n: before + int(n * ratio))  # noqa: B023
-        before += member.compress_size
+            yield member.filename, member.file_size, stream
 
 
 def _special(archive: Path, name: str, found: str) -> UserError:
@@ -219,13 +205,11 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
     return scratch / path
 
 
-def _write(archive: Path, member: _Member) -> Iterator[int]:
-    """Write a member, and yield the number of bytes written after each block."""
-    target = member.target
-    directory = target if member.content is None else target.parent
+def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) -> Iterator[None]:
+    """Write a member, and yield after each block."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        stream = None if member.content is None else target.open("wb")
+        (target.parent if content else target).mkdir(parents=True, exist_ok=True)
+        stream = target.open("wb") if content else None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(f"{archive}, {target.name!r}: a file and a directory have the same name") from error
     except OSError as error:
@@ -233,16 +217,14 @@ def _write(archive: Path, member: _Member) -> Iterator[int]:
             raise
         name = target.name[:300]
         raise UserError(f"{archive}, {name!r}: no file can have this name here ({error.strerror})") from error
-    if stream is None or member.content is None:
+    if stream is None or content is None:
         return
-    done = 0
     with stream:
-        while block := member.content.read(COPY_BYTES):
+        while block := content.read(COPY_BYTES):
             stream.write(block)
-            done += len(block)
-            yield done
-    if done != member.size:
-        raise EOFError(f"{target.name!r} has {member.size} bytes, {done} are there")
+            yield
+        if stream.tell() != size:
+            raise EOFError(f"{target.name!r} has {size} bytes, {stream.tell()} are there")
 
 
 def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:

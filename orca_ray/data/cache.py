@@ -2,12 +2,10 @@
 
 import contextlib
 import errno
-import functools
 import hashlib
 import logging
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from orca_ray.errors import UserError
+from orca_ray.paths import open_regular, regular_size
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +22,10 @@ HOME_VARIABLE = "ORCA_RAY_HOME"
 _ABANDONED_SECONDS = 3600.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NOT_A_DIRECTORY = (errno.ENOTDIR, errno.EEXIST)
-_VIRTUAL = (Path("/proc"), Path("/sys"))
-"""File systems whose files may block, or never end."""
 
 
 def home() -> Path:
-    """Return the cache directory, ``$ORCA_RAY_HOME`` or ``~/.cache/orca-ray``, without creating it.
-
-    Raises :class:`UserError` when the home directory of ``~`` is unknown.
-    """
+    """Return the cache directory, ``$ORCA_RAY_HOME`` or ``~/.cache/orca-ray``; raises `UserError` without ``~``."""
     configured = os.environ.get(HOME_VARIABLE, "").strip()
     try:
         return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"
@@ -41,22 +34,11 @@ def home() -> Path:
         raise UserError(f"{given}, and there is no such home directory: set it to a directory's path") from error
 
 
-def _subdirectory(name: str) -> Path:
+def subdirectory(name: str) -> Path:
+    """Return a directory below the cache directory (packages, bodies, prepared, source), created if needed."""
     path = home() / name
     make_directory(path)
     return path
-
-
-packages_dir = functools.partial(_subdirectory, "packages")
-"""Return the directory of fetched packages (wheels); like the others, it is created if needed."""
-bodies_dir = functools.partial(_subdirectory, "bodies")
-"""Return the directory of converted bodies, one Hugging Face directory each."""
-prepared_dir = functools.partial(_subdirectory, "prepared")
-"""Return the directory of prepared, memory-mapped task data."""
-source_dir = functools.partial(_subdirectory, "source")
-"""Return the directory of source features."""
-raw_dir = functools.partial(_subdirectory, "raw")
-"""Return the directory of raw files."""
 
 
 def make_directory(path: Path) -> None:
@@ -79,7 +61,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(f"no space left on the disk of {path}. {make_room(path)}") from error
-        if error.errno not in (*_NOT_WRITABLE, *_NOT_A_DIRECTORY):
+        if error.errno not in (*_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST):
             raise
         if isinstance(error.filename, str) and _elsewhere(Path(error.filename), path):
             raise UserError(f"cannot open {error.filename}: {error.strerror}") from error
@@ -100,25 +82,15 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size of a regular file (``directories``: or directory); raises :class:`UserError` for anything else.
-
-    Reading a FIFO, a device, or a file of ``/proc`` or ``/sys`` may block or never end. A missing path is refused, too.
-    """
+    """Call `orca_ray.paths.regular_size`; raises :class:`UserError` for a missing path, too."""
     with read_errors(path):
-        status = path.stat()
-        virtual = any(path.resolve().is_relative_to(each) for each in _VIRTUAL)
-    if virtual or not (stat.S_ISREG(status.st_mode) or (directories and stat.S_ISDIR(status.st_mode))):
-        expected = "file or directory" if directories else "file"
-        found = "a directory" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket, device or file of the system"
-        raise UserError(f"cannot read {path}: expected a regular {expected}, found {found}; name another path")
-    return status.st_size
+        return regular_size(path, directories=directories)
 
 
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading; raises :class:`UserError` as `refuse_special` and `read_errors` do."""
-    refuse_special(path)
     with read_errors(path):
-        return path.open("rb")
+        return open_regular(path)
 
 
 def create_file(path: Path) -> BinaryIO:
@@ -128,10 +100,7 @@ def create_file(path: Path) -> BinaryIO:
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a small file by way of ``<name>.tmp``, so that readers see the old or the whole new content.
-
-    ``durable`` flushes it to the disk first, so that this holds after a power cut, too.
-    """
+    """Write a small file atomically by way of ``<name>.tmp``; if ``durable``, also in the event of a power cut."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with create_file(temporary) as stream:
@@ -164,9 +133,15 @@ def require_space(path: Path, num_bytes: float) -> None:
     """Raise :class:`UserError` unless the disk of ``path`` (an existing directory) has ``num_bytes`` free."""
     free = shutil.disk_usage(path).free
     if free < num_bytes:
-        raise UserError(
-            f"no space: {path} needs about {_size(num_bytes)} and its disk has {_size(free)} free. {make_room(path)}"
-        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        needed = f"{path} needs about {_size(num_bytes)} and its disk has {_size(free)} free"
+        raise UserError(f"no space: {needed}. {make_room(path)}") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def require_memory(num_bytes: float, what: str, advice: str) -> None:
+    """Raise :class:`UserError` if ``what``, which takes ``num_bytes``, does not fit this machine's memory."""
+    if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"
+        raise UserError(f"{needed}, and this machine has {memory / 2**30:,.1f} GiB of memory; {advice}")
 
 
 def _size(num_bytes: float) -> str:
@@ -175,10 +150,7 @@ def _size(num_bytes: float) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock ``<path>.lock``; the system releases it when the holder dies.
-
-    ``what`` names the locked thing in the log of a process that waits; "": the path.
-    """
+    """Hold the lock ``<path>.lock`` between processes; ``what`` ("": the path) is logged while this one waits."""
     from filelock import FileLock, Timeout
 
     lock_file = path.with_name(path.name + ".lock")
@@ -216,10 +188,7 @@ def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a directory to fill; it replaces ``target`` when the block succeeds, and is removed when it fails.
-
-    Hold :func:`lock` around this. Raises :class:`UserError` as :func:`disk_errors`.
-    """
+    """Yield a directory to fill, which replaces ``target`` when the block succeeds; hold :func:`lock` around this."""
     with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
         filled = scratch / target.name
         filled.mkdir()
@@ -246,10 +215,8 @@ def replace_file(source: Path, target: Path) -> None:
 def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
     """Remove the least recently modified files ending in ``suffix`` beyond either limit; the newest always remains.
 
-    Temporary files and directories (``.tmp`` in the name) of killed writers are removed after an hour.
-
-    Raises:
-        OSError: the directory cannot be read or a file cannot be removed.
+    Temporary files and directories (``.tmp`` in the name) of killed writers are removed after an hour. Raises OSError
+    if the directory cannot be read or a file cannot be removed.
     """
     stated = []
     for path in directory.iterdir():

@@ -50,12 +50,6 @@ class Patience:
         """Time-outs of requests."""
         return self.connect_seconds, self.silence_seconds
 
-    def wait(self, failures: int) -> float:
-        """Return the seconds to wait after a number of consecutive failures."""
-        # The bound on the exponent keeps the power finite.
-        doubled = min(self.first_wait * 2.0 ** min(failures - 1, 30), self.longest_wait)
-        return doubled * random.uniform(0.75, 1.25)
-
 
 class Failed(Exception):
     """A URL gave no file; the message is the reason."""
@@ -97,8 +91,8 @@ class Download:
         self._reset()
         self._refuse_link()
         description = self._read_description()
-        validator = description["validator"] if description and description["url"] == url else ""
-        if description is not None and (validator or hash_known) and self.path.exists():
+        validator = description.get("validator", "") if description.get("url") == url else ""
+        if description and (validator or hash_known) and self.path.exists():
             size, total = cache.refuse_special(self.path), description["bytes"]
             if total is None or size <= total:
                 self.size, self._total, self._validator = size, total, validator
@@ -113,13 +107,13 @@ class Download:
         if self.path.is_symlink():
             raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
 
-    def _read_description(self) -> dict[str, Any] | None:
+    def _read_description(self) -> dict[str, Any]:
         with contextlib.suppress(UserError, OSError, ValueError), cache.open_file(self._description) as stream:
             found = json.load(stream)
             kinds = {"url": str, "validator": str, "bytes": int | None}
             if isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
                 return found
-        return None
+        return {}
 
     def run(self, patience: Patience, stop: threading.Event, report: Report) -> None:
         """Fetch the rest of the file.
@@ -144,7 +138,9 @@ class Download:
                     raise failure
                 if failures >= (patience.tries if failure.reached else patience.tries_to_reach):
                     raise Failed(f"{failure} ({failures} tries)")
-                seconds = max(patience.wait(failures), failure.wait)
+                # The bound on the exponent keeps the power finite.
+                doubled = min(patience.first_wait * 2.0 ** min(failures - 1, 30), patience.longest_wait)
+                seconds = max(doubled * random.uniform(0.75, 1.25), failure.wait)
                 logger.debug("%s: %s; trying again in %.1f s", self._url, failure, seconds)
                 if stop.wait(seconds):
                     raise Stopped
@@ -219,9 +215,8 @@ class Download:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
         if not self.size or found is None or int(found[1]) != self.size:
             return False
-        if found[2] != "*" and self._total is not None and int(found[2]) != self._total:
-            return False
-        return not self._validator or _validator(headers) in ("", self._validator)
+        same_length = found[2] == "*" or self._total in (None, int(found[2]))
+        return same_length and (not self._validator or _validator(headers) in ("", self._validator))
 
     def _receive(self, response: "Response", stop: threading.Event, report: Report) -> None:
         with self._open() as stream:
@@ -261,14 +256,6 @@ class Download:
         if isinstance(reason, urllib3.exceptions.NewConnectionError):
             return Failed(f"{host} cannot be reached", reached=False)
         return Failed(f"the connection broke off after {self.size} of {self._total or 'an unknown number of'} bytes")
-
-
-def size_left(target: Path) -> int:
-    """Return the number of bytes that an earlier fetch left of a file, whether or not they can be continued."""
-    try:
-        return target.with_name(f"{target.name}.part").stat().st_size
-    except OSError:
-        return 0
 
 
 def _validator(headers: Mapping[str, str]) -> str:

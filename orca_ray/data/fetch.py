@@ -1,28 +1,33 @@
-"""Parallel fetching of raw files: download, verify by hash, unpack, pin.
+"""Parallel fetching and verification of raw files: download, compare hashes, unpack, pin.
 
-An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file without a
-published hash is pinned (`orca_ray.data.pins`) after it was read whole: unpacked, or decompressed to its end.
+An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file is compared with
+its published hash, or else with the pin (`orca_ray.data.pins`) of its first complete reading: it is pinned after it was
+unpacked or decompressed to its end.
 """
 
+import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
-from orca_ray.data.download import Download, Failed, Patience, content_length, size_left
+from orca_ray.data.download import Download, Failed, Patience, content_length
 from orca_ray.data.gzip_stream import DamagedFile
-from orca_ray.data.pins import Pin, Pins
+from orca_ray.data.pins import NAME, Pin, Pins
 from orca_ray.data.raw import LOCKS, RawFile
 from orca_ray.data.thread_pool import Progress, Stopped, ThreadPool
-from orca_ray.data.verification import WORKERS, Digest, check_hash, distinct, hash_file, mismatch, pin, raise_all
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_WORKERS = 4
 _PATIENCE = Patience()
+_REPORTED_BYTES = 200 * 10**6
+"""Size from which the hashing of a file is reported."""
 
 
 def fetch(
@@ -30,7 +35,7 @@ def fetch(
     directory: Path,
     progress: Progress | None = None,
     *,
-    workers: int = WORKERS,
+    workers: int = _WORKERS,
     patience: Patience = _PATIENCE,
 ) -> None:
     """Fetch the files that are missing in ``directory``, and verify the others.
@@ -44,44 +49,87 @@ def fetch(
             afterwards for files that no address supplies, files with another hash than expected, and archives that
             are damaged or lack the expected member.
     """
-    wanted = distinct(files)
+    wanted = list({file.path: file for file in files}.values())
     _refuse_manual(wanted, directory)
     cache.make_directory(directory)
     _require_space([file for file in wanted if not file.present(directory)], directory, workers, patience)
     pool = ThreadPool(progress)
-    failed = pool.map(wanted, _Fetcher(directory, pool, patience).obtain, workers)
     errors = []
-    for file, error in failed:
+    for file, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers):
         if file.optional and isinstance(error, UserError):
             logger.warning("going on without %s, which is optional: %s", file.path, error)
         else:
             errors.append(error)
-    raise_all(errors)
+    _raise_all(errors)
 
 
-class _Fetcher:
-    """Fetches single files into one raw directory."""
+@dataclass
+class Verified:
+    """Result of `verify`: paths below the raw directory."""
+
+    intact: list[str] = field(default_factory=list)
+    first_seen: list[str] = field(default_factory=list)
+    """Files without a published hash or a pin, which are now pinned."""
+    absent: list[str] = field(default_factory=list)
+    """Files that are missing, even if what was unpacked from them exists."""
+
+
+def verify(files: Sequence[RawFile], directory: Path, progress: Progress | None = None) -> Verified:
+    """Compare the hashes of the raw files in ``directory`` with the published ones or the pins.
+
+    Raises UserError naming each file with another content, with the expected and the actual hash.
+    """
+    pool, verified = ThreadPool(progress), Verified()
+    raw = _RawDirectory(directory, pool, _PATIENCE)
+
+    def check(file: RawFile) -> None:
+        path = directory / file.path
+        if not path.is_file():
+            verified.absent.append(file.path)
+            return
+        content = raw.check(file)
+        known = raw.is_known(file)
+        if not known:
+            if not file.unpacked or not file.present(directory):
+                archives.read_whole(path)
+            raw.pin(file, content)
+        (verified.intact if known or file.md5 else verified.first_seen).append(file.path)
+
+    _raise_all(error for _, error in pool.map(list({file.path: file for file in files}.values()), check, _WORKERS))
+    return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
+
+
+def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
+    """Return the hashes and the size of a regular file; MD5 takes twice as long as SHA-256."""
+    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
+    num_bytes = 0
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        while block := stream.read(1 << 20):
+            num_bytes += len(block)
+            for each in hashes:
+                each.update(block)
+    sha256, *md5 = [each.hexdigest() for each in hashes]
+    return Pin(sha256, num_bytes, "", *md5)
+
+
+class _RawDirectory:
+    """Fetches and checks single files of one raw directory."""
 
     def __init__(self, directory: Path, pool: ThreadPool, patience: Patience) -> None:
-        self._directory = directory
+        self._directory, self._pool, self._patience = directory, pool, patience
         self._pins = Pins(directory)
-        self._pool = pool
-        self._patience = patience
 
     def obtain(self, file: RawFile) -> None:
         """Download a file if it is missing, verify it, unpack it, and pin it."""
-        target, url = self._directory / file.path, ""
-        if target.is_file():
-            digest, known = check_hash(file, self._directory, self._pins, self._pool)
-        elif not file.urls or file.present(self._directory):
-            return
-        else:
+        target, content = self._directory / file.path, None
+        if not target.is_file():
+            if not file.urls or file.present(self._directory):
+                return
             with cache.lock(file.lock(self._directory), file.path):
-                if target.is_file():  # another process was faster
-                    digest, known = check_hash(file, self._directory, self._pins, self._pool)
-                else:
-                    digest, url = self._download(file, target)
-                    known = bool(file.sha256) or file.path in self._pins.read()
+                if not target.is_file():  # else another process was faster
+                    content = self._download(file, target)
+        content = content or self.check(file)
+        known = self.is_known(file)
         try:
             if file.unpacked and not file.present(self._directory):
                 self._unpack(file, target)
@@ -90,15 +138,55 @@ class _Fetcher:
         except DamagedFile as error:
             raise UserError(f"{error}. Remove {target} first") from error
         if not known:
-            pin(file, self._pins, digest, url)
+            self.pin(file, content)
 
-    def _download(self, file: RawFile, target: Path) -> tuple[Digest, str]:
+    def is_known(self, file: RawFile) -> bool:
+        """Return whether the file has a published SHA-256 or a pin."""
+        return bool(file.sha256) or file.path in self._pins.read()
+
+    def check(self, file: RawFile) -> Pin:
+        """Return the hash of an existing file; raises UserError for another content than expected."""
+        path = self._directory / file.path
+        if path.stat().st_size >= _REPORTED_BYTES:
+            self._pool.report(f"checking the hash of {file.path}")
+        content = hash_file(path, with_md5=bool(file.md5))
+        if wrong := self._mismatch(file, content):
+            unpacked = f" and what was unpacked from it ({self._directory / file.unpacked})" if file.unpacked else ""
+            raise UserError(
+                f"{path} is not the file that is expected: {wrong}. Remove it{unpacked} and fetch it again."
+            )
+        return content
+
+    def pin(self, file: RawFile, content: Pin) -> None:
+        """Pin a file without a published SHA-256; call this only after the file was read whole."""
+        try:
+            self._pins.add(file.path, content)
+        except UserError as error:  # a shared directory that is read-only
+            if content.url:
+                raise
+            logger.warning("%s cannot be pinned: %s", file.path, error)
+
+    def _mismatch(self, file: RawFile, content: Pin) -> str:
+        """Return how a content differs from the published hashes or the pin; "" where it does not."""
+        found = f"({content.num_bytes} bytes), expected is"
+        for name, expected, actual in (("sha256", file.sha256, content.sha256), ("md5", file.md5, content.md5)):
+            if expected and expected.lower() != actual:
+                return f"{name} is {actual} {found} {expected.lower()}, the published one"
+        # A published SHA-256 has priority over the pin: it may have been corrected since.
+        pin = None if file.sha256 else self._pins.read().get(file.path)
+        if pin and pin[:2] != content[:2]:
+            return (
+                f"sha256 is {content.sha256} {found} {pin.sha256} ({pin.num_bytes} bytes), as it was first seen and "
+                f"pinned in {NAME}; if the new one is right, remove the entry {file.path!r} from there"
+            )
+        return ""
+
+    def _download(self, file: RawFile, target: Path) -> Pin:
         cache.make_directory(target.parent)
-        expected = self._pins.read().get(file.path)
         reasons = []
         for url in file.urls:
             try:
-                return self._from(url, file, target, expected), url
+                return self._from(url, file, target)
             except Failed as error:
                 self._pool.report(f"{file.path}: {error}; address {url}")
                 reasons.append(f"\n  {url}: {error}")
@@ -107,28 +195,26 @@ class _Fetcher:
             f"Try again later, or get the file elsewhere and put it at {target}."
         )
 
-    def _from(self, url: str, file: RawFile, target: Path, expected: Pin | None) -> Digest:
+    def _from(self, url: str, file: RawFile, target: Path) -> Pin:
         """Fetch from one address; raises Failed, with the reason, for a wrong file, which is discarded."""
         start = time.monotonic()
         size = f" ({_readable(file.num_bytes)})" if file.num_bytes else ""
         self._pool.report(f"fetching {file.path}{size} from {urlsplit(url).hostname}")
-        part, digest = self._complete(url, file, target, expected)
-        if mismatch(file, expected, digest) and part.continued:
-            part.discard()  # bytes of an earlier process may be at fault
-            part, digest = self._complete(url, file, target, expected)
-        if wrong := mismatch(file, expected, digest):
+        with cache.disk_errors(target.parent):
+            part = Download(target, url, hash_known=bool(file.md5) or self.is_known(file))
+        while True:
+            part.run(self._patience, self._pool.stop, _ByteProgress(file.path, self._pool.report))
+            content = hash_file(part.path, with_md5=bool(file.md5))
+            wrong, continued = self._mismatch(file, content), part.continued
+            if not wrong:
+                break
             part.discard()
-            raise Failed(wrong)
+            if not continued:  # else bytes of an earlier process may be at fault
+                raise Failed(wrong)
         with cache.disk_errors(target.parent):
             part.finish()
         self._pool.report(f"{file.path}: fetched, {_readable(part.size)} in {time.monotonic() - start:.1f} s")
-        return digest
-
-    def _complete(self, url: str, file: RawFile, target: Path, expected: Pin | None) -> tuple[Download, Digest]:
-        with cache.disk_errors(target.parent):
-            part = Download(target, url, hash_known=bool(file.sha256 or file.md5 or expected))
-        part.run(self._patience, self._pool.stop, _ByteProgress(file.path, self._pool.report))
-        return part, hash_file(part.path, with_md5=bool(file.md5))
+        return content._replace(url=url)
 
     def _unpack(self, file: RawFile, archive: Path) -> None:
         progress = _ByteProgress(f"{file.path}: unpacked", self._pool.report)
@@ -189,8 +275,8 @@ def _refuse_manual(files: Sequence[RawFile], directory: Path) -> None:
 
 def _require_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
     """Refuse to start where the disk does not hold all absent files; servers are asked for unknown sizes."""
-    existing = {file.path: (directory / file.path).is_file() for file in absent}
-    sizes = {f.path: (directory / f.path).stat().st_size if existing[f.path] else f.num_bytes for f in absent}
+    existing = {file.path: _size(directory / file.path) for file in absent}
+    sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
 
     def ask(file: RawFile) -> None:
         sizes[file.path] = content_length(file.urls[0], patience)
@@ -198,11 +284,25 @@ def _require_space(absent: Sequence[RawFile], directory: Path, workers: int, pat
     ThreadPool(None).map([file for file in absent if file.urls and not sizes[file.path]], ask, workers)
     needed = 0
     for file in absent:
-        size = sizes[file.path]
-        needed += 0 if existing[file.path] else max(0, size - size_left(directory / file.path))
+        size, target = sizes[file.path], directory / file.path
+        if not existing[file.path]:
+            needed += max(0, size - _size(target.with_name(f"{target.name}.part")))
         needed += size * file.unpacked_factor
     if needed:
         cache.require_space(directory, needed)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _raise_all(errors: Iterable[BaseException]) -> None:
+    """Raise the first error that is no `UserError`, else all user errors as one; do nothing without errors."""
+    found = sorted(errors, key=lambda error: isinstance(error, UserError))
+    if len(found) > 1 and isinstance(found[0], UserError):
+        raise UserError("\n".join(dict.fromkeys(map(str, found))))
+    if found:
+        raise found[0]
 
 
 def _readable(num_bytes: float) -> str:

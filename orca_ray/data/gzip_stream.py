@@ -21,18 +21,9 @@ _MAX_RATIO = 200
 _ANY_RATIO_BYTES = 256 * 2**20
 """Unpacked size up to which the ratio is not limited."""
 COPY_BYTES = 2**20
-_DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    lzma.LZMAError,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OverflowError,
-    RuntimeError,  # NotImplementedError, for a compression that zipfile does not support
-    ValueError,
-)
+_DAMAGED: tuple[type[Exception], ...] = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error)
+_DAMAGED += (EOFError, OSError, OverflowError, ValueError)
+_DAMAGED += (RuntimeError,)  # NotImplementedError, for a compression that zipfile does not support
 
 
 class Readable(Protocol):
@@ -53,10 +44,7 @@ class _BoundedGzip(io.RawIOBase):
         self._path, self._left = path, max_bytes(cache.refuse_special(path))
         self._packed = cache.open_file(path)
         self._content = gzip.GzipFile(fileobj=self._packed)
-
-    def packed_bytes(self) -> int:
-        """Return the number of compressed bytes that were read."""
-        return self._packed.tell()
+        self.packed_bytes = self._packed.tell
 
     def readable(self) -> bool:
         return True
@@ -122,7 +110,7 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (*_DAMAGED, OSError) as error:
+    except _DAMAGED as error:
         # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
@@ -131,7 +119,5 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
 
 def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
     """Build the error for a file that a reader fails on."""
-    reason = f"{type(error).__name__}: {str(error)[:200]}"
-    return DamagedFile(
-        f"{where}: expected {expected}, found it damaged or another file ({reason}); fetch the file again"
-    )
+    found = f"found it damaged or another file ({type(error).__name__}: {str(error)[:200]})"
+    return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache, mat5
 from orca_ray.data.gzip_stream import damaged, refuse_growth
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
 
 
 @contextlib.contextmanager
@@ -31,35 +29,38 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     import h5py
 
     cache.open_file(path).close()  # h5py takes a file without read permission for another kind of file
-    with _hdf5_errors(path):
+    try:
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: expected an HDF5 file, found something else; fetch the file again")
         with h5py.File(path, "r") as file:
-            _refuse_growth(path, file)
+            file.visititems(functools.partial(_refuse_growth, path))
             for key in required:
                 _refuse_key(path, file, key)
             yield file
+    except UserError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        # h5py has no exception class for damaged files.
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
+            raise
+        raise damaged(path, "a whole HDF5 file", error) from error
 
 
-def _refuse_growth(path: Path, file: Any) -> None:
-    """Raise UserError for a data set that declares far more than it stores."""
+def _refuse_growth(path: Path, name: str, found: Any) -> None:
     import h5py
 
-    def check(name: str, found: Any) -> None:
-        if isinstance(found, h5py.Dataset) and found.shape and not (found.external or found.is_virtual):
-            chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
-            refuse_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
-
-    file.visititems(check)
+    if isinstance(found, h5py.Dataset) and found.shape and not (found.external or found.is_virtual):
+        chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
+        refuse_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
 
 
 @dataclass(frozen=True)
 class MatArray:
     """An array of a MATLAB file, with its axes in the order in which MATLAB shows them.
 
-    A slice ``[a:b]`` along the first axis loads an array [b − a, ...]. MATLAB stores the first axis innermost, so each
-    slice reads the whole variable: use large slices. A compressed variable of more than 64 MB (versions 6 and 7) is
-    decompressed by the first slice into a nameless file in the cache directory (Darcy flow: up to 1.45 GB).
+    A slice ``[a:b]`` along the first axis loads an array [b − a, ...]. Each slice reads the whole variable: use large
+    slices. A compressed variable of more than 64 MB is decompressed into a nameless file in the cache directory.
     """
 
     path: Path
@@ -83,11 +84,8 @@ def read_mat(path: Path, name: str) -> MatArray:
     import h5py
 
     cache.refuse_special(path)
-    return _from_hdf5(path, name) if h5py.is_hdf5(path) else _from_mat5(path, name)
-
-
-def _from_hdf5(path: Path, name: str) -> MatArray:
-    import h5py
+    if not h5py.is_hdf5(path):
+        return _from_mat5(path, name)
 
     def read(rows: slice) -> Array:
         with open_hdf5(path, (name,)) as file:
@@ -129,17 +127,3 @@ def _refuse_key(path: Path, file: Any, key: str) -> None:
         raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
     if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
         raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")
-
-
-@contextlib.contextmanager
-def _hdf5_errors(path: Path) -> Iterator[None]:
-    """Turn what h5py raises for damaged files into a `UserError`; h5py has no exception class for them."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        *_, (last, _) = traceback.walk_tb(error.__traceback__)
-        if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
-            raise
-        raise damaged(path, "a whole HDF5 file", error) from error

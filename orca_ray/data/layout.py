@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.data.rows import KINDS, Rows, row_slices
+from orca_ray.data.rows import KINDS, Array, Rows, row_slices
 from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
 
-Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array | Rows]
 """Arrays by name: ``train_x``, ``train_y``, ``validation_x``, …, ``test_y``, and the others of `ALLOWED`."""
 Build = Callable[[Workspace], Arrays]
@@ -25,8 +23,7 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 STATISTICS = ("y_mean", "y_std")
 REQUIRED = tuple(f"{split}_{axis}" for split in SPLITS for axis in "xy")
-GROUPS = tuple(f"{split}_group" for split in SPLITS)
-ALLOWED = (*REQUIRED, *GROUPS, *STATISTICS)
+ALLOWED = (*REQUIRED, *(f"{split}_group" for split in SPLITS), *STATISTICS)
 
 META = "meta.json"
 
@@ -41,11 +38,9 @@ def fingerprint(arrays: Arrays) -> str:
     for name, array in sorted(stored(arrays).items()):
         little = array.dtype.newbyteorder("<")
         digest.update(f"{name} {little.str} {array.shape}\n".encode())
-        if array.ndim == 0:
-            digest.update(array.astype(little).tobytes())
-            continue
-        for rows in row_slices(array):
-            digest.update(np.ascontiguousarray(array[rows]).astype(little, copy=False).tobytes())
+        rows = array[None] if array.ndim == 0 else array
+        for part in row_slices(rows):
+            digest.update(np.ascontiguousarray(rows[part]).astype(little, copy=False).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -88,16 +83,13 @@ def refuse_foreign(name: str, directory: Path, identity: str) -> None:
     try:
         meta = read_meta(directory)
     except Damaged:
-        raise UserError(
-            f"{directory} is not empty and holds no prepared data, so {name} is not written there: name a new directory"
-        ) from None
+        reason = f"is not empty and holds no prepared data, so {name} is not written there"
+        raise UserError(f"{directory} {reason}: name a new directory") from None
     if meta.get("name") != name:
         raise UserError(f"{directory} holds the prepared data of {meta.get('name')}: name another directory for {name}")
     if meta.get("identity") != identity:
-        raise UserError(
-            f"{directory} holds {name} prepared from other raw files, by another version or under another protocol: "
-            "name another directory, or remove that one"
-        )
+        found = f"{name} prepared from other raw files, by another version or under another protocol"
+        raise UserError(f"{directory} holds {found}: name another directory, or remove that one")
 
 
 def refuse_replacing(name: str, directory: Path, identity: str) -> None:
@@ -110,9 +102,8 @@ def refuse_replacing(name: str, directory: Path, identity: str) -> None:
         raise UserError(f"{directory} is the working directory, which cannot be replaced: {example}")
     if os.path.ismount(directory):
         raise UserError(f"{directory} is a mount point, which cannot be replaced: name a directory in it")
-    if not any(directory.iterdir()):
-        return
-    if others := sorted({path.name for path in directory.iterdir()} - described(read_meta(directory))):
+    names = {path.name for path in directory.iterdir()}
+    if others := names and sorted(names - described(read_meta(directory))):
         found = ", ".join(others[:5]) + " …" * (len(others) > 5)
         lost = f"which would be removed when {name} is prepared again"
         raise UserError(f"{directory} also holds {found}, {lost}: move that away, or name another directory")
@@ -161,19 +152,15 @@ def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
     written = stored(arrays)
     inside = {key for key, array in written.items() if _is_file(array, directory / f"{key}.npy")}
     cache.require_space(directory, 1.1 * sum(array.nbytes for key, array in written.items() if key not in inside))
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     for key, array in sorted(written.items()):
         path = directory / f"{key}.npy"
         if isinstance(array, np.memmap) and key in inside:
             array.flush()
         else:
             _save(path, array)
-        entries[key] = {
-            "dtype": array.dtype.str,
-            "shape": list(array.shape),
-            "bytes": path.stat().st_size,
-            "sha256": cache.sha256_file(path),
-        }
+        entries[key] = {"dtype": array.dtype.str, "shape": list(array.shape)}
+        entries[key] |= {"bytes": path.stat().st_size, "sha256": cache.sha256_file(path)}
     kinds = {key: str(getattr(array, "kind", "")) for key, array in arrays.items() if not isinstance(array, np.ndarray)}
     assert set(kinds.values()) <= set(KINDS), kinds
     found = fingerprint(arrays)

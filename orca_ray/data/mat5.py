@@ -9,20 +9,18 @@ import logging
 import math
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import archive_errors, refuse_growth
 from orca_ray.data.npy import from_stream, mapped
+from orca_ray.data.rows import Array
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
@@ -62,7 +60,27 @@ class Variable(NamedTuple):
 def variables(path: Path) -> dict[str, Variable]:
     """Return all variables of a file by name, from their headers. Raises UserError for a damaged file."""
     with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
-        return {variable.name: variable for variable in _variables(file, path.stat().st_size)}
+        found, size = {}, path.stat().st_size
+        header = file.read(_HEADER_BYTES)
+        endian = {b"IM": "<", b"MI": ">"}.get(header[126:128], "")
+        if not endian or header[124:126] != struct.pack(f"{endian}H", 0x0100):
+            raise ValueError("no header of level 5")
+        position = _HEADER_BYTES
+        while position < size:
+            file.seek(position)
+            kind, length = struct.unpack(f"{endian}II", file.read(8))
+            start = position + 8
+            position = start + length
+            if kind not in (_MATRIX, _COMPRESSED) or position > size:
+                raise ValueError(f"an element of type {kind} and {length} bytes at byte {start - 8} of {size}")
+            if kind == _MATRIX:
+                variable = _variable(_Header(file.read(min(length, _MAX_DESCRIPTION_BYTES)), endian), None, start)
+            else:
+                reader = _Header(_Inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES), endian)
+                variable = _variable(reader, (start, length), 0) if reader.tag()[0] == _MATRIX else None
+            if variable is not None:
+                found[variable.name] = variable
+        return found
 
 
 def read(path: Path, variable: Variable) -> Array:
@@ -112,7 +130,7 @@ class _Header:
         self._content, self.endian, self.position = content, endian, 0
 
     def tag(self) -> tuple[int, int]:
-        """Return type and length of the next element; a short one is stored in the last four bytes of the tag."""
+        """Return type and length of the next element; a short one is stored inside the tag."""
         kind, size = struct.unpack_from(f"{self.endian}II", self._content, self.position)
         self.position += 8
         if kind >> 16:
@@ -131,40 +149,14 @@ class _Header:
         self.position += size + -(self.position + size) % 8
         return bytes(content)
 
-    def numbers(self, code: str, expected: int) -> list[int]:
-        """Return the integers of the next element."""
-        return [int(each) for each in np.frombuffer(self.element(expected), f"{self.endian}{code}")]
-
-
-def _variables(file: IO[bytes], size: int) -> Iterator[Variable]:
-    header = file.read(_HEADER_BYTES)
-    endian = {b"IM": "<", b"MI": ">"}.get(header[126:128], "")
-    if not endian or header[124:126] != struct.pack(f"{endian}H", 0x0100):
-        raise ValueError("no header of level 5")
-    position = _HEADER_BYTES
-    while position < size:
-        file.seek(position)
-        kind, length = struct.unpack(f"{endian}II", file.read(8))
-        start = position + 8
-        position = start + length
-        if kind not in (_MATRIX, _COMPRESSED) or position > size:
-            raise ValueError(f"an element of type {kind} and {length} bytes at byte {start - 8} of {size}")
-        if kind == _MATRIX:
-            variable = _variable(_Header(file.read(min(length, _MAX_DESCRIPTION_BYTES)), endian), None, start)
-        else:
-            reader = _Header(_Inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES), endian)
-            variable = _variable(reader, (start, length), 0) if reader.tag()[0] == _MATRIX else None
-        if variable is not None:
-            yield variable
-
 
 def _variable(reader: _Header, packed: tuple[int, int] | None, start: int) -> Variable | None:
     """Read the header of a variable; None for one of another structure (objects of classes, functions)."""
-    flags = reader.numbers("u4", _FLAGS)[0]
+    flags = int(np.frombuffer(reader.element(_FLAGS), f"{reader.endian}u4")[0])
     number = flags & 0xFF
     if number not in _CLASSES and number not in _OTHER_CLASSES:
         return None
-    shape = tuple(reader.numbers("i4", _SIZES))
+    shape = tuple(np.frombuffer(reader.element(_SIZES), f"{reader.endian}i4").tolist())
     name = reader.element(_NAME).decode("latin1")
     if number in _OTHER_CLASSES or flags >> 8 & _COMPLEX:
         kind = "complex" if flags >> 8 & _COMPLEX else _OTHER_CLASSES[number]

@@ -6,14 +6,12 @@ librosa's terms: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")`
 """
 
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
 
 _SMALLEST_POWER = 1e-10
 _FRAMES = 1024
@@ -32,14 +30,9 @@ def log_mel(
 ) -> npt.NDArray[np.float32]:
     """Return the spectrogram [n_mels, 1 + n // hop] of one recording in decibels; 1 s at 22,050 Hz has 101 frames.
 
-    Args:
-        waveform: samples [n], in [−1, 1]; raises UserError unless it is longer than half a transform.
-        sample_rate: in hertz.
-        n_mels: number of mel bands from 0 Hz to half the sample rate.
-        n_fft: samples per transform.
-        window_seconds: length of the window, rounded down to samples.
-        hop_seconds: distance of two frames, rounded down to samples.
-        top_db: values are cut off so many decibels below the maximum of the recording.
+    ``waveform`` [n] is in [−1, 1] and longer than half a transform of ``n_fft`` samples, else UserError is raised;
+    ``sample_rate`` is in hertz. ``n_mels`` bands cover 0 Hz to half of it. Window and hop are rounded down to samples.
+    Values are cut off ``top_db`` below the maximum of the recording.
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
         needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"

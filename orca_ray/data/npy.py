@@ -4,6 +4,7 @@
 hence NumPy's public header readers, and ``numpy.memmap`` for the array.
 """
 
+import io
 import lzma
 import math
 import tempfile
@@ -14,13 +15,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache, safe_pickle
 from orca_ray.data.gzip_stream import Readable, archive_errors, damaged, drain, refuse_growth
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 
-Array = npt.NDArray[Any]
 Order = Literal["C", "F"]
 
 IN_MEMORY = 64 * 2**20
@@ -42,8 +42,7 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
     """Return the array of a ``.npy`` file, memory-mapped and read-only.
 
     ``ndim`` is the required number of axes, ``kind`` the allowed letters of ``numpy.dtype.kind`` ("": all but objects).
-    ``pickled`` allows an array of objects, too, which `orca_ray.data.safe_pickle` reads into memory. A dict saved by
-    ``numpy.save`` is an array without axes; ``[()]`` returns the dict.
+    ``pickled`` allows an array of objects, too, which is read into memory; a saved dict is an array without axes.
 
     Raises UserError for another kind or number of axes, or another length than the header declares.
     """
@@ -51,11 +50,14 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
         header = _read_header(stream, str(path))
         array: Array
         if header.dtype.kind != "O":
-            _refuse_kind(str(path), header.dtype, kind, pickled)
-            _refuse_length(str(path), header, path.stat().st_size - stream.tell())
+            _refuse_unfit(str(path), header, path.stat().st_size - stream.tell(), kind, pickled)
             array = mapped(stream, header.dtype, header.shape, header.order, stream.tell())
         elif pickled:
-            array = _unpickled(stream, header, path)
+            array = safe_pickle.load(stream, str(path))
+            found = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
+            if found != list(header.shape):
+                expected = f"an array of objects of shape {list(header.shape)}"
+                raise UserError(f"{path}: expected {expected}, found {found}")
         else:
             raise UserError(f"{path}: expected an array of numbers, found pickled objects, which are not read here")
     if ndim is not None and array.ndim != ndim:
@@ -96,17 +98,8 @@ class _Npz(Mapping[str, Array]):
             refuse_growth(path, member.file_size, min(member.compress_size, path.stat().st_size), f", {name}")
             with archive.open(member) as stream:
                 header = _read_header(stream, where)
-                _refuse_kind(where, header.dtype, "", pickled=False)
-                _refuse_length(where, header, member.file_size - stream.tell())
+                _refuse_unfit(where, header, member.file_size - stream.tell())
                 return from_stream(stream, header.dtype, header.shape, header.order)
-
-
-def _unpickled(stream: IO[bytes], header: _Header, path: Path) -> Array:
-    array = safe_pickle.load(stream, str(path))  # type: ignore[arg-type]
-    if not isinstance(array, np.ndarray) or array.shape != header.shape:
-        found = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
-        raise UserError(f"{path}: expected an array of objects of shape {list(header.shape)}, found {found}")
-    return array
 
 
 def _read_header(stream: IO[bytes], where: str) -> _Header:
@@ -123,20 +116,15 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
     return _Header(tuple(shape), "F" if fortran else "C", dtype)
 
 
-def _refuse_kind(where: str, dtype: np.dtype[Any], kind: str, pickled: bool) -> None:
-    allowed = kind or _NOT_OBJECTS
+def _refuse_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False) -> None:
+    """Raise UserError unless the array has an allowed kind and takes ``num_bytes``."""
+    allowed, dtype = kind or _NOT_OBJECTS, header.dtype
     if dtype.kind not in allowed or dtype.kind not in _KINDS:
         wanted = ", ".join(_KINDS[letter] for letter in allowed) + ", pickled objects" * pickled
         raise UserError(f"{where}: expected an array of {wanted}, found {dtype}")
-
-
-def _refuse_length(where: str, header: _Header, found: int) -> None:
-    expected = math.prod(header.shape) * header.dtype.itemsize
-    if found != expected:
-        declared = f"{expected} bytes for shape {list(header.shape)} {header.dtype}"
-        raise UserError(
-            f"{where}: expected {declared}, found {found}; the file is truncated or damaged, fetch it again"
-        )
+    if (expected := math.prod(header.shape) * dtype.itemsize) != num_bytes:
+        declared = f"expected {expected} bytes for shape {list(header.shape)} {dtype}"
+        raise UserError(f"{where}: {declared}, found {num_bytes}; the file is truncated or damaged, fetch it again")
 
 
 def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
@@ -146,25 +134,20 @@ def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], 
     UserError on a full disk.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes <= IN_MEMORY:
-        content = stream.read(num_bytes)
-        if len(content) < num_bytes:
-            raise EOFError(f"{num_bytes} bytes expected, {len(content)} found")
-        drain(stream)
-        return np.ndarray(shape, dtype, buffer=content, order=order)
-    directory = cache.home()
+    directory, large = cache.home(), num_bytes > IN_MEMORY
     with cache.disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        cache.require_space(directory, num_bytes)
-        with tempfile.TemporaryFile(dir=directory) as file:
-            left = num_bytes
-            while block := stream.read(min(left, _COPY_BYTES)):
+        if large:
+            directory.mkdir(parents=True, exist_ok=True)
+            cache.require_space(directory, num_bytes)
+        with tempfile.TemporaryFile(dir=directory) if large else io.BytesIO() as file:
+            while block := stream.read(min(num_bytes - file.tell(), _COPY_BYTES)):
                 file.write(block)
-                left -= len(block)
-            if left:
-                raise EOFError(f"{num_bytes} bytes expected, {num_bytes - left} found")
+            if file.tell() < num_bytes:
+                raise EOFError(f"{num_bytes} bytes expected, {file.tell()} found")
             drain(stream)
             file.flush()
+            if isinstance(file, io.BytesIO):
+                return np.ndarray(shape, dtype, buffer=file.getvalue(), order=order)
             return mapped(file, dtype, shape, order)
 
 

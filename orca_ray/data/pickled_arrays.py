@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from orca_ray.data.rows import Array
+
 Charge = Callable[[int], None]
 """Counts bytes that are created and not read; raises NotPlain when they are too many."""
 ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
@@ -13,14 +12,15 @@ NAME = "orca-data.lock.json"
 _VERSION = 1
 
 
-@dataclass(frozen=True)
-class Pin:
-    """The expected content of one file."""
+class Pin(NamedTuple):
+    """The content of one file, found or expected."""
 
     sha256: str
     num_bytes: int
     url: str = ""
     """Where it was fetched from; "" for a file that the user supplied."""
+    md5: str = ""
+    """"": not computed. The lock file does not store it."""
 
 
 class Pins:

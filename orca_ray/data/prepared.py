@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import cache, layout
-from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Array, Arrays, Build, SplitName, fingerprint
-from orca_ray.data.rows import KINDS, Rows
+from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
+from orca_ray.data.rows import KINDS, Array, Rows
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
@@ -95,16 +95,16 @@ def opened(
     try:
         meta = layout.read_meta(directory)
         data = _open(name, directory, meta)
+        if expected not in (None, data.fingerprint):
+            reason = f"of another release ({data.fingerprint})"
+        elif identity not in (None, meta.get("identity", identity)):  # old data have no identity
+            reason = "of other raw files than there are now"
+        else:
+            return data
     except layout.Damaged as error:
-        logger.log(level, "%s: prepared data is damaged, preparing it again: %s", name, error)
-        return None
-    if expected is not None and data.fingerprint != expected:
-        logger.log(level, "%s: prepared data is of another release (%s), preparing it again", name, data.fingerprint)
-        return None
-    if identity is not None and meta.get("identity", identity) != identity:  # old data have no identity
-        logger.log(level, "%s: prepared data is of other raw files than there are now, preparing it again", name)
-        return None
-    return data
+        reason = f"damaged ({error})"
+    logger.log(level, "%s: prepared data is %s, preparing it again", name, reason)
+    return None
 
 
 def prepare(
@@ -130,7 +130,7 @@ def prepare(
         expected: required fingerprint; data with another one are built again.
         identity: everything the build depends on; an interrupted build of another identity is not continued.
         held: whether data of another identity are built again.
-        users: whether the directory is the user's own: data other than the same are refused there, not replaced.
+        users: whether the directory is the user's own: other data are refused there, not replaced.
 
     Raises:
         UserError: a split is missing, the raw data are wrong (with task and raw directory), the fingerprint differs,
@@ -149,7 +149,7 @@ def prepare(
     if users:
         layout.refuse_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
-        cache.prepared_dir()  # its error says what to do
+        cache.subdirectory("prepared")  # its error says what to do
     # A hidden lock next to a directory of the user's own.
     with cache.lock(directory.with_name(f".{directory.name}") if users else directory, name):
         if data := found(logging.WARNING):  # another process was faster
@@ -184,16 +184,16 @@ def _built(build: Build, workspace: Workspace) -> Arrays:
 
 def verify(data: PreparedData) -> None:
     """Hash every prepared file and raise :class:`UserError` with its name where the content changed."""
+    remedy = f"Remove {data.directory} and prepare it again."
     try:
         entries = layout.read_meta(data.directory)["arrays"]
     except layout.Damaged as error:
-        raise UserError(f"{data.name}: {error}. Remove {data.directory} and prepare it again.") from error
+        raise UserError(f"{data.name}: {error}. {remedy}") from error
     for name, entry in entries.items():
         path = data.directory / f"{name}.npy"
         actual = cache.sha256_file(path) if path.is_file() else "nothing"
         if actual != entry["sha256"]:
             hashes = f"expected sha256 {entry['sha256']}, got {actual}"
-            remedy = f"Remove {data.directory} and prepare it again."
             raise UserError(f"{data.name}: {path} changed since it was prepared: {hashes}. {remedy}")
 
 
@@ -217,18 +217,11 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         try:
             arrays[key] = KINDS[kind](parts)
         except (KeyError, ValueError) as error:
-            raise layout.Damaged(
-                f"{directory / layout.META}: {key} is no {kind} of {', '.join(parts) or 'nothing'}"
-            ) from error
+            found = ", ".join(parts) or "nothing"
+            raise layout.Damaged(f"{directory / layout.META}: {key} is no {kind} of {found}") from error
     if any(key not in arrays for key in REQUIRED):
         raise layout.Damaged(f"{directory / layout.META} lacks a split")
-    return PreparedData(
-        name=name,
-        fingerprint=meta["fingerprint"],
-        splits={
-            split: Split(arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")) for split in SPLITS
-        },
-        y_mean=stored.get("y_mean"),
-        y_std=stored.get("y_std"),
-        directory=directory,
-    )
+    splits = {
+        split: Split(arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")) for split in SPLITS
+    }
+    return PreparedData(name, meta["fingerprint"], splits, stored.get("y_mean"), stored.get("y_std"), directory)

@@ -21,9 +21,8 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     ``held-out`` returns the prepared splits: validation is carved from train, and only confirm trials read test.
     ``paper`` follows the reference implementation of ORCA (``valid_split: False``): it trains on train and validation
     together, and selects epochs and hyper-parameters on test. Its scores are optimistic: they are comparable with
-    published ones, and never shown on one leaderboard with held-out ones.
-
-    Target statistics of ``paper`` are those of the prepared training split, except for tasks with splits of their own.
+    published ones, and never shown on one leaderboard with held-out ones. Its target statistics are those of the
+    prepared training split, except for tasks with splits of their own.
     """
     if protocol != PAPER:
         return data

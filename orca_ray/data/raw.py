@@ -53,15 +53,11 @@ class RawFile:
 
     def unpacking(self, directory: Path) -> Path:
         """Return the stamp file that exists while unpacked members are moved, and after an interrupted move."""
-        return directory / LOCKS / f"{self._flat_name}.unpacking"
+        return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
     def lock(self, directory: Path) -> Path:
         """Return the path that is locked during the download."""
-        return directory / LOCKS / self._flat_name
-
-    @property
-    def _flat_name(self) -> str:
-        return self.path.replace("/", "+")
+        return directory / LOCKS / self.path.replace("/", "+")
 
 
 def missing(files: tuple[RawFile, ...], directory: Path) -> list[RawFile]:
@@ -76,11 +72,10 @@ def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> No
         return
     packed = [file for file in lacking if file.unpacked and (directory / file.path).is_file()]
     absent = [file for file in lacking if file not in packed]
-    reasons = [
-        f"{len(found)} of {len(files)} raw files are {how}: {_named(found)}"
-        for found, how in ((absent, f"not in {directory}"), (packed, f"in {directory} but not unpacked"))
-        if found
-    ]
+    reasons = []
+    for found, how in ((absent, f"not in {directory}"), (packed, f"in {directory} but not unpacked")):
+        named = ", ".join(file.path for file in found[:5]) + f" and {len(found) - 5} more" * (len(found) > 5)
+        reasons += [f"{len(found)} of {len(files)} raw files are {how}: {named}"] * bool(found)
     by_hand = any(not (file.urls or file.made_by) for file in absent)
     made_by = next((file.made_by for file in absent if file.made_by), "")
     raise UserError(f"{task}: {'; '.join(reasons)}; {how_to_get(task, directory, made_by=made_by, by_hand=by_hand)}")
@@ -96,7 +91,3 @@ def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool =
         f"{'download them yourself' if by_hand else f'run {command!r}'}, "
         f"or name the directory that has them: 'orca-sweep data prepare {task} --raw DIR'"
     )
-
-
-def _named(files: list[RawFile]) -> str:
-    return ", ".join(file.path for file in files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")

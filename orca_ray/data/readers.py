@@ -7,6 +7,7 @@ that ends early and drops an incomplete sample.
 
 import csv
 import io
+import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,19 +19,19 @@ import numpy.typing as npt
 from orca_ray.data import cache
 from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat
 from orca_ray.data.npy import open_npz, read_npy
-from orca_ray.data.rows import row_slices
+from orca_ray.data.rows import Array, row_slices
 from orca_ray.errors import UserError
 
 __all__ = [
-    "MatArray", "open_hdf5", "open_npz", "read_csv", "read_lines", "read_mat", "read_npy", "read_wav",
+    "MatArray", "open_hdf5", "open_npz", "read_csv", "read_json", "read_lines", "read_mat", "read_npy", "read_wav",
     "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
 Waveform = npt.NDArray[np.float32]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
+_MOST_JSON_BYTES = 2**22
 _SLICE_BYTES = 32 * 2**20
 
 
@@ -91,8 +92,7 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the named columns of a comma-separated table with a header, with values as text.
 
-    Raises UserError for a file that is not text, a column that is missing or named twice, a row (with its line) of
-    another length than the header, and no row.
+    Raises UserError for a column that is missing or named twice, a row of another length than the header, and no row.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -126,12 +126,26 @@ def _text(path: Path) -> str:
     return text
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a regular file; raises UserError for other content, or more than 4 MiB of it."""
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        content = stream.read(_MOST_JSON_BYTES + 1)
+    if len(content) > _MOST_JSON_BYTES:
+        raise UserError(f"{path}: expected JSON of at most {_MOST_JSON_BYTES:,} bytes, found more")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON, found something else ({str(error)[:200]})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    return value
+
+
 def read_wav(path: Path, sample_rate: int) -> Waveform:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    PCM of 8, 16, 24 and 32 bits and floating point of 32 and 64 bits are read, plain or "extensible"; nothing is
-    resampled to ``sample_rate`` (hertz). Raises UserError for another rate, several channels, another encoding, no
-    samples, a NaN, or a file that ends early.
+    PCM of 8 to 32 bits and floating point are read. Raises UserError for another rate than ``sample_rate`` (hertz),
+    several channels, another encoding, no samples, a NaN, or a file that ends early.
     """
     with cache.open_file(path) as stream, cache.read_errors(path):
         chunks = _chunks(path, stream.read())
@@ -152,7 +166,7 @@ def read_wav(path: Path, sample_rate: int) -> Waveform:
         raise UserError(f"{path}: expected PCM of 8 to 32 bits or floating point, found {found}; convert it")
     if len(data) % (bits // 8):
         raise UserError(f"{path}: expected samples of {bits // 8} bytes in chunk 'data', found {len(data)} bytes")
-    samples = _samples(data, encoding, bits // 8)
+    samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float32) if encoding == _FLOAT else _pcm(data, bits // 8)
     if not len(samples) or not np.isfinite(samples).all():
         raise UserError(f"{path}: expected finite samples, found {'a NaN or infinity' if len(samples) else 'none'}")
     return samples
@@ -175,10 +189,8 @@ def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
     return chunks
 
 
-def _samples(data: bytes, encoding: int, width: int) -> Waveform:
-    if encoding == _FLOAT:
-        return np.frombuffer(data, f"<f{width}").astype(np.float32)
-    values: npt.NDArray[Any]
+def _pcm(data: bytes, width: int) -> Waveform:
+    values: Array
     if width == 1:  # the only unsigned width
         values = np.frombuffer(data, np.uint8).astype(np.int32) - 128
     elif width == 3:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Part = slice | npt.NDArray[np.int64]
+RowIndex = slice | npt.NDArray[np.int64]
 """Index of rows: a slice, or indices [b]."""
 
 
@@ -29,26 +29,17 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, part: Part, /) -> Array:
+    def __getitem__(self, part: RowIndex, /) -> Array:
         """Return the rows [b, ...] of a slice or of indices [b]."""
         ...
-
-
-class CompositeRows(Rows, Protocol):
-    """Rows that are assembled from parts when they are read."""
-
-    kind: str
-    """Name in `KINDS`."""
-    parts: Mapping[str, Array]
-    """Stored arrays by name."""
 
 
 class PairwiseRows:
     """Features of position pairs, such as contact maps: x [N, 2 F + P, S, S].
 
-    Built from positions [N, F, S] and pairs [N, P, S, S]. Channel f of the first F is position feature f of the row
-    index, channel F + f that of the column index; the P pair maps follow. Stored so, 57 channels of 512 × 512 take a
-    nineteenth of the space.
+    Built from positions [N, F, S] and pairs [N, P, S, S], a nineteenth of the space for 57 channels of 512 × 512.
+    Channel f of the first F is position feature f of the row index, channel F + f that of the column index; the P pair
+    maps follow.
 
     Optional parts: ``columns`` [N, F, S], for columns of other positions than the rows (a window off the diagonal), and
     ``extents`` [N, 2, 2], the first and the end of the rows, then of the columns; outside of them (padding) tiled
@@ -56,6 +47,7 @@ class PairwiseRows:
     """
 
     kind = "pairwise"
+    """Name in `KINDS`."""
 
     def __init__(self, parts: Mapping[str, Array]) -> None:
         """Store ``positions``, ``pairs`` and the optional parts; raises ValueError for shapes that do not fit."""
@@ -73,7 +65,7 @@ class PairwiseRows:
     def __len__(self) -> int:
         return len(self.parts["positions"])
 
-    def __getitem__(self, part: Part) -> Array:
+    def __getitem__(self, part: RowIndex) -> Array:
         read = {name: array[part] for name, array in self.parts.items()}
         along_rows, features = read["positions"], self._features
         along_columns = read.get("columns", along_rows)
@@ -101,7 +93,7 @@ class JoinedRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, part: Part) -> Array:
+    def __getitem__(self, part: RowIndex) -> Array:
         indices = np.arange(len(self))[part]
         ahead = indices < len(self._first)
         rows = np.empty((len(indices), *self.shape[1:]), self.dtype)

@@ -45,15 +45,14 @@ def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any
     """Return the content of a pickle: plain containers, text, numbers and NumPy arrays (read-only unless of objects).
 
     Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles of NumPy 1 and 2, of any protocol
-    and of Python 2 are read.
+    and of Python 2 are read; a stream must end with the pickle.
 
     Args:
-        source: a file, or a stream that ends with the pickle.
+        source: a file or a stream.
         what: name for error messages: "ECG records", or the path in a stream's archive.
         encoding: of the text in a Python 2 pickle: "latin1", or "bytes" to return bytes.
 
-    Raises:
-        UserError: names the file and the first global that is not admitted, or describes the damage.
+    Raises UserError with the file and the first global that is not admitted, or the damage.
     """
     if isinstance(source, Path):
         with cache.open_file(source) as stream:
@@ -231,10 +230,7 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
 
 
 class _Settling:
-    """Last pass: replaces recorded arrays by arrays, and refuses values that are not plain.
-
-    Lists and dicts are changed in place, so that shared objects stay shared.
-    """
+    """Last pass: replaces recorded arrays in place, so that shared objects stay shared; refuses what is not plain."""
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[Any, Any]] = {}
@@ -249,25 +245,22 @@ class _Settling:
         if id(value) in self._open or len(self._open) >= _MAX_DEPTH:
             raise NotPlain(f"a container holds itself, or they are nested more than {_MAX_DEPTH} deep; {ALLOWED}")
         self._open.add(id(value))
-        settled = self._settle_container(value)
-        self._open.remove(id(value))
-        # The value is stored, too, so that its id is not reused.
-        self._done[id(value)] = (value, settled)
-        return settled
-
-    def _settle_container(self, value: Any) -> Any:
+        settled = value
         if isinstance(value, PickledArray):
-            return value.settled(self._settle_all)
-        if type(value) is list:
+            settled = value.settled(self._settle_all)
+        elif type(value) is list:
             value[:] = self._settle_all(value)
         elif type(value) is dict:
             value.update(zip(list(value), self._settle_all(value.values()), strict=True))
         elif type(value) is tuple:
-            return tuple(self._settle_all(value))
+            settled = tuple(self._settle_all(value))
         elif type(value) not in (set, frozenset):  # their items were checked when they were added
             found = getattr(value, "name", type(value).__name__)
             raise NotPlain(f"it holds {found} itself, which is refused; {ALLOWED}")
-        return value
+        self._open.remove(id(value))
+        # The value is stored, too, so that its id is not reused.
+        self._done[id(value)] = (value, settled)
+        return settled
 
     def _settle_all(self, values: Iterable[Any]) -> list[Any]:
         return [each if type(each) in LEAVES else self.settle(each) for each in values]

@@ -6,14 +6,13 @@ rounded to six digits, because the order of a sum depends on the processor.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 
-Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
 

@@ -8,8 +8,8 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -46,19 +46,17 @@ class ThreadPool:
 
         An exception in the calling thread (Ctrl-C) sets `stop` and waits at most `GRACE_SECONDS` for the workers.
         """
-        jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for index in range(len(items)):
-            jobs.put(index)
+        waiting = deque(enumerate(items))
 
         def run() -> None:
             while not self.stop.is_set():
+                try:
+                    index, item = waiting.popleft()
+                except IndexError:
+                    return
                 error: BaseException | None = None
                 try:
-                    index = jobs.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    work(items[index])
+                    work(item)
                 except BaseException as caught:
                     error = caught
                 self._messages.put((index, error))
@@ -67,7 +65,8 @@ class ThreadPool:
         try:
             for thread in threads:
                 thread.start()
-            return [(items[index], error) for index, error in sorted(self._failures(len(items)), key=itemgetter(0))]
+            failures = dict(self._failures(len(items)))
+            return [(items[index], failures[index]) for index in sorted(failures)]
         finally:
             self.stop.set()
             end = time.monotonic() + GRACE_SECONDS

@@ -1,13 +1,9 @@
 """Reader of the ``.ts`` text format of the UCR and UEA time series archives (labelled, without time stamps)."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-
-Array = npt.NDArray[Any]
 
 
 def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
@@ -15,7 +11,7 @@ def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
 
     Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, the last field is the
     label. Raises :class:`UserError` with ``name`` and the line for a missing header, a value that is not a finite
-    number (missing values, ``?``, are not supported), and channels of different lengths or number.
+    number, and channels of different lengths or number.
     """
     lines = text.splitlines()
     starts = [index for index, line in enumerate(lines) if line.strip().lower() == "@data"]

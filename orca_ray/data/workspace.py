@@ -1,5 +1,6 @@
 """Workspace of a task's ``build``: raw files, and arrays on the disk that an interrupted build continues."""
 
+import contextlib
 import json
 import logging
 import os
@@ -23,11 +24,7 @@ PROGRESS = "progress.json"
 
 @dataclass
 class Workspace:
-    """One build of one task's arrays.
-
-    Large arrays are made by `array` and filled in `batches`, which an interrupted build does not repeat. Small arrays
-    are simply returned by the build.
-    """
+    """One build of one task's arrays; large ones are made by `array` and filled in `batches`, which continue."""
 
     task: str
     raw: Path
@@ -41,7 +38,11 @@ class Workspace:
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._done = self._read_progress()
+        with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
+            with cache.open_file(self.directory / PROGRESS) as stream:
+                content = json.load(stream)
+            if content["identity"] == self.identity:
+                self._done = dict(content["done"])
 
     def file(self, path: str) -> Path:
         """Return a raw file or directory; raises UserError if it is missing or special (FIFO, device, ``/proc``)."""
@@ -53,21 +54,20 @@ class Workspace:
     def optional(self, path: str) -> Path | None:
         """Return a raw file or directory, or None if it is missing."""
         found = self.raw / path
-        if not found.exists():
-            return None
-        cache.refuse_special(found, directories=True)
-        return found
+        if found.exists():
+            cache.refuse_special(found, directories=True)
+            return found
+        return None
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return a writable array (N, ...) on the disk, with zeros where it was not filled before.
-
-        ``name`` is that of a prepared array (``train_x``) or of a part of one (``train_x.pairs``).
-        """
+        """Return the writable array ``name`` (as ``train_x``, ``train_x.pairs``) on the disk; new ones hold zeros."""
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
             if os.path.lexists(path):
-                found = None if path.is_symlink() else _open_array(path)
+                found: Array | None = None
+                with contextlib.suppress(ValueError):  # its process was killed before the header was complete
+                    found = None if path.is_symlink() else np.lib.format.open_memmap(path, mode="r+")
                 if found is not None and found.shape == shape and found.dtype == wanted:
                     _reserve(path)  # the interruption may have come before
                     return found
@@ -88,8 +88,7 @@ class Workspace:
 
         ``stage`` names this pass over the items uniquely; ``size`` is the work that an interruption may cost.
         """
-        first = self._done.get(stage, 0)
-        if first:
+        if first := self._done.get(stage, 0):
             logger.info("%s: %s goes on after %d of %d", self.task, stage, first, num_items)
         for start in range(first, num_items, size):
             end = min(start + size, num_items)
@@ -106,25 +105,8 @@ class Workspace:
         """Whether any batch is done, so that the build is worth continuing."""
         return bool(self._done)
 
-    def _read_progress(self) -> dict[str, int]:
-        try:
-            with cache.open_file(self.directory / PROGRESS) as stream:
-                content = json.load(stream)
-            return dict(content["done"]) if content["identity"] == self.identity else {}
-        except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
-            return {}
-
     def _write_progress(self) -> None:
         cache.write_text(self.directory / PROGRESS, json.dumps({"identity": self.identity, "done": self._done}))
-
-
-def _open_array(path: Path) -> Array | None:
-    """Return the array of a file, writable; None if its process was killed before the header was complete."""
-    try:
-        found: Array = np.lib.format.open_memmap(path, mode="r+")
-    except ValueError:
-        return None
-    return found
 
 
 def _reserve(path: Path) -> None:

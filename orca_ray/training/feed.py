@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from orca_ray.data.rows import Part, Rows, num_bytes, row_slices
+from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.precision import Precision
 
@@ -50,7 +50,7 @@ class Feed:
         """Return the float32 model outputs [b, *output_shape], differentiable in the trained parameters."""
         return forward(self.network, inputs, self.precision)
 
-    def slices(self, batch_size: int) -> list[Part]:
+    def slices(self, batch_size: int) -> list[RowIndex]:
         """Return slices of at most ``batch_size`` that cover all samples in order."""
         starts = range(0, len(self.inputs), batch_size)
         return [slice(start, min(start + batch_size, len(self.inputs))) for start in starts]
@@ -103,7 +103,7 @@ class ResidentSamples:
     def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device) -> None:
         self._rows = [_DeviceRows(array, device) for array in arrays]
 
-    def batches(self, selections: Sequence[Part]) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
         """Yield the selected rows of every array on the device, one batch per selection; they are read-only."""
         for selection in selections:
             yield tuple(rows.read(selection) for rows in self._rows)
@@ -116,7 +116,7 @@ class StreamedSamples:
         self._rows = [_DeviceRows(array, torch.device("cpu")) for array in arrays]
         self._device = device
 
-    def batches(self, selections: Sequence[Part]) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
         """Yield one batch per selection, as `ResidentSamples`; the thread ends when the iteration ends or is closed."""
         ready: queue.Queue[tuple[Tensor, ...] | BaseException] = queue.Queue(_PREFETCH)
         stop = threading.Event()
@@ -137,7 +137,7 @@ class StreamedSamples:
                     continue
             thread.join()
 
-    def _prefetch(self, selections: Sequence[Part], ready: queue.Queue[tuple[Tensor, ...] | BaseException],
+    def _prefetch(self, selections: Sequence[RowIndex], ready: queue.Queue[tuple[Tensor, ...] | BaseException],
                   stop: threading.Event) -> None:  # fmt: skip
         try:
             for selection in selections:
@@ -163,7 +163,7 @@ class _DeviceRows:
         elif device.type != "cpu":
             self._rows = to_tensor(rows, device)
 
-    def read(self, selection: Part) -> Tensor:
+    def read(self, selection: RowIndex) -> Tensor:
         """Return the rows [b, ...]."""
         if not isinstance(self._rows, Tensor):
             return torch.from_numpy(self._rows[selection]).to(self._device)

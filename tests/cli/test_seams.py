@@ -247,7 +247,7 @@ class TestPaths:
             assert stream.read() == b"content"
         os.mkfifo(tmp_path / "pipe")
         for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
-            with pytest.raises(UserError, match="not a regular file"):
+            with pytest.raises(UserError, match=r"expected a regular file, found .*remove it"):
                 open_regular(path)
         with pytest.raises(FileNotFoundError):
             open_regular(tmp_path / "nowhere")

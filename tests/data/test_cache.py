@@ -33,7 +33,7 @@ def test_a_home_that_nobody_has_is_a_user_error(given: str, told: str, monkeypat
 
 
 def test_subdirectories_are_created_below_home(cache_home: Path) -> None:
-    made = {cache.packages_dir(), cache.bodies_dir(), cache.prepared_dir(), cache.source_dir(), cache.raw_dir()}
+    made = {cache.subdirectory(name) for name in ("packages", "bodies", "prepared", "source", "raw")}
     assert len(made) == 5
     assert all(path.is_dir() and path.parent == cache_home for path in made)
 
@@ -41,7 +41,7 @@ def test_subdirectories_are_created_below_home(cache_home: Path) -> None:
 def test_a_file_in_the_way_of_home_is_a_user_error(cache_home: Path) -> None:
     cache_home.write_text("not a directory")
     with pytest.raises(UserError, match="a file is in the way"):
-        cache.packages_dir()
+        cache.subdirectory("packages")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_home_where_nothing_can_be_made_is_a_user_error(cache_home: Path, monk
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    for make in (cache.packages_dir, lambda: cache.make_directory(cache_home / "raw/toy")):
+    for make in (lambda: cache.subdirectory("packages"), lambda: cache.make_directory(cache_home / "raw/toy")):
         with pytest.raises(UserError, match=r"cannot write to .*set ORCA_RAY_HOME"):
             make()
 

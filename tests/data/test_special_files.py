@@ -15,10 +15,9 @@ from scipy.io import savemat
 from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
 from orca_ray.data.archives import open_gzip, read_whole, unpack
 from orca_ray.data.download import Patience
-from orca_ray.data.fetch import fetch
+from orca_ray.data.fetch import fetch, hash_file
 from orca_ray.data.pins import NAME, Pin, Pins
 from orca_ray.data.raw import RawFile
-from orca_ray.data.verification import hash_file
 from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
 from tests.data.faulty_server import serving

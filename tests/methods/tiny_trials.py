@@ -41,7 +41,7 @@ class NoTest(dict[SplitName, Split]):
 
 def make_home(directory: Path) -> Path:
     """Make an empty cache directory that shares fetched packages and bodies with the user's."""
-    for shared in (cache.packages_dir(), cache.bodies_dir()):
+    for shared in (cache.subdirectory("packages"), cache.subdirectory("bodies")):
         shared.mkdir(parents=True, exist_ok=True)
         (directory / shared.name).symlink_to(shared, target_is_directory=True)
     return directory

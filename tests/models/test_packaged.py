@@ -21,7 +21,7 @@ from orca_ray.models.weights import load_body
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache directory of the test's own that shares fetched packages with the user's."""
-    fetched = cache.packages_dir()
+    fetched = cache.subdirectory("packages")
     home = tmp_path / "home"
     home.mkdir()
     (home / "packages").symlink_to(fetched)

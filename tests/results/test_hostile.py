@@ -129,7 +129,7 @@ def test_a_pipe_among_the_files_does_not_hang(store: ResultsStore, name: str) ->
     path = store.local_path / name
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with pytest.raises(UserError, match=f"{path} is a named pipe, not a regular file"):
+    with pytest.raises(UserError, match=f"{path}: expected a regular file, found a named pipe; remove it"):
         ResultsStore(store.uri).records()
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from orca_ray.data.download import Patience
+from orca_ray.data.fetch import verify
 from orca_ray.data.pins import NAME
-from orca_ray.data.verification import verify
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml.tables import TASKS

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.data.rows import JoinedRows, Part, Rows, row_slices
+from orca_ray.data.rows import JoinedRows, RowIndex, Rows, row_slices
 from orca_ray.training import feed
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import predict
@@ -18,7 +18,7 @@ from orca_ray.training.precision import Precision
 
 from .training_toys import CPU, OBJECTIVE, make_refine, predictions_of, real_model, real_split, toy_model, toy_split
 
-PARTS: list[Part] = [np.array([5, 0, 5]), slice(2, 7), np.array([1])]
+PARTS: list[RowIndex] = [np.array([5, 0, 5]), slice(2, 7), np.array([1])]
 
 
 def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
 
 def test_streaming_may_be_left_early_and_passes_errors_on() -> None:
     rows = StreamedSamples([toy_split(20).x], CPU)
-    many: list[Part] = [slice(0, 2)] * 50
+    many: list[RowIndex] = [slice(0, 2)] * 50
     stream = rows.batches(many)
     next(stream)
     cast(Any, stream).close()  # would hang if its thread waited on

@@ -80,7 +80,7 @@ class DebianFile:
 
     def path(self) -> Path:
         """Return the file, fetched on first use; skips the test where there is no Debian or none of its servers."""
-        path = cache.packages_dir() / f"{self.package}-{self.file}.rda"
+        path = cache.subdirectory("packages") / f"{self.package}-{self.file}.rda"
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
                 kept = Path(scratch) / path.name

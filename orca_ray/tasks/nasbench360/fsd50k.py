@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.json_files import read_json
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.readers import read_csv
+from orca_ray.data.readers import read_csv, read_json
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import each, filled, hold_out
 from orca_ray.tasks.nasbench360 import _audio

