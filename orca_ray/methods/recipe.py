@@ -33,15 +33,10 @@ class Recipe:
     """Whether the align stage runs before the refine stage."""
     pretrained: bool
     """Whether body and embedder start from pretrained weights."""
-    trainable: Callable[[CrossModalModel], Iterable[Parameter]]
+    trainable: Callable[[CrossModalModel], Iterable[Parameter]] = CrossModalModel.parameters
     """Returns the parameters that the refine stage trains; all others stay unchanged, bit for bit."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
     """Hyper-parameters by dotted name whose default differs from that of the stage."""
-
-
-def all_parameters(model: CrossModalModel) -> Iterator[Parameter]:
-    """Yield every parameter."""
-    yield from model.parameters()
 
 
 def head_parameters(model: CrossModalModel) -> Iterator[Parameter]:

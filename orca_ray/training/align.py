@@ -36,6 +36,8 @@ from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_c
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
 """Maximum size of the tokens of one forward pass of the embedder. A CPU returns much larger tensors to the system and
 zeroes them at every use, which costs more than the arithmetic."""
+_STORED = ("epoch", "plateaued", "distance_before", "distance_after")
+"""Attributes that are stored in checkpoints as they are."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,12 +79,8 @@ class AlignLoop:
         device: torch.device,
     ) -> None:
         """Prepare to align to ``distance`` on the training inputs ``x`` [N, ...] and targets ``y`` [N, ...]."""
-        self._model = model
-        self._x = x
-        self._config = config
-        self._distance = distance
-        self._seed = seed
-        self._device = device
+        self._model, self._x, self._distance = model, x, distance
+        self._config, self._seed, self._device = config, seed, device
         self._parameters = list(model.embedder.parameters())
         self._optimizer = make_optimizer(
             config.optimizer,
@@ -97,7 +95,8 @@ class AlignLoop:
         """Fallbacks taken so far, one sentence each."""
         if target.kind != "classes" and is_sketched(y):
             self._note(f"pseudo-classes come from a sketch of the targets {tuple(y.shape)}, too large to cluster")
-        self._set_labels(_class_labels(y, target, derive_seed(seed, "labels") % 2**32))
+        labels = y if target.kind == "classes" else pseudo_labels(y, seed=derive_seed(seed, "labels") % 2**32)
+        self._set_labels(np.asarray(labels).astype(np.int64))
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: the loop was resumed
         self._position = 0  # in the schedule, from 0; ahead of the epoch once a plateau cut a rate short
@@ -154,17 +153,13 @@ class AlignLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
-        return {
-            "epoch": self.epoch,
+        return {name: getattr(self, name) for name in _STORED} | {
             "place": self._position,
             "plateau": self._plateau.values,
-            "plateaued": self.plateaued,
             "embedder": self._embedder_state(),
             "optimizer": self._optimizer.state_dict(),
             "labels": torch.from_numpy(self._labels),
             "notes": list(self.notes),
-            "distance_before": self.distance_before,
-            "distance_after": self.distance_after,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -175,9 +170,9 @@ class AlignLoop:
         self.notes = tuple(state["notes"])
         self._plateau.restart(state["plateau"])
         self._history = None
-        self.epoch, self._position, self.plateaued = state["epoch"], state["place"], state["plateaued"]
-        self.distance_before = state["distance_before"]
-        self.distance_after = state["distance_after"]
+        self._position = state["place"]
+        for name in _STORED:
+            setattr(self, name, state[name])
 
     def _embedder_state(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu() for name, value in self._model.embedder.state_dict().items()}
@@ -212,9 +207,8 @@ class AlignLoop:
     def _advance(self, distance: float) -> None:
         """Advance the schedule by one epoch, or to the next learning rate on a plateau."""
         rate = self._schedule(self._position)
-        flat = self._plateau.add(distance)
         self._position += 1
-        if flat:
+        if self._plateau.add(distance):
             while not self.done and self._schedule(self._position) == rate:
                 self._position += 1
         if self._schedule(self._position) != rate:
@@ -258,7 +252,6 @@ class AlignLoop:
         return distance
 
     def _features(self, indices: np.ndarray) -> Tensor:
-        """Return the features [n, D] of the samples ``indices`` [n]."""
         self._model.embedder.eval()
         if self._chunk_size is None:
             self._chunk_size = self._choose_chunk_size(indices[:1])
@@ -280,12 +273,5 @@ class AlignLoop:
 
     @torch.no_grad()
     def _choose_chunk_size(self, indices: np.ndarray) -> int:
-        tokens = self._model.embed(self._read(indices))
         most = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
-        return max(1, most // (tokens.numel() * tokens.element_size()))
-
-
-def _class_labels(y: Rows, target: Target, seed: int) -> np.ndarray:
-    if target.kind == "classes":
-        return np.asarray(y).astype(np.int64)
-    return np.asarray(pseudo_labels(y, seed=seed), dtype=np.int64)
+        return max(1, most // self._model.embed(self._read(indices)).nbytes)

@@ -24,7 +24,7 @@ from orca_ray.alignment.environment import environment
 from orca_ray.alignment.features import SourceFeatures
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import Rows, num_bytes
+from orca_ray.data.rows import num_bytes
 from orca_ray.training import checkpoint
 
 MOST_FILES = 256
@@ -63,9 +63,8 @@ class Alignment:
 
     def to_state(self) -> dict[str, Any]:
         """Return plain containers for a checkpoint."""
-        fields = {name: getattr(self, name) for name in ("distance_before", "distance_after", "plateaued")}
         epochs = [asdict(epoch) for epoch in self.epochs]
-        return {"embedder": dict(self.embedder), "epochs": epochs, "notes": list(self.notes), **fields}
+        return {**vars(self), "embedder": dict(self.embedder), "epochs": epochs, "notes": list(self.notes)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
@@ -79,10 +78,8 @@ class AlignReplay:
 
     def __init__(self, embedder: nn.Module, alignment: Alignment, epoch: int = 0) -> None:
         """Replay from after ``epoch`` epochs; unless that is 0, ``embedder`` must be the aligned one."""
-        self._embedder = embedder
-        self._alignment = alignment
-        self.epoch = epoch
-        self.notes = alignment.notes
+        self._embedder, self._alignment = embedder, alignment
+        self.epoch, self.notes = epoch, alignment.notes
         self.distance_before: float | None = alignment.distance_before
 
     @property
@@ -184,8 +181,7 @@ def alignment_key(
     tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
     for name, tensor in tensors.items():
         _update(digest, name, tensor.detach().cpu().contiguous().numpy())
-    arrays: tuple[tuple[str, Rows], ...] = ("train x", train.x), ("train y", train.y)
-    for name, array in arrays:
+    for name, array in (("train x", train.x), ("train y", train.y)):
         num_rows = min(len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, num_bytes(array))))
         rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
         _update(digest, f"{name} of {len(array)}", np.ascontiguousarray(array[rows]))

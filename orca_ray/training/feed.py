@@ -4,12 +4,13 @@ The network is the whole model on raw inputs, or its head on cached features. Ro
 streamed by a thread if they are too large.
 """
 
-import queue
-import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -118,35 +119,17 @@ class StreamedSamples:
 
     def batches(self, selections: Sequence[Part]) -> Iterator[tuple[Tensor, ...]]:
         """Yield one batch per selection, as `ResidentSamples`; the thread ends when the iteration ends or is closed."""
-        ready: queue.Queue[tuple[Tensor, ...] | BaseException] = queue.Queue(_PREFETCH)
-        stop = threading.Event()
-        thread = threading.Thread(target=self._prefetch, args=(selections, ready, stop), daemon=True)
-        thread.start()
-        try:
-            for _ in selections:
-                rows = ready.get()
-                if isinstance(rows, BaseException):
-                    raise rows
+        with ThreadPoolExecutor(1) as pool:
+            reads = (pool.submit(self._read, selection) for selection in selections)
+            pending = deque(islice(reads, _PREFETCH))
+            while pending:
+                rows = pending.popleft().result()
+                pending.extend(islice(reads, 1))
                 yield tuple(row.to(self._device, non_blocking=True) for row in rows)
-        finally:
-            stop.set()
-            while thread.is_alive():  # it may wait for space in the queue
-                try:
-                    ready.get(timeout=0.01)
-                except queue.Empty:
-                    continue
-            thread.join()
 
-    def _prefetch(self, selections: Sequence[Part], ready: queue.Queue[tuple[Tensor, ...] | BaseException],
-                  stop: threading.Event) -> None:  # fmt: skip
-        try:
-            for selection in selections:
-                if stop.is_set():
-                    return
-                rows = tuple(row.read(selection) for row in self._rows)
-                ready.put(tuple(row.pin_memory() for row in rows) if self._device.type == "cuda" else rows)
-        except BaseException as error:  # passed on: it must end the trial, not only this thread
-            ready.put(error)
+    def _read(self, selection: Part) -> tuple[Tensor, ...]:
+        rows = tuple(row.read(selection) for row in self._rows)
+        return tuple(row.pin_memory() for row in rows) if self._device.type == "cuda" else rows
 
 
 Samples = ResidentSamples | StreamedSamples
@@ -172,7 +155,7 @@ class _DeviceRows:
         return self._rows[torch.from_numpy(selection).to(self._device, non_blocking=True)]
 
 
-def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> "Samples":
+def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
     """Return the rows of ``arrays`` [N, ...]: streamed to CUDA if they exceed `RESIDENT_FRACTION`, else resident."""
     if device.type == "cuda":
         needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)

@@ -57,8 +57,7 @@ def max_micro_batch(cost: Cost, budget: int, device: torch.device, extra_bytes: 
 
     ``extra_bytes`` are temporary bytes per sample of the backward pass: the activations of a checkpointed layer.
     """
-    needed = _BACKWARD_FACTOR * (cost.saved_bytes + extra_bytes)
-    limit = budget // max(1, int(needed))
+    limit = budget // max(1, int(_BACKWARD_FACTOR * (cost.saved_bytes + extra_bytes)))
     if device.type == "cpu":
         limit = min(limit, CPU_TENSOR_BYTES // max(1, cost.largest_bytes))
     return int(min(max(1, limit), MAX_SAMPLES))
@@ -123,13 +122,11 @@ def _token_shapes(body: nn.Module) -> Iterator[list[torch.Size]]:
 
 def _flop_counter() -> FlopCounterMode:
     """Return a counter that includes the CPU's fused attention, which torch's own table lacks."""
-
-    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]
-
     ops: Any = torch.ops.aten
-    names = ops._scaled_dot_product_flash_attention_for_cpu, ops._scaled_dot_product_flash_attention_for_cpu_backward
-    return FlopCounterMode(display=False, custom_mapping=dict(zip(names, (forward, backward), strict=True)))
+    formulas = {
+        ops._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        ops._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+        ),
+    }
+    return FlopCounterMode(display=False, custom_mapping=formulas)

@@ -16,12 +16,12 @@ from orca_ray.errors import unknown_name
 Schedule = Callable[[int], float]
 """Maps the optimiser step (from 0) to a factor on the base learning rate."""
 _Groups = list[dict[str, object]]
-_OPTIMIZERS: dict[str, Callable[[_Groups, tuple[float, float], float], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[_Groups, tuple[float, float], float], torch.optim.Optimizer]] = {
     "adamw": lambda groups, betas, momentum: torch.optim.AdamW(groups, betas=betas, fused=True),
     "adam": lambda groups, betas, momentum: torch.optim.Adam(groups, betas=betas, fused=True),
     "sgd": lambda groups, betas, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
 }
-_DECAYS: dict[str, Callable[[float], float]] = {
+DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "constant": lambda progress: 1.0,
@@ -29,7 +29,7 @@ _DECAYS: dict[str, Callable[[float], float]] = {
     "step": lambda progress: float(0.2 ** min(2, math.floor(3.0 * progress + 1e-9))),
 }
 """Factor on the learning rate by the share of the decay that is over, from 0 to 1."""
-_ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "step": lambda epochs: make_schedule("step", warmup_steps=0, total_steps=epochs),
     "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
 }
@@ -42,21 +42,6 @@ class ParameterGroup:
     parameters: Sequence[Parameter]
     scale: float = 1.0
     """Factor on the base learning rate."""
-
-
-def optimizer_names() -> list[str]:
-    """Return the names that `make_optimizer` accepts."""
-    return sorted(_OPTIMIZERS)
-
-
-def schedule_names() -> list[str]:
-    """Return the names that `make_schedule` accepts."""
-    return sorted(_DECAYS)
-
-
-def align_schedule_names() -> list[str]:
-    """Return the names that `make_align_schedule` accepts."""
-    return sorted(_ALIGN_SCHEDULES)
 
 
 def make_optimizer(
@@ -73,15 +58,15 @@ def make_optimizer(
     ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Raises
     UserError for an unknown name.
     """
-    if name not in _OPTIMIZERS:
-        raise unknown_name("optimizer", name, _OPTIMIZERS)
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
     described: _Groups = [
         {"params": list(group.parameters), "scale": group.scale, "lr": learning_rate * group.scale}
         | {"weight_decay": weight_decay}
         for group in groups
         if group.parameters
     ]
-    return _OPTIMIZERS[name](described, betas, momentum)
+    return OPTIMIZERS[name](described, betas, momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -98,9 +83,9 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
     times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Raises UserError for an unknown
     name.
     """
-    if name not in _DECAYS:
-        raise unknown_name("schedule", name, _DECAYS)
-    decay = _DECAYS[name]
+    if name not in DECAYS:
+        raise unknown_name("schedule", name, DECAYS)
+    decay = DECAYS[name]
     span = max(1, total_steps - warmup_steps)
 
     def factor(step: int) -> float:
@@ -117,9 +102,9 @@ def make_align_schedule(name: str, epochs: int) -> Schedule:
     ``step`` is times 0.2 after one and two thirds of ``epochs``; ``reference_step`` is the reference's: times 0.2 from
     the epochs 21, 41 and 61 on, whatever ``epochs`` is. Raises UserError for an unknown name.
     """
-    if name not in _ALIGN_SCHEDULES:
-        raise unknown_name("align schedule", name, _ALIGN_SCHEDULES)
-    return _ALIGN_SCHEDULES[name](epochs)
+    if name not in ALIGN_SCHEDULES:
+        raise unknown_name("align schedule", name, ALIGN_SCHEDULES)
+    return ALIGN_SCHEDULES[name](epochs)
 
 
 @torch.no_grad()
@@ -169,13 +154,10 @@ class Plateau:
         self.values = [*self.values, value][-2 * self._patience :]
         if len(self.values) < 2 * self._patience:
             return False
-        earlier, latest = self._mean(self.values[: self._patience]), self._mean(self.values[self._patience :])
+        earlier = sum(self.values[: self._patience]) / self._patience
+        latest = sum(self.values[self._patience :]) / self._patience
         return earlier - latest <= self._tolerance * abs(earlier)
 
     def restart(self, values: Iterable[float] = ()) -> None:
         """Drop the curve, or continue with ``values``, the state of another instance."""
         self.values = list(values)
-
-    @staticmethod
-    def _mean(values: list[float]) -> float:
-        return sum(values) / len(values)
