@@ -54,16 +54,13 @@ class Measure(Protocol):
 class AlignLoop:
     """Trains ``model.embedder`` to minimise a fitted distance; one `step` is one epoch and one optimiser step.
 
-    The distance compares the source features with ``model.features`` of a random sample of the training set and its
+    The distance compares the source features with ``model.features`` of a new random sample of the training set and its
     classes (pseudo-classes by k-means if the target has none). Distances that work class by class weight a class by its
     share of the training set among the sampled classes. The embedder is in evaluation mode, because source features
     have no dropout. Parameters outside the embedder are not used, and ``requires_grad`` is restored.
 
-    A sample that is too large for one forward pass is processed in chunks, and the backward pass computes their
-    activations again: inputs and activations take the memory of one chunk.
-
-    Every epoch uses a new sample, so that the curve is noisy. A curve that is flat at a high learning rate may decrease
-    again at a lower one: a plateau moves the schedule to its next rate, and ends the stage only at the last one.
+    A sample too large for one forward pass is processed in chunks, whose activations the backward pass recomputes. A
+    plateau moves the schedule to its next learning rate, and ends the stage only at the last one.
     """
 
     def __init__(
@@ -104,9 +101,8 @@ class AlignLoop:
         self.plateaued = False
         """Whether a plateau, at any learning rate, made the stage shorter than its epochs."""
         self.distance_before: float | None = None
-        """Distance of a fixed sample before the first epoch."""
         self.distance_after: float | None = None
-        """Distance of the same sample after the last epoch."""
+        """Distance of a fixed sample before the first and after the last epoch."""
 
     @property
     def done(self) -> bool:
@@ -142,14 +138,8 @@ class AlignLoop:
             return None
         assert self.distance_before is not None
         assert self.distance_after is not None
-        return Alignment(
-            embedder=self._embedder_state(),
-            epochs=tuple(self._history),
-            distance_before=self.distance_before,
-            distance_after=self.distance_after,
-            plateaued=self.plateaued,
-            notes=self.notes,
-        )
+        distances = self.distance_before, self.distance_after
+        return Alignment(self._embedder_state(), tuple(self._history), *distances, self.plateaued, self.notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
@@ -178,7 +168,6 @@ class AlignLoop:
         return {name: value.detach().cpu() for name, value in self._model.embedder.state_dict().items()}
 
     def _note(self, *sentences: str) -> None:
-        """Record and log sentences that are new."""
         for sentence in sentences:
             if sentence not in self.notes:
                 self.notes = (*self.notes, sentence)
@@ -218,8 +207,7 @@ class AlignLoop:
     @contextmanager
     def _trainable_embedder(self) -> Iterator[None]:
         flags = [parameter.requires_grad for parameter in self._parameters]
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
+        self._model.embedder.requires_grad_(True)
         try:
             yield
         finally:

@@ -16,10 +16,11 @@ from orca_ray.errors import unknown_name
 Schedule = Callable[[int], float]
 """Maps the optimiser step (from 0) to a factor on the base learning rate."""
 _Groups = list[dict[str, object]]
-OPTIMIZERS: dict[str, Callable[[_Groups, tuple[float, float], float], torch.optim.Optimizer]] = {
-    "adamw": lambda groups, betas, momentum: torch.optim.AdamW(groups, betas=betas, fused=True),
-    "adam": lambda groups, betas, momentum: torch.optim.Adam(groups, betas=betas, fused=True),
-    "sgd": lambda groups, betas, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
+_BETAS = (0.9, 0.98)  # those of all published ORCA configurations
+OPTIMIZERS: dict[str, Callable[[_Groups, float], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, momentum: torch.optim.AdamW(groups, betas=_BETAS, fused=True),
+    "adam": lambda groups, momentum: torch.optim.Adam(groups, betas=_BETAS, fused=True),
+    "sgd": lambda groups, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
 }
 DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
@@ -45,15 +46,9 @@ class ParameterGroup:
 
 
 def make_optimizer(
-    name: str,
-    groups: Iterable[ParameterGroup],
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    momentum: float = 0.9,
-    betas: tuple[float, float] = (0.9, 0.98),
+    name: str, groups: Iterable[ParameterGroup], *, learning_rate: float, weight_decay: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Build an optimiser with fused kernels; ``betas`` default to those of all published ORCA configurations.
+    """Build an optimiser with fused kernels.
 
     ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Raises
     UserError for an unknown name.
@@ -66,7 +61,7 @@ def make_optimizer(
         for group in groups
         if group.parameters
     ]
-    return OPTIMIZERS[name](described, betas, momentum)
+    return OPTIMIZERS[name](described, momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -65,13 +65,8 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
         wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
         fast = wide and has_bfloat16_units(device) and not torch.are_deterministic_algorithms_enabled()
         return Precision("bfloat16" if fast else "float32", device)
-    lacking = (option == "tf32" and not _is_ampere(device)) or (
-        option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
-    )
-    if lacking:
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    slow = option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
+    if slow or (option == "tf32" and not ampere):
         return Precision("float32", device, f"refined in float32 because this {device.type} device has no {option}")
     return Precision(option, device)
-
-
-def _is_ampere(device: torch.device) -> bool:
-    return device.type == "cuda" and bool(torch.cuda.get_device_capability(device)[0] >= 8)

@@ -221,7 +221,12 @@ class RefineLoop:
         for number, (indices, loss) in enumerate(zip(steps, losses, strict=True)):
             if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
-            learning_rate = self._optimizer_step(self.epoch * len(steps) + number)
+            learning_rate = self._config.learning_rate * self._schedule(self.epoch * len(steps) + number)
+            set_learning_rate(self._optimizer, learning_rate)
+            if self._config.clip > 0:
+                torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
             total += loss * len(indices)
         self._check(total)
         seen = sum(map(len, steps))
@@ -242,20 +247,8 @@ class RefineLoop:
         return [order[number * size : (number + 1) * size] for number in range(self.steps_per_epoch)]
 
     def _check(self, loss: Tensor) -> None:
-        """Raise NotFiniteError unless a loss, or a sum of losses, is finite; synchronises with the device."""
-        value = float(loss)
-        if not np.isfinite(value):
+        if not np.isfinite(value := float(loss)):  # synchronises with the device
             raise NotFiniteError(f"the training loss is {value} in epoch {self.epoch + 1}")
-
-    def _optimizer_step(self, step: int) -> float:
-        """Take optimiser step number ``step`` and reset the gradients; return its learning rate."""
-        learning_rate = self._config.learning_rate * self._schedule(step)
-        set_learning_rate(self._optimizer, learning_rate)
-        if self._config.clip > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return learning_rate
 
     def _weights(self) -> dict[str, Tensor]:
         saved = self._model.state_dict()

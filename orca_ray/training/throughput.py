@@ -75,16 +75,12 @@ def peak_flops(precision: Precision) -> float | None:
     if precision.device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(precision.device)
-    if _names(name, *_SLOWER_VARIANTS):
+    # Whole words: RTX A4000 is no A40.
+    found = [word for word in (*PEAKS, *_SLOWER_VARIANTS) if re.search(rf"\b{word}\b", name)]
+    if not found or not set(found).isdisjoint(_SLOWER_VARIANTS):
         return None
-    known = max(_names(name, *PEAKS), key=len, default=None)
-    rate = None if known is None else PEAKS[known][_COLUMNS.index(precision.name)]
+    rate = PEAKS[max(found, key=len)][_COLUMNS.index(precision.name)]
     return None if rate is None else rate * 1e12
-
-
-def _names(device: str, *words: str) -> list[str]:
-    """Return those of ``words`` that a device's name contains as whole words (RTX A4000 does not contain A40)."""
-    return [word for word in words if re.search(rf"\b{word}\b", device)]
 
 
 @cache
