@@ -105,11 +105,6 @@ def disk_errors(directory: Path) -> Iterator[None]:
         raise
 
 
-def mark(file: "h5py.File", marker: Mapping[str, Any]) -> None:
-    """Store in a file how it was generated."""
-    file.attrs[MARK] = json.dumps(dict(marker), sort_keys=True)
-
-
 def read_marker(path: Path) -> dict[str, Any] | None:
     """Return how ``path`` was generated; None if it was not, or is not an HDF5 file."""
     import h5py

@@ -80,7 +80,7 @@ class AlignReplay:
         """Replay from after ``epoch`` epochs; unless that is 0, ``embedder`` must be the aligned one."""
         self._embedder, self._alignment = embedder, alignment
         self.epoch, self.notes = epoch, alignment.notes
-        self.distance_before: float | None = alignment.distance_before
+        self.distance_before = alignment.distance_before
 
     @property
     def done(self) -> bool:

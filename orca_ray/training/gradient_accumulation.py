@@ -68,9 +68,8 @@ class GradientAccumulator:
     def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
         """Yield the mean loss of each step, detached, once ``.grad`` of the parameters holds the step's gradient.
 
-        ``steps`` are indices [n] into the split. When an allocation fails, the micro-batch is halved and the step is
-        computed again. That covers forward and backward passes only: an optimiser step that failed may have changed
-        some of the parameters, so its error ends the trial.
+        ``steps`` are indices [n] into the split. When an allocation of a forward or backward pass fails, the
+        micro-batch is halved and the step is computed again.
         """
         done = 0
         while done < len(steps):

@@ -5,7 +5,7 @@ A schedule is a pure function of the optimiser step, so that resuming needs the 
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -36,8 +36,7 @@ ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 }
 
 
-@dataclass(frozen=True)
-class ParameterGroup:
+class ParameterGroup(NamedTuple):
     """Parameters that share a learning rate."""
 
     parameters: Sequence[Parameter]
@@ -56,10 +55,9 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     described: _Groups = [
-        {"params": list(group.parameters), "scale": group.scale, "lr": learning_rate * group.scale}
-        | {"weight_decay": weight_decay}
-        for group in groups
-        if group.parameters
+        {"params": list(params), "scale": scale, "lr": learning_rate * scale, "weight_decay": weight_decay}
+        for params, scale in groups
+        if params
     ]
     return OPTIMIZERS[name](described, momentum)
 
@@ -75,8 +73,7 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
 
     ``warmup_linear`` is the reference's WarmupLR, ``(total - t) / (total - warmup)``, with a warm-up of ``(t + 1) /
     warmup``, because the reference's first step has rate zero. ``cosine`` is half a cosine down to zero, ``step`` is
-    times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Raises UserError for an unknown
-    name.
+    times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Unknown names raise UserError.
     """
     if name not in DECAYS:
         raise unknown_name("schedule", name, DECAYS)
@@ -106,10 +103,10 @@ def make_align_schedule(name: str, epochs: int) -> Schedule:
 def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
 
-    An Adam step moves every weight by about the learning rate, whatever the gradient. For correlated inputs, such as
-    neighbouring pixels, n weights of RMS w then change a token of RMS w sqrt(n) by n times the rate: at the usual 1e-3,
-    70 % per step for a pretrained 14 x 14 patch kernel, which destroys it. The scales are w / sqrt(n) for weights,
-    w sqrt(n) for the bias of the same layer, and the parameter's own RMS for all others.
+    An Adam step moves every weight by about the learning rate. For correlated inputs, such as neighbouring pixels, n
+    weights of RMS w then change a token of RMS w sqrt(n) by n times the rate: at 1e-3, 70 % per step for a pretrained
+    14 x 14 patch kernel, which destroys it. The scales are w / sqrt(n) for weights, w sqrt(n) for the bias of the same
+    layer, and the parameter's own RMS for all others.
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
@@ -117,12 +114,11 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     groups = []
     for name, parameter in parameters.items():
         sibling = f"{name.removesuffix('bias')}weight"
+        scale = rms[name]
         if name in fan_in:
-            scale = rms[name] / math.sqrt(fan_in[name])
+            scale /= math.sqrt(fan_in[name])
         elif name.endswith("bias") and sibling in fan_in:
             scale = rms[sibling] * math.sqrt(fan_in[sibling])
-        else:
-            scale = rms[name]
         groups.append(ParameterGroup([parameter], scale or 1.0))
     return groups
 
@@ -130,9 +126,8 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
 class Plateau:
     """Detects that a noisy curve no longer decreases.
 
-    It compares the mean of the last ``patience`` values with the mean of the ``patience`` values before. The plateau is
-    reached when the mean has decreased by at most ``tolerance`` of the earlier mean. Means, because each value may come
-    from a random sample of its own: a comparison with the best value would depend on single low values.
+    The plateau is reached when the mean of the last ``patience`` values is lower than the mean of the ``patience``
+    values before by at most ``tolerance`` of it. Single values may come from random samples of their own.
     """
 
     def __init__(self, patience: int, tolerance: float) -> None:
