@@ -48,11 +48,10 @@ class Gas:
 
     def drift(self, state: Array, slopes: Array) -> Array:
         """Return -A(state) slopes for the direction of the first velocity."""
-        density, velocity, pressure = state[0], state[1], state[-1]
-        result: Array = -velocity * slopes
-        result[0] -= density * slopes[1]
-        result[1] -= slopes[-1] / density
-        result[-1] -= GAMMA * pressure * slopes[1]
+        result: Array = -state[1] * slopes
+        result[0] -= state[0] * slopes[1]
+        result[1] -= slopes[-1] / state[0]
+        result[-1] -= GAMMA * state[-1] * slopes[1]
         return result
 
     def speed(self, conserved: Array, direction: int) -> Array:
@@ -111,7 +110,7 @@ class Stress:
 
     def rates(self, density: Array, changing: Array) -> Array:
         """Return d/dt of ``changing`` [3, X, Y] (two momenta, total energy) at fixed ``density`` [X, Y]."""
-        velocity = changing[:2] / density  # padded with the neighbours across the periodic edges
+        velocity = changing[:2] / density  # with neighbours across the periodic edges
         velocity = np.concatenate([velocity[:, -1:], velocity, velocity[:, :1]], axis=1)
         velocity = np.concatenate([velocity[:, :, -1:], velocity, velocity[:, :, :1]], axis=2)
         result = self._through_faces(velocity)

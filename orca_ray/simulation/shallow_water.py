@@ -30,9 +30,8 @@ class Water:
 
     def primitive(self, conserved: Array) -> Array:
         """Return (depth, velocities)."""
-        state = np.empty_like(conserved)
-        state[0] = conserved[0]
-        state[1:] = conserved[1:] / conserved[0]
+        state = conserved.copy()
+        state[1:] /= conserved[0]
         return state
 
     def drift(self, state: Array, slopes: Array) -> Array:
