@@ -131,16 +131,12 @@ class Adaptation:
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically, between two steps of any stage."""
-        state = {
-            "format": _FORMAT,
-            "identity": self._identity(),
-            "stage": self._stage,
-            "outcome": asdict(self._outcome),
+        checkpoint.save(path, {
+            "format": _FORMAT, "identity": self._identity(), "stage": self._stage, "outcome": asdict(self._outcome),
             "align": self._align.state_dict() if self._align else None,
             "embedder": dict(self.model.embedder.state_dict()),
             "refine": self._refine.state_dict() if self._refine else None,
-        }
-        checkpoint.save(path, state)
+        })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
         """Continue from a checkpoint; return False, with nothing changed, if there is no valid one of this trial."""
@@ -189,17 +185,13 @@ class Adaptation:
         self._refine = self._refine or self._make_refine()
         epoch = self._refine.step()
         self._outcome = replace(
-            self._outcome,
-            validation_score=self._refine.best_score,
-            best_epoch=self._refine.best_epoch,
-            epochs=epoch.epoch,
+            self._outcome, **asdict(self._refine.throughput()),
+            validation_score=self._refine.best_score, best_epoch=self._refine.best_epoch, epochs=epoch.epoch,
             refine_seconds=self._outcome.refine_seconds + epoch.seconds - epoch.validation_seconds,
             evaluate_seconds=self._outcome.evaluate_seconds + epoch.validation_seconds,
             notes=_joined(self._outcome.notes, self._refine.notes),
-            precision=self._refine.precision.name,
-            micro_batch=self._refine.micro_batch,
-            **asdict(self._refine.throughput()),
-        )
+            precision=self._refine.precision.name, micro_batch=self._refine.micro_batch,
+        )  # fmt: skip
         if self._refine.done:
             self._finish(self._refine)
         return Progress(
@@ -217,7 +209,7 @@ class Adaptation:
         if not self._test:
             return
         started = perf_counter()
-        score = refine.evaluate(self._data.splits["test"])
+        score = refine.evaluate(self._data.test)
         seconds = self._outcome.evaluate_seconds + perf_counter() - started
         notes = _joined(self._outcome.notes, refine.notes)
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
@@ -225,16 +217,10 @@ class Adaptation:
     def _build(self) -> CrossModalModel:
         options = self._hyperparameters
         return build_model(
-            input_shape=self._data.train.x.shape[1:],
-            target=self._task.target,
-            body=self._body,
-            pretrained=self._recipe.pretrained,
-            config=options.embedder,
-            dropout=options.refine.dropout,
-            stochastic_depth=options.refine.stochastic_depth == "body",
-            seed=self._seed,
-            statistics=self._statistics,
-        ).to(self._device)
+            input_shape=self._data.train.x.shape[1:], target=self._task.target, body=self._body,
+            pretrained=self._recipe.pretrained, config=options.embedder, dropout=options.refine.dropout,
+            stochastic_depth=options.refine.stochastic_depth == "body", seed=self._seed, statistics=self._statistics,
+        ).to(self._device)  # fmt: skip
 
     def _make_align(self) -> AlignStage:
         return AlignStage(

@@ -144,13 +144,9 @@ class AlignLoop:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
         return {name: getattr(self, name) for name in _STORED} | {
-            "place": self._position,
-            "plateau": self._plateau.values,
-            "embedder": self._embedder_state(),
-            "optimizer": self._optimizer.state_dict(),
-            "labels": torch.from_numpy(self._labels),
-            "notes": list(self.notes),
-        }
+            "place": self._position, "plateau": self._plateau.values, "labels": torch.from_numpy(self._labels),
+            "embedder": self._embedder_state(), "optimizer": self._optimizer.state_dict(), "notes": list(self.notes),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where the loop was that returned ``state``."""

@@ -167,14 +167,9 @@ def alignment_key(
     """Return 32 hex digits that differ whenever two alignments may differ in a single bit.
 
     They cover the arguments and the `environment` (kind of machine, versions of libraries, threads, determinism).
-
-    Args:
-        embedder: the embedder before its first step, with the pretrained stem and the random initialisation.
-        source: the source features to align to.
-        train: the training split. 16 MiB of evenly spaced rows of each array are hashed, which distinguishes the splits
-            of one data set; its contents are identified by the fingerprint in ``settings``.
-        device: the device of the computation.
-        settings: everything else that determines the alignment, as plain values.
+    ``embedder`` is the one before the first step, ``settings`` everything else that determines the alignment, as plain
+    values. 16 MiB of evenly spaced rows of each training array are hashed, which distinguishes the splits of one data
+    set; the fingerprint in ``settings`` identifies its contents.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())

@@ -163,15 +163,10 @@ class RefineLoop:
         It omits frozen parameters, and generators, because every epoch seeds its own.
         """
         return {
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_score": self.best_score,
-            "best": self._best,
-            "weights": self._weights(),
-            "optimizer": self._optimizer.state_dict(),
-            "samples_seen": self._samples_seen,
-            "training_seconds": self._training_seconds,
-        }
+            "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,
+            "weights": self._weights(), "optimizer": self._optimizer.state_dict(),
+            "samples_seen": self._samples_seen, "training_seconds": self._training_seconds,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where the loop was that returned ``state``."""
