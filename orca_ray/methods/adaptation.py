@@ -81,12 +81,9 @@ class Adaptation:
         _check_data(task, data)
         self._statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
-        self._task, self._data, self._seed, self._test = task, data, seed, test
-        self._recipe = get_method(method)
-        self._hyperparameters = resolve(method, hyperparameters)
-        self._body = body
-        self._device = torch.device(device)
-        self._threads, self._deterministic = threads, deterministic
+        self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
+        self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
+        self._device, self._threads, self._deterministic = torch.device(device), threads, deterministic
         self._objective = Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std)
         self._augmentation = get_augmentation(task.augmentation)
         self._cache = AlignedCache(aligned) if reuse_aligned else None
@@ -134,16 +131,12 @@ class Adaptation:
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically, between two steps of any stage."""
-        state = {
-            "format": _FORMAT,
-            "identity": self._identity(),
-            "stage": self._stage,
-            "outcome": asdict(self._outcome),
+        checkpoint.save(path, {
+            "format": _FORMAT, "identity": self._identity(), "stage": self._stage, "outcome": asdict(self._outcome),
             "align": self._align.state_dict() if self._align else None,
             "embedder": dict(self.model.embedder.state_dict()),
             "refine": self._refine.state_dict() if self._refine else None,
-        }
-        checkpoint.save(path, state)
+        })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
         """Continue from a checkpoint; return False, with nothing changed, if there is no valid one of this trial."""
@@ -182,8 +175,7 @@ class Adaptation:
         seconds = perf_counter() - started
         self._outcome = self._align.add_to(self._outcome, seconds)
         if self._align.done:
-            self._align = None
-            self._stage = "refine"
+            self._align, self._stage = None, "refine"
         return Progress(
             stage="align", epoch=epoch.epoch, epochs=self._hyperparameters.align.epochs, distance=epoch.distance,
             learning_rate=epoch.learning_rate, seconds=seconds,
@@ -192,21 +184,14 @@ class Adaptation:
     def _step_refine(self) -> Progress:
         self._refine = self._refine or self._make_refine()
         epoch = self._refine.step()
-        rates = self._refine.throughput()
         self._outcome = replace(
-            self._outcome,
-            validation_score=self._refine.best_score,
-            best_epoch=self._refine.best_epoch,
-            epochs=epoch.epoch,
+            self._outcome, **asdict(self._refine.throughput()),
+            validation_score=self._refine.best_score, best_epoch=self._refine.best_epoch, epochs=epoch.epoch,
             refine_seconds=self._outcome.refine_seconds + epoch.seconds - epoch.validation_seconds,
             evaluate_seconds=self._outcome.evaluate_seconds + epoch.validation_seconds,
             notes=_joined(self._outcome.notes, self._refine.notes),
-            precision=self._refine.precision.name,
-            micro_batch=self._refine.micro_batch,
-            samples_per_second=rates.samples_per_second,
-            tokens_per_second=rates.tokens_per_second,
-            model_flop_utilisation=rates.model_flop_utilisation,
-        )
+            precision=self._refine.precision.name, micro_batch=self._refine.micro_batch,
+        )  # fmt: skip
         if self._refine.done:
             self._finish(self._refine)
         return Progress(
@@ -224,25 +209,18 @@ class Adaptation:
         if not self._test:
             return
         started = perf_counter()
-        score = refine.evaluate(self._data.splits["test"])
+        score = refine.evaluate(self._data.test)
         seconds = self._outcome.evaluate_seconds + perf_counter() - started
         notes = _joined(self._outcome.notes, refine.notes)
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
 
     def _build(self) -> CrossModalModel:
         options = self._hyperparameters
-        model = build_model(
-            input_shape=self._data.train.x.shape[1:],
-            target=self._task.target,
-            body=self._body,
-            pretrained=self._recipe.pretrained,
-            config=options.embedder,
-            dropout=options.refine.dropout,
-            stochastic_depth=options.refine.stochastic_depth == "body",
-            seed=self._seed,
-            statistics=self._statistics,
-        )
-        return model.to(self._device)
+        return build_model(
+            input_shape=self._data.train.x.shape[1:], target=self._task.target, body=self._body,
+            pretrained=self._recipe.pretrained, config=options.embedder, dropout=options.refine.dropout,
+            stochastic_depth=options.refine.stochastic_depth == "body", seed=self._seed, statistics=self._statistics,
+        ).to(self._device)  # fmt: skip
 
     def _make_align(self) -> AlignStage:
         return AlignStage(
@@ -252,22 +230,17 @@ class Adaptation:
         )  # fmt: skip
 
     def _make_refine(self) -> RefineLoop:
-        splits, options = self._data.splits, self._hyperparameters.refine
+        data, options = self._data, self._hyperparameters.refine
         return RefineLoop(
-            self.model, self._recipe.trainable(self.model), splits["train"], splits["validation"], self._objective,
-            options, seed=self._seed, device=self._device, augmentation=self._augmentation,
+            self.model, self._recipe.trainable(self.model), data.train, data.validation, self._objective, options,
+            seed=self._seed, device=self._device, augmentation=self._augmentation,
         )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "task": self._task.name,
-            "data": self._data.fingerprint,
-            "method": self._recipe.name,
-            "body": self._body,
-            "hyperparameters": self._hyperparameters.to_flat(),
-            "seed": self._seed,
-            "test": self._test,
-        }
+            "task": self._task.name, "data": self._data.fingerprint, "method": self._recipe.name, "body": self._body,
+            "hyperparameters": self._hyperparameters.to_flat(), "seed": self._seed, "test": self._test,
+        }  # fmt: skip
 
     def _computing(self) -> AbstractContextManager[None]:
         return torch_settings(self._threads, deterministic=self._deterministic)

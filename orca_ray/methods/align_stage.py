@@ -58,16 +58,12 @@ class AlignStage:
     def add_to(self, outcome: Outcome, seconds: float) -> Outcome:
         """Return ``outcome`` with the results so far and the duration of the last step added."""
         assert self._stage is not None
+        stage = self._stage
         return replace(
-            outcome,
-            distance_before=self._stage.distance_before,
-            distance_after=self._stage.distance_after,
-            align_epochs=self._stage.epoch,
-            align_plateaued=self._stage.plateaued,
-            align_reused=isinstance(self._stage, AlignReplay),
-            notes="; ".join(self._stage.notes) or None,
-            align_seconds=outcome.align_seconds + seconds,
-        )
+            outcome, distance_before=stage.distance_before, distance_after=stage.distance_after,
+            align_epochs=stage.epoch, align_plateaued=stage.plateaued, align_reused=isinstance(stage, AlignReplay),
+            notes="; ".join(stage.notes) or None, align_seconds=outcome.align_seconds + seconds,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the state for `load_state_dict`; None before the first step."""
@@ -97,13 +93,10 @@ class AlignStage:
     def _source(self) -> SourceFeatures:
         config = self.hyperparameters.align
         return source_features(
-            config.source or default_source(self.body),
-            self.body,
-            image_size=self.hyperparameters.embedder.image_size,
-            num_samples=config.source_samples,
-            pretrained=self.pretrained,
+            config.source or default_source(self.body), self.body, num_samples=config.source_samples,
+            image_size=self.hyperparameters.embedder.image_size, pretrained=self.pretrained,
             seed=0 if self.pretrained else self.seed,  # the random body's own stem
-        )
+        )  # fmt: skip
 
     def _make_key(self, source: SourceFeatures) -> str:
         """Return the cache key; it depends neither on the refine stage nor on the depth of the body."""

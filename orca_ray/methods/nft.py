@@ -1,6 +1,6 @@
 """Naive fine-tuning: ORCA without the align stage."""
 
-from orca_ray.methods.recipe import Recipe, all_parameters
+from orca_ray.methods.recipe import Recipe
 
 RECIPE = Recipe(
     name="nft",
@@ -8,5 +8,4 @@ RECIPE = Recipe(
     reference="Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738",
     aligns=False,
     pretrained=True,
-    trainable=all_parameters,
 )

@@ -1,6 +1,6 @@
 """ORCA: align the embedder to the body's own modality, then fine-tune everything."""
 
-from orca_ray.methods.recipe import Recipe, all_parameters
+from orca_ray.methods.recipe import Recipe
 
 RECIPE = Recipe(
     name="orca",
@@ -8,5 +8,4 @@ RECIPE = Recipe(
     reference="Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738",
     aligns=True,
     pretrained=True,
-    trainable=all_parameters,
 )

@@ -1,6 +1,6 @@
 """Training from scratch: the same network with random initial weights."""
 
-from orca_ray.methods.recipe import Recipe, all_parameters
+from orca_ray.methods.recipe import Recipe
 
 RECIPE = Recipe(
     name="scratch",
@@ -8,5 +8,4 @@ RECIPE = Recipe(
     reference="Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738",
     aligns=False,
     pretrained=False,
-    trainable=all_parameters,
 )

@@ -84,9 +84,8 @@ class BatchStore:
                 return {name: arrays[name] for name in arrays.files}
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             file.unlink(missing_ok=True)
-            raise UserError(
-                f"{file} was damaged ({error}) and has been removed: run the command again to solve it anew"
-            ) from error
+            advice = "run the command again to solve it anew"
+            raise UserError(f"{file} was damaged ({error}) and has been removed: {advice}") from error
 
     def _file(self, start: int, stop: int) -> Path:
         return self.directory / f"{start}-{stop}.npz"

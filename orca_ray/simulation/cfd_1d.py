@@ -39,10 +39,7 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     rate = mu / cell**2
 
     def curvature(values: Array) -> Array:
-        around = np.concatenate([values[:, -1:], values, values[:, :1]], axis=-1)
-        slopes = around[:, 1:] - around[:, :-1]
-        bend: Array = slopes[:, 1:] - slopes[:, :-1]
-        return bend
+        return np.diff(np.concatenate([values[:, -1:], values, values[:, :1]], axis=-1), 2)
 
     off = -_GAMMA * rate * dt
     system = Periodic(density - 2 * off, off)
@@ -59,18 +56,11 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
 def evolve(
     initial: Array, mu: float, cell: float, interval: float, num_frames: int, boundary: Boundary = "periodic"
 ) -> Array:
-    """Solve from density, velocity and pressure, ``initial`` [3, B, N]; return frames [3, B, num_frames, N].
+    """Solve from density, velocity and pressure, ``initial`` [3, B, N], on cells of length ``cell``.
 
-    A step of the stress is between two half steps of the gas (Strang 1968): second order in time. Every sample has its
-    own time step.
-
-    Args:
-        initial: the first frame.
-        mu: 4/3 eta + zeta; 0: no viscosity.
-        cell: length of a cell.
-        interval: time between frames.
-        num_frames: number of frames.
-        boundary: outflow only without viscosity.
+    Returns frames [3, B, num_frames, N], a time of ``interval`` apart, ``initial`` first. ``mu`` is 4/3 eta + zeta; an
+    outflow boundary needs ``mu`` 0. A step of the stress is between two half steps of the gas (Strang 1968): second
+    order in time. Every sample has its own time step.
     """
     gas = Gas()
     frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
@@ -101,14 +91,12 @@ def sample_initial(rng: np.random.Generator, x: Array) -> Array:
     def waves() -> Array:
         return sample_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)
 
-    def positive(low: float, high: float) -> Array:
-        factor, base = np.exp(rng.uniform(math.log(low), math.log(high), size=2))
-        field: Array = base + factor * to_unit_range(waves())
-        return field
-
-    density = positive(*DENSITY_RANGE)
-    pressure = positive(*PRESSURE_RANGE)
-    return np.stack([density, waves(), pressure])
+    positive = []
+    for bounds in (DENSITY_RANGE, PRESSURE_RANGE):
+        low, high = np.log(bounds)
+        factor, base = np.exp(rng.uniform(low, high, size=2))
+        positive.append(base + factor * to_unit_range(waves()))
+    return np.stack([positive[0], waves(), positive[1]])
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:

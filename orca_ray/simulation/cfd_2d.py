@@ -37,18 +37,11 @@ def evolve(
     initial: Array, eta: float, zeta: float, cell: float, interval: float, num_frames: int,
     boundary: Boundary = "periodic",
 ) -> Array:  # fmt: skip
-    """Solve from density, velocities and pressure, ``initial`` [4, X, Y]; return frames [4, num_frames, X, Y].
+    """Solve from density, velocities and pressure, ``initial`` [4, X, Y], on cells with sides of ``cell``.
 
-    A step is x, y, stress, y, x, with half steps of the gas: second order in time (Strang 1968).
-
-    Args:
-        initial: the first frame.
-        eta: shear viscosity.
-        zeta: bulk viscosity; both 0: no viscosity.
-        cell: side of a cell.
-        interval: time between frames.
-        num_frames: number of frames.
-        boundary: outflow only without viscosity.
+    Returns frames [4, num_frames, X, Y], a time of ``interval`` apart, ``initial`` first. ``eta`` is the shear and
+    ``zeta`` the bulk viscosity; an outflow boundary needs both 0. A step is x, y, stress, y, x, with half steps of the
+    gas: second order in time (Strang 1968).
     """
     gas, stress = Gas(), Stress(eta, zeta, cell)
     frames = np.empty((4, num_frames, *initial.shape[1:]))
@@ -111,11 +104,9 @@ def _edge(rng: np.random.Generator, x: Array) -> Array:
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     x = centres(0.0, 1.0, NUM_CELLS)
     interval = END / (NUM_FRAMES - 1)
-    solved = [
-        evolve(sample_initial(rng, x), ETA, ZETA, 1 / NUM_CELLS, interval, NUM_FRAMES).astype(np.float32)
-        for rng in rngs
-    ]
-    return {name: np.stack([frames[field] for frames in solved]) for field, name in enumerate(_FIELDS)}
+    initial = [sample_initial(rng, x) for rng in rngs]
+    frames = np.stack([evolve(each, ETA, ZETA, 1 / NUM_CELLS, interval, NUM_FRAMES) for each in initial], axis=1)
+    return dict(zip(_FIELDS, frames.astype(np.float32), strict=True))
 
 
 SIMULATION = Simulation(

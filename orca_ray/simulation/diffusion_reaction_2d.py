@@ -3,7 +3,8 @@
 u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v with k = 5e-3, on [-1, 1]^2 to t = 5, from white noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -34,35 +35,18 @@ def reaction(fields: Array) -> Array:
 
 
 def evolve(
-    initial: Array,
-    interval: float,
-    num_frames: int,
-    *,
-    cell: float = (HIGH - LOW) / NUM_CELLS,
-    reacting: bool = True,
-    steps: int = STEPS_PER_FRAME,
-    first_steps: int = FIRST_STEPS,
-) -> Array:
+    initial: Array, interval: float, num_frames: int, *, cell: float = (HIGH - LOW) / NUM_CELLS, reacting: bool = True,
+    steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS,
+) -> Array:  # fmt: skip
     """Solve from u and v, ``initial`` [2, N, N], the first frame; return [num_frames, 2, N, N].
 
-    Args:
-        initial: u and v.
-        interval: time between frames.
-        num_frames: number of frames.
-        cell: side of a cell.
-        reacting: False: diffusion alone.
-        steps: time steps per frame.
-        first_steps: time steps of the first frame, in which the noise decays.
+    Frames are a time of ``interval`` apart. ``reacting`` False: diffusion alone. There are ``steps`` time steps per
+    frame, and ``first_steps`` in the first one, in which the noise decays.
     """
     from scipy.fft import dctn, idctn
 
-    def forward(fields: Array) -> Array:
-        modes: Array = dctn(fields, axes=(-2, -1), norm="ortho")
-        return modes
-
-    def backward(modes: Modes) -> Array:
-        fields: Array = idctn(modes, axes=(-2, -1), norm="ortho")
-        return fields
+    forward: Callable[[Array], Array] = partial(dctn, axes=(-2, -1), norm="ortho")
+    backward: Callable[[Modes], Array] = partial(idctn, axes=(-2, -1), norm="ortho")
 
     def nonlinear(modes: Modes) -> Modes:
         return forward(reaction(backward(modes))) if reacting else np.zeros_like(modes)
@@ -81,11 +65,9 @@ def evolve(
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
-    samples = []
-    for rng in rngs:
-        frames = evolve(rng.standard_normal((2, NUM_CELLS, NUM_CELLS)), END / (NUM_FRAMES - 1), NUM_FRAMES)
-        samples.append(np.moveaxis(frames, 1, -1).astype(np.float32))
-    return {"data": np.stack(samples)}
+    noise = (rng.standard_normal((2, NUM_CELLS, NUM_CELLS)) for rng in rngs)
+    frames = np.stack([evolve(initial, END / (NUM_FRAMES - 1), NUM_FRAMES) for initial in noise])
+    return {"data": np.moveaxis(frames, 2, -1).astype(np.float32)}
 
 
 _PARAMETERS = {

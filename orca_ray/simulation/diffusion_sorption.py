@@ -30,8 +30,7 @@ FIRST_STEPS = 64
 _OFFSET = 1e-6
 _SORBED = (1 - POROSITY) / POROSITY * GRAIN_DENSITY * FREUNDLICH_FACTOR
 _GAMMA = 1 - np.sqrt(0.5)
-_NEWTON_TOLERANCE = 1e-12
-_NEWTON_LIMIT = 50
+_NEWTON_TOLERANCE, _NEWTON_LIMIT = 1e-12, 50
 
 
 def content(u: Array) -> Array:
@@ -97,15 +96,10 @@ def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
 def evolve(
     initial: Array, interval: float, num_frames: int, steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS
 ) -> Array:
-    """Solve from the concentrations ``initial`` [B, N], the first frame; return [B, num_frames, N].
+    """Solve from the concentrations ``initial`` [B, N], 0 or more, the first frame; return [B, num_frames, N].
 
-    Args:
-        initial: 0 or more.
-        interval: time between frames.
-        num_frames: number of frames.
-        steps: time steps per frame.
-        first_steps: time steps of the first frame, growing quadratically: u jumps at the ends at t = 0, and boundary
-            layers grow with the square root of time.
+    Frames are a time of ``interval`` apart, with ``steps`` time steps each. Those of the first, ``first_steps``, grow
+    quadratically: u jumps at the ends at t = 0, and boundary layers grow with the square root of time.
     """
     diffusion = Diffusion(initial.shape[1])
     frames = np.empty((len(initial), num_frames, initial.shape[1]))

@@ -100,14 +100,9 @@ def disk_errors(directory: Path) -> Iterator[None]:
         with cache.disk_errors(directory):
             yield
     except OSError as error:
-        if "No space left" in str(error):  # h5py omits the error number
-            raise UserError(f"no space left on the disk of {directory}: free some, or choose --out") from error
-        raise
-
-
-def mark(file: "h5py.File", marker: Mapping[str, Any]) -> None:
-    """Store in a file how it was generated."""
-    file.attrs[MARK] = json.dumps(dict(marker), sort_keys=True)
+        if "No space left" not in str(error):  # h5py omits the error number
+            raise
+        raise UserError(f"no space left on the disk of {directory}: free some, or choose --out") from error
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:

@@ -23,16 +23,13 @@ class Gas:
 
     positive: tuple[int, ...] = (0, -1)
 
-    def __init__(self, gamma: float = GAMMA) -> None:
-        self.gamma = gamma
-
     def primitive(self, conserved: Array) -> Array:
         """Return (density, velocities..., pressure)."""
         state = np.empty_like(conserved)
         state[0] = conserved[0]
         state[1:-1] = conserved[1:-1] / conserved[0]
         kinetic = 0.5 * (conserved[1:-1] * state[1:-1]).sum(axis=0)
-        state[-1] = np.maximum((self.gamma - 1) * (conserved[-1] - kinetic), FLOOR)
+        state[-1] = np.maximum((GAMMA - 1) * (conserved[-1] - kinetic), FLOOR)
         return state
 
     def conserved(self, state: Array) -> Array:
@@ -46,16 +43,15 @@ class Gas:
     def energy(self, state: Array) -> Array:
         """Return the total energy per volume of a primitive state."""
         kinetic = 0.5 * state[0] * (state[1:-1] * state[1:-1]).sum(axis=0)
-        total: Array = state[-1] / (self.gamma - 1) + kinetic
+        total: Array = state[-1] / (GAMMA - 1) + kinetic
         return total
 
     def drift(self, state: Array, slopes: Array) -> Array:
         """Return -A(state) slopes for the direction of the first velocity."""
-        density, velocity, pressure = state[0], state[1], state[-1]
-        result: Array = -velocity * slopes
-        result[0] -= density * slopes[1]
-        result[1] -= slopes[-1] / density
-        result[-1] -= self.gamma * pressure * slopes[1]
+        result: Array = -state[1] * slopes
+        result[0] -= state[0] * slopes[1]
+        result[1] -= slopes[-1] / state[0]
+        result[-1] -= GAMMA * state[-1] * slopes[1]
         return result
 
     def speed(self, conserved: Array, direction: int) -> Array:
@@ -100,7 +96,7 @@ class Gas:
         return result
 
     def _sound(self, state: Array) -> Array:
-        speed: Array = np.sqrt(self.gamma * state[-1] / state[0])
+        speed: Array = np.sqrt(GAMMA * state[-1] / state[0])
         return speed
 
 
@@ -114,7 +110,9 @@ class Stress:
 
     def rates(self, density: Array, changing: Array) -> Array:
         """Return d/dt of ``changing`` [3, X, Y] (two momenta, total energy) at fixed ``density`` [X, Y]."""
-        velocity = _ring(changing[:2] / density)
+        velocity = changing[:2] / density  # with neighbours across the periodic edges
+        velocity = np.concatenate([velocity[:, -1:], velocity, velocity[:, :1]], axis=1)
+        velocity = np.concatenate([velocity[:, :, -1:], velocity, velocity[:, :, :1]], axis=2)
         result = self._through_faces(velocity)
         turned = self._through_faces(velocity[::-1].swapaxes(1, 2)).swapaxes(1, 2)
         for field, other in enumerate((1, 0, 2)):
@@ -176,9 +174,3 @@ class Stress:
 
 def _weight(j: int) -> float:
     return (j * j + j - 2) / (2 * j * (j + 1)) if j > 2 else 1 / 3
-
-
-def _ring(fields: Array) -> Array:
-    """Pad [F, X, Y] with the neighbours across the periodic edges."""
-    wide = np.concatenate([fields[:, -1:], fields, fields[:, :1]], axis=1)
-    return np.concatenate([wide[:, :, -1:], wide, wide[:, :, :1]], axis=2)

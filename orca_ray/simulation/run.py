@@ -1,6 +1,7 @@
 """Generation of a file: batches are solved, in worker processes if requested, stored, and written to the file."""
 
 import contextlib
+import json
 import logging
 import multiprocessing
 import os
@@ -17,11 +18,12 @@ from threadpoolctl import threadpool_limits
 
 from orca_ray import __version__
 from orca_ray.data import cache
+from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
 from orca_ray.simulation import files
 from orca_ray.simulation.batch_store import BatchStore
-from orca_ray.simulation.simulation import Fields, Simulation, generators, get_simulation, reuse_freed_memory
+from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation, reuse_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +32,6 @@ DIRECTORY = "pdebench_generated"
 
 Progress = Callable[[int, int], None]
 """Receives the number of solved samples and the total."""
-Bounds = tuple[int, int]
-"""First sample of a batch, and the one after its last."""
 
 
 def target(name: str, directory: Path | None = None) -> Path:
@@ -67,15 +67,14 @@ def generate(
         overwrite: whether to replace a file that was generated with other options.
         progress: called after every batch.
 
-    Raises:
-        UserError: unknown name, numbers out of range, another file at the path, full disk, killed worker.
+    Raises UserError for an unknown name, a number out of range, another file at the path, a full disk, a killed worker.
     """
     chosen = get_simulation(name)
     for option, value, least in (("samples", samples, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise UserError(f"{option} must be {least} or more, got {value}")
     path = target(name, directory)
-    settings = {"task": name, "seed": seed, "version": __version__}
+    settings: dict[str, Any] = {"task": name, "seed": seed, "version": __version__}
     settings |= {"equation": chosen.equation, "numerics": chosen.numerics}
     marker = {**settings, "samples": samples}
     store = BatchStore(path)
@@ -90,7 +89,11 @@ def generate(
             num_bytes = chosen.layout.num_bytes
             cache.require_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)))
             _solve_all(chosen, samples, seed, workers, store, progress)
-            _write(path, chosen, samples, store, marker)
+            with files.atomic_file(path, store.directory) as file:
+                chosen.layout.create(file, samples)
+                file.attrs[MARK] = json.dumps(marker, sort_keys=True)
+                for bounds in chosen.batches(samples):
+                    chosen.layout.write(file, bounds[0], store.load(*bounds))
     logger.info("%s: %d samples of seed %d in %s", name, samples, seed, path)
     return path, True
 
@@ -112,15 +115,11 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
     return False
 
 
-def _batches(chosen: Simulation, samples: int) -> list[Bounds]:
-    return [(start, min(start + chosen.batch, samples)) for start in range(0, samples, chosen.batch)]
-
-
 def _solve_all(
     chosen: Simulation, samples: int, seed: int, workers: int, store: BatchStore, progress: Progress | None
 ) -> None:
     """Solve and store all batches that are missing in ``store``."""
-    missing = [bounds for bounds in _batches(chosen, samples) if not store.has(*bounds)]
+    missing = [bounds for bounds in chosen.batches(samples) if not store.has(*bounds)]
     done = samples - sum(stop - start for start, stop in missing)
     if done:
         logger.info("%s: continues after %d of %d samples", chosen.name, done, samples)
@@ -130,14 +129,6 @@ def _solve_all(
             done += stop - start
             if progress is not None:
                 progress(done, samples)
-
-
-def _write(path: Path, chosen: Simulation, samples: int, store: BatchStore, marker: dict[str, Any]) -> None:
-    with files.atomic_file(path, store.directory) as file:
-        chosen.layout.create(file, samples)
-        files.mark(file, marker)
-        for start, stop in _batches(chosen, samples):
-            chosen.layout.write(file, start, store.load(start, stop))
 
 
 def _solved(
@@ -162,20 +153,17 @@ def _solved(
             ) from error
 
 
-def _submit(pool: ProcessPoolExecutor, store: BatchStore, name: str, seed: int, start: int, stop: int) -> Future[None]:
+def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
     """Submit a batch, which may start a worker, while Ctrl-C is blocked: only the parent shall react to it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(_solve_and_store, store, name, seed, start, stop)
+        return pool.submit(_solve_and_store, *batch)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _solve_and_store(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
-    """Solve a batch and store it.
-
-    It does not go through the pool's pipe: a worker terminated while it sends would leave the parent waiting for ever.
-    """
+    # Not through the pool's pipe: a worker terminated while it sends would leave the parent waiting for ever.
     store.save(start, stop, _solve(name, seed, start, stop))
 
 

@@ -30,9 +30,8 @@ class Water:
 
     def primitive(self, conserved: Array) -> Array:
         """Return (depth, velocities)."""
-        state = np.empty_like(conserved)
-        state[0] = conserved[0]
-        state[1:] = conserved[1:] / conserved[0]
+        state = conserved.copy()
+        state[1:] /= conserved[0]
         return state
 
     def drift(self, state: Array, slopes: Array) -> Array:
@@ -67,17 +66,11 @@ class Water:
 def evolve(
     initial: Array, cell: float, interval: float, num_frames: int, top_speed: float, boundary: Boundary = "outflow"
 ) -> Array:
-    """Solve from depth and momenta, ``initial`` [3, B, X, Y]; return depths [B, num_frames, X, Y].
+    """Solve from depth and momenta, ``initial`` [3, B, X, Y], on cells with sides of ``cell``.
 
-    The order of the sweeps alternates (x y, y x), which is of second order in time (Strang 1968).
-
-    Args:
-        initial: the first frame.
-        cell: side of a cell.
-        interval: time between frames.
-        num_frames: number of frames.
-        top_speed: bound of the wave speeds: 2 sqrt(g h) for water at rest with depths up to h.
-        boundary: boundary condition of all sides.
+    Returns depths [B, num_frames, X, Y], a time of ``interval`` apart, the initial one first. ``top_speed`` bounds the
+    wave speeds: 2 sqrt(g h) for water at rest with depths up to h. The order of the sweeps alternates (x y, y x), which
+    is of second order in time (Strang 1968).
     """
     water = Water()
     steps = math.ceil(interval * top_speed / (COURANT * cell))

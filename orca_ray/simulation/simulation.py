@@ -3,19 +3,21 @@
 A new simulation is one new module with a ``SIMULATION`` in this package.
 """
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray import simulation
 from orca_ray.data.pdebench_files import FILES
+from orca_ray.discovery import declared, modules
 from orca_ray.errors import unknown_name
 from orca_ray.simulation.files import Layout
 
 Array = npt.NDArray[np.float64]
+Bounds = tuple[int, int]
+"""First sample of a batch, and the one after its last."""
 Fields = dict[str, npt.NDArray[np.float32]]
 """Values by dataset name, [B, *shape of a sample]."""
 
@@ -43,15 +45,14 @@ class Simulation:
         """File name in PDEBench."""
         return FILES[self.name.split("/")[1]]
 
+    def batches(self, samples: int) -> list[Bounds]:
+        """Return the batches of a file of ``samples`` samples."""
+        return [(start, min(start + self.batch, samples)) for start in range(0, samples, self.batch)]
 
-def simulations() -> dict[str, Simulation]:
+
+def simulations() -> Mapping[str, Simulation]:
     """Return all simulations of this package by name."""
-    package = importlib.import_module("orca_ray.simulation")
-    modules = [
-        importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
-    ]
-    found: list[Simulation] = [module.SIMULATION for module in modules if hasattr(module, "SIMULATION")]
-    return {simulation.name: simulation for simulation in found}
+    return declared(Simulation, "SIMULATION", modules(simulation))
 
 
 def get_simulation(name: str) -> Simulation:
@@ -68,8 +69,7 @@ def reuse_freed_memory() -> None:
     Otherwise, temporary arrays cost three times as much as the arithmetic. The GNU library adapts to the largest block
     freed so far; others may ignore it.
     """
-    block = np.empty(31 << 17)
-    del block
+    np.empty(31 << 17)
 
 
 def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
@@ -79,15 +79,12 @@ def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
 
 def centres(low: float, high: float, num_cells: int) -> Array:
     """Return the centres of equal cells, [num_cells]."""
-    cell = (high - low) / num_cells
-    return low + cell * (np.arange(num_cells, dtype=np.float64) + 0.5)
+    return low + (high - low) / num_cells * (np.arange(num_cells, dtype=np.float64) + 0.5)
 
 
 def frame_times(end: float, num_frames: int) -> Array:
     """Return the times of the frames, from 0 to ``end``, [num_frames]."""
-    times: Array = np.arange(num_frames, dtype=np.float64)
-    times *= end / (num_frames - 1)
-    return times
+    return np.arange(num_frames, dtype=np.float64) * (end / (num_frames - 1))
 
 
 def tensor_coordinates(

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from orca_ray.simulation.simulation import Array
 
 Modes = npt.NDArray[Any]
+Symbol = Callable[[Array], Any]
+"""Maps wave numbers to the factors of an operator that is diagonal in Fourier space."""
 _CONTOUR_POINTS = 32
 
 
@@ -44,33 +46,19 @@ class Etdrk4:
         slope_b = nonlinear(b)
         c = self._half * a + self._stage * (2 * slope_b - slope)
         slope_c = nonlinear(c)
-        following: Modes = (
-            self._whole * modes
-            + self._first * slope
-            + self._middle * (slope_a + slope_b)
-            + self._last * slope_c
-        )  # fmt: skip
+        following: Modes = self._whole * modes + self._first * slope
+        following += self._middle * (slope_a + slope_b)
+        following += self._last * slope_c
         return following
 
 
 def evolve_spectral(
-    initial: Array,
-    linear: Callable[[Array], Array],
-    quadratic: Callable[[Array], Modes | float],
-    *,
-    interval: float,
-    num_frames: int,
-    steps: int,
+    initial: Array, linear: Symbol, quadratic: Symbol, *, interval: float, num_frames: int, steps: int
 ) -> Array:
     """Solve u_t = L u + Q (u^2) on a period of 1, L and Q diagonal in Fourier space; return [B, num_frames, X].
 
-    Args:
-        initial: u [B, X] at equally spaced points, the first frame; X is even.
-        linear: maps wave numbers to L.
-        quadratic: maps wave numbers to Q.
-        interval: time between frames.
-        num_frames: number of frames.
-        steps: time steps per frame.
+    ``initial`` is u [B, X] at equally spaced points, the first frame; X is even. ``linear`` and ``quadratic`` map wave
+    numbers to L and Q. Frames are a time of ``interval`` apart, with ``steps`` time steps each.
     """
     num_points = initial.shape[-1]
     k = 2 * np.pi * np.arange(num_points // 2 + 1)

@@ -52,16 +52,9 @@ def sample_waves(
 
     Two of ``num_modes`` waves are chosen with replacement: a wave chosen twice has twice its wave number, and others
     have wave number 0, which adds a constant. (PDEBench's generator has this constant, the paper's formula does not;
-    without it Burgers' solutions would decay to zero.) Wave numbers are multiples of 2 pi / period, so that the field
-    is periodic. All random numbers are independent; PDEBench's generator uses one number for presence and position of a
-    window, so that all its windows are 0.45 wide.
-
-    Args:
-        rng: generator of the sample.
-        num_modes: 4, or 3 for gas.
-        windowed: probability of a window; a tenth of the fields is rectified.
-        low: left end of the domain.
-        period: length of the domain.
+    without it Burgers' solutions would decay to zero.) ``windowed`` is the probability of a window; a tenth of the
+    fields is rectified. The domain begins at ``low`` and is one ``period`` long. All random numbers are independent;
+    PDEBench's generator uses one number for presence and position of a window, so that its windows are 0.45 wide.
     """
     counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
     return Waves(

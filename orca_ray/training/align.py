@@ -36,6 +36,8 @@ from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_c
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
 """Maximum size of the tokens of one forward pass of the embedder. A CPU returns much larger tensors to the system and
 zeroes them at every use, which costs more than the arithmetic."""
+_STORED = ("epoch", "plateaued", "distance_before", "distance_after")
+"""Attributes that are stored in checkpoints as they are."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,16 +54,13 @@ class Measure(Protocol):
 class AlignLoop:
     """Trains ``model.embedder`` to minimise a fitted distance; one `step` is one epoch and one optimiser step.
 
-    The distance compares the source features with ``model.features`` of a random sample of the training set and its
+    The distance compares the source features with ``model.features`` of a new random sample of the training set and its
     classes (pseudo-classes by k-means if the target has none). Distances that work class by class weight a class by its
     share of the training set among the sampled classes. The embedder is in evaluation mode, because source features
     have no dropout. Parameters outside the embedder are not used, and ``requires_grad`` is restored.
 
-    A sample that is too large for one forward pass is processed in chunks, and the backward pass computes their
-    activations again: inputs and activations take the memory of one chunk.
-
-    Every epoch uses a new sample, so that the curve is noisy. A curve that is flat at a high learning rate may decrease
-    again at a lower one: a plateau moves the schedule to its next rate, and ends the stage only at the last one.
+    A sample too large for one forward pass is processed in chunks, whose activations the backward pass recomputes. A
+    plateau moves the schedule to its next learning rate, and ends the stage only at the last one.
     """
 
     def __init__(
@@ -77,12 +76,8 @@ class AlignLoop:
         device: torch.device,
     ) -> None:
         """Prepare to align to ``distance`` on the training inputs ``x`` [N, ...] and targets ``y`` [N, ...]."""
-        self._model = model
-        self._x = x
-        self._config = config
-        self._distance = distance
-        self._seed = seed
-        self._device = device
+        self._model, self._x, self._distance = model, x, distance
+        self._config, self._seed, self._device = config, seed, device
         self._parameters = list(model.embedder.parameters())
         self._optimizer = make_optimizer(
             config.optimizer,
@@ -97,7 +92,8 @@ class AlignLoop:
         """Fallbacks taken so far, one sentence each."""
         if target.kind != "classes" and is_sketched(y):
             self._note(f"pseudo-classes come from a sketch of the targets {tuple(y.shape)}, too large to cluster")
-        self._set_labels(_class_labels(y, target, derive_seed(seed, "labels") % 2**32))
+        labels = y if target.kind == "classes" else pseudo_labels(y, seed=derive_seed(seed, "labels") % 2**32)
+        self._set_labels(np.asarray(labels).astype(np.int64))
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: the loop was resumed
         self._position = 0  # in the schedule, from 0; ahead of the epoch once a plateau cut a rate short
@@ -105,9 +101,8 @@ class AlignLoop:
         self.plateaued = False
         """Whether a plateau, at any learning rate, made the stage shorter than its epochs."""
         self.distance_before: float | None = None
-        """Distance of a fixed sample before the first epoch."""
         self.distance_after: float | None = None
-        """Distance of the same sample after the last epoch."""
+        """Distance of a fixed sample before the first and after the last epoch."""
 
     @property
     def done(self) -> bool:
@@ -143,29 +138,15 @@ class AlignLoop:
             return None
         assert self.distance_before is not None
         assert self.distance_after is not None
-        return Alignment(
-            embedder=self._embedder_state(),
-            epochs=tuple(self._history),
-            distance_before=self.distance_before,
-            distance_after=self.distance_after,
-            plateaued=self.plateaued,
-            notes=self.notes,
-        )
+        distances = self.distance_before, self.distance_after
+        return Alignment(self._embedder_state(), tuple(self._history), *distances, self.plateaued, self.notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
-        return {
-            "epoch": self.epoch,
-            "place": self._position,
-            "plateau": self._plateau.values,
-            "plateaued": self.plateaued,
-            "embedder": self._embedder_state(),
-            "optimizer": self._optimizer.state_dict(),
-            "labels": torch.from_numpy(self._labels),
-            "notes": list(self.notes),
-            "distance_before": self.distance_before,
-            "distance_after": self.distance_after,
-        }
+        return {name: getattr(self, name) for name in _STORED} | {
+            "place": self._position, "plateau": self._plateau.values, "labels": torch.from_numpy(self._labels),
+            "embedder": self._embedder_state(), "optimizer": self._optimizer.state_dict(), "notes": list(self.notes),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where the loop was that returned ``state``."""
@@ -175,15 +156,14 @@ class AlignLoop:
         self.notes = tuple(state["notes"])
         self._plateau.restart(state["plateau"])
         self._history = None
-        self.epoch, self._position, self.plateaued = state["epoch"], state["place"], state["plateaued"]
-        self.distance_before = state["distance_before"]
-        self.distance_after = state["distance_after"]
+        self._position = state["place"]
+        for name in _STORED:
+            setattr(self, name, state[name])
 
     def _embedder_state(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu() for name, value in self._model.embedder.state_dict().items()}
 
     def _note(self, *sentences: str) -> None:
-        """Record and log sentences that are new."""
         for sentence in sentences:
             if sentence not in self.notes:
                 self.notes = (*self.notes, sentence)
@@ -212,9 +192,8 @@ class AlignLoop:
     def _advance(self, distance: float) -> None:
         """Advance the schedule by one epoch, or to the next learning rate on a plateau."""
         rate = self._schedule(self._position)
-        flat = self._plateau.add(distance)
         self._position += 1
-        if flat:
+        if self._plateau.add(distance):
             while not self.done and self._schedule(self._position) == rate:
                 self._position += 1
         if self._schedule(self._position) != rate:
@@ -224,8 +203,7 @@ class AlignLoop:
     @contextmanager
     def _trainable_embedder(self) -> Iterator[None]:
         flags = [parameter.requires_grad for parameter in self._parameters]
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
+        self._model.embedder.requires_grad_(True)
         try:
             yield
         finally:
@@ -258,7 +236,6 @@ class AlignLoop:
         return distance
 
     def _features(self, indices: np.ndarray) -> Tensor:
-        """Return the features [n, D] of the samples ``indices`` [n]."""
         self._model.embedder.eval()
         if self._chunk_size is None:
             self._chunk_size = self._choose_chunk_size(indices[:1])
@@ -280,12 +257,5 @@ class AlignLoop:
 
     @torch.no_grad()
     def _choose_chunk_size(self, indices: np.ndarray) -> int:
-        tokens = self._model.embed(self._read(indices))
         most = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
-        return max(1, most // (tokens.numel() * tokens.element_size()))
-
-
-def _class_labels(y: Rows, target: Target, seed: int) -> np.ndarray:
-    if target.kind == "classes":
-        return np.asarray(y).astype(np.int64)
-    return np.asarray(pseudo_labels(y, seed=seed), dtype=np.int64)
+        return max(1, most // self._model.embed(self._read(indices)).nbytes)

@@ -24,7 +24,7 @@ from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.tensor_cache import environment
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import Rows, num_bytes
+from orca_ray.data.rows import num_bytes
 from orca_ray.training import checkpoint
 
 MOST_FILES = 256
@@ -63,9 +63,8 @@ class Alignment:
 
     def to_state(self) -> dict[str, Any]:
         """Return plain containers for a checkpoint."""
-        fields = {name: getattr(self, name) for name in ("distance_before", "distance_after", "plateaued")}
         epochs = [asdict(epoch) for epoch in self.epochs]
-        return {"embedder": dict(self.embedder), "epochs": epochs, "notes": list(self.notes), **fields}
+        return {**vars(self), "embedder": dict(self.embedder), "epochs": epochs, "notes": list(self.notes)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
@@ -79,11 +78,9 @@ class AlignReplay:
 
     def __init__(self, embedder: nn.Module, alignment: Alignment, epoch: int = 0) -> None:
         """Replay from after ``epoch`` epochs; unless that is 0, ``embedder`` must be the aligned one."""
-        self._embedder = embedder
-        self._alignment = alignment
-        self.epoch = epoch
-        self.notes = alignment.notes
-        self.distance_before: float | None = alignment.distance_before
+        self._embedder, self._alignment = embedder, alignment
+        self.epoch, self.notes = epoch, alignment.notes
+        self.distance_before = alignment.distance_before
 
     @property
     def done(self) -> bool:
@@ -170,22 +167,16 @@ def alignment_key(
     """Return 32 hex digits that differ whenever two alignments may differ in a single bit.
 
     They cover the arguments and the `environment` (kind of machine, versions of libraries, threads, determinism).
-
-    Args:
-        embedder: the embedder before its first step, with the pretrained stem and the random initialisation.
-        source: the source features to align to.
-        train: the training split. 16 MiB of evenly spaced rows of each array are hashed, which distinguishes the splits
-            of one data set; its contents are identified by the fingerprint in ``settings``.
-        device: the device of the computation.
-        settings: everything else that determines the alignment, as plain values.
+    ``embedder`` is the one before the first step, ``settings`` everything else that determines the alignment, as plain
+    values. 16 MiB of evenly spaced rows of each training array are hashed, which distinguishes the splits of one data
+    set; the fingerprint in ``settings`` identifies its contents.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
     tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
     for name, tensor in tensors.items():
         _update(digest, name, tensor.detach().cpu().contiguous().numpy())
-    arrays: tuple[tuple[str, Rows], ...] = ("train x", train.x), ("train y", train.y)
-    for name, array in arrays:
+    for name, array in (("train x", train.x), ("train y", train.y)):
         num_rows = min(len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, num_bytes(array))))
         rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
         _update(digest, f"{name} of {len(array)}", np.ascontiguousarray(array[rows]))

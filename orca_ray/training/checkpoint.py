@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -23,46 +23,23 @@ _HEADER = len(_MAGIC) + 4
 _log = logging.getLogger(__name__)
 
 
-class _ChecksumWriter:
-    """Forwards writes to a file and computes their CRC-32."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.checksum = 0
-        self.error: OSError | None = None
-        """The error of a failed write, which torch replaces by a RuntimeError about its archive."""
-
-    def write(self, data: bytes) -> int:
-        self.checksum = zlib.crc32(data, self.checksum)
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings and plain containers) to ``path`` atomically.
 
     A crash leaves the previous checkpoint or the new one. Raises OSError, and leaves no file, when the disk is full or
-    not writable.
+    not writable. The state is serialised in memory first, as `load` reads it: torch replaces the error of a failed
+    write by a RuntimeError about its archive.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    serialised = io.BytesIO()
+    torch.save(dict(state), serialised)
+    payload = serialised.getbuffer()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + bytes(4))
-            writer = _ChecksumWriter(file)
-            try:
-                torch.save(dict(state), writer)  # type: ignore[arg-type]  # only write and flush are used
-            except RuntimeError as error:
-                raise writer.error or error from None
-            file.seek(len(_MAGIC))
-            file.write(writer.checksum.to_bytes(4, "little"))
+            file.write(_MAGIC + zlib.crc32(payload).to_bytes(4, "little"))
+            file.write(payload)
         cache.replace_file(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

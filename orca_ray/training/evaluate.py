@@ -4,7 +4,6 @@ import logging
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from orca_ray.data.prepared import Split
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
@@ -12,7 +11,6 @@ from orca_ray.training.feed import Feed
 from orca_ray.training.objective import Objective
 
 _log = logging.getLogger(__name__)
-
 BATCH_SIZE = 64
 """Evaluation batch size where none was measured. Not the training batch size, so that scores do not depend on it."""
 
@@ -46,9 +44,8 @@ def predict(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> t
         _log.warning("%d samples did not fit the device's memory in evaluation: halved", batch_size)
         batch_size //= 2
     if not np.isfinite(predictions).all():
-        raise NotFiniteError(
-            f"{int((~np.isfinite(predictions)).sum())} of {predictions.size} predictions are not finite"
-        )
+        bad = int((~np.isfinite(predictions)).sum())
+        raise NotFiniteError(f"{bad} of {predictions.size} predictions are not finite")
     return predictions, batch_size
 
 
@@ -56,11 +53,9 @@ def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np
     """Return None when a batch does not fit; returning first releases the tensors that the error refers to."""
     try:
         decode = objective.decoder(feed.precision.device)
-        batches: list[Tensor] = []
         with torch.no_grad(), feed.precision.active():
-            for (inputs,) in feed.samples().batches(feed.slices(batch_size)):
-                batches.append(decode(feed.outputs(inputs)))
-            predictions: np.ndarray = torch.cat(batches).cpu().numpy()
+            samples = feed.samples().batches(feed.slices(batch_size))
+            predictions: np.ndarray = torch.cat([decode(feed.outputs(inputs)) for (inputs,) in samples]).cpu().numpy()
         return predictions
     except Exception as error:
         if batch_size == 1 or not is_out_of_memory(error):
@@ -76,17 +71,11 @@ def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: n
     y = np.asarray(y)
     if group is not None:
         _, firsts, members = np.unique(group, return_index=True, return_inverse=True)
-        predictions, y = _group_means(predictions, members, len(firsts)), y[firsts]
+        sums = np.zeros((len(firsts), *predictions.shape[1:]))
+        np.add.at(sums, members, predictions)
+        counts = np.bincount(members).reshape(-1, *[1] * (predictions.ndim - 1))
+        predictions, y = sums / counts, y[firsts]
     value = objective.score(predictions, y)
     if not np.isfinite(value):
         raise NotFiniteError(f"the score ({objective.metric}) is {value}")
     return value
-
-
-def _group_means(values: np.ndarray, members: np.ndarray, num_groups: int) -> np.ndarray:
-    """Return the means [num_groups, ...] of ``values`` [N, ...]; ``members`` [N] is the group of each row."""
-    sums = np.zeros((num_groups, *values.shape[1:]))
-    np.add.at(sums, members, values)
-    counts = np.bincount(members, minlength=num_groups)
-    means: np.ndarray = sums / counts.reshape(-1, *[1] * (values.ndim - 1))
-    return means

@@ -4,12 +4,13 @@ The network is the whole model on raw inputs, or its head on cached features. Ro
 streamed by a thread if they are too large.
 """
 
-import queue
-import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -97,59 +98,37 @@ def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Itera
         handle.remove()
 
 
-class ResidentSamples:
-    """Arrays of equal length on the device; on a CPU, slices of (memory-mapped) arrays are views, not copies."""
+class Samples:
+    """Arrays of equal length, resident on the device, or streamed: a thread reads their rows while the device computes.
 
-    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device) -> None:
-        self._rows = [_DeviceRows(array, device) for array in arrays]
+    On a CPU, slices of resident (memory-mapped) arrays are views, not copies.
+    """
 
-    def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the selected rows of every array on the device, one batch per selection; they are read-only."""
-        for selection in selections:
-            yield tuple(rows.read(selection) for rows in self._rows)
-
-
-class StreamedSamples:
-    """Arrays of equal length, whose rows a thread reads into pinned memory while the device computes."""
-
-    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device) -> None:
-        self._rows = [_DeviceRows(array, torch.device("cpu")) for array in arrays]
+    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool = False) -> None:
+        self.streamed = streamed
         self._device = device
+        self._rows = [_DeviceRows(array, torch.device("cpu") if streamed else device) for array in arrays]
 
     def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield one batch per selection, as `ResidentSamples`; the thread ends when the iteration ends or is closed."""
-        ready: queue.Queue[tuple[Tensor, ...] | BaseException] = queue.Queue(_PREFETCH)
-        stop = threading.Event()
-        thread = threading.Thread(target=self._prefetch, args=(selections, ready, stop), daemon=True)
-        thread.start()
-        try:
-            for _ in selections:
-                rows = ready.get()
-                if isinstance(rows, BaseException):
-                    raise rows
+        """Yield the selected rows of every array on the device, one batch per selection; they are read-only.
+
+        A thread that streams ends when the iteration ends or is closed.
+        """
+        if not self.streamed:
+            yield from map(self._read, selections)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            reads = (pool.submit(self._read, selection) for selection in selections)
+            pending = deque(islice(reads, _PREFETCH))
+            while pending:
+                rows = pending.popleft().result()
+                pending.extend(islice(reads, 1))
                 yield tuple(row.to(self._device, non_blocking=True) for row in rows)
-        finally:
-            stop.set()
-            while thread.is_alive():  # it may wait for space in the queue
-                try:
-                    ready.get(timeout=0.01)
-                except queue.Empty:
-                    continue
-            thread.join()
 
-    def _prefetch(self, selections: Sequence[RowIndex], ready: queue.Queue[tuple[Tensor, ...] | BaseException],
-                  stop: threading.Event) -> None:  # fmt: skip
-        try:
-            for selection in selections:
-                if stop.is_set():
-                    return
-                rows = tuple(row.read(selection) for row in self._rows)
-                ready.put(tuple(row.pin_memory() for row in rows) if self._device.type == "cuda" else rows)
-        except BaseException as error:  # passed on: it must end the trial, not only this thread
-            ready.put(error)
-
-
-Samples = ResidentSamples | StreamedSamples
+    def _read(self, selection: RowIndex) -> tuple[Tensor, ...]:
+        rows = tuple(row.read(selection) for row in self._rows)
+        pinned = self.streamed and self._device.type == "cuda"
+        return tuple(row.pin_memory() for row in rows) if pinned else rows
 
 
 class _DeviceRows:
@@ -172,13 +151,11 @@ class _DeviceRows:
         return self._rows[torch.from_numpy(selection).to(self._device, non_blocking=True)]
 
 
-def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> "Samples":
+def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
     """Return the rows of ``arrays`` [N, ...]: streamed to CUDA if they exceed `RESIDENT_FRACTION`, else resident."""
-    if device.type == "cuda":
-        needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
-        if needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]:
-            return StreamedSamples(arrays, device)
-    return ResidentSamples(arrays, device)
+    needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
+    too_large = device.type == "cuda" and needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]
+    return Samples(arrays, device, streamed=too_large)
 
 
 def to_tensor(rows: Rows, device: torch.device) -> Tensor:

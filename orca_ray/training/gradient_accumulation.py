@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from orca_ray.training.feed import Feed, forward
 from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, max_micro_batch, measure_cost
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
 
-_T = TypeVar("_T")
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps outputs [b, *output_shape] and targets [b, ...] to their mean loss."""
 Augment = Callable[[Tensor, np.ndarray], Tensor]
@@ -49,12 +48,8 @@ class GradientAccumulator:
     ) -> None:
         """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are those that train."""
         self._model, self._parameters, self._feed = model, parameters, feed
-        self._samples = feed.samples(y)
-        self._loss = loss
-        self._config = config
-        self._seed = seed
-        self._num_samples = len(y)
-        self._device = feed.precision.device
+        self._samples, self._num_samples = feed.samples(y), len(y)
+        self._loss, self._config, self._seed, self._device = loss, config, seed, feed.precision.device
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compile_decided = False
         self.notes: list[str] = []
@@ -73,9 +68,8 @@ class GradientAccumulator:
     def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
         """Yield the mean loss of each step, detached, once ``.grad`` of the parameters holds the step's gradient.
 
-        ``steps`` are indices [n] into the split. When an allocation fails, the micro-batch is halved and the step is
-        computed again. That covers forward and backward passes only: an optimiser step that failed may have changed
-        some of the parameters, so its error ends the trial.
+        ``steps`` are indices [n] into the split. When an allocation of a forward or backward pass fails, the
+        micro-batch is halved and the step is computed again.
         """
         done = 0
         while done < len(steps):
@@ -105,7 +99,8 @@ class GradientAccumulator:
         torch.compiler.reset()  # torch limits the variants per function, and would count those of earlier trials
         try:
             self._compiled = torch.compile(self._feed.network, dynamic=False)
-            self._isolated(self._first_gradient)
+            with self._measuring():
+                torch.autograd.grad(self._first_loss(self.micro_batch), self._parameters, allow_unused=True)
         # No compiler, an unknown operation, an old driver, too little memory: torch documents none of the errors.
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -155,20 +150,17 @@ class GradientAccumulator:
 
     def _measure_cost(self) -> Cost:
         few = min(2, self._num_samples)
-        return self._isolated(
-            lambda: measure_cost(self._first_loss, self._parameters, self._model.body, num_samples=few)
-        )
+        with self._measuring():
+            return measure_cost(self._first_loss, self._parameters, self._model.body, num_samples=few)
 
-    def _first_gradient(self) -> None:
-        torch.autograd.grad(self._first_loss(self.micro_batch), self._parameters, allow_unused=True)
-
-    def _isolated(self, run: Callable[[], _T]) -> _T:
-        """Run in training mode with a random stream of its own."""
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Run a block in training mode with a random stream of its own."""
         was_training = self._model.training
         self._model.train()
         try:
             with isolated_rng(derive_seed(self._seed, "measure"), self._device), self._feed.precision.active():
-                return run()
+                yield
         finally:
             self._model.train(was_training)
 

@@ -5,7 +5,7 @@ A schedule is a pure function of the optimiser step, so that resuming needs the 
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,12 +16,13 @@ from orca_ray.errors import unknown_name
 Schedule = Callable[[int], float]
 """Maps the optimiser step (from 0) to a factor on the base learning rate."""
 _Groups = list[dict[str, object]]
-_OPTIMIZERS: dict[str, Callable[[_Groups, tuple[float, float], float], torch.optim.Optimizer]] = {
-    "adamw": lambda groups, betas, momentum: torch.optim.AdamW(groups, betas=betas, fused=True),
-    "adam": lambda groups, betas, momentum: torch.optim.Adam(groups, betas=betas, fused=True),
-    "sgd": lambda groups, betas, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
+_BETAS = (0.9, 0.98)  # those of all published ORCA configurations
+OPTIMIZERS: dict[str, Callable[[_Groups, float], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, momentum: torch.optim.AdamW(groups, betas=_BETAS, fused=True),
+    "adam": lambda groups, momentum: torch.optim.Adam(groups, betas=_BETAS, fused=True),
+    "sgd": lambda groups, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
 }
-_DECAYS: dict[str, Callable[[float], float]] = {
+DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "constant": lambda progress: 1.0,
@@ -29,14 +30,13 @@ _DECAYS: dict[str, Callable[[float], float]] = {
     "step": lambda progress: float(0.2 ** min(2, math.floor(3.0 * progress + 1e-9))),
 }
 """Factor on the learning rate by the share of the decay that is over, from 0 to 1."""
-_ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "step": lambda epochs: make_schedule("step", warmup_steps=0, total_steps=epochs),
     "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
 }
 
 
-@dataclass(frozen=True)
-class ParameterGroup:
+class ParameterGroup(NamedTuple):
     """Parameters that share a learning rate."""
 
     parameters: Sequence[Parameter]
@@ -44,44 +44,22 @@ class ParameterGroup:
     """Factor on the base learning rate."""
 
 
-def optimizer_names() -> list[str]:
-    """Return the names that `make_optimizer` accepts."""
-    return sorted(_OPTIMIZERS)
-
-
-def schedule_names() -> list[str]:
-    """Return the names that `make_schedule` accepts."""
-    return sorted(_DECAYS)
-
-
-def align_schedule_names() -> list[str]:
-    """Return the names that `make_align_schedule` accepts."""
-    return sorted(_ALIGN_SCHEDULES)
-
-
 def make_optimizer(
-    name: str,
-    groups: Iterable[ParameterGroup],
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    momentum: float = 0.9,
-    betas: tuple[float, float] = (0.9, 0.98),
+    name: str, groups: Iterable[ParameterGroup], *, learning_rate: float, weight_decay: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Build an optimiser with fused kernels; ``betas`` default to those of all published ORCA configurations.
+    """Build an optimiser with fused kernels.
 
     ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Raises
     UserError for an unknown name.
     """
-    if name not in _OPTIMIZERS:
-        raise unknown_name("optimizer", name, _OPTIMIZERS)
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
     described: _Groups = [
-        {"params": list(group.parameters), "scale": group.scale, "lr": learning_rate * group.scale}
-        | {"weight_decay": weight_decay}
-        for group in groups
-        if group.parameters
+        {"params": list(params), "scale": scale, "lr": learning_rate * scale, "weight_decay": weight_decay}
+        for params, scale in groups
+        if params
     ]
-    return _OPTIMIZERS[name](described, betas, momentum)
+    return OPTIMIZERS[name](described, momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -95,12 +73,11 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
 
     ``warmup_linear`` is the reference's WarmupLR, ``(total - t) / (total - warmup)``, with a warm-up of ``(t + 1) /
     warmup``, because the reference's first step has rate zero. ``cosine`` is half a cosine down to zero, ``step`` is
-    times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Raises UserError for an unknown
-    name.
+    times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Unknown names raise UserError.
     """
-    if name not in _DECAYS:
-        raise unknown_name("schedule", name, _DECAYS)
-    decay = _DECAYS[name]
+    if name not in DECAYS:
+        raise unknown_name("schedule", name, DECAYS)
+    decay = DECAYS[name]
     span = max(1, total_steps - warmup_steps)
 
     def factor(step: int) -> float:
@@ -117,19 +94,19 @@ def make_align_schedule(name: str, epochs: int) -> Schedule:
     ``step`` is times 0.2 after one and two thirds of ``epochs``; ``reference_step`` is the reference's: times 0.2 from
     the epochs 21, 41 and 61 on, whatever ``epochs`` is. Raises UserError for an unknown name.
     """
-    if name not in _ALIGN_SCHEDULES:
-        raise unknown_name("align schedule", name, _ALIGN_SCHEDULES)
-    return _ALIGN_SCHEDULES[name](epochs)
+    if name not in ALIGN_SCHEDULES:
+        raise unknown_name("align schedule", name, ALIGN_SCHEDULES)
+    return ALIGN_SCHEDULES[name](epochs)
 
 
 @torch.no_grad()
 def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
 
-    An Adam step moves every weight by about the learning rate, whatever the gradient. For correlated inputs, such as
-    neighbouring pixels, n weights of RMS w then change a token of RMS w sqrt(n) by n times the rate: at the usual 1e-3,
-    70 % per step for a pretrained 14 x 14 patch kernel, which destroys it. The scales are w / sqrt(n) for weights,
-    w sqrt(n) for the bias of the same layer, and the parameter's own RMS for all others.
+    An Adam step moves every weight by about the learning rate. For correlated inputs, such as neighbouring pixels, n
+    weights of RMS w then change a token of RMS w sqrt(n) by n times the rate: at 1e-3, 70 % per step for a pretrained
+    14 x 14 patch kernel, which destroys it. The scales are w / sqrt(n) for weights, w sqrt(n) for the bias of the same
+    layer, and the parameter's own RMS for all others.
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
@@ -137,12 +114,11 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     groups = []
     for name, parameter in parameters.items():
         sibling = f"{name.removesuffix('bias')}weight"
+        scale = rms[name]
         if name in fan_in:
-            scale = rms[name] / math.sqrt(fan_in[name])
+            scale /= math.sqrt(fan_in[name])
         elif name.endswith("bias") and sibling in fan_in:
             scale = rms[sibling] * math.sqrt(fan_in[sibling])
-        else:
-            scale = rms[name]
         groups.append(ParameterGroup([parameter], scale or 1.0))
     return groups
 
@@ -150,9 +126,8 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
 class Plateau:
     """Detects that a noisy curve no longer decreases.
 
-    It compares the mean of the last ``patience`` values with the mean of the ``patience`` values before. The plateau is
-    reached when the mean has decreased by at most ``tolerance`` of the earlier mean. Means, because each value may come
-    from a random sample of its own: a comparison with the best value would depend on single low values.
+    The plateau is reached when the mean of the last ``patience`` values is lower than the mean of the ``patience``
+    values before by at most ``tolerance`` of it. Single values may come from random samples of their own.
     """
 
     def __init__(self, patience: int, tolerance: float) -> None:
@@ -169,13 +144,10 @@ class Plateau:
         self.values = [*self.values, value][-2 * self._patience :]
         if len(self.values) < 2 * self._patience:
             return False
-        earlier, latest = self._mean(self.values[: self._patience]), self._mean(self.values[self._patience :])
+        earlier = sum(self.values[: self._patience]) / self._patience
+        latest = sum(self.values[self._patience :]) / self._patience
         return earlier - latest <= self._tolerance * abs(earlier)
 
     def restart(self, values: Iterable[float] = ()) -> None:
         """Drop the curve, or continue with ``values``, the state of another instance."""
         self.values = list(values)
-
-    @staticmethod
-    def _mean(values: list[float]) -> float:
-        return sum(values) / len(values)

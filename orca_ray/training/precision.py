@@ -55,23 +55,17 @@ class Precision:
 def choose_precision(option: str, device: torch.device, feature_width: int) -> Precision:
     """Return the precision for ``option``, one of `PRECISIONS`, of a body ``feature_width`` wide on ``device``.
 
-    ``auto`` is bfloat16 if the device has units for it: CUDA from compute capability 8.0, and CPUs with AMX or
-    AVX512-BF16 for bodies at least `MIN_CPU_WIDTH` wide (a training step of a 2-layer 768-wide body on one core is 2.6
-    times faster than in float32 on a Xeon with AMX, 1.8 times on an EPYC with AVX512-BF16; 4-layer 384-wide bodies gain
-    1.2 to 1.6 times on the Xeon). Otherwise, and in deterministic trials, it is float32. Scores may therefore differ
-    between kinds of devices by rounding. A precision that the device lacks falls back to float32 with a note.
+    ``auto`` is bfloat16 if the device has units for it: CUDA from compute capability 8.0, and CPUs with AMX (2.6 times
+    faster than float32 for a 2-layer 768-wide body) or AVX512-BF16 (1.8 times) for bodies at least `MIN_CPU_WIDTH`
+    wide. Otherwise, and in deterministic trials, it is float32. Scores may therefore differ between kinds of devices by
+    rounding. A precision that the device lacks falls back to float32 with a note.
     """
     if option == "auto":
         wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
         fast = wide and has_bfloat16_units(device) and not torch.are_deterministic_algorithms_enabled()
         return Precision("bfloat16" if fast else "float32", device)
-    lacking = (option == "tf32" and not _is_ampere(device)) or (
-        option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
-    )
-    if lacking:
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    slow = option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
+    if slow or (option == "tf32" and not ampere):
         return Precision("float32", device, f"refined in float32 because this {device.type} device has no {option}")
     return Precision(option, device)
-
-
-def _is_ampere(device: torch.device) -> bool:
-    return device.type == "cuda" and bool(torch.cuda.get_device_capability(device)[0] >= 8)

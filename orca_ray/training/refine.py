@@ -22,7 +22,7 @@ from orca_ray.training.evaluate import BATCH_SIZE, Evaluator
 from orca_ray.training.feed import Feed, make_feed
 from orca_ray.training.gradient_accumulation import Augment, GradientAccumulator
 from orca_ray.training.objective import Objective
-from orca_ray.training.optimisation import ParameterGroup, Schedule, make_optimizer, make_schedule, set_learning_rate
+from orca_ray.training.optimisation import ParameterGroup, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 from orca_ray.training.throughput import Throughput, throughput
@@ -74,15 +74,11 @@ class RefineLoop:
             raise UserError("the method trains no parameter of this model")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self._trained)
-        self._model = model
-        self._config = config
+        self._model, self._config, self._seed, self._device = model, config, seed, device
+        self._train, self._validation, self._augmentation = train, validation, augmentation
         self._evaluator = Evaluator(objective)
-        self._seed = seed
-        self._device = device
-        self._train, self._validation = train, validation
         self._parameters = list(self._trained.values())
         self._loss = objective.training_loss(train.y, device)
-        self._augmentation = augmentation
         self.precision = choose_precision(config.precision, device, int(getattr(model.body, "feature_width", 0)))
         self._optimizer = make_optimizer(
             config.optimizer,
@@ -91,7 +87,11 @@ class RefineLoop:
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
-        self._schedule = self._make_schedule()
+        self._schedule = make_schedule(
+            config.schedule,
+            warmup_steps=round(config.warmup_epochs * self.steps_per_epoch),
+            total_steps=round((config.decay_epochs or config.epochs) * self.steps_per_epoch),
+        )
         self.epoch = 0
         self.best_epoch: int | None = None
         self.best_score: float | None = None
@@ -163,15 +163,10 @@ class RefineLoop:
         It omits frozen parameters, and generators, because every epoch seeds its own.
         """
         return {
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_score": self.best_score,
-            "best": self._best,
-            "weights": self._weights(),
-            "optimizer": self._optimizer.state_dict(),
-            "samples_seen": self._samples_seen,
-            "training_seconds": self._training_seconds,
-        }
+            "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,
+            "weights": self._weights(), "optimizer": self._optimizer.state_dict(),
+            "samples_seen": self._samples_seen, "training_seconds": self._training_seconds,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where the loop was that returned ``state``."""
@@ -179,9 +174,7 @@ class RefineLoop:
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = dict(state["best"])
         self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
-        self.epoch = state["epoch"]
-        self.best_epoch = state["best_epoch"]
-        self.best_score = state["best_score"]
+        self.epoch, self.best_epoch, self.best_score = state["epoch"], state["best_epoch"], state["best_score"]
 
     # Created on first use: restoring a finished trial needs no feature cache.
     @cached_property
@@ -194,8 +187,9 @@ class RefineLoop:
 
     @cached_property
     def _accumulator(self) -> GradientAccumulator:
-        feed, y = self._train_feed, self._train.y
-        return GradientAccumulator(self._model, self._parameters, feed, y, self._loss, self._config, seed=self._seed)
+        return GradientAccumulator(
+            self._model, self._parameters, self._train_feed, self._train.y, self._loss, self._config, seed=self._seed
+        )
 
     @property
     def _evaluation_batch(self) -> int:
@@ -208,18 +202,10 @@ class RefineLoop:
         return make_feed(self._model, self._parameters, split.x, stochastic=stochastic, precision=self.precision)
 
     def _groups(self) -> list[ParameterGroup]:
-        body = {id(parameter) for parameter in self._model.body.parameters()}
-        inside = [parameter for parameter in self._parameters if id(parameter) in body]
-        outside = [parameter for parameter in self._parameters if id(parameter) not in body]
+        body = set(self._model.body.parameters())  # tensors are hashed by identity
+        inside = [parameter for parameter in self._parameters if parameter in body]
+        outside = [parameter for parameter in self._parameters if parameter not in body]
         return [ParameterGroup(outside), ParameterGroup(inside, self._config.body_learning_rate_scale)]
-
-    def _make_schedule(self) -> Schedule:
-        per_epoch = self.steps_per_epoch
-        return make_schedule(
-            self._config.schedule,
-            warmup_steps=round(self._config.warmup_epochs * per_epoch),
-            total_steps=round((self._config.decay_epochs or self._config.epochs) * per_epoch),
-        )
 
     def _train_epoch(self) -> tuple[float, float]:
         """Run the optimiser steps of one epoch; return their mean loss and the last learning rate."""
@@ -230,7 +216,12 @@ class RefineLoop:
         for number, (indices, loss) in enumerate(zip(steps, losses, strict=True)):
             if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
-            learning_rate = self._optimizer_step(self.epoch * len(steps) + number)
+            learning_rate = self._config.learning_rate * self._schedule(self.epoch * len(steps) + number)
+            set_learning_rate(self._optimizer, learning_rate)
+            if self._config.clip > 0:
+                torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
             total += loss * len(indices)
         self._check(total)
         seen = sum(map(len, steps))
@@ -251,20 +242,8 @@ class RefineLoop:
         return [order[number * size : (number + 1) * size] for number in range(self.steps_per_epoch)]
 
     def _check(self, loss: Tensor) -> None:
-        """Raise NotFiniteError unless a loss, or a sum of losses, is finite; synchronises with the device."""
-        value = float(loss)
-        if not np.isfinite(value):
+        if not np.isfinite(value := float(loss)):  # synchronises with the device
             raise NotFiniteError(f"the training loss is {value} in epoch {self.epoch + 1}")
-
-    def _optimizer_step(self, step: int) -> float:
-        """Take optimiser step number ``step`` and reset the gradients; return its learning rate."""
-        learning_rate = self._config.learning_rate * self._schedule(step)
-        set_learning_rate(self._optimizer, learning_rate)
-        if self._config.clip > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return learning_rate
 
     def _weights(self) -> dict[str, Tensor]:
         saved = self._model.state_dict()

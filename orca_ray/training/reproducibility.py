@@ -7,7 +7,8 @@ state, and trials that share a process do not influence each other.
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -49,16 +50,13 @@ def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")  # a refine loop may choose TF32 for itself
     torch.use_deterministic_algorithms(deterministic or deterministic_before)
+    cudnn: Any = torch.backends.cudnn
+    # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.
+    exact = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        with threadpool_limits(limits=threads), _deterministic_cudnn() if deterministic else nullcontext():
+        with threadpool_limits(limits=threads), exact if deterministic else nullcontext():
             yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(deterministic_before)
         torch.set_float32_matmul_precision(products_before)
-
-
-def _deterministic_cudnn() -> AbstractContextManager[None]:
-    """By default, cuDNN chooses kernels by timing them, and convolutions may use TF32."""
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)

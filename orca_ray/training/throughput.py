@@ -13,32 +13,16 @@ from orca_ray.training.precision import Precision
 
 _COLUMNS = ("bfloat16", "tf32", "float32")
 PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
-    "GB200": (2500, 1250, 80),
-    "B200": (2250, 1100, 75),
-    "GH200": (989, 494, 67),
-    "H200": (989, 494, 67),
-    "H200 NVL": (835, 417, 60),
-    "H100 PCIe": (756, 378, 51),
-    "H100 NVL": (835, 417, 60),
-    "H100": (989, 494, 67),
-    "A100": (312, 156, 19.5),
-    "A800": (312, 156, 19.5),
-    "A40": (150, 75, 37.4),
-    "A30": (165, 82, 10.3),
-    "A10": (125, 62.5, 31.2),
-    "A10G": (70, 35, 35),
-    "L40S": (362, 183, 91.6),
-    "L40": (181, 90.5, 90.5),
-    "L4": (121, 60, 30.3),
-    "V100": (None, None, 15.7),
-    "T4": (None, None, 8.1),
-    "RTX 3090": (71, 35.6, 35.6),
-    "RTX 3090 Ti": (80, 40, 40),
-    "RTX 4090": (165, 82.6, 82.6),
-    "RTX 4090 D": (147, 73.5, 73.5),
-    "RTX A6000": (155, 77.4, 38.7),
+    "GB200": (2500, 1250, 80), "B200": (2250, 1100, 75), "GH200": (989, 494, 67),
+    "H200": (989, 494, 67), "H200 NVL": (835, 417, 60), "H100 PCIe": (756, 378, 51),
+    "H100 NVL": (835, 417, 60), "H100": (989, 494, 67), "A100": (312, 156, 19.5),
+    "A800": (312, 156, 19.5), "A40": (150, 75, 37.4), "A30": (165, 82, 10.3),
+    "A10": (125, 62.5, 31.2), "A10G": (70, 35, 35), "L40S": (362, 183, 91.6),
+    "L40": (181, 90.5, 90.5), "L4": (121, 60, 30.3), "V100": (None, None, 15.7),
+    "T4": (None, None, 8.1), "RTX 3090": (71, 35.6, 35.6), "RTX 3090 Ti": (80, 40, 40),
+    "RTX 4090": (165, 82.6, 82.6), "RTX 4090 D": (147, 73.5, 73.5), "RTX A6000": (155, 77.4, 38.7),
     "RTX 6000 Ada": (364, 182, 91.1),
-}
+}  # fmt: skip
 """TFLOP/s in bfloat16, TF32 and float32 without sparsity, by whole words of the device's name, from the makers' data
 sheets for cards at full power. The longest matching name counts."""
 _SLOWER_VARIANTS = ("MIG", "Laptop")
@@ -75,16 +59,12 @@ def peak_flops(precision: Precision) -> float | None:
     if precision.device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(precision.device)
-    if _names(name, *_SLOWER_VARIANTS):
+    # Whole words: RTX A4000 is no A40.
+    found = [word for word in (*PEAKS, *_SLOWER_VARIANTS) if re.search(rf"\b{word}\b", name)]
+    if not found or not set(found).isdisjoint(_SLOWER_VARIANTS):
         return None
-    known = max(_names(name, *PEAKS), key=len, default=None)
-    rate = None if known is None else PEAKS[known][_COLUMNS.index(precision.name)]
+    rate = PEAKS[max(found, key=len)][_COLUMNS.index(precision.name)]
     return None if rate is None else rate * 1e12
-
-
-def _names(device: str, *words: str) -> list[str]:
-    """Return those of ``words`` that a device's name contains as whole words (RTX A4000 does not contain A40)."""
-    return [word for word in words if re.search(rf"\b{word}\b", device)]
 
 
 @cache

@@ -26,12 +26,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.data.protocol import under_protocol
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec
 from orca_ray.tasks.registry import get_task
+from tests.perf import single_trial
 from tests.perf.distance_tables import NONE, read_rows, report
 
 
@@ -103,29 +103,14 @@ def run_trial(trial: Trial) -> dict[str, Any]:
 def adapt(trial: Trial) -> dict[str, Any]:
     """Align and refine; return the outcome with the validation score of every epoch."""
     task = get_task(trial.task)
-    adaptation = Adaptation(
-        task,
-        under_protocol(task.prepare(), "held-out"),
-        trial.method,
-        trial.body,
-        trial.hyperparameters,
-        trial.seed,
-        test=True,
-        threads=1,
-        deterministic=True,
-        reuse_aligned=False,  # a replayed alignment would take no time
-    )
-    try:
-        curve: list[float | None] = []
-        while not adaptation.done:
-            progress = adaptation.step()
-            if progress.stage == "refine":
-                curve.append(progress.validation_score)
-        num_validation = len(task.prepare().splits["validation"].x)
-        extra = {"status": "completed", "error": None, "last_score": curve[-1], "curve": curve}
-        return {**asdict(adaptation.result()), **extra, "metric": task.metric, "num_validation": num_validation}
-    finally:
-        adaptation.close()
+    data = task.prepare()
+    outcome, steps = single_trial.run_trial(
+        trial.task, trial.method, trial.body, trial.hyperparameters, trial.seed, under_protocol(data, "held-out"),
+        threads=1, deterministic=True, reuse_aligned=False,  # a replayed alignment would take no time
+    )  # fmt: skip
+    curve = [progress.validation_score for progress in steps if progress.stage == "refine"]
+    extra = {"status": "completed", "error": None, "last_score": curve[-1], "curve": curve}
+    return {**asdict(outcome), **extra, "metric": task.metric, "num_validation": len(data.validation.x)}
 
 
 @cache

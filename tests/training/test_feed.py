@@ -13,7 +13,7 @@ from orca_ray.data.rows import JoinedRows, RowIndex, Rows, row_slices
 from orca_ray.training import feed
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import predict
-from orca_ray.training.feed import Feed, ResidentSamples, Samples, StreamedSamples, make_feed, make_samples, to_tensor
+from orca_ray.training.feed import Feed, Samples, make_feed, make_samples, to_tensor
 from orca_ray.training.precision import Precision
 
 from .training_toys import CPU, OBJECTIVE, make_refine, predictions_of, real_model, real_split, toy_model, toy_split
@@ -25,8 +25,8 @@ def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
     split = toy_split(20)
     np.save(tmp_path / "x.npy", split.x[:])
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
-    resident = list(ResidentSamples([x, split.y], CPU).batches(PARTS))
-    streamed = list(StreamedSamples([x, split.y], CPU).batches(PARTS))
+    resident = list(Samples([x, split.y], CPU).batches(PARTS))
+    streamed = list(Samples([x, split.y], CPU, streamed=True).batches(PARTS))
     assert len(resident) == len(PARTS)
     for part, first, second in zip(PARTS, resident, streamed, strict=True):
         np.testing.assert_array_equal(first[0].numpy(), split.x[part])
@@ -37,7 +37,7 @@ def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
 
 
 def test_streaming_may_be_left_early_and_passes_errors_on() -> None:
-    rows = StreamedSamples([toy_split(20).x], CPU)
+    rows = Samples([toy_split(20).x], CPU, streamed=True)
     many: list[RowIndex] = [slice(0, 2)] * 50
     stream = rows.batches(many)
     next(stream)
@@ -51,7 +51,7 @@ def test_a_split_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def note(arrays: Sequence[np.ndarray | Tensor], device: torch.device) -> Samples:
         made.append(arrays)
-        return ResidentSamples(arrays, device)
+        return Samples(arrays, device)
 
     monkeypatch.setattr(feed, "make_samples", note)
     loop = make_refine(toy_model(), RefineConfig(epochs=3), train=toy_split(40))
@@ -61,7 +61,7 @@ def test_a_split_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_cached_features_are_made_in_the_precision_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "make_samples", lambda arrays, device: ResidentSamples(arrays, CPU))
+    monkeypatch.setattr(feed, "make_samples", lambda arrays, device: Samples(arrays, CPU))
     model, seen = toy_model(), set[str]()
     model.body.register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
     before = torch.get_float32_matmul_precision()
@@ -86,18 +86,18 @@ def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> No
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("samples", [ResidentSamples, StreamedSamples])
-def test_rows_reach_the_device(samples: type[ResidentSamples] | type[StreamedSamples]) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_rows_reach_the_device(streamed: bool) -> None:
     split = toy_split(20)
     device = torch.device("cuda")
     joined = JoinedRows(split.x[:5], split.x[5:])
     arrays: Sequence[Rows] = [split.x[:], split.y, joined]
-    for part, (x, y, same_x) in zip(PARTS, samples(arrays, device).batches(PARTS), strict=True):
+    for part, (x, y, same_x) in zip(PARTS, Samples(arrays, device, streamed=streamed).batches(PARTS), strict=True):
         np.testing.assert_array_equal(x.cpu().numpy(), split.x[part])
         np.testing.assert_array_equal(y.cpu().numpy(), split.y[part])
         assert torch.equal(x, same_x)
         assert x.device.type == "cuda"
-    assert isinstance(make_samples(arrays, device), ResidentSamples)
+    assert not make_samples(arrays, device).streamed
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -6,12 +6,12 @@ from torch.nn import Parameter
 
 from orca_ray.errors import UserError
 from orca_ray.training.optimisation import (
+    DECAYS,
+    OPTIMIZERS,
     ParameterGroup,
     make_align_schedule,
     make_optimizer,
     make_schedule,
-    optimizer_names,
-    schedule_names,
     set_learning_rate,
 )
 
@@ -40,13 +40,13 @@ def test_step_falls_after_each_third() -> None:
     assert values("step", 0, 3, 3) == pytest.approx([1.0, 0.2, 0.04])
 
 
-@pytest.mark.parametrize("name", schedule_names())
+@pytest.mark.parametrize("name", DECAYS)
 def test_every_schedule_stays_between_zero_and_one(name: str) -> None:
     for warmup, total in ((0, 1), (0, 10), (3, 10), (10, 10), (12, 10)):
         assert all(0.0 <= value <= 1.0 for value in values(name, warmup, total, 20))
 
 
-@pytest.mark.parametrize("name", optimizer_names())
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_minimises(name: str) -> None:
     weight = Parameter(torch.tensor([3.0, -2.0]))
     optimizer = make_optimizer(name, [ParameterGroup([weight])], learning_rate=0.05, weight_decay=0.0)
