@@ -6,12 +6,12 @@ a source imports torch.
 """
 
 import importlib
-import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import Source
 from orca_ray.data.bodies import ModalityName
+from orca_ray.discovery import module_names
 from orca_ray.errors import unknown_name
 from orca_ray.models.modality import get_modality
 
@@ -51,7 +51,8 @@ def default_source(body: str) -> str:
 
 
 def _names(package: "ModuleType") -> list[str]:
-    return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
+    names = (name.rpartition(".")[2] for name in module_names(package))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def _declared(package: "ModuleType", attribute: str, kind: str, name: str) -> Any:

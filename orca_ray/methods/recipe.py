@@ -3,8 +3,6 @@
 A new method is one new module with a ``RECIPE`` in this package.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +11,8 @@ from types import MappingProxyType
 from torch import nn
 from torch.nn import Parameter
 
+from orca_ray import methods
+from orca_ray.discovery import declared, modules
 from orca_ray.errors import unknown_name
 from orca_ray.models.crossmodal import CrossModalModel
 
@@ -69,14 +69,5 @@ def get_method(name: str) -> Recipe:
 
 @cache
 def all_methods() -> Mapping[str, Recipe]:
-    """Return all recipes of this package by name; names must be unique."""
-    recipes: dict[str, Recipe] = {}
-    package = importlib.import_module("orca_ray.methods")
-    for info in pkgutil.iter_modules(package.__path__):
-        recipe = getattr(importlib.import_module(f"orca_ray.methods.{info.name}"), "RECIPE", None)
-        if recipe is None:
-            continue
-        assert isinstance(recipe, Recipe), f"orca_ray.methods.{info.name}.RECIPE is not a Recipe"
-        assert recipe.name not in recipes, f"two methods are named {recipe.name!r}"
-        recipes[recipe.name] = recipe
-    return MappingProxyType(dict(sorted(recipes.items())))
+    """Return all recipes of this package by name; raises ValueError if two modules declare one name."""
+    return declared(Recipe, "RECIPE", modules(methods))

@@ -3,13 +3,12 @@
 Each module of ``orca_ray/models/families`` declares one ``FAMILY``; adding a family is adding such a module.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from orca_ray.data.bodies import ModalityName
+from orca_ray.discovery import modules
 from orca_ray.errors import UserError
 from orca_ray.models import families
 from orca_ray.models.body import Body, Stem
@@ -51,8 +50,7 @@ class Family:
 
 def all_families() -> list[Family]:
     """Return all families; raises ValueError when two claim one model type."""
-    modules = pkgutil.iter_modules(families.__path__, f"{families.__name__}.")
-    found: list[Family] = [importlib.import_module(module.name).FAMILY for module in modules]
+    found: list[Family] = [module.FAMILY for module in modules(families)]
     claimed = [model_type for family in found for model_type in family.model_types]
     if twice := {model_type for model_type in claimed if claimed.count(model_type) > 1}:
         raise ValueError(f"two body families claim the model types {', '.join(sorted(twice))}")

@@ -3,15 +3,15 @@
 A new simulation is one new module with a ``SIMULATION`` in this package.
 """
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray import simulation
 from orca_ray.data.pdebench_files import FILES
+from orca_ray.discovery import declared, modules
 from orca_ray.errors import unknown_name
 from orca_ray.simulation.files import Layout
 
@@ -44,14 +44,9 @@ class Simulation:
         return FILES[self.name.split("/")[1]]
 
 
-def simulations() -> dict[str, Simulation]:
+def simulations() -> Mapping[str, Simulation]:
     """Return all simulations of this package by name."""
-    package = importlib.import_module("orca_ray.simulation")
-    modules = [
-        importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
-    ]
-    found: list[Simulation] = [module.SIMULATION for module in modules if hasattr(module, "SIMULATION")]
-    return {simulation.name: simulation for simulation in found}
+    return declared(Simulation, "SIMULATION", modules(simulation))
 
 
 def get_simulation(name: str) -> Simulation:

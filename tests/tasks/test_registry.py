@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ import pytest
 
 from orca_ray.data import prepared
 from orca_ray.data.workspace import Workspace
+from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.sweep.planning.published import published_settings
-from orca_ray.tasks import registry
 from orca_ray.tasks.augmentations import AUGMENTATIONS
 from orca_ray.tasks.losses import LOSSES
 from orca_ray.tasks.metrics import METRICS
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
+from orca_ray.tasks.task import Task
 
 Array = npt.NDArray[Any]
 
@@ -146,9 +148,11 @@ def test_misspelt_names_get_the_nearest() -> None:
 
 
 def test_two_tasks_of_one_name_are_refused() -> None:
-    task = get_task("pocket/digits")
+    twins = [ModuleType("one"), ModuleType("two")]
+    for module in twins:
+        module.__dict__["TASK"] = get_task("pocket/digits")
     with pytest.raises(ValueError, match="two modules declare the task 'pocket/digits'"):
-        registry._collected([task, task])
+        declared(Task, "TASK", twins)
 
 
 def test_listing_tasks_imports_nothing_heavy() -> None:

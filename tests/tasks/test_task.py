@@ -16,8 +16,8 @@ from orca_ray.data import prepared
 from orca_ray.data.raw import RawFile
 from orca_ray.data.target import Target
 from orca_ray.data.workspace import Workspace
+from orca_ray.discovery import declared
 from orca_ray.errors import UserError
-from orca_ray.tasks.registry import _declared
 from orca_ray.tasks.task import Arrays, Task
 
 Array = npt.NDArray[Any]
@@ -231,13 +231,13 @@ def test_the_number_of_classes_that_only_the_data_tell_is_that_of_the_training_l
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
     one, two, three = (replace(_task(CLASSES), name=f"toy/{number}") for number in ("one", "two", "three"))
     module = ModuleType("orca_ray.tasks.toy.all")
-    assert _declared(module) == []
+    assert not declared(Task, "TASK", [module])
     module.__dict__.update(TASK=one, TASKS=(two, three))
-    assert _declared(module) == [one, two, three]
+    assert list(declared(Task, "TASK", [module]).values()) == [one, three, two]  # in order of their names
     for name, value in (("TASKS", (two, "three")), ("TASK", None)):
         module.__dict__[name] = value
         with pytest.raises(ValueError, match=r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"):
-            _declared(module)
+            declared(Task, "TASK", [module])
         module.__dict__[name] = ()
 
 
