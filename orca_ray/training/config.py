@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from orca_ray.alignment.registry import distance_names, source_names
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.training.optimisation import align_schedule_names, optimizer_names, schedule_names
-from orca_ray.training.precision import PRECISIONS
+
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,20 @@ A schedule is a pure function of the optimiser step, so that resuming needs the 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import nn
-from torch.nn import Parameter
+from typing import TYPE_CHECKING
 
 from orca_ray.errors import unknown_name
+
+if TYPE_CHECKING:  # torch is imported where it is used: a sweep is planned without it
+    from torch import nn
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
 
 Schedule = Callable[[int], float]
 """Maps the optimiser step (from 0) to a factor on the base learning rate."""
 _Groups = list[dict[str, object]]
-_OPTIMIZERS: dict[str, Callable[[_Groups, tuple[float, float], float], torch.optim.Optimizer]] = {
-    "adamw": lambda groups, betas, momentum: torch.optim.AdamW(groups, betas=betas, fused=True),
-    "adam": lambda groups, betas, momentum: torch.optim.Adam(groups, betas=betas, fused=True),
-    "sgd": lambda groups, betas, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
-}
+_OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+"""Class in `torch.optim` of each optimiser."""
 _DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
@@ -39,7 +38,7 @@ _ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 class ParameterGroup:
     """Parameters that share a learning rate."""
 
-    parameters: Sequence[Parameter]
+    parameters: "Sequence[Parameter]"
     scale: float = 1.0
     """Factor on the base learning rate."""
 
@@ -67,12 +66,14 @@ def make_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     betas: tuple[float, float] = (0.9, 0.98),
-) -> torch.optim.Optimizer:
+) -> "Optimizer":
     """Build an optimiser with fused kernels; ``betas`` default to those of all published ORCA configurations.
 
     ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Raises
     UserError for an unknown name.
     """
+    from torch import optim
+
     if name not in _OPTIMIZERS:
         raise unknown_name("optimizer", name, _OPTIMIZERS)
     described: _Groups = [
@@ -81,10 +82,12 @@ def make_optimizer(
         for group in groups
         if group.parameters
     ]
-    return _OPTIMIZERS[name](described, betas, momentum)
+    options: dict[str, object] = {"momentum": momentum} if name == "sgd" else {"betas": betas}
+    optimizer: Optimizer = getattr(optim, _OPTIMIZERS[name])(described, fused=True, **options)
+    return optimizer
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
     """Set the learning rate of each group to ``learning_rate`` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["scale"]
@@ -122,8 +125,7 @@ def make_align_schedule(name: str, epochs: int) -> Schedule:
     return _ALIGN_SCHEDULES[name](epochs)
 
 
-@torch.no_grad()
-def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
+def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
     """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
 
     An Adam step moves every weight by about the learning rate, whatever the gradient. For correlated inputs, such as
@@ -133,7 +135,7 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
-    rms = {name: float(parameter.square().mean().sqrt()) for name, parameter in parameters.items()}
+    rms = {name: float(parameter.detach().square().mean().sqrt()) for name, parameter in parameters.items()}
     groups = []
     for name, parameter in parameters.items():
         sibling = f"{name.removesuffix('bias')}weight"

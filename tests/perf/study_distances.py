@@ -26,9 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.data.protocol import under_protocol
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec
 from orca_ray.tasks.registry import get_task

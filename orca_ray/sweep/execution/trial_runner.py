@@ -21,7 +21,7 @@ from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.planning.trial import TrialSpec
 
 if TYPE_CHECKING:
-    from orca_ray.methods.adaptation import Adaptation
+    from orca_ray.methods.stages.adaptation import Adaptation
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class TrialRunner:
 
     def _build(self) -> "Adaptation":
         from orca_ray.data.protocol import under_protocol
-        from orca_ray.methods.adaptation import Adaptation
+        from orca_ray.methods.stages.adaptation import Adaptation
         from orca_ray.tasks.registry import get_task
 
         trial = self.trial
