@@ -113,7 +113,7 @@ def _resources(row: "PlanRow") -> str:
 def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
     """Print how a sweep ended, the fallbacks of its trials, and the command that prints its leaderboard."""
     # Without --sweep, `leaderboard` shows the sweep with the most confirm trials, which is seldom a variant.
-    which = "" if spec.sweep_id == f"{spec.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
+    which = "" if spec.sweep_id == f"{spec.file.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
     if summary.up_to_date:
@@ -125,7 +125,7 @@ def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
     if summary.reused:
         say(f"alignment: {summary.reused} of {summary.aligned} trials reused the result of another trial")
     _notes(summary)
-    say(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
+    say(f"leaderboard: orca-sweep leaderboard {spec.file.benchmark}{which}{where}")
 
 
 def _notes(summary: "Summary") -> None:

@@ -33,7 +33,9 @@ def test_a_board_needs_the_base_alone(tmp_path: Path) -> None:
     assert "0.125" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["tasks", "--json"], ["bodies", "--json"], ["methods", "--json"], ["doctor", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["tasks", "--json"], ["bodies", "--json"], ["methods", "--json"], ["doctor", "--json"]]
+)
 def test_the_catalogue_needs_the_base_alone(arguments: list[str]) -> None:
     done = without_the_extra(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
