@@ -3,15 +3,13 @@
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.planning.trial import TrialSpec
-
-_adapter = cache(TypeAdapter)
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,13 @@ class _Message:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Restore a message; raises ValueError for a text that is not one."""
-        message: Self = _adapter(cls).validate_json(text)
+        message: Self = cls._adapter().validate_json(text)
         return message
+
+    @classmethod
+    @cache
+    def _adapter(cls) -> TypeAdapter[Any]:
+        return TypeAdapter(cls)
 
 
 @dataclass(frozen=True, kw_only=True)
