@@ -182,6 +182,12 @@ LIGHT = {
     "the task registry": "import orca_ray.tasks.registry",
     "all of them": "import orca_ray, orca_ray.results, orca_ray.leaderboard, orca_ray.tasks.registry",
     "the declared tasks": "from orca_ray.tasks.registry import all_tasks; assert all_tasks()",
+    "the methods": "from orca_ray.methods.recipe import all_methods; assert all_methods()",
+    "the planning of a sweep": """
+from orca_ray.sweep.planning import loading, searches
+spec = loading.load_spec("pocket")
+assert searches.plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)
+""",
     "orca-sweep --help": """
 from orca_ray.cli.main import entry
 sys.argv = ["orca-sweep", "--help"]

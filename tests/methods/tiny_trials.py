@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.target import Target
-from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 

@@ -20,7 +20,7 @@ from orca_ray.alignment import sources
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.data.prepared import PreparedData, Split, fingerprint
 from orca_ray.data.target import Target
-from orca_ray.methods.adaptation import Adaptation
+from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.tasks.task import Task
 from tests.perf.trial_problem import CLASSES, read_windows
 

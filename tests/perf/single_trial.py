@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from orca_ray.data.prepared import PreparedData
-from orca_ray.methods.adaptation import Adaptation
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.tasks.registry import get_task
 
 

@@ -20,7 +20,7 @@ STEADY: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(Augmentation):
     """Adds a number of its own to each sample."""
 
     name: str = "shift"

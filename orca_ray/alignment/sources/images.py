@@ -18,7 +18,6 @@ PACKAGE = Package(
     "0.25.2",
     "24cc986e1f4187a12aa319f777b36008764e856e5013666a4a83f8df083c2641",
     "BSD-3-Clause; the images CC0 or public domain",
-    "ten photographs",
     15,
     wheel_tag="cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64",
 )

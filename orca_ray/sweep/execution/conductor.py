@@ -14,16 +14,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.events import (
-    Event,
-    Listener,
-    Message,
-    SearchRow,
-    Summary,
-    TrialFinished,
-    TrialProgress,
-    TrialStarted,
-)
+from orca_ray.sweep.execution import events
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.recording import make_record
 from orca_ray.sweep.planning.searches import SearchPlan
@@ -58,7 +49,7 @@ class Conductor:
         executor: str,
         trial_seconds: Mapping[tuple[str, str], float] | None = None,
         retry_failed: bool = False,
-        listener: Listener | None = None,
+        listener: events.Listener | None = None,
     ) -> None:
         """Open the sweep.
 
@@ -75,7 +66,7 @@ class Conductor:
             raise UserError("nothing to run: the sweep has no task or no method")
         self._spec = searches[0].spec
         self._store, self._executor, self._estimates = store, executor, dict(trial_seconds or {})
-        self._listener = listener
+        self._emit: events.Listener = listener or (lambda event: None)
         self.checkpoints = (store.local_path or cache.home()) / "checkpoints"
         """Directory of the state of interrupted trials: in the store, or in the cache for a remote store."""
         existing = {
@@ -115,7 +106,7 @@ class Conductor:
         item = self._running[key]
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
-        self._emit(TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
+        self._emit(events.TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
 
     def report(self, key: str, progress: Sequence[Progress]) -> bool:
         """Add the epochs of a trial since its last report; return True if the trial must stop here.
@@ -128,7 +119,7 @@ class Conductor:
                 continue
             item.curve.append(point)
             self._emit(
-                TrialProgress(
+                events.TrialProgress(
                     key, item.trial.task, item.trial.method, point.stage, point.epoch, point.epochs,
                     point.validation_score, point.loss, point.distance,
                 )
@@ -147,7 +138,7 @@ class Conductor:
         self._ran.append(record)
         self._learn_seconds(record)
         item.search.finish(record, item.scores)
-        self._emit(TrialFinished(record, item.search.num_remaining))
+        self._emit(events.TrialFinished(record, item.search.num_remaining))
         return record
 
     def attempt(self, key: str) -> int:
@@ -160,19 +151,19 @@ class Conductor:
         item.attempts += 1
         item.search.give_back(key)
         self._lost[key] = item
-        self._emit(Message(f"{item.trial.task} {item.trial.method}: worker lost, attempt {item.attempts} follows"))
+        name = f"{item.trial.task} {item.trial.method}"
+        self._emit(events.Message(f"{name}: worker lost, attempt {item.attempts} follows"))
 
-    def rows(self) -> tuple[SearchRow, ...]:
+    def rows(self) -> tuple[events.SearchRow, ...]:
         """Return the plan as rows for a progress table."""
-        return tuple(
-            SearchRow(s.plan.task, s.plan.method, s.plan.body, s.plan.num_trials, s.num_finished) for s in self.searches
-        )
+        plans = [(search.plan, search.num_finished) for search in self.searches]
+        return tuple(events.SearchRow(p.task, p.method, p.body, p.num_trials, done) for p, done in plans)
 
-    def summary(self, *, interrupted: bool = False) -> Summary:
+    def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""
         records = [record for search in self.searches for record in search.records.values()]
         unfinished = [f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self.searches if s.failure]
-        return Summary(
+        return events.Summary(
             sweep=self._spec.sweep_id,
             planned=sum(search.plan.num_trials for search in self.searches),
             finished_before=self.finished_before,
@@ -230,10 +221,6 @@ class Conductor:
         refine = curves[(curves["stage"] == "refine") & curves["validation_score"].notna()]
         ordered = refine.sort_values("epoch")
         return {str(key): list(group["validation_score"]) for key, group in ordered.groupby("trial_key")}
-
-    def _emit(self, event: Event) -> None:
-        if self._listener is not None:
-            self._listener(event)
 
 
 def count_notes(records: Iterable[Record]) -> dict[str, int]:

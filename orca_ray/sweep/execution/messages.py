@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from typing import Any, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -10,8 +12,26 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.planning.trial import TrialSpec
 
 
+@dataclass(frozen=True)
+class _Message:
+    def to_json(self) -> str:
+        """Serialise; `from_json` restores an equal message."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Restore a message; raises ValueError for a text that is not one."""
+        message: Self = cls._adapter().validate_json(text)
+        return message
+
+    @classmethod
+    @cache
+    def _adapter(cls) -> TypeAdapter[Any]:
+        return TypeAdapter(cls)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
+class Assignment(_Message):
     """A trial for a worker, and where the worker keeps its state."""
 
     trial: TrialSpec
@@ -21,15 +41,6 @@ class Assignment:
     """Least time between two checkpoints."""
     home: str | None = None
     """``ORCA_RAY_HOME`` of the driver; None where it is not set."""
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` restores an equal assignment."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> "Assignment":
-        """Restore an assignment."""
-        return _ASSIGNMENT.validate_json(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,7 @@ class Worker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialReport:
+class TrialReport(_Message):
     """Report of a worker after each step of a trial."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # files of another version are not reports
@@ -63,16 +74,3 @@ class TrialReport:
     def stopped_early(self) -> "TrialReport":
         """Return the final report of a trial that the driver stops here."""
         return replace(self, status=Status.STOPPED_EARLY, error=None)
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` restores an equal report."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> "TrialReport":
-        """Restore a report; raises ValueError for a text that is not one."""
-        return _REPORT.validate_json(text)
-
-
-_ASSIGNMENT = TypeAdapter(Assignment)
-_REPORT = TypeAdapter(TrialReport)

@@ -11,9 +11,8 @@ from orca_ray.results.record import Record, Status
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.trial import TrialSpec, canonical_json
 
-_OUTCOME = tuple(field.name for field in dataclasses.fields(Outcome))
 _TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerprint", "deterministic")
-"""Fields of an outcome and of a trial that a record has under the same names."""
+"""Fields of a trial that a record has under the same names."""
 
 
 def make_record(
@@ -53,32 +52,21 @@ def _outcome(report: TrialReport, curve: Sequence[Progress]) -> dict[str, Any]:
     """Return the outcome's fields: as reported for a completed trial, otherwise with the scores of its curve.
 
     A resumed trial reports several epochs at once, so its outcome may be of a later epoch than the one that stopped it.
+    Without an outcome, because the worker was lost, the fields are those that the curve gives.
     """
-    reported = {} if report.outcome is None else dataclasses.asdict(report.outcome)
-    outcome = {**dict.fromkeys(_OUTCOME), **_stages(curve), **reported}
-    return outcome if report.status is Status.COMPLETED else {**outcome, **_scores(curve)}
-
-
-def _stages(curve: Sequence[Progress]) -> dict[str, Any]:
-    """Return the fields of both stages that a curve gives, for a trial whose worker was lost."""
-    align, refine = (_of_stage(curve, stage) for stage in ("align", "refine"))
-    return {
+    align, refine = ([point for point in curve if point.stage == stage] for stage in ("align", "refine"))
+    outcome: dict[str, Any] = {
+        **dict.fromkeys(field.name for field in dataclasses.fields(Outcome)),
         "distance_before": align[0].distance if align else None,
         "distance_after": align[-1].distance if align else None,
         "align_epochs": len(align),
         "align_seconds": sum(point.seconds for point in align),
         "refine_seconds": sum(point.seconds for point in refine),
         "evaluate_seconds": 0.0,
+        **({} if report.outcome is None else dataclasses.asdict(report.outcome)),
     }
-
-
-def _scores(curve: Sequence[Progress]) -> dict[str, Any]:
-    """Return the best validation score of a curve and its epoch; there is no score on test."""
-    refine = _of_stage(curve, "refine")
+    if report.status is Status.COMPLETED:
+        return outcome
     scored = [(p.validation_score, p.epoch) for p in refine if p.validation_score is not None]
     best, epoch = min(scored, default=(None, None))
-    return {"validation_score": best, "test_score": None, "best_epoch": epoch, "epochs": len(refine)}
-
-
-def _of_stage(curve: Sequence[Progress], stage: str) -> list[Progress]:
-    return [point for point in curve if point.stage == stage]
+    return {**outcome, "validation_score": best, "test_score": None, "best_epoch": epoch, "epochs": len(refine)}

@@ -4,7 +4,6 @@ A failing trial raises nothing: the status in its last report says how it ended 
 """
 
 import logging
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_ray.data import cache
 from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
@@ -21,7 +21,7 @@ from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.planning.trial import TrialSpec
 
 if TYPE_CHECKING:
-    from orca_ray.methods.adaptation import Adaptation
+    from orca_ray.methods.stages.adaptation import Adaptation
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class TrialRunner:
 
     def _build(self) -> "Adaptation":
         from orca_ray.data.protocol import under_protocol
-        from orca_ray.methods.adaptation import Adaptation
+        from orca_ray.methods.stages.adaptation import Adaptation
         from orca_ray.tasks.registry import get_task
 
         trial = self.trial
@@ -179,9 +179,7 @@ class TrialRunner:
     @staticmethod
     def _write(path: Path, report: TrialReport) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(report.to_json(), encoding="utf-8")
-        temporary.replace(path)
+        cache.write_text(path, report.to_json())
 
 
 def _read(path: Path) -> TrialReport | None:

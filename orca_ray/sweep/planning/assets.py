@@ -30,10 +30,10 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> No
     Raises:
         UserError: something cannot be fetched, or a body cannot be read.
     """
-    from orca_ray.models.weights import body_modality, fetch_body
+    from orca_ray.models.packaged import fetch_body
 
     check_bodies(searches)
-    modalities = {body: body_modality(body) for body in sorted({search.body for search in searches})}
+    modalities = {body: _modality(body) for body in sorted({search.body for search in searches})}
     for task, protocol in dict.fromkeys((search.task, search.spec.protocol) for search in searches):
         get_task(task).fetch(progress, protocol=protocol)
     for body in modalities:
@@ -48,11 +48,13 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
     Trials would otherwise find it one by one, after everything was fetched.
     """
     from orca_ray.methods.recipe import get_method
-    from orca_ray.models.weights import check_body
 
     pretrained = {search.body for search in searches if get_method(search.method).pretrained}
     for body in sorted({search.body for search in searches}):
-        if not local or Path(parse_body_name(body)[0]).is_dir():
+        base, _ = parse_body_name(body)
+        if base not in PACKAGED and (not local or Path(base).is_dir()):
+            from orca_ray.models.weights import check_body  # torch is loaded for the bodies of others only
+
             check_body(body, pretrained=body in pretrained)
 
 
@@ -71,6 +73,14 @@ def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
         ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),
     )
     return [Absent(what, tuple(names), " ".join((command, *names))) for what, names, command in lacking if names]
+
+
+def _modality(body: str) -> ModalityName:
+    if packaged := PACKAGED.get(parse_body_name(body)[0]):
+        return packaged.modality
+    from orca_ray.models.weights import body_modality
+
+    return body_modality(body)
 
 
 def _source(search: SearchPlan, modality: ModalityName) -> str:

@@ -58,8 +58,10 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
     batch, accumulation = int(row["batch_size"]), int(row["accum"])
     summed = accumulation if optimizer == "sgd" else 1
     l2 = accumulation if optimizer in ("sgd", "adam") else 1
+    max_tokens = _MAX_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
+    embedder = get_modality(get_task(task).kind).paper_embedder(max_tokens)
     return {
-        **_embedder(task, row),
+        **{f"embedder.{name}": value for name, value in embedder.items()},
         "align.distance": "otdd_reference",
         "align.epochs": int(row["align_epochs"]),
         "align.steps": "absolute",
@@ -87,9 +89,3 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
         "refine.dropout": float(row["dropout"]),
         "refine.stochastic_depth": "body",
     }
-
-
-def _embedder(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
-    max_tokens = _MAX_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
-    settings = get_modality(get_task(task).kind).paper_embedder(max_tokens)
-    return {f"embedder.{name}": value for name, value in settings.items()}

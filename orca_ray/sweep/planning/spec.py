@@ -43,16 +43,6 @@ class SweepSpec:
     overrides: Overrides
 
     @property
-    def name(self) -> str:
-        """Name in the sweep file."""
-        return self.file.name
-
-    @property
-    def benchmark(self) -> str:
-        """Benchmark whose tasks are swept."""
-        return self.file.benchmark
-
-    @property
     def protocol(self) -> str:
         """``held-out`` or ``paper``."""
         return self.overrides.protocol or self.file.protocol.value
@@ -69,7 +59,7 @@ class SweepSpec:
         ``--trials`` and determinism make another sweep: ``pocket/quick-trials1-deterministic``.
         """
         trials = "" if self.overrides.trials is None else f"-trials{self.overrides.trials}"
-        return f"{self.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
+        return f"{self.file.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
 
     @property
     def confirm_seeds(self) -> tuple[int, ...]:
@@ -92,13 +82,8 @@ class SweepSpec:
         paper_body = self.body(task, method) if self.protocol == PAPER else None
         published = published_settings(task, paper_body=paper_body) if file.published else {}
         of_budget = [Layer.model_construct(settings=budget.settings), budget.tasks.get(task)]
-        layers = [
-            whole,
-            Layer.model_construct(settings=published),
-            file.per_method.get(method),
-            file.per_task.get(task),
-        ]
-        return [layer for layer in (*layers, *of_budget) if layer is not None]
+        of_file = [Layer.model_construct(settings=published), file.per_method.get(method), file.per_task.get(task)]
+        return [layer for layer in (whole, *of_file, *of_budget) if layer is not None]
 
     def search_trials(self, task: str, method: str) -> int:
         """Return the number of search trials of one (task, method)."""

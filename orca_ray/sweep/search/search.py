@@ -111,7 +111,9 @@ class Search:
                 if candidate.number not in numbers:
                     numbers.append(candidate.number)
                 if (record := self._known(key)) is not None:
-                    self.sampler.tell(candidate.number, answer_from(record, self._scores.get(key, ())))
+                    value = None if record.status.failed else record.validation_score
+                    stopped = record.status is Status.STOPPED_EARLY
+                    self.sampler.tell(candidate.number, Answer(value, stopped, self._scores.get(key, ())))
                     answered = True
         if self._confirm is None and self.sampler.done:
             winner = self.sampler.winner()
@@ -128,9 +130,3 @@ class Search:
         if key not in self.records and key in self._existing:
             self.records[key] = self._existing[key]
         return self.records.get(key)
-
-
-def answer_from(record: Record, scores: Sequence[float]) -> Answer:
-    """Return what the sampler learns from a record and its validation scores."""
-    value = None if record.status.failed else record.validation_score
-    return Answer(value, record.status is Status.STOPPED_EARLY, scores)

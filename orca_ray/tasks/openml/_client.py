@@ -13,8 +13,8 @@ from typing import Any
 
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch as fetch_files
-from orca_ray.data.readers import read_json
 from orca_ray.data.raw import RawFile
+from orca_ray.data.readers import read_json
 from orca_ray.errors import UserError
 
 SERVER = "https://www.openml.org"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from orca_ray.errors import UserError
-from orca_ray.methods import adaptation
 from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.stages import adaptation
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.executors.trainable import TrialActor
 from orca_ray.sweep.execution.messages import Assignment, TrialReport

@@ -88,7 +88,7 @@ def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_
 def test_everything_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
     monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda task, *_, **__: fetched.append(task.name))
-    monkeypatch.setattr("orca_ray.models.weights.fetch_body", lambda name, *_: fetched.append(name))
+    monkeypatch.setattr("orca_ray.models.packaged.fetch_body", lambda name, *_: fetched.append(name))
     monkeypatch.setattr("orca_ray.alignment.source.Source.fetch", lambda source, *_: fetched.append(source.name))
     asked = Overrides(tasks=["wdbc", "digits"], methods=["orca", "nft"])
     fetch(searches("pocket", asked), lambda text: None)

@@ -123,20 +123,8 @@ class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
 
-class StartNotes(Callback):  # type: ignore[misc]
-    """Tune callback: passes the start of a trial on."""
-
-    def __init__(self, bridge: ConductorSearcher) -> None:
-        self._bridge = bridge
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass the start of a trial on."""
-        if trial.trial_id in self._bridge.keys:
-            self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
-
-
-class StopOnError(Stopper):  # type: ignore[misc]
-    """Ends the experiment after an error of the driver itself."""
+class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
+    """Passes the start of a trial on, and ends the experiment after an error of the driver itself."""
 
     def __init__(self, bridge: ConductorSearcher) -> None:
         self._bridge = bridge
@@ -144,6 +132,11 @@ class StopOnError(Stopper):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Pickle nothing, like the searcher."""
         return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass the start of a trial on."""
+        if trial.trial_id in self._bridge.keys:
+            self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return False: no single trial is stopped."""

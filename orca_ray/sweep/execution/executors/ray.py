@@ -11,7 +11,6 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from orca_ray.data import cache
@@ -44,8 +43,7 @@ class RayExecutor(Executor):
     """Joins a running cluster or starts one on this machine."""
 
     def __init__(self) -> None:
-        self._connected = False
-        self._processes: Path | None = None
+        self._cleanup = contextlib.ExitStack()
 
     def open(self, address: str | None) -> list[NodeResources]:
         """Join the cluster at ``address`` or RAY_ADDRESS, or start one on this machine."""
@@ -63,7 +61,6 @@ class RayExecutor(Executor):
                 "token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address and RAY_ADDRESS a cluster is "
                 "started on this machine."
             ) from error
-        self._connected = True
         nodes = [_resources(node) for node in ray.nodes() if node["Alive"]]
         kind = "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
@@ -75,11 +72,12 @@ class RayExecutor(Executor):
 
         options: dict[str, Any] = {"ignore_reinit_error": True}
         if address == "local":  # trials exchange kilobytes
-            options = {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": 128 * 2**20}
-            options["include_dashboard"] = False
+            cpus = len(os.sched_getaffinity(0))
+            options = {"num_cpus": cpus, "object_store_memory": 128 * 2**20, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
         if address == "local":
-            self._processes = note_processes()
+            self._cleanup.callback(note_processes().unlink, missing_ok=True)
+        self._cleanup.callback(ray.shutdown)
 
     def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
         """Run one Tune experiment until the conductor is done."""
@@ -95,6 +93,7 @@ class RayExecutor(Executor):
             return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
 
         searcher = bridge.ConductorSearcher(conductor, assign)
+        hooks = bridge.ConductorHooks(searcher)
         with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch):
             tuner = tune.Tuner(
                 tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement),
@@ -110,9 +109,9 @@ class RayExecutor(Executor):
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=0),  # the searcher retries
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                    callbacks=[bridge.StartNotes(searcher)],
+                    callbacks=[hooks],
                     log_to_file=False,
-                    stop=bridge.StopOnError(searcher),
+                    stop=hooks,
                 ),
             )
             tuner.fit()
@@ -122,14 +121,7 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """Leave the cluster; end it if this executor started it."""
-        if self._connected:
-            import ray
-
-            ray.shutdown()
-            self._connected = False
-        if self._processes is not None:
-            self._processes.unlink(missing_ok=True)
-            self._processes = None
+        self._cleanup.close()
 
 
 def _resources(node: Mapping[str, Any]) -> NodeResources:

@@ -16,10 +16,10 @@ import torch
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
-from orca_ray.methods.align_stage import AlignStage
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar, get_method
 from orca_ray.methods.reports import Outcome, Progress, Stage
+from orca_ray.methods.stages.align_stage import AlignStage
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
