@@ -105,8 +105,7 @@ class Samples:
     """
 
     def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool = False) -> None:
-        self.streamed = streamed
-        self._device = device
+        self.streamed, self._device = streamed, device
         self._rows = [_DeviceRows(array, torch.device("cpu") if streamed else device) for array in arrays]
 
     def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:

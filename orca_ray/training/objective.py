@@ -17,8 +17,8 @@ from orca_ray.tasks.metrics import get_metric
 class Objective:
     """Loss and metric of a task, and the decoding of model outputs into predictions.
 
-    The model of a scalar or dense task predicts standardised values. Loss and metric use the units of the target, into
-    which the decoder converts them: a relative error of standardised values would have another meaning.
+    The model of a scalar or dense task predicts standardised values. The decoder converts them into the target's units,
+    which loss and metric use.
     """
 
     target: Target

@@ -47,8 +47,8 @@ def make_optimizer(
 ) -> "Optimizer":
     """Build an optimiser with fused kernels.
 
-    ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Raises
-    UserError for an unknown name.
+    ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Unknown names
+    raise UserError.
     """
     from torch import optim
 
@@ -133,8 +133,7 @@ class Plateau:
 
     def __init__(self, patience: int, tolerance: float) -> None:
         """Start with an empty curve; ``patience`` 0 never detects a plateau."""
-        self._patience = patience
-        self._tolerance = tolerance
+        self._patience, self._tolerance = patience, tolerance
         self.values: list[float] = []
         """The last values, at most 2 ``patience``: the whole state."""
 
