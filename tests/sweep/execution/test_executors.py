@@ -116,7 +116,7 @@ def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
 
 
 DRIVER = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.driver import run_sweep
@@ -126,6 +126,8 @@ os.sched_getaffinity = lambda _: {0}  # Ray starts one worker
 
 def tell(event):
     print(type(event).__name__, flush=True)
+    if type(event).__name__ == "TrialProgress":
+        time.sleep(0.1)  # or the sweep ends before the test interrupts it
 
 summary = run_sweep(load_spec(sys.argv[1]), ResultsStore(sys.argv[2], create=True), executor=sys.argv[3],
                     listener=tell, checkpoint_seconds=0.0)
