@@ -52,7 +52,7 @@ def regular_size(path: Path, *, directories: bool = False) -> int:
         UserError: something else is there.
         OSError: nothing is there, or the file system fails.
     """
-    size, found = path.stat().st_size, _kind(path)
+    found, size = _kind(path), path.stat().st_size  # in this order: a file that vanishes meanwhile is an OSError
     if found != "a file" and not (directories and found == "a directory"):
         expected = "file or directory" if directories else "file"
         remedy = "remove it, or name another path"
