@@ -1,7 +1,10 @@
 """Errors that a user can act on, and the wording they share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 
 class UserError(ValueError):
@@ -29,6 +32,13 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
     exact = [name for name in names if name.lower() == given.lower()]
     matches = exact or difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
+    """Return the entry called ``name``; raises the UserError of `unknown_name` if there is none."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return known[name]
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:

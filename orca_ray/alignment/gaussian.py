@@ -100,8 +100,7 @@ class _NuclearNorm(torch.autograd.Function):
         inverse = torch.where(nonzero, 1.0 / sigma, 0.0)
         polar = (tall @ v) * inverse[:, None, :] @ v.mT
         ctx.save_for_backward(polar.mT if wide else polar)
-        total: Tensor = (sigma * nonzero).sum(1)
-        return total
+        return cast(Tensor, (sigma * nonzero).sum(1))
 
     @staticmethod
     @once_differentiable

@@ -4,9 +4,9 @@ import hashlib
 import json
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -23,9 +23,6 @@ from orca_ray.models.names import parse_body_name
 from orca_ray.models.weights import body_modality, load_body
 
 logger = logging.getLogger(__name__)
-
-_IN_PROCESS = 8
-_in_process: OrderedDict[tuple[str, ...], SourceFeatures] = OrderedDict()
 
 
 def source_features(
@@ -54,19 +51,16 @@ def source_features(
         allowed = " or ".join(source_names(modality))
         raise UserError(f"source {name!r} does not suit body {body!r}, which takes {modality}s: use {allowed}")
     size = get_modality(modality).source_image_size(image_size)
-    key = (str(cache.home()), name, body, *map(str, (size, num_samples, pretrained, seed)))
-    if key not in _in_process:
-        stem = load_body(body, pretrained=pretrained, seed=seed).stem
-        request = SampleRequest(stem, parse_body_name(body)[0], size, num_samples, seed)
-        _in_process[key] = _cached(source, request)
-    _in_process.move_to_end(key)
-    if len(_in_process) > _IN_PROCESS:
-        _in_process.popitem(last=False)
-    return _in_process[key]
+    return _cached(cache.home(), source, body, size, num_samples, pretrained, seed)
 
 
-def _cached(source: Source, request: SampleRequest) -> SourceFeatures:
-    """Read the features from disk, or compute and write them, under a lock."""
+@lru_cache(8)
+def _cached(
+    home: Path, source: Source, body: str, size: int, num_samples: int, pretrained: bool, seed: int
+) -> SourceFeatures:
+    """Read the features from the cache directory ``home``, or compute and write them, under a lock."""
+    stem = load_body(body, pretrained=pretrained, seed=seed).stem
+    request = SampleRequest(stem, parse_body_name(body)[0], size, num_samples, seed)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
     with cache.lock(path):

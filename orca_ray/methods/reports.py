@@ -14,7 +14,6 @@ class Progress:
     epoch: int
     """Epoch of the stage, from 1."""
     epochs: int
-    """Number of epochs of the stage."""
     loss: float | None = None
     distance: float | None = None
     validation_score: float | None = None

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.files import TensorLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times, tensor_coordinates
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times, tensor_layout
 from orca_ray.simulation.waves import Waves, sample_waves
 
 BETA = 0.4
@@ -28,11 +27,7 @@ SIMULATION = Simulation(
     name="pdebench/advection",
     equation="u_t + 0.4 u_x = 0 on [0, 1), periodic, to t = 2",
     numerics="exact: the initial field evaluated at x - 0.4 t, at the centres of 1024 cells",
-    layout=TensorLayout(
-        datasets={"tensor": (NUM_FRAMES, NUM_POINTS)},
-        coordinates=lambda: tensor_coordinates("x", 0.0, 1.0, NUM_POINTS, END, NUM_FRAMES),
-        attributes={"beta": BETA},
-    ),
+    layout=tensor_layout(("tensor",), "x", 0.0, 1.0, NUM_POINTS, END, NUM_FRAMES, beta=BETA),
     batch=16,
     solve=_solve,
 )

@@ -16,9 +16,7 @@ from orca_ray.simulation.simulation import Array, Fields, Simulation, centres
 SOURCE = 0.1
 HIGH_PERMEABILITY, LOW_PERMEABILITY = 1.0, 0.1
 NUM_CELLS = 128
-
-_BUMPS = 5
-_WIDEST = 0.5
+_BUMPS, _WIDEST = 5, 0.5
 
 
 def solve_steady(permeability: Array, source: Array | float) -> Array:
@@ -87,7 +85,7 @@ SIMULATION = Simulation(
     numerics="five-point finite volumes on 128 x 128 cells, harmonic means at faces, sparse LU",
     layout=TensorLayout(
         datasets={"nu": (NUM_CELLS, NUM_CELLS), "tensor": (1, NUM_CELLS, NUM_CELLS)},
-        coordinates=lambda: dict.fromkeys(("x-coordinate", "y-coordinate"), centres(0.0, 1.0, NUM_CELLS)),
+        coordinates=dict.fromkeys(("x-coordinate", "y-coordinate"), centres(0.0, 1.0, NUM_CELLS)),
         attributes={"beta": SOURCE},
     ),
     batch=4,

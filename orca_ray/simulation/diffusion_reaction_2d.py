@@ -83,7 +83,7 @@ SIMULATION = Simulation(
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} in the first",
     layout=GroupLayout(
         shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 2),
-        grid=lambda: group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
+        grid=group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
         parameters=_PARAMETERS,
     ),
     batch=1,

@@ -1,10 +1,8 @@
 """Diffusion with sorption in one dimension: a contaminant enters ground water and is adsorbed by the grains.
 
 u_t = (D / R(u)) u_xx with Freundlich's retardation R(u) = 1 + K n (u + 1e-6)^(n - 1), K = (1 - phi) / phi rho_s k_f.
-With theta(u) = u + K (u + 1e-6)^n this is the conservation law theta_t = D u_xx, which this module solves.
-
-At the left end u = 1; at the right end u = -D u_x, as in PDEBench's generator (the paper's u = D u_x has no bounded
-solution).
+With theta(u) = u + K (u + 1e-6)^n this is the conservation law theta_t = D u_xx, which this module solves. At the left
+end u = 1; at the right end u = -D u_x, as in PDEBench's generator (the paper's u = D u_x has no bounded solution).
 """
 
 from collections.abc import Sequence
@@ -26,7 +24,6 @@ NUM_FRAMES = 101
 NUM_CELLS = 1024
 STEPS_PER_FRAME = 4
 FIRST_STEPS = 64
-
 _OFFSET = 1e-6
 _SORBED = (1 - POROSITY) / POROSITY * GRAIN_DENSITY * FREUNDLICH_FACTOR
 _GAMMA = 1 - np.sqrt(0.5)
@@ -130,7 +127,7 @@ SIMULATION = Simulation(
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} growing ones in the first",
     layout=GroupLayout(
         shape=(NUM_FRAMES, NUM_CELLS, 1),
-        grid=lambda: group_grid("x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES),
+        grid=group_grid("x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES),
         parameters=_PARAMETERS,
     ),
     batch=8,

@@ -23,32 +23,23 @@ class System(Protocol):
 
     def primitive(self, conserved: Array) -> Array:
         """Return (density, velocities, ...) of (density, momenta, ...)."""
-        ...
 
     def drift(self, state: Array, slopes: Array) -> Array:
         """Return the rate of change of the primitive ``state``, -A(state) ``slopes``."""
-        ...
 
     def flux(self, left: Array, right: Array) -> Array:
         """Return the flux of the conserved fields between two primitive states, by a Riemann solver."""
-        ...
 
     def speed(self, conserved: Array, direction: int) -> Array:
         """Return the speed of the fastest wave along ``direction`` (0 for the first velocity), without axis F."""
-        ...
 
 
 def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boundary) -> Array:
-    """Return the conserved fields after one step along the last axis; stable for ratio * speed <= 1.
+    """Return the conserved fields [F, ..., N] after one step along the last axis; stable for ratio * speed <= 1.
 
     Second order in smooth regions (van Leer's limited slopes, Hancock's half step in primitive variables; Toro, Riemann
-    Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone elsewhere.
-
-    Args:
-        conserved: [F, ..., N].
-        ratio: time step over cell size, a number or an array that broadcasts with [..., N].
-        system: the equations.
-        boundary: periodic, or open to both sides.
+    Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone elsewhere. ``ratio`` is the time step over
+    the cell size, a number or an array that broadcasts with [..., N]; an outflow boundary is open to both sides.
     """
     state = _pad(system.primitive(conserved), 2, boundary)
     slopes = _limited_slopes(state)

@@ -1,8 +1,4 @@
-"""Shallow water in two dimensions: the radial dam break.
-
-h_t + div(h v) = 0 and (h v)_t + div(h v v) + grad(h^2 / 2) = 0 (g = 1, flat bed), on [-2.5, 2.5]^2, open to all sides,
-to t = 1; the initial depth is 2 within a radius of 0.3 to 0.7, and 1 outside.
-"""
+"""Shallow water in two dimensions, a radial dam break: h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0"""
 
 import math
 from collections.abc import Sequence
@@ -115,7 +111,7 @@ SIMULATION = Simulation(
     "splitting, one step of 0.01 a frame; depth is written",
     layout=GroupLayout(
         shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 1),
-        grid=lambda: group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
+        grid=group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
         parameters=_PARAMETERS,
         compression=None,
     ),

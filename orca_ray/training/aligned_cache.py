@@ -1,8 +1,6 @@
 """Alignments shared between trials: stored in files named by content, and replayed instead of computed again.
 
 A file name covers everything that determines an alignment (`alignment_key`), so that a file is never out of date.
-Files appear atomically; concurrent trials with the same alignment write the same. Nodes with a shared cache directory
-share alignments, too.
 """
 
 import contextlib
@@ -30,7 +28,6 @@ from orca_ray.training import checkpoint
 MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
 """Bounds of the directory; the oldest files are removed first."""
-
 _FORMAT = 2  # increase it when the align loop gives other embedders for equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
@@ -120,10 +117,7 @@ class AlignReplay:
 
 
 class AlignedCache:
-    """A directory of alignments, bounded in number and size; safe for concurrent processes.
-
-    It never fails a trial: damaged files and failed writes are logged, and the alignment is computed again.
-    """
+    """A bounded directory of alignments, safe for concurrent processes; damaged files and failed writes are logged."""
 
     def __init__(self, directory: Path | None = None) -> None:
         """Use ``directory``, created on first use; default: ``aligned`` in the cache directory."""

@@ -5,7 +5,6 @@ import logging
 import numpy as np
 import torch
 
-from orca_ray.data.prepared import Split
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 from orca_ray.training.feed import Feed
 from orca_ray.training.objective import Objective
@@ -13,25 +12,6 @@ from orca_ray.training.objective import Objective
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
 """Evaluation batch size where none was measured. Not the training batch size, so that scores do not depend on it."""
-
-
-class Evaluator:
-    """Scores whole splits; remembers a batch size that fits the device's memory."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-        self._fitting: int | None = None
-        self.notes: list[str] = []
-        """Fallbacks taken, one sentence each."""
-
-    def evaluate(self, feed: Feed, split: Split, batch_size: int) -> float:
-        """Return the metric of ``split``, whose inputs ``feed`` holds, in batches of at most ``batch_size``."""
-        wanted = min(batch_size, len(split), self._fitting or batch_size)
-        predictions, fitting = predict(feed, self._objective, wanted)
-        if fitting < wanted:
-            self._fitting = fitting
-            self.notes.append(f"{wanted} samples did not fit the device's memory in evaluation, {fitting} do")
-        return score(predictions, split.y, self._objective, split.group)
 
 
 def predict(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, int]:
@@ -55,8 +35,7 @@ def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np
         decode = objective.decoder(feed.precision.device)
         with torch.no_grad(), feed.precision.active():
             samples = feed.samples().batches(feed.slices(batch_size))
-            predictions: np.ndarray = torch.cat([decode(feed.outputs(inputs)) for (inputs,) in samples]).cpu().numpy()
-        return predictions
+            return torch.cat([decode(feed.outputs(inputs)) for (inputs,) in samples]).cpu().numpy()
     except Exception as error:
         if batch_size == 1 or not is_out_of_memory(error):
             raise

@@ -1,7 +1,4 @@
-"""Micro-batch size: the measured cost of one training sample, and the number of samples that memory and caches allow.
-
-The gradient of an optimiser step does not depend on the size, except for rounding and, with dropout, for the masks.
-"""
+"""Micro-batch size: the measured cost of one training sample, and the number of samples that memory and caches hold."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +30,7 @@ class Cost:
     saved_bytes: int
     """Bytes that the forward pass saves for the backward pass."""
     largest_bytes: int
-    """Size of the largest saved tensor."""
+    """Size of the largest tensor of these."""
     flops: int
     """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them: matrix products,
     convolutions and attention, two per multiply-add. The backward pass is executed, so that the count reflects which

@@ -25,7 +25,7 @@ class Precision:
     """``float32``, ``tf32`` or ``bfloat16``; stored in the record."""
     device: torch.device
     note: str | None = None
-    """The reason if it differs from the requested precision."""
+    """The reason if another one was requested."""
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of a forward pass; bfloat16 has float32's range and needs no loss scaling."""
@@ -35,8 +35,7 @@ class Precision:
     def active(self) -> Iterator[None]:
         """Allow or forbid TF32 for CUDA's float32 products in a block, then restore the flags.
 
-        With bfloat16, TF32 is allowed too, because it has more digits. On CPUs nothing changes: there the same flag
-        rounds products to bfloat16 on some machines and does nothing on others.
+        With bfloat16, TF32 is allowed too, because it has more digits. CPUs are left alone: some round to bfloat16.
         """
         if self.device.type != "cuda":
             yield

@@ -1,7 +1,6 @@
-"""Reproducible computation: derived random seeds, and torch's process-wide settings during a trial.
+"""Reproducible computation: random seeds, and torch's process-wide settings during a trial.
 
-Every epoch uses random streams derived from (seed, stage, epoch). Hence resuming at an epoch needs no saved generator
-state, and trials that share a process do not influence each other.
+Every epoch's seeds derive from (seed, stage, epoch), so that resuming at an epoch needs no saved generator state.
 """
 
 import hashlib

@@ -81,9 +81,9 @@ def loads(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     """Tiny stems under the packaged names, in a cache of their own."""
     fake = Loads()
     monkeypatch.setattr(source_module, "load_body", fake)
-    source_module._in_process.clear()
+    source_module._cached.cache_clear()
     yield fake
-    source_module._in_process.clear()
+    source_module._cached.cache_clear()
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def photographs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget() -> None:
-    source_module._in_process.clear()
+    source_module._cached.cache_clear()
 
 
 def text_features(**kwargs: Any) -> SourceFeatures:

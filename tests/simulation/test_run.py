@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -20,8 +19,8 @@ from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
 from orca_ray.simulation import advection, files, run
-from orca_ray.simulation.batch_store import BatchStore
-from orca_ray.simulation.simulation import Fields, simulations
+from orca_ray.simulation.run import BatchStore
+from orca_ray.simulation.simulation import Fields, get_simulation, simulations
 from orca_ray.tasks.registry import get_task
 
 TASK = "pdebench/advection"
@@ -90,8 +89,8 @@ def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writer and reader agree on axes, frames and channels; of ten samples eight are for training."""
-    module = importlib.import_module(f"orca_ray.simulation.{name.removeprefix('pdebench/')}")
-    layout = module.SIMULATION.layout
+    chosen = get_simulation(name)
+    layout = chosen.layout
     shapes = layout.datasets if isinstance(layout, files.TensorLayout) else {"data": layout.shape}
 
     def solve(rngs: Sequence[np.random.Generator]) -> Fields:
@@ -101,7 +100,7 @@ def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
             for key, shape in shapes.items()
         }
 
-    monkeypatch.setattr(module, "SIMULATION", replace(module.SIMULATION, solve=solve))
+    monkeypatch.setattr(run, "get_simulation", lambda _: replace(chosen, solve=solve))
     path, _ = run.generate(name, 10)
     task = get_task(name.replace("pdebench/", "pdebench_generated/"))
     data = task.prepare()

@@ -69,8 +69,7 @@ class Sliced(Distance):
         lower_pM = self._integral_PM[rows][:, whole]
         upper_pM = self._integral_PM[rows][:, (whole + 1).clamp_max(num)]
         at_knots = lower_pM + part * (upper_pM - lower_pM)
-        means_pn: Tensor = n * at_knots.diff(dim=1)
-        return means_pn
+        return n * at_knots.diff(dim=1)
 
 
 def directions(num_features: int) -> Tensor:
