@@ -34,13 +34,6 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
-    """Return the entry called ``name``; raises the UserError of `unknown_name` if there is none."""
-    if name not in known:
-        raise unknown_name(kind, name, known)
-    return known[name]
-
-
 def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
     """Return the error for a misspelt name: it suggests the nearest name and lists all allowed ones."""
     names = sorted(allowed)
@@ -48,3 +41,10 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") 
     question = f" Did you mean {close!r}?" if close else ""
     tail = f" {hint}" if hint else ""
     return UserError(f"unknown {kind} {given!r}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
+
+
+def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
+    """Return ``known[name]``; raises `unknown_name` for another name."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return known[name]

@@ -31,14 +31,12 @@ def source_features(
     """Return features of ``num_samples`` labelled samples, or all that the source has, embedded by a body's stem.
 
     A sample's feature is the mean over its embedded tokens, as ``CrossModalModel.features`` computes it: x [N, D]
-    float32 and y [N] int64, on the CPU. They are cached in the process, and on disk by name, weights of the stem, image
-    size, number and seed. Safe against concurrent calls. Raises UserError for an unknown or unsuitable source.
+    float32 and y [N] int64, on the CPU. They are cached in the process and on disk, safe against concurrent calls.
+    Raises UserError for an unknown or unsuitable source.
 
     Args:
-        name: the source; empty for `default_source`.
-        body: name of the body; the suffix ``:layers=N`` makes no difference.
+        name, body: the source, or "" for `default_source`; the body, whose suffix ``:layers=N`` makes no difference.
         image_size: pixels a side, rounded as the embedder does; ignored for sequence bodies.
-        num_samples: number of samples.
         pretrained: False takes the stem of a randomly initialised body.
         seed: of the sampling and of that initialisation.
     """

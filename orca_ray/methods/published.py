@@ -6,7 +6,6 @@ from orca_ray.methods.recipe import Recipe, head_parameters, norm_parameters
 
 _ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738"
 _PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
-
 RECIPES = (
     Recipe(name="orca", title="align, then refine everything", reference=_ORCA, aligns=True, pretrained=True),
     Recipe(name="nft", title="refine everything, no align", reference=_ORCA, aligns=False, pretrained=True),

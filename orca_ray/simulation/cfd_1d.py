@@ -29,8 +29,7 @@ _GAMMA = 1 - math.sqrt(0.5)
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     """Return the conserved fields [3, B, N] after ``dt`` [B, 1] of viscous stress alone, periodic.
 
-    Two diagonally implicit stages, second order and L-stable for any ``dt`` (Alexander 1977). Momentum and total energy
-    are conserved.
+    Two diagonally implicit stages, second order and L-stable (Alexander 1977), which conserve momentum and energy.
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2
@@ -55,9 +54,8 @@ def evolve(
 ) -> Array:
     """Solve from density, velocity and pressure, ``initial`` [3, B, N], on cells of length ``cell``.
 
-    Returns frames [3, B, num_frames, N], a time of ``interval`` apart, ``initial`` first. ``mu`` is 4/3 eta + zeta; an
-    outflow boundary needs ``mu`` 0. A step of the stress is between two half steps of the gas (Strang 1968): second
-    order in time. Every sample has its own time step.
+    Returns frames [3, B, num_frames, N], a time of ``interval`` apart, ``initial`` first. ``mu`` is 4/3 eta + zeta, 0
+    with an outflow boundary. A step of the stress is between two half steps of the gas (Strang 1968).
     """
     gas = Gas()
     frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
@@ -80,10 +78,7 @@ def evolve(
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample density, velocity and pressure [3, X] as PDEBench describes them.
-
-    Density and pressure are waves scaled to [0, 1], times a log-uniform factor, plus a log-uniform base.
-    """
+    """Sample velocity, and density and pressure, scaled to [0, 1], times a log-uniform factor plus a base: [3, X]."""
 
     def waves() -> Array:
         return sample_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)

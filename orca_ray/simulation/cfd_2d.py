@@ -37,8 +37,7 @@ def evolve(
     """Solve from density, velocities and pressure, ``initial`` [4, X, Y], on cells with sides of ``cell``.
 
     Returns frames [4, num_frames, X, Y], a time of ``interval`` apart, ``initial`` first. ``eta`` is the shear and
-    ``zeta`` the bulk viscosity; an outflow boundary needs both 0. A step is x, y, stress, y, x, with half steps of the
-    gas: second order in time (Strang 1968).
+    ``zeta`` the bulk viscosity, both 0 with an outflow boundary. A step is x, y, stress, y, x (Strang 1968).
     """
     gas, stress = Gas(), Stress(eta, zeta, cell)
     frames = np.empty((4, num_frames, *initial.shape[1:]))

@@ -40,8 +40,7 @@ def evolve(
 ) -> Array:  # fmt: skip
     """Solve from u and v, ``initial`` [2, N, N], the first frame; return [num_frames, 2, N, N].
 
-    Frames are a time of ``interval`` apart. ``reacting`` False: diffusion alone. There are ``steps`` time steps per
-    frame, and ``first_steps`` in the first one, in which the noise decays.
+    Frames are a time of ``interval`` apart, with ``steps`` time steps each, the first with ``first_steps``.
     """
     from scipy.fft import dctn, idctn
 
@@ -74,7 +73,6 @@ _PARAMETERS = {
     "Du": DIFFUSION[0], "Dv": DIFFUSION[1], "k": K, "t": END, "tdim": NUM_FRAMES, "x_left": LOW, "x_right": HIGH,
     "xdim": NUM_CELLS, "y_bottom": LOW, "y_top": HIGH, "ydim": NUM_CELLS, "n": 1,
 }  # fmt: skip
-
 SIMULATION = Simulation(
     name="pdebench/diffusion_reaction_2d",
     equation="u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v, v_t = 5e-3 Lap v + u - v on [-1, 1]^2, no flux, to t = 5; initial "

@@ -81,10 +81,7 @@ def _implicit(u: Array, wanted: Array, dt: float, diffusion: Diffusion) -> Array
 
 
 def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
-    """Return u [B, N] after ``dt``: two diagonally implicit stages, second order and L-stable (Alexander 1977).
-
-    The total content changes by the flux through both ends, up to the tolerance of Newton's method.
-    """
+    """Return u [B, N] after ``dt``: two diagonally implicit stages, second order and L-stable (Alexander 1977)."""
     before = content(u)
     first = _implicit(u, before, _GAMMA * dt, diffusion)
     return _implicit(first, before + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion)
@@ -118,7 +115,6 @@ _PARAMETERS = {
     "D": D, "por": POROSITY, "rho_s": GRAIN_DENSITY, "k_f": FREUNDLICH_FACTOR, "n_f": FREUNDLICH_EXPONENT,
     "sol": LEFT_VALUE, "t": END, "tdim": NUM_FRAMES, "x_left": 0.0, "x_right": 1.0, "xdim": NUM_CELLS,
 }  # fmt: skip
-
 SIMULATION = Simulation(
     name="pdebench/diffusion_sorption",
     equation="R(u) u_t = 5e-4 u_xx on [0, 1] to t = 500, Freundlich retardation; u = 1 at the left, u = -D u_x at the "

@@ -1,7 +1,6 @@
 """Finite volumes for hyperbolic systems: MUSCL-Hancock sweeps, one direction at a time.
 
-Arrays are [F, ..., N] with F fields; the last axis is the direction of the sweep. Fields are (density, velocity along
-the sweep, other velocities..., others); for shallow water, density means depth.
+Arrays are [F, ..., N], swept along the last axis, with the F fields (density or depth, velocity along the sweep, ...).
 """
 
 from typing import Literal, Protocol

@@ -28,10 +28,8 @@ from orca_ray.simulation import files
 from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation
 
 logger = logging.getLogger(__name__)
-
 DIRECTORY = "pdebench_generated"
 """Name below the raw directory, which is that of the benchmark that reads generated files."""
-
 Progress = Callable[[int, int], None]
 """Receives the number of solved samples and the total."""
 SETTINGS = "settings.json"

@@ -102,7 +102,6 @@ _PARAMETERS = {
     "T_end": END, "n_time_steps": NUM_FRAMES - 1, "xdim": NUM_CELLS, "ydim": NUM_CELLS, "gravity": GRAVITY,
     "inner_height": INNER_DEPTH, "x_left": LOW, "x_right": HIGH, "y_bottom": LOW, "y_top": HIGH,
 }  # fmt: skip
-
 SIMULATION = Simulation(
     name="pdebench/shallow_water",
     equation="shallow water, g = 1, flat bed, on [-2.5, 2.5]^2, open to all sides, to t = 1; at rest, depth 2 within a "

@@ -13,10 +13,9 @@ _WINDOW_WIDTH = 0.01
 
 @dataclass(frozen=True)
 class Waves:
-    """A periodic function of x.
+    """The function sum_i A_i sin(2 pi n_i (x - low) / period + phase_i), its absolute value if ``rectified``.
 
-    sum_i A_i sin(2 pi n_i (x - low) / period + phase_i), its absolute value if ``rectified``, times ``sign``, times a
-    window that is 1 from ``window[0]`` to ``window[1]`` (absolute positions) and 0 elsewhere, with tanh flanks.
+    It is multiplied by ``sign`` and a window from ``window[0]`` to ``window[1]`` (absolute positions) with tanh flanks.
     """
 
     amplitudes: Array

@@ -19,17 +19,10 @@ from orca_ray.alignment.labels import is_sketched, pseudo_labels
 from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training import optimisation
 from orca_ray.training.aligned_cache import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.optimisation import (
-    ParameterGroup,
-    Plateau,
-    make_align_schedule,
-    make_optimizer,
-    relative_steps,
-    set_learning_rate,
-)
 from orca_ray.training.reproducibility import derive_seed
 from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_class
 
@@ -76,12 +69,14 @@ class AlignLoop:
         self._model, self._x, self._distance = model, x, distance
         self._config, self._seed, self._device = config, seed, device
         self._parameters = list(model.embedder.parameters())
-        groups = relative_steps(model.embedder) if config.steps == "relative" else [ParameterGroup(self._parameters)]
-        self._optimizer = make_optimizer(
+        groups = [optimisation.ParameterGroup(self._parameters)]
+        if config.steps == "relative":
+            groups = optimisation.relative_steps(model.embedder)
+        self._optimizer = optimisation.make_optimizer(
             config.optimizer, groups, config.learning_rate, config.weight_decay, config.momentum
         )
-        self._schedule = make_align_schedule(config.schedule, config.epochs)
-        self._plateau = Plateau(config.patience, config.tolerance)
+        self._schedule = optimisation.make_align_schedule(config.schedule, config.epochs)
+        self._plateau = optimisation.Plateau(config.patience, config.tolerance)
         self.notes: tuple[str, ...] = ()
         """Fallbacks taken so far, one sentence each."""
         if target.kind != "classes" and is_sketched(y):
@@ -178,7 +173,7 @@ class AlignLoop:
             distance.backward()  # type: ignore[no-untyped-call]
             if self._config.clip > 0:
                 torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
-            set_learning_rate(self._optimizer, learning_rate)
+            optimisation.set_learning_rate(self._optimizer, learning_rate)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         return float(distance.detach())

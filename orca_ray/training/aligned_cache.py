@@ -160,10 +160,8 @@ def alignment_key(
 ) -> str:
     """Return 32 hex digits that differ whenever two alignments may differ in a single bit.
 
-    They cover the arguments and the `environment` (kind of machine, versions of libraries, threads, determinism).
-    ``embedder`` is the one before the first step, ``settings`` everything else that determines the alignment, as plain
-    values. 16 MiB of evenly spaced rows of each training array are hashed, which distinguishes the splits of one data
-    set; the fingerprint in ``settings`` identifies its contents.
+    They cover the arguments and the `environment`. ``embedder`` is the one before the first step, ``settings`` all else
+    that determines the alignment, with the data's fingerprint. 16 MiB of rows of each training array identify it.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())

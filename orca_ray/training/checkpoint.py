@@ -1,7 +1,6 @@
 """Checkpoints that are written atomically and verified when read.
 
-File layout: 8 bytes of magic, 4 bytes CRC-32 of the rest (little endian), then the output of ``torch.save``. torch does
-not verify the checksums of its own archive: without ours, a flipped bit would resume a trial with wrong weights.
+8 bytes of magic, the CRC-32 of the rest (little endian; torch does not verify its own), the output of ``torch.save``.
 """
 
 import io

@@ -64,8 +64,7 @@ class GradientAccumulator:
     def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
         """Yield the mean loss of each step, detached, once ``.grad`` of the parameters holds the step's gradient.
 
-        ``steps`` are indices [n] into the split. When an allocation of a forward or backward pass fails, the
-        micro-batch is halved and the step is computed again.
+        ``steps`` are indices [n] into the split. Where memory runs out, micro-batches are halved and the step repeated.
         """
         done = 0
         while done < len(steps):

@@ -32,9 +32,7 @@ class Cost:
     largest_bytes: int
     """Size of the largest tensor of these."""
     flops: int
-    """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them: matrix products,
-    convolutions and attention, two per multiply-add. The backward pass is executed, so that the count reflects which
-    parameters train."""
+    """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them, two per multiply-add."""
     num_tokens: int | None
     """Tokens at the input of the body, prefix included; None when the body does not run."""
 
@@ -70,8 +68,7 @@ def measure_cost(
 ) -> Cost:
     """Measure the cost of a sample with a forward pass of one sample and, if there are two, one of two.
 
-    ``loss(n)`` is the training loss of the first n of ``num_samples``. Only memory that grows from one to two samples
-    counts; weights, including those cast to bfloat16, do not. ``.grad`` is left unchanged.
+    ``loss(n)`` is the loss of the first n of ``num_samples``. Only memory that grows with them counts, weights do not.
     """
     with _token_shapes(body) as shapes, _flop_counter() as counter:
         with _saved_tensors() as one:

@@ -68,9 +68,8 @@ def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
     """Build a schedule: linear warm-up over ``warmup_steps``, then the decay ``name`` until ``total_steps``.
 
-    ``warmup_linear`` is the reference's WarmupLR, ``(total - t) / (total - warmup)``, with a warm-up of ``(t + 1) /
-    warmup``, because the reference's first step has rate zero. ``cosine`` is half a cosine down to zero, ``step`` is
-    times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Unknown names raise UserError.
+    ``warmup_linear`` is the reference's WarmupLR, but with a warm-up of ``(t + 1) / warmup``, because the reference's
+    first step has rate zero. After ``total_steps`` the last value applies. Unknown names raise UserError.
     """
     decay = lookup("schedule", name, DECAYS)
     span = max(1, total_steps - warmup_steps)
@@ -92,9 +91,8 @@ def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
     """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
 
     An Adam step moves every weight by about the learning rate. For correlated inputs, such as neighbouring pixels, n
-    weights of RMS w then change a token of RMS w sqrt(n) by n times the rate: at 1e-3, 70 % per step for a pretrained
-    14 x 14 patch kernel, which destroys it. The scales are w / sqrt(n) for weights, w sqrt(n) for the bias of the same
-    layer, and the parameter's own RMS for all others.
+    weights of RMS w then change a token of RMS w sqrt(n) by n times the rate, which destroys a pretrained kernel. The
+    scales are w / sqrt(n) for weights, w sqrt(n) for the bias of the same layer, the parameter's own RMS for others.
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}

@@ -18,10 +18,9 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.evaluate import BATCH_SIZE, predict, score
+from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
 from orca_ray.training.feed import Feed, make_feed
 from orca_ray.training.gradient_accumulation import Augment, GradientAccumulator
-from orca_ray.training.objective import Objective
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
@@ -50,8 +49,7 @@ class RefineEpoch:
 class RefineLoop:
     """Trains ``parameters`` on the training split; one `step` is one epoch and one validation.
 
-    The constructor freezes all other parameters of the model. The best epoch is the first with the lowest validation
-    score; `restore_best` loads its weights.
+    Other parameters are frozen. `restore_best` loads the weights of the first epoch with the lowest validation score.
     """
 
     def __init__(

@@ -18,13 +18,14 @@ from orca_ray.data import cache
 from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
-from orca_ray.simulation import advection, files, run
+from orca_ray.simulation import files, run
 from orca_ray.simulation.run import BatchStore
 from orca_ray.simulation.simulation import Fields, get_simulation, simulations
 from orca_ray.tasks.registry import get_task
 
 TASK = "pdebench/advection"
-FILE = advection.SIMULATION.file
+ADVECTION = get_simulation(TASK)
+FILE = ADVECTION.file
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Advection two samples at a time."""
-    monkeypatch.setattr(advection, "SIMULATION", replace(advection.SIMULATION, batch=2))
+    monkeypatch.setattr(run, "get_simulation", lambda _: replace(ADVECTION, batch=2))
 
 
 def _entries(directory: Path) -> list[str]:
@@ -319,7 +320,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: py
     def broken(rngs: Sequence[np.random.Generator]) -> Fields:
         return {"tensor": np.full((len(rngs), 201, 1024), np.nan, np.float32)}
 
-    monkeypatch.setattr(advection, "SIMULATION", replace(advection.SIMULATION, solve=broken))
+    monkeypatch.setattr(run, "get_simulation", lambda _: replace(ADVECTION, solve=broken))
     with pytest.raises(ArithmeticError, match="tensor of samples 0 to 1 of seed 7"):
         run.generate(TASK, 2, seed=7, directory=tmp_path)
     assert _entries(tmp_path) == []

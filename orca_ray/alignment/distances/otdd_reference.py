@@ -54,8 +54,7 @@ def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Ten
 
     A target only changes the ladder of the costs within the source. Each half step at least halves the effect of those
     before, so mean f depends on the last temperatures alone: on the phase of d², its position in (0, 1] between EPSILON
-    times two powers of 4, and on the number of steps of a short ladder. ``squared_diameter`` is the cloud's own, and
-    shorter ladders are not computed; ``factor`` scales the temperatures.
+    times two powers of 4, and on the number of steps, at least those of the cloud's own ``squared_diameter``.
     """
     first = _steps_and_phase(squared_diameter)[0]
 

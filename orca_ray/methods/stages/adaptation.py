@@ -26,7 +26,7 @@ from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
-from orca_ray.training.objective import Objective
+from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import torch_settings
 from orca_ray.training.throughput import memory_mib
@@ -77,7 +77,7 @@ class Adaptation:
         Raises UserError for an unknown name, a value out of range, or data without the task's shapes.
         """
         _check_data(task, data)
-        self._statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
+        statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
         self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
@@ -90,8 +90,13 @@ class Adaptation:
         if self._device.type == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(self._device)
+        embedder, refine = self._hyperparameters.embedder, self._hyperparameters.refine
         with self._computing():
-            self._model: CrossModalModel | None = self._build()
+            self._model: CrossModalModel | None = build_model(
+                input_shape=data.train.x.shape[1:], target=task.target, body=body, pretrained=self._recipe.pretrained,
+                config=embedder, dropout=refine.dropout, stochastic_depth=refine.stochastic_depth == "body", seed=seed,
+                statistics=statistics,
+            ).to(self._device)  # fmt: skip
         aligns = self._recipe.aligns and self._hyperparameters.align.epochs > 0
         self.stage: Stage = "align" if aligns else "refine"
         """The stage that the next `step` runs."""
@@ -208,14 +213,6 @@ class Adaptation:
         seconds = self._outcome.evaluate_seconds + perf_counter() - started
         notes = _joined(self._outcome.notes, refine.notes)
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
-
-    def _build(self) -> CrossModalModel:
-        options = self._hyperparameters
-        return build_model(
-            input_shape=self._data.train.x.shape[1:], target=self._task.target, body=self._body,
-            pretrained=self._recipe.pretrained, config=options.embedder, dropout=options.refine.dropout,
-            stochastic_depth=options.refine.stochastic_depth == "body", seed=self._seed, statistics=self._statistics,
-        ).to(self._device)  # fmt: skip
 
     def _make_align(self) -> AlignStage:
         return AlignStage(

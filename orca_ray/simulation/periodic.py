@@ -1,23 +1,29 @@
-"""Two equations in one dimension, periodic on [0, 1), solved in Fourier space.
+"""Three equations in one dimension, periodic on [0, 1): one solved exactly, the others in Fourier space.
 
-Burgers' equation is u_t + (u^2 / 2)_x = (nu / pi) u_xx: PDEBench divides nu by pi, so that the diffusion coefficient of
-its ``Nu1.0`` set is 0.318. Diffusion with logistic growth is u_t = nu u_xx + rho u (1 - u).
+Advection is u_t + 0.4 u_x = 0. Burgers' equation is u_t + (u^2 / 2)_x = (nu / pi) u_xx: PDEBench divides nu by pi,
+so that the diffusion coefficient of its ``Nu1.0`` set is 0.318. Diffusion with growth is u_t = nu u_xx + rho u (1 - u).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times, tensor_layout
 from orca_ray.simulation.stiff import evolve_spectral
-from orca_ray.simulation.waves import sample_waves, to_unit_range
+from orca_ray.simulation.waves import Waves, sample_waves, to_unit_range
 
 NUM_POINTS = 1024
 INTERVAL = 0.01
 """Time between two frames."""
+ADVECTION_BETA, ADVECTION_FRAMES = 0.4, 201
 BURGERS_NU, BURGERS_FRAMES, BURGERS_STEPS = 1.0, 201, 10
 """Viscosity, number of frames, time steps per frame."""
 GROWTH_NU, GROWTH_RHO, GROWTH_FRAMES, GROWTH_STEPS = 0.5, 1.0, 101, 5
+
+
+def advected(initial: Waves, x: Array, times: Array) -> Array:
+    """Return the exact u [T, X] of advection at ``times`` [T] and ``x`` [X]: the shifted initial field."""
+    return initial(x[None, :] - ADVECTION_BETA * times[:, None])
 
 
 def evolve_burgers(
@@ -38,6 +44,11 @@ def evolve_growth(
     )
 
 
+def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
+    x, times = centres(0.0, 1.0, NUM_POINTS), frame_times(2.0, ADVECTION_FRAMES)
+    return {"tensor": np.stack([advected(sample_waves(rng), x, times).astype(np.float32) for rng in rngs])}
+
+
 def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:
     x = centres(0.0, 1.0, NUM_POINTS)
     initial = np.stack([sample_waves(rng)(x) for rng in rngs])
@@ -52,6 +63,14 @@ def _solve_growth(rngs: Sequence[np.random.Generator]) -> Fields:
 
 _NUMERICS = "Fourier pseudo-spectral on 1024 points, two thirds dealiased, ETDRK4"
 SIMULATIONS = (
+    Simulation(
+        name="pdebench/advection",
+        equation="u_t + 0.4 u_x = 0 on [0, 1), periodic, to t = 2",
+        numerics="exact: the initial field evaluated at x - 0.4 t, at the centres of 1024 cells",
+        layout=tensor_layout(("tensor",), "x", 0.0, 1.0, NUM_POINTS, 2.0, ADVECTION_FRAMES, beta=ADVECTION_BETA),
+        batch=16,
+        solve=_solve_advection,
+    ),
     Simulation(
         name="pdebench/burgers",
         equation="u_t + (u^2 / 2)_x = (1 / pi) u_xx on [0, 1), periodic, to t = 2",
