@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from orca_ray.models.body import Layout, Stem
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.text import TextStem
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem, TextStem
 
 
 class Embedder(nn.Module):

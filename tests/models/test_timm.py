@@ -13,7 +13,7 @@ from torch import Tensor
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.family import family_of, shallower, shorten
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
 
 RandomTensor = Callable[..., Tensor]

@@ -22,7 +22,7 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
     """
     import torch
 
-    from orca_ray.models.text import TextStem
+    from orca_ray.models.stems import TextStem
 
     stem = request.stem
     assert isinstance(stem, TextStem), "vocabulary is for sequence bodies"

@@ -9,7 +9,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Body, Layout, Stem
 from orca_ray.models.families.vit import hugging_face_stem
 from orca_ray.models.family import Family
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem
 
 
 class SwinBody(Body):

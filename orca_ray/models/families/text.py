@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Stem
 from orca_ray.models.family import Family
-from orca_ray.models.text import TextStem
+from orca_ray.models.stems import TextStem
 
 
 def cut_text(model: Any) -> tuple[Body, Stem]:

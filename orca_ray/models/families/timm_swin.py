@@ -8,7 +8,7 @@ from torch import Tensor
 from orca_ray.models.body import Body, Layout, Stem
 from orca_ray.models.families.timm_vit import timm_stem
 from orca_ray.models.family import Family
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem
 
 
 class TimmSwinBody(Body):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from orca_ray.models.body import Body, Stem
 from orca_ray.models.family import Family
-from orca_ray.models.vision import ImageStem, prefix_and_places
+from orca_ray.models.stems import ImageStem, prefix_and_places
 
 
 class TimmViTBody(Body):

@@ -8,7 +8,7 @@ from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Stem
 from orca_ray.models.family import Family
-from orca_ray.models.vision import ImageStem, prefix_and_places
+from orca_ray.models.stems import ImageStem, prefix_and_places
 
 _HALF = ((0.5,) * 3, (0.5,) * 3)
 
