@@ -3,6 +3,7 @@
 Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D input.
 """
 
+import copy
 import math
 
 import torch
@@ -30,7 +31,7 @@ class Embedder(nn.Module):
         self.layout = layout
         places = stem.positions(layout)
         self.positions = None if places is None else nn.Parameter(places.detach().clone())
-        self.norm = stem.copy_norm()
+        self.norm = copy.deepcopy(stem.norm).requires_grad_(True)
         self.dropout = nn.Dropout(dropout)
 
 

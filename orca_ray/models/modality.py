@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
+from orca_ray.data.bodies import PAPER_BODIES, ModalityName
 from orca_ray.errors import unknown_name
 from orca_ray.models.names import listed_body
 
@@ -62,11 +62,6 @@ class Modality(ABC):
     """Name of the class in :mod:`orca_ray.models.embedder`."""
 
     @property
-    def default_body(self) -> str:
-        """Name of the packaged body."""
-        return PACKAGED_BODIES[self.name]
-
-    @property
     def paper_body(self) -> str:
         """Name of the ORCA paper's body."""
         return PAPER_BODIES[self.name]
@@ -79,9 +74,9 @@ class Modality(ABC):
         built: Embedder = getattr(embedders, self.embedder_class)(input_shape, stem, config, dropout, seed)
         return built
 
-    @abstractmethod
     def source_image_size(self, image_size: int) -> int:
-        """Return the image size that source features depend on; 0 where they depend on none."""
+        """Return the image size that source features depend on; 0 where they depend on none, as for text."""
+        return 0
 
     @abstractmethod
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
@@ -98,10 +93,6 @@ class Modality(ABC):
 
 class SequenceModality(Modality):
     """Sequences: inputs are cut into patches, at most ``sequence_length`` of them."""
-
-    def source_image_size(self, image_size: int) -> int:
-        """Return 0: text has no image size."""
-        return 0
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
         """Return the number of patches; 2-D inputs are read row by row."""
@@ -133,7 +124,7 @@ class ImageModality(Modality):
         return {"image_size": 224}
 
 
-_ALL = (
+_ALL: tuple[Modality, ...] = (
     SequenceModality("sequence", "vocabulary", "conll2003", "SequenceEmbedder"),
     ImageModality("image", "images", "cifar10", "ImageEmbedder"),
 )

@@ -77,7 +77,6 @@ class ImageStem(Stem):
         self.norm = norm.requires_grad_(False)
         self.prefix = nn.Parameter(prefix.detach(), requires_grad=False)
         self.places = None if places is None else nn.Parameter(places.detach(), requires_grad=False)
-        self.num_places = None if places is None else places.shape[0] * places.shape[1]
         self.patch_size = kernel_height
         self.width = projection.out_channels
         self.image_mean, self.image_std = statistics

@@ -117,7 +117,9 @@ def test_a_named_model_without_pretraining_needs_no_hub() -> None:
     loaded = load_body("timm:vit_tiny_patch16_224:layers=1", pretrained=False)
     assert loaded.body.modality == "image"
     assert loaded.body.width == 192
-    assert loaded.body.max_tokens == 196
+    assert isinstance(loaded.stem, ImageStem)
+    assert loaded.stem.places is not None
+    assert loaded.stem.places.shape == (14, 14, 192)
 
 
 def test_misspelt_and_unsuitable_names_are_refused() -> None:

@@ -23,7 +23,6 @@ class SwinBody(Body):
         self.final_norm = model.layernorm
         self.width = stem.width
         self.feature_width = int(model.num_features)
-        self.max_tokens = stem.num_places
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the last hidden state after the final norm."""

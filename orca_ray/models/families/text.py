@@ -24,7 +24,7 @@ def cut_text(model: Any) -> tuple[Body, Stem]:
     model.embeddings = GivenEmbeddings()
     if hasattr(model, "pooler"):
         model.pooler = None  # its parameters would never get a gradient
-    return EncoderBody(model, "sequence", words.shape[1], places), TextStem(words, places, norm)
+    return EncoderBody(model, "sequence", words.shape[1]), TextStem(words, places, norm)
 
 
 def _places(embeddings: Any) -> Tensor | None:

@@ -15,7 +15,6 @@ class TimmSwinBody(Body):
     """timm's SwinTransformer after its patch embedding, [B, gh * gw, D] -> [B, S, F]."""
 
     modality = "image"
-    max_tokens = None
 
     def __init__(self, model: Any, stem: ImageStem) -> None:
         super().__init__()

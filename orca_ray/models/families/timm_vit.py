@@ -20,7 +20,6 @@ class TimmViTBody(Body):
         self.blocks = model.blocks
         self.norm = model.norm
         self.width = self.feature_width = stem.width
-        self.max_tokens = stem.num_places
         self.num_prefix_tokens = len(stem.prefix)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:

@@ -18,7 +18,7 @@ def _cut(model: Any) -> tuple[Body, Stem]:
     given = GivenEmbeddings()
     given.patch_embeddings = _PatchDtype(model.embeddings.patch_embeddings.projection)
     model.embeddings = given
-    return EncoderBody(model, "image", stem.width, stem.places, len(stem.prefix)), stem
+    return EncoderBody(model, "image", stem.width, len(stem.prefix)), stem
 
 
 def hugging_face_stem(model: Any) -> ImageStem:
