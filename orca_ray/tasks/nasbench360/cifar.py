@@ -1,0 +1,131 @@
+"""CIFAR-100: photographs of 100 classes, 32×32, and the same projected onto a sphere.
+
+``cifar100`` is normalised by channel. The reference pads its random crops with black before it normalises, which is not
+0 in the normalised inputs, so the task has its own augmentation, ``crop_flip_cifar100``. ``spherical`` has the images
+on the northern hemisphere, rotated at random, as 60×60 maps.
+"""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from orca_ray.data import safe_pickle
+from orca_ray.data.archives import open_gzip
+from orca_ray.errors import UserError
+from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, hosted, numbers, published_splits
+from orca_ray.tasks.task import Array, Arrays, RawFile, Target, Task, Workspace
+
+ARCHIVE = "cifar-100-python.tar.gz"
+SPHERICAL_FILE = "s2_cifar100.gz"
+SHAPE, SPHERICAL_SHAPE = (3, 32, 32), (3, 60, 60)
+NUM_CLASSES = 100
+NUM_SAMPLES = (40_000, 10_000, 10_000)
+
+_MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
+_PARTS = ("train", "test")
+_MOST_BYTES = 2**29  # the archive takes 186 MB
+
+
+def _build(workspace: Workspace) -> Arrays:
+    path = workspace.file(ARCHIVE)
+    contents = _unpickled(path)
+    given, held_out = (_images(path, part, contents[part], ("data", "fine_labels"), SHAPE) for part in _PARTS)
+    return published_splits(workspace, path, given, held_out, _normalised, sum(NUM_SAMPLES[:2]))
+
+
+def _build_spherical(workspace: Workspace) -> Arrays:
+    path = workspace.file(SPHERICAL_FILE)
+    with open_gzip(path) as stream:
+        contents = zip(_PARTS, entries(path, safe_pickle.load(stream, str(path)), *_PARTS), strict=True)
+    given, held_out = (
+        _images(path, part, content, ("images", "labels"), SPHERICAL_SHAPE) for part, content in contents
+    )
+    return published_splits(workspace, path, given, held_out, _scaled, sum(NUM_SAMPLES[:2]))
+
+
+def _scaled(images: Array) -> Array:
+    return np.asarray(images.astype(np.float32) / np.float32(255))
+
+
+def _normalised(images: Array) -> Array:
+    return np.asarray((_scaled(images) - _MEAN) / _STD)
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    with open_gzip(path) as stream:
+        content = io.BytesIO(stream.read(_MOST_BYTES + 1))
+    if content.getbuffer().nbytes > _MOST_BYTES:
+        raise UserError(f"{path} unfolds to more than {_MOST_BYTES} bytes; expected the python CIFAR-100")
+    try:
+        with tarfile.open(fileobj=content, mode="r:") as archive:
+            members = {member.name: member for member in archive if member.isreg()}
+            return {part: _part(path, archive, members.get(f"cifar-100-python/{part}"), part) for part in _PARTS}
+    except tarfile.TarError as error:
+        raise UserError(f"{path} is no gzip'd tar archive ({error}); expected the python CIFAR-100") from error
+
+
+def _part(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, part: str) -> Any:
+    if member is None:
+        raise UserError(f"{path}: the archive has no file cifar-100-python/{part}; expected the python CIFAR-100")
+    return safe_pickle.load(cast(BinaryIO, archive.extractfile(member)), f"{path}, {member.name}")
+
+
+def _images(
+    path: Path, part: str, content: Any, fields: tuple[str, str], shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Return images uint8 [N, *shape] and their classes [N]; CIFAR-100 stores each image as one row."""
+    images, labels = entries(path, content, *fields)
+    stored = (3 * 32 * 32,) if shape == SHAPE else shape
+    images = numbers(path, f"{fields[0]} of {part}", images, (None, *stored), "u").reshape(-1, *shape)
+    return images, class_labels(path, f"{fields[1]} of {part}", labels, len(images), NUM_CLASSES)
+
+
+CIFAR100 = Task(
+    name="nasbench360/cifar100",
+    title="CIFAR-100",
+    modality="image",
+    input_shape=SHAPE,
+    target=Target("classes", size=NUM_CLASSES),
+    loss="cross_entropy",
+    metric="error",
+    input_scale="standardised",
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-4.0 (as NAS-Bench-360 states; the authors of CIFAR name none)",
+    citation=f"Krizhevsky, Learning multiple layers of features from tiny images, 2009; {BENCHMARK_PAPER}",
+    reference="https://www.cs.toronto.edu/~kriz/cifar.html",
+    terms="The authors of CIFAR-100 ask to be cited.",
+    files=(
+        RawFile(
+            path=ARCHIVE,
+            urls=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+            md5="eb9058c3a382ffc7106e4002c42a8d85",  # as torchvision's CIFAR100 has it
+            num_bytes=169_001_437,
+        ),
+    ),
+    augmentation="crop_flip_cifar100",
+    build=_build,
+)
+
+SPHERICAL = Task(
+    name="nasbench360/spherical",
+    title="Spherical CIFAR-100",
+    modality="image on a sphere",
+    input_shape=SPHERICAL_SHAPE,
+    target=Target("classes", size=NUM_CLASSES),
+    loss="cross_entropy",
+    metric="error",
+    input_scale="units",
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-SA (as NAS-Bench-360 states)",
+    citation=f"Cohen, Geiger, Köhler and Welling, Spherical CNNs, ICLR 2018; {BENCHMARK_PAPER}",
+    reference="https://arxiv.org/abs/1801.10130",
+    terms="Share alike: what is made of the data must be passed on under the same licence.",
+    files=(hosted(SPHERICAL_FILE, "spherical/s2_cifar100.gz", 285_000_000),),
+    build=_build_spherical,
+)
+
+TASKS = (CIFAR100, SPHERICAL)
