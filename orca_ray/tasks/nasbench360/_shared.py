@@ -11,7 +11,6 @@ import numpy as np
 from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
-from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out
@@ -78,13 +77,9 @@ def published_splits(
     arrays: dict[str, Array] = {}
     for split, ((x, labels), indices) in chosen.items():
         shape = scaled(x[:1]).shape[1:]
-        arrays[f"{split}_x"] = filled(workspace, split, indices, _scaled_rows(x, scaled), shape)
+        arrays[f"{split}_x"] = filled(workspace, split, indices, lambda part, x=x: scaled(x[part]), shape)
         arrays[f"{split}_y"] = labels[indices]
     return arrays
-
-
-def _scaled_rows(x: Array, scaled: Callable[[Array], Array]) -> Callable[[Indices], Array]:
-    return lambda indices: scaled(x[indices])
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:
