@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
-from orca_ray.models.families.swin import SwinBody
+from orca_ray.models.families.vision import SwinBody
 from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import LoadedBody, body_modality, load_body
 from tests.models.conftest import TinyDirectory
