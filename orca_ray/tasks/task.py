@@ -168,7 +168,9 @@ class Task:
         def build(workspace: Workspace) -> Arrays:
             refuse_missing(self.name, self.files, raw)
             try:
-                return self._checked(self.build(workspace))
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused next
+                    made = self.build(workspace)
+                return self._checked(made)
             except UserError as error:
                 raise error if self.name in str(error) else UserError(f"{self.name}: {error}") from error
 

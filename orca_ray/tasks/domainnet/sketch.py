@@ -18,7 +18,7 @@ import numpy as np
 from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_lines
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
@@ -60,7 +60,7 @@ def _listed(workspace: Workspace, split: str) -> tuple[list[Path], Array]:
         if not numbered or int(fields[1]) >= NUM_CLASSES or ".." in Path(fields[0]).parts:
             raise UserError(
                 f"{listing}, line {number}: expected the path of an image below the raw directory and its class, 0 to "
-                f"{NUM_CLASSES - 1}, found {line!r}"
+                f"{NUM_CLASSES - 1}, found {quoted(line)}"
             )
         name = fields[0].lstrip("/")
         if not (workspace.raw / name).is_file():

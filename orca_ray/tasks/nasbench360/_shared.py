@@ -12,7 +12,7 @@ from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
 from orca_ray.data.workspace import Workspace
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import filled, hold_out
 from orca_ray.tasks.task import SPLIT_SEED
 
@@ -33,7 +33,7 @@ def entries(path: Path, content: Any, *keys: str) -> list[Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {type(content).__name__}")
     if absent := [key for key in keys if key not in content]:
-        found = ", ".join(repr(key) for key in content) or "none"
+        found = quoted(list(content))
         raise UserError(f"{path}: the key {absent[0]!r} is missing; expected {', '.join(keys)}, found {found}")
     return [content[key] for key in keys]
 
@@ -121,5 +121,5 @@ def _root(raw: Path, listing: Path, name: str) -> tuple[Path, int]:
 def _parts(listing: Path, row: int, name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
     if ".." in path.parts or not path.name:
-        raise UserError(f"{listing}, row {row}: expected a file below the raw directory, found {name!r}")
+        raise UserError(f"{listing}, row {row}: expected a file below the raw directory, found {quoted(name)}")
     return path.relative_to("/").parts if path.is_absolute() else path.parts

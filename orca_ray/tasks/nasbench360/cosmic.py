@@ -19,7 +19,7 @@ import numpy as np
 from orca_ray.data.prepared import SPLITS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_npy, refuse_not_finite
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
@@ -66,7 +66,7 @@ def _names(listing: Path) -> list[str]:
     names: list[Any] = listed.tolist()
     for name in names:
         if not (isinstance(name, str) and name.isprintable()):
-            raise UserError(f"{listing}: expected paths of stamps, found {type(name).__name__} {name!r:.100}")
+            raise UserError(f"{listing}: expected paths of stamps, found {type(name).__name__} {quoted(name)}")
     return names
 
 

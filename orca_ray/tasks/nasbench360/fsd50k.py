@@ -20,7 +20,7 @@ import numpy as np
 from orca_ray.data.mel import log_mel
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_csv, read_json, read_wav
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
@@ -106,7 +106,7 @@ def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks
     for row, text in enumerate(columns["labels"]):
         for label in text.split(","):
             if label not in numbers:
-                raise UserError(f"{listing}, row {row + 1}: expected labels of lbl_map.json, found {label!r}")
+                raise UserError(f"{listing}, row {row + 1}: expected labels of lbl_map.json, found {quoted(label)}")
             labels[row, numbers[label]] = True
     return _Chunks(paths, np.unique(np.array(columns["ext"]), return_inverse=True)[1].reshape(-1), labels)
 

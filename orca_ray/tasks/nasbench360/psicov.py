@@ -23,7 +23,7 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_lines, read_npy, refuse_not_finite, refuse_shape
 from orca_ray.data.rows import PairwiseRows
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import MARGIN, PADDING
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
@@ -172,7 +172,7 @@ def _names(workspace: Workspace, folder: str) -> list[str]:
         raise UserError(f"{path}: expected at least 2 proteins, one a line, found {len(names)}")
     for name in names:
         if not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(f"{path}: expected names of letters, digits, '_', '.' and '-', found {name!r}")
+            raise UserError(f"{path}: expected names of letters, digits, '_', '.' and '-', found {quoted(name)}")
     return names
 
 
