@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from orca_ray.models.body import Stem
     from orca_ray.models.embedder import Embedder
 
-INITIALISATIONS = ("body", "random")
-PATCHINGS = ("pad", "divide")
-
 
 @dataclass(frozen=True)
 class EmbedderConfig:
@@ -40,10 +37,9 @@ class EmbedderConfig:
         for name in ("sequence_length", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
-        if self.initialisation not in INITIALISATIONS:
-            raise unknown_name("embedder initialisation", self.initialisation, INITIALISATIONS)
-        if self.patching not in PATCHINGS:
-            raise unknown_name("embedder patching", self.patching, PATCHINGS)
+        for name, allowed in (("initialisation", ("body", "random")), ("patching", ("pad", "divide"))):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(f"embedder {name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class ImageModality(Modality):
         return {"image_size": 224}
 
 
-_ALL: tuple[Modality, ...] = (
+_ALL = (
     SequenceModality("sequence", "vocabulary", "conll2003", "SequenceEmbedder"),
     ImageModality("image", "images", "cifar10", "ImageEmbedder"),
 )

@@ -81,8 +81,6 @@ class Task:
     """Name in :mod:`orca_ray.tasks.augmentations`; "": none."""
     paper_splits: bool = False
     """Whether `build` returns other splits under the protocol ``paper``."""
-    split_seed: int = SPLIT_SEED
-    """Seed that ``build`` draws splits with, for the record."""
     version: int = 1
     """Number that is raised when ``build`` changes the arrays."""
     fingerprint: str | None = None
