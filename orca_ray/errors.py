@@ -1,7 +1,10 @@
 """Errors that a user can act on, and the wording they share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 
 class UserError(ValueError):
@@ -53,3 +56,10 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") 
     question = f" Did you mean {close!r}?" if close else ""
     tail = f" {hint}" if hint else ""
     return UserError(f"unknown {kind} {given!r}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
+
+
+def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
+    """Return ``known[name]``; raises `unknown_name` for another name."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return known[name]

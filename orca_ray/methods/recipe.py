@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orca_ray import methods
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import unknown_name
+from orca_ray.errors import lookup
 
 if TYPE_CHECKING:  # a sweep is planned without torch
     from torch import nn
@@ -64,10 +64,7 @@ def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
 
 def get_method(name: str) -> Recipe:
     """Return the recipe of a method; raises UserError for an unknown name."""
-    recipes = all_methods()
-    if name not in recipes:
-        raise unknown_name("method", name, recipes)
-    return recipes[name]
+    return lookup("method", name, all_methods())
 
 
 @cache

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from orca_ray.data.bodies import PAPER_BODIES, ModalityName
-from orca_ray.errors import unknown_name
+from orca_ray.data.bodies import ModalityName
+from orca_ray.errors import lookup, unknown_name
 from orca_ray.models.names import listed_body
 
 if TYPE_CHECKING:
@@ -56,11 +56,6 @@ class Modality(ABC):
     """Alignment source of the ORCA paper."""
     embedder_class: str
     """Name of the class in :mod:`orca_ray.models.embedder`."""
-
-    @property
-    def paper_body(self) -> str:
-        """Name of the ORCA paper's body."""
-        return PAPER_BODIES[self.name]
 
     def embedder(
         self, input_shape: tuple[int, ...], stem: "Stem", config: EmbedderConfig, dropout: float, seed: int
@@ -129,9 +124,7 @@ MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _A
 
 def get_modality(name: str) -> Modality:
     """Return a modality by name; raises UserError for an unknown one."""
-    if name not in MODALITIES:
-        raise unknown_name("modality", name, MODALITIES)
-    return MODALITIES[name]
+    return lookup("modality", name, MODALITIES)
 
 
 def modality_of(body: str, otherwise: ModalityName) -> Modality:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orca_ray.errors import unknown_name
+from orca_ray.errors import lookup
 
 if TYPE_CHECKING:  # task modules import this one, and importing them all must stay cheap
     import torch
@@ -99,8 +99,4 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {augmentation.name: augmentation for
 
 def get_augmentation(name: str) -> Augmentation | None:
     """Return an augmentation by name, None for ""; raises UserError for an unknown one."""
-    if not name:
-        return None
-    if name not in AUGMENTATIONS:
-        raise unknown_name("augmentation", name, AUGMENTATIONS)
-    return AUGMENTATIONS[name]
+    return lookup("augmentation", name, AUGMENTATIONS) if name else None

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError, lookup
 from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
 from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2
 
@@ -84,10 +84,7 @@ def _bce_pos(weight: float) -> Loss:
 
 
 def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy over all pixels of masks of 0, 1 and `IGNORED`.
-
-    Ignored pixels count as logit 0, where the loss is log 2 whatever the target, and have no gradient.
-    """
+    """Return the mean over all pixels; the loss of an ignored one is log 2 whatever the target, without gradient."""
     refuse_other_shape(logits, y)
     return _bce(torch.where(y == IGNORED, 0.0, logits), y)
 
@@ -152,6 +149,4 @@ LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
 
 def get_loss(name: str) -> TrainingLoss:
     """Return a loss by name; raises UserError for an unknown one."""
-    if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    return LOSSES[name]
+    return lookup("loss", name, LOSSES)

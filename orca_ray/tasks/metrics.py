@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_ray.data.rows import Array
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError, lookup
 from orca_ray.tasks import dense_metrics
 from orca_ray.tasks.dense_metrics import area_under_roc
 
@@ -204,6 +204,4 @@ METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 
 def get_metric(name: str) -> Metric:
     """Return a metric by name; raises UserError for an unknown one."""
-    if name not in METRICS:
-        raise unknown_name("metric", name, METRICS)
-    return METRICS[name]
+    return lookup("metric", name, METRICS)
