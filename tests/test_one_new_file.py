@@ -34,7 +34,7 @@ from orca_ray.models.stems import TextStem
 def cut(model):
     words, places = model.wte.weight.detach(), model.wpe.weight.detach().clone()
     nn.init.zeros_(model.wpe.weight)
-    return EncoderBody(model, "sequence", words.shape[1]), TextStem(words, places, nn.Identity())
+    return EncoderBody(model, "sequence"), TextStem(words, places, nn.Identity())
 
 
 FAMILY = Family(name="GPT-2", modality="sequence", model_types=("gpt2",), cut=cut)

@@ -33,8 +33,6 @@ class Body(nn.Module, ABC):
     """
 
     modality: ModalityName
-    width: int
-    "D, the width of input tokens"
     feature_width: int
     "F, the width of output features"
     num_prefix_tokens: int = 0
@@ -58,11 +56,10 @@ class EncoderBody(Body):
     It needs no attention mask: all sequences of a task have one length, and padding is part of the input.
     """
 
-    def __init__(self, encoder: Any, modality: ModalityName, width: int, num_prefix_tokens: int = 0) -> None:
+    def __init__(self, encoder: Any, modality: ModalityName, num_prefix_tokens: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
         self.modality = modality
-        self.width = width
         self.feature_width = int(encoder.config.hidden_size)
         self.num_prefix_tokens = num_prefix_tokens
 

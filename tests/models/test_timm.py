@@ -116,7 +116,7 @@ def test_layers_keeps_the_first_ones() -> None:
 def test_a_named_model_without_pretraining_needs_no_hub() -> None:
     loaded = load_body("timm:vit_tiny_patch16_224:layers=1", pretrained=False)
     assert loaded.body.modality == "image"
-    assert loaded.body.width == 192
+    assert loaded.stem.width == 192
     assert isinstance(loaded.stem, ImageStem)
     assert loaded.stem.places is not None
     assert loaded.stem.places.shape == (14, 14, 192)

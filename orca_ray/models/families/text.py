@@ -26,7 +26,7 @@ def _cut(model: Any) -> tuple[Body, Stem]:
     model.embeddings = GivenEmbeddings()
     if hasattr(model, "pooler"):
         model.pooler = None  # its parameters would never get a gradient
-    return EncoderBody(model, "sequence", words.shape[1]), TextStem(words, places, norm)
+    return EncoderBody(model, "sequence"), TextStem(words, places, norm)
 
 
 def _places(embeddings: Any) -> Tensor | None:

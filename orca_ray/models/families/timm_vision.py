@@ -21,7 +21,7 @@ class TimmViTBody(Body):
         self.norm_pre = model.norm_pre
         self.blocks = model.blocks
         self.norm = model.norm
-        self.width = self.feature_width = stem.width
+        self.feature_width = stem.width
         self.num_prefix_tokens = len(stem.prefix)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -39,7 +39,6 @@ class TimmSwinBody(Body):
         super().__init__()
         self.layers = model.layers
         self.norm = model.norm
-        self.width = stem.width
         self.feature_width = int(model.num_features)
         self._windows = [tuple(stage.blocks[0].window_size) for stage in model.layers]
 

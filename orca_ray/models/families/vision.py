@@ -19,11 +19,10 @@ class SwinBody(Body):
 
     modality = "image"
 
-    def __init__(self, model: Any, stem: ImageStem) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder = model.encoder
         self.final_norm = model.layernorm
-        self.width = stem.width
         self.feature_width = int(model.num_features)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -103,14 +102,14 @@ def _cut_vit(model: Any) -> tuple[Body, Stem]:
     given = GivenEmbeddings()
     given.patch_embeddings = _PatchDtype(model.embeddings.patch_embeddings.projection)
     model.embeddings = given
-    return EncoderBody(model, "image", stem.width, len(stem.prefix)), stem
+    return EncoderBody(model, "image", len(stem.prefix)), stem
 
 
 def _cut_swin(model: Any) -> tuple[Body, Stem]:
     stem = _stem(model)
     if not hasattr(model.encoder.layers[0], "blocks"):
         raise UserError(f"cannot use a {type(model).__name__} as a body: of the hierarchical ones Swin is supported")
-    return SwinBody(model, stem), stem
+    return SwinBody(model), stem
 
 
 def _has_patches(config: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
+from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import filled, hold_out
@@ -76,8 +77,11 @@ def published_splits(
     chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
     arrays: dict[str, Array] = {}
     for split, ((x, labels), indices) in chosen.items():
-        shape = scaled(x[:1]).shape[1:]
-        arrays[f"{split}_x"] = filled(workspace, split, indices, lambda part, x=x: scaled(x[part]), shape)
+
+        def rows(part: Indices, x: Array = x) -> Array:
+            return scaled(x[part])
+
+        arrays[f"{split}_x"] = filled(workspace, split, indices, rows, scaled(x[:1]).shape[1:])
         arrays[f"{split}_y"] = labels[indices]
     return arrays
 
