@@ -55,7 +55,7 @@ def _not_hard(name: str, link: Any) -> str | None:
 
     if isinstance(link, h5py.HardLink):
         return None
-    return f"{shorten(name)}: expected data in the file itself, found a {type(link).__name__}"
+    return f"{shorten(name)}: expected data in the file itself, found a link ({type(link).__name__})"
 
 
 def _refuse_growth(path: Path, name: str, found: Any) -> None:

@@ -114,6 +114,19 @@ def test_damaged_files_are_prepared_again(damage: Any, caplog: pytest.LogCapture
     assert build.count == 2
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kinds": 7}, {"kinds": {"train_x": ["a"]}}, {"kinds": {"train_x": "pairwise"}}, {"identity": {}},
+        {"arrays": [1]}, {"arrays": {"train_x": "x"}}, {"fingerprint": None}, {"name": ["x"]},
+    ],
+)  # fmt: skip
+def test_a_description_of_other_types_counts_as_damaged(changes: dict[str, object]) -> None:
+    path = prepare(1, Builder()).directory / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert prepared.opened("pocket/toy", path.parent) is None
+
+
 def test_verify_names_the_file_that_changed() -> None:
     data = prepare(1, Builder())
     path = data.directory / "test_x.npy"

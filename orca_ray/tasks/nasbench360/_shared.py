@@ -13,7 +13,7 @@ from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
-from orca_ray.errors import UserError, quoted
+from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.arrays import filled, hold_out
 from orca_ray.tasks.task import SPLIT_SEED
 
@@ -117,9 +117,9 @@ def _root(raw: Path, listing: Path, name: str) -> tuple[Path, int]:
     parts = _parts(listing, 1, name)
     for first in range(len(parts)):
         for root in (raw, listing.parent):
-            if root.joinpath(*parts[first:]).is_file():
+            if os.path.isfile(root.joinpath(*parts[first:])):  # False for a name that is too long
                 return root, first
-    raise UserError(f"{listing}, row 1: expected {name}, or the end of it, below {raw}, found no such file")
+    raise UserError(f"{listing}, row 1: expected {shorten(name)}, or the end of it, below {raw}, found no such file")
 
 
 def _parts(listing: Path, row: int, name: str) -> tuple[str, ...]:
