@@ -71,10 +71,9 @@ class Modality(ABC):
 
     @abstractmethod
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of tokens of one sample, for cost estimates; prefix tokens and padding are not counted.
+        """Return the number of tokens of one sample, for cost estimates, without prefix tokens and padding.
 
-        ``input_shape`` is (C, L) or (C, H, W), None where it is not known yet; ``patch_size`` is the body's, see
-        `BodyInfo`.
+        ``input_shape`` is (C, L) or (C, H, W), None where it is not known yet; ``patch_size`` is the body's.
         """
 
     @abstractmethod

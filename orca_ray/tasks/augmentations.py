@@ -37,10 +37,7 @@ class Augmentation(ABC):
 
     @abstractmethod
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the inputs ``x`` [B, *input_shape] changed by ``drawn`` [B, ...], on their device.
-
-        The result is a new tensor, because ``x`` may be the data set itself. No step waits for the device.
-        """
+        """Return a new tensor: ``x`` [B, *input_shape] changed by ``drawn`` [B, ...]; never waits for the device."""
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,6 @@ def _softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def _bce_pos(weight: float) -> Loss:
-    """Return the mean binary cross-entropy of labels (0 or 1, float), the terms of those that are set times weight."""
-
     def loss(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
         return _bce(logits_BK, y_BK, pos_weight=logits_BK.new_full((), weight))
 
