@@ -14,6 +14,15 @@ class UserError(ValueError):
     """
 
 
+def quoted(value: object, limit: int = 200) -> str:
+    """Return the ``repr`` of a value from a file, cut in the middle with "…" beyond ``limit`` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints integers of up to 4300 digits
+        text = f"a value of type {type(value).__name__} that is too long to print"
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit // 2) :]}"
+
+
 def printable(text: str, *, keep: str = "") -> str:
     """Escape the characters that a terminal would act on, such as ESC sequences, line breaks and lone surrogates.
 
@@ -24,6 +33,12 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(
         char if char in keep or char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def shorten(value: object, limit: int = 200) -> str:
+    """Return ``value`` as text; longer text ends with "…" after ``limit`` characters."""
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:

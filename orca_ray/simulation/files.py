@@ -1,7 +1,6 @@
 """HDF5 files in PDEBench's layouts, written batch by batch and moved into place when complete."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,6 @@ def read_marker(path: Path) -> dict[str, Any] | None:
 
     try:
         with h5py.File(path) as file:
-            content = json.loads(file.attrs[MARK])
+            return cache.parse_json(file.attrs[MARK], str(path))
     except (OSError, KeyError, ValueError, TypeError):
         return None
-    return content if isinstance(content, dict) else None

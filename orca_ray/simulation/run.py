@@ -106,8 +106,8 @@ class BatchStore:
 
     def _read_settings(self) -> Any:
         try:
-            return json.loads((self.directory / SETTINGS).read_text())
-        except (OSError, ValueError):
+            return cache.read_json(self.directory / SETTINGS)
+        except (OSError, UserError):
             return None
 
 

@@ -28,8 +28,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.text import TextStem
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import load_body
 
 WORDS = 400

@@ -23,7 +23,7 @@ def sample(request: SampleRequest) -> Samples:
     """Return features [N, D] and labels [N] of sentences, tokenised and embedded as the pretrained encoder does."""
     import torch
 
-    from orca_ray.models.text import TextStem
+    from orca_ray.models.stems import TextStem
 
     stem = request.stem
     assert isinstance(stem, TextStem), "conll2003 is for sequence bodies"

@@ -19,7 +19,7 @@ def sample(request: SampleRequest) -> Samples:
     """
     import torch
 
-    from orca_ray.models.text import TextStem
+    from orca_ray.models.stems import TextStem
 
     stem = request.stem
     assert isinstance(stem, TextStem), "vocabulary is for sequence bodies"
