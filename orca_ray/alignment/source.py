@@ -27,7 +27,6 @@ class SampleRequest:
     """Arguments of `Source.sample`; a source that has fewer samples returns all it has."""
 
     stem: "Stem"
-    """The body's own embedder."""
     body: str
     """Name of the body, without a suffix."""
     image_size: int
@@ -42,7 +41,6 @@ class Source:
 
     name: str
     modality: ModalityName
-    """Modality of the bodies it suits."""
     sample: Callable[[SampleRequest], Samples]
     """Embeds samples, reproducibly."""
     packages: tuple[Package, ...] = ()

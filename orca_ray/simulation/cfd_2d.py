@@ -50,11 +50,11 @@ def evolve(
             count = math.ceil(left * fastest / (2 * COURANT * cell))
             dt = left / count
             for direction in (0, 1):
-                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction, 2)
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction)
             if eta or zeta:
                 conserved[1:] = stress.step(conserved[0], conserved[1:], dt)
             for direction in (1, 0):
-                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction, 2)
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction)
             left = left - dt if count > 1 else 0.0
         frames[:, frame] = gas.primitive(conserved)
     return frames

@@ -8,8 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from orca_ray.simulation.files import GroupLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, group_grid
+from orca_ray.simulation.simulation import Array, Fields, Simulation, group_layout
 from orca_ray.simulation.stiff import Etdrk4, Modes
 
 DIFFUSION = (1e-3, 5e-3)
@@ -79,11 +78,7 @@ SIMULATION = Simulation(
     "fields standard normal in every cell",
     numerics="finite volumes on 128 x 128 cells (five-point Laplacian, exact in cosines), ETDRK4, "
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} in the first",
-    layout=GroupLayout(
-        shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 2),
-        grid=group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
-        parameters=_PARAMETERS,
-    ),
+    layout=group_layout(2, "xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS),
     batch=1,
     solve=_solve,
 )

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.files import GroupLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, group_grid
+from orca_ray.simulation.simulation import Array, Fields, Simulation, group_layout
 from orca_ray.simulation.stiff import Tridiagonal
 
 D = 5e-4
@@ -121,11 +120,7 @@ SIMULATION = Simulation(
     "right; initial fields constant, uniform in [0, 0.2]",
     numerics="conservative finite volumes on 1024 cells, two-stage L-stable DIRK with Newton's method, "
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} growing ones in the first",
-    layout=GroupLayout(
-        shape=(NUM_FRAMES, NUM_CELLS, 1),
-        grid=group_grid("x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES),
-        parameters=_PARAMETERS,
-    ),
+    layout=group_layout(1, "x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS),
     batch=8,
     solve=_solve,
 )

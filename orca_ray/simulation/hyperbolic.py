@@ -53,15 +53,12 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
     return conserved - ratio * (flux[..., 1:] - flux[..., :-1])
 
 
-def sweep_axis(
-    conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int, num_directions: int
-) -> Array:
-    """Sweep along one of the last ``num_directions`` axes, with its velocity swapped for the first."""
+def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int) -> Array:
+    """Sweep along the first or second of the last two axes, with its velocity swapped for the first."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
-    axis = direction - num_directions
-    turned = np.moveaxis(conserved[order], axis, -1)
-    return np.moveaxis(sweep(turned, ratio, system, boundary), -1, axis)[order]
+    turned = np.moveaxis(conserved[order], direction - 2, -1)
+    return np.moveaxis(sweep(turned, ratio, system, boundary), -1, direction - 2)[order]
 
 
 def _pad(fields: Array, width: int, boundary: Boundary) -> Array:

@@ -53,7 +53,10 @@ class BatchStore:
 
         Batches made with other ``settings`` are removed. The caller holds :func:`orca_ray.data.cache.lock`.
         """
-        if self._read_settings() != settings:
+        found = None
+        with contextlib.suppress(OSError, UserError):
+            found = cache.read_json(self.directory / SETTINGS)
+        if found != settings:
             if samples := self.num_samples():
                 logger.warning("%s: %d samples that were solved with other settings are removed", self.path, samples)
             self.remove()
@@ -104,12 +107,6 @@ class BatchStore:
         for temporary in self.directory.glob("*.tmp"):
             temporary.unlink(missing_ok=True)
 
-    def _read_settings(self) -> Any:
-        try:
-            return cache.read_json(self.directory / SETTINGS)
-        except (OSError, UserError):
-            return None
-
 
 def target(name: str, directory: Path | None = None) -> Path:
     """Return the path of a task's file in ``directory``; default: where ``pdebench_generated`` looks for it."""
@@ -131,12 +128,11 @@ def generate(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, bool]:
-    """Generate a task's file; return its path and whether it was generated now rather than found.
+    """Generate the file of ``pdebench/task``; return its path and whether it was generated now rather than found.
 
     After an interruption, the next call with the same name, seed and directory continues with the stored batches.
 
     Args:
-        name: ``pdebench/task``.
         samples, workers: number of samples, and of processes.
         seed: sample i of a seed is the same in every file, whatever ``samples`` and ``workers`` are.
         directory: directory of the file; None: see `target`.

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.files import GroupLayout
 from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, group_grid
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, group_layout
 
 GRAVITY = 1.0
 INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
@@ -77,7 +76,7 @@ def evolve(
     for frame in range(1, num_frames):
         for _ in range(steps):
             for direction in order:
-                conserved = sweep_axis(conserved, ratio, water, boundary, direction, 2)
+                conserved = sweep_axis(conserved, ratio, water, boundary, direction)
             order = order[::-1]
         frames[:, frame] = conserved[0]
     return frames
@@ -108,12 +107,7 @@ SIMULATION = Simulation(
     "radius uniform in [0.3, 0.7] and depth 1 without",
     numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLL fluxes, Strang "
     "splitting, one step of 0.01 a frame; depth is written",
-    layout=GroupLayout(
-        shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 1),
-        grid=group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
-        parameters=_PARAMETERS,
-        compression=None,
-    ),
+    layout=group_layout(1, "xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS, compression=None),
     batch=1,
     solve=_solve,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from orca_ray import simulation
 from orca_ray.data.pdebench_files import FILES
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import lookup
-from orca_ray.simulation.files import Layout, TensorLayout
+from orca_ray.simulation.files import GroupLayout, Layout, TensorLayout
 
 Array = npt.NDArray[np.float64]
 Bounds = tuple[int, int]
@@ -91,6 +92,9 @@ def tensor_layout(
     return TensorLayout(datasets=datasets, coordinates=coordinates, attributes=attributes)
 
 
-def group_grid(axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int) -> dict[str, Array]:
-    """Return the grid datasets of a `GroupLayout` for ``axes``, e.g. "xy"."""
-    return {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
+def group_layout(
+    channels: int, axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int, **options: Any
+) -> GroupLayout:
+    """Return the layout of samples on equal cells along ``axes``, e.g. "xy"; ``options`` are those of `GroupLayout`."""
+    grid = {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
+    return GroupLayout(shape=(num_frames, *[num_cells] * len(axes), channels), grid=grid, **options)

@@ -125,8 +125,12 @@ class Samples:
 
 def _load(rows: Rows | Tensor, device: torch.device) -> Rows | Tensor:
     """Return rows as one tensor on ``device``; on a CPU, composite rows stay as they are, assembled when read."""
-    if isinstance(rows, Tensor | np.ndarray):
-        return as_tensor(rows).to(device)
+    if isinstance(rows, np.ndarray):
+        with warnings.catch_warnings():  # training never writes to a read-only memory map
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            rows = torch.from_numpy(np.asarray(rows))
+    if isinstance(rows, Tensor):
+        return rows.to(device)
     return rows if device.type == "cpu" else to_tensor(rows, device)
 
 
@@ -151,12 +155,3 @@ def to_tensor(rows: Rows, device: torch.device) -> Tensor:
     for block in row_slices(rows):
         tensor[block] = torch.from_numpy(rows[block])
     return tensor
-
-
-def as_tensor(array: np.ndarray | Tensor) -> Tensor:
-    """Return a view of an array, which may be a read-only memory map: training never writes to it."""
-    if isinstance(array, Tensor):
-        return array
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))

@@ -28,9 +28,8 @@ class Cost:
     """Cost of one training sample."""
 
     saved_bytes: int
-    """Bytes that the forward pass saves for the backward pass."""
     largest_bytes: int
-    """Size of the largest tensor of these."""
+    """Bytes that the forward pass saves for the backward pass, of all tensors and of the largest."""
     flops: int
     """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them, two per multiply-add."""
     num_tokens: int | None
