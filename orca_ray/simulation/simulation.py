@@ -12,7 +12,7 @@ import numpy.typing as npt
 from orca_ray import simulation
 from orca_ray.data.pdebench_files import FILES
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import lookup
+from orca_ray.errors import unknown_name
 from orca_ray.simulation.files import Layout
 
 Array = npt.NDArray[np.float64]
@@ -57,7 +57,10 @@ def simulations() -> Mapping[str, Simulation]:
 
 def get_simulation(name: str) -> Simulation:
     """Return the simulation of a task; raises UserError for an unknown name."""
-    return lookup("task to generate", name, simulations())
+    known = simulations()
+    if name not in known:
+        raise unknown_name("task to generate", name, known)
+    return known[name]
 
 
 def reuse_freed_memory() -> None:
