@@ -1,7 +1,10 @@
 """Errors that a user can act on, and the wording they share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 
 class UserError(ValueError):
@@ -9,6 +12,15 @@ class UserError(ValueError):
 
     The command line prints the message and exits with code 2; a trial that raises it ends as ``failed_user``.
     """
+
+
+def quoted(value: object, limit: int = 200) -> str:
+    """Return the ``repr`` of a value from a file, cut in the middle with "…" beyond ``limit`` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints integers of up to 4300 digits
+        text = f"a value of type {type(value).__name__} that is too long to print"
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit // 2) :]}"
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -21,6 +33,12 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(
         char if char in keep or char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def shorten(value: object, limit: int = 200) -> str:
+    """Return ``value`` as text; longer text ends with "…" after ``limit`` characters."""
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
@@ -38,3 +56,10 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") 
     question = f" Did you mean {close!r}?" if close else ""
     tail = f" {hint}" if hint else ""
     return UserError(f"unknown {kind} {given!r}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
+
+
+def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
+    """Return ``known[name]``; raises `unknown_name` for another name."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return known[name]

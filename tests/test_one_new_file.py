@@ -15,7 +15,7 @@ from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.family import all_families
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.text import TextStem
+from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import body_modality, check_body, load_body
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 
@@ -28,13 +28,13 @@ from torch import nn
 
 from orca_ray.models.body import EncoderBody
 from orca_ray.models.family import Family
-from orca_ray.models.text import TextStem
+from orca_ray.models.stems import TextStem
 
 
 def cut(model):
     words, places = model.wte.weight.detach(), model.wpe.weight.detach().clone()
     nn.init.zeros_(model.wpe.weight)
-    return EncoderBody(model, "sequence", words.shape[1], places), TextStem(words, places, nn.Identity())
+    return EncoderBody(model, "sequence"), TextStem(words, places, nn.Identity())
 
 
 FAMILY = Family(name="GPT-2", modality="sequence", model_types=("gpt2",), cut=cut)

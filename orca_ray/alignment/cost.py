@@ -35,7 +35,7 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Return ``function(*args)``, whose intermediate results are recomputed in the backward pass to save memory."""
+    """Return ``function(*args)``, a function without random numbers, recomputed in the backward pass to save memory."""
     return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
 
 
@@ -49,8 +49,8 @@ def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None 
 class Cost:
     """C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m].
 
-    Without columns ``z_mD``, they are the rows, and exactly 0 away from themselves. W, if any, are distances between
-    the classes of rows and columns, whose ids ``labels`` contains. ``what`` names the two sides, for messages.
+    Without ``z_mD``, the columns are the rows, exactly 0 away from themselves. W are distances between the classes of
+    rows and columns, whose ids ``labels`` contains. ``what`` names the two sides, for messages.
     """
 
     def __init__(

@@ -15,7 +15,6 @@ from torch import Tensor
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
-
 MEMORY_BYTES = 2**30
 """Working memory of one call, excluding the source's terms and the features themselves."""
 

@@ -15,20 +15,17 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
-
 MAX_FILES, MAX_BYTES = 256, 2 * 10**9
 """The least recently used terms are removed from the disk beyond either."""
-
 _in_process: OrderedDict[tuple[str, str], Distance] = OrderedDict()
 
 
 def fitted_distance(name: str, source: SourceFeatures, device: torch.device | str = "cpu") -> Distance:
     """Return the distance called ``name``, fitted to ``source`` and ready for calls on ``device``.
 
-    The last few are cached in the process, and their source terms on disk: by name and version of the distance,
-    precision, `environment` and the bytes of the source's features and labels. Safe against concurrent calls of other
-    processes. A damaged file is computed again, and a full or read-only disk costs time only: both are logged. Raises
-    UserError for an unknown name, or a source that the distance cannot be fitted to.
+    The last few are cached in the process, and their source terms on disk, safe against concurrent processes. A damaged
+    file is computed again, and a full or read-only disk costs time only: both are logged. Raises UserError for an
+    unknown name, or a source that the distance cannot be fitted to.
     """
     distance = get_distance(name)
     device = torch.device(device)

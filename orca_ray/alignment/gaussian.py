@@ -1,9 +1,7 @@
 """2-Wasserstein distances W between the Gaussians fitted to clouds of points (Bures metric).
 
-W = ‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½. With factors S = A^T A the last trace is the nuclear norm of A A'^T,
-so that no root of a D × D matrix is needed: 20 times faster than `ot.gaussian` for a class of 25 points.
-
-Letters: K and L clouds on the two sides, D features, n_c points in a cloud, r_c rows of its factor.
+W = ‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½. With factors S = A^T A the last trace is the nuclear norm of A A'^T:
+20 times faster than `ot.gaussian` for 25 points. Letters: K and L clouds on the two sides, r_c rows of a factor.
 """
 
 import math
@@ -100,8 +98,7 @@ class _NuclearNorm(torch.autograd.Function):
         inverse = torch.where(nonzero, 1.0 / sigma, 0.0)
         polar = (tall @ v) * inverse[:, None, :] @ v.mT
         ctx.save_for_backward(polar.mT if wide else polar)
-        total: Tensor = (sigma * nonzero).sum(1)
-        return total
+        return cast(Tensor, (sigma * nonzero).sum(1))
 
     @staticmethod
     @once_differentiable

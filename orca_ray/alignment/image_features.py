@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from orca_ray.alignment.source import SampleRequest
 from orca_ray.models.body import Stem
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem
 
 _BATCH = 64
 

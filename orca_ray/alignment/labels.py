@@ -17,9 +17,8 @@ _SKETCH_WIDTH = 4096
 def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id a sample, [N] int64.
 
-    Classes (an integer vector) are returned unchanged. Other targets [N, ...] are flattened and clustered by k-means
-    (mini-batches above 10 000 samples) into at most ``num_classes`` classes, reproducibly on one machine. Raises
-    UserError for an empty target, one that is not finite, or ``num_classes`` < 1.
+    Classes (an integer vector) are returned unchanged. Other targets [N, ...] are clustered by k-means (mini-batches
+    above 10 000 samples) into at most ``num_classes`` classes. Raises UserError for an empty or not finite target.
     """
     if num_classes < 1:
         raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")

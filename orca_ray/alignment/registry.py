@@ -1,12 +1,11 @@
-"""Distances and alignment sources by name.
+"""Distances and alignment sources by name: the modules of two packages, except those that start with an underscore.
 
-A module ``<name>.py`` of `orca_ray.alignment.distances` that defines ``DISTANCE``, or of `orca_ray.alignment.sources`
-that defines ``SOURCE``, registers that name, unless it starts with an underscore. Neither listing names nor looking up
-a source imports torch.
+Neither listing names nor looking up a source imports torch.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import Source
@@ -16,8 +15,6 @@ from orca_ray.errors import unknown_name
 from orca_ray.models.modality import get_modality
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from orca_ray.alignment.distance import Distance
 
 
@@ -28,8 +25,7 @@ def distance_names() -> list[str]:
 
 def get_distance(name: str) -> "Distance":
     """Return a new, unfitted distance; raises UserError with the nearest name for an unknown one."""
-    distance: Distance = _declared(distances, "DISTANCE", "distance", name)()
-    return distance
+    return cast("Distance", _declared(distances, "DISTANCE", name)())
 
 
 def source_names(modality: ModalityName | None = None) -> list[str]:
@@ -39,8 +35,7 @@ def source_names(modality: ModalityName | None = None) -> list[str]:
 
 def get_source(name: str) -> Source:
     """Return a source; raises UserError with the nearest name for an unknown one."""
-    source: Source = _declared(sources, "SOURCE", "source", name)
-    return source
+    return cast(Source, _declared(sources, "SOURCE", name))
 
 
 def default_source(body: str) -> str:
@@ -50,16 +45,16 @@ def default_source(body: str) -> str:
     return get_modality(body_modality(body)).default_source
 
 
-def _names(package: "ModuleType") -> list[str]:
+def _names(package: ModuleType) -> list[str]:
     names = (name.rpartition(".")[2] for name in module_names(package))
     return sorted(name for name in names if not name.startswith("_"))
 
 
-def _declared(package: "ModuleType", attribute: str, kind: str, name: str) -> Any:
+def _declared(package: ModuleType, attribute: str, name: str) -> Any:
     """Import the module called ``name`` and return what it declares."""
     names = _names(package)
     if name not in names:
-        raise unknown_name(kind, name, names)
+        raise unknown_name(attribute.lower(), name, names)
     found = getattr(importlib.import_module(f"{package.__name__}.{name}"), attribute, None)
     if getattr(found, "name", None) != name:
         raise ValueError(f"{package.__name__}.{name} must define {attribute} with the name {name!r}, got {found!r}")

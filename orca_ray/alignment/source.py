@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from orca_ray.models.body import Stem
 
 
+Samples = tuple["Tensor", "Tensor"]
+"""Features [N, D], the mean over each sample's embedded tokens, and integer labels [N]."""
+
+
 @dataclass(frozen=True)
 class SampleRequest:
     """Arguments of `Source.sample`; a source that has fewer samples returns all it has."""
 
     stem: "Stem"
-    """The body's own embedder."""
     body: str
     """Name of the body, without a suffix."""
     image_size: int
@@ -38,9 +41,8 @@ class Source:
 
     name: str
     modality: ModalityName
-    """Modality of the bodies it suits."""
-    sample: Callable[[SampleRequest], tuple["Tensor", "Tensor"]]
-    """Returns features [N, D], the mean over each sample's embedded tokens, and integer labels [N], reproducibly."""
+    sample: Callable[[SampleRequest], Samples]
+    """Embeds samples, reproducibly."""
     packages: tuple[Package, ...] = ()
     file: RawFile | None = None
     """Below `directory`: downloaded, or put there by the user."""

@@ -4,9 +4,9 @@ import hashlib
 import json
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -24,9 +24,6 @@ from orca_ray.models.weights import body_modality, load_body
 
 logger = logging.getLogger(__name__)
 
-_IN_PROCESS = 8
-_in_process: OrderedDict[tuple[str, ...], SourceFeatures] = OrderedDict()
-
 
 def source_features(
     name: str, body: str, *, image_size: int, num_samples: int, pretrained: bool = True, seed: int = 0
@@ -34,14 +31,12 @@ def source_features(
     """Return features of ``num_samples`` labelled samples, or all that the source has, embedded by a body's stem.
 
     A sample's feature is the mean over its embedded tokens, as ``CrossModalModel.features`` computes it: x [N, D]
-    float32 and y [N] int64, on the CPU. They are cached in the process, and on disk by name, weights of the stem, image
-    size, number and seed. Safe against concurrent calls. Raises UserError for an unknown or unsuitable source.
+    float32 and y [N] int64, on the CPU. They are cached in the process and on disk, safe against concurrent calls.
+    Raises UserError for an unknown or unsuitable source.
 
     Args:
-        name: the source; empty for `default_source`.
-        body: name of the body; the suffix ``:layers=N`` makes no difference.
+        name, body: the source, or "" for `default_source`; the body, whose suffix ``:layers=N`` makes no difference.
         image_size: pixels a side, rounded as the embedder does; ignored for sequence bodies.
-        num_samples: number of samples.
         pretrained: False takes the stem of a randomly initialised body.
         seed: of the sampling and of that initialisation.
     """
@@ -54,19 +49,16 @@ def source_features(
         allowed = " or ".join(source_names(modality))
         raise UserError(f"source {name!r} does not suit body {body!r}, which takes {modality}s: use {allowed}")
     size = get_modality(modality).source_image_size(image_size)
-    key = (str(cache.home()), name, body, *map(str, (size, num_samples, pretrained, seed)))
-    if key not in _in_process:
-        stem = load_body(body, pretrained=pretrained, seed=seed).stem
-        request = SampleRequest(stem, parse_body_name(body)[0], size, num_samples, seed)
-        _in_process[key] = _cached(source, request)
-    _in_process.move_to_end(key)
-    if len(_in_process) > _IN_PROCESS:
-        _in_process.popitem(last=False)
-    return _in_process[key]
+    return _cached(cache.home(), source, body, size, num_samples, pretrained, seed)
 
 
-def _cached(source: Source, request: SampleRequest) -> SourceFeatures:
-    """Read the features from disk, or compute and write them, under a lock."""
+@lru_cache(8)
+def _cached(
+    home: Path, source: Source, body: str, size: int, num_samples: int, pretrained: bool, seed: int
+) -> SourceFeatures:
+    """Read the features from the cache directory ``home``, or compute and write them, under a lock."""
+    stem = load_body(body, pretrained=pretrained, seed=seed).stem
+    request = SampleRequest(stem, parse_body_name(body)[0], size, num_samples, seed)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
     with cache.lock(path):

@@ -21,7 +21,6 @@ from orca_ray.data import cache
 from orca_ray.devices import has_bfloat16_units
 
 logger = logging.getLogger(__name__)
-
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
 _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
 

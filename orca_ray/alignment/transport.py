@@ -62,10 +62,7 @@ class Report:
 
 
 def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
-    """Return `RELATIVE_EPSILON` of the mean cost between all pairs of source points.
-
-    A source ``x_ND`` without any spread (one point, or copies of one) uses its mean square instead.
-    """
+    """Return `RELATIVE_EPSILON` of the mean cost within the source, or of its mean square if it has no spread."""
     mean_square = float((x_ND * x_ND).sum(1).mean())
     # Centring leaves 1e-16 of the points, squared.
     return RELATIVE_EPSILON * (mean_cost if mean_cost > 1e-24 * mean_square else mean_square or 1.0)
@@ -99,9 +96,8 @@ def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None
 def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, Tensor]:
     """Return OT between a side and itself, differentiable in the costs, and its potential [n].
 
-    Iterates u ← (u a / K u)^½, whose error at least halves each time where the kernel is positive semi-definite (Feydy
-    et al. 2019): tens of iterations, where POT's alternating ones are up to thousands. A kernel that exceeds half of
-    `distance.MEMORY_BYTES` is recomputed in each.
+    Iterates u ← (u a / K u)^½ (Feydy et al. 2019): tens of iterations, where POT's alternating ones are up to
+    thousands. A kernel that exceeds half of `distance.MEMORY_BYTES` is recomputed in each.
     """
     n, blocks = cost.shape[0], cost.blocks
     with torch.no_grad():
@@ -175,8 +171,7 @@ def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor
     """Return better scaled potentials, the L1 error of the marginals, and the number of steps.
 
     With one side's potentials eliminated the dual objective is concave in the other's: gradient a − P 1, Hessian
-    −(diag(P 1) − P diag(1/b) P^T) / eps (Cuturi & Peyré, SIAM Review 60(4), 2018). The steps, in the smaller side's,
-    are damped as in Levenberg's and Marquardt's method. Each takes O(n² m + n³).
+    −(diag(P 1) − P diag(1/b) P^T) / eps (Cuturi & Peyré 2018). Steps are damped (Levenberg-Marquardt); O(n² m + n³).
     """
     n, m = scaled_nm.shape
     if n > m:

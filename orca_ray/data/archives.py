@@ -29,7 +29,7 @@ from orca_ray.data.gzip_stream import (
 )
 from orca_ray.data.pins import NAME as PINS
 from orca_ray.data.raw import LOCKS
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 
 __all__ = ["SCRATCH", "Progress", "open_gzip", "read_whole", "unpack"]
 
@@ -82,10 +82,10 @@ def unpack(
             for name, num_bytes, content in members:
                 unpacked += max(0, num_bytes)
                 if num_bytes < 0 or unpacked > most:
-                    raise swollen(archive, f" at {name!r} ({num_bytes} bytes)")
+                    raise swollen(archive, f" at {quoted(name)} ({num_bytes} bytes)")
                 if unpacked > free:
                     raise UserError(
-                        f"{archive}: no space left at {name!r}: {unpacked} bytes are unpacked by then, {free} "
+                        f"{archive}: no space left at {quoted(name)}: {unpacked} bytes are unpacked by then, {free} "
                         f"are free. {cache.make_room(scratch)}"
                     )
                 for _ in _write(archive, _target(archive, name, scratch), num_bytes, content):
@@ -178,7 +178,9 @@ def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
             found = "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
             raise _special(archive, member.filename, found)
         if member.flag_bits & 1:
-            raise UserError(f"{archive}, {member.filename!r}: expected a file that can be read, found an encrypted one")
+            raise UserError(
+                f"{archive}, {quoted(member.filename)}: expected a file that can be read, found an encrypted one"
+            )
         if member.filename.endswith("/"):
             yield member.filename, 0, None
             continue
@@ -187,7 +189,7 @@ def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _special(archive: Path, name: str, found: str) -> UserError:
-    return UserError(f"{archive}, {name!r}: expected files and directories, found a {found}; refused")
+    return UserError(f"{archive}, {quoted(name)}: expected files and directories, found a {found}; refused")
 
 
 def _target(archive: Path, name: str, scratch: Path) -> Path:
@@ -197,11 +199,11 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
     outside = path.is_absolute() or ".." in path.parts or windows.drive or windows.root
     if not name or outside or "\\" in name or "\0" in name:
         raise UserError(
-            f"{archive}, {name!r}: expected a path below the directory, found one that is absolute, has '..' or '\\', "
+            f"{archive}, {quoted(name)}: expected a path below the directory, found one that is absolute, has '..' or '\\', "
             "or is empty; refused"
         )
     if path.parts and path.parts[0].lower().startswith(_OURS):
-        raise UserError(f"{archive}, {name!r}: {path.parts[0]} is a name of orca-ray's own files; refused")
+        raise UserError(f"{archive}, {quoted(name)}: {path.parts[0]} is a name of orca-ray's own files; refused")
     return scratch / path
 
 
@@ -211,12 +213,12 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
         (target.parent if content else target).mkdir(parents=True, exist_ok=True)
         stream = target.open("wb") if content else None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise UserError(f"{archive}, {target.name!r}: a file and a directory have the same name") from error
+        raise UserError(f"{archive}, {quoted(target.name)}: a file and a directory have the same name") from error
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             raise
         name = target.name[:300]
-        raise UserError(f"{archive}, {name!r}: no file can have this name here ({error.strerror})") from error
+        raise UserError(f"{archive}, {quoted(name)}: no file can have this name here ({error.strerror})") from error
     if stream is None or content is None:
         return
     with stream:
@@ -224,7 +226,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
             stream.write(block)
             yield
         if stream.tell() != size:
-            raise EOFError(f"{target.name!r} has {size} bytes, {stream.tell()} are there")
+            raise EOFError(f"{quoted(target.name)} has {size} bytes, {stream.tell()} are there")
 
 
 def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -10,9 +11,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, shorten
 from orca_ray.paths import open_regular, regular_size
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 HOME_VARIABLE = "ORCA_RAY_HOME"
 
 _ABANDONED_SECONDS = 3600.0
+MOST_TEXT_BYTES = 2**28
+"""Limit of a text file or recording that is read at once; FSD50K's list of chunks has some 75 MB."""
+_MOST_JSON_BYTES = 2**22
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -93,6 +97,30 @@ def open_file(path: Path) -> BinaryIO:
         return open_regular(path)
 
 
+def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
+    """Return the content of a regular file; raises :class:`UserError` as `open_file` does, and if it is larger."""
+    if (size := refuse_special(path)) > most_bytes:
+        raise UserError(f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it again, or split it")
+    with open_file(path) as stream, read_errors(path):
+        return stream.read(size)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a regular file; raises UserError for other content, or more than 4 MiB of it."""
+    return parse_json(read_bytes(path, _MOST_JSON_BYTES), str(path))
+
+
+def parse_json(text: object, where: str) -> dict[str, Any]:
+    """Return the JSON object in ``text`` or bytes; raises UserError, which begins with ``where``, for anything else."""
+    try:
+        value = json.loads(cast(str | bytes, text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{where}: expected JSON, found something else ({shorten(str(error))})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, found a {type(value).__name__}")
+    return value
+
+
 def create_file(path: Path) -> BinaryIO:
     """Create a scratch file and open it for writing; an older one is removed, and a symbolic link is not followed."""
     path.unlink(missing_ok=True)
@@ -146,6 +174,11 @@ def require_memory(num_bytes: float, what: str, advice: str) -> None:
 
 def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e7 else f"{num_bytes / 1e3:.0f} kB"
+
+
+def lock_path(path: Path) -> Path:
+    """Return the path to `lock` for a directory of the user's, next to which no lock file shall be left."""
+    return home() / "locks" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
 @contextlib.contextmanager

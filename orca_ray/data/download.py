@@ -108,10 +108,10 @@ class Download:
             raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
 
     def _read_description(self) -> dict[str, Any]:
-        with contextlib.suppress(UserError, OSError, ValueError), cache.open_file(self._description) as stream:
-            found = json.load(stream)
+        with contextlib.suppress(UserError, OSError):
+            found = cache.read_json(self._description)
             kinds = {"url": str, "validator": str, "bytes": int | None}
-            if isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
+            if all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
                 return found
         return {}
 

@@ -4,26 +4,18 @@ import contextlib
 import errno
 import gzip
 import io
-import lzma
-import struct
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from orca_ray.data import cache
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, shorten
 
 _MAX_RATIO = 200
 """Limit of unpacked to stored bytes. Data of our benchmarks reach ten; a decompression bomb exceeds a thousand."""
 _ANY_RATIO_BYTES = 256 * 2**20
 """Unpacked size up to which the ratio is not limited."""
 COPY_BYTES = 2**20
-_DAMAGED: tuple[type[Exception], ...] = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error)
-_DAMAGED += (EOFError, OSError, OverflowError, ValueError)
-_DAMAGED += (RuntimeError,)  # NotImplementedError, for a compression that zipfile does not support
 
 
 class Readable(Protocol):
@@ -105,12 +97,12 @@ def swollen(path: Path, where: str = "") -> UserError:
 
 @contextlib.contextmanager
 def archive_errors(path: Path, expected: str) -> Iterator[None]:
-    """Turn what Python's readers of compressed files raise for damaged ones into a `UserError`."""
+    """Turn what readers raise for damaged files, of a dozen undocumented types, into a `UserError`."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except _DAMAGED as error:
+    except Exception as error:
         # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
@@ -119,5 +111,5 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
 
 def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
     """Build the error for a file that a reader fails on."""
-    found = f"found it damaged or another file ({type(error).__name__}: {str(error)[:200]})"
+    found = f"found it damaged or another file ({type(error).__name__}: {shorten(str(error))})"
     return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")

@@ -14,17 +14,17 @@ import numpy as np
 from orca_ray.data import cache, mat5
 from orca_ray.data.gzip_stream import damaged, refuse_growth
 from orca_ray.data.rows import Array
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, shorten
 
 
 @contextlib.contextmanager
 def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     """Yield an ``h5py.File`` opened for reading; errors of h5py inside the block become a `UserError`.
 
-    ``required`` keys (``"tensor"``, ``"0001/data"``) must exist, with their data in the file itself.
+    ``required`` keys (``"tensor"``, ``"0001/data"``) must exist.
 
-    Raises UserError for a file that is not HDF5 or ends early, a missing key, data in another file, any data set that
-    declares more than 200 times its stored bytes, and a chunk that cannot be read.
+    Raises UserError for a file that is not HDF5 or ends early, a missing key, any soft or external link, any data set
+    with data in another file or that declares more than 200 times its stored bytes, and a chunk that cannot be read.
     """
     import h5py
 
@@ -33,13 +33,15 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: expected an HDF5 file, found something else; fetch the file again")
         with h5py.File(path, "r") as file:
+            if link := file.visititems_links(_not_hard):  # before any member is opened: its data may be in a pipe
+                raise UserError(f"{path}, {link}")
             file.visititems(functools.partial(_refuse_growth, path))
             for key in required:
                 _refuse_key(path, file, key)
             yield file
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:
         # h5py has no exception class for damaged files.
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
@@ -47,10 +49,23 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
         raise damaged(path, "a whole HDF5 file", error) from error
 
 
+def _not_hard(name: str, link: Any) -> str | None:
+    """Return the error for a soft or external link; h5py's visitor of links cannot pass an exception on."""
+    import h5py
+
+    if isinstance(link, h5py.HardLink):
+        return None
+    return f"{shorten(name)}: expected data in the file itself, found a link ({type(link).__name__})"
+
+
 def _refuse_growth(path: Path, name: str, found: Any) -> None:
     import h5py
 
-    if isinstance(found, h5py.Dataset) and found.shape and not (found.external or found.is_virtual):
+    if not isinstance(found, h5py.Dataset):
+        return
+    if found.external or found.is_virtual:
+        raise UserError(f"{path}, {shorten(name)}: expected data in the file itself, found data kept in another file")
+    if found.shape:
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
         refuse_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
 
@@ -101,7 +116,7 @@ def read_mat(path: Path, name: str) -> MatArray:
 def _from_mat5(path: Path, name: str) -> MatArray:
     variables = mat5.variables(path)
     if name not in variables:
-        raise UserError(f"{path}: expected an array {name!r}, found {', '.join(variables)[:300] or 'none'}")
+        raise UserError(f"{path}: expected an array {name!r}, found {shorten(', '.join(variables)) or 'none'}")
     variable = variables[name]
     if not variable.is_numeric:
         raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
@@ -118,12 +133,8 @@ def _refuse_key(path: Path, file: Any, key: str) -> None:
     for depth, name in enumerate(names):
         if not isinstance(found, h5py.Group) or name not in found:
             inside = f" in {'/'.join(names[:depth])}" * bool(depth)
-            held = ", ".join(map(str, list(found)[:20])) if isinstance(found, h5py.Group) else "an array"
+            held = shorten(", ".join(map(str, list(found)[:20]))) if isinstance(found, h5py.Group) else "an array"
             raise UserError(f"{path}: expected key {key!r}, found no {name!r}{inside} but {held or 'nothing'}")
-        if isinstance(found.get(name, getlink=True), h5py.ExternalLink):
-            raise UserError(f"{path}, {key}: expected data in the file itself, found a link to another file")
         found = found[name]
     if not isinstance(found, h5py.Dataset | h5py.Group):
         raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
-    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
-        raise UserError(f"{path}, {key}: expected data in the file itself, found data kept in another file")

@@ -60,15 +60,17 @@ def read_meta(directory: Path) -> dict[str, Any]:
     """Return the content of ``meta.json``; raises `Damaged` if it is missing or invalid."""
     path = directory / META
     try:
-        with cache.open_file(path) as stream:
-            meta = json.load(stream)
-        if not isinstance(meta["fingerprint"], str) or not isinstance(meta["arrays"], dict):
+        meta = cache.read_json(path)
+        entries = meta["arrays"].values()
+        texts = [meta["fingerprint"], meta.get("name", ""), meta.get("identity", ""), *meta.get("kinds", {}).values()]
+        texts += [entry[field] for entry in entries for field in ("dtype", "sha256")]
+        sizes = [size for entry in entries for size in (entry["bytes"], *entry["shape"])]
+        inside = not any("/" in key for key in meta["arrays"])
+        if not inside or {*map(type, texts)} != {str} or not {*map(type, sizes)} <= {int}:
             raise TypeError("unexpected types")
-        for entry in meta["arrays"].values():
-            entry["dtype"], entry["shape"], entry["bytes"], entry["sha256"]
-    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path} is unreadable ({type(error).__name__}: {error})") from error
-    return dict(meta)
+    return meta
 
 
 def described(meta: Mapping[str, Any]) -> set[str]:

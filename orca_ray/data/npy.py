@@ -5,11 +5,9 @@ hence NumPy's public header readers, and ``numpy.memmap`` for the array.
 """
 
 import io
-import lzma
 import math
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -19,13 +17,15 @@ import numpy as np
 from orca_ray.data import cache, safe_pickle
 from orca_ray.data.gzip_stream import Readable, archive_errors, damaged, drain, refuse_growth
 from orca_ray.data.rows import Array
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, shorten
 
 Order = Literal["C", "F"]
 
 IN_MEMORY = 64 * 2**20
 """Arrays up to this size are read into memory, larger ones are copied to the disk."""
 _COPY_BYTES = 4 * 2**20
+_MAX_HEADER_BYTES = 2**14
+"""NumPy reads headers of up to 10,000 characters."""
 
 _KINDS = {"b": "booleans", "i": "integers", "u": "unsigned integers", "f": "floating point", "c": "complex numbers"}
 _KINDS |= {"S": "bytes", "U": "text", "O": "objects"}
@@ -103,17 +103,19 @@ class _Npz(Mapping[str, Array]):
 
 
 def _read_header(stream: IO[bytes], where: str) -> _Header:
+    start = io.BytesIO(stream.read(_MAX_HEADER_BYTES))
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
-        if any(size < 0 for size in shape) or not dtype.itemsize:
+        shape, fortran, dtype = readers[np.lib.format.read_magic(start)](start)
+        if not dtype.itemsize:
             raise ValueError(f"shape {shape} of {dtype}")
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, MemoryError):
-        raise
-    # The header is Python text, and a damaged one fails in the tokenizer, the parser or numpy in a dozen ways.
+        possible = np.broadcast_to(np.empty((), dtype), shape).shape  # numpy refuses too many axes and negative sizes
+    # The header is Python text, and a damaged one fails in the tokenizer, the parser or numpy in a dozen ways; the
+    # parser raises MemoryError for deep nesting.
     except Exception as error:
         raise damaged(where, "the header of a .npy file", error) from error
-    return _Header(tuple(shape), "F" if fortran else "C", dtype)
+    stream.seek(start.tell())
+    return _Header(possible, "F" if fortran else "C", dtype)
 
 
 def _refuse_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False) -> None:
@@ -121,7 +123,7 @@ def _refuse_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", p
     allowed, dtype = kind or _NOT_OBJECTS, header.dtype
     if dtype.kind not in allowed or dtype.kind not in _KINDS:
         wanted = ", ".join(_KINDS[letter] for letter in allowed) + ", pickled objects" * pickled
-        raise UserError(f"{where}: expected an array of {wanted}, found {dtype}")
+        raise UserError(f"{where}: expected an array of {wanted}, found {shorten(dtype)}")
     if (expected := math.prod(header.shape) * dtype.itemsize) != num_bytes:
         declared = f"expected {expected} bytes for shape {list(header.shape)} {dtype}"
         raise UserError(f"{where}: {declared}, found {num_bytes}; the file is truncated or damaged, fetch it again")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orca_ray.data import cache
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 
 NAME = "orca-data.lock.json"
 _VERSION = 1
@@ -36,13 +36,13 @@ class Pins:
     def read(self) -> Mapping[str, Pin]:
         """Return all pins by the file's path; raises :class:`UserError` for an invalid lock file."""
         try:
-            content = json.loads(self.path.read_text())
+            if not self.path.exists():
+                return {}
+            content = cache.read_json(self.path)
             if content["version"] != _VERSION:
-                raise ValueError(f"version {content['version']!r}, expected {_VERSION}")
+                raise ValueError(f"version {quoted(content['version'])}, expected {_VERSION}")
             return {str(path): _pin(entry) for path, entry in content["files"].items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.path} is no lock file of orca-sweep ({type(error).__name__}: {error}). Restore it from a copy, "
                 f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now."
@@ -68,5 +68,5 @@ def _pin(entry: Any) -> Pin:
     sha256, num_bytes, url = entry["sha256"], entry["bytes"], entry.get("url", "")
     hexadecimal = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
     if not hexadecimal or type(num_bytes) is not int or num_bytes < 0 or not isinstance(url, str):
-        raise ValueError(f"not an entry: {entry!r}")
+        raise ValueError(f"not an entry: {quoted(entry)}")
     return Pin(sha256, num_bytes, url)

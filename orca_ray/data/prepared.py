@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from orca_ray.data import cache, layout
 from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
+from orca_ray.data.npy import read_npy
 from orca_ray.data.rows import KINDS, Array, Rows
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
@@ -150,8 +149,7 @@ def prepare(
         layout.refuse_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
         cache.subdirectory("prepared")  # its error says what to do
-    # A hidden lock next to a directory of the user's own.
-    with cache.lock(directory.with_name(f".{directory.name}") if users else directory, name):
+    with cache.lock(cache.lock_path(directory) if users else directory, name):
         if data := found(logging.WARNING):  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
@@ -206,8 +204,8 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise layout.Damaged(f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)")
         try:
-            stored[key] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            stored[key] = read_npy(path)
+        except (UserError, OSError) as error:
             raise layout.Damaged(f"{path}: {error}") from error
         if [stored[key].dtype.str, list(stored[key].shape)] != [entry["dtype"], entry["shape"]]:
             raise layout.Damaged(f"{path} is not the array that {layout.META} describes")
@@ -216,7 +214,7 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         parts = {part.split(".", 1)[1]: array for part, array in stored.items() if part.startswith(f"{key}.")}
         try:
             arrays[key] = KINDS[kind](parts)
-        except (KeyError, ValueError) as error:
+        except (LookupError, ValueError) as error:
             found = ", ".join(parts) or "nothing"
             raise layout.Damaged(f"{directory / layout.META}: {key} is no {kind} of {found}") from error
     if any(key not in arrays for key in REQUIRED):

@@ -7,7 +7,6 @@ that ends early and drops an incomplete sample.
 
 import csv
 import io
-import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
+from orca_ray.data.cache import read_json
 from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat
 from orca_ray.data.npy import open_npz, read_npy
 from orca_ray.data.rows import Array, row_slices
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted, shorten
 
 __all__ = [
     "MatArray", "open_hdf5", "open_npz", "read_csv", "read_json", "read_lines", "read_mat", "read_npy", "read_wav",
@@ -31,25 +31,28 @@ Waveform = npt.NDArray[np.float32]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
-_MOST_JSON_BYTES = 2**22
 _SLICE_BYTES = 32 * 2**20
 
 
 def refuse_not_finite(path: Path, field: str, array: Array) -> None:
     """Raise UserError with ``path``, ``field`` ("": none) and index of the first NaN or infinity.
 
-    Large arrays are read slice by slice; integers and booleans always pass.
+    A number above the largest of float32, as which all data are prepared, counts as infinite. Large arrays are read
+    slice by slice; integers and booleans always pass.
     """
     if array.dtype.kind not in "fc":
         return
     rows = array[None] if array.ndim == 0 else array
     for part in row_slices(rows, _SLICE_BYTES):
-        finite = np.isfinite(values := rows[part])
+        values = rows[part]
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(values.astype("c8" if array.dtype.kind == "c" else "f4", copy=False))
         if not finite.all():
             index = [int(each) for each in np.argwhere(~finite)[0]]
             found = values[tuple(index)]
             index[0] += part.start
-            raise UserError(f"{_place(path, field)}: expected finite numbers, found {found} at index {index}")
+            expected = "expected finite numbers" + f" up to {np.finfo('f4').max} (float32)" * bool(np.isfinite(found))
+            raise UserError(f"{_place(path, field)}: {expected}, found {found} at index {index}")
 
 
 def refuse_shape(path: Path, field: str, array: Any, expected: tuple[int | None, ...]) -> None:
@@ -98,13 +101,13 @@ def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     try:
         header = next(reader, [])
         if bad := [name for name in columns if header.count(name) != 1]:
-            found = ", ".join(header)[:200] or "an empty file"
+            found = shorten(", ".join(header)) or "an empty file"
             count = header.count(bad[0])
             raise UserError(f"{path}: expected column {bad[0]!r} once in the header, found {count}: {found}")
         rows = []
         for row in filter(None, reader):
             if len(row) != len(header):
-                expected = f"{len(header)} values ({', '.join(header)})"
+                expected = f"{len(header)} values ({shorten(', '.join(header))})"
                 raise UserError(f"{path}, line {reader.line_num}: expected {expected}, found {len(row)}")
             rows.append(row)
     except csv.Error as error:
@@ -115,30 +118,13 @@ def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _text(path: Path) -> str:
-    with cache.open_file(path) as stream, cache.read_errors(path):
-        content = stream.read()
+    content = cache.read_bytes(path)
+    if b"\0" in content:
+        raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected text in UTF-8, found byte {content[error.start]:#04x}") from error
-    if "\0" in text:
-        raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
-    return text
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a regular file; raises UserError for other content, or more than 4 MiB of it."""
-    with cache.open_file(path) as stream, cache.read_errors(path):
-        content = stream.read(_MOST_JSON_BYTES + 1)
-    if len(content) > _MOST_JSON_BYTES:
-        raise UserError(f"{path}: expected JSON of at most {_MOST_JSON_BYTES:,} bytes, found more")
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON, found something else ({str(error)[:200]})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(value).__name__}")
-    return value
 
 
 def read_wav(path: Path, sample_rate: int) -> Waveform:
@@ -147,10 +133,9 @@ def read_wav(path: Path, sample_rate: int) -> Waveform:
     PCM of 8 to 32 bits and floating point are read. Raises UserError for another rate than ``sample_rate`` (hertz),
     several channels, another encoding, no samples, a NaN, or a file that ends early.
     """
-    with cache.open_file(path) as stream, cache.read_errors(path):
-        chunks = _chunks(path, stream.read())
+    chunks = _chunks(path, cache.read_bytes(path))
     if missing := [name for name in (b"fmt ", b"data") if name not in chunks]:
-        raise UserError(f"{path}: expected a chunk {missing[0].decode()!r}, found {', '.join(map(repr, chunks))}")
+        raise UserError(f"{path}: expected a chunk {missing[0].decode()!r}, found {quoted(list(chunks))}")
     header, data = chunks[b"fmt "], chunks[b"data"]
     if len(header) < 16:
         raise UserError(f"{path}: expected 16 bytes in chunk 'fmt ', found {len(header)}")
@@ -166,10 +151,11 @@ def read_wav(path: Path, sample_rate: int) -> Waveform:
         raise UserError(f"{path}: expected PCM of 8 to 32 bits or floating point, found {found}; convert it")
     if len(data) % (bits // 8):
         raise UserError(f"{path}: expected samples of {bits // 8} bytes in chunk 'data', found {len(data)} bytes")
-    samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float32) if encoding == _FLOAT else _pcm(data, bits // 8)
-    if not len(samples) or not np.isfinite(samples).all():
-        raise UserError(f"{path}: expected finite samples, found {'a NaN or infinity' if len(samples) else 'none'}")
-    return samples
+    samples = np.frombuffer(data, f"<f{bits // 8}") if encoding == _FLOAT else _pcm(data, bits // 8)
+    if not len(samples):
+        raise UserError(f"{path}: expected samples, found none")
+    refuse_not_finite(path, "samples", samples)
+    return samples.astype(np.float32)
 
 
 def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
@@ -189,7 +175,7 @@ def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
     return chunks
 
 
-def _pcm(data: bytes, width: int) -> Waveform:
+def _pcm(data: bytes, width: int) -> Array:
     values: Array
     if width == 1:  # the only unsigned width
         values = np.frombuffer(data, np.uint8).astype(np.int32) - 128
@@ -199,4 +185,4 @@ def _pcm(data: bytes, width: int) -> Waveform:
         values, width = padded.view("<i4")[:, 0], 4
     else:
         values = np.frombuffer(data, f"<i{width}")
-    return (values / np.float64(2 ** (8 * width - 1))).astype(np.float32)
+    return values / np.float64(2 ** (8 * width - 1))

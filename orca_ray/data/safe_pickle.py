@@ -6,7 +6,7 @@ stop what its C code does without a global: it allocates as much memory as a mem
 when it hashes nested tuples.
 """
 
-import ast
+import codecs
 import pickle
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
@@ -163,7 +163,10 @@ class _Machine:
         self.push(text.encode("latin1") if self._bytes else text)
 
     def parse_text(self, _: object) -> None:
-        self.push_text(ast.literal_eval("b" + self.source.text.decode("ascii").strip()).decode("latin1"))
+        text = self.source.text.strip()
+        if len(text) < 2 or text[:1] not in (b"'", b'"') or text[:1] != text[-1:]:
+            raise ValueError("text without quotation marks")
+        self.push_text(codecs.escape_decode(text[1:-1])[0].decode("latin1"))
 
     def check_protocol(self, version: int) -> None:
         if version > pickle.HIGHEST_PROTOCOL:

@@ -38,9 +38,8 @@ class Workspace:
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
-            with cache.open_file(self.directory / PROGRESS) as stream:
-                content = json.load(stream)
+        with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
+            content = cache.read_json(self.directory / PROGRESS)
             if content["identity"] == self.identity:
                 self._done = dict(content["done"])
 

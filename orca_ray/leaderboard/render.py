@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 
-from orca_ray.errors import printable, unknown_name
+from orca_ray.errors import lookup, printable
 from orca_ray.leaderboard.leaderboard import Leaderboard
 from orca_ray.leaderboard.statistics import STATISTICS
 from orca_ray.results.record import Status
@@ -25,9 +25,7 @@ def render(board: Leaderboard, format: str = "table") -> str:
     and escape unprintable characters. ``csv`` (one row per number) and ``json`` hold the numbers in full precision.
     Raises `UserError` for another format.
     """
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
-    return FORMATS[format](board)
+    return lookup("format", format, FORMATS)(board)
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,4 @@
-"""Methods: a recipe defines which stages run, the initialisation, and the parameters that the refine stage trains.
-
-A new method is one new module with a ``RECIPE`` in this package.
-"""
+"""Methods: the ``RECIPE`` or ``RECIPES`` of each module of this package."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orca_ray import methods
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import unknown_name
+from orca_ray.errors import lookup
 
 if TYPE_CHECKING:  # a sweep is planned without torch
     from torch import nn
@@ -21,11 +18,6 @@ if TYPE_CHECKING:  # a sweep is planned without torch
 
 Scalar = int | float | str
 """Value of one hyper-parameter."""
-
-
-def all_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
-    """Yield every parameter."""
-    yield from model.parameters()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +33,7 @@ class Recipe:
     """Whether the align stage runs before the refine stage."""
     pretrained: bool
     """Whether body and embedder start from pretrained weights."""
-    trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = all_parameters
+    trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
     """Returns the parameters that the refine stage trains; all others stay unchanged, bit for bit."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
     """Hyper-parameters by dotted name whose default differs from that of the stage."""
@@ -64,10 +56,7 @@ def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
 
 def get_method(name: str) -> Recipe:
     """Return the recipe of a method; raises UserError for an unknown name."""
-    recipes = all_methods()
-    if name not in recipes:
-        raise unknown_name("method", name, recipes)
-    return recipes[name]
+    return lookup("method", name, all_methods())
 
 
 @cache

@@ -14,7 +14,6 @@ class Progress:
     epoch: int
     """Epoch of the stage, from 1."""
     epochs: int
-    """Number of epochs of the stage."""
     loss: float | None = None
     distance: float | None = None
     validation_score: float | None = None
@@ -36,7 +35,6 @@ class Outcome:
     distance_before: float | None = None
     distance_after: float | None = None
     align_epochs: int = 0
-    """Align epochs run or replayed."""
     align_plateaued: bool = False
     """Whether aligning stopped early because the distance no longer decreased."""
     align_reused: bool = False
@@ -48,9 +46,8 @@ class Outcome:
     micro_batch: int | None = None
     """Samples per forward pass in the refine stage."""
     samples_per_second: float | None = None
-    """Training samples per second of forward and backward pass, over all refine epochs."""
     tokens_per_second: float | None = None
-    """Samples per second times the tokens of a sample at the input of the body."""
+    """Training rates over all refine epochs, in samples and in their tokens at the input of the body."""
     model_flop_utilisation: float | None = None
     """Operations of the model per second relative to the device's peak; None if the peak is unknown."""
     num_parameters: int = 0
@@ -58,8 +55,7 @@ class Outcome:
     """Number of parameters that the refine stage trains."""
     align_seconds: float = 0.0
     refine_seconds: float = 0.0
-    """Duration of training alone."""
     evaluate_seconds: float = 0.0
-    """Duration of all validations and of test."""
+    """Durations of training alone, and of all validations and of test."""
     peak_memory_mib: float | None = None
     """CUDA: maximum memory allocated; CPU: largest resident size of the process at the end of an epoch."""

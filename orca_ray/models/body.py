@@ -4,7 +4,6 @@ Tensor suffixes: B batch, T tokens in, S tokens out, D token width, F feature wi
 A *layout* is the spatial arrangement of tokens: ``(T,)`` for a sequence, ``(gh, gw)`` for a grid in row-major order.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +33,8 @@ class Body(nn.Module, ABC):
     """
 
     modality: ModalityName
-    width: int
-    "D, the width of input tokens"
     feature_width: int
     "F, the width of output features"
-    max_tokens: int | None
-    "Number of pretrained positions; longer inputs get interpolated ones. None: positions are relative"
     num_prefix_tokens: int = 0
     "Number of leading tokens without a position in the layout (CLS, registers)"
 
@@ -61,16 +56,11 @@ class EncoderBody(Body):
     It needs no attention mask: all sequences of a task have one length, and padding is part of the input.
     """
 
-    def __init__(
-        self, encoder: Any, modality: ModalityName, width: int, places: Tensor | None, num_prefix_tokens: int = 0
-    ) -> None:
-        """Take the encoder, the token width, the position embeddings [..., D] and the number of prefix tokens."""
+    def __init__(self, encoder: Any, modality: ModalityName, num_prefix_tokens: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
         self.modality = modality
-        self.width = width
         self.feature_width = int(encoder.config.hidden_size)
-        self.max_tokens = None if places is None else places[..., 0].numel()
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -118,10 +108,6 @@ class Stem(nn.Module, ABC):
     @abstractmethod
     def token_rms(self) -> float:
         """Return the root mean square of the body's own tokens before positions and norm."""
-
-    def copy_norm(self) -> nn.Module:
-        """Return a trainable copy of the norm of embedded tokens."""
-        return copy.deepcopy(self.norm).requires_grad_(True)
 
 
 class GivenEmbeddings(nn.Module):

@@ -3,6 +3,7 @@
 Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D input.
 """
 
+import copy
 import math
 
 import torch
@@ -11,8 +12,7 @@ from torch.nn import functional as F
 
 from orca_ray.models.body import Layout, Stem
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.text import TextStem
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem, TextStem
 
 
 class Embedder(nn.Module):
@@ -31,7 +31,7 @@ class Embedder(nn.Module):
         self.layout = layout
         places = stem.positions(layout)
         self.positions = None if places is None else nn.Parameter(places.detach().clone())
-        self.norm = stem.copy_norm()
+        self.norm = copy.deepcopy(stem.norm).requires_grad_(True)
         self.dropout = nn.Dropout(dropout)
 
 

@@ -1,6 +1,6 @@
 """Body families: how a model of a library is recognised, shortened, and cut into stem and layers.
 
-Each module of ``orca_ray/models/families`` declares one ``FAMILY``; adding a family is adding such a module.
+Each module of ``orca_ray/models/families`` declares a ``FAMILY`` or several ``FAMILIES``; a new one is a new module.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,8 @@ class Family:
 
 def all_families() -> list[Family]:
     """Return all families; raises ValueError when two claim one model type."""
-    found: list[Family] = [module.FAMILY for module in modules(families)]
+    declared = (getattr(module, "FAMILIES", None) or [module.FAMILY] for module in modules(families))
+    found: list[Family] = [family for each in declared for family in each]
     claimed = [model_type for family in found for model_type in family.model_types]
     if twice := {model_type for model_type in claimed if claimed.count(model_type) > 1}:
         raise ValueError(f"two body families claim the model types {', '.join(sorted(twice))}")

@@ -10,16 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
-from orca_ray.errors import unknown_name
+from orca_ray.data.bodies import ModalityName
+from orca_ray.errors import lookup, unknown_name
 from orca_ray.models.names import listed_body
 
 if TYPE_CHECKING:
     from orca_ray.models.body import Stem
     from orca_ray.models.embedder import Embedder
-
-INITIALISATIONS = ("body", "random")
-PATCHINGS = ("pad", "divide")
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,9 @@ class EmbedderConfig:
         for name in ("sequence_length", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
-        if self.initialisation not in INITIALISATIONS:
-            raise unknown_name("embedder initialisation", self.initialisation, INITIALISATIONS)
-        if self.patching not in PATCHINGS:
-            raise unknown_name("embedder patching", self.patching, PATCHINGS)
+        for name, allowed in (("initialisation", ("body", "random")), ("patching", ("pad", "divide"))):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(f"embedder {name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)
@@ -61,16 +57,6 @@ class Modality(ABC):
     embedder_class: str
     """Name of the class in :mod:`orca_ray.models.embedder`."""
 
-    @property
-    def default_body(self) -> str:
-        """Name of the packaged body."""
-        return PACKAGED_BODIES[self.name]
-
-    @property
-    def paper_body(self) -> str:
-        """Name of the ORCA paper's body."""
-        return PAPER_BODIES[self.name]
-
     def embedder(
         self, input_shape: tuple[int, ...], stem: "Stem", config: EmbedderConfig, dropout: float, seed: int
     ) -> "Embedder":
@@ -79,16 +65,15 @@ class Modality(ABC):
         built: Embedder = getattr(embedders, self.embedder_class)(input_shape, stem, config, dropout, seed)
         return built
 
-    @abstractmethod
     def source_image_size(self, image_size: int) -> int:
-        """Return the image size that source features depend on; 0 where they depend on none."""
+        """Return the image size that source features depend on; 0 where they depend on none, as for text."""
+        return 0
 
     @abstractmethod
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of tokens of one sample, for cost estimates; prefix tokens and padding are not counted.
+        """Return the number of tokens of one sample, for cost estimates, without prefix tokens and padding.
 
-        ``input_shape`` is (C, L) or (C, H, W), None where it is not known yet; ``patch_size`` is the body's, see
-        `BodyInfo`.
+        ``input_shape`` is (C, L) or (C, H, W), None where it is not known yet; ``patch_size`` is the body's.
         """
 
     @abstractmethod
@@ -98,10 +83,6 @@ class Modality(ABC):
 
 class SequenceModality(Modality):
     """Sequences: inputs are cut into patches, at most ``sequence_length`` of them."""
-
-    def source_image_size(self, image_size: int) -> int:
-        """Return 0: text has no image size."""
-        return 0
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
         """Return the number of patches; 2-D inputs are read row by row."""
@@ -142,9 +123,7 @@ MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _A
 
 def get_modality(name: str) -> Modality:
     """Return a modality by name; raises UserError for an unknown one."""
-    if name not in MODALITIES:
-        raise unknown_name("modality", name, MODALITIES)
-    return MODALITIES[name]
+    return lookup("modality", name, MODALITIES)
 
 
 def modality_of(body: str, otherwise: ModalityName) -> Modality:

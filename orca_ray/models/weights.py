@@ -26,7 +26,6 @@ _guard = threading.Lock()
 class LoadedBody:
     """The caller's own copy of a body, and its stem, which all callers share and only read."""
 
-    name: str
     body: Body
     stem: Stem
 
@@ -48,7 +47,7 @@ def load_body(name: str, *, pretrained: bool = True, seed: int = 0) -> LoadedBod
         kept[key] = loaded
         while len(kept) > _CACHED[pretrained]:
             kept.popitem(last=False)
-    return LoadedBody(name, copy.deepcopy(loaded.body), loaded.stem)
+    return LoadedBody(copy.deepcopy(loaded.body), loaded.stem)
 
 
 def body_modality(name: str) -> ModalityName:
@@ -84,7 +83,7 @@ def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     with hugging_face.quiet_transformers(), seeded(seed):
         family, model = make(base, layers, pretrained)
         body, stem = family.cut(model)
-    return LoadedBody(name, body.eval(), stem.eval())
+    return LoadedBody(body.eval(), stem.eval())
 
 
 def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:

@@ -1,8 +1,7 @@
 """Compressible Navier-Stokes equations in one dimension: an ideal gas, eta = zeta = 0.1, periodic.
 
-rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x with
-mu = 4/3 eta + zeta and E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, on [-1, 1) to t = 1. (The viscosity is
-the paper's, dynamic and constant; PDEBench's generator multiplies it by the density.)
+rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x, mu = 4/3 eta + zeta.
+The viscosity is the paper's, dynamic and constant; PDEBench's generator multiplies it by the density.
 """
 
 import math
@@ -10,10 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.files import TensorLayout
 from orca_ray.simulation.gas import Gas
 from orca_ray.simulation.hyperbolic import Boundary, sweep
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_coordinates
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
 from orca_ray.simulation.stiff import Periodic
 from orca_ray.simulation.waves import sample_waves, to_unit_range
 
@@ -25,15 +23,13 @@ NUM_CELLS = 1024
 COURANT = 0.8
 DENSITY_RANGE = (1.0, 10.0)
 PRESSURE_RANGE = (10.0, 100.0)
-
 _GAMMA = 1 - math.sqrt(0.5)
 
 
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     """Return the conserved fields [3, B, N] after ``dt`` [B, 1] of viscous stress alone, periodic.
 
-    Two diagonally implicit stages, second order and L-stable for any ``dt`` (Alexander 1977). Momentum and total energy
-    are conserved.
+    Two diagonally implicit stages, second order and L-stable (Alexander 1977), which conserve momentum and energy.
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2
@@ -58,9 +54,8 @@ def evolve(
 ) -> Array:
     """Solve from density, velocity and pressure, ``initial`` [3, B, N], on cells of length ``cell``.
 
-    Returns frames [3, B, num_frames, N], a time of ``interval`` apart, ``initial`` first. ``mu`` is 4/3 eta + zeta; an
-    outflow boundary needs ``mu`` 0. A step of the stress is between two half steps of the gas (Strang 1968): second
-    order in time. Every sample has its own time step.
+    Returns frames [3, B, num_frames, N], a time of ``interval`` apart, ``initial`` first. ``mu`` is 4/3 eta + zeta, 0
+    with an outflow boundary. A step of the stress is between two half steps of the gas (Strang 1968).
     """
     gas = Gas()
     frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
@@ -83,10 +78,7 @@ def evolve(
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample density, velocity and pressure [3, X] as PDEBench describes them.
-
-    Density and pressure are waves scaled to [0, 1], times a log-uniform factor, plus a log-uniform base.
-    """
+    """Sample velocity, and density and pressure, scaled to [0, 1], times a log-uniform factor plus a base: [3, X]."""
 
     def waves() -> Array:
         return sample_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)
@@ -112,11 +104,7 @@ SIMULATION = Simulation(
     equation="compressible Navier-Stokes, ideal gas, gamma = 5/3, eta = zeta = 0.1, on [-1, 1), periodic, to t = 1",
     numerics="finite volumes on 1024 cells, MUSCL-Hancock with van Leer's slopes and HLLC fluxes, stress by an "
     f"L-stable DIRK, Strang splitting, Courant number {COURANT}",
-    layout=TensorLayout(
-        datasets=dict.fromkeys(("density", "pressure", "Vx"), (NUM_FRAMES, NUM_CELLS)),
-        coordinates=lambda: tensor_coordinates("x", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
-        attributes={"eta": ETA, "zeta": ZETA},
-    ),
+    layout=tensor_layout(("density", "pressure", "Vx"), "x", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, eta=ETA, zeta=ZETA),
     batch=2,
     solve=_solve,
 )

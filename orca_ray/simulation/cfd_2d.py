@@ -1,9 +1,8 @@
 """Compressible Navier-Stokes equations in two dimensions: an ideal gas, Mach number 1, eta = zeta = 0.1, periodic.
 
 rho_t + div(rho v) = 0, (rho v)_t + div(rho v v) + grad p = div sigma, E_t + div(v (E + p)) = div(v sigma) with
-sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v, E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, on [0, 1)^2
-to t = 1. (The viscosity is dynamic and constant with the whole stress, as in the paper; PDEBench's generator multiplies
-it by the density and omits the mixed derivatives.)
+sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v. The viscosity is dynamic and constant with the whole stress,
+as in the paper; PDEBench's generator multiplies it by the density and omits the mixed derivatives.
 """
 
 import math
@@ -11,10 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.files import TensorLayout
 from orca_ray.simulation.gas import GAMMA, Gas, Stress
 from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_coordinates
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
 
 ETA = ZETA = 0.1
 MACH = 1.0
@@ -26,7 +24,6 @@ RANGE = (0.1, 10.0)
 """Range of the mean density and of the mean temperature."""
 CONTRAST = (0.01, 0.2)
 """Range of the mean deviation of density and of pressure, relative to their means."""
-
 _TOP_WAVE = 4
 _WINDOW_WIDTH = 0.01
 _LEAST = 0.05
@@ -40,8 +37,7 @@ def evolve(
     """Solve from density, velocities and pressure, ``initial`` [4, X, Y], on cells with sides of ``cell``.
 
     Returns frames [4, num_frames, X, Y], a time of ``interval`` apart, ``initial`` first. ``eta`` is the shear and
-    ``zeta`` the bulk viscosity; an outflow boundary needs both 0. A step is x, y, stress, y, x, with half steps of the
-    gas: second order in time (Strang 1968).
+    ``zeta`` the bulk viscosity, both 0 with an outflow boundary. A step is x, y, stress, y, x (Strang 1968).
     """
     gas, stress = Gas(), Stress(eta, zeta, cell)
     frames = np.empty((4, num_frames, *initial.shape[1:]))
@@ -54,11 +50,11 @@ def evolve(
             count = math.ceil(left * fastest / (2 * COURANT * cell))
             dt = left / count
             for direction in (0, 1):
-                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction, 2)
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction)
             if eta or zeta:
                 conserved[1:] = stress.step(conserved[0], conserved[1:], dt)
             for direction in (1, 0):
-                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction, 2)
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction)
             left = left - dt if count > 1 else 0.0
         frames[:, frame] = gas.primitive(conserved)
     return frames
@@ -67,10 +63,9 @@ def evolve(
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
     """Sample density, velocities and pressure [4, X, X] as PDEBench describes them (windows as in `sample_waves`).
 
-    Sums of sine waves over all pairs of wave numbers from 1 to 4 with random phases. Velocities are scaled to a mean
-    magnitude of the Mach number times the speed of sound, density and pressure to a mean deviation that is a random
-    share of the mean and clipped to at least a twentieth of it. Half of the samples are uniform and at rest outside a
-    window.
+    Sums of sine waves over all pairs of wave numbers from 1 to 4 with random phases, velocities scaled to the mean Mach
+    number, density and pressure to a random mean deviation and clipped to at least a twentieth of their mean. Half of
+    the samples are uniform and at rest outside a window.
     """
     density, temperature = rng.uniform(*RANGE, size=2)
     pressure = density * temperature
@@ -115,10 +110,8 @@ SIMULATION = Simulation(
     "[0, 1)^2, periodic, to t = 1",
     numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLLC fluxes, stress "
     f"by Runge-Kutta-Legendre of second order, Strang splitting, Courant number {COURANT}",
-    layout=TensorLayout(
-        datasets=dict.fromkeys(("density", "pressure", "Vx", "Vy"), (NUM_FRAMES, NUM_CELLS, NUM_CELLS)),
-        coordinates=lambda: tensor_coordinates("xy", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES),
-        attributes={"eta": ETA, "zeta": ZETA, "M": MACH},
+    layout=tensor_layout(
+        ("density", "pressure", "Vx", "Vy"), "xy", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES, eta=ETA, zeta=ZETA, M=MACH
     ),
     batch=1,
     solve=_solve,

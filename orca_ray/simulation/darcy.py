@@ -1,7 +1,6 @@
 """Darcy flow in two dimensions: -div(a grad u) = 0.1 on the unit square, u = 0 on its edge.
 
-The permeability a is 1 or 0.1: a level set of five random bumps. (PDEBench stores a late frame of a flow that converges
-to this steady state; this module solves the steady state itself.)
+The permeability a is 1 or 0.1: a level set of five random bumps. PDEBench stores a flow that converges to this state.
 """
 
 import math
@@ -16,16 +15,13 @@ from orca_ray.simulation.simulation import Array, Fields, Simulation, centres
 SOURCE = 0.1
 HIGH_PERMEABILITY, LOW_PERMEABILITY = 1.0, 0.1
 NUM_CELLS = 128
-
-_BUMPS = 5
-_WIDEST = 0.5
+_BUMPS, _WIDEST = 5, 0.5
 
 
 def solve_steady(permeability: Array, source: Array | float) -> Array:
     """Return u [N, N] at the centres of N x N cells of the unit square, to second order.
 
-    Five-point finite volumes with the harmonic mean of two cells' permeabilities at their face, exact for layers. The
-    arguments are the positive a and the right-hand side of each cell, [N, N]; ``source`` may be one number.
+    Five-point finite volumes, harmonic means at faces. The arguments are a > 0 and the right-hand side, [N, N] each.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import splu
@@ -54,10 +50,7 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
 
 @cache
 def threshold() -> float:
-    """Return the expected mean of the bumps over the square and over their random positions and widths.
-
-    PDEBench uses the mean over the samples of a run, which would make samples depend on each other.
-    """
+    """Return the expected mean of the bumps; PDEBench's is that of a run, which makes samples depend on each other."""
     # The mean of a bump is the square of a one-dimensional integral in closed form; the width is averaged numerically.
     widths = _WIDEST * (np.arange(2000) + 0.5) / 2000
     line = [math.sqrt(math.pi * s) * math.erf(s**-0.5) + s * math.expm1(-1 / s) for s in widths]
@@ -87,7 +80,7 @@ SIMULATION = Simulation(
     numerics="five-point finite volumes on 128 x 128 cells, harmonic means at faces, sparse LU",
     layout=TensorLayout(
         datasets={"nu": (NUM_CELLS, NUM_CELLS), "tensor": (1, NUM_CELLS, NUM_CELLS)},
-        coordinates=lambda: dict.fromkeys(("x-coordinate", "y-coordinate"), centres(0.0, 1.0, NUM_CELLS)),
+        coordinates=dict.fromkeys(("x-coordinate", "y-coordinate"), centres(0.0, 1.0, NUM_CELLS)),
         attributes={"beta": SOURCE},
     ),
     batch=4,

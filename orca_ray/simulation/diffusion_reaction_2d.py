@@ -8,8 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from orca_ray.simulation.files import GroupLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, group_grid
+from orca_ray.simulation.simulation import Array, Fields, Simulation, group_layout
 from orca_ray.simulation.stiff import Etdrk4, Modes
 
 DIFFUSION = (1e-3, 5e-3)
@@ -40,8 +39,7 @@ def evolve(
 ) -> Array:  # fmt: skip
     """Solve from u and v, ``initial`` [2, N, N], the first frame; return [num_frames, 2, N, N].
 
-    Frames are a time of ``interval`` apart. ``reacting`` False: diffusion alone. There are ``steps`` time steps per
-    frame, and ``first_steps`` in the first one, in which the noise decays.
+    Frames are a time of ``interval`` apart, with ``steps`` time steps each, the first with ``first_steps``.
     """
     from scipy.fft import dctn, idctn
 
@@ -74,18 +72,13 @@ _PARAMETERS = {
     "Du": DIFFUSION[0], "Dv": DIFFUSION[1], "k": K, "t": END, "tdim": NUM_FRAMES, "x_left": LOW, "x_right": HIGH,
     "xdim": NUM_CELLS, "y_bottom": LOW, "y_top": HIGH, "ydim": NUM_CELLS, "n": 1,
 }  # fmt: skip
-
 SIMULATION = Simulation(
     name="pdebench/diffusion_reaction_2d",
     equation="u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v, v_t = 5e-3 Lap v + u - v on [-1, 1]^2, no flux, to t = 5; initial "
     "fields standard normal in every cell",
     numerics="finite volumes on 128 x 128 cells (five-point Laplacian, exact in cosines), ETDRK4, "
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} in the first",
-    layout=GroupLayout(
-        shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 2),
-        grid=lambda: group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
-        parameters=_PARAMETERS,
-    ),
+    layout=group_layout(2, "xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS),
     batch=1,
     solve=_solve,
 )

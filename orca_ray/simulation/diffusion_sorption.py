@@ -1,18 +1,15 @@
 """Diffusion with sorption in one dimension: a contaminant enters ground water and is adsorbed by the grains.
 
 u_t = (D / R(u)) u_xx with Freundlich's retardation R(u) = 1 + K n (u + 1e-6)^(n - 1), K = (1 - phi) / phi rho_s k_f.
-With theta(u) = u + K (u + 1e-6)^n this is the conservation law theta_t = D u_xx, which this module solves.
-
-At the left end u = 1; at the right end u = -D u_x, as in PDEBench's generator (the paper's u = D u_x has no bounded
-solution).
+With theta(u) = u + K (u + 1e-6)^n this is the conservation law theta_t = D u_xx, which this module solves. At the left
+end u = 1; at the right end u = -D u_x, as in PDEBench's generator (the paper's u = D u_x has no bounded solution).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.files import GroupLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, group_grid
+from orca_ray.simulation.simulation import Array, Fields, Simulation, group_layout
 from orca_ray.simulation.stiff import Tridiagonal
 
 D = 5e-4
@@ -26,7 +23,6 @@ NUM_FRAMES = 101
 NUM_CELLS = 1024
 STEPS_PER_FRAME = 4
 FIRST_STEPS = 64
-
 _OFFSET = 1e-6
 _SORBED = (1 - POROSITY) / POROSITY * GRAIN_DENSITY * FREUNDLICH_FACTOR
 _GAMMA = 1 - np.sqrt(0.5)
@@ -84,10 +80,7 @@ def _implicit(u: Array, wanted: Array, dt: float, diffusion: Diffusion) -> Array
 
 
 def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
-    """Return u [B, N] after ``dt``: two diagonally implicit stages, second order and L-stable (Alexander 1977).
-
-    The total content changes by the flux through both ends, up to the tolerance of Newton's method.
-    """
+    """Return u [B, N] after ``dt``: two diagonally implicit stages, second order and L-stable (Alexander 1977)."""
     before = content(u)
     first = _implicit(u, before, _GAMMA * dt, diffusion)
     return _implicit(first, before + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion)
@@ -121,18 +114,13 @@ _PARAMETERS = {
     "D": D, "por": POROSITY, "rho_s": GRAIN_DENSITY, "k_f": FREUNDLICH_FACTOR, "n_f": FREUNDLICH_EXPONENT,
     "sol": LEFT_VALUE, "t": END, "tdim": NUM_FRAMES, "x_left": 0.0, "x_right": 1.0, "xdim": NUM_CELLS,
 }  # fmt: skip
-
 SIMULATION = Simulation(
     name="pdebench/diffusion_sorption",
     equation="R(u) u_t = 5e-4 u_xx on [0, 1] to t = 500, Freundlich retardation; u = 1 at the left, u = -D u_x at the "
     "right; initial fields constant, uniform in [0, 0.2]",
     numerics="conservative finite volumes on 1024 cells, two-stage L-stable DIRK with Newton's method, "
     f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} growing ones in the first",
-    layout=GroupLayout(
-        shape=(NUM_FRAMES, NUM_CELLS, 1),
-        grid=lambda: group_grid("x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES),
-        parameters=_PARAMETERS,
-    ),
+    layout=group_layout(1, "x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS),
     batch=8,
     solve=_solve,
 )

@@ -1,8 +1,7 @@
 """HDF5 files in PDEBench's layouts, written batch by batch and moved into place when complete."""
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from orca_ray.errors import UserError
 if TYPE_CHECKING:
     import h5py
 
-Coordinates = Callable[[], Mapping[str, npt.NDArray[np.float64]]]
+Coordinates = Mapping[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class TensorLayout:
         """Create datasets, coordinates and attributes."""
         for name, shape in self.datasets.items():
             file.create_dataset(name, shape=(samples, *shape), dtype=np.float32)
-        for name, values in self.coordinates().items():
+        for name, values in self.coordinates.items():
             file.create_dataset(name, data=values.astype(np.float32))
         file.attrs.update(self.attributes)
 
@@ -70,7 +69,7 @@ class GroupLayout:
         for number, values in enumerate(fields["data"], start):
             group = file.create_group(f"{number:04d}")
             group.create_dataset("data", data=values, dtype=np.float32, compression=self.compression)
-            for name, points in self.grid().items():
+            for name, points in self.grid.items():
                 group.create_dataset(f"grid/{name}", data=points.astype(np.float32), compression=self.compression)
             lines = [f"  {name}: {value}" for name, value in {**self.parameters, "seed": number}.items()]
             group.attrs["config"] = "\n".join(["sim:", *lines, ""])
@@ -111,7 +110,6 @@ def read_marker(path: Path) -> dict[str, Any] | None:
 
     try:
         with h5py.File(path) as file:
-            content = json.loads(file.attrs[MARK])
+            return cache.parse_json(file.attrs[MARK], str(path))
     except (OSError, KeyError, ValueError, TypeError):
         return None
-    return content if isinstance(content, dict) else None

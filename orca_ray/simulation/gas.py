@@ -14,8 +14,7 @@ from orca_ray.simulation.simulation import Array
 GAMMA = 5.0 / 3.0
 _SAFETY = 0.9
 _LONGEST = 300.0
-"""Maximum length of a step times the stiffness. Longer steps are stable but damp waves too little; with this bound,
-waves of up to a 30th of the grid's wave number (the fourth on 128 cells) decay correctly."""
+"""Maximum length of a step times the stiffness; longer steps are stable but damp long waves too little."""
 
 
 class Gas:
@@ -63,8 +62,7 @@ class Gas:
     def flux(self, left: Array, right: Array) -> Array:
         """Return the flux of the HLLC solver (Toro, chapter 10) with Davis' bounds of the outer waves.
 
-        Only the upwind side of the contact is computed; in supersonic flow its outer speed is clipped to 0, which gives
-        the plain flux.
+        Only the upwind side of the contact is computed; in supersonic flow its outer speed is clipped to 0.
         """
         sound_left, sound_right = self._sound(left), self._sound(right)
         slowest = np.minimum(left[1] - sound_left, right[1] - sound_right)
@@ -150,8 +148,7 @@ class Stress:
     def _legendre_step(self, density: Array, changing: Array, dt: float) -> Array:
         """Return ``changing`` after one step of the second-order Runge-Kutta-Legendre method.
 
-        s stages replace (s^2 + s - 2) / 4 explicit steps (Meyer, Balsara and Aslam, J. Comput. Phys. 257, 2014, eqs.
-        15-17).
+        s stages replace (s^2 + s - 2) / 4 explicit steps (Meyer et al., J. Comput. Phys. 257, 2014, eqs. 15-17).
         """
         explicit = 2 * _SAFETY / self.stiffness(density)
         stages = max(3, math.ceil((math.sqrt(9 + 16 * dt / explicit) - 1) / 2)) | 1  # an odd number damps better

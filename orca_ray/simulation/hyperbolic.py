@@ -1,7 +1,6 @@
 """Finite volumes for hyperbolic systems: MUSCL-Hancock sweeps, one direction at a time.
 
-Arrays are [F, ..., N] with F fields; the last axis is the direction of the sweep. Fields are (density, velocity along
-the sweep, other velocities..., others); for shallow water, density means depth.
+Arrays are [F, ..., N], swept along the last axis, with the F fields (density or depth, velocity along the sweep, ...).
 """
 
 from typing import Literal, Protocol
@@ -23,32 +22,23 @@ class System(Protocol):
 
     def primitive(self, conserved: Array) -> Array:
         """Return (density, velocities, ...) of (density, momenta, ...)."""
-        ...
 
     def drift(self, state: Array, slopes: Array) -> Array:
         """Return the rate of change of the primitive ``state``, -A(state) ``slopes``."""
-        ...
 
     def flux(self, left: Array, right: Array) -> Array:
         """Return the flux of the conserved fields between two primitive states, by a Riemann solver."""
-        ...
 
     def speed(self, conserved: Array, direction: int) -> Array:
         """Return the speed of the fastest wave along ``direction`` (0 for the first velocity), without axis F."""
-        ...
 
 
 def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boundary) -> Array:
-    """Return the conserved fields after one step along the last axis; stable for ratio * speed <= 1.
+    """Return the conserved fields [F, ..., N] after one step along the last axis; stable for ratio * speed <= 1.
 
     Second order in smooth regions (van Leer's limited slopes, Hancock's half step in primitive variables; Toro, Riemann
-    Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone elsewhere.
-
-    Args:
-        conserved: [F, ..., N].
-        ratio: time step over cell size, a number or an array that broadcasts with [..., N].
-        system: the equations.
-        boundary: periodic, or open to both sides.
+    Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone elsewhere. ``ratio`` is the time step over
+    the cell size, a number or an array that broadcasts with [..., N]; an outflow boundary is open to both sides.
     """
     state = _pad(system.primitive(conserved), 2, boundary)
     slopes = _limited_slopes(state)
@@ -63,15 +53,12 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
     return conserved - ratio * (flux[..., 1:] - flux[..., :-1])
 
 
-def sweep_axis(
-    conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int, num_directions: int
-) -> Array:
-    """Sweep along one of the last ``num_directions`` axes, with its velocity swapped for the first."""
+def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int) -> Array:
+    """Sweep along the first or second of the last two axes, with its velocity swapped for the first."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
-    axis = direction - num_directions
-    turned = np.moveaxis(conserved[order], axis, -1)
-    return np.moveaxis(sweep(turned, ratio, system, boundary), -1, axis)[order]
+    turned = np.moveaxis(conserved[order], direction - 2, -1)
+    return np.moveaxis(sweep(turned, ratio, system, boundary), -1, direction - 2)[order]
 
 
 def _pad(fields: Array, width: int, boundary: Boundary) -> Array:

@@ -1,17 +1,12 @@
-"""Shallow water in two dimensions: the radial dam break.
-
-h_t + div(h v) = 0 and (h v)_t + div(h v v) + grad(h^2 / 2) = 0 (g = 1, flat bed), on [-2.5, 2.5]^2, open to all sides,
-to t = 1; the initial depth is 2 within a radius of 0.3 to 0.7, and 1 outside.
-"""
+"""Shallow water in two dimensions, a radial dam break: h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0"""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.files import GroupLayout
 from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, group_grid
+from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, group_layout
 
 GRAVITY = 1.0
 INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
@@ -81,7 +76,7 @@ def evolve(
     for frame in range(1, num_frames):
         for _ in range(steps):
             for direction in order:
-                conserved = sweep_axis(conserved, ratio, water, boundary, direction, 2)
+                conserved = sweep_axis(conserved, ratio, water, boundary, direction)
             order = order[::-1]
         frames[:, frame] = conserved[0]
     return frames
@@ -106,19 +101,13 @@ _PARAMETERS = {
     "T_end": END, "n_time_steps": NUM_FRAMES - 1, "xdim": NUM_CELLS, "ydim": NUM_CELLS, "gravity": GRAVITY,
     "inner_height": INNER_DEPTH, "x_left": LOW, "x_right": HIGH, "y_bottom": LOW, "y_top": HIGH,
 }  # fmt: skip
-
 SIMULATION = Simulation(
     name="pdebench/shallow_water",
     equation="shallow water, g = 1, flat bed, on [-2.5, 2.5]^2, open to all sides, to t = 1; at rest, depth 2 within a "
     "radius uniform in [0.3, 0.7] and depth 1 without",
     numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLL fluxes, Strang "
     "splitting, one step of 0.01 a frame; depth is written",
-    layout=GroupLayout(
-        shape=(NUM_FRAMES, NUM_CELLS, NUM_CELLS, 1),
-        grid=lambda: group_grid("xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES),
-        parameters=_PARAMETERS,
-        compression=None,
-    ),
+    layout=group_layout(1, "xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS, compression=None),
     batch=1,
     solve=_solve,
 )

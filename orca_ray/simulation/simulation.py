@@ -1,10 +1,8 @@
-"""Simulations by name, and their common building blocks: random generators, grids, coordinates.
+"""Simulations by name (the ``SIMULATION`` of each module here), and their random generators, grids, coordinates."""
 
-A new simulation is one new module with a ``SIMULATION`` in this package.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +10,8 @@ import numpy.typing as npt
 from orca_ray import simulation
 from orca_ray.data.pdebench_files import FILES
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import unknown_name
-from orca_ray.simulation.files import Layout
+from orca_ray.errors import lookup
+from orca_ray.simulation.files import GroupLayout, Layout, TensorLayout
 
 Array = npt.NDArray[np.float64]
 Bounds = tuple[int, int]
@@ -32,9 +30,8 @@ class Simulation:
     name: str
     """Name of the imitated task, ``pdebench/task``."""
     equation: str
-    """Equation with its parameters, stored in the file."""
     numerics: str
-    """Numerical method, stored in the file."""
+    """Equation with its parameters, and numerical method; stored in the file."""
     layout: Layout
     batch: int
     """Samples solved together; chosen for a core's cache."""
@@ -57,19 +54,7 @@ def simulations() -> Mapping[str, Simulation]:
 
 def get_simulation(name: str) -> Simulation:
     """Return the simulation of a task; raises UserError for an unknown name."""
-    known = simulations()
-    if name not in known:
-        raise unknown_name("task to generate", name, known)
-    return known[name]
-
-
-def reuse_freed_memory() -> None:
-    """Make the C library reuse freed blocks of up to 32 MB instead of returning them to the system.
-
-    Otherwise, temporary arrays cost three times as much as the arithmetic. The GNU library adapts to the largest block
-    freed so far; others may ignore it.
-    """
-    np.empty(31 << 17)
+    return lookup("task to generate", name, simulations())
 
 
 def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
@@ -87,17 +72,29 @@ def frame_times(end: float, num_frames: int) -> Array:
     return np.arange(num_frames, dtype=np.float64) * (end / (num_frames - 1))
 
 
-def tensor_coordinates(
-    axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int
-) -> dict[str, Array]:
-    """Return the coordinate datasets of a `TensorLayout` for ``axes``, e.g. "xy".
+def tensor_layout(
+    names: Iterable[str],
+    axes: str,
+    low: float,
+    high: float,
+    num_cells: int,
+    end: float,
+    num_frames: int,
+    **attributes: float,
+) -> TensorLayout:
+    """Return the layout of datasets ``names`` on equal cells along ``axes``, e.g. "xy".
 
     As in PDEBench's files, there is one time more than there are frames.
     """
-    times = frame_times(end * num_frames / (num_frames - 1), num_frames + 1)
-    return {f"{axis}-coordinate": centres(low, high, num_cells) for axis in axes} | {"t-coordinate": times}
+    coordinates = {f"{axis}-coordinate": centres(low, high, num_cells) for axis in axes}
+    coordinates["t-coordinate"] = frame_times(end * num_frames / (num_frames - 1), num_frames + 1)
+    datasets = dict.fromkeys(names, (num_frames, *[num_cells] * len(axes)))
+    return TensorLayout(datasets=datasets, coordinates=coordinates, attributes=attributes)
 
 
-def group_grid(axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int) -> dict[str, Array]:
-    """Return the grid datasets of a `GroupLayout` for ``axes``, e.g. "xy"."""
-    return {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
+def group_layout(
+    channels: int, axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int, **options: Any
+) -> GroupLayout:
+    """Return the layout of samples on equal cells along ``axes``, e.g. "xy"; ``options`` are those of `GroupLayout`."""
+    grid = {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
+    return GroupLayout(shape=(num_frames, *[num_cells] * len(axes), channels), grid=grid, **options)

@@ -17,8 +17,7 @@ _CONTOUR_POINTS = 32
 class Etdrk4:
     """ETDRK4 for du/dt = L u + N(u) with a diagonal real L (Cox and Matthews, J. Comput. Phys. 176, 2002, eqs. 26-29).
 
-    The coefficients are means over a circle around L dt, which avoids cancellation (Kassam and Trefethen, SIAM J. Sci.
-    Comput. 26, 2005).
+    The coefficients are means over a circle around L dt, to avoid cancellation (Kassam and Trefethen 2005).
     """
 
     def __init__(self, linear: Array, dt: float) -> None:
@@ -57,8 +56,8 @@ def evolve_spectral(
 ) -> Array:
     """Solve u_t = L u + Q (u^2) on a period of 1, L and Q diagonal in Fourier space; return [B, num_frames, X].
 
-    ``initial`` is u [B, X] at equally spaced points, the first frame; X is even. ``linear`` and ``quadratic`` map wave
-    numbers to L and Q. Frames are a time of ``interval`` apart, with ``steps`` time steps each.
+    ``initial`` is u [B, X] at equally spaced points, the first frame; X is even. Frames are a time of ``interval``
+    apart, with ``steps`` time steps each.
     """
     num_points = initial.shape[-1]
     k = 2 * np.pi * np.arange(num_points // 2 + 1)
@@ -100,10 +99,7 @@ class Tridiagonal:
 
 
 class Periodic:
-    """Like `Tridiagonal`, with the first and the last unknown coupled, too.
-
-    Sherman-Morrison formula (Press et al., Numerical Recipes, section 2.7).
-    """
+    """`Tridiagonal` with the first and last unknown coupled, too (Sherman-Morrison; Numerical Recipes, section 2.7)."""
 
     def __init__(self, diagonal: Array, off: Array) -> None:
         """Factor the systems; arguments as for `Tridiagonal`."""

@@ -13,10 +13,9 @@ _WINDOW_WIDTH = 0.01
 
 @dataclass(frozen=True)
 class Waves:
-    """A periodic function of x.
+    """The function sum_i A_i sin(2 pi n_i (x - low) / period + phase_i), its absolute value if ``rectified``.
 
-    sum_i A_i sin(2 pi n_i (x - low) / period + phase_i), its absolute value if ``rectified``, times ``sign``, times a
-    window that is 1 from ``window[0]`` to ``window[1]`` (absolute positions) and 0 elsewhere, with tanh flanks.
+    It is multiplied by ``sign`` and a window from ``window[0]`` to ``window[1]`` (absolute positions) with tanh flanks.
     """
 
     amplitudes: Array
@@ -51,10 +50,9 @@ def sample_waves(
     """Sample an initial field as PDEBench describes it.
 
     Two of ``num_modes`` waves are chosen with replacement: a wave chosen twice has twice its wave number, and others
-    have wave number 0, which adds a constant. (PDEBench's generator has this constant, the paper's formula does not;
-    without it Burgers' solutions would decay to zero.) ``windowed`` is the probability of a window; a tenth of the
-    fields is rectified. The domain begins at ``low`` and is one ``period`` long. All random numbers are independent;
-    PDEBench's generator uses one number for presence and position of a window, so that its windows are 0.45 wide.
+    have wave number 0, a constant that PDEBench's generator has and the paper's formula lacks. ``windowed`` is the
+    probability of a window; a tenth of the fields is rectified. The domain starts at ``low`` and is one ``period``
+    long. PDEBench's windows are 0.45 wide: it uses one random number for their presence and their position.
     """
     counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
     return Waves(
@@ -72,7 +70,4 @@ def sample_waves(
 def to_unit_range(field: Array) -> Array:
     """Shift and scale a field [X] to the range from 0 to 1 (a constant field becomes 0)."""
     shifted: Array = field - field.min()
-    top = shifted.max()
-    if top > 0:
-        shifted /= top
-    return shifted
+    return shifted / (shifted.max() or 1.0)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orca_ray.errors import unknown_name
+from orca_ray.errors import lookup
 
 if TYPE_CHECKING:  # task modules import this one, and importing them all must stay cheap
     import torch
@@ -37,10 +37,7 @@ class Augmentation(ABC):
 
     @abstractmethod
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the inputs ``x`` [B, *input_shape] changed by ``drawn`` [B, ...], on their device.
-
-        The result is a new tensor, because ``x`` may be the data set itself. No step waits for the device.
-        """
+        """Return a new tensor: ``x`` [B, *input_shape] changed by ``drawn`` [B, ...]; never waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,4 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {augmentation.name: augmentation for
 
 def get_augmentation(name: str) -> Augmentation | None:
     """Return an augmentation by name, None for ""; raises UserError for an unknown one."""
-    if not name:
-        return None
-    if name not in AUGMENTATIONS:
-        raise unknown_name("augmentation", name, AUGMENTATIONS)
-    return AUGMENTATIONS[name]
+    return lookup("augmentation", name, AUGMENTATIONS) if name else None

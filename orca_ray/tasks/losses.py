@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError, lookup
 from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
+from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
@@ -74,8 +75,6 @@ def _softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def _bce_pos(weight: float) -> Loss:
-    """Return the mean binary cross-entropy of labels (0 or 1, float), the terms of those that are set times weight."""
-
     def loss(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
         return _bce(logits_BK, y_BK, pos_weight=logits_BK.new_full((), weight))
 
@@ -83,10 +82,7 @@ def _bce_pos(weight: float) -> Loss:
 
 
 def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy over all pixels of masks of 0, 1 and `IGNORED`.
-
-    Ignored pixels count as logit 0, where the loss is log 2 whatever the target, and have no gradient.
-    """
+    """Return the mean over all pixels; the loss of an ignored one is log 2 whatever the target, without gradient."""
     refuse_other_shape(logits, y)
     return _bce(torch.where(y == IGNORED, 0.0, logits), y)
 
@@ -116,43 +112,39 @@ def _plain(loss: Loss) -> LossFactory:
     return lambda train_y, target, device: loss
 
 
-_REFERENCE = "the reference implementation of ORCA (Shen et al., 2023)"
-_RELATIVE = "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂"
 _ALL = (
     TrainingLoss("cross_entropy", "mean of −log p of a sample's class", "textbook", _plain(functional.cross_entropy)),
     TrainingLoss(
         "weighted_cross_entropy",
         "mean of −log p of a sample's class over the number of classes and the class's share of the training split",
-        f"{_REFERENCE} for tabular tasks, there normalised batch by batch",
+        f"{REFERENCE} for tabular tasks, there normalised batch by batch",
         _weighted_cross_entropy,
     ),
     TrainingLoss(
         "softmax_focal",
         "mean of −log(p + 1e-9) of a sample's class: focal loss with alpha 1 and gamma 0",
-        f"Lin et al., 2017; with these constants {_REFERENCE}",
+        f"Lin et al., 2017; with these constants {REFERENCE}",
         _plain(_softmax_focal),
     ),
     TrainingLoss("bce", "mean binary cross-entropy over samples and labels", "textbook", _plain(_bce)),
-    TrainingLoss("bce_pos4", "bce, labels that are set weighing 4", f"{_REFERENCE} for DeepSEA", _plain(_bce_pos(4.0))),
+    TrainingLoss("bce_pos4", "bce, labels that are set weighing 4", f"{REFERENCE} for DeepSEA", _plain(_bce_pos(4.0))),
     TrainingLoss(
-        "bce_pos10", "bce, labels that are set weighing 10", f"{_REFERENCE} for FSD50K", _plain(_bce_pos(10.0))
+        "bce_pos10", "bce, labels that are set weighing 10", f"{REFERENCE} for FSD50K", _plain(_bce_pos(10.0))
     ),
     TrainingLoss(
         "masked_bce",
         "mean binary cross-entropy over pixels, of which ignored ones (target −1) count as logit 0 and target 0",
-        f"deepCR (Zhang and Bloom, 2020); the masking as {_REFERENCE}",
+        f"deepCR (Zhang and Bloom, 2020); the masking as {REFERENCE}",
         _plain(_masked_bce),
     ),
     TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(_mse), True),
-    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", _REFERENCE, _plain(_rmse), True),
-    TrainingLoss("relative_l2", _RELATIVE, "Fourier neural operator (Li et al., 2021)", _plain(_relative_l2), True),
-    TrainingLoss("nrmse", _RELATIVE, "PDEBench (Takamoto et al., 2022)", _plain(_relative_l2), True),
+    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", REFERENCE, _plain(_rmse), True),
+    TrainingLoss("relative_l2", RELATIVE_L2, "Fourier neural operator (Li et al., 2021)", _plain(_relative_l2), True),
+    TrainingLoss("nrmse", RELATIVE_L2, "PDEBench (Takamoto et al., 2022)", _plain(_relative_l2), True),
 )
 LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
 
 
 def get_loss(name: str) -> TrainingLoss:
     """Return a loss by name; raises UserError for an unknown one."""
-    if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    return LOSSES[name]
+    return lookup("loss", name, LOSSES)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orca_ray.data.rows import Array
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError, lookup
 from orca_ray.tasks import dense_metrics
 from orca_ray.tasks.dense_metrics import area_under_roc
 
@@ -123,14 +123,11 @@ def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
     return predictions.reshape(len(y), -1), y.astype(np.float64).reshape(len(y), -1)
 
 
+_NASBENCH = "NAS-Bench-360 (Tu et al., 2022)"
+REFERENCE = "the reference implementation of ORCA (Shen et al., 2023)"
+RELATIVE_L2 = "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂"
 _ALL = (
-    Metric(
-        "error",
-        "0-1 error",
-        "share of samples whose largest logit is not their class",
-        "NAS-Bench-360 (Tu et al., 2022)",
-        _error,
-    ),
+    Metric("error", "0-1 error", "share of samples whose largest logit is not their class", _NASBENCH, _error),
     Metric(
         "one_minus_auroc",
         "1 − AUROC",
@@ -165,14 +162,14 @@ _ALL = (
         "1 − AUROC of the mask",
         "half the sum of the false-negative and the false-positive rate of the mask that logits above 0 give, over all "
         "pixels; ignored ones are true negatives",
-        "the reference implementation of ORCA (Shen et al., 2023)",
+        REFERENCE,
         dense_metrics.one_minus_thresholded_auroc,
     ),
     Metric(
         "false_negative_rate",
         "false-negative rate",
         "share of the masks' pixels whose logit is not above 0, ignored ones left out",
-        "NAS-Bench-360 (Tu et al., 2022)",
+        _NASBENCH,
         dense_metrics.false_negative_rate,
     ),
     Metric(
@@ -188,17 +185,11 @@ _ALL = (
         "MAE₈ as published",
         "MAE₈ with the lower triangle at weight ¾, predictions lifted to 0.01 Å, and every protein cut to the length "
         "of the first one",
-        "the reference implementation of ORCA (Shen et al., 2023) at its evaluation batch size of 1",
+        f"{REFERENCE} at its evaluation batch size of 1",
         dense_metrics.long_range_contact_error_reference,
     ),
-    Metric(
-        "relative_l2",
-        "relative L2",
-        "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂",
-        "Fourier neural operator (Li et al., 2021)",
-        _relative_l2,
-    ),
-    Metric("nrmse", "nRMSE", "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂", "PDEBench (Takamoto et al., 2022)", _relative_l2),
+    Metric("relative_l2", "relative L2", RELATIVE_L2, "Fourier neural operator (Li et al., 2021)", _relative_l2),
+    Metric("nrmse", "nRMSE", RELATIVE_L2, "PDEBench (Takamoto et al., 2022)", _relative_l2),
     Metric("rmse", "RMSE", "square root of the mean squared error over all values of the split", "textbook", _rmse),
     Metric(
         "one_minus_r2",
@@ -213,6 +204,4 @@ METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 
 def get_metric(name: str) -> Metric:
     """Return a metric by name; raises UserError for an unknown one."""
-    if name not in METRICS:
-        raise unknown_name("metric", name, METRICS)
-    return METRICS[name]
+    return lookup("metric", name, METRICS)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from orca_ray import tasks as benchmarks
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import unknown_name
+from orca_ray.errors import lookup, unknown_name
 from orca_ray.tasks.task import Task
 
 
@@ -19,10 +19,7 @@ def all_tasks() -> Mapping[str, Task]:
 
 def get_task(name: str) -> Task:
     """Return a task by its full name, e.g. ``pocket/digits``; raises UserError for an unknown one."""
-    tasks = all_tasks()
-    if name not in tasks:
-        raise unknown_name("task", name, tasks)
-    return tasks[name]
+    return lookup("task", name, all_tasks())
 
 
 def all_benchmarks() -> list[str]:

@@ -81,8 +81,6 @@ class Task:
     """Name in :mod:`orca_ray.tasks.augmentations`; "": none."""
     paper_splits: bool = False
     """Whether `build` returns other splits under the protocol ``paper``."""
-    split_seed: int = SPLIT_SEED
-    """Seed that ``build`` draws splits with, for the record."""
     version: int = 1
     """Number that is raised when ``build`` changes the arrays."""
     fingerprint: str | None = None
@@ -110,10 +108,7 @@ class Task:
     @property
     def kind(self) -> ModalityName:
         """Name of the modality of its inputs."""
-        if self.input_kind is not None:
-            return self.input_kind
-        assert self.input_shape is not None
-        return "image" if len(self.input_shape) == 3 else "sequence"
+        return self.input_kind or ("image" if len(self.input_shape or ()) == 3 else "sequence")
 
     @property
     def raw_directory(self) -> Path:
@@ -171,7 +166,9 @@ class Task:
         def build(workspace: Workspace) -> Arrays:
             refuse_missing(self.name, self.files, raw)
             try:
-                return self._checked(self.build(workspace))
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused next
+                    made = self.build(workspace)
+                return self._checked(made)
             except UserError as error:
                 raise error if self.name in str(error) else UserError(f"{self.name}: {error}") from error
 
@@ -219,12 +216,15 @@ class Task:
         size = self._num_classes(arrays.get("train_y"))
         for split in prepared.SPLITS:
             if f"{split}_x" in arrays and f"{split}_y" in arrays:  # a missing split is refused by prepared.prepare
-                self._check_input(split, arrays[f"{split}_x"])
+                x = arrays[f"{split}_x"]
+                if self.input_shape is not None and x.shape[1:] != self.input_shape:
+                    shapes = f"{x.shape[1:]}, declared is {self.input_shape}"
+                    raise UserError(f"{self.name}: {split} inputs have shape {shapes}")
+                self._check_finite(f"{split} inputs", x)
                 self._check_target(split, arrays[f"{split}_y"], size)
         for key in prepared.STATISTICS:
             if key in arrays:
                 self._check_finite(key, arrays[key])
-        self._check_enough(arrays.get("train_y"), size)
         return arrays
 
     def _num_classes(self, train_y: Array | Rows | None) -> int:
@@ -232,11 +232,6 @@ class Task:
         if self.target.size or not isinstance(train_y, np.ndarray) or train_y.dtype != np.int64 or not train_y.size:
             return self.target.size
         return int(train_y.max()) + 1
-
-    def _check_input(self, split: str, x: Array | Rows) -> None:
-        if self.input_shape is not None and x.shape[1:] != self.input_shape:
-            raise UserError(f"{self.name}: {split} inputs have shape {x.shape[1:]}, declared is {self.input_shape}")
-        self._check_finite(f"{split} inputs", x)
 
     def _check_target(self, split: str, y: Array | Rows, size: int) -> None:
         expected = () if self.target.kind == "classes" else self.target.output_shape
@@ -251,6 +246,10 @@ class Task:
         if len(y) and (y.min() < 0 or 0 < size <= y.max()):
             allowed = f"in 0…{size - 1}" if size else "0 or more"
             raise UserError(f"{self.name}: {split} labels must be {allowed}, got {y.min()}…{y.max()}")
+        if split == "train" and len(y) < size:
+            raise UserError(f"{self.name}: {len(y)} training samples are fewer than its {size} classes")
+        if split == "train" and (absent := sorted(set(range(size)) - set(np.unique(y).tolist()))):
+            raise UserError(f"{self.name}: no training sample of class {', '.join(map(str, absent))}")
 
     def _check_finite(self, what: str, values: Array | Rows) -> None:
         if values.dtype != np.float32:
@@ -263,12 +262,3 @@ class Task:
                         f"{self.name}: {what} hold values that are not finite (NaN or infinite), in an array of shape "
                         f"{tuple(values.shape)}: fill in or leave out what is missing"
                     )
-
-    def _check_enough(self, y: Array | Rows | None, size: int) -> None:
-        if self.target.kind != "classes" or y is None:
-            return
-        assert isinstance(y, np.ndarray)
-        if len(y) < size:
-            raise UserError(f"{self.name}: {len(y)} training samples are fewer than its {size} classes")
-        if len(absent := sorted(set(range(size)) - set(np.unique(y).tolist()))):
-            raise UserError(f"{self.name}: no training sample of class {', '.join(map(str, absent))}")

@@ -7,29 +7,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from orca_ray.alignment.cost import recomputed
 from orca_ray.alignment.distance import Diagnosis
 from orca_ray.alignment.labels import is_sketched, pseudo_labels
 from orca_ray.data.rows import Rows
 from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training import optimisation
 from orca_ray.training.aligned_cache import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.optimisation import (
-    ParameterGroup,
-    Plateau,
-    make_align_schedule,
-    make_optimizer,
-    relative_steps,
-    set_learning_rate,
-)
 from orca_ray.training.reproducibility import derive_seed
 from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_class
 
@@ -48,19 +41,16 @@ class Measure(Protocol):
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
         """Return the differentiable distance of features [n, D] with class ids [n]; `Distance` defines ``shares``."""
-        ...
 
 
 class AlignLoop:
     """Trains ``model.embedder`` to minimise a fitted distance; one `step` is one epoch and one optimiser step.
 
     The distance compares the source features with ``model.features`` of a new random sample of the training set and its
-    classes (pseudo-classes by k-means if the target has none). Distances that work class by class weight a class by its
-    share of the training set among the sampled classes. The embedder is in evaluation mode, because source features
-    have no dropout. Parameters outside the embedder are not used, and ``requires_grad`` is restored.
-
-    A sample too large for one forward pass is processed in chunks, whose activations the backward pass recomputes. A
-    plateau moves the schedule to its next learning rate, and ends the stage only at the last one.
+    classes (pseudo-classes by k-means if the target has none). The embedder is in evaluation mode, because source
+    features have no dropout. A sample too large for one forward pass is processed in chunks, whose activations the
+    backward pass recomputes. A plateau moves the schedule to its next learning rate, and ends the stage only at the
+    last one.
     """
 
     def __init__(
@@ -79,15 +69,14 @@ class AlignLoop:
         self._model, self._x, self._distance = model, x, distance
         self._config, self._seed, self._device = config, seed, device
         self._parameters = list(model.embedder.parameters())
-        self._optimizer = make_optimizer(
-            config.optimizer,
-            relative_steps(model.embedder) if config.steps == "relative" else [ParameterGroup(self._parameters)],
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
+        groups = [optimisation.ParameterGroup(self._parameters)]
+        if config.steps == "relative":
+            groups = optimisation.relative_steps(model.embedder)
+        self._optimizer = optimisation.make_optimizer(
+            config.optimizer, groups, config.learning_rate, config.weight_decay, config.momentum
         )
-        self._schedule = make_align_schedule(config.schedule, config.epochs)
-        self._plateau = Plateau(config.patience, config.tolerance)
+        self._schedule = optimisation.make_align_schedule(config.schedule, config.epochs)
+        self._plateau = optimisation.Plateau(config.patience, config.tolerance)
         self.notes: tuple[str, ...] = ()
         """Fallbacks taken so far, one sentence each."""
         if target.kind != "classes" and is_sketched(y):
@@ -184,7 +173,7 @@ class AlignLoop:
             distance.backward()  # type: ignore[no-untyped-call]
             if self._config.clip > 0:
                 torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
-            set_learning_rate(self._optimizer, learning_rate)
+            optimisation.set_learning_rate(self._optimizer, learning_rate)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         return float(distance.detach())
@@ -238,15 +227,13 @@ class AlignLoop:
     def _features(self, indices: np.ndarray) -> Tensor:
         self._model.embedder.eval()
         if self._chunk_size is None:
-            self._chunk_size = self._choose_chunk_size(indices[:1])
+            with torch.no_grad():
+                num_bytes = self._model.embed(self._read(indices[:1])).nbytes
+            self._chunk_size = max(1, CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"]) // num_bytes)
         if len(indices) <= self._chunk_size:
             return self._chunk_features(indices)
         chunks = np.split(indices, range(self._chunk_size, len(indices), self._chunk_size))
-        # Evaluation mode uses no random numbers, so there is no generator state to preserve for the second pass.
-        return torch.cat([
-            cast(Tensor, checkpoint(self._chunk_features, chunk, use_reentrant=False, preserve_rng_state=False))
-            for chunk in chunks
-        ])  # fmt: skip
+        return torch.cat([recomputed(self._chunk_features, chunk) for chunk in chunks])
 
     def _chunk_features(self, indices: np.ndarray) -> Tensor:
         return self._model.features(self._read(indices))
@@ -254,8 +241,3 @@ class AlignLoop:
     def _read(self, indices: np.ndarray) -> Tensor:
         # Indexing by an array copies, so that the memory map itself is never written to.
         return torch.from_numpy(np.asarray(self._x[indices], dtype=np.float32)).to(self._device)
-
-    @torch.no_grad()
-    def _choose_chunk_size(self, indices: np.ndarray) -> int:
-        most = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
-        return max(1, most // self._model.embed(self._read(indices)).nbytes)

@@ -1,8 +1,6 @@
 """Alignments shared between trials: stored in files named by content, and replayed instead of computed again.
 
 A file name covers everything that determines an alignment (`alignment_key`), so that a file is never out of date.
-Files appear atomically; concurrent trials with the same alignment write the same. Nodes with a shared cache directory
-share alignments, too.
 """
 
 import contextlib
@@ -30,7 +28,6 @@ from orca_ray.training import checkpoint
 MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
 """Bounds of the directory; the oldest files are removed first."""
-
 _FORMAT = 2  # increase it when the align loop gives other embedders for equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
@@ -120,10 +117,7 @@ class AlignReplay:
 
 
 class AlignedCache:
-    """A directory of alignments, bounded in number and size; safe for concurrent processes.
-
-    It never fails a trial: damaged files and failed writes are logged, and the alignment is computed again.
-    """
+    """A bounded directory of alignments, safe for concurrent processes; damaged files and failed writes are logged."""
 
     def __init__(self, directory: Path | None = None) -> None:
         """Use ``directory``, created on first use; default: ``aligned`` in the cache directory."""
@@ -166,10 +160,8 @@ def alignment_key(
 ) -> str:
     """Return 32 hex digits that differ whenever two alignments may differ in a single bit.
 
-    They cover the arguments and the `environment` (kind of machine, versions of libraries, threads, determinism).
-    ``embedder`` is the one before the first step, ``settings`` everything else that determines the alignment, as plain
-    values. 16 MiB of evenly spaced rows of each training array are hashed, which distinguishes the splits of one data
-    set; the fingerprint in ``settings`` identifies its contents.
+    They cover the arguments and the `environment`. ``embedder`` is the one before the first step, ``settings`` all else
+    that determines the alignment, with the data's fingerprint. 16 MiB of rows of each training array identify it.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())

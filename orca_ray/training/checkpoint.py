@@ -1,7 +1,6 @@
 """Checkpoints that are written atomically and verified when read.
 
-File layout: 8 bytes of magic, 4 bytes CRC-32 of the rest (little endian), then the output of ``torch.save``. torch does
-not verify the checksums of its own archive: without ours, a flipped bit would resume a trial with wrong weights.
+8 bytes of magic, the CRC-32 of the rest (little endian; torch does not verify its own), the output of ``torch.save``.
 """
 
 import io
@@ -26,9 +25,8 @@ _log = logging.getLogger(__name__)
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings and plain containers) to ``path`` atomically.
 
-    A crash leaves the previous checkpoint or the new one. Raises OSError, and leaves no file, when the disk is full or
-    not writable. The state is serialised in memory first, as `load` reads it: torch replaces the error of a failed
-    write by a RuntimeError about its archive.
+    Raises OSError, and leaves the previous file, when the disk is full or not writable. The state is serialised in
+    memory first: torch replaces the error of a failed write by a RuntimeError about its archive.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,10 +45,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any] | None:
-    """Load a checkpoint onto the CPU; None when there is none or it is damaged, which is logged.
-
-    Only tensors and plain containers are loaded (``weights_only``), so that a foreign file cannot run code.
-    """
+    """Load tensors and plain containers onto the CPU; None when there is no file or it is damaged, which is logged."""
     path = Path(path)
     try:
         content = path.read_bytes()

@@ -13,24 +13,9 @@ from orca_ray.training.optimisation import ALIGN_SCHEDULES, DECAYS, OPTIMIZERS
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 
 
-def _at_least(minimum: float, option: str, value: float) -> None:
-    if not minimum <= value < math.inf:
-        raise UserError(f"{option} must be at least {minimum:g} and finite, got {value!r}")
-
-
-def _at_most(maximum: float, option: str, value: float) -> None:
-    if value > maximum:
-        raise UserError(f"{option} must be at most {maximum:g}, got {value!r}")
-
-
-def _positive(option: str, value: float) -> None:
-    if not 0.0 < value < math.inf:
-        raise UserError(f"{option} must be greater than 0 and finite, got {value!r}")
-
-
-def _fraction(option: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise UserError(f"{option} must be in [0, 1), got {value!r}")
+def _must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
+    if not holds(value):
+        raise UserError(f"{option} must be {text}, got {value!r}")
 
 
 def _one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str) -> None:
@@ -46,11 +31,13 @@ def _check(section: str, config: object) -> None:
             rule(f"{section}.{option}", getattr(config, option))
 
 
-_Count = Annotated[int, partial(_at_least, 0)]
-_Number = Annotated[int, partial(_at_least, 1)]
-_Amount = Annotated[float, partial(_at_least, 0.0)]
-_Positive = Annotated[float, _positive]
-_Fraction = Annotated[float, _fraction]
+_AT_LEAST_0 = partial(_must, "at least 0 and finite", lambda value: 0 <= value < math.inf)
+_AT_LEAST_2 = partial(_must, "at least 2 and finite", lambda value: 2 <= value < math.inf)
+_Count = Annotated[int, _AT_LEAST_0]
+_Number = Annotated[int, partial(_must, "at least 1 and finite", lambda value: 1 <= value < math.inf)]
+_Amount = Annotated[float, _AT_LEAST_0]
+_Positive = Annotated[float, partial(_must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
+_Fraction = Annotated[float, partial(_must, "in [0, 1)", lambda value: 0 <= value < 1)]
 _Optimizer = Annotated[str, partial(_one_of, OPTIMIZERS)]
 
 
@@ -74,7 +61,7 @@ class AlignConfig:
     weight_decay: _Amount = 0.0
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
-    samples: Annotated[int, partial(_at_least, 2)] = 256
+    samples: Annotated[int, _AT_LEAST_2] = 256
     """Training samples per epoch, in equal numbers per class as far as the classes are large enough."""
     samples_per_class: _Count = 0
     """Training samples per class and epoch (all of a smaller class), instead of ``samples`` in total; 0: use
@@ -88,7 +75,7 @@ class AlignConfig:
     0.7 % of the decrease (2.6 % at most) to sampling noise; a longer patience reduces that."""
     source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "vocabulary")] = ""
     """Name of the source features; empty: the default of the body's modality."""
-    source_samples: Annotated[int, partial(_at_least, 2), partial(_at_most, 1e6)] = 512
+    source_samples: Annotated[int, _AT_LEAST_2, partial(_must, "at most 1e+06", lambda value: value <= 1e6)] = 512
     """Number of source features."""
     clip: _Amount = 1.0
     """Maximum gradient norm; 0 disables clipping."""

@@ -1,44 +1,67 @@
-"""Predictions and scores over whole splits."""
+"""Training loss and metric of a task, and its predictions and scores over whole splits."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from orca_ray.data.prepared import Split
+from orca_ray.data.rows import Rows
+from orca_ray.data.target import Target
+from orca_ray.tasks.losses import get_loss
+from orca_ray.tasks.metrics import get_metric
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 from orca_ray.training.feed import Feed
-from orca_ray.training.objective import Objective
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
 """Evaluation batch size where none was measured. Not the training batch size, so that scores do not depend on it."""
 
 
-class Evaluator:
-    """Scores whole splits; remembers a batch size that fits the device's memory."""
+@dataclass(frozen=True)
+class Objective:
+    """Loss and metric of a task, and the decoding of model outputs into predictions.
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-        self._fitting: int | None = None
-        self.notes: list[str] = []
-        """Fallbacks taken, one sentence each."""
+    The decoder converts a scalar or dense task's standardised outputs into the target's units, for loss and metric.
+    """
 
-    def evaluate(self, feed: Feed, split: Split, batch_size: int) -> float:
-        """Return the metric of ``split``, whose inputs ``feed`` holds, in batches of at most ``batch_size``."""
-        wanted = min(batch_size, len(split), self._fitting or batch_size)
-        predictions, fitting = predict(feed, self._objective, wanted)
-        if fitting < wanted:
-            self._fitting = fitting
-            self.notes.append(f"{wanted} samples did not fit the device's memory in evaluation, {fitting} do")
-        return score(predictions, split.y, self._objective, split.group)
+    target: Target
+    loss: str
+    """Name in `orca_ray.tasks.losses`."""
+    metric: str
+    """Name in `orca_ray.tasks.metrics`; lower is better."""
+    y_mean: np.ndarray | None = None
+    """Mean of the training targets, broadcastable to ``target.output_shape``; None: outputs are not scaled."""
+    y_std: np.ndarray | None = None
+    """Standard deviation of the training targets, of the same shape as ``y_mean``."""
+
+    def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return the function from outputs [B, *output_shape] to predictions of the same shape, on ``device``."""
+        if self.y_mean is None or self.y_std is None or self.target.kind in ("classes", "labels"):
+            return lambda output: output
+        mean = torch.tensor(np.asarray(self.y_mean), dtype=torch.float32, device=device)
+        std = torch.tensor(np.asarray(self.y_std), dtype=torch.float32, device=device)
+        return lambda output: output * std + mean
+
+    def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the mean loss as a function of outputs [B, *output_shape] and targets [B, ...] on ``device``.
+
+        Some losses derive weights from the training targets ``train_y`` [N, ...]; they raise UserError if they cannot.
+        """
+        decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
+        return lambda outputs, targets: loss(decode(outputs), targets)
+
+    def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
+        """Return the metric over a whole split."""
+        return float(get_metric(self.metric).compute(predictions, targets))
 
 
 def predict(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, int]:
     """Return decoded float32 predictions [N, *output_shape] for the inputs of ``feed``, and the batch size used.
 
-    Predictions stay on the device until all batches are launched. Batches that do not fit its memory are halved, which
-    changes no prediction. Raises NotFiniteError when a prediction is NaN or infinite.
+    Batches that do not fit its memory are halved. Raises NotFiniteError when a prediction is NaN or infinite.
     """
     while (predictions := _predict_if_it_fits(feed, objective, batch_size)) is None:
         _log.warning("%d samples did not fit the device's memory in evaluation: halved", batch_size)
@@ -55,8 +78,7 @@ def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np
         decode = objective.decoder(feed.precision.device)
         with torch.no_grad(), feed.precision.active():
             samples = feed.samples().batches(feed.slices(batch_size))
-            predictions: np.ndarray = torch.cat([decode(feed.outputs(inputs)) for (inputs,) in samples]).cpu().numpy()
-        return predictions
+            return torch.cat([decode(feed.outputs(inputs)) for (inputs,) in samples]).cpu().numpy()
     except Exception as error:
         if batch_size == 1 or not is_out_of_memory(error):
             raise

@@ -1,8 +1,4 @@
-"""Feeds: batches of a split on the device, and the network that processes them.
-
-The network is the whole model on raw inputs, or its head on cached features. Rows are resident on the device, or
-streamed by a thread if they are too large.
-"""
+"""Feeds: batches of a split on the device, and the network that processes them."""
 
 import warnings
 from collections import deque
@@ -21,9 +17,9 @@ from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.precision import Precision
 
+_CACHE_BATCH = 64
 CACHE_BYTES = 512 * 2**20
 """Maximum size of the feature cache of one split."""
-_CACHE_BATCH = 64
 RESIDENT_FRACTION = 0.25
 """Maximum share of a CUDA device's free memory for one resident split."""
 _PREFETCH = 3
@@ -99,14 +95,11 @@ def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Itera
 
 
 class Samples:
-    """Arrays of equal length, resident on the device, or streamed: a thread reads their rows while the device computes.
-
-    On a CPU, slices of resident (memory-mapped) arrays are views, not copies.
-    """
+    """Arrays of equal length, resident on the device, or streamed: a thread reads rows while the device computes."""
 
     def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool = False) -> None:
         self.streamed, self._device = streamed, device
-        self._rows = [_DeviceRows(array, torch.device("cpu") if streamed else device) for array in arrays]
+        self._rows = [_load(array, torch.device("cpu") if streamed else device) for array in arrays]
 
     def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
         """Yield the selected rows of every array on the device, one batch per selection; they are read-only.
@@ -125,29 +118,28 @@ class Samples:
                 yield tuple(row.to(self._device, non_blocking=True) for row in rows)
 
     def _read(self, selection: RowIndex) -> tuple[Tensor, ...]:
-        rows = tuple(row.read(selection) for row in self._rows)
+        rows = tuple(_select(array, selection) for array in self._rows)
         pinned = self.streamed and self._device.type == "cuda"
         return tuple(row.pin_memory() for row in rows) if pinned else rows
 
 
-class _DeviceRows:
-    """Rows as one tensor on the device; composite rows stay as they are on a CPU and are assembled when read."""
+def _load(rows: Rows | Tensor, device: torch.device) -> Rows | Tensor:
+    """Return rows as one tensor on ``device``; on a CPU, composite rows stay as they are, assembled when read."""
+    if isinstance(rows, np.ndarray):
+        with warnings.catch_warnings():  # training never writes to a read-only memory map
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            rows = torch.from_numpy(np.asarray(rows))
+    if isinstance(rows, Tensor):
+        return rows.to(device)
+    return rows if device.type == "cpu" else to_tensor(rows, device)
 
-    def __init__(self, rows: Rows | Tensor, device: torch.device) -> None:
-        self._device = device
-        self._rows: Rows | Tensor = rows
-        if isinstance(rows, Tensor | np.ndarray):
-            self._rows = as_tensor(rows).to(device)
-        elif device.type != "cpu":
-            self._rows = to_tensor(rows, device)
 
-    def read(self, selection: RowIndex) -> Tensor:
-        """Return the rows [b, ...]."""
-        if not isinstance(self._rows, Tensor):
-            return torch.from_numpy(self._rows[selection]).to(self._device)
-        if isinstance(selection, slice):
-            return self._rows[selection]
-        return self._rows[torch.from_numpy(selection).to(self._device, non_blocking=True)]
+def _select(rows: Rows | Tensor, selection: RowIndex) -> Tensor:
+    if not isinstance(rows, Tensor):
+        return torch.from_numpy(rows[selection])
+    if isinstance(selection, slice):
+        return rows[selection]
+    return rows[torch.from_numpy(selection).to(rows.device, non_blocking=True)]
 
 
 def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
@@ -163,12 +155,3 @@ def to_tensor(rows: Rows, device: torch.device) -> Tensor:
     for block in row_slices(rows):
         tensor[block] = torch.from_numpy(rows[block])
     return tensor
-
-
-def as_tensor(array: np.ndarray | Tensor) -> Tensor:
-    """Return a view of an array, which may be a read-only memory map: training never writes to it."""
-    if isinstance(array, Tensor):
-        return array
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))

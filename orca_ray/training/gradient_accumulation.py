@@ -24,16 +24,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, np.ndarray], Tensor]
 """Maps inputs [b, ...] and the indices [b] of their samples to augmented inputs."""
 MIN_COMPILED = 2000
-"""Number of micro-batches from which ``auto`` compiles on CUDA: compiling a body takes about a minute, a micro-batch
-tens of milliseconds."""
+"""Micro-batches from which ``auto`` compiles on CUDA: compiling takes about a minute, a micro-batch tens of ms."""
 _log = logging.getLogger(__name__)
 
 
 class GradientAccumulator:
-    """Computes the gradient of the mean loss of each optimiser step, one micro-batch after another.
-
-    A micro-batch is weighted by its share of the step's samples. The loop never synchronises with the device.
-    """
+    """Computes the gradient of the mean loss of each optimiser step, one micro-batch after another, asynchronously."""
 
     def __init__(
         self,
@@ -68,8 +64,7 @@ class GradientAccumulator:
     def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
         """Yield the mean loss of each step, detached, once ``.grad`` of the parameters holds the step's gradient.
 
-        ``steps`` are indices [n] into the split. When an allocation of a forward or backward pass fails, the
-        micro-batch is halved and the step is computed again.
+        ``steps`` are indices [n] into the split. Where memory runs out, micro-batches are halved and the step repeated.
         """
         done = 0
         while done < len(steps):
@@ -174,10 +169,7 @@ class GradientAccumulator:
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:
-    """Return whether to compile for ``count`` micro-batches; never when deterministic algorithms are required.
-
-    On a CPU it does not pay: nearly all time is in matrix products, and a step of a 2-layer 768-wide body is no faster.
-    """
+    """Return whether to compile for ``count`` micro-batches: never when deterministic, on a CPU only on request."""
     if mode == "off" or torch.are_deterministic_algorithms_enabled():
         return False
     return mode == "on" or (device.type == "cuda" and count >= MIN_COMPILED)

@@ -1,7 +1,4 @@
-"""Micro-batch size: the measured cost of one training sample, and the number of samples that memory and caches allow.
-
-The gradient of an optimiser step does not depend on the size, except for rounding and, with dropout, for the masks.
-"""
+"""Micro-batch size: the measured cost of one training sample, and the number of samples that memory and caches hold."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,13 +28,10 @@ class Cost:
     """Cost of one training sample."""
 
     saved_bytes: int
-    """Bytes that the forward pass saves for the backward pass."""
     largest_bytes: int
-    """Size of the largest saved tensor."""
+    """Bytes that the forward pass saves for the backward pass, of all tensors and of the largest."""
     flops: int
-    """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them: matrix products,
-    convolutions and attention, two per multiply-add. The backward pass is executed, so that the count reflects which
-    parameters train."""
+    """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them, two per multiply-add."""
     num_tokens: int | None
     """Tokens at the input of the body, prefix included; None when the body does not run."""
 
@@ -73,8 +67,7 @@ def measure_cost(
 ) -> Cost:
     """Measure the cost of a sample with a forward pass of one sample and, if there are two, one of two.
 
-    ``loss(n)`` is the training loss of the first n of ``num_samples``. Only memory that grows from one to two samples
-    counts; weights, including those cast to bfloat16, do not. ``.grad`` is left unchanged.
+    ``loss(n)`` is the loss of the first n of ``num_samples``. Only memory that grows with them counts, weights do not.
     """
     with _token_shapes(body) as shapes, _flop_counter() as counter:
         with _saved_tensors() as one:

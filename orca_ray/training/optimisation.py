@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from orca_ray.errors import unknown_name
+from orca_ray.errors import lookup
 
 if TYPE_CHECKING:  # torch is imported where it is used: a sweep is planned without it
     from torch import nn
@@ -43,24 +43,19 @@ class ParameterGroup(NamedTuple):
 
 
 def make_optimizer(
-    name: str, groups: Iterable[ParameterGroup], *, learning_rate: float, weight_decay: float, momentum: float = 0.9
+    name: str, groups: Iterable[ParameterGroup], learning_rate: float, weight_decay: float, momentum: float = 0.9
 ) -> "Optimizer":
-    """Build an optimiser with fused kernels.
-
-    ``adam`` adds the decay to the gradient (L2), ``adamw`` decouples it; only ``sgd`` uses ``momentum``. Unknown names
-    raise UserError.
-    """
+    """Build an optimiser with fused kernels; only ``sgd`` uses ``momentum``. Unknown names raise UserError."""
     from torch import optim
 
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
+    kind = getattr(optim, lookup("optimizer", name, OPTIMIZERS))
     described: _Groups = [
         {"params": list(params), "scale": scale, "lr": learning_rate * scale, "weight_decay": weight_decay}
         for params, scale in groups
         if params
     ]
     options: dict[str, object] = {"momentum": momentum} if name == "sgd" else {"betas": _BETAS}
-    optimizer: Optimizer = getattr(optim, OPTIMIZERS[name])(described, fused=True, **options)
+    optimizer: Optimizer = kind(described, fused=True, **options)
     return optimizer
 
 
@@ -73,13 +68,10 @@ def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
     """Build a schedule: linear warm-up over ``warmup_steps``, then the decay ``name`` until ``total_steps``.
 
-    ``warmup_linear`` is the reference's WarmupLR, ``(total - t) / (total - warmup)``, with a warm-up of ``(t + 1) /
-    warmup``, because the reference's first step has rate zero. ``cosine`` is half a cosine down to zero, ``step`` is
-    times 0.2 after one and two thirds. After ``total_steps`` the last value applies. Unknown names raise UserError.
+    ``warmup_linear`` is the reference's WarmupLR, but with a warm-up of ``(t + 1) / warmup``, because the reference's
+    first step has rate zero. After ``total_steps`` the last value applies. Unknown names raise UserError.
     """
-    if name not in DECAYS:
-        raise unknown_name("schedule", name, DECAYS)
-    decay = DECAYS[name]
+    decay = lookup("schedule", name, DECAYS)
     span = max(1, total_steps - warmup_steps)
 
     def factor(step: int) -> float:
@@ -91,23 +83,16 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
 
 
 def make_align_schedule(name: str, epochs: int) -> Schedule:
-    """Build the schedule of the align stage, a factor by epoch (from 0).
-
-    ``step`` is times 0.2 after one and two thirds of ``epochs``; ``reference_step`` is the reference's: times 0.2 from
-    the epochs 21, 41 and 61 on, whatever ``epochs`` is. Raises UserError for an unknown name.
-    """
-    if name not in ALIGN_SCHEDULES:
-        raise unknown_name("align schedule", name, ALIGN_SCHEDULES)
-    return ALIGN_SCHEDULES[name](epochs)
+    """Build the schedule ``name`` of `ALIGN_SCHEDULES`, a factor by epoch (from 0); raises UserError for another."""
+    return lookup("align schedule", name, ALIGN_SCHEDULES)(epochs)
 
 
 def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
     """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
 
     An Adam step moves every weight by about the learning rate. For correlated inputs, such as neighbouring pixels, n
-    weights of RMS w then change a token of RMS w sqrt(n) by n times the rate: at 1e-3, 70 % per step for a pretrained
-    14 x 14 patch kernel, which destroys it. The scales are w / sqrt(n) for weights, w sqrt(n) for the bias of the same
-    layer, and the parameter's own RMS for all others.
+    weights of RMS w then change a token of RMS w sqrt(n) by n times the rate, which destroys a pretrained kernel. The
+    scales are w / sqrt(n) for weights, w sqrt(n) for the bias of the same layer, the parameter's own RMS for others.
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
@@ -128,7 +113,7 @@ class Plateau:
     """Detects that a noisy curve no longer decreases.
 
     The plateau is reached when the mean of the last ``patience`` values is lower than the mean of the ``patience``
-    values before by at most ``tolerance`` of it. Single values may come from random samples of their own.
+    values before by at most ``tolerance`` of it.
     """
 
     def __init__(self, patience: int, tolerance: float) -> None:
@@ -149,5 +134,5 @@ class Plateau:
         return earlier - latest <= self._tolerance * abs(earlier)
 
     def restart(self, values: Iterable[float] = ()) -> None:
-        """Drop the curve, or continue with ``values``, the state of another instance."""
+        """Start again, with ``values`` of another instance."""
         self.values = list(values)

@@ -1,8 +1,4 @@
-"""Precision of the body's matrix products in training and evaluation.
-
-Everything else is float32: weights, gradients, optimiser state, norms, losses, scores, and the embedder and head
-(`CrossModalModel.forward`), because inputs and predictions of a regression have more digits than bfloat16.
-"""
+"""Precision of the body's matrix products in training and evaluation; all else, embedder and head too, is float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +21,7 @@ class Precision:
     """``float32``, ``tf32`` or ``bfloat16``; stored in the record."""
     device: torch.device
     note: str | None = None
-    """The reason if it differs from the requested precision."""
+    """The reason if another one was requested."""
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of a forward pass; bfloat16 has float32's range and needs no loss scaling."""
@@ -35,8 +31,7 @@ class Precision:
     def active(self) -> Iterator[None]:
         """Allow or forbid TF32 for CUDA's float32 products in a block, then restore the flags.
 
-        With bfloat16, TF32 is allowed too, because it has more digits. On CPUs nothing changes: there the same flag
-        rounds products to bfloat16 on some machines and does nothing on others.
+        With bfloat16, TF32 is allowed too, because it has more digits. CPUs are left alone: some round to bfloat16.
         """
         if self.device.type != "cuda":
             yield
@@ -54,10 +49,9 @@ class Precision:
 def choose_precision(option: str, device: torch.device, feature_width: int) -> Precision:
     """Return the precision for ``option``, one of `config.PRECISIONS`, of a body ``feature_width`` wide on ``device``.
 
-    ``auto`` is bfloat16 if the device has units for it: CUDA from compute capability 8.0, and CPUs with AMX (2.6 times
-    faster than float32 for a 2-layer 768-wide body) or AVX512-BF16 (1.8 times) for bodies at least `MIN_CPU_WIDTH`
-    wide. Otherwise, and in deterministic trials, it is float32. Scores may therefore differ between kinds of devices by
-    rounding. A precision that the device lacks falls back to float32 with a note.
+    ``auto`` is bfloat16 if the device has units for it, on a CPU (1.8 to 2.6 times faster) for bodies at least
+    `MIN_CPU_WIDTH` wide, else and in deterministic trials float32. Scores differ between kinds of devices by rounding.
+    A precision that the device lacks falls back to float32 with a note.
     """
     if option == "auto":
         wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH

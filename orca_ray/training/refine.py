@@ -18,10 +18,9 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.evaluate import BATCH_SIZE, Evaluator
+from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
 from orca_ray.training.feed import Feed, make_feed
 from orca_ray.training.gradient_accumulation import Augment, GradientAccumulator
-from orca_ray.training.objective import Objective
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
@@ -40,7 +39,6 @@ class RefineEpoch:
     loss: float
     """Mean training loss over the epoch's samples."""
     validation_score: float
-    """Metric over the whole validation split, lower is better."""
     learning_rate: float
     """Learning rate of the last optimiser step, without the body's scale."""
     seconds: float
@@ -51,8 +49,7 @@ class RefineEpoch:
 class RefineLoop:
     """Trains ``parameters`` on the training split; one `step` is one epoch and one validation.
 
-    The constructor freezes all other parameters of the model. The best epoch is the first with the lowest validation
-    score; `restore_best` loads its weights.
+    Other parameters are frozen. `restore_best` loads the weights of the first epoch with the lowest validation score.
     """
 
     def __init__(
@@ -76,16 +73,13 @@ class RefineLoop:
             parameter.requires_grad_(name in self._trained)
         self._model, self._config, self._seed, self._device = model, config, seed, device
         self._train, self._validation, self._augmentation = train, validation, augmentation
-        self._evaluator = Evaluator(objective)
+        self._objective, self._notes = objective, list[str]()
+        self._fitting: int | None = None  # batch size that fits the device's memory in evaluation
         self._parameters = list(self._trained.values())
         self._loss = objective.training_loss(train.y, device)
         self.precision = choose_precision(config.precision, device, int(getattr(model.body, "feature_width", 0)))
         self._optimizer = make_optimizer(
-            config.optimizer,
-            self._groups(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
+            config.optimizer, self._groups(), config.learning_rate, config.weight_decay, config.momentum
         )
         self._schedule = make_schedule(
             config.schedule,
@@ -114,7 +108,7 @@ class RefineLoop:
     @property
     def notes(self) -> list[str]:
         """Fallbacks taken so far, one sentence each."""
-        return ([self.precision.note] if self.precision.note else []) + self._accumulator.notes + self._evaluator.notes
+        return ([self.precision.note] if self.precision.note else []) + self._accumulator.notes + self._notes
 
     @property
     def micro_batch(self) -> int:
@@ -136,8 +130,7 @@ class RefineLoop:
             loss, learning_rate = self._train_epoch()
         trained = perf_counter()
         self._training_seconds += trained - prepared
-        self._model.eval()
-        value = self._evaluator.evaluate(self._validation_feed, self._validation, self._evaluation_batch)
+        value = self._score(self._validation_feed, self._validation, self._evaluation_batch)
         self.epoch += 1
         if self.best_score is None or value < self.best_score:
             self.best_epoch, self.best_score = self.epoch, value
@@ -147,11 +140,20 @@ class RefineLoop:
 
     def evaluate(self, split: Split) -> float:
         """Return the metric over a whole split, computed as in validation; lower is better."""
-        self._model.eval()
         batch_size = self._evaluation_batch
         if self._train_feed.network is not self._model:  # measured for the head alone
             batch_size = min(batch_size, BATCH_SIZE)
-        return self._evaluator.evaluate(Feed(split.x, self._model, self.precision), split, batch_size)
+        return self._score(Feed(split.x, self._model, self.precision), split, batch_size)
+
+    def _score(self, feed: Feed, split: Split, batch_size: int) -> float:
+        """Return the metric of ``split``, whose inputs ``feed`` holds, in batches of at most ``batch_size``."""
+        self._model.eval()
+        wanted = min(batch_size, len(split), self._fitting or batch_size)
+        predictions, fitting = predict(feed, self._objective, wanted)
+        if fitting < wanted:
+            self._fitting = fitting
+            self._notes.append(f"{wanted} samples did not fit the device's memory in evaluation, {fitting} do")
+        return score(predictions, split.y, self._objective, split.group)
 
     def restore_best(self) -> None:
         """Load the weights of the best epoch into the model."""

@@ -1,7 +1,6 @@
-"""Reproducible computation: derived random seeds, and torch's process-wide settings during a trial.
+"""Reproducible computation: random seeds, and torch's process-wide settings during a trial.
 
-Every epoch uses random streams derived from (seed, stage, epoch). Hence resuming at an epoch needs no saved generator
-state, and trials that share a process do not influence each other.
+Every epoch's seeds derive from (seed, stage, epoch), so that resuming at an epoch needs no saved generator state.
 """
 
 import hashlib
@@ -40,8 +39,7 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """Set intra-op threads, determinism and full float32 products for a block, then restore the former settings.
 
-    The thread limit includes BLAS and OpenMP outside torch: the sums of k-means depend on it. ``deterministic`` makes
-    torch refuse CUDA kernels that are not reproducible.
+    The threads include BLAS and OpenMP outside torch. ``deterministic`` refuses CUDA kernels that are not reproducible.
     """
     threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products_before = torch.get_float32_matmul_precision()

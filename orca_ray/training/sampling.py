@@ -1,7 +1,4 @@
-"""Class-balanced random samples of the training set, one for each align epoch.
-
-Shapes: N training samples, n sampled ones, L classes.
-"""
+"""Class-balanced random samples of the N training samples of L classes, one for each align epoch."""
 
 from bisect import bisect_right
 

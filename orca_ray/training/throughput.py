@@ -37,8 +37,7 @@ class Throughput:
     tokens_per_second: float | None
     """None when the body does not run because its features are cached."""
     model_flop_utilisation: float | None
-    """Operations of the model (`Cost.flops`) per second, relative to the device's peak in the loop's precision.
-    Recomputed layers do not count."""
+    """Operations (`Cost.flops`, recomputed layers excluded) per second relative to the device's peak."""
 
 
 def throughput(cost: Cost, samples: int, seconds: float, precision: Precision) -> Throughput:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from orca_ray.alignment import cost as cost_module
 from orca_ray.alignment import distance as contract
-from orca_ray.alignment import ladder
 from orca_ray.alignment.cost import Cost
+from orca_ray.alignment.distances import otdd_reference as ladder
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 

@@ -28,8 +28,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.text import TextStem
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import load_body
 
 WORDS = 400
@@ -81,9 +80,9 @@ def loads(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     """Tiny stems under the packaged names, in a cache of their own."""
     fake = Loads()
     monkeypatch.setattr(source_module, "load_body", fake)
-    source_module._in_process.clear()
+    source_module._cached.cache_clear()
     yield fake
-    source_module._in_process.clear()
+    source_module._cached.cache_clear()
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def photographs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget() -> None:
-    source_module._in_process.clear()
+    source_module._cached.cache_clear()
 
 
 def text_features(**kwargs: Any) -> SourceFeatures:

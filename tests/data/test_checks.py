@@ -22,6 +22,15 @@ def test_what_is_not_finite_is_found_in_any_slice(monkeypatch: pytest.MonkeyPatc
         refuse_not_finite(Path("x.npy"), "", np.array(-np.inf))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_number_above_the_largest_of_float32_is_refused() -> None:
+    refuse_not_finite(Path("x.npy"), "", np.array([3.4e38]))
+    with pytest.raises(
+        UserError, match=r"x\.npy: expected finite numbers up to 3\.40.*e\+38 \(float32\), found 1e\+39 at"
+    ):
+        refuse_not_finite(Path("x.npy"), "", np.array([0, 1e39]))
+
+
 def test_another_shape_is_refused() -> None:
     refuse_shape(Path("x.npy"), "data", np.ones((5, 52, 16)), (None, 52, 16))
     for shape in [(5, 16, 52), (5, 52), (5, 52, 16, 1)]:

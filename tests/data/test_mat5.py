@@ -105,6 +105,7 @@ ONE = matrix(b"coeff", 6, 9, struct.pack("<2d", 1, 2), (1, 2))
         (file(matrix(b"a" * 5000, 6, 9, b"12345678", (1, 1))), "an element of type 1 and 5000 bytes where type 1 is"),
         (file(element(14, element(5, b"12345678", "<"), "<")), "an element of type 5 and 8 bytes where type 6 is due"),
         (file(element(14, struct.pack("<I", 5 << 16 | 6) + bytes(4), "<")), "a short element of 5 bytes"),
+        (file(element(14, element(6, b"", "<"), "<")), "IndexError"),
         (file(element(15, b"not zlib", "<")), "incorrect header check"),
         (file(element(15, zlib.compress(ONE)[:30], "<")), "compressed data ends early"),
     ],

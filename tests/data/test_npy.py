@@ -1,6 +1,8 @@
 import io
+import struct
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,11 @@ def test_npy_of_plain_objects(tmp_path: Path) -> None:
         read_npy(path, pickled=True)
 
 
+def _with_header(path: Path, shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    path.write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header)
+
+
 def _object_array_of_another_shape(path: Path) -> None:
     np.save(path, np.array([1, 2, None], dtype=object), allow_pickle=True)
     path.write_bytes(path.read_bytes().replace(b"(3,)", b"(4,)"))
@@ -63,6 +70,10 @@ def _object_array_of_another_shape(path: Path) -> None:
         (lambda path: np.save(path, np.ones((3, 1), complex)), "array of integers, floating point, .*found complex128"),
         (lambda path: np.save(path, np.zeros(3, [("a", "i4")])), r"found \[\('a', '<i4'\)\]"),
         (lambda path: np.save(path, np.zeros(3, "M8[s]")), "found datetime64"),
+        *[
+            (partial(_with_header, shape=shape), "expected the header of a .npy file")
+            for shape in ("(" + "-" * 9000 + "1,)", "(" + "1," * 100 + ")", "(-1, 1)", "(" + "9" * 3000 + ",)")
+        ],
         (_object_array_of_another_shape, r"of shape \[4\], found \[3\]"),
     ],
 )

@@ -203,6 +203,7 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
         (b"]" * 100_000 + b"a" * 99_999 + b".", "nested more than 64 deep"),
         (b"]q\x00h\x00a.", "holds itself"),
         (b"}N" + b"\x85" * 100_000 + b"Ns.", "a tuple within a key"),
+        (b"S" + b"-" * 20_000 + b"1\n.", "a whole pickle"),
         (b"N..", "more bytes after its end"),
     ],
 )

@@ -1,8 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orca_ray.data.readers import read_csv, read_lines
+from orca_ray.data.readers import read_csv, read_json, read_lines, read_wav
 from orca_ray.errors import UserError
 
 
@@ -43,3 +44,19 @@ def test_lines(tmp_path: Path) -> None:
             read_lines(path)
     with pytest.raises(UserError, match="cannot read"):
         read_lines(tmp_path / "absent.lst")
+
+
+@pytest.mark.parametrize("read", [read_lines, read_json, lambda path: read_wav(path, 22050)])
+def test_a_file_beyond_the_limit_is_not_read(read: Callable[[Path], object], tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(UserError, match=r"sparse: expected at most [\d,]+ bytes, found 1,099,511,627,776"):
+        read(tmp_path / "sparse")
+
+
+@pytest.mark.parametrize("content", ["[" * 60_000, '{"a": ' + "9" * 5000 + "}", "[1]", "\0"])
+def test_bad_json(content: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=r"x\.json: expected (a )?JSON") as caught:
+        read_json(tmp_path / "x.json")
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))

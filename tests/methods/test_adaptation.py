@@ -17,7 +17,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.objective import Objective
+from orca_ray.training.evaluate import Objective
 
 from ..training.training_toys import evaluate, limited_memory
 from .tiny_trials import (

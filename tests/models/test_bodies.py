@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
-from orca_ray.models.families.swin import SwinBody
-from orca_ray.models.text import TextStem
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.families.vision import SwinBody
+from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import LoadedBody, body_modality, load_body
 from tests.models.conftest import TinyDirectory
 from tests.models.tiny import IMAGE, TEXT, VOCABULARY
@@ -48,9 +47,10 @@ def test_text_body_is_the_model(kind: str, tiny: TinyDirectory) -> None:
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
     assert expected.std() > 0.1
     assert features.shape == (2, 60, loaded.body.feature_width)
-    assert loaded.stem.width == loaded.body.width
+    assert loaded.stem.embed_tokens(ids).shape == (2, 60, loaded.stem.width)
     assert loaded.body.modality == body_modality(str(tiny(kind))) == "sequence"
-    assert loaded.body.max_tokens == (None if kind == "modernbert" else 64)
+    places = loaded.stem.places
+    assert (None if places is None else len(places)) == (None if kind == "modernbert" else 64)
 
 
 @pytest.mark.parametrize("kind", IMAGE)
@@ -82,7 +82,7 @@ def test_layers_keeps_the_first_ones(kind: str, tiny: TinyDirectory, random_tens
     assert 0 < len(kept) < len(whole)
     assert all(torch.equal(whole[name], value) for name, value in kept.items())
     assert {name for name in whole if ".2." in name} == whole.keys() - kept.keys()
-    tokens = random_tensor(2, 9, full.body.width)
+    tokens = random_tensor(2, 9, full.stem.width)
     assert not torch.allclose(full.body(tokens), shallow.body(tokens), atol=1e-3)
 
 
@@ -130,7 +130,7 @@ def test_bodies_keep_no_state_between_calls(tiny: TinyDirectory, random_tensor: 
 def test_dropout_reaches_attention_and_layers(kind: str, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
     loaded = load_body(str(tiny(kind)))
     switch_stochastic_depth_off(loaded.body)
-    tokens = random_tensor(2, 16, loaded.body.width)
+    tokens = random_tensor(2, 16, loaded.stem.width)
 
     def spread(probability: float) -> float:
         set_dropout(loaded.body, probability)
@@ -152,7 +152,7 @@ def test_stochastic_depth_is_the_bodys_own_or_none(
         switch_stochastic_depth_off(loaded.body)
     assert has_stochastic_depth(loaded.body) != off
     loaded.body.train()
-    tokens = random_tensor(32, 16, loaded.body.width)
+    tokens = random_tensor(32, 16, loaded.stem.width)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         spread = float((loaded.body(tokens, (4, 4)) - loaded.body(tokens, (4, 4))).abs().max())
@@ -180,8 +180,9 @@ def test_models_that_are_no_encoders_are_refused(tiny: TinyDirectory, tmp_path: 
 def test_mpnet_attends_in_one_kernel_with_the_same_gradient(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
     from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
-    body = load_body(str(tiny("mpnet"))).body.eval()
-    tokens = random_tensor(2, 9, body.width)
+    loaded = load_body(str(tiny("mpnet")))
+    body = loaded.body.eval()
+    tokens = random_tensor(2, 9, loaded.stem.width)
     with mock.patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as kernel:
         fused = torch.autograd.grad(body(tokens).square().sum(), list(body.parameters()))
     assert kernel.call_count == sum(isinstance(part, MPNetSelfAttention) for part in body.modules())

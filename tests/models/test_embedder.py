@@ -12,8 +12,7 @@ from orca_ray.errors import UserError
 from orca_ray.models import embedder
 from orca_ray.models.embedder import ImageEmbedder, SequenceEmbedder, fold_shape
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.text import TextStem
-from orca_ray.models.vision import ImageStem, natural_noise
+from orca_ray.models.stems import ImageStem, TextStem, natural_noise
 from orca_ray.models.weights import load_body
 from tests.models.conftest import TinyDirectory
 

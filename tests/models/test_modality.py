@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES
 from orca_ray.errors import UserError
 from orca_ray.models.modality import MODALITIES, EmbedderConfig, get_modality, modality_of
 from orca_ray.models.names import list_bodies
@@ -15,9 +16,9 @@ def test_each_modality_names_listed_bodies_of_its_own() -> None:
     for name, modality in MODALITIES.items():
         assert get_modality(name) is modality
         assert modality.name == name
-        assert listed[modality.default_body].available == "packaged"
-        assert listed[modality.paper_body].available == "hub"
-        assert {listed[modality.default_body].modality, listed[modality.paper_body].modality} == {name}
+        assert listed[PACKAGED_BODIES[modality.name]].available == "packaged"
+        assert listed[PAPER_BODIES[modality.name]].available == "hub"
+        assert {listed[PACKAGED_BODIES[modality.name]].modality, listed[PAPER_BODIES[modality.name]].modality} == {name}
 
 
 def test_the_modality_of_a_body_is_read_off_its_name() -> None:

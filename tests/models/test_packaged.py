@@ -14,7 +14,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.names import MINILM, MPNET, PACKAGED, VIT_S14, list_bodies
 from orca_ray.models.onnx_vit import NUM_TENSORS, read_dinov2
 from orca_ray.models.packaged import WEIGHTS, body_directory
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.family import family_of, shallower, shorten
-from orca_ray.models.vision import ImageStem
+from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
 
 RandomTensor = Callable[..., Tensor]
@@ -116,8 +116,10 @@ def test_layers_keeps_the_first_ones() -> None:
 def test_a_named_model_without_pretraining_needs_no_hub() -> None:
     loaded = load_body("timm:vit_tiny_patch16_224:layers=1", pretrained=False)
     assert loaded.body.modality == "image"
-    assert loaded.body.width == 192
-    assert loaded.body.max_tokens == 196
+    assert loaded.stem.width == 192
+    assert isinstance(loaded.stem, ImageStem)
+    assert loaded.stem.places is not None
+    assert loaded.stem.places.shape == (14, 14, 192)
 
 
 def test_misspelt_and_unsuitable_names_are_refused() -> None:

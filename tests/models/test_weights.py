@@ -12,7 +12,7 @@ import torch
 from orca_ray.errors import UserError
 from orca_ray.models import weights
 from orca_ray.models.names import list_bodies, parse_body_name
-from orca_ray.models.text import TextStem
+from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import body_modality, load_body
 from tests.models.conftest import TinyDirectory
 

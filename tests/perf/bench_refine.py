@@ -44,7 +44,7 @@ from orca_ray.data.target import Target
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.objective import Objective
+from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import make_generator
 from tests.perf.reference import compile_function, reference_checkout

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orca_ray.simulation import advection, burgers, diffusion_reaction_1d, diffusion_sorption
+from orca_ray.simulation import diffusion_sorption, periodic
 from orca_ray.simulation.simulation import Array, centres, generators
 from orca_ray.simulation.waves import sample_waves
 
@@ -20,8 +20,8 @@ def test_advection_moves_the_initial_field_and_nothing_else() -> None:
     x = centres(0.0, 1.0, 200)
     for rng in generators(3, 0, 12):
         waves = sample_waves(rng)
-        times = np.array([0.0, 25 / 200 / advection.BETA, 1 / advection.BETA])
-        start, moved, back = advection.solution(waves, x, times)
+        times = np.array([0.0, 25 / 200 / periodic.ADVECTION_BETA, 1 / periodic.ADVECTION_BETA])
+        start, moved, back = periodic.advected(waves, x, times)
         np.testing.assert_allclose(moved, np.roll(start, 25), atol=1e-9)
         np.testing.assert_allclose(back, start, atol=1e-9)
 
@@ -40,9 +40,9 @@ def _cole_hopf(x: Array, t: float, diffusion: float, height: float = 0.9) -> Arr
 def test_burgers_against_cole_and_hopf() -> None:
     """At the file's own step, with a wave of height 8.3 to begin with."""
     x = centres(0.0, 1.0, 256)
-    diffusion = burgers.NU / np.pi
-    interval = burgers.END / (burgers.NUM_FRAMES - 1)
-    frames = burgers.evolve(_cole_hopf(x, 0.0, diffusion)[None], diffusion, interval, 31)[0]
+    diffusion = periodic.BURGERS_NU / np.pi
+    interval = periodic.INTERVAL
+    frames = periodic.evolve_burgers(_cole_hopf(x, 0.0, diffusion)[None], diffusion, interval, 31)[0]
     errors = [np.abs(frames[n] - _cole_hopf(x, n * interval, diffusion)).max() for n in range(31)]
     assert max(errors) < 2e-5, max(errors)
     assert errors[-1] < 1e-8
@@ -52,7 +52,8 @@ def test_burgers_is_of_fourth_order_in_time() -> None:
     x = centres(0.0, 1.0, 64)
     errors = [
         np.abs(
-            burgers.evolve(_cole_hopf(x, 0.0, 0.3, 0.5)[None], 0.3, 0.1, 2, steps)[0, 1] - _cole_hopf(x, 0.1, 0.3, 0.5)
+            periodic.evolve_burgers(_cole_hopf(x, 0.0, 0.3, 0.5)[None], 0.3, 0.1, 2, steps)[0, 1]
+            - _cole_hopf(x, 0.1, 0.3, 0.5)
         )
         for steps in (16, 32)
     ]
@@ -62,7 +63,7 @@ def test_burgers_is_of_fourth_order_in_time() -> None:
 def test_burgers_keeps_its_mass_and_loses_energy() -> None:
     x = centres(0.0, 1.0, 512)
     initial = np.stack([sample_waves(rng)(x) for rng in generators(1, 0, 6)])
-    frames = burgers.evolve(initial, burgers.NU / np.pi, 0.01, 21)
+    frames = periodic.evolve_burgers(initial, periodic.BURGERS_NU / np.pi, 0.01, 21)
     mass = frames.mean(axis=-1)
     np.testing.assert_allclose(mass, np.broadcast_to(mass[:, :1], mass.shape), atol=1e-13)
     assert (np.diff((frames**2).mean(axis=-1), axis=1) < 0).all()
@@ -73,7 +74,7 @@ def test_burgers_keeps_its_mass_and_loses_energy() -> None:
 
 def test_a_uniform_field_grows_as_the_logistic_function() -> None:
     start = np.array([0.0, 0.2, 0.7, 1.0])
-    frames = diffusion_reaction_1d.evolve(np.repeat(start[:, None], 16, axis=1), 0.5, 1.0, 0.01, 101)
+    frames = periodic.evolve_growth(np.repeat(start[:, None], 16, axis=1), 0.5, 1.0, 0.01, 101)
     grown = start * np.e / (1 - start + start * np.e)
     np.testing.assert_allclose(frames[:, -1], np.repeat(grown[:, None], 16, axis=1), atol=1e-10)
 
@@ -81,7 +82,7 @@ def test_a_uniform_field_grows_as_the_logistic_function() -> None:
 def test_without_growth_waves_decay_as_in_the_heat_equation() -> None:
     x = centres(0.0, 1.0, 64)
     k = 2 * np.pi * np.array([[1.0], [3.0]])
-    frames = diffusion_reaction_1d.evolve(1 + np.sin(k * x), 0.5, 0.0, 0.01, 11)
+    frames = periodic.evolve_growth(1 + np.sin(k * x), 0.5, 0.0, 0.01, 11)
     np.testing.assert_allclose(frames[:, -1], 1 + np.exp(-0.5 * k**2 * 0.1) * np.sin(k * x), atol=1e-12)
 
 
@@ -89,7 +90,7 @@ def test_diffusion_and_growth_together_are_converged_at_the_files_own_step() -> 
     x = centres(0.0, 1.0, 128)
     initial = 0.5 + 0.5 * np.sin(2 * np.pi * x)[None]
     exact, own, once, twice = (
-        diffusion_reaction_1d.evolve(initial, 0.5, 1.0, 0.01, 31, *steps)[0, 1:] for steps in ((40,), (), (1,), (2,))
+        periodic.evolve_growth(initial, 0.5, 1.0, 0.01, 31, *steps)[0, 1:] for steps in ((40,), (), (1,), (2,))
     )
     errors = np.abs(once - exact).max(), np.abs(twice - exact).max()
     assert np.abs(own - exact).max() < 1e-9

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -19,13 +18,14 @@ from orca_ray.data import cache
 from orca_ray.data.pdebench_files import MARK
 from orca_ray.data.raw import LOCKS
 from orca_ray.errors import UserError
-from orca_ray.simulation import advection, files, run
-from orca_ray.simulation.batch_store import BatchStore
-from orca_ray.simulation.simulation import Fields, simulations
+from orca_ray.simulation import files, run
+from orca_ray.simulation.run import BatchStore
+from orca_ray.simulation.simulation import Fields, get_simulation, simulations
 from orca_ray.tasks.registry import get_task
 
 TASK = "pdebench/advection"
-FILE = advection.SIMULATION.file
+ADVECTION = get_simulation(TASK)
+FILE = ADVECTION.file
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Advection two samples at a time."""
-    monkeypatch.setattr(advection, "SIMULATION", replace(advection.SIMULATION, batch=2))
+    monkeypatch.setattr(run, "get_simulation", lambda _: replace(ADVECTION, batch=2))
 
 
 def _entries(directory: Path) -> list[str]:
@@ -90,8 +90,8 @@ def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writer and reader agree on axes, frames and channels; of ten samples eight are for training."""
-    module = importlib.import_module(f"orca_ray.simulation.{name.removeprefix('pdebench/')}")
-    layout = module.SIMULATION.layout
+    chosen = get_simulation(name)
+    layout = chosen.layout
     shapes = layout.datasets if isinstance(layout, files.TensorLayout) else {"data": layout.shape}
 
     def solve(rngs: Sequence[np.random.Generator]) -> Fields:
@@ -101,7 +101,7 @@ def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
             for key, shape in shapes.items()
         }
 
-    monkeypatch.setattr(module, "SIMULATION", replace(module.SIMULATION, solve=solve))
+    monkeypatch.setattr(run, "get_simulation", lambda _: replace(chosen, solve=solve))
     path, _ = run.generate(name, 10)
     task = get_task(name.replace("pdebench/", "pdebench_generated/"))
     data = task.prepare()
@@ -320,7 +320,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: py
     def broken(rngs: Sequence[np.random.Generator]) -> Fields:
         return {"tensor": np.full((len(rngs), 201, 1024), np.nan, np.float32)}
 
-    monkeypatch.setattr(advection, "SIMULATION", replace(advection.SIMULATION, solve=broken))
+    monkeypatch.setattr(run, "get_simulation", lambda _: replace(ADVECTION, solve=broken))
     with pytest.raises(ArithmeticError, match="tensor of samples 0 to 1 of seed 7"):
         run.generate(TASK, 2, seed=7, directory=tmp_path)
     assert _entries(tmp_path) == []

@@ -167,7 +167,10 @@ BAD_TABLES: list[tuple[Callable[[str], str], str]] = [
     (lambda text: text.replace(",no\n", ",maybe\n", 1), r"not a table in ARFF: .*maybe"),
     (lambda text: text.replace(",no\n", "\n", 1), r"not a table in ARFF: .*line"),
     (lambda text: text.replace("0.25,", "a quarter,"), r"not a table in ARFF"),
-    (lambda text: text.replace("0.25,", "inf,"), r"column 'length in cm' has an infinite value in row 2"),
+    (
+        lambda text: text.replace("0.25,", "inf,"),
+        r"column 'length in cm': expected finite numbers, found inf at index \[2\]",
+    ),
     (
         lambda text: text.replace("REAL", "STRING"),
         r"column 'length in cm' is of type STRING, expected categories or NUMERIC",
@@ -178,6 +181,14 @@ BAD_TABLES: list[tuple[Callable[[str], str], str]] = [
     (lambda text: text.replace("@ATTRIBUTE count", "@ATTRIBUTE class"), r"not a table in ARFF: .*class"),
     (lambda text: "", r"not a table in ARFF"),
     (lambda text: text + "{9 1}\n", r"not a table in ARFF"),
+    (lambda text: text.replace("0.25,", "1e308,"), r"expected finite numbers up to 3\.4.*e\+38"),
+    (lambda text: text + '"' + "\\" * 6001 + ",no\n", r"not a table in ARFF: .{1,250}$"),
+    (
+        lambda text: (
+            "@RELATION r\n" + "".join(f"@ATTRIBUTE a{i} REAL\n" for i in range(9999)) + "@DATA\n" + "{}\n" * 9999
+        ),
+        r"unfolds to more than 200 times its size as rows with all their zeros",
+    ),
 ]
 
 

@@ -23,15 +23,14 @@ from orca_ray.data.protocol import HELD_OUT, PAPER
 from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _declare, _layouts, _reading
-from orca_ray.tasks.pdebench.cfd_1d import PROBLEM as CFD_1D
-from orca_ray.tasks.pdebench.cfd_2d import PROBLEM as CFD_2D
-from orca_ray.tasks.pdebench.diffusion_reaction_1d import PROBLEM as DIFFUSION_REACTION
+from orca_ray.tasks.pdebench.problems import PROBLEMS
 from orca_ray.tasks.registry import get_benchmark, get_task
 from tests.twins import pdebench as twins
 
 Array = npt.NDArray[Any]
 
 TASKS = tuple(twins.LAYOUTS)
+BY_NAME = {problem.name: problem for problem in PROBLEMS}
 SPLITS = prepared.SPLITS
 SHAPES = {
     "advection": (1, 256),
@@ -94,8 +93,7 @@ def _rows(task: str, num_samples: int) -> dict[str, Array]:
 
 
 def _reading_of(task: str) -> _reading.Reading:
-    problem: _declare.Problem = importlib.import_module(f"orca_ray.tasks.pdebench.{task}").PROBLEM
-    return problem.reading
+    return BY_NAME[task].reading
 
 
 def test_both_benchmarks_hold_the_nine_tasks() -> None:
@@ -106,7 +104,7 @@ def test_both_benchmarks_hold_the_nine_tasks() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_generated_task_is_the_downloaded_one_without_its_source(name: str) -> None:
     downloaded, generated = get_task(f"pdebench/{name}"), get_task(f"pdebench_generated/{name}")
-    for field in ("input_shape", "target", "loss", "metric", "body", "paper_splits", "split_seed"):
+    for field in ("input_shape", "target", "loss", "metric", "body", "paper_splits"):
         assert getattr(downloaded, field) == getattr(generated, field)
     assert "generated" in generated.title
     assert generated.num_samples is None
@@ -210,11 +208,11 @@ def test_the_last_frame_is_counted_after_thinning(tmp_path: Path) -> None:
 
 def test_held_out_statistics_do_not_know_validation_and_test(tmp_path: Path) -> None:
     """Other values in validation and test rows must leave the training arrays what they were."""
-    for name, problem in (("cfd_1d", CFD_1D), ("cfd_2d", CFD_2D)):
+    for name in ("cfd_1d", "cfd_2d"):
         twins.write(tmp_path, task=name)
         before = _prepared(name, tmp_path, tmp_path / f"{name}-before")
         rows = _rows(name, twins.LAYOUTS[name].num_samples)
-        with h5py.File(tmp_path / problem.file, "r+") as file:
+        with h5py.File(tmp_path / BY_NAME[name].file, "r+") as file:
             for row in np.concatenate([rows["validation"], rows["test"]]):
                 file["density"][row] *= 100
         after = _prepared(name, tmp_path, tmp_path / f"{name}-after")
@@ -242,8 +240,8 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(
 ) -> None:
     monkeypatch.setattr(_reading, "BATCH_BYTES", 8 * 4 * 1024)  # eight samples
     whole = _prepared("diffusion_reaction_1d", raw, tmp_path / "whole")
-    reading = replace(DIFFUSION_REACTION.reading, layout=partial(_Interrupting, fields=("tensor",)))
-    task = _declare.downloaded(replace(DIFFUSION_REACTION, reading=reading))
+    reading = replace(BY_NAME["diffusion_reaction_1d"].reading, layout=partial(_Interrupting, fields=("tensor",)))
+    task = _declare.downloaded(replace(BY_NAME["diffusion_reaction_1d"], reading=reading))
     with pytest.raises(KeyboardInterrupt):
         task.prepare(raw=raw, out=tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
@@ -261,8 +259,8 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time(tmp_path: Path) -> No
         for field in ("density", "pressure", "Vx", "Vy"):
             file.create_dataset(field, (250_000, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
     with h5py.File(path) as file:
-        simulations = CFD_2D.reading.layout(file, path, CFD_2D.reading.grid)
-        samples = _reading.Samples(simulations, CFD_2D.reading)
+        simulations = BY_NAME["cfd_2d"].reading.layout(file, path, BY_NAME["cfd_2d"].reading.grid)
+        samples = _reading.Samples(simulations, BY_NAME["cfd_2d"].reading)
         assert samples.batch_size % 3 == 0
         assert samples.batch_size * 4 * 128 * 128 * 4 <= _reading.BATCH_BYTES
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
@@ -275,9 +273,9 @@ def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> Non
     with h5py.File(path, "w") as file:
         for field in ("density", "pressure", "Vx", "Vy"):
             file.create_dataset(field, (10**7 + 1, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
-        simulations = CFD_2D.reading.layout(file, path, CFD_2D.reading.grid)
+        simulations = BY_NAME["cfd_2d"].reading.layout(file, path, BY_NAME["cfd_2d"].reading.grid)
         with pytest.raises(UserError, match=r"expected at most 10000000 simulations, found 10000001"):
-            _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), CFD_2D.reading, simulations)
+            _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), BY_NAME["cfd_2d"].reading, simulations)
 
 
 def test_data_kept_in_another_file_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.objective import Objective
+from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 
 from .training_toys import CLASSES, copy_of, limited_memory, make_refine, same, toy_model, toy_split

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from orca_ray.data.target import Target
-from orca_ray.training.objective import Objective
+from orca_ray.training.evaluate import Objective
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 
 CPU = torch.device("cpu")

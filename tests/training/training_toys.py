@@ -17,9 +17,8 @@ from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import BATCH_SIZE, predict, score
+from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
 from orca_ray.training.feed import Feed
-from orca_ray.training.objective import Objective
 from orca_ray.training.precision import Precision
 from orca_ray.training.refine import RefineLoop
 

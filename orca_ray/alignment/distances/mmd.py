@@ -19,8 +19,7 @@ class MMD(Distance):
     Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. The bandwidth h is the mean of ‖x − y‖²
     over all pairs of different points of source and target together, as in the reference (after DAN, arXiv:1502.02791):
     recomputed at every call, so that the gradient reaches distant targets, and constant in the closed-form gradient.
-    ``bandwidth`` fixes it. A call costs O(N² + n (N + n) D), or O((N + n)² D) where N² numbers exceed a quarter of its
-    memory.
+    ``bandwidth`` fixes it. A call costs O(N² + n (N + n) D), or O((N + n)² D) where memory is short.
     """
 
     name = "mmd"

@@ -13,12 +13,8 @@ class OTDD(Sinkhorn):
     """Debiased entropic OTDD of all target classes jointly (arXiv:2002.02923; debiasing arXiv:1810.08278).
 
     Points are (feature, class) pairs. The cost between two is C = ½‖x − y‖² + ½ W[class of x, class of y], where W is
-    the squared 2-Wasserstein distance between the Gaussians fitted to the two classes' points (`Gaussians`). With OT
-    the entropic transport cost between uniform measures,
-
-        value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target),
-
-    solved as in `Sinkhorn`, with eps = 0.05 of the mean cost within the source. The gradient flows through both terms.
+    the squared 2-Wasserstein distance between the Gaussians fitted to the two classes' points (`Gaussians`). Value, eps
+    and solution are as in `Sinkhorn`. The gradient flows through both terms.
 
     The reference (ORCA) transports one target class at a time, with a constant W: the labels then cancel from its
     gradient. Here they act: moving a class changes its cost to each source class. A call costs that of `Sinkhorn` plus
@@ -47,7 +43,6 @@ class OTDD(Sinkhorn):
 
 
 def _classes(x_nD: Tensor, y_n: Tensor) -> list[Tensor]:
-    """Return the points of each class 0 … L-1."""
     return [x_nD[y_n == c] for c in range(int(y_n.max()) + 1)]
 
 

@@ -19,9 +19,8 @@ class Sinkhorn(Distance):
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target)
 
     with the cost ½‖x − y‖², uniform weights, and OT the entropic transport cost at eps = 0.05 of the mean cost between
-    source points, in the units of squared features. POT solves it to an L1 error of 1e-7 of the plans' marginals, and
-    the gradient is that of the solution (`orca_ray.alignment.transport`). `diagnosis` reports the iterations, and
-    whether they converged. A call takes O((N + n) n D) for the costs and O((N + n) n) an iteration.
+    source points. POT solves it to an L1 error of 1e-7 of the plans' marginals, and the gradient is that of the
+    solution. A call takes O((N + n) n D) for the costs and O((N + n) n) an iteration.
     """
 
     name = "sinkhorn"

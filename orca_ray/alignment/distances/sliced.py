@@ -16,14 +16,11 @@ _LEAST_DIRECTIONS = 512
 class Sliced(Distance):
     """Mean over directions of the squared 2-Wasserstein distance between the projections; blind to labels.
 
-    (Rabin et al. 2011; Bonneel et al. 2015.) The optimal coupling matches quantiles, exactly for any n and N: a target
-    point is compared with the source's quantiles of its own share of the mass, which `fit` sums up. Moving one side of
-    a set and itself apart by d gives ‖d‖² / D.
-
-    The directions are orthonormal frames of D directions each, at least 512, from a fixed seed. The distance between
-    the means is exact. Other frames move the value by 1 to 3 % (D from 16 to 768), but the gradient of a single point
-    by more: at D = 768, where one frame is all, two seeds agree to a cosine of 0.5 to 0.8.
-    O(N P D + P N log N) once for P directions, O(n P D + P n log n) a call.
+    (Rabin et al. 2011; Bonneel et al. 2015.) The optimal coupling matches quantiles, exactly for any n and N. Moving
+    one side of a set and itself apart by d gives ‖d‖² / D. The directions are orthonormal frames of D directions each,
+    at least 512, from a fixed seed. Other frames move the value by 1 to 3 % (D from 16 to 768), but the gradient of a
+    point by more: at D = 768, where one frame is all, two seeds agree to a cosine of 0.5 to 0.8. For P directions,
+    O(N P D + P N log N) once and O(n P D + P n log n) a call.
     """
 
     name = "sliced"
@@ -69,8 +66,7 @@ class Sliced(Distance):
         lower_pM = self._integral_PM[rows][:, whole]
         upper_pM = self._integral_PM[rows][:, (whole + 1).clamp_max(num)]
         at_knots = lower_pM + part * (upper_pM - lower_pM)
-        means_pn: Tensor = n * at_knots.diff(dim=1)
-        return means_pn
+        return n * at_knots.diff(dim=1)
 
 
 def directions(num_features: int) -> Tensor:

@@ -19,9 +19,8 @@ _COPIES = 8
 class Wasserstein(Distance):
     """½ W₂² of the features, blind to labels: the least mean cost ½‖x − y‖² of transporting one side to the other.
 
-    No regularisation, so nothing to tune and nothing to debias, in the units of squared features. POT's network simplex
-    (Bonneel et al. 2011) runs on the CPU in about O(n N (n + N)) for n target and N source points: fine for some
-    hundreds on each side, tens of times the cost of `sinkhorn` for thousands. The plan is constant in the gradient.
+    No regularisation, so nothing to tune or debias. POT's network simplex (Bonneel et al. 2011) runs on the CPU in
+    about O(n N (n + N)): for thousands of points tens of times the cost of `sinkhorn`.
     """
 
     name = "wasserstein"

@@ -2,20 +2,17 @@
 
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.alignment.source import SampleRequest, Samples, Source
 from orca_ray.data import safe_pickle
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
+def sample(request: SampleRequest) -> Samples:
     """Return features [N, D] and labels [N] of CIFAR-10 training images, resized to the body's image size."""
     import torch
 

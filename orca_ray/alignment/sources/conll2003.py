@@ -5,29 +5,25 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.alignment.source import SampleRequest, Samples, Source
 from orca_ray.data import packages
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, PackagedBody
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ENTITIES = ("none", "PER", "ORG", "LOC", "MISC")
 """Labels: the most frequent kind of entity in the sentence."""
 _MAX_TOKENS = 128
 
 
-def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
+def sample(request: SampleRequest) -> Samples:
     """Return features [N, D] and labels [N] of sentences, tokenised and embedded as the pretrained encoder does."""
     import torch
 
-    from orca_ray.models.text import TextStem
+    from orca_ray.models.stems import TextStem
 
     stem = request.stem
     assert isinstance(stem, TextStem), "conll2003 is for sequence bodies"

@@ -2,21 +2,17 @@
 
 import re
 import zipfile
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.alignment.source import SampleRequest, Samples, Source
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _TRAINING_IMAGE = re.compile(r"tiny-imagenet-200/train/(?P<name>n\d+)/images/[^/]+\.JPEG")
 
 
-def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
+def sample(request: SampleRequest) -> Samples:
     """Return features [N, D] and labels [N] of training images, balanced over the classes as far as they suffice.
 
     Classes are numbered in the order of their WordNet names. Raises UserError for a file that is not the archive.

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Source
+from orca_ray.alignment.source import SampleRequest, Samples, Source
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 
@@ -25,11 +25,10 @@ _PNG = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "
 FILES = (*(f"{name}.png" for name in _PNG), "rocket.jpg")
 
 
-def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
-    """Return features [N, D] and labels [N] of random crops of ten photographs; the label is the photograph.
+def sample(request: SampleRequest) -> Samples:
+    """Return features and labels of random crops of ten photographs; the label is the photograph, and balanced.
 
-    A crop is a square of 0.3 to 1 of the photograph's shorter side, half of them mirrored, resized to the body's image
-    size. Labels are balanced.
+    A crop is a square of 0.3 to 1 of the photograph's shorter side; half of the crops are mirrored.
     """
     import torch
 
@@ -42,7 +41,6 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
 
 
 def _crop(image_CHW: "Tensor", random: np.random.RandomState) -> "Tensor":
-    """Cut out one random square."""
     height, width = image_CHW.shape[1:]
     side = int(min(height, width) * random.uniform(0.3, 1.0))
     top, left = random.randint(height - side + 1), random.randint(width - side + 1)

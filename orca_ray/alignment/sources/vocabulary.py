@@ -1,13 +1,10 @@
 """Source ``vocabulary`` for sequence bodies: N sequences of S of the body's own V words, D token width."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Source
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from orca_ray.alignment.source import SampleRequest, Samples, Source
 
 _CLUSTERS = 10
 _TOKENS = 16
@@ -15,14 +12,14 @@ _TOKENS = 16
 _BATCH = 256
 
 
-def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
+def sample(request: SampleRequest) -> Samples:
     """Return features and balanced labels of sequences of 16 words, each from one k-means cluster of the vocabulary.
 
     Untrained words (BERT's ``[unused7]`` and the like, within half the median distance of the mean) are left out.
     """
     import torch
 
-    from orca_ray.models.text import TextStem
+    from orca_ray.models.stems import TextStem
 
     stem = request.stem
     assert isinstance(stem, TextStem), "vocabulary is for sequence bodies"
@@ -35,7 +32,6 @@ def sample(request: SampleRequest) -> tuple["Tensor", "Tensor"]:
 
 
 def _word_clusters(words_VD: np.ndarray[Any, Any], seed: int) -> list[np.ndarray[Any, Any]]:
-    """Return the word ids of each cluster."""
     from sklearn.cluster import KMeans
 
     distances_V = np.linalg.norm(words_VD - words_VD.mean(0), axis=1)

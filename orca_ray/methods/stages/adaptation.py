@@ -5,7 +5,7 @@ UserError, NotFiniteError and failed allocations (`is_out_of_memory`) reach the 
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
-from orca_ray.training.objective import Objective
+from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import torch_settings
 from orca_ray.training.throughput import memory_mib
@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 class Adaptation:
     """Align (if the method does), refine, evaluate; each `step` runs one epoch of the current stage.
 
-    Equal arguments give bit-equal outcomes on CPU with equal ``threads``, whatever ran in the process before: every
-    call restores torch's global generators, thread count and determinism flag.
+    Equal arguments give bit-equal outcomes on CPU, whatever ran in the process before: every call restores torch's
+    global generators, thread count and determinism flag.
     """
 
     def __init__(
@@ -62,15 +62,13 @@ class Adaptation:
         """Build the model.
 
         Args:
-            task: the task, which defines shapes, loss, metric and augmentation.
+            task: defines shapes, loss, metric and augmentation.
             data: the task's prepared data; the test split is read only if ``test``.
-            method: name of a method.
-            body: name of a body.
+            method, body: their names.
             hyperparameters: values by dotted name; the others have the method's defaults.
             seed: determines initialisation, sampling, order and dropout.
             test: whether to score the best epoch on test at the end (confirm trials only).
-            device: torch device.
-            threads: intra-op CPU threads of this trial.
+            device, threads: torch device, and intra-op CPU threads.
             deterministic: refuse CUDA kernels that are not reproducible, and TF32 unless requested.
             reuse_aligned: whether to share aligned embedders with trials that have the same alignment.
             aligned: directory of aligned embedders; None: in the cache directory.
@@ -79,7 +77,7 @@ class Adaptation:
         Raises UserError for an unknown name, a value out of range, or data without the task's shapes.
         """
         _check_data(task, data)
-        self._statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
+        statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
         self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
@@ -92,24 +90,25 @@ class Adaptation:
         if self._device.type == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(self._device)
+        embedder, refine = self._hyperparameters.embedder, self._hyperparameters.refine
         with self._computing():
-            self._model: CrossModalModel | None = self._build()
+            self._model: CrossModalModel | None = build_model(
+                input_shape=data.train.x.shape[1:], target=task.target, body=body, pretrained=self._recipe.pretrained,
+                config=embedder, dropout=refine.dropout, stochastic_depth=refine.stochastic_depth == "body", seed=seed,
+                statistics=statistics,
+            ).to(self._device)  # fmt: skip
         aligns = self._recipe.aligns and self._hyperparameters.align.epochs > 0
-        self._stage: Stage = "align" if aligns else "refine"
+        self.stage: Stage = "align" if aligns else "refine"
+        """The stage that the next `step` runs."""
         self._outcome = Outcome(
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             num_trainable=sum(parameter.numel() for parameter in set(self._recipe.trainable(self.model))),
         )
 
     @property
-    def stage(self) -> Stage:
-        """The stage that the next `step` runs."""
-        return self._stage
-
-    @property
     def done(self) -> bool:
         """Whether the refine stage has ended and the outcome is final."""
-        return self._stage == "done"
+        return self.stage == "done"
 
     @property
     def model(self) -> CrossModalModel:
@@ -120,7 +119,8 @@ class Adaptation:
     def step(self) -> Progress:
         """Run one epoch of the current stage; the last refine epoch restores the best weights and reads test."""
         with self._computing():
-            report = _STEPS[self._stage](self)
+            steps = {"align": self._step_align, "refine": self._step_refine, "done": self._step_done}
+            report = steps[self.stage]()
         peak = memory_mib(self._device)
         self._outcome = replace(self._outcome, peak_memory_mib=max(peak, self._outcome.peak_memory_mib or 0.0))
         return report
@@ -132,7 +132,7 @@ class Adaptation:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically, between two steps of any stage."""
         checkpoint.save(path, {
-            "format": _FORMAT, "identity": self._identity(), "stage": self._stage, "outcome": asdict(self._outcome),
+            "format": _FORMAT, "identity": self._identity(), "stage": self.stage, "outcome": asdict(self._outcome),
             "align": self._align.state_dict() if self._align else None,
             "embedder": dict(self.model.embedder.state_dict()),
             "refine": self._refine.state_dict() if self._refine else None,
@@ -155,7 +155,7 @@ class Adaptation:
             if state["refine"] is not None:
                 self._refine = self._make_refine()
                 self._refine.load_state_dict(state["refine"])
-        self._stage = state["stage"]
+        self.stage = state["stage"]
         self._outcome = Outcome(**state["outcome"])
         return True
 
@@ -175,7 +175,7 @@ class Adaptation:
         seconds = perf_counter() - started
         self._outcome = self._align.add_to(self._outcome, seconds)
         if self._align.done:
-            self._align, self._stage = None, "refine"
+            self._align, self.stage = None, "refine"
         return Progress(
             stage="align", epoch=epoch.epoch, epochs=self._hyperparameters.align.epochs, distance=epoch.distance,
             learning_rate=epoch.learning_rate, seconds=seconds,
@@ -205,7 +205,7 @@ class Adaptation:
 
     def _finish(self, refine: RefineLoop) -> None:
         refine.restore_best()
-        self._stage = "done"
+        self.stage = "done"
         if not self._test:
             return
         started = perf_counter()
@@ -214,19 +214,10 @@ class Adaptation:
         notes = _joined(self._outcome.notes, refine.notes)
         self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
 
-    def _build(self) -> CrossModalModel:
-        options = self._hyperparameters
-        return build_model(
-            input_shape=self._data.train.x.shape[1:], target=self._task.target, body=self._body,
-            pretrained=self._recipe.pretrained, config=options.embedder, dropout=options.refine.dropout,
-            stochastic_depth=options.refine.stochastic_depth == "body", seed=self._seed, statistics=self._statistics,
-        ).to(self._device)  # fmt: skip
-
     def _make_align(self) -> AlignStage:
         return AlignStage(
             self.model, self._data, self._task.target, self._body, self._recipe.pretrained, self._hyperparameters,
-            seed=self._seed, device=self._device, threads=self._threads, deterministic=self._deterministic,
-            cache=self._cache,
+            self._seed, self._device, self._cache,
         )  # fmt: skip
 
     def _make_refine(self) -> RefineLoop:
@@ -263,10 +254,3 @@ def _check_data(task: Task, data: PreparedData) -> None:
                     f"{task.name}: the {name} {what} have shape {rows.shape} and type {rows.dtype}; the task needs "
                     f"{len(split.x)} rows of numbers of shape {shape}: prepare its data again"
                 )
-
-
-_STEPS: dict[Stage, Callable[[Adaptation], Progress]] = {
-    "align": Adaptation._step_align,
-    "refine": Adaptation._step_refine,
-    "done": Adaptation._step_done,
-}

@@ -32,8 +32,6 @@ class AlignStage:
     hyperparameters: Hyperparameters
     seed: int
     device: torch.device
-    threads: int
-    deterministic: bool
     cache: AlignedCache | None
     """Alignments shared with other trials; None: neither read nor write them."""
 
@@ -87,8 +85,8 @@ class AlignStage:
     def _make_loop(self, source: SourceFeatures) -> AlignLoop:
         train, config = self.data.splits["train"], self.hyperparameters.align
         distance = fitted_distance(config.distance, source, self.device)
-        target, seed = self.target, self.seed
-        return AlignLoop(self.model, train.x, train.y, target, config, distance, seed=seed, device=self.device)
+        rows = (train.x, train.y, self.target)
+        return AlignLoop(self.model, *rows, config, distance, seed=self.seed, device=self.device)
 
     def _source(self) -> SourceFeatures:
         config = self.hyperparameters.align
@@ -111,7 +109,7 @@ class AlignStage:
             "align": asdict(replace(config, source="")),  # the source features are hashed themselves
             "distance": get_distance(config.distance).version,
             "seed": self.seed,
-            "threads": self.threads,
-            "deterministic": self.deterministic,
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
         return alignment_key(self.model.embedder, source, self.data.splits["train"], self.device, settings)

@@ -1,16 +1,18 @@
-"""Text encoders of transformers: BERT, RoBERTa, DistilBERT, ModernBERT, ELECTRA and others with such embeddings."""
+"""Text encoders of transformers: BERT, RoBERTa, DistilBERT, ModernBERT, ELECTRA, others with such embeddings, MPNet."""
 
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Stem
 from orca_ray.models.family import Family
-from orca_ray.models.text import TextStem
+from orca_ray.models.stems import TextStem
 
 
-def cut_text(model: Any) -> tuple[Body, Stem]:
+def _cut(model: Any) -> tuple[Body, Stem]:
     """Cut a text encoder into body and stem, using it up; raises UserError for other models."""
     embeddings = getattr(model, "embeddings", None)
     if embeddings is None or model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False):
@@ -24,7 +26,7 @@ def cut_text(model: Any) -> tuple[Body, Stem]:
     model.embeddings = GivenEmbeddings()
     if hasattr(model, "pooler"):
         model.pooler = None  # its parameters would never get a gradient
-    return EncoderBody(model, "sequence", words.shape[1], places), TextStem(words, places, norm)
+    return EncoderBody(model, "sequence"), TextStem(words, places, norm)
 
 
 def _places(embeddings: Any) -> Tensor | None:
@@ -39,8 +41,44 @@ def _places(embeddings: Any) -> Tensor | None:
     return places.clone() if segments is None else places + segments.weight.detach()[0]
 
 
-def _resembles(config: Any) -> bool:
-    return not (hasattr(config, "image_size") and hasattr(config, "patch_size"))
+class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # transformers is not typed
+    """MPNet's self-attention as one kernel; relative positions become a bias on the scores, as masks are."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the attended states [B, T, D] in a tuple; attention probabilities are computed by transformers."""
+        if output_attentions:
+            return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)  # type: ignore[no-any-return]
+        heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)
+        q, k, v = (project(hidden_states).view(heads).transpose(1, 2) for project in (self.q, self.k, self.v))
+        bias = position_bias
+        if attention_mask is not None:
+            bias = attention_mask if bias is None else bias + attention_mask
+        attended = F.scaled_dot_product_attention(
+            q, k, v, None if bias is None else bias.to(q.dtype), self.dropout.p if self.training else 0.0
+        )
+        return (self.o(attended.transpose(1, 2).flatten(2)),)
 
 
-FAMILY = Family(name="BERT-like text encoders", modality="sequence", resembles=_resembles, cut=cut_text)
+def _cut_mpnet(model: Any) -> tuple[Body, Stem]:
+    for part in model.modules():
+        if type(part) is MPNetSelfAttention:
+            part.__class__ = FusedMPNetSelfAttention
+    return _cut(model)
+
+
+FAMILIES = (
+    Family(name="MPNet", modality="sequence", model_types=("mpnet",), cut=_cut_mpnet),
+    Family(
+        name="BERT-like text encoders",
+        modality="sequence",
+        resembles=lambda config: not (hasattr(config, "image_size") and hasattr(config, "patch_size")),
+        cut=_cut,
+    ),
+)

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from pkgutil import resolve_name
 
-from orca_ray.errors import unknown_name
+from orca_ray.errors import lookup
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
@@ -26,9 +26,7 @@ EXECUTORS = {
 
 def make_executor(name: str) -> Executor:
     """Return an executor by name; raise UserError for an unknown one."""
-    if name not in EXECUTORS:
-        raise unknown_name("executor", name, EXECUTORS)
-    executor: Executor = resolve_name(EXECUTORS[name])()
+    executor: Executor = resolve_name(lookup("executor", name, EXECUTORS))()
     return executor
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+from orca_ray.data.bodies import PAPER_BODIES
 from orca_ray.data.packages import is_cached
 from orca_ray.data.protocol import HELD_OUT, PAPER
 from orca_ray.data.raw import missing
@@ -132,7 +133,7 @@ def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float
         data = declared.prepared(search.spec.protocol)
         task = declared if data is None else declared.resolved(data)
         if forward_flops(search.body, 1) is None:
-            search = replace(search, body=modality_of(search.body, task.kind).paper_body)
+            search = replace(search, body=PAPER_BODIES[modality_of(search.body, task.kind).name])
         rate = Rate("", ASSUMED_RATE, GPU_STEP_SECONDS if search.resources.gpus else 0.0)
         if (total := search_seconds(task, search, rate)) is not None:
             seconds[search.task, search.method] = total / search.num_trials

@@ -18,7 +18,7 @@ import numpy as np
 from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_lines
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
@@ -28,6 +28,10 @@ MEAN, STD = (np.array(values, np.float32) for values in IMAGENET_STATISTICS)
 _MOST_PIXELS = 50_000_000
 _LISTS = (
     "https://raw.githubusercontent.com/virajprabhu/SENTRY/7d594a54b5d96d317f8c7be5296d8819a7f1644a/data/DomainNet/txt"
+)
+_LIST_FILES = (
+    ("sketch_train_mini.txt", "787c4800e37e417d5e15ff7ca327508e0a590fe848e40139c0d8600d29bcf9ac", 218_726),
+    ("sketch_test_mini.txt", "6119a9f562fa14a1290b06999f86bb68edebc349bdf28e15ec0832af62d60f3b", 94_760),
 )
 
 
@@ -51,24 +55,19 @@ def _listed(workspace: Workspace, split: str) -> tuple[list[Path], Array]:
     listing = workspace.file(f"sketch_{split}_mini.txt")
     paths, labels = [], []
     for number, line in enumerate(read_lines(listing), start=1):
-        name, label = _fields(listing, number, line)
-        path = workspace.raw / name
-        if not path.is_file():
+        fields = line.split()
+        numbered = len(fields) == 2 and re.fullmatch("[0-9]{1,3}", fields[1])
+        if not numbered or int(fields[1]) >= NUM_CLASSES or ".." in Path(fields[0]).parts:
+            raise UserError(
+                f"{listing}, line {number}: expected the path of an image below the raw directory and its class, 0 to "
+                f"{NUM_CLASSES - 1}, found {quoted(line)}"
+            )
+        name = fields[0].lstrip("/")
+        if not (workspace.raw / name).is_file():
             raise UserError(f"{listing}, line {number}: expected {name} in {workspace.raw}, found no such file")
-        paths.append(path)
-        labels.append(label)
+        paths.append(workspace.raw / name)
+        labels.append(int(fields[1]))
     return paths, np.array(labels, np.int64)
-
-
-def _fields(listing: Path, number: int, line: str) -> tuple[str, int]:
-    fields = line.split()
-    numbered = len(fields) == 2 and re.fullmatch("[0-9]{1,3}", fields[1])
-    if not numbered or int(fields[1]) >= NUM_CLASSES or ".." in Path(fields[0]).parts:
-        raise UserError(
-            f"{listing}, line {number}: expected the path of an image below the raw directory and its class, 0 to "
-            f"{NUM_CLASSES - 1}, found {line!r}"
-        )
-    return fields[0].lstrip("/"), int(fields[1])
 
 
 def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -> Array:
@@ -135,17 +134,9 @@ TASK = Task(
             num_bytes=2_634_000_000,
             unpacked="sketch",
         ),
-        RawFile(
-            path="sketch_train_mini.txt",
-            urls=(f"{_LISTS}/sketch_train_mini.txt",),
-            sha256="787c4800e37e417d5e15ff7ca327508e0a590fe848e40139c0d8600d29bcf9ac",
-            num_bytes=218_726,
-        ),
-        RawFile(
-            path="sketch_test_mini.txt",
-            urls=(f"{_LISTS}/sketch_test_mini.txt",),
-            sha256="6119a9f562fa14a1290b06999f86bb68edebc349bdf28e15ec0832af62d60f3b",
-            num_bytes=94_760,
+        *(
+            RawFile(path=path, urls=(f"{_LISTS}/{path}",), sha256=sha256, num_bytes=num_bytes)
+            for path, sha256, num_bytes in _LIST_FILES
         ),
     ),
     terms="The images belong to their authors: research use only, do not pass them on.",

@@ -13,7 +13,7 @@ from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.data.workspace import Workspace
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.arrays import filled, hold_out
 from orca_ray.tasks.task import SPLIT_SEED
 
@@ -34,7 +34,7 @@ def entries(path: Path, content: Any, *keys: str) -> list[Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {type(content).__name__}")
     if absent := [key for key in keys if key not in content]:
-        found = ", ".join(repr(key) for key in content) or "none"
+        found = quoted(list(content))
         raise UserError(f"{path}: the key {absent[0]!r} is missing; expected {', '.join(keys)}, found {found}")
     return [content[key] for key in keys]
 
@@ -77,14 +77,13 @@ def published_splits(
     chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
     arrays: dict[str, Array] = {}
     for split, ((x, labels), indices) in chosen.items():
-        shape = scaled(x[:1]).shape[1:]
-        arrays[f"{split}_x"] = filled(workspace, split, indices, _scaled_rows(x, scaled), shape)
+
+        def rows(part: Indices, x: Array = x) -> Array:
+            return scaled(x[part])
+
+        arrays[f"{split}_x"] = filled(workspace, split, indices, rows, scaled(x[:1]).shape[1:])
         arrays[f"{split}_y"] = labels[indices]
     return arrays
-
-
-def _scaled_rows(x: Array, scaled: Callable[[Array], Array]) -> Callable[[Indices], Array]:
-    return lambda indices: scaled(x[indices])
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:
@@ -118,13 +117,13 @@ def _root(raw: Path, listing: Path, name: str) -> tuple[Path, int]:
     parts = _parts(listing, 1, name)
     for first in range(len(parts)):
         for root in (raw, listing.parent):
-            if root.joinpath(*parts[first:]).is_file():
+            if os.path.isfile(root.joinpath(*parts[first:])):  # False for a name that is too long
                 return root, first
-    raise UserError(f"{listing}, row 1: expected {name}, or the end of it, below {raw}, found no such file")
+    raise UserError(f"{listing}, row 1: expected {shorten(name)}, or the end of it, below {raw}, found no such file")
 
 
 def _parts(listing: Path, row: int, name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
     if ".." in path.parts or not path.name:
-        raise UserError(f"{listing}, row {row}: expected a file below the raw directory, found {name!r}")
+        raise UserError(f"{listing}, row {row}: expected a file below the raw directory, found {quoted(name)}")
     return path.relative_to("/").parts if path.is_absolute() else path.parts

@@ -19,7 +19,7 @@ import numpy as np
 from orca_ray.data.prepared import SPLITS
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_npy, refuse_not_finite
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
@@ -45,7 +45,12 @@ def _build(workspace: Workspace) -> Arrays:
     arrays: dict[str, Array] = {}
     for number, (split, paths) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
         factors = np.random.RandomState(SPLIT_SEED + number).uniform(*SKY_FACTORS, len(paths))
-        arrays |= _filled(workspace, split, paths, factors if split in skies else np.zeros(len(paths)))
+        x = arrays[f"{split}_x"] = workspace.array(f"{split}_x", (len(paths), 1, SIDE, SIDE))
+        y = arrays[f"{split}_y"] = workspace.array(f"{split}_y", (len(paths), SIDE, SIDE))
+        for part in workspace.batches(split, len(paths), _BATCH, x, y):
+            for index in range(part.start, part.stop):
+                factor = float(factors[index]) if split in skies else 0.0
+                x[index, 0], y[index] = _sample(Path(paths[index]), factor)
     return arrays
 
 
@@ -66,7 +71,7 @@ def _names(listing: Path) -> list[str]:
     names: list[Any] = listed.tolist()
     for name in names:
         if not (isinstance(name, str) and name.isprintable()):
-            raise UserError(f"{listing}: expected paths of stamps, found {type(name).__name__} {name!r:.100}")
+            raise UserError(f"{listing}: expected paths of stamps, found {type(name).__name__} {quoted(name)}")
     return names
 
 
@@ -79,15 +84,6 @@ def _galaxies(tree: Path) -> list[str]:
     if not stamps:
         raise UserError(f"{tree}: expected stamps f435w/PROPOSAL/VISIT/*.npy of galaxy fields, found none")
     return stamps
-
-
-def _filled(workspace: Workspace, split: str, paths: Sequence[str], factors: Array) -> dict[str, Array]:
-    x = workspace.array(f"{split}_x", (len(paths), 1, SIDE, SIDE))
-    y = workspace.array(f"{split}_y", (len(paths), SIDE, SIDE))
-    for part in workspace.batches(split, len(paths), _BATCH, x, y):
-        for index in range(part.start, part.stop):
-            x[index, 0], y[index] = _sample(Path(paths[index]), float(factors[index]))
-    return {f"{split}_x": x, f"{split}_y": y}
 
 
 def _sample(path: Path, factor: float) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from orca_ray.data.prepared import SplitName
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import refuse_not_finite
 from orca_ray.data.splits import Indices
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
@@ -94,14 +94,14 @@ def _records(path: Path) -> tuple[list[Array], Array]:
         )
     for i, (record, letter) in enumerate(zip(records, letters, strict=True)):
         if not isinstance(letter, str) or letter not in CLASSES:
-            raise UserError(f"{path}: label {i} is {letter!r}; allowed: {', '.join(CLASSES)}")
+            raise UserError(f"{path}: label {i} is {quoted(letter)}; allowed: {', '.join(CLASSES)}")
         refuse_not_finite(path, f"data[{i}]", numbers(path, f"data[{i}]", record, (None,)))
     return records, np.array([CLASSES[letter] for letter in letters])
 
 
 def _listed(path: Path, field: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple | np.ndarray) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        raise UserError(f"{path}: {field} must be a list or an array with an entry a record, found {value!r:.80}")
+        raise UserError(f"{path}: {field} must be a list or an array with an entry a record, found {quoted(value)}")
     return list(value)
 
 

@@ -7,24 +7,34 @@ Where the reference leaves a choice:
 - Validation and test hold every chunk unchanged; a clip's logits are the mean over its chunks (``group``). Under
   ``paper``, which trains on validation and selects on test, validation is held out of the training clips, because the
   reference does not use ``val.csv``.
+- Masks and mixtures have the distributions of the reference's ``SpectrogramDataset``.
 - Clips are numbered in the order of their ids as text; training examples have that order, chunks that of the file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from orca_ray.data.mel import log_mel
 from orca_ray.data.protocol import PAPER
-from orca_ray.data.readers import read_csv, read_json
-from orca_ray.errors import UserError
+from orca_ray.data.readers import read_csv, read_json, read_wav
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out
-from orca_ray.tasks.nasbench360 import _audio
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 NUM_LABELS = 200
-SHAPE = (1, _audio.NUM_MELS, _audio.NUM_FRAMES + 1)
+SAMPLE_RATE = 22050
+NUM_MELS = 96
+NUM_FRAMES = 101
+"""Frames of one second: windows centred at 0, 10 ms, …, 1 s."""
+SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
+MASK_PROBABILITY, MIX_PROBABILITY = 0.5, 0.75
+_MOST_MASKS, _MOST_MELS, _MOST_FRAMES = 2, 0.15, 0.20
+_MOST_BACKGROUND = 0.5
+_KEPT_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,26 @@ class _Chunks:
     @property
     def num_clips(self) -> int:
         return int(self.clips.max()) + 1
+
+
+class Backgrounds:
+    """The background recordings; up to half a gigabyte of their spectrograms is cached."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._kept: dict[int, Array] = {}
+        self._room = _KEPT_BYTES
+
+    def draw(self, random: np.random.RandomState) -> Array:
+        """Return the spectrogram [96, frames] of a random one."""
+        index = int(random.randint(len(self._paths)))
+        if index in self._kept:
+            return self._kept[index]
+        drawn = spectrogram(self._paths[index])
+        if drawn.nbytes <= self._room:
+            self._kept[index] = drawn
+            self._room -= drawn.nbytes
+        return drawn
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -76,28 +106,28 @@ def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks
     for row, text in enumerate(columns["labels"]):
         for label in text.split(","):
             if label not in numbers:
-                raise UserError(f"{listing}, row {row + 1}: expected labels of lbl_map.json, found {label!r}")
+                raise UserError(f"{listing}, row {row + 1}: expected labels of lbl_map.json, found {quoted(label)}")
             labels[row, numbers[label]] = True
     return _Chunks(paths, np.unique(np.array(columns["ext"]), return_inverse=True)[1].reshape(-1), labels)
 
 
-def _backgrounds(folder: Path) -> _audio.Backgrounds:
+def _backgrounds(folder: Path) -> Backgrounds:
     paths = sorted(str(path) for path in folder.glob("*.wav"))
     if not paths:
         raise UserError(f"{folder}: expected *.wav, found none; training mixes three of four clips with a background")
-    return _audio.Backgrounds(paths)
+    return Backgrounds(paths)
 
 
 def _examples(
-    workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: _audio.Backgrounds
+    workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: Backgrounds
 ) -> dict[str, Array]:
     """Return x [n, 1, 96, 102] and y [n, 200] of the clips [n]."""
     rows = _one_each(chunks)
 
     def example(clip: int) -> Array:
         random = np.random.RandomState([SPLIT_SEED, clip])
-        heard = _audio.spectrogram(chunks.paths[rows[clip]])
-        return _audio.framed(_audio.training_example(heard, backgrounds, random))
+        heard = spectrogram(chunks.paths[rows[clip]])
+        return framed(training_example(heard, backgrounds, random))
 
     x = filled(workspace, split, clips, each(example), SHAPE)
     return {f"{split}_x": x, f"{split}_y": chunks.labels[rows[clips]].astype(np.float32)}
@@ -112,10 +142,68 @@ def _one_each(chunks: _Chunks) -> Array:
 
 
 def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str, Array]:
-    rows = each(lambda index: _audio.framed(_audio.middle(_audio.spectrogram(chunks.paths[index]))))
+    rows = each(lambda index: framed(middle(spectrogram(chunks.paths[index]))))
     x = filled(workspace, split, np.arange(len(chunks.paths)), rows, SHAPE)
     y = chunks.labels.astype(np.float32)
     return {f"{split}_x": x, f"{split}_y": y, f"{split}_group": chunks.clips.astype(np.int64)}
+
+
+def spectrogram(path: str) -> Array:
+    """Return the log-mel spectrogram of a file, its mean subtracted: [96, frames], at least 101 frames.
+
+    Recordings shorter than a second are repeated. Raises UserError for an invalid file.
+    """
+    waveform = read_wav(Path(path), SAMPLE_RATE)
+    if len(waveform) < SAMPLE_RATE:
+        waveform = np.resize(waveform, SAMPLE_RATE)
+    decibels = log_mel(waveform, sample_rate=SAMPLE_RATE, n_mels=NUM_MELS)
+    return np.asarray(decibels - decibels.mean())
+
+
+def middle(spectrogram_MT: Array) -> Array:
+    """Return the middle 101 frames. (The reference leaves longer chunks long; all published ones last a second.)"""
+    start = (spectrogram_MT.shape[1] - NUM_FRAMES) // 2
+    return spectrogram_MT[:, start : start + NUM_FRAMES]
+
+
+def framed(spectrogram_MT: Array) -> Array:
+    """Return [1, 96, 102]: the spectrogram and the empty frame that the reference appends."""
+    return np.pad(spectrogram_MT, ((0, 0), (0, 1)))[None]
+
+
+def training_example(spectrogram_MT: Array, backgrounds: Backgrounds, random: np.random.RandomState) -> Array:
+    """Return [96, 101] of a chunk, masked at random and, with probability ¾, mixed with a background."""
+    example = _cut(_masked(spectrogram_MT, random), random)
+    if random.random_sample() >= MIX_PROBABILITY:
+        return example
+    background = _cut(_masked(backgrounds.draw(random), random), random)
+    share = random.uniform(0, _MOST_BACKGROUND)
+    return (1 - share) * example + share * background
+
+
+def _cut(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
+    start = int(random.randint(spectrogram_MT.shape[1] - NUM_FRAMES + 1))
+    return spectrogram_MT[:, start : start + NUM_FRAMES]
+
+
+def _masked(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
+    """Apply SpecAugment's masks (Park et al., 2019, arXiv:1904.08779) with probability ½.
+
+    One or two bands of mels and of frames are set to the spectrogram's minimum.
+    """
+    if random.random_sample() >= MASK_PROBABILITY:
+        return spectrogram_MT
+    masked = spectrogram_MT.copy()
+    for _ in range(random.randint(1, _MOST_MASKS + 1)):
+        masked[_band(len(masked), _MOST_MELS, random)] = spectrogram_MT.min()
+        masked[:, _band(masked.shape[1], _MOST_FRAMES, random)] = spectrogram_MT.min()
+    return masked
+
+
+def _band(size: int, most: float, random: np.random.RandomState) -> slice:
+    width = int(random.uniform(0, most) * size)
+    start = int(random.uniform(0, size - width))
+    return slice(start, start + width)
 
 
 TASK = Task(

@@ -41,7 +41,6 @@ TASK = Task(
     target=Target("classes", size=NUM_CLASSES),
     loss="softmax_focal",
     metric="error",
-    input_scale="measured",
     num_samples=NUM_SAMPLES,
     licence="CC-BY-ND (as NAS-Bench-360 states)",
     citation="Pizzolato et al., Comparison of six electromyography acquisition setups on hand movement classification "

@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.protocol import PAPER
 from orca_ray.data.readers import read_lines, read_npy, refuse_not_finite, refuse_shape
 from orca_ray.data.rows import PairwiseRows
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import MARGIN, PADDING
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
@@ -77,19 +76,15 @@ def _features(path: Path) -> tuple[Array, Array]:
     shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
     shapes |= dict.fromkeys(PAIR_MAPS, (length, length))
     for field, shape in shapes.items():
-        _refuse_feature(path, field, content[field], shape)
+        values = content[field]
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            raise UserError(f"{path}, {field}: expected an array of numbers, found {type(values).__name__}")
+        refuse_shape(path, field, values, shape)
+        refuse_not_finite(path, field, values)
+        if (largest := float(np.abs(values).max(initial=0))) >= _LARGEST_FEATURE:
+            raise UserError(f"{path}, {field}: expected values between -100 and 100, found ±{largest:g}")
     features = [content["ss"], content["pssm"].T, content["sa"][None], content["entropy"][None]]
     return np.concatenate(features).astype(np.float32), np.stack([content[field] for field in PAIR_MAPS])
-
-
-def _refuse_feature(path: Path, field: str, values: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise UserError(f"{path}, {field}: expected an array of numbers, found {type(values).__name__}")
-    refuse_shape(path, field, values, shape)
-    refuse_not_finite(path, field, values)
-    largest = float(np.abs(values).max(initial=0))
-    if largest >= _LARGEST_FEATURE:
-        raise UserError(f"{path}, {field}: expected values between -100 and 100, found ±{largest:g}")
 
 
 def _distances(path: Path, length: int) -> Array:
@@ -177,7 +172,7 @@ def _names(workspace: Workspace, folder: str) -> list[str]:
         raise UserError(f"{path}: expected at least 2 proteins, one a line, found {len(names)}")
     for name in names:
         if not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(f"{path}: expected names of letters, digits, '_', '.' and '-', found {name!r}")
+            raise UserError(f"{path}: expected names of letters, digits, '_', '.' and '-', found {quoted(name)}")
     return names
 
 
@@ -203,7 +198,6 @@ TASK = Task(
     loss="mse",
     metric="mae_lr_d8",
     paper_metric="mae_lr_d8_reference",
-    input_scale="measured",
     target_scale="units",
     num_samples=(3456, 75, 75),
     input_bytes=INPUT_BYTES,

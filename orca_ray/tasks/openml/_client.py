@@ -15,7 +15,7 @@ from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch as fetch_files
 from orca_ray.data.raw import RawFile
 from orca_ray.data.readers import read_json
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 
 SERVER = "https://www.openml.org"
 _PATIENCE = Patience()
@@ -89,16 +89,16 @@ def _fields(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path} is not the JSON that OpenML answers with: {told}; fetch it again") from error
     fields = content.get("data_set_description")
     if not isinstance(fields, dict):
-        told = str(content)[:200]
+        told = quoted(content)
         raise UserError(f"{path} holds no field data_set_description, but {told}; fetch it again")
     return fields
 
 
 def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
     found = fields.get(name)
-    text = str(found) if isinstance(found, int) else found  # ids come as text today; they are numbers
+    text = quoted(found) if isinstance(found, int) else found  # ids come as text today; they are numbers
     if not isinstance(text, str) or not re.fullmatch(allowed, text):
-        raise UserError(f"{path}: field {name} is {found!r}, expected text that matches {allowed!r}")
+        raise UserError(f"{path}: field {name} is {quoted(found)}, expected text that matches {allowed!r}")
     return text
 
 
@@ -107,5 +107,5 @@ def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
     found = fields.get(name) or []
     given = [found] if isinstance(found, str) else found
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-        raise UserError(f"{path}: field {name} is {found!r}, expected names of columns")
+        raise UserError(f"{path}: field {name} is {quoted(found)}, expected names of columns")
     return [column for each in given for column in each.split(",")]

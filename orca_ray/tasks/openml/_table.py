@@ -1,6 +1,5 @@
 """One table of OpenML: columns of categories and of numbers."""
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +9,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from orca_ray.data import cache
+from orca_ray.data.gzip_stream import refuse_growth
+from orca_ray.data.readers import refuse_not_finite
 from orca_ray.data.rows import Array
 from orca_ray.data.workspace import Workspace
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.openml._client import raw_files, read_description
 
 Row = Sequence[Any]
@@ -20,6 +22,7 @@ Attribute = tuple[str, str | list[str]]
 """Name, and type or declared categories."""
 
 NUMERIC = ("NUMERIC", "REAL", "INTEGER")
+_CELL_BYTES = 40.0  # of a number in the reader's lists
 _MISSING = (None, "?")  # the reader takes a quoted question mark for text; uploaders mean a missing value
 
 
@@ -76,7 +79,8 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
         raise UserError(f"{path} has no rows")
     names = [name for name, _ in attributes]
     if description.target not in names:
-        raise UserError(f"{path} has no column {description.target!r}, the target; its columns: {', '.join(names)}")
+        found = shorten(", ".join(names))
+        raise UserError(f"{path} has no column {quoted(description.target)}, the target; its columns: {found}")
     wanted = {name: i for i, name in enumerate(names) if name not in description.left_out - {description.target}}
     columns = {name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()}
     target = columns.pop(description.target)
@@ -98,9 +102,16 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
     import arff
 
     try:
-        content = arff.loads(path.read_text(encoding="utf-8"))
-    except (arff.ArffException, ValueError, LookupError, csv.Error) as error:
-        raise UserError(f"{path} is not a table in ARFF: {_worded(error)}") from error
+        text = cache.read_bytes(path).decode()
+        starts = [line.strip()[:10].lower() for line in text.split("\n")]
+        cells = starts.count("@attribute") * sum(start.startswith("{") for start in starts)
+        refuse_growth(path, 8 * cells, len(text), " as rows with all their zeros")
+        cache.require_memory(_CELL_BYTES * max(cells, len(text) / 2), f"{path}: its table", "give a smaller table")
+        content = arff.loads(text)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the reader documents only its own exceptions
+        raise UserError(f"{path} is not a table in ARFF: {shorten(_worded(error))}") from error
     return content["attributes"], content["data"]
 
 
@@ -114,9 +125,9 @@ def _column(path: Path, attribute: Attribute, values: list[Any]) -> Column:
     name, kind = attribute
     if isinstance(kind, list):
         return Nominal(name, tuple(kind), tuple(None if value in _MISSING else value for value in values))
+    where = f"column {quoted(name)}"
     if kind.upper() not in NUMERIC:
-        raise UserError(f"{path}: column {name!r} is of type {kind}, expected categories or {', '.join(NUMERIC)}")
+        raise UserError(f"{path}: {where} is of type {kind}, expected categories or {', '.join(NUMERIC)}")
     numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    if np.isinf(numbers).any():
-        raise UserError(f"{path}: column {name!r} has an infinite value in row {int(np.isinf(numbers).argmax())}")
+    refuse_not_finite(path, where, np.where(np.isnan(numbers), 0.0, numbers))
     return Numeric(name, numbers)

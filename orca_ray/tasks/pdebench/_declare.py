@@ -4,16 +4,16 @@ Files made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSO
 ``pdebench_generated``, other files to ``pdebench``, so that their scores never share a leaderboard.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from orca_ray.data import readers
+from orca_ray.data.cache import parse_json
 from orca_ray.data.pdebench_files import FILES, MARK
 from orca_ray.data.raw import RawFile, refuse_missing
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._layouts import Hdf5, Steady, seeds, stacked
 from orca_ray.tasks.pdebench._reading import Reading, by_frame, by_inputs
@@ -127,12 +127,10 @@ def _refuse_generated(path: Path, file: Hdf5, problem: str) -> None:
 def _refuse_downloaded(path: Path, file: Hdf5, problem: str) -> None:
     settings = file.attrs.get(MARK)
     try:
-        found = json.loads(settings) if isinstance(settings, str) else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        parse_json(settings, str(path))
+    except UserError as error:
         raise UserError(
             f"{path}: expected simulations made by 'orca-sweep data generate', which have their settings in the "
-            f"attribute {MARK!r} (a JSON object), found {'none' if settings is None else repr(settings)[:80]}; use the "
+            f"attribute {MARK!r} (a JSON object), found {'none' if settings is None else quoted(settings)}; use the "
             f"task {DOWNLOADED}/{problem} for the published file"
-        )
+        ) from error

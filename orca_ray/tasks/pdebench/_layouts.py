@@ -47,8 +47,6 @@ class Simulations(ABC):
         if getattr(found, "shape", None) is None:  # nothing, a group, or a data set without data
             held = ", ".join(sorted(self._file)[:10]) or "nothing"
             raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
-        if found.file.filename != self._file.filename or found.external or found.is_virtual:
-            raise UserError(f"{self.path}, {name}: expected data in the file itself, found data kept in another file")
         if found.dtype.kind != "f":
             raise UserError(f"{self.path}, {name}: expected floating-point numbers, found {found.dtype}")
         readers.refuse_shape(self.path, name, found, expected)
@@ -57,9 +55,9 @@ class Simulations(ABC):
     def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
         """Read ``part``; errors name it by ``place``, because their indices count from its start."""
         with self._damage(name):
-            values = np.asarray(dataset[part], dtype=np.float32)
+            values = np.asarray(dataset[part])
         readers.refuse_not_finite(self.path, f"{name} ({place})", values)
-        return values
+        return values.astype(np.float32, copy=False)
 
     @contextlib.contextmanager
     def _damage(self, name: str) -> Iterator[None]:

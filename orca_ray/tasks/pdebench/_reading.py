@@ -22,8 +22,6 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Workspace
 
 logger = logging.getLogger(__name__)
 
-Division = Mapping[str, Indices]
-"""Sorted rows of the file by split."""
 Scale = tuple[Array, Array]
 """Mean and divisor, both float32 [C, *space]."""
 
@@ -134,8 +132,8 @@ def statistics(blocks: Iterable[Array]) -> Scale:
     return mean.astype(np.float32), (deviation + EPSILON).astype(np.float32)
 
 
-def divide(num_samples: int, test_first: bool) -> Division:
-    """Return the rows of train, validation and test; test is a tenth, rounded as in the reference."""
+def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
+    """Return the sorted rows of train, validation and test; test is a tenth, rounded as in the reference."""
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
     rows = np.arange(num_samples)
     test, rest = (rows[:boundary], rows[boundary:]) if test_first else (rows[boundary:], rows[:boundary])
@@ -145,7 +143,7 @@ def divide(num_samples: int, test_first: bool) -> Division:
 
 
 def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> Arrays:
-    """Fill the arrays of all splits; raises UserError for too few or too many samples or frames."""
+    """Read the file once in order, and copy each sample to its split; raises UserError for unusable sizes."""
     samples = Samples(simulations, reading)
     _refuse_sizes(samples, simulations.path)
     division = divide(samples.num_samples, reading.test_first)
@@ -155,29 +153,6 @@ def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> A
         logger.info("%s: statistics of %s", workspace.task, simulations.path)
         seen = ("train", "validation") if workspace.protocol == PAPER else ("train",)
         scales = reading.scaling(samples, np.sort(np.concatenate([division[split] for split in seen])), frames.values())
-    return _filled(workspace, reading, samples, division, frames, scales)
-
-
-def _refuse_sizes(samples: Samples, path: Path) -> None:
-    if samples.num_samples < 10:
-        raise UserError(
-            f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"
-        )
-    if samples.num_samples > MOST_SAMPLES:
-        raise UserError(f"{path}: expected at most {MOST_SAMPLES} simulations, found {samples.num_samples}")
-    if samples.num_frames < 2:
-        raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
-
-
-def _filled(
-    workspace: Workspace,
-    reading: Reading,
-    samples: Samples,
-    division: Division,
-    frames: Mapping[str, int],
-    scales: Mapping[int, Scale],
-) -> dict[str, Array]:
-    """Read the file once in order, and copy each sample to its split."""
     named = {f"{split}_{axis}": (len(rows), *reading.shape) for split, rows in division.items() for axis in "xy"}
     arrays = {name: workspace.array(name, shape) for name, shape in named.items()}
     for part in workspace.batches("samples", samples.num_samples, samples.batch_size, *arrays.values()):
@@ -190,6 +165,17 @@ def _filled(
             arrays[f"{split}_x"][place] = x.reshape(-1, *reading.shape)
             arrays[f"{split}_y"][place] = y.reshape(-1, *reading.shape)
     return arrays
+
+
+def _refuse_sizes(samples: Samples, path: Path) -> None:
+    if samples.num_samples < 10:
+        raise UserError(
+            f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"
+        )
+    if samples.num_samples > MOST_SAMPLES:
+        raise UserError(f"{path}: expected at most {MOST_SAMPLES} simulations, found {samples.num_samples}")
+    if samples.num_frames < 2:
+        raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
 
 
 def _scaled(fields: Array, scale: Scale | None) -> Array:

@@ -151,14 +151,14 @@ def test_a_deterministic_trial_computes_with_one_thread(
     plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool, threads: int
 ) -> None:
     held: list[tuple[int, bool, bool]] = []
-    refine = adaptation._STEPS["refine"]
+    refine = adaptation.Adaptation._step_refine
 
     def spy(trial: adaptation.Adaptation) -> Progress:
         tf32 = torch.backends.cudnn.allow_tf32
         held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
         return refine(trial)
 
-    monkeypatch.setitem(adaptation._STEPS, "refine", spy)
+    monkeypatch.setattr(adaptation.Adaptation, "_step_refine", spy)
     trial = plans["nft"].trial({}, 1, "confirm")
     trial = dataclasses.replace(trial, resources=Resources(cpus=2.0), deterministic=deterministic)
     scores(finish(TrialRunner(trial, tmp_path))[1])

@@ -9,7 +9,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import AUGMENTATIONS
-from orca_ray.tasks.nasbench360.cifar100 import TASK
+from orca_ray.tasks.nasbench360.cifar import CIFAR100 as TASK
 from tests.tasks.nasbench360.reference_loaders import reference_arrays
 from tests.tasks.nasbench360.twin_data import ordered, prepare, raw_twin, training_rows
 from tests.tasks.reference_utils import needs_reference

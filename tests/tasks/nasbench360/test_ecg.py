@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data.prepared import SPLITS
+from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360 import ecg
 from orca_ray.tasks.nasbench360.ecg import TASK
 from tests.tasks.nasbench360.reference_loaders import reference_arrays
@@ -126,3 +127,15 @@ def _keys(x: Array, y: Array) -> list[tuple[object, ...]]:
     return [
         (int(label), *np.round(row[0, ::50].astype(np.float64), 4).tolist()) for row, label in zip(x, y, strict=True)
     ]
+
+
+@pytest.mark.parametrize("label", [10**20_000, "\x1b[2J" * 300_000], ids=["number", "text"])
+def test_a_long_label_is_shortened(label: object, tmp_path: Path) -> None:
+    content = ecg_content()
+    (tmp_path / "raw").mkdir()
+    content["label"] = [*content["label"][:-1], label]
+    save_ecg(tmp_path / "raw", content)
+    with pytest.raises(UserError, match=r"challenge2017\.pkl: label \d+ is .*; allowed: N, A, O, ~") as caught:
+        TASK.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -16,7 +16,7 @@ from orca_ray.data.prepared import PreparedData
 from orca_ray.data.readers import read_wav
 from orca_ray.data.workspace import Workspace
 from orca_ray.tasks import arrays
-from orca_ray.tasks.nasbench360 import _audio, fsd50k
+from orca_ray.tasks.nasbench360 import fsd50k
 from tests.tasks.nasbench360.reference_fsd50k import reference_fsd50k
 from tests.tasks.reference_utils import needs_reference
 from tests.twins._nasbench360_large_files import NUM_CLIPS, write_fsd50k, write_wav
@@ -122,7 +122,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_draws(
     raw: Path, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = _audio.training_example
+    original = fsd50k.training_example
 
     def counted(*arguments: Any) -> Array:
         nonlocal calls
@@ -131,7 +131,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_draws(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(_audio, "training_example", counted)
+    monkeypatch.setattr(fsd50k, "training_example", counted)
     monkeypatch.setattr(arrays, "_BATCH_BYTES", 5 * 4 * 96 * 102)
     with pytest.raises(KeyboardInterrupt):
         TASK.prepare(raw=raw, out=tmp_path / "1")
@@ -139,16 +139,16 @@ def test_an_interrupted_preparation_goes_on_to_the_same_draws(
     assert calls == 12 + 14
 
 
-def _backgrounds(directory: Path) -> _audio.Backgrounds:
+def _backgrounds(directory: Path) -> fsd50k.Backgrounds:
     path = directory / "hum.wav"
     write_wav(path, np.random.RandomState(5).normal(0, 0.1, 2 * 22050))
-    return _audio.Backgrounds([str(path)])
+    return fsd50k.Backgrounds([str(path)])
 
 
 def test_draws_have_the_references_frequencies(tmp_path: Path) -> None:
     backgrounds = _backgrounds(tmp_path)
     chunk = np.add.outer(np.arange(96.0), np.arange(101.0)).astype(np.float32) + 10
-    examples = [_audio.training_example(chunk, backgrounds, np.random.RandomState([0, i])) for i in range(400)]
+    examples = [fsd50k.training_example(chunk, backgrounds, np.random.RandomState([0, i])) for i in range(400)]
     unmixed = [example for example in examples if np.isin(example, chunk).all()]
     unmasked = [example for example in unmixed if np.array_equal(example, chunk)]
     assert len(unmixed) / 400 == pytest.approx(0.25, abs=0.07)
@@ -158,7 +158,7 @@ def test_draws_have_the_references_frequencies(tmp_path: Path) -> None:
 
 def test_masks_are_bands_of_the_least_value() -> None:
     chunk = np.random.RandomState(0).uniform(1, 2, (96, 101)).astype(np.float32)
-    masked = [_audio._masked(chunk, np.random.RandomState(i)) for i in range(60)]
+    masked = [fsd50k._masked(chunk, np.random.RandomState(i)) for i in range(60)]
     changed = [each for each in masked if not np.array_equal(each, chunk)]
     assert len(changed) > 20
     for each in changed:
@@ -170,23 +170,23 @@ def test_masks_are_bands_of_the_least_value() -> None:
 
 @given(st.integers(1, 500), st.floats(0.01, 0.5), st.integers(0, 1000))
 def test_a_band_is_inside_and_not_too_wide(size: int, most: float, seed: int) -> None:
-    band = _audio._band(size, most, np.random.RandomState(seed))
+    band = fsd50k._band(size, most, np.random.RandomState(seed))
     assert 0 <= band.start <= band.stop <= size
     assert band.stop - band.start <= most * size
 
 
 def test_a_longer_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:
     write_wav(tmp_path / "long.wav", np.random.RandomState(0).normal(0, 0.1, 2 * 22050))
-    whole = _audio.spectrogram(str(tmp_path / "long.wav"))
+    whole = fsd50k.spectrogram(str(tmp_path / "long.wav"))
     assert whole.shape == (96, 201)
-    np.testing.assert_array_equal(_audio.middle(whole), whole[:, 50:151])
+    np.testing.assert_array_equal(fsd50k.middle(whole), whole[:, 50:151])
 
 
 def test_backgrounds_beyond_the_room_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_audio, "_KEPT_BYTES", 96 * 201 * 4)
+    monkeypatch.setattr(fsd50k, "_KEPT_BYTES", 96 * 201 * 4)
     write_wav(tmp_path / "0.wav", np.random.RandomState(0).normal(0, 0.1, 2 * 22050))
     write_wav(tmp_path / "1.wav", np.random.RandomState(1).normal(0, 0.1, 2 * 22050))
-    backgrounds = _audio.Backgrounds([str(tmp_path / "0.wav"), str(tmp_path / "1.wav")])
+    backgrounds = fsd50k.Backgrounds([str(tmp_path / "0.wav"), str(tmp_path / "1.wav")])
     first = [backgrounds.draw(np.random.RandomState(seed)) for seed in range(8)]
     assert len(backgrounds._kept) == 1
     second = [backgrounds.draw(np.random.RandomState(seed)) for seed in range(8)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.tasks.nasbench360.spherical import TASK
+from orca_ray.tasks.nasbench360.cifar import SPHERICAL as TASK
 from tests.tasks.nasbench360.reference_loaders import reference_arrays
 from tests.tasks.nasbench360.twin_data import ordered, prepare, raw_twin, training_rows
 from tests.tasks.reference_utils import needs_reference

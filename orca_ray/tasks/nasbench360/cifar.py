@@ -1,7 +1,8 @@
-"""CIFAR-100: photographs of 100 classes, 32×32.
+"""CIFAR-100: photographs of 100 classes, 32×32, and the same projected onto a sphere.
 
-Inputs are normalised by channel. The reference pads its random crops with black before it normalises, which is not 0 in
-the normalised inputs, so the task has its own augmentation, ``crop_flip_cifar100``.
+``cifar100`` is normalised by channel. The reference pads its random crops with black before it normalises, which is not
+0 in the normalised inputs, so the task has its own augmentation, ``crop_flip_cifar100``. ``spherical`` has the images
+on the northern hemisphere, rotated at random, as 60×60 maps.
 """
 
 import io
@@ -15,11 +16,12 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, numbers, published_splits
+from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, hosted, numbers, published_splits
 from orca_ray.tasks.task import Array, Arrays, RawFile, Target, Task, Workspace
 
 ARCHIVE = "cifar-100-python.tar.gz"
-SHAPE = (3, 32, 32)
+SPHERICAL_FILE = "s2_cifar100.gz"
+SHAPE, SPHERICAL_SHAPE = (3, 32, 32), (3, 60, 60)
 NUM_CLASSES = 100
 NUM_SAMPLES = (40_000, 10_000, 10_000)
 
@@ -30,12 +32,25 @@ _MOST_BYTES = 2**29  # the archive takes 186 MB
 
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(ARCHIVE)
-    parts = {name: _images(path, name, content) for name, content in _unpickled(path).items()}
-    return published_splits(workspace, path, parts["train"], parts["test"], _normalised, sum(NUM_SAMPLES[:2]))
+    contents = _unpickled(path)
+    given, held_out = (_images(path, part, contents[part], ("data", "fine_labels"), SHAPE) for part in _PARTS)
+    return published_splits(workspace, path, given, held_out, _normalised, sum(NUM_SAMPLES[:2]))
+
+
+def _build_spherical(workspace: Workspace) -> Arrays:
+    path = workspace.file(SPHERICAL_FILE)
+    with open_gzip(path) as stream:
+        contents = zip(_PARTS, entries(path, safe_pickle.load(stream, str(path)), *_PARTS), strict=True)
+    given, held_out = (_images(path, part, each, ("images", "labels"), SPHERICAL_SHAPE) for part, each in contents)
+    return published_splits(workspace, path, given, held_out, _scaled, sum(NUM_SAMPLES[:2]))
+
+
+def _scaled(images: Array) -> Array:
+    return np.asarray(images.astype(np.float32) / np.float32(255))
 
 
 def _normalised(images: Array) -> Array:
-    return np.asarray((images.astype(np.float32) / np.float32(255) - _MEAN) / _STD)
+    return np.asarray((_scaled(images) - _MEAN) / _STD)
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
@@ -57,14 +72,17 @@ def _part(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, 
     return safe_pickle.load(cast(BinaryIO, archive.extractfile(member)), f"{path}, {member.name}")
 
 
-def _images(path: Path, part: str, content: Any) -> tuple[Array, Array]:
-    """Return images uint8 [N, 3, 32, 32] and their fine classes [N]."""
-    data, fine = entries(path, content, "data", "fine_labels")
-    data = numbers(path, f"data of {part}", data, (None, 3 * 32 * 32), "u")
-    return data.reshape(-1, *SHAPE), class_labels(path, f"fine_labels of {part}", fine, len(data), NUM_CLASSES)
+def _images(
+    path: Path, part: str, content: Any, fields: tuple[str, str], shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Return images uint8 [N, *shape] and their classes [N]; CIFAR-100 stores each image as one row."""
+    images, labels = entries(path, content, *fields)
+    stored = (3 * 32 * 32,) if shape == SHAPE else shape
+    images = numbers(path, f"{fields[0]} of {part}", images, (None, *stored), "u").reshape(-1, *shape)
+    return images, class_labels(path, f"{fields[1]} of {part}", labels, len(images), NUM_CLASSES)
 
 
-TASK = Task(
+CIFAR100 = Task(
     name="nasbench360/cifar100",
     title="CIFAR-100",
     modality="image",
@@ -89,3 +107,23 @@ TASK = Task(
     augmentation="crop_flip_cifar100",
     build=_build,
 )
+
+SPHERICAL = Task(
+    name="nasbench360/spherical",
+    title="Spherical CIFAR-100",
+    modality="image on a sphere",
+    input_shape=SPHERICAL_SHAPE,
+    target=Target("classes", size=NUM_CLASSES),
+    loss="cross_entropy",
+    metric="error",
+    input_scale="units",
+    num_samples=NUM_SAMPLES,
+    licence="CC-BY-SA (as NAS-Bench-360 states)",
+    citation=f"Cohen, Geiger, Köhler and Welling, Spherical CNNs, ICLR 2018; {BENCHMARK_PAPER}",
+    reference="https://arxiv.org/abs/1801.10130",
+    terms="Share alike: what is made of the data must be passed on under the same licence.",
+    files=(hosted(SPHERICAL_FILE, "spherical/s2_cifar100.gz", 285_000_000),),
+    build=_build_spherical,
+)
+
+TASKS = (CIFAR100, SPHERICAL)

@@ -1,0 +1,40 @@
+"""ORCA (align the embedder to the body's own modality, then fine-tune everything) and the methods compared with it."""
+
+from itertools import chain
+
+from orca_ray.methods.recipe import Recipe, head_parameters, norm_parameters
+
+_ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738"
+_PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
+RECIPES = (
+    Recipe(name="orca", title="align, then refine everything", reference=_ORCA, aligns=True, pretrained=True),
+    Recipe(name="nft", title="refine everything, no align", reference=_ORCA, aligns=False, pretrained=True),
+    Recipe(
+        name="scratch",
+        title="the same network from random initialisation",
+        reference=_ORCA,
+        aligns=False,
+        pretrained=False,
+    ),
+    Recipe(
+        name="fpt",
+        title="refine norms, embedder and head only",
+        reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
+        aligns=False,
+        pretrained=True,
+        # The embedder includes the position embeddings.
+        trainable=lambda model: chain(model.embedder.parameters(), norm_parameters(model.body), head_parameters(model)),
+        # The learning rate of the paper: few parameters train, and they have far to move.
+        defaults={"refine.learning_rate": 1e-3},
+    ),
+    Recipe(
+        name="linear_probe",
+        title="refine the head only",
+        reference=_PROBES,
+        aligns=False,
+        pretrained=True,
+        trainable=head_parameters,
+        # A convex problem on fixed features: large steps are safe.
+        defaults={"refine.learning_rate": 1e-2},
+    ),
+)

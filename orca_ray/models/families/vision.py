@@ -1,0 +1,134 @@
+"""Vision transformers of transformers: plain ones (ViT, DeiT and DINOv2 with or without registers) and Swin."""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from orca_ray.data.bodies import IMAGENET_STATISTICS
+from orca_ray.errors import UserError
+from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Layout, Stem
+from orca_ray.models.family import Family
+from orca_ray.models.stems import ImageStem, prefix_and_places
+
+_HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+class SwinBody(Body):
+    """Swin, [B, gh * gw, D] -> [B, S, 8 D for four stages]; each stage but the last halves the grid."""
+
+    modality = "image"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.final_norm = model.layernorm
+        self.feature_width = int(model.num_features)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the last hidden state after the final norm."""
+        assert grid is not None, "Swin needs the grid of its tokens"
+        # Without always_partition, the model would set its window size to the smallest grid it has seen, and fail on
+        # windows smaller than its bias table.
+        features: Tensor = self.final_norm(self.encoder(tokens_BTD, grid, always_partition=True).last_hidden_state)
+        return features
+
+    def feature_layout(self, layout: Layout) -> Layout:
+        """Return the grid after all patch mergings, which pad odd sides."""
+        return tuple(math.ceil(side / 2 ** (len(self.encoder.layers) - 1)) for side in layout)
+
+    def fit_grid(self, grid: tuple[int, int]) -> None:
+        """Shrink windows larger than their stage's grid, and keep the biases of the offsets that still occur.
+
+        A window that covers the whole grid is not shifted (Liu et al. 2021, and both libraries).
+        """
+        for stage in self.encoder.layers:
+            for block in stage.blocks:
+                if min(grid) <= block.window_size:
+                    block.shift_size = 0
+                    _shrink_window(block, min(grid))
+            if stage.downsample is not None:
+                grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+
+
+def _shrink_window(block: Any, window: int) -> None:
+    """Cut a block's relative position table down to the offsets within ``window``."""
+    bias = block.attention.relative_position_bias
+    old = int(bias.window_size[0])
+    if window == old:
+        return
+    table = bias.relative_position_bias_table.detach()
+    square = table.view(2 * old - 1, 2 * old - 1, -1)
+    kept = square[old - window : old + window - 1, old - window : old + window - 1]
+    smaller = type(bias)(table.shape[1], (window, window))
+    smaller.relative_position_bias_table = nn.Parameter(kept.reshape(-1, table.shape[1]).clone())
+    block.attention.relative_position_bias = smaller.to(table.device)
+    block.window_size = window
+
+
+class _PatchDtype(nn.Module):
+    """An empty ``projection.weight``, whose dtype ViTModel.forward reads."""
+
+    def __init__(self, projection: nn.Conv2d) -> None:
+        super().__init__()
+        self.projection = nn.Module()
+        self.projection.register_buffer("weight", projection.weight.detach()[:0].clone(), persistent=False)
+
+
+def _stem(model: Any) -> ImageStem:
+    """Return the stem of an image encoder of transformers and drop its pooler; raises UserError for other models."""
+    embeddings = getattr(model, "embeddings", None)
+    patches = getattr(embeddings, "patch_embeddings", None)
+    projection = getattr(patches, "projection", None)
+    if not isinstance(projection, nn.Conv2d) or embeddings is None or patches is None:
+        raise UserError(
+            f"cannot use a {type(model).__name__} as a body: it must be a ViT-like or Swin encoder with patch "
+            "embeddings, such as ViT, DeiT, DINOv2 or Swin"
+        )
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    names = ("cls_token", "distillation_token", "register_tokens")
+    grid = tuple(side // projection.kernel_size[0] for side in getattr(patches, "image_size", (0, 0)))
+    tokens = [getattr(embeddings, name, None) for name in names]
+    prefix, places = prefix_and_places(tokens, getattr(embeddings, "position_embeddings", None), grid, projection)
+    statistics = _HALF if model.config.model_type in ("vit", "beit") else IMAGENET_STATISTICS
+    norm = getattr(embeddings, "norm", None) or nn.Identity()
+    antialias = hasattr(embeddings, "register_tokens")  # in transformers, only Dinov2WithRegisters does it
+    return ImageStem(projection, norm, prefix, places, statistics, antialias)
+
+
+def _cut_vit(model: Any) -> tuple[Body, Stem]:
+    stem = _stem(model)
+    given = GivenEmbeddings()
+    given.patch_embeddings = _PatchDtype(model.embeddings.patch_embeddings.projection)
+    model.embeddings = given
+    return EncoderBody(model, "image", len(stem.prefix)), stem
+
+
+def _cut_swin(model: Any) -> tuple[Body, Stem]:
+    stem = _stem(model)
+    if not hasattr(model.encoder.layers[0], "blocks"):
+        raise UserError(f"cannot use a {type(model).__name__} as a body: of the hierarchical ones Swin is supported")
+    return SwinBody(model), stem
+
+
+def _has_patches(config: Any) -> bool:
+    return hasattr(config, "image_size") and hasattr(config, "patch_size")
+
+
+FAMILIES = (
+    Family(
+        name="ViT, DeiT and DINOv2",
+        modality="image",
+        resembles=lambda config: _has_patches(config) and not hasattr(config, "depths"),
+        cut=_cut_vit,
+    ),
+    Family(
+        name="Swin",
+        modality="image",
+        resembles=lambda config: _has_patches(config) and hasattr(config, "depths"),
+        depths=lambda config: config.depths,
+        set_depths=lambda config, depths: setattr(config, "depths", depths),
+        cut=_cut_swin,
+    ),
+)

@@ -1,0 +1,143 @@
+"""The nine problems of PDEBench, each a task for published files and one for generated files."""
+
+from orca_ray.tasks.pdebench._declare import Problem, downloaded, generated
+from orca_ray.tasks.pdebench._layouts import Steady, seeds, stacked
+from orca_ray.tasks.pdebench._reading import Reading, by_frame, by_inputs
+
+PROBLEMS = (
+    # Advection at speed 0.4 of a random wave on a periodic line.
+    Problem(
+        name="advection",
+        title="Advection, speed 0.4",
+        datafile=255674,
+        md5="d595bbfd2c659df995a93cd40d6ea568",
+        num_bytes=8_230_000_000,
+        loss="nrmse",
+        input_scale="standardised",  # waves around 0, deviation 0.8
+        target_scale="standardised",
+        reading=Reading(layout=stacked("tensor"), grid=(1024,), stride=4, time_stride=5, t_train=200, test_first=True),
+    ),
+    # Viscous Burgers equation, viscosity 1.0, on a periodic line.
+    Problem(
+        name="burgers",
+        title="Burgers equation, viscosity 1.0",
+        datafile=281365,
+        md5="9021eba35332d127306f11ef84c1a60f",
+        num_bytes=8_230_000_000,
+        loss="rmse",
+        input_scale="standardised",  # waves around 0, deviation 0.8
+        target_scale="standardised",
+        reading=Reading(layout=stacked("tensor"), grid=(1024,), time_stride=5, t_train=200, test_first=True),
+    ),
+    # Compressible Navier–Stokes equations on a periodic line, viscosities 0.1: density, pressure and velocity. The
+    # three fields are concatenated. Inputs and targets are standardised by the inputs' statistics and scored in these
+    # units, as in the reference implementation of ORCA.
+    Problem(
+        name="cfd_1d",
+        title="Compressible flow, 1-D",
+        datafile=164668,
+        md5="45655bd77d006ab539c52b7fbcf099b9",
+        num_bytes=12_410_000_000,
+        loss="rmse",
+        input_scale="standardised",
+        target_scale="standardised",
+        reading=Reading(
+            layout=stacked("density", "pressure", "Vx"),
+            grid=(1024,),
+            time_stride=5,
+            t_train=100,
+            test_first=True,
+            input_channels=(0, 1, 2),
+            target_channels=(0, 1, 2),
+            flattened=True,
+            scaling=by_inputs,
+        ),
+        paper_splits=True,
+    ),
+    # Compressible Navier–Stokes equations in a periodic square, Mach 1.0, viscosities 0.1: four fields, 64×64. Inputs
+    # and targets are standardised by their own frame's statistics over the first hundred training samples and scored
+    # in these units, as in the reference implementation of ORCA.
+    Problem(
+        name="cfd_2d",
+        title="Compressible flow, 2-D, 64×64",
+        datafile=164691,
+        md5="75a34f34a3dcd9bc8ae4b7adf8bf372c",
+        num_bytes=55_050_000_000,
+        loss="nrmse",
+        input_scale="standardised",
+        target_scale="standardised",
+        reading=Reading(
+            layout=stacked("density", "pressure", "Vx", "Vy"),
+            grid=(128, 128),
+            stride=2,
+            t_train=21,
+            test_first=False,
+            input_channels=(0, 1, 2, 3),
+            target_channels=(0, 1, 2, 3),
+            scaling=by_frame,
+        ),
+        paper_splits=True,
+    ),
+    # Darcy flow with forcing 0.1: from the diffusion coefficient to the steady state.
+    Problem(
+        name="darcy",
+        title="Darcy flow, 64×64",
+        datafile=133218,
+        md5="294f9a03a4aa16b0e386469ca8b471be",
+        num_bytes=1_310_000_000,
+        loss="nrmse",
+        reading=Reading(layout=Steady, grid=(128, 128), stride=2, t_train=1000, test_first=True),
+    ),
+    # Diffusion (0.5) and logistic growth (rate 1.0) on a periodic line.
+    Problem(
+        name="diffusion_reaction_1d",
+        title="Diffusion and reaction, 1-D",
+        datafile=133177,
+        md5="69a429239778d529cd419ed5888ea835",
+        num_bytes=4_140_000_000,
+        loss="nrmse",
+        reading=Reading(layout=stacked("tensor"), grid=(1024,), t_train=30, test_first=True),
+        paper_splits=True,
+    ),
+    # FitzHugh–Nagumo diffusion and reaction in the plane: from the first activator field to a later inhibitor field.
+    # Input and target are different quantities (channel 0 at the start, channel 1 at the end), as in the reference
+    # implementation of ORCA.
+    Problem(
+        name="diffusion_reaction_2d",
+        title="Diffusion and reaction, 2-D",
+        datafile=133017,
+        md5="b8d0b86064193195ddc30c33be5dc949",
+        num_bytes=13_240_000_000,
+        num_samples=(800, 100, 100),
+        loss="nrmse",
+        input_scale="standardised",  # normal noise
+        reading=Reading(
+            layout=seeds(2), grid=(128, 128), t_train=101, test_first=False, input_channels=(0,), target_channels=(1,)
+        ),
+        paper_splits=True,
+    ),
+    # Diffusion and sorption of a solute in ground water, on a line.
+    Problem(
+        name="diffusion_sorption",
+        title="Diffusion and sorption",
+        datafile=133020,
+        md5="9d466d1213065619d087319e16d9a938",
+        num_bytes=4_140_000_000,
+        loss="nrmse",
+        reading=Reading(layout=seeds(1), grid=(1024,), t_train=101, test_first=False),
+        paper_splits=True,
+    ),
+    # Shallow-water equations after the break of a round dam: height of the water.
+    Problem(
+        name="shallow_water",
+        title="Shallow water, radial dam break",
+        datafile=133021,
+        md5="75d838c47aa410694bdc912ea7f22282",
+        num_bytes=6_620_000_000,
+        num_samples=(800, 100, 100),
+        loss="nrmse",
+        reading=Reading(layout=seeds(1), grid=(128, 128), t_train=101, test_first=False),
+        paper_splits=True,
+    ),
+)
+TASKS = tuple(declare(problem) for declare in (downloaded, generated) for problem in PROBLEMS)
