@@ -102,9 +102,9 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
     import arff
 
     try:
-        text = cache.read_bytes(path).decode()
-        starts = [line.strip()[:10].lower() for line in text.split("\n")]
-        cells = starts.count("@attribute") * sum(start.startswith("{") for start in starts)
+        text = cache.read_bytes(path).decode().replace("\r\n", "\n").replace("\r", "\n")
+        starts = [line.strip()[:10].upper() for line in text.split("\n")]
+        cells = starts.count("@ATTRIBUTE") * sum(start.startswith("{") for start in starts)
         refuse_growth(path, 8 * cells, len(text), " as rows with all their zeros")
         cache.require_memory(_CELL_BYTES * max(cells, len(text) / 2), f"{path}: its table", "give a smaller table")
         content = arff.loads(text)
