@@ -79,8 +79,8 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
         raise UserError(f"{path} has no rows")
     names = [name for name, _ in attributes]
     if description.target not in names:
-        target = quoted(description.target)
-        raise UserError(f"{path} has no column {target}, the target; its columns: {quoted(names)}")
+        absent = quoted(description.target)
+        raise UserError(f"{path} has no column {absent}, the target; its columns: {quoted(names)}")
     wanted = {name: i for i, name in enumerate(names) if name not in description.left_out - {description.target}}
     columns = {name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()}
     target = columns.pop(description.target)
