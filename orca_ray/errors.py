@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 def quoted(value: object, limit: int = 200) -> str:
-    """Return the ``repr`` of a value from a file, cut in the middle with "…" beyond ``limit`` characters."""
+    """Return the ``repr`` of a value from a file; beyond ``limit`` characters, its middle is replaced by "…"."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python prints integers of up to 4300 digits

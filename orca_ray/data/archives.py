@@ -178,9 +178,7 @@ def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
             found = "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
             raise _special(archive, member.filename, found)
         if member.flag_bits & 1:
-            raise UserError(
-                f"{archive}, {quoted(member.filename)}: expected a file that can be read, found an encrypted one"
-            )
+            raise UserError(f"{archive}, {quoted(member.filename)}: expected a readable file, found an encrypted one")
         if member.filename.endswith("/"):
             yield member.filename, 0, None
             continue
@@ -199,8 +197,8 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
     outside = path.is_absolute() or ".." in path.parts or windows.drive or windows.root
     if not name or outside or "\\" in name or "\0" in name:
         raise UserError(
-            f"{archive}, {quoted(name)}: expected a path below the directory, found one that is absolute, has '..' or '\\', "
-            "or is empty; refused"
+            f"{archive}, {quoted(name)}: expected a path below the directory, found one that is absolute, has '..' "
+            "or '\\', or is empty; refused"
         )
     if path.parts and path.parts[0].lower().startswith(_OURS):
         raise UserError(f"{archive}, {quoted(name)}: {path.parts[0]} is a name of orca-ray's own files; refused")

@@ -79,8 +79,8 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
         raise UserError(f"{path} has no rows")
     names = [name for name, _ in attributes]
     if description.target not in names:
-        found = shorten(", ".join(names))
-        raise UserError(f"{path} has no column {quoted(description.target)}, the target; its columns: {found}")
+        absent = quoted(description.target)
+        raise UserError(f"{path} has no column {absent}, the target; its columns: {quoted(names)}")
     wanted = {name: i for i, name in enumerate(names) if name not in description.left_out - {description.target}}
     columns = {name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()}
     target = columns.pop(description.target)
@@ -102,9 +102,9 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
     import arff
 
     try:
-        text = cache.read_bytes(path).decode()
-        starts = [line.strip()[:10].lower() for line in text.split("\n")]
-        cells = starts.count("@attribute") * sum(start.startswith("{") for start in starts)
+        text = cache.read_bytes(path).decode().replace("\r\n", "\n").replace("\r", "\n")
+        starts = [line.strip()[:10].upper() for line in text.split("\n")]
+        cells = starts.count("@ATTRIBUTE") * sum(start.startswith("{") for start in starts)
         refuse_growth(path, 8 * cells, len(text), " as rows with all their zeros")
         cache.require_memory(_CELL_BYTES * max(cells, len(text) / 2), f"{path}: its table", "give a smaller table")
         content = arff.loads(text)
