@@ -23,11 +23,17 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+def shorten(value: object, limit: int = 200) -> str:
+    """Return ``value`` as text; longer text ends with "…" after ``limit`` characters."""
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
     """Return the allowed name closest to ``given``, or None when nothing is close."""
     names = list(allowed)
     exact = [name for name in names if name.lower() == given.lower()]
-    matches = exact or difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    matches = exact or difflib.get_close_matches(given[:200], names, n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
@@ -37,4 +43,4 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") 
     close = nearest(given, names)
     question = f" Did you mean {close!r}?" if close else ""
     tail = f" {hint}" if hint else ""
-    return UserError(f"unknown {kind} {given!r}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
+    return UserError(f"unknown {kind} {shorten(given)!r}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
