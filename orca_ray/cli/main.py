@@ -1,4 +1,4 @@
-"""Console script ``orca-sweep``. It imports only the standard library, so that Ctrl-C during other imports is caught."""
+"""Console script ``orca-sweep``, with imports of the standard library alone: Ctrl-C during all others is caught."""
 
 import io
 import os

@@ -230,9 +230,10 @@ def open_folder(uri: str | Path) -> Folder:
 
 def _check_size(name: str, num_bytes: int) -> None:
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
+    scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
     if num_bytes > limit:
         raise UserError(
-            f"{name} has {num_bytes / 2**20:,.0f} MiB, more than the {limit / 2**20:,g} MiB that such a file of a "
+            f"{name} has {num_bytes / scale:.1f} {unit}, more than the {limit / scale:g} {unit} that such a file of a "
             "results store may have. Move it out of the directory."
         )
 
