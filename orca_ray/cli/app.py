@@ -70,15 +70,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         log.start(hidden=__name__)
-        result = command.main(arguments, prog_name="orca-sweep", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes without a message.
+        with command.make_context("orca-sweep", given) as context:
+            command.invoke(context)
         sys.stdout.flush()  # a full disk is reported here, not when the interpreter exits
-    except KeyboardInterrupt:
-        return fail("interrupted", INTERRUPTED)
+    except typer.Exit as error:
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        return fail(str(error) or "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader (head, less) has gone, which is no error
         return 0
     except Exception as error:
         return _failed(error)
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _failed(error: Exception) -> int:

@@ -48,7 +48,7 @@ def read_config(base: str) -> Any:
         values, _ = PreTrainedConfig.get_config_dict(base)
         _refuse_code(base, values)
         values = _bounded(base, values)
-        config = CONFIG_MAPPING[values.get("model_type")].from_dict(values)
+        config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
     except UserError:
         raise
     except Exception as error:  # transformers and huggingface_hub raise many kinds, none documented
@@ -161,10 +161,12 @@ def read_weights(base: str, config: Any) -> Any:
 
 
 def cause(error: Exception) -> str:
-    """Return the first line of an error's message, or of the reason below it, without advice to switch a safety off."""
+    """Return the line of an error's message with the reason, without advice to switch a safety off."""
     lines = str(error).strip().splitlines()
-    if lines and lines[0].endswith(":") and error.__cause__ is not None:  # "Validation error for field 'x':"
-        lines = str(error.__cause__).splitlines()
+    if isinstance(error, KeyError):
+        lines = [f"unknown name {error}"]
+    elif lines and lines[0].endswith((":", "(")):  # "Validation error for field 'x':", or the text of a module
+        lines = [lines[-1].strip(" )")]
     if not lines or any(option in lines[0] for option in ("trust_remote_code", "weights_only", "Weights only")):
         return type(error).__name__
     return shorten(lines[0], 500)
