@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 
 
@@ -18,6 +17,8 @@ def entry() -> None:
         code = 130
     except OSError:  # stderr cannot be written: there is nowhere to print a message
         code = 2
+    import signal  # the interpreter has not loaded it yet: at the top, Ctrl-C could interrupt it
+
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C ends the process without a traceback
     for stream in (sys.stdout, sys.stderr):
         try:
