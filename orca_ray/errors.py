@@ -45,7 +45,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
     """Return the allowed name closest to ``given``, or None when nothing is close."""
     names = list(allowed)
     exact = [name for name in names if name.lower() == given.lower()]
-    matches = exact or difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    matches = exact or difflib.get_close_matches(given[:200], names, n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
@@ -55,7 +55,7 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") 
     close = nearest(given, names)
     question = f" Did you mean {close!r}?" if close else ""
     tail = f" {hint}" if hint else ""
-    return UserError(f"unknown {kind} {given!r}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
+    return UserError(f"unknown {kind} {quoted(given)}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
 
 
 def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:

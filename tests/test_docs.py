@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from orca_ray.cli.main import app
+from orca_ray.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

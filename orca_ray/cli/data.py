@@ -222,8 +222,9 @@ def generate(
         solved = run.solved(task, out)
         continues = f": {solved} samples are stored, and the same command continues from there" if solved else ""
         whole = _identity(target) != before
-        note(f"interrupted, but {target} is complete" if whole else f"interrupted: no file was written{continues}")
-        raise
+        raise KeyboardInterrupt(
+            f"interrupted, but {target} is complete" if whole else f"interrupted: no file was written{continues}"
+        ) from None
     if not quiet:
         done = duration(time.monotonic() - begin) if made else "already there"
         say(f"{task}: {samples} samples, {size(path.stat().st_size)}, {path} ({done})")
@@ -265,9 +266,9 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool 
             logger.debug("%s failed", task.name, exc_info=True)
             errors.append(str(error) if task.name in str(error) else f"{task.name}: {error}")
         except KeyboardInterrupt:
-            if continues:
-                note(f"interrupted at {task.name}: the same command continues from there")
-            raise
+            raise KeyboardInterrupt(
+                f"interrupted at {task.name}: the same command continues from there" if continues else ""
+            ) from None
     if errors:
         raise UserError(f"{len(errors)} of {len(tasks)} tasks failed:\n" + "\n".join(errors))
 

@@ -143,11 +143,15 @@ def _cluster(address: str | None) -> Finding:
     wanted = address or os.environ.get("RAY_ADDRESS")
     if not wanted:
         return Finding("cluster", "address", "none: a sweep starts Ray on this machine")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # Ray's own limit is a quarter of an hour
     try:
         import ray
     except ImportError:
         return Finding("cluster", "address", wanted, "problem", "ray is missing: pip install 'orca-ray[sweep]'")
+    from orca_ray.sweep.execution.executors.ray import require_answer
+
     try:
+        require_answer(wanted)
         ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         total = ray.cluster_resources()

@@ -1,164 +1,43 @@
-"""Entry point of ``orca-sweep``: the commands, and one message and exit code for every error.
+"""Console script ``orca-sweep``, with imports of the standard library alone: Ctrl-C during all others is caught."""
 
-Exit codes: 0 done; 1 some trials failed; 2 bad input; 70 an internal error; 130 interrupted.
-Nothing heavy is imported: ``orca-sweep --help`` needs neither torch, ray, transformers nor pandas.
-"""
-
-import errno
 import io
-import logging
 import os
 import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-
-from orca_ray import __version__
-from orca_ray.cli import benchmark, catalogue, data, doctor, log, show
-from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
-from orca_ray.errors import UserError, nearest
-
-logger = logging.getLogger(__name__)
-
-HEAVY_PACKAGES = {
-    "PIL", "filelock", "h5py", "onnx", "optuna", "ot", "psutil", "ray", "requests", "safetensors", "scipy", "sklearn",
-    "timm", "torch", "torchvision", "transformers", "urllib3",
-}  # fmt: skip
-"""Modules of the extra ``sweep``, which the base install lacks (docs/decisions/0001-extras.md)."""
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-app = typer.Typer(
-    name="orca-sweep",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _show_version(value: bool) -> None:
-    if value:
-        typer.echo(f"orca-ray {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Adapt pretrained transformers to any modality in distributed sweeps: align, then refine."""
-
-
-data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
-for function in (
-    benchmark.benchmark, benchmark.run, benchmark.plan, benchmark.leaderboard, catalogue.tasks, catalogue.bodies,
-    catalogue.methods, doctor.doctor,
-):  # fmt: skip
-    app.command(function.__name__)(function)
-for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
-    data_app.command(function.__name__.rstrip("_"))(function)
-app.add_typer(data_app, name="data")
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; no exception leaves this function."""
-    command = typer.main.get_command(app)
-    try:
-        log.start(hidden=__name__)
-        result = command.main(arguments, prog_name="orca-sweep", standalone_mode=False)
-    except KeyboardInterrupt:
-        return fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader (head, less) has gone. That is no error, but the interpreter would report it when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        return _failed(error)
-    return result if isinstance(result, int) else 0
 
 
 def entry() -> None:
-    """Console script: run the process's command line and exit."""
+    """Run the process's command line and exit."""
+    try:
+        _prepare()
+        from orca_ray.cli.app import run
+
+        code = run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except OSError:  # stderr cannot be written: there is nowhere to print a message
+        code = 2
+    import signal  # the interpreter has not loaded it yet: at the top, Ctrl-C could interrupt it
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C ends the process without a traceback
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the interpreter would report it again when it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+def _prepare() -> None:
+    """Make the environment of the process one that every command can rely on."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed; opening in this order fills the free descriptors 0, 1 and 2
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 # open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
-    sys.exit(run())
-
-
-def _failed(error: Exception) -> int:
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        message = _usage(error)
-        return fail(message, USER_ERROR) if message else USER_ERROR
-    if type(error).__name__ == "Abort":
-        return fail("interrupted", INTERRUPTED)
-    if message := str(error) if isinstance(error, UserError) else _missing_package(error) or _refused(error):
-        logger.debug("bad input", exc_info=error)
-        return fail(message, USER_ERROR)
-    logger.error("unexpected error", exc_info=error)
-    path = log.path()
-    trace = f"the traceback is in {path}" if path else "".join(traceback.format_exception(error))
-    if limit := _limit(error):
-        given = f"{limit} ({type(error).__name__}: {error})"
-        return fail(f"{given}\nIf the input is not the cause, report this: {trace}", USER_ERROR)
-    return fail(f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray; {trace}", INTERNAL_ERROR)
-
-
-def _usage(error: Any) -> str:
-    """Return the message for a usage error of the parser; it suggests the nearest name for a misspelt option."""
-    message = str(error.format_message()).strip().replace("Value error, ", "")
-    if not message:  # no arguments at all: the parser has printed the help
-        return ""
-    context, given = getattr(error, "ctx", None), getattr(error, "option_name", None)
-    if given and context is not None and message.startswith("No such option"):
-        close = nearest(given, [name for each in context.command.params for name in each.opts] + ["--help"])
-        message = f"No such option: {given}." + (f" Did you mean {close!r}?" if close else "")
-    return f"{message}\nTry: {getattr(context, 'command_path', 'orca-sweep')} --help"
-
-
-def _missing_package(error: Exception) -> str:
-    """Return the message for a package of the extra ``sweep`` that is not installed; "" for any other error."""
-    package = ((isinstance(error, ModuleNotFoundError) and error.name) or "").partition(".")[0]
-    if package not in HEAVY_PACKAGES:
-        return ""
-    return (
-        f"this command needs the package {package!r}, which is not installed: pip install 'orca-ray[sweep]'\n"
-        f"(leaderboard, tasks, bodies and doctor work without it)"
-    )
-
-
-def _refused(error: Exception) -> str:
-    """Return the message for a path or disk that the operating system refuses; "" for any other error."""
-    if not isinstance(error, OSError):
-        return ""
-    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk{f' of {named}' if named else ''}: free some, then run the command again"
-    if named and _PACKAGE not in Path(named).parents:
-        return f"cannot use {named}: {error.strerror}"
-    if error.errno == errno.ENOENT and not named:  # raised by os.getcwd
-        return "the working directory no longer exists: change to another one, then run the command again"
-    return ""
-
-
-def _limit(error: Exception) -> str:
-    """Return the message for a limit of memory, recursion, numbers or text that input exceeds; "" for other errors."""
-    text = str(error)
-    # torch reports a failed allocation on CPUs as RuntimeError
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
-        return "not enough memory: free some, or give smaller data, a smaller body or fewer workers"
-    if isinstance(error, RecursionError):
-        return "the input is nested too deeply"
-    if isinstance(error, OverflowError) or "integer string conversion" in text:
-        return "the input holds a number that is too large"
-    if isinstance(error, UnicodeError):
-        return "the input holds text that is not valid UTF-8"
-    return "a path in the input holds a null character" if "embedded null" in text else ""
+    if len(os.environ.get("COLUMNS", "")) > 4:  # tables as wide as that would not fit the memory
+        del os.environ["COLUMNS"]
 
 
 if __name__ == "__main__":

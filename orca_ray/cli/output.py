@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
-from orca_ray.errors import printable
+from orca_ray.errors import printable, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,7 +35,8 @@ def note(message: str) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    """Print one message to stderr and return ``code``."""
+    """Print one message to stderr, with very long lines cut, and return ``code``."""
+    message = shorten("\n".join(shorten(line, 2000) for line in message.split("\n")), 20_000)
     note(message if message.lower().startswith(("error", "interrupted", "usage")) else f"error: {message}")
     return code
 

@@ -15,7 +15,7 @@ import torch
 
 from orca_ray.data.cache import require_memory
 from orca_ray.data.readers import read_json
-from orca_ray.errors import UserError, nearest
+from orca_ray.errors import UserError, nearest, shorten
 from orca_ray.models.body import seeded
 from orca_ray.models.family import Family, family_of
 from orca_ray.models.names import PACKAGED, list_bodies, refuse_misspelt_body
@@ -25,6 +25,8 @@ _NAMES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = tuple(file for name in _NAMES for file in (name, f"{name}.index.json"))
 """Files that weights are read from, the first that exists."""
 _MOST_LAYERS = 1000
+_CLASSIFIER = ("num_labels", "id2label", "label2id", "problem_type")
+"""Keys of a classification head, which is never built; transformers would list every label in memory."""
 _ATTENTION = (None, "eager", "sdpa")
 """Implementations of attention that come with transformers and torch; others are fetched from the hub as code."""
 
@@ -34,7 +36,7 @@ def read_config(base: str) -> Any:
 
     Raises UserError when there is none, it cannot be read, or it asks for code of its own.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     if base in PACKAGED:
         values = dict(PACKAGED[base].config)
@@ -43,16 +45,32 @@ def read_config(base: str) -> Any:
     if Path(base).is_dir():
         _refuse_code(base, _read_json(base, Path(base) / "config.json", "configuration"))
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        values, _ = PreTrainedConfig.get_config_dict(base)
+        _refuse_code(base, values)
+        values = _bounded(base, values)
+        config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
+    except UserError:
+        raise
     except Exception as error:  # transformers and huggingface_hub raise many kinds, none documented
         raise _no_config(base, error) from error
-    _refuse_code(base, vars(config))
     if getattr(config, "_attn_implementation", None) not in _ATTENTION:
         raise UserError(
             f"body {base!r} asks for the attention {config._attn_implementation!r} in its config.json, code from the "
             "hub, which never runs: allowed are 'eager' and 'sdpa', or none"
         )
     return config
+
+
+def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration, and those in it, without classification heads; refuse numbers of layers beyond bounds."""
+    for key, value in values.items():
+        if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:
+            raise UserError(f"body {base!r} declares {shorten(value)} layers: 1 to {_MOST_LAYERS} are allowed")
+    return {
+        key: _bounded(base, value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _CLASSIFIER
+    }
 
 
 def check_config(base: str, config: Any) -> Family:
@@ -143,11 +161,15 @@ def read_weights(base: str, config: Any) -> Any:
 
 
 def cause(error: Exception) -> str:
-    """Return the first line of an error's message, without advice to switch a safety off."""
+    """Return the line of an error's message with the reason, without advice to switch a safety off."""
     lines = str(error).strip().splitlines()
+    if isinstance(error, KeyError):
+        lines = [f"unknown name {error}"]
+    elif lines and lines[0].endswith((":", "(")):  # "Validation error for field 'x':", or the text of a module
+        lines = [lines[-1].strip(" )")]
     if not lines or any(option in lines[0] for option in ("trust_remote_code", "weights_only", "Weights only")):
         return type(error).__name__
-    return lines[0]
+    return shorten(lines[0], 500)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,6 +25,10 @@ Kind = Literal["missing", "file", "directory"]
 TEMPORARY = ".tmp-"
 MAX_FILE_BYTES = 2**30
 """Largest file that is read; the store's own files are far smaller."""
+MAX_JSON_BYTES = 2**20
+"""Largest JSON file that is read, such as the store's marker."""
+_RETRY_SECONDS = 15
+"""How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
 
 _ADVICE = {
     errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are stored.",
@@ -58,6 +62,8 @@ class Folder:
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
+        if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parse_qs(parts.query):
+            uri += f"{'&' if parts.query else '?'}retry_limit_seconds={_RETRY_SECONDS}"
         self.uri = uri
         """Opens this folder again, from any working directory."""
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -212,13 +218,22 @@ def open_folder(uri: str | Path) -> Folder:
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
     parts = urlsplit(uri)
-    return LocalFolder(Path(unquote(parts.path))) if parts.scheme == "file" else Folder(uri)
+    if parts.scheme != "file":
+        return Folder(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise UserError(
+            f"{uri} names the host {parts.netloc!r}, and a file URI reaches this machine only: give a path "
+            f"({parts.netloc}{parts.path}), or file:/// with an absolute one"
+        )
+    return LocalFolder(Path(unquote(parts.path)))
 
 
 def _check_size(name: str, num_bytes: int) -> None:
-    if num_bytes > MAX_FILE_BYTES:
+    limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
+    scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
+    if num_bytes > limit:
         raise UserError(
-            f"{name} has {num_bytes / 2**30:.1f} GiB, more than the {MAX_FILE_BYTES / 2**30:g} GiB that a file of a "
+            f"{name} has {num_bytes / scale:.1f} {unit}, more than the {limit / scale:g} {unit} that such a file of a "
             "results store may have. Move it out of the directory."
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orca_ray.cli.main import run
+from orca_ray.cli.app import run
 
 
 @dataclass(frozen=True)

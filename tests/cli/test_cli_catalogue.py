@@ -1,11 +1,14 @@
 """``tasks``, ``bodies``, ``methods``, ``data``, ``leaderboard`` and ``doctor`` against the real registries."""
 
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from orca_ray.results import ResultsStore
+from orca_ray.sweep.execution.executors import ray as ray_executor
 from orca_ray.tasks.registry import all_tasks
 from tests.cli.conftest import Command
 from tests.results.factories import make_record
@@ -171,6 +174,27 @@ def test_doctor_warns_of_too_many_threads(command: Command, monkeypatch: pytest.
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     findings = {finding["item"]: finding for finding in command("doctor", "--json").json}
     assert findings["OMP_NUM_THREADS"]["state"] == "note"
+
+
+@pytest.mark.parametrize(("answer", "told"), [(b"", "timed out"), (b"HTTP/1.1 400", "another service than Ray")])
+def test_doctor_does_not_wait_for_a_cluster_that_does_not_answer(
+    answer: bytes, told: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "2")
+    monkeypatch.setattr(ray_executor, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            peer, _ = server.accept()
+            peer.sendall(answer)
+            peers.append(peer)
+
+        peers: list[socket.socket] = []
+        threading.Thread(target=accept, daemon=True).start()
+        ending = command("doctor", "--json", "--address", f"127.0.0.1:{server.getsockname()[1]}")
+    assert ending.code == 2
+    (found,) = [finding for finding in ending.json if (finding["topic"], finding["item"]) == ("cluster", "address")]
+    assert told in found["advice"]
 
 
 def test_doctor_does_not_print_the_token(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,12 +121,21 @@ def test_warnings_reach_stderr_and_details_the_log_alone(
     assert "fetched" in log
 
 
+def test_a_long_message_is_cut(command: Command) -> None:
+    ending = command("tasks", "pocket" * 20_000)
+    assert ending.code == 2
+    assert len(ending.err) < 2000
+    assert "…" in ending.err
+    assert len(command("plan", "x.yaml", "--tasks", "a\n" * 50_000).err) < 25_000
+
+
 def test_ctrl_c_exits_with_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loading, "load_spec", interrupted)
-    assert command("benchmark", "pocket").code == 130
+    ending = command("benchmark", "pocket")
+    assert (ending.code, ending.err) == (130, "interrupted\n")
 
 
 def test_a_full_disk_under_the_results_is_a_user_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ def _subprocess(code: str) -> str:
 def test_help_imports_nothing_heavy() -> None:
     code = f"""
 import sys
-from orca_ray.cli.main import run
+from orca_ray.cli.app import run
 for arguments in (["--help"], ["benchmark", "--help"], ["data", "fetch", "--help"], ["--version"]):
     assert run(arguments) == 0
 assert "typer" in sys.modules

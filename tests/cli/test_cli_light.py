@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.cli.main import HEAVY_PACKAGES
+from orca_ray.cli.app import HEAVY_PACKAGES
 from orca_ray.results import ResultsStore
 from tests.results.factories import make_record
 
@@ -17,7 +17,7 @@ class Hide:
         if name.partition(".")[0] in {sorted(HEAVY_PACKAGES)!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hide())
-from orca_ray.cli.main import run
+from orca_ray.cli.app import run
 sys.exit(run(sys.argv[1:]))
 """
 

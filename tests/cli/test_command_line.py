@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from orca_ray.cli.main import app
+from orca_ray.cli.app import app
 
 FROZEN = Path(__file__).with_name("command_line.txt")
 """One line a command: arguments, then options with their defaults. Update it together with the command line."""

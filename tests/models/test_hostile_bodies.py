@@ -136,6 +136,28 @@ def test_a_configuration_that_is_no_file_is_refused(copied: Path) -> None:
     refused(copied, "it has no file config.json; give a directory with")
 
 
+def test_keys_of_a_classification_head_are_dropped(copied: Path) -> None:
+    configure(copied, num_labels=10**9, id2label=["a"], problem_type=3)
+    check_body(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": [2]}, r"'num_hidden_layers' expected int, got list \(value: \[2\]\)"),
+        ({"num_hidden_layers": 10**40}, "declares 10{40} layers: 1 to 1000 are allowed"),
+        ({"hidden_dropout_prob": "x"}, "'hidden_dropout_prob' expected int, got str .value: 'x'"),
+        ({"hidden_act": "os.system"}, "unknown name 'os.system'"),
+        ({"model_type": ["bert"]}, "unknown name .*bert"),
+        ({"add_cross_attention": True}, "should be used as a decoder"),
+    ],
+    ids=lambda each: "" if isinstance(each, str) else next(iter(each)),
+)
+def test_a_value_that_is_not_allowed_is_named(values: dict[str, Any], message: str, copied: Path) -> None:
+    configure(copied, **values)
+    refused(copied, message)
+
+
 def test_an_unknown_class_is_refused(copied: Path) -> None:
     configure(copied, model_type="nobody-knows")
     refused(copied, "cannot read a Hugging Face configuration in .*model_type")

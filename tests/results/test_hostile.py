@@ -113,14 +113,32 @@ def test_long_equal_texts_are_refused_before_they_are_expanded(
         store.records()
 
 
-def test_a_large_file_is_not_read(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_not_read(store: ResultsStore) -> None:
     (path,) = files_of(store)
     os.truncate(path, 2**40)  # sparse
     with pytest.raises(UserError, match=rf"{path} has 1024\.0 GiB, more than the 1 GiB"):
         store.records()
-    monkeypatch.setattr(folder, "MAX_FILE_BYTES", 10)
-    with pytest.raises(UserError, match=f"{MARKER} has"):
+    assert store.local_path is not None
+    os.truncate(store.local_path / MARKER, 2**21)
+    with pytest.raises(UserError, match=f"{MARKER} has 2.0 MiB, more than the 1 MiB"):
         ResultsStore(store.uri)
+
+
+@pytest.mark.parametrize("uri", ["file://results", "file://%00", "file://elsewhere/results"])
+def test_a_file_uri_of_another_host_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match=r"names the host '.*give a path"):
+        folder.open_folder(uri)
+
+
+def test_a_file_uri_of_this_machine(store: ResultsStore) -> None:
+    for host in ("", "localhost"):
+        assert len(ResultsStore(f"file://{host}{store.uri}").records()) == 1
+
+
+def test_google_storage_that_nothing_answers_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "_RETRY_SECONDS", 1)
+    with pytest.raises(UserError, match="cannot reach gs://b/x"):
+        ResultsStore("gs://anonymous@b/x?endpoint_override=127.0.0.1:9&scheme=http")
 
 
 @pytest.mark.parametrize("name", [MARKER, "records/x.parquet"])

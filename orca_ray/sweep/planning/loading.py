@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orca_ray.errors import UserError, nearest, printable, unknown_name
+from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
 from orca_ray.paths import open_regular, refuse_special
 from orca_ray.sweep.planning.schema import Budget, Layer, ResourceRequest, SweepFile
 from orca_ray.sweep.planning.space import Dimension
@@ -20,7 +21,6 @@ MAX_MISTAKES = 5
 """Number of mistakes reported per file; a file that is not a sweep would otherwise fill the screen."""
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
-_MAX_SHOWN = 200
 _NESTED: Mapping[str, type[BaseModel]] = {
     "resources": ResourceRequest,
     "early_stopping": SuccessiveHalving,
@@ -61,9 +61,10 @@ def parse_spec(
     try:
         file = SweepFile.model_validate(document.data)
     except ValidationError as error:
-        mistakes = list(dict.fromkeys(_explain(document, item) for item in _pertinent(error)))
-        more = [f"and {len(mistakes) - MAX_MISTAKES} more"] if len(mistakes) > MAX_MISTAKES else []
-        raise UserError("\n".join([*mistakes[:MAX_MISTAKES], *more])) from error
+        found = {(*_location(document, item), item["msg"]): item for item in _pertinent(error)}  # unions report twice
+        shown = [_explain(document, item) for item in list(found.values())[:MAX_MISTAKES]]
+        more = [f"and {len(found) - MAX_MISTAKES} more"] if len(found) > MAX_MISTAKES else []
+        raise UserError("\n".join([*shown, *more])) from error
     spec = resolve_spec(file, budget, overrides or Overrides())
     _check_values(spec, document)
     return spec
@@ -137,7 +138,7 @@ def _base_path(base: object, directory: Path) -> Path:
     """Return the file that ``extends`` names: a shipped sweep, or a path relative to the extending file."""
     shipped = shipped_sweeps()
     if not isinstance(base, str) or not base.isprintable() or not base:
-        raise UserError(f"give the name of a shipped sweep or the path of a YAML file, got {_shown(base)}")
+        raise UserError(f"give the name of a shipped sweep or the path of a YAML file, got {shorten(repr(base))}")
     path = shipped.get(base) or directory / base
     if not os.path.lexists(path):
         raise unknown_name("sweep file", base, shipped, "Or give a path relative to this file.")
@@ -164,26 +165,29 @@ def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
     ] or list(error.errors())
 
 
-def _explain(document: _Document, item: Mapping[str, Any]) -> str:
+def _location(document: _Document, item: Mapping[str, Any]) -> list[str | int]:
     location: list[str | int] = []
     for part in item["loc"]:  # pydantic adds branches of unions, such as "list[...]" and "[key]", which no file has
         if "[" not in str(part) or document.holds([*location, part]):
             location.append(part)
-    where = printable(".".join(str(part) for part in location))
+    return location
+
+
+def _explain(document: _Document, item: Mapping[str, Any]) -> str:
+    location = _location(document, item)
+    where = printable(shorten(".".join(str(part) for part in location)))
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         allowed = _fields_at(location[:-1])
         close = nearest(str(location[-1]), allowed)
         question = f" Did you mean {close!r}?" if close else ""
-        message = f"unknown key {str(location[-1])!r}.{question} Allowed: {', '.join(allowed)}"
+        message = f"unknown key {shorten(location[-1])!r}.{question} Allowed: {', '.join(allowed)}"
+    elif item["type"] == "unknown_name":
+        allowed = list(resolve_name(item["ctx"]["registry"])())
+        message = str(unknown_name(item["ctx"]["kind"], item["input"], allowed))
     elif "input" in item and item["type"] not in ("missing", "value_error"):
-        message = f"{message}; got {_shown(item['input'])}"
+        message = f"{message}; got {shorten(repr(item['input']))}"
     return f"{document.position(location)}: {where}: {message}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _fields_at(location: Sequence[Any]) -> list[str]:

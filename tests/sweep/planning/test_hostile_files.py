@@ -161,3 +161,15 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     long.write_bytes(b"#" * (MAX_BYTES - len(HEAD)) + b"\n" + HEAD.encode()[1:])
     with pytest.raises(UserError, match="unknown key 'ame'"):
         load_spec(long)
+
+
+def test_many_misspelt_names_take_seconds() -> None:
+    names = "".join(f"  refine.learning_rat{i}: 1\n" for i in range(9000))
+    started = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        parse_spec(f"{HEAD}settings:\n{names}", "mine.yaml")
+    assert time.monotonic() - started < 20  # some seconds; a search for every nearest name would take half a minute
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6
+    assert all("Did you mean 'refine.learning_rate'?" in line for line in lines[:5])
+    assert lines[5] == "and 8995 more"

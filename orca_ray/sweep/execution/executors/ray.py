@@ -39,6 +39,10 @@ _TUNE_ENVIRONMENT = {
 }
 
 
+ANSWER_SECONDS = 10.0
+"""How long a cluster may take to answer before it counts as unreachable."""
+
+
 class RayExecutor(Executor):
     """Joins a running cluster or starts one on this machine."""
 
@@ -53,7 +57,7 @@ class RayExecutor(Executor):
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         reap_orphans()
         try:
-            _knock(address)
+            require_answer(address)
             self._init(address)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise UserError(
@@ -141,11 +145,16 @@ def working_in(directory: str) -> Iterator[None]:
         os.close(before)
 
 
-def _knock(address: str) -> None:
-    """Connect once to a host:port address, since Ray would wait for minutes where nothing listens."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+def require_answer(address: str) -> None:
+    """Raise OSError unless a gRPC server answers at a host:port address soon; Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as peer:
+        if os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false"):
+            peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # preface, empty SETTINGS
+            if peer.recv(4)[3:] != b"\4":  # the type of a SETTINGS frame
+                raise ConnectionError("another service than Ray answers there")
 
 
 def placement(config: dict[str, Any]) -> Any:
