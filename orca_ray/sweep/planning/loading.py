@@ -19,7 +19,7 @@ from orca_ray.sweep.search.stopping import SuccessiveHalving
 MAX_MISTAKES = 5
 """Number of mistakes reported per file; a file that is not a sweep would otherwise fill the screen."""
 MAX_BASES = 8
-"""Largest number of files in a chain in which each file extends the next."""
+"""Longest chain of files that extend each other."""
 _MAX_SHOWN = 200
 _NESTED: Mapping[str, type[BaseModel]] = {
     "resources": ResourceRequest,
