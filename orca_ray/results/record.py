@@ -13,7 +13,7 @@ from orca_ray.protocol import Protocol
 
 
 class Status(StrEnum):
-    """How a trial ended. ``failed_oom``: out of memory; ``lost``: its worker disappeared; ``failed_user``: other errors."""
+    """How a trial ended. ``failed_oom``: out of memory; ``lost``: its worker is gone; ``failed_user``: other errors."""
 
     COMPLETED = "completed"
     STOPPED_EARLY = "stopped_early"
