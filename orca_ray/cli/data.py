@@ -127,7 +127,7 @@ def prepare(
 
 
 def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = False) -> None:
-    """Hash raw files and prepared arrays again and compare with the published or recorded hashes."""
+    """Hash raw files and prepared arrays, and compare with the hashes that are published or were recorded before."""
     tasks = _tasks(names)
     given, raw = raw, _raw_directory(raw, tasks)
     if raw is not None and not raw.exists():
@@ -273,10 +273,7 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool 
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
-    """Return --raw as an absolute path, or None if it is not given.
-
-    Raises UserError for tasks of several benchmarks, because their raw files may have the same relative paths.
-    """
+    """Return --raw as an absolute path, or None if it is not given; raise UserError for tasks of several benchmarks."""
     if raw is None:
         return None
     benchmarks = sorted({task.benchmark for task in tasks})

@@ -21,8 +21,7 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 class DataProgress(logging.Handler):
     """Prints lines to stderr: those that it is called with, and INFO messages of `_LOGGERS` inside its ``with`` block.
 
-    A line that contains progress ("410 of 1100") updates a progress bar on a terminal. Elsewhere such lines are printed
-    at most every ten seconds.
+    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere one is printed every ten seconds.
     """
 
     def __init__(self, *, quiet: bool) -> None:

@@ -46,10 +46,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
 
 
 def start(hidden: str) -> None:
-    """Send log messages of the package to ``logs/orca-sweep.log`` in the cache directory, and warnings to stderr.
-
-    Warnings and errors of the logger ``hidden`` go only to the file. Call again after a change of ``ORCA_RAY_HOME``.
-    """
+    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings also to stderr (not those of ``hidden``)."""
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)

@@ -87,8 +87,7 @@ def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
 def results_uri(given: str | None, *, announce: bool = False) -> str:
     """Return the path or URI of the results store: ``given``, or else ``results`` in the working directory.
 
-    Ray deletes the working directory of a submitted job, so the default of such a job is in the cache directory;
-    ``announce`` prints it.
+    Ray deletes a submitted job's working directory; its default is in the cache directory, and ``announce`` prints it.
     """
     if given:
         return given

@@ -1,7 +1,6 @@
 """Functions that print messages, tables and JSON, and the exit codes.
 
-Text for people passes through `orca_ray.errors.printable`, so that a name from a file cannot send control sequences to
-the terminal.
+Text for people passes through `orca_ray.errors.printable`, which escapes the terminal's control sequences.
 """
 
 import dataclasses

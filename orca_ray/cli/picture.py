@@ -18,8 +18,7 @@ NUM_SAMPLES = 9
 _MAX_CHANNELS = 4
 """Largest number of channels of a sample that are drawn."""
 _SIDE, _CURVE_HEIGHT, _GAP, _LINE, _MAX_WIDTH = 200, 120, 12, 18, 1300
-"""In pixels: longer side of a panel, height of a plot of curves, space between samples, height of a line of text, and
-largest width of the picture."""
+"""Pixels: longer side of a panel, height of curves, gap between samples, height of a text line, largest total width."""
 
 _SCALE = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64)
 """Colour scale (RGB) from low to high values; lightness rises evenly, so that it can be read when printed in grey."""

@@ -173,10 +173,7 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
 
 
 class SweepProgress:
-    """Prints the progress of a sweep: call it with each event, inside its own ``with`` block.
-
-    Leaving the block stops the live table and restores the terminal.
-    """
+    """Listener that prints the progress of a sweep; leaving its ``with`` block stops the live table."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.state = SweepState()

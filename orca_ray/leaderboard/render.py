@@ -46,10 +46,7 @@ def _cell(board: Leaderboard, task: str, method: str, between: str) -> str:
 
 
 def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
-    """Return the cells of the table: headings, a row of scores for each task, and a row for each statistic.
-
-    ``mark`` formats the best score of a task; ``between`` separates mean and standard deviation.
-    """
+    """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
     grid = [["task", *board.methods]]
     for task in board.tasks:
         best = board.best(task)

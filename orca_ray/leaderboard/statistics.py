@@ -29,7 +29,7 @@ STATISTICS: dict[str, Statistic] = {}
 
 
 def statistic(name: str, title: str, *, better: Literal["lower", "higher"]) -> Callable[[Compute], Compute]:
-    """Register the decorated function as a statistic; its docstring is the definition."""
+    """Return a decorator that adds a function to `STATISTICS`; its docstring becomes `Statistic.definition`."""
 
     def register(compute: Compute) -> Compute:
         if name in STATISTICS:

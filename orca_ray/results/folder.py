@@ -1,7 +1,6 @@
 """File operations of the results store, in a local directory or on another file system or object store.
 
-Writes are atomic: a reader sees a complete file or none. Paths of files are relative to the folder, with ``/`` between
-parts.
+Writes are atomic: a reader sees a complete file or none. Paths are relative to the folder, with ``/`` between parts.
 """
 
 import contextlib
@@ -37,10 +36,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(verb: str, where: str) -> Iterator[None]:
-    """Context manager that turns errors of the file system into `UserError`, e.g. "cannot read PATH: no permission".
-
-    ``verb`` and ``where`` are the words after "cannot". FileNotFoundError is not changed.
-    """
+    """Turn errors of the file system, except FileNotFoundError, into a `UserError` "cannot ``verb`` ``where``: ..."."""
     try:
         yield
     except FileNotFoundError:

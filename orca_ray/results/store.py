@@ -133,10 +133,7 @@ class ResultsStore:
         return len(parts)
 
     def _table(self, table: Table, **wanted: str | None) -> Any:
-        """Return the rows with the given values of columns (None: any value), in the order of appending.
-
-        All rows that were appended before this call are found, even while other processes compact the store.
-        """
+        """Return the rows appended before this call that have the ``wanted`` values (None: any), oldest first."""
         known: dict[str, Any] = {}
         for _ in range(_READ_ATTEMPTS):
             before = self._read_json(_COMPACTION)

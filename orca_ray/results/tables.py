@@ -83,8 +83,8 @@ def decode(content: Any, kind: Table, where: str) -> Any:
     """Return the Arrow table in the Parquet file ``content``; columns that are newer than the file are null.
 
     Raises:
-        UserError: the file is truncated, has other columns than a ``kind`` of table, is too large in memory, or has
-            invalid rows. The message calls it ``where``.
+        UserError: the file (``where`` in the message) is truncated, does not have the columns of ``kind``, is too
+            large in memory, or has invalid rows.
     """
     try:
         metadata = pq.read_metadata(pa.BufferReader(content))
@@ -157,7 +157,7 @@ def _expanded_bytes(column: Any) -> int:
 
 
 def from_rows(rows: Iterable[dict[str, Any]], kind: Table) -> Any:
-    """Return an Arrow table of a ``kind`` from rows, which are dicts by column name."""
+    """Return an Arrow table with the schema of ``kind``; each row is a dict by column name."""
     return pa.Table.from_pylist(list(rows), schema=kind.schema)
 
 

@@ -91,11 +91,7 @@ class Conductor:
         return not self._running and all(search.done for search in self.searches)
 
     def next_trial(self) -> TrialSpec | None:
-        """Return the next trial to run and mark it as running; None if no trial can start now.
-
-        It belongs to the search with the most expected time left. None does not mean that the sweep is done: a trial
-        may have to wait for the results of running ones.
-        """
+        """Return a trial to run, of the search with the most expected time left, or None if none can start now."""
         ready = [search for search in self.searches if search.ready()]
         if not ready:
             return None
@@ -116,8 +112,7 @@ class Conductor:
     def report(self, key: str, progress: Sequence[Progress]) -> bool:
         """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
 
-        A trial that resumes on another node reports its earlier epochs again; epochs that are already known are
-        skipped.
+        A trial that resumes on another node reports its earlier epochs again; those already known are skipped.
         """
         item = self._running[key]
         for point in progress:

@@ -93,13 +93,13 @@ class Summary:
 
     @property
     def up_to_date(self) -> bool:
-        """Whether there was nothing left to run."""
+        """Whether no trial had to run, because all had ended in earlier runs."""
         return self.ran == 0 and not self.interrupted
 
 
 @dataclass(frozen=True)
 class SweepFinished:
-    """The sweep has ended."""
+    """The sweep has ended or was interrupted."""
 
     summary: Summary
 

@@ -160,7 +160,6 @@ class TrialRunner:
         )
 
     def _outcome(self) -> Outcome | None:
-        """Return the result of the trial so far, or None before the model is built."""
         if self._adaptation is None:
             return None
         outcome = self._adaptation.result()

@@ -1,4 +1,4 @@
-"""Fetch the data, bodies and alignment sources that a sweep needs, or list those that are not on this machine."""
+"""Fetch the data, bodies (pretrained models) and alignment sources of a sweep, or list those not on this machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
 from orca_ray.sweep.search.stopping import SuccessiveHalving
 
 MAX_MISTAKES = 5
-"""Number of mistakes reported per file; a file that is not a sweep would otherwise fill the screen."""
+"""Largest number of mistakes reported for a sweep file; a file of another kind would otherwise fill the screen."""
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
 _MAX_SHOWN = 200
@@ -150,9 +150,9 @@ def _base_path(base: object, directory: Path) -> Path:
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str, Any]:
-    """Return ``base``, the value of the keys ``parents`` in an extended file, overridden by ``own``.
+    """Return the mapping ``base`` of an extended file, overridden by ``own`` of the extending one, below ``parents``.
 
-    Mappings are merged recursively, but a range in a search ``space`` is replaced as a whole.
+    Nested mappings are merged recursively, but a range in a search ``space`` is replaced as a whole.
     """
     merged = dict(base)
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)

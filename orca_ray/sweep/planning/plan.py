@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def num_trials(self) -> int:
-        """Number of planned trials."""
+        """Number of planned trials, search and confirm, including those that have finished."""
         return sum(row.search_trials + row.confirm_trials for row in self.rows)
 
     @property

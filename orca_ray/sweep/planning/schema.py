@@ -1,4 +1,4 @@
-"""The schema of sweep files: one class per block of the YAML."""
+"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML."""
 
 from collections.abc import Mapping
 from pkgutil import resolve_name

@@ -76,7 +76,8 @@ class SweepSpec:
     def layers(self, task: str, method: str) -> list[Layer]:
         """Return the blocks of values that apply to one (task, method), from lowest to highest precedence.
 
-        These are: the whole file, its published configuration, the method, the task, the budget, the budget's task.
+        These are: the file's top-level values, the task's published configuration (if the file uses it), then the
+        values for the method, for the task, for the budget, and for the task in the budget.
         """
         file, budget = self.file, self.budget
         whole = Layer.model_construct(  # all values have been validated
@@ -109,8 +110,8 @@ class SweepSpec:
     def body(self, task: str, method: str) -> str:
         """Return the name of the body (pretrained model) that one (task, method) adapts.
 
-        The first of these that is set: ``--body``, the budget's task, the task, the method, the file's body for the
-        task's modality, the task's default.
+        It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
+        task, for the method, for the task's modality (``bodies``), and the task's default.
         """
         from orca_ray.tasks.registry import get_task
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from orca_ray.sweep.planning.space import Scalar
 
 Phase = Literal["search", "confirm"]
+"""Search trials try configurations; confirm trials rerun the best one with other seeds and are scored on test."""
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,7 @@ class Answer:
 
 
 class CandidateSampler:
-    """Suggests candidates and receives their results (answers).
-
-    The next generation is suggested when all candidates of the current one have an answer.
-    """
+    """Suggests candidates in generations; each is suggested when all results (answers) of the one before are known."""
 
     def __init__(
         self,

@@ -101,10 +101,7 @@ class Search:
         return next((t for t in trials if t.key not in self._running and t.key not in self.records), None)
 
     def _replay(self) -> None:
-        """Pass known records to the sampler until it suggests a candidate without one.
-
-        When all candidates have a result, create the confirm trials of the best one.
-        """
+        """Pass known records to the sampler; when all candidates have one, create the confirm trials of the best."""
         answered = True
         while answered:
             answered = False
