@@ -1,4 +1,4 @@
-"""Discovery of what the modules of a package declare: a new method, task or simulation is one new file."""
+"""Import the modules of a package and collect the objects that they declare, such as ``TASK``."""
 
 import importlib
 import pkgutil
@@ -16,20 +16,21 @@ _Declared = TypeVar("_Declared", bound=_Named)
 
 
 def module_names(package: ModuleType, *, only_packages: bool = False) -> list[str]:
-    """Return the full names of the modules in the directories of ``package.__path__``, without importing them."""
+    """Return the dotted names of the modules in ``package``, or of its subpackages alone, without importing them."""
     found = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     return [info.name for info in found if info.ispkg or not only_packages]
 
 
 def modules(package: ModuleType, *, only_packages: bool = False) -> Iterator[ModuleType]:
-    """Import and yield the modules of a package: subpackages, too, or nothing else."""
+    """Import and yield the modules whose names `module_names` returns for the same arguments."""
     return map(importlib.import_module, module_names(package, only_packages=only_packages))
 
 
 def declared(kind: type[_Declared], attribute: str, modules: Iterable[ModuleType]) -> Mapping[str, _Declared]:
-    """Return the ``attribute`` of each module, and the entries of its ``<attribute>S``, in order of their names.
+    """Collect the objects that ``modules`` declare, and return them by name, sorted by name.
 
-    Raises ValueError for an entry of another type than ``kind``, and for two entries of one name.
+    For ``attribute`` = "TASK", a module declares one object as ``TASK``, several in a sequence ``TASKS``, or none.
+    Raises ValueError if an object is not an instance of ``kind``, or if two objects have the same ``name``.
     """
     found: dict[str, _Declared] = {}
     for module in modules:

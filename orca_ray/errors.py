@@ -1,4 +1,4 @@
-"""Errors that a user can act on, and the wording they share."""
+"""The exception for mistakes that a user can correct, and helpers that word its messages."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ _Value = TypeVar("_Value")
 class UserError(ValueError):
     """Bad input, configuration or data. The message says what was given, what is allowed and what to do.
 
-    The command line prints the message and exits with code 2; a trial that raises it ends as ``failed_user``.
+    The command line prints the message and exits with code 2. A trial that raises it ends with status ``failed_user``.
     """
 
 
@@ -24,9 +24,10 @@ def quoted(value: object, limit: int = 200) -> str:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Escape the characters that a terminal would act on, such as ESC sequences, line breaks and lone surrogates.
+    """Replace unprintable characters, such as ESC, line breaks and lone surrogates, by escapes such as ``\\x1b``.
 
-    Characters in ``keep`` stay as they are. Apply it to names from files, stores and arguments before printing them.
+    Characters in ``keep`` stay. Apply it to names from files, stores and arguments before they are printed, because a
+    terminal executes the control sequences in them.
     """
     if text.isprintable():
         return text
@@ -42,7 +43,7 @@ def shorten(value: object, limit: int = 200) -> str:
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed name closest to ``given``, or None when nothing is close."""
+    """Return the name in ``allowed`` that is most similar to ``given``, or None if none is similar."""
     names = list(allowed)
     exact = [name for name in names if name.lower() == given.lower()]
     matches = exact or difflib.get_close_matches(given[:200], names, n=1, cutoff=0.5)
@@ -50,7 +51,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
-    """Return the error for a misspelt name: it suggests the nearest name and lists all allowed ones."""
+    """Return the error for an unknown ``kind`` of name, e.g. "task"; it suggests the most similar and lists all."""
     names = sorted(allowed)
     close = nearest(given, names)
     question = f" Did you mean {close!r}?" if close else ""

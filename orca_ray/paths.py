@@ -1,4 +1,4 @@
-"""Paths that users name: checked before they are opened, and cleaned up after a failure."""
+"""Check the paths that users give before they are opened, and remove new directories after a failure."""
 
 import contextlib
 import itertools
@@ -11,7 +11,7 @@ from typing import BinaryIO
 from orca_ray.errors import UserError
 
 _VIRTUAL = ("/proc", "/sys", "/dev")
-_SHARED_MEMORY = "/dev/shm"  # an ordinary directory in memory
+_SHARED_MEMORY = "/dev/shm"  # a file system in memory that holds ordinary files
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -25,7 +25,7 @@ _KINDS = {
 def refuse_special(path: Path, what: str) -> None:
     """Raise `UserError` if ``path`` is a pipe, device or socket, or is inside /proc, /sys or /dev (but not /dev/shm).
 
-    ``what`` names the argument in the message, e.g. ``--out``. The path is not opened; it does not have to exist.
+    The message names the argument ``what``, e.g. ``--out``. The path is not opened, and may be missing.
     """
     found = _kind(path)
     if found not in ("", "a file", "a directory"):
@@ -33,7 +33,7 @@ def refuse_special(path: Path, what: str) -> None:
 
 
 def require_directory(path: Path, what: str) -> Path:
-    """Return ``path`` if it is a directory or could become one; raise `UserError` for a file or special file."""
+    """Return ``path`` if it is a directory or could be created as one; otherwise raise a `UserError` about ``what``."""
     refuse_special(path, what)
     blocking = next(each for each in (path.absolute(), *path.absolute().parents) if _exists(each))
     if not blocking.is_dir():
@@ -44,13 +44,13 @@ def require_directory(path: Path, what: str) -> Path:
 
 
 def regular_size(path: Path, *, directories: bool = False) -> int:
-    """Return the size of a regular file (``directories``: or directory), which is never opened.
+    """Return the size in bytes of the regular file at ``path``, without opening it.
 
-    Reading a pipe, a device, or a file of ``/proc`` or ``/sys`` may block or never end.
+    Other files are refused, because reading a pipe, a device, or a file in ``/proc`` or ``/sys`` may never end.
 
     Raises:
-        UserError: something else is there.
-        OSError: nothing is there, or the file system fails.
+        UserError: ``path`` is not a regular file; a directory is accepted only with ``directories``.
+        OSError: ``path`` does not exist, or the file system fails.
     """
     found, size = _kind(path), path.stat().st_size  # in this order: a file that vanishes meanwhile is an OSError
     if found != "a file" and not (directories and found == "a directory"):
@@ -61,31 +61,34 @@ def regular_size(path: Path, *, directories: bool = False) -> int:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; raises as `regular_size` does."""
+    """Open a regular file for reading in binary mode; raises the same errors as `regular_size`."""
     regular_size(path)
     return path.open("rb")
 
 
 @contextlib.contextmanager
 def new_directories_removed(path: Path) -> Iterator[None]:
-    """If the block fails, remove the directories up to ``path`` that it created and that hold no files but locks."""
+    """Context manager: if its block raises, remove those of ``path`` and its parents that the block created.
+
+    A directory that holds files other than ``*.lock`` is kept; the lock files are deleted.
+    """
     parents = (path.absolute(), *path.absolute().parents)
     created = [directory for directory in parents if not directory.exists()]
     try:
         yield
     except BaseException:
-        walks = (os.walk(directory, topdown=False) for directory in created)  # the innermost first
+        walks = (os.walk(directory, topdown=False) for directory in created)  # innermost directory first
         for folder, _, files in itertools.chain.from_iterable(walks):
             for lock in (Path(folder, name) for name in files if name.endswith(".lock")):
                 with contextlib.suppress(OSError):
                     lock.unlink()
-            with contextlib.suppress(OSError):  # not empty: something is worth keeping
+            with contextlib.suppress(OSError):  # not empty: keep it
                 os.rmdir(folder)
         raise
 
 
 def _exists(path: Path) -> bool:
-    """Return whether something is at ``path``, links included; raises OSError if the system refuses the name."""
+    """Return whether ``path`` exists, even as a broken link; raises OSError if the system refuses the name."""
     try:
         return bool(path.lstat())
     except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +96,7 @@ def _exists(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str:
-    """Return a description of what ``path`` leads to; "" if nothing is there."""
+    """Return what ``path`` is after following links, e.g. "a named pipe"; "" if nothing is there."""
     real = Path(os.path.realpath(path))
     if any(real.is_relative_to(root) for root in _VIRTUAL) and not real.is_relative_to(_SHARED_MEMORY):
         return f"inside {Path(*real.parts[:2])}"

@@ -1,10 +1,10 @@
-"""Names of the protocols, in a module that imports nothing heavy, so that ``--help`` can list them."""
+"""Names of the evaluation protocols. The module imports nothing heavy, so that ``--help`` can list them."""
 
 from enum import StrEnum
 
 
 class Protocol(StrEnum):
-    """Which splits selection may read; `orca_ray.data.protocol` defines the splits of each protocol."""
+    """Which split selects epochs and hyper-parameters: validation (``held-out``) or, as in ORCA, test (``paper``)."""
 
     HELD_OUT = "held-out"
     PAPER = "paper"

@@ -1,1 +1,1 @@
-"""The command ``orca-sweep``: parsing, progress and exit codes; the only place that prints."""
+"""The command ``orca-sweep``: parsing, progress and exit codes. No other package of orca-ray prints."""

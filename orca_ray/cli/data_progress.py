@@ -1,4 +1,4 @@
-"""Progress of fetching, preparing and generating data: bars on a terminal, else a line every ten seconds."""
+"""Shows the progress of fetching, preparing and generating data: bars on a terminal, else lines."""
 
 import logging
 import re
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _LOGGERS = ("orca_ray.data.cache", "orca_ray.data.workspace", "orca_ray.tasks")
-"""Loggers whose information messages are progress."""
+"""Loggers whose INFO messages are shown as progress."""
 _SECONDS_BETWEEN_LINES = 10.0
 _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)\b(?P<rest>.*)")
-"""A line that counts, such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``; but not "... goes on after 40 of 90"."""
+"""Matches progress lines such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``, but not "... goes on after 40 of 90"."""
 
 
 class DataProgress(logging.Handler):
-    """Context manager that prints the lines it is called with, and progress that is logged, to stderr.
+    """Prints lines to stderr: those that it is called with, and INFO messages of `_LOGGERS` inside its ``with`` block.
 
-    A line that counts moves a bar on a terminal; elsewhere it is printed every ten seconds.
+    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere one is printed every ten seconds.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -44,7 +44,7 @@ class DataProgress(logging.Handler):
                 TextColumn("{task.fields[rest]}", markup=False),
                 console=Console(stderr=True, highlight=False),
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # output into a pipe must stay as it is
+                redirect_stdout=sys.stdout.isatty(),  # what goes to a pipe must not change
             )
             self._bars.start()
         for name in _LOGGERS:
@@ -58,12 +58,12 @@ class DataProgress(logging.Handler):
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print an information message; another handler prints warnings."""
+        """Print a log record of level INFO; another handler prints warnings and errors."""
         if record.levelno == logging.INFO:
             self(record.getMessage())
 
     def __call__(self, line: str) -> None:
-        """Print a line, or move its bar."""
+        """Print a line, or update the progress bar that belongs to it."""
         if self._quiet:
             return
         counted = _COUNT.fullmatch(line)

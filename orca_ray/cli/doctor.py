@@ -25,7 +25,7 @@ LOW_DISK_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``state`` is ``ok``, ``note`` or ``problem``."""
+    """One line of the report. ``state`` is ``ok``, ``note``, or ``problem`` (a sweep could not run)."""
 
     topic: str
     item: str

@@ -1,4 +1,4 @@
-"""The log file of ``orca-sweep``, which receives tracebacks and details; warnings also go to stderr."""
+"""Sends log messages of ``orca-sweep`` to a log file, and warnings and errors also to stderr."""
 
 import io
 import logging
@@ -13,9 +13,9 @@ MAX_BYTES = 2**20
 
 
 class _LogFile(RotatingFileHandler):
-    """Creates its directory with its first line, so that ``--help`` writes nothing.
+    """Log file whose directory is created by the first message, so that ``--help`` writes nothing.
 
-    A log that cannot be written never stops a command: the message itself still reaches stderr.
+    If the file cannot be written, the command continues; warnings and errors still appear on stderr.
     """
 
     def _open(self) -> io.TextIOWrapper:
@@ -23,11 +23,11 @@ class _LogFile(RotatingFileHandler):
         return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Ignore the error."""
+        """Ignore errors of writing the log."""
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
-    """Warnings on stderr, except those of the logger ``hidden``, whose errors the command line prints itself."""
+    """Prints warnings and errors to stderr, except those of the logger ``hidden``, which are printed elsewhere."""
 
     def __init__(self, hidden: str) -> None:
         super().__init__()
@@ -36,17 +36,17 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
         self.addFilter(lambda record: record.name != hidden)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Escape what a terminal would act on."""
+        """Format a record, with control sequences escaped."""
         return printable(super().format(record), keep="\n")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write to the current stderr, which a live table replaces so that lines appear above it."""
+        """Write to the current ``sys.stderr``; a live table replaces it, so that messages appear above the table."""
         self.stream = sys.stderr  # not setStream: it flushes the old stream, which may be closed by now
         super().emit(record)
 
 
 def start(hidden: str) -> None:
-    """Send the package's log to ``<home>/logs/orca-sweep.log``; another call follows a changed ``ORCA_RAY_HOME``."""
+    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings also to stderr (not those of ``hidden``)."""
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)
@@ -59,7 +59,7 @@ def start(hidden: str) -> None:
 
 
 def path() -> str | None:
-    """Return the path of the log file, or None if nothing could be written."""
+    """Return the path of the log file, or None if it does not exist, because it could not be written."""
     for handler in logging.getLogger("orca_ray").handlers:
         if isinstance(handler, _LogFile) and os.path.exists(handler.baseFilename):
             return handler.baseFilename

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the values they stand for."""
+"""Options that several commands share, and functions that check and convert their values."""
 
 import inspect
 import os
@@ -37,9 +37,9 @@ ResultsOption = Annotated[
 
 
 def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:
-    """Give a command the fields of the keyword-only dataclass ``kind`` as its options, annotated for Typer.
+    """Return a decorator that makes the fields of the keyword-only dataclass ``kind`` the options of a command.
 
-    The decorated function takes its argument and one instance of ``kind``; Typer sees one parameter per field.
+    The decorated function takes the command's argument and an instance of ``kind``; Typer sees one parameter per field.
     """
 
     def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
@@ -57,7 +57,7 @@ def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Cal
 
 
 def directory_option(name: str, help: str) -> Any:
-    """Return an option that names a directory; an empty value, as from an unset shell variable, is refused."""
+    """Return a Typer option whose value is a directory; an empty value, e.g. an unset shell variable, is an error."""
     return Option(name, metavar="DIR", parser=_directory, help=help)
 
 
@@ -66,15 +66,15 @@ def _directory(given: str) -> Path:
         raise BadParameter("it names no directory; give one, or leave the option out")
     try:
         refuse_special(Path(given), "the directory")
-    except UserError as error:  # the parser would drop the message of any other ValueError
+    except UserError as error:  # Typer drops the message of any other ValueError
         raise BadParameter(str(error)) from error
     return Path(given)
 
 
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
-    """Split an option that may be repeated, comma-separated, or both; None when it was not given.
+    """Return the names in an option that may be repeated, comma-separated, or both; None if it was not given.
 
-    It is a `UserError` to give it without a name, as an unset shell variable does: that must not mean "all".
+    Raises UserError if it was given without a name, e.g. by an unset shell variable: that must not mean "all".
     """
     if not values:
         return None
@@ -85,9 +85,9 @@ def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
 
 
 def results_uri(given: str | None, *, announce: bool = False) -> str:
-    """Return the results store to use; ``announce`` prints a default that the user may not expect.
+    """Return the path or URI of the results store: ``given``, or else ``results`` in the working directory.
 
-    Ray deletes the working directory of a submitted job, so the default of such a job is in the cache directory.
+    Ray deletes a submitted job's working directory; its default is in the cache directory, and ``announce`` prints it.
     """
     if given:
         return given
@@ -102,7 +102,7 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
 
 
 def existing_store(uri: str) -> "ResultsStore | None":
-    """Open the results store, or return None if nothing is at ``uri`` yet; anything else there is a `UserError`."""
+    """Open the store at ``uri``; return None if nothing or an empty directory is there. Raises UserError otherwise."""
     from orca_ray.results.folder import open_folder
     from orca_ray.results.store import ResultsStore
 

@@ -1,6 +1,6 @@
-"""What commands print: messages, tables and JSON; and the exit codes.
+"""Functions that print messages, tables and JSON, and the exit codes.
 
-Text that goes to a terminal passes through `orca_ray.errors.printable`: no name from a file can send control sequences.
+Text for people passes through `orca_ray.errors.printable`, which escapes the terminal's control sequences.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ INTERRUPTED = 130
 
 
 def say(message: str = "") -> None:
-    """Print lines to stdout at once."""
+    """Print a message of one or more lines to stdout, and flush it."""
     print(printable(message, keep="\n"), flush=True)
 
 
 def note(message: str) -> None:
-    """Print lines to stderr, where they disturb neither a table nor JSON."""
+    """Print a message of one or more lines to stderr, so that stdout holds only tables or JSON."""
     print(printable(message, keep="\n"), file=sys.stderr)
 
 
@@ -42,13 +42,13 @@ def fail(message: str, code: int) -> int:
 
 
 def emit_json(value: Any) -> None:
-    """Print ``value`` as strict JSON: dataclasses as objects, NaN as null, unprintable characters escaped."""
+    """Print ``value`` as JSON to stdout: dataclasses as objects, NaN as null, unprintable characters escaped."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     print("".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text))
 
 
 def plain(value: Any) -> Any:
-    """Convert dataclasses, enums, paths, times and sets to JSON's own types, NaN and infinities to None."""
+    """Convert dataclasses, enums, paths, times and sets to dicts, lists and strings, and NaN and infinities to None."""
     return json.loads(json.dumps(value, default=_plainer), parse_constant=lambda _: None)
 
 
@@ -63,10 +63,10 @@ def _plainer(value: Any) -> Any:
 
 
 def console(min_width: int = 0) -> "Console":
-    """Return a console on the current stdout, at least ``min_width`` columns wide."""
+    """Return a Rich console for the current stdout, at least ``min_width`` characters wide."""
     from rich.console import Console
 
-    # A file or pipe has no width: lines are not broken for a terminal that is not there.
+    # A file or pipe has no width: 200 characters, so that lines are seldom broken.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     found = Console(width=wide, soft_wrap=False, highlight=False)
     found.width = max(found.width, min_width)
@@ -76,7 +76,7 @@ def console(min_width: int = 0) -> "Console":
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
 ) -> "RenderableType":
-    """Build a plain table; ``right`` names the columns of numbers, ``wrap`` those whose cells may break."""
+    """Return a plain Rich table; columns in ``right`` are right-aligned, and those in ``wrap`` may wrap at spaces."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -98,7 +98,7 @@ def _cell(value: object) -> str:
 def show(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
 ) -> None:
-    """Print a `table`; cells are never shortened, and a narrow terminal breaks its lines instead."""
+    """Print a `table`. Cells are never shortened; if the terminal is too narrow, lines continue on the next line."""
     from rich.cells import cell_len
 
     cells = [[_cell(cell) for cell in row] for row in rows]
@@ -111,7 +111,7 @@ def show(
 
 
 def duration(seconds: float) -> str:
-    """Format a time span: ``8.4 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    """Format a duration: ``8.4 s``, ``3 min 05 s``, ``2 h 07 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -121,7 +121,7 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Format a size in binary units."""
+    """Format a number of bytes, e.g. ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -130,5 +130,5 @@ def size(num_bytes: float) -> str:
 
 
 def score(value: float | None) -> str:
-    """Format a score; ``–`` when there is none."""
+    """Format a score with four decimals; ``–`` if it is None or not finite."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Pictures of samples: photographs, curves, spectrograms, fields and contact maps, drawn with Pillow."""
+"""Draws samples of a task with Pillow: photographs, curves, spectrograms, physical fields and contact maps."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,22 +16,23 @@ Pixels = npt.NDArray[np.uint8]
 
 NUM_SAMPLES = 9
 _MAX_CHANNELS = 4
-"""Channels of a sample that are drawn."""
+"""Largest number of channels of a sample that are drawn."""
 _SIDE, _CURVE_HEIGHT, _GAP, _LINE, _MAX_WIDTH = 200, 120, 12, 18, 1300
-"""Pixels: longer side of a panel, height of curves, space between samples, line of text, width of the picture."""
+"""Pixels: longer side of a panel, height of curves, gap between samples, height of a text line, largest total width."""
 
 _SCALE = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64)
-"""Colours from low to high values; their lightness rises evenly, so that the scale can be read in grey."""
+"""Colour scale (RGB) from low to high values; lightness rises evenly, so that it can be read when printed in grey."""
 _INKS = ((31, 90, 160), (200, 80, 20), (30, 130, 60), (140, 60, 140))
 _TARGET_INK = (190, 20, 40)
 
 
 def draw(task: "Task", data: "PreparedData") -> Image.Image:
-    """Draw some training samples with their targets.
+    """Return a picture of some training samples with their targets.
 
-    Photographs are drawn in colour; other images, spectrograms (low frequencies at the bottom) and fields on a colour
-    scale, at most their last four channels; sequences as curves, or as a map if they are one-hot or have many channels.
-    A dense target is drawn next to its input, or as red curves on top of it.
+    Images with three channels are drawn in colour, images with one in grey. Of other 2-D inputs the last four channels
+    (at most) are drawn on a colour scale; spectrograms have low frequencies at the bottom. Sequences are drawn as
+    curves, or as a colour map if they are one-hot or have many channels. A dense target is drawn next to a 2-D input,
+    or as red curves in the plot of a sequence.
     """
     split = data.train
     samples = [_sample(task, split, index) for index in _chosen(task, split)]
@@ -40,7 +41,7 @@ def draw(task: "Task", data: "PreparedData") -> Image.Image:
 
 
 def _chosen(task: "Task", split: "Split") -> list[int]:
-    """Return the indices of samples of different classes, or of evenly spaced samples."""
+    """Return the indices of samples to draw: one for each of the first classes, else evenly spaced ones."""
     if task.target.kind == "classes":
         _, first = np.unique(split.y, return_index=True)
         if len(first) >= NUM_SAMPLES:
@@ -73,7 +74,7 @@ def _caption(task: "Task", y: Array) -> str:
 
 
 def _image(x: Array, modality: str) -> list[Pixels]:
-    """Draw x [C, H, W] as one panel in colour, or as one panel per channel."""
+    """Return the panels of x [C, H, W]: a single one for a colour image, else one per channel."""
     if len(x) == 3 and "image" in modality:
         return [_sized(_unit(x).transpose(1, 2, 0) * 255.0)]
     shown = x if len(x) <= _MAX_CHANNELS else x[-_MAX_CHANNELS:]
@@ -84,7 +85,7 @@ def _image(x: Array, modality: str) -> list[Pixels]:
 
 
 def _sequence(x: Array, target: Array | None) -> Pixels:
-    """Draw x [C, L] as curves, or as a map with C rows."""
+    """Return the panel of x [C, L] and its target: a plot of curves, or a colour map with C rows."""
     one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
     if target is None and (len(x) > _MAX_CHANNELS or one_hot):
         return _sized(_coloured(x[:, :1000]), stretch=True)
@@ -115,13 +116,13 @@ def _unit(values: Array) -> Array:
 
 
 def _coloured(values: Array) -> Array:
-    """Return [H, W, 3] on the colour scale for values [H, W]."""
+    """Return the colours [H, W, 3], from 0 to 255, of values [H, W]."""
     steps = np.linspace(0.0, 1.0, len(_SCALE))
     return np.stack([np.interp(_unit(values), steps, channel) for channel in _SCALE.T], axis=-1)
 
 
 def _sized(pixels: Array, *, stretch: bool = False) -> Pixels:
-    """Resize pixels [H, W, 3] to a panel; small ones are enlarged without blur."""
+    """Resize pixels [H, W, 3] to a panel, small ones without blur; ``stretch`` gives it the shape of a plot."""
     longer = max(pixels.shape[:2])
     width, height = (max(1, round(side * _SIDE / longer)) for side in pixels.shape[1::-1])
     size = (2 * _SIDE, _CURVE_HEIGHT) if stretch else (width, height)
@@ -149,6 +150,6 @@ def _arranged(samples: Sequence[tuple[list[Pixels], str]], title: str) -> Image.
 
 
 def _ascii(text: str) -> str:
-    """Replace what Pillow's own font lacks."""
+    """Replace characters that are missing in the font that Pillow contains."""
     replaced = text.replace("×", "x").replace("–", "-").replace("…", "...")
     return replaced.encode("ascii", "replace").decode()

@@ -1,4 +1,4 @@
-"""Reports of a plan and of a finished sweep."""
+"""Prints the plan of a sweep, and the summary and failures of a sweep that has ended."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from orca_ray.sweep.planning.spec import SweepSpec
 
 MAX_NOTES = 5
-"""Number of different fallbacks that the report of a sweep lists."""
+"""Largest number of distinct notes of trials that the summary of a sweep lists."""
 
 
 def print_plan(planned: "Plan") -> None:
-    """Print a plan: a table of searches, the resources, a table of costs, and what is missing."""
+    """Print a plan: a table of (task, method) pairs, the resources, a table of costs, and what is missing."""
     resources = []
     for row in planned.rows:
         amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
         resources.append(", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount))
-    alike = len(set(resources)) == 1  # usual; then one line below the table replaces a column, to fit 80 columns
+    alike = len(set(resources)) == 1  # usual: one line below the table then replaces a column, to fit 80 columns
     rows = []
     for row, each in zip(planned.rows, resources, strict=True):
         trials = f"{row.search_trials}+{row.confirm_trials}"
@@ -80,7 +80,7 @@ def _print_missing(planned: "Plan") -> None:
 
 
 def _commands(costs: "list[TaskCost]") -> list[str]:
-    """Return the commands that fetch or prepare the data, each with all the tasks that it can take."""
+    """Return the commands that fetch or prepare data; those that differ only in the task become one command."""
     from orca_ray.tasks.registry import get_benchmark
 
     tasks: dict[str, list[str]] = {}
@@ -98,14 +98,14 @@ def _gigabytes(num_bytes: int | None) -> str:
 
 
 def _rounded(value: float | None, least: float) -> str:
-    """Format with two digits, or as a whole number from 10 on; "?" for None."""
+    """Format with two digits, or as a whole number from 10 on; "<least" below ``least``, and "?" for None."""
     if value is None:
         return "?"
     return f"<{least:g}" if value < least else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
-    """Print how a sweep ended, the fallbacks of its trials, and the command that prints its leaderboard."""
+    """Print how a sweep ended, the notes of its trials, and the command that prints its leaderboard."""
     # Without --sweep, `leaderboard` shows the sweep with the most confirm trials, which is seldom a variant.
     which = "" if spec.sweep_id == f"{spec.file.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
@@ -126,7 +126,7 @@ def print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
 
 
 def print_failures(summary: "Summary") -> None:
-    """Print each failed trial and each (task, method) without a score to stderr, with the reason."""
+    """Print to stderr each failed trial, and each (task, method) without a test score, with the reason."""
     for record in summary.failed:
         reason = record.error.strip().splitlines()[-1] if record.error and record.error.strip() else "no message"
         note(

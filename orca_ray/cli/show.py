@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 MAX_BYTES = 64 * 2**20
-"""Bytes of a split that are read to compute its range."""
+"""Largest number of bytes of an array that are read to compute its minimum, maximum, mean and std."""
 MAX_CLASSES = 30
-"""Number of classes that are listed one by one."""
+"""Largest number of classes for which the number of samples of each is printed."""
 
 
 def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None:
@@ -108,7 +108,10 @@ def _check_picture(picture: Path) -> None:
 
 
 def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:
-    """Draw a picture and return its path. Unless ``picture`` is given, no file is replaced and errors are notes."""
+    """Write a PNG to ``picture`` (None: TASK.png in the working directory) and return its path.
+
+    With None, an existing file is kept, and errors are printed instead of raised; the result is None in both cases.
+    """
     from orca_ray.cli.picture import draw
     from orca_ray.data.cache import disk_errors, replace_file
 
@@ -162,7 +165,7 @@ def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
 
 
 def _range(rows: "Rows") -> dict[str, Any]:
-    """Return the shape and range of rows; a large split is sampled at even distances."""
+    """Return the shape of rows, and minimum, maximum, mean and std; of a large array, of evenly spaced rows only."""
     import numpy as np
 
     each = max(1, int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize)
@@ -213,7 +216,7 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
 
 
 def _print_counts(counts: dict[str, list[int]]) -> None:
-    """Print the number of samples of each class; for many classes only the fewest, the median and the most."""
+    """Print the number of samples of each class; with many classes, only their minimum, median and maximum."""
     num = len(next(iter(counts.values())))
     if num <= MAX_CLASSES:
         show_table(("class", *counts), [(i, *(c[i] for c in counts.values())) for i in range(num)], right=tuple(counts))

@@ -1,4 +1,4 @@
-"""Progress of a sweep: a live table on a terminal, else one line per finished trial."""
+"""Shows the progress of a sweep: a live table if the output is a terminal, else one line per finished trial."""
 
 import statistics
 import sys
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _OTHER_LINES = 7
-"""Lines of the terminal that are not table rows: heading, rule, totals and message, which may each be folded."""
+"""Terminal lines reserved for other things than table rows: heading, rule, totals and message, if they are wrapped."""
 
 
 @dataclass
 class RowState:
-    """State of one (task, method)."""
+    """Progress of one (task, method): one row of the table."""
 
     task: str
     method: str
@@ -32,9 +32,9 @@ class RowState:
     best: float | None = None
     """Lowest validation score so far."""
     running: dict[str, str] = field(default_factory=dict)
-    """For each running trial's key, the stage and epoch it is in; the trial that reported last is last."""
+    """Stage and epoch of each running trial, by trial key; the trial with the latest report is last."""
     seconds: list[float] = field(default_factory=list)
-    """Wall seconds of the trials that ended since the sweep started."""
+    """Durations of the trials that have ended since this run of the sweep started."""
 
     @property
     def remaining(self) -> int:
@@ -43,19 +43,19 @@ class RowState:
 
     @property
     def stage(self) -> str:
-        """Stage of a running trial, or ``waiting``, or ``done``."""
+        """Stage and epoch of the running trial that reported last; ``waiting`` or ``done`` if no trial runs."""
         if self.running:
             return next(reversed(self.running.values()))
         return "waiting" if self.remaining else "done"
 
     def update_best(self, value: float | None) -> None:
-        """Take a validation score into account; None and NaN change nothing."""
+        """Lower ``best`` to the validation score ``value`` if it is better; None and NaN are ignored."""
         if value is not None and value == value and (self.best is None or value < self.best):
             self.best = value
 
 
 class SweepState:
-    """State of the sweep, built from its events. Thread-safe: the terminal is redrawn from another thread."""
+    """Progress of the whole sweep, updated by its events. Another thread may draw it while it holds ``lock``."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()
@@ -66,7 +66,7 @@ class SweepState:
         self.started = clock()
 
     def apply(self, event: events.Event) -> None:
-        """Update the state with one event."""
+        """Update the state by one event."""
         with self.lock:
             match event:
                 case events.SweepStarted():
@@ -78,7 +78,7 @@ class SweepState:
                     self._row(event.task, event.method).running[event.trial_key] = event.phase
                 case events.TrialProgress():
                     state = self._row(event.task, event.method)
-                    state.running.pop(event.trial_key, None)  # to insert it again as the last
+                    state.running.pop(event.trial_key, None)  # to insert it again at the end
                     state.running[event.trial_key] = f"{event.stage} {event.epoch}/{event.epochs}"
                     state.update_best(event.validation_score)
                 case events.TrialFinished(record, remaining):
@@ -93,15 +93,15 @@ class SweepState:
                     self.last_message = printable(event.text)
 
     def totals(self) -> tuple[int, int, int]:
-        """Return (done, planned, running) over all rows."""
+        """Return the numbers of ended, planned and running trials of the sweep."""
         rows = self.rows.values()
         return sum(row.done for row in rows), sum(row.planned for row in rows), sum(len(row.running) for row in rows)
 
     def seconds_left(self, row: RowState | None = None) -> float | None:
-        """Estimate the seconds until ``row`` (or the sweep) is done; None until a trial has ended.
+        """Estimate the seconds until ``row`` is done, or the sweep if it is None; None if no trial has ended yet.
 
-        A trial is expected to take the mean time of its row's finished trials, or of all finished trials if its row has
-        none. The trials that run now are assumed to keep sharing the machine.
+        A trial is expected to take the mean duration of the ended trials in its row, or of all ended trials if its row
+        has none. The number of trials that run at the same time is assumed to stay as it is now.
         """
         everything = [value for each in self.rows.values() for value in each.seconds]
         if not everything:
@@ -115,7 +115,7 @@ class SweepState:
 
 
 def render(state: SweepState, height: int | None = None) -> "RenderableType":
-    """Draw the state as a table and a line of totals, on at most ``height`` lines (None: no limit)."""
+    """Return a table of the rows, a line of totals and the last message, in ``height`` lines (None: no limit)."""
     from rich.console import Group
     from rich.text import Text
 
@@ -141,7 +141,7 @@ def render(state: SweepState, height: int | None = None) -> "RenderableType":
 
 
 def _fitting(rows: list[RowState], room: int | None) -> list[RowState]:
-    """Return the rows to show, in order. If not all fit: first those with running trials, then those that wait."""
+    """Return at most ``room`` rows: those with running trials, then those with waiting ones, in their usual order."""
     if room is None or len(rows) <= room:
         return rows
     urgent = sorted(range(len(rows)), key=lambda index: (not rows[index].running, not rows[index].remaining))
@@ -173,7 +173,7 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
 
 
 class SweepProgress:
-    """Listener of a sweep that prints its progress; a context manager, so that the terminal is restored."""
+    """Listener that prints the progress of a sweep; leaving its ``with`` block stops the live table."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.state = SweepState()
@@ -196,7 +196,7 @@ class SweepProgress:
             self._live.stop()
 
     def __call__(self, event: events.Event) -> None:
-        """Update the state with one event; without a live table, print a line for it."""
+        """Update the state by one event; print a line about it, unless the live table shows it."""
         self.state.apply(event)
         if self._quiet:
             return

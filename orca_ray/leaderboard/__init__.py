@@ -1,4 +1,4 @@
-"""Leaderboards from the records of a results store; needs neither torch nor ray."""
+"""Leaderboards, computed from the records in a results store; imports neither torch nor ray."""
 
 from orca_ray.leaderboard.leaderboard import Leaderboard, Other, Score, build
 from orca_ray.leaderboard.render import FORMATS, render

@@ -1,4 +1,4 @@
-"""Builds a leaderboard from records: selects the records that count and computes scores, ranks and counts."""
+"""Builds a leaderboard: selects the records that count, and computes scores, ranks and numbers of trials from them."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _COMPLETED = Status.COMPLETED.value
 
 
 class Score(NamedTuple):
-    """Test score of one method on one task; mean and std are NaN where they do not exist."""
+    """Test score of one method on one task: mean and standard deviation over n seeds; NaN where undefined."""
 
     mean: float
     std: float
@@ -24,7 +24,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Other:
-    """Another leaderboard in the same records; ``confirmed`` counts its completed confirm trials."""
+    """A sweep and protocol with records, and its number of completed confirm trials (``confirmed``)."""
 
     sweep: str
     protocol: str
@@ -33,28 +33,31 @@ class Other:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The leaderboard of one benchmark under one sweep and one protocol. Scores are on test; lower is better.
+    """The leaderboard of one benchmark, sweep and protocol. Scores are test scores; lower is better.
 
-    It lists every task and method that has a record. Without a completed confirm trial, a score has n = 0 and NaN.
+    It lists every task and every method that has a record. A method in these fields may be "method (body)", if the
+    method ran with several bodies on one task.
     """
 
     benchmark: str
     sweep: str
     protocol: str
     scores: dict[tuple[str, str], Score]
-    """By (task, method): mean over seeds, std (sample, n − 1; NaN for one seed) and n seeds."""
+    """Scores by (task, method), if a confirm trial has completed; the std divides by n - 1, and is NaN for n = 1."""
     metrics: dict[str, str]
-    """The metric of each task; tasks are sorted."""
+    """Name of the metric of each task; tasks are sorted."""
     summary: pd.DataFrame
-    """Rows are methods, columns the entries of `STATISTICS`, over `common_tasks`."""
+    """The `STATISTICS` (columns) of each method (row), computed on ``common_tasks``."""
     common_tasks: tuple[str, ...]
-    """The tasks on which every method has a score; ranks and wins are computed from these alone."""
+    """Tasks on which every method has a score."""
     statuses: pd.DataFrame
-    """Number of trials, search and confirm, by method (row) and `Status` (column)."""
+    """Number of search and confirm trials by method (row) and `Status` (column)."""
     seeds: tuple[int, ...]
+    """All seeds that occur in the scores, sorted."""
     others: tuple[Other, ...]
+    """Other sweeps and protocols of the same benchmark that have records."""
     notes: tuple[str, ...]
-    """Sentences about records that are left out of the scores, and why."""
+    """Sentences that say how many confirm trials are left out of the scores, and why."""
 
     @property
     def tasks(self) -> list[str]:
@@ -63,39 +66,38 @@ class Leaderboard:
 
     @property
     def methods(self) -> list[str]:
-        """Column labels, best mean rank first."""
+        """Names of the methods, lowest mean rank first."""
         return list(self.summary.index)
 
     def score(self, task: str, method: str) -> Score:
-        """Return the score of a method on a task."""
+        """Return the score of a method on a task; n is 0 and mean and std are NaN if it has none."""
         return self.scores.get((task, method), Score(math.nan, math.nan, 0))
 
     def best(self, task: str) -> list[str]:
-        """Return the methods with the lowest mean score on a task: several if they tie, none without scores."""
+        """Return the method with the lowest mean score on a task; several if they tie, none if none has a score."""
         means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
 
     def statistic(self, method: str, name: str) -> float:
-        """Return an entry of the summary."""
+        """Return the statistic ``name`` of a method, e.g. ``mean_rank``."""
         return float(cast(float, self.summary.loc[method, name]))
 
     def count(self, method: str, status: Status) -> int:
-        """Return the number of trials of a method that ended in this status."""
+        """Return the number of trials of a method that ended with ``status``."""
         return int(cast(int, self.statuses.loc[method, status.value]))
 
 
 def build(
     records: pd.DataFrame, *, benchmark: str, sweep: str | None = None, protocol: str | None = None
 ) -> Leaderboard:
-    """Build the leaderboard of a benchmark from the records of a store.
+    """Build the leaderboard of a benchmark from the records of a store, as `ResultsStore.records` returns them.
 
-    ``records`` is the result of `ResultsStore.records`. A leaderboard holds one sweep (such as ``pocket/quick``) and
-    one protocol (``held-out`` or ``paper``), never a mixture: those given, or else those with the most completed
-    confirm trials (the most recent if equal). `Leaderboard.others` names the rest.
+    A leaderboard holds one sweep (such as ``pocket/quick``) and one protocol (``held-out`` or ``paper``). If one is
+    None, the matching pair with the most completed confirm trials is chosen; on a tie, the most recent one.
 
     Raises:
-        UserError: there are no records of the benchmark, sweep or protocol.
+        UserError: there is no record of the benchmark, the sweep or the protocol.
     """
     of_benchmark = _select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
     available = _available(of_benchmark)
@@ -141,7 +143,7 @@ def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Da
 
 
 def _available(records: pd.DataFrame) -> list[Other]:
-    """Return every (sweep, protocol) of the records, the one with the most completed confirm trials first."""
+    """Return every (sweep, protocol) of the records, by number of completed confirm trials, highest first."""
     confirmed = (records["phase"] == "confirm") & (records["status"] == _COMPLETED)
     groups = records.assign(confirmed=confirmed).groupby(["sweep", "protocol"], sort=True)
     table = groups.agg(confirmed=("confirmed", "sum"), latest=("finished_at", "max")).reset_index()
@@ -159,24 +161,24 @@ def _choose(records: pd.DataFrame, available: Sequence[Other], sweep: str | None
 
 
 def _labels(rows: pd.DataFrame) -> pd.Series:
-    """Return the column label of each record: the method, with the body if the method has several on some task."""
+    """Return a label for each record: the method, or "method (body)" if the method has several bodies on a task."""
     num_bodies = rows.groupby(["method", "task"])["body"].nunique().groupby("method").max()
     several = rows["method"].map(num_bodies) > 1
     return rows["method"].where(~several, rows["method"] + " (" + rows["body"] + ")")
 
 
 def _state(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return data fingerprint and metric of each task's last successful trial, or of its last trial if all failed."""
+    """Return each task's data fingerprint and metric in its last trial that did not fail, else in its last trial."""
     succeeded = ~rows["status"].isin([status.value for status in Status if status.failed])
     ordered = rows.assign(succeeded=succeeded).sort_values(["succeeded", "finished_at"], kind="stable")
     return ordered.drop_duplicates("task", keep="last").set_index("task")[["data_fingerprint", "metric"]]
 
 
 def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the confirm records that make the scores, and notes on those that are left out.
+    """Return the confirm records that scores are averaged over, and sentences about those that are left out.
 
-    Scores are averaged over the seeds of one configuration on one state of the data: the last state, and the
-    configuration with the most seeds (the most recent if equal).
+    For each task and method, these are the records of one configuration: that with the most seeds, on a tie the most
+    recent one. Records with another data fingerprint or metric than the task's last trial do not count (see `_state`).
     """
     notes = []
     confirmed = rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)]

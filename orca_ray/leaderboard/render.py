@@ -1,4 +1,4 @@
-"""Renders a leaderboard as text: a plain table, Markdown, CSV or JSON."""
+"""Formats a leaderboard as text: a plain table, Markdown, CSV or JSON."""
 
 import csv
 import io
@@ -15,21 +15,21 @@ from orca_ray.results.record import Status
 
 MISSING = "–"
 WIDTH = 100
-"""Columns at which the sentences around a table are wrapped."""
+"""Number of characters at which the sentences around a table are wrapped."""
 
 
 def render(board: Leaderboard, format: str = "table") -> str:
-    """Return the leaderboard as text, without a line break at its end.
+    """Return the leaderboard as text in a format of `FORMATS`, without a line break at the end.
 
-    ``table`` and ``markdown`` are for reading: they mark the best score of each task, explain the numbers in a footer,
+    ``table`` and ``markdown`` are for people: they mark the best score of each task, explain the numbers in a footer,
     and escape unprintable characters. ``csv`` (one row per number) and ``json`` hold the numbers in full precision.
-    Raises `UserError` for another format.
+    Raises `UserError` for an unknown format.
     """
     return lookup("format", format, FORMATS)(board)
 
 
 def _number(value: float) -> str:
-    """Format with four decimals, or with four digits if the number is very small or large."""
+    """Format with four decimals, or with an exponent if the number is very small or large; a dash for NaN."""
     if math.isnan(value):
         return MISSING
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
@@ -44,7 +44,7 @@ def _cell(board: Leaderboard, task: str, method: str, between: str) -> str:
 
 
 def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
-    """Return the headings, a row of scores for each task, and a row for each statistic."""
+    """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
     grid = [["task", *board.methods]]
     for task in board.tasks:
         best = board.best(task)
@@ -85,7 +85,7 @@ def _footer(board: Leaderboard) -> list[str]:
 
 
 def _metrics(board: Leaderboard) -> str:
-    """Describe the metric of each task; tasks with the same metric are grouped."""
+    """Return a line that names the metric of each task; tasks with the same metric are grouped."""
     tasks: dict[str, list[str]] = {}
     for task in board.tasks:
         tasks.setdefault(board.metrics[task], []).append(task.removeprefix(f"{board.benchmark}/"))

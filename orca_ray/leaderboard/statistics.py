@@ -1,4 +1,4 @@
-"""Statistics of a leaderboard, computed from mean scores; each is one registry entry."""
+"""Statistics of a leaderboard, such as the mean rank; a new one is a function decorated with `statistic`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ Compute = Callable[[pd.DataFrame], pd.Series]
 class Statistic:
     """A number that a leaderboard shows for each method.
 
-    ``compute`` takes mean scores (rows are tasks, columns are methods; lower is better, none is missing) and returns
-    one value per method, NaN if there are no tasks.
+    ``compute`` takes a table of mean scores (rows are tasks, columns are methods; lower is better; no score is missing)
+    and returns one value per method, which is NaN if there are no tasks.
     """
 
     name: str
@@ -29,7 +29,7 @@ STATISTICS: dict[str, Statistic] = {}
 
 
 def statistic(name: str, title: str, *, better: Literal["lower", "higher"]) -> Callable[[Compute], Compute]:
-    """Register the decorated function as a statistic; its docstring is the definition."""
+    """Return a decorator that adds a function to `STATISTICS`; its docstring becomes `Statistic.definition`."""
 
     def register(compute: Compute) -> Compute:
         if name in STATISTICS:

@@ -1,4 +1,4 @@
-"""Records of finished trials and the Parquet store that keeps them; needs neither torch nor ray."""
+"""Records of finished trials, and the results store of Parquet files; imports neither torch nor ray."""
 
 from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore

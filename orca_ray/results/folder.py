@@ -1,7 +1,6 @@
-"""Where a results store keeps its files: a local directory, or a prefix of any `pyarrow.fs` file system.
+"""File operations of the results store, in a local directory or on another file system or object store.
 
-A `Folder` offers the few operations that the store is built from. Each is atomic for every reader: a file is complete
-or it does not exist. Names are relative to the folder, with ``/`` between parts.
+Writes are atomic: a reader sees a complete file or none. Paths are relative to the folder, with ``/`` between parts.
 """
 
 import contextlib
@@ -41,7 +40,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(verb: str, where: str) -> Iterator[None]:
-    """Turn errors of the operating system or object store into `UserError`, except for a missing file."""
+    """Turn errors of the file system, except FileNotFoundError, into a `UserError` "cannot ``verb`` ``where``: ..."."""
     try:
         yield
     except FileNotFoundError:
@@ -54,9 +53,9 @@ def explained(verb: str, where: str) -> Iterator[None]:
 
 
 class Folder:
-    """The folder of a store, on any file system or object store that `pyarrow.fs` opens by URI.
+    """The folder of a results store, on any file system or object store that `pyarrow.fs` opens by URI.
 
-    Every method raises `UserError` when the file system refuses (no space, no permission, no network). Threads and
+    Every method raises `UserError` if the file system fails (no space, no permission, no network). Threads and
     processes may share an instance.
     """
 
@@ -65,26 +64,26 @@ class Folder:
         if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parse_qs(parts.query):
             uri += f"{'&' if parts.query else '?'}retry_limit_seconds={_RETRY_SECONDS}"
         self.uri = uri
-        """Opens this folder again, from any working directory."""
+        """URI or absolute path, with which `open_folder` opens this folder again from any working directory."""
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        """The URI without credentials, for messages."""
+        """The URI without user name and password, for messages."""
         with explained("open", self.name):
             self._files, root = pafs.FileSystem.from_uri(uri)
         self._root = root.rstrip("/")
         self._directories: set[str] = set()
 
     def kind(self) -> Kind:
-        """Return what is at the path now."""
+        """Return what exists at the path of this folder now: nothing, a file or a directory."""
         with explained("reach", self.name):
             return self._kind()
 
     def create(self) -> None:
-        """Create the folder and its parents, unless they exist."""
+        """Create the folder and its parent directories where they are missing."""
         with explained("create", self.name):
             self._create()
 
     def names(self, directory: str = "") -> list[str]:
-        """Return the sorted names in a directory, without temporary and hidden ones; none if it does not exist."""
+        """Return the sorted names in a directory, without those that start with "."; empty if it does not exist."""
         names = (info.base_name for info in self._infos(directory))
         return sorted(name for name in names if not name.startswith("."))
 
@@ -94,7 +93,7 @@ class Folder:
             return self._read(path)
 
     def write(self, path: str, content: Any) -> None:
-        """Write a buffer to a file, durably and in one step for every reader; a failure leaves nothing behind."""
+        """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
         with explained("write", f"{self.name}/{path}"):
             self._write(path, content)
 
@@ -104,7 +103,7 @@ class Folder:
             self._delete(self._at(path))
 
     def sweep_temporary(self, directory: str, older_than_seconds: float) -> None:
-        """Delete old temporary files in a directory, which writers left behind when they were killed."""
+        """Delete temporary files older than ``older_than_seconds`` in a directory; killed writers left them."""
         before = time.time() - older_than_seconds
         for info in self._infos(directory):
             if info.base_name.startswith(TEMPORARY) and info.mtime is not None and info.mtime.timestamp() < before:
@@ -133,8 +132,8 @@ class Folder:
             return stream.read_buffer()
 
     def _write(self, path: str, content: Any) -> None:
-        # Leaving an output stream completes the upload even after an error. The object therefore gets a temporary name
-        # first; once it is complete, it is moved (one atomic copy on S3, a rename elsewhere).
+        # Closing an output stream completes the upload even after an error. The object is therefore written under a
+        # temporary name, and moved when it is complete (one atomic copy on S3, a rename elsewhere).
         directory, _, name = path.rpartition("/")
         temporary = self._at(f"{directory}/{TEMPORARY}{uuid.uuid4().hex}-{name}".lstrip("/"))
         if directory not in self._directories:
@@ -157,7 +156,7 @@ class Folder:
 
 
 class LocalFolder(Folder):
-    """A folder of this machine, or of a shared file system mounted on it, whose files survive a power cut."""
+    """A folder in a mounted file system, local or shared; written files are synced to disk to survive a power cut."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path.expanduser()))
@@ -177,7 +176,7 @@ class LocalFolder(Folder):
     def _create(self) -> None:
         try:
             _make_directory(self.path)
-        except FileNotFoundError as error:  # a file system without new directories, such as an automount
+        except FileNotFoundError as error:  # a file system that allows no new directories, e.g. an automount
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
     def _read(self, path: str) -> Any:
@@ -193,7 +192,7 @@ class LocalFolder(Folder):
     def _write(self, path: str, content: Any) -> None:
         target = self.path / path
         temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-        # The folder itself is not created again: if someone removed it during a sweep, its marker would be missing.
+        # A folder that was removed during a sweep is not created again, because its marker file would be missing.
         if not self.path.is_dir():
             raise UserError(f"{self.name} is gone: it was moved or deleted while in use. Put it back, then run again.")
         _make_directory(target.parent)
@@ -214,7 +213,7 @@ class LocalFolder(Folder):
 
 
 def open_folder(uri: str | Path) -> Folder:
-    """Return the folder of a path or URI. Raises `UserError` for a URI scheme without a file system."""
+    """Return the folder at a path or URI. Raises `UserError` if `pyarrow.fs` has no file system for the URI."""
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
     parts = urlsplit(uri)
@@ -239,7 +238,7 @@ def _check_size(name: str, num_bytes: int) -> None:
 
 
 def _make_directory(path: Path) -> None:
-    """Create a directory and its parents durably."""
+    """Create a directory and its missing parents, and sync them to disk."""
     if path.is_dir():
         return
     _make_directory(path.parent)
@@ -251,7 +250,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a new name in a directory survive a power cut, on file systems that support it."""
+    """Sync a directory to disk, so that new file names in it survive a power cut, if the file system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Rows of the results store: a finished trial, and a point of its learning curve."""
+"""Rows of the results store: `Record` for a trial that has ended, `CurvePoint` for one of its epochs."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from orca_ray.protocol import Protocol
 
 
 class Status(StrEnum):
-    """How a trial ended. Every trial ends in exactly one of these."""
+    """How a trial ended. ``failed_oom``: out of memory; ``lost``: its worker is gone; ``failed_user``: other errors."""
 
     COMPLETED = "completed"
     STOPPED_EARLY = "stopped_early"
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the trial gave no usable score and may run again."""
+        """Whether the trial has no usable score. Lost trials always run again, others only with ``--retry-failed``."""
         return self not in (Status.COMPLETED, Status.STOPPED_EARLY)
 
 
@@ -42,26 +42,26 @@ _COLUMN_TYPES = {
 
 
 def _schema(kind: type[Any]) -> Any:
-    """Return the Parquet schema of a dataclass: one column per field, nullable if the field may be None."""
+    """Return the Arrow schema of a dataclass: one column per field, nullable if the field may be None."""
     types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
     return pa.schema([pa.field(name, _COLUMN_TYPES[of[0]], nullable=type(None) in of) for name, of in types.items()])
 
 
 def _since(version: int) -> Any:
-    """Return the default of a column that this version of the schema added: None, as in older files."""
+    """Return a dataclass field with default None, for a column that schema version ``version`` added."""
     return field(default=None, metadata={"since": version})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A finished trial: its definition, how it ended, its scores, and where and how long it ran.
+    """A trial that has ended: its definition, its status, its scores, and where and how long it ran.
 
-    Scores are the task's metric over a whole split; lower is better. Times are in seconds, memory in MiB. The time
-    stamps carry a time zone; they are stored in UTC with microseconds.
+    Scores are the task's metric over a whole split; lower is better. Durations are in seconds, memory in MiB. Time
+    stamps need a time zone; the store keeps them in UTC with microseconds.
 
     Raises:
-        ValueError: an unknown phase or protocol, a time stamp without time zone, or a score that is not finite in a
-            trial that did not fail. These are mistakes of the caller, not of the user.
+        ValueError: the phase or protocol is unknown, a time stamp has no time zone, or the trial did not fail and has
+            a score that is not finite. It is not a UserError, because the calling code is wrong.
     """
 
     trial_key: str
@@ -111,15 +111,15 @@ class Record:
     deterministic: bool | None = _since(2)
 
     SCHEMA: ClassVar[Any]
-    """Parquet schema: the fields in order."""
+    """Arrow schema of the Parquet files: one column per field, in order."""
     LATER: ClassVar[Mapping[int, frozenset[str]]]
-    """Columns by the version of the schema that added them; records from older files have None there."""
+    """Columns that schema versions after the first added, by version; None in records from older files."""
     CIRCUMSTANCES: ClassVar[frozenset[str]] = frozenset({
         "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
         "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
         "model_flop_utilisation",
     })  # fmt: skip
-    """Fields that record when, where and how fast a trial ran; two runs of one trial differ in nothing else."""
+    """Fields about when, where and how fast a trial ran. Two deterministic runs of a trial may differ only in these."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS)):
@@ -134,7 +134,7 @@ class Record:
                 raise ValueError(f"a record that is {self.status} needs a finite {name}, got {value!r}")
 
     def to_row(self) -> dict[str, Any]:
-        """Return the record as one row of the Parquet table."""
+        """Return the record as one row of the table of records, by column name."""
         row = asdict(self)
         row["status"] = self.status.value
         # A file name in a message may contain lone surrogates, which UTF-8 (and therefore Parquet) cannot encode.
@@ -144,12 +144,12 @@ class Record:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
-        """Return the record of a table row; the inverse of `to_row`."""
+        """Return the record in a row of the table of records; the inverse of `to_row`."""
         times = {name: row[name].astimezone(UTC) for name in ("started_at", "finished_at")}
         return cls(**{**row, **times, "status": Status(row["status"])})
 
     def reproducible(self) -> dict[str, Any]:
-        """Return the row without `CIRCUMSTANCES`; it must not depend on the executor that ran the trial."""
+        """Return `to_row` without the columns in `CIRCUMSTANCES`, to compare two runs of a trial."""
         return {name: value for name, value in self.to_row().items() if name not in self.CIRCUMSTANCES}
 
 
@@ -159,7 +159,7 @@ Record.LATER = {2: frozenset(each.name for each in fields(Record) if each.metada
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One epoch of one trial: ``loss`` is the training loss, ``distance`` what alignment minimises; both may be NaN."""
+    """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN."""
 
     sweep: str
     trial_key: str
@@ -174,7 +174,7 @@ class CurvePoint:
     SCHEMA: ClassVar[Any]
 
     def to_row(self) -> dict[str, Any]:
-        """Return the point as one row of the Parquet table."""
+        """Return the point as one row of the table of curves, by column name."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""The results store: append-only Parquet files, the only record of what has run."""
+"""The results store: records and learning curves in Parquet files, to which trials only add."""
 
 import contextlib
 import json
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
 SCHEMA_VERSION = 2
-"""Increased when a table changes. Older versions stay readable. The first write raises a store to this version, so that
-an older orca-ray refuses the whole store instead of failing on single files."""
+"""Version of the tables' columns. Stores of older versions can be read; the first write changes their marker to this
+version, so that an older orca-ray refuses the whole store instead of failing on single files."""
 
 _COMPACTION = "compaction.json"
 _FORMAT = "orca-ray results"
@@ -36,26 +36,26 @@ _READ_ATTEMPTS = 100
 
 
 class ResultsStore:
-    """Records and learning curves of every trial, in a directory or under a URI.
+    """Records and learning curves of all trials, in a directory or under a URI.
 
-    The layout is ``orca-ray-results.json`` (marks the directory as a store of a version), ``records/*.parquet`` and
-    ``curves/*.parquet``. Each `append` adds one file per table and changes none. Any number of processes and machines
-    may append, read and compact at the same time without locks: a reader sees complete files only, and duplicate rows
-    count once. The first append or compaction raises a store of an older version to this one.
+    A store holds a marker file ``orca-ray-results.json``, which contains the schema version, and the tables
+    ``records/*.parquet`` and ``curves/*.parquet``. Each `append` adds one file per table and changes no other file. Any
+    number of processes and machines may append, read and compact at the same time without locks: a reader sees only
+    complete files, and duplicate rows count once.
 
     Args:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
-        create: create the store if nothing or an empty directory is at ``uri``.
+        create: create the store if ``uri`` does not exist or is an empty directory; if False, that is an error.
 
     Raises:
-        UserError: here and in every method, if ``uri`` is not a results store, cannot be reached, has no space left,
-            or holds a damaged file (which the message names).
+        UserError: ``uri`` is not a results store, cannot be reached, has no space left, or holds a damaged file. Every
+            method may raise it.
     """
 
     def __init__(self, uri: str | Path, *, create: bool = False) -> None:
         self._folder = open_folder(uri)
         self.uri = self._folder.uri
-        """Opens this store again, from any process: an absolute path, or the URI."""
+        """URI or absolute path, with which any process can open this store again."""
         kind = self._folder.kind()
         if kind == "file":
             raise UserError(f"{self._folder.name} is a file, not a results store: give a directory with --results.")
@@ -66,17 +66,17 @@ class ResultsStore:
 
     @property
     def local_path(self) -> Path | None:
-        """The directory of a local store, else None."""
+        """The directory of the store, or None if it is on another file system or an object store."""
         return self._folder.path if isinstance(self._folder, LocalFolder) else None
 
     def __repr__(self) -> str:
         return f"ResultsStore({self._folder.name!r})"
 
     def append(self, records: Sequence[Record], curves: Sequence[CurvePoint] = ()) -> None:
-        """Add records and points of learning curves, as one new file per table, curves first.
+        """Add records and points of learning curves, in one new file per table; the file of curves is written first.
 
-        When this returns, both survive a power cut. When it raises, no record was added; points without their record
-        are harmless, and so is appending the same rows again.
+        After the return, both survive a power cut. After an exception, no record was added, but curves may have been.
+        This does no harm: the rows may be appended again.
         """
         stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
         for table, items in ((CURVES, curves), (RECORDS, records)):
@@ -88,26 +88,27 @@ class ResultsStore:
     def records(self, benchmark: str | None = None, sweep: str | None = None) -> "pd.DataFrame":
         """Return the records, one row per (sweep, trial key), in the order in which the trials finished.
 
-        If a trial has several rows, one that completed or stopped early wins over failed ones, then the one that
-        finished last. Columns are the fields of `Record`; ``status`` is a string, a missing number NaN or ``<NA>``.
+        A trial that ran several times has several rows in the files. Those that completed or stopped early take
+        precedence over failed ones; among equals, the one that finished last is returned. Columns are the fields of
+        `Record`; ``status`` is a string, and a missing number is NaN or ``<NA>``.
         """
         found = self._table(RECORDS, benchmark=benchmark, sweep=sweep)
         return tables.to_frame(tables.current_records(found))
 
     def load(self, sweep: str) -> dict[str, Record]:
-        """Return the records of a sweep by trial key, chosen as in `records`."""
+        """Return the records of a sweep by trial key; of several for one trial, the one that `records` returns."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
     def curves(self, sweep: str | None = None, trial_key: str | None = None) -> "pd.DataFrame":
-        """Return the learning curves, one row per trial, stage and epoch (the one appended last), in that order."""
+        """Return the learning curves, sorted by sweep, trial, stage and epoch; of several rows, the last appended."""
         return tables.to_frame(tables.current_curves(self._table(CURVES, sweep=sweep, trial_key=trial_key)))
 
     def compact(self) -> int:
-        """Merge the files of each table into one and return how many files were removed.
+        """Merge the files of each table into one file, and return how many files were merged and deleted.
 
-        Every distinct row is kept, superseded attempts included. Safe against a crash at any point and while others
-        read, write or compact: files are deleted after the merged file is written, and only if they were read.
+        Only exact duplicates of rows are dropped. A crash at any point loses nothing, and other processes may read,
+        append or compact meanwhile: only files that were merged are deleted, after the merged file is written.
         """
         removed = 0
         for table in (CURVES, RECORDS):
@@ -121,10 +122,10 @@ class ResultsStore:
             return 0
         self._claim()
         merged = tables.encode(tables.distinct(pa.concat_tables(parts.values())))
-        # The newest stamp of the merged files keeps rows in order with files that are appended meanwhile.
+        # Names start with a time stamp. That of the newest merged file keeps the order with files appended meanwhile.
         name = f"{max(parts).partition('-')[0]}-{uuid.uuid4().hex}.parquet"
         self._folder.write(f"{table.directory}/{name}", merged)
-        # Written before the first deletion: a reader that may have missed both old and new files lists them again.
+        # Written before the first deletion: it makes a concurrent reader, which may miss old and new files, list again.
         self._write_json(_COMPACTION, {"id": uuid.uuid4().hex})
         for part in parts:
             self._folder.delete(f"{table.directory}/{part}")
@@ -132,7 +133,7 @@ class ResultsStore:
         return len(parts)
 
     def _table(self, table: Table, **wanted: str | None) -> Any:
-        """Return the rows with ``wanted`` values that were appended before this call, in order of appending."""
+        """Return the rows appended before this call that have the ``wanted`` values (None: any), oldest first."""
         known: dict[str, Any] = {}
         for _ in range(_READ_ATTEMPTS):
             before = self._read_json(_COMPACTION)
@@ -147,7 +148,7 @@ class ResultsStore:
         raise UserError(f"{self._folder.name} is compacted again and again: stop the process that does it, then retry.")
 
     def _files(self, table: Table, known: dict[str, Any] | None = None) -> Iterator[tuple[str, Any]]:
-        """Yield name and content of a table's files, oldest first; files in ``known`` are not read again."""
+        """Yield name and rows of each file of a table, oldest first; ``known`` holds rows of files already read."""
         for name in self._folder.names(table.directory):
             path = f"{table.directory}/{name}"
             if known and name in known:
@@ -175,17 +176,17 @@ class ResultsStore:
         self._write_json(MARKER, marker)
 
     def _claim(self) -> None:
-        """Raise the marker of an older store to this version, before the first file of this version is written."""
+        """Write `SCHEMA_VERSION` to the marker of an older store, before the first file of this version is written."""
         if self._version == SCHEMA_VERSION:
             return
-        marker = self._check_marker()  # again: another process may have raised it, even beyond this version
+        marker = self._check_marker()  # again: another process may have changed it, even to a newer version
         if self._version < SCHEMA_VERSION:
             self._write_json(MARKER, {**marker, "schema_version": SCHEMA_VERSION, "raised_by": orca_ray.__version__})
             self._version = SCHEMA_VERSION
             logger.info("raised %s to schema version %d", self._folder.name, SCHEMA_VERSION)
 
     def _check_marker(self) -> dict[str, Any]:
-        """Read the marker and remember its version. Raises `UserError` if it is damaged or of a newer version."""
+        """Read the marker and store its version. Raises `UserError` if it is damaged, or newer than this orca-ray."""
         marker = self._read_json(MARKER) or {}
         version = marker.get("schema_version")
         if marker.get("format") != _FORMAT or not isinstance(version, int):
@@ -202,7 +203,7 @@ class ResultsStore:
         return marker
 
     def _read_json(self, path: str) -> dict[str, Any] | None:
-        """Return the object in a small JSON file: None if there is no file, empty if it is damaged."""
+        """Return the object in a JSON file: None if there is no file, an empty dict if its content is not an object."""
         try:
             content = self._folder.read(path).to_pybytes()
         except FileNotFoundError:

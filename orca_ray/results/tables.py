@@ -1,4 +1,4 @@
-"""The tables of a store: conversion to and from Parquet, validation, and which of several rows for one trial counts."""
+"""The tables of a results store: conversion to and from Parquet, validation, and the choice among duplicate rows."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_TABLE_BYTES = 2**30
-"""Largest size in memory of one file's table. A Parquet file of a few KB can declare far more."""
+"""Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
 _MAX_BRACKETS = 100
 _SUCCESSES = tuple(status.value for status in Status if not status.failed)
 _LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
@@ -25,7 +25,7 @@ _FIRST_TIME = pa.scalar(datetime.min.replace(tzinfo=UTC), Record.SCHEMA.field("s
 
 
 def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
-    """Yield column, mask of the invalid rows, and what is allowed."""
+    """Yield, for each checked column: its name, a boolean mask of invalid rows, and what is allowed, in words."""
     for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS), ("status", tuple(Status))):
         yield name, pc.invert(pc.is_in(table[name], pa.array(allowed, pa.string()))), ", ".join(allowed)
     succeeded = pc.is_in(table["status"], pa.array(_SUCCESSES))
@@ -51,17 +51,17 @@ def _is_json_object(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the store: the directory of its files, its columns, and the checks of its rows."""
+    """A kind of table in the store: the directory of its files, its Arrow schema, and the checks of its rows."""
 
     directory: str
     schema: Any
     later: Mapping[int, frozenset[str]] = field(default_factory=dict)
-    """Columns that older versions of the schema lack, by the version that added them."""
+    """Columns that schema versions after the first added, by version."""
     problems: Callable[[Any], Iterable[tuple[str, Any, str]]] = lambda table: ()
 
     @property
     def layouts(self) -> list[set[str]]:
-        """The columns of a file by version of the schema, newest first."""
+        """Names of the columns in each version of the schema, newest version first."""
         layouts = [set(self.schema.names)]
         for version in sorted(self.later, reverse=True):
             layouts.append(layouts[-1] - self.later[version])
@@ -73,24 +73,25 @@ CURVES = Table("curves", CurvePoint.SCHEMA)
 
 
 def encode(table: Any) -> Any:
-    """Return the Parquet file of a table as a buffer, with checksums that reveal damage on reading."""
+    """Return an Arrow table as a buffer with the content of a Parquet file; checksums reveal damage when it is read."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
 def decode(content: Any, kind: Table, where: str) -> Any:
-    """Return the table in a Parquet file, with nulls in columns that are newer than the file.
+    """Return the Arrow table in the Parquet file ``content``; columns that are newer than the file are null.
 
     Raises:
-        UserError: the file ``where`` is truncated, has other columns, is too large in memory, or has invalid rows.
+        UserError: the file (``where`` in the message) is truncated, does not have the columns of ``kind``, is too
+            large in memory, or has invalid rows.
     """
     try:
         metadata = pq.read_metadata(pa.BufferReader(content))
         schema = metadata.schema.to_arrow_schema()
         _check_columns(schema, kind, where)
         _check_size(_declared_bytes(metadata), metadata.num_rows, where)
-        # Dictionaries keep equal strings equal in memory, until the size of the table is known.
+        # Dictionary encoding stores equal strings once, so that memory is safe until the expanded size is checked.
         text = [name for name in schema.names if _is_text(schema.field(name))]
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=text)
         found = file.read(use_threads=False)
@@ -149,32 +150,32 @@ def _declared_bytes(metadata: Any) -> int:
 
 
 def _expanded_bytes(column: Any) -> int:
-    """Return the bytes of a column once its dictionaries are replaced by their strings."""
+    """Return the size in bytes of a column without dictionary encoding."""
     chunks = [chunk for chunk in column.chunks if pa.types.is_dictionary(chunk.type)]
     sizes = (pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in chunks)
     return int(column.nbytes + sum(sizes))
 
 
 def from_rows(rows: Iterable[dict[str, Any]], kind: Table) -> Any:
-    """Build a table from rows."""
+    """Return an Arrow table with the schema of ``kind``; each row is a dict by column name."""
     return pa.Table.from_pylist(list(rows), schema=kind.schema)
 
 
 def to_frame(table: Any) -> "pd.DataFrame":
-    """Return a table as pandas; integers and booleans with missing values keep their type."""
+    """Return an Arrow table as a pandas DataFrame; integers and booleans keep their type despite missing values."""
     import pandas as pd
 
     return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)  # type: ignore[no-any-return]
 
 
 def distinct(table: Any) -> Any:
-    """Drop rows that are equal in every column, keeping the last of each."""
+    """Drop duplicates: of rows that are equal in every column, only the last is kept."""
     frame = to_frame(table)
     return table.filter(pa.array(~frame.duplicated(keep="last").to_numpy()))
 
 
 def current_records(table: Any) -> Any:
-    """Keep one row per (sweep, trial key), as `ResultsStore.records` does; of equal rows the last in ``table``."""
+    """Return one row per (sweep, trial key), by the rules of `ResultsStore.records`; on a tie, the last of them."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
     frame["succeeded"] = frame["status"].isin(_SUCCESSES)
     frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")
@@ -184,7 +185,7 @@ def current_records(table: Any) -> Any:
 
 
 def current_curves(table: Any) -> Any:
-    """Keep one row per (sweep, trial key, stage, epoch), the last in ``table``, sorted by these columns."""
+    """Return the last row of each (sweep, trial key, stage, epoch), sorted by these columns."""
     frame = to_frame(table.select(["sweep", "trial_key", "stage", "epoch"]))
     frame = frame.drop_duplicates(keep="last").sort_values(list(frame.columns), kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))

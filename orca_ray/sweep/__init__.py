@@ -1,1 +1,1 @@
-"""Sweeps: `planning` (what to run), `search` (which trial next, which one stops) and `execution` (run and record)."""
+"""Sweeps: `planning` decides what to run, `search` which trial is next or stops, `execution` runs and records."""

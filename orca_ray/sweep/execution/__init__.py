@@ -1,1 +1,1 @@
-"""Running planned trials: the conductor hands them out, executors run them, reports become records."""
+"""Running planned trials: the conductor chooses the next trial, executors run it, its reports become a record."""

@@ -1,6 +1,6 @@
-"""Decides which trial runs next, which one stops, and what goes into the store; executors carry it out.
+"""Decides which trial runs next and which one stops early, and stores the records; executors run the trials.
 
-Not thread-safe: one thread of the driver owns it.
+Not thread-safe: only one thread of the driver may use it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from orca_ray.sweep.search.search import Search
 
 @dataclass
 class _Running:
-    """A running trial and its reports so far."""
+    """A running trial, and the epochs that it has reported so far."""
 
     trial: TrialSpec
     search: Search
@@ -34,12 +34,12 @@ class _Running:
 
     @property
     def scores(self) -> list[float]:
-        """Validation score of each refine epoch."""
+        """Validation scores of the refine epochs, in order."""
         return [point.validation_score for point in self.curve if point.validation_score is not None]
 
 
 class Conductor:
-    """Replays the store, hands out trials, the longest search first, and writes every record."""
+    """Chooses the trials of a sweep one at a time, and writes a record for each that ends."""
 
     def __init__(
         self,
@@ -51,16 +51,17 @@ class Conductor:
         retry_failed: bool = False,
         listener: events.Listener | None = None,
     ) -> None:
-        """Open the sweep.
+        """Rebuild the state of the sweep from the records in ``store``.
 
         Args:
-            searches: the searches to run.
-            store: finished trials are read from it, and records written to it.
+            searches: plans of the searches to run.
+            store: results store that records are read from and written to.
             executor: name of the executor, for the records.
-            trial_seconds: estimated seconds of a trial of each (task, method), in any unit; see
-                `orca_ray.sweep.planning.cost`. The search with most seconds left goes first.
-            retry_failed: run failed trials again; ``lost`` ones always are.
-            listener: receives every event.
+            trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
+                matter. A pair without a value gets 1.
+            retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
+                always run again.
+            listener: called with every event.
         """
         if not searches:
             raise UserError("nothing to run: the sweep has no task or no method")
@@ -68,7 +69,7 @@ class Conductor:
         self._store, self._executor, self._estimates = store, executor, dict(trial_seconds or {})
         self._emit: events.Listener = listener or (lambda event: None)
         self.checkpoints = (store.local_path or cache.home()) / "checkpoints"
-        """Directory of the state of interrupted trials: in the store, or in the cache for a remote store."""
+        """Directory of the checkpoints: in the store's directory, or in the cache if the store is remote."""
         existing = {
             key: record
             for key, record in store.load(self._spec.sweep_id).items()
@@ -86,11 +87,11 @@ class Conductor:
 
     @property
     def done(self) -> bool:
-        """Whether every trial has ended."""
+        """Whether all trials of the sweep have ended."""
         return not self._running and all(search.done for search in self.searches)
 
     def next_trial(self) -> TrialSpec | None:
-        """Return the next trial of the longest search, or None while all trials that can start are running."""
+        """Return a trial to run, of the search with the most expected time left, or None if none can start now."""
         ready = [search for search in self.searches if search.ready()]
         if not ready:
             return None
@@ -102,16 +103,16 @@ class Conductor:
         return trial
 
     def started(self, key: str) -> None:
-        """Note that a worker has started a trial, which may have waited for resources."""
+        """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
         item = self._running[key]
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
         self._emit(events.TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
 
     def report(self, key: str, progress: Sequence[Progress]) -> bool:
-        """Add the epochs of a trial since its last report; return True if the trial must stop here.
+        """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
 
-        A trial that resumed on another node reports from its first epoch again; only new epochs count.
+        A trial that resumes on another node reports its earlier epochs again; those already known are skipped.
         """
         item = self._running[key]
         for point in progress:
@@ -124,12 +125,12 @@ class Conductor:
                     point.validation_score, point.loss, point.distance,
                 )
             )  # fmt: skip
-            if self._stops(item):  # a resumed trial reports several epochs: each is judged, those after it are dropped
+            if self._stops(item):  # a resumed trial reports several epochs: later ones are dropped
                 return True
         return False
 
     def finish(self, key: str, report: TrialReport) -> Record:
-        """Write the record of a trial that ended with this report, and continue its search."""
+        """Store and return the record of the trial ``key``, which ended with ``report``, and inform its search."""
         item = self._running.pop(key)
         run = {"executor": self._executor, "attempts": item.attempts}
         record = make_record(item.trial, self._spec.sweep_id, report, item.curve, item.started_at, **run)
@@ -142,11 +143,11 @@ class Conductor:
         return record
 
     def attempt(self, key: str) -> int:
-        """Return the number of the running trial's attempt, from 1."""
+        """Return which attempt at the trial is running (1, 2, ...)."""
         return self._running[key].attempts
 
     def give_back(self, key: str) -> None:
-        """Take back a trial whose worker or node was lost; it runs again, from its checkpoint."""
+        """Make a trial whose worker or node disappeared available again; it will resume from its last checkpoint."""
         item = self._running.pop(key)
         item.attempts += 1
         item.search.give_back(key)
@@ -155,7 +156,7 @@ class Conductor:
         self._emit(events.Message(f"{name}: worker lost, attempt {item.attempts} follows"))
 
     def rows(self) -> tuple[events.SearchRow, ...]:
-        """Return the plan as rows for a progress table."""
+        """Return a row for each (task, method) of the sweep, with its number of trials, for a progress table."""
         plans = [(search.plan, search.num_finished) for search in self.searches]
         return tuple(events.SearchRow(p.task, p.method, p.body, p.num_trials, done) for p, done in plans)
 
@@ -180,7 +181,7 @@ class Conductor:
         )
 
     def tidy(self) -> None:
-        """Delete the checkpoints of ended trials, and their directory once it is empty."""
+        """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
         for search in self.searches:
             for key in search.records:
                 self._remove_checkpoint(key)
@@ -193,13 +194,13 @@ class Conductor:
                 path.unlink(missing_ok=True)
 
     def _seconds_left(self, search: Search) -> float:
-        """Return the expected seconds of a search whose trials run one after another."""
+        """Return the expected seconds until a search is done if its trials run one after another."""
         name = (search.plan.task, search.plan.method)
         estimate = self._estimates.get(name, 1.0) * self._estimate_error
         return search.num_remaining * self._seconds.get(name, estimate)
 
     def _learn_seconds(self, record: Record) -> None:
-        """Remember how long a trial took, and by which factor estimates are wrong on the average."""
+        """Store a completed trial's duration, and the mean ratio of durations to estimates, which scales the others."""
         if record.status is Status.COMPLETED:
             self._seconds[record.task, record.method] = record.wall_seconds
             errors = [seconds / self._estimates.get(name, 1.0) for name, seconds in self._seconds.items()]
@@ -224,6 +225,6 @@ class Conductor:
 
 
 def count_notes(records: Iterable[Record]) -> dict[str, int]:
-    """Return the sentences of the records' notes, each with its number of trials, the most frequent first."""
+    """Return each distinct sentence in the records' ``notes`` with the number of records that have it, sorted by it."""
     sentences = Counter(sentence for record in records for sentence in dict.fromkeys((record.notes or "").split("; ")))
     return {sentence: count for sentence, count in sentences.most_common() if sentence}

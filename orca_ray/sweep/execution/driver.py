@@ -1,4 +1,4 @@
-"""Run a sweep from its spec to its last record."""
+"""Run a whole sweep: plan it, fetch and prepare data, run the trials, and store their records."""
 
 import logging
 from dataclasses import replace
@@ -25,7 +25,7 @@ EXECUTORS = {
 
 
 def make_executor(name: str) -> Executor:
-    """Return an executor by name; raise UserError for an unknown one."""
+    """Return a new executor, ``ray`` or ``inline``; raise UserError for another name."""
     executor: Executor = resolve_name(lookup("executor", name, EXECUTORS))()
     return executor
 
@@ -40,20 +40,20 @@ def run_sweep(
     retry_failed: bool = False,
     checkpoint_seconds: float = 30.0,
 ) -> Summary:
-    """Run the trials that the results store does not hold yet; after an interruption the same call continues.
+    """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
     Args:
         spec: the sweep.
-        results: the results store, or its path or URI. A store that does not exist is created last, so that a sweep
-            that cannot start leaves nothing behind.
+        results: the results store, or its path or URI. A missing store is created just before the first trial, so that
+            a sweep that cannot start creates none.
         executor: ``ray`` or ``inline``.
-        listener: receives every event, in the calling thread.
+        listener: called with every event, in the calling thread.
         address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
-        retry_failed: run failed trials again.
-        checkpoint_seconds: least time between two checkpoints of a trial.
+        retry_failed: whether to run trials again whose record says that they failed.
+        checkpoint_seconds: minimum time between two checkpoints of a trial.
 
     Raises:
-        UserError: an unreachable cluster, a trial that fits on no node, a body or data that cannot be read.
+        UserError: the cluster cannot be reached, a trial fits on no node, or a body or data cannot be fetched or read.
     """
     emit = listener or (lambda event: logger.debug("%s", event))
     with make_executor(executor) as engine:

@@ -1,4 +1,4 @@
-"""Events of a running sweep, for listeners such as the progress table of the command line."""
+"""Events that a running sweep sends to its listener, e.g. to the progress table of the command line."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from orca_ray.results.record import Record, Status
 
 @dataclass(frozen=True)
 class SearchRow:
-    """One (task, method) of the plan, with the number of its finished trials."""
+    """One (task, method) of a sweep: numbers of planned trials and of those that had finished at the start."""
 
     task: str
     method: str
@@ -19,11 +19,12 @@ class SearchRow:
 
 @dataclass(frozen=True)
 class SweepStarted:
-    """The plan is complete, and trials are about to start."""
+    """Data and bodies are ready, and trials are about to start."""
 
     sweep: str
     executor: str
     where: str
+    """Description of the machine or cluster, for users."""
     rows: tuple[SearchRow, ...]
 
 
@@ -63,14 +64,14 @@ class TrialFinished:
 
 @dataclass(frozen=True)
 class Message:
-    """One line about a download, a retry or a warning."""
+    """A line of text for the user, about a download or a trial that is run again."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The end of a sweep. Counts include trials of earlier runs, but for ``ran``."""
+    """How a sweep ended. Counts include trials of earlier runs of the same sweep, except ``ran``."""
 
     sweep: str
     planned: int
@@ -81,24 +82,24 @@ class Summary:
     interrupted: bool = False
     seconds: float = 0.0
     unfinished: tuple[str, ...] = ()
-    """(task, method) pairs without a confirmed score, each with the reason."""
+    """Lines "task method: reason" for each (task, method) that has no test score, because its trials failed."""
     deterministic: bool = False
     aligned: int = 0
-    """Trials that aligned."""
+    """Number of trials with an align stage."""
     reused: int = 0
-    """Trials among them that reused the aligned embedder of another trial."""
+    """Number of trials, among ``aligned``, whose aligned embedder was computed by another trial."""
     notes: Mapping[str, int] = field(default_factory=dict)
-    """Fallbacks that trials took, each with the number of trials, the most frequent first."""
+    """Notes in the records, e.g. on a class that was left out, with the number of trials, most frequent first."""
 
     @property
     def up_to_date(self) -> bool:
-        """Whether there was nothing left to run."""
+        """Whether no trial had to run, because all had ended in earlier runs."""
         return self.ran == 0 and not self.interrupted
 
 
 @dataclass(frozen=True)
 class SweepFinished:
-    """The sweep has ended."""
+    """The sweep has ended or was interrupted."""
 
     summary: Summary
 

@@ -1,4 +1,4 @@
-"""Messages between the driver and its workers: a trial goes out, reports come back. They travel as JSON."""
+"""JSON messages between the driver and its workers: the driver sends a trial, the worker sends reports."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -15,12 +15,12 @@ from orca_ray.sweep.planning.trial import TrialSpec
 @dataclass(frozen=True)
 class _Message:
     def to_json(self) -> str:
-        """Serialise; `from_json` restores an equal message."""
+        """Return the message as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Restore a message; raises ValueError for a text that is not one."""
+        """Return the message in the JSON text; raises ValueError if it is not a message of this class."""
         message: Self = cls._adapter().validate_json(text)
         return message
 
@@ -32,15 +32,15 @@ class _Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment(_Message):
-    """A trial for a worker, and where the worker keeps its state."""
+    """A trial for a worker to run, and where and how often to save checkpoints."""
 
     trial: TrialSpec
     checkpoints: str
-    """Absolute path of the directory of checkpoints."""
+    """Absolute path of the checkpoint directory, which all workers share."""
     checkpoint_seconds: float
-    """Least time between two checkpoints."""
+    """Minimum time between two checkpoints."""
     home: str | None = None
-    """``ORCA_RAY_HOME`` of the driver; None where it is not set."""
+    """Cache directory, if the driver's environment sets ORCA_RAY_HOME; None otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,13 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialReport(_Message):
-    """Report of a worker after each step of a trial."""
+    """What a worker reports after each epoch of a trial."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # files of another version are not reports
+    __pydantic_config__ = ConfigDict(extra="forbid")  # files with other fields are not reports
     progress: tuple[Progress, ...] = ()
     """Epochs that ended since the last report."""
     outcome: Outcome | None = None
-    """Result so far, since the driver may stop the trial here; None before the model is built."""
+    """Result so far, which the driver records if it stops the trial now; None before the model is built."""
     worker: Worker = field(default_factory=Worker)
     status: Status | None = None
     """How the trial ended; None while it runs."""
@@ -72,5 +72,5 @@ class TrialReport(_Message):
         return self.status is not None
 
     def stopped_early(self) -> "TrialReport":
-        """Return the final report of a trial that the driver stops here."""
+        """Return this report with the status of a trial that the driver stops early."""
         return replace(self, status=Status.STOPPED_EARLY, error=None)

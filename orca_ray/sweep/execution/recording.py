@@ -1,4 +1,4 @@
-"""Build the record of an ended trial from its last report."""
+"""Build the record of a trial that has ended."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.trial import TrialSpec, canonical_json
 
 _TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerprint", "deterministic")
-"""Fields of a trial that a record has under the same names."""
+"""Fields that `TrialSpec` and `Record` share."""
 
 
 def make_record(
     trial: TrialSpec, sweep: str, report: TrialReport, curve: Sequence[Progress], started_at: datetime, **run: Any
 ) -> Record:
-    """Build the record of an ended trial; fields that were never reported are None.
+    """Build the record of a trial that has ended, from its last report and its learning curve.
 
-    ``run`` are the fields ``executor`` and ``attempts``.
+    ``run`` holds the record's fields ``executor`` and ``attempts``. Results that no report contains become None.
     """
     from orca_ray.tasks.registry import get_task
 
@@ -49,10 +49,11 @@ def make_record(
 
 
 def _outcome(report: TrialReport, curve: Sequence[Progress]) -> dict[str, Any]:
-    """Return the outcome's fields: as reported for a completed trial, otherwise with the scores of its curve.
+    """Return the record's fields about the result: scores, epochs, distances, durations and so on.
 
-    A resumed trial reports several epochs at once, so its outcome may be of a later epoch than the one that stopped it.
-    Without an outcome, because the worker was lost, the fields are those that the curve gives.
+    A completed trial has those of its last report. For others, best score, best epoch and number of epochs come from
+    the curve: after a resumption, a report covers several epochs, and may go beyond the one where the trial was
+    stopped. If the worker disappeared before it reported a result, the curve gives distances and durations, too.
     """
     align, refine = ([point for point in curve if point.stage == stage] for stage in ("align", "refine"))
     outcome: dict[str, Any] = {

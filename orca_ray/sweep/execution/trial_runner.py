@@ -1,6 +1,6 @@
-"""Runs one trial step by step on a worker, for every executor.
+"""Runs one trial on a worker, one epoch per call; all executors use it.
 
-A failing trial raises nothing: the status in its last report says how it ended (design, decision 9).
+An exception in a trial is not raised to the caller: the status in the last report says how the trial ended.
 """
 
 import logging
@@ -29,17 +29,17 @@ PAPER_NOTE = (
     "paper protocol: epochs were selected on test, and scores are over the whole split where the reference averages "
     "over chunks of its evaluation batch (what else differs: docs/decisions/0008-published-configurations.md)"
 )
-"""Note in the record of every trial under that protocol."""
+"""Note in the record of every trial under the protocol ``paper``."""
 
 
 class TrialRunner:
-    """Steps an adaptation, saves a checkpoint at intervals, and reports how the trial ended."""
+    """Runs the epochs of a trial one by one, saves checkpoints at intervals, and reports each epoch and the end."""
 
     def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
-        """Prepare a trial; data and model are loaded by the first :meth:`step`.
+        """Store the arguments; data and model are loaded by the first :meth:`step`.
 
-        ``checkpoints`` is shared by all nodes that may run the trial; ``checkpoint_seconds`` is the least time between
-        two checkpoints.
+        ``checkpoints`` is the checkpoint directory, which all nodes that may run the trial share.
+        ``checkpoint_seconds`` is the minimum time between two checkpoints.
         """
         self.trial = trial
         self._state = checkpoints / f"{trial.key}.pt"
@@ -50,10 +50,10 @@ class TrialRunner:
         self._curve: list[Progress] = []
         self._adaptation: Adaptation | None = None
         self._last: TrialReport | None = None
-        self._between_epochs = True  # False during an epoch: then Ctrl-C saves nothing
+        self._between_epochs = True  # False during an epoch: the state is then inconsistent
 
     def step(self) -> TrialReport:
-        """Run one epoch of a stage and report it."""
+        """Run one epoch of the current stage (align or refine) and report it; an exception ends the trial as failed."""
         try:
             if self._last is None and (finished := _read(self._outcome_file)):
                 logger.info("trial %s had ended before its record was written", self.trial.key)
@@ -64,13 +64,13 @@ class TrialRunner:
             return self._failure(error)
 
     def interrupt(self) -> None:
-        """Save the state of an unfinished trial, so that the same sweep resumes it."""
+        """Free the model; first save a checkpoint, unless the trial has ended or is in the middle of an epoch."""
         if self._adaptation is not None and self._last is None and self._between_epochs:
             self._save(self._adaptation)
         self.close()
 
     def close(self) -> None:
-        """Free the model and its memory."""
+        """Free the model."""
         if self._adaptation is not None:
             self._adaptation.close()
             self._adaptation = None
@@ -121,7 +121,7 @@ class TrialRunner:
         )
 
     def _resume(self, adaptation: "Adaptation") -> list[Progress]:
-        """Restore the last checkpoint, if there is one, and return the epochs that it covers."""
+        """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""
         saved = _read(self._curve_file)
         if saved is None or not adaptation.restore(self._state):
             return []
@@ -131,7 +131,7 @@ class TrialRunner:
 
     def _save(self, adaptation: "Adaptation") -> None:
         with self._best_effort():
-            # The curve first: a kill between the two writes then repeats an epoch, which is harmless, and loses none.
+            # The curve is written first: after a kill between the two writes, epochs are repeated, but none is missing.
             self._write(self._curve_file, TrialReport(progress=tuple(self._curve)))
             adaptation.save(self._state)
         self._saved_at = time.monotonic()
@@ -144,10 +144,10 @@ class TrialRunner:
         return report
 
     def _failure(self, error: Exception) -> TrialReport:
-        # Logged at INFO: the record holds the reason, and whoever shows the record shows it once.
+        # Logged at INFO, not as an error: the reason is in the record, which the driver prints.
         logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
         detail = f"{type(error).__name__}: {error}"[:2000]
-        self._last = self._report(self._curve, classify(error), detail)  # the whole curve: a resumed part is unreported
+        self._last = self._report(self._curve, classify(error), detail)  # all epochs: resumed ones may be unreported
         return self._last
 
     def _report(self, progress: list[Progress], status: Status | None = None, error: str | None = None) -> TrialReport:
@@ -160,7 +160,6 @@ class TrialRunner:
         )
 
     def _outcome(self) -> Outcome | None:
-        """Return the outcome so far, or None before the model is built."""
         if self._adaptation is None:
             return None
         outcome = self._adaptation.result()
@@ -170,7 +169,7 @@ class TrialRunner:
 
     @contextmanager
     def _best_effort(self) -> Iterator[None]:
-        """Continue where state cannot be written: the trial is fine, and would only restart after a kill."""
+        """Context manager that logs errors of writing a checkpoint instead of failing a trial that runs well."""
         try:
             yield
         except (OSError, UserError) as error:
@@ -183,7 +182,7 @@ class TrialRunner:
 
 
 def _read(path: Path) -> TrialReport | None:
-    """Return the report in a file, or None where there is none, or one of another version."""
+    """Return the report in a file; None if there is no file, or if it is not a report of this version."""
     try:
         return TrialReport.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -191,7 +190,7 @@ def _read(path: Path) -> TrialReport | None:
 
 
 def classify(error: Exception) -> Status:
-    """Return the status of a trial that ended with this exception."""
+    """Return the failure status of a trial that ended with the exception ``error``."""
     from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 
     if isinstance(error, NotFiniteError):
@@ -202,12 +201,12 @@ def classify(error: Exception) -> Status:
 
 
 def device_for(trial: TrialSpec) -> str:
-    """Return the device a trial runs on: the GPU it was given, else the CPU."""
+    """Return the PyTorch device of a trial: ``cuda`` if it requests a GPU or a part of one, else ``cpu``."""
     return "cuda" if trial.resources.gpus > 0 else "cpu"
 
 
 def this_worker(device: str) -> Worker:
-    """Return the description of this process and its device."""
+    """Return this machine's name, the name of its GPU (if ``device`` is ``cuda``), and PyTorch's version."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else "cpu"

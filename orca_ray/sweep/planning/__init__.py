@@ -1,1 +1,1 @@
-"""From a sweep file to planned trials: reading and validation, trial keys, cost, and what this machine lacks."""
+"""From a sweep file to planned trials: validation, trial keys, cost, and what is missing on this machine."""

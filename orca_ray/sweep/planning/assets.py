@@ -1,4 +1,4 @@
-"""The data, bodies and alignment sources of a sweep: fetch them, or list those that this machine lacks."""
+"""Fetch the data, bodies (pretrained models) and alignment sources of a sweep, or list those not on this machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,21 @@ from orca_ray.tasks.registry import get_task
 
 @dataclass(frozen=True)
 class Absent:
-    """Bodies or alignment sources that this machine lacks."""
+    """Bodies or alignment sources (``what`` says which) that a sweep needs and that are not on this machine."""
 
     what: str
     names: tuple[str, ...]
     command: str
-    """Command that fetches them."""
+    """Shell command that fetches all ``names``."""
 
 
 def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> None:
-    """Fetch data, bodies and alignment sources into the cache, once, before any worker needs them.
+    """Fetch the data, bodies and alignment sources of ``searches`` into the cache, before any trial starts.
+
+    ``progress`` is called with one line of text per message.
 
     Raises:
-        UserError: something cannot be fetched, or a body cannot be read.
+        UserError: a download fails, or a body cannot be read.
     """
     from orca_ray.models.packaged import fetch_body
 
@@ -43,9 +45,9 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> No
 
 
 def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
-    """Raise UserError for a body that cannot be read; with ``local`` only directories are checked, and no hub is asked.
+    """Raise UserError if a body of ``searches`` cannot be read; otherwise every trial would fail after the downloads.
 
-    Trials would otherwise find it one by one, after everything was fetched.
+    With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
     """
     from orca_ray.methods.recipe import get_method
 
@@ -53,13 +55,13 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
     for body in sorted({search.body for search in searches}):
         base, _ = parse_body_name(body)
         if base not in PACKAGED and (not local or Path(base).is_dir()):
-            from orca_ray.models.weights import check_body  # torch is loaded for the bodies of others only
+            from orca_ray.models.weights import check_body  # it imports torch, which packaged bodies do not need here
 
             check_body(body, pretrained=body in pretrained)
 
 
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
-    """Return the bodies and alignment sources that the searches need and this machine lacks; no hub is asked."""
+    """Return the bodies and alignment sources that are not on this machine, without a request to a model hub."""
     bodies = sorted({parse_body_name(search.body)[0] for search in searches})
     sources = sorted(
         {
@@ -88,7 +90,7 @@ def _source(search: SearchPlan, modality: ModalityName) -> str:
 
 
 def _has_body(name: str) -> bool:
-    """Return whether a body's weights are on this machine; assumed for timm, whose names on the hub only timm knows."""
+    """Return whether a body's weights are on this machine; True for every timm model, whose files only timm knows."""
     if name in PACKAGED:
         return (cache.home() / "bodies" / name).is_dir() or all(is_cached(each) for each in PACKAGED[name].packages)
     if name.startswith("timm:") or Path(name).is_dir():

@@ -1,7 +1,4 @@
-"""The one cost model of sweeps: device hours and disk space of a plan, and expected seconds of a trial.
-
-Letters: T tokens, W width of a body, L its layers.
-"""
+"""The cost model of sweeps: estimates of device hours and disk space for plans, and of the relative cost of trials."""
 
 import math
 from collections.abc import Sequence
@@ -19,62 +16,62 @@ from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 
 ASSUMED_UTILISATION = 1 / 3
-"""Assumed rate of a transformer's training step, as a share of the rate of plain matrix products. RoBERTa-base reached
-0.21 on a busy CPU core, in bfloat16."""
+"""Assumed ratio of operations per second in a transformer's training step to those in plain matrix products.
+RoBERTa-base reached 0.21 in bfloat16 on a busy CPU core."""
 ASSUMED_DEVICE, ASSUMED_RATE = "an A100 (none is here to be measured)", 312e12 / 4
-"""Without a GPU: a quarter of the A100's bfloat16 peak in its data sheet."""
+"""Device and operations per second where no GPU can be measured: a quarter of an A100's bfloat16 peak (data sheet)."""
 GPU_STEP_SECONDS = 0.02
-"""Least time of an optimiser step on a GPU, which launches some thousand kernels, however few its tokens are."""
+"""Assumed minimum time of an optimiser step on a GPU: launching its thousands of kernels takes this long."""
 SWIN_SLOWNESS = 2.0
-"""Time per operation of Swin, relative to a plain transformer, because windows are copied: 1.3 on a CPU core; more is
-assumed for a GPU, whose memory is slower relative to its arithmetic."""
+"""Time per operation of Swin relative to a plain transformer; Swin also copies windows. Measured on a CPU core: 1.3.
+For GPUs, whose memory is slower relative to their arithmetic, 2 is assumed."""
 _CALIBRATION_SECONDS = 0.5
 _PSEUDO_CLASSES, _USUAL_WIDTH = 10, 768
 _SWIN_FORWARD = {"swin-tiny": 9.0e9, "swin_tiny": 9.0e9, "swin-base": 30.8e9, "swin_base": 30.8e9}
-"""Operations of a forward pass at 224 pixels, two per multiplication (Liu et al., 2021, arXiv:2103.14030, table 1)."""
+"""Operations of a forward pass on 224 x 224 pixels: twice the multiply-adds in table 1 of arXiv:2103.14030."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Training speed of a device."""
+    """Training speed of a device, measured or assumed."""
 
     device: str
     flops: float
-    """Operations per second, of a plain transformer."""
+    """Floating-point operations per second when a plain transformer is trained."""
     step_seconds: float = 0.0
-    """Least time of an optimiser step."""
+    """Minimum seconds of an optimiser step."""
 
 
 @dataclass(frozen=True)
 class TaskCost:
-    """Cost of one task of a sweep."""
+    """Estimated cost of one task of a sweep, over all its methods."""
 
     task: str
     trials: int
     epochs: int
-    """Refine epochs of all trials, none stopped early."""
+    """Total refine epochs of all trials, if none is stopped early."""
     gpu_hours: float | None
-    """None where the size of the body or the number of samples is unknown."""
+    """None if the size of a body or the number of samples is unknown."""
     cpu_hours: float | None
-    """Hours on this machine; None where a node has a GPU."""
+    """Hours on this machine's CPU cores; None if a node has a GPU, or for the reasons of ``gpu_hours``."""
     raw_bytes: int
-    """Approximate size of the raw files; 0 where it is unknown."""
+    """Approximate size of the raw files; files of unknown size count as 0."""
     prepared_bytes: int | None
-    """Size of the arrays that trials read; None where it is unknown before the data are prepared."""
+    """Size of the prepared arrays that trials read; None if it is unknown because the data are not prepared."""
     state: str
-    """``prepared``, ``fetched``, or ``missing``."""
+    """State of the data: ``missing``, ``fetched`` (raw files only) or ``prepared``."""
     command: str | None
-    """Command of the next step towards prepared data."""
+    """Shell command that fetches missing data, or prepares fetched data; None for prepared data."""
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes still to be written, as far as they are known."""
+        """Bytes that fetching and preparing will still write; unknown sizes count as 0."""
         to_fetch = self.raw_bytes if self.state == "missing" else 0
         return 0 if self.state == "prepared" else to_fetch + (self.prepared_bytes or 0)
 
 
 def gpu_rate() -> Rate:
-    """Measure the rate of this machine's GPU, or return the assumed one where there is none."""
+    """Measure the training speed of this machine's GPU; without a GPU, return that of `ASSUMED_DEVICE`."""
     import torch
 
     if not torch.cuda.is_available():
@@ -83,7 +80,7 @@ def gpu_rate() -> Rate:
 
 
 def cpu_rate() -> Rate:
-    """Measure the rate of the CPU cores that this process may use."""
+    """Measure the training speed of the CPU cores that this process may use."""
     import torch
 
     from orca_ray.training.precision import choose_precision
@@ -95,7 +92,7 @@ def cpu_rate() -> Rate:
 
 
 def _measure_gpu() -> float:
-    """Return the rate of a transformer's matrix products, in the precision that training uses on the GPU."""
+    """Measure a matrix product with a transformer's shapes, in the precision of training, in operations per second."""
     import torch
 
     from orca_ray.training.precision import choose_precision
@@ -114,7 +111,7 @@ def _measure_gpu() -> float:
 
 
 def task_costs(searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = None) -> list[TaskCost]:
-    """Return the cost of each task of the searches, in their order."""
+    """Return the cost of each task in ``searches`` on the device ``gpu`` and, unless it is None, on ``cpu``."""
     by_task: dict[str, list[SearchPlan]] = {}
     for search in searches:
         by_task.setdefault(search.task, []).append(search)
@@ -122,10 +119,10 @@ def task_costs(searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = Non
 
 
 def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
-    """Return the expected seconds of one trial of each (task, method), on an assumed device, to compare them.
+    """Return the relative cost of one trial of each (task, method): its seconds on `ASSUMED_DEVICE`.
 
-    A body of unknown size counts as the paper's body of its modality. Tasks that are not prepared and do not declare
-    their number of samples are left out.
+    Only ratios matter, because the real device differs. A body of unknown size is replaced by the paper's body of the
+    same modality. A task is left out if its data are not prepared and it does not declare its number of samples.
     """
     seconds = {}
     for search in searches:
@@ -160,7 +157,7 @@ def _task_cost(task: Task, plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | N
 
 
 def _state(task: Task, protocol: str) -> tuple[str, str]:
-    """Return the state of a task that is not prepared, and the command of the next step."""
+    """Return ``missing`` or ``fetched`` for a task that is not prepared, and the command for the next step."""
     absent = missing(task.files, task.raw_directory)
     if any(not (file.urls or file.made_by) for file in absent):
         return "missing", f"orca-sweep data prepare {task.name} --raw DIR"
@@ -185,17 +182,18 @@ def _hours(task: Task, plans: Sequence[SearchPlan], rate: Rate) -> float | None:
 
 
 def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
-    """Return the seconds of all trials of one (task, method) on one device; None where they are unknown.
+    """Return the seconds of all trials of one (task, method), one after another, on a device with speed ``rate``.
 
-    A training step costs three forward passes, validation one. An align epoch costs as much as its distance, about
-    that of ``otdd_reference``; embedding is small in comparison and left out.
+    None if the size of the body or the number of samples is unknown. Training costs three forward passes per sample,
+    validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),
+    whichever distance the trial uses; the cost of embedding its samples is ignored.
     """
     operations = None if task.num_samples is None else forward_flops(plan.body, tokens(task, plan))
     if operations is None or task.num_samples is None:
         return None
     forward = operations * (SWIN_SLOWNESS if _swin_forward(plan.body) else 1.0) / rate.flops
     train, validation, test = task.num_samples
-    if plan.spec.protocol == PAPER:  # it trains on both, and selects on test
+    if plan.spec.protocol == PAPER:  # trials train on train and validation, and select epochs on test
         train, validation = train + validation, test
     steps = math.ceil(train / (int(plan.first["refine.batch_size"]) * int(plan.first["refine.accumulation"])))
     epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
@@ -204,7 +202,11 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
 
 
 def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
-    """Return the operations of one trial's distances: per epoch 24 passes over the n N costs and 4 n N D products."""
+    """Return the operations that one trial spends on distances in its align epochs, given ``train`` training samples.
+
+    For n target samples, N source samples and features of width W, an epoch takes 24 passes over the n x N cost matrix
+    and 4 n N W operations of matrix products.
+    """
     if "align.epochs" not in plan.first:
         return 0.0
     classes = task.target.size if task.target.kind == "classes" else _PSEUDO_CLASSES
@@ -216,7 +218,7 @@ def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
 
 
 def tokens(task: Task, plan: SearchPlan) -> float:
-    """Return the number of tokens of one sample that the body sees."""
+    """Return the number of tokens that the embedder makes of one sample, i.e. the sequence length in the body."""
     prefix = "embedder."
     fields = {name.removeprefix(prefix): value for name, value in plan.first.items() if name.startswith(prefix)}
     config = EmbedderConfig(**fields)  # type: ignore[arg-type]  # a resolved configuration has the right types
@@ -225,10 +227,10 @@ def tokens(task: Task, plan: SearchPlan) -> float:
 
 
 def forward_flops(body: str, num_tokens: float) -> float | None:
-    """Return the operations of one sample's forward pass; None for a body of unknown size.
+    """Return the operations of a forward pass on one sample of ``num_tokens`` tokens; None for a body of unknown size.
 
-    A transformer layer takes 24 T W² + 4 T² W, two per multiplication (Kaplan et al., 2020, arXiv:2001.08361, with
-    attention). Operations of Swin bodies are those of their paper, in proportion to the pixels.
+    A transformer layer of width W takes 24 T W² + 4 T² W operations for T tokens, two per multiply-add (Kaplan et al.,
+    2020, arXiv:2001.08361, including attention). Swin takes the published operations, scaled by the number of pixels.
     """
     if swin := _swin_forward(body):
         return swin * num_tokens / (224 / 16) ** 2

@@ -18,7 +18,7 @@ from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
 from orca_ray.sweep.search.stopping import SuccessiveHalving
 
 MAX_MISTAKES = 5
-"""Number of mistakes reported per file; a file that is not a sweep would otherwise fill the screen."""
+"""Largest number of mistakes reported for a sweep file; a file of another kind would otherwise fill the screen."""
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
 _NESTED: Mapping[str, type[BaseModel]] = {
@@ -33,18 +33,20 @@ _NESTED: Mapping[str, type[BaseModel]] = {
 
 
 def shipped_sweeps() -> dict[str, Path]:
-    """Return the sweep files of this installation by name."""
+    """Return the sweep files that come with orca-ray, by name, e.g. ``pocket``."""
     package = Path(__file__).resolve().parents[2]
-    folders = (package / "sweeps", package.parent / "sweeps")  # in the wheel, in a checkout
+    folders = (package / "sweeps", package.parent / "sweeps")  # where a wheel installs them, where a checkout has them
     return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_spec(source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None) -> SweepSpec:
-    """Read a sweep by benchmark name or by path to a YAML file.
+    """Read and validate the sweep file ``source``: the name of a shipped sweep, or the path of a YAML file.
+
+    ``budget`` names one of its budgets (None: the default one); ``overrides`` replace values of the file.
 
     Raises:
-        UserError: an unknown name, a file that does not exist or is not a sweep file, an unknown key, a wrong type, an
-            empty range.
+        UserError: the name is unknown, the file is missing or not YAML, or it holds an unknown key, a value of the
+            wrong type, an empty range or a configuration that no trial can run.
     """
     shipped = shipped_sweeps()
     path = shipped.get(str(source)) or Path(source)
@@ -56,7 +58,7 @@ def load_spec(source: str | Path, *, budget: str | None = None, overrides: Overr
 def parse_spec(
     text: str, name: str = "sweep.yaml", *, budget: str | None = None, overrides: Overrides | None = None
 ) -> SweepSpec:
-    """Validate the text of a sweep file; see :func:`load_spec`."""
+    """Validate ``text``, the content of a sweep file called ``name`` in errors; otherwise like :func:`load_spec`."""
     document = _Document.parse(text, name)
     try:
         file = SweepFile.model_validate(document.data)
@@ -90,18 +92,21 @@ def _read(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Document:
-    """A sweep file merged with the files that it extends, and the position of each key."""
+    """A sweep file merged with the files that it extends; it knows the file and line of each key."""
 
     data: dict[str, Any]
     files: tuple[PositionedYaml, ...]
-    """The file itself, then what it extends, then what that extends."""
+    """The file itself, then the file that it extends, then the file that this one extends, and so on."""
 
     @classmethod
     def parse(cls, text: str, name: str, below: tuple[str, ...] = ()) -> "_Document":
-        """Parse a sweep file and its bases; ``below`` are the files that extend it.
+        """Parse the sweep file ``name`` with content ``text``, then recursively the file that it extends (its base).
+
+        ``below`` holds the paths of the files that extend this one, directly or through others.
 
         Raises:
-            UserError: a file that is not YAML, a base that is missing or extends itself, too long a chain.
+            UserError: a file is not YAML, a base is missing, files extend each other in a circle, or there are more
+                than `MAX_BASES` of them.
         """
         file = PositionedYaml(text, name)
         if not isinstance(file.data, dict):
@@ -119,15 +124,15 @@ class _Document:
         except UserError as error:
             raise UserError(f"{file.name}:{file.find(['extends'])[1]}: extends: {error}") from error
         above = cls.parse(content, str(path), chain)
-        inherited = {key: value for key, value in above.data.items() if key != "name"}  # records are stored under it
+        inherited = {key: value for key, value in above.data.items() if key != "name"}  # it names the records
         return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
-        """Return whether a file has every part of ``location``."""
+        """Return whether one of the files contains ``location``, a path of keys and list indices."""
         return any(file.find(location)[0] == len(location) for file in self.files)
 
     def position(self, location: Sequence[str | int]) -> str:
-        """Return ``file:line`` of the deepest part of ``location`` that exists, in the file that sets it."""
+        """Return ``file:line`` of ``location`` (keys and list indices) or of its longest leading part in a file."""
         files = self.files[:1] if location == ["name"] else self.files  # a name is not inherited
         found = [(file.find(location), file.name) for file in files]
         (_, line), name = max(found, key=lambda each: each[0][0])
@@ -135,7 +140,7 @@ class _Document:
 
 
 def _base_path(base: object, directory: Path) -> Path:
-    """Return the file that ``extends`` names: a shipped sweep, or a path relative to the extending file."""
+    """Return the path of the sweep that ``extends: base`` names: shipped, or relative to ``directory``."""
     shipped = shipped_sweeps()
     if not isinstance(base, str) or not base.isprintable() or not base:
         raise UserError(f"give the name of a shipped sweep or the path of a YAML file, got {shorten(repr(base))}")
@@ -146,7 +151,10 @@ def _base_path(base: object, directory: Path) -> Path:
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str, Any]:
-    """Return ``base`` updated by ``own``: mappings are merged key by key, but a range of a space is replaced."""
+    """Return the mapping ``base`` of an extended file, overridden by ``own`` of the extending one, below ``parents``.
+
+    Nested mappings are merged recursively, but a range in a search ``space`` is replaced as a whole.
+    """
     merged = dict(base)
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
     for key, value in own.items():
@@ -159,7 +167,7 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
 
 
 def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
-    """Return pydantic's errors without those of the branch ``tasks: all`` where a list was given."""
+    """Return pydantic's errors, without those that say a list of ``tasks`` is not "all", unless there are no others."""
     return [
         item for item in error.errors() if not (item["type"] == "literal_error" and item["loc"][0] == "tasks")
     ] or list(error.errors())
@@ -191,13 +199,16 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
 
 
 def _fields_at(location: Sequence[Any]) -> list[str]:
-    """Return the field names of the model at ``location``: that of the last part that names a nested model."""
+    """Return the keys that are allowed at ``location``, a path of keys in a sweep file."""
     model = next((_NESTED[str(part)] for part in reversed(location) if str(part) in _NESTED), SweepFile)
     return sorted(model.model_fields)
 
 
 def _check_values(spec: SweepSpec, document: _Document) -> None:
-    """Build every trial's first configuration, and check it against the space."""
+    """Raise UserError if the first configuration of some (task, method) is invalid or outside the search space.
+
+    It must also be valid when any one hyper-parameter is set to an end of its range, or to one of its choices.
+    """
     from orca_ray.methods.hyperparameters import from_flat, resolve
     from orca_ray.models.names import refuse_misspelt_body
 
@@ -225,7 +236,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 
 
 def _position(spec: SweepSpec, document: _Document, task: str, method: str, block: str, name: str) -> str:
-    """Return the position that sets ``name`` for one (task, method): the strongest layer's, as in SweepSpec.layers."""
+    """Return ``file:line`` of the value of ``name`` in ``block`` (settings or space) that one (task, method) uses."""
     budget = ["budgets", spec.budget_name]
     layers = [[*budget, "tasks", task], budget, ["per_task", task], ["per_method", method], []]
     places = [[*layer, block, name] for layer in layers]

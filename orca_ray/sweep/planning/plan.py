@@ -1,4 +1,4 @@
-"""The plan that ``orca-sweep plan`` prints: trials, cost, missing data and bodies, and trials that fit on no node."""
+"""The plan that ``orca-sweep plan`` prints: trials, estimated cost, missing data, trials too large for every node."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from orca_ray.sweep.search.search import Search
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One (task, method) of a plan."""
+    """One (task, method) of a plan: trials in total and already finished; refine epochs and resources of each trial."""
 
     task: str
     method: str
@@ -28,11 +28,12 @@ class PlanRow:
     gpus: float
     memory_gib: float
     problem: str | None = None
+    """Why no node can run these trials; None if one can."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The trials of a sweep and their cost."""
+    """The trials of a sweep, their estimated cost, and what is missing to run them."""
 
     sweep: str
     protocol: str
@@ -40,27 +41,27 @@ class Plan:
     rows: tuple[PlanRow, ...]
     nodes: tuple[NodeResources, ...]
     gpu: str
-    """Device of the GPU hours in `costs`."""
+    """Device for which ``costs`` estimates GPU hours."""
     cpu: str
-    """Device of the CPU hours; "" if a node has a GPU."""
+    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU, because then it does not."""
     costs: tuple[TaskCost, ...]
-    """Cost of each task, finished trials included."""
+    """Estimated cost of each task; trials that have already finished are included."""
     absent: tuple[Absent, ...]
-    """Bodies and alignment sources that this machine lacks."""
+    """Bodies and alignment sources that are not on this machine."""
 
     @property
     def num_trials(self) -> int:
-        """Number of planned trials."""
+        """Number of planned trials, search and confirm, including those that have finished."""
         return sum(row.search_trials + row.confirm_trials for row in self.rows)
 
     @property
     def num_finished(self) -> int:
-        """Number of trials that the store already holds."""
+        """Number of trials that have a record in the results store."""
         return sum(row.finished for row in self.rows)
 
     @property
     def problems(self) -> list[str]:
-        """Reasons why trials fit on no node, one line each, with the first (task, method) concerned."""
+        """Distinct reasons why trials fit on no node; each names the first (task, method) and the number of others."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if row.problem:
@@ -71,15 +72,18 @@ class Plan:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain containers."""
+        """Return the plan as dicts and lists, for JSON."""
         return {**asdict(self), "num_trials": self.num_trials, "num_finished": self.num_finished}
 
 
 def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
-    """Plan a sweep without running, fetching or writing anything.
+    """Plan a sweep without running, downloading or writing anything.
+
+    Trials with a record in ``store`` count as finished (None: none has one). ``nodes`` are those of the cluster (None:
+    this machine alone).
 
     Raises:
-        UserError: nothing to plan, or a body in a local directory that cannot be read.
+        UserError: the sweep has no task or no method, or a body in a local directory cannot be read.
     """
     if nodes is None:
         from orca_ray.sweep.execution.executors.inline import this_node
@@ -114,10 +118,10 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
 
 
 def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
-    """Return the data fingerprint of each task of a sweep.
+    """Return the data fingerprint (a hash of the prepared arrays) of each task of a sweep.
 
-    It is declared by the task or that of the prepared data; "" without either, in which case no trial has run. With
-    ``prepare`` the data are prepared first.
+    With ``prepare``, the data are prepared first. Without it, the fingerprint is the one that the task declares, else
+    that of data prepared earlier, else "". With "" no trial of the task has run, since trials prepare their data.
     """
     from orca_ray.tasks.registry import get_task
 

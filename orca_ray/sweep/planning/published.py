@@ -1,7 +1,7 @@
-"""The reference's tuned configuration of each task, in our names; the first trial of its search.
+"""The tuned configurations that ORCA's authors published, one per task, under orca-ray's hyper-parameter names.
 
-``reference_hyperparameters.csv`` lists the values of the configuration files of github.com/sjunhongshen/ORCA (commit
-19b8c1c), one data set per row.
+``reference_hyperparameters.csv`` holds the values of the configuration files of github.com/sjunhongshen/ORCA (commit
+19b8c1c), one data set per row. In a sweep file with ``published: true``, they are the first trial of a search.
 """
 
 import csv
@@ -15,23 +15,27 @@ from orca_ray.tasks.registry import get_task
 
 _SOURCE_SAMPLES = 5000
 _MAX_TOKENS = {"PDE-Burgers": 512}
-"""Data sets that the reference cuts otherwise than configured: it configures 128 tokens for 256 points of Burgers' and
-so cuts the 1024 points that it reads into patches of two."""
+"""Largest number of tokens, where the reference's code does not use the configured one. For Burgers' equation 128
+tokens are configured for 256 points, i.e. patches of two; the code reads 1024 points, which makes 512 patches."""
 _ALIGN_FACTOR, _ALIGN_FACTOR_UP_TO = 10.0, 1e-3
 
 
 def published_settings(task: str, *, paper_body: str | None = None) -> dict[str, Scalar]:
-    """Return the settings of a task's published configuration; empty where there is none.
+    """Return a task's published configuration as hyper-parameters; empty if the reference has none for the task.
 
-    ``paper_body`` is the body under the protocol ``paper``; it adds the paper's alignment source, CoNLL-2003 or
-    CIFAR-10, which is downloaded. Otherwise the source is the body's default.
+    Under the protocol ``paper``, pass the name of the body as ``paper_body``: the result then contains
+    ``align.source``, the paper's source for the body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded.
+    Otherwise pass None: without ``align.source``, alignment uses the default source of the body's modality.
 
-    The reference adds the gradients of the micro-batches of a step, and we average them. SGD's learning rate is
-    therefore multiplied by their number, and L2 decay divided by it; micro-batches that do not fill a step at the end
-    of an epoch are dropped. Its align stage takes the first multiple of the batch size above ``maxsamples`` of each
-    class. It uses the optimiser of refining at ten times its learning rate where that is at most 1e-3, and a fifth of
-    it after the epochs 20, 40 and 60. ``docs/decisions/0008-published-configurations.md`` lists the remaining
-    differences.
+    Refine stage: the reference sums the gradients of the micro-batches of a step; orca-ray averages them. SGD's
+    learning rate is therefore multiplied by the number of micro-batches, and the weight decay of SGD and Adam divided
+    by it. As in the reference, micro-batches at the end of an epoch that do not fill a step are dropped.
+
+    Align stage: the samples per class are the smallest multiple of the batch size above the reference's
+    ``maxsamples``. The optimiser is that of the refine stage. The learning rate is ten times the published one if the
+    latter is at most 1e-3, else equal to it; it is multiplied by 0.2 after epochs 20, 40 and 60.
+
+    ``docs/decisions/0008-published-configurations.md`` lists the remaining differences.
     """
     row = reference_row(task)
     if row is None:
@@ -43,7 +47,7 @@ def published_settings(task: str, *, paper_body: str | None = None) -> dict[str,
 
 
 def reference_row(task: str) -> Mapping[str, str] | None:
-    """Return the reference's configuration of a task as it is written there, or None where there is none."""
+    """Return a task's row of ``reference_hyperparameters.csv``, column names and text unchanged; None without a row."""
     return _rows().get(task.replace("pdebench_generated/", "pdebench/"))
 
 

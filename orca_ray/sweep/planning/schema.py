@@ -1,4 +1,4 @@
-"""The schema of sweep files: one class per block of the YAML."""
+"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML."""
 
 from collections.abc import Mapping
 from pkgutil import resolve_name
@@ -14,7 +14,7 @@ from orca_ray.sweep.planning.yaml_reader import MAX_INTEGER
 from orca_ray.sweep.search.stopping import SuccessiveHalving
 
 MAX_TRIALS = 100_000
-"""Most search trials of one (task, method)."""
+"""Largest number of search trials of one (task, method)."""
 MAX_PARALLEL = 1_000
 
 
@@ -23,7 +23,7 @@ class _Model(BaseModel):
 
 
 def _known(kind: str, registry: str) -> BeforeValidator:
-    """Return a validator that refuses unknown names; ``registry`` is imported at the first check."""
+    """Return a validator that accepts the keys of ``registry()``, which is imported when the first value is checked."""
 
     def check(value: object) -> object:
         allowed: Mapping[str, object] = resolve_name(registry)()
@@ -58,7 +58,7 @@ NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
 
 class ResourceRequest(_Model):
-    """Resources of one trial; ``gpus`` is ignored where the cluster has none."""
+    """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster has a GPU."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 1.0
@@ -66,7 +66,7 @@ class ResourceRequest(_Model):
 
 
 class Layer(_Model):
-    """Settings of all trials of a task, of a method, or of a task in one budget; stronger layers win."""
+    """Values for the trials of one task, one method, or one task in one budget; `SweepSpec.layers` gives precedence."""
 
     settings: Settings = {}
     space: Space = {}
@@ -76,43 +76,43 @@ class Layer(_Model):
 
 
 class Budget(_Model):
-    """A number of trials and seeds: ``quick`` to try a sweep out, ``full`` for a leaderboard."""
+    """How many trials and seeds a sweep runs; named e.g. ``quick`` (a first look) or ``full`` (for a leaderboard)."""
 
     search_trials: NumTrials = 0
-    """Search trials per (task, method); with 0 the first configuration is confirmed without a search."""
+    """Search trials per (task, method). With 0 there is no search: confirm trials run the first configuration."""
     confirm_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
-    """Seeds of the confirm trials, which are scored on test; the search's own seed is not allowed."""
+    """Seeds of the confirm trials, which rerun the best configuration and score it on test; not `SweepFile.seed`."""
     methods: list[MethodName] | None = None
     settings: Settings = {}
     tasks: dict[TaskName, Layer] = {}
 
 
 class SweepFile(_Model):
-    """A whole sweep file."""
+    """The content of a sweep file; the fields are its top-level keys."""
 
     extends: str | None = None
-    """Shipped sweep, or path relative to this file, that gives the values which this file does not set."""
+    """Sweep file that gives all values not set here: the name of a shipped sweep, or a path relative to this file."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodName], Field(min_length=1)]
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
-    """Body for 1-D and for 2-D inputs, instead of each task's default."""
+    """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0
-    """Seed of the search trials and of the samplers."""
+    """Seed of all search trials, and of the samplers that suggest hyper-parameters."""
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] = 1
-    """Search trials of one (task, method) that run at the same time."""
+    """Search trials of one (task, method) that are suggested together and may run at the same time."""
     deterministic: bool = False
-    """Whether scores must be equal wherever a trial runs, on CPUs bit for bit: one thread, reproducible kernels, full
-    precision."""
+    """Whether a trial gives the same scores on every run, on CPUs bit for bit. It then uses one thread, reproducible
+    kernels and full precision, and is slower."""
     early_stopping: SuccessiveHalving | None = SuccessiveHalving()
     settings: Settings = {}
-    """Values of hyper-parameters; for searched ones, of the first trial."""
+    """Hyper-parameters of all trials. For a hyper-parameter in ``space`` it is the value of the first search trial."""
     published: bool = False
-    """Whether each task's published configuration (`orca_ray.sweep.planning.published`) is added to ``settings``;
-    the file's values for a method, a task or a budget win over it."""
+    """Whether each task's published configuration (`orca_ray.sweep.planning.published`) overrides ``settings``. The
+    values that the file sets for a method, a task or a budget override it in turn."""
     space: Space = {}
     per_task: dict[TaskName, Layer] = {}
     per_method: dict[MethodName, Layer] = {}

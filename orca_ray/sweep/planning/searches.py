@@ -1,4 +1,4 @@
-"""Everything that decides the trials of each (task, method), and whether a node can hold them."""
+"""The plan of each search, i.e. of each (task, method), and whether a node has the resources that its trials need."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class NodeResources:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Plan of one (task, method): its first configuration, resources and number of trials."""
+    """Plan of one (task, method): hyper-parameters of the first trial, resources of each trial, number of trials."""
 
     spec: SweepSpec
     task: str
@@ -39,7 +39,7 @@ class SearchPlan:
         return self.num_search + len(self.confirm_seeds)
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
-        """Build a trial from the values that differ from the first configuration."""
+        """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
         hyperparameters = {**self.first, **values}
         return TrialSpec(
             task=self.task,
@@ -57,12 +57,12 @@ class SearchPlan:
 
 
 def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:
-    """Plan every (task, method) of a sweep.
+    """Return one plan for each (task, method) of a sweep.
 
     Args:
         spec: the sweep.
         fingerprints: data fingerprint of each task.
-        gpus: whether any node has a GPU; without one, trials ask for none.
+        gpus: whether any node has a GPU; if not, trials request none, whatever the sweep file says.
     """
     from orca_ray.methods.hyperparameters import resolve
 
@@ -84,7 +84,7 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
 
 
 def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:
-    """Return the reason why no node can hold a trial, or None."""
+    """Return the reason why no node has the resources of a trial, as a sentence for the user; None if a node has."""
     wanted = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory_gib:g} GiB"
     for node in nodes:
         if node.cpus >= resources.cpus and node.gpus >= resources.gpus and node.memory_gib >= resources.memory_gib:
@@ -94,7 +94,7 @@ def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> s
 
 
 def refuse_unplaceable(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources]) -> None:
-    """Raise UserError if a trial fits on no node; it would wait for ever."""
+    """Raise UserError if no node has the resources of some trial, which would otherwise wait for ever."""
     for search in searches:
         if problem := placement_problem(search.resources, nodes):
             raise UserError(f"{search.task} with {search.method}: {problem}")

@@ -1,4 +1,4 @@
-"""Search spaces of sweep files: one dimension per hyper-parameter."""
+"""Search spaces of sweep files: a range or a list of choices for each searched hyper-parameter."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class Dimension(BaseModel):
-    """One searched hyper-parameter: exactly one of the four kinds of range."""
+    """The values that a searched hyper-parameter may take; exactly one of the four fields is set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +49,7 @@ class Dimension(BaseModel):
         return self
 
     def distribution(self) -> Any:
-        """Return the Optuna distribution."""
+        """Return the dimension as an Optuna distribution."""
         from optuna import distributions
 
         if self.integer is not None:
@@ -60,28 +60,28 @@ class Dimension(BaseModel):
         return distributions.FloatDistribution(*bounds, log=self.log_uniform is not None)
 
     def bounds(self) -> tuple[float, float]:
-        """Return the lowest and highest value of a range."""
+        """Return the lowest and highest value of a range; a ``choice`` has none, and fails an assertion."""
         bounds = self.log_uniform or self.uniform or self.integer
         assert bounds is not None, "a choice has no bounds"
         return bounds
 
     def corners(self) -> Sequence[Scalar]:
-        """Return the choices, or the ends of a range."""
+        """Return all choices, or the lowest and highest value of a range."""
         return self.choice or self.bounds()
 
     def contains(self, value: Scalar) -> bool:
-        """Return whether ``value`` is in this dimension."""
+        """Return whether ``value`` is one of the choices, or a number in the range (ends included)."""
         if self.choice is not None:
             return value in self.choice
         low, high = self.bounds()
         return isinstance(value, (int, float)) and low <= value <= high
 
     def describe(self) -> str:
-        """Return the dimension as text, for errors and plans."""
+        """Return the dimension as text for error messages, e.g. "uniform [0.0, 0.5]"."""
         [(kind, value)] = self.model_dump(exclude_none=True).items()
         return f"{kind} {list(value)}"
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Round a suggested float to four significant digits, so that keys are equal on every machine."""
+    """Round a float to four significant digits, because trial keys hash it and must be equal on every machine."""
     return float(f"{value:.4g}") if isinstance(value, float) else value

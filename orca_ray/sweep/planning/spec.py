@@ -1,4 +1,4 @@
-"""A sweep that can be planned: a validated sweep file, one of its budgets, and the command line's overrides."""
+"""A sweep that can be planned: a validated sweep file, one of its budgets, and values from the command line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from orca_ray.sweep.planning.schema import MAX_TRIALS, Budget, Layer, ResourceRe
 from orca_ray.sweep.planning.space import Dimension, Scalar
 
 MAX_SEEDS = 9_999
-"""Most confirm seeds that ``--seeds`` accepts."""
+"""Largest value of ``--seeds``, the number of confirm seeds."""
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """Values of the command line that replace those of the sweep file."""
+    """Values from the command line, which replace those of the sweep file; None leaves the file's value."""
 
     tasks: Sequence[str] | None = None
     methods: Sequence[str] | None = None
     body: str | None = None
     protocol: str | None = None
     trials: int | None = None
-    """Search trials per (task, method); 1 is the first configuration alone, one seed, scored on test."""
+    """Search trials per (task, method). 1: no search; the first configuration runs with one seed (or ``seeds``)."""
     seeds: int | None = None
-    """Number of confirm seeds."""
+    """Number of confirm trials per (task, method), each with its own seed."""
     deterministic: bool = False
-    """Whether to make the sweep deterministic; with False the file decides."""
+    """True makes the sweep deterministic; with False the sweep file decides."""
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep file with one budget chosen and the command line's overrides applied."""
+    """A sweep file, the chosen budget, and the values from the command line, which win over both."""
 
     file: SweepFile
     budget_name: str
@@ -49,24 +49,24 @@ class SweepSpec:
 
     @property
     def deterministic(self) -> bool:
-        """Whether equal trials must give equal scores, wherever they run."""
+        """Whether a trial must give the same scores on every run (see docs/decisions/0005-deterministic.md)."""
         return self.overrides.deterministic or self.file.deterministic
 
     @property
     def sweep_id(self) -> str:
-        """Name under which records are stored, e.g. ``pocket/quick``.
+        """Name under which records are stored, e.g. ``pocket/quick`` (sweep file and budget).
 
-        ``--trials`` and determinism make another sweep: ``pocket/quick-trials1-deterministic``.
+        ``--trials`` and determinism add a suffix, as in ``pocket/quick-trials1-deterministic``, to separate records.
         """
         trials = "" if self.overrides.trials is None else f"-trials{self.overrides.trials}"
         return f"{self.file.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
 
     @property
     def confirm_seeds(self) -> tuple[int, ...]:
-        """Seeds of the confirm trials."""
+        """Seeds of the confirm trials, which rerun the best configuration of a search and are scored on test."""
         seeds = self.budget.confirm_seeds
         if self.overrides.trials == 1 and self.protocol == PAPER and self.overrides.seeds is None:
-            return (self.file.seed,)  # the reference's one run, with its seed; no search uses it
+            return (self.file.seed,)  # as in the reference; no search trial has this seed
         if self.overrides.seeds is not None:
             taken = {*seeds, self.file.seed}
             others = (seed for seed in range(1, MAX_SEEDS + len(taken) + 1) if seed not in taken)
@@ -74,7 +74,11 @@ class SweepSpec:
         return tuple(seeds[:1] if self.overrides.trials == 1 else seeds)
 
     def layers(self, task: str, method: str) -> list[Layer]:
-        """Return the layers of one (task, method), the weakest first."""
+        """Return the blocks of values that apply to one (task, method), from lowest to highest precedence.
+
+        These are: the file's top-level values, the task's published configuration (if the file uses it), then the
+        values for the method, for the task, for the budget, and for the task in the budget.
+        """
         file, budget = self.file, self.budget
         whole = Layer.model_construct(  # all values have been validated
             settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
@@ -86,25 +90,29 @@ class SweepSpec:
         return [layer for layer in (whole, *of_file, *of_budget) if layer is not None]
 
     def search_trials(self, task: str, method: str) -> int:
-        """Return the number of search trials of one (task, method)."""
+        """Return the number of search trials of one (task, method); 0 means no search."""
         if self.overrides.trials is not None:
             return self.overrides.trials if self.overrides.trials > 1 else 0
         return [layer.search_trials for layer in self.layers(task, method) if layer.search_trials is not None][-1]
 
     def settings(self, task: str, method: str) -> dict[str, Scalar]:
-        """Return the merged settings of one (task, method)."""
+        """Return the hyper-parameters set for one (task, method); a later block of `layers` overrides earlier ones."""
         return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
-        """Return the merged search space of one (task, method)."""
+        """Return the search space of one (task, method); a later block of `layers` overrides earlier ones."""
         return {name: value for layer in self.layers(task, method) for name, value in layer.space.items()}
 
     def resources(self, task: str, method: str) -> ResourceRequest:
-        """Return the resources of one trial."""
+        """Return the resources of one trial of one (task, method)."""
         return [layer.resources for layer in self.layers(task, method) if layer.resources is not None][-1]
 
     def body(self, task: str, method: str) -> str:
-        """Return the name of the body that one (task, method) adapts."""
+        """Return the name of the body (pretrained model) that one (task, method) adapts.
+
+        It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
+        task, for the method, for the task's modality (``bodies``), and the task's default.
+        """
         from orca_ray.tasks.registry import get_task
 
         if self.overrides.body is not None:
@@ -116,7 +124,11 @@ class SweepSpec:
 
 
 def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
-    """Choose a budget, apply the overrides, and check names and numbers; raise UserError for wrong ones."""
+    """Combine a sweep file with one of its budgets (None: the file's default) and with ``overrides``.
+
+    Raises UserError for an unknown budget, task, method or protocol, a number out of range, a body name with control
+    characters, or a confirm seed that equals the seed of the search.
+    """
     from orca_ray.methods.recipe import all_methods
     from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 

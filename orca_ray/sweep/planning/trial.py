@@ -1,4 +1,4 @@
-"""A trial, and the stable key that identifies it in the store, in checkpoints and between processes."""
+"""A trial, and the key that identifies it in the results store, in checkpoint names and in messages to workers."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from orca_ray.sweep.planning.space import Scalar
 
 Phase = Literal["search", "confirm"]
+"""Search trials try configurations; confirm trials rerun the best one with other seeds and are scored on test."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,16 @@ class Resources:
     """Resources of one trial."""
 
     cpus: float = 1.0
-    """CPU cores; intra-op threads are set to the same number, or to one in a deterministic trial."""
+    """CPU cores to reserve. PyTorch gets as many intra-op threads, or one in a deterministic trial."""
     gpus: float = 0.0
-    """GPUs; trials with a fraction share one."""
+    """GPUs to reserve; with 0.5, two trials share one GPU."""
     memory_gib: float = 0.0
     """Memory to reserve in GiB; 0 reserves none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """One (task, method, body, hyper-parameters, seed, protocol), with its phase and resources."""
+    """Everything that a worker needs to know to run one trial."""
 
     task: str
     method: str
@@ -37,19 +38,19 @@ class TrialSpec:
     data_fingerprint: str
     phase: Phase
     epochs: int
-    """Refine epochs, for progress and early stopping."""
+    """Number of refine epochs, as in ``hyperparameters``; progress and early stopping read it here."""
     resources: Resources = field(default_factory=Resources)
     deterministic: bool = False
-    """Whether scores must be equal wherever the trial runs, on CPUs bit for bit; see docs/decisions/0005."""
+    """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
 
     @property
     def threads(self) -> int:
-        """Intra-op threads; the last digits of sums depend on their number."""
+        """Number of PyTorch's intra-op threads. It is fixed, because the rounding of sums depends on it."""
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
     @cached_property
     def key(self) -> str:
-        """Stable hash of everything that decides the scores: 20 hexadecimal digits."""
+        """20 hexadecimal digits: a hash of everything that decides the scores, equal in all processes and machines."""
         identity: dict[str, Any] = {
             "task": self.task,
             "method": self.method,
@@ -59,16 +60,16 @@ class TrialSpec:
             "protocol": self.protocol,
             "data": self.data_fingerprint,
         }
-        if self.deterministic:  # left out otherwise, so that other trials keep their keys
+        if self.deterministic:  # left out if False, so that keys in older stores stay valid
             identity["deterministic"] = True
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
 
 def canonical_json(value: object) -> str:
-    """Serialise with sorted keys and no spaces, so that equal values give equal text."""
+    """Serialise ``value`` as JSON with sorted keys and no spaces, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def stable_seed(*parts: object) -> int:
-    """Derive a 32-bit seed from names and numbers, equal on every machine and in every process."""
+    """Return a 32-bit seed that depends only on ``parts`` (names and numbers), not on the machine or process."""
     return int.from_bytes(hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big")

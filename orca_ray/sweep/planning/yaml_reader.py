@@ -1,4 +1,4 @@
-"""Read YAML from strangers: bounded in size and depth, plain values only, and every key with its line."""
+"""Read untrusted YAML: size and depth are limited, tags are refused, and the line of each key is known."""
 
 import math
 import re
@@ -11,25 +11,25 @@ from orca_ray.errors import UserError, printable
 
 MAX_BYTES = 2**20
 MAX_NODES = 20_000
-"""Most keys and values in a file, with every alias expanded."""
+"""Largest number of keys and values in a file, with every alias expanded."""
 MAX_DEPTH = 24
 MAX_DIGITS = 400
 MAX_INTEGER = 2**63 - 1
-"""Integers beyond 64 bits fit into no seed and no column of the results store."""
+"""Largest integer; seeds and the columns of the results store have 64 bits."""
 
 _DROPPED = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
 _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 class _RefusedError(yaml.MarkedYAMLError):
-    """Valid YAML that no sweep file contains."""
+    """Raised for valid YAML that is not allowed here, such as a tag, a key that is not text, or too many values."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader that checks each node once it is composed, before any Python object is made of it.
+    """PyYAML's safe loader, with limits that are checked on the node tree, before Python objects are built from it.
 
-    A date is a word, and 1e-4 a number, which YAML 1.1 takes for a word. An alias counts as much as the node it refers
-    to, so that nested anchors cannot grow exponentially.
+    Unlike in YAML 1.1, a date is read as text, and 1e-4 as a number. An alias counts as many nodes as the node that it
+    refers to, so that a short file with nested aliases cannot expand exponentially.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own class attribute
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._num_nodes = self._depth = 0
         self._extents: dict[int, tuple[int, int]] = {}
-        """Number of nodes and depth of each composed node, by its id."""
+        """Number of nodes and depth of each subtree, by the ``id()`` of its root node."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return a finite number of at most 64 bits."""
+        """Convert a YAML scalar to a number; refuse infinities, NaN and integers beyond 64 bits."""
         parse = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
         try:
             value: int | float = parse(node) if len(node.value) < MAX_DIGITS else math.inf
@@ -100,7 +100,7 @@ class PositionedYaml:
     """A parsed YAML document and the line of each of its keys."""
 
     def __init__(self, text: str, name: str) -> None:
-        """Parse ``text``; raise UserError for anything but plain YAML, with file and line."""
+        """Parse ``text``. Raises UserError with ``name`` and the line if it is not YAML or exceeds a limit."""
         self.name = printable(name)
         try:
             loader = _Loader(text)
@@ -119,7 +119,10 @@ class PositionedYaml:
             loader.dispose()
 
     def find(self, location: Sequence[str | int]) -> tuple[int, int]:
-        """Return how many leading parts of ``location`` the file has, and the 1-based line of the last of them."""
+        """Follow the keys and list indices in ``location`` from the root of the document.
+
+        Return how many of them exist before the first that is missing, and the line (from 1) of the last existing one.
+        """
         node, line = self._root, 1
         for depth, part in enumerate(location):
             found = self._child(node, part)

@@ -1,1 +1,1 @@
-"""The search of one (task, method): suggestions from Optuna, early stopping, confirm trials."""
+"""The search of one (task, method): hyper-parameters suggested by Optuna, early stopping, and confirm trials."""

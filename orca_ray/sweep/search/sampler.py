@@ -1,9 +1,9 @@
-"""Suggestions for one (task, method): an Optuna study that is replayed from results, without a database.
+"""Suggest hyper-parameters for one (task, method), with an Optuna study that is rebuilt from results at every start.
 
-A study is a pure function of the results of its trials. Suggestion ``k`` comes from a sampler seeded with ``k``, which
-knows the results of earlier generations, in the order of their numbers. A sweep that continues after a kill therefore
-gets the same suggestions, finds their results in the store, and goes on with the first that is missing. The number of
-workers does not change the suggestions (docs/decisions/0003-replay.md).
+Suggestions come in generations of ``parallel`` candidates. Candidate ``k`` comes from a TPE sampler whose seed is
+derived from ``k``, and depends only on the results of earlier generations. A sweep that continues after a kill
+therefore gets the same suggestions, finds the results of most of them in the results store, and runs the first one
+that has no result. The number of workers does not change the suggestions (docs/decisions/0003-replay.md).
 """
 
 import math
@@ -21,7 +21,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A suggestion: its number in the study and the values of the searched hyper-parameters."""
+    """A suggestion: its number in the study, from 0, and the values of the searched hyper-parameters."""
 
     number: int
     values: Mapping[str, Scalar]
@@ -29,22 +29,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """Result of a candidate."""
+    """Result of the trial of a candidate."""
 
     value: float | None
-    """Best validation score, lower is better; None if the trial failed."""
+    """Best validation score (lower is better); None if the trial failed."""
     stopped_early: bool = False
     scores: Sequence[float] = ()
     """Validation score of each epoch."""
 
     @property
     def failed(self) -> bool:
-        """Whether there is no finite score."""
+        """Whether ``value`` is None or not finite."""
         return self.value is None or not math.isfinite(self.value)
 
 
 class CandidateSampler:
-    """Suggests candidates and takes their answers; a generation is suggested once the one before it is answered."""
+    """Suggests candidates in generations; each is suggested when all results (answers) of the one before are known."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class CandidateSampler:
         """Suggest the first generation.
 
         Args:
-            first: values of the first candidate: the published or recommended configuration.
-            space: searched hyper-parameters.
-            num_trials: number of candidates.
-            parallel: candidates per generation; more of them use more workers at once, and learn later.
-            seed: seed of all suggestions.
+            first: hyper-parameters; candidate 0 has the values that they give to the searched ones.
+            space: the searched hyper-parameters and their ranges.
+            num_trials: number of candidates in total.
+            parallel: candidates per generation. They can run at once, but none can use the results of the others.
+            seed: determines all suggestions.
         """
         self._first, self._num_trials, self._parallel, self._seed = first, num_trials, parallel, seed
         self._distributions = {name: dimension.distribution() for name, dimension in sorted(space.items())}
@@ -78,20 +78,20 @@ class CandidateSampler:
 
     @property
     def done(self) -> bool:
-        """Whether every candidate is answered."""
+        """Whether all ``num_trials`` candidates have an answer."""
         return self.num_answered >= self._num_trials
 
     def open_candidates(self) -> list[Candidate]:
-        """Return the candidates of the current generation without an answer."""
+        """Return the candidates of the current generation that have no answer yet."""
         return [candidate for number, (candidate, _) in self._generation.items() if number not in self._answers]
 
     def earlier_scores(self, number: int) -> list[Sequence[float]]:
-        """Return the curves of all generations before that of candidate ``number``, failed trials left out."""
+        """Return the scores per epoch of each trial that did not fail, in generations before that of ``number``."""
         start = (number // self._parallel) * self._parallel
         return [self._answers[other].scores for other in range(start) if not self._answers[other].failed]
 
     def tell(self, number: int, answer: Answer) -> None:
-        """Add the answer of candidate ``number``; the last answer of a generation opens the next one."""
+        """Store the answer of candidate ``number``; the last answer of a generation creates the next generation."""
         self._answers[number] = answer
         if self.open_candidates() or self.done:
             return
@@ -100,7 +100,7 @@ class CandidateSampler:
         self._open_generation()
 
     def winner(self) -> Candidate | None:
-        """Return the completed candidate with the lowest value (the earliest on a tie), or None if all failed."""
+        """Return the candidate with the lowest value, or None if no trial completed; on a tie the earliest."""
         scored = [
             (answer.value, number)
             for number, answer in self._answers.items()

@@ -1,4 +1,4 @@
-"""The trials of one (task, method): a search, then confirm trials of its winner, replayed from records."""
+"""The trials of one (task, method): search trials, then confirm trials that rerun the best one with other seeds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,22 +10,22 @@ from orca_ray.sweep.search.sampler import Answer, CandidateSampler
 
 
 class Search:
-    """Hands out the trials of one (task, method) and takes their records.
+    """Decides which trial of one (task, method) runs next, given the records of those that have ended.
 
-    Trials that already have a record are not handed out; the sampler gets their stored scores instead.
+    A trial that already has a record does not run again; the sampler gets its stored scores.
     """
 
     def __init__(self, plan: SearchPlan, existing: Mapping[str, Record], curves: Mapping[str, Sequence[float]]) -> None:
-        """Replay a search.
+        """Rebuild the state of the search from stored records.
 
         Args:
-            plan: its trials.
-            existing: records in the store, by trial key.
-            curves: validation score of each epoch of the existing records, by trial key.
+            plan: first configuration, number of trials and seeds.
+            existing: stored records by trial key; other sweeps' trials may be among them.
+            curves: validation score of each epoch, by trial key of the stored records.
         """
         self.plan = plan
         self.records: dict[str, Record] = {}
-        """All records of this search, by trial key."""
+        """Records of this search's ended trials, by trial key."""
         file = plan.spec.file
         space = plan.spec.space(plan.task, plan.method)
         self.sampler = CandidateSampler(
@@ -43,22 +43,22 @@ class Search:
 
     @property
     def num_finished(self) -> int:
-        """Trials that have ended; a suggestion that was repeated counts each time."""
+        """Number of trials that have ended; if a suggestion repeats an earlier one, both count."""
         return self.sampler.num_answered + sum(trial.key in self.records for trial in self._confirm or ())
 
     @property
     def num_remaining(self) -> int:
-        """Trials that have not ended; none after a search without a winner."""
+        """Number of trials that have not ended; 0 if all search trials failed, because no confirm trial follows."""
         return 0 if self.done else self.plan.num_trials - self.num_finished
 
     @property
     def done(self) -> bool:
-        """Whether all trials have ended."""
+        """Whether all search and confirm trials have ended."""
         return self._confirm is not None and all(trial.key in self.records for trial in self._confirm)
 
     @property
     def failure(self) -> str | None:
-        """Reason why a search that is done has no confirmed score."""
+        """Why a search that is done has no test score; None if it has one or is not done."""
         if not self.done:
             return None
         if not self._confirm:
@@ -67,29 +67,29 @@ class Search:
         return None if any(completed) else "every confirm trial failed"
 
     def ready(self) -> bool:
-        """Return whether :meth:`take` would return a trial."""
+        """Return whether some trial can start now."""
         return self._next() is not None
 
     def take(self) -> TrialSpec | None:
-        """Return the next trial that can start now, or None."""
+        """Return the next trial that can start now and mark it as running; None if no trial can."""
         trial = self._next()
         if trial is not None:
             self._running.add(trial.key)
         return trial
 
     def give_back(self, key: str) -> None:
-        """Make a trial that was handed out ready again."""
+        """Mark the running trial ``key`` as not started, so that :meth:`take` returns it again."""
         self._running.remove(key)
 
     def finish(self, record: Record, scores: Sequence[float]) -> None:
-        """Take the record of a trial that was handed out, and its validation scores."""
+        """Store the record of a running trial that has ended, and its validation score per epoch."""
         self._running.discard(record.trial_key)
         self.records[record.trial_key] = record
         self._scores[record.trial_key] = scores
         self._replay()
 
     def rivals(self, trial: TrialSpec) -> list[Sequence[float]]:
-        """Return the curves that early stopping compares with a search trial."""
+        """Return the validation scores per epoch of each trial that early stopping compares with ``trial``."""
         numbers = self._numbers.get(trial.key)
         return self.sampler.earlier_scores(min(numbers)) if numbers else []
 
@@ -101,7 +101,7 @@ class Search:
         return next((t for t in trials if t.key not in self._running and t.key not in self.records), None)
 
     def _replay(self) -> None:
-        """Answer every open candidate whose record is known; after the last one, plan the confirm trials."""
+        """Pass known records to the sampler; when all candidates have one, create the confirm trials of the best."""
         answered = True
         while answered:
             answered = False

@@ -1,9 +1,9 @@
-"""Early stopping by successive halving that depends on finished trials only.
+"""Early stopping by successive halving, with decisions that do not depend on timing.
 
-ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning") compares a trial at each rung with all
-trials that have reached this rung so far, so its decisions depend on timing. Here a trial is compared with the trials
-of earlier generations of its own search, which have all ended. The rule is the same, and equal seeds give equal
-decisions with any number of workers (docs/decisions/0003-replay.md).
+ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning") compares a trial at certain epochs
+(rungs) with all trials that have reached this rung so far, so its decisions depend on timing. Here a trial is compared
+with the trials of earlier generations (see `sampler`) of its own search, which have all ended. Equal seeds therefore
+give equal decisions with any number of workers (docs/decisions/0003-replay.md).
 """
 
 import math
@@ -14,17 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class SuccessiveHalving(BaseModel):
-    """Continue the best ``1 / eta`` of the trials at each rung."""
+    """Stopping rule: at each rung, only the best ``1 / eta`` of the trials continue."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     eta: Annotated[float, Field(ge=1.01)] = 2.0
-    """Reduction factor; at a rung with n trials the best ceil(n / eta) continue."""
+    """Reduction factor: a trial continues if it is among the best ceil(n / eta) of n trials at a rung."""
     min_epochs: Annotated[int, Field(ge=1)] = 2
-    """Epochs before the first rung."""
+    """Epoch of the first rung; each further rung is at ``eta`` times the epoch of the one before it."""
 
     def rungs(self, epochs: int) -> list[int]:
-        """Return the epochs at which a trial of ``epochs`` epochs is compared, ascending, without the last epoch."""
+        """Return the epochs of the rungs below ``epochs``, ascending."""
         rungs, epoch = [], float(self.min_epochs)
         while math.ceil(epoch) < epochs:
             rungs.append(math.ceil(epoch))
@@ -32,12 +32,12 @@ class SuccessiveHalving(BaseModel):
         return sorted(set(rungs))
 
     def stops(self, scores: Sequence[float], epochs: int, earlier: Sequence[Sequence[float]]) -> bool:
-        """Return whether a trial stops after its last epoch so far.
+        """Return whether a trial must stop now; False if the current epoch is not a rung.
 
         Args:
-            scores: validation scores of the trial's epochs so far; lower is better.
+            scores: validation scores of the trial, one per epoch so far; lower is better. The best one counts.
             epochs: number of epochs of the whole trial.
-            earlier: validation scores of the trials to compare with.
+            earlier: validation scores of each trial to compare with; those that ended before this rung are ignored.
         """
         reached = len(scores)
         if reached not in self.rungs(epochs):

@@ -1,4 +1,4 @@
-"""The interface of executors."""
+"""The interface of executors, which run the trials of a sweep in this process or on a cluster."""
 
 from abc import ABC, abstractmethod
 
@@ -7,18 +7,18 @@ from orca_ray.sweep.planning.searches import NodeResources
 
 
 class Executor(ABC):
-    """Runs the trials that the conductor hands out; it decides nothing about them.
+    """Runs the trials that a `Conductor` chooses, and reports their progress to it.
 
-    Used as a context manager by one thread: ``open`` once, then ``run`` once. Leaving the context ends everything that
-    the executor started, also after an exception or Ctrl-C.
+    Use it as a context manager in one thread: call ``open`` once, then ``run`` once. Leaving the context ends all
+    processes that the executor started, even after an exception or Ctrl-C.
     """
 
     where: str = ""
-    """Description for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 nodes"; set by ``open``."""
+    """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ..."; ``open`` sets it."""
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join or start the cluster at ``address`` and return its nodes.
+        """Join the cluster at ``address``, or start one if it is None, and return its nodes.
 
         Raises:
             UserError: the cluster cannot be reached.
@@ -26,10 +26,10 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
-        """Run until the conductor is done; return True if the user interrupted it."""
+        """Run trials until the conductor is done, and return whether the user interrupted the run before that."""
 
     def close(self) -> None:
-        """End everything that this executor started."""
+        """End all processes that this executor started."""
         return
 
     def __enter__(self) -> "Executor":

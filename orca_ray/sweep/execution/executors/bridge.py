@@ -1,4 +1,4 @@
-"""Tune's searcher, scheduler and callback, which pass everything on to the conductor."""
+"""Searcher, scheduler and callback for Ray Tune; they pass Tune's calls on to the conductor, which decides."""
 
 import logging
 import time
@@ -19,32 +19,32 @@ from orca_ray.sweep.planning.trial import TrialSpec
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 6
-"""Number of times a trial is started when its workers are lost; a trial's own errors are never retried. Tune's retries
-are off, because it gives up on a trial that fails before it has started, as on a node that has just died."""
+"""How often a trial is started if its worker disappears each time. Errors raised by the trial itself are not retried.
+Tune's own retries are off: it gives up on a trial that fails before it has started, e.g. on a node that just died."""
 MAX_BACKOFF_SECONDS = 8.0
-"""Longest pause of the driver before a lost trial starts again; running trials continue meanwhile."""
+"""Longest pause before a trial whose worker disappeared starts again; other trials continue during the pause."""
 
 
 class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
-    """Passes the conductor's trials to Tune, and their reports to the conductor."""
+    """Gives Tune the trials that the conductor chooses, and gives the conductor the reports of these trials."""
 
     def __init__(self, conductor: Conductor, assign: Callable[[TrialSpec], Assignment]) -> None:
         super().__init__(metric="score", mode="min")
         self.conductor = conductor
         self._assign = assign
         self.keys: dict[str, str] = {}
-        """Trial key of each running Tune trial."""
+        """`TrialSpec.key` of each running trial, by Tune's trial id."""
         self.reasons: dict[str, str] = {}
-        """Last line of Tune's error about a lost worker, by Tune trial."""
+        """Last line of Tune's error for each trial whose worker disappeared, by Tune's trial id."""
         self.error: Exception | None = None
-        """Error of the driver itself, which ends the experiment."""
+        """Exception in the driver itself, e.g. a full disk; it ends Tune's run and is raised afterwards."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle nothing: Tune snapshots its searcher, but the conductor must stay in its process."""
+        """Return nothing to pickle: Tune saves its searcher to disk, but the conductor must not be copied."""
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial, None while all trials that can start are running, or FINISHED."""
+        """Return the config of the next trial, None if none can start now, or FINISHED if none will follow."""
         if self.error is not None:
             return Searcher.FINISHED
         trial = self.conductor.next_trial()
@@ -54,7 +54,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         return {"assignment": self._assign(trial).to_json()}
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Pass a report on; return True if it ended the trial."""
+        """Pass the report in ``result`` to the conductor; return True if the trial has ended or must stop."""
         report = TrialReport.from_json(result["report"])
         with self._own_errors():
             stop = self.conductor.report(self.keys[trial_id], report.progress)
@@ -64,10 +64,10 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         return True
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Pass on the last report of a trial that ended by itself, or give back a trial whose worker was lost.
+        """Pass the last report of a trial to the conductor, or run the trial again if its worker disappeared.
 
-        Tune shows the scheduler every result but a trial's last one. Trials stopped by the scheduler have already been
-        handled.
+        Tune passes all results of a trial to the scheduler, except the last one, which arrives here. A trial that the
+        scheduler stopped has already been handled.
         """
         if trial_id not in self.keys or self.error is not None:
             return
@@ -78,7 +78,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.report(trial_id, result)
 
     def _lose(self, trial_id: str) -> None:
-        """Give back a trial whose worker was lost, after a growing pause; end it after MAX_ATTEMPTS."""
+        """Run a trial whose worker disappeared again, after a pause; after `MAX_ATTEMPTS` end it as ``lost``."""
         key = self.keys.pop(trial_id)
         attempt = self.conductor.attempt(key)
         reason = self.reasons.pop(trial_id, "") or "out of memory?"
@@ -92,58 +92,58 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
-        """Store an error of the driver, such as a full disk; Tune would attribute it to the trial and retry."""
+        """Store an exception of the driver in `error`; if Tune saw it, it would blame the trial."""
         try:
             yield
         except Exception as error:
             self.error = error
 
     def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the results store is the only truth."""
+        """Do nothing: a sweep resumes from the results store, not from Tune's files."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing; see :meth:`save`."""
 
 
 class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
-    """First in, first out; a trial stops when the conductor says so."""
+    """Starts trials in the order in which they are suggested, and stops those that the conductor stops."""
 
     def __init__(self, bridge: ConductorSearcher) -> None:
         super().__init__()
         self._bridge = bridge
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store Tune's error about a lost worker."""
+        """Store the last line of the error, which `ConductorSearcher` adds to the record."""
         self._bridge.reasons[trial.trial_id] = _last_line(trial.error_file)
         super().on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return STOP if the trial has ended or must end."""
+        """Return STOP if the trial has ended or must stop, else CONTINUE."""
         ended = self._bridge.report(trial.trial_id, result)
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
 
 class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
-    """Passes the start of a trial on, and ends the experiment after an error of the driver itself."""
+    """Tells the conductor when a trial starts, and ends Tune's run after an exception in the driver itself."""
 
     def __init__(self, bridge: ConductorSearcher) -> None:
         self._bridge = bridge
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle nothing, like the searcher."""
+        """Return nothing to pickle; see `ConductorSearcher`."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass the start of a trial on."""
+        """Tell the conductor that a trial has started."""
         if trial.trial_id in self._bridge.keys:
             self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Return False: no single trial is stopped."""
+        """Return False: single trials are stopped by the scheduler."""
         return False
 
     def stop_all(self) -> bool:
-        """Return True once there is an error."""
+        """Return whether the driver has had an exception; True makes Tune end all trials."""
         return self._bridge.error is not None
 
 

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def this_node() -> NodeResources:
-    """Return the resources of this machine: CPUs that the process may use, visible GPUs, memory."""
+    """Return the resources of this machine: CPU cores that the process may use, visible GPUs, and total memory."""
     import psutil
     import torch
 
@@ -22,18 +22,18 @@ def this_node() -> NodeResources:
 
 
 class InlineExecutor(Executor):
-    """Runs one trial at a time, without other processes."""
+    """Runs one trial at a time in the calling process."""
 
     where = "this process"
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Return this machine; an address is ignored with a warning."""
+        """Return this machine as the only node; log a warning if ``address`` is given, which is ignored."""
         if address is not None:
             logger.warning("--address %s is ignored: the inline executor runs in this process", address)
         return [this_node()]
 
     def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
-        """Run until done; Ctrl-C saves the state of the current trial."""
+        """Run all trials and return False; after Ctrl-C, save a checkpoint of the current trial and return True."""
         while (trial := conductor.next_trial()) is not None:
             runner = TrialRunner(trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds)
             try:

@@ -1,7 +1,7 @@
-"""Runs trials on a Ray cluster, as the trials of one Tune experiment on warm actors.
+"""Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune whose actors are reused from trial to trial.
 
-Tune schedules and places trials. The conductor decides which trial runs next, again or no longer; a Tune ``Searcher``
-and a ``TrialScheduler`` pass its decisions on. Tune's snapshots and loggers are not used (design, decisions 1 and 6).
+Tune places trials on nodes. The conductor decides which trial runs next, is run again or is stopped; the classes in
+`bridge` pass its decisions to Tune. Tune's snapshots and loggers are not used.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # align epochs have no score
-    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # the results store is the only truth
+    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # once a year: sweeps resume from the results store
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions need every epoch
     "TUNE_WARN_THRESHOLD_S": "30",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -44,13 +44,13 @@ ANSWER_SECONDS = 10.0
 
 
 class RayExecutor(Executor):
-    """Joins a running cluster or starts one on this machine."""
+    """Runs trials on a Ray cluster that it joins, or that it starts on this machine."""
 
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address`` or RAY_ADDRESS, or start one on this machine."""
+        """Join the cluster at ``address`` or else at RAY_ADDRESS; without both, start one on this machine."""
         os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
         import ray
 
@@ -75,7 +75,7 @@ class RayExecutor(Executor):
         import ray
 
         options: dict[str, Any] = {"ignore_reinit_error": True}
-        if address == "local":  # trials exchange kilobytes
+        if address == "local":  # a small object store: trials exchange kilobytes
             cpus = len(os.sched_getaffinity(0))
             options = {"num_cpus": cpus, "object_store_memory": 128 * 2**20, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
@@ -84,7 +84,7 @@ class RayExecutor(Executor):
         self._cleanup.callback(ray.shutdown)
 
     def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
-        """Run one Tune experiment until the conductor is done."""
+        """Run Tune until the conductor is done; return True if Ctrl-C ended it before that."""
         from ray import tune
 
         from orca_ray.sweep.execution.executors import bridge
@@ -124,7 +124,7 @@ class RayExecutor(Executor):
         return not conductor.done
 
     def close(self) -> None:
-        """Leave the cluster; end it if this executor started it."""
+        """Disconnect from the cluster, and end it if this executor started it."""
         self._cleanup.close()
 
 
@@ -135,13 +135,13 @@ def _resources(node: Mapping[str, Any]) -> NodeResources:
 
 @contextlib.contextmanager
 def working_in(directory: str) -> Iterator[None]:
-    """Change the working directory: Tune asks for it, and Ray may delete the one that a submitted job starts in."""
+    """Change the working directory in a block: Tune reads it, and Ray may delete the one of a submitted job."""
     before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     os.chdir(directory)
     try:
         yield
     finally:
-        os.fchdir(before)  # works for a deleted directory, too
+        os.fchdir(before)  # by descriptor, which works even if the directory was deleted
         os.close(before)
 
 
@@ -158,7 +158,7 @@ def require_answer(address: str) -> None:
 
 
 def placement(config: dict[str, Any]) -> Any:
-    """Return the placement group of a trial: one bundle."""
+    """Return the resources of the trial in a Tune config, as a placement group of one bundle (all on one node)."""
     from ray import tune
 
     wanted = Assignment.from_json(config["assignment"]).trial.resources

@@ -1,8 +1,9 @@
-"""Ends the processes that a killed driver left behind.
+"""Kills the Ray processes of earlier drivers that were killed themselves.
 
-After SIGKILL of a driver its local cluster ends within seconds, but helper processes of Ray can remain. A driver that
-starts a cluster writes the ids of its processes to a file; the next driver ends those whose driver is gone. A process
-is identified by id and creation time, because ids are reused, and a file by machine, because the cache may be shared.
+If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can remain.
+A driver that starts a cluster therefore writes the ids of its processes to a file in the cache; the next driver kills
+the processes in files whose driver has ended. Processes are identified by id and creation time, because ids are
+reused. File names contain the machine's name, because machines may share the cache.
 """
 
 import json
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def note_processes() -> Path:
-    """Write the ids of this driver and its descendants to a file; return its path, to delete after a clean end."""
+    """Write the ids of this process and its descendants to a file; return its path, to delete after a normal end."""
     driver = psutil.Process()
     note = home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,7 @@ def note_processes() -> Path:
 
 
 def reap_orphans() -> list[int]:
-    """End the processes of drivers that are gone; return the ids of the ended processes."""
+    """Kill the recorded processes of drivers on this machine that have ended; return the ids of killed processes."""
     ended: list[int] = []
     for note in (home() / "drivers").glob(f"{platform.node()}-*.json"):
         try:
@@ -47,7 +48,7 @@ def reap_orphans() -> list[int]:
 
 
 def _living(pid: int, created: float) -> psutil.Process | None:
-    """Return the process with this id and creation time, or None if it has ended."""
+    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
     try:
         process = psutil.Process(pid)
         same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE

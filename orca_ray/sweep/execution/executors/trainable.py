@@ -1,4 +1,4 @@
-"""The Tune trainable: an actor that stays warm and runs one trial after another."""
+"""The trainable for Ray Tune: an actor that runs one trial after another in the same process."""
 
 import os
 from pathlib import Path
@@ -11,39 +11,39 @@ from orca_ray.sweep.execution.trial_runner import TrialRunner
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
-    """One step is one epoch of one stage; ``reset_config`` takes the next trial while the body stays loaded."""
+    """Actor that runs trials; a step is one epoch. The pretrained body stays in memory from one trial to the next."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take the first trial."""
+        """Set up the trial in ``config``."""
         order = Assignment.from_json(config["assignment"])
         if order.home:
             os.environ["ORCA_RAY_HOME"] = order.home
         self._runner = TrialRunner(order.trial, Path(order.checkpoints), checkpoint_seconds=order.checkpoint_seconds)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Drop the previous trial and take the next one."""
+        """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
         self._runner.close()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one epoch; the report travels as JSON, so that Tune neither flattens nor inspects it."""
+        """Run one epoch and return its report, as JSON text so that Tune does not flatten it."""
         report = self._runner.step()
         if report.done and "CUDA error" in (report.error or ""):
             os._exit(1)  # the CUDA context is lost for later trials too; the conductor restarts this one elsewhere
         return {"report": report.to_json(), "done": report.done}
 
     def cleanup(self) -> None:
-        """Save the state of an unfinished trial."""
+        """Save a checkpoint of a trial that has not ended."""
         self._runner.interrupt()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Do nothing: trials save their own checkpoints, by trial key. Tune calls this when it ends a reused actor."""
+        """Do nothing: `TrialRunner` saves checkpoints. Tune calls this method when it ends a reused actor."""
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Do nothing; see :meth:`save_checkpoint`."""
 
 
 def make_trainable(name: str) -> type[TrialActor]:
-    """Return the trainable class under its own name, since Tune has one global registry per process."""
+    """Return a subclass of `TrialActor` called ``name``; Tune registers trainables by name, once per process."""
     return type(name, (TrialActor,), {})
