@@ -21,14 +21,14 @@ from orca_ray.errors import UserError
 def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     """Yield an ``h5py.File`` opened for reading; errors of h5py inside the block become a `UserError`.
 
-    ``required`` keys (``"tensor"``, ``"0001/data"``) must exist, with their data in the file itself.
+    Each key in ``required`` (e.g. ``"tensor"``, ``"0001/data"``) must exist, with its data in the file itself.
 
-    Raises UserError for a file that is not HDF5 or ends early, a missing key, data in another file, any data set that
-    declares more than 200 times its stored bytes, and a chunk that cannot be read.
+    Raises UserError for a file that is not HDF5 or ends early, for a missing key, for a required key whose data are in
+    another file, for any dataset that declares more than 200 times its stored bytes, and for an unreadable chunk.
     """
     import h5py
 
-    cache.open_file(path).close()  # h5py takes a file without read permission for another kind of file
+    cache.open_file(path).close()  # h5py would report a file without read permission as not HDF5
     try:
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: expected an HDF5 file, found something else; fetch the file again")
@@ -59,8 +59,9 @@ def _refuse_growth(path: Path, name: str, found: Any) -> None:
 class MatArray:
     """An array of a MATLAB file, with its axes in the order in which MATLAB shows them.
 
-    A slice ``[a:b]`` along the first axis loads an array [b − a, ...]. Each slice reads the whole variable: use large
-    slices. A compressed variable of more than 64 MB is decompressed into a nameless file in the cache directory.
+    Indexing with a slice ``[a:b]`` along the first axis loads an array [b − a, ...]. Use few, large slices: each may
+    read the whole variable. A compressed variable of more than 64 MiB is decompressed into a temporary file in the
+    cache directory.
     """
 
     path: Path
@@ -77,9 +78,9 @@ class MatArray:
 
 
 def read_mat(path: Path, name: str) -> MatArray:
-    """Return a reader of one numeric array of a MATLAB file.
+    """Return the numeric array ``name`` of a MATLAB file; its values are loaded when it is sliced.
 
-    Raises UserError for a damaged file or another kind, and a name that is missing or not numeric.
+    Raises UserError for a damaged file, for a file of another kind, and if ``name`` is missing or not numeric.
     """
     import h5py
 
