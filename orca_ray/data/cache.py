@@ -25,7 +25,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def home() -> Path:
-    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``; raises UserError if ``~`` is unknown."""
+    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``. UserError if ``~`` is unknown."""
     configured = os.environ.get(HOME_VARIABLE, "").strip()
     try:
         return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"

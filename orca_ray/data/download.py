@@ -55,13 +55,9 @@ class Failed(Exception):
     """No file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """Store the reason of a failure.
+        """Store the reason, and what to do: nothing if ``permanent``, else try again in ``wait`` seconds or more.
 
-        Args:
-            reason: the message.
-            permanent: whether further tries are useless.
-            reached: whether a server was reached.
-            wait: seconds that the server asks to wait before the next try.
+        ``reached`` is whether a server was reached.
         """
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
@@ -197,7 +193,7 @@ class Download:
             raise Failed("a web page came instead of the file: the address needs a log-in or is gone", permanent=True)
 
     def _accept_headers(self, response: "Response") -> None:
-        """Start the file anew unless the response continues it; raises UserError if the disk is too small for the rest."""
+        """Start the file anew unless the response continues it; UserError if the disk is too small for the rest."""
         headers = response.headers
         if response.status_code == 206:
             if not self._is_continued_by(headers):

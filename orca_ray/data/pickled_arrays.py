@@ -15,7 +15,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 
 Charge = Callable[[int], None]
-"""Called with the number of bytes that are about to be allocated; raises NotPlain if the total is too large."""
+"""Called with the size in bytes of each value that is created as a copy; raises NotPlain if their sum is too large."""
 ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
 LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 """Plain types that contain no other values."""
@@ -213,7 +213,7 @@ def _num_items(shape: Any) -> int:
 
 
 def _from_bytes(content: object, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"], charge: Charge) -> Array:
-    """Return an array that uses the bytes ``content`` without a copy; raises NotPlain for impossible sizes or text."""
+    """Return an array over ``content``, if possible without a copy; raises NotPlain for a wrong size or bad text."""
     if isinstance(content, str):  # bytes of a Python 2 pickle
         charge(len(content))
         content = content.encode("latin1")
