@@ -1,4 +1,5 @@
-"""Data sets in PDEBench's file layout, simulated on this machine from the published equations; NumPy and SciPy only.
+"""Simulations that generate data sets in PDEBench's file layout from the published equations, with NumPy and SciPy.
 
-``run`` generates a file, ``simulation`` finds simulations by name; each equation has a module with a ``SIMULATION``.
+Module ``run`` generates a file and ``simulation`` finds simulations by name. Each equation has a module that defines a
+``SIMULATION``.
 """

@@ -1,4 +1,4 @@
-"""Advection in one dimension: u_t + 0.4 u_x = 0, periodic; the solution is the shifted initial field."""
+"""Advection in one dimension: u_t + 0.4 u_x = 0, periodic. The exact solution is the shifted initial field."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ NUM_POINTS = 1024
 
 
 def solution(initial: Waves, x: Array, times: Array) -> Array:
-    """Return the exact u [T, X] at ``times`` [T] and ``x`` [X]."""
+    """Return the exact solution u [T, X] at ``times`` [T] and positions ``x`` [X]; ``initial`` is u at time 0."""
     return initial(x[None, :] - BETA * times[:, None])
 
 

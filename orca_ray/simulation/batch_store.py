@@ -1,4 +1,4 @@
-"""Solved batches on disk, from which the generation of a file continues after an interruption."""
+"""Storage of solved batches of samples, so that an interrupted generation of a file can be continued."""
 
 import contextlib
 import json
@@ -19,25 +19,26 @@ from orca_ray.simulation.simulation import Fields
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
-"""File in the directory that describes how its batches were made."""
+"""JSON file in the hidden directory with the settings that its batches were solved with."""
 
 
 @dataclass(frozen=True)
 class BatchStore:
-    """The solved batches of the file ``path``, in a hidden directory next to it until the file is complete."""
+    """Stores the solved batches of the output file ``path`` in a hidden directory next to it, until it is complete."""
 
     path: Path
 
     @property
     def directory(self) -> Path:
-        """The hidden directory."""
+        """The hidden directory that holds the batches."""
         return self.path.with_name(f".{self.path.name}.parts")
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directory for a block; remove it when the block succeeds, or when it fails without a batch.
+        """Create the directory if needed; remove it after the block, unless the block fails and batches are stored.
 
-        Batches made with other ``settings`` are removed. The caller holds :func:`orca_ray.data.cache.lock`.
+        Batches that were stored with other ``settings`` are removed before the block. The caller must hold the lock of
+        the output file (:func:`orca_ray.data.cache.lock`).
         """
         if self._read_settings() != settings:
             if samples := self.num_samples():
@@ -56,28 +57,28 @@ class BatchStore:
         self.remove()
 
     def remove(self) -> None:
-        """Remove all batches; the caller holds the lock."""
+        """Remove all batches; the caller must hold the lock."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def num_samples(self) -> int:
-        """Return the number of samples that are solved."""
+        """Return the number of samples in the stored batches."""
         bounds = (batch.stem.split("-") for batch in self.directory.glob("*.npz"))
         return sum(int(stop) - int(start) for start, stop in bounds)
 
     def has(self, start: int, stop: int) -> bool:
-        """Return whether the batch of the samples ``start`` to ``stop`` (exclusive) is solved."""
+        """Return whether the batch of samples ``start`` to ``stop`` (exclusive) is stored."""
         return self._file(start, stop).exists()
 
     def save(self, start: int, stop: int, fields: Fields) -> None:
-        """Write a batch atomically."""
+        """Store the ``fields`` of samples ``start`` to ``stop`` (exclusive) atomically."""
         file = self._file(start, stop)
         temporary = file.with_suffix(".tmp")
         with temporary.open("wb") as stream:
-            np.savez(stream, **fields)  # type: ignore[arg-type]  # numpy 2.0 takes any other keyword for an array
+            np.savez(stream, **fields)  # type: ignore[arg-type]  # NumPy treats each keyword as an array name
         cache.replace_file(temporary, file)
 
     def load(self, start: int, stop: int) -> Fields:
-        """Read a batch; a damaged one is removed and reported by a UserError."""
+        """Return the stored fields of a batch. A damaged batch is removed, and UserError is raised."""
         file = self._file(start, stop)
         try:
             with np.load(file) as arrays:

@@ -1,8 +1,9 @@
-"""Compressible Navier-Stokes equations in one dimension: an ideal gas, eta = zeta = 0.1, periodic.
+"""Compressible Navier-Stokes equations of an ideal gas in one dimension, periodic.
 
-rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x with
-mu = 4/3 eta + zeta and E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, on [-1, 1) to t = 1. (The viscosity is
-the paper's, dynamic and constant; PDEBench's generator multiplies it by the density.)
+rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x on [-1, 1) to t = 1,
+with density rho, velocity v, pressure p, energy E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, and viscosity
+mu = 4/3 eta + zeta, eta = zeta = 0.1. mu is constant, as in the PDEBench paper; PDEBench's own generator multiplies it
+by the density.
 """
 
 import math
@@ -30,10 +31,10 @@ _GAMMA = 1 - math.sqrt(0.5)
 
 
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
-    """Return the conserved fields [3, B, N] after ``dt`` [B, 1] of viscous stress alone, periodic.
+    """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] of the viscous terms alone, periodic.
 
-    Two diagonally implicit stages, second order and L-stable for any ``dt`` (Alexander 1977). Momentum and total energy
-    are conserved.
+    The fields are density, momentum and total energy, on cells of length ``cell``. The method is a diagonally implicit
+    Runge-Kutta method with two stages, of second order and L-stable (Alexander 1977). It conserves momentum and energy.
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2
@@ -48,7 +49,7 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     second = system.solve(momentum + early)
     result = conserved.copy()
     result[1] += early - off * curvature(second)
-    # The work at a face, its mean velocity times the gradient there, is half the difference of the squares.
+    # Work of the stress at a face: mean velocity times velocity difference, i.e. half the difference of the squares.
     result[2] += 0.5 * rate * dt * curvature((1 - _GAMMA) * first * first + _GAMMA * second * second)
     return result
 
@@ -56,11 +57,12 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
 def evolve(
     initial: Array, mu: float, cell: float, interval: float, num_frames: int, boundary: Boundary = "periodic"
 ) -> Array:
-    """Solve from density, velocity and pressure, ``initial`` [3, B, N], on cells of length ``cell``.
+    """Solve the equations from ``initial`` [3, B, N]: density, velocity and pressure of B samples in N cells.
 
-    Returns frames [3, B, num_frames, N], a time of ``interval`` apart, ``initial`` first. ``mu`` is 4/3 eta + zeta; an
-    outflow boundary needs ``mu`` 0. A step of the stress is between two half steps of the gas (Strang 1968): second
-    order in time. Every sample has its own time step.
+    Returns the fields at ``num_frames`` times, [3, B, num_frames, N]: first ``initial``, then one frame per time
+    ``interval``. ``cell`` is the length of a cell, and ``mu`` the viscosity; it must be 0 with the boundary "outflow".
+    Each time step is half a step without viscosity, a viscous step, and another half step without viscosity (Strang
+    splitting, second order in time). Every sample has its own step size.
     """
     gas = Gas()
     frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
@@ -83,9 +85,10 @@ def evolve(
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample density, velocity and pressure [3, X] as PDEBench describes them.
+    """Sample random initial density, velocity and pressure [3, X] at positions ``x`` [X], as PDEBench describes them.
 
-    Density and pressure are waves scaled to [0, 1], times a log-uniform factor, plus a log-uniform base.
+    Each is a sum of sine waves (`sample_waves`). Those of density and pressure are scaled to [0, 1], multiplied by a
+    log-uniform random factor and added to a log-uniform random constant.
     """
 
     def waves() -> Array:

@@ -1,9 +1,9 @@
-"""Compressible Navier-Stokes equations in two dimensions: an ideal gas, Mach number 1, eta = zeta = 0.1, periodic.
+"""Compressible Navier-Stokes equations of an ideal gas in two dimensions, periodic, initial Mach number 1.
 
-rho_t + div(rho v) = 0, (rho v)_t + div(rho v v) + grad p = div sigma, E_t + div(v (E + p)) = div(v sigma) with
-sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v, E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, on [0, 1)^2
-to t = 1. (The viscosity is dynamic and constant with the whole stress, as in the paper; PDEBench's generator multiplies
-it by the density and omits the mixed derivatives.)
+rho_t + div(rho v) = 0, (rho v)_t + div(rho v v) + grad p = div sigma, E_t + div(v (E + p)) = div(v sigma) on [0, 1)^2
+to t = 1, with density rho, velocity v, pressure p, energy E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, and stress
+sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v, eta = zeta = 0.1. The viscosities eta and zeta are constant,
+as in the PDEBench paper; PDEBench's own generator multiplies them by the density and omits mixed derivatives of sigma.
 """
 
 import math
@@ -23,9 +23,9 @@ NUM_FRAMES = 21
 NUM_CELLS = 128
 COURANT = 0.8
 RANGE = (0.1, 10.0)
-"""Range of the mean density and of the mean temperature."""
+"""Range of the random mean density, and of the random mean temperature."""
 CONTRAST = (0.01, 0.2)
-"""Range of the mean deviation of density and of pressure, relative to their means."""
+"""Range of the random mean absolute deviation of density and of pressure, relative to their means."""
 
 _TOP_WAVE = 4
 _WINDOW_WIDTH = 0.01
@@ -37,11 +37,12 @@ def evolve(
     initial: Array, eta: float, zeta: float, cell: float, interval: float, num_frames: int,
     boundary: Boundary = "periodic",
 ) -> Array:  # fmt: skip
-    """Solve from density, velocities and pressure, ``initial`` [4, X, Y], on cells with sides of ``cell``.
+    """Solve the equations from ``initial`` [4, X, Y]: density, two velocities and pressure on square cells.
 
-    Returns frames [4, num_frames, X, Y], a time of ``interval`` apart, ``initial`` first. ``eta`` is the shear and
-    ``zeta`` the bulk viscosity; an outflow boundary needs both 0. A step is x, y, stress, y, x, with half steps of the
-    gas: second order in time (Strang 1968).
+    Returns the fields at ``num_frames`` times, [4, num_frames, X, Y]: first ``initial``, then one frame per time
+    ``interval``. ``cell`` is the side of a cell, ``eta`` the shear and ``zeta`` the bulk viscosity; both must be 0 with
+    the boundary "outflow". Each time step is half a step without viscosity along x, then y, a viscous step, and half a
+    step without viscosity along y, then x (Strang splitting, second order in time).
     """
     gas, stress = Gas(), Stress(eta, zeta, cell)
     frames = np.empty((4, num_frames, *initial.shape[1:]))
@@ -65,12 +66,12 @@ def evolve(
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample density, velocities and pressure [4, X, X] as PDEBench describes them (windows as in `sample_waves`).
+    """Sample random initial density, two velocities and pressure [4, X, X] on the grid ``x`` times ``x``.
 
-    Sums of sine waves over all pairs of wave numbers from 1 to 4 with random phases. Velocities are scaled to a mean
-    magnitude of the Mach number times the speed of sound, density and pressure to a mean deviation that is a random
-    share of the mean and clipped to at least a twentieth of it. Half of the samples are uniform and at rest outside a
-    window.
+    As PDEBench describes them, the fields are sums of sine waves with random phases, over all pairs of wave numbers of
+    magnitude 1 to 4. Velocities are scaled so that their mean magnitude is the Mach number times the speed of sound.
+    Density and pressure are scaled to a random mean deviation (`CONTRAST`) and clipped to at least 5 % of their mean.
+    With probability 1/2, the fields are uniform and at rest outside a random rectangle (see also `sample_waves`).
     """
     density, temperature = rng.uniform(*RANGE, size=2)
     pressure = density * temperature

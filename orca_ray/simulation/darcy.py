@@ -1,7 +1,7 @@
 """Darcy flow in two dimensions: -div(a grad u) = 0.1 on the unit square, u = 0 on its edge.
 
-The permeability a is 1 or 0.1: a level set of five random bumps. (PDEBench stores a late frame of a flow that converges
-to this steady state; this module solves the steady state itself.)
+The permeability a is 1 where a sum of five random bumps exceeds a threshold, else 0.1. PDEBench stores a late time of a
+flow that converges to this steady state; this module solves for the steady state itself.
 """
 
 import math
@@ -22,10 +22,10 @@ _WIDEST = 0.5
 
 
 def solve_steady(permeability: Array, source: Array | float) -> Array:
-    """Return u [N, N] at the centres of N x N cells of the unit square, to second order.
+    """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells of the unit square.
 
-    Five-point finite volumes with the harmonic mean of two cells' permeabilities at their face, exact for layers. The
-    arguments are the positive a and the right-hand side of each cell, [N, N]; ``source`` may be one number.
+    ``permeability`` [N, N] is the positive a of each cell; ``source`` is [N, N] or one number. The method is a
+    five-point finite volume scheme of second order. The permeability of a face is the harmonic mean of its two cells'.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import splu
@@ -54,18 +54,18 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
 
 @cache
 def threshold() -> float:
-    """Return the expected mean of the bumps over the square and over their random positions and widths.
+    """Return the expected value of the sum of bumps: its mean over the square and all random positions and widths.
 
-    PDEBench uses the mean over the samples of a run, which would make samples depend on each other.
+    PDEBench uses the mean over the samples of a run as threshold, which makes samples depend on each other.
     """
-    # The mean of a bump is the square of a one-dimensional integral in closed form; the width is averaged numerically.
+    # The mean of one bump is the square of a one-dimensional integral with a closed form; widths are averaged below.
     widths = _WIDEST * (np.arange(2000) + 0.5) / 2000
     line = [math.sqrt(math.pi * s) * math.erf(s**-0.5) + s * math.expm1(-1 / s) for s in widths]
     return _BUMPS * float(np.mean(np.square(line)))
 
 
 def sample_permeability(rng: np.random.Generator, x: Array) -> Array:
-    """Sample a permeability [X, X]."""
+    """Sample a random permeability [X, X] on the grid ``x`` times ``x``."""
     bumps = np.zeros((len(x), len(x)))
     for _ in range(_BUMPS):
         centre_x, centre_y = rng.uniform(0, 1, size=2)

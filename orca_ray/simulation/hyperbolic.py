@@ -1,7 +1,8 @@
-"""Finite volumes for hyperbolic systems: MUSCL-Hancock sweeps, one direction at a time.
+"""Finite volume method for hyperbolic systems (MUSCL-Hancock); a "sweep" is a time step along one axis of the grid.
 
-Arrays are [F, ..., N] with F fields; the last axis is the direction of the sweep. Fields are (density, velocity along
-the sweep, other velocities..., others); for shallow water, density means depth.
+Arrays are [F, ..., N] with F fields; the last axis is the direction of the sweep. Conserved fields are (density,
+momenta..., others), primitive fields are (density, velocities..., others); the first momentum or velocity is that along
+the sweep. For shallow water, density means depth.
 """
 
 from typing import Literal, Protocol
@@ -12,43 +13,43 @@ from orca_ray.simulation.simulation import Array
 
 Boundary = Literal["periodic", "outflow"]
 FLOOR = 1e-8
-"""Minimum density and pressure at a face."""
+"""Densities and pressures at the faces between cells are clamped to at least this value."""
 
 
 class System(Protocol):
-    """System of conservation laws."""
+    """A system of conservation laws."""
 
     positive: tuple[int, ...]
-    """Indices of fields that must stay positive."""
+    """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
-        """Return (density, velocities, ...) of (density, momenta, ...)."""
+        """Return the primitive fields of conserved ones."""
         ...
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return the rate of change of the primitive ``state``, -A(state) ``slopes``."""
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
         ...
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the conserved fields between two primitive states, by a Riemann solver."""
+        """Return the flux of the conserved fields at faces with the primitive fields ``left`` and ``right`` of them."""
         ...
 
     def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along ``direction`` (0 for the first velocity), without axis F."""
+        """Return the speed [..., N] of the fastest wave along axis ``direction`` (0: that of the first velocity)."""
         ...
 
 
 def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boundary) -> Array:
-    """Return the conserved fields after one step along the last axis; stable for ratio * speed <= 1.
+    """Return the conserved fields after one time step along the last axis; stable if ratio * speed <= 1.
 
-    Second order in smooth regions (van Leer's limited slopes, Hancock's half step in primitive variables; Toro, Riemann
-    Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone elsewhere.
+    The method has second order in smooth regions and creates no new extrema elsewhere (van Leer's limited slopes, half
+    step in primitive fields; Toro, Riemann Solvers and Numerical Methods for Fluid Dynamics, section 14.4).
 
     Args:
         conserved: [F, ..., N].
         ratio: time step over cell size, a number or an array that broadcasts with [..., N].
         system: the equations.
-        boundary: periodic, or open to both sides.
+        boundary: "periodic", or "outflow" (open at both ends).
     """
     state = _pad(system.primitive(conserved), 2, boundary)
     slopes = _limited_slopes(state)
@@ -66,7 +67,7 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
 def sweep_axis(
     conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int, num_directions: int
 ) -> Array:
-    """Sweep along one of the last ``num_directions`` axes, with its velocity swapped for the first."""
+    """Do a `sweep` along axis number ``direction`` of the last ``num_directions`` axes, with its momentum put first."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     axis = direction - num_directions
@@ -82,12 +83,12 @@ def _pad(fields: Array, width: int, boundary: Boundary) -> Array:
 
 
 def _limited_slopes(state: Array) -> Array:
-    """Return van Leer's slopes (harmonic means of the differences to both sides, 0 at extrema) of the inner cells."""
+    """Return van Leer's slopes of the inner cells: harmonic mean of the differences to both sides, 0 at extrema."""
     differences = state[..., 1:] - state[..., :-1]
     behind, ahead = differences[..., :-1], differences[..., 1:]
     product = behind * ahead
     total = behind + ahead
-    # The sum is not zero where the product is positive; elsewhere the slope is 0 whatever the divisor.
+    # Where the product is positive, the sum is not zero. Elsewhere the slope is 0, so any divisor will do.
     np.copyto(total, 1.0, where=product <= 0)
     np.maximum(product, 0.0, out=product)
     product *= 2.0

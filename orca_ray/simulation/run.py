@@ -1,4 +1,4 @@
-"""Generation of a file: batches are solved, in worker processes if requested, stored, and written to the file."""
+"""Generation of a file: solve batches of samples (if requested, in worker processes), store them, write the file."""
 
 import contextlib
 import json
@@ -28,19 +28,19 @@ from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generator
 logger = logging.getLogger(__name__)
 
 DIRECTORY = "pdebench_generated"
-"""Name below the raw directory, which is that of the benchmark that reads generated files."""
+"""Subdirectory for generated files, named after the benchmark that reads them."""
 
 Progress = Callable[[int, int], None]
-"""Receives the number of solved samples and the total."""
+"""Called with the number of solved samples and the total number of samples."""
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of a task's file in ``directory``; default: where ``pdebench_generated`` looks for it."""
+    """Return the path of a task's file in ``directory`` (None: where the benchmark ``pdebench_generated`` reads it)."""
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
 def solved(name: str, directory: Path | None = None) -> int:
-    """Return the number of samples that an interrupted generation has stored; arguments as for `target`."""
+    """Return how many samples an interrupted generation has solved and stored; arguments as for `target`."""
     return BatchStore(target(name, directory)).num_samples()
 
 
@@ -54,20 +54,21 @@ def generate(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, bool]:
-    """Generate a task's file; return its path and whether it was generated now rather than found.
+    """Generate a task's file; return its path, and True if it was generated now, False if it existed already.
 
     After an interruption, the next call with the same name, seed and directory continues with the stored batches.
 
     Args:
         name: ``pdebench/task``.
         samples: number of samples.
-        seed: sample i of a seed is the same in every file, whatever ``samples`` and ``workers`` are.
+        seed: random seed; sample i depends only on ``seed`` and i, not on ``samples`` or ``workers``.
         directory: directory of the file; None: see `target`.
         workers: number of processes.
         overwrite: whether to replace a file that was generated with other options.
         progress: called after every batch.
 
-    Raises UserError for an unknown name, a number out of range, another file at the path, a full disk, a killed worker.
+    Raises UserError for an unknown name, a number out of range, a file at the path that must not be replaced, a full
+    disk, and a killed worker process.
     """
     chosen = get_simulation(name)
     for option, value, least in (("samples", samples, 1), ("seed", seed, 0), ("workers", workers, 1)):
@@ -99,7 +100,7 @@ def generate(
 
 
 def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
-    """Return whether ``path`` is the requested file; raises UserError for a file that must not be replaced."""
+    """Return whether the requested file exists at ``path``; raises UserError for a file that must not be replaced."""
     if not path.exists():
         return False
     found = files.read_marker(path)
@@ -118,7 +119,7 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
 def _solve_all(
     chosen: Simulation, samples: int, seed: int, workers: int, store: BatchStore, progress: Progress | None
 ) -> None:
-    """Solve and store all batches that are missing in ``store``."""
+    """Solve all batches of ``samples`` samples that are not yet in ``store``, and store them."""
     missing = [bounds for bounds in chosen.batches(samples) if not store.has(*bounds)]
     done = samples - sum(stop - start for start, stop in missing)
     if done:
@@ -134,7 +135,7 @@ def _solve_all(
 def _solved(
     store: BatchStore, name: str, seed: int, missing: list[Bounds], workers: int
 ) -> Generator[Bounds, None, None]:
-    """Yield the batches in order as soon as each is stored."""
+    """Solve and store the ``missing`` batches; yield the bounds of each, in order, once it is stored."""
     if workers == 1 or len(missing) < 2:
         for bounds in missing:
             _solve_and_store(store, name, seed, *bounds)
@@ -154,7 +155,7 @@ def _solved(
 
 
 def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
-    """Submit a batch, which may start a worker, while Ctrl-C is blocked: only the parent shall react to it."""
+    """Submit a batch with SIGINT blocked, which a newly started worker inherits: only the parent handles Ctrl-C."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_solve_and_store, *batch)
@@ -163,7 +164,7 @@ def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
 
 
 def _solve_and_store(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
-    # Not through the pool's pipe: a worker terminated while it sends would leave the parent waiting for ever.
+    # Results do not go through the pool's pipe: the parent would wait for ever for a worker killed while sending.
     store.save(start, stop, _solve(name, seed, start, stop))
 
 
@@ -178,7 +179,7 @@ def _solve(name: str, seed: int, start: int, stop: int) -> Fields:
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of single-threaded worker processes, which are terminated at the end of the block."""
+    """Yield a pool of single-threaded worker processes; terminate them at the end of the block."""
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
@@ -190,7 +191,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    """Use one thread, and exit when the parent does, even if it is killed."""
+    """Limit this worker process to one thread, and make it exit when its parent exits or is killed."""
     threadpool_limits(limits=1)
     parent = multiprocessing.parent_process()
     assert parent is not None

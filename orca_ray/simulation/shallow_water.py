@@ -1,7 +1,7 @@
 """Shallow water in two dimensions: the radial dam break.
 
-h_t + div(h v) = 0 and (h v)_t + div(h v v) + grad(h^2 / 2) = 0 (g = 1, flat bed), on [-2.5, 2.5]^2, open to all sides,
-to t = 1; the initial depth is 2 within a radius of 0.3 to 0.7, and 1 outside.
+h_t + div(h v) = 0 and (h v)_t + div(h v v) + grad(h^2 / 2) = 0 for depth h and velocity v (gravity 1, flat bed), on
+[-2.5, 2.5]^2 with open boundaries, to t = 1. The initial depth is 2 within a random radius of 0.3 to 0.7, 1 outside.
 """
 
 import math
@@ -24,30 +24,30 @@ COURANT = 0.8
 
 
 class Water:
-    """Shallow water over a flat bed: primitive fields (depth, velocities), conserved ones (depth, momenta)."""
+    """Shallow water over a flat bed; primitive fields are (depth, velocities), conserved fields (depth, momenta)."""
 
     positive: tuple[int, ...] = (0,)
 
     def primitive(self, conserved: Array) -> Array:
-        """Return (depth, velocities)."""
+        """Return the primitive fields (depth, velocities) of conserved ones."""
         state = conserved.copy()
         state[1:] /= conserved[0]
         return state
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return -A(state) slopes for the direction of the first velocity."""
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
         result: Array = -state[1] * slopes
         result[0] -= state[0] * slopes[1]
         result[1] -= GRAVITY * slopes[0]
         return result
 
     def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along ``direction``."""
+        """Return the speed of the fastest wave along axis ``direction`` in each cell."""
         speed: Array = np.abs(conserved[1 + direction] / conserved[0]) + np.sqrt(GRAVITY * conserved[0])
         return speed
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the HLL flux; transverse velocities come from the upwind side (HLLC; Toro 2001, ch. 10)."""
+        """Return the HLL flux between primitive states; other velocities are taken upwind (HLLC; Toro 2001, ch. 10)."""
         wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
         slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
         fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)
@@ -66,11 +66,11 @@ class Water:
 def evolve(
     initial: Array, cell: float, interval: float, num_frames: int, top_speed: float, boundary: Boundary = "outflow"
 ) -> Array:
-    """Solve from depth and momenta, ``initial`` [3, B, X, Y], on cells with sides of ``cell``.
+    """Solve from ``initial`` [3, B, X, Y], depth and two momenta; return the depth, [B, num_frames, X, Y].
 
-    Returns depths [B, num_frames, X, Y], a time of ``interval`` apart, the initial one first. ``top_speed`` bounds the
-    wave speeds: 2 sqrt(g h) for water at rest with depths up to h. The order of the sweeps alternates (x y, y x), which
-    is of second order in time (Strang 1968).
+    The first frame is the initial depth; frames are a time ``interval`` apart. ``cell`` is the side of a cell.
+    ``top_speed`` is an upper bound of all wave speeds, e.g. 2 sqrt(g h) for water that starts at rest with depths up to
+    h. Time steps are along x then y, and along y then x, in turn (Strang splitting, second order in time).
     """
     water = Water()
     steps = math.ceil(interval * top_speed / (COURANT * cell))
@@ -88,7 +88,7 @@ def evolve(
 
 
 def cylinder(radius: float, x: Array) -> Array:
-    """Return the initial fields [3, X, X]: at rest, deep within ``radius``."""
+    """Return the initial fields [3, X, X], depth and two momenta: at rest, with `INNER_DEPTH` within ``radius``."""
     deep = x[:, None] ** 2 + x[None, :] ** 2 <= radius**2
     depth = np.where(deep, INNER_DEPTH, OUTER_DEPTH)
     return np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])

@@ -1,6 +1,6 @@
-"""Simulations by name, and their common building blocks: random generators, grids, coordinates.
+"""The class `Simulation`, look-up by name, and common building blocks: random generators, grids, coordinates.
 
-A new simulation is one new module with a ``SIMULATION`` in this package.
+To add a simulation, add a module that defines ``SIMULATION`` to this package.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,36 +17,37 @@ from orca_ray.simulation.files import Layout
 
 Array = npt.NDArray[np.float64]
 Bounds = tuple[int, int]
-"""First sample of a batch, and the one after its last."""
+"""Index of the first sample of a batch, and the index after its last sample."""
 Fields = dict[str, npt.NDArray[np.float32]]
-"""Values by dataset name, [B, *shape of a sample]."""
+"""Values [B, *shape of one sample] by dataset name, for a batch of B samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """Data generator of one task: an equation, its numerics and the file layout.
+    """Generator of the data of one task: equation, numerical method and file layout.
 
-    A sample depends only on the seed and its own number (up to rounding): `solve` gets a random generator per sample.
+    `solve` gets one random generator per sample, so a sample depends only on seed and sample number (up to rounding).
     """
 
     name: str
-    """Name of the imitated task, ``pdebench/task``."""
+    """Name of the PDEBench task whose data are imitated, e.g. ``pdebench/darcy``."""
     equation: str
-    """Equation with its parameters, stored in the file."""
+    """Text that describes the equation and its parameters; stored in the file."""
     numerics: str
-    """Numerical method, stored in the file."""
+    """Text that describes the numerical method; stored in the file."""
     layout: Layout
     batch: int
-    """Samples solved together; chosen for a core's cache."""
+    """Number of samples that are solved together, chosen to fit the cache of a processor core."""
     solve: Callable[[Sequence[np.random.Generator]], Fields]
+    """Function that returns the fields of a batch, one sample per random generator."""
 
     @property
     def file(self) -> str:
-        """File name in PDEBench."""
+        """Name of the file, as in PDEBench."""
         return FILES[self.name.split("/")[1]]
 
     def batches(self, samples: int) -> list[Bounds]:
-        """Return the batches of a file of ``samples`` samples."""
+        """Return the bounds of all batches of a file with ``samples`` samples."""
         return [(start, min(start + self.batch, samples)) for start in range(0, samples, self.batch)]
 
 
@@ -64,40 +65,40 @@ def get_simulation(name: str) -> Simulation:
 
 
 def reuse_freed_memory() -> None:
-    """Make the C library reuse freed blocks of up to 32 MB instead of returning them to the system.
+    """Make the C library keep and reuse freed memory blocks of up to 32 MB instead of returning them to the system.
 
-    Otherwise, temporary arrays cost three times as much as the arithmetic. The GNU library adapts to the largest block
-    freed so far; others may ignore it.
+    Otherwise, allocating temporary arrays takes three times as long as the arithmetic. In the GNU C library, freeing a
+    large block (done here) raises the limit up to which blocks are kept; in other libraries, it may have no effect.
     """
     np.empty(31 << 17)
 
 
 def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
-    """Return independent random generators for the samples ``start`` to ``stop`` (exclusive)."""
+    """Return one random generator per sample from ``start`` to ``stop`` (exclusive), independent of each other."""
     return [np.random.default_rng([seed, index]) for index in range(start, stop)]
 
 
 def centres(low: float, high: float, num_cells: int) -> Array:
-    """Return the centres of equal cells, [num_cells]."""
+    """Return the centres [num_cells] of ``num_cells`` equal cells of the interval from ``low`` to ``high``."""
     return low + (high - low) / num_cells * (np.arange(num_cells, dtype=np.float64) + 0.5)
 
 
 def frame_times(end: float, num_frames: int) -> Array:
-    """Return the times of the frames, from 0 to ``end``, [num_frames]."""
+    """Return ``num_frames`` equally spaced times from 0 to ``end``."""
     return np.arange(num_frames, dtype=np.float64) * (end / (num_frames - 1))
 
 
 def tensor_coordinates(
     axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int
 ) -> dict[str, Array]:
-    """Return the coordinate datasets of a `TensorLayout` for ``axes``, e.g. "xy".
+    """Return the coordinate datasets of a `TensorLayout` with the given space axes, e.g. "xy", by name.
 
-    As in PDEBench's files, there is one time more than there are frames.
+    As in PDEBench's files, the time coordinate has one value more than there are frames.
     """
     times = frame_times(end * num_frames / (num_frames - 1), num_frames + 1)
     return {f"{axis}-coordinate": centres(low, high, num_cells) for axis in axes} | {"t-coordinate": times}
 
 
 def group_grid(axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int) -> dict[str, Array]:
-    """Return the grid datasets of a `GroupLayout` for ``axes``, e.g. "xy"."""
+    """Return the grid datasets of a `GroupLayout` with the given space axes, e.g. "xy", by name."""
     return {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
