@@ -108,7 +108,7 @@ def unpack(
 
 
 def read_whole(path: Path) -> None:
-    """Check that a gzip, zip (``.npz``) or tar file is intact by reading it to its end; accept other files unread.
+    """Check that a gzip, zip (``.npz``) or ``.tar`` file is intact by reading it to its end; accept others unread.
 
     Raises UserError for a damaged file, and for one that decompresses to more than 200 times its size.
     """
@@ -146,7 +146,7 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[], int
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A tar member. Raises ReadError for a header of more than 1 MiB, and for one that is damaged, not an end mark."""
+    """A tar member. Raises ReadError for a header over 1 MiB or damaged; tarfile takes the latter for the end mark."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
@@ -229,7 +229,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
 
 
 def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
-    """Raise UserError if a target exists with different content. Equal files pass, so a move can be repeated."""
+    """Raise UserError if a target of ``moves`` exists, unless it is an equal file: interrupted moves can be repeated."""
     for path, target in moves:
         if target.exists() and path.is_dir() != target.is_dir():
             raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")

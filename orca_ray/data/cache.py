@@ -52,7 +52,7 @@ def make_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of writing below the directory ``path`` into a :class:`UserError`.
+    """Convert errors that are raised when writing below the directory ``path`` into a :class:`UserError`.
 
     The errors are a full disk, no write permission, and a file where a directory is needed. If the error names a file
     outside ``path``, the message says that this file cannot be opened. Other errors pass unchanged.
@@ -73,7 +73,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of reading a file into a :class:`UserError`."""
+    """Convert an ``OSError`` that is raised while the file ``path`` is read into a :class:`UserError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -83,7 +83,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_special(path: Path, *, directories: bool = False) -> int:
-    """Do what `orca_ray.paths.regular_size` does, but raise :class:`UserError` also for a missing path."""
+    """Return the size of a regular file (``directories``: or directory); UserError for a pipe, device or missing path."""
     with read_errors(path):
         return regular_size(path, directories=directories)
 
@@ -101,7 +101,7 @@ def create_file(path: Path) -> BinaryIO:
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write ``<name>.tmp`` and rename it, so that no reader sees half a file; ``durable`` syncs it to disk before."""
+    """Write ``<name>.tmp`` and rename it, so that no reader sees half a file; if ``durable``, sync it to disk first."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with create_file(temporary) as stream:
@@ -139,7 +139,7 @@ def require_space(path: Path, num_bytes: float) -> None:
 
 
 def require_memory(num_bytes: float, what: str, advice: str) -> None:
-    """Raise :class:`UserError` if ``num_bytes`` exceed this machine's memory; ``what`` and ``advice`` are its text."""
+    """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if this machine has less than ``num_bytes``."""
     if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"
         raise UserError(f"{needed}, and this machine has {memory / 2**30:,.1f} GiB of memory; {advice}")
@@ -151,7 +151,7 @@ def _size(num_bytes: float) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock ``<path>.lock``. If it is taken, log that ``what`` ("": ``path``) is waited for."""
+    """Hold the inter-process lock ``<path>.lock``; while waiting, log that another process works on ``what``."""
     from filelock import FileLock, Timeout
 
     lock_file = path.with_name(path.name + ".lock")
@@ -214,9 +214,9 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
-    """Remove the oldest files ending in ``suffix`` until there are at most ``most_files`` and ``most_bytes`` in total.
+    """Remove the oldest files ending in ``suffix`` until ``most_files`` or fewer, of ``most_bytes`` or less, remain.
 
-    Age is the modification time. A single file may exceed ``most_bytes``. Also removes files and directories with
+    Age is the modification time. The last file may exceed ``most_bytes``. Also removes files and directories with
     ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if the directory cannot be
     read or a file cannot be removed.
     """

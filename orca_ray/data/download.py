@@ -52,7 +52,7 @@ class Patience:
 
 
 class Failed(Exception):
-    """No file could be downloaded from a URL; the message is the reason."""
+    """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
         """Store the reason, and what to do: nothing if ``permanent``, else try again in ``wait`` seconds or more.

@@ -1,8 +1,8 @@
 """Parallel download, hash verification and unpacking of raw files.
 
 An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file is compared with
-its published hash. Without a published SHA-256, it is compared with its pin, the hash recorded in the lock file
-(`orca_ray.data.pins`) when the file was first read, and unpacked or decompressed to its end without an error.
+its published hash. Without a published SHA-256, it is compared with its pin: the hash that was recorded in the lock
+file (`orca_ray.data.pins`) when the file was first unpacked or decompressed to its end without an error.
 """
 
 import hashlib
@@ -115,7 +115,7 @@ def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
 
 
 class _RawDirectory:
-    """Fetches and checks single files of one raw directory."""
+    """Downloads and checks single files of one raw directory."""
 
     def __init__(self, directory: Path, pool: ThreadPool, patience: Patience) -> None:
         self._directory, self._pool, self._patience = directory, pool, patience
@@ -299,7 +299,7 @@ def _size(path: Path) -> int:
 
 
 def _raise_all(errors: Iterable[BaseException]) -> None:
-    """Raise the first error that is not a `UserError`, else one `UserError` with all messages; accept no errors."""
+    """Raise the first error that is not a `UserError`, else one `UserError` with all messages; nothing if empty."""
     found = sorted(errors, key=lambda error: isinstance(error, UserError))
     if len(found) > 1 and isinstance(found[0], UserError):
         raise UserError("\n".join(dict.fromkeys(map(str, found))))

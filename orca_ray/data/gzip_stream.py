@@ -87,19 +87,19 @@ def max_bytes(size: int) -> int:
 
 
 def refuse_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
-    """Raise UserError if ``declared`` bytes exceed `max_bytes` of the ``stored`` ones; ``where`` adds the place."""
+    """Raise UserError if ``declared`` bytes exceed `max_bytes` of ``stored`` bytes; the message adds ``where``."""
     if declared > max_bytes(stored):
         raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
 
 
 def drain(stream: Readable) -> None:
-    """Read and drop the rest of a stream, so that the checksum at its end is verified."""
+    """Read the rest of a stream and discard it, so that the checksum at its end is verified."""
     while stream.read(COPY_BYTES):
         pass
 
 
 def swollen(path: Path, where: str = "") -> UserError:
-    """Return the error for a file that decompresses to more than `max_bytes`; ``where`` adds the place in the file."""
+    """Return the error for a file that decompresses to more than `max_bytes`; the message adds ``where`` in the file."""
     return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
 
 

@@ -94,7 +94,7 @@ def refuse_foreign(name: str, directory: Path, identity: str) -> None:
 
 
 def refuse_replacing(name: str, directory: Path, identity: str) -> None:
-    """Do what `refuse_foreign` does; also raise UserError if ``directory`` cannot be replaced or holds other files."""
+    """Do what `refuse_foreign` does; also raise UserError if ``directory`` cannot be renamed or holds extra files."""
     refuse_foreign(name, directory, identity)
     if not directory.exists():
         return
@@ -114,8 +114,8 @@ def refuse_replacing(name: str, directory: Path, identity: str) -> None:
 def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
     """Yield the workspace of a build: the one that an interrupted build of the same data left, or an empty one.
 
-    If the block fails after a finished batch, the workspace is kept for the next build, unless that would fail again
-    because of its input. In all other cases, it is removed.
+    If the block fails after a finished batch, the workspace is kept for the next build, unless that would fail with
+    the same error, because the input is wrong. In all other cases, it is removed.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):

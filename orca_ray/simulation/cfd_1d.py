@@ -33,8 +33,9 @@ _GAMMA = 1 - math.sqrt(0.5)
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] of the viscous terms alone, periodic.
 
-    The fields are density, momentum and total energy, on cells of length ``cell``. The method is a diagonally implicit
-    Runge-Kutta method with two stages, of second order and L-stable (Alexander 1977). It conserves momentum and energy.
+    The fields are density, momentum and total energy; ``mu`` is the viscosity and ``cell`` the length of a cell. The
+    method is diagonally implicit Runge-Kutta with two stages, of second order and L-stable (Alexander 1977). It
+    conserves momentum and energy.
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2

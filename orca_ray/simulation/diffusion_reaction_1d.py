@@ -20,7 +20,7 @@ STEPS_PER_FRAME = 5
 def evolve(
     initial: Array, nu: float, rho: float, interval: float, num_frames: int, steps: int = STEPS_PER_FRAME
 ) -> Array:
-    """Solve with diffusion coefficient ``nu`` and growth rate ``rho``; the rest is as in `evolve_spectral`."""
+    """Solve with diffusion coefficient ``nu`` and growth rate ``rho``; for the rest, see `evolve_spectral`."""
     return evolve_spectral(
         initial, lambda k: rho - nu * k**2, lambda k: -rho, interval=interval, num_frames=num_frames, steps=steps
     )

@@ -64,7 +64,7 @@ class Gas:
         """Return the flux between primitive states by the HLLC Riemann solver (Toro, chapter 10).
 
         The speeds of the outer waves are Davis' estimates. Only the side from which the contact wave moves away is
-        computed. In supersonic flow, its outer speed is clipped to 0, which gives the flux of the undisturbed state.
+        computed. In supersonic flow, the speed of its outer wave is clipped to 0, which gives the flux of that side.
         """
         sound_left, sound_right = self._sound(left), self._sound(right)
         slowest = np.minimum(left[1] - sound_left, right[1] - sound_right)

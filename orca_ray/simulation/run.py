@@ -62,7 +62,7 @@ def generate(
         name: ``pdebench/task``.
         samples: number of samples.
         seed: random seed; sample i depends only on ``seed`` and i, not on ``samples`` or ``workers``.
-        directory: directory of the file; None: see `target`.
+        directory: directory of the file; None: the default of `target`.
         workers: number of processes.
         overwrite: whether to replace a file that was generated with other options.
         progress: called after every batch.

@@ -1,4 +1,4 @@
-"""Random one-dimensional initial fields of PDEBench: a few sine waves, some of them rectified or windowed."""
+"""Random one-dimensional initial fields of PDEBench: sums of sine waves, some in absolute value or within a window."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,11 @@ _WINDOW_WIDTH = 0.01
 
 @dataclass(frozen=True)
 class Waves:
-    """A periodic function of x.
+    """A periodic function of x: a sum of sine waves, optionally in absolute value and within a window.
 
-    sum_i A_i sin(2 pi n_i (x - low) / period + phase_i), its absolute value if ``rectified``, times ``sign``, times a
-    window that is 1 from ``window[0]`` to ``window[1]`` (absolute positions) and 0 elsewhere, with tanh flanks.
+    The sum is sum_i amplitudes[i] sin(2 pi numbers[i] (x - low) / period + phases[i]). If ``rectified``, its absolute
+    value is used. It is multiplied by ``sign``, and by a window that is 1 from x = ``window[0]`` to ``window[1]`` and 0
+    elsewhere, with smooth (tanh) transitions. ``window`` None: no window.
     """
 
     amplitudes: Array
@@ -29,7 +30,7 @@ class Waves:
     period: float
 
     def __call__(self, x: Array) -> Array:
-        """Evaluate at ``x`` of any shape, in any period."""
+        """Return the values at positions ``x``, an array of any shape."""
         position = np.mod(x - self.low, self.period)
         total = np.zeros_like(position)
         for amplitude, number, phase in zip(self.amplitudes, self.numbers, self.phases, strict=True):
@@ -48,13 +49,16 @@ class Waves:
 def sample_waves(
     rng: np.random.Generator, *, num_modes: int = 4, windowed: float = 0.1, low: float = 0.0, period: float = 1.0
 ) -> Waves:
-    """Sample an initial field as PDEBench describes it.
+    """Sample a random initial field as PDEBench describes it.
 
-    Two of ``num_modes`` waves are chosen with replacement: a wave chosen twice has twice its wave number, and others
-    have wave number 0, which adds a constant. (PDEBench's generator has this constant, the paper's formula does not;
-    without it Burgers' solutions would decay to zero.) ``windowed`` is the probability of a window; a tenth of the
-    fields is rectified. The domain begins at ``low`` and is one ``period`` long. All random numbers are independent;
-    PDEBench's generator uses one number for presence and position of a window, so that its windows are 0.45 wide.
+    The field is the sum of ``num_modes`` waves. Two of them are drawn with replacement: wave i = 1, 2, ... gets the
+    wave number i if it is drawn once, and 2 i if it is drawn twice. The others get wave number 0, i.e. add a constant.
+    PDEBench's generator has this constant, the formula in its paper does not; without it, solutions of
+    Burgers' equation would decay to zero.
+
+    ``windowed`` is the probability that the field has a window; a tenth of the fields is rectified. The domain begins
+    at ``low`` and is one ``period`` long. All random numbers are independent. PDEBench's generator uses the same random
+    number for whether there is a window and for its ends, so its windows are always 0.45 wide.
     """
     counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
     return Waves(
@@ -70,7 +74,7 @@ def sample_waves(
 
 
 def to_unit_range(field: Array) -> Array:
-    """Shift and scale a field [X] to the range from 0 to 1 (a constant field becomes 0)."""
+    """Return a field [X], shifted and scaled so that its values range from 0 to 1; a constant field becomes 0."""
     shifted: Array = field - field.min()
     top = shifted.max()
     if top > 0:
