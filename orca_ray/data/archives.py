@@ -93,7 +93,7 @@ def unpack(
                     report(min(position(), size), size)
         if required and not os.path.lexists(scratch / required) and not (into / required).exists():
             raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
-        # One call for all: half a million small files would each wait for the disk.
+        # One sync for all files: with half a million small files, one sync per file would take very long.
         os.sync()
         moves = list(_moves(scratch, into))
         _refuse_replacing(moves, archive)
@@ -229,7 +229,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
 
 
 def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
-    """Raise UserError if a target of ``moves`` exists, unless it is an equal file: interrupted moves can be repeated."""
+    """Raise UserError if a target of ``moves`` exists and is not an equal file; a move can thus be repeated."""
     for path, target in moves:
         if target.exists() and path.is_dir() != target.is_dir():
             raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")

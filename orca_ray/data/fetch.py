@@ -128,7 +128,7 @@ class _RawDirectory:
             if not file.urls or file.present(self._directory):
                 return
             with cache.lock(file.lock(self._directory), file.path):
-                if not target.is_file():  # else another process was faster
+                if not target.is_file():  # else another process has downloaded it
                     content = self._download(file, target)
         content = content or self.check(file)
         known = self.is_known(file)
@@ -163,7 +163,7 @@ class _RawDirectory:
         """Record the hash of a file without a published SHA-256; call this only after the file was read to its end."""
         try:
             self._pins.add(file.path, content)
-        except UserError as error:  # a shared directory that is read-only
+        except UserError as error:  # e.g. a shared directory that is read-only
             if content.url:
                 raise
             logger.warning("%s cannot be pinned: %s", file.path, error)
@@ -228,9 +228,9 @@ class _RawDirectory:
 
         into = archive.parent
         required = (self._directory / file.unpacked).relative_to(into)
-        # One at a time: two archives may share a directory.
+        # One archive at a time: two may unpack to the same directory.
         with cache.lock(self._directory / LOCKS / "unpack", f"archives in {self._directory}"):
-            for left in into.glob(f"{archives.SCRATCH}*"):  # of a process that was killed
+            for left in into.glob(f"{archives.SCRATCH}*"):  # left by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             if not file.present(self._directory):
                 self._pool.report(f"unpacking {file.path}")

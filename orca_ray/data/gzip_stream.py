@@ -99,7 +99,7 @@ def drain(stream: Readable) -> None:
 
 
 def swollen(path: Path, where: str = "") -> UserError:
-    """Return the error for a file that decompresses to more than `max_bytes`; the message adds ``where`` in the file."""
+    """Return the error for a file that decompresses to more than `max_bytes`; ``where`` is added to its message."""
     return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
 
 

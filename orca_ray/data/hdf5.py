@@ -40,7 +40,7 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     except UserError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        # h5py has no exception class for damaged files.
+        # h5py raises built-in exceptions for damaged files: they are recognised by the module that raised them.
         *_, (last, _) = traceback.walk_tb(error.__traceback__)
         if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
             raise

@@ -183,7 +183,7 @@ def _is_file(array: Array, path: Path) -> bool:
     """Return whether the array is a memory map of the whole file ``path``, as `Workspace.array` returns it."""
     if not isinstance(array, np.memmap) or array.filename is None or not path.exists():
         return False
-    if Path(array.filename).resolve() != path.resolve():  # numpy resolves it
+    if Path(array.filename).resolve() != path.resolve():  # numpy stores the resolved path
         return False
     whole = np.lib.format.open_memmap(path, mode="r")
     return array.flags.c_contiguous and (array.shape, array.dtype) == (whole.shape, whole.dtype)

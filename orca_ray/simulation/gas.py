@@ -112,7 +112,7 @@ class Stress:
 
     def rates(self, density: Array, changing: Array) -> Array:
         """Return d/dt of ``changing`` [3, X, Y] = (two momenta, energy) by the stress alone; ``density`` is [X, Y]."""
-        velocity = changing[:2] / density  # with neighbours across the periodic edges
+        velocity = changing[:2] / density  # then padded with the periodic neighbours
         velocity = np.concatenate([velocity[:, -1:], velocity, velocity[:, :1]], axis=1)
         velocity = np.concatenate([velocity[:, :, -1:], velocity, velocity[:, :, :1]], axis=2)
         result = self._through_faces(velocity)

@@ -83,7 +83,7 @@ def generate(
         return path, False
     with cache.lock(path.parent / LOCKS / path.name, str(path)):
         if _exists(path, marker, overwrite=overwrite):  # another process has generated it meanwhile
-            store.remove()  # left by a process that was killed before it could
+            store.remove()  # batches left by a process that was killed before it removed them
             return path, False
         with files.disk_errors(path.parent), store.opened(settings):
             # The stored batches and the file both need space.
