@@ -52,7 +52,7 @@ class RawFile:
         return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
 
     def unpacking(self, directory: Path) -> Path:
-        """Return the path of the stamp file, which exists while, or if, the unpacking is incomplete (`archives.unpack`)."""
+        """Return the path of the stamp file, which exists during, and after interrupted, moves of `archives.unpack`."""
         return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
     def lock(self, directory: Path) -> Path:

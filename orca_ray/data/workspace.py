@@ -38,7 +38,7 @@ class Workspace:
     protocol: str = "held-out"
     """Protocol that selects the splits; see `orca_ray.data.protocol`."""
     identity: str = ""
-    """Text that describes all that the build depends on (see `prepared.prepare`); if it changed, a build starts anew."""
+    """Text that describes what the build depends on (see `prepared.prepare`); if it changed, a build starts anew."""
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

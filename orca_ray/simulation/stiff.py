@@ -18,8 +18,8 @@ _CONTOUR_POINTS = 32
 class Etdrk4:
     """The fourth-order method ETDRK4 for du/dt = L u + N(u), with a real diagonal matrix L and a nonlinear function N.
 
-    See Cox and Matthews, J. Comput. Phys. 176, 2002, eqs. 26-29. Coefficients are means over a circle around L dt, which
-    avoids cancellation errors (Kassam and Trefethen, SIAM J. Sci. Comput. 26, 2005).
+    See Cox and Matthews, J. Comput. Phys. 176, 2002, eqs. 26-29. Coefficients are means over a circle around L dt,
+    which avoids cancellation errors (Kassam and Trefethen, SIAM J. Sci. Comput. 26, 2005).
     """
 
     def __init__(self, linear: Array, dt: float) -> None:
