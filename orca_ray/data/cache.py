@@ -217,8 +217,7 @@ def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> Non
     """Remove the oldest files ending in ``suffix`` until ``most_files`` or fewer, of ``most_bytes`` or less, remain.
 
     Age is the modification time. The last file may exceed ``most_bytes``. Also removes files and directories with
-    ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if the directory cannot be
-    read or a file cannot be removed.
+    ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if a file operation fails.
     """
     stated = []
     for path in directory.iterdir():

@@ -55,10 +55,7 @@ class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """Store the reason, and what to do: nothing if ``permanent``, else try again in ``wait`` seconds or more.
-
-        ``reached`` is whether a server was reached.
-        """
+        """``permanent``: other tries are useless; ``reached``: a server answered; ``wait``: seconds until the next try."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 

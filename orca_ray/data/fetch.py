@@ -46,8 +46,7 @@ def fetch(
 
     Raises:
         UserError: before any download, if a missing file has no URL or the disk is too small; at the end, if a file
-            could not be downloaded from any URL or does not match its hash, or if an archive is damaged or lacks the
-            path that it is expected to hold.
+            could not be downloaded or does not match its hash, or if an archive is damaged or lacks `RawFile.unpacked`.
     """
     wanted = list({file.path: file for file in files}.values())
     _refuse_manual(wanted, directory)

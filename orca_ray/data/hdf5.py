@@ -59,9 +59,8 @@ def _refuse_growth(path: Path, name: str, found: Any) -> None:
 class MatArray:
     """An array of a MATLAB file, with its axes in the order in which MATLAB shows them.
 
-    Indexing with a slice ``[a:b]`` along the first axis loads an array [b − a, ...]. Use few, large slices: each may
-    read the whole variable. A compressed variable of more than 64 MiB is decompressed into a temporary file in the
-    cache directory.
+    A slice ``array[a:b]`` along the first axis loads an array [b − a, ...]. Each slice may read the whole variable: use
+    large slices. A compressed variable of over 64 MiB is decompressed to a temporary file in the cache directory.
     """
 
     path: Path

@@ -1,9 +1,8 @@
 """Log-mel spectrograms in NumPy, equal to those of the FSD50K baseline, which NAS-Bench-360 and ORCA use.
 
 The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a centred Hann window, reflected edges,
-power 2, and triangular filters of height 1 on the HTK mel scale (O'Shaughnessy 1987). It converts the result to
-decibels as librosa's ``power_to_db`` does. The same in librosa: ``melspectrogram(..., htk=True, norm=None,
-pad_mode="reflect")``.
+power 2, and triangular filters of height 1 on the HTK mel scale (O'Shaughnessy 1987). Then it converts to decibels as
+librosa's ``power_to_db`` does. Equal in librosa: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
 """
 
 import functools

@@ -69,10 +69,9 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
 def open_npz(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
     """Return a mapping of the given names to arrays of a ``.npz`` archive, read-only.
 
-    Each ``mapping[name]`` reads the array again and verifies its checksum: store the result. An array of more than
-    64 MiB is memory-mapped from a temporary file in the cache directory. Raises UserError for a missing name or a file
-    that is not an archive; ``mapping[name]`` raises it for an array that is damaged, pickled, or declares more than 200
-    times its stored bytes.
+    Each ``mapping[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
+    memory-mapped from a temporary file in the cache directory. Raises UserError for a missing name or if the file is no
+    archive; ``mapping[name]`` raises it for an array that is damaged, pickled, or exceeds 200 times its stored bytes.
     """
     return _Npz(path, names)
 

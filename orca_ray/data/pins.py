@@ -1,7 +1,4 @@
-"""Lock file of a raw directory. It records a hash (the "pin") of each file that has no published hash.
-
-The hash is recorded when the file was first read to its end; later versions of the file are compared with it.
-"""
+"""Lock file of a raw directory: for each file without a published hash, the hash at its first reading (its "pin")."""
 
 import json
 from collections.abc import Mapping

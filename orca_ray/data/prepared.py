@@ -135,9 +135,8 @@ def prepare(
         users: whether the user chose the directory: UserError is then raised if it holds anything else.
 
     Raises:
-        UserError: a split is missing, the raw data are wrong (naming task and raw directory), the new data have another
-            fingerprint than expected, the directory cannot be replaced, or the disk is full. At most an unfinished
-            build is left behind.
+        UserError: a split is missing, the raw data are wrong, the new data have another fingerprint than expected, the
+            directory cannot be replaced, or the disk is full. At most an unfinished build is left behind.
     """
     wanted = identity if held else None
     raw = raw or cache.home() / "raw"

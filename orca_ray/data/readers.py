@@ -92,8 +92,7 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError if a column is not exactly once in the header, a row is shorter or longer than the header, or there
-    are no rows.
+    Raises UserError if a column is not exactly once in the header, a row has another length, or there are no rows.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -145,9 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_wav(path: Path, sample_rate: int) -> Waveform:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    PCM of 8 to 32 bits and floating point are supported. Raises UserError if the sample rate is not ``sample_rate``
-    (hertz), if there are several channels or no samples, for any other encoding, for NaN or infinity, and for a file
-    that ends early.
+    PCM of 8 to 32 bits and floating point are supported. Raises UserError for other encodings, a sample rate other than
+    ``sample_rate`` (hertz), several channels, no samples, NaN or infinity, and a file that ends early.
     """
     with cache.open_file(path) as stream, cache.read_errors(path):
         chunks = _chunks(path, stream.read())

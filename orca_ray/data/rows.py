@@ -1,7 +1,6 @@
 """Rows of a split: an array in memory, a memory-mapped array, or composite rows, which are computed when read.
 
-The arrays from which composite rows are computed (their parts) are stored in ``<name>.<part>.npy`` files;
-``meta.json`` stores their ``kind``.
+Composite rows are computed from arrays in ``<name>.<part>.npy`` files (their parts); ``meta.json`` has their ``kind``.
 """
 
 from collections.abc import Mapping
@@ -48,7 +47,6 @@ class PairwiseRows:
     """
 
     kind = "pairwise"
-    """Name of this class in `KINDS`."""
 
     def __init__(self, parts: Mapping[str, Array]) -> None:
         """Store the parts, arrays by name; raises ValueError if their shapes do not fit together."""

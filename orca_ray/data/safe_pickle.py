@@ -44,8 +44,8 @@ _REFUSED = {
 def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any:
     """Return the content of a pickle: plain containers, text, numbers and NumPy arrays (read-only unless of objects).
 
-    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Supported are pickles of Python 2 and 3,
-    of all protocols, and of NumPy 1 and 2.
+    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles of Python 2 and 3, NumPy 1 and 2,
+    and all protocols are supported.
 
     Args:
         source: a file or a stream, which must end where the pickle ends.
@@ -116,7 +116,6 @@ class _Machine:
         self._globals = StandIns(self._charge)
 
     def run(self) -> Any:
-        """Return the value of the pickle."""
         for opcode, argument, _ in pickletools.genops(self.source):  # type: ignore[arg-type]
             if opcode.name in _REFUSED:
                 raise NotPlain(f"it holds {_REFUSED[opcode.name]}; {ALLOWED}")

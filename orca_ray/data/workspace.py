@@ -24,10 +24,9 @@ PROGRESS = "progress.json"
 
 @dataclass
 class Workspace:
-    """State of one build of one task's arrays.
+    """One build of one task's arrays, which creates large arrays with `array` and fills them in a loop over `batches`.
 
-    A build creates large arrays with `array` and fills them in the loop over `batches`. After an interruption, the next
-    build gets the same arrays again, and `batches` skips the finished items.
+    After an interruption, the next build gets the same arrays again, and `batches` skips the finished items.
     """
 
     task: str

@@ -2,8 +2,7 @@
 
 rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x on [-1, 1) to t = 1,
 with density rho, velocity v, pressure p, energy E = p / (gamma - 1) + rho v^2 / 2, gamma = 5/3, and viscosity
-mu = 4/3 eta + zeta, eta = zeta = 0.1. mu is constant, as in the PDEBench paper; PDEBench's own generator multiplies it
-by the density.
+mu = 4/3 eta + zeta, eta = zeta = 0.1. mu is constant, as in PDEBench's paper; its generator multiplies mu by rho.
 """
 
 import math
@@ -34,8 +33,7 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] of the viscous terms alone, periodic.
 
     The fields are density, momentum and total energy; ``mu`` is the viscosity and ``cell`` the length of a cell. The
-    method is diagonally implicit Runge-Kutta with two stages, of second order and L-stable (Alexander 1977). It
-    conserves momentum and energy.
+    conservative method is an L-stable, diagonally implicit Runge-Kutta method of second order (Alexander 1977).
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2

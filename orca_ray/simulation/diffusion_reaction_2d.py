@@ -42,8 +42,7 @@ def evolve(
     """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
 
     Frames are a time ``interval`` apart, with ``steps`` time steps in between. Before the second frame there are
-    ``first_steps``, because the noise decays there. ``cell`` is the side of a cell. If ``reacting`` is False, only the
-    diffusion terms are solved.
+    ``first_steps``, because the noise decays there. ``cell`` is the side of a cell. ``reacting`` False: diffusion only.
     """
     from scipy.fft import dctn, idctn
 

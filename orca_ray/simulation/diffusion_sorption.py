@@ -4,8 +4,8 @@ The concentration u obeys u_t = (D / R(u)) u_xx with Freundlich's retardation fa
 K = (1 - phi) / phi rho_s k_f, porosity phi, grain density rho_s, and Freundlich's factor k_f and exponent n. With the
 content theta(u) = u + K (u + 1e-6)^n, this is the conservation law theta_t = D u_xx, which this module solves.
 
-At the left end u = 1; at the right end u = -D u_x, as in PDEBench's generator. The boundary condition u = D u_x of the
-PDEBench paper has no bounded solution.
+At the left end u = 1; at the right end u = -D u_x, as in PDEBench's generator (u = D u_x, as in the PDEBench paper, has
+no bounded solution).
 """
 
 from collections.abc import Sequence

@@ -67,8 +67,8 @@ def generate(
         overwrite: whether to replace a file that was generated with other options.
         progress: called after every batch.
 
-    Raises UserError for an unknown name, a number out of range, a file at the path that must not be replaced, a full
-    disk, and a killed worker process.
+    Raises UserError for an unknown name, a number out of range, a file that must not be replaced, a full disk, and a
+    killed worker process.
     """
     chosen = get_simulation(name)
     for option, value, least in (("samples", samples, 1), ("seed", seed, 0), ("workers", workers, 1)):
@@ -119,7 +119,6 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
 def _solve_all(
     chosen: Simulation, samples: int, seed: int, workers: int, store: BatchStore, progress: Progress | None
 ) -> None:
-    """Solve all batches of ``samples`` samples that are not yet in ``store``, and store them."""
     missing = [bounds for bounds in chosen.batches(samples) if not store.has(*bounds)]
     done = samples - sum(stop - start for start, stop in missing)
     if done:

@@ -53,8 +53,7 @@ def sample_waves(
 
     The field is the sum of ``num_modes`` waves. Two of them are drawn with replacement: wave i = 1, 2, ... gets the
     wave number i if it is drawn once, and 2 i if it is drawn twice. The others get wave number 0, i.e. add a constant.
-    PDEBench's generator has this constant, the formula in its paper does not; without it, solutions of Burgers'
-    equation would decay to zero.
+    PDEBench's generator has this constant, its paper's formula does not; without it, Burgers' solutions decay to zero.
 
     ``windowed`` is the probability that the field has a window; a tenth of the fields is rectified. The domain begins
     at ``low`` and is one ``period`` long. All random numbers are independent. PDEBench's generator uses the same random
