@@ -58,8 +58,9 @@ def evolve_spectral(
 ) -> Array:
     """Solve u_t = L u + Q (u^2), periodic on [0, 1); return frames [B, num_frames, X], ``initial`` first.
 
-    ``initial`` [B, X] is u at X (even) equally spaced points. The operators L and Q are diagonal in Fourier space;
-    ``linear`` and ``quadratic`` map wave numbers to their factors. A frame follows every ``interval`` (``steps`` steps).
+    ``initial`` [B, X] is u at X equally spaced points; X is even. The operators L and Q are diagonal in Fourier space;
+    ``linear`` and ``quadratic`` map wave numbers to their factors. Frames are a time ``interval`` apart, with ``steps``
+    time steps in between.
     """
     num_points = initial.shape[-1]
     k = 2 * np.pi * np.arange(num_points // 2 + 1)
