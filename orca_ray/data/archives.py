@@ -1,7 +1,7 @@
-"""Unpacking of archives from untrusted sources, by way of a scratch directory in the target's parent.
+"""Unpacking of archives from untrusted sources; members are first written to a scratch directory inside the target.
 
-``tarfile`` and ``zipfile`` read the members. The checks here are stricter than tarfile's data filter: no links, no
-names that are unsafe on any system, no growth beyond the free disk or 200 times the archive.
+``tarfile`` and ``zipfile`` read the members. This module refuses more than tarfile's data filter does: all links, names
+that are unsafe on any operating system, and contents larger than the free disk space or 200 times the archive.
 """
 
 import contextlib
@@ -36,17 +36,17 @@ __all__ = ["SCRATCH", "Progress", "open_gzip", "read_whole", "unpack"]
 SCRATCH = ".unpack-"
 """Prefix of the scratch directories."""
 _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
-"""Prefixes of our own files in a raw directory."""
+"""Prefixes of the files that orca-ray itself writes to a raw directory; no member may have such a name."""
 _EXPECTED = "archive (.tar, .tar.gz, .zip)"
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 
 Progress = Callable[[int, int], None]
-"""Called with the number of archive bytes that were read, and the size of the archive."""
+"""Called with the number of archive bytes read so far, and the size of the archive in bytes."""
 
 _HEADERS = frozenset(
     {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
 )
-"""Members of a tar that tarfile reads into memory, because they describe the next member."""
+"""Types of the tar headers that describe the next member; tarfile reads them into memory."""
 _MAX_HEADER_BYTES = 2**20
 _KINDS = {
     tarfile.SYMTYPE: "symbolic link",
@@ -58,21 +58,22 @@ _KINDS = {
 
 
 _Member = tuple[str, int, IO[bytes] | None]
-"""Name, size and content of a member; content None for a directory."""
+"""Name, size and content of a member; the content of a directory is None."""
 
 
 def unpack(
     archive: Path, into: Path, progress: Progress | None = None, *, stamp: Path | None = None, required: str = ""
 ) -> None:
-    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` (detected by content) into a directory without replacing anything.
+    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``; no existing file is replaced.
 
-    Members are moved to ``into`` after the archive was read to its end. ``stamp`` exists during the move; after an
-    interrupted one, unpack again. ``required`` is a path below ``into`` that must exist in the end; "": none.
+    The format is detected from the content. Members are moved to ``into`` after the whole archive was read. The file
+    ``stamp`` exists while they are moved; if it exists later, the move was interrupted: unpack the archive again.
+    ``required`` is a path below ``into`` that must exist in the end; "": none.
 
     Raises:
-        UserError: with archive and member, for a member that has ``..`` or an absolute path, is a link, device or
-            pipe, is encrypted, is named like our own files, or exists with another content; for contents beyond the
-            free space or 200 times the archive; for a damaged archive, and one without the required member.
+        UserError: for a member that has ``..`` or an absolute path, is a link, device or pipe, is encrypted, has a name
+            of orca-ray's own files, or already exists with different content; for contents larger than the free disk
+            space or 200 times the archive; for a damaged archive, and for one without the required path.
     """
     size = cache.refuse_special(archive)
     report = progress or (lambda done, total: None)
@@ -92,7 +93,7 @@ def unpack(
                     report(min(position(), size), size)
         if required and not os.path.lexists(scratch / required) and not (into / required).exists():
             raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
-        # One call for all: half a million small files would each wait for the disk.
+        # One sync for all files: with half a million small files, one sync per file would take very long.
         os.sync()
         moves = list(_moves(scratch, into))
         _refuse_replacing(moves, archive)
@@ -107,9 +108,9 @@ def unpack(
 
 
 def read_whole(path: Path) -> None:
-    """Read a gzip, zip (``.npz``) or tar file to its end; files of other kinds are not read.
+    """Check that a gzip, zip (``.npz``) or ``.tar`` file is intact by reading it to its end; accept others unread.
 
-    Raises UserError for a damaged file, and one that decompresses to more than 200 times its size.
+    Raises UserError for a damaged file, and for one that decompresses to more than 200 times its size.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(4)
@@ -130,7 +131,7 @@ def read_whole(path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[], int]]]:
-    """Yield the members of an archive, and a function that returns how many of its bytes are read."""
+    """Yield the members of an archive, and a function that returns how many archive bytes were read so far."""
     with cache.open_file(archive) as stream:
         magic = stream.read(4)
         stream.seek(0)
@@ -145,7 +146,7 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[], int
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A member of a tar; headers that tarfile would take for the end, or read into memory whole, are errors."""
+    """A tar member. Raises ReadError for a header over 1 MiB or damaged; tarfile takes the latter for the end mark."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
@@ -191,7 +192,7 @@ def _special(archive: Path, name: str, found: str) -> UserError:
 
 
 def _target(archive: Path, name: str, scratch: Path) -> Path:
-    """Return the path of a member; raises UserError for a name that leads out of the directory on any system."""
+    """Return where to write the member ``name``; raises UserError for a name that is unsafe on any operating system."""
     path = PurePosixPath(name)
     windows = PureWindowsPath(name)
     outside = path.is_absolute() or ".." in path.parts or windows.drive or windows.root
@@ -206,7 +207,7 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
 
 
 def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) -> Iterator[None]:
-    """Write a member, and yield after each block."""
+    """Write a member, and yield after each block so that the caller can report progress."""
     try:
         (target.parent if content else target).mkdir(parents=True, exist_ok=True)
         stream = target.open("wb") if content else None
@@ -228,7 +229,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
 
 
 def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
-    """Refuse to replace existing files, unless they are equal: an interrupted move can be repeated."""
+    """Raise UserError if a target of ``moves`` exists and is not an equal file; a move can thus be repeated."""
     for path, target in moves:
         if target.exists() and path.is_dir() != target.is_dir():
             raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
@@ -238,7 +239,7 @@ def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
 
 
 def _moves(source: Path, into: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield sources and targets of moves that merge ``source`` into a directory."""
+    """Yield (old path, new path) of each rename that merges the directory ``source`` into the directory ``into``."""
     for path in sorted(source.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():

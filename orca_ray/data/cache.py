@@ -1,4 +1,4 @@
-"""The cache directory, and the file operations that several processes may run in it at once."""
+"""The cache directory, and file operations that are safe when several processes run them at the same time."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def home() -> Path:
-    """Return the cache directory, ``$ORCA_RAY_HOME`` or ``~/.cache/orca-ray``; raises `UserError` without ``~``."""
+    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``. UserError if ``~`` is unknown."""
     configured = os.environ.get(HOME_VARIABLE, "").strip()
     try:
         return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"
@@ -39,26 +39,27 @@ def home() -> Path:
 
 
 def subdirectory(name: str) -> Path:
-    """Return a directory below the cache directory (packages, bodies, prepared, source), created if needed."""
+    """Return the directory ``name`` (such as packages or prepared) inside the cache directory; create it if needed."""
     path = home() / name
     make_directory(path)
     return path
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory and its parents where they do not exist; raises :class:`UserError` as `disk_errors` does."""
+    """Create a directory and its parents if they do not exist; raises :class:`UserError` as `disk_errors` does."""
     with disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # file systems without user directories (/proc, an automount)
+        except FileNotFoundError as error:  # a file system without new directories (/proc, an automount)
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of writing below ``path`` into a :class:`UserError`: disk full, read-only, a file in the way.
+    """Convert errors that are raised when writing below the directory ``path`` into a :class:`UserError`.
 
-    An error that names a file elsewhere is reported as a failure to open that file.
+    The errors are a full disk, no write permission, and a file where a directory is needed. If the error names a file
+    outside ``path``, the message says that this file cannot be opened. Other errors pass unchanged.
     """
     try:
         yield
@@ -76,7 +77,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of reading a file into a :class:`UserError`."""
+    """Convert an ``OSError`` that is raised while the file ``path`` is read into a :class:`UserError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -86,7 +87,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_special(path: Path, *, directories: bool = False) -> int:
-    """Call `orca_ray.paths.regular_size`; raises :class:`UserError` for a missing path, too."""
+    """Return the size of a regular file (``directories``: or directory); UserError for anything else or nothing."""
     with read_errors(path):
         return regular_size(path, directories=directories)
 
@@ -122,13 +123,13 @@ def parse_json(text: object, where: str) -> dict[str, Any]:
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Create a scratch file and open it for writing; an older one is removed, and a symbolic link is not followed."""
+    """Create a file and open it for writing; a file or symbolic link that is at ``path`` is removed first."""
     path.unlink(missing_ok=True)
     return cast(BinaryIO, path.open("xb"))
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a small file atomically by way of ``<name>.tmp``; if ``durable``, also in the event of a power cut."""
+    """Write ``<name>.tmp`` and rename it, so that no reader sees half a file; if ``durable``, sync it to disk first."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with create_file(temporary) as stream:
@@ -143,7 +144,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def _elsewhere(file: Path, path: Path) -> bool:
-    """Return whether a file is neither below ``path`` nor a directory above it."""
+    """Return whether ``file`` is neither ``path``, nor below it, nor one of its parent directories."""
     pairs = ((file.absolute(), path.absolute()), (file.resolve(), path.resolve()))
     return not any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in pairs)
 
@@ -153,12 +154,12 @@ def _another(path: Path) -> str:
 
 
 def make_room(path: Path) -> str:
-    """Return the advice for a full disk."""
+    """Return the sentence of an error message that says what to do when the disk of ``path`` is full."""
     return f"Free some space, or {_another(path)} that has it."
 
 
 def require_space(path: Path, num_bytes: float) -> None:
-    """Raise :class:`UserError` unless the disk of ``path`` (an existing directory) has ``num_bytes`` free."""
+    """Raise :class:`UserError` if the disk of the existing directory ``path`` has less than ``num_bytes`` free."""
     free = shutil.disk_usage(path).free
     if free < num_bytes:
         needed = f"{path} needs about {_size(num_bytes)} and its disk has {_size(free)} free"
@@ -166,7 +167,7 @@ def require_space(path: Path, num_bytes: float) -> None:
 
 
 def require_memory(num_bytes: float, what: str, advice: str) -> None:
-    """Raise :class:`UserError` if ``what``, which takes ``num_bytes``, does not fit this machine's memory."""
+    """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if this machine has less than ``num_bytes``."""
     if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"
         raise UserError(f"{needed}, and this machine has {memory / 2**30:,.1f} GiB of memory; {advice}")
@@ -183,7 +184,7 @@ def lock_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the lock ``<path>.lock`` between processes; ``what`` ("": the path) is logged while this one waits."""
+    """Hold the inter-process lock ``<path>.lock``; while waiting, log that another process works on ``what``."""
     from filelock import FileLock, Timeout
 
     lock_file = path.with_name(path.name + ".lock")
@@ -209,7 +210,7 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
-    """Yield a new hidden directory inside ``parent``, which is always removed at the end."""
+    """Yield a new hidden directory inside ``parent``; it is removed at the end of the block, also after an error."""
     make_directory(parent)
     with disk_errors(parent):
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -221,7 +222,7 @@ def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a directory to fill, which replaces ``target`` when the block succeeds; hold :func:`lock` around this."""
+    """Yield an empty directory; when the block succeeds, it replaces ``target``. The caller must hold :func:`lock`."""
     with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
         filled = scratch / target.name
         filled.mkdir()
@@ -233,23 +234,23 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_directory(source: Path, target: Path, scratch: Path) -> None:
-    """Move a directory over ``target``, which is first moved into ``scratch`` (all on one disk)."""
+    """Rename ``source`` to ``target``; an existing ``target`` is first moved into ``scratch``. All are on one disk."""
     if target.exists():
         os.replace(target, scratch / "replaced")
     os.replace(source, target)
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Move ``source`` over ``target`` (same disk); a power cut leaves the old file or the whole new one."""
+    """Sync ``source`` to disk and rename it to ``target``: a power cut leaves the old file or the whole new one."""
     flush(source)
     os.replace(source, target)
 
 
 def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
-    """Remove the least recently modified files ending in ``suffix`` beyond either limit; the newest always remains.
+    """Remove the oldest files ending in ``suffix`` until ``most_files`` or fewer, of ``most_bytes`` or less, remain.
 
-    Temporary files and directories (``.tmp`` in the name) of killed writers are removed after an hour. Raises OSError
-    if the directory cannot be read or a file cannot be removed.
+    Age is the modification time. The last file may exceed ``most_bytes``. Also removes files and directories with
+    ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if a file operation fails.
     """
     stated = []
     for path in directory.iterdir():
@@ -267,7 +268,7 @@ def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> Non
 
 
 def flush(path: Path) -> None:
-    """Write a file's buffers to the disk."""
+    """Sync a file to disk (fsync)."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 

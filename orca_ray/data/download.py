@@ -1,4 +1,4 @@
-"""Download of one file over HTTP, continued after a broken connection and by later processes."""
+"""Download of one file over HTTP; after a broken connection or in a later process, it continues where it stopped."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int | None], None]
-"""Called with the number of bytes that have arrived, and the length of the file."""
+"""Called with the number of bytes received so far, and the length of the file (None if unknown)."""
 
 _READ_BYTES = 1 << 16
 _TEMPORARY = frozenset({408, 425, 429})
@@ -32,36 +32,36 @@ _LONGEST_RETRY_AFTER = 300.0
 
 @dataclass(frozen=True)
 class Patience:
-    """Retries and time-outs."""
+    """Number of tries, waiting times and time-outs of a download."""
 
     tries: int = 6
-    """Consecutive tries without a new byte."""
+    """The download fails after this many consecutive tries in which no new byte arrived."""
     tries_to_reach: int = 3
-    """The same for a server that cannot be reached: usually there is no network."""
+    """As ``tries``, for a server that cannot be reached. It is smaller, because usually there is no network."""
     first_wait: float = 1.0
-    """Seconds before the second try, doubled for each further one, plus or minus a quarter."""
+    """Seconds before the second try; doubled for each further try up to ``longest_wait``, then varied by ±25 %."""
     longest_wait: float = 60.0
     connect_seconds: float = 15.0
     silence_seconds: float = 60.0
-    """Seconds without a byte after which a connection counts as broken."""
+    """A connection counts as broken when no byte arrives for this many seconds."""
 
     @property
     def timeout(self) -> tuple[float, float]:
-        """Time-outs of requests."""
+        """The ``timeout`` argument of the requests library: (connect, read) in seconds."""
         return self.connect_seconds, self.silence_seconds
 
 
 class Failed(Exception):
-    """A URL gave no file; the message is the reason."""
+    """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """Store whether another try is useless, whether a server answered, and the wait that it asked for."""
+        """``permanent``: trying again is useless; ``reached``: a server answered; ``wait``: seconds it asks to wait."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 
 
 def content_length(url: str, patience: Patience) -> int:
-    """Return the length of the file at ``url``; 0 when the server does not report it."""
+    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or cannot be reached."""
     import requests
 
     try:
@@ -74,17 +74,18 @@ def content_length(url: str, patience: Patience) -> int:
 
 
 class Download:
-    """The download of one file: the bytes ``<target>.part``, and ``<target>.part.json``, which names their version.
+    """The download of one file: ``<target>.part`` holds the bytes received so far, ``<target>.part.json`` their origin.
 
-    The JSON file stores the URL, the length and the server's validator (a strong ETag, else Last-Modified). Only the
-    same version is continued. If a known hash will verify the result, bytes without a validator or from another URL are
-    continued, too; if not, a server that does not send the length is refused.
+    The JSON file stores the URL, the length and the server's validator, a header that identifies a version of the file
+    (a strong ETag, else Last-Modified). A download continues only if URL and validator are the same as before. With
+    ``hash_known``, the caller verifies the result by a known hash: a download without a validator or from another URL
+    is then continued, too. Otherwise, a server that does not send the length is refused.
     """
 
     _total: int | None
 
     def __init__(self, target: Path, url: str, *, hash_known: bool) -> None:
-        """Load what an earlier process left of the file at ``url``, if it can be continued."""
+        """Load the state of an unfinished download by an earlier process, if it can be continued from ``url``."""
         self.path = target.with_name(f"{target.name}.part")
         self._target, self._url, self._hash_known = target, url, hash_known
         self._description = target.with_name(f"{target.name}.part.json")
@@ -97,7 +98,7 @@ class Download:
             if total is None or size <= total:
                 self.size, self._total, self._validator = size, total, validator
         self.continued = self.size > 0
-        """Whether its first bytes were fetched by an earlier process or from another address."""
+        """Whether the first bytes of the file were downloaded by an earlier process or from another URL."""
 
     def _reset(self) -> None:
         self.size, self._validator, self.continued = 0, "", False
@@ -116,9 +117,9 @@ class Download:
         return {}
 
     def run(self, patience: Patience, stop: threading.Event, report: Report) -> None:
-        """Fetch the rest of the file.
+        """Download the rest of the file to ``<target>.part``.
 
-        Raises Failed if the server has no such file or all tries failed (what arrived is stored for a later call),
+        Raises Failed if the server has no such file or all tries failed (the bytes received are kept for a later call),
         Stopped if ``stop`` was set, and UserError if the disk is full or not writable.
         """
         from requests import Session
@@ -146,7 +147,7 @@ class Download:
                     raise Stopped
 
     def discard(self) -> None:
-        """Remove what has arrived."""
+        """Remove the bytes received so far and their JSON file."""
         self.path.unlink(missing_ok=True)
         self._description.unlink(missing_ok=True)
         self._reset()
@@ -161,7 +162,7 @@ class Download:
         import urllib3
 
         if self.size and not (self._validator or self._hash_known):
-            self.discard()  # its continuation could belong to another version, unnoticed
+            self.discard()  # the rest could belong to another version of the file, unnoticed
         headers = {"Range": f"bytes={self.size}-"} if self.size else {}
         if self.size and self._validator:
             headers["If-Range"] = self._validator
@@ -189,7 +190,7 @@ class Download:
             raise Failed("a web page came instead of the file: the address needs a log-in or is gone", permanent=True)
 
     def _accept_headers(self, response: "Response") -> None:
-        """Determine where in the file the body of the response starts, and the length of the file."""
+        """Start the file anew unless the response continues it; UserError if the disk is too small for the rest."""
         headers = response.headers
         if response.status_code == 206:
             if not self._is_continued_by(headers):
@@ -211,7 +212,7 @@ class Download:
             cache.require_space(self.path.parent, self._total - self.size)
 
     def _is_continued_by(self, headers: Mapping[str, str]) -> bool:
-        """Return whether a response contains the next bytes of the same version."""
+        """Return whether a response starts at the next missing byte of the same version of the file."""
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
         if not self.size or found is None or int(found[1]) != self.size:
             return False
@@ -238,7 +239,7 @@ class Download:
         return self.path.open("ab")
 
     def _explained(self, error: Exception, patience: Patience) -> Failed:
-        """Return the reason for a failed connection in words."""
+        """Return the `Failed` exception that describes an error of the requests library."""
         import requests
         import urllib3
 
@@ -259,7 +260,7 @@ class Download:
 
 
 def _validator(headers: Mapping[str, str]) -> str:
-    """Return the header that identifies one version of a file byte for byte; "" where the server sends none."""
+    """Return the header that identifies a version of a file (a strong ETag, else Last-Modified); "" if none."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 

@@ -1,8 +1,8 @@
-"""Parallel fetching and verification of raw files: download, compare hashes, unpack, pin.
+"""Parallel download, hash verification and unpacking of raw files.
 
 An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file is compared with
-its published hash, or else with the pin (`orca_ray.data.pins`) of its first complete reading: it is pinned after it was
-unpacked or decompressed to its end.
+its published hash. Without a published SHA-256, it is compared with its pin: the hash that was recorded in the lock
+file (`orca_ray.data.pins`) when the file was first unpacked or decompressed to its end without an error.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _WORKERS = 4
 _PATIENCE = Patience()
 _REPORTED_BYTES = 200 * 10**6
-"""Size from which the hashing of a file is reported."""
+"""The hashing of files of at least this size is reported as progress."""
 
 
 def fetch(
@@ -38,16 +38,15 @@ def fetch(
     workers: int = _WORKERS,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Fetch the files that are missing in ``directory``, and verify the others.
+    """Download the files that are missing in ``directory``, verify all by their hashes, and unpack archives.
 
-    Several processes may fetch at once; each file is fetched by one of them, its addresses are tried in order. A failed
-    file does not stop the others. Files that the user put there are never overwritten or removed. ``progress`` receives
-    lines in the calling thread.
+    Several processes may call this at the same time; each file is downloaded by one of them. The URLs of a file are
+    tried in order. A failed file does not stop the others. Existing files are never overwritten or removed.
+    ``progress`` is called with lines of text in the calling thread. An optional file that fails is only logged.
 
     Raises:
-        UserError: before anything is fetched, for a missing file without an address and for a disk that is too small;
-            afterwards for files that no address supplies, files with another hash than expected, and archives that
-            are damaged or lack the expected member.
+        UserError: before any download, if a missing file has no URL or the disk is too small; at the end, if a file
+            could not be downloaded or does not match its hash, or if an archive is damaged or lacks `RawFile.unpacked`.
     """
     wanted = list({file.path: file for file in files}.values())
     _refuse_manual(wanted, directory)
@@ -65,19 +64,21 @@ def fetch(
 
 @dataclass
 class Verified:
-    """Result of `verify`: paths below the raw directory."""
+    """Result of `verify`: three lists of file paths relative to the raw directory."""
 
     intact: list[str] = field(default_factory=list)
+    """Files that match a published or recorded hash."""
     first_seen: list[str] = field(default_factory=list)
-    """Files without a published hash or a pin, which are now pinned."""
+    """Files for which no hash was known; their hashes are now recorded in the lock file."""
     absent: list[str] = field(default_factory=list)
-    """Files that are missing, even if what was unpacked from them exists."""
+    """Missing files. A missing archive is listed even if its unpacked content exists."""
 
 
 def verify(files: Sequence[RawFile], directory: Path, progress: Progress | None = None) -> Verified:
-    """Compare the hashes of the raw files in ``directory`` with the published ones or the pins.
+    """Compare the raw files that exist in ``directory`` with their published or recorded hashes; download nothing.
 
-    Raises UserError naming each file with another content, with the expected and the actual hash.
+    A file without a known hash is read to its end, and its hash is recorded in the lock file. Raises UserError if a
+    file is damaged or does not match; the message names all these files, with expected and actual hash.
     """
     pool, verified = ThreadPool(progress), Verified()
     raw = _RawDirectory(directory, pool, _PATIENCE)
@@ -100,7 +101,7 @@ def verify(files: Sequence[RawFile], directory: Path, progress: Progress | None 
 
 
 def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
-    """Return the hashes and the size of a regular file; MD5 takes twice as long as SHA-256."""
+    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, which takes twice as long as SHA-256."""
     hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
     num_bytes = 0
     with cache.open_file(path) as stream, cache.read_errors(path):
@@ -113,20 +114,20 @@ def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
 
 
 class _RawDirectory:
-    """Fetches and checks single files of one raw directory."""
+    """Downloads and checks single files of one raw directory."""
 
     def __init__(self, directory: Path, pool: ThreadPool, patience: Patience) -> None:
         self._directory, self._pool, self._patience = directory, pool, patience
         self._pins = Pins(directory)
 
     def obtain(self, file: RawFile) -> None:
-        """Download a file if it is missing, verify it, unpack it, and pin it."""
+        """Download a file if it is missing, verify and unpack it, and record its hash if none was known."""
         target, content = self._directory / file.path, None
         if not target.is_file():
             if not file.urls or file.present(self._directory):
                 return
             with cache.lock(file.lock(self._directory), file.path):
-                if not target.is_file():  # else another process was faster
+                if not target.is_file():  # else another process has downloaded it
                     content = self._download(file, target)
         content = content or self.check(file)
         known = self.is_known(file)
@@ -141,11 +142,11 @@ class _RawDirectory:
             self.pin(file, content)
 
     def is_known(self, file: RawFile) -> bool:
-        """Return whether the file has a published SHA-256 or a pin."""
+        """Return whether the file has a published SHA-256 or a hash recorded in the lock file."""
         return bool(file.sha256) or file.path in self._pins.read()
 
     def check(self, file: RawFile) -> Pin:
-        """Return the hash of an existing file; raises UserError for another content than expected."""
+        """Return hash and size of an existing file; raises UserError if they are not the published or recorded ones."""
         path = self._directory / file.path
         if path.stat().st_size >= _REPORTED_BYTES:
             self._pool.report(f"checking the hash of {file.path}")
@@ -158,21 +159,21 @@ class _RawDirectory:
         return content
 
     def pin(self, file: RawFile, content: Pin) -> None:
-        """Pin a file without a published SHA-256; call this only after the file was read whole."""
+        """Record the hash of a file without a published SHA-256; call this only after the file was read to its end."""
         try:
             self._pins.add(file.path, content)
-        except UserError as error:  # a shared directory that is read-only
+        except UserError as error:  # e.g. a shared directory that is read-only
             if content.url:
                 raise
             logger.warning("%s cannot be pinned: %s", file.path, error)
 
     def _mismatch(self, file: RawFile, content: Pin) -> str:
-        """Return how a content differs from the published hashes or the pin; "" where it does not."""
+        """Return how hash and size in ``content`` differ from the published or recorded ones; "" if they do not."""
         found = f"({content.num_bytes} bytes), expected is"
         for name, expected, actual in (("sha256", file.sha256, content.sha256), ("md5", file.md5, content.md5)):
             if expected and expected.lower() != actual:
                 return f"{name} is {actual} {found} {expected.lower()}, the published one"
-        # A published SHA-256 has priority over the pin: it may have been corrected since.
+        # A published SHA-256 has priority over the recorded hash: it may have been corrected since.
         pin = None if file.sha256 else self._pins.read().get(file.path)
         if pin and pin[:2] != content[:2]:
             return (
@@ -196,7 +197,7 @@ class _RawDirectory:
         )
 
     def _from(self, url: str, file: RawFile, target: Path) -> Pin:
-        """Fetch from one address; raises Failed, with the reason, for a wrong file, which is discarded."""
+        """Download from one URL. A file with a wrong hash is removed, and Failed is raised with the reason."""
         start = time.monotonic()
         size = f" ({_readable(file.num_bytes)})" if file.num_bytes else ""
         self._pool.report(f"fetching {file.path}{size} from {urlsplit(url).hostname}")
@@ -209,7 +210,7 @@ class _RawDirectory:
             if not wrong:
                 break
             part.discard()
-            if not continued:  # else bytes of an earlier process may be at fault
+            if not continued:  # else the bytes of an earlier process may be wrong: try once more from the start
                 raise Failed(wrong)
         with cache.disk_errors(target.parent):
             part.finish()
@@ -226,9 +227,9 @@ class _RawDirectory:
 
         into = archive.parent
         required = (self._directory / file.unpacked).relative_to(into)
-        # One at a time: two archives may share a directory.
+        # One archive at a time: two may unpack to the same directory.
         with cache.lock(self._directory / LOCKS / "unpack", f"archives in {self._directory}"):
-            for left in into.glob(f"{archives.SCRATCH}*"):  # of a process that was killed
+            for left in into.glob(f"{archives.SCRATCH}*"):  # left by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             if not file.present(self._directory):
                 self._pool.report(f"unpacking {file.path}")
@@ -236,9 +237,9 @@ class _RawDirectory:
 
 
 class _ByteProgress:
-    """Reports bytes done: one line per percent, at most one per second and at least one in ten seconds.
+    """Reports progress in bytes: a line per percent, but at most one a second, and at least one in ten seconds.
 
-    The end is always reported if any line was.
+    If any line was reported, the end is reported, too.
     """
 
     def __init__(self, name: str, report: Progress) -> None:
@@ -263,7 +264,7 @@ class _ByteProgress:
 
 
 def _refuse_manual(files: Sequence[RawFile], directory: Path) -> None:
-    """Refuse missing files that have no address."""
+    """Raise UserError if a required file is missing and has no URL."""
     manual = [directory / file.path for file in files if not (file.urls or file.optional or file.present(directory))]
     if manual := [path for path in manual if not path.is_file()]:
         places = "".join(f"\n  {path}" for path in manual)
@@ -274,7 +275,7 @@ def _refuse_manual(files: Sequence[RawFile], directory: Path) -> None:
 
 
 def _require_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
-    """Refuse to start where the disk does not hold all absent files; servers are asked for unknown sizes."""
+    """Raise UserError if the disk is too small for the files ``absent``; servers are asked for unknown sizes."""
     existing = {file.path: _size(directory / file.path) for file in absent}
     sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
 
@@ -297,7 +298,7 @@ def _size(path: Path) -> int:
 
 
 def _raise_all(errors: Iterable[BaseException]) -> None:
-    """Raise the first error that is no `UserError`, else all user errors as one; do nothing without errors."""
+    """Raise the first error that is not a `UserError`, else one `UserError` with all messages; nothing if empty."""
     found = sorted(errors, key=lambda error: isinstance(error, UserError))
     if len(found) > 1 and isinstance(found[0], UserError):
         raise UserError("\n".join(dict.fromkeys(map(str, found))))

@@ -1,4 +1,4 @@
-"""Gzip files as streams, and the limits and errors that all compressed formats share."""
+"""Gzip files as streams, and the size limit and the error messages that all compressed formats share."""
 
 import contextlib
 import errno
@@ -12,9 +12,9 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError, shorten
 
 _MAX_RATIO = 200
-"""Limit of unpacked to stored bytes. Data of our benchmarks reach ten; a decompression bomb exceeds a thousand."""
+"""Maximum ratio of unpacked to stored bytes. Our benchmarks' data reach 10; a decompression bomb exceeds 1000."""
 _ANY_RATIO_BYTES = 256 * 2**20
-"""Unpacked size up to which the ratio is not limited."""
+"""Data of up to this unpacked size may have any ratio."""
 COPY_BYTES = 2**20
 
 
@@ -25,11 +25,11 @@ class Readable(Protocol):
 
 
 class DamagedFile(UserError):
-    """A compressed file that cannot be read to its end, or an archive that lacks what it must contain."""
+    """Raised for a compressed file that cannot be read to its end, and for an archive without an expected path."""
 
 
 class _BoundedGzip(io.RawIOBase):
-    """Content of a gzip file, limited to `max_bytes` of its size."""
+    """Decompressed content of a gzip file; raises UserError when it exceeds `max_bytes` of the file's size."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _BoundedGzip(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         with archive_errors(self._path, "gzip file"):
-            # In blocks: gzip decompresses all that is requested before it is copied.
+            # At most COPY_BYTES: gzip decompresses all bytes requested into memory before they are copied.
             found = self._content.read(min(len(view), COPY_BYTES))
         view[: len(found)] = found
         self._left -= len(found)
@@ -60,11 +60,11 @@ class _BoundedGzip(io.RawIOBase):
 
 
 def open_gzip(path: Path) -> io.BufferedReader:
-    """Return the content of a ``.gz`` file as a stream that is read from start to end; close it after use.
+    """Return the decompressed content of a ``.gz`` file as a stream that cannot seek; the caller closes it.
 
     Raises:
-        UserError: here or while reading, for a file that is not gzip, ends early, has a wrong checksum, or decompresses
-            to more than 200 times its size (256 MB are always allowed).
+        UserError: here or on a later read, if the file is not gzip, ends early, has a wrong checksum, or decompresses
+            to more than 200 times its size and more than 256 MiB.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(2)
@@ -74,24 +74,24 @@ def open_gzip(path: Path) -> io.BufferedReader:
 
 
 def max_bytes(size: int) -> int:
-    """Return the limit of what ``size`` stored bytes may decompress to."""
+    """Return how many bytes ``size`` stored bytes may decompress to: 200 times as many, at least 256 MiB."""
     return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
 
 
 def refuse_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
-    """Raise UserError when ``stored`` bytes of a file declare ``declared`` bytes of data, more than `max_bytes`."""
+    """Raise UserError if ``declared`` bytes exceed `max_bytes` of ``stored`` bytes; the message adds ``where``."""
     if declared > max_bytes(stored):
         raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
 
 
 def drain(stream: Readable) -> None:
-    """Read a stream to its end, where its checksum is."""
+    """Read the rest of a stream and discard it, so that the checksum at its end is verified."""
     while stream.read(COPY_BYTES):
         pass
 
 
 def swollen(path: Path, where: str = "") -> UserError:
-    """Build the error for a file that decompresses to more than `max_bytes`."""
+    """Return the error for a file that decompresses to more than `max_bytes`; ``where`` is added to its message."""
     return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
 
 

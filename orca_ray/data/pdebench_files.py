@@ -1,9 +1,9 @@
-"""Names of PDEBench's files and the mark of generated ones, for the tasks that read and the simulations that write."""
+"""File names of PDEBench, and the mark of files generated here; tasks read such files, simulations write them."""
 
 from collections.abc import Mapping
 
 MARK = "orca_ray_generated"
-"""Attribute of a generated file's root: JSON with task, samples, seed, version, equation and numerics."""
+"""HDF5 root attribute of a generated file: JSON with task, samples, seed, version, equation and numerics."""
 
 FILES: Mapping[str, str] = {
     "advection": "1D_Advection_Sols_beta0.4.hdf5",
@@ -16,4 +16,4 @@ FILES: Mapping[str, str] = {
     "diffusion_sorption": "1D_diff-sorp_NA_NA.h5",
     "shallow_water": "2D_rdb_NA_NA.h5",
 }
-"""File of each problem, by the task's name without its benchmark."""
+"""File name in PDEBench of each task, e.g. "advection" for the task ``pdebench/advection``."""

@@ -1,6 +1,7 @@
-"""Stand-ins for the globals that a pickle may name: they check its content and build NumPy arrays at the end.
+"""Safe replacements for the classes and functions ("globals") that a pickle of NumPy arrays names.
 
-NumPy's own ``__setstate__`` follows raw bytes as pointers if a file only claims a type that holds objects.
+They check the pickle's content; arrays are built only at the end. NumPy's own ``ndarray.__setstate__`` is not used:
+if a hostile file claims an object dtype, it interprets raw bytes as pointers.
 """
 
 import math
@@ -14,11 +15,12 @@ import numpy as np
 from orca_ray.data.rows import Array
 
 Charge = Callable[[int], None]
-"""Counts bytes that are created and not read; raises NotPlain when they are too many."""
+"""Called with the size in bytes of each value that is created as a copy; raises NotPlain if their sum is too large."""
 ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
 LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+"""Plain types that contain no other values."""
 _MAX_KEY = 2**60
-"""Integers from the modulus of Python's hash (2**61 - 1) share their hash with smaller ones."""
+"""Limit of integers in keys. Python hashes integers modulo 2**61 - 1, so larger ones can be chosen to collide."""
 _TYPE_CODES = re.compile(r"\??|b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}|O[48]?")
 _MAX_AXES = 64
 _LAST_CHARACTER = 0x10FFFF
@@ -29,14 +31,14 @@ class NotPlain(Exception):
 
 
 class Global(NamedTuple):
-    """Stand-in for an admitted global."""
+    """Replacement for an allowed global: its full name, and the function that is called instead."""
 
     name: str
     call: Callable[..., Any]
 
 
 class PickledType:
-    """A NumPy type: a code, and a byte order in its state."""
+    """Replacement for ``numpy.dtype``, made from a type code such as "f8"; the byte order follows in its state."""
 
     def __init__(self, code: object, *_: object) -> None:
         text = _text(code)
@@ -46,7 +48,7 @@ class PickledType:
         self.dtype: np.dtype[Any] = np.dtype("O" if text.startswith("O") else text)
 
     def set_state(self, state: object) -> None:
-        """Set the byte order; types with fields are refused."""
+        """Set the byte order from the pickled state; raises NotPlain for a dtype with fields."""
         if not isinstance(state, tuple) or len(state) < 5 or any(each is not None for each in state[2:5]):
             raise NotPlain(f"it has an array type with fields: {reprlib.repr(state)}")
         order = _text(state[1])
@@ -57,14 +59,14 @@ class PickledType:
 
 
 class PickledArray:
-    """An array whose state the pickle sets later."""
+    """Replacement for ``numpy.ndarray``: created empty, then filled by `set_state`."""
 
     def __init__(self, charge: Charge) -> None:
         self._charge = charge
         self._content: list[Any] | Array | None = None
 
     def set_state(self, state: object) -> None:
-        """Check and store the content."""
+        """Check and store the pickled state: shape, type, memory order and content."""
         if not isinstance(state, tuple) or len(state) != 5 or self._content is not None:
             raise NotPlain("it has an array whose state is not what numpy writes")
         _, self._shape, dtype, fortran, content = state
@@ -79,14 +81,14 @@ class PickledArray:
             self._content = content
 
     def transpose(self, axes: tuple[int, ...]) -> None:
-        """Permute the axes of an array of numbers."""
+        """Permute the axes; the array must not hold objects."""
         if not isinstance(axes, tuple) or sorted(axes) != list(range(len(axes))):
             raise NotPlain("it has an array whose axes are no permutation")
         assert isinstance(self._content, np.ndarray)
         self._content = self._content.transpose(axes)
 
     def settled(self, settle_all: Callable[[Iterable[Any]], list[Any]]) -> Array:
-        """Return the array; ``settle_all`` settles the items of an array of objects."""
+        """Return the NumPy array; ``settle_all`` replaces the `PickledArray` items in an array of objects."""
         if self._content is None:
             raise NotPlain("it has an array without a state")
         if isinstance(self._content, np.ndarray):
@@ -98,7 +100,7 @@ class PickledArray:
 
 
 class StandIns:
-    """The admitted globals."""
+    """The replacements for all globals that a pickle may name."""
 
     def __init__(self, charge: Charge) -> None:
         self._charge = charge
@@ -116,7 +118,7 @@ class StandIns:
         self._globals = {name: Global(name, call) for name, call in calls.items()} | {self._array.name: self._array}
 
     def find(self, name: str) -> Global:
-        """Return the stand-in for a global; raises NotPlain with its name if it is not admitted."""
+        """Return the replacement for the global ``name``; raises NotPlain with this name if it is not allowed."""
         if name not in self._globals:
             raise NotPlain(f"it asks for {name[:200]!r}, which is refused; {ALLOWED}")
         return self._globals[name]
@@ -134,7 +136,7 @@ class StandIns:
         return _from_bytes(content, checked, (), "C", self._charge)[()]
 
     def _from_buffer(self, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> PickledArray:
-        """Restore a contiguous array of protocol 5."""
+        """Replace ``numpy.core.numeric._frombuffer``, which restores contiguous arrays in pickle protocol 5."""
         if order not in ("C", "F", "K"):
             raise NotPlain(f"it has an array of memory order {reprlib.repr(order)}")
         array = PickledArray(self._charge)
@@ -178,9 +180,10 @@ class StandIns:
 
 
 def cheap_keys(keys: list[Any]) -> list[Any]:
-    """Return keys if they are scalars or flat tuples of them: hashing nested tuples can exhaust stack or time.
+    """Return ``keys`` of a dict or set unchanged; raises NotPlain unless all are scalars or flat tuples of scalars.
 
-    Numbers whose hash can be chosen are refused, too: a dict would compare each of them with all others.
+    Hashing nested tuples can exhaust the stack or take very long. Complex and very large numbers are refused, too: an
+    attacker can choose many with the same hash, and a dict then compares each key with all others.
     """
     for key in keys:
         for each in key if type(key) is tuple else (key,):
@@ -210,7 +213,7 @@ def _num_items(shape: Any) -> int:
 
 
 def _from_bytes(content: object, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"], charge: Charge) -> Array:
-    """Build an array over bytes without a copy; impossible values are refused or corrected."""
+    """Return an array over ``content``, if possible without a copy; raises NotPlain for a wrong size or bad text."""
     if isinstance(content, str):  # bytes of a Python 2 pickle
         charge(len(content))
         content = content.encode("latin1")
@@ -218,10 +221,10 @@ def _from_bytes(content: object, dtype: np.dtype[Any], shape: Any, order: Litera
     found = len(content) if isinstance(content, bytes | bytearray) else type(content).__name__
     if not isinstance(content, bytes | bytearray) or found != expected:
         raise NotPlain(f"it has an array {dtype.name} of shape {shape}: expected {expected} bytes, found {found}")
-    if not dtype.itemsize:  # empty texts, whose number is not backed by bytes of the file
+    if not dtype.itemsize:  # items of zero bytes: their number is not limited by the size of the file
         charge(math.prod(shape))
     array: Array = np.ndarray(shape, dtype, buffer=content, order=order)
-    if dtype.kind == "b":  # a true that is not 1 would count as more than one in sums
+    if dtype.kind == "b":  # a byte other than 0 and 1 would count as more than one in sums
         charge(len(content))
         return np.asarray(array.view(np.uint8) != 0)
     if dtype.kind == "U" and content:

@@ -1,4 +1,4 @@
-"""Lock file of a raw directory: the hash that each file without a published one had when it was first read whole."""
+"""Lock file of a raw directory: for each file without a published hash, the hash at its first reading (its "pin")."""
 
 import json
 from collections.abc import Mapping
@@ -13,28 +13,28 @@ _VERSION = 1
 
 
 class Pin(NamedTuple):
-    """The content of one file, found or expected."""
+    """Hash and size of one file: as found on the disk, or as recorded in the lock file."""
 
     sha256: str
     num_bytes: int
     url: str = ""
-    """Where it was fetched from; "" for a file that the user supplied."""
+    """URL from which the file was downloaded; "" for a file that the user supplied."""
     md5: str = ""
-    """"": not computed. The lock file does not store it."""
+    """MD5 in hexadecimal, "" if not computed. The lock file does not store it."""
 
 
 class Pins:
-    """The pins of one raw directory, in ``orca-data.lock.json``, which may be shared and kept under version control.
+    """The recorded hashes ("pins") of one raw directory, in ``orca-data.lock.json``.
 
-    Several processes may add pins at once. An existing pin is never replaced: to accept a changed file, the user
-    removes its entry by hand.
+    Users may share this file and keep it under version control. Several processes may add pins at the same time. An
+    existing pin is never replaced: to accept a changed file, the user removes its entry by hand.
     """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
 
     def read(self) -> Mapping[str, Pin]:
-        """Return all pins by the file's path; raises :class:`UserError` for an invalid lock file."""
+        """Return all pins by path below the raw directory, none without a lock file; UserError if that is invalid."""
         try:
             if not self.path.exists():
                 return {}
@@ -49,7 +49,7 @@ class Pins:
             ) from error
 
     def add(self, path: str, pin: Pin) -> Pin:
-        """Pin a file unless it has a pin, and return the pin that is valid; raises `UserError` as `read` does."""
+        """Return the recorded pin of ``path``; if it has none, record ``pin``. Raises `UserError` as `read` does."""
         with cache.lock(self.path):
             pins = dict(self.read())
             if path not in pins:

@@ -1,8 +1,8 @@
-"""Prepared task data: plain ``.npy`` files, memory-mapped, shared by all processes of a node, with a fingerprint.
+"""Prepared task data: ``.npy`` files with a fingerprint, memory-mapped and so shared by all processes of a node.
 
-Layout: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. One process builds the data
-in ``.partial-<version>`` in the same parent, where an interrupted build is continued, while others wait. The finished
-directory appears at once.
+Files: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. One process builds the data in
+``prepared/<name>/.partial-<version>``, while other processes wait for it. An interrupted build continues there. The
+complete directory is renamed to ``<version>``.
 """
 
 import logging
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """One split: ``x`` [N, *input_shape] float32 and ``y`` [N, ...] as the task's target describes, read-only."""
+    """One split, read-only: inputs ``x`` [N, *input_shape] float32 and targets ``y`` [N, ...] (see `target.Target`)."""
 
     x: Rows
     y: Array
-    """Large targets that `under_protocol` joins are `JoinedRows`, which training reads as `Rows`."""
+    """An array, or `JoinedRows` after `protocol.under_protocol` joined large targets of two splits."""
     group: Array | None = None
-    """Ids [N] int64: rows of one id are parts of one sample, which is scored by the mean of their outputs."""
+    """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean of their outputs."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -44,9 +44,9 @@ class Split:
 class PreparedData:
     """The prepared data of one task.
 
-    ``y_mean`` and ``y_std`` (float32, broadcastable to one target) decode a dense or scalar prediction:
-    ``prediction * y_std + y_mean``; None where targets are not scaled. ``fingerprint`` (16 hex digits) is a function of
-    all array contents and equal on every machine.
+    ``y_mean`` and ``y_std`` (float32, broadcastable to one target) convert a dense or scalar model output to the units
+    of the data: ``output * y_std + y_mean``. They are None if targets are not scaled. ``fingerprint`` (16 hex digits)
+    is a hash of all arrays; it is the same on every machine.
     """
 
     name: str
@@ -63,26 +63,27 @@ class PreparedData:
 
     @property
     def validation(self) -> Split:
-        """The validation split, carved from training data."""
+        """The validation split."""
         return self.splits["validation"]
 
     @property
     def test(self) -> Split:
-        """The test split, which only confirm trials read."""
+        """The test split."""
         return self.splits["test"]
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return the directory of prepared data; ``protocol`` selects the splits where they differ."""
+    """Return the directory of a task's prepared data; ``protocol`` matters for tasks with other splits per protocol."""
     return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
 
 
 def opened(
     name: str, directory: Path, *, expected: str | None = None, identity: str | None = None, level: int = logging.DEBUG
 ) -> PreparedData | None:
-    """Return the prepared data in ``directory``; None if missing, damaged, or of another fingerprint or identity.
+    """Return the prepared data in ``directory``; None if they are missing, damaged, or not the required ones.
 
-    ``expected`` and ``identity`` None accept any. The reason for None is logged at ``level``.
+    ``expected`` is the required fingerprint and ``identity`` the required identity (see `prepare`); None accepts any.
+    Unless the directory is missing or empty, the reason why None is returned is logged at ``level``.
     """
     try:
         if not any(directory.iterdir()):
@@ -118,22 +119,23 @@ def prepare(
     held: bool = False,
     users: bool = False,
 ) -> PreparedData:
-    """Open the prepared data; build them on first use or when a file is missing or truncated.
+    """Open the prepared data in ``directory``; build them if they are missing, damaged or not the required ones.
 
     Args:
-        name: of the task.
-        directory: see `directory_of`.
-        build: returns the arrays (`Arrays`) from the raw files below ``raw`` under ``protocol``.
-        raw: directory of the raw files.
-        protocol: selects the splits.
-        expected: required fingerprint; data with another one are built again.
-        identity: everything the build depends on; an interrupted build of another identity is not continued.
-        held: whether data of another identity are built again.
-        users: whether the directory is the user's own: other data are refused there, not replaced.
+        name: name of the task.
+        directory: directory of the prepared data, usually `directory_of` the task.
+        build: function that makes the arrays from the raw files.
+        raw: directory of the raw files; None: ``raw`` in the cache directory.
+        protocol: protocol that selects the splits; passed to ``build``.
+        expected: required fingerprint; existing data with another one are built again. None: any.
+        identity: text that describes everything the build depends on: task, version, splits, and size and time of each
+            raw file. An interrupted build of another identity is not continued.
+        held: True: build again if the existing data have another identity; False: use them.
+        users: whether the user chose the directory: UserError is then raised if it holds anything else.
 
     Raises:
-        UserError: a split is missing, the raw data are wrong (with task and raw directory), the fingerprint differs,
-            the directory cannot be replaced, or the disk is full. Only an unfinished build remains.
+        UserError: a split is missing, the raw data are wrong, the new data have another fingerprint than expected, the
+            directory cannot be replaced, or the disk is full. At most an unfinished build is left behind.
     """
     wanted = identity if held else None
     raw = raw or cache.home() / "raw"
@@ -170,7 +172,7 @@ def prepare(
 
 
 def _built(build: Build, workspace: Workspace) -> Arrays:
-    """Return what a build makes; its user errors name the task and the raw directory."""
+    """Return the arrays of ``build(workspace)``; add task and raw directory to its UserErrors."""
     try:
         return build(workspace)
     except UserError as error:
@@ -181,7 +183,7 @@ def _built(build: Build, workspace: Workspace) -> Arrays:
 
 
 def verify(data: PreparedData) -> None:
-    """Hash every prepared file and raise :class:`UserError` with its name where the content changed."""
+    """Compare each prepared file with its SHA-256 in ``meta.json``; raises `UserError` for the first mismatch."""
     remedy = f"Remove {data.directory} and prepare it again."
     try:
         entries = layout.read_meta(data.directory)["arrays"]

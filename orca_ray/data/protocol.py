@@ -1,4 +1,4 @@
-"""The two protocols: the splits that a trial trains on, selects by, and is scored on."""
+"""The two protocols: which splits a trial uses for training, for selection (as validation), and for the score."""
 
 from dataclasses import replace
 from typing import cast
@@ -12,17 +12,17 @@ from orca_ray.protocol import Protocol
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
 
 JOINED_BYTES = 2**30
-"""Inputs or targets up to this size are copied when they are joined, larger ones are read from both arrays."""
+"""Inputs or targets up to this total size are joined by a copy in memory; larger ones become `JoinedRows`."""
 
 
 def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
-    """Return the splits of a trial under a protocol.
+    """Return the prepared data with the splits that a trial uses under ``protocol``.
 
-    ``held-out`` returns the prepared splits: validation is carved from train, and only confirm trials read test.
-    ``paper`` follows the reference implementation of ORCA (``valid_split: False``): it trains on train and validation
-    together, and selects epochs and hyper-parameters on test. Its scores are optimistic: they are comparable with
-    published ones, and never shown on one leaderboard with held-out ones. Its target statistics are those of the
-    prepared training split, except for tasks with splits of their own.
+    Under ``held-out``, these are the prepared splits: validation was split off the training data, and only confirm
+    trials read test. ``paper`` follows the reference implementation of ORCA (``valid_split: False``): it trains on
+    train and validation together, and selects epochs and hyper-parameters on test. Such scores are optimistic; they are
+    comparable with published ones, but never shown on the same leaderboard as held-out scores. ``y_mean`` and ``y_std``
+    are not recomputed for the joined training split.
     """
     if protocol != PAPER:
         return data
@@ -41,7 +41,7 @@ def _joined(first: Rows, second: Rows) -> Rows:
 
 
 def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
-    """Join sample ids [N] and [M]; those of the second set become distinct from those of the first."""
+    """Concatenate sample ids [N] and [M]; the second ids are shifted so that no id occurs in both."""
     if first is None or second is None:
         return None
     return np.concatenate([first, second - second.min() + first.max() + 1])

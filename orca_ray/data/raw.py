@@ -1,4 +1,4 @@
-"""Declaration of raw files: names, addresses, hashes, and what to do when they are missing."""
+"""Declaration of a task's raw files: paths, URLs, hashes, and the error message when they are missing."""
 
 import shlex
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 
 LOCKS = ".locks"
-"""Directory of locks and stamps in a raw directory."""
+"""Subdirectory of a raw directory that holds lock files and stamp files (see `RawFile.unpacking`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawFile:
-    """One file that a task reads, or an archive that is unpacked after it was fetched."""
+    """One raw file that a task reads, or an archive that is unpacked after it was downloaded."""
 
     path: str
-    """Below the raw directory, with forward slashes."""
+    """Path relative to the raw directory, with forward slashes."""
     urls: tuple[str, ...] = ()
-    """Mirrors, tried in order; empty where only the user can supply the file."""
+    """URLs of the same file, tried in order; empty if only the user can supply the file."""
     sha256: str = ""
-    """Published hash; "": the first download is pinned in the lock file."""
+    """Published SHA-256; "": there is none, so the hash of the first download is recorded in the lock file."""
     md5: str = ""
-    """Published MD5, where no SHA-256 is published."""
+    """Published MD5, for a file without a published SHA-256; "": none."""
     num_bytes: int = 0
-    """Approximate size, for plans and the check of free space; 0: unknown."""
+    """Approximate size, for cost estimates and the check of free disk space; 0: unknown."""
     unpacked: str = ""
-    """For an archive: a path below the raw directory that exists after it is unpacked; "": not an archive."""
+    """For an archive: a path relative to the raw directory that exists once it is unpacked; "": not an archive."""
     made_by: str = ""
-    """For a file without an address: the command that makes it."""
+    """For a file without a URL: the shell command that creates it; "": none."""
     optional: bool = False
     """Whether the task works without it."""
 
@@ -48,25 +48,25 @@ class RawFile:
         return 0 if not self.unpacked else 1 if self.path.endswith(".tar") else 2
 
     def present(self, directory: Path) -> bool:
-        """Return whether a build finds it in ``directory``; an archive must be unpacked completely."""
+        """Return whether the file (of an archive: all its content) is in the raw directory ``directory``."""
         return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
 
     def unpacking(self, directory: Path) -> Path:
-        """Return the stamp file that exists while unpacked members are moved, and after an interrupted move."""
+        """Return the path of the stamp file, which exists during, and after interrupted, moves of `archives.unpack`."""
         return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
     def lock(self, directory: Path) -> Path:
-        """Return the path that is locked during the download."""
+        """Return the path to lock (`cache.lock`) during the download."""
         return directory / LOCKS / self.path.replace("/", "+")
 
 
 def missing(files: tuple[RawFile, ...], directory: Path) -> list[RawFile]:
-    """Return the required files that are not in ``directory``."""
+    """Return the files that are not optional and not present in the raw directory ``directory``."""
     return [file for file in files if not file.optional and not file.present(directory)]
 
 
 def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> None:
-    """Raise UserError naming the raw files that are missing or not unpacked, and how to get them."""
+    """Raise UserError if required raw files are missing or not unpacked; the message says how to get them."""
     lacking = missing(files, directory)
     if not lacking:
         return
@@ -82,7 +82,7 @@ def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> No
 
 
 def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool = False) -> str:
-    """Return how to get a task's raw files: by the command ``made_by``, by fetching, or only by the user's hand."""
+    """Return what the user can do: run ``made_by`` ("": the fetch command) or, if ``by_hand``, download the files."""
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"

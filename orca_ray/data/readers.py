@@ -1,8 +1,8 @@
-"""Readers of raw files and checks of their content, which execute nothing and name file and field in their errors.
+"""Safe readers of raw files, and checks of their content; error messages name the file and the field.
 
-HDF5, MATLAB and NumPy files have modules of their own, as have pickles and archives. Two libraries do not pass the
-hostile-file tests: pandas silently fills short rows of a table, and ``scipy.io.wavfile`` silently accepts a recording
-that ends early and drops an incomplete sample.
+No reader executes code from a file. Other modules read HDF5, MATLAB, NumPy, pickle and archive files; this one exports
+the first three. Two libraries are not used, because they accept damaged files: pandas silently fills short rows of a
+table, and ``scipy.io.wavfile`` silently accepts a recording that ends early and drops an incomplete sample.
 """
 
 import csv
@@ -35,7 +35,7 @@ _SLICE_BYTES = 32 * 2**20
 
 
 def refuse_not_finite(path: Path, field: str, array: Array) -> None:
-    """Raise UserError with ``path``, ``field`` ("": none) and index of the first NaN or infinity.
+    """Raise UserError if an array holds a NaN or infinity; the message has ``path``, ``field`` ("": none) and index.
 
     A number above the largest of float32, as which all data are prepared, counts as infinite. Large arrays are read
     slice by slice; integers and booleans always pass.
@@ -56,7 +56,7 @@ def refuse_not_finite(path: Path, field: str, array: Array) -> None:
 
 
 def refuse_shape(path: Path, field: str, array: Any, expected: tuple[int | None, ...]) -> None:
-    """Raise UserError unless ``array`` (anything with a shape) has the expected one; None means any size."""
+    """Raise UserError unless ``array.shape`` is ``expected``; None in ``expected`` allows any size of that axis."""
     shape = tuple(array.shape)
     if len(shape) == len(expected) and all(want in (None, size) for size, want in zip(shape, expected, strict=True)):
         return
@@ -65,7 +65,7 @@ def refuse_shape(path: Path, field: str, array: Any, expected: tuple[int | None,
 
 
 def refuse_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
-    """Raise UserError unless all of ``y`` are whole numbers from ``low`` to ``high``, both included."""
+    """Raise UserError unless all values of ``y`` are whole numbers from ``low`` to ``high`` (inclusive)."""
     if y.dtype.kind not in "biuf":
         raise UserError(f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}")
     flat = y.reshape(-1)
@@ -85,7 +85,7 @@ def _place(path: Path, field: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the non-empty lines of a UTF-8 text file without surrounding white space; raises UserError for none."""
+    """Return the non-empty lines of a UTF-8 text file, stripped; raises UserError if there are none."""
     lines = [line.strip() for line in _text(path).split("\n")]
     if not any(lines):
         raise UserError(f"{path}: expected one entry a line, found an empty file")
@@ -93,9 +93,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Return the named columns of a comma-separated table with a header, with values as text.
+    """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError for a column that is missing or named twice, a row of another length than the header, and no row.
+    Raises UserError if a column is not exactly once in the header, a row has another length, or there are no rows.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -130,8 +130,8 @@ def _text(path: Path) -> str:
 def read_wav(path: Path, sample_rate: int) -> Waveform:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    PCM of 8 to 32 bits and floating point are read. Raises UserError for another rate than ``sample_rate`` (hertz),
-    several channels, another encoding, no samples, a NaN, or a file that ends early.
+    PCM of 8 to 32 bits and floating point are supported. Raises UserError for other encodings, a sample rate other than
+    ``sample_rate`` (hertz), several channels, no samples, NaN or infinity, and a file that ends early.
     """
     chunks = _chunks(path, cache.read_bytes(path))
     if missing := [name for name in (b"fmt ", b"data") if name not in chunks]:
@@ -159,7 +159,7 @@ def read_wav(path: Path, sample_rate: int) -> Waveform:
 
 
 def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
-    """Return the chunks of a RIFF file by name, up to the samples; of several with one name the first."""
+    """Return the chunks of a RIFF file by name, up to the chunk "data"; if a name occurs twice, the first one."""
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         raise UserError(f"{path}: expected a wav file ('RIFF', 'WAVE'), found {content[:12]!r}")
     chunks: dict[bytes, bytes] = {}

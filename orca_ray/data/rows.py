@@ -1,6 +1,6 @@
-"""Rows of a split: an array in memory or memory-mapped, or rows that are assembled when they are read.
+"""Rows of a split: an array in memory, a memory-mapped array, or composite rows, which are computed when read.
 
-Composite rows store their parts as arrays in ``<name>.<part>.npy`` files; ``meta.json`` names their ``kind``.
+Composite rows are computed from arrays in ``<name>.<part>.npy`` files (their parts); ``meta.json`` has their ``kind``.
 """
 
 from collections.abc import Mapping
@@ -11,46 +11,45 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 RowIndex = slice | npt.NDArray[np.int64]
-"""Index of rows: a slice, or indices [b]."""
+"""Selection of rows: a slice, or an array of indices [b]."""
 
 
 class Rows(Protocol):
-    """N rows of one shape and type, which are read whole, by slice or by indices."""
+    """N rows of equal shape and type, which are read by a slice or by an array of indices."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, *shape of a row)."""
+        """Shape of all rows: (N, *shape of one row)."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
+        """Type of the values."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: RowIndex, /) -> Array:
-        """Return the rows [b, ...] of a slice or of indices [b]."""
+        """Return the selected rows as an array [b, ...]."""
         ...
 
 
 class PairwiseRows:
-    """Features of position pairs, such as contact maps: x [N, 2 F + P, S, S].
+    """Feature maps [N, 2 F + P, S, S] of pairs of positions in a sequence, e.g. for predicting contact maps.
 
-    Built from positions [N, F, S] and pairs [N, P, S, S], a nineteenth of the space for 57 channels of 512 × 512.
-    Channel f of the first F is position feature f of the row index, channel F + f that of the column index; the P pair
-    maps follow.
+    They are computed from the parts ``positions`` [N, F, S] (features of single positions) and ``pairs`` [N, P, S, S].
+    At map element (i, j), channels 0 to F − 1 are the features of position i, channels F to 2 F − 1 those of position
+    j, and the last P are ``pairs``. For 57 channels of 512 × 512, the parts take a nineteenth of the maps' space.
 
-    Optional parts: ``columns`` [N, F, S], for columns of other positions than the rows (a window off the diagonal), and
-    ``extents`` [N, 2, 2], the first and the end of the rows, then of the columns; outside of them (padding) tiled
-    features are 0.
+    Two parts are optional. ``columns`` [N, F, S] are the features of position j, if rows and columns of a map are
+    different positions. ``extents`` [N, 2, 2] are (start, end) of the valid rows and of the valid columns; outside
+    (padding), the first 2 F channels are 0.
     """
 
     kind = "pairwise"
-    """Name in `KINDS`."""
 
     def __init__(self, parts: Mapping[str, Array]) -> None:
-        """Store ``positions``, ``pairs`` and the optional parts; raises ValueError for shapes that do not fit."""
+        """Store the parts, arrays by name; raises ValueError if their shapes do not fit together."""
         self.parts = {name: parts[name] for name in ("positions", "pairs", "columns", "extents") if name in parts}
         num, features, side = parts["positions"].shape
         num_pairs = parts["pairs"].shape[1]
@@ -80,7 +79,7 @@ class PairwiseRows:
 
 
 class JoinedRows:
-    """The rows of two sets, one after the other, without a copy."""
+    """The concatenation of two sets of rows; values are copied only when rows are read."""
 
     def __init__(self, first: Rows, second: Rows) -> None:
         if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
@@ -102,22 +101,22 @@ class JoinedRows:
         return rows
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return all rows in memory, for ``np.asarray``; raises ValueError if a copy is forbidden."""
+        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
         if copy is False:
             raise ValueError("rows that are joined when they are read cannot be one array without a copy")
         return np.concatenate([self._first[:], self._second[:]]).astype(dtype or self.dtype, copy=False)
 
 
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}
-"""Classes of composite rows by kind; each is built from its parts."""
+"""Classes of composite rows by the ``kind`` in ``meta.json``; each is constructed from its parts by name."""
 
 
 def num_bytes(rows: Rows) -> int:
-    """Return the size of all rows in memory."""
+    """Return how many bytes of memory all rows take."""
     return int(np.prod(rows.shape, dtype=np.int64)) * rows.dtype.itemsize
 
 
 def row_slices(rows: Rows, most_bytes: int = 64 * 2**20) -> list[slice]:
-    """Return slices that cover all rows, each of at most ``most_bytes`` or of a single row."""
+    """Return consecutive slices that cover all rows. A slice has at most ``most_bytes``, or is a single row."""
     size = max(1, most_bytes // max(1, num_bytes(rows) // max(1, len(rows))))
     return [slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]

@@ -1,9 +1,9 @@
-"""Reader of pickles from untrusted sources: NumPy arrays and plain containers are built, nothing is imported or called.
+"""Reader of pickles from untrusted sources. It builds NumPy arrays and plain containers, and imports or calls nothing.
 
-``pickletools.genops`` parses the opcodes, and a small stack machine executes those that build data. The dozen admitted
-globals are stand-ins (`orca_ray.data.pickled_arrays`). ``pickle.Unpickler`` is not used, because ``find_class`` cannot
-stop what its C code does without a global: it allocates as much memory as a memo index asks for, and exhausts the stack
-when it hashes nested tuples.
+``pickletools.genops`` parses the opcodes, and a small stack machine executes those that build data. The dozen classes
+and functions that a pickle may name ("globals") are replaced by safe ones (`orca_ray.data.pickled_arrays`).
+``pickle.Unpickler`` is not used, because overriding ``find_class`` does not make it safe: its C code allocates as much
+memory as a memo index asks for, and overflows the stack when it hashes nested tuples.
 """
 
 import codecs
@@ -30,9 +30,9 @@ from orca_ray.data.pickled_arrays import (
 from orca_ray.errors import UserError
 
 _MAX_DEPTH = 64
-"""Limit of nested containers; our benchmarks nest four."""
+"""Maximum nesting depth of containers; the files of our benchmarks need four."""
 _MAX_GROWTH = 4
-"""Limit of bytes that conversions and copies create, per byte of the file."""
+"""Maximum number of bytes that conversions and copies create per byte of the pickle."""
 _REFUSED = {
     **dict.fromkeys(("PERSID", "BINPERSID"), "a persistent id"),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "a registered extension"),
@@ -44,15 +44,15 @@ _REFUSED = {
 def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any:
     """Return the content of a pickle: plain containers, text, numbers and NumPy arrays (read-only unless of objects).
 
-    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles of NumPy 1 and 2, of any protocol
-    and of Python 2 are read; a stream must end with the pickle.
+    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles of Python 2 and 3, NumPy 1 and 2,
+    and all protocols are supported.
 
     Args:
-        source: a file or a stream.
-        what: name for error messages: "ECG records", or the path in a stream's archive.
-        encoding: of the text in a Python 2 pickle: "latin1", or "bytes" to return bytes.
+        source: a file or a stream, which must end where the pickle ends.
+        what: name for error messages: "ECG records", or for a stream the path that it was opened from.
+        encoding: how to decode Python 2 strings: "latin1", or "bytes" to return them as bytes.
 
-    Raises UserError with the file and the first global that is not admitted, or the damage.
+    Raises UserError if the pickle is damaged, or names a class or function that is not allowed.
     """
     if isinstance(source, Path):
         with cache.open_file(source) as stream:
@@ -72,7 +72,7 @@ def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any
 
 
 class _Source:
-    """A stream that returns all bytes that are asked for, or raises EOFError, and counts them."""
+    """Wraps a stream for genops: `read` returns exactly ``size`` bytes or raises EOFError, and bytes are counted."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ class _Source:
         self.text = self._opcode = b""
 
     def read(self, size: int) -> bytes:
-        fits = 0 <= size <= self._size - self.num_bytes  # checked before memory is allocated
+        fits = 0 <= size <= self._size - self.num_bytes  # checked before the read allocates memory
         found = self._stream.read(size) if fits else b""
         self.num_bytes += len(found)
         if len(found) != size:
@@ -100,12 +100,12 @@ class _Source:
             raise EOFError(f"a line that ends was expected before byte {self.num_bytes}")
         if self._opcode != pickle.STRING:
             return line
-        self.text = line  # genops only decodes ASCII
+        self.text = line  # genops would decode it as ASCII: `parse_text` does it instead
         return b"''\n"
 
 
 class _Machine:
-    """Executes the opcodes of one pickle on its own stack."""
+    """Stack machine that executes the opcodes of one pickle."""
 
     def __init__(self, source: _Source, encoding: str) -> None:
         self.source, self._bytes = source, encoding == "bytes"
@@ -116,7 +116,6 @@ class _Machine:
         self._globals = StandIns(self._charge)
 
     def run(self) -> Any:
-        """Return the value of the pickle."""
         for opcode, argument, _ in pickletools.genops(self.source):  # type: ignore[arg-type]
             if opcode.name in _REFUSED:
                 raise NotPlain(f"it holds {_REFUSED[opcode.name]}; {ALLOWED}")
@@ -126,7 +125,7 @@ class _Machine:
         return self.stack.pop()
 
     def _charge(self, size: int) -> None:
-        """Count created bytes; a few bytes of pickle can ask for the same copy a million times."""
+        """Add up the bytes that copies create: a few bytes of a pickle can request the same copy a million times."""
         self._created += size
         if self._created > _MAX_GROWTH * self.source.num_bytes + 4096:
             raise NotPlain(f"it unfolds into more than {_MAX_GROWTH} times its size; the file is damaged or hostile")
@@ -144,7 +143,7 @@ class _Machine:
         return items
 
     def add(self, kind: Callable[..., Any], items: list[Any]) -> None:
-        """Add items to the container at the top of the stack; keys and values of a dict alternate."""
+        """Add items to the container on top of the stack, of type ``kind``; for a dict, keys and values alternate."""
         if type(self.stack[-1]) is not kind:
             raise NotPlain(f"it adds items to a {type(self.stack[-1]).__name__}; {ALLOWED}")
         if kind is list:
@@ -159,7 +158,7 @@ class _Machine:
         self.add(dict, items)
 
     def push_text(self, text: str) -> None:
-        """Push text of Python 2."""
+        """Push a Python 2 string, as bytes if the caller of `load` asked for them."""
         self.push(text.encode("latin1") if self._bytes else text)
 
     def parse_text(self, _: object) -> None:
@@ -229,18 +228,18 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
     "OBJ": lambda m, _: (lambda function, *arguments: m.call(arguments, function))(*m.pop_items()),
     "BUILD": lambda m, _: m.build(m.pop()),
 }
-"""Opcodes with an effect of their own; all others push their argument."""
+"""What each opcode does; an opcode that is not listed pushes its argument."""
 
 
 class _Settling:
-    """Last pass: replaces recorded arrays in place, so that shared objects stay shared; refuses what is not plain."""
+    """Last pass over the result: replaces each `PickledArray` by its NumPy array; shared objects stay shared."""
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[Any, Any]] = {}
         self._open: set[int] = set()
 
     def settle(self, value: Any) -> Any:
-        """Return ``value`` with all arrays built; raises NotPlain for anything that is not plain."""
+        """Return ``value`` with all arrays replaced, lists and dicts in place; raises NotPlain for other objects."""
         if type(value) in LEAVES or isinstance(value, np.generic):
             return value
         if id(value) in self._done:

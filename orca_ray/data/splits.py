@@ -1,7 +1,7 @@
-"""Seeded splits and normalisation that are equal on every machine and with every library version.
+"""Random splits and normalisation with the same results on every machine and with every library version.
 
-Splits use ``numpy.random.RandomState``, whose streams are frozen (NEP 19). Statistics are computed in float64 and
-rounded to six digits, because the order of a sum depends on the processor.
+Splits use ``numpy.random.RandomState``, whose random numbers never change between NumPy versions (NEP 19). Statistics
+are computed in float64 and rounded to six digits, because the order of a summation depends on the processor.
 """
 
 import math
@@ -17,16 +17,16 @@ Indices = npt.NDArray[np.int64]
 
 
 def split(num_samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Sample disjoint index sets of the given sizes, each in random order, from ``range(num_samples)``."""
+    """Randomly draw disjoint index arrays of the given ``sizes`` from ``range(num_samples)``, in random order."""
     bounds = _bounds(num_samples, sizes)
     order = np.random.RandomState(seed).permutation(num_samples).astype(np.int64)
     return [order[start:end] for start, end in bounds]
 
 
 def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Sample disjoint index sets in which every class of ``labels`` [N] has its share, rounded up or down.
+    """Randomly draw disjoint index arrays of the given ``sizes``, each with the class proportions of ``labels`` [N].
 
-    Raises :class:`UserError` for a set smaller than the number of classes, and for too few samples.
+    Raises :class:`UserError` if a size is smaller than the number of classes, or if ``sizes`` sum to more than N.
     """
     labels = np.asarray(labels)
     classes = np.unique(labels)
@@ -35,12 +35,12 @@ def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Ind
         if size < len(classes):
             raise UserError(f"a split of {size} samples cannot hold {len(classes)} classes; take at least as many")
     (order,) = split(len(labels), [len(labels)], seed)
-    # Each class is spread evenly along [0, 1), so that every contiguous run contains its share.
+    # Each class is spread evenly over [0, 1): any contiguous part then has the proportions of the whole.
     position = np.empty(len(labels))
     for label in classes:
         members = np.flatnonzero(labels[order] == label)
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    # Ties are ordered by class, so that classes of one size alternate strictly.
+    # Equal positions are ordered by class, so that classes of equal size alternate strictly.
     dealt = order[np.lexsort((labels[order], position))]
     shuffler = np.random.RandomState(seed + 1)
     return [shuffler.permutation(dealt[start:end]) for start, end in bounds]
@@ -55,26 +55,27 @@ def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Array]:
-    """Return mean and standard deviation over ``axes`` (default: all), which remain with length 1, as float32.
+    """Return mean and standard deviation over ``axes`` (None: all), float32; these axes are kept with length 1.
 
-    Both are rounded to six digits of the standard deviation. A deviation of zero becomes one. NaN (padding) is ignored.
+    Both are rounded to the sixth significant digit of the standard deviation. NaN (padding) is ignored. A zero standard
+    deviation is replaced by one.
     """
     wide = x.astype(np.float64)
     mean = np.nanmean(wide, axis=axes, keepdims=True)
     std = np.nanstd(wide, axis=axes, keepdims=True)
-    # Rounding leaves a deviation of about 1e-17 in a constant column.
+    # Rounding errors leave a standard deviation of about 1e-17 in a constant column.
     std = np.where(std > 1e-9 * np.abs(mean), std, 0.0)
     std = np.where(std > 0, std, 1.0)
     return _rounded(mean, std), _rounded(std, std)
 
 
 def standardise(x: Array, mean: Array, std: Array) -> Array:
-    """Return ``(x - mean) / std`` elementwise in float32."""
+    """Return ``(x - mean) / std`` as float32."""
     return ((x.astype(np.float32) - mean) / std).astype(np.float32)
 
 
 def _rounded(values: Array, scale: Array) -> Array:
-    """Round to six digits below the leading digit of ``scale``: a mean of rounding noise becomes zero."""
+    """Round each value at the sixth significant digit of its ``scale``, so that a mean of rounding errors becomes 0."""
     decimals = [5 - math.floor(math.log10(each)) for each in np.ravel(scale)]
     flat = [round(float(value), places) for value, places in zip(np.ravel(values), decimals, strict=True)]
     return np.array(flat, dtype=np.float64).astype(np.float32).reshape(values.shape)

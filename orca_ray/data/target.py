@@ -9,7 +9,7 @@ TargetKind = Literal["classes", "labels", "scalar", "dense"]
 
 @dataclass(frozen=True)
 class Target:
-    """The target of a task: its kind, and the shape of one prediction without the batch axis.
+    """The prediction target of a task. ``kind`` determines model output and target array, with B samples:
 
     ========= ==================== =================== =========================
     kind      model output         target array        meaning
@@ -20,7 +20,7 @@ class Target:
     dense     [B, *shape]          [B, *shape] float32 a field, e.g. (16, 16)
     ========= ==================== =================== =========================
 
-    ``size`` 0 takes the number of classes from the data.
+    ``size`` 0 of ``classes`` means that the number of classes is read from the data.
     """
 
     kind: TargetKind
@@ -40,5 +40,5 @@ class Target:
 
     @property
     def num_outputs(self) -> int:
-        """Number of values that the head predicts for one sample."""
+        """Number of values that the model predicts for one sample."""
         return math.prod(self.output_shape)

@@ -1,7 +1,7 @@
-"""Thread pool that reports progress from the calling thread and can be abandoned.
+"""Thread pool that reports progress in the calling thread, and does not delay the end of the process.
 
-``concurrent.futures`` joins its threads when the interpreter exits, so Ctrl-C would wait for a silent server's
-time-out (a minute). These threads are daemons.
+``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
+connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.
 """
 
 import logging
@@ -18,33 +18,34 @@ Progress = Callable[[str], None]
 Item = TypeVar("Item")
 
 GRACE_SECONDS = 2.0
-"""Time that workers get to clean up after an interruption."""
+"""Seconds that worker threads get to clean up after an interruption."""
 
 
 class Stopped(Exception):
-    """The work was cancelled."""
+    """Raised in a worker thread that ends early because `ThreadPool.stop` is set."""
 
 
 class ThreadPool:
-    """Runs a function on every item of a list; workers call `report` and obey the event `stop`."""
+    """Runs a function on each item of a list in threads; it may call `report`, and must end soon if `stop` is set."""
 
     def __init__(self, progress: Progress | None) -> None:
-        """Store the receiver of progress lines; it is only called in the thread that calls `map`."""
+        """Store ``progress``, which receives the progress lines; it is only called in the thread that calls `map`."""
         self.stop = threading.Event()
         self._progress = progress
         self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
 
     def report(self, line: str) -> None:
-        """Report a line of progress from any thread."""
+        """Pass a line of progress from any thread to the thread that calls `map`."""
         logger.debug("%s", line)
         self._messages.put(line)
 
     def map(
         self, items: Sequence[Item], work: Callable[[Item], None], workers: int
     ) -> list[tuple[Item, BaseException]]:
-        """Call ``work`` on every item and return the items that failed, in their order, with their exceptions.
+        """Call ``work`` on every item in ``workers`` threads; return the failed items, in order, with their exceptions.
 
-        An exception in the calling thread (Ctrl-C) sets `stop` and waits at most `GRACE_SECONDS` for the workers.
+        After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is raised once all
+        threads have ended or `GRACE_SECONDS` have passed.
         """
         waiting = deque(enumerate(items))
 

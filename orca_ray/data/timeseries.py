@@ -1,4 +1,4 @@
-"""Reader of the ``.ts`` text format of the UCR and UEA time series archives (labelled, without time stamps)."""
+"""Reader of ``.ts`` text files of the UCR and UEA time series archives (with class labels, without time stamps)."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from orca_ray.errors import UserError
 
 
 def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
-    """Return the series, each float64 [channels, length] with its own length, and their class labels.
+    """Return the series, float64 [channels, length], and their class labels; lengths may differ between series.
 
-    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, the last field is the
-    label. Raises :class:`UserError` with ``name`` and the line for a missing header, a value that is not a finite
-    number, and channels of different lengths or number.
+    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the last field is the
+    label. Raises :class:`UserError`, naming the file ``name`` and the line, if there is no ``@data`` line or no series,
+    a value is not a finite number, channels of a series differ in length, or series differ in number of channels.
     """
     lines = text.splitlines()
     starts = [index for index, line in enumerate(lines) if line.strip().lower() == "@data"]
@@ -33,7 +33,7 @@ def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
 
 
 def pad(series: list[Array], length: int) -> Array:
-    """Stack series [channels, length_i] into [N, channels, length], with NaN after the end of each."""
+    """Stack N series [channels, length_i] into [N, channels, length], padded with NaN; UserError if one is longer."""
     longest = max(each.shape[1] for each in series)
     if longest > length:
         raise UserError(f"a series of length {longest} does not fit into {length}")

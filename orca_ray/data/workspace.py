@@ -1,4 +1,4 @@
-"""Workspace of a task's ``build``: raw files, and arrays on the disk that an interrupted build continues."""
+"""Access to raw files, and arrays on disk to fill, for a task's ``build``; an interrupted build can be continued."""
 
 import contextlib
 import json
@@ -19,22 +19,25 @@ from orca_ray.errors import UserError
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
-"""File that lists the finished batches of a build."""
+"""JSON file that records how many items of each stage of a build are done."""
 
 
 @dataclass
 class Workspace:
-    """One build of one task's arrays; large ones are made by `array` and filled in `batches`, which continue."""
+    """One build of one task's arrays, which creates large arrays with `array` and fills them in a loop over `batches`.
+
+    After an interruption, the next build gets the same arrays again, and `batches` skips the finished items.
+    """
 
     task: str
     raw: Path
     """Directory of the raw files."""
     directory: Path
-    """Directory of the arrays; becomes the prepared directory when the build is complete."""
+    """Directory of the arrays; it is renamed to the prepared-data directory when the build is complete."""
     protocol: str = "held-out"
-    """Protocol of the splits; see `orca_ray.data.protocol`."""
+    """Protocol that selects the splits; see `orca_ray.data.protocol`."""
     identity: str = ""
-    """Everything the build depends on; a build of another identity is not continued."""
+    """Text that describes what the build depends on (see `prepared.prepare`); if it changed, a build starts anew."""
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -44,14 +47,14 @@ class Workspace:
                 self._done = dict(content["done"])
 
     def file(self, path: str) -> Path:
-        """Return a raw file or directory; raises UserError if it is missing or special (FIFO, device, ``/proc``)."""
+        """Return the path of a raw file or directory; UserError if it is missing or special (pipe, device, /proc)."""
         found = self.optional(path)
         if found is None:
             raise UserError(f"{self.task}: raw file {path} is not in {self.raw}; {how_to_get(self.task, self.raw)}")
         return found
 
     def optional(self, path: str) -> Path | None:
-        """Return a raw file or directory, or None if it is missing."""
+        """Return the path of a raw file or directory as `file` does, but None if it is missing."""
         found = self.raw / path
         if found.exists():
             cache.refuse_special(found, directories=True)
@@ -59,16 +62,16 @@ class Workspace:
         return None
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return the writable array ``name`` (as ``train_x``, ``train_x.pairs``) on the disk; new ones hold zeros."""
+        """Return the array ``name`` (e.g. ``train_x``, ``train_x.pairs``), a writable memory map; a new one is zero."""
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
             if os.path.lexists(path):
                 found: Array | None = None
-                with contextlib.suppress(ValueError):  # its process was killed before the header was complete
+                with contextlib.suppress(ValueError):  # a process was killed before it wrote the header
                     found = None if path.is_symlink() else np.lib.format.open_memmap(path, mode="r+")
                 if found is not None and found.shape == shape and found.dtype == wanted:
-                    _reserve(path)  # the interruption may have come before
+                    _reserve(path)  # in case the interrupted process had not done so
                     return found
                 self._done = {}
                 self._write_progress()
@@ -83,9 +86,10 @@ class Workspace:
             return made
 
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
-        """Yield slices of ``size`` items that are not done yet; ``arrays`` are flushed to the disk after each.
+        """Yield slices of ``size`` of the ``num_items`` items, except those that an interrupted build has done.
 
-        ``stage`` names this pass over the items uniquely; ``size`` is the work that an interruption may cost.
+        After each slice, ``arrays`` are synced to disk and the progress is recorded under ``stage``, a unique name of
+        this loop. An interruption loses the work of at most one slice.
         """
         if first := self._done.get(stage, 0):
             logger.info("%s: %s goes on after %d of %d", self.task, stage, first, num_items)
@@ -101,7 +105,7 @@ class Workspace:
 
     @property
     def started(self) -> bool:
-        """Whether any batch is done, so that the build is worth continuing."""
+        """Whether any batch is done; only then is an interrupted build continued."""
         return bool(self._done)
 
     def _write_progress(self) -> None:
@@ -109,7 +113,7 @@ class Workspace:
 
 
 def _reserve(path: Path) -> None:
-    """Reserve the disk space of a sparse file; filling a mapped page without space would kill the process."""
+    """Reserve disk space for a whole sparse file: writing to a memory map on a full disk would kill the process."""
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("rb+") as stream:
@@ -118,4 +122,4 @@ def _reserve(path: Path) -> None:
         except OSError as error:
             if error.errno in cache.DISK_FULL:
                 raise
-            logger.debug("space for %s is not reserved: %s", path, error)  # the file system cannot
+            logger.debug("space for %s is not reserved: %s", path, error)  # the file system does not support it
