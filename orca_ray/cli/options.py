@@ -102,7 +102,7 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
 
 
 def existing_store(uri: str) -> "ResultsStore | None":
-    """Open the store at ``uri``; return None if nothing or an empty directory is there. Raises UserError otherwise."""
+    """Open the store at ``uri``; return None for nothing or an empty directory. Anything else there is a UserError."""
     from orca_ray.results.folder import open_folder
     from orca_ray.results.store import ResultsStore
 

@@ -98,7 +98,7 @@ def _cell(value: object) -> str:
 def show(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
 ) -> None:
-    """Print a `table`. Cells are never shortened; if the terminal is too narrow, lines continue on the next line."""
+    """Print a `table`. Cells are never shortened; a narrow terminal wraps the lines."""
     from rich.cells import cell_len
 
     cells = [[_cell(cell) for cell in row] for row in rows]

@@ -98,7 +98,7 @@ def _gigabytes(num_bytes: int | None) -> str:
 
 
 def _rounded(value: float | None, least: float) -> str:
-    """Format with two digits, or as a whole number from 10 on; "<least" below ``least``, and "?" for None."""
+    """Format with two digits, as a whole number from 10 on, as "<0.01" below ``least`` = 0.01, and None as "?"."""
     if value is None:
         return "?"
     return f"<{least:g}" if value < least else f"{value:.0f}" if value >= 10 else f"{value:.2g}"

@@ -55,7 +55,7 @@ class RowState:
 
 
 class SweepState:
-    """Progress of the whole sweep, updated by its events. Another thread may draw it while it holds ``lock``."""
+    """Progress of the whole sweep. One thread updates it by events, another one draws it, both under ``lock``."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()

@@ -43,7 +43,7 @@ class Leaderboard:
     sweep: str
     protocol: str
     scores: dict[tuple[str, str], Score]
-    """Scores by (task, method), if a confirm trial has completed; the std divides by n - 1, and is NaN for n = 1."""
+    """Score by (task, method), where a confirm trial has completed. The std divides by n - 1; it is NaN for n = 1."""
     metrics: dict[str, str]
     """Name of the metric of each task; tasks are sorted."""
     summary: pd.DataFrame
@@ -74,7 +74,7 @@ class Leaderboard:
         return self.scores.get((task, method), Score(math.nan, math.nan, 0))
 
     def best(self, task: str) -> list[str]:
-        """Return the method with the lowest mean score on a task; several if they tie, none if none has a score."""
+        """Return the methods with the lowest mean score on a task: one, several on a tie, or none without scores."""
         means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]

@@ -40,7 +40,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(verb: str, where: str) -> Iterator[None]:
-    """Turn errors of the file system, except FileNotFoundError, into a `UserError` "cannot ``verb`` ``where``: ..."."""
+    """Context manager: turn file system errors, except FileNotFoundError, into a UserError "cannot VERB WHERE: ..."."""
     try:
         yield
     except FileNotFoundError:

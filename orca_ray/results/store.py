@@ -1,4 +1,4 @@
-"""The results store: records and learning curves in Parquet files, to which trials only add."""
+"""The results store: records and learning curves in Parquet files, which are never changed after they are written."""
 
 import contextlib
 import json

@@ -175,7 +175,7 @@ def distinct(table: Any) -> Any:
 
 
 def current_records(table: Any) -> Any:
-    """Return one row per (sweep, trial key), by the rules of `ResultsStore.records`; on a tie, the last of them."""
+    """Return one row per (sweep, trial key), by the rules of `ResultsStore.records`; of equal rows, the last one."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
     frame["succeeded"] = frame["status"].isin(_SUCCESSES)
     frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")

@@ -225,6 +225,6 @@ class Conductor:
 
 
 def count_notes(records: Iterable[Record]) -> dict[str, int]:
-    """Return each distinct sentence in the records' ``notes`` with the number of records that have it, sorted by it."""
+    """Return each distinct sentence in the records' ``notes`` with its number of records, most frequent first."""
     sentences = Counter(sentence for record in records for sentence in dict.fromkeys((record.notes or "").split("; ")))
     return {sentence: count for sentence, count in sentences.most_common() if sentence}

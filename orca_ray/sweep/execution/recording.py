@@ -20,7 +20,7 @@ def make_record(
 ) -> Record:
     """Build the record of a trial that has ended, from its last report and its learning curve.
 
-    ``run`` holds the record's fields ``executor`` and ``attempts``. Results that no report contains become None.
+    The keyword arguments ``run`` are the fields ``executor`` and ``attempts``. Unreported results become None.
     """
     from orca_ray.tasks.registry import get_task
 

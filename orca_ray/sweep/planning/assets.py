@@ -61,7 +61,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 
 
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
-    """Return the bodies and alignment sources that are not on this machine, without a request to a model hub."""
+    """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
     bodies = sorted({parse_body_name(search.body)[0] for search in searches})
     sources = sorted(
         {

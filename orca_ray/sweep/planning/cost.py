@@ -51,7 +51,7 @@ class TaskCost:
     epochs: int
     """Total refine epochs of all trials, if none is stopped early."""
     gpu_hours: float | None
-    """None if the size of a body or the number of samples is unknown."""
+    """Hours on one GPU; None if the size of a body or the number of samples is unknown."""
     cpu_hours: float | None
     """Hours on this machine's CPU cores; None if a node has a GPU, or for the reasons of ``gpu_hours``."""
     raw_bytes: int
@@ -230,7 +230,7 @@ def forward_flops(body: str, num_tokens: float) -> float | None:
     """Return the operations of a forward pass on one sample of ``num_tokens`` tokens; None for a body of unknown size.
 
     A transformer layer of width W takes 24 T W² + 4 T² W operations for T tokens, two per multiply-add (Kaplan et al.,
-    2020, arXiv:2001.08361, including attention). Swin takes the published operations, scaled by the number of pixels.
+    2020, arXiv:2001.08361, including attention). Swin takes `_SWIN_FORWARD`, scaled by the number of pixels.
     """
     if swin := _swin_forward(body):
         return swin * num_tokens / (224 / 16) ** 2

@@ -151,9 +151,9 @@ def _base_path(base: object, directory: Path) -> Path:
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str, Any]:
-    """Return the mapping ``base`` of an extended file, overridden by ``own`` of the extending one, below ``parents``.
+    """Return ``base``, a mapping in an extended file, overridden by ``own``, the same mapping in the extending file.
 
-    Nested mappings are merged recursively, but a range in a search ``space`` is replaced as a whole.
+    Nested mappings are merged, but a range in a search ``space`` is replaced. The keys ``parents`` lead to the mapping.
     """
     merged = dict(base)
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)

@@ -43,7 +43,7 @@ class Plan:
     gpu: str
     """Device for which ``costs`` estimates GPU hours."""
     cpu: str
-    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU, because then it does not."""
+    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU (no CPU hours then)."""
     costs: tuple[TaskCost, ...]
     """Estimated cost of each task; trials that have already finished are included."""
     absent: tuple[Absent, ...]

@@ -23,7 +23,7 @@ class _Model(BaseModel):
 
 
 def _known(kind: str, registry: str) -> BeforeValidator:
-    """Return a validator that accepts the keys of ``registry()``, which is imported when the first value is checked."""
+    """Return a validator that accepts the keys of the mapping that the function ``registry`` (module:name) returns."""
 
     def check(value: object) -> object:
         allowed: Mapping[str, object] = resolve_name(registry)()

@@ -44,7 +44,7 @@ class Answer:
 
 
 class CandidateSampler:
-    """Suggests candidates in generations; each is suggested when all results (answers) of the one before are known."""
+    """Suggests candidates in generations; the next one follows when all results (answers) of the last are known."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class CandidateSampler:
         """Suggest the first generation.
 
         Args:
-            first: hyper-parameters; candidate 0 has the values that they give to the searched ones.
+            first: hyper-parameters of candidate 0; those that are not in ``space`` are ignored.
             space: the searched hyper-parameters and their ranges.
             num_trials: number of candidates in total.
             parallel: candidates per generation. They can run at once, but none can use the results of the others.

@@ -78,7 +78,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.report(trial_id, result)
 
     def _lose(self, trial_id: str) -> None:
-        """Run a trial whose worker disappeared again, after a pause; after `MAX_ATTEMPTS` end it as ``lost``."""
+        """Pause, then let the conductor restart a trial whose worker disappeared; the last attempt ends as ``lost``."""
         key = self.keys.pop(trial_id)
         attempt = self.conductor.attempt(key)
         reason = self.reasons.pop(trial_id, "") or "out of memory?"
@@ -92,7 +92,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
-        """Store an exception of the driver in `error`; if Tune saw it, it would blame the trial."""
+        """Context manager: store an exception of the driver, which Tune would blame on the trial, in ``error``."""
         try:
             yield
         except Exception as error:
@@ -113,7 +113,7 @@ class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
         self._bridge = bridge
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store the last line of the error, which `ConductorSearcher` adds to the record."""
+        """Store the last line of Tune's error, for the log, and for the record if the trial ends as ``lost``."""
         self._bridge.reasons[trial.trial_id] = _last_line(trial.error_file)
         super().on_trial_error(tune_controller, trial)
 

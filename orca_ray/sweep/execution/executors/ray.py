@@ -135,7 +135,7 @@ def _resources(node: Mapping[str, Any]) -> NodeResources:
 
 @contextlib.contextmanager
 def working_in(directory: str) -> Iterator[None]:
-    """Change the working directory in a block: Tune reads it, and Ray may delete the one of a submitted job."""
+    """Context manager that changes the working directory: Tune reads it, and Ray may delete that of a submitted job."""
     before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     os.chdir(directory)
     try:
