@@ -53,12 +53,10 @@ def source_features(
 
 
 @lru_cache(8)
-def _cached(
-    home: Path, source: Source, body: str, size: int, num_samples: int, pretrained: bool, seed: int
-) -> SourceFeatures:
+def _cached(home: Path, source: Source, body: str, size: int, num: int, pretrained: bool, seed: int) -> SourceFeatures:
     """Read the features from the cache directory ``home``, or compute and write them, under a lock."""
     stem = load_body(body, pretrained=pretrained, seed=seed).stem
-    request = SampleRequest(stem, parse_body_name(body)[0], size, num_samples, seed)
+    request = SampleRequest(stem, parse_body_name(body)[0], size, num, seed)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
     with cache.lock(path):

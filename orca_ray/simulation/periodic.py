@@ -26,12 +26,10 @@ def advected(initial: Waves, x: Array, times: Array) -> Array:
     return initial(x[None, :] - ADVECTION_BETA * times[:, None])
 
 
-def evolve_burgers(
-    initial: Array, diffusion: float, interval: float, num_frames: int, steps: int = BURGERS_STEPS
-) -> Array:
-    """Solve with the coefficient ``diffusion`` of u_xx; other arguments and result as of `evolve_spectral`."""
+def evolve_burgers(initial: Array, nu: float, interval: float, num_frames: int, steps: int = BURGERS_STEPS) -> Array:
+    """Solve with the coefficient ``nu`` of u_xx; other arguments and result as of `evolve_spectral`."""
     return evolve_spectral(
-        initial, lambda k: -diffusion * k**2, lambda k: -0.5j * k, interval=interval, num_frames=num_frames, steps=steps
+        initial, lambda k: -nu * k**2, lambda k: -0.5j * k, interval=interval, num_frames=num_frames, steps=steps
     )
 
 

@@ -202,19 +202,17 @@ def _solve_all(
                 progress(done, samples)
 
 
-def _solved(
-    store: BatchStore, name: str, seed: int, missing: list[Bounds], workers: int
-) -> Generator[Bounds, None, None]:
+def _solved(store: BatchStore, name: str, seed: int, todo: list[Bounds], workers: int) -> Generator[Bounds, None, None]:
     """Yield the batches in order as soon as each is stored."""
-    if workers == 1 or len(missing) < 2:
-        for bounds in missing:
+    if workers == 1 or len(todo) < 2:
+        for bounds in todo:
             _solve_and_store(store, name, seed, *bounds)
             yield bounds
         return
-    with _pool(min(workers, len(missing))) as pool:
+    with _pool(min(workers, len(todo))) as pool:
         try:
-            futures = [_submit(pool, store, name, seed, *bounds) for bounds in missing]
-            for bounds, future in zip(missing, futures, strict=True):
+            futures = [_submit(pool, store, name, seed, *bounds) for bounds in todo]
+            for bounds, future in zip(todo, futures, strict=True):
                 future.result()
                 yield bounds
         except BrokenProcessPool as error:

@@ -49,8 +49,7 @@ class AlignLoop:
     The distance compares the source features with ``model.features`` of a new random sample of the training set and its
     classes (pseudo-classes by k-means if the target has none). The embedder is in evaluation mode, because source
     features have no dropout. A sample too large for one forward pass is processed in chunks, whose activations the
-    backward pass recomputes. A plateau moves the schedule to its next learning rate, and ends the stage only at the
-    last one.
+    backward pass recomputes. A plateau moves the schedule to its next learning rate, or ends the stage.
     """
 
     def __init__(

@@ -24,11 +24,13 @@ def _one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, val
         raise unknown_name(option, value, allowed)
 
 
-def _check(section: str, config: object) -> None:
-    """Apply the rules in the annotations of a configuration's options."""
-    for option, annotated in get_type_hints(type(config), include_extras=True).items():
-        for rule in annotated.__metadata__:
-            rule(f"{section}.{option}", getattr(config, option))
+class _Config:
+    def __post_init__(self) -> None:
+        """Apply the rules in the annotations of the options."""
+        section = type(self).__name__.removesuffix("Config").lower()
+        for option, annotated in get_type_hints(type(self), include_extras=True).items():
+            for rule in annotated.__metadata__:
+                rule(f"{section}.{option}", getattr(self, option))
 
 
 _AT_LEAST_0 = partial(_must, "at least 0 and finite", lambda value: 0 <= value < math.inf)
@@ -42,7 +44,7 @@ _Optimizer = Annotated[str, partial(_one_of, OPTIMIZERS)]
 
 
 @dataclass(frozen=True)
-class AlignConfig:
+class AlignConfig(_Config):
     """Options of the align stage."""
 
     distance: Annotated[str, partial(_one_of, distance_names)] = "l2"
@@ -64,8 +66,7 @@ class AlignConfig:
     samples: Annotated[int, _AT_LEAST_2] = 256
     """Training samples per epoch, in equal numbers per class as far as the classes are large enough."""
     samples_per_class: _Count = 0
-    """Training samples per class and epoch (all of a smaller class), instead of ``samples`` in total; 0: use
-    ``samples``."""
+    """Training samples per class and epoch (all of a smaller class); 0: use ``samples`` in total."""
     tolerance: _Amount = 0.002
     """The distance has reached a plateau when its mean over ``patience`` epochs is lower than that of the ``patience``
     epochs before by at most this share. The learning rate then drops to its next value, or the stage ends."""
@@ -80,12 +81,9 @@ class AlignConfig:
     clip: _Amount = 1.0
     """Maximum gradient norm; 0 disables clipping."""
 
-    def __post_init__(self) -> None:
-        _check("align", self)
-
 
 @dataclass(frozen=True)
-class RefineConfig:
+class RefineConfig(_Config):
     """Options of the refine stage."""
 
     epochs: _Number = 20
@@ -95,8 +93,7 @@ class RefineConfig:
     weight_decay: _Amount = 0.01
     batch_size: _Number = 32
     accumulation: _Number = 1
-    """An optimiser step uses ``batch_size * accumulation`` samples. Only the product matters: the micro-batch size
-    follows from the memory (`memory_mib`)."""
+    """An optimiser step uses ``batch_size * accumulation`` samples; the micro-batch size follows from `memory_mib`."""
     last_step: Annotated[str, partial(_one_of, ("keep", "drop"))] = "keep"
     """Batches at the end of an epoch that do not fill an optimiser step: ``keep`` makes a smaller step of them,
     ``drop`` skips them, as the reference does, unless they are the only ones."""
@@ -115,8 +112,7 @@ class RefineConfig:
     body_learning_rate_scale: _Amount = 1.0
     """Factor on the learning rate of the body's parameters."""
     precision: Annotated[str, partial(_one_of, PRECISIONS)] = "auto"
-    """Precision of the body's matrix products: ``auto`` (chosen by `orca_ray.training.precision`), ``float32``,
-    ``tf32`` or ``bfloat16``."""
+    """Precision of the body's matrix products; `choose_precision` documents ``auto``."""
     memory_mib: _Count = 0
     """MiB for the activations of one forward pass; 0: 1024 on a CPU, an eighth of a CUDA device's memory."""
     gradient_checkpointing: Annotated[str, partial(_one_of, ("off", "on"))] = "off"
@@ -124,6 +120,3 @@ class RefineConfig:
     memory, up to a third more time."""
     compile: Annotated[str, partial(_one_of, ("auto", "on", "off"))] = "auto"
     """``on``: use `torch.compile` for training; ``auto``: on CUDA if enough steps follow to amortise it."""
-
-    def __post_init__(self) -> None:
-        _check("refine", self)

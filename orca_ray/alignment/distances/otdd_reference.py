@@ -12,7 +12,7 @@ the steps between, one at each temperature, go half the way: f ← (f + f~) / 2.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,8 +97,7 @@ class Solution:
     def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Return P X [n, D] and the mean of P's rows [N].
 
-        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step, the only one with autograd in the
-        reference.
+        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step, the only one differentiated.
         """
         product_nD, mass_N = x_ND.new_empty(len(self.g_n), x_ND.shape[1]), torch.zeros_like(self.f_N)
         for rows, cost_rN in self._cost:
@@ -109,9 +108,7 @@ class Solution:
         return product_nD, mass_N / len(self.g_n)
 
 
-def solve(
-    cost: Cost, temperatures: Sequence[float], start_N: Tensor | None = None, symmetric: bool = False
-) -> Solution:
+def solve(cost: Cost, temperatures: list[float], start_N: Tensor | None = None, symmetric: bool = False) -> Solution:
     """Run a ladder with half steps at ``temperatures``; ``symmetric``: f and g are the same.
 
     A start at −h gives the potentials of C + h, where h_i is a cost of each source point, except that f lacks h.
