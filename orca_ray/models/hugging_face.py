@@ -166,7 +166,7 @@ def cause(error: Exception) -> str:
     if isinstance(error, KeyError):
         lines = [f"unknown name {error}"]
     elif lines and lines[0].endswith((":", "(")):  # "Validation error for field 'x':", or the text of a module
-        lines = [lines[-1].strip(" )")]
+        lines = [lines[-1].lstrip(") ")]
     if not lines or any(option in lines[0] for option in ("trust_remote_code", "weights_only", "Weights only")):
         return type(error).__name__
     return shorten(lines[0], 500)

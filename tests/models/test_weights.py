@@ -58,7 +58,7 @@ def test_misspelt_packaged_names_get_the_nearest_without_asking_a_hub(
     def no_hub(*_: object) -> None:
         raise AssertionError("asked the hub")
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", no_hub)
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", no_hub)
     with pytest.raises(UserError, match=r"Did you mean '(minilm-l6|vit-s14|mpnet-base)'"):
         load_body(name)
 
@@ -69,7 +69,7 @@ def test_names_that_no_hub_has_are_explained(monkeypatch: pytest.MonkeyPatch) ->
     def offline(name: str, **_: object) -> None:
         raise OSError(f"couldn't connect to load {name}\nand more")
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", offline)
     with pytest.raises(UserError, match=r"(?s)'roberta-bas'.*couldn't connect.*Did you mean 'roberta-base'.*directory"):
         load_body("roberta-bas")
     with pytest.raises(UserError) as caught:
