@@ -87,7 +87,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size of a regular file (``directories``: or directory); UserError for anything else or nothing."""
+    """Return the size of a regular file (``directories``: or directory); UserError if it is something else or missing."""
     with read_errors(path):
         return regular_size(path, directories=directories)
 
@@ -247,7 +247,7 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
-    """Remove the oldest files ending in ``suffix`` until ``most_files`` or fewer, of ``most_bytes`` or less, remain.
+    """Remove the oldest files ending in ``suffix`` until at most ``most_files``, of ``most_bytes`` in total, remain.
 
     Age is the modification time. The last file may exceed ``most_bytes``. Also removes files and directories with
     ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if a file operation fails.

@@ -37,7 +37,7 @@ class Patience:
     tries: int = 6
     """The download fails after this many consecutive tries in which no new byte arrived."""
     tries_to_reach: int = 3
-    """As ``tries``, for a server that cannot be reached. It is smaller, because usually there is no network."""
+    """The same number for a server that cannot be reached: usually there is no network, so fewer tries suffice."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled for each further try up to ``longest_wait``, then varied by ±25 %."""
     longest_wait: float = 60.0

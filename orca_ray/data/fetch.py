@@ -237,9 +237,9 @@ class _RawDirectory:
 
 
 class _ByteProgress:
-    """Reports progress in bytes: a line per percent, but at most one a second, and at least one in ten seconds.
+    """Reports progress in bytes when the percentage changes, but at most once a second; otherwise every ten seconds.
 
-    If any line was reported, the end is reported, too.
+    The end is reported if anything was reported before.
     """
 
     def __init__(self, name: str, report: Progress) -> None:

@@ -95,7 +95,7 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError if a column is not exactly once in the header, a row has another length, or there are no rows.
+    Raises UserError if a column is not exactly once in the header, a row is not as long as it, or there are no rows.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
