@@ -83,7 +83,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size of a regular file (``directories``: or directory); UserError if it is something else or missing."""
+    """Return the size of a regular file (``directories``: or directory); UserError for anything else or no file."""
     with read_errors(path):
         return regular_size(path, directories=directories)
 

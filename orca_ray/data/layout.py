@@ -190,7 +190,7 @@ def _is_file(array: Array, path: Path) -> bool:
 
 
 def move(source: Path, directory: Path) -> None:
-    """Sync the files of the finished build ``source`` to disk, then rename it to ``directory``, replacing the old one."""
+    """Sync the files of the finished build ``source`` to disk, then rename it to ``directory``, replacing that."""
     files = described(read_meta(source))
     for name in files:
         cache.flush(source / name)

@@ -82,7 +82,7 @@ def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> No
 
 
 def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool = False) -> str:
-    """Return advice for missing raw files: run ``made_by`` ("": the fetch command), or if ``by_hand``, download them."""
+    """Return advice for missing raw files: run ``made_by`` ("": the fetch command), or download them (``by_hand``)."""
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"
