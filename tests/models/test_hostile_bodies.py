@@ -127,7 +127,7 @@ def test_a_configuration_that_is_no_json_object_is_refused(content: bytes, copie
 
 def test_a_huge_configuration_is_refused(copied: Path) -> None:
     (copied / "config.json").write_bytes(b" " * (2**22 + 1))
-    refused(copied, "expected JSON of at most 4,194,304 bytes, found more")
+    refused(copied, "expected at most 4,194,304 bytes, found 4,194,305")
 
 
 def test_a_configuration_that_is_no_file_is_refused(copied: Path) -> None:

@@ -97,14 +97,14 @@ def test_more_categories_than_the_memory_holds_are_refused() -> None:
     """40,000 rows of as many categories, in 200 such columns, would take a terabyte."""
     values = tuple(f"c{i}" for i in range(40_000))
     columns = [Nominal(f"column {i}", values, values) for i in range(200)]
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UserError, match=re.escape("openml/1: column 'column 0' has 40,000 categories")) as caught:
         encode("openml/1", columns, np.arange(10))
     assert "GiB of memory; leave the column out" in str(caught.value)
     labels, occurring = classes("openml/1", columns[0])
     assert len(occurring) == 40_000
     assert len(set(labels.tolist())) == 40_000
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_deep_json_is_refused(tmp_path: Path) -> None:
