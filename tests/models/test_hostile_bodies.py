@@ -39,7 +39,7 @@ def refused(directory: Path, message: str, *, pretrained: bool = True) -> None:
             reader(str(directory), pretrained=pretrained)
         told = str(caught.value)
         assert not any(word in told for word in ("trust_remote_code", "weights_only", "Traceback"))
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < 30
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "vit", "swin", "modernbert"])
