@@ -153,7 +153,7 @@ def require_answer(address: str) -> None:
     with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as peer:
         if os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false"):
             peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # preface, empty SETTINGS
-            if peer.recv(4)[3:] != b"\4":  # the type of a SETTINGS frame
+            if peer.recv(4, socket.MSG_WAITALL)[3:] != b"\4":  # the type of a SETTINGS frame
                 raise ConnectionError("another service than Ray answers there")
 
 
