@@ -42,7 +42,7 @@ def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
 
 
 def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None = None) -> Tensor:
-    """Return ½‖x_i − y_j‖² [n, m]; ``squares_m`` is ‖y_j‖² if known. Inaccurate unless the points are near the origin."""
+    """Return ½‖x_i − y_j‖² [n, m]; ``squares_m`` is ‖y_j‖² if known. Inaccurate far from the origin."""
     squares_m = (y_mD * y_mD).sum(1) if squares_m is None else squares_m
     half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + squares_m)
     return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
@@ -92,7 +92,7 @@ class Cost:
         return row_blocks(self.shape[0], self.x_nD.element_size() * self.shape[1], self.x_nD.device, what=self.what)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield each block's slice of rows and its costs [r, m]. Do not modify the costs: they may be the stored ones."""
+        """Yield each block's slice of rows and its costs [r, m], which must not be modified: they may be stored."""
         for rows in self.blocks:
             yield rows, self.rows(rows) if self._stored_nm is None else self._stored_nm[rows]
 

@@ -21,7 +21,7 @@ MEMORY_BYTES = 2**30
 
 @dataclass(frozen=True)
 class SourceFeatures:
-    """Features and labels of source samples, which the target's features are aligned to; raises UserError if invalid."""
+    """Features and labels of the source, to which the target is aligned; raises UserError if they are invalid."""
 
     x: Tensor
     """[N, D] float features; a sample's feature is the mean over its embedded tokens."""
@@ -170,7 +170,7 @@ class Distance(ABC):
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the distance; class ids are 0 … L-1, and each occurs. Set `diagnosis` if a solver or fallback was used."""
+        """Return the distance; class ids are 0 … L-1, and each occurs. Set `diagnosis` if there is anything to report."""
 
 
 def _check_features(what: str, x: Tensor) -> None:

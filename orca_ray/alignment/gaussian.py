@@ -27,7 +27,7 @@ class Gaussians:
 
     @classmethod
     def of(cls, clouds: Sequence[Tensor]) -> "Gaussians":
-        """Fit one Gaussian to each cloud of points [n_c, D], differentiably; covariances are divided by n_c, not n_c - 1."""
+        """Fit one Gaussian to each cloud [n_c, D], differentiably; covariances are means over n_c, not n_c − 1."""
         means_KD = torch.stack([points.mean(0) for points in clouds])
         return cls(means_KD, tuple((p - m) / math.sqrt(len(p)) for p, m in zip(clouds, means_KD, strict=True)))
 

@@ -35,7 +35,7 @@ def embedded_size(stem: Stem, image_size: int) -> int:
 
 
 def embed(request: SampleRequest, images: Iterable[Tensor]) -> Tensor:
-    """Return features [N, D] of images [3, H, W] with values from 0 to 1: resize, normalise, embed, mean over tokens."""
+    """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens."""
     stem, size = request.stem, embedded_size(request.stem, request.image_size)
     assert isinstance(stem, ImageStem)
     mean_C, std_C = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))

@@ -37,7 +37,7 @@ def is_sketched(y: Rows) -> bool:
 
 
 def _sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096]: each column of ``y`` is added, with random sign, to one of 4096 columns (0902.2206)."""
+    """Return a count sketch [N, 4096]: adds each column, with random sign, to one of 4096 (arXiv:0902.2206)."""
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)

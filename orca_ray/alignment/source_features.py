@@ -54,7 +54,7 @@ def source_features(
 
 @lru_cache(8)
 def _cached(home: Path, source: Source, body: str, size: int, num: int, pretrained: bool, seed: int) -> SourceFeatures:
-    """Read the features from the disk cache, or compute and write them, while holding a lock; ``home`` is only a key of `lru_cache`."""
+    """Read the features from the disk cache ``home``, or compute and write them, while holding a lock."""
     stem = load_body(body, pretrained=pretrained, seed=seed).stem
     request = SampleRequest(stem, parse_body_name(body)[0], size, num, seed)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")

@@ -152,7 +152,7 @@ def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _sinkhorn_in_blocks(cost: Cost, epsilon: float, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:
-    """Return scaled potentials, L1 error and number of iterations, by log-domain Sinkhorn; row marginals are exact."""
+    """Return scaled potentials, L1 error and iterations of log-domain Sinkhorn; row marginals are exact."""
     n, m = cost.shape
     f_n, next_m = cost.x_nD.new_empty(n), g_m
     for iteration in range(1, _OWN_ITERATIONS + 1):  # noqa: B007 (returned)
