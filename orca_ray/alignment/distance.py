@@ -170,7 +170,7 @@ class Distance(ABC):
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the distance; class ids are 0 … L-1, and each occurs. Set `diagnosis` if there is anything to report."""
+        """Return the distance; class ids are 0 … L-1, all of which occur. Set `diagnosis` if a solver was used."""
 
 
 def _check_features(what: str, x: Tensor) -> None:

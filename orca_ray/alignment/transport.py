@@ -169,7 +169,7 @@ def _sinkhorn_in_blocks(cost: Cost, epsilon: float, g_m: Tensor) -> tuple[Tensor
 
 
 def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:
-    """Improve scaled potentials by Newton's method; return them, the L1 error of the marginals, and the number of steps.
+    """Improve scaled potentials by Newton's method; return them, the L1 error of the marginals, and the steps.
 
     With g eliminated, the dual objective is concave in f, with gradient a − P 1 and Hessian −(diag(P 1) − P diag(1/b)
     P^T) / eps (Cuturi & Peyré 2018). Steps are damped (Levenberg-Marquardt) and cost O(n² m + n³), with n the smaller.
