@@ -57,7 +57,7 @@ def max_micro_batch(cost: Cost, budget: int, device: torch.device, extra_bytes: 
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Return the largest size if ``num_samples`` are split evenly into as few parts of at most ``limit`` as possible."""
+    """Return the largest size if ``num_samples`` are split evenly into as few parts of at most ``limit`` as can be."""
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 
