@@ -1,6 +1,7 @@
-"""Matrices of costs between two sets of points, in blocks of rows that keep memory below `distance.MEMORY_BYTES`.
+"""Matrices of transport costs between two sets of points, computed in blocks of rows to limit the memory.
 
-Letters: n rows, m columns, r rows of a block, D features, L and K classes of rows and columns.
+Suffixes of tensor names give shapes: n rows, m columns, r rows of one block, D features, L classes of the rows, K
+classes of the columns.
 """
 
 import copy
@@ -15,13 +16,14 @@ from orca_ray.alignment import distance
 from orca_ray.errors import UserError
 
 CACHE_BYTES = 2**20
-"""Block that fits a CPU core's caches."""
+"""Maximum size of a block on a CPU, chosen to fit a core's caches."""
 
 
 def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str) -> list[slice]:
-    """Split ``num_rows`` into slices whose rows take at most an eighth of the memory of a call, or fit a CPU's caches.
+    """Split ``num_rows`` rows of ``row_bytes`` bytes into slices of at most an eighth of `distance.MEMORY_BYTES`.
 
-    The rest is for temporary copies. ``what`` names the matrix in the UserError for a single row that does not fit.
+    On a CPU they also fit its caches (`CACHE_BYTES`). Every slice has at least one row. Raises UserError, in which
+    ``what`` names the matrix, if one row exceeds `distance.MEMORY_BYTES`.
     """
     limit = distance.MEMORY_BYTES
     if row_bytes > limit:
@@ -35,22 +37,22 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Return ``function(*args)``, a function without random numbers, recomputed in the backward pass to save memory."""
+    """Return ``function(*args)``; autograd recomputes it in the backward pass. It must use no random numbers."""
     return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
 
 
 def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None = None) -> Tensor:
-    """Return ½‖x_i − y_j‖² [n, m]. Centre the points first: the expanded form cancels badly far from the origin."""
+    """Return ½‖x_i − y_j‖² [n, m]; ``squares_m`` is ‖y_j‖² if known. Inaccurate far from the origin."""
     squares_m = (y_mD * y_mD).sum(1) if squares_m is None else squares_m
     half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + squares_m)
     return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
 
 
 class Cost:
-    """C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m].
+    """Cost matrix C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m], between points x_i (rows) and z_j (columns).
 
-    Without ``z_mD``, the columns are the rows, exactly 0 away from themselves. W are distances between the classes of
-    rows and columns, whose ids ``labels`` contains. ``what`` names the two sides, for messages.
+    Without ``z_mD``, z is x and the diagonal is exactly 0. ``w_LK`` contains the distances W between classes, and
+    ``labels`` the class ids of rows and columns; without them W is 0. ``what`` names the two sides in messages.
     """
 
     def __init__(
@@ -69,14 +71,14 @@ class Cost:
         self.shape = (len(x_nD), len(self.z_mD))
 
     def store(self, limit: int | None = None) -> "Cost":
-        """Compute and store all costs up to ``limit`` bytes, at most a quarter of a call's memory; return self."""
+        """Compute and store C if it fits in ``limit`` bytes and a quarter of `distance.MEMORY_BYTES`; return self."""
         limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
         return self
 
     def columns(self, columns: slice) -> "Cost":
-        """Return C of some columns, which shares the memory of a stored one."""
+        """Return the cost matrix of some columns; a stored C is not copied."""
         part = copy.copy(self)
         part.z_mD = self.z_mD[columns]
         part._squares_m = self._squares_m[columns]
@@ -86,16 +88,16 @@ class Cost:
 
     @property
     def blocks(self) -> list[slice]:
-        """Slices of rows to compute at once."""
+        """The slices of rows that are computed one after another."""
         return row_blocks(self.shape[0], self.x_nD.element_size() * self.shape[1], self.x_nD.device, what=self.what)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield blocks of rows and their costs [r, m], which must not be modified."""
+        """Yield each block's slice of rows and its costs [r, m], which must not be modified: they may be stored."""
         for rows in self.blocks:
             yield rows, self.rows(rows) if self._stored_nm is None else self._stored_nm[rows]
 
     def rows(self, rows: slice) -> Tensor:
-        """Compute the costs of some rows, differentiable in the points and in W."""
+        """Compute the costs [r, m] of some rows, differentiable in the points and in W."""
         cost_rm = half_squared_distances(self.x_nD[rows], self.z_mD, self._squares_m)
         if self._w_LK is not None:
             assert self._labels is not None

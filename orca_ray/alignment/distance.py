@@ -1,6 +1,6 @@
-"""Source features, and the contract of a distance, which alignment minimises.
+"""Source features, and the base class of the distances that alignment minimises.
 
-Letters in tensor names: N source points, n target points, D features, K source classes, L target classes.
+Suffixes of tensor names give shapes: N source points, n target points, D features, K source classes, L target classes.
 """
 
 import logging
@@ -16,17 +16,17 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 MEMORY_BYTES = 2**30
-"""Working memory of one call, excluding the source's terms and the features themselves."""
+"""Memory that one call of a distance may use, in addition to its inputs and to what `Distance.fit` stored."""
 
 
 @dataclass(frozen=True)
 class SourceFeatures:
-    """Embedded samples of a body's own modality, to which alignment moves the target's; raises UserError if invalid."""
+    """Features and labels of the source, to which the target is aligned; raises UserError if they are invalid."""
 
     x: Tensor
-    """[N, D] float features: the mean over an embedded sample's tokens."""
+    """[N, D] float features; a sample's feature is the mean over its embedded tokens."""
     y: Tensor
-    """[N] integer class ids, any integers."""
+    """[N] class ids: any integers, not necessarily consecutive."""
     name: str
     """Name of the source, e.g. ``vocabulary``."""
 
@@ -41,68 +41,67 @@ class SourceFeatures:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the solvers of one call ended; the notes are stored in records."""
+    """How the iterative solvers in one call of a distance ended."""
 
     converged: bool = True
-    """Whether every problem reached its tolerance; True for closed forms."""
+    """Whether every solver reached its tolerance; True for distances in closed form."""
     iterations: int = 0
-    """Largest number of iterations of any problem."""
+    """Largest number of iterations of any solver."""
     error: float = 0.0
-    """Largest L1 error of a plan's marginals, of at most 2."""
+    """Largest L1 error of the marginals of any transport plan; the maximum possible is 2."""
     notes: tuple[str, ...] = ()
-    """Fallbacks taken, one sentence each: a class left out, a problem solved in blocks."""
+    """One sentence per fallback, e.g. that a class was left out; stored in the trial's record."""
 
 
 class Distance(ABC):
     """A differentiable distance between labelled target features and fitted source features.
 
-    ``distance = get_distance("otdd").fit(source)`` does all work that depends on the source alone, once;
-    ``distance(features, labels)`` is then called once an align epoch, with all target classes.
+    ``distance = get_distance("otdd").fit(source)`` does the work that depends on the source alone;
+    ``distance(features, labels)`` then returns the distance of target features, once per align epoch.
 
-    Every implementation guarantees, and one parametrised test checks:
+    Every subclass guarantees the following, which a parametrised test checks:
 
-    - **Zero on itself** where it is `debiased`: the source's own features and labels are at distance 0, up to 1e-5 of
-      the distance's scale, and no other tested ones at a negative distance (theory guarantees this for costs between
-      features alone, not for those between classes).
-    - **Symmetry** where it is `symmetric`: source and target may be exchanged, up to the effect of the regularisation,
-      which the source determines.
-    - **Invariance** under permutations of the points and renaming of the labels of either side; label ids may be any
-      integers, with gaps.
-    - **Differentiability** in the features. Where `exact_gradient`, the gradient is the value's own wherever that has
-      one, with constants of the call (a regularisation, a bandwidth) held fixed.
-    - **Robustness**: one sample, one class, one sample a class, duplicated points, any common scale of the two sides
-      and sides of very different scale give a finite value and gradient. Gradients of half-precision features are
-      clamped to their range. `diagnosis` reports, and the log once, what is left out or did not converge.
-    - **Purity**: equal inputs give equal values on one machine; no global random state is used and no input is
-      modified. An instance may be called any number of times between two fits, from one thread.
-    - **Precision**: computed on the source features' device in `precision`, or in float64 for float64 features,
-      whatever an enclosing autocast says; returned in float32, or in float64 for float64 features.
-    - **Memory** stays below `MEMORY_BYTES` a call, by working in blocks, or a UserError states what it would take.
+    - **Zero on itself**, if `debiased`: the distance of the source from itself is 0, up to 1e-5 of the distance's
+      scale, and no tested target has a negative distance. (Theory guarantees the latter only if the costs depend on
+      features alone, not if they include distances between classes.)
+    - **Symmetry**, if `symmetric`: exchanging source and target does not change the value, apart from the strength of
+      the regularisation, which depends on the source.
+    - **Invariance**: neither the order of the points nor the class ids matter; class ids may be any integers.
+    - **Differentiability** in the target features. If `exact_gradient`, the gradient is that of the value wherever the
+      value is differentiable, with the regularisation or bandwidth that a call chooses treated as a constant.
+    - **Robustness**: value and gradient are finite for a single sample, a single class, one sample per class, equal
+      points, any common scale of both sides, and very different scales. Gradients of half-precision features are
+      clamped to their range. `diagnosis` reports what was left out or did not converge; the log reports it once.
+    - **Purity**: equal inputs give equal values on one machine. No input is modified and no global random state
+      is used. An instance may be called any number of times after a fit, but from one thread only.
+    - **Precision**: calls compute on the source features' device, in `precision` (in float64 for float64 features),
+      and ignore an enclosing autocast. They return float32, or float64 for float64 features.
+    - **Memory**: a call uses at most `MEMORY_BYTES`, by working in blocks, or raises a UserError that states its need.
     """
 
     name: str
     version: int = 1
-    """Increase it when source terms, values or gradients change: terms and aligned embedders are cached on disk."""
+    """Increase it when source terms, values or gradients change, to invalidate what is cached on disk."""
     uses_labels: bool = False
     debiased: bool = True
     symmetric: bool = True
     exact_gradient: bool = True
     degree: int | None = None
-    """Scaling both sides by s > 0 scales the value by s to this power; None where no power does."""
+    """Multiplying all features by s > 0 multiplies the value by s ** degree; None if that holds for no degree."""
     precision: torch.dtype = torch.float64
 
     def __init__(self) -> None:
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Source-only terms by name, which another `fit` accepts."""
+        """Results of the last `fit` that depend on the source alone, by name; pass them to `fit` to skip that work."""
         self.diagnosis = Diagnosis()
         self._logged: set[str] = set()
 
     def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
-        """Compute everything that depends on the source alone, unless ``terms`` of an earlier fit to it are given.
+        """Prepare calls: compute everything that depends on ``source`` alone; return self.
 
-        Calls run on the device of the source's features. Returns self.
+        ``terms``, the `terms` of an earlier fit to the same source, skip the expensive part of that.
         """
         self._source = source
         self._logged.clear()
@@ -115,13 +114,13 @@ class Distance(ABC):
         return self
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
-        """Return the distance of the target from the source, a scalar; raises UserError for invalid features or labels.
+        """Return the scalar distance of the target from the source; raises UserError for invalid features or labels.
 
         Args:
             features: target features [n, D], any floating type; the gradient flows into them.
-            labels: integer class ids [n], arbitrary ones.
-            shares: each class's share of the data set, [L] in ascending order of the class ids that occur; default: its
-                share of ``labels``. Distances that go class by class weight the classes by it; others ignore it.
+            labels: class ids [n], any integers.
+            shares: share of each class in the whole data set, [L], in ascending order of the class ids in ``labels``;
+                default: the shares in ``labels``. Distances computed per class weight classes by it; others ignore it.
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")
@@ -158,20 +157,20 @@ class Distance(ABC):
         return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
 
     def dtype(self, x: Tensor) -> torch.dtype:
-        """Return the type that calls with features ``x`` compute in."""
+        """Return the floating-point type in which a call with features ``x`` computes."""
         return torch.promote_types(self.precision, x.dtype)
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
-        """Return the expensive source-only terms, which are cached on disk; class ids are 0 … K-1."""
+        """Return the expensive results that depend on the source alone, to be cached on disk; class ids are 0 … K-1."""
         return {}
 
     @abstractmethod
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Store what calls need of the source; cheap, given the result of `_source_terms` on any device."""
+        """Store what calls need of the source. ``terms`` is the result of `_source_terms`, so that this is cheap."""
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the scalar for class ids 0 … L-1, all of which occur; set `diagnosis` if it can say anything."""
+        """Return the distance; class ids are 0 … L-1, all of which occur. Set `diagnosis` if a solver was used."""
 
 
 def _check_features(what: str, x: Tensor) -> None:
@@ -193,5 +192,5 @@ def _check_labels(what: str, y: Tensor, x: Tensor) -> None:
 
 
 def _consecutive(labels: Tensor) -> Tensor:
-    """Rename labels to 0 … K-1 in sorted order."""
+    """Replace class ids by 0 … K-1, in ascending order of the ids."""
     return cast(Tensor, torch.unique(labels, return_inverse=True)[1])

@@ -1,4 +1,4 @@
-"""Fitted distances, whose source terms are cached on disk: one trial computes them for all."""
+"""Fitted distances. Their source-only terms are cached on disk, so that only one trial computes them."""
 
 import hashlib
 import logging
@@ -16,16 +16,16 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 MAX_FILES, MAX_BYTES = 256, 2 * 10**9
-"""The least recently used terms are removed from the disk beyond either."""
+"""Limits of the disk cache; beyond either, the least recently used files are removed."""
 _in_process: OrderedDict[tuple[str, str], Distance] = OrderedDict()
 
 
 def fitted_distance(name: str, source: SourceFeatures, device: torch.device | str = "cpu") -> Distance:
     """Return the distance called ``name``, fitted to ``source`` and ready for calls on ``device``.
 
-    The last few are cached in the process, and their source terms on disk, safe against concurrent processes. A damaged
-    file is computed again, and a full or read-only disk costs time only: both are logged. Raises UserError for an
-    unknown name, or a source that the distance cannot be fitted to.
+    The process caches the distances used last (4 on a CPU, 1 per other device); their source-only terms are cached on
+    disk, safely for concurrent processes. If a cached file is damaged, or the disk is full or read-only, a warning is
+    logged and the terms are computed. Raises UserError for an unknown name or a source that cannot be fitted.
     """
     distance = get_distance(name)
     device = torch.device(device)
@@ -34,7 +34,7 @@ def fitted_distance(name: str, source: SourceFeatures, device: torch.device | st
         _in_process[key] = _fitted(distance, source.to(device), key[0])
     _in_process.move_to_end(key)
     on_device = [other for other in _in_process if other[1] == key[1]]
-    for other in on_device[: -4 if device.type == "cpu" else -1]:  # trials need the memory of other devices
+    for other in on_device[: -4 if device.type == "cpu" else -1]:  # on other devices, trials need the memory
         del _in_process[other]
     return _in_process[key]
 

@@ -1,7 +1,8 @@
-"""2-Wasserstein distances W between the Gaussians fitted to clouds of points (Bures metric).
+"""Squared 2-Wasserstein distances W between Gaussians fitted to clouds of points (Bures metric).
 
-W = ‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½. With factors S = A^T A the last trace is the nuclear norm of A A'^T:
-20 times faster than `ot.gaussian` for 25 points. Letters: K and L clouds on the two sides, r_c rows of a factor.
+For means m, m' and covariances S, S': W = ‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½. With factors S = A^T A, the
+last trace is the nuclear norm of A A'^T, which is 20 times faster than `ot.gaussian` for 25 points. Shapes: K and L
+clouds on the two sides, n_c points of cloud c, r_c rows of its factor A_c, D features.
 """
 
 import math
@@ -19,14 +20,14 @@ from orca_ray.alignment.cost import half_squared_distances, recomputed, row_bloc
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Clouds as Gaussians N(m_c, A_c^T A_c), with factors A_c [r_c, D]; covariances are divided by n_c."""
+    """Gaussians N(m_c, A_c^T A_c) fitted to clouds c of n_c points, with factors A_c [r_c, D] of the covariances."""
 
     means_KD: Tensor
     factors: tuple[Tensor, ...]
 
     @classmethod
     def of(cls, clouds: Sequence[Tensor]) -> "Gaussians":
-        """Fit to points [n_c, D] each, differentiably; r_c is n_c."""
+        """Fit one Gaussian to each cloud [n_c, D], differentiably; covariances are means over n_c, not n_c − 1."""
         means_KD = torch.stack([points.mean(0) for points in clouds])
         return cls(means_KD, tuple((p - m) / math.sqrt(len(p)) for p, m in zip(clouds, means_KD, strict=True)))
 
@@ -36,13 +37,13 @@ class Gaussians:
         return cls(terms["means"].to(like), terms["factors"].to(like).split_with_sizes(terms["factor_rows"].tolist()))
 
     def terms(self) -> dict[str, Tensor]:
-        """Return the same Gaussians as tensors, with factors of at most D rows."""
+        """Return equal Gaussians as tensors for storage, with factors of at most D rows; not differentiable."""
         factors = [_compressed(factor) for factor in self.factors]
         rows = torch.tensor([len(factor) for factor in factors])
         return {"means": self.means_KD, "factors": torch.cat(factors), "factor_rows": rows}
 
     def distances(self, other: "Gaussians") -> Tensor:
-        """Return W [K, L]; O(r_c r_c' D) and an eigendecomposition of size min(r_c, r_c') for each pair."""
+        """Return W [K, L]; each pair costs O(r_c r_c' D) and an eigendecomposition of size min(r_c, r_c')."""
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(self.means_KD - center_D, other.means_KD - center_D)
         traces_K, traces_L = (torch.stack([f.square().sum() for f in side.factors]) for side in (self, other))
@@ -50,13 +51,13 @@ class Gaussians:
         return gaps_KL + (traces_K[:, None] + traces_L - 2.0 * overlap_KL).clamp_min(0)
 
     def own_distances(self) -> Tensor:
-        """Return W [K, K] between the clouds themselves: symmetric, its diagonal exactly zero."""
+        """Return W [K, K] between all pairs of these Gaussians, exactly symmetric with zeros on the diagonal."""
         w_KK = self.distances(self)
         return (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0)
 
 
 def _compressed(factor: Tensor) -> Tensor:
-    """Return an R with R^T R = A^T A and at most D rows; this QR has no gradient, so it is for constants only."""
+    """Return R with at most D rows and R^T R = A^T A for A = ``factor``. Use it for constants: it has no gradient."""
     num_rows, num_features = factor.shape
     if num_rows <= num_features:
         return factor
@@ -67,9 +68,9 @@ def _compressed(factor: Tensor) -> Tensor:
 
 
 def _overlaps(factors: Sequence[Tensor], other_rD: Tensor) -> Tensor:
-    """Return ‖A_c B^T‖_* for each factor A_c and one B [r, D]; recomputed in the backward pass."""
+    """Return the nuclear norm ‖A_c B^T‖_* for each A_c of ``factors`` and B = ``other_rD``."""
     largest = max(len(factor) for factor in factors)
-    # A padded product exists about three times: as itself, its singular vectors, and its polar factor.
+    # A padded product needs about three times its size: itself, its singular vectors, and its polar factor.
     row_bytes = 3 * other_rD.element_size() * largest * len(other_rD)
     what = f"classes of {largest} and {len(other_rD)} points or features"
     blocks = row_blocks(len(factors), row_bytes, torch.device("meta"), what=what)
@@ -82,9 +83,9 @@ def _nuclear_norms(other_rD: Tensor, *factors: Tensor) -> Tensor:
 
 
 class _NuclearNorm(torch.autograd.Function):
-    """Sum of singular values of each matrix of [K, p, q]; the gradient is U V^T over the nonzero singular values.
+    """Nuclear norm (sum of the singular values) of each matrix of [K, p, q].
 
-    That is the subgradient of minimum norm: singular values are zero in directions in which the matrix cannot move.
+    The gradient is U V^T over the nonzero singular values, the subgradient of minimum norm.
     """
 
     @staticmethod
@@ -93,7 +94,7 @@ class _NuclearNorm(torch.autograd.Function):
         tall = m_Kpq.mT if wide else m_Kpq
         squares, v = torch.linalg.eigh(tall.mT @ tall)
         sigma = squares.clamp_min(0).sqrt()
-        # Eigenvalues of the product are accurate to 1e-16 of the largest, their roots to 1e-8.
+        # Eigenvalues of M^T M are accurate to 1e-16 of the largest one, so their square roots to 1e-8.
         nonzero = sigma > 1e-7 * sigma[:, -1:]
         inverse = torch.where(nonzero, 1.0 / sigma, 0.0)
         polar = (tall @ v) * inverse[:, None, :] @ v.mT

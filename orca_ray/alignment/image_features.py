@@ -1,6 +1,6 @@
-"""Image sources: from pixels to features.
+"""Functions for image sources: decode image files, and embed images as features.
 
-Letters: N images, C = 3 colours, H and W pixels.
+Shapes: N images, C = 3 colours, H x W pixels, D features.
 """
 
 import io
@@ -20,7 +20,7 @@ _BATCH = 64
 
 
 def read_photograph(data: bytes) -> Tensor:
-    """Decode a PNG or JPEG file as [3, H, W] in 0 … 1."""
+    """Decode the contents of a PNG or JPEG file to a tensor [3, H, W] with values from 0 to 1."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
@@ -29,13 +29,13 @@ def read_photograph(data: bytes) -> Tensor:
 
 
 def embedded_size(stem: Stem, image_size: int) -> int:
-    """Round to a whole number of patches, as the embedder does."""
+    """Return ``image_size`` (pixels per side) rounded to a multiple of the stem's patch size, as in the embedder."""
     assert isinstance(stem, ImageStem), "image sources are for image bodies"
     return max(1, round(image_size / stem.patch_size)) * stem.patch_size
 
 
 def embed(request: SampleRequest, images: Iterable[Tensor]) -> Tensor:
-    """Resize and normalise images [3, H, W] in 0 … 1 as the body does and return the mean over their tokens, [N, D]."""
+    """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens."""
     stem, size = request.stem, embedded_size(request.stem, request.image_size)
     assert isinstance(stem, ImageStem)
     mean_C, std_C = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))

@@ -1,4 +1,4 @@
-"""Pseudo-labels: classes for targets that have none, which distances between labelled sets need."""
+"""Pseudo-labels: classes by clustering for tasks without classes, because distances compare labelled samples."""
 
 import math
 from typing import Any
@@ -10,15 +10,15 @@ from orca_ray.errors import UserError
 
 _MINI_BATCH_ABOVE = 10_000
 MOST_NUMBERS = 2**27
-"""Targets of more numbers are sketched before clustering: k-means copies them several times."""
+"""Targets with more numbers are reduced by a random sketch before clustering, because k-means copies them."""
 _SKETCH_WIDTH = 4096
 
 
 def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Return one class id a sample, [N] int64.
+    """Return one class id per sample, [N] int64.
 
-    Classes (an integer vector) are returned unchanged. Other targets [N, ...] are clustered by k-means (mini-batches
-    above 10 000 samples) into at most ``num_classes`` classes. Raises UserError for an empty or not finite target.
+    If ``y`` is an integer vector [N], it contains class ids and is returned. Other targets [N, ...] are clustered by
+    k-means into at most ``num_classes`` classes. Raises UserError if ``y`` is empty or contains NaN or infinity.
     """
     if num_classes < 1:
         raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")
@@ -31,13 +31,13 @@ def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[A
 
 
 def is_sketched(y: Rows) -> bool:
-    """Return whether `pseudo_labels` clusters a sketch of the targets [N, ...] instead."""
+    """Return whether the targets [N, ...] are so large that `pseudo_labels` clusters a random sketch of them."""
     num_columns = math.prod(y.shape[1:])
     return num_columns > _SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
 def _sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096], each column added to one bucket with a random sign (arXiv:0902.2206)."""
+    """Return a count sketch [N, 4096]: adds each column, with random sign, to one of 4096 (arXiv:0902.2206)."""
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)
@@ -61,7 +61,7 @@ def _cluster(y_ND: np.ndarray[Any, Any], num_classes: int, seed: int) -> np.ndar
 
 
 def _num_distinct(y_ND: np.ndarray[Any, Any], most: int) -> int:
-    """Return the number of different rows, at most ``most``; sorting would copy all rows."""
+    """Return the number of different rows, or ``most`` if there are more; np.unique would copy all rows."""
     seen: set[bytes] = set()
     for row in y_ND:
         seen.add((row + 0.0).tobytes())  # -0.0 is 0.0

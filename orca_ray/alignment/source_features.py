@@ -1,4 +1,4 @@
-"""Source features: labelled samples of the body's own modality, embedded by its stem and cached for each body."""
+"""Source features: labelled samples, embedded by the stem (pretrained embedding) of a body, and cached."""
 
 import hashlib
 import json
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 def source_features(
     name: str, body: str, *, image_size: int, num_samples: int, pretrained: bool = True, seed: int = 0
 ) -> SourceFeatures:
-    """Return features of ``num_samples`` labelled samples, or all that the source has, embedded by a body's stem.
+    """Return features and labels of ``num_samples`` samples (fewer if the source has fewer), on the CPU.
 
-    A sample's feature is the mean over its embedded tokens, as ``CrossModalModel.features`` computes it: x [N, D]
-    float32 and y [N] int64, on the CPU. They are cached in the process and on disk, safe against concurrent calls.
-    Raises UserError for an unknown or unsuitable source.
+    A sample's feature is the mean over its tokens, embedded by the body's stem, as in ``CrossModalModel.features``:
+    x [N, D] float32, y [N] int64. Results are cached in the process and on disk, safely for concurrent processes.
+    Raises UserError if the source is unknown or has another modality than the body.
 
     Args:
-        name, body: the source, or "" for `default_source`; the body, whose suffix ``:layers=N`` makes no difference.
-        image_size: pixels a side, rounded as the embedder does; ignored for sequence bodies.
-        pretrained: False takes the stem of a randomly initialised body.
-        seed: of the sampling and of that initialisation.
+        name, body: names of the source ("": the body's `default_source`) and of the body (``:layers=N`` is ignored).
+        image_size: pixels per side, rounded to whole patches; ignored for sequence bodies.
+        pretrained: whether the stem has pretrained weights; False: random initialisation.
+        seed: seed of the sampling and of the random initialisation.
     """
     if num_samples < 1:
         raise UserError(f"source features need at least 1 sample, got {num_samples}")
@@ -54,7 +54,7 @@ def source_features(
 
 @lru_cache(8)
 def _cached(home: Path, source: Source, body: str, size: int, num: int, pretrained: bool, seed: int) -> SourceFeatures:
-    """Read the features from the cache directory ``home``, or compute and write them, under a lock."""
+    """Read the features from the disk cache ``home``, or compute and write them, while holding a lock."""
     stem = load_body(body, pretrained=pretrained, seed=seed).stem
     request = SampleRequest(stem, parse_body_name(body)[0], size, num, seed)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
@@ -73,7 +73,7 @@ def _cached(home: Path, source: Source, body: str, size: int, num: int, pretrain
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread: k-means may find other clusters with others, and cached features must not depend on that."""
+    """Use one thread in the block: results of k-means, which are cached, may depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -84,7 +84,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _digest(source: Source, request: SampleRequest) -> str:
-    """Hash everything that the features depend on, the stem's weights and the source's file included."""
+    """Return a hash of everything that the features depend on, including the stem's weights and the source's file."""
     settings = [3, source.name, request.image_size, request.num_samples, request.seed]
     parts = [json.dumps(settings).encode()]
     if source.file:

@@ -1,4 +1,4 @@
-"""Tensors cached on disk with a checksum, and the environment, a part of every cache key."""
+"""Read and write files of tensors with a checksum; describe the environment that the last digits depend on."""
 
 import hashlib
 import logging
@@ -26,7 +26,7 @@ _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file and mark it as used; None, with a warning if it exists, where it is unreadable."""
+    """Return the tensors of a file, by name; None if it does not exist, or, after a warning, if it is unreadable."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -40,12 +40,12 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
         logger.warning("%s is damaged (its checksum is wrong): computing it again", path)
         return None
     with suppress(OSError):
-        os.utime(path)  # pruning removes the least recently used
+        os.utime(path)  # marks it as used: pruning removes the least recently used files
     return tensors
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the tensors atomically; raises UserError for a full or read-only disk."""
+    """Write the tensors to ``path`` atomically; raises UserError if the disk is full or read-only."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with cache.scratch_directory(path.parent) as scratch, cache.disk_errors(path.parent):
         save_file(plain, scratch / path.name, metadata={"sha256": _checksum(plain)})
@@ -66,7 +66,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def environment(device: torch.device) -> tuple[str, ...]:
-    """Return what the last digits depend on: machine, versions of libraries and this package, threads, determinism."""
+    """Return what results depend on in their last digits: versions, hardware, number of threads, determinism."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     return *_versions(), _hardware(device), f"{torch.get_num_threads()} threads", f"deterministic: {deterministic}"
 
@@ -77,7 +77,7 @@ def _versions() -> tuple[str, ...]:
 
 
 def _hardware(device: torch.device) -> str:
-    """Name what decides which kernels run; floating-point sums differ with them."""
+    """Return a name of the device that differs whenever libraries may choose kernels that sum in another order."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
@@ -86,7 +86,7 @@ def _hardware(device: torch.device) -> str:
 
 @once
 def _processor() -> str:
-    """Name the processor: libraries choose kernels by maker and model, not by instruction set alone."""
+    """Return the CPU's maker and model: libraries choose kernels by them, not by the instruction set alone."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

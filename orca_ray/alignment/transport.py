@@ -1,8 +1,8 @@
-"""Entropic optimal transport between uniform measures on points, solved by POT and differentiable in its costs.
+"""Entropic optimal transport between uniform measures on n and m points, solved by POT, differentiable in the costs.
 
 The problem is  OT = min_P <P, C> + eps KL(P | a b^T)  over plans P [n, m] with marginals a_i = 1/n and b_j = 1/m. At
 the optimum the gradient dOT/dC is P (envelope theorem; Feydy et al. 2019, arXiv:1810.08278), so the iterations
-themselves need no autograd. Potentials f [n] and g [m] are in units of the cost, or of eps where they are `scaled`.
+themselves need no autograd. The dual potentials are f [n] and g [m]; "scaled" costs and potentials are divided by eps.
 """
 
 import math
@@ -18,28 +18,28 @@ from orca_ray.alignment.cost import Cost, recomputed
 from orca_ray.alignment.distance import Diagnosis
 
 RELATIVE_EPSILON = 0.05
-"""eps as a share of the mean cost within the source: smaller than gaps between classes, but fast to converge."""
+"""eps divided by the mean cost within the source: small compared with gaps between classes, yet fast to converge."""
 TOLERANCE = 1e-7
-"""L1 error of a plan's marginals, of at most 2."""
+"""Iterations stop when the L1 error of the plan's marginals (at most 2) is at most this."""
 _POT_ITERATIONS, _OWN_ITERATIONS, _NEWTON_STEPS = 200, 500, 60
 _LARGEST_NEWTON = 2048
-"""Points of the smaller side up to which Newton's steps are fast enough."""
+"""Newton's method is used only if the smaller side has at most this many points, because it is slow for more."""
 _LARGEST_MOVE = 50.0
-"""Of a scaled potential in one of Newton's steps."""
+"""Maximum change of a scaled potential in one step of Newton's method."""
 _COPIES = 6
-"""Float64 matrices [n, m] that POT allocates at its peak, and the costs (measured: 5.1)."""
+"""Peak memory of POT, including the costs, in float64 matrices [n, m] (5.1 measured)."""
 
 
 @dataclass
 class Report:
-    """Collects how the problems of one call ended, for its `Diagnosis`."""
+    """Collects how the transport problems in one call of a distance ended, for the call's `Diagnosis`."""
 
     iterations: int = 0
     error: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, iterations: int, error: float) -> None:
-        """Record one solved problem; ``what`` names its two sides."""
+        """Record the iterations and the error of one problem; ``what`` names its two sides."""
         self.iterations = max(self.iterations, iterations)
         self.error = max(self.error, math.inf if math.isnan(error) else error)
         if not error <= TOLERANCE:
@@ -49,7 +49,7 @@ class Report:
             )
 
     def add_recomputed(self, cost: Cost) -> None:
-        """Record a problem that is solved in blocks."""
+        """Note that ``cost`` does not fit in memory, so that its problem is solved in blocks."""
         n, m = cost.shape
         self.notes.append(
             f"the transport between {cost.what} ({n} x {m} points) exceeds the memory of a call and recomputes its "
@@ -57,23 +57,23 @@ class Report:
         )
 
     def diagnosis(self) -> Diagnosis:
-        """Summarise."""
+        """Return the summary of all recorded problems."""
         return Diagnosis(self.error <= TOLERANCE, self.iterations, self.error, tuple(dict.fromkeys(self.notes)))
 
 
 def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
-    """Return `RELATIVE_EPSILON` of the mean cost within the source, or of its mean square if it has no spread."""
+    """Return eps: `RELATIVE_EPSILON` times ``mean_cost``, or times the mean of ‖x‖² if all points x are equal."""
     mean_square = float((x_ND * x_ND).sum(1).mean())
-    # Centring leaves 1e-16 of the points, squared.
+    # Centring equal points leaves rounding errors of 1e-16 of their norm; costs are squares.
     return RELATIVE_EPSILON * (mean_cost if mean_cost > 1e-24 * mean_square else mean_square or 1.0)
 
 
 def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None = None) -> Tensor:
     """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns).
 
-    POT iterates up to 200 times, from the columns' potential ``start_m``. Newton's method continues: with few points,
-    or classes that are far apart, the plan is nearly a matching and takes more than 10 000 iterations. Where the
-    matrices of the problem exceed `distance.MEMORY_BYTES`, up to 500 iterations recompute the costs in blocks instead.
+    POT's Sinkhorn iterations run up to 200 times, starting from g = ``start_m``. If they do not converge, Newton's
+    method continues: with few points, or classes far apart, Sinkhorn would need more than 10 000 iterations. If the
+    matrices exceed `distance.MEMORY_BYTES`, up to 500 iterations that recompute the costs in blocks replace both.
     """
     n, m = cost.shape
     with torch.no_grad():
@@ -94,10 +94,11 @@ def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None
 
 
 def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, Tensor]:
-    """Return OT between a side and itself, differentiable in the costs, and its potential [n].
+    """Return OT of a set of points to itself, differentiable in the costs, and its potential f [n] (here g = f).
 
-    Iterates u ← (u a / K u)^½ (Feydy et al. 2019): tens of iterations, where POT's alternating ones are up to
-    thousands. A kernel that exceeds half of `distance.MEMORY_BYTES` is recomputed in each.
+    With the kernel K = exp(-C / eps) and u = exp(f / eps), iterates u ← (u / K̄u)^½, where K̄u is the mean of K_ij u_j
+    over j (Feydy et al. 2019). That takes tens of iterations; POT's alternating ones take up to thousands. A kernel
+    larger than half of `distance.MEMORY_BYTES` is recomputed in each iteration.
     """
     n, blocks = cost.shape[0], cost.blocks
     with torch.no_grad():
@@ -122,7 +123,7 @@ def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, 
 
 
 def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: Tensor) -> Tensor:
-    """Return ``value`` with P as its gradient in C."""
+    """Return ``value`` with the plan P, given by the scaled potentials, as its gradient with respect to C."""
 
     def linear_part(rows: slice) -> Tensor:
         cost_rm = cost.rows(rows)
@@ -136,13 +137,13 @@ def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: 
 
 
 def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return both scaled potentials, the rows' marginals being exact, and the number of iterations."""
+    """Return both scaled potentials and the number of iterations, from the start ``g_m``; row marginals are exact."""
     n, m = scaled_nm.shape
     weights = scaled_nm.new_full((n,), 1.0 / n), scaled_nm.new_full((m,), 1.0 / m)
     start = ((scaled_nm - g_m).amin(1), g_m)  # a C-transform: each row of the first kernel contains a 1
     options = {"numItermax": _POT_ITERATIONS, "stopThr": TOLERANCE / math.sqrt(m), "log": True, "warmstart": start}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `Report` notes what they say
+        warnings.simplefilter("ignore")  # `Report` notes what they warn about
         _, log = ot.bregman.sinkhorn_stabilized(*weights, scaled_nm, 1.0, **options)
         if bool(torch.isfinite(log["logu"].sum() + log["logv"].sum())):
             return log["logu"] + math.log(n), log["logv"] + math.log(m), log["n_iter"] + 1
@@ -151,7 +152,7 @@ def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _sinkhorn_in_blocks(cost: Cost, epsilon: float, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:
-    """Return as `_newton`, by Sinkhorn's iterations on logarithms; the rows' marginals are exact."""
+    """Return scaled potentials, L1 error and iterations of log-domain Sinkhorn; row marginals are exact."""
     n, m = cost.shape
     f_n, next_m = cost.x_nD.new_empty(n), g_m
     for iteration in range(1, _OWN_ITERATIONS + 1):  # noqa: B007 (returned)
@@ -168,10 +169,10 @@ def _sinkhorn_in_blocks(cost: Cost, epsilon: float, g_m: Tensor) -> tuple[Tensor
 
 
 def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:
-    """Return better scaled potentials, the L1 error of the marginals, and the number of steps.
+    """Improve scaled potentials by Newton's method; return them, the L1 error of the marginals, and the steps.
 
-    With one side's potentials eliminated the dual objective is concave in the other's: gradient a − P 1, Hessian
-    −(diag(P 1) − P diag(1/b) P^T) / eps (Cuturi & Peyré 2018). Steps are damped (Levenberg-Marquardt); O(n² m + n³).
+    With g eliminated, the dual objective is concave in f, with gradient a − P 1 and Hessian −(diag(P 1) − P diag(1/b)
+    P^T) / eps (Cuturi & Peyré 2018). Steps are damped (Levenberg-Marquardt) and cost O(n² m + n³), with n the smaller.
     """
     n, m = scaled_nm.shape
     if n > m:
@@ -179,7 +180,7 @@ def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor
         return f_n, g_m, error, steps
 
     def at(f_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the other side's potential, the plan and the mass that the rows lack."""
+        """Return the optimal g for ``f_n``, the plan P, and a − P 1, the mass that its rows lack."""
         exponents_nm = f_n[:, None] - scaled_nm
         g_m = math.log(n) - torch.logsumexp(exponents_nm, 0)
         plan_nm = exponents_nm.add_(g_m).exp_().div_(n * m)
@@ -189,7 +190,7 @@ def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor
     while float(gap_n.abs().sum()) > TOLERANCE and step < _NEWTON_STEPS:
         step += 1
         diagonal_n = (1.0 / n - gap_n) * (1.0 + damping) + 1e-300
-        # A constant may be added to all potentials: the last term fixes it.
+        # f is determined up to a constant only; the last term makes the matrix nonsingular.
         factor_nn, failed = torch.linalg.cholesky_ex(torch.diag(diagonal_n) - m * (plan_nm @ plan_nm.T) + 1.0 / n**2)
         if not bool(failed):
             move_n = torch.cholesky_solve(gap_n[:, None], factor_nn)[:, 0]

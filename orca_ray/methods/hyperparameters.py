@@ -1,4 +1,4 @@
-"""Hyper-parameters by dotted name, e.g. ``refine.learning_rate``, and the configuration dataclasses built from them."""
+"""Conversion of hyper-parameters with dotted names, e.g. ``refine.learning_rate``, to configuration dataclasses."""
 
 import sys
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ _SECTIONS: Mapping[str, type[Any]] = {"embedder": EmbedderConfig, "align": Align
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Configuration of a trial, one section per stage."""
+    """All hyper-parameters of a trial, in three sections."""
 
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def to_flat(self) -> dict[str, Scalar]:
-        """Return all values by dotted name, including defaults."""
+        """Return the values of all hyper-parameters by dotted name."""
         return {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name in names()}
 
     def relevant(self, method: str) -> dict[str, Scalar]:
-        """Return the values that ``method`` uses: without ``align.*`` if it does not align."""
+        """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage."""
         aligns = get_method(method).aligns
         return {name: value for name, value in self.to_flat().items() if aligns or not name.startswith("align.")}
 
@@ -43,7 +43,7 @@ def names() -> Mapping[str, type[int] | type[float] | type[str]]:
 
 
 def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Build the configuration from values by dotted name; the others have the stage's defaults.
+    """Return the configuration with ``values``, by dotted name; other hyper-parameters have the dataclasses' defaults.
 
     Raises UserError for an unknown name, a value of the wrong type, or a value out of range.
     """
@@ -61,7 +61,7 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
 
 
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Build the configuration of a trial: the defaults of ``method``, overridden by ``values``; see `from_flat`."""
+    """Return the configuration with ``values``, else the defaults of ``method``, else those of `from_flat`."""
     return from_flat({**get_method(method).defaults, **values})
 
 

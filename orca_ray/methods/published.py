@@ -1,4 +1,4 @@
-"""ORCA (align the embedder to the body's own modality, then fine-tune everything) and the methods compared with it."""
+"""Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with."""
 
 from itertools import chain
 
@@ -24,7 +24,7 @@ RECIPES = (
         pretrained=True,
         # The embedder includes the position embeddings.
         trainable=lambda model: chain(model.embedder.parameters(), norm_parameters(model.body), head_parameters(model)),
-        # The learning rate of the paper: few parameters train, and they have far to move.
+        # The learning rate of the paper: few parameters are trained, and they must change a lot.
         defaults={"refine.learning_rate": 1e-3},
     ),
     Recipe(
@@ -34,7 +34,7 @@ RECIPES = (
         aligns=False,
         pretrained=True,
         trainable=head_parameters,
-        # A convex problem on fixed features: large steps are safe.
+        # With a linear head on fixed features, training is a convex problem, so a high learning rate is safe.
         defaults={"refine.learning_rate": 1e-2},
     ),
 )

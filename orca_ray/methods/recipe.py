@@ -1,4 +1,4 @@
-"""Methods: the ``RECIPE`` or ``RECIPES`` of each module of this package."""
+"""The class `Recipe`, which defines a method; modules of this package declare a ``RECIPE`` or several ``RECIPES``."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from orca_ray import methods
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import lookup
 
-if TYPE_CHECKING:  # a sweep is planned without torch
+if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
     from torch.nn import Parameter
 
@@ -26,17 +26,17 @@ class Recipe:
 
     name: str
     title: str
-    """One line for listings."""
+    """Short description, shown in lists of methods."""
     reference: str
-    """Paper and its identifier."""
+    """Paper that introduced the method, with its identifier."""
     aligns: bool
     """Whether the align stage runs before the refine stage."""
     pretrained: bool
     """Whether body and embedder start from pretrained weights."""
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
-    """Returns the parameters that the refine stage trains; all others stay unchanged, bit for bit."""
+    """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
-    """Hyper-parameters by dotted name whose default differs from that of the stage."""
+    """Defaults of this method, by dotted name, that override those of `AlignConfig` and `RefineConfig`."""
 
 
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
@@ -45,9 +45,9 @@ def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
 
 
 def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
-    """Yield the parameters of all normalisation layers in ``module``.
+    """Yield the parameters of all normalisation layers in ``module``: those with "norm" in their class name.
 
-    The class name identifies them: encoders define their own norms (RMSNorm variants), which share no base class.
+    The name is used because some encoders define their own normalisation classes, which share no base class.
     """
     for layer in module.modules():
         if "norm" in type(layer).__name__.lower() and not list(layer.children()):
@@ -61,5 +61,5 @@ def get_method(name: str) -> Recipe:
 
 @cache
 def all_methods() -> Mapping[str, Recipe]:
-    """Return all recipes of this package by name; raises ValueError if two modules declare one name."""
+    """Return all recipes of this package by name; raises ValueError if two modules declare the same name."""
     return declared(Recipe, "RECIPE", modules(methods))

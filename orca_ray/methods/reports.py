@@ -1,4 +1,4 @@
-"""Reports of an adaptation: progress after each epoch, and the outcome."""
+"""Reports of an adaptation (the align and refine stages of a trial): progress after each epoch, and the outcome."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,11 +8,11 @@ Stage = Literal["align", "refine", "done"]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Progress of a trial after one `Adaptation.step`."""
+    """Progress after one `Adaptation.step`; fields that do not apply to the stage are None."""
 
     stage: Stage
     epoch: int
-    """Epoch of the stage, from 1."""
+    """Number of the epoch in its stage, from 1; ``epochs`` is the maximum."""
     epochs: int
     loss: float | None = None
     distance: float | None = None
@@ -23,39 +23,39 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of an adaptation, intermediate or final; scores are lower is better."""
+    """Result of an adaptation so far, or the final one. Lower scores are better."""
 
     validation_score: float | None = None
-    """Best validation score, that of ``best_epoch``."""
+    """Lowest validation score, reached in ``best_epoch``."""
     test_score: float | None = None
-    """Test score of the best epoch's weights; None unless the trial may read test and is done."""
+    """Test score of the weights of ``best_epoch``; None unless the trial is done and may read the test split."""
     best_epoch: int | None = None
     epochs: int = 0
-    """Refine epochs run."""
+    """Number of refine epochs that have run."""
     distance_before: float | None = None
     distance_after: float | None = None
     align_epochs: int = 0
     align_plateaued: bool = False
     """Whether aligning stopped early because the distance no longer decreased."""
     align_reused: bool = False
-    """Whether the aligned embedder was replayed from another trial's alignment."""
+    """Whether the aligned embedder was loaded from the cache, where another trial had stored it."""
     notes: str | None = None
-    """Fallbacks taken, one sentence each, joined by "; ": a class left out, a solver stopped before its tolerance."""
+    """One sentence per fallback, joined by "; ", e.g. that a class was left out or a solver did not converge."""
     precision: str | None = None
-    """Precision of the refine stage: float32, tf32 or bfloat16; None before its first epoch."""
+    """Precision in the refine stage: float32, tf32 or bfloat16; None before the first epoch of that stage."""
     micro_batch: int | None = None
-    """Samples per forward pass in the refine stage."""
+    """Maximum number of samples per forward pass of training in the refine stage."""
     samples_per_second: float | None = None
     tokens_per_second: float | None = None
-    """Training rates over all refine epochs, in samples and in their tokens at the input of the body."""
+    """Samples, and tokens at the input of the body, per second of training in the refine stage."""
     model_flop_utilisation: float | None = None
-    """Operations of the model per second relative to the device's peak; None if the peak is unknown."""
+    """Floating-point operations per second of training, divided by the device's peak; None if that is unknown."""
     num_parameters: int = 0
     num_trainable: int = 0
-    """Number of parameters that the refine stage trains."""
+    """Number of all parameters of the model, and of those that the refine stage trains."""
     align_seconds: float = 0.0
     refine_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-    """Durations of training alone, and of all validations and of test."""
+    """Seconds in the align stage, in refine training, and in evaluation (all validations and the test)."""
     peak_memory_mib: float | None = None
-    """CUDA: maximum memory allocated; CPU: largest resident size of the process at the end of an epoch."""
+    """On CUDA, the maximum memory allocated; on a CPU, the largest resident size of the process after any epoch."""

@@ -1,4 +1,4 @@
-"""Data sets in PDEBench's file layout, simulated on this machine from the published equations; NumPy and SciPy only.
+"""Simulations that generate data sets in PDEBench's file layout from the published equations, with NumPy and SciPy.
 
 ``run`` generates a file, ``simulation`` finds simulations by name; each equation has a module with a ``SIMULATION``.
 """

@@ -1,7 +1,7 @@
-"""Compressible Navier-Stokes equations in one dimension: an ideal gas, eta = zeta = 0.1, periodic.
+"""Compressible Navier-Stokes equations of an ideal gas in 1D, periodic, for density rho, velocity v, pressure p:
 
-rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x, mu = 4/3 eta + zeta.
-The viscosity is the paper's, dynamic and constant; PDEBench's generator multiplies it by the density.
+rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x; E is the total energy,
+mu = 4/3 eta + zeta, eta = zeta = 0.1. mu is constant, as in PDEBench's paper; its generator multiplies mu by rho.
 """
 
 import math
@@ -27,9 +27,9 @@ _GAMMA = 1 - math.sqrt(0.5)
 
 
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
-    """Return the conserved fields [3, B, N] after ``dt`` [B, 1] of viscous stress alone, periodic.
+    """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] with the viscous terms alone, periodic.
 
-    Two diagonally implicit stages, second order and L-stable (Alexander 1977), which conserve momentum and energy.
+    An L-stable, diagonally implicit, conservative Runge-Kutta method of second order (Alexander 1977).
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2
@@ -44,7 +44,7 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     second = system.solve(momentum + early)
     result = conserved.copy()
     result[1] += early - off * curvature(second)
-    # The work at a face, its mean velocity times the gradient there, is half the difference of the squares.
+    # Work of the stress at a face: mean velocity times velocity difference, i.e. half the difference of squares.
     result[2] += 0.5 * rate * dt * curvature((1 - _GAMMA) * first * first + _GAMMA * second * second)
     return result
 
@@ -52,10 +52,10 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
 def evolve(
     initial: Array, mu: float, cell: float, interval: float, num_frames: int, boundary: Boundary = "periodic"
 ) -> Array:
-    """Solve from density, velocity and pressure, ``initial`` [3, B, N], on cells of length ``cell``.
+    """Solve the equations from ``initial`` [3, B, N] (density, velocity, pressure) on cells of length ``cell``.
 
-    Returns frames [3, B, num_frames, N], a time of ``interval`` apart, ``initial`` first. ``mu`` is 4/3 eta + zeta, 0
-    with an outflow boundary. A step of the stress is between two half steps of the gas (Strang 1968).
+    Returns frames [3, B, num_frames, N] at time intervals of ``interval``, ``initial`` first. ``mu`` must
+    be 0 with the boundary "outflow". A time step is a viscous step between two half steps without viscosity (Strang).
     """
     gas = Gas()
     frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
@@ -78,7 +78,10 @@ def evolve(
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample velocity, and density and pressure, scaled to [0, 1], times a log-uniform factor plus a base: [3, X]."""
+    """Sample random initial density, velocity and pressure [3, X] at ``x`` [X]: sums of sine waves (`sample_waves`).
+
+    Density and pressure are scaled to [0, 1], multiplied by a log-uniform factor, and added to a log-uniform constant.
+    """
 
     def waves() -> Array:
         return sample_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)

@@ -1,8 +1,8 @@
-"""Compressible Navier-Stokes equations in two dimensions: an ideal gas, Mach number 1, eta = zeta = 0.1, periodic.
+"""Compressible Navier-Stokes equations of an ideal gas in two dimensions, periodic, initial Mach number 1.
 
-rho_t + div(rho v) = 0, (rho v)_t + div(rho v v) + grad p = div sigma, E_t + div(v (E + p)) = div(v sigma) with
-sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v. The viscosity is dynamic and constant with the whole stress,
-as in the paper; PDEBench's generator multiplies it by the density and omits the mixed derivatives.
+rho_t + div(rho v) = 0, (rho v)_t + div(rho v v) + grad p = div sigma, E_t + div(v (E + p)) = div(v sigma): density rho,
+velocity v, pressure p, energy E, stress sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v, eta = zeta = 0.1. eta
+and zeta are constant, as in PDEBench's paper; its generator multiplies them by rho and omits mixed derivatives.
 """
 
 import math
@@ -21,9 +21,9 @@ NUM_FRAMES = 21
 NUM_CELLS = 128
 COURANT = 0.8
 RANGE = (0.1, 10.0)
-"""Range of the mean density and of the mean temperature."""
+"""Range of the random mean density, and of the random mean temperature."""
 CONTRAST = (0.01, 0.2)
-"""Range of the mean deviation of density and of pressure, relative to their means."""
+"""Range of the random mean absolute deviation of density and of pressure, relative to their means."""
 _TOP_WAVE = 4
 _WINDOW_WIDTH = 0.01
 _LEAST = 0.05
@@ -34,10 +34,11 @@ def evolve(
     initial: Array, eta: float, zeta: float, cell: float, interval: float, num_frames: int,
     boundary: Boundary = "periodic",
 ) -> Array:  # fmt: skip
-    """Solve from density, velocities and pressure, ``initial`` [4, X, Y], on cells with sides of ``cell``.
+    """Solve the equations from ``initial`` [4, X, Y] (density, two velocities, pressure) on cells with sides ``cell``.
 
-    Returns frames [4, num_frames, X, Y], a time of ``interval`` apart, ``initial`` first. ``eta`` is the shear and
-    ``zeta`` the bulk viscosity, both 0 with an outflow boundary. A step is x, y, stress, y, x (Strang 1968).
+    Returns frames [4, num_frames, X, Y] at time intervals of ``interval``, ``initial`` first. The shear and bulk
+    viscosities ``eta`` and ``zeta`` must be 0 with the boundary "outflow". A time step is half a step without viscosity
+    along x, then along y, a viscous step, and half a step along y, then along x (Strang splitting).
     """
     gas, stress = Gas(), Stress(eta, zeta, cell)
     frames = np.empty((4, num_frames, *initial.shape[1:]))
@@ -61,11 +62,11 @@ def evolve(
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample density, velocities and pressure [4, X, X] as PDEBench describes them (windows as in `sample_waves`).
+    """Sample random initial density, two velocities and pressure [4, X, X] on the grid ``x`` times ``x``.
 
-    Sums of sine waves over all pairs of wave numbers from 1 to 4 with random phases, velocities scaled to the mean Mach
-    number, density and pressure to a random mean deviation and clipped to at least a twentieth of their mean. Half of
-    the samples are uniform and at rest outside a window.
+    The fields are sums of sine waves over all pairs of wave numbers of magnitude 1 to 4, with random phases. Velocities
+    are scaled to the mean Mach number 1, density and pressure to a random mean deviation (`CONTRAST`), then clamped to
+    at least 5 % of their mean. Half of the samples are uniform and at rest outside a random rectangle, as in PDEBench.
     """
     density, temperature = rng.uniform(*RANGE, size=2)
     pressure = density * temperature

@@ -1,6 +1,7 @@
 """Darcy flow in two dimensions: -div(a grad u) = 0.1 on the unit square, u = 0 on its edge.
 
-The permeability a is 1 or 0.1: a level set of five random bumps. PDEBench stores a flow that converges to this state.
+The permeability a is 1 where a sum of five random bumps exceeds a threshold, else 0.1. PDEBench stores a flow at a late
+time; this module solves for the steady state that it converges to.
 """
 
 import math
@@ -19,9 +20,10 @@ _BUMPS, _WIDEST = 5, 0.5
 
 
 def solve_steady(permeability: Array, source: Array | float) -> Array:
-    """Return u [N, N] at the centres of N x N cells of the unit square, to second order.
+    """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells of the unit square.
 
-    Five-point finite volumes, harmonic means at faces. The arguments are a > 0 and the right-hand side, [N, N] each.
+    ``permeability`` [N, N] is a > 0; ``source`` is [N, N] or a number. Five-point finite volumes of second order; a at
+    a face is the harmonic mean of both cells.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import splu
@@ -50,15 +52,15 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
 
 @cache
 def threshold() -> float:
-    """Return the expected mean of the bumps; PDEBench's is that of a run, which makes samples depend on each other."""
-    # The mean of a bump is the square of a one-dimensional integral in closed form; the width is averaged numerically.
+    """Return the mean of the sum of bumps over the square and all random draws; PDEBench's is over a run's samples."""
+    # The mean of a bump of one width is the square of an integral with a closed form; widths are averaged numerically.
     widths = _WIDEST * (np.arange(2000) + 0.5) / 2000
     line = [math.sqrt(math.pi * s) * math.erf(s**-0.5) + s * math.expm1(-1 / s) for s in widths]
     return _BUMPS * float(np.mean(np.square(line)))
 
 
 def sample_permeability(rng: np.random.Generator, x: Array) -> Array:
-    """Sample a permeability [X, X]."""
+    """Sample a random permeability [X, X] on the grid ``x`` times ``x``."""
     bumps = np.zeros((len(x), len(x)))
     for _ in range(_BUMPS):
         centre_x, centre_y = rng.uniform(0, 1, size=2)

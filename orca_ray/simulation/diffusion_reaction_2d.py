@@ -1,6 +1,7 @@
-"""Diffusion and reaction in two dimensions: an activator u and an inhibitor v (FitzHugh and Nagumo), no flux.
+"""Diffusion and reaction of an activator u and an inhibitor v in two dimensions (FitzHugh-Nagumo equations).
 
-u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v with k = 5e-3, on [-1, 1]^2 to t = 5, from white noise.
+u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v with k = 5e-3 and the Laplacian Lap, on [-1, 1]^2 to
+t = 5. There is no flux through the boundary; the initial fields are white noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +23,13 @@ FIRST_STEPS = 8
 
 
 def laplacian_symbol(num_cells: int, cell: float) -> Array:
-    """Return the eigenvalues [N, N] of the five-point Laplacian without flux, for the cosine transform."""
+    """Return the eigenvalues [N, N] of the five-point Laplacian with no-flux boundary, by cosine-transform mode."""
     line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
     return line[:, None] + line[None, :]
 
 
 def reaction(fields: Array) -> Array:
-    """Return the reaction terms of (u, v) [2, ...]."""
+    """Return the terms without Laplacian, [2, ...], of the equations for ``fields`` = (u, v) [2, ...]."""
     u, v = fields
     return np.stack([u - u * u * u - K - v, u - v])
 
@@ -37,9 +38,10 @@ def evolve(
     initial: Array, interval: float, num_frames: int, *, cell: float = (HIGH - LOW) / NUM_CELLS, reacting: bool = True,
     steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS,
 ) -> Array:  # fmt: skip
-    """Solve from u and v, ``initial`` [2, N, N], the first frame; return [num_frames, 2, N, N].
+    """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
 
-    Frames are a time of ``interval`` apart, with ``steps`` time steps each, the first with ``first_steps``.
+    Frames are a time ``interval`` apart, with ``steps`` time steps in between; ``first_steps`` before the second frame.
+    ``cell`` is the side of a cell. ``reacting`` False: diffusion only.
     """
     from scipy.fft import dctn, idctn
 

@@ -1,8 +1,9 @@
 """Diffusion with sorption in one dimension: a contaminant enters ground water and is adsorbed by the grains.
 
-u_t = (D / R(u)) u_xx with Freundlich's retardation R(u) = 1 + K n (u + 1e-6)^(n - 1), K = (1 - phi) / phi rho_s k_f.
-With theta(u) = u + K (u + 1e-6)^n this is the conservation law theta_t = D u_xx, which this module solves. At the left
-end u = 1; at the right end u = -D u_x, as in PDEBench's generator (the paper's u = D u_x has no bounded solution).
+Concentration u: u_t = (D / R(u)) u_xx with Freundlich's retardation factor R(u) = 1 + K n (u + 1e-6)^(n - 1), exponent
+n and K = (1 - phi) / phi rho_s k_f (porosity phi, grain density rho_s, Freundlich's factor k_f). With the content
+theta(u) = u + K (u + 1e-6)^n, this is the conservation law theta_t = D u_xx, which this module solves. At the left end
+u = 1; at the right end u = -D u_x, as in PDEBench's generator (with its paper's u = D u_x, no solution is bounded).
 """
 
 from collections.abc import Sequence
@@ -30,22 +31,22 @@ _NEWTON_TOLERANCE, _NEWTON_LIMIT = 1e-12, 50
 
 
 def content(u: Array) -> Array:
-    """Return theta, the dissolved and sorbed amount per pore volume, for the concentration ``u``."""
+    """Return theta(u), the dissolved plus the adsorbed amount per pore volume at the concentration ``u``."""
     return u + _SORBED * (u + _OFFSET) ** FREUNDLICH_EXPONENT
 
 
 def retardation(u: Array) -> Array:
-    """Return R, the derivative of `content`."""
+    """Return R(u), the derivative of `content`."""
     return 1 + _SORBED * FREUNDLICH_EXPONENT * (u + _OFFSET) ** (FREUNDLICH_EXPONENT - 1)
 
 
 class Diffusion:
-    """D u_xx by finite volumes on equal cells of [0, 1], of second order up to both ends."""
+    """Finite volume discretisation of D u_xx on N equal cells of [0, 1], of second order also at both ends."""
 
     def __init__(self, num_cells: int) -> None:
         cell = 1.0 / num_cells
         self.rate = D / cell**2
-        # Value at the right face relative to the last cell, from u = -D u_x over the last half cell.
+        # Value at the right end divided by that of the last cell, from u = -D u_x over the last half cell.
         self.right_share = (2 * D / cell) / (1 + 2 * D / cell)
 
     def __call__(self, u: Array) -> Array:
@@ -56,11 +57,11 @@ class Diffusion:
         return gain
 
     def ends(self, u: Array) -> tuple[Array, Array]:
-        """Return inflow at the left and outflow at the right, per time and cell length, [B, 1] each."""
+        """Return the flux in at the left end and out at the right end, divided by the cell length, [B, 1] each."""
         return 2 * self.rate * (LEFT_VALUE - u[:, :1]), 2 * self.rate * (1 - self.right_share) * u[:, -1:]
 
     def diagonal(self, num_cells: int) -> Array:
-        """Return the diagonal of the matrix, [N]."""
+        """Return the diagonal [N] of the tridiagonal matrix d(D u_xx) / du."""
         values = np.full(num_cells, -2 * self.rate)
         values[0] -= self.rate
         values[-1] = -self.rate - 2 * self.rate * (1 - self.right_share)
@@ -68,7 +69,7 @@ class Diffusion:
 
 
 def _implicit(u: Array, wanted: Array, dt: float, diffusion: Diffusion) -> Array:
-    """Solve content(u) - dt D u_xx = wanted by Newton's method, from the guess ``u`` [B, N]."""
+    """Solve content(u) - dt D u_xx = wanted for u [B, N] by Newton's method; ``u`` is the initial guess."""
     off = np.full((len(u), 1), -dt * diffusion.rate)
     diagonal = -dt * diffusion.diagonal(u.shape[1])
     for _ in range(_NEWTON_LIMIT):
@@ -80,7 +81,7 @@ def _implicit(u: Array, wanted: Array, dt: float, diffusion: Diffusion) -> Array
 
 
 def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
-    """Return u [B, N] after ``dt``: two diagonally implicit stages, second order and L-stable (Alexander 1977)."""
+    """Return u [B, N] after a time step ``dt`` of an L-stable, second-order implicit Runge-Kutta method (Alexander)."""
     before = content(u)
     first = _implicit(u, before, _GAMMA * dt, diffusion)
     return _implicit(first, before + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion)
@@ -89,10 +90,10 @@ def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
 def evolve(
     initial: Array, interval: float, num_frames: int, steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS
 ) -> Array:
-    """Solve from the concentrations ``initial`` [B, N], 0 or more, the first frame; return [B, num_frames, N].
+    """Solve from non-negative concentrations ``initial`` [B, N]; return frames [B, num_frames, N], ``initial`` first.
 
-    Frames are a time of ``interval`` apart, with ``steps`` time steps each. Those of the first, ``first_steps``, grow
-    quadratically: u jumps at the ends at t = 0, and boundary layers grow with the square root of time.
+    Frames are a time ``interval`` apart, with ``steps`` time steps in between. The second frame is reached by
+    ``first_steps`` time steps of growing length, because u is discontinuous at the ends at t = 0.
     """
     diffusion = Diffusion(initial.shape[1])
     frames = np.empty((len(initial), num_frames, initial.shape[1]))

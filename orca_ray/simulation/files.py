@@ -1,4 +1,4 @@
-"""HDF5 files in PDEBench's layouts, written batch by batch and moved into place when complete."""
+"""The two layouts of PDEBench's HDF5 files, and functions to write a file batch by batch and read its marker."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -21,20 +21,20 @@ Coordinates = Mapping[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorLayout:
-    """One dataset per quantity, with samples along the first axis, and one per coordinate."""
+    """Layout with one HDF5 dataset per quantity, samples along its first axis, and one dataset per coordinate."""
 
     datasets: Mapping[str, tuple[int, ...]]
-    """Shape of one sample by dataset name."""
+    """Shape of one sample of each quantity, by dataset name."""
     coordinates: Coordinates
     attributes: Mapping[str, float]
-    """Parameters of the equation, stored as root attributes."""
+    """Parameters of the equation, stored as attributes of the HDF5 root."""
 
     def num_bytes(self, samples: int) -> int:
         """Return the approximate size of a file of ``samples`` samples, without compression."""
         return samples * sum(4 * int(np.prod(shape)) for shape in self.datasets.values())
 
     def create(self, file: "h5py.File", samples: int) -> None:
-        """Create datasets, coordinates and attributes."""
+        """Create the datasets for ``samples`` samples, and write coordinates and attributes."""
         for name, shape in self.datasets.items():
             file.create_dataset(name, shape=(samples, *shape), dtype=np.float32)
         for name, values in self.coordinates.items():
@@ -49,7 +49,7 @@ class TensorLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupLayout:
-    """One group per sample, named by its four-digit number, with ``data``, ``grid/*`` and the attribute ``config``."""
+    """Layout with one HDF5 group per sample, e.g. "0001", with ``data``, ``grid/*`` and the attribute ``config``."""
 
     shape: tuple[int, ...]
     """Shape of one sample: (T, X, 1) or (T, X, Y, C)."""
@@ -80,7 +80,7 @@ Layout = TensorLayout | GroupLayout
 
 @contextlib.contextmanager
 def atomic_file(path: Path, scratch: Path) -> Iterator["h5py.File"]:
-    """Yield a new HDF5 file in ``scratch`` (same disk), moved to ``path`` when the block succeeds, else removed."""
+    """Yield a new HDF5 file in directory ``scratch``; if the block succeeds, move it to ``path``, else delete it."""
     import h5py
 
     temporary = scratch / path.name
@@ -94,7 +94,7 @@ def atomic_file(path: Path, scratch: Path) -> Iterator["h5py.File"]:
 
 @contextlib.contextmanager
 def disk_errors(directory: Path) -> Iterator[None]:
-    """Turn errors of a full or read-only disk into a :class:`UserError`."""
+    """Convert the errors of a full or read-only disk, also those of h5py, into a :class:`UserError`."""
     try:
         with cache.disk_errors(directory):
             yield
@@ -105,7 +105,7 @@ def disk_errors(directory: Path) -> Iterator[None]:
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
-    """Return how ``path`` was generated; None if it was not, or is not an HDF5 file."""
+    """Return the marker of a generated file (options that it was generated with); None for any other file."""
     import h5py
 
     try:

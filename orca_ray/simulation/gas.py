@@ -1,6 +1,6 @@
-"""An ideal gas: Euler's equations for the sweeps of :mod:`orca_ray.simulation.hyperbolic`, and viscous stress in 2D.
+"""An ideal gas: Euler's equations (no viscosity) for :mod:`orca_ray.simulation.hyperbolic`, and viscous stress in 2D.
 
-Primitive fields are (density, velocities..., pressure), conserved fields (density, momenta..., total energy).
+Primitive fields are (density, velocities..., pressure); conserved fields (density, momenta..., total energy).
 """
 
 import math
@@ -14,16 +14,16 @@ from orca_ray.simulation.simulation import Array
 GAMMA = 5.0 / 3.0
 _SAFETY = 0.9
 _LONGEST = 300.0
-"""Maximum length of a step times the stiffness; longer steps are stable but damp long waves too little."""
+"""Maximum product of time step and `Stress.stiffness`; longer steps are stable, but damp long waves too little."""
 
 
 class Gas:
-    """An ideal gas; the number of velocities is the number of dimensions."""
+    """Euler's equations of an ideal gas in one or more dimensions (a `hyperbolic.System`)."""
 
     positive: tuple[int, ...] = (0, -1)
 
     def primitive(self, conserved: Array) -> Array:
-        """Return (density, velocities..., pressure)."""
+        """Return the primitive fields (density, velocities..., pressure) of conserved ones."""
         state = np.empty_like(conserved)
         state[0] = conserved[0]
         state[1:-1] = conserved[1:-1] / conserved[0]
@@ -32,7 +32,7 @@ class Gas:
         return state
 
     def conserved(self, state: Array) -> Array:
-        """Return (density, momenta..., total energy)."""
+        """Return the conserved fields (density, momenta..., total energy) of the primitive fields ``state``."""
         result = np.empty_like(state)
         result[0] = state[0]
         result[1:-1] = state[0] * state[1:-1]
@@ -40,13 +40,13 @@ class Gas:
         return result
 
     def energy(self, state: Array) -> Array:
-        """Return the total energy per volume of a primitive state."""
+        """Return the total energy per volume of the primitive fields ``state``."""
         kinetic = 0.5 * state[0] * (state[1:-1] * state[1:-1]).sum(axis=0)
         total: Array = state[-1] / (GAMMA - 1) + kinetic
         return total
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return -A(state) slopes for the direction of the first velocity."""
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
         result: Array = -state[1] * slopes
         result[0] -= state[0] * slopes[1]
         result[1] -= slopes[-1] / state[0]
@@ -54,15 +54,15 @@ class Gas:
         return result
 
     def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along ``direction``."""
+        """Return the speed of the fastest wave along axis ``direction`` in each cell."""
         state = self.primitive(conserved)
         speed: Array = np.abs(state[1 + direction]) + self._sound(state)
         return speed
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the HLLC solver (Toro, chapter 10) with Davis' bounds of the outer waves.
+        """Return the flux between primitive fields by the HLLC Riemann solver (Toro, chapter 10); Davis' wave speeds.
 
-        Only the upwind side of the contact is computed; in supersonic flow its outer speed is clipped to 0.
+        Only the side from which the contact wave moves away is computed; in supersonic flow its outer speed becomes 0.
         """
         sound_left, sound_right = self._sound(left), self._sound(right)
         slowest = np.minimum(left[1] - sound_left, right[1] - sound_right)
@@ -79,10 +79,10 @@ class Gas:
         return self._one_sided(state, contact, outer, mass, clipped)
 
     def _one_sided(self, state: Array, contact: Array, outer: Array, mass: Array, clipped: Array) -> Array:
-        """Return F(state) + clipped * (U* - U), where U* is the state between the outer wave and the contact."""
+        """Return F(U) + clipped * (U* - U): U is ``state``, F its flux, U* the state between outer and contact wave."""
         density, velocity, pressure = state[0], state[1], state[-1]
         energy = self.energy(state)
-        starred = mass / (outer - contact)  # density between the waves
+        starred = mass / (outer - contact)  # density of U*
         result = np.empty_like(state)
         stream = density * velocity
         result[0] = stream + clipped * (starred - density)
@@ -100,15 +100,15 @@ class Gas:
 
 @dataclass(frozen=True)
 class Stress:
-    """Stress sigma = eta (grad v + grad v^T - 2/3 div v) + zeta div v on a periodic grid in two dimensions."""
+    """Viscous stress eta (grad v + grad v^T - 2/3 div v) + zeta div v in 2D, on periodic cells with sides ``cell``."""
 
     eta: float
     zeta: float
     cell: float
 
     def rates(self, density: Array, changing: Array) -> Array:
-        """Return d/dt of ``changing`` [3, X, Y] (two momenta, total energy) at fixed ``density`` [X, Y]."""
-        velocity = changing[:2] / density  # with neighbours across the periodic edges
+        """Return d/dt of ``changing`` [3, X, Y] = (two momenta, energy) by the stress alone; ``density`` is [X, Y]."""
+        velocity = changing[:2] / density  # then padded with the periodic neighbours
         velocity = np.concatenate([velocity[:, -1:], velocity, velocity[:, :1]], axis=1)
         velocity = np.concatenate([velocity[:, :, -1:], velocity, velocity[:, :, :1]], axis=2)
         result = self._through_faces(velocity)
@@ -118,9 +118,9 @@ class Stress:
         return result
 
     def _through_faces(self, velocity: Array) -> Array:
-        """Return the gain through faces across the first axis, per time and volume, [3, X, Y].
+        """Return the part of `rates`, [3, X, Y], due to the faces between neighbours along the first axis.
 
-        ``velocity`` [2, X + 2, Y + 2], along and across the first axis, has a ring of periodic neighbours.
+        ``velocity`` [2, X + 2, Y + 2] is (along, across the first axis), padded with its periodic neighbours.
         """
         interior = velocity[:, :, 1:-1]
         normal = (interior[:, 1:] - interior[:, :-1]) / self.cell
@@ -135,11 +135,11 @@ class Stress:
         return (flux[:, 1:] - flux[:, :-1]) / self.cell
 
     def stiffness(self, density: Array) -> float:
-        """Return a bound of the eigenvalues' magnitude of `rates`, that of the shortest waves on the grid."""
+        """Return an upper bound of the eigenvalue magnitudes of `rates`, in 1 / time."""
         return 4 * (2 * self.eta + self.eta / 3 + self.zeta) / (float(density.min()) * self.cell**2)
 
     def step(self, density: Array, changing: Array, dt: float) -> Array:
-        """Return ``changing`` after ``dt`` of any length: stable, second order, conserving momentum and energy."""
+        """Return ``changing`` after a time ``dt`` of any length; second order, conserves momentum and energy."""
         count = math.ceil(dt * self.stiffness(density) / _LONGEST)
         for _ in range(count):
             changing = self._legendre_step(density, changing, dt / count)
@@ -148,7 +148,8 @@ class Stress:
     def _legendre_step(self, density: Array, changing: Array, dt: float) -> Array:
         """Return ``changing`` after one step of the second-order Runge-Kutta-Legendre method.
 
-        s stages replace (s^2 + s - 2) / 4 explicit steps (Meyer et al., J. Comput. Phys. 257, 2014, eqs. 15-17).
+        With s stages, it may be (s^2 + s - 2) / 4 times as long as a stable explicit Euler step (Meyer et al., J.
+        Comput. Phys. 257, 2014, eqs. 15-17).
         """
         explicit = 2 * _SAFETY / self.stiffness(density)
         stages = max(3, math.ceil((math.sqrt(9 + 16 * dt / explicit) - 1) / 2)) | 1  # an odd number damps better

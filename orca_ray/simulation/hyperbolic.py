@@ -1,6 +1,7 @@
-"""Finite volumes for hyperbolic systems: MUSCL-Hancock sweeps, one direction at a time.
+"""Finite volume method for hyperbolic systems (MUSCL-Hancock); a "sweep" is a time step along one axis of the grid.
 
-Arrays are [F, ..., N], swept along the last axis, with the F fields (density or depth, velocity along the sweep, ...).
+Arrays are [F, ..., N] with F fields; the last axis is that of the sweep. Conserved fields are (density, momenta...,
+others), primitive fields (density, velocities..., others), those along the sweep first. For water, density is depth.
 """
 
 from typing import Literal, Protocol
@@ -11,34 +12,34 @@ from orca_ray.simulation.simulation import Array
 
 Boundary = Literal["periodic", "outflow"]
 FLOOR = 1e-8
-"""Minimum density and pressure at a face."""
+"""Densities and pressures at the faces between cells are clamped to at least this value."""
 
 
 class System(Protocol):
-    """System of conservation laws."""
+    """A system of conservation laws."""
 
     positive: tuple[int, ...]
-    """Indices of fields that must stay positive."""
+    """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
-        """Return (density, velocities, ...) of (density, momenta, ...)."""
+        """Return the primitive fields of conserved ones."""
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return the rate of change of the primitive ``state``, -A(state) ``slopes``."""
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the conserved fields between two primitive states, by a Riemann solver."""
+        """Return the flux of the conserved fields at faces with the primitive fields ``left`` and ``right`` of them."""
 
     def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along ``direction`` (0 for the first velocity), without axis F."""
+        """Return the speed [..., N] of the fastest wave along axis ``direction`` (0: that of the first velocity)."""
 
 
 def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boundary) -> Array:
-    """Return the conserved fields [F, ..., N] after one step along the last axis; stable for ratio * speed <= 1.
+    """Return the conserved fields [F, ..., N] after one time step along the last axis; stable if ratio * speed <= 1.
 
-    Second order in smooth regions (van Leer's limited slopes, Hancock's half step in primitive variables; Toro, Riemann
-    Solvers and Numerical Methods for Fluid Dynamics, section 14.4), monotone elsewhere. ``ratio`` is the time step over
-    the cell size, a number or an array that broadcasts with [..., N]; an outflow boundary is open to both sides.
+    Second order in smooth regions, no new extrema elsewhere (van Leer's limited slopes, half step in primitive fields;
+    Toro, Riemann Solvers and Numerical Methods for Fluid Dynamics, section 14.4). ``ratio`` is the time step divided by
+    the cell size, a number or an array that broadcasts with [..., N]. The boundary "outflow" is open at both ends.
     """
     state = _pad(system.primitive(conserved), 2, boundary)
     slopes = _limited_slopes(state)
@@ -54,7 +55,7 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
 
 
 def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int) -> Array:
-    """Sweep along the first or second of the last two axes, with its velocity swapped for the first."""
+    """Do a `sweep` along axis ``direction`` (0 or 1) of the last two axes, with the momentum along it put first."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     turned = np.moveaxis(conserved[order], direction - 2, -1)
@@ -69,12 +70,12 @@ def _pad(fields: Array, width: int, boundary: Boundary) -> Array:
 
 
 def _limited_slopes(state: Array) -> Array:
-    """Return van Leer's slopes (harmonic means of the differences to both sides, 0 at extrema) of the inner cells."""
+    """Return van Leer's slopes of the inner cells: harmonic mean of the differences to both sides, 0 at extrema."""
     differences = state[..., 1:] - state[..., :-1]
     behind, ahead = differences[..., :-1], differences[..., 1:]
     product = behind * ahead
     total = behind + ahead
-    # The sum is not zero where the product is positive; elsewhere the slope is 0 whatever the divisor.
+    # Where the product is positive, the sum is not zero. Elsewhere the slope is 0, so any divisor will do.
     np.copyto(total, 1.0, where=product <= 0)
     np.maximum(product, 0.0, out=product)
     product *= 2.0

@@ -1,7 +1,7 @@
-"""Three equations in one dimension, periodic on [0, 1): one solved exactly, the others in Fourier space.
+"""Three equations for u(x, t), periodic on [0, 1): advection, solved exactly, and two that are solved in Fourier space.
 
 Advection is u_t + 0.4 u_x = 0. Burgers' equation is u_t + (u^2 / 2)_x = (nu / pi) u_xx: PDEBench divides nu by pi,
-so that the diffusion coefficient of its ``Nu1.0`` set is 0.318. Diffusion with growth is u_t = nu u_xx + rho u (1 - u).
+so that nu = 1 means the coefficient 0.318. Diffusion with growth is u_t = nu u_xx + rho u (1 - u).
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ INTERVAL = 0.01
 """Time between two frames."""
 ADVECTION_BETA, ADVECTION_FRAMES = 0.4, 201
 BURGERS_NU, BURGERS_FRAMES, BURGERS_STEPS = 1.0, 201, 10
-"""Viscosity, number of frames, time steps per frame."""
+"""Parameters of Burgers' equation: nu, number of frames, time steps per frame."""
 GROWTH_NU, GROWTH_RHO, GROWTH_FRAMES, GROWTH_STEPS = 0.5, 1.0, 101, 5
 
 
 def advected(initial: Waves, x: Array, times: Array) -> Array:
-    """Return the exact u [T, X] of advection at ``times`` [T] and ``x`` [X]: the shifted initial field."""
+    """Return the exact solution u [T, X] of the advection equation at ``times`` [T] and ``x`` [X]."""
     return initial(x[None, :] - ADVECTION_BETA * times[:, None])
 
 
 def evolve_burgers(initial: Array, nu: float, interval: float, num_frames: int, steps: int = BURGERS_STEPS) -> Array:
-    """Solve with the coefficient ``nu`` of u_xx; other arguments and result as of `evolve_spectral`."""
+    """Solve u_t + (u^2 / 2)_x = nu u_xx (nu not divided by pi); other arguments and result as for `evolve_spectral`."""
     return evolve_spectral(
         initial, lambda k: -nu * k**2, lambda k: -0.5j * k, interval=interval, num_frames=num_frames, steps=steps
     )
@@ -36,7 +36,7 @@ def evolve_burgers(initial: Array, nu: float, interval: float, num_frames: int, 
 def evolve_growth(
     initial: Array, nu: float, rho: float, interval: float, num_frames: int, steps: int = GROWTH_STEPS
 ) -> Array:
-    """Solve with diffusion ``nu`` and growth rate ``rho``; other arguments and result as of `evolve_spectral`."""
+    """Solve u_t = nu u_xx + rho u (1 - u); other arguments and result as for `evolve_spectral`."""
     return evolve_spectral(
         initial, lambda k: rho - nu * k**2, lambda k: -rho, interval=interval, num_frames=num_frames, steps=steps
     )

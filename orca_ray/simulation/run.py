@@ -1,4 +1,4 @@
-"""Generation of a file: batches are solved, in worker processes if requested, stored, and written to the file."""
+"""Generation of a data file: solve batches of samples, in worker processes if requested, and store them."""
 
 import contextlib
 import json
@@ -29,29 +29,29 @@ from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generator
 
 logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"
-"""Name below the raw directory, which is that of the benchmark that reads generated files."""
+"""Directory of generated files below the cache's ``raw``; also the name of the benchmark that reads them."""
 Progress = Callable[[int, int], None]
 """Receives the number of solved samples and the total."""
 SETTINGS = "settings.json"
-"""File in the directory that describes how its batches were made."""
+"""JSON file in the hidden directory with the settings that its batches were solved with."""
 
 
 @dataclass(frozen=True)
 class BatchStore:
-    """The solved batches of the file ``path``, in a hidden directory next to it until the file is complete."""
+    """Stores the solved batches of the output file ``path`` in a hidden directory next to it, until it is complete."""
 
     path: Path
 
     @property
     def directory(self) -> Path:
-        """The hidden directory."""
+        """The hidden directory that holds the batches."""
         return self.path.with_name(f".{self.path.name}.parts")
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directory for a block; remove it when the block succeeds, or when it fails without a batch.
+        """Create the directory if needed; remove it after the block, unless the block fails and batches are stored.
 
-        Batches made with other ``settings`` are removed. The caller holds :func:`orca_ray.data.cache.lock`.
+        Stored batches that were solved with other ``settings`` are removed first. The caller must hold the file's lock.
         """
         found = None
         with contextlib.suppress(OSError, UserError):
@@ -73,23 +73,23 @@ class BatchStore:
         self.remove()
 
     def remove(self) -> None:
-        """Remove all batches; the caller holds the lock."""
+        """Remove all batches; the caller must hold the lock."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def num_samples(self) -> int:
-        """Return the number of samples that are solved."""
+        """Return the number of samples in the stored batches."""
         bounds = (batch.stem.split("-") for batch in self.directory.glob("*.npz"))
         return sum(int(stop) - int(start) for start, stop in bounds)
 
     def save(self, start: int, stop: int, fields: Fields) -> None:
-        """Write a batch atomically."""
+        """Store the ``fields`` of samples ``start`` to ``stop`` (exclusive) atomically."""
         temporary = self.file(start, stop).with_suffix(".tmp")
         with temporary.open("wb") as stream:
             np.savez(stream, **fields)  # type: ignore[arg-type]  # numpy 2.0 takes any other keyword for an array
         cache.replace_file(temporary, self.file(start, stop))
 
     def load(self, start: int, stop: int) -> Fields:
-        """Read a batch; a damaged one is removed and reported by a UserError."""
+        """Return the stored fields of a batch. If it is damaged, removes it and raises UserError."""
         file = self.file(start, stop)
         try:
             with np.load(file) as arrays:
@@ -100,7 +100,7 @@ class BatchStore:
             raise UserError(message) from error
 
     def file(self, start: int, stop: int) -> Path:
-        """Return the file of the samples ``start`` to ``stop`` (exclusive), which exists once they are solved."""
+        """Return the path of the batch of samples ``start`` to ``stop`` (exclusive); it exists once they are solved."""
         return self.directory / f"{start}-{stop}.npz"
 
     def _remove_temporary_files(self) -> None:
@@ -109,12 +109,12 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of a task's file in ``directory``; default: where ``pdebench_generated`` looks for it."""
+    """Return the path of the data file of task ``name``; default directory: where its benchmark reads it."""
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
 def solved(name: str, directory: Path | None = None) -> int:
-    """Return the number of samples that an interrupted generation has stored; arguments as for `target`."""
+    """Return how many samples of a file an interrupted generation has solved and stored; arguments as for `target`."""
     return BatchStore(target(name, directory)).num_samples()
 
 
@@ -128,18 +128,18 @@ def generate(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, bool]:
-    """Generate the file of ``pdebench/task``; return its path and whether it was generated now rather than found.
+    """Generate the data file of task ``name``; return its path, and True, or False if the same file existed already.
 
     After an interruption, the next call with the same name, seed and directory continues with the stored batches.
 
     Args:
-        samples, workers: number of samples, and of processes.
-        seed: sample i of a seed is the same in every file, whatever ``samples`` and ``workers`` are.
+        samples, workers: number of samples in the file, and of processes that solve them.
+        seed: seed of the random numbers. Sample i depends on it and on i only, not on ``samples`` or ``workers``.
         directory: directory of the file; None: see `target`.
         overwrite: whether to replace a file that was generated with other options.
-        progress: called after every batch.
+        progress: called after every solved batch.
 
-    Raises UserError for an unknown name, a number out of range, another file at the path, a full disk, a killed worker.
+    Raises UserError for an unknown name, a number out of range, another file at the path, a full disk, a dead worker.
     """
     chosen = get_simulation(name)
     for option, value, least in (("samples", samples, 1), ("seed", seed, 0), ("workers", workers, 1)):
@@ -154,10 +154,10 @@ def generate(
         return path, False
     with cache.lock(path.parent / LOCKS / path.name, str(path)):
         if _exists(path, marker, overwrite=overwrite):  # another process has generated it meanwhile
-            store.remove()  # left by a process that was killed before it could
+            store.remove()  # left by a process that was killed before it removed them
             return path, False
         with files.disk_errors(path.parent), store.opened(settings):
-            # The stored batches and the file both need space.
+            # The stored batches and the file exist at the same time.
             num_bytes = chosen.layout.num_bytes
             cache.require_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)))
             _solve_all(chosen, samples, seed, workers, store, progress)
@@ -171,7 +171,7 @@ def generate(
 
 
 def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
-    """Return whether ``path`` is the requested file; raises UserError for a file that must not be replaced."""
+    """Return whether ``path`` is the file that ``marker`` describes; raises UserError if it must not be replaced."""
     if not path.exists():
         return False
     found = files.read_marker(path)
@@ -194,7 +194,7 @@ def _solve_all(
     done = samples - sum(stop - start for start, stop in missing)
     if done:
         logger.info("%s: continues after %d of %d samples", chosen.name, done, samples)
-    # Closing the generator ends the workers at once, also when ``progress`` raises.
+    # Closing the generator terminates the workers at once, also if ``progress`` raises.
     with contextlib.closing(_solved(store, chosen.name, seed, missing, workers)) as batches:
         for start, stop in batches:
             done += stop - start
@@ -203,7 +203,7 @@ def _solve_all(
 
 
 def _solved(store: BatchStore, name: str, seed: int, todo: list[Bounds], workers: int) -> Generator[Bounds, None, None]:
-    """Yield the batches in order as soon as each is stored."""
+    """Solve and store the batches ``todo``; yield each, in order, once it is stored."""
     if workers == 1 or len(todo) < 2:
         for bounds in todo:
             _solve_and_store(store, name, seed, *bounds)
@@ -223,7 +223,7 @@ def _solved(store: BatchStore, name: str, seed: int, todo: list[Bounds], workers
 
 
 def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
-    """Submit a batch, which may start a worker, while Ctrl-C is blocked: only the parent shall react to it."""
+    """Submit a batch with SIGINT blocked, so that a worker started by it ignores Ctrl-C, which the parent handles."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_solve_and_store, *batch)
@@ -232,12 +232,12 @@ def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
 
 
 def _solve_and_store(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
-    # Not through the pool's pipe: a worker terminated while it sends would leave the parent waiting for ever.
+    # Results are not returned: a worker terminated while it sends them would leave the parent waiting forever.
     store.save(start, stop, _solve(name, seed, start, stop))
 
 
 def _solve(name: str, seed: int, start: int, stop: int) -> Fields:
-    np.empty(31 << 17)  # the GNU library then reuses freed blocks up to this size, which is three times faster
+    np.empty(31 << 17)  # freeing it makes glibc reuse blocks of up to this size, which is three times faster
     fields = get_simulation(name).solve(generators(seed, start, stop))
     for key, values in fields.items():
         if not np.isfinite(values).all():
@@ -259,7 +259,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    """Use one thread, and exit when the parent does, even if it is killed."""
+    """Limit the worker process to one thread, and end it when its parent process ends, even if that is killed."""
     threadpool_limits(limits=1)
     parent = multiprocessing.parent_process()
     assert parent is not None

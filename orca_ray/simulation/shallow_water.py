@@ -1,4 +1,4 @@
-"""Shallow water in two dimensions, a radial dam break: h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0"""
+"""Shallow water in 2D (depth h, velocity v): h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0."""
 
 import math
 from collections.abc import Sequence
@@ -19,30 +19,30 @@ COURANT = 0.8
 
 
 class Water:
-    """Shallow water over a flat bed: primitive fields (depth, velocities), conserved ones (depth, momenta)."""
+    """Shallow water over a flat bed; primitive fields are (depth, velocities), conserved fields (depth, momenta)."""
 
     positive: tuple[int, ...] = (0,)
 
     def primitive(self, conserved: Array) -> Array:
-        """Return (depth, velocities)."""
+        """Return the primitive fields (depth, velocities) of conserved ones."""
         state = conserved.copy()
         state[1:] /= conserved[0]
         return state
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return -A(state) slopes for the direction of the first velocity."""
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
         result: Array = -state[1] * slopes
         result[0] -= state[0] * slopes[1]
         result[1] -= GRAVITY * slopes[0]
         return result
 
     def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along ``direction``."""
+        """Return the speed of the fastest wave along axis ``direction`` in each cell."""
         speed: Array = np.abs(conserved[1 + direction] / conserved[0]) + np.sqrt(GRAVITY * conserved[0])
         return speed
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the HLL flux; transverse velocities come from the upwind side (HLLC; Toro 2001, ch. 10)."""
+        """Return the HLL flux between primitive fields; other velocities are taken upwind (HLLC; Toro 2001, ch. 10)."""
         wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
         slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
         fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)
@@ -61,11 +61,11 @@ class Water:
 def evolve(
     initial: Array, cell: float, interval: float, num_frames: int, top_speed: float, boundary: Boundary = "outflow"
 ) -> Array:
-    """Solve from depth and momenta, ``initial`` [3, B, X, Y], on cells with sides of ``cell``.
+    """Solve the equations from ``initial`` [3, B, X, Y] (depth, two momenta) on cells with sides ``cell``.
 
-    Returns depths [B, num_frames, X, Y], a time of ``interval`` apart, the initial one first. ``top_speed`` bounds the
-    wave speeds: 2 sqrt(g h) for water at rest with depths up to h. The order of the sweeps alternates (x y, y x), which
-    is of second order in time (Strang 1968).
+    Returns depths [B, num_frames, X, Y] at time intervals of ``interval``, the initial one first. ``top_speed`` is an
+    upper bound of the wave speeds: 2 sqrt(g h) for water at rest with depths up to h. Sweeps alternate between the
+    orders x, y and y, x, which is of second order in time (Strang 1968).
     """
     water = Water()
     steps = math.ceil(interval * top_speed / (COURANT * cell))
@@ -83,7 +83,7 @@ def evolve(
 
 
 def cylinder(radius: float, x: Array) -> Array:
-    """Return the initial fields [3, X, X]: at rest, deep within ``radius``."""
+    """Return initial depth and momenta [3, X, X]: water at rest, deeper within ``radius`` of the origin."""
     deep = x[:, None] ** 2 + x[None, :] ** 2 <= radius**2
     depth = np.where(deep, INNER_DEPTH, OUTER_DEPTH)
     return np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])

@@ -1,4 +1,4 @@
-"""Simulations by name (the ``SIMULATION`` of each module here), and their random generators, grids, coordinates."""
+"""The class `Simulation` (each module here declares a ``SIMULATION``), look-up by name, random generators, grids."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,35 +15,35 @@ from orca_ray.simulation.files import GroupLayout, Layout, TensorLayout
 
 Array = npt.NDArray[np.float64]
 Bounds = tuple[int, int]
-"""First sample of a batch, and the one after its last."""
+"""Index of the first sample of a batch, and the index after its last sample."""
 Fields = dict[str, npt.NDArray[np.float32]]
-"""Values by dataset name, [B, *shape of a sample]."""
+"""Values [B, *shape of one sample] by dataset name, for a batch of B samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """Data generator of one task: an equation, its numerics and the file layout.
+    """Generator of the data of one task: equation, numerical method and file layout.
 
-    A sample depends only on the seed and its own number (up to rounding): `solve` gets a random generator per sample.
+    `solve` gets one random generator per sample, so a sample depends only on seed and sample number (up to rounding).
     """
 
     name: str
-    """Name of the imitated task, ``pdebench/task``."""
+    """Name of the PDEBench task whose data are imitated, e.g. ``pdebench/darcy``."""
     equation: str
     numerics: str
-    """Equation with its parameters, and numerical method; stored in the file."""
+    """Texts that describe the equation with its parameters, and the numerical method; stored in the file."""
     layout: Layout
     batch: int
-    """Samples solved together; chosen for a core's cache."""
+    """Number of samples that are solved together, chosen to fit the cache of a processor core."""
     solve: Callable[[Sequence[np.random.Generator]], Fields]
 
     @property
     def file(self) -> str:
-        """File name in PDEBench."""
+        """Name of the file, as in PDEBench."""
         return FILES[self.name.split("/")[1]]
 
     def batches(self, samples: int) -> list[Bounds]:
-        """Return the batches of a file of ``samples`` samples."""
+        """Return the bounds of all batches of a file with ``samples`` samples."""
         return [(start, min(start + self.batch, samples)) for start in range(0, samples, self.batch)]
 
 
@@ -58,17 +58,17 @@ def get_simulation(name: str) -> Simulation:
 
 
 def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
-    """Return independent random generators for the samples ``start`` to ``stop`` (exclusive)."""
+    """Return one independent random generator per sample from ``start`` to ``stop`` (exclusive)."""
     return [np.random.default_rng([seed, index]) for index in range(start, stop)]
 
 
 def centres(low: float, high: float, num_cells: int) -> Array:
-    """Return the centres of equal cells, [num_cells]."""
+    """Return the centres [num_cells] of ``num_cells`` equal cells of the interval from ``low`` to ``high``."""
     return low + (high - low) / num_cells * (np.arange(num_cells, dtype=np.float64) + 0.5)
 
 
 def frame_times(end: float, num_frames: int) -> Array:
-    """Return the times of the frames, from 0 to ``end``, [num_frames]."""
+    """Return ``num_frames`` equally spaced times from 0 to ``end``."""
     return np.arange(num_frames, dtype=np.float64) * (end / (num_frames - 1))
 
 
@@ -82,9 +82,9 @@ def tensor_layout(
     num_frames: int,
     **attributes: float,
 ) -> TensorLayout:
-    """Return the layout of datasets ``names`` on equal cells along ``axes``, e.g. "xy".
+    """Return a layout of datasets ``names`` on equal cells from ``low`` to ``high`` along each of ``axes`` ("xy").
 
-    As in PDEBench's files, there is one time more than there are frames.
+    As in PDEBench's files, the time coordinate has one value more than there are frames.
     """
     coordinates = {f"{axis}-coordinate": centres(low, high, num_cells) for axis in axes}
     coordinates["t-coordinate"] = frame_times(end * num_frames / (num_frames - 1), num_frames + 1)
@@ -95,6 +95,6 @@ def tensor_layout(
 def group_layout(
     channels: int, axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int, **options: Any
 ) -> GroupLayout:
-    """Return the layout of samples on equal cells along ``axes``, e.g. "xy"; ``options`` are those of `GroupLayout`."""
+    """Return a layout on equal cells along ``axes``, e.g. "xy"; ``options`` are further fields of `GroupLayout`."""
     grid = {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
     return GroupLayout(shape=(num_frames, *[num_cells] * len(axes), channels), grid=grid, **options)

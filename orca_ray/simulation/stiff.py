@@ -1,4 +1,4 @@
-"""Stiff equations: exponential time stepping (ETDRK4), and the tridiagonal systems of implicit steps."""
+"""Methods for stiff equations: exponential time stepping (ETDRK4), and tridiagonal solvers for implicit time steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +10,19 @@ from orca_ray.simulation.simulation import Array
 
 Modes = npt.NDArray[Any]
 Symbol = Callable[[Array], Any]
-"""Maps wave numbers to the factors of an operator that is diagonal in Fourier space."""
+"""Function that maps wave numbers to the factors by which an operator multiplies the Fourier coefficients."""
 _CONTOUR_POINTS = 32
 
 
 class Etdrk4:
-    """ETDRK4 for du/dt = L u + N(u) with a diagonal real L (Cox and Matthews, J. Comput. Phys. 176, 2002, eqs. 26-29).
+    """Fourth-order method ETDRK4 for du/dt = L u + N(u) with a real diagonal matrix L and a nonlinear function N.
 
-    The coefficients are means over a circle around L dt, to avoid cancellation (Kassam and Trefethen 2005).
+    See Cox and Matthews, J. Comput. Phys. 176, 2002, eqs. 26-29. Coefficients are means over a circle around L dt,
+    which avoids cancellation errors (Kassam and Trefethen 2005).
     """
 
     def __init__(self, linear: Array, dt: float) -> None:
-        """Prepare steps of ``dt``; ``linear`` is L of every mode and broadcasts with the modes."""
+        """Compute the coefficients for time steps ``dt``; ``linear`` is the diagonal of L and broadcasts with u."""
         z = linear * dt
         angles = np.pi * (np.arange(_CONTOUR_POINTS) + 0.5) / _CONTOUR_POINTS  # the upper half: L is real
         circle = z[..., None] + np.exp(1j * angles)
@@ -36,7 +37,7 @@ class Etdrk4:
         self._first, self._middle, self._last = (dt * np.mean(c, axis=-1).real for c in (first, middle, last))
 
     def step(self, modes: Modes, nonlinear: Callable[[Modes], Modes]) -> Modes:
-        """Return the modes after one step; ``nonlinear`` maps modes to the modes of N."""
+        """Return u after one time step; ``modes`` is u before it, and ``nonlinear`` is the function N."""
         slope = nonlinear(modes)
         halfway = self._half * modes
         a = halfway + self._stage * slope
@@ -54,15 +55,15 @@ class Etdrk4:
 def evolve_spectral(
     initial: Array, linear: Symbol, quadratic: Symbol, *, interval: float, num_frames: int, steps: int
 ) -> Array:
-    """Solve u_t = L u + Q (u^2) on a period of 1, L and Q diagonal in Fourier space; return [B, num_frames, X].
+    """Solve u_t = L u + Q (u^2), periodic on [0, 1); return frames [B, num_frames, X], ``initial`` first.
 
-    ``initial`` is u [B, X] at equally spaced points, the first frame; X is even. Frames are a time of ``interval``
-    apart, with ``steps`` time steps each.
+    ``initial`` [B, X] is u at X equally spaced points; X is even. ``linear`` and ``quadratic`` are the Fourier symbols
+    of the operators L and Q. Frames are a time ``interval`` apart, with ``steps`` time steps in between.
     """
     num_points = initial.shape[-1]
     k = 2 * np.pi * np.arange(num_points // 2 + 1)
     stepper = Etdrk4(linear(k), interval / steps)
-    # Squaring u would alias modes above two thirds (Orszag 1971).
+    # Q is applied to the lower two thirds of the modes only, because squaring u aliases the others (Orszag 1971).
     factor = np.where(np.arange(len(k)) <= num_points // 3, quadratic(k), 0.0)
 
     def nonlinear(modes: Modes) -> Modes:
@@ -79,10 +80,10 @@ def evolve_spectral(
 
 
 class Tridiagonal:
-    """B symmetric positive definite systems of N unknowns, concatenated and factored once (LAPACK's pttrf)."""
+    """B tridiagonal, symmetric, positive definite systems of N unknowns, factored together by LAPACK's pttrf."""
 
     def __init__(self, diagonal: Array, off: Array) -> None:
-        """Factor systems with diagonals ``diagonal`` [B, N] and constant off-diagonals ``off`` [B, 1]."""
+        """Factor the matrices with diagonals ``diagonal`` [B, N]; ``off`` [B, 1] is the value next to the diagonal."""
         from scipy.linalg import lapack
 
         coupling = np.repeat(off, diagonal.shape[1], axis=1)
@@ -99,10 +100,10 @@ class Tridiagonal:
 
 
 class Periodic:
-    """`Tridiagonal` with the first and last unknown coupled, too (Sherman-Morrison; Numerical Recipes, section 2.7)."""
+    """Like `Tridiagonal`, but ``off`` also couples the first and last unknown (Sherman-Morrison formula)."""
 
     def __init__(self, diagonal: Array, off: Array) -> None:
-        """Factor the systems; arguments as for `Tridiagonal`."""
+        """Factor the matrices; arguments as for `Tridiagonal`."""
         corner = -diagonal[:, :1]
         modified = diagonal.copy()
         modified[:, :1] -= corner

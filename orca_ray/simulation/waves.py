@@ -1,4 +1,4 @@
-"""Random one-dimensional initial fields of PDEBench: a few sine waves, some of them rectified or windowed."""
+"""Random one-dimensional initial fields of PDEBench: sums of sine waves, some in absolute value or within a window."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ _WINDOW_WIDTH = 0.01
 
 @dataclass(frozen=True)
 class Waves:
-    """The function sum_i A_i sin(2 pi n_i (x - low) / period + phase_i), its absolute value if ``rectified``.
+    """The function sum_i amplitudes[i] sin(2 pi numbers[i] (x - low) / period + phases[i]), periodic in x.
 
-    It is multiplied by ``sign`` and a window from ``window[0]`` to ``window[1]`` (absolute positions) with tanh flanks.
+    If ``rectified``, its absolute value is used. It is multiplied by ``sign`` and, unless ``window`` is None, by a
+    window that is 1 from x = ``window[0]`` to ``window[1]`` and 0 elsewhere, with smooth (tanh) transitions.
     """
 
     amplitudes: Array
@@ -28,7 +29,7 @@ class Waves:
     period: float
 
     def __call__(self, x: Array) -> Array:
-        """Evaluate at ``x`` of any shape, in any period."""
+        """Return the values at positions ``x``, an array of any shape."""
         position = np.mod(x - self.low, self.period)
         total = np.zeros_like(position)
         for amplitude, number, phase in zip(self.amplitudes, self.numbers, self.phases, strict=True):
@@ -49,10 +50,11 @@ def sample_waves(
 ) -> Waves:
     """Sample an initial field as PDEBench describes it.
 
-    Two of ``num_modes`` waves are chosen with replacement: a wave chosen twice has twice its wave number, and others
-    have wave number 0, a constant that PDEBench's generator has and the paper's formula lacks. ``windowed`` is the
-    probability of a window; a tenth of the fields is rectified. The domain starts at ``low`` and is one ``period``
-    long. PDEBench's windows are 0.45 wide: it uses one random number for their presence and their position.
+    The field is a sum of ``num_modes`` waves. Two of them are drawn with replacement: wave i = 1, 2, ... gets wave
+    number i if drawn once, and 2 i if drawn twice. The others get wave number 0, i.e. add a constant, as in PDEBench's
+    generator, but not in its paper's formula. ``windowed`` is the probability of a window; a tenth of the fields is
+    rectified. The domain begins at ``low`` and is one ``period`` long. Unlike here, PDEBench's windows are all 0.45
+    wide, because its generator uses one random number for their presence and their ends.
     """
     counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
     return Waves(
@@ -68,6 +70,6 @@ def sample_waves(
 
 
 def to_unit_range(field: Array) -> Array:
-    """Shift and scale a field [X] to the range from 0 to 1 (a constant field becomes 0)."""
+    """Return a field [X], shifted and scaled so that its values range from 0 to 1; a constant field becomes 0."""
     shifted: Array = field - field.min()
     return shifted / (shifted.max() or 1.0)

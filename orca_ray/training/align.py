@@ -1,6 +1,6 @@
 """The align stage: train the embedder alone until its features resemble the source features.
 
-Shapes: N training samples, n samples of one epoch, D token width.
+Shapes: N training samples, n samples of one epoch, D features (the token width of the body).
 """
 
 import logging
@@ -27,29 +27,29 @@ from orca_ray.training.reproducibility import derive_seed
 from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_class
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
-"""Maximum size of the tokens of one forward pass of the embedder. A CPU returns much larger tensors to the system and
-zeroes them at every use, which costs more than the arithmetic."""
+"""Maximum size of the tokens of one forward pass of the embedder, by device. On a CPU, the system
+allocates and zeroes much larger tensors anew every time, which takes longer than the arithmetic."""
 _STORED = ("epoch", "plateaued", "distance_before", "distance_after")
-"""Attributes that are stored in checkpoints as they are."""
+"""Names of the `AlignLoop` attributes that `state_dict` stores unchanged."""
 _log = logging.getLogger(__name__)
 
 
 class Measure(Protocol):
-    """The part of a fitted `Distance` that the loop uses."""
+    """The interface of a fitted `Distance` that `AlignLoop` uses."""
 
     diagnosis: Diagnosis  # of the last call
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
-        """Return the differentiable distance of features [n, D] with class ids [n]; `Distance` defines ``shares``."""
+        """Return the differentiable distance of features [n, D] with class ids [n] from the source; see `Distance`."""
 
 
 class AlignLoop:
     """Trains ``model.embedder`` to minimise a fitted distance; one `step` is one epoch and one optimiser step.
 
-    The distance compares the source features with ``model.features`` of a new random sample of the training set and its
-    classes (pseudo-classes by k-means if the target has none). The embedder is in evaluation mode, because source
-    features have no dropout. A sample too large for one forward pass is processed in chunks, whose activations the
-    backward pass recomputes. A plateau moves the schedule to its next learning rate, or ends the stage.
+    Each epoch draws a random sample of the training set. The distance compares its ``model.features`` and classes
+    (k-means clusters of the targets if the task has no classes) with the source features. The embedder is in evaluation
+    mode, as for the source features. A sample too large for one forward pass is split into chunks, whose activations
+    the backward pass recomputes. On a plateau, the schedule skips to its next learning rate, or the stage ends.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class AlignLoop:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Prepare to align to ``distance`` on the training inputs ``x`` [N, ...] and targets ``y`` [N, ...]."""
+        """Prepare to minimise ``distance`` for the training inputs ``x`` [N, ...] with the targets ``y`` [N, ...]."""
         self._model, self._x, self._distance = model, x, distance
         self._config, self._seed, self._device = config, seed, device
         self._parameters = list(model.embedder.parameters())
@@ -84,21 +84,21 @@ class AlignLoop:
         self._set_labels(np.asarray(labels).astype(np.int64))
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: the loop was resumed
-        self._position = 0  # in the schedule, from 0; ahead of the epoch once a plateau cut a rate short
+        self._position = 0  # argument of the schedule; larger than `epoch` after a plateau
         self.epoch = 0
         self.plateaued = False
-        """Whether a plateau, at any learning rate, made the stage shorter than its epochs."""
+        """Whether plateaus made the stage end before ``config.epochs`` epochs."""
         self.distance_before: float | None = None
         self.distance_after: float | None = None
-        """Distance of a fixed sample before the first and after the last epoch."""
+        """Distance of one fixed sample before the first and after the last epoch; None until it is measured."""
 
     @property
     def done(self) -> bool:
-        """Whether all epochs have run, or the curve is flat at the last learning rate."""
+        """Whether all epochs have run, or the distance has reached a plateau at the last learning rate."""
         return self._position >= self._config.epochs
 
     def step(self) -> AlignEpoch:
-        """Run one epoch; raises NotFiniteError when features, distance or weights are not finite."""
+        """Run one epoch; raises NotFiniteError if the features or the distance are NaN or infinite."""
         assert not self.done, "all align epochs have run"
         started = perf_counter()
         indices = self._sample(self.epoch)
@@ -107,7 +107,7 @@ class AlignLoop:
         learning_rate = self._config.learning_rate * self._schedule(self._position)
         distance = self._train(indices, learning_rate)
         if self.epoch == 0 and self.distance_before is None:
-            self.distance_before = distance  # every sample is the whole set
+            self.distance_before = distance  # every sample is the whole training set
         self.epoch += 1
         self._advance(distance)
         if self.done:
@@ -118,9 +118,9 @@ class AlignLoop:
         return epoch
 
     def alignment(self) -> Alignment | None:
-        """Return the whole alignment once `done`, with the live tensors of the embedder.
+        """Return the result once `done`, else None; on a CPU, its tensors share the memory of the embedder.
 
-        None if this loop was resumed: it may have started on another kind of machine.
+        Also None if this loop was resumed, because it may have started on another kind of machine.
         """
         if not self.done or not self._history:
             return None
@@ -137,7 +137,7 @@ class AlignLoop:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where the loop was that returned ``state``."""
+        """Continue exactly where the loop that returned ``state`` was."""
         self._model.embedder.load_state_dict(state["embedder"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._set_labels(state["labels"].numpy())
@@ -165,7 +165,7 @@ class AlignLoop:
             self._note(f"align.samples={self._config.samples} is fewer than {num_classes} classes: an epoch omits some")
 
     def _train(self, indices: np.ndarray, learning_rate: float) -> float:
-        """Take one optimiser step and return the distance before it."""
+        """Do one optimiser step and return the distance before it."""
         with self._trainable_embedder():
             distance = self._distance_of(indices)
             self._optimizer.zero_grad(set_to_none=True)
@@ -178,7 +178,7 @@ class AlignLoop:
         return float(distance.detach())
 
     def _advance(self, distance: float) -> None:
-        """Advance the schedule by one epoch, or to the next learning rate on a plateau."""
+        """Advance the schedule by one epoch or, if ``distance`` completes a plateau, to the next learning rate."""
         rate = self._schedule(self._position)
         self._position += 1
         if self._plateau.add(distance):

@@ -1,6 +1,6 @@
-"""Alignments shared between trials: stored in files named by content, and replayed instead of computed again.
+"""Cache of finished align stages on disk; a trial that would compute the same one replays it instead.
 
-A file name covers everything that determines an alignment (`alignment_key`), so that a file is never out of date.
+The file name is a hash of everything that determines the result (`alignment_key`), so a file is never out of date.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from orca_ray.training import checkpoint
 
 MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
-"""Bounds of the directory; the oldest files are removed first."""
-_FORMAT = 2  # increase it when the align loop gives other embedders for equal options
+"""Limits of the directory; beyond either, the least recently used files are removed."""
+_FORMAT = 2  # increase it when the align loop computes other embedders from equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class AlignEpoch:
     epoch: int
     """Counted from 1."""
     distance: float
-    """Distance of the epoch's sample before the epoch's step."""
+    """Distance of the epoch's sample before its optimiser step."""
     learning_rate: float
     seconds: float
 
@@ -51,7 +51,7 @@ class Alignment:
     """Result of a whole align stage."""
 
     embedder: Mapping[str, Tensor]
-    """State of the aligned embedder, on the CPU."""
+    """State dict of the aligned embedder, on the CPU."""
     epochs: tuple[AlignEpoch, ...]
     distance_before: float
     distance_after: float
@@ -65,16 +65,16 @@ class Alignment:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
-        """Rebuild an alignment from `to_state`."""
+        """Return the alignment whose `to_state` is ``state``."""
         epochs = tuple(AlignEpoch(**epoch) for epoch in state["epochs"])
         return cls(**{**state, "epochs": epochs, "notes": tuple(state["notes"])})
 
 
 class AlignReplay:
-    """Replays a stored alignment with the interface of `AlignLoop`; the first step loads the aligned embedder."""
+    """Reports the epochs of a stored alignment like an `AlignLoop`; the first `step` loads the aligned embedder."""
 
     def __init__(self, embedder: nn.Module, alignment: Alignment, epoch: int = 0) -> None:
-        """Replay from after ``epoch`` epochs; unless that is 0, ``embedder`` must be the aligned one."""
+        """Start after ``epoch`` epochs; if that is not 0, ``embedder`` must already have the aligned weights."""
         self._embedder, self._alignment = embedder, alignment
         self.epoch, self.notes = epoch, alignment.notes
         self.distance_before = alignment.distance_before
@@ -86,16 +86,16 @@ class AlignReplay:
 
     @property
     def plateaued(self) -> bool:
-        """Whether a plateau made the stage shorter than its epochs."""
+        """Whether plateaus made the stored stage end early; False until all epochs have been replayed."""
         return self.done and self._alignment.plateaued
 
     @property
     def distance_after(self) -> float | None:
-        """Distance of a fixed sample after the last epoch."""
+        """Distance of one fixed sample after the last epoch; None until all epochs have been replayed."""
         return self._alignment.distance_after if self.done else None
 
     def step(self) -> AlignEpoch:
-        """Replay the next epoch."""
+        """Return the stored report of the next epoch, with the time that the replay took."""
         started = time.perf_counter()
         if self.epoch == 0:
             self._embedder.load_state_dict(self._alignment.embedder)
@@ -105,26 +105,26 @@ class AlignReplay:
         return AlignEpoch(stored.epoch, stored.distance, stored.learning_rate, time.perf_counter() - started)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `from_state`; it includes the alignment, whose file may be removed meanwhile."""
+        """Return the state for `from_state`, with the alignment, because its file may be removed before a resume."""
         return {"replay": self._alignment.to_state(), "epoch": self.epoch}
 
     @classmethod
     def from_state(cls, embedder: nn.Module, state: Mapping[str, Any]) -> "AlignReplay | None":
-        """Resume a replay; None if ``state`` is that of an `AlignLoop`."""
+        """Return the replay whose `state_dict` is ``state``; None if ``state`` is that of an `AlignLoop`."""
         if "replay" not in state:
             return None
         return cls(embedder, Alignment.from_state(state["replay"]), state["epoch"])
 
 
 class AlignedCache:
-    """A bounded directory of alignments, safe for concurrent processes; damaged files and failed writes are logged."""
+    """Size-limited directory of alignments, safe for concurrent processes; damaged files are logged and ignored."""
 
     def __init__(self, directory: Path | None = None) -> None:
         """Use ``directory``, created on first use; default: ``aligned`` in the cache directory."""
         self._directory = directory or cache.home() / "aligned"
 
     def load(self, key: str, embedder: nn.Module) -> Alignment | None:
-        """Return the alignment stored under ``key`` if it fits ``embedder``, else None."""
+        """Return the alignment stored under ``key``; None if there is none or it does not fit ``embedder``."""
         path = self._path(key)
         state = checkpoint.load(path)
         if state is None:
@@ -143,7 +143,7 @@ class AlignedCache:
         return alignment
 
     def store(self, key: str, alignment: Alignment) -> None:
-        """Store an alignment under ``key`` and remove the oldest ones beyond the bounds."""
+        """Store an alignment under ``key`` and remove the least recently used beyond the limits; log a failed write."""
         path = self._path(key)
         try:
             checkpoint.save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
@@ -158,10 +158,11 @@ class AlignedCache:
 def alignment_key(
     embedder: nn.Module, source: SourceFeatures, train: Split, device: torch.device, settings: Mapping[str, Any]
 ) -> str:
-    """Return 32 hex digits that differ whenever two alignments may differ in a single bit.
+    """Return a hash of 32 hex digits; alignments that may differ, even in one bit, have different keys.
 
-    They cover the arguments and the `environment`. ``embedder`` is the one before the first step, ``settings`` all else
-    that determines the alignment, with the data's fingerprint. 16 MiB of rows of each training array identify it.
+    It covers the arguments and the software and hardware (`environment`). ``embedder`` is the one before the first
+    step; ``settings`` is all else that determines the result, including a fingerprint of the task's data. Of each
+    array of ``train`` (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())

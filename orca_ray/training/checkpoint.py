@@ -1,6 +1,6 @@
-"""Checkpoints that are written atomically and verified when read.
+"""Checkpoint files, written atomically and verified by a checksum when read.
 
-8 bytes of magic, the CRC-32 of the rest (little endian; torch does not verify its own), the output of ``torch.save``.
+A file is an 8-byte signature, the CRC-32 of the rest (little endian), and the output of ``torch.save``.
 """
 
 import io
@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings and plain containers) to ``path`` atomically.
 
-    Raises OSError, and leaves the previous file, when the disk is full or not writable. The state is serialised in
-    memory first: torch replaces the error of a failed write by a RuntimeError about its archive.
+    If the disk is full or not writable, raises OSError and keeps the previous file. The state is serialised in memory
+    first, because ``torch.save`` to a full disk raises a RuntimeError that does not name the cause.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any] | None:
-    """Load tensors and plain containers onto the CPU; None when there is no file or it is damaged, which is logged."""
+    """Return the saved state, with tensors on the CPU; None if the file is missing or, with a warning, damaged."""
     path = Path(path)
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Options of the align and refine stages; a value out of range raises a UserError that names the option."""
+"""Options of the align and refine stages. A value out of range raises a UserError that names the option."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ def _one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, val
 
 class _Config:
     def __post_init__(self) -> None:
-        """Apply the rules in the annotations of the options."""
+        """Check each option by the functions in its annotation, which raise UserError."""
         section = type(self).__name__.removesuffix("Config").lower()
         for option, annotated in get_type_hints(type(self), include_extras=True).items():
             for rule in annotated.__metadata__:
@@ -48,36 +48,36 @@ class AlignConfig(_Config):
     """Options of the align stage."""
 
     distance: Annotated[str, partial(_one_of, distance_names)] = "l2"
-    """Name in `orca_ray.alignment.registry`; ``docs/distance-study.md`` justifies the default."""
+    """Name of the distance to minimise; ``docs/distance-study.md`` justifies the default."""
     epochs: _Count = 10
-    """Maximum number of epochs, each one optimiser step on one sample of the training set; 0 skips the stage."""
+    """Maximum number of epochs, each one optimiser step on a random sample of the training set; 0 skips the stage."""
     learning_rate: _Positive = 0.02
-    """Its unit depends on ``steps``; ``schedule`` scales it."""
+    """Initial learning rate, which ``schedule`` decreases; ``steps`` defines its unit."""
     steps: Annotated[str, partial(_one_of, ("relative", "absolute"))] = "relative"
-    """Unit of the learning rate. ``relative``: the share of a token's RMS by which one Adam step may move it
-    (`relative_steps`). ``absolute``: the optimiser's own, as in the reference."""
+    """Unit of the learning rate. ``relative``: the change of a token in one Adam step, relative to the token's RMS
+    (`relative_steps`). ``absolute``: the learning rate of the optimiser, as in the ORCA reference implementation."""
     schedule: Annotated[str, partial(_one_of, ALIGN_SCHEDULES)] = "step"
-    """``step``: times 0.2 after one and two thirds of the epochs; ``reference_step``: times 0.2 after the epochs 20, 40
-    and 60, whatever the number of epochs."""
+    """``step`` multiplies the learning rate by 0.2 after one third and after two thirds of the epochs;
+    ``reference_step`` does so after epochs 20, 40 and 60, whatever the number of epochs."""
     optimizer: _Optimizer = "adamw"
     weight_decay: _Amount = 0.0
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
     samples: Annotated[int, _AT_LEAST_2] = 256
-    """Training samples per epoch, in equal numbers per class as far as the classes are large enough."""
+    """Number of training samples per epoch; equally many of every class, except of classes that have too few."""
     samples_per_class: _Count = 0
-    """Training samples per class and epoch (all of a smaller class); 0: use ``samples`` in total."""
+    """Training samples per class and epoch, instead of ``samples`` in total; smaller classes are used whole. 0: off."""
     tolerance: _Amount = 0.002
-    """The distance has reached a plateau when its mean over ``patience`` epochs is lower than that of the ``patience``
-    epochs before by at most this share. The learning rate then drops to its next value, or the stage ends."""
+    """The distance has reached a plateau if its mean over the last ``patience`` epochs is at most this share below
+    its mean over the ``patience`` epochs before. The schedule then skips to its next value, or the stage ends."""
     patience: _Count = 6
-    """Epochs per mean for ``tolerance``; 0 disables plateau detection. A learning rate used for fewer than twice as
-    many epochs is never cut short. On the pocket tasks with OTDD and MMD, 53 of 60 epochs run on average, which loses
-    0.7 % of the decrease (2.6 % at most) to sampling noise; a longer patience reduces that."""
+    """Number of epochs in a mean (see ``tolerance``); 0 disables plateau detection, which needs twice as many epochs at
+    one learning rate. On the pocket tasks with OTDD and MMD, on average 53 of 60 epochs run, and 0.7 % of the decrease
+    of the distance (at most 2.6 %) is lost, because samples differ at random; a longer patience loses less."""
     source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "vocabulary")] = ""
-    """Name of the source features; empty: the default of the body's modality."""
+    """Name of the alignment source; empty: the default source of the body's modality."""
     source_samples: Annotated[int, _AT_LEAST_2, partial(_must, "at most 1e+06", lambda value: value <= 1e6)] = 512
-    """Number of source features."""
+    """Number of source samples."""
     clip: _Amount = 1.0
     """Maximum gradient norm; 0 disables clipping."""
 
@@ -88,35 +88,36 @@ class RefineConfig(_Config):
 
     epochs: _Number = 20
     learning_rate: _Positive = 3e-4
-    """Base learning rate, reached after warm-up."""
+    """Learning rate after warm-up; ``schedule`` then decreases it."""
     optimizer: _Optimizer = "adamw"
     weight_decay: _Amount = 0.01
     batch_size: _Number = 32
     accumulation: _Number = 1
-    """An optimiser step uses ``batch_size * accumulation`` samples; the micro-batch size follows from `memory_mib`."""
+    """Batches per optimiser step, which thus uses ``batch_size * accumulation`` samples. Memory use does not depend on
+    either: `memory_mib` limits the number of samples per forward pass."""
     last_step: Annotated[str, partial(_one_of, ("keep", "drop"))] = "keep"
-    """Batches at the end of an epoch that do not fill an optimiser step: ``keep`` makes a smaller step of them,
-    ``drop`` skips them, as the reference does, unless they are the only ones."""
+    """What to do with the last batches of an epoch if there are fewer than ``accumulation``: ``keep`` uses them for a
+    smaller step; ``drop`` skips them, as the ORCA reference does, unless they are the only ones."""
     schedule: Annotated[str, partial(_one_of, DECAYS)] = "warmup_linear"
     warmup_epochs: _Amount = 1.0
     decay_epochs: _Amount = 0.0
-    """Epoch at which the schedule ends, possibly after the last one; 0: at ``epochs``."""
+    """Epoch at which the decay of the learning rate ends, which may exceed ``epochs``; 0: ``epochs``."""
     clip: _Amount = 1.0
     """Maximum gradient norm of an optimiser step; 0 disables clipping."""
     dropout: _Fraction = 0.0
     stochastic_depth: Annotated[str, partial(_one_of, ("off", "body"))] = "off"
-    """``body`` skips attention at the pretrained body's own rates. Swin's increase to 0.1; transformers until late
-    2024, and so most likely the reference, used 0.1 in every layer (huggingface/transformers#34291)."""
+    """``body``: skip attention at random, with the rates of the pretrained body. Swin's increase with depth to 0.1. The
+    Hugging Face library until late 2024, and so most likely the ORCA reference, used 0.1 in all layers (#34291)."""
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
     body_learning_rate_scale: _Amount = 1.0
     """Factor on the learning rate of the body's parameters."""
     precision: Annotated[str, partial(_one_of, PRECISIONS)] = "auto"
-    """Precision of the body's matrix products; `choose_precision` documents ``auto``."""
+    """Precision of the matrix products in the body; see `choose_precision` for ``auto``."""
     memory_mib: _Count = 0
-    """MiB for the activations of one forward pass; 0: 1024 on a CPU, an eighth of a CUDA device's memory."""
+    """MiB for the activations of one micro-batch; 0: 1024 on a CPU, an eighth of the memory of a CUDA device."""
     gradient_checkpointing: Annotated[str, partial(_one_of, ("off", "on"))] = "off"
-    """``on`` stores only the input of each layer for the backward pass and recomputes the rest: equal scores, less
-    memory, up to a third more time."""
+    """``on``: store only the input of each layer of the body for the backward pass and recompute the rest. Scores are
+    equal; it needs less memory and up to a third more time."""
     compile: Annotated[str, partial(_one_of, ("auto", "on", "off"))] = "auto"
-    """``on``: use `torch.compile` for training; ``auto``: on CUDA if enough steps follow to amortise it."""
+    """``on``: train with `torch.compile`; ``auto``: only on CUDA, and if training takes longer than compilation."""

@@ -1,21 +1,21 @@
-"""Failures of a trial that are not the user's mistake."""
+"""Failures of a trial that the user did not cause: values that are not finite, and memory that runs out."""
 
 import errno
 
 import torch
 
 _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory", "ALLOC_FAILED")
-"""Parts of the RuntimeErrors of torch's CPU allocator, of CUDA outside torch's allocator, of memory maps, of cuBLAS."""
+"""Parts of RuntimeError messages: of torch's CPU allocator, CUDA outside torch's allocator, memory maps, cuBLAS."""
 
 
 class NotFiniteError(RuntimeError):
-    """A loss, distance, prediction or score is NaN or infinite; the trial ends as ``failed_nan``."""
+    """A loss, feature, distance, prediction or score is NaN or infinite; the trial's status becomes ``failed_nan``."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocation failed on any device; the trial ends as ``failed_oom`` unless a retry helps.
+    """Return whether ``error`` means that memory ran out, on any device.
 
-    torch has an exception of its own for CUDA only: its CPU allocator raises a RuntimeError, known by its message.
+    torch raises OutOfMemoryError for CUDA only. Other RuntimeErrors are identified by their messages.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

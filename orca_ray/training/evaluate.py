@@ -1,4 +1,4 @@
-"""Training loss and metric of a task, and its predictions and scores over whole splits."""
+"""Training loss and metric of a task; predictions for all samples of a split, and their score."""
 
 import logging
 from collections.abc import Callable
@@ -17,14 +17,15 @@ from orca_ray.training.feed import Feed
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
-"""Evaluation batch size where none was measured. Not the training batch size, so that scores do not depend on it."""
+"""Default batch size of `predict`. It is not the training batch size, so that scores do not depend on that."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Loss and metric of a task, and the decoding of model outputs into predictions.
+    """Loss and metric of a task, and how to decode model outputs.
 
-    The decoder converts a scalar or dense task's standardised outputs into the target's units, for loss and metric.
+    In scalar and dense tasks, the model outputs standardised values. Loss and metric compare decoded outputs
+    ``output * y_std + y_mean`` with the targets.
     """
 
     target: Target
@@ -33,12 +34,12 @@ class Objective:
     metric: str
     """Name in `orca_ray.tasks.metrics`; lower is better."""
     y_mean: np.ndarray | None = None
-    """Mean of the training targets, broadcastable to ``target.output_shape``; None: outputs are not scaled."""
+    """Mean of the training targets, broadcastable to ``target.output_shape``; None: outputs are not standardised."""
     y_std: np.ndarray | None = None
     """Standard deviation of the training targets, of the same shape as ``y_mean``."""
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """Return the function from outputs [B, *output_shape] to predictions of the same shape, on ``device``."""
+        """Return the function that maps outputs [B, *output_shape] on ``device`` to predictions of the same shape."""
         if self.y_mean is None or self.y_std is None or self.target.kind in ("classes", "labels"):
             return lambda output: output
         mean = torch.tensor(np.asarray(self.y_mean), dtype=torch.float32, device=device)
@@ -48,20 +49,20 @@ class Objective:
     def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the mean loss as a function of outputs [B, *output_shape] and targets [B, ...] on ``device``.
 
-        Some losses derive weights from the training targets ``train_y`` [N, ...]; they raise UserError if they cannot.
+        Some losses derive class weights from ``train_y`` [N, ...], all training targets, or raise UserError.
         """
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
-        """Return the metric over a whole split."""
+        """Return the metric of ``predictions`` for ``targets``, both of a whole split."""
         return float(get_metric(self.metric).compute(predictions, targets))
 
 
 def predict(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, int]:
     """Return decoded float32 predictions [N, *output_shape] for the inputs of ``feed``, and the batch size used.
 
-    Batches that do not fit its memory are halved. Raises NotFiniteError when a prediction is NaN or infinite.
+    It is ``batch_size``, halved until a batch fits in memory. Raises NotFiniteError if a prediction is NaN or infinite.
     """
     while (predictions := _predict_if_it_fits(feed, objective, batch_size)) is None:
         _log.warning("%d samples did not fit the device's memory in evaluation: halved", batch_size)
@@ -73,7 +74,7 @@ def predict(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> t
 
 
 def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np.ndarray | None:
-    """Return None when a batch does not fit; returning first releases the tensors that the error refers to."""
+    """Return predictions, or None if memory runs out. (Returning releases the tensors that the exception refers to.)"""
     try:
         decode = objective.decoder(feed.precision.device)
         with torch.no_grad(), feed.precision.active():
@@ -86,9 +87,10 @@ def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np
 
 
 def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
-    """Return the metric over a whole split, lower is better; raises NotFiniteError when it is NaN or infinite.
+    """Return the metric of a whole split (lower is better); raises NotFiniteError if it is NaN or infinite.
 
-    Rows with equal ``group`` [N] are one sample: the mean of their predictions is compared with the first row's target.
+    Rows with equal ids in ``group`` [N] are parts of one sample: the mean of their predictions is its prediction, and
+    the target of the first row its target.
     """
     y = np.asarray(y)
     if group is not None:

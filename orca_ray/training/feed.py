@@ -1,4 +1,4 @@
-"""Feeds: batches of a split on the device, and the network that processes them."""
+"""Feed: the inputs of one split, read in batches to the device, and the network that processes them."""
 
 import warnings
 from collections import deque
@@ -19,11 +19,11 @@ from orca_ray.training.precision import Precision
 
 _CACHE_BATCH = 64
 CACHE_BYTES = 512 * 2**20
-"""Maximum size of the feature cache of one split."""
+"""Maximum size of the cached features of one split."""
 RESIDENT_FRACTION = 0.25
-"""Maximum share of a CUDA device's free memory for one resident split."""
+"""A split is copied to a CUDA device as a whole if it needs at most this share of the free memory."""
 _PREFETCH = 3
-"""Number of batches that are prefetched when they are streamed."""
+"""Number of batches that are read ahead if a split is streamed."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Feed:
     """Inputs of one split and the network that processes them."""
 
     inputs: Rows | Tensor
-    """[N, ...]: raw inputs for the whole model, or cached features for its head."""
+    """[N, ...]: inputs of the whole model or, if ``network`` is its head, the cached inputs of the head."""
     network: nn.Module
     precision: Precision
 
     def samples(self, y: Rows | None = None) -> "Samples":
-        """Return the rows of the inputs, with those of the targets ``y`` [N, ...] if given."""
+        """Return a reader of batches of the inputs and, if given, of the targets ``y`` [N, ...]."""
         return self._inputs_only if y is None else make_samples([self.inputs, y], self.precision.device)
 
     @cached_property
@@ -44,11 +44,11 @@ class Feed:
         return make_samples([self.inputs], self.precision.device)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """Return the float32 model outputs [b, *output_shape], differentiable in the trained parameters."""
+        """Return the model's float32 outputs [b, *output_shape] for a batch of `inputs`."""
         return forward(self.network, inputs, self.precision)
 
     def slices(self, batch_size: int) -> list[RowIndex]:
-        """Return slices of at most ``batch_size`` that cover all samples in order."""
+        """Return consecutive slices of at most ``batch_size`` samples that cover the whole split."""
         starts = range(0, len(self.inputs), batch_size)
         return [slice(start, min(start + batch_size, len(self.inputs))) for start in starts]
 
@@ -63,9 +63,10 @@ def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Prec
 def make_feed(
     model: CrossModalModel, trained: Iterable[Parameter], x: Rows, *, stochastic: bool, precision: Precision
 ) -> Feed:
-    """Return a feed for the inputs ``x`` [N, ...]: cached features if only the head trains, else the whole model.
+    """Return a feed for the inputs ``x`` [N, ...] of a split.
 
-    Features are not cached if they exceed `CACHE_BYTES`, or if dropout or an augmentation makes them ``stochastic``.
+    If only the head trains (all ``trained`` parameters are its own), computes the head's inputs once and caches them,
+    unless they exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the whole model runs.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
@@ -74,11 +75,11 @@ def make_feed(
     if sample.numel() * sample.element_size() * len(x) > CACHE_BYTES:
         return Feed(x, model, precision)
     features = torch.cat(list(_head_inputs(model, x, precision)))
-    return Feed(features, model.head, replace(precision, name="float32"))  # as heads compute inside the model
+    return Feed(features, model.head, replace(precision, name="float32"))  # as heads compute in the model
 
 
 def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
-    """Yield the inputs [b, ...] of the head in evaluation mode, intercepted by a hook on the head."""
+    """Yield the head's inputs [b, ...] for batches of ``x``, in evaluation mode, captured by a hook."""
     seen: list[Tensor] = []
     feed = Feed(x, model, precision)
     handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -95,16 +96,16 @@ def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Itera
 
 
 class Samples:
-    """Arrays of equal length, resident on the device, or streamed: a thread reads rows while the device computes."""
+    """Arrays of equal length, held on the device or, if ``streamed``, read by a thread during computation."""
 
     def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool = False) -> None:
         self.streamed, self._device = streamed, device
         self._rows = [_load(array, torch.device("cpu") if streamed else device) for array in arrays]
 
     def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the selected rows of every array on the device, one batch per selection; they are read-only.
+        """Yield, for each selection, a batch: the selected rows of every array, on the device. Do not modify them.
 
-        A thread that streams ends when the iteration ends or is closed.
+        The thread that reads streamed batches ends when the iteration ends or is closed.
         """
         if not self.streamed:
             yield from map(self._read, selections)
@@ -124,7 +125,7 @@ class Samples:
 
 
 def _load(rows: Rows | Tensor, device: torch.device) -> Rows | Tensor:
-    """Return rows as one tensor on ``device``; on a CPU, composite rows stay as they are, assembled when read."""
+    """Return ``rows`` as one tensor on ``device``; on a CPU, `Rows` that are not an array are returned unchanged."""
     if isinstance(rows, np.ndarray):
         with warnings.catch_warnings():  # training never writes to a read-only memory map
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -143,14 +144,14 @@ def _select(rows: Rows | Tensor, selection: RowIndex) -> Tensor:
 
 
 def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
-    """Return the rows of ``arrays`` [N, ...]: streamed to CUDA if they exceed `RESIDENT_FRACTION`, else resident."""
+    """Return a reader of ``arrays`` [N, ...], streamed if they need more than `RESIDENT_FRACTION` of CUDA's memory."""
     needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
     too_large = device.type == "cuda" and needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]
     return Samples(arrays, device, streamed=too_large)
 
 
 def to_tensor(rows: Rows, device: torch.device) -> Tensor:
-    """Return composite rows as one tensor on ``device``, transferred in blocks."""
+    """Return ``rows`` as one tensor on ``device``, copied block by block."""
     tensor = torch.empty(rows.shape, dtype=torch.from_numpy(np.empty(0, rows.dtype)).dtype, device=device)
     for block in row_slices(rows):
         tensor[block] = torch.from_numpy(rows[block])

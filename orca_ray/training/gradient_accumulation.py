@@ -1,4 +1,4 @@
-"""Gradients of optimiser steps, accumulated over micro-batches that fit the device, compiled where that pays."""
+"""Gradients of optimiser steps, accumulated over micro-batches that fit in memory; optionally by `torch.compile`."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, np.ndarray], Tensor]
 """Maps inputs [b, ...] and the indices [b] of their samples to augmented inputs."""
 MIN_COMPILED = 2000
-"""Micro-batches from which ``auto`` compiles on CUDA: compiling takes about a minute, a micro-batch tens of ms."""
+"""Option ``compile: auto`` compiles on CUDA for at least this many micro-batches. Compilation takes about a minute."""
 _log = logging.getLogger(__name__)
 
 
 class GradientAccumulator:
-    """Computes the gradient of the mean loss of each optimiser step, one micro-batch after another, asynchronously."""
+    """Computes the gradient of each optimiser step's mean loss, one micro-batch after another, without device syncs."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class GradientAccumulator:
         *,
         seed: int,
     ) -> None:
-        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are those that train."""
+        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are the trained ones."""
         self._model, self._parameters, self._feed = model, parameters, feed
         self._samples, self._num_samples = feed.samples(y), len(y)
         self._loss, self._config, self._seed, self._device = loss, config, seed, feed.precision.device
@@ -51,9 +51,9 @@ class GradientAccumulator:
         self.notes: list[str] = []
         """Fallbacks taken, one sentence each."""
         self.cost = self._measure_cost()
-        """Cost of one sample without gradient checkpointing."""
+        """Measured cost of one training sample without gradient checkpointing."""
         self.limit = self._choose_limit()
-        """Maximum number of samples of a micro-batch."""
+        """Maximum number of samples of a micro-batch; halved when memory runs out."""
 
     @property
     def micro_batch(self) -> int:
@@ -62,9 +62,10 @@ class GradientAccumulator:
         return even_micro_batch(step, self.limit)
 
     def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
-        """Yield the mean loss of each step, detached, once ``.grad`` of the parameters holds the step's gradient.
+        """Yield the detached mean loss of each step; the parameters' ``.grad`` then holds the gradient of that step.
 
-        ``steps`` are indices [n] into the split. Where memory runs out, micro-batches are halved and the step repeated.
+        Each of ``steps`` contains the indices [n] of its samples in the split. Set ``.grad`` to None before the
+        next step. If memory runs out, the step is repeated with micro-batches of half the size.
         """
         done = 0
         while done < len(steps):
@@ -79,9 +80,10 @@ class GradientAccumulator:
                     raise
 
     def compile(self, epochs: int) -> None:
-        """Compile the network if the options ask for it and ``epochs`` epochs amortise it; decided once per size.
+        """Compile the network if the option ``compile`` says so (`wants_compile`) for ``epochs`` remaining epochs.
 
-        Only micro-batches of the usual size use the compiled network: torch would compile again for every other size.
+        Does nothing if that was already decided for this micro-batch size. Micro-batches of other sizes, such as the
+        last of an epoch, run uncompiled, because torch would compile again for every size.
         """
         if self._compile_decided:
             return
@@ -91,12 +93,12 @@ class GradientAccumulator:
         count = epochs * -(-self._num_samples // self.micro_batch)
         if not wants_compile(self._config.compile, self._device, count):
             return
-        torch.compiler.reset()  # torch limits the variants per function, and would count those of earlier trials
+        torch.compiler.reset()  # torch limits the variants of a function and would count those of earlier trials
         try:
             self._compiled = torch.compile(self._feed.network, dynamic=False)
             with self._measuring():
                 torch.autograd.grad(self._first_loss(self.micro_batch), self._parameters, allow_unused=True)
-        # No compiler, an unknown operation, an old driver, too little memory: torch documents none of the errors.
+        # E.g. no compiler, an unknown operation, an old driver, too little memory: torch documents none of the types.
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             _log.warning("torch.compile failed, training continues without it: %s", reason)
@@ -118,7 +120,7 @@ class GradientAccumulator:
             yield torch.stack(losses).sum()
 
     def _halve(self) -> bool:
-        """Halve the micro-batch; return False when it is a single sample. `compile` then decides again."""
+        """Halve the micro-batch size and drop the compiled network. Return whether that was possible (size above 1)."""
         if self.micro_batch == 1:
             return False
         self._compiled, self._compile_decided = None, False
@@ -138,7 +140,7 @@ class GradientAccumulator:
             if layers == 0:
                 self._note("no gradient checkpointing because the body has no repeated layers")
             else:
-                # The tensors of a recomputed layer are as large as before, and so is the bound for the CPU's caches.
+                # Recomputed layers have activations as large as without checkpointing, so the limit for CPUs stays.
                 cost = replace(self._measure_cost(), largest_bytes=self.cost.largest_bytes)
                 extra = self.cost.saved_bytes // layers
         return max_micro_batch(cost, budget_bytes(self._config.memory_mib, self._device), self._device, extra)
@@ -150,7 +152,7 @@ class GradientAccumulator:
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        """Run a block in training mode with a random stream of its own."""
+        """Run the block in training mode with a fixed seed; afterwards restore the mode and the random generators."""
         was_training = self._model.training
         self._model.train()
         try:
@@ -169,7 +171,10 @@ class GradientAccumulator:
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:
-    """Return whether to compile for ``count`` micro-batches: never when deterministic, on a CPU only on request."""
+    """Return whether to compile under option ``mode`` (``auto``, ``on``, ``off``) for ``count`` micro-batches.
+
+    Never in deterministic mode; ``auto`` compiles only on CUDA, from `MIN_COMPILED` micro-batches on.
+    """
     if mode == "off" or torch.are_deterministic_algorithms_enabled():
         return False
     return mode == "on" or (device.type == "cuda" and count >= MIN_COMPILED)

@@ -1,4 +1,4 @@
-"""Micro-batch size: the measured cost of one training sample, and the number of samples that memory and caches hold."""
+"""Choice of the micro-batch size: how many samples fit in memory and caches, by the measured cost of one sample."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from torch.nn import Parameter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 CPU_MIB = 1024
-"""Default memory budget on a CPU."""
+"""Default memory for the activations of a micro-batch on a CPU, in MiB."""
 CUDA_FRACTION = 1 / 8
-"""Default budget on CUDA, as a share of the total memory: with free memory, results would depend on other processes."""
+"""Default on CUDA as a share of total (not of free) memory, so that results do not depend on other processes."""
 CPU_TENSOR_BYTES = 16 * 2**20
-"""Maximum size of an activation on a CPU: half of glibc's 32 MiB, above which every use faults in all pages again.
-Micro-batches of 16 (float32) and 32 (bfloat16) samples of a 2-layer 768-wide body, which follow, are the fastest."""
+"""Maximum size of one activation tensor on a CPU. Above 32 MiB, glibc would allocate and zero memory for every tensor
+anew. For a 2-layer, 768-wide body this gives the fastest micro-batches: 16 samples (float32), 32 (bfloat16)."""
 MAX_SAMPLES = 1024
-"""Maximum size, for heads on cached features and other tiny networks."""
+"""Maximum micro-batch size; reached only by tiny networks, such as a head on cached features."""
 _BACKWARD_FACTOR = 1.25
-"""Memory of the backward pass relative to the saved tensors; it adds the gradients of one layer's activations."""
+"""Peak memory of the backward pass divided by that of the saved tensors: it also holds one layer's gradients."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Cost:
 
     saved_bytes: int
     largest_bytes: int
-    """Bytes that the forward pass saves for the backward pass, of all tensors and of the largest."""
+    """Bytes of all tensors that the forward pass saves for the backward pass, and of the largest of them."""
     flops: int
-    """Floating-point operations of forward and backward pass as `FlopCounterMode` counts them, two per multiply-add."""
+    """Floating-point operations of the forward and backward pass, counted by `FlopCounterMode`; 2 per multiply-add."""
     num_tokens: int | None
-    """Tokens at the input of the body, prefix included; None when the body does not run."""
+    """Number of tokens at the input of the body, including prefix tokens; None if the body does not run."""
 
 
 def budget_bytes(memory_mib: int, device: torch.device) -> int:
-    """Return the bytes available to the activations of a micro-batch; ``memory_mib`` 0: the device's default."""
+    """Return the bytes available to the activations of a micro-batch: ``memory_mib`` MiB, or if 0 the default."""
     if memory_mib:
         return memory_mib * 2**20
     if device.type == "cuda":
@@ -46,9 +46,9 @@ def budget_bytes(memory_mib: int, device: torch.device) -> int:
 
 
 def max_micro_batch(cost: Cost, budget: int, device: torch.device, extra_bytes: int = 0) -> int:
-    """Return how many samples, at least one, a micro-batch may have within ``budget`` bytes.
+    """Return the maximum number of samples (at least 1) of a micro-batch whose activations fit in ``budget`` bytes.
 
-    ``extra_bytes`` are temporary bytes per sample of the backward pass: the activations of a checkpointed layer.
+    ``extra_bytes`` per sample are needed temporarily in the backward pass, to recompute a checkpointed layer.
     """
     limit = budget // max(1, int(_BACKWARD_FACTOR * (cost.saved_bytes + extra_bytes)))
     if device.type == "cpu":
@@ -57,7 +57,7 @@ def max_micro_batch(cost: Cost, budget: int, device: torch.device, extra_bytes: 
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Return the largest size when ``num_samples`` are split evenly into micro-batches of at most ``limit``."""
+    """Return the largest size if ``num_samples`` are split evenly into as few parts of at most ``limit`` as can be."""
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 
@@ -65,9 +65,9 @@ def even_micro_batch(num_samples: int, limit: int) -> int:
 def measure_cost(
     loss: Callable[[int], Tensor], parameters: Sequence[Parameter], body: nn.Module, *, num_samples: int
 ) -> Cost:
-    """Measure the cost of a sample with a forward pass of one sample and, if there are two, one of two.
+    """Measure the cost of one sample by running ``loss(n)``, the mean loss of the first n samples, for n = 1 and 2.
 
-    ``loss(n)`` is the loss of the first n of ``num_samples``. Only memory that grows with them counts, weights do not.
+    The difference is the memory per sample, without weights. If ``num_samples`` is 1, all memory at n = 1 counts.
     """
     with _token_shapes(body) as shapes, _flop_counter() as counter:
         with _saved_tensors() as one:
@@ -76,7 +76,7 @@ def measure_cost(
     growth = list(one.values())
     if num_samples > 1:
         with _saved_tensors() as two:
-            graph = loss(2)  # addresses identify tensors only as long as the graph exists
+            graph = loss(2)  # keeps the tensors alive: an address identifies a tensor only as long as it exists
         growth = [max(0, sum(two.values()) - sum(one.values()))]
         if len(two) == len(one):
             growth = [large - small for large, small in zip(two.values(), one.values(), strict=True)]
@@ -87,7 +87,7 @@ def measure_cost(
 
 @contextmanager
 def _saved_tensors() -> Iterator[dict[int, int]]:
-    """Collect the size of each storage that autograd saves in the block, by address, in order of appearance."""
+    """Yield a dict that the block fills: the bytes of each storage that autograd saves, by address, in order."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def _saved_tensors() -> Iterator[dict[int, int]]:
 
 @contextmanager
 def _token_shapes(body: nn.Module) -> Iterator[list[torch.Size]]:
-    """Collect the shapes [b, T, D] of the body's inputs."""
+    """Yield a list that the block fills: the shape [b, T, D] of each input of ``body`` (T tokens of width D)."""
     shapes: list[torch.Size] = []
     handle = body.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
     try:
@@ -112,7 +112,7 @@ def _token_shapes(body: nn.Module) -> Iterator[list[torch.Size]]:
 
 
 def _flop_counter() -> FlopCounterMode:
-    """Return a counter that includes the CPU's fused attention, which torch's own table lacks."""
+    """Return a counter that also counts fused attention on CPUs, which torch's `FlopCounterMode` does not."""
     ops: Any = torch.ops.aten
     forward: Any = sdpa_flop_count
     backward: Any = sdpa_backward_flop_count

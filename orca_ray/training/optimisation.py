@@ -1,6 +1,6 @@
-"""Optimisers and learning-rate schedules by name, parameter groups for aligning, and plateau detection.
+"""Optimisers and learning-rate schedules by name, parameter groups for the align stage, and plateau detection.
 
-A schedule is a pure function of the optimiser step, so that resuming needs the step number only.
+A schedule is a pure function of the optimiser step, so that a resumed trial only needs the number of the step.
 """
 
 import math
@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orca_ray.errors import lookup
 
-if TYPE_CHECKING:  # torch is imported where it is used: a sweep is planned without it
+if TYPE_CHECKING:  # imported inside functions, because planning a sweep must not import torch
     from torch import nn
     from torch.nn import Parameter
     from torch.optim import Optimizer
 
 Schedule = Callable[[int], float]
-"""Maps the optimiser step (from 0) to a factor on the base learning rate."""
+"""Maps the number of an optimiser step (from 0) to the factor by which the base learning rate is multiplied."""
 _Groups = list[dict[str, object]]
 _BETAS = (0.9, 0.98)  # those of all published ORCA configurations
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
-"""Class in `torch.optim` of each optimiser."""
+"""Name of the class in `torch.optim`, by option value."""
 DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "constant": lambda progress: 1.0,
-    # The reference's align schedule: times 0.2 at the epochs 20 and 40 of 60.
+    # The align schedule of the ORCA reference, for any number of epochs: times 0.2 at epochs 20 and 40 of 60.
     "step": lambda progress: float(0.2 ** min(2, math.floor(3.0 * progress + 1e-9))),
 }
-"""Factor on the learning rate by the share of the decay that is over, from 0 to 1."""
+"""Decays by name. Each maps the progress of the decay, from 0 to 1, to a factor on the learning rate."""
 ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "step": lambda epochs: make_schedule("step", warmup_steps=0, total_steps=epochs),
     "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
@@ -45,7 +45,7 @@ class ParameterGroup(NamedTuple):
 def make_optimizer(
     name: str, groups: Iterable[ParameterGroup], learning_rate: float, weight_decay: float, momentum: float = 0.9
 ) -> "Optimizer":
-    """Build an optimiser with fused kernels; only ``sgd`` uses ``momentum``. Unknown names raise UserError."""
+    """Return the optimiser ``name``; only ``sgd`` uses ``momentum``. Raises UserError for an unknown name."""
     from torch import optim
 
     kind = getattr(optim, lookup("optimizer", name, OPTIMIZERS))
@@ -66,10 +66,10 @@ def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
 
 
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
-    """Build a schedule: linear warm-up over ``warmup_steps``, then the decay ``name`` until ``total_steps``.
+    """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name`` (`DECAYS`) to ``total_steps``.
 
-    ``warmup_linear`` is the reference's WarmupLR, but with a warm-up of ``(t + 1) / warmup``, because the reference's
-    first step has rate zero. After ``total_steps`` the last value applies. Unknown names raise UserError.
+    The factor of warm-up step t is ``(t + 1) / warmup_steps``; in the ORCA reference it is 0 for the first step, which
+    has no effect. After ``total_steps`` the factor stays at its last value. Raises UserError for an unknown name.
     """
     decay = lookup("schedule", name, DECAYS)
     span = max(1, total_steps - warmup_steps)
@@ -83,16 +83,17 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
 
 
 def make_align_schedule(name: str, epochs: int) -> Schedule:
-    """Build the schedule ``name`` of `ALIGN_SCHEDULES`, a factor by epoch (from 0); raises UserError for another."""
+    """Return the schedule ``name`` of `ALIGN_SCHEDULES` for ``epochs`` epochs; raises UserError for an unknown name."""
     return lookup("align schedule", name, ALIGN_SCHEDULES)(epochs)
 
 
 def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
-    """Return one group per parameter, scaled so that a step moves tokens by an equal share of their RMS.
+    """Return one group per parameter, scaled so that an Adam step changes tokens by a fixed share of their RMS.
 
-    An Adam step moves every weight by about the learning rate. For correlated inputs, such as neighbouring pixels, n
-    weights of RMS w then change a token of RMS w sqrt(n) by n times the rate, which destroys a pretrained kernel. The
-    scales are w / sqrt(n) for weights, w sqrt(n) for the bias of the same layer, the parameter's own RMS for others.
+    An Adam step changes every weight by about the learning rate lr. In a layer whose weights have RMS w and fan-in n,
+    a token has RMS w sqrt(n), but the step changes it by n lr if the inputs are correlated (e.g. neighbouring pixels),
+    which destroys a pretrained kernel. Hence the scale of the layer's weights is w / sqrt(n), and that of its bias
+    w sqrt(n). The scale of any other parameter is its own RMS.
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
@@ -110,17 +111,17 @@ def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
 
 
 class Plateau:
-    """Detects that a noisy curve no longer decreases.
+    """Detects that a noisy curve no longer decreases (a plateau).
 
-    The plateau is reached when the mean of the last ``patience`` values is lower than the mean of the ``patience``
-    values before by at most ``tolerance`` of it.
+    On a plateau, the mean of the last ``patience`` values is at most a share of ``tolerance`` below the mean of the
+    ``patience`` values before.
     """
 
     def __init__(self, patience: int, tolerance: float) -> None:
         """Start with an empty curve; ``patience`` 0 never detects a plateau."""
         self._patience, self._tolerance = patience, tolerance
         self.values: list[float] = []
-        """The last values, at most 2 ``patience``: the whole state."""
+        """The last 2 * ``patience`` values at most; they are the whole state."""
 
     def add(self, value: float) -> bool:
         """Append a value and return whether the curve has reached a plateau."""
@@ -134,5 +135,5 @@ class Plateau:
         return earlier - latest <= self._tolerance * abs(earlier)
 
     def restart(self, values: Iterable[float] = ()) -> None:
-        """Start again, with ``values`` of another instance."""
+        """Forget all values; ``values``, those of another instance, replace them."""
         self.values = list(values)

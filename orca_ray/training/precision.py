@@ -1,4 +1,4 @@
-"""Precision of the body's matrix products in training and evaluation; all else, embedder and head too, is float32."""
+"""Precision of the matrix products in the body. All else, including embedder and head, computes in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,29 +9,30 @@ import torch
 from orca_ray.devices import has_bfloat16_units
 
 MIN_CPU_WIDTH = 512
-"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies gain little; their scores stay
-equal on all CPUs up to rounding."""
+"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies would gain little time, and so
+their scores are equal on all CPUs, up to float32 rounding."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Precision of a loop on one device."""
+    """Precision of training and evaluation on one device."""
 
     name: str
-    """``float32``, ``tf32`` or ``bfloat16``; stored in the record."""
+    """``float32``, ``tf32`` or ``bfloat16``; stored in the trial's record."""
     device: torch.device
     note: str | None = None
-    """The reason if another one was requested."""
+    """Reason why this is not the requested precision; None if it is."""
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context of a forward pass; bfloat16 has float32's range and needs no loss scaling."""
+        """Return the autocast context for a forward pass. bfloat16 needs no loss scaling: it has the range of float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.name == "bfloat16")
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Allow or forbid TF32 for CUDA's float32 products in a block, then restore the flags.
+        """On CUDA, allow TF32 for float32 products in the block unless ``name`` is ``float32``; then restore the flags.
 
-        With bfloat16, TF32 is allowed too, because it has more digits. CPUs are left alone: some round to bfloat16.
+        With bfloat16, the remaining products may use TF32, which is more precise. On CPUs, this does nothing, because
+        torch's flag would allow some of them to round to bfloat16.
         """
         if self.device.type != "cuda":
             yield
@@ -47,11 +48,11 @@ class Precision:
 
 
 def choose_precision(option: str, device: torch.device, feature_width: int) -> Precision:
-    """Return the precision for ``option``, one of `config.PRECISIONS`, of a body ``feature_width`` wide on ``device``.
+    """Return the precision for ``option`` (one of `config.PRECISIONS`) and a body of ``feature_width`` on ``device``.
 
-    ``auto`` is bfloat16 if the device has units for it, on a CPU (1.8 to 2.6 times faster) for bodies at least
-    `MIN_CPU_WIDTH` wide, else and in deterministic trials float32. Scores differ between kinds of devices by rounding.
-    A precision that the device lacks falls back to float32 with a note.
+    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6 times faster), the body is at least
+    `MIN_CPU_WIDTH` wide. Otherwise, and in deterministic trials, it is float32. So scores may differ between kinds of
+    devices by rounding. If the device lacks a precision requested by name, the result is float32 with a note.
     """
     if option == "auto":
         wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH

@@ -1,4 +1,4 @@
-"""The refine stage: fine-tune the selected parameters and keep the weights of the epoch that validates best."""
+"""The refine stage: fine-tune the method's trainable parameters; keep the weights of the best validation score."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_ge
 from orca_ray.training.throughput import Throughput, throughput
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
-"""Optimiser steps per check of the loss, by device: a check synchronises with the device."""
+"""The loss is checked for NaN every so many optimiser steps, by device type: a check waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class RefineEpoch:
     """Mean training loss over the epoch's samples."""
     validation_score: float
     learning_rate: float
-    """Learning rate of the last optimiser step, without the body's scale."""
+    """Learning rate of the last optimiser step, without ``body_learning_rate_scale``."""
     seconds: float
     """Duration of training and validation."""
     validation_seconds: float
 
 
 class RefineLoop:
-    """Trains ``parameters`` on the training split; one `step` is one epoch and one validation.
+    """Trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
-    Other parameters are frozen. `restore_best` loads the weights of the first epoch with the lowest validation score.
+    All other parameters are frozen. `restore_best` loads the weights of the epoch with the lowest validation score.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RefineLoop:
         self._model, self._config, self._seed, self._device = model, config, seed, device
         self._train, self._validation, self._augmentation = train, validation, augmentation
         self._objective, self._notes = objective, list[str]()
-        self._fitting: int | None = None  # batch size that fits the device's memory in evaluation
+        self._fitting: int | None = None  # batch size that evaluation was reduced to, as memory ran out
         self._parameters = list(self._trained.values())
         self._loss = objective.training_loss(train.y, device)
         self.precision = choose_precision(config.precision, device, int(getattr(model.body, "feature_width", 0)))
@@ -99,7 +99,7 @@ class RefineLoop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch; the last one may have fewer samples."""
+        """Number of optimiser steps in one epoch; the last one may have fewer samples than the others."""
         batches = -(-len(self._train.y) // self._config.batch_size)
         if self._config.last_step == "drop":
             return max(1, batches // self._config.accumulation)
@@ -112,7 +112,7 @@ class RefineLoop:
 
     @property
     def micro_batch(self) -> int:
-        """Maximum number of samples of one forward pass in training."""
+        """Maximum number of samples in one forward pass of training."""
         return self._accumulator.micro_batch
 
     def throughput(self) -> Throughput:
@@ -121,7 +121,7 @@ class RefineLoop:
         return throughput(self._accumulator.cost, self._samples_seen, self._training_seconds, precision)
 
     def step(self) -> RefineEpoch:
-        """Run one epoch and validate; raises NotFiniteError when a loss, prediction or score is not finite."""
+        """Run one epoch and validate; raises NotFiniteError if a loss, prediction or score is NaN or infinite."""
         assert not self.done, "all refine epochs have run"
         started = perf_counter()
         self._accumulator.compile(self._config.epochs - self.epoch)
@@ -139,14 +139,14 @@ class RefineLoop:
         return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started, ended - trained)
 
     def evaluate(self, split: Split) -> float:
-        """Return the metric over a whole split, computed as in validation; lower is better."""
+        """Return the metric of a whole split with the model's present weights, as in validation; lower is better."""
         batch_size = self._evaluation_batch
-        if self._train_feed.network is not self._model:  # measured for the head alone
+        if self._train_feed.network is not self._model:  # `limit` was measured for the head alone
             batch_size = min(batch_size, BATCH_SIZE)
         return self._score(Feed(split.x, self._model, self.precision), split, batch_size)
 
     def _score(self, feed: Feed, split: Split, batch_size: int) -> float:
-        """Return the metric of ``split``, whose inputs ``feed`` holds, in batches of at most ``batch_size``."""
+        """Return the metric of ``split``; ``feed`` has its inputs, which are processed in batches of ``batch_size``."""
         self._model.eval()
         wanted = min(batch_size, len(split), self._fitting or batch_size)
         predictions, fitting = predict(feed, self._objective, wanted)
@@ -160,9 +160,9 @@ class RefineLoop:
         self._load_weights(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for an exact resume; its tensors are live, so store or copy it before the next `step`.
+        """Return the state for an exact resume. The next `step` changes its tensors, so store or copy them before.
 
-        It omits frozen parameters, and generators, because every epoch seeds its own.
+        It contains neither frozen parameters nor random generators: every epoch derives its seeds from the trial's.
         """
         return {
             "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,
@@ -171,14 +171,14 @@ class RefineLoop:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where the loop was that returned ``state``."""
+        """Continue exactly where the loop that returned ``state`` was."""
         self._load_weights(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = dict(state["best"])
         self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
         self.epoch, self.best_epoch, self.best_score = state["epoch"], state["best_epoch"], state["best_score"]
 
-    # Created on first use: restoring a finished trial needs no feature cache.
+    # Created on first use, because a finished trial that is restored needs no cached features.
     @cached_property
     def _train_feed(self) -> Feed:
         return self._make_feed(self._train, stochastic=self._augmentation is not None)
@@ -196,7 +196,7 @@ class RefineLoop:
     @property
     def _evaluation_batch(self) -> int:
         limit = self._accumulator.limit
-        # Larger ones exceed a CPU's caches: 160 took 15 % longer than 64 with vit-s14, 25 % with a 768-wide body.
+        # Larger batches exceed a CPU's caches: 160 samples take 15 % longer than 64 with vit-s14, 25 % if 768 wide.
         return min(limit, BATCH_SIZE) if self._device.type == "cpu" else limit
 
     def _make_feed(self, split: Split, *, stochastic: bool = False) -> Feed:
@@ -231,7 +231,7 @@ class RefineLoop:
         return float(total) / seen, learning_rate
 
     def _augment(self) -> Augment | None:
-        """Return this epoch's augmentation, whose random numbers are sampled for all samples at once."""
+        """Return this epoch's augmentation; its random numbers are drawn here, for all training samples at once."""
         augmentation, device = self._augmentation, self._device
         if augmentation is None:
             return None

@@ -1,6 +1,6 @@
-"""Reproducible computation: random seeds, and torch's process-wide settings during a trial.
+"""Random seeds, and torch's process-wide settings during a trial.
 
-Every epoch's seeds derive from (seed, stage, epoch), so that resuming at an epoch needs no saved generator state.
+Seeds of an epoch derive from (trial seed, purpose, epoch), so that resuming at an epoch needs no generator state.
 """
 
 import hashlib
@@ -14,19 +14,19 @@ from threadpoolctl import threadpool_limits
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
-    """Return a 63-bit seed for the purpose ``path`` of the trial seed; equal on all machines and versions."""
+    """Return a 63-bit seed, a hash of ``seed`` and ``path`` (e.g. "order", 3); equal on all machines and versions."""
     text = "/".join(str(part) for part in (seed, *path))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def make_generator(seed: int, *path: int | str) -> torch.Generator:
-    """Return a new CPU generator seeded with `derive_seed`."""
+    """Return a new CPU generator seeded with `derive_seed` of the arguments."""
     return torch.Generator().manual_seed(derive_seed(seed, *path))
 
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (dropout uses them) for a block, then restore them."""
+    """Seed torch's global generators (used by dropout) for the block, then restore their former state."""
     devices: list[int] = []
     if device.type == "cuda":
         devices = [torch.cuda.current_device() if device.index is None else device.index]
@@ -37,16 +37,17 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
-    """Set intra-op threads, determinism and full float32 products for a block, then restore the former settings.
+    """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
 
-    The threads include BLAS and OpenMP outside torch. ``deterministic`` refuses CUDA kernels that are not reproducible.
+    ``threads`` applies to torch's operations, BLAS and OpenMP. In ``deterministic`` mode, torch raises RuntimeError for
+    an operation that has no reproducible kernel. The former settings are restored afterwards.
     """
     threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products_before = torch.get_float32_matmul_precision()
     # cuBLAS reads this when a process first uses it; without it, torch would refuse a later deterministic trial.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")  # a refine loop may choose TF32 for itself
+    torch.set_float32_matmul_precision("highest")  # `Precision.active` allows TF32 where it was chosen
     torch.use_deterministic_algorithms(deterministic or deterministic_before)
     cudnn: Any = torch.backends.cudnn
     # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.

@@ -1,4 +1,4 @@
-"""Class-balanced random samples of the N training samples of L classes, one for each align epoch."""
+"""Class-balanced random samples of the training set, one for each align epoch. N training samples have L classes."""
 
 from bisect import bisect_right
 
@@ -8,10 +8,10 @@ from orca_ray.errors import UserError
 
 
 class ClassIndex:
-    """Index of N labelled samples by class; sorted once, so that sampling does not scan all labels."""
+    """Indices of the samples of each class. Computed once, so that drawing samples does not scan all labels."""
 
     def __init__(self, labels: np.ndarray) -> None:
-        """Index integer class ids [N] of any value; raises UserError when there are none."""
+        """Index the class ids ``labels`` [N], any integers; raises UserError if there are none."""
         if labels.ndim != 1 or len(labels) == 0:
             raise UserError(
                 f"labels of shape {labels.shape}: the align stage needs one label per training sample and at least one "
@@ -24,13 +24,13 @@ class ClassIndex:
         return int(self.counts.sum())
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the relative sizes, with sum 1, of the classes of ``indices`` in ascending order of class id."""
+        """Return the shares (sum 1) in the training set of the classes that occur in ``indices``, in order of class id."""
         counts = self.counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares
 
     def sample(self, sizes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Return sorted indices of ``sizes`` [L] distinct samples per class, or all of a smaller class."""
+        """Draw ``sizes[c]`` distinct samples of each class c (all of a smaller class); return their sorted indices."""
         chosen = [
             members if size >= len(members) else generator.choice(members, size, replace=False)
             for members, size in zip(self._members, sizes, strict=True)
@@ -39,13 +39,14 @@ class ClassIndex:
 
 
 def balanced_sample(index: ClassIndex, num_samples: int, generator: np.random.Generator) -> np.ndarray:
-    """Return min(num_samples, N) distinct sorted indices, in equal numbers per class where possible.
+    """Draw min(num_samples, N) distinct samples, as equally many per class as possible; return their sorted indices.
 
-    The other classes make up for classes that are too small; classes chosen at random get one of the remainder each.
+    Classes that are too small are used whole, and the others provide more. A remainder of fewer samples than there are
+    classes is spread over randomly chosen classes, one each.
     """
     num_samples = min(num_samples, len(index))
     most = int(index.counts.max())
-    # The largest number per class, small classes giving all they have, that does not exceed the total.
+    # The largest number per class for which the total, with small classes used whole, is at most num_samples.
     equal = bisect_right(range(most + 1), num_samples, key=lambda size: int(np.minimum(index.counts, size).sum())) - 1
     sizes = np.minimum(index.counts, equal)
     larger = np.flatnonzero(index.counts > equal)
@@ -54,5 +55,5 @@ def balanced_sample(index: ClassIndex, num_samples: int, generator: np.random.Ge
 
 
 def sample_per_class(index: ClassIndex, num_per_class: int, generator: np.random.Generator) -> np.ndarray:
-    """Return distinct sorted indices: ``num_per_class`` of every class, or all of a smaller class."""
+    """Draw ``num_per_class`` distinct samples of every class (all of a smaller class); return their sorted indices."""
     return index.sample(np.minimum(index.counts, num_per_class), generator)

@@ -1,4 +1,4 @@
-"""Training throughput, its share of the device's peak, and memory in use."""
+"""Training throughput (absolute, and relative to the peak of the device) and memory in use."""
 
 import re
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
     "RTX 4090": (165, 82.6, 82.6), "RTX 4090 D": (147, 73.5, 73.5), "RTX A6000": (155, 77.4, 38.7),
     "RTX 6000 Ada": (364, 182, 91.1),
 }  # fmt: skip
-"""TFLOP/s in bfloat16, TF32 and float32 without sparsity, by whole words of the device's name, from the makers' data
-sheets for cards at full power. The longest matching name counts."""
+"""Peak TFLOP/s (1e12 floating-point operations per second) in bfloat16, TF32 and float32, without sparsity, from the
+makers' data sheets. The key must occur in the name that CUDA reports, as whole words; the longest such key applies."""
 _SLOWER_VARIANTS = ("MIG", "Laptop")
-"""Words that mark devices slower than the card of the same name."""
+"""Words in a device name that mean it is slower than its key in `PEAKS` says; its peak is then unknown."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rates of training in the refine stage, excluding validation and preparation."""
+    """Rates of training in the refine stage; the time of validation and of compilation is excluded."""
 
     samples_per_second: float
     tokens_per_second: float | None
-    """None when the body does not run because its features are cached."""
+    """Tokens at the input of the body; None if the body does not run because its features are cached."""
     model_flop_utilisation: float | None
-    """Operations (`Cost.flops`, recomputed layers excluded) per second relative to the device's peak."""
+    """Floating-point operations (`Cost.flops`, without recomputation) per second, divided by `peak_flops`."""
 
 
 def throughput(cost: Cost, samples: int, seconds: float, precision: Precision) -> Throughput:
-    """Return the rates of ``samples`` trained in ``seconds``."""
+    """Return the rates if training on ``samples`` samples of the given ``cost`` each took ``seconds``."""
     rate = samples / max(seconds, 1e-9)
     peak = peak_flops(precision)
     return Throughput(
@@ -52,13 +52,13 @@ def throughput(cost: Cost, samples: int, seconds: float, precision: Precision) -
 
 
 def peak_flops(precision: Precision) -> float | None:
-    """Return the device's peak in operations per second: from `PEAKS`, measured on a CPU, None if unknown."""
+    """Return the device's peak in operations per second: on CUDA from `PEAKS`, on a CPU measured; None if unknown."""
     if precision.device.type == "cpu":
         return _measured_peak(torch.get_num_threads(), precision.name == "bfloat16")
     if precision.device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(precision.device)
-    # Whole words: RTX A4000 is no A40.
+    # Whole words, because an RTX A4000 is not an A40.
     found = [word for word in (*PEAKS, *_SLOWER_VARIANTS) if re.search(rf"\b{word}\b", name)]
     if not found or not set(found).isdisjoint(_SLOWER_VARIANTS):
         return None
@@ -68,7 +68,7 @@ def peak_flops(precision: Precision) -> float | None:
 
 @cache
 def _measured_peak(threads: int, bfloat16: bool) -> float:
-    """Return the best rate of matrix products of three shapes with ``threads`` threads; too low on a busy machine."""
+    """Return the best rate, in operations per second, of matrix products of three shapes; too low on busy CPUs."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     best = 0.0
     for rows in (256, 512, 1024):
@@ -81,7 +81,7 @@ def _measured_peak(threads: int, bfloat16: bool) -> float:
 
 
 def memory_mib(device: torch.device) -> float:
-    """Return MiB: on CUDA the maximum allocated since the last reset, else the current size of the process."""
+    """Return MiB of memory: on CUDA, the peak allocated since its last reset; else, the process's resident size now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return float(psutil.Process().memory_info().rss) / 2**20
