@@ -1,6 +1,6 @@
 """Interfaces of a body, a pretrained transformer without its embedding and head, and of its stem, that embedding.
 
-Tensor suffixes: B batch, T input tokens, S output features, D token width, F feature width, C channels, H rows, W columns.
+Tensor suffixes: B batch, T input tokens, S output features, D token width, F feature width, C channels, H and W sides.
 A *layout* is the spatial arrangement of tokens: ``(T,)`` for a sequence, ``(gh, gw)`` for a grid in row-major order.
 """
 
