@@ -15,7 +15,7 @@ _HALF = ((0.5,) * 3, (0.5,) * 3)
 
 
 class SwinBody(Body):
-    """Hugging Face's Swin: [B, gh * gw, D] -> [B, S, F]. All stages but the last halve the grid and double the width."""
+    """Hugging Face's Swin: [B, gh * gw, D] -> [B, S, F]. All stages but the last halve the grid, double the width."""
 
     modality = "image"
 
