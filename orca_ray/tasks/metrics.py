@@ -58,7 +58,7 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
 
 
 def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
-    """Return the mean over pairs i ≠ j of the AUROC of class i against j by scores of i (Hand and Till, 2001, eq. 7)."""
+    """Return the mean over pairs i ≠ j of the AUROC of class i against j by scores of i: Hand and Till, 2001, eq. 7."""
     areas = []
     for i, j in itertools.permutations(range(num_classes), 2):
         chosen = (y_N == i) | (y_N == j)
