@@ -18,7 +18,7 @@ _BATCH_BYTES = 64 * 2**20
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
     """Return random indices of the remaining training samples and of ``num_held_out`` ones, held out for validation.
 
-    ``samples`` is the number N of training samples, or their labels [N]; then both sets have equal shares of classes.
+    ``samples`` is the number N of training samples, or their labels [N]; then both sets have their class proportions.
     ``path``, the file with the samples, is named in errors. Raises UserError for too few samples, also of one class.
     """
     count = samples if isinstance(samples, int) else len(samples)

@@ -172,7 +172,7 @@ def framed(spectrogram_MT: Array) -> Array:
 
 
 def training_example(spectrogram_MT: Array, backgrounds: Backgrounds, random: np.random.RandomState) -> Array:
-    """Return a window [96, 101] of a chunk's spectrogram, randomly masked and with probability ¾ mixed with a background."""
+    """Return a window [96, 101] of a chunk, randomly masked and, with probability ¾, mixed with a background."""
     example = _cut(_masked(spectrogram_MT, random), random)
     if random.random_sample() >= MIX_PROBABILITY:
         return example
