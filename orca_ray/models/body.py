@@ -1,6 +1,6 @@
-"""The body protocol: a pretrained transformer without its own embedder and head, and its stem.
+"""Interfaces of a body, a pretrained transformer without its embedding and head, and of its stem, that embedding.
 
-Tensor suffixes: B batch, T tokens in, S tokens out, D token width, F feature width, C channels, H W height and width.
+Tensor suffixes: B batch, T input tokens, S output features, D token width, F feature width, C channels, H and W sides.
 A *layout* is the spatial arrangement of tokens: ``(T,)`` for a sequence, ``(gh, gw)`` for a grid in row-major order.
 """
 
@@ -28,22 +28,22 @@ def seeded(seed: int) -> Iterator[None]:
 class Body(nn.Module, ABC):
     """A transformer that maps embedded tokens to features.
 
-    A body owns its layers and its final norm. The embedder adds position embeddings and applies the embedding norm, so
-    tokens reach the first layer unchanged. A body keeps no state between calls.
+    A body consists of its layers and its final norm. The embedder has already added the position embeddings and applied
+    the embedding norm, so a body must not apply them again. A body keeps no state between calls.
     """
 
     modality: ModalityName
     feature_width: int
     "F, the width of output features"
     num_prefix_tokens: int = 0
-    "Number of leading tokens without a position in the layout (CLS, registers)"
+    "Number of leading tokens, such as CLS and registers, that are not part of the layout"
 
     @abstractmethod
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return features [B, S, F]; hierarchical bodies need ``grid``, the layout of the tokens after the prefix."""
+        """Return the features [B, S, F] of tokens. ``grid``: layout of the tokens without the prefix; Swin needs it."""
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features after the prefix, given that of the tokens after the prefix."""
+        """Return the layout of the features for tokens of ``layout``; neither layout includes prefix tokens."""
         return layout
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
@@ -51,9 +51,9 @@ class Body(nn.Module, ABC):
 
 
 class EncoderBody(Body):
-    """A transformers encoder with `GivenEmbeddings`, [B, T, D] -> [B, T, F].
+    """A Hugging Face encoder whose embedding module is replaced by `GivenEmbeddings`, [B, T, D] -> [B, T, F].
 
-    It needs no attention mask: all sequences of a task have one length, and padding is part of the input.
+    It uses no attention mask: all inputs of a task have the same number of tokens, and padding is treated as input.
     """
 
     def __init__(self, encoder: Any, modality: ModalityName, num_prefix_tokens: int = 0) -> None:
@@ -64,7 +64,7 @@ class EncoderBody(Body):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the last hidden state; ``grid`` is ignored."""
+        """Return the encoder's last hidden state; ``grid`` is not used."""
         named = {"inputs_embeds": tokens_BTD} if self.modality == "sequence" else {"pixel_values": tokens_BTD}
         features: Tensor = self.encoder(**named).last_hidden_state
         return features
@@ -75,27 +75,27 @@ def set_dropout(module: nn.Module, probability: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = probability
-        # Attention modules of recent transformers store the probability and pass it to SDPA.
+        # Attention modules of the Hugging Face library store the probability as a number and pass it to SDPA.
         for name in ("attention_dropout", "dropout_prob"):
             if isinstance(getattr(part, name, None), float | int):
                 setattr(part, name, probability)
 
 
 def has_stochastic_depth(module: nn.Module) -> bool:
-    """Return whether training may skip some layer of ``module``."""
+    """Return whether a layer of ``module`` is skipped in training with a probability above 0."""
     rates = (getattr(part, "drop_prob", None) for part in module.modules())
     return any(isinstance(rate, float | int) and rate > 0 for rate in rates)
 
 
 def switch_stochastic_depth_off(module: nn.Module) -> None:
-    """Let training skip no layer of ``module``."""
+    """Set the probability of skipping a layer in training to 0 for all layers of ``module``."""
     for part in module.modules():
         if isinstance(getattr(part, "drop_prob", None), float | int):
-            setattr(part, "drop_prob", 0.0)  # noqa: B010 (mypy takes a module's attributes for modules)
+            setattr(part, "drop_prob", 0.0)  # noqa: B010 (mypy assumes that attributes of a module are modules)
 
 
 class Stem(nn.Module, ABC):
-    """The body's own embedding part, frozen and shared between callers: read or copy it, never train it."""
+    """The embedding of a pretrained model. Its parameters are frozen and shared by all callers: only read them."""
 
     width: int
     norm: nn.Module
@@ -103,18 +103,18 @@ class Stem(nn.Module, ABC):
 
     @abstractmethod
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return the position embeddings of a layout, [number of tokens, D]; None if positions are relative."""
+        """Return the position embeddings of tokens of ``layout``, [T, D]; None if the body uses relative positions."""
 
     @abstractmethod
     def token_rms(self) -> float:
-        """Return the root mean square of the body's own tokens before positions and norm."""
+        """Return the root mean square that tokens should have before positions and norm: about that of pretraining."""
 
 
 class GivenEmbeddings(nn.Module):
-    """Replaces the embedding module of a transformers model and returns the tokens that the model is given."""
+    """Replaces the embedding module of a Hugging Face model: returns the already embedded tokens unchanged."""
 
     def forward(self, *given: Any, **named: Any) -> Tensor:
-        """Return the embedded tokens, whichever argument the model passes them in."""
+        """Return the argument ``inputs_embeds`` if it is given, else the first argument that is a tensor."""
         embedded = named.get("inputs_embeds")
         candidates = (*given, *named.values()) if embedded is None else (embedded,)
         return next(value for value in candidates if isinstance(value, Tensor))

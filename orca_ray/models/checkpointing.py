@@ -1,6 +1,6 @@
 """Gradient checkpointing (Chen et al., 2016): store each layer's input, recompute its activations in the backward pass.
 
-Implemented for all bodies alike: MPNet has no switch for it, and timm's is on the whole model.
+It is implemented here for all bodies, because Hugging Face's MPNet lacks it and timm offers it for whole models.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def repeated_layers(module: nn.Module) -> list[nn.Module]:
-    """Return the layers of a transformer: the members of the innermost lists whose members share a class."""
+    """Return the layers of a transformer: the members of each innermost module list whose members share a class."""
     found: list[nn.Module] = []
     for part in module.modules():
         members = list(part.children())
@@ -27,11 +27,11 @@ def repeated_layers(module: nn.Module) -> list[nn.Module]:
 def checkpoint_layers(module: nn.Module) -> int:
     """Make every repeated layer of ``module`` recompute its activations in training; return the number of layers.
 
-    Gradients stay the same, dropout included, because random states are stored. Evaluation does not change.
+    Gradients do not change: random states are stored, so dropout masks are the same. Evaluation is not affected.
     """
     layers = repeated_layers(module)
     for layer in layers:
-        if "forward" not in layer.__dict__:  # else it is wrapped already
+        if "forward" not in layer.__dict__:  # otherwise it is already wrapped
             layer.forward = _recomputed(layer, layer.forward)
     return len(layers)
 

@@ -21,31 +21,31 @@ class CrossModalModel(nn.Module):
     def __init__(
         self, embedder: Embedder, body: Body, head: nn.Module, statistics: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        """Assemble the parts; ``statistics``, [C, 1] or [C, 1, 1], are mean and deviation that standardise inputs."""
+        """Assemble the parts. ``statistics``: mean and deviation that standardise inputs, each [C, 1] or [C, 1, 1]."""
         super().__init__()
         mean, deviation = statistics or (None, None)
-        # Not stored with the weights: they are computed from the data that the model is built for.
+        # Not saved with the weights: whoever builds a model computes the statistics from its data.
         self.register_buffer("input_mean", mean, persistent=False)
         self.register_buffer("input_deviation", deviation, persistent=False)
         self.embedder, self.body, self.head = embedder, body, head
         self._grid = (embedder.layout[0], embedder.layout[1]) if len(embedder.layout) == 2 else None
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embed raw inputs as tokens [B, T, D]."""
+        """Standardise raw inputs, if the model has statistics, and embed them as tokens [B, T, D]."""
         if self.input_mean is not None and self.input_deviation is not None:
             x = (x - self.input_mean) / self.input_deviation
         tokens: Tensor = self.embedder(x)
         return tokens
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the mean over the tokens of each input, [B, D]: the features that alignment compares."""
+        """Return the mean over the tokens of each input, [B, D]. The align stage uses it as the input's features."""
         return self.embed(x).mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict [B, *target.output_shape]: logits for classes and labels, values otherwise.
 
-        Under autocast only the body computes in lower precision: embedder and head are cheap, and inputs and
-        predictions of a regression have more digits than bfloat16.
+        Under autocast, only the body computes in lower precision. Embedder and head keep float32: they are cheap, and
+        the inputs and predictions of a regression need more precision than bfloat16 has.
         """
         with torch.autocast(x.device.type, enabled=False):
             tokens_BTD = self.embed(x)
@@ -69,9 +69,9 @@ def build_model(
 ) -> CrossModalModel:
     """Build a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
-    ``statistics`` are the mean and deviation of the inputs' channels, for inputs that are not standardised. With
-    ``stochastic_depth``, training skips layers at the body's own rates. Equal arguments give equal parameters, and the
-    global random state does not change.
+    ``statistics``: mean and deviation of each input channel; None: inputs are already standardised. With
+    ``stochastic_depth``, training skips layers with the probabilities that the body declares. Equal arguments give
+    equal parameters, and the global random state does not change.
 
     Raises UserError for an unknown body, unreadable weights or an input shape that is neither 1-D nor 2-D.
     """

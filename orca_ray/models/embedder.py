@@ -16,15 +16,15 @@ from orca_ray.models.stems import ImageStem, TextStem
 
 
 class Embedder(nn.Module):
-    """Maps raw input [B, C, L] or [B, C, H, W] to tokens [B, T, D] with the body's position embeddings and norm.
+    """Maps raw input [B, C, L] or [B, C, H, W] to tokens [B, T, D].
 
-    Inputs must be standardised (mean 0, variance 1 over the training set).
+    It has its own trainable copies of the body's position embeddings and norm. Inputs must be standardised.
     """
 
     layout: Layout
-    "Layout of the tokens after the prefix"
+    "Layout of the tokens, not counting prefix tokens"
     patch: int | None
-    "Side of the patches that the padded input is cut into; None: the input is resized first"
+    "Side of the patches that the padded input is cut into; None: the input is resized instead of padded"
 
     def __init__(self, layout: Layout, stem: Stem, dropout: float) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Embedder(nn.Module):
 class SequenceEmbedder(Embedder):
     """Embedder for 1-D bodies: each patch of a series or image becomes a token.
 
-    A series is cut into patches of length ``ceil(L / sequence_length)``, an image into square ones read row by row.
-    The right and lower edges are padded with zeros, the mean of a standardised input.
+    A series is cut as `EmbedderConfig.patching` says, an image into square patches in row-major order. The right and
+    lower edges are padded with zeros, which are the mean of a standardised input.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SequenceEmbedder(Embedder):
         convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
         self.projection = convolution(input_shape[0], stem.width, patch, stride=patch)
         (_copy_words if config.initialisation == "body" else _scale_to)(self.projection, stem, seed)
-        self._padding: list[int] = []  # F.pad's order: last axis first, before and after
+        self._padding: list[int] = []  # in the order of F.pad: last axis first, [before, after] for each
         for side, count in zip(size[::-1], self.layout[::-1], strict=True):
             self._padding += [0, count * patch - side]
 
@@ -64,9 +64,9 @@ class SequenceEmbedder(Embedder):
 
 
 class ImageEmbedder(Embedder):
-    """Embedder for 2-D bodies: resize, patch convolution, norm, position embeddings, prefix tokens.
+    """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds positions, prepends the prefix.
 
-    A 1-D input is first folded row by row into a nearly square image, whose end is padded with zeros.
+    A 1-D input is first folded row by row into a nearly square image. The end of its last row is padded with zeros.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ImageEmbedder(Embedder):
         self._fold = fold_shape(input_shape[1]) if len(input_shape) == 2 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed [B, C, L] or [B, C, H, W] as [B, P + gh * gw, D], prefix first."""
+        """Embed [B, C, L] or [B, C, H, W] as [B, P + gh * gw, D]: P prefix tokens, then the patches of the grid."""
         if self._fold is not None:
             x = F.pad(x, (0, math.prod(self._fold) - x.shape[2])).reshape(*x.shape[:2], *self._fold)
         size = (self.image_size, self.image_size)
@@ -98,9 +98,9 @@ class ImageEmbedder(Embedder):
 
 
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the tokens [B, T, D] of the patches of [B, C, L] or [B, C, H, W], whose sides are multiples of a patch's.
+    """Return the tokens [B, T, D] that ``projection``, whose stride is its kernel size, makes of the patches of ``x``.
 
-    It is a convolution without overlap as one matrix product, whose output needs no copy for the norm and the body.
+    The sides of ``x`` are multiples of the patch side. One matrix product avoids the copy that a convolution needs.
     """
     patch, (num, channels, *size) = projection.kernel_size, x.shape
     if len(size) == 1:
@@ -113,15 +113,15 @@ def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def fold_shape(length: int) -> tuple[int, int]:
-    """Return rows and columns of the nearly square image that a series of ``length`` is folded into."""
+    """Return the rows and columns of the nearly square image that a series of ``length`` points is folded into."""
     rows = math.isqrt(length)
     return rows, math.ceil(length / rows)
 
 
 def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
-    """Return the smallest patch side that cuts ``size`` into at most ``most_tokens`` patches, the last ones padded.
+    """Return the smallest patch side for which a padded input of ``size`` has at most ``most_tokens`` patches.
 
-    ``divides``: the side must also divide the length of a series; images are always padded.
+    With ``divides``, the side must also divide the length of a series, which then needs no padding. Images ignore it.
     """
     side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
     while math.prod(math.ceil(length / side) for length in size) > most_tokens:
@@ -133,12 +133,12 @@ def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = Fals
 
 @torch.no_grad()
 def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) -> None:
-    """Initialise the kernel with differences of two random words, and the bias with the mean word.
+    """Initialise the kernel with differences of random word embeddings, and the bias with the mean word embedding.
 
-    With n inputs to a token, kernel columns are s (e_i - e_j) / sqrt(2 n) for random words i, j. For white inputs of
-    unit variance, tokens then have the mean and s² times the covariance of the body's word embeddings; for fully
-    correlated inputs they have that mean and, up to chance, that RMS. The scale s <= 1 keeps tokens from dominating
-    position embeddings (see `TextStem.token_rms`).
+    For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2 n), with embeddings e of random words i, j.
+    For white inputs of unit variance, tokens then have the mean of the body's word embeddings and s² times their
+    covariance. For fully correlated inputs, they have the same mean and on average the same RMS. The scale s <= 1
+    keeps tokens from dominating position embeddings (see `TextStem.token_rms`).
     """
     weight = projection.weight
     num_inputs = weight[0].numel()
@@ -155,8 +155,8 @@ def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) ->
 def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) -> None:
     """Distribute the pretrained RGB patch kernel over the input's channels.
 
-    Channel c of C takes the colour axis from 3c/C to 3(c+1)/C. Three channels get the pretrained kernel, one channel
-    its sum, and a grey image (all channels equal) is embedded exactly as by the body.
+    Channel c of C gets the part of the colour axis [0, 3] from 3c/C to 3(c+1)/C. So three channels get the pretrained
+    kernel, and one channel gets its sum over colours. Images with equal channels are embedded as the body embeds grey.
     """
     channels, colours = projection.weight.shape[1], stem.kernel.shape[1]
     edges = torch.arange(channels + 1) * (colours / channels)
@@ -169,7 +169,7 @@ def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) 
 
 @torch.no_grad()
 def _scale_to(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
-    """Rescale torch's initialisation so that white input of unit variance gives tokens of the body's RMS; bias 0."""
+    """Rescale torch's weights: white input of unit variance gives tokens of RMS `Stem.token_rms`. Set the bias to 0."""
     response = projection.weight.flatten(1).square().sum(dim=1).mean().sqrt()
     projection.weight.mul_(stem.token_rms() / response)
     assert projection.bias is not None

@@ -1,6 +1,6 @@
-"""Body families: how a model of a library is recognised, shortened, and cut into stem and layers.
+"""Body families: how a Hugging Face or timm model is recognised, shortened, and split into stem and body.
 
-Each module of ``orca_ray/models/families`` declares a ``FAMILY`` or several ``FAMILIES``; a new one is a new module.
+Each module in ``orca_ray/models/families`` declares one ``FAMILY`` or several ``FAMILIES``. To add one, add a module.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,26 +30,26 @@ def _set_depths(config: Any, depths: list[int]) -> None:
 class Family:
     """One family of bodies.
 
-    A *specification* is what a library describes a model by: a transformers configuration, or a timm model itself.
+    A *specification* describes a model: its configuration in the Hugging Face library, the model itself in timm.
     """
 
     name: str
     modality: ModalityName
     library: Library = "transformers"
     model_types: Sequence[str] = ()
-    """Values of ``config.model_type`` that belong to the family, whatever other families they resemble."""
+    """Values of ``config.model_type`` that belong to this family; for them no `resembles` is called."""
     resembles: Callable[[Any], bool] = lambda specification: False
-    """Whether a specification without a family of its own belongs to this one."""
+    """Returns whether a specification, whose model type no family lists, belongs to this family."""
     depths: Callable[[Any], list[int]] = _depths
-    """Number of layers of each stage of a specification."""
+    """Returns the number of layers in each stage of a specification; a model without stages counts as one stage."""
     set_depths: Callable[[Any, list[int]], None] = _set_depths
-    """Give a specification fewer layers."""
+    """Reduces the layers of each stage of a specification, in place, to the given numbers."""
     cut: Callable[[Any], tuple[Body, Stem]]
-    """Cut a model into body and stem, using it up; raises UserError for a model that does not fit."""
+    """Splits a model into body and stem and changes it, so it must not be used again; UserError if it does not fit."""
 
 
 def all_families() -> list[Family]:
-    """Return all families; raises ValueError when two claim one model type."""
+    """Return all families; raises ValueError if two list the same model type."""
     declared = (getattr(module, "FAMILIES", None) or [module.FAMILY] for module in modules(families))
     found: list[Family] = [family for each in declared for family in each]
     claimed = [model_type for family in found for model_type in family.model_types]
@@ -59,7 +59,7 @@ def all_families() -> list[Family]:
 
 
 def family_of(specification: Any, library: Library = "transformers") -> Family:
-    """Return the family of a specification; raises UserError for a model that belongs to none."""
+    """Return the family that a specification of ``library`` belongs to; raises UserError if there is none."""
     candidates = [family for family in all_families() if family.library == library]
     model_type = getattr(getattr(specification, "config", specification), "model_type", None)
     claimed = [family for family in candidates if model_type in family.model_types]
@@ -71,17 +71,17 @@ def family_of(specification: Any, library: Library = "transformers") -> Family:
 
 
 def shorten(family: Family, specification: Any, body: str, layers: int | None) -> None:
-    """Keep ``layers`` layers of a specification, None: all; raises UserError when it has fewer, or more stages.
+    """Keep ``layers`` layers of a specification (None: all); UserError if it has fewer layers or more stages than that.
 
-    Stages lose layers off their ends, the deepest stage first, so that the features keep their width and resolution
-    and the first stages stay as pretrained.
+    Each removed layer is the last one of the stage that has most layers at that moment. No stage disappears, so the
+    features keep their width and resolution.
     """
     if layers is not None:
         family.set_depths(specification, shallower(body, family.depths(specification), layers))
 
 
 def shallower(body: str, depths: Sequence[int], layers: int) -> list[int]:
-    """Return the depths of a model's stages, lowered to ``layers`` layers in all; raises UserError as `shorten`."""
+    """Return the layers of each stage, reduced from ``depths`` to ``layers`` in total; UserError as in `shorten`."""
     depths, depth = list(depths), sum(depths)
     if not len(depths) <= layers <= depth:
         stages = f" in {len(depths)} stages" if len(depths) > 1 else ""

@@ -1,6 +1,6 @@
 """Heads: they map a body's features to predictions of the target's shape.
 
-Tensor suffixes as in :mod:`orca_ray.models.body`; P is the length of one output patch, O the number of output channels.
+Tensor suffixes as in :mod:`orca_ray.models.body`; P counts points of an output patch, O output channels.
 """
 
 import math
@@ -14,7 +14,7 @@ from orca_ray.models.embedder import fold_shape
 
 
 class PooledHead(nn.Module):
-    """Mean over features, then one linear layer, as in the reference: for classes, labels and scalars."""
+    """Head for classes, labels and scalars: the mean over the S features, then a linear layer, as in the reference."""
 
     def __init__(self, feature_width: int, target: Target) -> None:
         super().__init__()
@@ -28,19 +28,19 @@ class PooledHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Each feature predicts the patch of the field at its own position; the patches tile a canvas.
+    """Head for fields: each feature predicts one patch of the field, and the patches tile a canvas.
 
-    The canvas has as many dimensions as the layout of the features. A field with more or fewer is unrolled row by row,
-    or folded into a nearly square image, as the embedder does with inputs.
+    The canvas has as many axes as the layout of the features. A 2-D field on a 1-D canvas is flattened row by row. A
+    1-D field on a 2-D canvas is folded into a nearly square image, as `fold_shape` does for inputs.
     """
 
     def __init__(
         self, feature_width: int, layout: Layout, shape: tuple[int, ...], space: Layout, patch: int | None
     ) -> None:
-        """Predict ``shape``, whose last axes ``space`` are spatial, from features with the layout ``layout``.
+        """Predict fields of ``shape``, whose last axes, of sizes ``space``, are spatial, from features of ``layout``.
 
-        ``patch`` is the side of the embedder's patches, if they tile a field of this size; predictions beyond the
-        canvas are cut off. None: the smallest patches that cover the canvas, resized to fit.
+        ``patch``: side of the embedder's patches, if input and field have the same size; predictions beyond the canvas
+        are cut off. None: the smallest patches that cover the canvas; the predictions are interpolated to its size.
         """
         super().__init__()
         self.layout = layout
@@ -79,7 +79,7 @@ def build_head(
 ) -> nn.Module:
     """Build the head of ``target``, given the features' layout, the input's spatial size and the embedder's patch.
 
-    A dense target of two axes is a field (H, W) for a 2-D input and (C, L) for a 1-D one.
+    A dense target with two axes is a field (height, width) if the input is 2-D, and (channels, length) if it is 1-D.
     """
     if target.kind != "dense":
         return PooledHead(feature_width, target)

@@ -1,7 +1,7 @@
-"""Bodies from transformers: configurations and weights of local directories and of the hub, none of whose code runs.
+"""Hugging Face bodies: configurations and weights from local directories and from the hub, whose code is never run.
 
-Everything that a stranger's file declares is checked before it is built: a configuration against the layers and the
-memory that it would take, weights against the size of their file.
+Files may come from strangers, so they are checked before a model is built: that it has at most 1000 layers, fits the
+memory, and does not have far more parameters than its weight files have bytes.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from orca_ray.models.packaged import body_directory
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = tuple(file for name in _NAMES for file in (name, f"{name}.index.json"))
-"""Files that weights are read from, the first that exists."""
+"""Names of weight files, in order of preference: weights are read from the first that exists."""
 _MOST_LAYERS = 1000
 _CLASSIFIER = ("num_labels", "id2label", "label2id", "problem_type")
-"""Keys of a classification head, which is never built; transformers would list every label in memory."""
+"""Keys that describe a classification head. They are dropped: the head is not built, and long lists fill the memory."""
 _ATTENTION = (None, "eager", "sdpa")
-"""Implementations of attention that come with transformers and torch; others are fetched from the hub as code."""
+"""Allowed attention implementations, which are part of the Hugging Face library; others are code from the hub."""
 
 
 def read_config(base: str) -> Any:
-    """Return the configuration of a packaged body, a local directory or a hub name.
+    """Return the Hugging Face configuration of ``base``: a packaged body, a local directory or a hub name.
 
-    Raises UserError when there is none, it cannot be read, or it asks for code of its own.
+    Raises UserError if the configuration does not exist, cannot be read, or asks for Python code from its repository.
     """
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
@@ -51,7 +51,7 @@ def read_config(base: str) -> Any:
         config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
     except UserError:
         raise
-    except Exception as error:  # transformers and huggingface_hub raise many kinds, none documented
+    except Exception as error:  # both Hugging Face libraries raise many types that they do not document
         raise _no_config(base, error) from error
     if getattr(config, "_attn_implementation", None) not in _ATTENTION:
         raise UserError(
@@ -62,7 +62,7 @@ def read_config(base: str) -> Any:
 
 
 def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration, and those in it, without classification heads; refuse numbers of layers beyond bounds."""
+    """Return ``values`` without the keys `_CLASSIFIER`, also in nested dictionaries; UserError for too many layers."""
     for key, value in values.items():
         if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:
             raise UserError(f"body {base!r} declares {shorten(value)} layers: 1 to {_MOST_LAYERS} are allowed")
@@ -74,9 +74,9 @@ def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(base: str, config: Any) -> Family:
-    """Return the family of a configuration; raises UserError when it has none, or declares a body too large to build.
+    """Return the family of a configuration; UserError if it has none, or if the model is too large or cannot be built.
 
-    The model is built on torch's meta device, which allocates nothing.
+    The model is built on torch's meta device, which allocates no memory.
     """
     from transformers import AutoModel
 
@@ -91,7 +91,7 @@ def check_config(base: str, config: Any) -> Family:
     try:
         with seeded(0), torch.device("meta"), quiet_transformers():
             model = AutoModel.from_config(config, trust_remote_code=False)
-    except Exception as error:  # whatever a model's constructor raises for numbers that do not fit
+    except Exception as error:  # a constructor may raise anything if sizes in the configuration contradict each other
         raise UserError(f"cannot build body {base!r} from its configuration: {cause(error)}") from error
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     require_memory(4 * num_parameters, f"body {base!r} declares {num_parameters:,} parameters", "use a smaller body")
@@ -105,9 +105,9 @@ def check_config(base: str, config: Any) -> Family:
 
 
 def weight_files(base: str) -> list[Path]:
-    """Return the files with the weights that are on this machine: of a directory, or of a hub name in its cache.
+    """Return the weight files of a local directory, or those of a hub name that are already in the hub's cache.
 
-    Raises UserError for an index that cannot be read.
+    Raises UserError if an index of weight files cannot be read or lists a missing file.
     """
     path = next(filter(None, (local_file(base, name) for name in WEIGHT_FILES)), None)
     if path is None or path.suffix != ".json":
@@ -124,9 +124,9 @@ def weight_files(base: str) -> list[Path]:
 
 
 def check_weights(base: str) -> None:
-    """Raise UserError where weights on this machine cannot be read; reads their headers only.
+    """Raise UserError if weights on this machine cannot be read. Only names and shapes of tensors are read, no values.
 
-    The weights of a hub name that are not there yet pass.
+    It accepts a hub name whose weights are not yet downloaded.
     """
     paths = weight_files(base)
     if not paths and Path(base).is_dir():
@@ -139,7 +139,7 @@ def check_weights(base: str) -> None:
 
 
 def read_weights(base: str, config: Any) -> Any:
-    """Return the pretrained model; raises UserError for weights that cannot be read or do not fit the configuration."""
+    """Return the pretrained model; raises UserError if its weights cannot be read or do not fit ``config``."""
     from transformers import AutoModel
 
     if base not in PACKAGED:
@@ -161,11 +161,11 @@ def read_weights(base: str, config: Any) -> Any:
 
 
 def cause(error: Exception) -> str:
-    """Return the line of an error's message with the reason, without advice to switch a safety off."""
+    """Return the line of an error's message that gives the reason; its type if that line advises to disable a check."""
     lines = str(error).strip().splitlines()
     if isinstance(error, KeyError):
         lines = [f"unknown name {error}"]
-    elif lines and lines[0].endswith((":", "(")):  # "Validation error for field 'x':", or the text of a module
+    elif lines and lines[0].endswith((":", "(")):  # e.g. "Validation error for field 'x':", or a printed module
         lines = [lines[-1].lstrip(") ")]
     if not lines or any(option in lines[0] for option in ("trust_remote_code", "weights_only", "Weights only")):
         return type(error).__name__
@@ -174,7 +174,7 @@ def cause(error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence progress bars and warnings about layers and heads that are left out on purpose."""
+    """Silence the Hugging Face library in the block: progress bars, and warnings about weights that are not used."""
     from transformers.utils import logging as transformers_logging
 
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -189,7 +189,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def local_file(base: str, name: str) -> Path | None:
-    """Return a regular file of a body, of a hub name if it is in the hub's cache."""
+    """Return the path of the file ``name`` in a local directory, or in the hub's cache; None if it is not there."""
     if Path(base).is_dir():
         path = Path(base) / name
         return path if path.is_file() else None
@@ -222,7 +222,7 @@ def _refuse_code(base: str, config: dict[str, Any]) -> None:
 
 
 def _no_config(base: str, error: Exception) -> UserError:
-    """Return the error for a configuration that transformers could not get or read, and what to do about it."""
+    """Return the UserError for a configuration that could not be read or downloaded, with advice what to do."""
     if Path(base).is_dir():
         return UserError(
             f"cannot read a Hugging Face configuration in {base}: {cause(error)}. Its model_type and values must be "
@@ -258,11 +258,11 @@ def _check_safetensors(base: str, path: Path) -> None:
 
 
 def _check_pickle(base: str, path: Path) -> None:
-    """Unpickle tensors on the meta device, so that no data is read; nothing but tensors is ever unpickled."""
+    """Raise UserError if a pickle is damaged or holds objects other than tensors; values of tensors are not read."""
     try:
-        # Files in torch's older format are no archives and cannot be mapped.
+        # torch's older format is not a zip archive and cannot be memory-mapped.
         content = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError … for damage
+    except Exception as error:  # a damaged file raises UnpicklingError, RuntimeError, EOFError or others
         raise UserError(
             f"cannot read the weights of body {base!r}: {path} is damaged or holds objects other than tensors, which "
             f"are never unpickled ({type(error).__name__}); get the file again, or save it as model.safetensors"

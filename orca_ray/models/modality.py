@@ -1,6 +1,6 @@
-"""Modalities: for each kind of body its embedder, default bodies and sources, and how inputs are sized for it.
+"""Modalities (sequence, image): for each kind of body its embedder, its alignment sources and its number of tokens.
 
-Imports neither torch nor transformers, so that a sweep can be planned without them.
+This module imports neither torch nor the Hugging Face library, so that a sweep can be planned without them.
 """
 
 import importlib
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedderConfig:
-    """How raw inputs become tokens."""
+    """Settings of the embedder, which maps raw inputs to tokens."""
 
     sequence_length: int = 64
-    "Largest number of tokens that a 1-D body sees; the patch length follows from it"
+    "Largest number of tokens of an input for a 1-D body; the patch length follows from it"
     image_size: int = 56
-    "Pixels a side that a 2-D body sees, rounded to a whole number of its patches"
+    "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
     patching: Literal["pad", "divide"] = "pad"
-    """How a series is cut. ``pad``: into the smallest patches that give no more tokens, its end padded; ``divide``:
-    into the smallest that also divide its length, as the reference does: one token for a series of prime length."""
+    """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
+    padded. ``divide``: the patch length must also divide the series, as in the reference (if prime: one token)."""
     initialisation: Literal["body", "random"] = "body"
-    "`body`: kernels made of the body's own embedding; `random`: torch's default at the same scale"
+    "`body`: kernels computed from the body's own embedding; `random`: torch's default, scaled to the same RMS"
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "image_size"):
@@ -44,48 +44,48 @@ class EmbedderConfig:
 
 @dataclass(frozen=True)
 class Modality(ABC):
-    """A kind of body: what it reads, and everything that follows from that.
+    """A kind of body, by what it was pretrained on (text or images), and everything that depends on that.
 
-    A new modality is a subclass in this module, listed in `MODALITIES`.
+    To add a modality, add a subclass to this module and an instance to `_ALL`.
     """
 
     name: ModalityName
     default_source: str
-    """Alignment source that needs no download from the web."""
+    """Default data that embedders are aligned with; it needs no download of its own."""
     paper_source: str
-    """Alignment source of the ORCA paper."""
+    """Data that the ORCA paper aligns embedders with."""
     embedder_class: str
-    """Name of the class in :mod:`orca_ray.models.embedder`."""
+    """Name of the embedder's class in :mod:`orca_ray.models.embedder`."""
 
     def embedder(
         self, input_shape: tuple[int, ...], stem: "Stem", config: EmbedderConfig, dropout: float, seed: int
     ) -> "Embedder":
-        """Build the embedder of inputs (C, L) or (C, H, W) for a body with this stem."""
+        """Build the embedder for inputs of ``input_shape``, (C, L) or (C, H, W), and the body with this stem."""
         embedders = importlib.import_module("orca_ray.models.embedder")
         built: Embedder = getattr(embedders, self.embedder_class)(input_shape, stem, config, dropout, seed)
         return built
 
     def source_image_size(self, image_size: int) -> int:
-        """Return the image size that source features depend on; 0 where they depend on none, as for text."""
+        """Return the size that images of an alignment source are resized to; 0 for sources that are not images."""
         return 0
 
     @abstractmethod
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
         """Return the number of tokens of one sample, for cost estimates, without prefix tokens and padding.
 
-        ``input_shape`` is (C, L) or (C, H, W), None where it is not known yet; ``patch_size`` is the body's.
+        ``input_shape`` is (C, L) or (C, H, W), or None if not yet known; ``patch_size`` is the side of a 2-D body's.
         """
 
     @abstractmethod
     def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
-        """Return the fields of `EmbedderConfig` that the paper sets, given its ``target_seq_len``."""
+        """Return the fields of `EmbedderConfig` that reproduce the paper; ``max_tokens`` is its ``target_seq_len``."""
 
 
 class SequenceModality(Modality):
-    """Sequences: inputs are cut into patches, at most ``sequence_length`` of them."""
+    """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of patches; 2-D inputs are read row by row."""
+        """Return the number of patches; a 2-D input counts as a series of all its values per channel."""
         most = config.sequence_length
         length = most if input_shape is None else math.prod(input_shape[1:])
         if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
@@ -94,15 +94,15 @@ class SequenceModality(Modality):
         return min(most, length)
 
     def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
-        """Cut a series into at most ``max_tokens`` patches that divide its length."""
+        """Return fields that cut a series into at most ``max_tokens`` patches; their length divides the series."""
         return {"sequence_length": max_tokens, "patching": "divide"}
 
 
 class ImageModality(Modality):
-    """Images: inputs are resized to ``image_size`` pixels a side, and cut into the body's own patches."""
+    """Image bodies: inputs are resized to `EmbedderConfig.image_size` pixels a side and cut into the body's patches."""
 
     def source_image_size(self, image_size: int) -> int:
-        """Return ``image_size``: source images are resized as inputs are."""
+        """Return ``image_size``: images of an alignment source are resized to the same size as inputs."""
         return image_size
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
@@ -110,7 +110,7 @@ class ImageModality(Modality):
         return (config.image_size / patch_size) ** 2
 
     def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
-        """Resize to 224 pixels a side."""
+        """Return an image size of 224 pixels a side, whatever ``max_tokens`` is."""
         return {"image_size": 224}
 
 
@@ -127,5 +127,5 @@ def get_modality(name: str) -> Modality:
 
 
 def modality_of(body: str, otherwise: ModalityName) -> Modality:
-    """Return the modality of a listed body, by its name alone; ``otherwise`` for names that are not listed."""
+    """Return the modality of a body that `list_bodies` lists, by its name alone; ``otherwise`` for other bodies."""
     return get_modality(otherwise if (info := listed_body(body)) is None else info.modality)

@@ -1,4 +1,4 @@
-"""Names and facts of bodies, without importing torch or transformers."""
+"""Names, sizes and licences of bodies; this module imports neither torch nor the Hugging Face library."""
 
 import difflib
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ class BodyInfo:
     layers: int
     width: int
     parameters: int
-    "Of the whole pretrained model, its own embedding included"
+    "Number of parameters of the whole pretrained model, its embedding included"
     licence: str
     source: str
     available: Literal["packaged", "hub"] = "hub"
     patch_size: int = 16
-    "Pixels a side of a patch; for Swin that of its third stage, which has most of its blocks"
+    "Side of a patch in pixels; for Swin that of a token in its third stage, which has most of its layers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,11 @@ class PackagedBody(BodyInfo):
     available: Literal["packaged", "hub"] = "packaged"
     packages: tuple[Package, ...]
     members: tuple[str, ...]
-    "Path of the weights in each package"
+    "Path of the weights, or of a part of them, in each package"
     sha256: str
-    "Of the weights: the safetensors file, or the ONNX file it is converted from"
+    "SHA-256 of the file with the weights: safetensors, or the ONNX file that is converted to it"
     config: Mapping[str, Any] = field(repr=False)
-    "Hugging Face configuration, as far as it differs from the class's defaults: builds the model without its package"
+    "Hugging Face configuration: the values that differ from its class's defaults. No package is needed to read it"
 
 
 _MINILM_PACKAGE = Package(
@@ -106,7 +106,7 @@ MPNET = PackagedBody(
 
 PACKAGED: dict[str, PackagedBody] = {body.name: body for body in (MINILM, VIT_S14, MPNET)}
 
-# The paper's bodies and popular ones; any other Hugging Face encoder or timm ViT or Swin works by its name.
+# Bodies of the ORCA paper and popular ones; any other Hugging Face encoder, timm ViT or timm Swin can be given by name.
 _AT_HUB = "Hugging Face hub"
 _HUB = (
     BodyInfo(PAPER_BODIES["sequence"], "sequence", 12, 768, 124_645_632, "MIT", f"{_AT_HUB}; the paper's 1-D body"),
@@ -122,18 +122,18 @@ _HUB = (
 
 
 def list_bodies() -> list[BodyInfo]:
-    """Return the packaged bodies, then popular ones from a hub."""
+    """Return all packaged bodies, then the paper's and popular ones, which are downloaded from a hub."""
     return [*PACKAGED.values(), *_HUB]
 
 
 def listed_body(name: str) -> BodyInfo | None:
-    """Return the entry of a body in `list_bodies`, without its suffix ``:layers=N``; None if it has none."""
+    """Return the entry of `list_bodies` for ``name``, ignoring a suffix ``:layers=N``; None if there is no entry."""
     base, _ = parse_body_name(name)
     return next((info for info in list_bodies() if info.name == base), None)
 
 
 def refuse_misspelt_body(name: str) -> None:
-    """Raise UserError for a malformed name and for a misspelt packaged body, before a hub is asked."""
+    """Raise UserError if a name is malformed or resembles that of a packaged body, so that no hub is asked for it."""
     base, _ = parse_body_name(name)
     close = nearest(base, PACKAGED)
     if base in PACKAGED or close is None or "/" in base or Path(base).is_dir():

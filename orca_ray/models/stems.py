@@ -1,4 +1,4 @@
-"""Stems of text encoders and of image encoders."""
+"""Stems (pretrained embeddings) of text encoders and of image encoders."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from orca_ray.models.body import Layout, Stem
 
 
 class TextStem(Stem):
-    """Word embeddings, position embeddings, the embedding of the first segment, and the norm of their sum."""
+    """Embedding of a text encoder: word, position and first-segment embeddings, and the norm applied to their sum."""
 
     def __init__(self, word_embeddings: Tensor, places: Tensor | None, norm: nn.Module) -> None:
-        """Take ``word_embeddings`` [V, D], ``places`` [P, D] (position plus segment; None: relative) and the norm."""
+        """``word_embeddings`` [V, D]; ``places`` [P, D]: position plus segment embeddings; None: relative positions."""
         super().__init__()
         self.word_embeddings = nn.Parameter(word_embeddings, requires_grad=False)
         self.places = None if places is None else nn.Parameter(places, requires_grad=False)
@@ -23,7 +23,7 @@ class TextStem(Stem):
         self.width = word_embeddings.shape[1]
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return positions plus segment in reading order, [T, D], interpolated beyond the pretrained length."""
+        """Return T position plus segment embeddings, [T, D], interpolated if the pretrained ones are fewer."""
         if self.places is None:
             return None
         num_tokens = math.prod(layout)
@@ -42,16 +42,16 @@ class TextStem(Stem):
     def token_rms(self) -> float:
         """Return the root mean square of the word embeddings, or of the position embeddings if that is smaller.
 
-        In a signal, the position of a value matters as much as the value, more than in text. A linear probe on the
-        frozen minilm-l6 (four layers, digits as 64 tokens, one seed) has an error of 0.275 with the words' RMS and of
-        0.228 with half of it; after fine-tuning (mfeat-fourier, three seeds) the seeds' spread exceeds the difference.
+        Signals need stronger positions than text: where a value occurs matters as much as the value. A linear probe on
+        frozen minilm-l6 (four layers, digits as 64 tokens, one seed) has error 0.275 with the words' RMS and 0.228
+        with half of it. After fine-tuning (mfeat-fourier, three seeds), seeds differ more than these two choices do.
         """
         words = float(self.word_embeddings.square().mean().sqrt())
         return words if self.places is None else min(words, float(self.places.square().mean().sqrt()))
 
 
 class ImageStem(Stem):
-    """Patch embedding, the norm after it, prefix tokens (CLS, registers) and the grid of position embeddings."""
+    """Embedding of an image encoder: patch convolution, norm, prefix tokens (CLS, registers), grid of positions."""
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class ImageStem(Stem):
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
         antialias: bool = False,
     ) -> None:
-        """Take the patch convolution, the norm, ``prefix`` [P, D] with positions added, and ``places`` [gh, gw, D].
+        """``projection``: patch convolution; ``prefix`` [P, D] includes its positions; ``places`` [gh, gw, D]: grid's.
 
-        ``statistics`` are the mean and standard deviation of each colour in pretraining. ``antialias``: whether the
-        body's own code smooths position embeddings when it shrinks their grid.
+        ``statistics``: mean and standard deviation of each colour in pretraining. ``antialias``: whether the body's own
+        code applies an anti-aliasing filter when it reduces the grid of position embeddings.
         """
         super().__init__()
         kernel_height, kernel_width = (int(size) for size in projection.kernel_size)
@@ -83,7 +83,7 @@ class ImageStem(Stem):
         self._antialias = antialias
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return the positions of a grid ``(gh, gw)``, [gh * gw, D], resized bicubically as the body's library does."""
+        """Return the position embeddings of a grid ``layout`` = (gh, gw), [gh * gw, D], interpolated bicubically."""
         if self.places is None:
             return None
         if tuple(layout) == tuple(self.places.shape[:2]):
@@ -93,7 +93,7 @@ class ImageStem(Stem):
         return resized[0].flatten(1).T
 
     def embed_images(self, pixels_BCHW: Tensor) -> Tensor:
-        """Embed normalised RGB images [B, 3, H, W] as the pretrained body does, [B, T, D]; T counts the prefix."""
+        """Embed normalised RGB images [B, 3, H, W] as in pretraining, [B, T, D]; T includes prefix tokens."""
         patches = F.conv2d(pixels_BCHW, self.kernel, self.bias, stride=self.patch_size)
         tokens = self.norm(patches.flatten(2).transpose(1, 2))
         places = self.positions((patches.shape[2], patches.shape[3]))
@@ -101,9 +101,9 @@ class ImageStem(Stem):
         return torch.cat((self.prefix.expand(tokens.shape[0], -1, -1), tokens), dim=1)
 
     def token_rms(self) -> float:
-        """Return the root mean square of patch tokens, before norm and positions, over grey natural noise.
+        """Return the root mean square of patch tokens, before norm and positions, for images of `natural_noise`.
 
-        White noise would double it: vit-s14 has 0.28 for white noise, 0.14 for photographs and 0.15 for this noise.
+        White noise would not do: the value of vit-s14 is 0.28 for it, 0.14 for photographs and 0.15 for this noise.
         """
         noise = natural_noise(8, 8 * self.patch_size).expand(-1, 3, -1, -1)
         patches = F.conv2d(noise, self.kernel, self.bias, self.patch_size)
@@ -115,8 +115,8 @@ def prefix_and_places(
 ) -> tuple[Tensor, Tensor | None]:
     """Return prefix tokens [P, D] with their positions added, and the positions [gh, gw, D] of the ``grid``.
 
-    ``tokens`` are CLS, registers and the like, each [1, n, D]; None for those that the body does not have. ``table``
-    has the positions [1, N, D] of the prefix, as far as it has any, and of the grid; None: relative.
+    ``tokens``: parameters of prefix tokens (CLS, registers), each [1, n, D] or None. ``table``: position embeddings
+    [1, N, D] of the first prefix tokens, if these have any, followed by the grid's; None: relative positions.
     """
     width = projection.out_channels
     found = [token.detach()[0] for token in tokens if token is not None]
@@ -124,15 +124,15 @@ def prefix_and_places(
     if table is None:
         return prefix, None
     table = table.detach()[0]
-    placed = table.shape[0] - grid[0] * grid[1]  # registers have no position, and in some models CLS has none
+    placed = table.shape[0] - grid[0] * grid[1]  # prefix tokens with positions: never registers, not always CLS
     prefix = torch.cat((prefix[:placed] + table[:placed], prefix[placed:]))
     return prefix, table[placed:].view(grid[0], grid[1], width)
 
 
 def natural_noise(num_images: int, size: int) -> Tensor:
-    """Return grey random images [N, 1, size, size] of mean 0 and variance 1 with a natural spectrum; always the same.
+    """Return ``num_images`` = N grey random images [N, 1, size, size] of mean 0 and variance 1, with a fixed seed.
 
-    The amplitude falls as f^-1.2, the average over natural scenes (Tolhurst, Tadmor and Chao 1992).
+    Their amplitude falls with frequency f as f^-1.2, as natural scenes do on average (Tolhurst, Tadmor and Chao 1992).
     """
     generator = torch.Generator().manual_seed(0)
     white = torch.fft.fft2(torch.randn(num_images, 1, size, size, generator=generator))

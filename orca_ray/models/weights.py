@@ -1,4 +1,4 @@
-"""Load bodies by name: packaged ones, Hugging Face directories and hub names, timm; pretrained or from scratch."""
+"""Load bodies by name (packaged, Hugging Face directory or hub name, timm), with pretrained or random weights."""
 
 import copy
 import threading
@@ -17,14 +17,14 @@ from orca_ray.models.hugging_face import cause, check_config, read_config
 from orca_ray.models.names import PACKAGED, parse_body_name
 
 _CACHED = {True: 2, False: 1}
-"Bodies cached per process: a pretrained one for sequences and one for images; random ones are cheap to rebuild"
+"Most bodies cached per process, by ``pretrained``: enough for one text and one image body; random ones are cheap"
 _pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {True: OrderedDict(), False: OrderedDict()}
 _guard = threading.Lock()
 
 
 @dataclass(frozen=True)
 class LoadedBody:
-    """The caller's own copy of a body, and its stem, which all callers share and only read."""
+    """A body, which is the caller's own copy, and its stem, which all callers share and must not change."""
 
     body: Body
     stem: Stem
@@ -33,12 +33,12 @@ class LoadedBody:
 def load_body(name: str, *, pretrained: bool = True, seed: int = 0) -> LoadedBody:
     """Load a body in evaluation mode, float32, on the CPU.
 
-    ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local directory or hub name that
-    ``from_pretrained`` takes, or ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; Swin loses blocks
-    of its deepest stage. ``pretrained=False`` builds the same architecture with its library's random initialisation,
-    which depends on ``seed`` alone. The global random state does not change.
+    ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local directory or hub name that Hugging
+    Face's ``from_pretrained`` accepts, or ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; for a body
+    with stages such as Swin, see `shorten`. ``pretrained=False`` builds the same architecture with the random
+    initialisation of its library, which depends on ``seed`` alone. The global random state does not change.
 
-    Raises UserError for an unknown name, a model of no known family, missing or damaged weights.
+    Raises UserError if the name is unknown, the model belongs to no family, or weights are missing or damaged.
     """
     key = (name, 0 if pretrained else seed)
     with _guard:
@@ -51,7 +51,7 @@ def load_body(name: str, *, pretrained: bool = True, seed: int = 0) -> LoadedBod
 
 
 def body_modality(name: str) -> ModalityName:
-    """Return whether a body takes sequences or images, without loading its weights."""
+    """Return the modality of a body, "sequence" or "image", without loading its weights."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         return PACKAGED[base].modality
@@ -62,10 +62,10 @@ def body_modality(name: str) -> ModalityName:
 
 
 def check_body(name: str, *, pretrained: bool = True) -> None:
-    """Raise UserError for a body that `load_body` would refuse, as far as its configuration and headers show.
+    """Raise UserError for a body that `load_body` would refuse, as far as this is known without loading its weights.
 
-    Checked are the name, the configuration, the size that it declares and, if ``pretrained``, that the weights on this
-    machine can be read. It takes a fraction of a second, and no code or pickle of the body runs.
+    It checks the name, the configuration, the declared size and, if ``pretrained``, that the weights on this machine
+    can be read; for timm, the name alone. It takes a fraction of a second and runs no code of the body's files.
     """
     base, layers = parse_body_name(name)
     if base.startswith("timm:"):
@@ -92,7 +92,7 @@ def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family
     _check_timm(base)
     try:
         model = timm.create_model(base.removeprefix("timm:"), pretrained=pretrained, num_classes=0)
-    except Exception as error:  # timm passes on whatever the hub client raises
+    except Exception as error:  # timm passes on any exception of the hub client
         raise UserError(f"cannot get the weights of body {base!r}: {cause(error)}") from error
     family = family_of(model, "timm")
     shorten(family, model, base, layers)

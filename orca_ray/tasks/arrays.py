@@ -1,4 +1,4 @@
-"""Steps that most ``build`` functions share: held-out samples, inputs filled batch by batch, arrays by split."""
+"""Steps that most `Task.build` functions share: hold out samples, fill inputs batch by batch, name arrays by split."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ _BATCH_BYTES = 64 * 2**20
 
 
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
-    """Sample validation samples from the training set in the file ``path``: return indices of the rest and of them.
+    """Return random indices of the remaining training samples and of ``num_held_out`` ones, held out for validation.
 
-    Both are in random order. ``samples`` are labels [N], each class of which has its share in both sets, or the number
-    of samples. Raises UserError if the file holds too few.
+    ``samples`` is the number N of training samples, or their labels [N]; then both sets have their class proportions.
+    ``path``, the file with the samples, is named in errors. Raises UserError for too few samples, also of one class.
     """
     count = samples if isinstance(samples, int) else len(samples)
     if count <= num_held_out:
@@ -41,7 +41,7 @@ def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> 
 def filled(
     workspace: Workspace, split: str, indices: Indices, rows: Callable[[Indices], Array], shape: tuple[int, ...]
 ) -> Array:
-    """Return inputs [len(indices), *shape] float32 on the disk, filled with ``rows(indices[b])`` batch by batch."""
+    """Return inputs ``x`` [N, *shape] float32 in a file: ``x[b] = rows(indices[b])`` for each batch b of N indices."""
     x = workspace.array(f"{split}_x", (len(indices), *shape))
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))
     for part in workspace.batches(split, len(indices), size, x):
@@ -50,20 +50,20 @@ def filled(
 
 
 def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
-    """Return the ``rows`` of `filled` from a function of one index."""
+    """Return a function of several indices, for ``rows`` of `filled`, that stacks the results of ``function``."""
     return lambda indices: np.stack([function(int(index)) for index in indices])
 
 
 def by_index(x: Array, y: Array, parts: Sequence[Indices]) -> list[Pair]:
-    """Return (x, y) of train, validation and test, given their indices."""
+    """Return the rows of ``x`` and ``y`` in each of ``parts``, the indices of train, validation and test."""
     return [(x[part], y[part]) for part in parts]
 
 
 def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None) -> dict[str, Array]:
-    """Return the arrays of a classification task from (x, y) of train, validation and test.
+    """Return the arrays of a classification task by name, given (x, y) of train, validation and test.
 
-    ``x`` is standardised with the training statistics over ``axes``: all axes by default (one mean and deviation),
-    ``(0,)`` for one a feature. NaN marks padding and becomes zero, the mean.
+    ``x`` is standardised with mean and deviation of train over ``axes``. None: over all axes; ``(0,)``: over samples,
+    one mean and deviation for each feature. NaN in ``x`` marks padding and becomes 0, the mean.
     """
     return named([(x, y.astype(np.int64)) for x, y in _standardised(parts, axes)])
 
@@ -73,7 +73,7 @@ def regression(
 ) -> dict[str, Array]:
     """Return the arrays of a dense or scalar task: ``x`` as in :func:`classification`, ``y`` float32 and not scaled.
 
-    ``y_mean`` and ``y_std`` are training statistics over ``target_axes`` (which include the sample axis 0).
+    ``y_mean`` and ``y_std`` are mean and deviation of the training targets over ``target_axes``, which include axis 0.
     """
     arrays = named([(x, y.astype(np.float32)) for x, y in _standardised(parts, axes)])
     mean, std = splits.statistics(arrays["train_y"], target_axes)
@@ -81,7 +81,7 @@ def regression(
 
 
 def named(parts: Sequence[Pair]) -> dict[str, Array]:
-    """Return the arrays of (x, y) of train, validation and test by name."""
+    """Return the arrays of train, validation and test, each given as (x, y), by name: ``train_x``, ``train_y``, …."""
     pairs = zip(prepared.SPLITS, parts, strict=True)
     return {f"{split}_{axis}": array for split, pair in pairs for axis, array in zip("xy", pair, strict=True)}
 

@@ -1,10 +1,10 @@
 """Random changes of training inputs, by name.
 
-Parameters are drawn every epoch for every sample of the split, by its index, so that they depend neither on the order
-of samples nor on the sizes of batches and passes. Only training passes of the refine stage augment; validation, test
-and the align stage use the inputs unchanged (the reference aligns on augmented inputs).
+Every epoch, parameters are drawn for all samples of the split, in order of their indices. So they depend neither on the
+order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
+align stage use the inputs unchanged, whereas the reference aligns on augmented inputs.
 
-A new augmentation is one new entry of `AUGMENTATIONS`. Letters: N samples of a split, B of a pass, C channels, H, W.
+To add an augmentation, add an entry to `_ALL`. Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 @dataclass(frozen=True)
 class Augmentation(ABC):
-    """A random change of inputs, in two steps: draw its parameters, then apply them to a pass on the device."""
+    """A random change of inputs in two steps: draw parameters for a split, then apply them to a batch on the device."""
 
     name: str
     """Name in `AUGMENTATIONS`."""
@@ -33,24 +33,24 @@ class Augmentation(ABC):
 
     @abstractmethod
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return the parameters of every sample of a split [N, ...], on the CPU, from ``generator`` alone."""
+        """Draw the parameters of all N samples of a split from ``generator`` alone; return them [N, ...] on the CPU."""
 
     @abstractmethod
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return a new tensor: ``x`` [B, *input_shape] changed by ``drawn`` [B, ...]; never waits for the device."""
+        """Return a copy of ``x`` [B, *input_shape] changed by parameters ``drawn`` [B, ...], without a device sync."""
 
 
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Cut a window of the image's own size out of the padded image, and mirror it with probability ½."""
+    """Pad an image, crop a random window of its original size, and flip it horizontally with probability ½."""
 
     padding: tuple[float, ...]
-    """Value of border pixels, one a channel or one for all: a black pixel in the units of the prepared inputs."""
+    """Value of the padding in each channel, or one for all: that of a black pixel in the prepared inputs."""
     margin: int = 4
-    """Pixels of border on each side."""
+    """Number of pixels padded on each side."""
 
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return top and left of the window, from 0 to twice the margin, and whether it is mirrored, [N, 3]."""
+        """Return [N, 3]: top row and left column of each window, 0 to 2 * ``margin``, and 1 if flipped, else 0."""
         import torch
 
         corners = torch.randint(2 * self.margin + 1, (num_samples, 2), generator=generator)
@@ -58,7 +58,7 @@ class CropFlip(Augmentation):
         return torch.cat([corners, mirrored], dim=1)
 
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the windows [B, C, H, W]; raises ValueError for inputs that are not images with these channels."""
+        """Return the windows [B, C, H, W]; raises ValueError if ``x`` is no images, or `padding` does not fit."""
         import torch
 
         if x.ndim != 4 or len(self.padding) not in (1, x.shape[1]):

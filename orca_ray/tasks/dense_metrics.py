@@ -1,6 +1,6 @@
-"""Metrics of masks and of distance maps, from float64 predictions and targets of a whole split; lower is better.
+"""Metrics of masks and of protein distance maps, for float64 predictions and targets of a whole split; lower is better.
 
-Shape letters: N samples, S residues of a padded protein, P pairs of residues.
+Shape letters: N samples, S positions on a side of a padded distance map, P pairs of residues.
 """
 
 from typing import TYPE_CHECKING
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -1
-"""Target of a mask's ignored pixels. As in the reference, they count as pixels outside of the mask with logit 0."""
+"""Target value of ignored pixels. As in the reference, they count as pixels outside the mask with logit 0."""
 PADDING = 100.0
-"""Target distance, in ångström, at positions without a residue, as in the reference."""
+"""Target distance, in ångström, at padded positions, as in the reference."""
 MARGIN = 5
-"""Empty rows and columns before the first residue; as many follow the last one."""
+"""Number of padded rows and columns before the first residue of a map, and at least that many after the last one."""
 CONTACT = 8.0
-"""Largest true distance of a contact, in ångström."""
+"""Largest true distance, in ångström, of two residues that are in contact."""
 SEPARATION = 24
-"""Least distance along the sequence of the two residues of a long-range contact."""
+"""Least difference of the sequence positions of the two residues of a long-range contact."""
 _FLOOR = 0.01
-"""Smallest distance that the reference scores; smaller predictions are raised to it."""
+"""The reference clamps predicted distances to at least this value, in ångström."""
 
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of logits [N, ...] over all pixels of masks of 0, 1 and `IGNORED`, of the same shape."""
+    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` has their shape and holds 0, 1 and `IGNORED`."""
     refuse_other_shape(logits, y)
     return 1 - area_under_roc(np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel())
 
 
 def one_minus_thresholded_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of the masks that logits above 0 give: half the sum of both error rates."""
+    """Return 1 − AUROC of the masks "logit > 0": half the sum of their false-negative and false-positive rates."""
     refuse_other_shape(logits, y)
     positive, marked = _both_outcomes(y), _marked(logits, y)
     return float(1 - marked[positive].mean() + marked[~positive].mean()) / 2
 
 
 def false_negative_rate(logits: Array, y: Array) -> float:
-    """Return the share of the mask's pixels whose logit is not above 0."""
+    """Return the share of pixels inside the target masks (``y`` > 0) whose logit is not above 0."""
     refuse_other_shape(logits, y)
     positive = y > 0
     if not positive.any():
@@ -50,10 +50,10 @@ def false_negative_rate(logits: Array, y: Array) -> float:
 
 
 def long_range_contact_error(predictions: Array, y: Array) -> float:
-    """Return the mean over proteins of the mean absolute error, in ångström, at long-range contacts.
+    """Return the mean over proteins of a protein's mean absolute error, in ångström, at its long-range contacts.
 
-    Contacts are the pairs i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`. The prediction for
-    a pair is the mean of both triangles of the map [N, S, S]. Proteins without contacts are left out.
+    These are pairs of residues i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`. The prediction
+    for a pair is the mean of entries (i, j) and (j, i) of the map. Proteins without such contacts are left out.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     protein, row, column = _contacts(y_NSS)
@@ -64,9 +64,9 @@ def long_range_contact_error(predictions: Array, y: Array) -> float:
 def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
     """Return `long_range_contact_error` as the reference implementation computes it.
 
-    It averages the upper triangle twice with the lower one, which then weighs ¾, and raises predictions to 0.01 before
-    the second time. It cuts every protein to the length of the first one. It crashes for a protein without contacts,
-    which is left out here.
+    For a pair i < j, it averages entries (i, j) and (j, i), clamps to at least 0.01 Å, and averages the result with the
+    clamped (j, i), which so weighs ¾. It cuts every protein to the length of the first one. The reference crashes for a
+    protein without long-range contacts; this function leaves such proteins out.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     length = int((y_NSS[0] != PADDING).any(axis=1).sum())
@@ -90,7 +90,7 @@ def _marked(logits: Array, y: Array) -> Array:
 
 
 def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
-    """Return maps [N, S, S] or [N, 1, S, S] as [N, S, S]."""
+    """Return predictions and targets, [N, S, S] or [N, 1, S, S] each, as [N, S, S]; ValueError for other shapes."""
     refuse_other_shape(predictions, y)
     side = y.shape[-1]
     if y.ndim < 3 or y.size != len(y) * side * side:
@@ -99,7 +99,7 @@ def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _contacts(y_NSS: Array) -> tuple[Array, Array, Array]:
-    """Return protein, row and column [P] of the long-range contacts, i < j."""
+    """Return the indices of protein, row and column, [P] each, of all long-range contacts; row < column."""
     protein, row, column = np.nonzero(np.triu(y_NSS <= CONTACT, k=SEPARATION))
     if len(protein) == 0:
         raise UserError(
@@ -115,7 +115,7 @@ def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
 
 
 def refuse_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
-    """Raise ValueError for shapes that differ, because broadcasting would give a wrong score or loss."""
+    """Raise ValueError if shapes differ, because broadcasting would give a wrong score or loss."""
     if predictions.shape != y.shape:
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 
@@ -123,8 +123,8 @@ def refuse_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> No
 def area_under_roc(scores_N: Array, positive_N: Array) -> float:
     """Return the exact area under the ROC curve; both positive and negative samples must occur.
 
-    It is the share of pairs in which the positive sample scores higher, ties counting half (Mann and Whitney, 1947).
-    It takes a quarter of scikit-learn's time and, for 7 million pixels, a third of its memory.
+    It is the share of (positive, negative) pairs in which the positive sample has the higher score; ties count half
+    (Mann and Whitney, 1947). It needs a quarter of scikit-learn's time, and a third of its memory for 7 million pixels.
     """
     positive_N = positive_N.astype(bool)
     positives, negatives = np.sort(scores_N[positive_N]), np.sort(scores_N[~positive_N])

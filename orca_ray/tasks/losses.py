@@ -1,7 +1,7 @@
-"""Training losses by name. Dense and scalar predictions arrive in the target's units.
+"""Training losses by name. Dense and scalar predictions are compared with targets in the units of the targets.
 
-Every loss is a mean over the samples of a batch [B], and a sample's term does not depend on the others. So a step has
-the same gradient however it is split into passes, if these are weighted by their share of the samples.
+Every loss is a mean over the B samples of a batch, and the term of a sample does not depend on other samples. So the
+gradient of a batch is the same if it is accumulated over smaller batches that are weighted by their number of samples.
 """
 
 import math
@@ -20,12 +20,12 @@ from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
 from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps predictions [B, *output_shape] and targets [B, ...] to a scalar."""
+"""Function of predictions [B, *output_shape] and targets [B, ...] that returns a scalar."""
 LossFactory = Callable[[Rows, Target, torch.device], Loss]
-"""Makes a loss on a device from the training targets [N, ...], whose statistics it may use."""
+"""Returns the loss, given the training targets [N, ...], of which it may use statistics, the target and the device."""
 
 FOCAL_FLOOR = 1e-9
-"""Added to a probability before its logarithm, as in the reference."""
+"""Added to a probability before its logarithm is computed, as in the reference."""
 _bce = functional.binary_cross_entropy_with_logits
 
 
@@ -40,14 +40,14 @@ class TrainingLoss:
     """Origin of the definition or convention."""
     make: LossFactory
     regression: bool = False
-    """Whether it compares predictions with targets in the targets' units."""
+    """Whether predictions are values in the units of the targets, and not logits."""
 
 
 def _weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) -> Loss:
-    """Make the cross-entropy with weights of inverse class frequency, w_c = N / (K n_c).
+    """Return the cross-entropy in which a sample of class c has the weight w_c = N / (K n_c).
 
-    n_c of N training samples are of class c of K. The mean is over samples. torch's weighted mean, which the reference
-    uses, divides by the sum of the batch's weights, so that its gradient depends on the batch.
+    N is the number of training samples, K of classes, and n_c of training samples of class c. The loss is the weighted
+    sum divided by B. The reference uses torch's weighted mean, which divides by the weights' sum in the batch instead.
 
     Raises UserError if a class has no training sample.
     """
@@ -66,9 +66,9 @@ def _weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device)
 
 
 def _softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Return the mean focal loss with alpha 1 and gamma 0: −log(p + 1e-9), p the softmax probability of the class.
+    """Return the mean of −log(p + 1e-9), p the softmax probability of the true class: focal loss, alpha 1, gamma 0.
 
-    The constant bounds a sample's loss by 20.7, and gives samples with such a loss no gradient.
+    The constant 1e-9 bounds the loss of a sample by 20.7. Samples near this bound have almost no gradient.
     """
     log_p_B = functional.log_softmax(logits_BK, dim=1).gather(1, y_B[:, None])
     return -torch.logaddexp(log_p_B, log_p_B.new_full((), math.log(FOCAL_FLOOR))).mean()
@@ -82,7 +82,7 @@ def _bce_pos(weight: float) -> Loss:
 
 
 def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over all pixels; the loss of an ignored one is log 2 whatever the target, without gradient."""
+    """Return the mean binary cross-entropy over all pixels; an ignored pixel adds the constant log 2, no gradient."""
     refuse_other_shape(logits, y)
     return _bce(torch.where(y == IGNORED, 0.0, logits), y)
 
@@ -93,7 +93,7 @@ def _mse(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of a sample's RMSE; the gradient is zero, not NaN, for one that is met exactly."""
+    """Return the mean over samples of a sample's RMSE; a sample with error 0 has gradient 0 and not NaN."""
     refuse_other_shape(predictions, y)
     difference_BD = (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
     norm_B: Tensor = torch.linalg.vector_norm(difference_BD, dim=1)
@@ -101,7 +101,7 @@ def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂; the gradient is zero, not NaN, for one that is met exactly."""
+    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂, ŷ predicted; a sample with error 0 has gradient 0, not NaN."""
     refuse_other_shape(predictions, y)
     error_B: Tensor = torch.linalg.vector_norm((predictions - y).flatten(1), dim=1)
     norm_B: Tensor = torch.linalg.vector_norm(y.flatten(1), dim=1)

@@ -1,6 +1,6 @@
-"""Metrics over whole splits, from logits, or from decoded values for dense and scalar targets; lower is better.
+"""Metrics of whole splits; lower is better. Predictions are logits, or values in the target's units for regressions.
 
-Shape letters: N samples, K classes or labels. Rankings use float64 logits: probabilities tie where they saturate.
+Letters: N samples, K classes or labels. Samples are ranked by float64 logits, as saturated probabilities would tie.
 """
 
 import itertools
@@ -26,13 +26,13 @@ class Metric:
     source: str
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
-    """Computes it from float64 predictions and targets."""
+    """Returns the metric of float64 predictions and of targets."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
-        """Score a whole split: ``predictions`` [N, *output_shape] against ``targets`` [N, ...], lower is better.
+        """Return the metric of a whole split: ``predictions`` [N, *output_shape], ``targets`` [N, ...]; lowest is best.
 
         Raises ValueError if predictions are not finite, lengths differ or the split is empty, and UserError if the
-        targets do not determine the metric (an AUROC with one class).
+        metric is not defined for these targets (such as an AUROC if all samples have one class).
         """
         if len(predictions) != len(targets) or len(targets) == 0:
             raise ValueError(f"{self.name}: {len(predictions)} predictions for {len(targets)} targets")
@@ -58,7 +58,7 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
 
 
 def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
-    """Average A(i|j) over ordered pairs of classes: Hand and Till, 2001, equation 7."""
+    """Return the mean over pairs i ≠ j of the AUROC of class i against j by scores of i: Hand and Till, 2001, eq. 7."""
     areas = []
     for i, j in itertools.permutations(range(num_classes), 2):
         chosen = (y_N == i) | (y_N == j)
@@ -67,7 +67,7 @@ def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
 
 
 def _log_odds(logits_NK: Array) -> Array:
-    """Return log p/(1-p) of the softmax [N, K], which ranks as the probability does and does not saturate."""
+    """Return log(p / (1 − p)) of softmax probabilities p [N, K]: it ranks samples as p does, but does not saturate."""
     columns = range(logits_NK.shape[1])
     others = [np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1) for k in columns]
     return np.asarray(logits_NK - np.stack(others, axis=1))
@@ -80,7 +80,7 @@ def _average_precision(scores_N: Array, positive_N: Array) -> float:
 
 
 def _mean_over_labels(score: Callable[[Array, Array], float], logits_NK: Array, y_NK: Array) -> float:
-    """Average over the labels that have both a positive and a negative sample."""
+    """Return the mean of ``score`` over the labels that have both a positive and a negative sample."""
     usable = [k for k in range(y_NK.shape[1]) if 0 < y_NK[:, k].sum() < len(y_NK)]
     if not usable:
         raise UserError("no label has both a positive and a negative sample in the split")

@@ -1,4 +1,4 @@
-"""All tasks by name: every ``TASK``, and every entry of ``TASKS``, in a module ``orca_ray/tasks/<benchmark>/*.py``."""
+"""All tasks by name. Modules ``orca_ray/tasks/<benchmark>/*.py`` declare one task as ``TASK``, several as ``TASKS``."""
 
 import functools
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from orca_ray.tasks.task import Task
 
 @functools.cache
 def all_tasks() -> Mapping[str, Task]:
-    """Return all tasks by full name, in order of names; raises ValueError if two modules declare one name."""
-    # Importing them is cheap, because heavy libraries are imported inside `build`.
+    """Return all tasks by full name, sorted by name; raises ValueError if two tasks have the same name."""
+    # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)
     return declared(Task, "TASK", (module for package in packages for module in modules(package)))
 
@@ -28,7 +28,7 @@ def all_benchmarks() -> list[str]:
 
 
 def get_benchmark(name: str) -> list[Task]:
-    """Return the tasks of a benchmark in order of names; raises UserError for an unknown benchmark."""
+    """Return the tasks of a benchmark, sorted by name; raises UserError for an unknown benchmark."""
     benchmarks = all_benchmarks()
     if name not in benchmarks:
         raise unknown_name("benchmark", name, benchmarks)

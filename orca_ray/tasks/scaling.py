@@ -1,7 +1,7 @@
-"""Statistics of inputs and targets that a task keeps in units, so that a model reads and predicts standardised values.
+"""Mean and deviation of inputs and targets that are not standardised, so that models work on standardised values.
 
-Bodies are pretrained on tokens of one scale, and heads start at outputs of zero. Each task declares the scale of its
-arrays (`Task.input_scale`, `Task.target_scale`).
+This is needed because bodies are pretrained on tokens of one scale, and outputs of new heads are near zero. Each task
+declares the scale of its arrays (`Task.input_scale`, `Task.target_scale`).
 """
 
 from dataclasses import replace
@@ -17,15 +17,15 @@ from orca_ray.tasks.task import Scale, Task
 
 _MOST_ROWS, _MOST_BYTES, _LEAST_ROWS = 512, 2**28, 8
 _LARGEST_MEAN, _DEVIATIONS = 0.1, (0.5, 2.0)
-"""Bounds of measured arrays that count as standardised; padding with zeros lowers their deviation."""
+"""An array of scale ``measured`` counts as standardised within these bounds; padding with zeros lowers deviations."""
 _LEAST_SHARE = 0.1
-"""Least deviation of a channel, as a share of that of all values, so that a rare category is not blown up."""
+"""Least deviation of a channel, relative to that of all values; a smaller one would make rare values very large."""
 
 
 def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of each channel of the inputs ``x`` [N, C, ...], as [C, 1] or [C, 1, 1].
 
-    They are computed from at most 512 evenly spaced samples. None: the inputs are standardised.
+    They are computed from at most 512 evenly spaced samples. Return None if the inputs are already standardised.
     """
     values = _in_units(x, scale)
     if values is None:
@@ -37,7 +37,7 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
-    """Return the data with one mean and one deviation of the targets, where the loss needs them and there are none."""
+    """Return ``data`` with a scalar ``y_mean`` and ``y_std`` added, if it has none and a regression needs them."""
     if data.y_mean is not None or not get_loss(task.loss).regression:
         return data
     values = _in_units(data.train.y, task.target_scale)
@@ -48,7 +48,7 @@ def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
 
 
 def _in_units(rows: Rows, scale: Scale) -> np.ndarray | None:
-    """Return a sample of rows that are not standardised, float64; None for those that are."""
+    """Return evenly spaced ones of ``rows`` as float64 if they are not standardised; return None if they are."""
     if scale == "standardised":
         return None
     row_bytes = num_bytes(rows) // len(rows) * 2  # float64

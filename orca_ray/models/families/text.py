@@ -1,4 +1,4 @@
-"""Text encoders of transformers: BERT, RoBERTa, DistilBERT, ModernBERT, ELECTRA, others with such embeddings, MPNet."""
+"""Hugging Face text encoders: MPNet, and BERT-like ones such as BERT, RoBERTa, DistilBERT, ModernBERT and ELECTRA."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from orca_ray.models.stems import TextStem
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
-    """Cut a text encoder into body and stem, using it up; raises UserError for other models."""
+    """Split a text encoder into body and stem, which changes ``model``; raises UserError for other models."""
     embeddings = getattr(model, "embeddings", None)
     if embeddings is None or model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False):
         raise UserError(
@@ -30,7 +30,7 @@ def _cut(model: Any) -> tuple[Body, Stem]:
 
 
 def _places(embeddings: Any) -> Tensor | None:
-    """Return position embeddings [P, D], plus the embedding of the first segment if the model has segments."""
+    """Return position embeddings [P, D], the first segment's embedding added if there are segments; None: relative."""
     table = getattr(embeddings, "position_embeddings", None)
     if table is None:
         return None
@@ -42,7 +42,7 @@ def _places(embeddings: Any) -> Tensor | None:
 
 
 class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # transformers is not typed
-    """MPNet's self-attention as one kernel; relative positions become a bias on the scores, as masks are."""
+    """MPNet's self-attention as one fused kernel; relative-position biases are passed to it as an attention mask."""
 
     def forward(
         self,
@@ -52,7 +52,7 @@ class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # tran
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
-        """Return the attended states [B, T, D] in a tuple; attention probabilities are computed by transformers."""
+        """Return a tuple with the attended states [B, T, D]; with ``output_attentions``, call Hugging Face's method."""
         if output_attentions:
             return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)  # type: ignore[no-any-return]
         heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)

@@ -25,13 +25,13 @@ class TimmViTBody(Body):
         self.num_prefix_tokens = len(stem.prefix)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features after the final norm; ``grid`` is ignored."""
+        """Return the features after the final norm; ``grid`` is not used."""
         features: Tensor = self.norm(self.blocks(self.norm_pre(tokens_BTD)))
         return features
 
 
 class TimmSwinBody(Body):
-    """timm's SwinTransformer after its patch embedding, [B, gh * gw, D] -> [B, S, F]."""
+    """timm's SwinTransformer after its patch embedding; tokens [B, gh * gw, D] -> features [B, S, F]."""
 
     modality = "image"
 
@@ -49,11 +49,11 @@ class TimmSwinBody(Body):
         return features.flatten(1, 2)
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the grid after all patch mergings, which pad odd sides."""
+        """Return the grid of the features: each patch merging halves the sides, odd ones rounded up."""
         return tuple(math.ceil(side / 2 ** (len(self.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Set each stage's grid; timm interpolates the position biases of windows that no longer fit."""
+        """Set the grid of each stage. timm shrinks windows that are larger and interpolates their position biases."""
         for index, (stage, window) in enumerate(zip(self.layers, self._windows, strict=True)):
             scale = 2 ** max(index - 1, 0)
             stage.set_input_size(tuple(math.ceil(side / scale) for side in grid), window)

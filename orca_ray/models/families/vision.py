@@ -1,4 +1,4 @@
-"""Vision transformers of transformers: plain ones (ViT, DeiT and DINOv2 with or without registers) and Swin."""
+"""Hugging Face vision transformers: plain ones (ViT, DeiT and DINOv2 with or without registers) and Swin."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ _HALF = ((0.5,) * 3, (0.5,) * 3)
 
 
 class SwinBody(Body):
-    """Swin, [B, gh * gw, D] -> [B, S, 8 D for four stages]; each stage but the last halves the grid."""
+    """Hugging Face's Swin: [B, gh * gw, D] -> [B, S, F]. All stages but the last halve the grid, double the width."""
 
     modality = "image"
 
@@ -28,19 +28,19 @@ class SwinBody(Body):
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the last hidden state after the final norm."""
         assert grid is not None, "Swin needs the grid of its tokens"
-        # Without always_partition, the model would set its window size to the smallest grid it has seen, and fail on
-        # windows smaller than its bias table.
+        # Without always_partition, the model would reduce its window size, permanently, to the smallest grid that it
+        # has processed, and then fail because its position-bias table is larger than the windows.
         features: Tensor = self.final_norm(self.encoder(tokens_BTD, grid, always_partition=True).last_hidden_state)
         return features
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the grid after all patch mergings, which pad odd sides."""
+        """Return the grid of the features: each patch merging halves the sides, odd ones rounded up."""
         return tuple(math.ceil(side / 2 ** (len(self.encoder.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Shrink windows larger than their stage's grid, and keep the biases of the offsets that still occur.
+        """Shrink windows that are larger than the grid of their stage; keep the position biases that are still used.
 
-        A window that covers the whole grid is not shifted (Liu et al. 2021, and both libraries).
+        A window that covers the whole grid is not shifted, as in Liu et al. (2021), Hugging Face and timm.
         """
         for stage in self.encoder.layers:
             for block in stage.blocks:
@@ -52,7 +52,7 @@ class SwinBody(Body):
 
 
 def _shrink_window(block: Any, window: int) -> None:
-    """Cut a block's relative position table down to the offsets within ``window``."""
+    """Reduce a block's window to ``window`` tokens a side, and its position biases to offsets inside such a window."""
     bias = block.attention.relative_position_bias
     old = int(bias.window_size[0])
     if window == old:
@@ -67,7 +67,7 @@ def _shrink_window(block: Any, window: int) -> None:
 
 
 class _PatchDtype(nn.Module):
-    """An empty ``projection.weight``, whose dtype ViTModel.forward reads."""
+    """Holds an empty ``projection.weight``, because ViTModel.forward reads its dtype."""
 
     def __init__(self, projection: nn.Conv2d) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class _PatchDtype(nn.Module):
 
 
 def _stem(model: Any) -> ImageStem:
-    """Return the stem of an image encoder of transformers and drop its pooler; raises UserError for other models."""
+    """Return the stem of a Hugging Face image encoder and remove its pooler; raises UserError for other models."""
     embeddings = getattr(model, "embeddings", None)
     patches = getattr(embeddings, "patch_embeddings", None)
     projection = getattr(patches, "projection", None)
@@ -93,7 +93,7 @@ def _stem(model: Any) -> ImageStem:
     prefix, places = prefix_and_places(tokens, getattr(embeddings, "position_embeddings", None), grid, projection)
     statistics = _HALF if model.config.model_type in ("vit", "beit") else IMAGENET_STATISTICS
     norm = getattr(embeddings, "norm", None) or nn.Identity()
-    antialias = hasattr(embeddings, "register_tokens")  # in transformers, only Dinov2WithRegisters does it
+    antialias = hasattr(embeddings, "register_tokens")  # of these models, only Dinov2WithRegisters does it
     return ImageStem(projection, norm, prefix, places, statistics, antialias)
 
 

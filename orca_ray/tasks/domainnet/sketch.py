@@ -1,12 +1,12 @@
-"""DomainNet, sketches: 40 of its classes.
+"""DomainNet: sketches of 40 of its classes.
 
-Where the reference leaves a choice:
+Decisions where this task could differ from the reference:
 
-- Training images are cropped and flipped at random once, when they are read, as in the reference; here from a seed.
-- Validation is a stratified tenth of the training list, treated like test images; ``paper`` trains on it and treats it
-  like training images.
-- The lists are SENTRY's, which have the names that the reference uses, and 40 classes.
-- The archive's address in the reference, below ``groundtruth/``, is tried last: DomainNet has sketches one folder up.
+- Training images are cropped and flipped at random only once, when they are read, as in the reference, but with a seed.
+- Validation is a stratified tenth of the training list. Its images are prepared like test images; but like training
+  images under ``paper``, which trains on them.
+- The lists of images, of 40 classes, are those of SENTRY: they have the file names that the reference uses.
+- The reference's URL of the archive, below ``groundtruth/``, is tried last, because DomainNet has it one folder up.
 """
 
 import re
@@ -51,7 +51,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _listed(workspace: Workspace, split: str) -> tuple[list[Path], Array]:
-    """Return the images of a list and their classes [N] int64."""
+    """Return the paths of the images in the list of ``split``, and their classes [N] int64; UserError if invalid."""
     listing = workspace.file(f"sketch_{split}_mini.txt")
     paths, labels = [], []
     for number, line in enumerate(read_lines(listing), start=1):
@@ -71,7 +71,7 @@ def _listed(workspace: Workspace, split: str) -> tuple[list[Path], Array]:
 
 
 def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -> Array:
-    """Resize training images to 256, crop them to 224, and mirror half of them."""
+    """Return images resized to 256×256, cropped to 224×224 at random, and flipped with probability ½, normalised."""
     random = np.random.RandomState(seed)
     corners = random.randint(LARGER - SIDE + 1, size=(len(paths), 2))
     mirrored = random.random_sample(len(paths)) < 0.5
@@ -90,11 +90,11 @@ def _whole(workspace: Workspace, split: str, paths: Sequence[Path]) -> Array:
 
 
 def _pixels(path: Path, side: int) -> Array:
-    """Return an image as RGB [side, side, 3], 0 to 255; its aspect ratio is not preserved."""
+    """Return an image as RGB [side, side, 3], 0 to 255; its aspect ratio may change. UserError if it is invalid."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:  # others may start programs, as EPS does Ghostscript
+        with Image.open(path, formats=("PNG", "JPEG")) as image:  # other formats may start programs: EPS Ghostscript
             if image.width * image.height > _MOST_PIXELS:
                 raise UserError(f"{path}: expected at most {_MOST_PIXELS:,} pixels, found {image.width}×{image.height}")
             return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))

@@ -1,4 +1,4 @@
-"""The response of a cell line to a drug, from the drug's fingerprint and the cell line's mutations: DrugCell's data."""
+"""DrugCell's data: the response of a cell line to a drug, predicted from the drug's fingerprint and the mutations."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from orca_ray.tasks.arrays import filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
 
 WIDTH = 3840
-"""Features of an input: a drug's fingerprint, then a cell line's mutations."""
+"""Number of features of an input: the fingerprint of a drug, followed by the mutations of a cell line."""
 _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
 
 
 def _task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
-    """Declare the task of one screen (``ctrp`` or ``gdsc``); a tenth of the training rows is held out for validation.
+    """Declare the task of the screen ``name`` (``ctrp`` or ``gdsc``); validation is a tenth of its training file.
 
-    Targets are the responses in the files, neither standardised nor clipped, as in the reference.
+    Targets are the responses as in the files, neither standardised nor clipped, as in the reference.
     """
     return Task(
         name=f"drug/{name}",
@@ -30,7 +30,7 @@ def _task(name: str, title: str, citation: str, reference: str, terms: str) -> T
         metric="one_minus_r2",
         input_scale="units",
         target_scale="units",
-        num_samples=None,  # of files that only the user has
+        num_samples=None,  # not published; users bring their own files
         licence="not stated; the arrays are derived from public screens",
         citation=f"{citation}; Kuenzi et al., DrugCell, Cancer Cell, 2020",
         reference=reference,
@@ -45,7 +45,7 @@ def _build(workspace: Workspace, name: str) -> Arrays:
     test, test_y = _read(workspace, name, "test")
     path, test_path = (workspace.file(f"drug_sep/{name}_{x}.npy") for x, _ in _FIELDS.values())
     parts = hold_out(path, len(given), max(1, len(given) // 10), SPLIT_SEED)
-    train, validation = (np.sort(part) for part in parts)  # so that rows are read in the order of the file
+    train, validation = (np.sort(part) for part in parts)  # to read rows in the order of the file
     x = _filled(workspace, "train", path, given, train)
     x_validation = _filled(workspace, "validation", path, given, validation)
     x_test = _filled(workspace, "test", test_path, test, np.arange(len(test)))
@@ -53,7 +53,7 @@ def _build(workspace: Workspace, name: str) -> Arrays:
 
 
 def _read(workspace: Workspace, name: str, split: str) -> tuple[Array, Array]:
-    """Return x [N, 1, 3840] as it is on the disk and y [N] float32."""
+    """Return inputs [N, 1, 3840] as a memory map of the file, and responses [N] float32; UserError if invalid."""
     x_path, y_path = (workspace.file(f"drug_sep/{name}_{field}.npy") for field in _FIELDS[split])
     x = read_npy(x_path, kind="fiub")
     refuse_shape(x_path, "", x, (None, 1, WIDTH))

@@ -1,4 +1,4 @@
-"""Parts that several tasks of the benchmark share: the host, checks of a file's content, splits, lists of files."""
+"""Functions that tasks of NAS-Bench-360 share: URLs of raw files, checks of their content, splits, lists of files."""
 
 import logging
 import os
@@ -25,12 +25,12 @@ _HOST = "https://pde-xd.s3.amazonaws.com"
 
 
 def hosted(path: str, at: str, num_bytes: int, unpacked: str = "") -> RawFile:
-    """Return a raw file that the benchmark hosts under ``at``, without a published checksum."""
+    """Return a raw file that NAS-Bench-360 hosts at the path ``at``; no checksum is published for it."""
     return RawFile(path=path, urls=(f"{_HOST}/{at}",), num_bytes=num_bytes, unpacked=unpacked)
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
-    """Return the values of ``keys`` of a mapping; raises UserError naming a missing key."""
+    """Return the values of ``keys`` in ``content``; UserError if it is not a dictionary or a key is missing."""
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {type(content).__name__}")
     if absent := [key for key in keys if key not in content]:
@@ -40,7 +40,7 @@ def entries(path: Path, content: Any, *keys: str) -> list[Any]:
 
 
 def numbers(path: Path, field: str, value: Any, shape: tuple[int | None, ...], kinds: str = "biuf") -> Array:
-    """Return ``value``, an array of numbers of that shape (None: any length); raises UserError for other values."""
+    """Return ``value``; UserError unless it is an array of numbers of ``shape``, in which None means any length."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
         found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise UserError(f"{path}: {field} must be an array of numbers (dtype kinds {kinds}), found {found}")
@@ -49,9 +49,9 @@ def numbers(path: Path, field: str, value: Any, shape: tuple[int | None, ...], k
 
 
 def class_labels(path: Path, field: str, value: Any, count: int, num_classes: int, *, first: int = 0) -> Array:
-    """Return classes [count] int64 from 0, given whole numbers ``first`` … ``first + num_classes - 1``.
+    """Return labels [count] int64 numbered from 0; in ``value`` they are numbered from ``first``.
 
-    Raises UserError for another number of labels, other values, or one out of range.
+    Raises UserError if the number of labels is not ``count``, or one is not whole or out of range.
     """
     y = np.asarray(value) if isinstance(value, list) and all(map(np.isscalar, value)) else value
     y = numbers(path, field, y, (count,), "iuf")
@@ -67,10 +67,10 @@ def published_splits(
     scaled: Callable[[Array], Array],
     num_published: int,
 ) -> dict[str, Array]:
-    """Return the arrays of a published training set and test set of (inputs [N, …], labels [N]).
+    """Return the arrays of a published training set ``given`` and ``test`` set, each (inputs [N, ...], labels [N]).
 
-    As many samples as test has are held out of training for validation. ``scaled`` maps a batch of inputs of the file
-    to prepared ones. Fewer training samples than ``num_published`` are logged.
+    As many training samples as test has are held out for validation. ``scaled`` maps a batch of inputs in the file to
+    prepared inputs. A warning is logged if the file ``path`` has fewer than ``num_published`` training samples.
     """
     log_fewer(path, len(given[1]), num_published)
     kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED))
@@ -87,18 +87,18 @@ def published_splits(
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:
-    """Log that a file holds fewer samples than the published one, so that scores on it compare with nothing."""
+    """Log a warning if a file holds fewer samples than the published file, because scores are then not comparable."""
     if found < published:
         logger.warning("%s holds %d samples; the published file has %d", path, found, published)
 
 
 def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
-    """Return the paths of the files that ``listing`` names, in its order.
+    """Return the paths on this machine of the files ``names``, read from the file ``listing``, in the same order.
 
-    They are looked for in ``raw`` and in the list's folder, without as many of the first folders of their names as
-    the first name needs: ``/mnt/data/chunks/a.wav`` may be ``chunks/a.wav`` on this machine.
+    Lists may hold paths of another machine. As many leading folders are dropped from all names as it takes to find the
+    first file in ``raw`` or in the folder of ``listing``: ``/mnt/data/chunks/a.wav`` may become ``chunks/a.wav``.
 
-    Raises UserError for no names, a name with ``..`` or a missing file, naming list, row and file.
+    Raises UserError, with list, row and name, if there are no names, a name contains ``..``, or a file is missing.
     """
     if not names:
         raise UserError(f"{listing}: expected one file a row, found none")

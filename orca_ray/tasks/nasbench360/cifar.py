@@ -1,8 +1,8 @@
-"""CIFAR-100: photographs of 100 classes, 32×32, and the same projected onto a sphere.
+"""CIFAR-100: photographs of 100 classes, as images of 32×32 pixels and projected onto a sphere.
 
-``cifar100`` is normalised by channel. The reference pads its random crops with black before it normalises, which is not
-0 in the normalised inputs, so the task has its own augmentation, ``crop_flip_cifar100``. ``spherical`` has the images
-on the northern hemisphere, rotated at random, as 60×60 maps.
+``cifar100`` is standardised by channel. As in the reference, random crops pad images with black pixels, which are not 0
+after standardisation, so the task has its own augmentation, ``crop_flip_cifar100``. In ``spherical``, images are
+projected onto the northern hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60 points.
 """
 
 import io
@@ -75,7 +75,7 @@ def _part(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, 
 def _images(
     path: Path, part: str, content: Any, fields: tuple[str, str], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Return images uint8 [N, *shape] and their classes [N]; CIFAR-100 stores each image as one row."""
+    """Return images uint8 [N, *shape] and classes [N] from ``content``; CIFAR-100's own file has flat images."""
     images, labels = entries(path, content, *fields)
     stored = (3 * 32 * 32,) if shape == SHAPE else shape
     images = numbers(path, f"{fields[0]} of {part}", images, (None, *stored), "u").reshape(-1, *shape)

@@ -1,12 +1,12 @@
-"""Cosmic: which pixels of a Hubble image a cosmic ray hit (deepCR's ACS/WFC stamps, galaxy fields, filter F435W).
+"""Cosmic: which pixels of a Hubble image were hit by a cosmic ray (deepCR's ACS/WFC data, galaxies, filter F435W).
 
-Where the reference leaves a choice:
+A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this task could differ from the reference:
 
-- Training adds the field's sky times a factor between -0.9 and 3, drawn once and not every epoch. The reference adds it
-  to validation and test, too; ``held-out`` scores the original images, ``paper`` adds it everywhere.
-- Pixels under the third plane, ``ignore``, have the target -1: loss and metric count prediction and target as 0 there.
+- The sky brightness times a random factor from -0.9 to 3 is added to training images; drawn once, not every epoch. The
+  reference does so in validation and test, too; here, only the protocol ``paper`` does.
+- Pixels in a stamp's mask ``ignore`` have target -1: loss and metric use logit 0 and target 0 (no hit) there.
 - Images are counts of electrons, not standardised, as in the reference.
-- Without lists of stamps, all stamps of galaxy fields in F435W are used, in order of their paths.
+- If no files list the stamps, all stamps of galaxy fields in F435W are used, sorted by path.
 """
 
 import sys
@@ -33,8 +33,8 @@ GALAXY_VISITS: Mapping[str, Sequence[str]] = {
     "13057": ("1",), "13364": ("95",), "13691": ("11",), "13737": ("2", "3"), "13804": ("6",), "14343": ("1",),
     "14704": ("1",),
 }  # fmt: skip
-"""Galaxy fields: visits by proposal (Kwon, Zhang and Bloom, deepCR on ACS/WFC, 2021)."""
-_BATCH = 256  # 34 MB
+"""Hubble visits that observed galaxies, by proposal number (Kwon, Zhang and Bloom, deepCR on ACS/WFC, 2021)."""
+_BATCH = 256  # stamps: 34 MB
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -87,7 +87,7 @@ def _galaxies(tree: Path) -> list[str]:
 
 
 def _sample(path: Path, factor: float) -> tuple[Array, Array]:
-    """Return the image and its target, both [128, 128], sky times ``factor`` added."""
+    """Return the image, with the sky brightness times ``factor`` added, and its target, both [128, 128]."""
     planes = _planes(path)
     target = planes[1].astype(np.float32)
     if len(planes) == 3:
@@ -96,7 +96,7 @@ def _sample(path: Path, factor: float) -> tuple[Array, Array]:
 
 
 def _planes(path: Path) -> Array:
-    """Return the centre of image, mask and, if present, ignore mask: [2 or 3, 128, 128]."""
+    """Return the centres of a stamp's image, cosmic-ray mask and, if present, ignore mask: [2 or 3, 128, 128]."""
     stamp = read_npy(path, ndim=3, kind="fiub")
     if stamp.shape not in ((2, STAMP, STAMP), (3, STAMP, STAMP)):
         raise UserError(
@@ -112,7 +112,7 @@ def _planes(path: Path) -> Array:
 
 
 def _sky(path: Path) -> float:
-    """Return the sky of the exposure that a stamp is cut from, 0 if its field has none."""
+    """Return the sky brightness of the exposure that a stamp is cut from; 0 if its folder has no ``sky.npy``."""
     listing = path.parent / "sky.npy"
     if not listing.is_file():
         return 0.0

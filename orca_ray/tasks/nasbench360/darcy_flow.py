@@ -1,9 +1,9 @@
-"""Darcy flow: from a piecewise constant permeability on the unit square to the pressure, every fifth point of 421×421.
+"""Darcy flow: predicts the pressure from a piecewise constant permeability, at every fifth point of a 421×421 grid.
 
-Inputs are the permeability, standardised pointwise, and the two coordinates of the grid: channel 1 grows along the last
-axis, channel 2 along the rows. Targets are in their own units, with pointwise ``y_mean`` and ``y_std``. As in the
-reference, deviations are unbiased and 1e-5 is added. Statistics are of the 900 training samples, and under the protocol
-``paper`` of all 1000.
+Input channel 0 is the permeability, standardised pointwise. Channels 1 and 2 are the coordinates of each point in the
+unit square, along the last axis and along the rows. Targets are in their own units, with pointwise ``y_mean`` and
+``y_std``. As in the reference, deviations are unbiased and 1e-5 is added to them. Statistics are computed from the 900
+training samples, and under the protocol ``paper`` from train and validation (1000 samples).
 """
 
 from pathlib import Path
@@ -23,8 +23,8 @@ SIDE = 85
 NUM_SAMPLES = (900, 100, 100)
 EPSILON = 1e-5
 
-_BATCH = 256  # samples: 360 MB at full resolution; a slice of MATLAB 7.3 goes through the whole file
-_FEWEST = 3  # samples, for a deviation and a validation sample
+_BATCH = 256  # samples: 360 MB at full resolution; each read of a MATLAB 7.3 file scans all of it
+_FEWEST = 3  # samples: two for a deviation, one for validation
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -40,9 +40,9 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def pointwise(fields: Array) -> tuple[Array, Array]:
-    """Return mean and unbiased standard deviation + 1e-5 of each point, float32, over fields [N, …], N ≥ 2.
+    """Return mean and unbiased standard deviation + 1e-5 of each point, float32, over N ≥ 2 ``fields`` [N, ...].
 
-    Sums are in float64 along the first axis, sample by sample, so that they are the same on every processor.
+    Samples are summed in float64 and in order, so the result is the same on every processor.
     """
     wide = fields.astype(np.float64)
     mean = np.add.reduce(wide, axis=0) / len(wide)
@@ -51,7 +51,7 @@ def pointwise(fields: Array) -> tuple[Array, Array]:
 
 
 def _with_grid(permeability: Array) -> Array:
-    """Return [N, 3, 85, 85]: the field, and the coordinates of its points in [0, 1]."""
+    """Return inputs [N, 3, 85, 85]: ``permeability`` [N, 85, 85] and both coordinates, in [0, 1], of each point."""
     ticks = np.linspace(0, 1, SIDE, dtype=np.float32)
     x = np.empty((len(permeability), 3, SIDE, SIDE), np.float32)
     x[:, 0] = permeability
@@ -61,7 +61,7 @@ def _with_grid(permeability: Array) -> Array:
 
 
 def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
-    """Return the first ``most`` fields ``coeff`` and ``sol`` of a file, [N, 85, 85] each."""
+    """Return the first ``most`` permeabilities (``coeff``) and pressures (``sol``) of a file, [N, 85, 85] each."""
     path = workspace.file(file)
     coefficients, solutions = (_subsampled(workspace, path, field, most) for field in ("coeff", "sol"))
     if len(coefficients) != len(solutions):

@@ -1,4 +1,4 @@
-"""DeepSEA: 36 chromatin features from 1000 bases of DNA."""
+"""DeepSEA: 36 chromatin features (labels), predicted from 1000 bases of DNA."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ NUM_LABELS = 36
 NUM_SAMPLES = (71_753, 2490, 149_400)
 
 _MEMBERS: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
-"""The published split, by names of arrays; the reference trains on train and val."""
+"""Names of the published splits in the file. The reference trains on train and val together."""
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -36,7 +36,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _one_hot(path: Path, field: str, sequences: Array) -> Callable[[Indices], Array]:
-    """Return a function of indices [b] to one-hot sequences [b, 4, 1000]."""
+    """Return a function that maps indices [b] to their one-hot sequences [b, 4, 1000]."""
     return lambda indices: _zeros_and_ones(path, field, sequences[indices]).transpose(0, 2, 1)
 
 

@@ -1,8 +1,8 @@
-"""ECG: heart rhythms from 1000 samples (3.3 s) of a single-lead electrocardiogram, four classes.
+"""ECG: four classes of heart rhythm, predicted from 1000 samples (3.3 s) of a single-lead electrocardiogram.
 
-Each record is standardised and cut into windows, which overlap more for rarer classes. Records are split as in the
-reference (scikit-learn's ``train_test_split``, seed 0): 80/10/10 %, and under the protocol ``paper`` 90/10 %, with
-validation held out of the 90. Windows are in the order of their records; the reference shuffles them.
+Each record is standardised and cut into windows, which overlap more for rarer classes. Records are split with
+scikit-learn's ``train_test_split`` and seed 0, as in the reference: train, validation and test are 80, 10 and 10 %. The
+protocol ``paper`` first splits off 10 % for test, then validation. Windows keep the order of their records.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspa
 FILE = "challenge2017.pkl"
 LENGTH = 1000
 CLASSES: Mapping[str, int] = {"N": 0, "A": 1, "O": 2, "~": 3}
-"""Normal, atrial fibrillation, another rhythm, too noisy."""
+"""Class number by label in the file: N normal, A atrial fibrillation, O another rhythm, ~ too noisy."""
 STRIDES = (500, 83, 250, 25)
-"""Samples from one window to the next, by class: 500, 500 // 6, 500 // 2 and 500 // 20."""
+"""Distance in samples from the start of a window to the next, for classes 0 to 3: 500 divided by 1, 6, 2 and 20."""
 NUM_RECORDS = 8528
 
 _BATCH = 64  # records: some ten MB of windows
@@ -67,9 +67,9 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
 
 
 def _first_windows(lengths: list[int], labels: Array) -> Indices:
-    """Return the index of each record's first window in the split, and the number of windows [records + 1].
+    """Return [records + 1]: the index of the first window of each record in the split, then the number of windows.
 
-    As in the reference, a window that would end exactly at its record's end is left out.
+    As in the reference, a window that would end exactly at the end of its record is left out.
     """
     strides = [STRIDES[label] for label in labels]
     counts = [len(range(0, length - LENGTH, stride)) for length, stride in zip(lengths, strides, strict=True)]
@@ -77,7 +77,7 @@ def _first_windows(lengths: list[int], labels: Array) -> Indices:
 
 
 def _windows(record: Array, stride: int) -> Array:
-    """Return windows [n, 1000] of the record with mean 0 and standard deviation 1 (0 where it is constant)."""
+    """Return windows [n, 1000] of a record that is standardised by its own statistics; a constant record becomes 0."""
     if len(record) <= LENGTH:
         return np.empty((0, LENGTH))
     standardised = (record - np.mean(record, dtype=np.float64)) / (np.std(record, dtype=np.float64) or 1.0)
@@ -114,7 +114,7 @@ TASK = Task(
     loss="cross_entropy",
     metric="one_minus_macro_f1",
     input_scale="standardised",
-    num_samples=(260_000, 33_000, 33_000),  # windows, as the benchmark says; the exact number depends on the records
+    num_samples=(260_000, 33_000, 33_000),  # windows, as NAS-Bench-360 states; the exact numbers depend on the records
     licence="ODC-BY-1.0",
     citation="Clifford et al., AF classification from a short single lead ECG recording: the PhysioNet/Computing in "
     f"Cardiology Challenge 2017; Goldberger et al., PhysioBank, PhysioToolkit, and PhysioNet, 2000; {BENCHMARK_PAPER}",

@@ -1,14 +1,14 @@
-"""FSD50K: the sounds, of 200 kinds, that are heard in a clip, given as one-second chunks.
+"""FSD50K: which of 200 kinds of sound occur in an audio clip. The clips are published as chunks of one second.
 
-Where the reference leaves a choice:
+Decisions where this task could differ from the reference:
 
-- Training has one example for each clip: one of its chunks, masked and mixed with a background, all drawn once as in
-  the reference, here from a seed and the clip's number, so that a resumed preparation gives the same arrays.
-- Validation and test hold every chunk unchanged; a clip's logits are the mean over its chunks (``group``). Under
-  ``paper``, which trains on validation and selects on test, validation is held out of the training clips, because the
-  reference does not use ``val.csv``.
+- Training has one example for each clip: a random chunk, randomly masked and mixed with a background. All is drawn only
+  once, as in the reference, but from a seed and the clip's number, so a resumed preparation gives the same arrays.
+- Validation and test contain every chunk, unchanged; the logits of a clip are the mean over its chunks (``group``).
+  Under ``paper``, which trains on train and validation and selects on test, validation is a tenth of the training
+  clips, and ``val.csv`` is not used, as in the reference.
 - Masks and mixtures have the distributions of the reference's ``SpectrogramDataset``.
-- Clips are numbered in the order of their ids as text; training examples have that order, chunks that of the file.
+- Clips are numbered by their sorted ids. Training examples have that order; chunks have the order of the file.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ NUM_LABELS = 200
 SAMPLE_RATE = 22050
 NUM_MELS = 96
 NUM_FRAMES = 101
-"""Frames of one second: windows centred at 0, 10 ms, …, 1 s."""
+"""Number of spectrogram frames in one second; their windows are centred at 0, 10 ms, …, 1 s."""
 SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
 MASK_PROBABILITY, MIX_PROBABILITY = 0.5, 0.75
 _MOST_MASKS, _MOST_MELS, _MOST_FRAMES = 2, 0.15, 0.20
@@ -39,7 +39,7 @@ _KEPT_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The rows of one list: paths of chunks, numbers of their clips [N], labels [N, 200] bool."""
+    """The N chunks of one CSV file: their paths, numbers of their clips [N] and labels [N, 200] bool."""
 
     paths: list[str]
     clips: Array
@@ -51,7 +51,7 @@ class _Chunks:
 
 
 class Backgrounds:
-    """The background recordings; up to half a gigabyte of their spectrograms is cached."""
+    """The background recordings, of whose spectrograms up to half a gigabyte is cached in memory."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
@@ -59,7 +59,7 @@ class Backgrounds:
         self._room = _KEPT_BYTES
 
     def draw(self, random: np.random.RandomState) -> Array:
-        """Return the spectrogram [96, frames] of a random one."""
+        """Return the spectrogram [96, frames] of a random background recording."""
         index = int(random.randint(len(self._paths)))
         if index in self._kept:
             return self._kept[index]
@@ -73,7 +73,7 @@ class Backgrounds:
 def _build(workspace: Workspace) -> Arrays:
     numbers = _label_numbers(workspace.file("chunks/lbl_map.json"))
     paper = workspace.protocol == PAPER
-    # All lists first, so that an invalid one is found before hours of work.
+    # All CSV files are read first, so that an invalid one is found before hours of work.
     lists = {name: _chunks(workspace, name, numbers) for name in ("tr", "eval", *([] if paper else ["val"]))}
     backgrounds = _backgrounds(workspace.file("noise_22050"))
     train = lists["tr"]
@@ -121,7 +121,7 @@ def _backgrounds(folder: Path) -> Backgrounds:
 def _examples(
     workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: Backgrounds
 ) -> dict[str, Array]:
-    """Return x [n, 1, 96, 102] and y [n, 200] of the clips [n]."""
+    """Return the arrays x [n, 1, 96, 102] and y [n, 200] of a split: one training example for each of ``clips`` [n]."""
     rows = _one_each(chunks)
 
     def example(clip: int) -> Array:
@@ -134,7 +134,7 @@ def _examples(
 
 
 def _one_each(chunks: _Chunks) -> Array:
-    """Return the row of a random chunk of each clip, [num_clips]."""
+    """Return the index of a random chunk of each clip, [num_clips]."""
     order = np.argsort(chunks.clips, kind="stable")
     counts = np.bincount(chunks.clips)
     chosen = (np.random.RandomState(SPLIT_SEED).random_sample(len(counts)) * counts).astype(np.int64)
@@ -149,9 +149,9 @@ def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str,
 
 
 def spectrogram(path: str) -> Array:
-    """Return the log-mel spectrogram of a file, its mean subtracted: [96, frames], at least 101 frames.
+    """Return the log-mel spectrogram of a file minus its mean, [96, frames]; it has at least 101 frames.
 
-    Recordings shorter than a second are repeated. Raises UserError for an invalid file.
+    A recording shorter than a second is repeated to a length of one second. Raises UserError for an invalid file.
     """
     waveform = read_wav(Path(path), SAMPLE_RATE)
     if len(waveform) < SAMPLE_RATE:
@@ -161,18 +161,18 @@ def spectrogram(path: str) -> Array:
 
 
 def middle(spectrogram_MT: Array) -> Array:
-    """Return the middle 101 frames. (The reference leaves longer chunks long; all published ones last a second.)"""
+    """Return the middle 101 frames. (The reference does not cut longer chunks; all published ones last a second.)"""
     start = (spectrogram_MT.shape[1] - NUM_FRAMES) // 2
     return spectrogram_MT[:, start : start + NUM_FRAMES]
 
 
 def framed(spectrogram_MT: Array) -> Array:
-    """Return [1, 96, 102]: the spectrogram and the empty frame that the reference appends."""
+    """Return the spectrogram as [1, 96, 102], with a frame of zeros appended as in the reference."""
     return np.pad(spectrogram_MT, ((0, 0), (0, 1)))[None]
 
 
 def training_example(spectrogram_MT: Array, backgrounds: Backgrounds, random: np.random.RandomState) -> Array:
-    """Return [96, 101] of a chunk, masked at random and, with probability ¾, mixed with a background."""
+    """Return a window [96, 101] of a chunk, randomly masked and, with probability ¾, mixed with a background."""
     example = _cut(_masked(spectrogram_MT, random), random)
     if random.random_sample() >= MIX_PROBABILITY:
         return example
@@ -187,9 +187,9 @@ def _cut(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
 
 
 def _masked(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
-    """Apply SpecAugment's masks (Park et al., 2019, arXiv:1904.08779) with probability ½.
+    """With probability ½, apply the masks of SpecAugment (Park et al., 2019, arXiv:1904.08779).
 
-    One or two bands of mels and of frames are set to the spectrogram's minimum.
+    One or two random bands of mels, and as many of frames, are set to the minimum of the spectrogram.
     """
     if random.random_sample() >= MASK_PROBABILITY:
         return spectrogram_MT
@@ -215,7 +215,7 @@ TASK = Task(
     loss="bce_pos10",
     metric="one_minus_map",
     input_scale="units",
-    # Clips of train, and about as many chunks of validation and test, one every half second.
+    # Number of clips of train; rough numbers of chunks of validation and test, which start every half second.
     num_samples=(36_796, 73_000, 205_000),
     licence="CC-BY-4.0 as a whole; each clip its own: CC0, CC-BY, CC-BY-NC or CC Sampling+",
     citation=f"Fonseca et al., FSD50K: an open dataset of human-labeled sound events, TASLP, 2022; {BENCHMARK_PAPER}",

@@ -1,4 +1,4 @@
-"""NinaPro DB5: hand gestures from 16 electrodes on the forearm, windows of 52 time steps."""
+"""NinaPro DB5: 18 hand gestures, classified from windows of 52 time steps of 16 electrodes on the forearm."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ NUM_CLASSES = 18
 NUM_SAMPLES = (2638, 659, 659)
 
 _FILES = ("train", "val", "test")
-"""The published split; the reference trains on train and val."""
+"""Names of the published splits. The reference trains on train and val together, as the protocol ``paper`` does."""
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -27,7 +27,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _windows(path: Path) -> Array:
-    """Return [N, 1, electrodes, steps] of windows stored as [N, steps, electrodes]."""
+    """Read windows, stored as [N, steps, electrodes], and return them as [N, 1, electrodes, steps] float32."""
     x = numbers(path, "windows", read_npy(path, ndim=3, kind="fiu"), (None, NUM_STEPS, NUM_ELECTRODES))
     refuse_not_finite(path, "windows", x)
     return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None], dtype=np.float32)

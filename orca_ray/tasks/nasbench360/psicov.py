@@ -1,15 +1,15 @@
-"""PSICOV: distances between all residues of a protein, from related sequences.
+"""PSICOV: distances between all residues of a protein, predicted from features of related sequences.
 
-Proteins are in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0): ``features/ID.pkl`` maps names to
-features of residues and of pairs of residues; ``distance/ID-cb.npy`` has the length L, the sequence and the distances
-between Cβ atoms in Å. Each is placed in a square of one size. Training uses DeepCov's proteins, scoring PSICOV's. Where
-the reference leaves a choice:
+Proteins are in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0): ``features/ID.pkl`` has the features of
+residues and of pairs of residues; ``distance/ID-cb.npy`` has the length L, the sequence and the distances between Cβ
+atoms in Å. Maps of all proteins are padded or cut to 512×512. A model is trained on proteins of DeepCov and scored on
+those of PSICOV. Decisions where this task could differ from the reference:
 
-- A protein of more than 502 residues is cut to a window, drawn once and not every epoch. Windows of rows and columns
-  are drawn independently in training, as in the reference, and are equal in validation and test, because the metric
-  takes the separation of residues from their positions.
+- A protein of more than 502 residues is cut to a random window, drawn once and not every epoch. In training, windows of
+  rows and of columns are drawn independently, as in the reference. In validation and test they are equal, because the
+  metric computes the sequence separation of two residues from their row and column.
 - ``held-out``: test is the first half of PSICOV's list and validation the second. ``paper``: test is the whole list;
-  validation, which that protocol trains on, is held out of DeepCov.
+  validation, on which that protocol trains, is held out of DeepCov.
 """
 
 import re
@@ -31,21 +31,21 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspa
 
 SIDE = 512
 NUM_FEATURES = 27
-"""Features of a residue: secondary structure 3, position-specific scores 22, solvent accessibility, entropy."""
+"""Features of a residue: 3 of secondary structure, 22 position-specific scores, solvent accessibility, entropy."""
 PAIR_MAPS = ("ccmpred", "freecon", "potential")
 SHAPE = (2 * NUM_FEATURES + len(PAIR_MAPS), SIDE, SIDE)
 INPUT_BYTES = 4 * (2 * NUM_FEATURES * SIDE + len(PAIR_MAPS) * SIDE**2) + 32
-"""Bytes of one stored input: features of rows and of columns, pair maps, extents."""
+"""Bytes of one input as stored: features of row and column residues, pair maps, and extents (see `Squares.put`)."""
 
 _LARGEST_FEATURE = 100.0
 _LARGEST_DISTANCE = 500.0
-CLIP = 16.0  # Å, of training targets
-_BATCH = 16  # about 70 MB
+CLIP = 16.0  # Å: larger training targets are set to this
+_BATCH = 16  # proteins: about 70 MB
 
 
 @dataclass(frozen=True)
 class Protein:
-    """One protein: ``features`` [27, L], ``pairs`` [3, L, L] and ``distances`` [L, L] in Å."""
+    """One protein of L residues: ``features`` [27, L], ``pairs`` [3, L, L] and ``distances`` [L, L] in Å."""
 
     features: Array
     pairs: Array
@@ -56,10 +56,10 @@ class Protein:
 
 
 def read_protein(folder: Path, name: str) -> Protein:
-    """Read one protein of a folder with ``features`` and ``distance``.
+    """Read the protein ``name`` from a folder with the subfolders ``features`` and ``distance``.
 
-    Distances below 1 Å become 1 Å, and the diagonal is the mean of its neighbours along the chain. Raises UserError if
-    a file is missing, has another format, or holds values that no protein has.
+    Distances below 1 Å become 1 Å. Each diagonal entry becomes the mean distance to the previous and the next residue.
+    Raises UserError if a file is missing, has another format, or has values out of range.
     """
     features, pairs = _features(folder / "features" / f"{name}.pkl")
     distances = _distances(folder / "distance" / f"{name}-cb.npy", features.shape[1])
@@ -114,14 +114,14 @@ def _levelled(distances: Array) -> Array:
 
 
 class Squares:
-    """The arrays of one split, ``SIDE`` positions a side, on the disk.
+    """The arrays of one split, ``x`` [num, 57, SIDE, SIDE] and ``y`` [num, SIDE, SIDE], stored on disk.
 
-    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In the reference they alternate:
-    its channels 2 f and 2 f + 1 are 27 + f and f here.
+    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In the reference, row and column
+    features alternate: channel 27 + f of x is its channel 2 f, and channel f of x is its channel 2 f + 1.
     """
 
     def __init__(self, workspace: Workspace, split: str, num: int) -> None:
-        """Make the arrays for ``num`` proteins."""
+        """Create the arrays for ``num`` proteins; `put` fills them."""
         residues = (num, NUM_FEATURES, SIDE)
         parts = {part: workspace.array(f"{split}_x.{part}", residues) for part in ("positions", "columns")}
         parts["pairs"] = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
@@ -130,9 +130,9 @@ class Squares:
         self.y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
 
     def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
-        """Fill row ``index`` with a protein; targets beyond ``clip`` Å become ``clip``.
+        """Store a protein as sample ``index``; targets above ``clip`` Å become ``clip``.
 
-        ``shares`` are the positions in [0, 1) of the windows of its rows and of its columns among all possible ones.
+        ``shares``: where the windows of rows and of columns start, from 0 (first possible start) to below 1 (last).
         """
         rows, from_rows = _window(len(protein), shares[0])
         columns, from_columns = _window(len(protein), shares[1])
@@ -145,7 +145,7 @@ class Squares:
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the positions of the square that hold residues, and the residues that they hold."""
+    """Return the range of positions in a square that hold residues, and the range of these residues in the protein."""
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
     first, end = max(0, MARGIN - start), min(SIDE, length + MARGIN - start)
     return slice(first, end), slice(first + start - MARGIN, end + start - MARGIN)
@@ -206,7 +206,7 @@ TASK = Task(
     f"protein real-valued distances, Scientific Reports, 2020; {BENCHMARK_PAPER}",
     reference="https://doi.org/10.1038/s41598-020-70181-0",
     files=(
-        # Its root holds deepcov.lst; NAS-Bench-360 and DASH make the folder for it.
+        # deepcov.lst is at the root of the archive, so NAS-Bench-360 and DASH unpack it in a folder of its own.
         hosted("protein/protein.zip", "protein.zip", 1_100_000_000, unpacked="protein/deepcov.lst"),
     ),
     paper_splits=True,

@@ -1,6 +1,6 @@
-"""Satellite: land cover from 46 observations of one pixel over a year, 24 classes.
+"""Satellite: 24 classes of land cover, predicted from 46 observations of one pixel over a year.
 
-Values are those of the files, as in the reference; NAS-Bench-360's own loaders standardise each series.
+Inputs are the values in the files, as in the reference. NAS-Bench-360's own loaders standardise each series.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _series(path: Path) -> tuple[Array, Array]:
-    """Return series [N, 46] and classes [N] from 0."""
+    """Read a file; return series [N, 46] and classes [N], numbered from 0. Raises UserError if the file is invalid."""
     content = read_npy(path, pickled=True)
     if isinstance(content, np.ndarray) and content.shape == () and content.dtype == object:
         content = content.item()

@@ -1,8 +1,8 @@
-"""OpenML's tables: ``<id>/description.json``, the server's description of a data set, and ``<id>/data.arff``.
+"""Downloads a data set of OpenML: its description, ``<id>/description.json``, and its table, ``<id>/data.arff``.
 
-The description, the answer of ``/api/v1/json/data/<id>`` stored unchanged, gives the address and the MD5 of the table.
-Both are downloaded by `orca_ray.data.fetch`, which resumes, retries, verifies and pins: scikit-learn's client does not
-resume or pin, and OpenML's own reads pickles from its cache by default.
+The description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has the URL and the MD5 of the table.
+Both files are downloaded by `orca_ray.data.fetch`, which resumes, retries, and compares hashes with recorded ones.
+scikit-learn's client does not resume or record hashes, and OpenML's own client by default reads pickles from its cache.
 """
 
 import re
@@ -19,11 +19,11 @@ from orca_ray.errors import UserError, quoted
 
 SERVER = "https://www.openml.org"
 _PATIENCE = Patience()
-_FORMATS = r"(?i)arff|sparse_arff"  # one reader for both
+_FORMATS = r"(?i)arff|sparse_arff"  # the same reader reads both
 
 
 def raw_files(dataset_id: int, server: str = SERVER) -> tuple[RawFile, RawFile]:
-    """Return a data set's description and its table, whose address is in the description."""
+    """Return the raw files of a data set: its description, and its table, whose URL is given in the description."""
     url = f"{server}/api/v1/json/data/{dataset_id}"
     description = RawFile(path=f"{dataset_id}/description.json", urls=(url,), num_bytes=10_000)
     return description, RawFile(path=f"{dataset_id}/data.arff", made_by=f"orca-sweep data fetch openml/{dataset_id}")
@@ -37,9 +37,9 @@ def fetch(
     server: str = SERVER,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Fetch the missing files of a data set from a server into the raw directory; verify and pin them.
+    """Download the missing files of a data set into the directory ``raw``; verify and record hashes of both files.
 
-    Raises UserError as `orca_ray.data.fetch.fetch` does, or if the description is not of a readable table.
+    Raises UserError as `orca_ray.data.fetch.fetch` does, and as `read_description` does.
     """
     description, table = raw_files(dataset_id, server)
     fetch_files((description,), raw, progress, patience=patience)
@@ -50,7 +50,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class Description:
-    """The fields that are needed to get and to read a table: its address, its id on the server, its MD5 …"""
+    """Fields of a description that are needed to download and to read the table: its URL, id on the server, MD5, …."""
 
     url: str
     file_id: str
@@ -58,14 +58,14 @@ class Description:
     target: str
     """Name of the column to predict."""
     left_out: frozenset[str]
-    """Names of columns that are not features: row numbers, and those that the uploader ignores."""
+    """Names of columns that are not features: row ids, and columns that the uploader marked as to be ignored."""
 
 
 def read_description(path: Path, dataset_id: int) -> Description:
-    """Read the description at ``path``, which must be that of ``dataset_id``.
+    """Read the description at ``path``, which must be that of the data set ``dataset_id``.
 
-    Raises UserError if it is not JSON, an error answer of the server, of another data set, lacks a field, or describes
-    a table that is not ARFF.
+    Raises UserError if the file is not JSON, is an error message of the server, belongs to another data set, lacks a
+    field, or describes a table that is not ARFF.
     """
     fields = _fields(path)
     _text(path, fields, "format", _FORMATS)
@@ -75,7 +75,7 @@ def read_description(path: Path, dataset_id: int) -> Description:
         url=_text(path, fields, "url", r"https?://.+"),
         file_id=_text(path, fields, "file_id", r"[0-9]+"),
         md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
-        # As in the reference; the server's list of features may name another target.
+        # This field is used as in the reference, although the server's list of features may name another target.
         target=_text(path, fields, "default_target_attribute", r"[^,]+"),
         left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
     )
@@ -96,14 +96,14 @@ def _fields(path: Path) -> Mapping[str, Any]:
 
 def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
     found = fields.get(name)
-    text = quoted(found) if isinstance(found, int) else found  # ids come as text today; they are numbers
+    text = quoted(found) if isinstance(found, int) else found  # the server sends ids as text, but may send numbers
     if not isinstance(text, str) or not re.fullmatch(allowed, text):
         raise UserError(f"{path}: field {name} is {quoted(found)}, expected text that matches {allowed!r}")
     return text
 
 
 def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
-    """Return names of columns, given as nothing, one name, several separated by commas, or a list."""
+    """Return the column names in the field ``name``: missing, one name, several separated by commas, or a list."""
     found = fields.get(name) or []
     given = [found] if isinstance(found, str) else found
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):

@@ -1,6 +1,6 @@
-"""Encoding of a table's columns as inputs and classes.
+"""Encodes the columns of a table as inputs and as class labels.
 
-Letters: N rows, L columns, W slots of a column.
+Letters: N rows, L columns, W slots of a column, which are the entries of its one-hot vector.
 """
 
 import logging
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 MISSING = "NaN"
-"""Category of a value that is missing."""
-_COPIES = 2  # the rows in the order of the table, then by split
-_EPSILON = 1e-5  # of the reference's second normaliser
+"""Category that stands for a missing value."""
+_COPIES = 2  # in memory at once: rows in the order of the table, and rows by split
+_EPSILON = 1e-5  # added to deviations by `standardise_again`
 
 
 def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return labels [N], −1 for missing ones, and the names of the classes that occur.
+    """Return labels [N], −1 for missing ones, and the names of the classes that occur in ``target``.
 
-    Classes are numbered from 0 without gaps, in the order of the table's declaration; whole numbers in ascending order.
-    Raises UserError for other numbers.
+    Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
+    ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's.
     """
     if isinstance(target, Nominal):
         found = set(target.values)
@@ -44,12 +44,12 @@ def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]
 
 
 def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows as sequences of columns [N, L, W].
+    """Return the rows of a table as sequences of encoded columns, [N, L, W].
 
-    Columns of categories come first, one-hot, with one slot for each category that occurs in any row, `MISSING`
-    included, sorted as text. Columns of numbers follow, standardised with the statistics of the rows ``fit``, in the
-    first slot; missing ones count as 0. In a table without categories, columns with a missing value are left out
-    instead. Raises UserError if no column is left, or the one-hot rows do not fit the memory.
+    Columns of categories come first. They are one-hot: there is a slot for each category that occurs in any row, sorted
+    as text, with `MISSING` as a category. Columns of numbers follow, in the first slot: missing values are set to 0,
+    then all are standardised by mean and deviation of the rows ``fit``. In a table of numbers, columns with missing
+    values are left out instead. Raises UserError if no column is left, or if the result does not fit the memory.
     """
     nominal = [column for column in columns if isinstance(column, Nominal)]
     numeric = [column for column in columns if isinstance(column, Numeric)]
@@ -75,9 +75,9 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
 
 
 def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows standardised once more, as the reference's second normaliser does for some tables.
+    """Return the rows standardised again by statistics of the rows ``fit``, as the reference does for some tables.
 
-    It uses the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
+    The divisor is the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
     """
     again = np.empty_like(x_NLW)
     for index in np.ndindex(x_NLW.shape[1:]):
@@ -103,9 +103,9 @@ def _known(value: str | None) -> str:
 
 
 def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
-    """Return ``values`` [N] standardised with mean and deviation of the rows ``fit``; a constant is only centred.
+    """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``; if constant there, only centred.
 
-    Sums are exact, so that they do not depend on the processor.
+    Sums are computed exactly (math.fsum), so that they do not depend on the processor.
     """
     chosen = values[fit]
     mean = math.fsum(chosen) / len(chosen)

@@ -1,4 +1,4 @@
-"""One table of OpenML: columns of categories and of numbers."""
+"""Reads a table of OpenML, which has columns of categories and columns of numbers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from orca_ray.tasks.openml._client import raw_files, read_description
 
 Row = Sequence[Any]
 Attribute = tuple[str, str | list[str]]
-"""Name, and type or declared categories."""
+"""Declaration of a column: its name, and its type or its categories."""
 
 NUMERIC = ("NUMERIC", "REAL", "INTEGER")
-_CELL_BYTES = 40.0  # of a number in the reader's lists
-_MISSING = (None, "?")  # the reader takes a quoted question mark for text; uploaders mean a missing value
+_CELL_BYTES = 40.0  # memory of one number in the lists that the ARFF reader makes
+_MISSING = (None, "?")  # the ARFF reader reads a quoted question mark as text, but uploaders mean a missing value
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Nominal:
     declared: tuple[str, ...]
     """Declared categories in the order of the header; some may not occur."""
     values: tuple[str | None, ...]
-    """[N]; None: missing."""
+    """The N values of the column; None: missing."""
 
     def rows(self, chosen: Array) -> Self:
         """Return the column with the rows of a mask [N] only."""
@@ -47,7 +47,7 @@ class Numeric:
 
     name: str
     values: npt.NDArray[np.float64]
-    """[N]; NaN: missing."""
+    """The values of the column, [N]; NaN: missing."""
 
     def rows(self, chosen: Array) -> Self:
         """Return the column with the rows of a mask [N] only."""
@@ -59,17 +59,17 @@ Column = Nominal | Numeric
 
 @dataclass(frozen=True)
 class Table:
-    """The features of a data set, in the order of its table, and the target."""
+    """The feature columns of a data set, in the order of its file, and the target column."""
 
     columns: tuple[Column, ...]
     target: Column
 
 
 def read_table(workspace: Workspace, dataset_id: int) -> Table:
-    """Read a table.
+    """Read the table of the data set ``dataset_id``.
 
     Raises UserError if a file is missing, the description is invalid, or the table has another MD5 than its description
-    says, is not ARFF, lacks the target, or has columns of text or infinite numbers.
+    says, is not ARFF, has no rows, lacks the target column, or has columns of free text or infinite numbers.
     """
     description_path, path = (workspace.file(file.path) for file in raw_files(dataset_id))
     description = read_description(description_path, dataset_id)
@@ -98,7 +98,7 @@ def _refuse_changed(path: Path, md5: str) -> None:
 
 
 def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
-    """Return the columns and the rows of an ARFF file, sparse rows with their zeros."""
+    """Return the declared columns and the rows of an ARFF file; sparse rows are filled with zeros."""
     import arff
 
     try:
@@ -110,13 +110,13 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
         content = arff.loads(text)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # the reader documents only its own exceptions
+    except Exception as error:  # the ARFF reader raises other exceptions than it documents
         raise UserError(f"{path} is not a table in ARFF: {shorten(_worded(error))}") from error
     return content["attributes"], content["data"]
 
 
 def _worded(error: Exception) -> str:
-    """Return an error's message; the reader's own formatting fails for text with a percent sign."""
+    """Return the message of an ARFF reader's error, whose own ``__str__`` fails for text with a percent sign."""
     message = getattr(error, "message", None)
     return str(message).replace("%d", str(getattr(error, "line", "?")), 1) if message else str(error)
 

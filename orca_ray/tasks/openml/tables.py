@@ -1,8 +1,8 @@
-"""The 42 tables of OpenML that the paper takes from TabPFN and LIFT.
+"""The 42 tables of OpenML that the ORCA paper uses, from the papers on TabPFN and LIFT.
 
-Test is a seeded, stratified tenth, validation a tenth of the rest. Numbers are standardised with the training rows;
-under the protocol ``paper`` with all rows, as in the reference. Classes with fewer than three rows are left out, with a
-warning, because every split needs every class.
+Test is a stratified random tenth, validation a tenth of the rest. Numbers are standardised by statistics of the train
+split, and under the protocol ``paper`` of all rows, as in the reference. Classes with fewer than three rows are left
+out, with a warning, because every split needs every class.
 """
 
 import logging
@@ -36,16 +36,16 @@ NAMES: Mapping[int, str] = {
     40496: "LED-display-domain-7digit", 40966: "MiceProtein", 40975: "car", 40982: "steel-plates-fault",
     40994: "climate-model-simulation-crashes",
 }  # fmt: skip
-"""Names of the data sets on OpenML by id."""
+"""Names of the data sets by their id on OpenML."""
 
 STANDARDISED_AGAIN = frozenset({12, 54, 1068, 1494})
-"""Tables of numbers that the reference standardises again, with its training rows."""
+"""Ids of tables without categories that the reference standardises a second time, by statistics of training rows."""
 KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
-"""Columns that the reference keeps of tables of numbers: the third of 1464 is a multiple of the second."""
+"""Columns that the reference keeps, by table id; all for other tables. In 1464, column 2 is a multiple of 1."""
 NOMINAL_ONLY = frozenset({50, 469, 40975})
-"""Tables without numbers: nothing is standardised, so both protocols have the same arrays."""
+"""Ids of tables without columns of numbers: nothing is standardised, so both protocols have the same arrays."""
 LEAST_ROWS = 3
-"""Least number of rows of a class: one for each split, so that the metric is defined."""
+"""Least number of rows of a class: one in each split, so that the metric is defined."""
 
 
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
@@ -63,7 +63,7 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
 
 
 def _as_sequences(dataset_id: int, x_NLW: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
-    """Return rows [N, channels, length]: one token for each column, or one for all columns of a table of numbers."""
+    """Return inputs [N, channels, length]: [N, W, L] for a table with categories, [N, L, 1] for a table of numbers."""
     if x_NLW.shape[2] > 1:
         return x_NLW.transpose(0, 2, 1)
     if dataset_id in STANDARDISED_AGAIN:
@@ -75,10 +75,10 @@ def _as_sequences(dataset_id: int, x_NLW: npt.NDArray[np.float32], trained_on: I
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows, and log the other classes.
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names other classes.
 
-    ``name`` is the task's, ``labels`` [N] count from 0 with −1 for missing ones, which are left out, and ``classes``
-    are their names. Raises UserError if fewer than two classes are left.
+    ``name`` is the task's. ``labels`` [N] are numbered from 0, with −1 for missing ones, whose rows are left out too.
+    ``classes`` are the classes' names. Raises UserError if fewer than two classes are left.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
@@ -94,11 +94,11 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
 
 
 def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
-    """Return indices of train, validation and test, each in random order.
+    """Return the indices of train, validation and test, each in random order.
 
-    Test is a tenth of all rows and validation a tenth of the rest, both rounded up and divided among the classes in
-    proportion, with at least one row for each class. ``labels`` [N] count from 0 without gaps, and each class has at
-    least `LEAST_ROWS` rows.
+    Test is a tenth of all rows, and validation a tenth of the others; both are rounded up. Their rows are divided among
+    the classes in proportion, with at least one row of each class. ``labels`` [N] are numbered from 0 without gaps, and
+    each class must have at least `LEAST_ROWS` rows.
     """
     (order,) = splits.split(len(labels), [len(labels)], seed)
     counts = np.bincount(labels)
@@ -113,7 +113,7 @@ def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
 
 
 def _shares(counts: Array) -> npt.NDArray[np.int64]:
-    """Return the number of rows of each class in a tenth of all; the largest remainders are rounded up."""
+    """Return the rows of each class in a tenth of all, given the rows of each class; largest remainders round up."""
     size = -(-int(counts.sum()) // 10)
     exact = counts * size / counts.sum()
     shares: npt.NDArray[np.int64] = np.maximum(np.floor(exact), 1).astype(np.int64)

@@ -1,7 +1,7 @@
 """Tasks of PDEBench from declared problems, for published files and for generated ones.
 
-Files made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object of settings. They belong to
-``pdebench_generated``, other files to ``pdebench``, so that their scores never share a leaderboard.
+Files made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object with the settings.
+They belong to the benchmark ``pdebench_generated`` and other files to ``pdebench``, so they share no leaderboard.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from orca_ray.tasks.pdebench._reading import Reading, by_frame, by_inputs
 from orca_ray.tasks.task import Arrays, Scale, Target, Task, Workspace
 
 __all__ = ["Problem", "Reading", "Steady", "by_frame", "by_inputs", "downloaded", "generated", "seeds", "stacked"]
-"""Names that problem modules need."""
+"""Names that modules which declare problems import from here."""
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
@@ -32,15 +32,15 @@ _CITATION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One equation of the benchmark with its parameters, and how to read its file."""
+    """One equation of PDEBench with fixed parameters, its published file, and how to read such a file."""
 
     name: str
     title: str
     datafile: int
-    """Id of the file in the University of Stuttgart's repository."""
+    """Id of the published file in DaRUS, the data repository of the University of Stuttgart."""
     md5: str
     num_bytes: int
-    """Size of the samples, frames and points that PDEBench declares."""
+    """Estimated size of the published file, from the samples, frames and points that PDEBench states."""
     num_samples: tuple[int, int, int] = (8000, 1000, 1000)
     """Sizes of train, validation and test of the published file."""
     loss: Literal["nrmse", "rmse"]
@@ -48,16 +48,16 @@ class Problem:
     target_scale: Scale = "units"
     reading: Reading
     paper_splits: bool = False
-    """Whether ``paper`` has another target frame for test, or statistics over train and validation."""
+    """Whether arrays differ under ``paper``: in the target frame of test, or in statistics, then of validation, too."""
 
     @property
     def file(self) -> str:
-        """PDEBench's name of the file."""
+        """File name in PDEBench."""
         return FILES[self.name]
 
 
 def downloaded(problem: Problem) -> Task:
-    """Return the task of the published file."""
+    """Return the task of a problem for the published file."""
     address = f"{_DATAFILES}/{problem.datafile}"
     return _task(
         problem,
@@ -72,7 +72,7 @@ def downloaded(problem: Problem) -> Task:
 
 
 def generated(problem: Problem) -> Task:
-    """Return the task of a file in the same layout, made by ``orca-sweep data generate``."""
+    """Return the task of a problem for a file in the same layout that ``orca-sweep data generate`` makes."""
     command = f"orca-sweep data generate {DOWNLOADED}/{problem.name} --samples 1000"
     source = RawFile(path=problem.file, made_by=command)
     return _task(

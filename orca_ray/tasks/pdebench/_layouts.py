@@ -1,6 +1,6 @@
-"""The three layouts of PDEBench's HDF5 files, read a few samples and one frame at a time.
+"""The three layouts of PDEBench's HDF5 files. They read a single frame of several samples at a time.
 
-Letters: N samples, T frames, C channels. A grid is one axis or two; a field of one frame is [C, *grid].
+Letters: N samples of a file, b that are read, T frames, C channels. ``grid`` has one or two spatial axes.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 
 Hdf5 = Any
-"""An h5py.File, group or data set; h5py is imported only when a file is opened."""
+"""Type of an h5py file, group or data set; not named, because h5py is imported only when a file is opened."""
 
 
 class Simulations(ABC):
-    """The simulations of one open file; a subclass is a layout.
+    """The simulations in one open file; there is a subclass for each layout of files.
 
-    The constructor raises UserError for a file without the layout's fields or with another grid.
+    The constructor raises UserError if the file lacks data sets of the layout or has another grid.
     """
 
     num_samples: int
     num_frames: int
     channels: int
     chunk_rows: int = 1
-    """Samples in one chunk of the file, which h5py always reads whole."""
+    """Number of samples in one chunk of the HDF5 file; h5py always reads whole chunks."""
 
     def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...]) -> None:
         self.path = path
@@ -39,12 +39,12 @@ class Simulations(ABC):
 
     @abstractmethod
     def read(self, rows: slice, frame: int) -> Array:
-        """Return one frame of some samples, float32 [b, C, *grid]; raises UserError for damage and for NaN."""
+        """Return a frame of the samples ``rows``, float32 [b, C, *grid]; UserError for damaged or not finite data."""
 
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
         with self._damage(name):
             found = self._file.get(name)
-        if getattr(found, "shape", None) is None:  # nothing, a group, or a data set without data
+        if getattr(found, "shape", None) is None:  # missing, a group, or an empty data set
             held = ", ".join(sorted(self._file)[:10]) or "nothing"
             raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
         if found.dtype.kind != "f":
@@ -53,7 +53,7 @@ class Simulations(ABC):
         return found
 
     def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
-        """Read ``part``; errors name it by ``place``, because their indices count from its start."""
+        """Return ``dataset[part]`` float32; errors also name ``place``, because their indices are those in ``part``."""
         with self._damage(name):
             values = np.asarray(dataset[part])
         readers.refuse_not_finite(self.path, f"{name} ({place})", values)
@@ -63,18 +63,18 @@ class Simulations(ABC):
     def _damage(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # h5py, for a block that is cut off or does not unpack
+        except (OSError, RuntimeError) as error:  # h5py raises them for a truncated or damaged chunk
             raise UserError(
                 f"{self.path}, {name}: expected readable HDF5 data, found a damaged block ({error}); get the file again"
             ) from error
 
 
 Layout = Callable[[Hdf5, Path, tuple[int, ...]], Simulations]
-"""Opens the simulations of a file with this path and grid."""
+"""Function that opens the simulations of a file, given the open file, its path and the expected grid."""
 
 
 class Stacked(Simulations):
-    """One data set [N, T, *grid] for each field; each field is a channel."""
+    """Layout with one data set [N, T, *grid] for each of ``fields``, which become the channels."""
 
     def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, fields: tuple[str, ...]) -> None:
         super().__init__(file, path, grid)
@@ -90,7 +90,7 @@ class Stacked(Simulations):
 
 
 class Seeds(Simulations):
-    """One group for each simulation, named by its seed, with ``data`` [T, *grid, C]; samples are in order of names."""
+    """Layout with one group for each simulation, named by its seed, with ``data`` [T, *grid, C]; sorted by name."""
 
     def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, channels: int) -> None:
         super().__init__(file, path, grid)
@@ -110,7 +110,7 @@ class Seeds(Simulations):
 
 
 class Steady(Simulations):
-    """Frame 0 is the coefficient ``nu`` [N, *grid], frame 1 the steady state ``tensor`` [N, 1, *grid]."""
+    """Layout with a coefficient ``nu`` [N, *grid], read as frame 0, and a steady state ``tensor`` [N, 1, *grid] (1)."""
 
     num_frames = 2
     channels = 1
@@ -132,10 +132,10 @@ def _chunk_rows(dataset: Hdf5) -> int:
 
 
 def stacked(*fields: str) -> Layout:
-    """Return the layout `Stacked` of these fields."""
+    """Return the layout `Stacked` for files with the data sets ``fields``."""
     return partial(Stacked, fields=fields)
 
 
 def seeds(channels: int) -> Layout:
-    """Return the layout `Seeds` of so many channels."""
+    """Return the layout `Seeds` for files with ``channels`` channels."""
     return partial(Seeds, channels=channels)

@@ -1,7 +1,7 @@
-"""Prepared arrays of a PDEBench file: frames, splits and scale, read a batch of samples at a time.
+"""Builds the prepared arrays of a PDEBench file: selects frames, splits samples and scales them, batch by batch.
 
 As in the reference implementation of ORCA, test is the first or last tenth of the file. Validation is another tenth,
-drawn from the rest. Letters as in `_layouts`.
+drawn at random from the rest. For shape letters see `_layouts`; b is a number of samples.
 """
 
 import logging
@@ -23,37 +23,37 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Workspace
 logger = logging.getLogger(__name__)
 
 Scale = tuple[Array, Array]
-"""Mean and divisor, both float32 [C, *space]."""
+"""Mean, which is subtracted, and deviation, which then divides; both float32 [C, *space]."""
 
 BATCH_BYTES = 32 * 2**20
-EPSILON = 1e-5  # the reference adds it to every deviation
+EPSILON = 1e-5  # added to every deviation, as in the reference
 MOST_SAMPLES = 10**7
-"""A thousand times the published number; the indices of a damaged header's number may not fit the memory."""
-PAPER_TEST_FRAME = 100  # the reference's test sets use this default of `t_train`
+"""1000 times the published number; a damaged header may declare so many that their indices do not fit the memory."""
+PAPER_TEST_FRAME = 100  # the reference reads its test targets with this default of `t_train`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Input and target in a file: the first frame, and the ``t_train``-th of the frames used, or the last."""
+    """How to read a file. Of the frames used, the first is the input, and number ``t_train`` or the last the target."""
 
     layout: Layout
     grid: tuple[int, ...]
-    """Grid of the file."""
+    """Number of points on each axis of the file's fields."""
     stride: int = 1
-    """Step between the points used, on each axis."""
+    """Every ``stride``-th point is used, on each axis."""
     time_stride: int = 1
-    """Step between the frames used."""
+    """Every ``time_stride``-th frame is used."""
     t_train: int
     test_first: bool
-    """Whether test is the first tenth of the file, or else the last."""
+    """True: test is the first tenth of the file; False: the last tenth."""
     input_channels: tuple[int, ...] = (0,)
-    """Channels of the layout."""
+    """Indices of the input's channels in a frame as `Simulations.read` returns it."""
     target_channels: tuple[int, ...] = (0,)
-    """As many channels of the layout."""
+    """Indices of the target's channels, as many as the input has."""
     flattened: bool = False
-    """Whether channels are concatenated along a single axis."""
+    """Whether the channels are concatenated along the spatial axis to a single channel."""
     scaling: Callable[["Samples", Indices, Iterable[int]], Mapping[int, Scale]] | None = None
-    """How to standardise inputs and targets, `by_inputs` or `by_frame`; None: not at all."""
+    """`by_inputs` or `by_frame`, which return how to scale inputs and targets; None: they are not scaled."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,10 +63,10 @@ class Reading:
         return (1, channels * int(np.prod(space))) if self.flattened else (channels, *space)
 
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
-        """Return the target frame of each split, of ``num_frames`` used.
+        """Return the index of the target frame of each split, given the number of frames used.
 
-        All splits share one. Under ``paper``, test has the reference's own: by a defect, with 101 frames it trains on
-        frame 29 or 100 and tests on frame 99.
+        It is the same for all splits. Only under ``paper``, test has another one, as in the reference, which has a
+        defect: of 101 frames, it trains on frame 29 or 100, depending on the problem, and tests on frame 99.
         """
         frames: dict[str, int] = {split: min(self.t_train, num_frames) - 1 for split in SPLITS}
         if protocol == PAPER:
@@ -75,7 +75,7 @@ class Reading:
 
 
 class Samples:
-    """The points and frames of a file's simulations that a task uses."""
+    """The simulations of a file, reduced to the points and frames that ``reading`` uses."""
 
     def __init__(self, simulations: Simulations, reading: Reading) -> None:
         self._simulations, self._reading = simulations, reading
@@ -85,17 +85,17 @@ class Samples:
 
     @property
     def batch_size(self) -> int:
-        """Number of samples read at once: whole chunks of the file, if these are small enough."""
+        """Number of samples to read at once: a multiple of the file's chunk size, if a chunk fits `BATCH_BYTES`."""
         simulations = self._simulations
         size = max(1, BATCH_BYTES // (4 * simulations.channels * int(np.prod(simulations.grid))))
         return max(size - size % simulations.chunk_rows, 1) if simulations.chunk_rows <= size else size
 
     def read(self, rows: slice, frame: int) -> Array:
-        """Return one frame of some samples, float32 [b, C, *space]."""
+        """Return frame number ``frame``, of the frames used, for the samples ``rows``: float32 [b, C, *space]."""
         return np.asarray(self._simulations.read(rows, frame * self._reading.time_stride)[self._thin])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
-        """Yield one frame of the chosen samples, float32 [b, C, *space], in the order of the file."""
+        """Yield the frame of the samples ``rows`` in batches, float32 [b, C, *space], in the order of the file."""
         wanted = np.zeros(int(rows.max()) + 1, bool)
         wanted[rows] = True
         for start in range(0, len(wanted), self.batch_size):
@@ -105,20 +105,20 @@ class Samples:
 
 
 def by_inputs(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Scale all frames by the statistics of the inputs of ``rows``, pointwise."""
+    """Return one scale for all frames: the pointwise `statistics` of the inputs (frame 0) of the samples ``rows``."""
     scale = statistics(samples.chosen(rows, 0))
     return dict.fromkeys((0, *frames), scale)
 
 
 def by_frame(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Scale each frame by its own statistics over the first hundred of ``rows``, pointwise."""
+    """Return a scale for each frame: its pointwise `statistics` over the first hundred of the samples ``rows``."""
     return {frame: statistics(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
 
 
 def statistics(blocks: Iterable[Array]) -> Scale:
-    """Return the pointwise mean and unbiased deviation plus `EPSILON` over the samples of all blocks [b, …].
+    """Return pointwise mean and unbiased deviation plus `EPSILON` over all samples, given in ``blocks`` [b, ...].
 
-    Blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
+    The blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
     """
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     for block in blocks:
@@ -133,7 +133,7 @@ def statistics(blocks: Iterable[Array]) -> Scale:
 
 
 def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
-    """Return the sorted rows of train, validation and test; test is a tenth, rounded as in the reference."""
+    """Return the sorted sample indices of train, validation and test; test is a tenth, rounded as in the reference."""
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
     rows = np.arange(num_samples)
     test, rest = (rows[:boundary], rows[boundary:]) if test_first else (rows[boundary:], rows[:boundary])
@@ -143,7 +143,7 @@ def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
 
 
 def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> Arrays:
-    """Read the file once in order, and copy each sample to its split; raises UserError for unusable sizes."""
+    """Return the arrays: read samples in order and copy each to its split; UserError for too few or many samples."""
     samples = Samples(simulations, reading)
     _refuse_sizes(samples, simulations.path)
     division = divide(samples.num_samples, reading.test_first)

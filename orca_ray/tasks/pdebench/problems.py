@@ -1,4 +1,4 @@
-"""The nine problems of PDEBench, each a task for published files and one for generated files."""
+"""Nine problems of PDEBench; each gives two tasks, one for the published file and one for a generated file."""
 
 from orca_ray.tasks.pdebench._declare import Problem, downloaded, generated
 from orca_ray.tasks.pdebench._layouts import Steady, seeds, stacked
@@ -29,9 +29,9 @@ PROBLEMS = (
         target_scale="standardised",
         reading=Reading(layout=stacked("tensor"), grid=(1024,), time_stride=5, t_train=200, test_first=True),
     ),
-    # Compressible Navier–Stokes equations on a periodic line, viscosities 0.1: density, pressure and velocity. The
-    # three fields are concatenated. Inputs and targets are standardised by the inputs' statistics and scored in these
-    # units, as in the reference implementation of ORCA.
+    # Compressible Navier–Stokes equations on a periodic line, viscosities 0.1: density, pressure and velocity,
+    # concatenated. As in the reference implementation of ORCA, inputs and targets are standardised by statistics of the
+    # inputs, and scores are computed from standardised values.
     Problem(
         name="cfd_1d",
         title="Compressible flow, 1-D",
@@ -54,9 +54,9 @@ PROBLEMS = (
         ),
         paper_splits=True,
     ),
-    # Compressible Navier–Stokes equations in a periodic square, Mach 1.0, viscosities 0.1: four fields, 64×64. Inputs
-    # and targets are standardised by their own frame's statistics over the first hundred training samples and scored
-    # in these units, as in the reference implementation of ORCA.
+    # Compressible Navier–Stokes equations in a periodic square, Mach 1.0, viscosities 0.1: four fields, 64×64. As in
+    # the reference implementation of ORCA, the input frame and the target frame are each standardised by their own
+    # statistics over the first hundred training samples, and scores are computed from standardised values.
     Problem(
         name="cfd_2d",
         title="Compressible flow, 2-D, 64×64",
@@ -99,9 +99,9 @@ PROBLEMS = (
         reading=Reading(layout=stacked("tensor"), grid=(1024,), t_train=30, test_first=True),
         paper_splits=True,
     ),
-    # FitzHugh–Nagumo diffusion and reaction in the plane: from the first activator field to a later inhibitor field.
-    # Input and target are different quantities (channel 0 at the start, channel 1 at the end), as in the reference
-    # implementation of ORCA.
+    # FitzHugh–Nagumo diffusion and reaction in the plane. As in the reference implementation of ORCA, input and target
+    # are different quantities: the activator (channel 0) in the first frame and the inhibitor (channel 1) in a later
+    # one.
     Problem(
         name="diffusion_reaction_2d",
         title="Diffusion and reaction, 2-D",
@@ -127,7 +127,7 @@ PROBLEMS = (
         reading=Reading(layout=seeds(1), grid=(1024,), t_train=101, test_first=False),
         paper_splits=True,
     ),
-    # Shallow-water equations after the break of a round dam: height of the water.
+    # Shallow-water equations after the break of a circular dam: from the initial to a later water height.
     Problem(
         name="shallow_water",
         title="Shallow water, radial dam break",

