@@ -24,7 +24,7 @@ class Precision:
     """Reason why this is not the requested precision; None if it is."""
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context for a forward pass. bfloat16 needs no loss scaling: it has the range of float32."""
+        """Return the autocast context for a forward pass; bfloat16 has float32's range and needs no loss scaling."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.name == "bfloat16")
 
     @contextmanager

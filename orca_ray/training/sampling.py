@@ -24,7 +24,7 @@ class ClassIndex:
         return int(self.counts.sum())
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the shares (sum 1) in the training set of the classes that occur in ``indices``, in order of class id."""
+        """Return the training-set shares of the classes that occur in ``indices`` (sum 1), in order of class id."""
         counts = self.counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares
