@@ -93,8 +93,7 @@ class RefineConfig(_Config):
     weight_decay: _Amount = 0.01
     batch_size: _Number = 32
     accumulation: _Number = 1
-    """Batches per optimiser step, which thus uses ``batch_size * accumulation`` samples. Memory use does not depend on
-    either: `memory_mib` limits the number of samples per forward pass."""
+    """Batches per optimiser step, which uses ``batch_size * accumulation`` samples; see also `memory_mib`."""
     last_step: Annotated[str, partial(_one_of, ("keep", "drop"))] = "keep"
     """What to do with the last batches of an epoch if there are fewer than ``accumulation``: ``keep`` uses them for a
     smaller step; ``drop`` skips them, as the ORCA reference does, unless they are the only ones."""

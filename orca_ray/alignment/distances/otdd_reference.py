@@ -37,12 +37,12 @@ _LOG2_E = math.log2(math.e)
 _FLOOR = -90.0
 """Exponents of 2 are clamped to at least this, because arithmetic with denormal float32 numbers is slow."""
 _LEAST, _MOST = 2.0**-50, 2.0**100
-"""`_robust_minima` recomputes sums outside this range. The clamped terms add less than 1e-8 of `_LEAST`."""
+"""`_robust_minima` recomputes sums outside this range; clamped terms add less than 1e-8 of `_LEAST`."""
 _REMEMBERED, _PHASES = 5, (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
 
 
 def ladder(squared_diameter: float) -> list[float]:
-    """Return the temperatures d², d², d²/4, d²/16, … (while above EPSILON), EPSILON for a bounding box of diagonal d."""
+    """Return the temperatures d², d², d²/4, d²/16, … (above EPSILON), EPSILON for a bounding box of diagonal d."""
     if squared_diameter <= 0:
         return [EPSILON, EPSILON]
     steps = math.ceil(math.log(squared_diameter / EPSILON) / math.log(4.0))
@@ -188,10 +188,7 @@ class _Source:
         return cls(x_ND, y_N[order_N], center_D, classes, low_KD, high_KD)
 
     def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
-        """Return d² of the box around the target ``x_nD`` and all classes, and of those around it and one class each.
-
-        In the former, the class id (of the target: K) is one more coordinate.
-        """
+        """Return d² of two kinds of boxes: ``x_nD`` with all classes (id as coordinate); ``x_nD`` with each class."""
         low_KD, high_KD = torch.minimum(self.low_KD, x_nD.amin(0)), torch.maximum(self.high_KD, x_nD.amax(0))
         joint = float((high_KD.amax(0) - low_KD.amin(0)).square().sum()) + len(self.classes) ** 2
         return joint, (high_KD - low_KD).square().sum(1).tolist()

@@ -15,8 +15,7 @@ _BATCH = 256
 def sample(request: SampleRequest) -> Samples:
     """Return features and labels of sequences of 16 words; the label is the k-means cluster that all words are from.
 
-    Labels are balanced. Words whose embeddings are near the mean (at most half the median distance) are left out,
-    because they are untrained (e.g. BERT's ``[unused7]``).
+    Words whose embeddings are near the mean are left out, because they are untrained (e.g. BERT's ``[unused7]``).
     """
     import torch
 
