@@ -105,8 +105,8 @@ class RefineConfig(_Config):
     """Maximum gradient norm of an optimiser step; 0 disables clipping."""
     dropout: _Fraction = 0.0
     stochastic_depth: Annotated[str, partial(_one_of, ("off", "body"))] = "off"
-    """``body``: skip attention at random, with the rates of the pretrained body. Swin's rise with depth to 0.1. Until late
-    2024 Hugging Face, so most likely the ORCA reference, used 0.1 in all layers (huggingface/transformers#34291)."""
+    """``body``: skip attention at random, with the rates of the pretrained body. Those of Swin rise with depth to 0.1;
+    Hugging Face until late 2024, and so probably ORCA, used 0.1 everywhere (huggingface/transformers#34291)."""
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
     body_learning_rate_scale: _Amount = 1.0

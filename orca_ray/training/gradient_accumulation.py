@@ -79,7 +79,7 @@ class GradientAccumulator:
                     raise
 
     def compile(self, epochs: int) -> None:
-        """Compile the network if `wants_compile` for ``epochs`` remaining epochs; only once per micro-batch size.
+        """Compile the network if that pays (`wants_compile`) for ``epochs`` epochs; decided once per micro-batch size.
 
         Smaller micro-batches (the last of an epoch) run uncompiled, because torch would compile again for every size.
         """

@@ -50,7 +50,7 @@ def ladder(squared_diameter: float) -> list[float]:
 
 
 def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Tensor:
-    """Return a table of mean f for a symmetric cost [N, N], float64 [5, 6], which `self_value` interpolates.
+    """Return a float64 table [5, 6] of the mean of f after `solve` with a symmetric cost [N, N], for `self_value`.
 
     The problem within the source depends on the target only through the ladder, i.e. through d² of their joint bounding
     box. Rows are 1 to 5 steps (powers of 4 between EPSILON and d²; more steps make no difference, because each half
