@@ -69,7 +69,7 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
     """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name`` (`DECAYS`) to ``total_steps``.
 
     The factor of warm-up step t is ``(t + 1) / warmup_steps``. In the ORCA reference it is ``t / warmup_steps``, so
-    that its first step has no effect. The factor is constant after ``total_steps``. Raises UserError for an unknown name.
+    that its first step has no effect. It is constant after ``total_steps``. Raises UserError for an unknown name.
     """
     decay = lookup("schedule", name, DECAYS)
     span = max(1, total_steps - warmup_steps)
