@@ -1,7 +1,6 @@
 """Matrices of transport costs between two sets of points, computed in blocks of rows to limit the memory.
 
-Suffixes of tensor names give shapes: n rows, m columns, r rows of one block, D features, L classes of the rows, K
-classes of the columns.
+Suffixes of names give shapes: n rows, m columns, r rows of a block, D features, L and K classes of rows and columns.
 """
 
 import copy
@@ -20,10 +19,9 @@ CACHE_BYTES = 2**20
 
 
 def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str) -> list[slice]:
-    """Split ``num_rows`` rows of ``row_bytes`` bytes into slices of at most an eighth of `distance.MEMORY_BYTES`.
+    """Split rows of ``row_bytes`` into slices of at most `distance.MEMORY_BYTES` / 8 (on a CPU, also `CACHE_BYTES`).
 
-    On a CPU they also fit its caches (`CACHE_BYTES`). Every slice has at least one row. Raises UserError, in which
-    ``what`` names the matrix, if one row exceeds `distance.MEMORY_BYTES`.
+    A slice has at least one row. Raises UserError, which names the matrix (``what``), if a row exceeds `MEMORY_BYTES`.
     """
     limit = distance.MEMORY_BYTES
     if row_bytes > limit:

@@ -96,9 +96,8 @@ def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None
 def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, Tensor]:
     """Return OT of a set of points to itself, differentiable in the costs, and its potential f [n] (here g = f).
 
-    With the kernel K = exp(-C / eps) and u = exp(f / eps), iterates u ← (u / K̄u)^½, where K̄u is the mean of K_ij u_j
-    over j (Feydy et al. 2019). That takes tens of iterations; POT's alternating ones take up to thousands. A kernel
-    larger than half of `distance.MEMORY_BYTES` is recomputed in each iteration.
+    With K = exp(-C / eps) and u = exp(f / eps), iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019), tens of
+    times, while POT's alternating updates need up to thousands. K is recomputed above half of `distance.MEMORY_BYTES`.
     """
     n, blocks = cost.shape[0], cost.blocks
     with torch.no_grad():

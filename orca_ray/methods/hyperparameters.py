@@ -61,7 +61,7 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
 
 
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Return the configuration with ``values``, else the defaults of ``method``, else those of `from_flat`."""
+    """Return the configuration with the defaults of ``method``, overridden by ``values``; rest as in `from_flat`."""
     return from_flat({**get_method(method).defaults, **values})
 
 

@@ -1,7 +1,6 @@
 """Darcy flow in two dimensions: -div(a grad u) = 0.1 on the unit square, u = 0 on its edge.
 
-The permeability a is 1 where a sum of five random bumps exceeds a threshold, else 0.1. PDEBench stores a flow at a late
-time; this module solves for the steady state that it converges to.
+The permeability a is 1 where five random bumps sum to more than a threshold, else 0.1. PDEBench's flow converges to u.
 """
 
 import math
@@ -22,8 +21,7 @@ _BUMPS, _WIDEST = 5, 0.5
 def solve_steady(permeability: Array, source: Array | float) -> Array:
     """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells of the unit square.
 
-    ``permeability`` [N, N] is a > 0; ``source`` is [N, N] or a number. Five-point finite volumes of second order; a at
-    a face is the harmonic mean of both cells.
+    ``permeability`` is a > 0 [N, N], ``source`` [N, N] or a number. Five-point finite volumes of second order.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import splu

@@ -40,8 +40,7 @@ def evolve(
 ) -> Array:  # fmt: skip
     """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
 
-    Frames are a time ``interval`` apart, with ``steps`` time steps in between; ``first_steps`` before the second frame.
-    ``cell`` is the side of a cell. ``reacting`` False: diffusion only.
+    Frames are ``interval`` apart, with ``steps`` time steps (``first_steps`` for the first) of diffusion and reaction.
     """
     from scipy.fft import dctn, idctn
 

@@ -148,8 +148,7 @@ class Stress:
     def _legendre_step(self, density: Array, changing: Array, dt: float) -> Array:
         """Return ``changing`` after one step of the second-order Runge-Kutta-Legendre method.
 
-        With s stages, it may be (s^2 + s - 2) / 4 times as long as a stable explicit Euler step (Meyer et al., J.
-        Comput. Phys. 257, 2014, eqs. 15-17).
+        With s stages, it may be (s^2 + s - 2) / 4 times as long as an explicit Euler step (Meyer et al. 2014).
         """
         explicit = 2 * _SAFETY / self.stiffness(density)
         stages = max(3, math.ceil((math.sqrt(9 + 16 * dt / explicit) - 1) / 2)) | 1  # an odd number damps better

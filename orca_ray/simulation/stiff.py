@@ -17,8 +17,7 @@ _CONTOUR_POINTS = 32
 class Etdrk4:
     """Fourth-order method ETDRK4 for du/dt = L u + N(u) with a real diagonal matrix L and a nonlinear function N.
 
-    See Cox and Matthews, J. Comput. Phys. 176, 2002, eqs. 26-29. Coefficients are means over a circle around L dt,
-    which avoids cancellation errors (Kassam and Trefethen 2005).
+    See Cox and Matthews 2002, eqs. 26-29. Coefficients are means over a circle around L dt, which avoids cancellation.
     """
 
     def __init__(self, linear: Array, dt: float) -> None:

@@ -66,7 +66,7 @@ class AlignConfig(_Config):
     samples: Annotated[int, _AT_LEAST_2] = 256
     """Number of training samples per epoch; equally many of every class, except of classes that have too few."""
     samples_per_class: _Count = 0
-    """Training samples per class and epoch, instead of ``samples`` in total; smaller classes are used whole. 0: off."""
+    """Training samples per class and epoch (a smaller class is used whole); 0: ``samples`` in total instead."""
     tolerance: _Amount = 0.002
     """The distance has reached a plateau if its mean over the last ``patience`` epochs is at most this share below
     its mean over the ``patience`` epochs before. The schedule then skips to its next value, or the stage ends."""
@@ -93,8 +93,7 @@ class RefineConfig(_Config):
     weight_decay: _Amount = 0.01
     batch_size: _Number = 32
     accumulation: _Number = 1
-    """Batches per optimiser step, which thus uses ``batch_size * accumulation`` samples. Memory use does not depend on
-    either: `memory_mib` limits the number of samples per forward pass."""
+    """Batches per optimiser step, which uses ``batch_size * accumulation`` samples; see also `memory_mib`."""
     last_step: Annotated[str, partial(_one_of, ("keep", "drop"))] = "keep"
     """What to do with the last batches of an epoch if there are fewer than ``accumulation``: ``keep`` uses them for a
     smaller step; ``drop`` skips them, as the ORCA reference does, unless they are the only ones."""
@@ -106,8 +105,8 @@ class RefineConfig(_Config):
     """Maximum gradient norm of an optimiser step; 0 disables clipping."""
     dropout: _Fraction = 0.0
     stochastic_depth: Annotated[str, partial(_one_of, ("off", "body"))] = "off"
-    """``body``: skip attention at random, with the rates of the pretrained body. Swin's increase with depth to 0.1. The
-    Hugging Face library until late 2024, and so most likely the ORCA reference, used 0.1 in all layers (#34291)."""
+    """``body``: skip attention at random, with the rates of the pretrained body. Those of Swin rise with depth to 0.1;
+    Hugging Face until late 2024, and so probably ORCA, used 0.1 everywhere (huggingface/transformers#34291)."""
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
     body_learning_rate_scale: _Amount = 1.0
@@ -120,4 +119,4 @@ class RefineConfig(_Config):
     """``on``: store only the input of each layer of the body for the backward pass and recompute the rest. Scores are
     equal; it needs less memory and up to a third more time."""
     compile: Annotated[str, partial(_one_of, ("auto", "on", "off"))] = "auto"
-    """``on``: train with `torch.compile`; ``auto``: only on CUDA, and if training takes longer than compilation."""
+    """``on``: train with `torch.compile`; ``auto``: only on CUDA, if so many steps follow that it saves time."""

@@ -24,8 +24,7 @@ BATCH_SIZE = 64
 class Objective:
     """Loss and metric of a task, and how to decode model outputs.
 
-    In scalar and dense tasks, the model outputs standardised values. Loss and metric compare decoded outputs
-    ``output * y_std + y_mean`` with the targets.
+    In scalar and dense tasks, loss and metric compare decoded outputs ``output * y_std + y_mean`` with the targets.
     """
 
     target: Target
@@ -89,8 +88,7 @@ def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np
 def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
     """Return the metric of a whole split (lower is better); raises NotFiniteError if it is NaN or infinite.
 
-    Rows with equal ids in ``group`` [N] are parts of one sample: the mean of their predictions is its prediction, and
-    the target of the first row its target.
+    Rows with equal ids in ``group`` [N] are one sample with their mean prediction and the target of the first row.
     """
     y = np.asarray(y)
     if group is not None:

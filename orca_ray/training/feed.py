@@ -65,8 +65,8 @@ def make_feed(
 ) -> Feed:
     """Return a feed for the inputs ``x`` [N, ...] of a split.
 
-    If only the head trains (all ``trained`` parameters are its own), computes the head's inputs once and caches them,
-    unless they exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the whole model runs.
+    If all ``trained`` parameters are the head's, its inputs are computed once and cached, unless they exceed
+    `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the feed runs the whole model.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):

@@ -62,10 +62,9 @@ class GradientAccumulator:
         return even_micro_batch(step, self.limit)
 
     def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
-        """Yield the detached mean loss of each step; the parameters' ``.grad`` then holds the gradient of that step.
+        """Yield the detached mean loss of each step, given by sample indices [n]; ``.grad`` then holds its gradient.
 
-        Each of ``steps`` contains the indices [n] of its samples in the split. Set ``.grad`` to None before the
-        next step. If memory runs out, the step is repeated with micro-batches of half the size.
+        Set ``.grad`` to None before the next. If memory runs out, micro-batches are halved and the step is repeated.
         """
         done = 0
         while done < len(steps):
@@ -80,10 +79,9 @@ class GradientAccumulator:
                     raise
 
     def compile(self, epochs: int) -> None:
-        """Compile the network if the option ``compile`` says so (`wants_compile`) for ``epochs`` remaining epochs.
+        """Compile the network if that pays (`wants_compile`) for ``epochs`` epochs; decided once per micro-batch size.
 
-        Does nothing if that was already decided for this micro-batch size. Micro-batches of other sizes, such as the
-        last of an epoch, run uncompiled, because torch would compile again for every size.
+        Smaller micro-batches (the last of an epoch) run uncompiled, because torch would compile again for every size.
         """
         if self._compile_decided:
             return
@@ -171,10 +169,7 @@ class GradientAccumulator:
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:
-    """Return whether to compile under option ``mode`` (``auto``, ``on``, ``off``) for ``count`` micro-batches.
-
-    Never in deterministic mode; ``auto`` compiles only on CUDA, from `MIN_COMPILED` micro-batches on.
-    """
+    """Return whether option ``mode`` means to compile for ``count`` micro-batches; never in deterministic trials."""
     if mode == "off" or torch.are_deterministic_algorithms_enabled():
         return False
     return mode == "on" or (device.type == "cuda" and count >= MIN_COMPILED)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orca_ray.errors import lookup
 
-if TYPE_CHECKING:  # imported inside functions, because planning a sweep must not import torch
+if TYPE_CHECKING:  # torch is imported inside functions: planning a sweep must not import it
     from torch import nn
     from torch.nn import Parameter
     from torch.optim import Optimizer
@@ -68,8 +68,8 @@ def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
     """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name`` (`DECAYS`) to ``total_steps``.
 
-    The factor of warm-up step t is ``(t + 1) / warmup_steps``; in the ORCA reference it is 0 for the first step, which
-    has no effect. After ``total_steps`` the factor stays at its last value. Raises UserError for an unknown name.
+    The factor of warm-up step t is ``(t + 1) / warmup_steps``. In the ORCA reference it is ``t / warmup_steps``, so
+    that its first step has no effect. It is constant after ``total_steps``. Raises UserError for an unknown name.
     """
     decay = lookup("schedule", name, DECAYS)
     span = max(1, total_steps - warmup_steps)

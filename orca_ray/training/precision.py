@@ -24,15 +24,14 @@ class Precision:
     """Reason why this is not the requested precision; None if it is."""
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context for a forward pass. bfloat16 needs no loss scaling: it has the range of float32."""
+        """Return the autocast context for a forward pass; bfloat16 has float32's range and needs no loss scaling."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.name == "bfloat16")
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """On CUDA, allow TF32 for float32 products in the block unless ``name`` is ``float32``; then restore the flags.
 
-        With bfloat16, the remaining products may use TF32, which is more precise. On CPUs, this does nothing, because
-        torch's flag would allow some of them to round to bfloat16.
+        With bfloat16, other products may use TF32. On CPUs, does nothing: torch's flag lets some round to bfloat16.
         """
         if self.device.type != "cuda":
             yield

@@ -39,8 +39,7 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
 
-    ``threads`` applies to torch's operations, BLAS and OpenMP. In ``deterministic`` mode, torch raises RuntimeError for
-    an operation that has no reproducible kernel. The former settings are restored afterwards.
+    ``threads`` includes BLAS and OpenMP. If ``deterministic``, torch raises RuntimeError for irreproducible operations.
     """
     threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products_before = torch.get_float32_matmul_precision()

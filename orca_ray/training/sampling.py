@@ -24,7 +24,7 @@ class ClassIndex:
         return int(self.counts.sum())
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the shares (sum 1) in the training set of the classes that occur in ``indices``, in order of class id."""
+        """Return the training-set shares of the classes that occur in ``indices`` (sum 1), in order of class id."""
         counts = self.counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares
@@ -41,8 +41,7 @@ class ClassIndex:
 def balanced_sample(index: ClassIndex, num_samples: int, generator: np.random.Generator) -> np.ndarray:
     """Draw min(num_samples, N) distinct samples, as equally many per class as possible; return their sorted indices.
 
-    Classes that are too small are used whole, and the others provide more. A remainder of fewer samples than there are
-    classes is spread over randomly chosen classes, one each.
+    Classes that are too small are used whole. Randomly chosen classes provide one sample more, to reach the total.
     """
     num_samples = min(num_samples, len(index))
     most = int(index.counts.max())

@@ -1,1 +1,1 @@
-"""Distances: a module ``<name>.py`` in this package that defines ``DISTANCE``, a `Distance`, is found by its name."""
+"""Distances: each module defines ``DISTANCE``, a subclass of `Distance` with the name of the module."""

@@ -1,4 +1,4 @@
-"""2-Wasserstein distance between Gaussians fitted to all points of the two sides."""
+"""Squared 2-Wasserstein distance between one Gaussian fitted to the source and one fitted to the target."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from orca_ray.alignment.gaussian import Gaussians
 
 
 class Bures(Distance):
-    """‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½, blind to labels.
+    """‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½ (Dowson & Landau 1982); labels are ignored.
 
-    m and S are the mean and the covariance of all points of a side, divided by their number (Dowson & Landau 1982).
-    Value and gradient are in closed form: O(N D²) once; a call costs O(n D²), an eigendecomposition of size min(n, D).
+    m, S and m', S' are the mean and the (biased) covariance of all points of source and target. Value and gradient are
+    in closed form. `fit` costs O(N D²); a call costs O(n D²) and an eigendecomposition of size min(n, D).
     """
 
     name = "bures"

@@ -8,10 +8,10 @@ from orca_ray.alignment.distance import Distance
 
 
 class L2(Distance):
-    """‖mean(source) − mean(target)‖², blind to labels. O(n D) a call.
+    """‖mean(source) − mean(target)‖²; labels are ignored. A call costs O(n D).
 
-    The reference (ORCA, arXiv:2302.05738) minimises the mean squared distance over all pairs, which is this plus both
-    variances: it is positive on itself and contracts the target to a point. Debiased as an energy distance, it is this.
+    The ORCA reference (arXiv:2302.05738) minimises the mean squared distance over all pairs of points instead. That is
+    this distance plus both variances, so minimising it also contracts the target to a point.
     """
 
     name = "l2"

@@ -9,17 +9,17 @@ from orca_ray.alignment.cost import Cost
 from orca_ray.alignment.distance import Distance
 
 _NUM_KERNELS = 5
-"""Of widths 1/4, 1/2, 1, 2, 4 of the bandwidth, as in the reference."""
+"""Their widths are 1/4, 1/2, 1, 2 and 4 times the bandwidth, as in the ORCA reference."""
 
 
 class MMD(Distance):
-    """Squared MMD, blind to labels: mean k(s, s') + mean k(t, t') − 2 mean k(s, t) over all pairs.
+    """Squared MMD: mean k(s, s') + mean k(t, t') − 2 mean k(s, t) over source points s and target points t.
 
-    k(x, y) = sum over w in {¼, ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). It is the biased estimate (V-statistic) of
-    Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. The bandwidth h is the mean of ‖x − y‖²
-    over all pairs of different points of source and target together, as in the reference (after DAN, arXiv:1502.02791):
-    recomputed at every call, so that the gradient reaches distant targets, and constant in the closed-form gradient.
-    ``bandwidth`` fixes it. A call costs O(N² + n (N + n) D), or O((N + n)² D) where memory is short.
+    k(x, y) = sum over w in {¼, ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). Labels are ignored. This is the biased estimate
+    (V-statistic) of Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. Unless ``bandwidth`` is
+    given, every call computes h as the mean of ‖x − y‖² over all pairs of different points of source and target, as in
+    the ORCA reference (after DAN, arXiv:1502.02791), so that gradients do not vanish for distant targets. The gradient
+    treats h as constant. A call costs O(N² + n (N + n) D), or O((N + n)² D) if N² kernels exceed the memory.
     """
 
     name = "mmd"
@@ -31,7 +31,7 @@ class MMD(Distance):
         self._given_bandwidth = bandwidth
 
     def bandwidth(self, x_nD: Tensor) -> float:
-        """Return the h used for target features [n, D]."""
+        """Return the bandwidth h that a call with target features [n, D] uses."""
         if self._given_bandwidth is not None:
             return self._given_bandwidth
         joint = torch.cat([self._x_ND, x_nD.detach().to(self._x_ND) - self._center_D])
@@ -48,17 +48,17 @@ class MMD(Distance):
         h, wanted = self.bandwidth(x_nD), x_nD.requires_grad
         x_nD = x_nD - self._center_D
         with torch.no_grad():
-            moved_nD = x_nD - x_nD.mean(0)  # nearer to the origin, where the distances cancel less
+            moved_nD = x_nD - x_nD.mean(0)  # near the origin, squared distances are more accurate
             source, _ = _mean_kernel(self._own, h)
             own, own_nD = _mean_kernel(Cost(moved_nD, what="target kernels"), h, wanted)
             cost = Cost(x_nD, self._x_ND, what="kernels of target and source")
             across, across_nD = _mean_kernel(cost, h, wanted)
-        linear = (x_nD * (2.0 * (own_nD - across_nD))).sum()  # own: a point is in a row and in a column
+        linear = (x_nD * (2.0 * (own_nD - across_nD))).sum()  # 2 own_nD: a target point is in a row and in a column
         return source + own - 2.0 * across + (linear - linear.detach())
 
 
 def _mean_kernel(cost: Cost, bandwidth: float, wants_gradient: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the mean of k over all pairs and its gradient [n, D], zero unless wanted, in the points of the rows."""
+    """Return the mean of k over all pairs and, if wanted (else 0), its gradient [n, D] in the points of the rows."""
     x_nD, z_mD = cost.x_nD, cost.z_mD
     total, gradient_nD = x_nD.new_zeros(()), torch.zeros_like(x_nD)
     for rows, half_rm in cost:

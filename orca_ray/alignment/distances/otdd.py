@@ -1,4 +1,4 @@
-"""Optimal transport dataset distance: transport between labelled points, where classes have distances of their own."""
+"""Optimal transport dataset distance: transport between labelled points, with costs that include class distances."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,15 @@ from orca_ray.alignment.transport import Report
 
 
 class OTDD(Sinkhorn):
-    """Debiased entropic OTDD of all target classes jointly (arXiv:2002.02923; debiasing arXiv:1810.08278).
+    """Debiased entropic OTDD (arXiv:2002.02923; debiasing arXiv:1810.08278), with all target classes in one problem.
 
     Points are (feature, class) pairs. The cost between two is C = ½‖x − y‖² + ½ W[class of x, class of y], where W is
     the squared 2-Wasserstein distance between the Gaussians fitted to the two classes' points (`Gaussians`). Value, eps
-    and solution are as in `Sinkhorn`. The gradient flows through both terms.
+    and solver are those of `Sinkhorn`. The gradient flows through both terms of C.
 
-    The reference (ORCA) transports one target class at a time, with a constant W: the labels then cancel from its
-    gradient. Here they act: moving a class changes its cost to each source class. A call costs that of `Sinkhorn` plus
-    W, about as much at 128 points a class.
+    The ORCA reference solves one problem per target class and treats W as constant, so labels do not affect its
+    gradient. Here they do, because W depends on the target features. Computing W takes about as long as the transport
+    if classes have 128 points.
     """
 
     name = "otdd"

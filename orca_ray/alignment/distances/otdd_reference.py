@@ -1,14 +1,14 @@
-"""The data set distance as the reference (ORCA, arXiv:2302.05738) computes it, value and gradient.
+"""The dataset distance with value and gradient as in the ORCA reference implementation (arXiv:2302.05738).
 
-Letters: N source points of K classes (columns), n points of one target class (rows), D features. Weights are uniform.
+Shapes: N source points i of K classes (columns), n points j of one target class (rows), D features. Equal weights.
 
-Its Sinkhorn runs a fixed ladder of temperatures, which ends before it has converged. From potentials f, g, a step at
-temperature e computes the soft minima
+Sinkhorn iterations follow a fixed, decreasing list of temperatures (a "ladder") and end before they converge. From
+potentials f [N] and g [n] and costs C [n, N], a step at temperature e computes the soft minima
 
     f~_i = −e log mean_j exp((g_j − C_ji) / e),    g~_j = −e log mean_i exp((f_i − C_ji) / e).
 
-The first step, at the first temperature, and the last one, at the last, replace both potentials by their soft minima;
-the steps between, one at each temperature, go half the way: f ← (f + f~) / 2.
+Both potentials are replaced by their soft minima in one step at the first temperature; then averaged with them,
+f ← (f + f~) / 2, in one "half step" at each temperature; then replaced again in one step at the last temperature.
 """
 
 import math
@@ -24,25 +24,25 @@ from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.errors import UserError
 
 MIN_CLASS, MAX_CLASS = 2, 50_000
-"""Source classes with fewer or more points than this are left out."""
+"""Source classes with fewer or more points than these limits are left out."""
 _OUT_OF_RANGE = 0.1
-"""Of the root of the largest number: squares of squared distances must not overflow."""
+"""d² must be below this times the square root of the largest float, so that squares of d² do not overflow."""
 _STEP_BYTES = 12 * 2**20
-"""Costs of a call up to this size are stored; larger ones are recomputed in each step."""
+"""Cost matrices up to this size are stored during a call; larger ones are recomputed in each step."""
 _CONVERGED = 0.01
-"""L1 error of the marginals below which the ladder, which has no tolerance, counts as converged."""
+"""`Diagnosis.converged` is True if the L1 error of the marginals after the last step is at most this."""
 EPSILON = 0.1
-"""The last temperature, in units of squared features; the reference's ``entreg``."""
+"""The last temperature of every ladder, in units of squared features; ``entreg`` in the ORCA reference."""
 _LOG2_E = math.log2(math.e)
 _FLOOR = -90.0
-"""Least exponent of 2: far smaller float32 numbers and their products are denormal, and slow."""
+"""Exponents of 2 are clamped to at least this, because arithmetic with denormal float32 numbers is slow."""
 _LEAST, _MOST = 2.0**-50, 2.0**100
-"""Sums outside are recomputed with their maximum taken out; the floor adds less than 1e-8 of the least."""
+"""`_robust_minima` recomputes sums outside this range; clamped terms add less than 1e-8 of `_LEAST`."""
 _REMEMBERED, _PHASES = 5, (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
 
 
 def ladder(squared_diameter: float) -> list[float]:
-    """Return the temperatures for a bounding box with diagonal d: d², then d², d²/4, … above EPSILON, then EPSILON."""
+    """Return the temperatures d², d², d²/4, d²/16, … (above EPSILON), EPSILON for a bounding box of diagonal d."""
     if squared_diameter <= 0:
         return [EPSILON, EPSILON]
     steps = math.ceil(math.log(squared_diameter / EPSILON) / math.log(4.0))
@@ -50,11 +50,12 @@ def ladder(squared_diameter: float) -> list[float]:
 
 
 def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Tensor:
-    """Return mean f of a symmetric cost for ladders of 1 to 5 steps and 6 phases, float64 [5, 6]; see `self_value`.
+    """Return a float64 table [5, 6] of the mean of f after `solve` with a symmetric cost [N, N], for `self_value`.
 
-    A target only changes the ladder of the costs within the source. Each half step at least halves the effect of those
-    before, so mean f depends on the last temperatures alone: on the phase of d², its position in (0, 1] between EPSILON
-    times two powers of 4, and on the number of steps, at least those of the cloud's own ``squared_diameter``.
+    The problem within the source depends on the target only through the ladder, i.e. through d² of their joint bounding
+    box. Rows are 1 to 5 steps (powers of 4 between EPSILON and d²; more steps make no difference, because each half
+    step halves the effect of earlier ones). Columns are phases, the positions in (0, 1] of d² between two powers.
+    ``squared_diameter`` is d² of the points' own box, the least that occurs.
     """
     first = _steps_and_phase(squared_diameter)[0]
 
@@ -67,7 +68,7 @@ def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Ten
 
 
 def self_value(values_SP: Tensor, squared_diameter: float) -> float:
-    """Interpolate `self_values` for a bounding box by a polynomial in the phase; the relative error is about 1e-6."""
+    """Return mean f for a joint bounding box, interpolated from `self_values` with a relative error of 1e-6."""
     steps, phase = _steps_and_phase(squared_diameter)
     coefficients = np.linalg.solve(np.vander(_PHASES), values_SP[steps - 1].numpy())
     return float(np.polyval(coefficients, phase))
@@ -81,7 +82,7 @@ def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Solution:
-    """Potentials after the last step of a ladder."""
+    """Potentials f and g after the last step of a ladder."""
 
     f_N: Tensor
     g_n: Tensor
@@ -91,13 +92,13 @@ class Solution:
 
     @property
     def value(self) -> float:
-        """Mean f + mean g."""
+        """Transport cost: the mean of f plus the mean of g."""
         return float(self.f_N.mean() + self.g_n.mean())
 
     def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Return P X [n, D] and the mean of P's rows [N].
+        """Return P X [n, D] for X = ``x_ND``, and the mean of P's rows [N].
 
-        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step, the only one differentiated.
+        P_ji is the softmax over i of (f_i − C_ji) / e, with the f before the last step: gradients pass that step only.
         """
         product_nD, mass_N = x_ND.new_empty(len(self.g_n), x_ND.shape[1]), torch.zeros_like(self.f_N)
         for rows, cost_rN in self._cost:
@@ -109,9 +110,10 @@ class Solution:
 
 
 def solve(cost: Cost, temperatures: list[float], start_N: Tensor | None = None, symmetric: bool = False) -> Solution:
-    """Run a ladder with half steps at ``temperatures``; ``symmetric``: f and g are the same.
+    """Do all steps of the ladder ``temperatures``, from f = ``start_N`` (default 0) and g = 0.
 
-    A start at −h gives the potentials of C + h, where h_i is a cost of each source point, except that f lacks h.
+    ``symmetric``: rows and columns are the same points, and g = f. If a cost h_i of source point i is to be added to
+    C_ji, start with f = −h instead: that gives the same g, and an f that lacks h.
     """
     f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])
@@ -125,10 +127,10 @@ def solve(cost: Cost, temperatures: list[float], start_N: Tensor | None = None, 
 
 
 def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool = False) -> tuple[Tensor, Tensor]:
-    """Return f~ and g~; ``symmetric``: f~ twice.
+    """Return the soft minima f~ [N] and g~ [n] (see the module); ``symmetric``: g~ is f~.
 
-    Both are sums of one matrix T_ji = exp((f_i + g_j − C_ji) / e), namely f~_i = f_i − e log mean_j T_ji, which halves
-    the exponentials. T does not overflow after half steps; sums that lose their precision are recomputed.
+    Both use one matrix T_ji = exp((f_i + g_j − C_ji) / e): f~_i = f_i − e log mean_j T_ji, g~_j likewise. That halves
+    the number of exponentials. If a sum of T is too large or small to be accurate, `_robust_minima` recomputes all.
     """
     n, num_source = cost.shape
     scale = _LOG2_E / e
@@ -136,7 +138,7 @@ def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool 
     sums_n, sums_N = torch.empty_like(g_n), torch.zeros_like(f_N)
     for rows, cost_rN in cost:
         t_rN = torch.add(scaled_f_N, cost_rN, alpha=-scale).add_(scaled_g_n1[rows])
-        t_rN.clamp_min_(_FLOOR).exp2_()  # exp is ten times slower where it underflows, as it mostly does
+        t_rN.clamp_min_(_FLOOR).exp2_()  # without the clamp, most values underflow, which is ten times slower
         sums_n[rows] = t_rN.sum(1)
         if not symmetric:
             sums_N += t_rN.sum(0)
@@ -158,14 +160,14 @@ def _robust_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tens
 
 
 def _exponentials(exponents: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return exp(x − max x), in place of x, and max x along ``dim``."""
+    """Return exp(x − max x), which overwrites x = ``exponents``, and max x, with maxima along ``dim``."""
     peaks = exponents.amax(dim, keepdim=True)
     return exponents.sub_(peaks).mul_(_LOG2_E).clamp_min_(_FLOOR).exp2_(), peaks
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Source points in the order of their classes, about their mean, with the classes' bounding boxes."""
+    """Source points, centred and sorted by class, with the bounding box of each class."""
 
     x_ND: Tensor
     y_N: Tensor
@@ -186,18 +188,16 @@ class _Source:
         return cls(x_ND, y_N[order_N], center_D, classes, low_KD, high_KD)
 
     def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
-        """Return d² of the boxes around other points and all classes, the class id being one more coordinate, or one.
-
-        The target's class id is K.
-        """
+        """Return d² of two kinds of boxes: ``x_nD`` with all classes (id as coordinate); ``x_nD`` with each class."""
         low_KD, high_KD = torch.minimum(self.low_KD, x_nD.amin(0)), torch.maximum(self.high_KD, x_nD.amax(0))
         joint = float((high_KD.amax(0) - low_KD.amin(0)).square().sum()) + len(self.classes) ** 2
         return joint, (high_KD - low_KD).square().sum(1).tolist()
 
     def label_distances(self, self_KSP: Tensor, x_nD: Tensor, cost: Cost) -> Tensor:
-        """Return W [K] from each class to one more, float64, given `self_values` and its costs with all points.
+        """Return the distances W [K], float64, of the source classes from one more class with the points ``x_nD``.
 
-        W's cost is ‖x − y‖², twice C: halved temperatures give halved potentials.
+        ``self_KSP`` are the `self_values` of the classes; ``cost`` is C between ``x_nD`` and all source points. The
+        cost in W is ‖x − y‖² = 2 C; so C is used with half the temperatures, which gives half the potentials.
         """
         w_K, own_cost = [], Cost(x_nD).store(_STEP_BYTES)
         for c, self_SP, squared in zip(self.classes, self_KSP, self.diameters(x_nD)[1], strict=True):
@@ -208,24 +208,24 @@ class _Source:
 
 
 class ReferenceOTDD(Distance):
-    """Objective ``otdd-exact`` of the reference, for comparison with its published results (protocol ``paper``).
+    """Objective ``otdd-exact`` of the ORCA reference, to reproduce its published results (protocol ``paper``).
 
-    value = Σ_c shares_c S(target class c, source). S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W, where W, the
-    distance between the points' classes, is a Sinkhorn divergence between their points with cost ‖x − y‖². Both run the
-    `ladder` down to eps = 0.1 and stop there. Hence:
+    value = Σ_c shares_c S(target class c, source). S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W[class of x,
+    class of y], and W a Sinkhorn divergence between the points of two classes with cost ‖x − y‖². Both stop at the end
+    of the `ladder`, at temperature eps = 0.1. Consequences:
 
-    - Neither problem is solved: where squared distances are large compared with eps = 0.1, which is absolute, the
-      plan's marginals are far off (`diagnosis.error`). The value can be negative.
-    - The gradient is that of the last step alone, in closed form, not the value's own.
-    - Labels do not train: W is a constant, and with one class on the target's side it cancels from the plan.
-    - Bounding boxes include the class ids, so that the number of classes affects the ladder.
-    - A target class of one sample is left out and its share is lost; so are source classes of fewer than 2 or more
-      than 50 000 samples. `diagnosis.notes` reports both.
-    - In float32 the value is infinite where squared distances come near 1e18; such a source is refused.
-    - Where a target class has more samples than the source, the reference takes a random subset of it, and at
-      n % 256 == 1 it crashes; this implementation uses all points.
+    - The iterations do not converge if squared distances are much larger than eps, which is absolute: the plan's
+      marginals are wrong by `diagnosis.error`, and the value can be negative.
+    - The gradient is that of the last step alone, in closed form, not the gradient of the value.
+    - Labels do not affect the gradient: W is treated as constant and, for one target class, cancels from the plan.
+    - Bounding boxes include the class id as a coordinate, so the number of classes affects the ladder.
+    - Target classes of one sample are left out, without rescaling the other shares; source classes of fewer than 2 or
+      more than 50 000 samples are left out, too. `diagnosis.notes` reports both.
+    - In float32, the value is infinite if squared distances are near 1e18; `fit` raises UserError for such a source.
+    - If a target class has more samples than the source, the reference uses a random subset of it, and crashes if
+      n % 256 == 1. Here, all points are used.
 
-    A call takes two n N D products and about 30 passes over the n N costs of each class.
+    For each class, a call takes two matrix products of n N D and about 30 passes over the n N costs.
     """
 
     name = "otdd_reference"
@@ -274,13 +274,13 @@ class ReferenceOTDD(Distance):
         if max(sizes) > len(self._points.x_ND):
             notes.append(f"a target class has {max(sizes)} samples, more than the source: all were used")
         self.diagnosis = Diagnosis(error <= _CONVERGED, iterations, error, tuple(notes))
-        linear = (x_nD * gradient_nD).sum()  # whose gradient is the one computed
+        linear = (x_nD * gradient_nD).sum()  # its gradient with respect to x_nD is gradient_nD
         return total + (linear - linear.detach())
 
     def _one_class(self, x_nD: Tensor, wants_gradient: bool) -> tuple[float, float, int, Tensor]:
-        """Return one class's divergence from the source, the marginals' error, the steps and the gradient [n, D].
+        """Return S of one target class, the L1 error of the marginals, the number of steps, and the gradient [n, D].
 
-        The points are centred. Where they are too far, the value is infinite and the gradient zero.
+        ``x_nD`` are relative to the source's mean. If they are too far from it, S is infinite and the gradient zero.
         """
         source, gradient_nD = self._points, torch.zeros_like(x_nD)
         squared, _ = source.diameters(x_nD)
@@ -288,7 +288,7 @@ class ReferenceOTDD(Distance):
             return math.inf, 2.0, 0, gradient_nD
         cost, temperatures = Cost(x_nD, source.x_ND).store(_STEP_BYTES), ladder(squared)
         half_w_N = 0.5 * source.label_distances(self._self_KSP, x_nD, cost).to(x_nD)[source.y_N]
-        # The label part of the cost adds to f and cancels from all else but the first step: see `solve`.
+        # ½ W, a cost of each source point, is added by the start of f: see `solve`.
         across = solve(cost, temperatures, start_N=-half_w_N)
         own = solve(Cost(x_nD).store(_STEP_BYTES), temperatures, symmetric=True)
         value = across.value + float(half_w_N.mean()) - self_value(self._self_SP, squared) - own.value / 2.0
@@ -303,7 +303,7 @@ def _in_range(squared_diameter: float, dtype: torch.dtype) -> bool:
 
 
 def _usable_classes(x_ND: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Leave out classes that are too small or too large; the note says how many."""
+    """Return points and labels without the classes that are too small or too large, and a note on how many."""
     sizes_K = torch.bincount(y_N)
     usable_K = (sizes_K >= MIN_CLASS) & (sizes_K <= MAX_CLASS)
     if bool(usable_K.all()):

@@ -1,4 +1,4 @@
-"""Debiased entropic transport between the points of two sides, with or without their labels."""
+"""Debiased entropic transport between source and target; base class of distances that also use labels."""
 
 import logging
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 class Sinkhorn(Distance):
-    """Sinkhorn divergence of the features, blind to labels (Feydy et al. 2019, arXiv:1810.08278).
+    """Sinkhorn divergence of the features (Feydy et al. 2019, arXiv:1810.08278); labels are ignored.
 
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target)
 
-    with the cost ½‖x − y‖², uniform weights, and OT the entropic transport cost at eps = 0.05 of the mean cost between
-    source points. POT solves it to an L1 error of 1e-7 of the plans' marginals, and the gradient is that of the
-    solution. A call takes O((N + n) n D) for the costs and O((N + n) n) an iteration.
+    OT is the entropic transport cost (`transport`) with point costs ½‖x − y‖², uniform weights, and eps = 0.05 times
+    the mean cost within the source. It is solved until the L1 error of the plan's marginals is 1e-7, and the gradient
+    is that of the solution. A call costs O((N + n) n D), and O((N + n) n) per iteration.
     """
 
     name = "sinkhorn"
@@ -63,11 +63,11 @@ class Sinkhorn(Distance):
         return across - 0.5 * (self._own + own)
 
     def _source_labels(self, x_ND: Tensor, y_N: Tensor) -> tuple[Mapping[str, Tensor], Tensor | None]:
-        """Return terms of the source's classes, and the distances [K, K] between them, if labels play a part."""
+        """Return terms to cache and distances [K, K] between source classes; {} and None if labels are ignored."""
         return {}, None
 
     def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: Report) -> tuple[Tensor | None, Tensor | None]:
-        """Return the distances between classes, [L, K] and [L, L], if labels play a part."""
+        """Return distances of target classes from source classes [L, K] and each other [L, L]; None if ignored."""
         return None, None
 
 

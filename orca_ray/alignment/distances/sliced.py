@@ -1,4 +1,4 @@
-"""Sliced 2-Wasserstein distance: transport between projections on lines, where sorting solves it."""
+"""Sliced 2-Wasserstein distance: transport between one-dimensional projections, which sorting solves."""
 
 import math
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ _LEAST_DIRECTIONS = 512
 
 
 class Sliced(Distance):
-    """Mean over directions of the squared 2-Wasserstein distance between the projections; blind to labels.
+    """Mean over P directions of the squared 2-Wasserstein distance between projections on them; labels are ignored.
 
-    (Rabin et al. 2011; Bonneel et al. 2015.) The optimal coupling matches quantiles, exactly for any n and N. Moving
-    one side of a set and itself apart by d gives ‖d‖² / D. The directions are orthonormal frames of D directions each,
-    at least 512, from a fixed seed. Other frames move the value by 1 to 3 % (D from 16 to 768), but the gradient of a
-    point by more: at D = 768, where one frame is all, two seeds agree to a cosine of 0.5 to 0.8. For P directions,
-    O(N P D + P N log N) once and O(n P D + P n log n) a call.
+    (Rabin et al. 2011; Bonneel et al. 2015.) Matching quantiles is the optimal coupling, exact for any n and N. The
+    distance of a set from itself, shifted by d, is ‖d‖² / D. The directions are those of random orthonormal bases with
+    a fixed seed, at least 512 in all. Another seed changes the value by 1 to 3 % (D from 16 to 768), but the gradient
+    of a point by more: at D = 768, with one basis, the cosine similarity of two seeds' gradients is 0.5 to 0.8. `fit`
+    costs O(N P D + P N log N), a call O(n P D + P n log n).
     """
 
     name = "sliced"
@@ -34,7 +34,7 @@ class Sliced(Distance):
         self._square_P = x_ND.new_zeros(len(self._directions_PD))
         for rows in self._blocks(num):
             sorted_pN = (self._directions_PD[rows] @ (x_ND - self._center_D).T).sort(dim=1).values
-            # On the CPU: the order of a GPU's sums varies.
+            # Summed on the CPU, because a GPU's cumsum is not reproducible.
             self._integral_PM[rows, 1:] = (sorted_pN / num).cpu().cumsum(1).to(x_ND)
             self._square_P[rows] = (sorted_pN * sorted_pN).mean(1)
 
@@ -52,15 +52,15 @@ class Sliced(Distance):
 
     def _sum_over(self, rows: slice, x_nD: Tensor) -> Tensor:
         sorted_pn, mean_pn = (self._directions_PD[rows] @ x_nD.T).sort(dim=1).values, self._quantile_means(rows, x_nD)
-        # The variance of the source's quantiles within a target point's share is constant.
+        # Variance of the source within the share of mass that each target point is matched with; no gradient.
         within_p = (self._square_P[rows] - (mean_pn * mean_pn).mean(1)).clamp_min(0)
         moved_p: Tensor = ((sorted_pn - mean_pn) ** 2).mean(1)
         return (moved_p + within_p).sum()
 
     def _quantile_means(self, rows: slice, x_nD: Tensor) -> Tensor:
-        """Return the means of the source's quantile functions over n equal shares of the mass, [p, n]."""
+        """Return the means of the source's quantile function over n equal shares of mass, [p directions, n]."""
         n, num = len(x_nD), self._integral_PM.shape[1] - 1
-        # Knot i N / n is in source point `whole`, at the share `part` of it.
+        # The share boundary i N / n lies in source point number `whole`, at the fraction `part` of its mass.
         knots = torch.arange(n + 1, device=x_nD.device) * num
         whole, part = knots // n, (knots % n).to(x_nD) / n
         lower_pM = self._integral_PM[rows][:, whole]
@@ -70,12 +70,12 @@ class Sliced(Distance):
 
 
 def directions(num_features: int) -> Tensor:
-    """Return unit vectors [P, D]: orthonormal frames from a fixed seed, P the multiple of D that reaches 512 first."""
+    """Return P unit vectors [P, D]: random orthonormal bases with a fixed seed; P is the first multiple of D >= 512."""
     generator = torch.Generator().manual_seed(_SEED)
     num_frames = math.ceil(_LEAST_DIRECTIONS / num_features)
     gaussian = torch.randn(num_frames, num_features, num_features, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
-    # Without these signs, the frames of QR are not uniform.
+    # Without these signs, the bases from QR would not be uniformly distributed.
     signs = torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)
     frames: Tensor = (q * signs[:, None, :]).mT
     return frames.reshape(-1, num_features)

@@ -1,4 +1,4 @@
-"""Exact optimal transport between the points of two sides, solved by POT."""
+"""Exact optimal transport between source and target points, solved by POT."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -13,14 +13,14 @@ from orca_ray.errors import UserError
 
 _MAX_ITERATIONS = 10_000_000
 _COPIES = 8
-"""Float64 matrices [n, N] that a call allocates at its peak: four, and the solver's network of 25 bytes a pair."""
+"""Peak memory of a call in float64 matrices [n, N]: four, and 25 bytes per pair of points in the solver."""
 
 
 class Wasserstein(Distance):
-    """½ W₂² of the features, blind to labels: the least mean cost ½‖x − y‖² of transporting one side to the other.
+    """½ W₂² of the features: the minimum mean cost ½‖x − y‖² of transporting target to source; labels are ignored.
 
-    No regularisation, so nothing to tune or debias. POT's network simplex (Bonneel et al. 2011) runs on the CPU in
-    about O(n N (n + N)): for thousands of points tens of times the cost of `sinkhorn`.
+    Without regularisation, nothing is to be tuned or debiased. POT's network simplex (Bonneel et al. 2011) runs on the
+    CPU in about O(n N (n + N)); with thousands of points, it takes tens of times as long as `sinkhorn`.
     """
 
     name = "wasserstein"
@@ -41,7 +41,7 @@ class Wasserstein(Distance):
                 "sinkhorn, bures or sliced"
             )
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)
-        scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores differences below an absolute 1e-16 or so
+        scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores cost differences below about 1e-16
         solved = ot.solve(cost_nN / scale, max_iter=_MAX_ITERATIONS)
         if solved.status != "Converged":
             note = "the exact transport reached its limit of iterations: take fewer samples, or distance sinkhorn"

@@ -1,4 +1,4 @@
-"""Alignment sources: a module ``<name>.py`` in this package that defines ``SOURCE``, a `Source`, is found by its name.
+"""Alignment sources: each module defines ``SOURCE``, a `Source` with the name of the module.
 
-The modules must be cheap to import: heavy libraries are imported inside ``sample``.
+The modules must be fast to import, so they import torch and other large libraries inside ``sample``.
 """

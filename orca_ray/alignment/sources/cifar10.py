@@ -1,4 +1,4 @@
-"""Source ``cifar10`` for image bodies: the paper's."""
+"""Source ``cifar10`` for image bodies, used in the ORCA paper: CIFAR-10."""
 
 import tarfile
 from pathlib import Path
@@ -13,7 +13,7 @@ from orca_ray.errors import UserError
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of CIFAR-10 training images, resized to the body's image size."""
+    """Return features [N, D] and labels [N] of random CIFAR-10 training images, resized to the body's image size."""
     import torch
 
     from orca_ray.alignment.image_features import embed
@@ -25,9 +25,9 @@ def sample(request: SampleRequest) -> Samples:
 
 
 def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Read as many of the five training batches as contain ``num_samples``: pixels [N, 3, 32, 32] uint8, labels [N].
+    """Read the first training batches with ``num_samples`` samples or more: pixels [N, 3, 32, 32] uint8, labels [N].
 
-    Raises UserError for a file that is not the archive, or whose pickles contain more than arrays and containers.
+    Raises UserError if ``path`` is not the CIFAR-10 archive, or its pickles contain anything but arrays and containers.
     """
     pixels: list[np.ndarray[Any, Any]] = []
     labels: list[int] = []

@@ -15,12 +15,12 @@ from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, PackagedBody
 
 ENTITIES = ("none", "PER", "ORG", "LOC", "MISC")
-"""Labels: the most frequent kind of entity in the sentence."""
+"""Names of the labels. The label of a sentence is the most frequent type of named entity in it."""
 _MAX_TOKENS = 128
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of sentences, tokenised and embedded as the pretrained encoder does."""
+    """Return features [N, D] and labels [N] of random sentences, with the tokenizer and embeddings of the body."""
     import torch
 
     from orca_ray.models.stems import TextStem
@@ -36,9 +36,9 @@ def sample(request: SampleRequest) -> Samples:
 
 
 def read_conll(path: Path) -> list[tuple[list[str], int]]:
-    """Read sentences in the CoNLL column format (word … tag, a blank line between sentences) with their labels.
+    """Read sentences (words and label) in the CoNLL format: lines "word … tag", a blank line after each sentence.
 
-    Raises UserError for a tag that CoNLL-2003 does not have, or a file without a sentence.
+    Raises UserError for a tag that is not one of CoNLL-2003, or a file without sentences.
     """
     sentences: list[tuple[list[str], int]] = []
     words: list[str] = []
@@ -65,7 +65,7 @@ def read_conll(path: Path) -> list[tuple[list[str], int]]:
 
 
 def _tokenizer(body: str) -> Callable[[str], list[int]]:
-    """Return a function from a text to token ids, special tokens included."""
+    """Return the function that maps a text to token ids, including special tokens, for the body named ``body``."""
     if body in PACKAGED:
         from tokenizers import Tokenizer
 
@@ -76,7 +76,7 @@ def _tokenizer(body: str) -> Callable[[str], list[int]]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(body, trust_remote_code=False)
-    except Exception as error:  # transformers and huggingface_hub raise many kinds, none documented
+    except Exception as error:  # the Hugging Face libraries raise many undocumented types
         raise UserError(
             f"cannot load the tokenizer of body {body!r} ({error}); source 'vocabulary' needs none"
         ) from error
@@ -84,7 +84,7 @@ def _tokenizer(body: str) -> Callable[[str], list[int]]:
 
 
 def _packaged_file(body: PackagedBody, name: str) -> bytes:
-    """Read a file from the directory of the weights in the body's packages."""
+    """Return the contents of file ``name`` that is next to the weights in the packages of ``body``."""
     if len(body.members) == 1:
         return packages.read_member(body.packages[0], str(PurePosixPath(body.members[0]).with_name(name)))
     pieces = zip(body.packages, body.members, strict=True)

@@ -1,4 +1,4 @@
-"""Source ``imagenet200`` for image bodies: Tiny ImageNet, which followers of the paper align to."""
+"""Source ``imagenet200`` for image bodies, used in follow-up work of ORCA: Tiny ImageNet."""
 
 import re
 import zipfile
@@ -13,9 +13,9 @@ _TRAINING_IMAGE = re.compile(r"tiny-imagenet-200/train/(?P<name>n\d+)/images/[^/
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of training images, balanced over the classes as far as they suffice.
+    """Return features [N, D] and labels [N] of random training images, as equally many per class as possible.
 
-    Classes are numbered in the order of their WordNet names. Raises UserError for a file that is not the archive.
+    Class ids follow the order of the WordNet ids. Raises UserError if the file is not the Tiny ImageNet archive.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Source ``images`` for image bodies: crops of ten photographs."""
+"""Source ``images`` for image bodies: random crops of ten photographs."""
 
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,9 @@ FILES = (*(f"{name}.png" for name in _PNG), "rocket.jpg")
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features and labels of random crops of ten photographs; the label is the photograph, and balanced.
+    """Return features and labels of random crops; the label is the index of the photograph, equally many crops of each.
 
-    A crop is a square of 0.3 to 1 of the photograph's shorter side; half of the crops are mirrored.
+    A crop is a square with 0.3 to 1 times the photograph's shorter side; half of the crops are mirrored.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Source ``vocabulary`` for sequence bodies: N sequences of S of the body's own V words, D token width."""
+"""Source ``vocabulary`` for sequence bodies: N random sequences of S of the V words in the body's vocabulary."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from orca_ray.alignment.source import SampleRequest, Samples, Source
 
 _CLUSTERS = 10
 _TOKENS = 16
-"""Long enough for a stable mean over tokens, short enough that samples differ."""
+"""Words per sequence: enough for a stable mean over the tokens, but so few that samples differ."""
 _BATCH = 256
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features and balanced labels of sequences of 16 words, each from one k-means cluster of the vocabulary.
+    """Return features and labels of sequences of 16 words; the label is the k-means cluster that all words are from.
 
-    Untrained words (BERT's ``[unused7]`` and the like, within half the median distance of the mean) are left out.
+    Words whose embeddings are near the mean are left out, because they are untrained (e.g. BERT's ``[unused7]``).
     """
     import torch
 

@@ -1,1 +1,1 @@
-"""The stages of a trial. Only these modules of `orca_ray.methods` load torch: a sweep is planned without it."""
+"""The stages of a trial. The other modules of `orca_ray.methods` do not import torch, so that planning is fast."""

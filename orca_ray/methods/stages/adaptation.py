@@ -1,6 +1,6 @@
-"""One trial: adapt a body to a task by a method, epoch by epoch, with exact resume.
+"""Adaptation: adapt a body to a task by a method, epoch by epoch, with exact resume. It is the work of one trial.
 
-UserError, NotFiniteError and failed allocations (`is_out_of_memory`) reach the caller, which sets the trial's status.
+UserError, NotFiniteError and out-of-memory errors are not handled here; the caller sets the trial's status.
 """
 
 import gc
@@ -36,10 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 class Adaptation:
-    """Align (if the method does), refine, evaluate; each `step` runs one epoch of the current stage.
+    """Runs the align stage (if the method has one), the refine stage and the test; each `step` runs one epoch.
 
-    Equal arguments give bit-equal outcomes on CPU, whatever ran in the process before: every call restores torch's
-    global generators, thread count and determinism flag.
+    On a CPU, equal arguments give bit-equal outcomes, whatever ran in the process before. Every call restores torch's
+    global random generators, number of threads and determinism flag afterwards.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Adaptation:
         Args:
             task: defines shapes, loss, metric and augmentation.
             data: the task's prepared data; the test split is read only if ``test``.
-            method, body: their names.
-            hyperparameters: values by dotted name; the others have the method's defaults.
+            method, body: names of the method and of the body.
+            hyperparameters: values by dotted name, which override the method's defaults.
             seed: determines initialisation, sampling, order and dropout.
-            test: whether to score the best epoch on test at the end (confirm trials only).
-            device, threads: torch device, and intra-op CPU threads.
-            deterministic: refuse CUDA kernels that are not reproducible, and TF32 unless requested.
-            reuse_aligned: whether to share aligned embedders with trials that have the same alignment.
-            aligned: directory of aligned embedders; None: in the cache directory.
-            standardise: whether the model standardises inputs and regression targets that the data set does not.
+            test: whether to evaluate the best epoch on the test split at the end (only in confirm trials).
+            device, threads: torch device, and number of intra-op CPU threads.
+            deterministic: see `torch_settings`.
+            reuse_aligned: whether to load the aligned embedder from a cache, and to store it for other trials.
+            aligned: directory of that cache; None: ``aligned`` in the cache directory.
+            standardise: whether to standardise inputs and regression targets, unless the data set already is.
 
-        Raises UserError for an unknown name, a value out of range, or data without the task's shapes.
+        Raises UserError for an unknown name, a value out of range, or data whose shapes differ from the task's.
         """
         _check_data(task, data)
         statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
@@ -112,12 +112,12 @@ class Adaptation:
 
     @property
     def model(self) -> CrossModalModel:
-        """The model in its current state; with the best epoch's weights once done."""
+        """The model with its present weights; once `done`, with those of the best epoch."""
         assert self._model is not None, "this adaptation is closed"
         return self._model
 
     def step(self) -> Progress:
-        """Run one epoch of the current stage; the last refine epoch restores the best weights and reads test."""
+        """Run one epoch of the current stage; the last refine epoch also loads the best weights and runs the test."""
         with self._computing():
             steps = {"align": self._step_align, "refine": self._step_refine, "done": self._step_done}
             report = steps[self.stage]()
@@ -126,11 +126,11 @@ class Adaptation:
         return report
 
     def result(self) -> Outcome:
-        """Return the outcome so far; once `done` it is final and includes the test score."""
+        """Return the outcome so far; once `done`, it is final and, if ``test``, includes the test score."""
         return self._outcome
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint atomically, between two steps of any stage."""
+        """Write a checkpoint to ``path`` atomically; possible between any two steps."""
         checkpoint.save(path, {
             "format": _FORMAT, "identity": self._identity(), "stage": self.stage, "outcome": asdict(self._outcome),
             "align": self._align.state_dict() if self._align else None,
@@ -139,7 +139,7 @@ class Adaptation:
         })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
-        """Continue from a checkpoint; return False, with nothing changed, if there is no valid one of this trial."""
+        """Continue from a checkpoint and return True; if it is missing, damaged or of another trial, return False."""
         state = checkpoint.load(path)
         if state is None:
             return False
@@ -160,9 +160,9 @@ class Adaptation:
         return True
 
     def close(self) -> None:
-        """Free model, optimiser and caches, including CUDA memory; the outcome remains available."""
+        """Free the memory of model, optimiser and caches, including CUDA memory; `result` remains available."""
         self._align = self._refine = self._model = None
-        # Checkpointed layers and compiled networks are part of reference cycles. A collection takes 0.2 s.
+        # Only the garbage collector frees checkpointed layers and compiled networks; it takes 0.2 s.
         if self._device.type == "cuda" or self._hyperparameters.refine.gradient_checkpointing == "on":
             gc.collect()
         if self._device.type == "cuda":
@@ -238,13 +238,13 @@ class Adaptation:
 
 
 def _joined(notes: str | None, more: list[str]) -> str | None:
-    """Append those of ``more`` that ``notes`` does not contain yet."""
+    """Return ``notes`` (joined by "; ") with those of ``more`` appended that it does not contain; None if empty."""
     present = notes.split("; ") if notes else []
     return "; ".join([*present, *(note for note in more if note not in present)]) or None
 
 
 def _check_data(task: Task, data: PreparedData) -> None:
-    """Raise UserError unless the training and validation arrays are numbers of the task's shapes."""
+    """Raise UserError unless training and validation data are numeric arrays with the shapes of the task."""
     assert task.input_shape is not None, "a resolved task knows its shapes"
     target_shape = () if task.target.kind == "classes" else task.target.output_shape
     for name, split in (("training", data.train), ("validation", data.validation)):

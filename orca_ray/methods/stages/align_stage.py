@@ -1,4 +1,4 @@
-"""The align stage of one trial: computed, or replayed from the cached alignment of another trial."""
+"""The align stage of one trial: runs it, or replays it if another trial has cached the same alignment."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +33,7 @@ class AlignStage:
     seed: int
     device: torch.device
     cache: AlignedCache | None
-    """Alignments shared with other trials; None: neither read nor write them."""
+    """Cache of alignments, shared with other trials; None: no cache."""
 
     def __post_init__(self) -> None:
         self._key: str | None = None
@@ -41,11 +41,11 @@ class AlignStage:
 
     @property
     def done(self) -> bool:
-        """Whether the embedder is aligned."""
+        """Whether the stage has ended."""
         return self._stage is not None and self._stage.done
 
     def step(self) -> AlignEpoch:
-        """Run or replay one epoch; after the last one, store the alignment for other trials."""
+        """Run or replay one epoch; after the last one that was run, store the alignment in the cache."""
         self._stage = self._stage or self._open()
         epoch = self._stage.step()
         alignment = self._stage.alignment() if isinstance(self._stage, AlignLoop) else None
@@ -54,7 +54,7 @@ class AlignStage:
         return epoch
 
     def add_to(self, outcome: Outcome, seconds: float) -> Outcome:
-        """Return ``outcome`` with the results so far and the duration of the last step added."""
+        """Return ``outcome`` with the results of this stage so far, and ``seconds`` added to ``align_seconds``."""
         assert self._stage is not None
         stage = self._stage
         return replace(
@@ -68,7 +68,7 @@ class AlignStage:
         return self._stage.state_dict() if self._stage else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue a loop or a replay exactly; the model must already have the embedder's weights."""
+        """Continue where the stage that returned ``state`` was; the embedder must already have its weights."""
         self._stage = AlignReplay.from_state(self.model.embedder, state)
         if self._stage is None:
             self._stage = self._make_loop(self._source())
@@ -93,20 +93,20 @@ class AlignStage:
         return source_features(
             config.source or default_source(self.body), self.body, num_samples=config.source_samples,
             image_size=self.hyperparameters.embedder.image_size, pretrained=self.pretrained,
-            seed=0 if self.pretrained else self.seed,  # the random body's own stem
+            seed=0 if self.pretrained else self.seed,  # a random body's stem depends on the seed
         )  # fmt: skip
 
     def _make_key(self, source: SourceFeatures) -> str:
-        """Return the cache key; it depends neither on the refine stage nor on the depth of the body."""
+        """Return the key in the cache. It depends neither on refine options nor on the number of the body's layers."""
         config = self.hyperparameters.align
         settings = {
             "data": self.data.fingerprint,
             "target": self.target.kind,
             "body": parse_body_name(self.body)[0],
             "pretrained": self.pretrained,
-            "standardised": self.model.input_mean is not None,  # the statistics are those of these inputs
+            "standardised": self.model.input_mean is not None,  # the statistics follow from the inputs
             "embedder": asdict(self.hyperparameters.embedder),
-            "align": asdict(replace(config, source="")),  # the source features are hashed themselves
+            "align": asdict(replace(config, source="")),  # not the name: the source features are hashed
             "distance": get_distance(config.distance).version,
             "seed": self.seed,
             "threads": torch.get_num_threads(),
