@@ -121,7 +121,7 @@ def fold_shape(length: int) -> tuple[int, int]:
 def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
     """Return the smallest patch side for which a padded input of ``size`` has at most ``most_tokens`` patches.
 
-    With ``divides``, the side must also divide the length of a series, which then needs no padding. It does not affect images.
+    With ``divides``, the side must also divide the length of a series, so no padding is needed; images ignore this.
     """
     side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
     while math.prod(math.ceil(length / side) for length in size) > most_tokens:

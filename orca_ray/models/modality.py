@@ -29,7 +29,7 @@ class EmbedderConfig:
     "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
     patching: Literal["pad", "divide"] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
-    padded. ``divide``: the patch length must also divide the series, as in the reference (if prime: one token)."""
+    padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
     initialisation: Literal["body", "random"] = "body"
     "`body`: kernels computed from the body's own embedding; `random`: torch's default, scaled to the same RMS"
 

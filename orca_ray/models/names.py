@@ -39,7 +39,7 @@ class PackagedBody(BodyInfo):
     sha256: str
     "SHA-256 of the file with the weights: safetensors, or the ONNX file that is converted to it"
     config: Mapping[str, Any] = field(repr=False)
-    "Values of the Hugging Face configuration that are not its class's defaults; the model can be built without the files"
+    "Values of the Hugging Face configuration that are not its class's defaults: no file is needed to build the model"
 
 
 _MINILM_PACKAGE = Package(

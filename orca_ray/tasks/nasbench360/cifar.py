@@ -1,6 +1,6 @@
 """CIFAR-100: photographs of 100 classes, as images of 32×32 pixels and projected onto a sphere.
 
-``cifar100`` is standardised by channel. As in the reference, random crops pad images with black pixels, which are not 0
+``cifar100`` is standardised by channel. As in ORCA's code, random crops pad images with black pixels, which are not 0
 after standardisation, so the task has its own augmentation, ``crop_flip_cifar100``. In ``spherical``, images are
 projected onto the northern hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60 points.
 """

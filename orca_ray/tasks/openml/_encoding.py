@@ -75,7 +75,7 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
 
 
 def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows standardised again by statistics of the rows ``fit``, as the reference does for some tables.
+    """Return the rows standardised again by statistics of the rows ``fit``, as ORCA's code does for some tables.
 
     The divisor is the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
     """
