@@ -62,10 +62,10 @@ def long_range_contact_error(predictions: Array, y: Array) -> float:
 
 
 def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
-    """Return `long_range_contact_error` as the reference implementation computes it.
+    """Return `long_range_contact_error` as ORCA's code computes it.
 
     The prediction for a pair i < j is the mean of two values, both clamped to at least 0.01 Å: entry (j, i), and the
-    mean of entries (i, j) and (j, i). So (j, i) weighs ¾. Every protein is cut to the length of the first one. ORCA's code
+    mean of entries (i, j) and (j, i). So (j, i) weighs ¾. Every protein is cut to the length of the first. ORCA's code
     crashes for a protein without long-range contacts; this function leaves such proteins out.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)

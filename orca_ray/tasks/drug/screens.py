@@ -1,4 +1,4 @@
-"""DrugCell's data: the response of a cell line to a drug, predicted from the drug's fingerprint and the mutations."""
+"""DrugCell's data: the response of a cell line to a drug, from the drug's fingerprint and the cell line's mutations."""
 
 from pathlib import Path
 

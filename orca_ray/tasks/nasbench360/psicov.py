@@ -132,7 +132,7 @@ class Squares:
     def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
         """Store a protein as sample ``index``; targets above ``clip`` Å become ``clip``.
 
-        ``shares``: where the windows of rows and of columns start, from 0 (first possible start) to below 1 (last).
+        ``shares``: start of the window of rows and of that of columns, as a share in [0, 1) of the possible starts.
         """
         rows, from_rows = _window(len(protein), shares[0])
         columns, from_columns = _window(len(protein), shares[1])

@@ -41,7 +41,7 @@ NAMES: Mapping[int, str] = {
 STANDARDISED_AGAIN = frozenset({12, 54, 1068, 1494})
 """Ids of tables without categories that ORCA's code standardises a second time, by statistics of training rows."""
 KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
-"""Columns that ORCA's code keeps, by table id; all for other tables. In 1464, column 2 is a multiple of 1."""
+"""Columns that ORCA's code keeps, by table id; all for other tables. In 1464, column 2 is a multiple of column 1."""
 NOMINAL_ONLY = frozenset({50, 469, 40975})
 """Ids of tables without columns of numbers: nothing is standardised, so both protocols have the same arrays."""
 LEAST_ROWS = 3
