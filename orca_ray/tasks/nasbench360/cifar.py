@@ -27,7 +27,7 @@ NUM_SAMPLES = (40_000, 10_000, 10_000)
 
 _MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
 _PARTS = ("train", "test")
-_MOST_BYTES = 2**29  # the archive takes 186 MB
+_MOST_BYTES = 2**29  # limit for the unpacked archive, which has 186 MB
 
 
 def _build(workspace: Workspace) -> Arrays:
