@@ -85,7 +85,7 @@ class SequenceModality(Modality):
     """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of patches; a 2-D input counts as a series of all its values per channel."""
+        """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts as a flattened series."""
         most = config.sequence_length
         length = most if input_shape is None else math.prod(input_shape[1:])
         if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):

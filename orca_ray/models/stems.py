@@ -124,7 +124,7 @@ def prefix_and_places(
     if table is None:
         return prefix, None
     table = table.detach()[0]
-    placed = table.shape[0] - grid[0] * grid[1]  # number of prefix tokens with positions: no registers, CLS in most models
+    placed = table.shape[0] - grid[0] * grid[1]  # prefix tokens with positions: no registers, often CLS
     prefix = torch.cat((prefix[:placed] + table[:placed], prefix[placed:]))
     return prefix, table[placed:].view(grid[0], grid[1], width)
 
