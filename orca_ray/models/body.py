@@ -1,4 +1,4 @@
-"""Interfaces of a body, a pretrained transformer without its embedding and head, and of its stem, that embedding.
+"""Interfaces of bodies (pretrained transformers without embedding and head) and of stems (their embeddings).
 
 Tensor suffixes: B batch, T input tokens, S output features, D token width, F feature width, C channels, H and W sides.
 A *layout* is the spatial arrangement of tokens: ``(T,)`` for a sequence, ``(gh, gw)`` for a grid in row-major order.
@@ -103,11 +103,11 @@ class Stem(nn.Module, ABC):
 
     @abstractmethod
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return the position embeddings of tokens of ``layout``, [T, D]; None if the body uses relative positions."""
+        """Return position embeddings [T, D] for a ``layout`` of T tokens; None if the body uses relative positions."""
 
     @abstractmethod
     def token_rms(self) -> float:
-        """Return the root mean square that tokens should have before positions and norm: about that of pretraining."""
+        """Return the root mean square that tokens should have before positions and norm, close to pretrained ones."""
 
 
 class GivenEmbeddings(nn.Module):

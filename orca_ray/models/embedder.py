@@ -121,7 +121,7 @@ def fold_shape(length: int) -> tuple[int, int]:
 def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
     """Return the smallest patch side for which a padded input of ``size`` has at most ``most_tokens`` patches.
 
-    With ``divides``, the side must also divide the length of a series, which then needs no padding. Images ignore it.
+    With ``divides``, the side must also divide the length of a series, so no padding is needed; images ignore this.
     """
     side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
     while math.prod(math.ceil(length / side) for length in size) > most_tokens:
@@ -137,8 +137,8 @@ def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) ->
 
     For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2 n), with embeddings e of random words i, j.
     For white inputs of unit variance, tokens then have the mean of the body's word embeddings and s² times their
-    covariance. For fully correlated inputs, they have the same mean and on average the same RMS. The scale s <= 1
-    keeps tokens from dominating position embeddings (see `TextStem.token_rms`).
+    covariance. For fully correlated inputs, they have the same mean and on average the same RMS. The scale s <= 1,
+    `TextStem.token_rms` divided by the RMS of the word embeddings, keeps tokens from dominating position embeddings.
     """
     weight = projection.weight
     num_inputs = weight[0].numel()

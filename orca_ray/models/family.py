@@ -37,7 +37,7 @@ class Family:
     modality: ModalityName
     library: Library = "transformers"
     model_types: Sequence[str] = ()
-    """Values of ``config.model_type`` that belong to this family; for them no `resembles` is called."""
+    """Values of ``config.model_type`` that belong to this family; `resembles` is not called for them."""
     resembles: Callable[[Any], bool] = lambda specification: False
     """Returns whether a specification, whose model type no family lists, belongs to this family."""
     depths: Callable[[Any], list[int]] = _depths

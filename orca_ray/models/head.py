@@ -14,7 +14,7 @@ from orca_ray.models.embedder import fold_shape
 
 
 class PooledHead(nn.Module):
-    """Head for classes, labels and scalars: the mean over the S features, then a linear layer, as in the reference."""
+    """Head for classes, labels and scalars: the mean over the S features, then a linear layer, as in ORCA's code."""
 
     def __init__(self, feature_width: int, target: Target) -> None:
         super().__init__()

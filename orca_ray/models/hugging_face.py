@@ -105,7 +105,7 @@ def check_config(base: str, config: Any) -> Family:
 
 
 def weight_files(base: str) -> list[Path]:
-    """Return the weight files of a local directory, or those of a hub name that are already in the hub's cache.
+    """Return the weight files of a local directory, or those of a hub name in the hub's cache; may be empty.
 
     Raises UserError if an index of weight files cannot be read or lists a missing file.
     """
@@ -161,7 +161,7 @@ def read_weights(base: str, config: Any) -> Any:
 
 
 def cause(error: Exception) -> str:
-    """Return the line of an error's message that gives the reason; its type if that line advises to disable a check."""
+    """Return the line of an error's message with the reason, or the error's type if it advises to disable a check."""
     lines = str(error).strip().splitlines()
     if isinstance(error, KeyError):
         lines = [f"unknown name {error}"]

@@ -29,7 +29,7 @@ class EmbedderConfig:
     "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
     patching: Literal["pad", "divide"] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
-    padded. ``divide``: the patch length must also divide the series, as in the reference (if prime: one token)."""
+    padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
     initialisation: Literal["body", "random"] = "body"
     "`body`: kernels computed from the body's own embedding; `random`: torch's default, scaled to the same RMS"
 
@@ -51,9 +51,9 @@ class Modality(ABC):
 
     name: ModalityName
     default_source: str
-    """Default data that embedders are aligned with; it needs no download of its own."""
+    """Name of the default alignment source: data whose features an embedder learns to match. It needs no download."""
     paper_source: str
-    """Data that the ORCA paper aligns embedders with."""
+    """Name of the alignment source in the ORCA paper."""
     embedder_class: str
     """Name of the embedder's class in :mod:`orca_ray.models.embedder`."""
 
@@ -73,7 +73,7 @@ class Modality(ABC):
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
         """Return the number of tokens of one sample, for cost estimates, without prefix tokens and padding.
 
-        ``input_shape`` is (C, L) or (C, H, W), or None if not yet known; ``patch_size`` is the side of a 2-D body's.
+        ``input_shape`` is (C, L) or (C, H, W), or None if not yet known; ``patch_size`` is that of a 2-D body.
         """
 
     @abstractmethod
@@ -85,7 +85,7 @@ class SequenceModality(Modality):
     """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of patches; a 2-D input counts as a series of all its values per channel."""
+        """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts as a flattened series."""
         most = config.sequence_length
         length = most if input_shape is None else math.prod(input_shape[1:])
         if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
@@ -127,5 +127,5 @@ def get_modality(name: str) -> Modality:
 
 
 def modality_of(body: str, otherwise: ModalityName) -> Modality:
-    """Return the modality of a body that `list_bodies` lists, by its name alone; ``otherwise`` for other bodies."""
+    """Return the modality of a body that `list_bodies` lists; for other bodies, return the modality ``otherwise``."""
     return get_modality(otherwise if (info := listed_body(body)) is None else info.modality)

@@ -13,7 +13,7 @@ from orca_ray.errors import UserError, nearest, unknown_name
 
 @dataclass(frozen=True)
 class BodyInfo:
-    """A row of ``orca-sweep bodies``."""
+    """Facts about a body, as ``orca-sweep bodies`` prints them in one row."""
 
     name: str
     modality: ModalityName
@@ -39,7 +39,7 @@ class PackagedBody(BodyInfo):
     sha256: str
     "SHA-256 of the file with the weights: safetensors, or the ONNX file that is converted to it"
     config: Mapping[str, Any] = field(repr=False)
-    "Hugging Face configuration: the values that differ from its class's defaults. No package is needed to read it"
+    "Values of the Hugging Face configuration that are not its class's defaults: no file is needed to build the model"
 
 
 _MINILM_PACKAGE = Package(

@@ -23,7 +23,7 @@ class TextStem(Stem):
         self.width = word_embeddings.shape[1]
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return T position plus segment embeddings, [T, D], interpolated if the pretrained ones are fewer."""
+        """Return position plus segment embeddings of T tokens in reading order, [T, D]; if T > P, interpolate them."""
         if self.places is None:
             return None
         num_tokens = math.prod(layout)
@@ -62,7 +62,7 @@ class ImageStem(Stem):
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
         antialias: bool = False,
     ) -> None:
-        """``projection``: patch convolution; ``prefix`` [P, D] includes its positions; ``places`` [gh, gw, D]: grid's.
+        """``projection``: patch convolution; ``prefix`` [P, D] includes its positions; ``places`` [gh, gw, D]: of grid.
 
         ``statistics``: mean and standard deviation of each colour in pretraining. ``antialias``: whether the body's own
         code applies an anti-aliasing filter when it reduces the grid of position embeddings.
@@ -124,7 +124,7 @@ def prefix_and_places(
     if table is None:
         return prefix, None
     table = table.detach()[0]
-    placed = table.shape[0] - grid[0] * grid[1]  # prefix tokens with positions: never registers, not always CLS
+    placed = table.shape[0] - grid[0] * grid[1]  # prefix tokens with positions: no registers, often CLS
     prefix = torch.cat((prefix[:placed] + table[:placed], prefix[placed:]))
     return prefix, table[placed:].view(grid[0], grid[1], width)
 

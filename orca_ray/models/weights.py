@@ -17,7 +17,7 @@ from orca_ray.models.hugging_face import cause, check_config, read_config
 from orca_ray.models.names import PACKAGED, parse_body_name
 
 _CACHED = {True: 2, False: 1}
-"Most bodies cached per process, by ``pretrained``: enough for one text and one image body; random ones are cheap"
+"Largest number of bodies cached per process: 2 pretrained ones (text and image), 1 random one (cheap to rebuild)"
 _pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {True: OrderedDict(), False: OrderedDict()}
 _guard = threading.Lock()
 

@@ -16,10 +16,10 @@ _BATCH_BYTES = 64 * 2**20
 
 
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
-    """Return random indices of the remaining training samples and of ``num_held_out`` ones, held out for validation.
+    """Return random indices of the samples kept for training, and of ``num_held_out`` ones held out for validation.
 
     ``samples`` is the number N of training samples, or their labels [N]; then both sets have their class proportions.
-    ``path``, the file with the samples, is named in errors. Raises UserError for too few samples, also of one class.
+    ``path``, the file with the samples, is named in errors. Raises UserError if there are too few samples.
     """
     count = samples if isinstance(samples, int) else len(samples)
     if count <= num_held_out:
@@ -50,7 +50,7 @@ def filled(
 
 
 def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
-    """Return a function of several indices, for ``rows`` of `filled`, that stacks the results of ``function``."""
+    """Return a function for ``rows`` of `filled` that stacks the results of ``function`` for several indices."""
     return lambda indices: np.stack([function(int(index)) for index in indices])
 
 

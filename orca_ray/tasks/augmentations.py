@@ -2,7 +2,7 @@
 
 Every epoch, parameters are drawn for all samples of the split, in order of their indices. So they depend neither on the
 order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
-align stage use the inputs unchanged, whereas the reference aligns on augmented inputs.
+align stage use the inputs unchanged, whereas ORCA's code aligns on augmented inputs.
 
 To add an augmentation, add an entry to `_ALL`. Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -1
-"""Target value of ignored pixels. As in the reference, they count as pixels outside the mask with logit 0."""
+"""Target value of ignored pixels. As in ORCA's code, they count as pixels outside the mask with logit 0."""
 PADDING = 100.0
-"""Target distance, in ångström, at padded positions, as in the reference."""
+"""Target distance, in ångström, at padded positions, as in ORCA's code."""
 MARGIN = 5
 """Number of padded rows and columns before the first residue of a map, and at least that many after the last one."""
 CONTACT = 8.0
@@ -24,7 +24,7 @@ CONTACT = 8.0
 SEPARATION = 24
 """Least difference of the sequence positions of the two residues of a long-range contact."""
 _FLOOR = 0.01
-"""The reference clamps predicted distances to at least this value, in ångström."""
+"""ORCA's code clamps predicted distances to at least this value, in ångström."""
 
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
@@ -62,11 +62,11 @@ def long_range_contact_error(predictions: Array, y: Array) -> float:
 
 
 def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
-    """Return `long_range_contact_error` as the reference implementation computes it.
+    """Return `long_range_contact_error` as ORCA's code computes it.
 
-    For a pair i < j, it averages entries (i, j) and (j, i), clamps to at least 0.01 Å, and averages the result with the
-    clamped (j, i), which so weighs ¾. It cuts every protein to the length of the first one. The reference crashes for a
-    protein without long-range contacts; this function leaves such proteins out.
+    The prediction for a pair i < j is the mean of two values, both clamped to at least 0.01 Å: entry (j, i), and the
+    mean of entries (i, j) and (j, i). So (j, i) weighs ¾. Every protein is cut to the length of the first. ORCA's code
+    crashes for a protein without long-range contacts; this function leaves such proteins out.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     length = int((y_NSS[0] != PADDING).any(axis=1).sum())

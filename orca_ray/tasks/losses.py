@@ -25,7 +25,7 @@ LossFactory = Callable[[Rows, Target, torch.device], Loss]
 """Returns the loss, given the training targets [N, ...], of which it may use statistics, the target and the device."""
 
 FOCAL_FLOOR = 1e-9
-"""Added to a probability before its logarithm is computed, as in the reference."""
+"""Added to a probability before its logarithm is computed, as in ORCA's code."""
 _bce = functional.binary_cross_entropy_with_logits
 
 
@@ -47,7 +47,7 @@ def _weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device)
     """Return the cross-entropy in which a sample of class c has the weight w_c = N / (K n_c).
 
     N is the number of training samples, K of classes, and n_c of training samples of class c. The loss is the weighted
-    sum divided by B. The reference uses torch's weighted mean, which divides by the weights' sum in the batch instead.
+    sum divided by B. ORCA's code uses torch's weighted mean, which divides by the weights' sum in the batch instead.
 
     Raises UserError if a class has no training sample.
     """

@@ -48,7 +48,7 @@ def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
 
 
 def _in_units(rows: Rows, scale: Scale) -> np.ndarray | None:
-    """Return evenly spaced ones of ``rows`` as float64 if they are not standardised; return None if they are."""
+    """Return evenly spaced samples of ``rows``, float64, if these are not standardised; return None if they are."""
     if scale == "standardised":
         return None
     row_bytes = num_bytes(rows) // len(rows) * 2  # float64

@@ -84,7 +84,7 @@ class Task:
     version: int = 1
     """Number to increase whenever a change of ``build`` changes the arrays, so that they are prepared again."""
     fingerprint: str | None = None
-    """Fingerprint that the prepared data must have under ``held-out``; None: it is not checked."""
+    """Fingerprint that the prepared data with the splits of ``held-out`` must have; None: it is not checked."""
 
     def __post_init__(self) -> None:
         if self.name.count("/") != 1 or not all(self.name.split("/")):
@@ -185,7 +185,7 @@ class Task:
         )
 
     def under(self, protocol: str) -> Self:
-        """Return the task with the metric that ``protocol`` uses: for ``paper`` `paper_metric`, if there is one."""
+        """Return the task with the metric of ``protocol``: ``paper_metric`` under ``paper``, if there is one."""
         return replace(self, metric=self.paper_metric or self.metric) if protocol == PAPER else self
 
     def resolved(self, data: PreparedData) -> Self:

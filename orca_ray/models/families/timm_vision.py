@@ -53,7 +53,7 @@ class TimmSwinBody(Body):
         return tuple(math.ceil(side / 2 ** (len(self.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Set the grid of each stage. timm shrinks windows that are larger and interpolates their position biases."""
+        """Set the grid of each stage. timm shrinks larger windows and interpolates their position biases."""
         for index, (stage, window) in enumerate(zip(self.layers, self._windows, strict=True)):
             scale = 2 ** max(index - 1, 0)
             stage.set_input_size(tuple(math.ceil(side / scale) for side in grid), window)

@@ -93,7 +93,7 @@ def _stem(model: Any) -> ImageStem:
     prefix, places = prefix_and_places(tokens, getattr(embeddings, "position_embeddings", None), grid, projection)
     statistics = _HALF if model.config.model_type in ("vit", "beit") else IMAGENET_STATISTICS
     norm = getattr(embeddings, "norm", None) or nn.Identity()
-    antialias = hasattr(embeddings, "register_tokens")  # of these models, only Dinov2WithRegisters does it
+    antialias = hasattr(embeddings, "register_tokens")  # of these models, only Dinov2WithRegisters anti-aliases
     return ImageStem(projection, norm, prefix, places, statistics, antialias)
 
 

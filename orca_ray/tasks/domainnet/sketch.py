@@ -1,12 +1,12 @@
 """DomainNet: sketches of 40 of its classes.
 
-Decisions where this task could differ from the reference:
+Decisions where this task could differ from ORCA's code:
 
-- Training images are cropped and flipped at random only once, when they are read, as in the reference, but with a seed.
+- Training images are cropped and flipped at random only once, when they are read, as in ORCA's code, but with a seed.
 - Validation is a stratified tenth of the training list. Its images are prepared like test images; but like training
   images under ``paper``, which trains on them.
-- The lists of images, of 40 classes, are those of SENTRY: they have the file names that the reference uses.
-- The reference's URL of the archive, below ``groundtruth/``, is tried last, because DomainNet has it one folder up.
+- The lists of images, of 40 classes, are those of SENTRY: they have the file names that ORCA's code uses.
+- ORCA's URL of the archive, below ``groundtruth/``, is tried last, because DomainNet has it one folder up.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""DrugCell's data: the response of a cell line to a drug, predicted from the drug's fingerprint and the mutations."""
+"""DrugCell's data: the response of a cell line to a drug, from the drug's fingerprint and the cell line's mutations."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_l
 def _task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
     """Declare the task of the screen ``name`` (``ctrp`` or ``gdsc``); validation is a tenth of its training file.
 
-    Targets are the responses as in the files, neither standardised nor clipped, as in the reference.
+    Targets are the responses as in the files, neither standardised nor clipped, as in ORCA's code.
     """
     return Task(
         name=f"drug/{name}",

@@ -1,6 +1,6 @@
 """CIFAR-100: photographs of 100 classes, as images of 32×32 pixels and projected onto a sphere.
 
-``cifar100`` is standardised by channel. As in the reference, random crops pad images with black pixels, which are not 0
+``cifar100`` is standardised by channel. As in ORCA's code, random crops pad images with black pixels, which are not 0
 after standardisation, so the task has its own augmentation, ``crop_flip_cifar100``. In ``spherical``, images are
 projected onto the northern hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60 points.
 """
@@ -27,7 +27,7 @@ NUM_SAMPLES = (40_000, 10_000, 10_000)
 
 _MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
 _PARTS = ("train", "test")
-_MOST_BYTES = 2**29  # the archive takes 186 MB
+_MOST_BYTES = 2**29  # limit for the unpacked archive, which has 186 MB
 
 
 def _build(workspace: Workspace) -> Arrays:

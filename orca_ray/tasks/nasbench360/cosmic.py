@@ -1,11 +1,11 @@
 """Cosmic: which pixels of a Hubble image were hit by a cosmic ray (deepCR's ACS/WFC data, galaxies, filter F435W).
 
-A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this task could differ from the reference:
+A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this task could differ from ORCA's code:
 
-- The sky brightness times a random factor from -0.9 to 3 is added to training images; drawn once, not every epoch. The
-  reference does so in validation and test, too; here, only the protocol ``paper`` does.
+- The sky brightness times a random factor from -0.9 to 3 is added to training images. The factor is
+  drawn once, not every epoch. ORCA's code does so in validation and test, too; here, only the protocol ``paper`` does.
 - Pixels in a stamp's mask ``ignore`` have target -1: loss and metric use logit 0 and target 0 (no hit) there.
-- Images are counts of electrons, not standardised, as in the reference.
+- Images are counts of electrons, not standardised, as in ORCA's code.
 - If no files list the stamps, all stamps of galaxy fields in F435W are used, sorted by path.
 """
 

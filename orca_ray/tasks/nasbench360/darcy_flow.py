@@ -2,7 +2,7 @@
 
 Input channel 0 is the permeability, standardised pointwise. Channels 1 and 2 are the coordinates of each point in the
 unit square, along the last axis and along the rows. Targets are in their own units, with pointwise ``y_mean`` and
-``y_std``. As in the reference, deviations are unbiased and 1e-5 is added to them. Statistics are computed from the 900
+``y_std``. As in ORCA's code, deviations are unbiased and 1e-5 is added to them. Statistics are computed from the 900
 training samples, and under the protocol ``paper`` from train and validation (1000 samples).
 """
 

@@ -19,7 +19,7 @@ NUM_LABELS = 36
 NUM_SAMPLES = (71_753, 2490, 149_400)
 
 _MEMBERS: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
-"""Names of the published splits in the file. The reference trains on train and val together."""
+"""Names of the published splits in the file. ORCA's code trains on train and val together."""
 
 
 def _build(workspace: Workspace) -> Arrays:

@@ -1,7 +1,7 @@
 """ECG: four classes of heart rhythm, predicted from 1000 samples (3.3 s) of a single-lead electrocardiogram.
 
 Each record is standardised and cut into windows, which overlap more for rarer classes. Records are split with
-scikit-learn's ``train_test_split`` and seed 0, as in the reference: train, validation and test are 80, 10 and 10 %. The
+scikit-learn's ``train_test_split`` and seed 0, as in ORCA's code: train, validation and test are 80, 10 and 10 %. The
 protocol ``paper`` first splits off 10 % for test, then validation. Windows keep the order of their records.
 """
 
@@ -69,7 +69,7 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
 def _first_windows(lengths: list[int], labels: Array) -> Indices:
     """Return [records + 1]: the index of the first window of each record in the split, then the number of windows.
 
-    As in the reference, a window that would end exactly at the end of its record is left out.
+    As in ORCA's code, a window that would end exactly at the end of its record is left out.
     """
     strides = [STRIDES[label] for label in labels]
     counts = [len(range(0, length - LENGTH, stride)) for length, stride in zip(lengths, strides, strict=True)]

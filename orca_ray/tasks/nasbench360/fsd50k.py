@@ -1,13 +1,13 @@
 """FSD50K: which of 200 kinds of sound occur in an audio clip. The clips are published as chunks of one second.
 
-Decisions where this task could differ from the reference:
+Decisions where this task could differ from ORCA's code:
 
 - Training has one example for each clip: a random chunk, randomly masked and mixed with a background. All is drawn only
-  once, as in the reference, but from a seed and the clip's number, so a resumed preparation gives the same arrays.
+  once, as in ORCA's code, but from a seed and the clip's number, so a resumed preparation gives the same arrays.
 - Validation and test contain every chunk, unchanged; the logits of a clip are the mean over its chunks (``group``).
   Under ``paper``, which trains on train and validation and selects on test, validation is a tenth of the training
-  clips, and ``val.csv`` is not used, as in the reference.
-- Masks and mixtures have the distributions of the reference's ``SpectrogramDataset``.
+  clips, and ``val.csv`` is not used, as in ORCA's code.
+- Masks and mixtures have the distributions of ORCA's ``SpectrogramDataset``.
 - Clips are numbered by their sorted ids. Training examples have that order; chunks have the order of the file.
 """
 
@@ -161,13 +161,13 @@ def spectrogram(path: str) -> Array:
 
 
 def middle(spectrogram_MT: Array) -> Array:
-    """Return the middle 101 frames. (The reference does not cut longer chunks; all published ones last a second.)"""
+    """Return the middle 101 frames. (ORCA's code does not cut longer chunks; all published ones last a second.)"""
     start = (spectrogram_MT.shape[1] - NUM_FRAMES) // 2
     return spectrogram_MT[:, start : start + NUM_FRAMES]
 
 
 def framed(spectrogram_MT: Array) -> Array:
-    """Return the spectrogram as [1, 96, 102], with a frame of zeros appended as in the reference."""
+    """Return the spectrogram as [1, 96, 102], with a frame of zeros appended as in ORCA's code."""
     return np.pad(spectrogram_MT, ((0, 0), (0, 1)))[None]
 
 

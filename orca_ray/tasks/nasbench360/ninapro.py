@@ -14,7 +14,7 @@ NUM_CLASSES = 18
 NUM_SAMPLES = (2638, 659, 659)
 
 _FILES = ("train", "val", "test")
-"""Names of the published splits. The reference trains on train and val together, as the protocol ``paper`` does."""
+"""Names of the published splits. ORCA's code trains on train and val together, as the protocol ``paper`` does."""
 
 
 def _build(workspace: Workspace) -> Arrays:

@@ -3,10 +3,10 @@
 Proteins are in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0): ``features/ID.pkl`` has the features of
 residues and of pairs of residues; ``distance/ID-cb.npy`` has the length L, the sequence and the distances between Cβ
 atoms in Å. Maps of all proteins are padded or cut to 512×512. A model is trained on proteins of DeepCov and scored on
-those of PSICOV. Decisions where this task could differ from the reference:
+those of PSICOV. Decisions where this task could differ from ORCA's code:
 
 - A protein of more than 502 residues is cut to a random window, drawn once and not every epoch. In training, windows of
-  rows and of columns are drawn independently, as in the reference. In validation and test they are equal, because the
+  rows and of columns are drawn independently, as in ORCA's code. In validation and test they are equal, because the
   metric computes the sequence separation of two residues from their row and column.
 - ``held-out``: test is the first half of PSICOV's list and validation the second. ``paper``: test is the whole list;
   validation, on which that protocol trains, is held out of DeepCov.
@@ -116,7 +116,7 @@ def _levelled(distances: Array) -> Array:
 class Squares:
     """The arrays of one split, ``x`` [num, 57, SIDE, SIDE] and ``y`` [num, SIDE, SIDE], stored on disk.
 
-    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In the reference, row and column
+    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In ORCA's code, row and column
     features alternate: channel 27 + f of x is its channel 2 f, and channel f of x is its channel 2 f + 1.
     """
 
@@ -132,7 +132,7 @@ class Squares:
     def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
         """Store a protein as sample ``index``; targets above ``clip`` Å become ``clip``.
 
-        ``shares``: where the windows of rows and of columns start, from 0 (first possible start) to below 1 (last).
+        ``shares``: start of the window of rows and of that of columns, as a share in [0, 1) of the possible starts.
         """
         rows, from_rows = _window(len(protein), shares[0])
         columns, from_columns = _window(len(protein), shares[1])

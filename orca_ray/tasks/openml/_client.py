@@ -75,7 +75,7 @@ def read_description(path: Path, dataset_id: int) -> Description:
         url=_text(path, fields, "url", r"https?://.+"),
         file_id=_text(path, fields, "file_id", r"[0-9]+"),
         md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
-        # This field is used as in the reference, although the server's list of features may name another target.
+        # This field is used as in ORCA's code, although the server's list of features may name another target.
         target=_text(path, fields, "default_target_attribute", r"[^,]+"),
         left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
     )

@@ -48,8 +48,8 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
 
     Columns of categories come first. They are one-hot: there is a slot for each category that occurs in any row, sorted
     as text, with `MISSING` as a category. Columns of numbers follow, in the first slot: missing values are set to 0,
-    then all are standardised by mean and deviation of the rows ``fit``. In a table of numbers, columns with missing
-    values are left out instead. Raises UserError if no column is left, or if the result does not fit the memory.
+    then all are standardised by mean and deviation of the rows ``fit``. If no column has categories, columns with
+    missing values are left out instead. Raises UserError if no column is left or the result does not fit the memory.
     """
     nominal = [column for column in columns if isinstance(column, Nominal)]
     numeric = [column for column in columns if isinstance(column, Numeric)]
@@ -75,7 +75,7 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
 
 
 def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows standardised again by statistics of the rows ``fit``, as the reference does for some tables.
+    """Return the rows standardised again by statistics of the rows ``fit``, as ORCA's code does for some tables.
 
     The divisor is the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
     """

@@ -1,7 +1,7 @@
 """The 42 tables of OpenML that the ORCA paper uses, from the papers on TabPFN and LIFT.
 
 Test is a stratified random tenth, validation a tenth of the rest. Numbers are standardised by statistics of the train
-split, and under the protocol ``paper`` of all rows, as in the reference. Classes with fewer than three rows are left
+split, and under the protocol ``paper`` of all rows, as in ORCA's code. Classes with fewer than three rows are left
 out, with a warning, because every split needs every class.
 """
 
@@ -39,9 +39,9 @@ NAMES: Mapping[int, str] = {
 """Names of the data sets by their id on OpenML."""
 
 STANDARDISED_AGAIN = frozenset({12, 54, 1068, 1494})
-"""Ids of tables without categories that the reference standardises a second time, by statistics of training rows."""
+"""Ids of tables without categories that ORCA's code standardises a second time, by statistics of training rows."""
 KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
-"""Columns that the reference keeps, by table id; all for other tables. In 1464, column 2 is a multiple of 1."""
+"""Columns that ORCA's code keeps, by table id; all for other tables. In 1464, column 2 is a multiple of column 1."""
 NOMINAL_ONLY = frozenset({50, 469, 40975})
 """Ids of tables without columns of numbers: nothing is standardised, so both protocols have the same arrays."""
 LEAST_ROWS = 3

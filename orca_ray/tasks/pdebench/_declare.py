@@ -48,7 +48,7 @@ class Problem:
     target_scale: Scale = "units"
     reading: Reading
     paper_splits: bool = False
-    """Whether arrays differ under ``paper``: in the target frame of test, or in statistics, then of validation, too."""
+    """Whether arrays differ under ``paper``: in the target frame of test, or because statistics include validation."""
 
     @property
     def file(self) -> str:

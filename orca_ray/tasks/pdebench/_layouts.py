@@ -110,7 +110,7 @@ class Seeds(Simulations):
 
 
 class Steady(Simulations):
-    """Layout with a coefficient ``nu`` [N, *grid], read as frame 0, and a steady state ``tensor`` [N, 1, *grid] (1)."""
+    """Layout with a coefficient ``nu`` [N, *grid], frame 0, and a steady state ``tensor`` [N, 1, *grid], frame 1."""
 
     num_frames = 2
     channels = 1

@@ -26,15 +26,15 @@ Scale = tuple[Array, Array]
 """Mean, which is subtracted, and deviation, which then divides; both float32 [C, *space]."""
 
 BATCH_BYTES = 32 * 2**20
-EPSILON = 1e-5  # added to every deviation, as in the reference
+EPSILON = 1e-5  # added to every deviation, as in ORCA's code
 MOST_SAMPLES = 10**7
-"""1000 times the published number; a damaged header may declare so many that their indices do not fit the memory."""
-PAPER_TEST_FRAME = 100  # the reference reads its test targets with this default of `t_train`
+"""Largest allowed number of samples, 1000 times the published one; a damaged header may declare too many to index."""
+PAPER_TEST_FRAME = 100  # ORCA's code reads its test targets with this default of `t_train`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How to read a file. Of the frames used, the first is the input, and number ``t_train`` or the last the target."""
+    """How to read a file. Input is the first of the frames used, target the ``t_train``-th, or the last if fewer."""
 
     layout: Layout
     grid: tuple[int, ...]
@@ -65,8 +65,8 @@ class Reading:
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
         """Return the index of the target frame of each split, given the number of frames used.
 
-        It is the same for all splits. Only under ``paper``, test has another one, as in the reference, which has a
-        defect: of 101 frames, it trains on frame 29 or 100, depending on the problem, and tests on frame 99.
+        It is the same for all splits, except that test may have another one under ``paper``, as in ORCA's code. This
+        is a defect there: of 101 frames, it trains on frame 29 or 100, depending on the problem, and tests on frame 99.
         """
         frames: dict[str, int] = {split: min(self.t_train, num_frames) - 1 for split in SPLITS}
         if protocol == PAPER:
@@ -133,7 +133,7 @@ def statistics(blocks: Iterable[Array]) -> Scale:
 
 
 def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
-    """Return the sorted sample indices of train, validation and test; test is a tenth, rounded as in the reference."""
+    """Return the sorted sample indices of train, validation and test; test is a tenth, rounded as in ORCA's code."""
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
     rows = np.arange(num_samples)
     test, rest = (rows[:boundary], rows[boundary:]) if test_first else (rows[boundary:], rows[:boundary])
