@@ -27,8 +27,7 @@ from orca_ray.data.gzip_stream import (
     refuse_growth,
     swollen,
 )
-from orca_ray.data.pins import NAME as PINS
-from orca_ray.data.raw import LOCKS
+from orca_ray.data.raw import LOCKS, PINS
 from orca_ray.errors import UserError, quoted
 
 __all__ = ["SCRATCH", "Progress", "open_gzip", "read_whole", "unpack"]

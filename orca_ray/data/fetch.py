@@ -2,7 +2,7 @@
 
 An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file is compared with
 its published hash. Without a published SHA-256, it is compared with its pin: the hash that was recorded in the lock
-file (`orca_ray.data.pins`) when the file was first unpacked or decompressed to its end without an error.
+file (`orca_ray.data.raw`) when the file was first unpacked or decompressed to its end without an error.
 """
 
 import hashlib
@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 from orca_ray.data import archives, cache
 from orca_ray.data.download import Download, Failed, Patience, content_length
 from orca_ray.data.gzip_stream import DamagedFile
-from orca_ray.data.pins import NAME, Pin, Pins
-from orca_ray.data.raw import LOCKS, RawFile
+from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile
 from orca_ray.data.thread_pool import Progress, Stopped, ThreadPool
 from orca_ray.errors import UserError
 
@@ -178,7 +177,7 @@ class _RawDirectory:
         if pin and pin[:2] != content[:2]:
             return (
                 f"sha256 is {content.sha256} {found} {pin.sha256} ({pin.num_bytes} bytes), as it was first seen and "
-                f"pinned in {NAME}; if the new one is right, remove the entry {file.path!r} from there"
+                f"pinned in {PINS}; if the new one is right, remove the entry {file.path!r} from there"
             )
         return ""
 

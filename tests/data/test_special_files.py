@@ -16,9 +16,7 @@ from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
 from orca_ray.data.archives import open_gzip, read_whole, unpack
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch, hash_file
-from orca_ray.data.pins import NAME, Pin, Pins
-from orca_ray.data.raw import RawFile
-from orca_ray.data.workspace import PROGRESS, Workspace
+from orca_ray.data.raw import PINS, PROGRESS, Pin, Pins, RawFile, Workspace
 from orca_ray.errors import UserError
 from tests.data.faulty_server import serving
 
@@ -102,7 +100,7 @@ def _description(place: Path, target: Path) -> None:
 
 
 def _lock_file(place: Path, target: Path) -> None:
-    (place / f"{NAME}.tmp").symlink_to(target)
+    (place / f"{PINS}.tmp").symlink_to(target)
     Pins(place).add("x", Pin("a" * 64, 3))
 
 
