@@ -22,14 +22,13 @@ from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
 __all__ = [
-    "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split", "SplitName",
-    "directory_of", "fingerprint", "opened", "prepare", "verify",
+    "HELD_OUT", "PAPER", "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split",
+    "SplitName", "directory_of", "fingerprint", "opened", "prepare", "under_protocol", "verify",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
-
 JOINED_BYTES = 2**30
 """Inputs or targets up to this total size are joined by a copy in memory; larger ones become `JoinedRows`."""
 

@@ -119,10 +119,8 @@ def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool =
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"
         command += f" {option} {shlex.quote(str(directory))}"
-    return (
-        f"{'download them yourself' if by_hand else f'run {command!r}'}, "
-        f"or name the directory that has them: 'orca-sweep data prepare {task} --raw DIR'"
-    )
+    advice = "download them yourself" if by_hand else f"run {command!r}"
+    return f"{advice}, or name the directory that has them: 'orca-sweep data prepare {task} --raw DIR'"
 
 
 class Pin(NamedTuple):
@@ -156,10 +154,9 @@ class Pins:
                 raise ValueError(f"version {quoted(content['version'])}, expected {_PINS_VERSION}")
             return {str(path): _pin(entry) for path, entry in content["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self.path} is no lock file of orca-sweep ({type(error).__name__}: {error}). Restore it from a copy, "
-                f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now."
-            ) from error
+            remedy = f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now"
+            found = f"no lock file of orca-sweep ({type(error).__name__}: {error})"
+            raise UserError(f"{self.path} is {found}. Restore it from a copy, {remedy}.") from error
 
     def add(self, path: str, pin: Pin) -> Pin:
         """Return the recorded pin of ``path``; if it has none, record ``pin``. Raises `UserError` as `read` does."""

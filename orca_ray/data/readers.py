@@ -18,16 +18,14 @@ import numpy.typing as npt
 from orca_ray.data import cache
 from orca_ray.data.cache import read_json
 from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat
-from orca_ray.data.npy import open_npz, read_npy
+from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, row_slices
 from orca_ray.errors import UserError, quoted, shorten
 
 __all__ = [
-    "MatArray", "open_hdf5", "open_npz", "read_csv", "read_json", "read_lines", "read_mat", "read_npy", "read_wav",
-    "refuse_labels", "refuse_not_finite", "refuse_shape",
+    "MatArray", "Npz", "open_hdf5", "pad", "parse_ts", "read_csv", "read_json", "read_lines", "read_mat", "read_npy",
+    "read_wav", "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
-
-Waveform = npt.NDArray[np.float32]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
@@ -127,7 +125,7 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: expected text in UTF-8, found byte {content[error.start]:#04x}") from error
 
 
-def read_wav(path: Path, sample_rate: int) -> Waveform:
+def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
     PCM of 8 to 32 bits and floating point are supported. Raises UserError for other encodings, a sample rate other than

@@ -60,18 +60,15 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of all rows: (N, *shape of one row)."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values."""
-        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: RowIndex, /) -> Array:
         """Return the selected rows as an array [b, ...]."""
-        ...
 
 
 class PairwiseRows:

@@ -237,29 +237,26 @@ def log_mel(
     sample_rate: int = 22050,
     n_mels: int = 96,
     n_fft: int = 1920,
-    window_seconds: float = 0.03,
-    hop_seconds: float = 0.01,
     top_db: float = 80.0,
 ) -> npt.NDArray[np.float32]:
     """Return the log-mel spectrogram [n_mels, 1 + n // hop] of one recording, in decibels, as FSD50K's baseline does.
 
-    The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a centred Hann window, reflected
-    edges, power 2, and triangular filters of height 1 on the HTK mel scale (O'Shaughnessy 1987). Then it converts to
-    decibels as librosa's ``power_to_db``. Equal: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
+    The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a centred Hann window (30 ms long),
+    reflected edges, power 2, and triangular filters of height 1 on the HTK mel scale (O'Shaughnessy 1987). Frames are
+    10 ms (``hop``) apart; both times are rounded down to whole samples. Then it converts to decibels as librosa's
+    ``power_to_db``. Equal in librosa: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
 
     Args:
         waveform: samples [n] in [−1, 1]; UserError is raised unless n > n_fft // 2.
         sample_rate: samples per second. One second at 22,050 Hz gives 101 frames.
         n_mels: number of mel bands, from 0 Hz to half the sample rate.
         n_fft: samples per Fourier transform.
-        window_seconds: length of the Hann window, rounded down to whole samples.
-        hop_seconds: distance between frames, rounded down to whole samples (``hop``).
         top_db: values are clamped to at least the recording's maximum minus ``top_db``.
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
         needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"
         raise UserError(f"{needed}, got shape {list(waveform.shape)}; repeat or pad shorter recordings")
-    window, hop = int(sample_rate * window_seconds), int(sample_rate * hop_seconds)
+    window, hop = int(sample_rate * 0.03), int(sample_rate * 0.01)
     # Float64, because float32 is too inaccurate in bands with a power far below the maximum.
     padded = np.pad(waveform.astype(np.float64), n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
