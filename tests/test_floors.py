@@ -177,10 +177,10 @@ def test_a_right_arrow_is_not(source: str, module: str) -> None:
 
 LIGHT = {
     "the package": "import orca_ray",
-    "the store": "import orca_ray.results",
+    "the store": "import orca_ray.results.store",
     "the board": "import orca_ray.leaderboard",
     "the task registry": "import orca_ray.tasks.registry",
-    "all of them": "import orca_ray, orca_ray.results, orca_ray.leaderboard, orca_ray.tasks.registry",
+    "all of them": "import orca_ray, orca_ray.results.store, orca_ray.leaderboard, orca_ray.tasks.registry",
     "the declared tasks": "from orca_ray.tasks.registry import all_tasks; assert all_tasks()",
     "the methods": "from orca_ray.methods.recipe import all_methods; assert all_methods()",
     "the planning of a sweep": """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import build_model
@@ -44,7 +44,7 @@ TASK = '''
 
 import numpy as np
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.tasks.task import Task
 
 

@@ -11,7 +11,7 @@ from orca_ray.cli.output import note
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_LOGGERS = ("orca_ray.data.cache", "orca_ray.data.workspace", "orca_ray.tasks")
+_LOGGERS = ("orca_ray.data.cache", "orca_ray.data.raw", "orca_ray.tasks")
 """Loggers whose INFO messages are shown as progress."""
 _SECONDS_BETWEEN_LINES = 10.0
 _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)\b(?P<rest>.*)")

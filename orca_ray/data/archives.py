@@ -17,21 +17,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import (
-    COPY_BYTES,
-    DamagedFile,
-    archive_errors,
-    drain,
-    max_bytes,
-    open_gzip,
-    refuse_growth,
-    swollen,
-)
-from orca_ray.data.pins import NAME as PINS
-from orca_ray.data.raw import LOCKS
+from orca_ray.data.gzip_stream import DamagedFile, archive_errors, drain, max_bytes, open_gzip, refuse_growth, swollen
+from orca_ray.data.raw import LOCKS, PINS
 from orca_ray.errors import UserError, quoted
-
-__all__ = ["SCRATCH", "Progress", "open_gzip", "read_whole", "unpack"]
 
 SCRATCH = ".unpack-"
 """Prefix of the scratch directories."""
@@ -48,15 +36,9 @@ _HEADERS = frozenset(
 )
 """Types of the tar headers that describe the next member; tarfile reads them into memory."""
 _MAX_HEADER_BYTES = 2**20
-_KINDS = {
-    tarfile.SYMTYPE: "symbolic link",
-    tarfile.LNKTYPE: "hard link",
-    tarfile.CHRTYPE: "device",
-    tarfile.BLKTYPE: "device",
-    tarfile.FIFOTYPE: "pipe",
-}
-
-
+_KINDS = {tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link", tarfile.FIFOTYPE: "pipe"}
+_KINDS |= dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE), "device")
+_BLOCK_BYTES = 2**20
 _Member = tuple[str, int, IO[bytes] | None]
 """Name, size and content of a member; the content of a directory is None."""
 
@@ -70,10 +52,9 @@ def unpack(
     ``stamp`` exists while they are moved; if it exists later, the move was interrupted: unpack the archive again.
     ``required`` is a path below ``into`` that must exist in the end; "": none.
 
-    Raises:
-        UserError: for a member that has ``..`` or an absolute path, is a link, device or pipe, is encrypted, has a name
-            of orca-ray's own files, or already exists with different content; for contents larger than the free disk
-            space or 200 times the archive; for a damaged archive, and for one without the required path.
+    Raises UserError for a member that has ``..`` or an absolute path, is a link, device or pipe, is encrypted, has a
+    name of orca-ray's own files, or already exists with different content; for contents larger than the free disk space
+    or 200 times the archive; for a damaged archive, and for one without the required path.
     """
     size = cache.refuse_special(archive)
     report = progress or (lambda done, total: None)
@@ -85,10 +66,8 @@ def unpack(
                 if num_bytes < 0 or unpacked > most:
                     raise swollen(archive, f" at {quoted(name)} ({num_bytes} bytes)")
                 if unpacked > free:
-                    raise UserError(
-                        f"{archive}: no space left at {quoted(name)}: {unpacked} bytes are unpacked by then, {free} "
-                        f"are free. {cache.make_room(scratch)}"
-                    )
+                    needed = f"{unpacked} bytes are unpacked by then, {free} are free. {cache.make_room(scratch)}"
+                    raise UserError(f"{archive}: no space left at {quoted(name)}: {needed}")
                 for _ in _write(archive, _target(archive, name, scratch), num_bytes, content):
                     report(min(position(), size), size)
         if required and not os.path.lexists(scratch / required) and not (into / required).exists():
@@ -197,10 +176,8 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
     windows = PureWindowsPath(name)
     outside = path.is_absolute() or ".." in path.parts or windows.drive or windows.root
     if not name or outside or "\\" in name or "\0" in name:
-        raise UserError(
-            f"{archive}, {quoted(name)}: expected a path below the directory, found one that is absolute, has '..' "
-            "or '\\', or is empty; refused"
-        )
+        found = "found one that is absolute, has '..' or '\\', or is empty; refused"
+        raise UserError(f"{archive}, {quoted(name)}: expected a path below the directory, {found}")
     if path.parts and path.parts[0].lower().startswith(_OURS):
         raise UserError(f"{archive}, {quoted(name)}: {path.parts[0]} is a name of orca-ray's own files; refused")
     return scratch / path
@@ -221,7 +198,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
     if stream is None or content is None:
         return
     with stream:
-        while block := content.read(COPY_BYTES):
+        while block := content.read(_BLOCK_BYTES):
             stream.write(block)
             yield
         if stream.tell() != size:

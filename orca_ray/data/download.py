@@ -101,8 +101,7 @@ class Download:
         """Whether the first bytes of the file were downloaded by an earlier process or from another URL."""
 
     def _reset(self) -> None:
-        self.size, self._validator, self.continued = 0, "", False
-        self._total = None
+        self.size, self._validator, self.continued, self._total = 0, "", False, None
 
     def _refuse_link(self) -> None:
         if self.path.is_symlink():

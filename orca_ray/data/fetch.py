@@ -2,7 +2,7 @@
 
 An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file is compared with
 its published hash. Without a published SHA-256, it is compared with its pin: the hash that was recorded in the lock
-file (`orca_ray.data.pins`) when the file was first unpacked or decompressed to its end without an error.
+file (`orca_ray.data.raw`) when the file was first unpacked or decompressed to its end without an error.
 """
 
 import hashlib
@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 from orca_ray.data import archives, cache
 from orca_ray.data.download import Download, Failed, Patience, content_length
 from orca_ray.data.gzip_stream import DamagedFile
-from orca_ray.data.pins import NAME, Pin, Pins
-from orca_ray.data.raw import LOCKS, RawFile
+from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile
 from orca_ray.data.thread_pool import Progress, Stopped, ThreadPool
 from orca_ray.errors import UserError
 
@@ -44,9 +43,8 @@ def fetch(
     tried in order. A failed file does not stop the others. Existing files are never overwritten or removed.
     ``progress`` is called with lines of text in the calling thread. An optional file that fails is only logged.
 
-    Raises:
-        UserError: before any download, if a missing file has no URL or the disk is too small; at the end, if a file
-            could not be downloaded or does not match its hash, or if an archive is damaged or lacks `RawFile.unpacked`.
+    Raises UserError before any download, if a missing file has no URL or the disk is too small; and at the end, if a
+    file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.
     """
     wanted = list({file.path: file for file in files}.values())
     _refuse_manual(wanted, directory)
@@ -152,10 +150,8 @@ class _RawDirectory:
             self._pool.report(f"checking the hash of {file.path}")
         content = hash_file(path, with_md5=bool(file.md5))
         if wrong := self._mismatch(file, content):
-            unpacked = f" and what was unpacked from it ({self._directory / file.unpacked})" if file.unpacked else ""
-            raise UserError(
-                f"{path} is not the file that is expected: {wrong}. Remove it{unpacked} and fetch it again."
-            )
+            also = f" and what was unpacked from it ({self._directory / file.unpacked})" if file.unpacked else ""
+            raise UserError(f"{path} is not the file that is expected: {wrong}. Remove it{also} and fetch it again.")
         return content
 
     def pin(self, file: RawFile, content: Pin) -> None:
@@ -176,10 +172,9 @@ class _RawDirectory:
         # A published SHA-256 has priority over the recorded hash: it may have been corrected since.
         pin = None if file.sha256 else self._pins.read().get(file.path)
         if pin and pin[:2] != content[:2]:
-            return (
-                f"sha256 is {content.sha256} {found} {pin.sha256} ({pin.num_bytes} bytes), as it was first seen and "
-                f"pinned in {NAME}; if the new one is right, remove the entry {file.path!r} from there"
-            )
+            seen = f"{pin.sha256} ({pin.num_bytes} bytes), as it was first seen and pinned in {PINS}"
+            remedy = f"if the new one is right, remove the entry {file.path!r} from there"
+            return f"sha256 is {content.sha256} {found} {seen}; {remedy}"
         return ""
 
     def _download(self, file: RawFile, target: Path) -> Pin:
@@ -191,10 +186,8 @@ class _RawDirectory:
             except Failed as error:
                 self._pool.report(f"{file.path}: {error}; address {url}")
                 reasons.append(f"\n  {url}: {error}")
-        raise UserError(
-            f"{file.path} cannot be fetched:{''.join(reasons)}\n"
-            f"Try again later, or get the file elsewhere and put it at {target}."
-        )
+        advice = f"Try again later, or get the file elsewhere and put it at {target}."
+        raise UserError(f"{file.path} cannot be fetched:{''.join(reasons)}\n{advice}")
 
     def _from(self, url: str, file: RawFile, target: Path) -> Pin:
         """Download from one URL. A file with a wrong hash is removed, and Failed is raised with the reason."""

@@ -15,7 +15,7 @@ _MAX_RATIO = 200
 """Maximum ratio of unpacked to stored bytes. Our benchmarks' data reach 10; a decompression bomb exceeds 1000."""
 _ANY_RATIO_BYTES = 256 * 2**20
 """Data of up to this unpacked size may have any ratio."""
-COPY_BYTES = 2**20
+_COPY_BYTES = 2**20
 
 
 class Readable(Protocol):
@@ -44,8 +44,8 @@ class _BoundedGzip(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         with archive_errors(self._path, "gzip file"):
-            # At most COPY_BYTES: gzip decompresses all bytes requested into memory before they are copied.
-            found = self._content.read(min(len(view), COPY_BYTES))
+            # At most _COPY_BYTES: gzip decompresses all bytes requested into memory before they are copied.
+            found = self._content.read(min(len(view), _COPY_BYTES))
         view[: len(found)] = found
         self._left -= len(found)
         if self._left < 0:
@@ -62,15 +62,14 @@ class _BoundedGzip(io.RawIOBase):
 def open_gzip(path: Path) -> io.BufferedReader:
     """Return the decompressed content of a ``.gz`` file as a stream that cannot seek; the caller closes it.
 
-    Raises:
-        UserError: here or on a later read, if the file is not gzip, ends early, has a wrong checksum, or decompresses
-            to more than 200 times its size and more than 256 MiB.
+    Raises UserError, here or on a later read, if the file is not gzip, ends early, has a wrong checksum, or
+    decompresses to more than 200 times its size and more than 256 MiB.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(2)
     if magic != b"\x1f\x8b":
         raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
-    return io.BufferedReader(_BoundedGzip(path), COPY_BYTES)
+    return io.BufferedReader(_BoundedGzip(path), _COPY_BYTES)
 
 
 def max_bytes(size: int) -> int:
@@ -86,7 +85,7 @@ def refuse_growth(path: Path, declared: int, stored: int, where: str = "") -> No
 
 def drain(stream: Readable) -> None:
     """Read the rest of a stream and discard it, so that the checksum at its end is verified."""
-    while stream.read(COPY_BYTES):
+    while stream.read(_COPY_BYTES):
         pass
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from orca_ray.data import cache
+from orca_ray.data.raw import PROGRESS, Workspace
 from orca_ray.data.rows import KINDS, Array, Rows, row_slices
-from orca_ray.data.workspace import PROGRESS, Workspace
 from orca_ray.errors import UserError
 
 Arrays = Mapping[str, Array | Rows]

@@ -66,17 +66,14 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
     return array
 
 
-def open_npz(path: Path, names: Sequence[str]) -> Mapping[str, Array]:
-    """Return a mapping of the given names to arrays of a ``.npz`` archive, read-only.
+class Npz(Mapping[str, Array]):
+    """The arrays ``names`` of a ``.npz`` archive, read-only.
 
-    Each ``mapping[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
+    Each ``npz[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
     memory-mapped from a temporary file in the cache directory. Raises UserError for a missing name or if the file is no
-    archive; ``mapping[name]`` raises it for an array that is damaged, pickled, or exceeds 200 times its stored bytes.
+    archive; ``npz[name]`` raises it for an array that is damaged, pickled, or exceeds 200 times its stored bytes.
     """
-    return _Npz(path, names)
 
-
-class _Npz(Mapping[str, Array]):
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self._path, self._names = path, tuple(names)
         with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:

@@ -7,32 +7,39 @@ complete directory is renamed to ``<version>``.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from orca_ray.data import cache, layout
 from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
 from orca_ray.data.npy import read_npy
-from orca_ray.data.rows import KINDS, Array, Rows
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import Workspace
+from orca_ray.data.rows import KINDS, Array, JoinedRows, Rows, num_bytes
 from orca_ray.errors import UserError
+from orca_ray.protocol import Protocol
 
 __all__ = [
-    "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split", "SplitName",
-    "directory_of", "fingerprint", "opened", "prepare", "verify",
+    "HELD_OUT", "PAPER", "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split",
+    "SplitName", "directory_of", "fingerprint", "opened", "prepare", "under_protocol", "verify",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
+HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
+JOINED_BYTES = 2**30
+"""Inputs or targets up to this total size are joined by a copy in memory; larger ones become `JoinedRows`."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """One split, read-only: inputs ``x`` [N, *input_shape] float32 and targets ``y`` [N, ...] (see `target.Target`)."""
+    """One split, read-only: inputs ``x`` [N, *input_shape] float32 and targets ``y`` [N, ...] (see `rows.Target`)."""
 
     x: Rows
     y: Array
-    """An array, or `JoinedRows` after `protocol.under_protocol` joined large targets of two splits."""
+    """An array, or `JoinedRows` after `under_protocol` joined large targets of two splits."""
     group: Array | None = None
     """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean of their outputs."""
 
@@ -225,3 +232,35 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         split: Split(arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")) for split in SPLITS
     }
     return PreparedData(name, meta["fingerprint"], splits, stored.get("y_mean"), stored.get("y_std"), directory)
+
+
+def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
+    """Return the prepared data with the splits that a trial uses under ``protocol``.
+
+    Under ``held-out``, these are the prepared splits: validation was split off the training data, and only confirm
+    trials read test. ``paper`` follows the reference implementation of ORCA (``valid_split: False``): it trains on
+    train and validation together, and selects epochs and hyper-parameters on test. Such scores are optimistic; they are
+    comparable with published ones, but never shown on the same leaderboard as held-out scores. ``y_mean`` and ``y_std``
+    are not recomputed for the joined training split.
+    """
+    if protocol != PAPER:
+        return data
+    train, validation = data.train, data.validation
+    x, y = _joined(train.x, validation.x), _joined(train.y, validation.y)
+    joined = Split(x, cast(Array, y), _joined_groups(train.group, validation.group))
+    return replace(data, splits={"train": joined, "validation": data.test, "test": data.test})
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
+    if arrays and num_bytes(first) + num_bytes(second) <= JOINED_BYTES:
+        joined: Rows = np.concatenate([first[:], second[:]])
+        return joined
+    return JoinedRows(first, second)
+
+
+def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
+    """Concatenate sample ids [N] and [M]; the second ids are shifted so that no id occurs in both."""
+    if first is None or second is None:
+        return None
+    return np.concatenate([first, second - second.min() + first.max() + 1])

@@ -1,14 +1,46 @@
-"""Declaration of a task's raw files: paths, URLs, hashes, and the error message when they are missing."""
+"""Raw files of a task: declaration, recorded hashes ("pins"), and access for a ``build`` that can be interrupted."""
 
+import contextlib
+import json
+import logging
+import os
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.errors import UserError
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError, quoted
+
+logger = logging.getLogger(__name__)
 
 LOCKS = ".locks"
 """Subdirectory of a raw directory that holds lock files and stamp files (see `RawFile.unpacking`)."""
+PINS = "orca-data.lock.json"
+"""Lock file of a raw directory: for each file without a published hash, the hash at its first reading (its "pin")."""
+_PINS_VERSION = 1
+PROGRESS = "progress.json"
+"""JSON file that records how many items of each stage of a build are done."""
+MARK = "orca_ray_generated"
+"""HDF5 root attribute of a generated file: JSON with task, samples, seed, version, equation and numerics."""
+
+PDEBENCH_FILES: Mapping[str, str] = {
+    "advection": "1D_Advection_Sols_beta0.4.hdf5",
+    "burgers": "1D_Burgers_Sols_Nu1.0.hdf5",
+    "cfd_1d": "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
+    "cfd_2d": "2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
+    "darcy": "2D_DarcyFlow_beta0.1_Train.hdf5",
+    "diffusion_reaction_1d": "ReacDiff_Nu0.5_Rho1.0.hdf5",
+    "diffusion_reaction_2d": "2D_diff-react_NA_NA.h5",
+    "diffusion_sorption": "1D_diff-sorp_NA_NA.h5",
+    "shallow_water": "2D_rdb_NA_NA.h5",
+}
+"""File name in PDEBench of each task, e.g. "advection" for the task ``pdebench/advection``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +119,167 @@ def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool =
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"
         command += f" {option} {shlex.quote(str(directory))}"
-    return (
-        f"{'download them yourself' if by_hand else f'run {command!r}'}, "
-        f"or name the directory that has them: 'orca-sweep data prepare {task} --raw DIR'"
-    )
+    advice = "download them yourself" if by_hand else f"run {command!r}"
+    return f"{advice}, or name the directory that has them: 'orca-sweep data prepare {task} --raw DIR'"
+
+
+class Pin(NamedTuple):
+    """Hash and size of one file: as found on the disk, or as recorded in the lock file."""
+
+    sha256: str
+    num_bytes: int
+    url: str = ""
+    """URL from which the file was downloaded; "" for a file that the user supplied."""
+    md5: str = ""
+    """MD5 in hexadecimal, "" if not computed. The lock file does not store it."""
+
+
+class Pins:
+    """The recorded hashes ("pins") of one raw directory, in ``orca-data.lock.json``.
+
+    Users may share this file and keep it under version control. Several processes may add pins at the same time. An
+    existing pin is never replaced: to accept a changed file, the user removes its entry by hand.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / PINS
+
+    def read(self) -> Mapping[str, Pin]:
+        """Return all pins by path below the raw directory, none without a lock file; UserError if that is invalid."""
+        try:
+            if not self.path.exists():
+                return {}
+            content = cache.read_json(self.path)
+            if content["version"] != _PINS_VERSION:
+                raise ValueError(f"version {quoted(content['version'])}, expected {_PINS_VERSION}")
+            return {str(path): _pin(entry) for path, entry in content["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            remedy = f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now"
+            found = f"no lock file of orca-sweep ({type(error).__name__}: {error})"
+            raise UserError(f"{self.path} is {found}. Restore it from a copy, {remedy}.") from error
+
+    def add(self, path: str, pin: Pin) -> Pin:
+        """Return the recorded pin of ``path``; if it has none, record ``pin``. Raises `UserError` as `read` does."""
+        with cache.lock(self.path):
+            pins = dict(self.read())
+            if path not in pins:
+                pins[path] = pin
+                entries = {
+                    name: {"sha256": each.sha256, "bytes": each.num_bytes, "url": each.url}
+                    for name, each in sorted(pins.items())
+                }
+                with cache.disk_errors(self.path.parent):
+                    text = json.dumps({"version": _PINS_VERSION, "files": entries}, indent=2)
+                    cache.write_text(self.path, text + "\n", durable=True)
+            return pins[path]
+
+
+def _pin(entry: Any) -> Pin:
+    sha256, num_bytes, url = entry["sha256"], entry["bytes"], entry.get("url", "")
+    hexadecimal = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+    if not hexadecimal or type(num_bytes) is not int or num_bytes < 0 or not isinstance(url, str):
+        raise ValueError(f"not an entry: {quoted(entry)}")
+    return Pin(sha256, num_bytes, url)
+
+
+@dataclass
+class Workspace:
+    """One build of one task's arrays, which creates large arrays with `array` and fills them in a loop over `batches`.
+
+    After an interruption, the next build gets the same arrays again, and `batches` skips the finished items.
+    """
+
+    task: str
+    raw: Path
+    """Directory of the raw files."""
+    directory: Path
+    """Directory of the arrays; it is renamed to the prepared-data directory when the build is complete."""
+    protocol: str = "held-out"
+    """Protocol that selects the splits; see `prepared.under_protocol`."""
+    identity: str = ""
+    """Text that describes what the build depends on (see `prepared.prepare`); if it changed, a build starts anew."""
+    _done: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
+            content = cache.read_json(self.directory / PROGRESS)
+            if content["identity"] == self.identity:
+                self._done = dict(content["done"])
+
+    def file(self, path: str) -> Path:
+        """Return the path of a raw file or directory; UserError if it is missing or special (pipe, device, /proc)."""
+        found = self.optional(path)
+        if found is None:
+            raise UserError(f"{self.task}: raw file {path} is not in {self.raw}; {how_to_get(self.task, self.raw)}")
+        return found
+
+    def optional(self, path: str) -> Path | None:
+        """Return the path of a raw file or directory as `file` does, but None if it is missing."""
+        found = self.raw / path
+        if found.exists():
+            cache.refuse_special(found, directories=True)
+            return found
+        return None
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        """Return the array ``name`` (e.g. ``train_x``, ``train_x.pairs``), a writable memory map; a new one is zero."""
+        path = self.directory / f"{name}.npy"
+        wanted = np.dtype(dtype)
+        with cache.disk_errors(self.directory):
+            if os.path.lexists(path):
+                found: Array | None = None
+                with contextlib.suppress(ValueError):  # a process was killed before it wrote the header
+                    found = None if path.is_symlink() else np.lib.format.open_memmap(path, mode="r+")
+                if found is not None and found.shape == shape and found.dtype == wanted:
+                    _reserve(path)  # in case the interrupted process had not done so
+                    return found
+                self._done = {}
+                self._write_progress()
+                path.unlink()
+            cache.require_space(self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize)
+            try:
+                made = np.lib.format.open_memmap(path, mode="w+", dtype=wanted, shape=shape)
+                _reserve(path)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            return made
+
+    def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
+        """Yield slices of ``size`` of the ``num_items`` items, except those that an interrupted build has done.
+
+        After each slice, ``arrays`` are synced to disk and the progress is recorded under ``stage``, a unique name of
+        this loop. An interruption loses the work of at most one slice.
+        """
+        if first := self._done.get(stage, 0):
+            logger.info("%s: %s goes on after %d of %d", self.task, stage, first, num_items)
+        for start in range(first, num_items, size):
+            end = min(start + size, num_items)
+            yield slice(start, end)
+            for array in arrays:
+                if isinstance(array, np.memmap):
+                    array.flush()
+            self._done[stage] = end
+            self._write_progress()
+            logger.info("%s: %s %d of %d", self.task, stage, end, num_items)
+
+    @property
+    def started(self) -> bool:
+        """Whether any batch is done; only then is an interrupted build continued."""
+        return bool(self._done)
+
+    def _write_progress(self) -> None:
+        cache.write_text(self.directory / PROGRESS, json.dumps({"identity": self.identity, "done": self._done}))
+
+
+def _reserve(path: Path) -> None:
+    """Reserve disk space for a whole sparse file: writing to a memory map on a full disk would kill the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("rb+") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in cache.DISK_FULL:
+                raise
+            logger.debug("space for %s is not reserved: %s", path, error)  # the file system does not support it

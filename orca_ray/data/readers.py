@@ -18,16 +18,14 @@ import numpy.typing as npt
 from orca_ray.data import cache
 from orca_ray.data.cache import read_json
 from orca_ray.data.hdf5 import MatArray, open_hdf5, read_mat
-from orca_ray.data.npy import open_npz, read_npy
+from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, row_slices
 from orca_ray.errors import UserError, quoted, shorten
 
 __all__ = [
-    "MatArray", "open_hdf5", "open_npz", "read_csv", "read_json", "read_lines", "read_mat", "read_npy", "read_wav",
-    "refuse_labels", "refuse_not_finite", "refuse_shape",
+    "MatArray", "Npz", "open_hdf5", "pad", "parse_ts", "read_csv", "read_json", "read_lines", "read_mat", "read_npy",
+    "read_wav", "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
-
-Waveform = npt.NDArray[np.float32]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
@@ -127,7 +125,7 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: expected text in UTF-8, found byte {content[error.start]:#04x}") from error
 
 
-def read_wav(path: Path, sample_rate: int) -> Waveform:
+def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
     PCM of 8 to 32 bits and floating point are supported. Raises UserError for other encodings, a sample rate other than
@@ -186,3 +184,55 @@ def _pcm(data: bytes, width: int) -> Array:
     else:
         values = np.frombuffer(data, f"<i{width}")
     return values / np.float64(2 ** (8 * width - 1))
+
+
+def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
+    """Return the series, float64 [channels, length], and class labels of a ``.ts`` file of the UCR and UEA archives.
+
+    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the last field is the
+    label. Lengths may differ between series; time stamps are not supported. Raises :class:`UserError`, naming the file
+    ``name`` and the line, if there is no ``@data`` line or no series, a value is not a finite number, channels of a
+    series differ in length, or series differ in number of channels.
+    """
+    lines = text.splitlines()
+    starts = [index for index, line in enumerate(lines) if line.strip().lower() == "@data"]
+    if not starts:
+        raise UserError(f"{name}: no @data line; this is not a .ts file, or only the beginning of one")
+    series: list[Array] = []
+    labels: list[str] = []
+    for number, line in enumerate(lines[starts[0] + 1 :], start=starts[0] + 2):
+        if line.strip():
+            *channels, label = line.strip().split(":")
+            try:
+                series.append(_channels(channels, series[0].shape[0] if series else None))
+            except ValueError as error:
+                raise UserError(f"{name}, line {number}: {error}") from error
+            labels.append(label.strip())
+    if not series:
+        raise UserError(f"{name}: no series after @data")
+    return series, labels
+
+
+def pad(series: list[Array], length: int) -> Array:
+    """Stack N series [channels, length_i] into [N, channels, length], padded with NaN; UserError if one is longer."""
+    longest = max(each.shape[1] for each in series)
+    if longest > length:
+        raise UserError(f"a series of length {longest} does not fit into {length}")
+    padded = np.full((len(series), series[0].shape[0], length), np.nan)
+    for row, each in zip(padded, series, strict=True):
+        row[:, : each.shape[1]] = each
+    return padded
+
+
+def _channels(fields: list[str], expected: int | None) -> Array:
+    if not fields:
+        raise ValueError("no values before the class label")
+    if expected is not None and len(fields) != expected:
+        raise ValueError(f"{len(fields)} channels where the first series has {expected}")
+    rows = [[float(value) for value in field.split(",")] for field in fields]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(f"channels of different lengths: {sorted({len(row) for row in rows})}")
+    values = np.array(rows, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("a value is not finite")
+    return values

@@ -1,7 +1,7 @@
 """Reader of pickles from untrusted sources. It builds NumPy arrays and plain containers, and imports or calls nothing.
 
 ``pickletools.genops`` parses the opcodes, and a small stack machine executes those that build data. The dozen classes
-and functions that a pickle may name ("globals") are replaced by safe ones (`orca_ray.data.pickled_arrays`).
+and functions that a pickle may name ("globals") are replaced by safe ones (`orca_ray.data.pickled`).
 ``pickle.Unpickler`` is not used, because overriding ``find_class`` does not make it safe: its C code allocates as much
 memory as a memo index asks for, and overflows the stack when it hashes nested tuples.
 """
@@ -17,16 +17,7 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import damaged
-from orca_ray.data.pickled_arrays import (
-    ALLOWED,
-    LEAVES,
-    Global,
-    NotPlain,
-    PickledArray,
-    PickledType,
-    StandIns,
-    cheap_keys,
-)
+from orca_ray.data.pickled import ALLOWED, LEAVES, Global, NotPlain, PickledArray, PickledType, StandIns, cheap_keys
 from orca_ray.errors import UserError
 
 _MAX_DEPTH = 64

@@ -1,17 +1,63 @@
 """Builds a leaderboard: selects the records that count, and computes scores, ranks and numbers of trials from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import pandas as pd
 
 from orca_ray.errors import UserError, nearest, printable
-from orca_ray.leaderboard.statistics import STATISTICS
 from orca_ray.results.record import Status
 
 _COMPLETED = Status.COMPLETED.value
+Compute = Callable[[pd.DataFrame], pd.Series]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number that a leaderboard shows for each method.
+
+    ``compute`` takes a table of mean scores (rows are tasks, columns are methods; lower is better; no score is missing)
+    and returns one value per method, which is NaN if there are no tasks.
+    """
+
+    name: str
+    title: str
+    definition: str
+    better: Literal["lower", "higher"]
+    compute: Compute
+
+
+STATISTICS: dict[str, Statistic] = {}
+"""Every statistic by name, in the order in which leaderboards show them; `statistic` adds one."""
+
+
+def statistic(name: str, title: str, *, better: Literal["lower", "higher"]) -> Callable[[Compute], Compute]:
+    """Return a decorator that adds a function to `STATISTICS`; its docstring becomes `Statistic.definition`."""
+
+    def register(compute: Compute) -> Compute:
+        if name in STATISTICS:
+            raise ValueError(f"there is already a statistic {name!r}")
+        STATISTICS[name] = Statistic(name, title, (compute.__doc__ or "").strip(), better, compute)
+        return compute
+
+    return register
+
+
+@statistic("mean_rank", "mean rank", better="lower")
+def mean_rank(means: pd.DataFrame) -> pd.Series:
+    """Rank of the method among all methods, averaged over tasks; equal scores get the average of their ranks."""
+    return means.rank(axis=1, method="average").mean(axis=0)
+
+
+@statistic("wins", "wins", better="higher")
+def wins(means: pd.DataFrame) -> pd.Series:
+    """Number of tasks on which the method has the best score; if k methods tie, each gets 1/k."""
+    if means.empty:
+        return pd.Series(float("nan"), index=means.columns)
+    best = means.eq(means.min(axis=1), axis=0)
+    return best.div(best.sum(axis=1), axis=0).sum(axis=0)
 
 
 class Score(NamedTuple):
@@ -22,8 +68,7 @@ class Score(NamedTuple):
     n: int
 
 
-@dataclass(frozen=True)
-class Other:
+class Other(NamedTuple):
     """A sweep and protocol with records, and its number of completed confirm trials (``confirmed``)."""
 
     sweep: str
@@ -94,10 +139,8 @@ def build(
     """Build the leaderboard of a benchmark from the records of a store, as `ResultsStore.records` returns them.
 
     A leaderboard holds one sweep (such as ``pocket/quick``) and one protocol (``held-out`` or ``paper``). If one is
-    None, the matching pair with the most completed confirm trials is chosen; on a tie, the most recent one.
-
-    Raises:
-        UserError: there is no record of the benchmark, the sweep or the protocol.
+    None, the matching pair with the most completed confirm trials is chosen; on a tie, the most recent one. Raises
+    UserError if there is no record of the benchmark, the sweep or the protocol.
     """
     of_benchmark = _select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
     available = _available(of_benchmark)
@@ -136,9 +179,7 @@ def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Da
     if wanted not in names:
         close = nearest(wanted, names)
         question = f" Did you mean {close!r}?" if close else ""
-        raise UserError(
-            f"no records of {column} {wanted!r}.{question} There are: {', '.join(printable(name) for name in names)}."
-        )
+        raise UserError(f"no records of {column} {wanted!r}.{question} There are: {', '.join(map(printable, names))}.")
     return records[records[column] == wanted]
 
 
@@ -148,8 +189,8 @@ def _available(records: pd.DataFrame) -> list[Other]:
     groups = records.assign(confirmed=confirmed).groupby(["sweep", "protocol"], sort=True)
     table = groups.agg(confirmed=("confirmed", "sum"), latest=("finished_at", "max")).reset_index()
     table = table.sort_values(["confirmed", "latest"], ascending=False, kind="stable")
-    columns = (table["sweep"], table["protocol"], table["confirmed"])
-    return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in zip(*columns, strict=True)]
+    rows = table[["sweep", "protocol", "confirmed"]].itertuples(index=False)
+    return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in rows]
 
 
 def _choose(records: pd.DataFrame, available: Sequence[Other], sweep: str | None, protocol: str | None) -> Other:

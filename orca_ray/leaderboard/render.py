@@ -6,11 +6,9 @@ import json
 import math
 import textwrap
 from collections.abc import Callable
-from dataclasses import asdict
 
 from orca_ray.errors import lookup, printable
-from orca_ray.leaderboard.leaderboard import Leaderboard
-from orca_ray.leaderboard.statistics import STATISTICS
+from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -60,10 +58,8 @@ def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
 def _titles(board: Leaderboard) -> tuple[str, str]:
     seeds = ", ".join(map(str, board.seeds))
     scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
-    return (
-        f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}",
-        f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}",
-    )
+    title = f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
+    return title, f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
 
 
 def _footer(board: Leaderboard) -> list[str]:
@@ -77,10 +73,9 @@ def _footer(board: Leaderboard) -> list[str]:
         if counts := ", ".join(f"{status} {number}" for status, number in failed.items() if number):
             lines.append(f"failed trials of {method}: {counts}")
     lines += board.notes
+    trials = "completed confirm trial(s)"
     for o in board.others:
-        lines.append(
-            f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
-        )
+        lines.append(f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} {trials}")
     return lines
 
 
@@ -165,7 +160,7 @@ def _json(board: Leaderboard) -> str:
         "tasks": tasks,
         "methods": methods,
         **{key: getattr(board, key) for key in ("common_tasks", "notes")},
-        "others": [asdict(other) for other in board.others],
+        "others": [other._asdict() for other in board.others],
     }
     finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON has no NaN
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.embedder import Embedder

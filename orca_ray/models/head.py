@@ -8,7 +8,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.models.body import Layout
 from orca_ray.models.embedder import fold_shape
 

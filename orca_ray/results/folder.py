@@ -220,10 +220,8 @@ def open_folder(uri: str | Path) -> Folder:
     if parts.scheme != "file":
         return Folder(uri)
     if parts.netloc not in ("", "localhost"):
-        raise UserError(
-            f"{uri} names the host {parts.netloc!r}, and a file URI reaches this machine only: give a path "
-            f"({parts.netloc}{parts.path}), or file:/// with an absolute one"
-        )
+        advice = f"give a path ({parts.netloc}{parts.path}), or file:/// with an absolute one"
+        raise UserError(f"{uri} names the host {parts.netloc!r}, and a file URI reaches this machine only: {advice}")
     return LocalFolder(Path(unquote(parts.path)))
 
 
@@ -231,10 +229,8 @@ def _check_size(name: str, num_bytes: int) -> None:
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
     scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
     if num_bytes > limit:
-        raise UserError(
-            f"{name} has {num_bytes / scale:.1f} {unit}, more than the {limit / scale:g} {unit} that such a file of a "
-            "results store may have. Move it out of the directory."
-        )
+        most = f"the {limit / scale:g} {unit} that such a file of a results store may have"
+        raise UserError(f"{name} has {num_bytes / scale:.1f} {unit}, more than {most}. Move it out of the directory.")
 
 
 def _make_directory(path: Path) -> None:

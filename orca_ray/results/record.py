@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, get_args
@@ -31,25 +31,14 @@ class Status(StrEnum):
 PHASES = ("search", "confirm")
 PROTOCOLS = tuple(protocol.value for protocol in Protocol)
 
-_COLUMN_TYPES = {
-    str: pa.string(),
-    Status: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    bool: pa.bool_(),
-    datetime: pa.timestamp("us", tz="UTC"),
-}
+_COLUMN_TYPES = {str: pa.string(), Status: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_COLUMN_TYPES[datetime] = pa.timestamp("us", tz="UTC")
 
 
 def _schema(kind: type[Any]) -> Any:
     """Return the Arrow schema of a dataclass: one column per field, nullable if the field may be None."""
     types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
     return pa.schema([pa.field(name, _COLUMN_TYPES[of[0]], nullable=type(None) in of) for name, of in types.items()])
-
-
-def _since(version: int) -> Any:
-    """Return a dataclass field with default None, for a column that schema version ``version`` added."""
-    return field(default=None, metadata={"since": version})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +48,8 @@ class Record:
     Scores are the task's metric over a whole split; lower is better. Durations are in seconds, memory in MiB. Time
     stamps need a time zone; the store keeps them in UTC with microseconds.
 
-    Raises:
-        ValueError: the phase or protocol is unknown, a time stamp has no time zone, or the trial did not fail and has
-            a score that is not finite. It is not a UserError, because the calling code is wrong.
+    Raises ValueError if the phase or protocol is unknown, a time stamp has no time zone, or the trial did not fail and
+    has a score that is not finite. It is not a UserError, because the calling code is wrong.
     """
 
     trial_key: str
@@ -99,21 +87,21 @@ class Record:
     error: str | None
     version: str
     torch_version: str
-    align_epochs: int | None = _since(2)
-    align_plateaued: bool | None = _since(2)
-    align_reused: bool | None = _since(2)
-    notes: str | None = _since(2)
-    precision: str | None = _since(2)
-    micro_batch: int | None = _since(2)
-    samples_per_second: float | None = _since(2)
-    tokens_per_second: float | None = _since(2)
-    model_flop_utilisation: float | None = _since(2)
-    deterministic: bool | None = _since(2)
+    align_epochs: int | None = None
+    align_plateaued: bool | None = None
+    align_reused: bool | None = None
+    notes: str | None = None
+    precision: str | None = None
+    micro_batch: int | None = None
+    samples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    model_flop_utilisation: float | None = None
+    deterministic: bool | None = None
 
     SCHEMA: ClassVar[Any]
     """Arrow schema of the Parquet files: one column per field, in order."""
     LATER: ClassVar[Mapping[int, frozenset[str]]]
-    """Columns that schema versions after the first added, by version; None in records from older files."""
+    """Columns that later schema versions added (the fields with a default), by version; None in older records."""
     CIRCUMSTANCES: ClassVar[frozenset[str]] = frozenset({
         "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
         "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
@@ -154,7 +142,7 @@ class Record:
 
 
 Record.SCHEMA = _schema(Record)
-Record.LATER = {2: frozenset(each.name for each in fields(Record) if each.metadata.get("since") == 2)}
+Record.LATER = {2: frozenset(each.name for each in fields(Record) if each.default is None)}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,9 +19,6 @@ from orca_ray.results import tables
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.record import CurvePoint, Record
 from orca_ray.results.tables import CURVES, RECORDS, Table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +45,7 @@ class ResultsStore:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
         create: create the store if ``uri`` does not exist or is an empty directory; if False, that is an error.
 
-    Raises:
-        UserError: ``uri`` is not a results store, cannot be reached, has no space left, or holds a damaged file. Every
-            method may raise it.
+    Every method may raise UserError: ``uri`` is no results store, cannot be reached, is full, or holds a damaged file.
     """
 
     def __init__(self, uri: str | Path, *, create: bool = False) -> None:
@@ -85,22 +81,21 @@ class ResultsStore:
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
                 self._folder.write(f"{table.directory}/{stamp}.parquet", content)
 
-    def records(self, benchmark: str | None = None, sweep: str | None = None) -> "pd.DataFrame":
+    def records(self, benchmark: str | None = None, sweep: str | None = None) -> pd.DataFrame:
         """Return the records, one row per (sweep, trial key), in the order in which the trials finished.
 
         A trial that ran several times has several rows in the files. Those that completed or stopped early take
         precedence over failed ones; among equals, the one that finished last is returned. Columns are the fields of
         `Record`; ``status`` is a string, and a missing number is NaN or ``<NA>``.
         """
-        found = self._table(RECORDS, benchmark=benchmark, sweep=sweep)
-        return tables.to_frame(tables.current_records(found))
+        return tables.to_frame(tables.current_records(self._table(RECORDS, benchmark=benchmark, sweep=sweep)))
 
     def load(self, sweep: str) -> dict[str, Record]:
         """Return the records of a sweep by trial key; of several for one trial, the one that `records` returns."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
-    def curves(self, sweep: str | None = None, trial_key: str | None = None) -> "pd.DataFrame":
+    def curves(self, sweep: str | None = None, trial_key: str | None = None) -> pd.DataFrame:
         """Return the learning curves, sorted by sweep, trial, stage and epoch; of several rows, the last appended."""
         return tables.to_frame(tables.current_curves(self._table(CURVES, sweep=sweep, trial_key=trial_key)))
 
@@ -162,18 +157,15 @@ class ResultsStore:
         if MARKER in names:  # another process created the store meanwhile
             return
         if names:
-            raise UserError(
-                f"{self._folder.name} is not a results store: it has files but no {MARKER}. "
-                "Give another directory with --results, or an empty one."
-            )
+            advice = "Give another directory with --results, or an empty one."
+            raise UserError(f"{self._folder.name} is not a results store: it has files but no {MARKER}. {advice}")
         if not create:
-            raise UserError(
-                f"no results at {self._folder.name}: run `orca-sweep benchmark NAME` first, or give another directory "
-                "with --results."
-            )
+            advice = "run `orca-sweep benchmark NAME` first, or give another directory with --results."
+            raise UserError(f"no results at {self._folder.name}: {advice}")
         self._folder.create()
-        marker = {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": orca_ray.__version__}
-        self._write_json(MARKER, marker)
+        self._write_json(
+            MARKER, {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": orca_ray.__version__}
+        )
 
     def _claim(self) -> None:
         """Write `SCHEMA_VERSION` to the marker of an older store, before the first file of this version is written."""
@@ -190,15 +182,14 @@ class ResultsStore:
         marker = self._read_json(MARKER) or {}
         version = marker.get("schema_version")
         if marker.get("format") != _FORMAT or not isinstance(version, int):
-            raise UserError(
-                f"{self._folder.name}/{MARKER} is damaged, so this may not be a results store. Restore the file with "
-                f'{{"format": "{_FORMAT}", "schema_version": {SCHEMA_VERSION}}} if it is one.'
+            advice = (
+                f'Restore the file with {{"format": "{_FORMAT}", "schema_version": {SCHEMA_VERSION}}} if it is one.'
             )
+            raise UserError(f"{self._folder.name}/{MARKER} is damaged, so this may not be a results store. {advice}")
         if version > SCHEMA_VERSION:
-            raise UserError(
-                f"{self._folder.name} was written by a newer orca-ray (schema {version}, this one reads up to "
-                f"{SCHEMA_VERSION}; created by {marker.get('created_by', 'unknown')}): upgrade orca-ray."
-            )
+            found = f"schema {version}, this one reads up to {SCHEMA_VERSION}"
+            found += f"; created by {marker.get('created_by', 'unknown')}"
+            raise UserError(f"{self._folder.name} was written by a newer orca-ray ({found}): upgrade orca-ray.")
         self._version = version
         return marker
 

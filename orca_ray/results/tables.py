@@ -4,17 +4,15 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable
 from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_TABLE_BYTES = 2**30
 """Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
@@ -82,15 +80,15 @@ def encode(table: Any) -> Any:
 def decode(content: Any, kind: Table, where: str) -> Any:
     """Return the Arrow table in the Parquet file ``content``; columns that are newer than the file are null.
 
-    Raises:
-        UserError: the file (``where`` in the message) is truncated, does not have the columns of ``kind``, is too
-            large in memory, or has invalid rows.
+    Raises UserError if the file (``where`` in the message) is truncated, does not have the columns of ``kind``, is too
+    large in memory, or has invalid rows.
     """
     try:
         metadata = pq.read_metadata(pa.BufferReader(content))
         schema = metadata.schema.to_arrow_schema()
         _check_columns(schema, kind, where)
-        _check_size(_declared_bytes(metadata), metadata.num_rows, where)
+        declared = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+        _check_size(max(declared, 8 * metadata.num_rows * metadata.num_columns), metadata.num_rows, where)
         # Dictionary encoding stores equal strings once, so that memory is safe until the expanded size is checked.
         text = [name for name in schema.names if _is_text(schema.field(name))]
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=text)
@@ -125,10 +123,8 @@ def _check_columns(schema: Any, kind: Table, where: str) -> None:
     if not odd:
         odd = [name for name in schema.names if _is_text(schema.field(name)) != _is_text(kind.schema.field(name))]
     if odd or len(schema.names) > len(columns):
-        raise UserError(
-            f"{where} is not a file of this results store: it differs in the columns {', '.join(map(printable, odd))}. "
-            "Move it out of the directory."
-        )
+        found = f"it differs in the columns {', '.join(map(printable, odd))}"
+        raise UserError(f"{where} is not a file of this results store: {found}. Move it out of the directory.")
 
 
 def _is_text(column: Any) -> bool:
@@ -138,15 +134,8 @@ def _is_text(column: Any) -> bool:
 
 def _check_size(num_bytes: int, rows: int, where: str) -> None:
     if num_bytes > MAX_TABLE_BYTES:
-        raise UserError(
-            f"{where} holds {rows} rows, which take {num_bytes / 2**30:.1f} GiB of memory; a file of a results store "
-            f"may take {MAX_TABLE_BYTES / 2**30:g} GiB. Move it out of the directory."
-        )
-
-
-def _declared_bytes(metadata: Any) -> int:
-    groups = (metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    return int(max(sum(groups), 8 * metadata.num_rows * metadata.num_columns))
+        allowed = f"a file of a results store may take {MAX_TABLE_BYTES / 2**30:g} GiB. Move it out of the directory."
+        raise UserError(f"{where} holds {rows} rows, which take {num_bytes / 2**30:.1f} GiB of memory; {allowed}")
 
 
 def _expanded_bytes(column: Any) -> int:
@@ -161,10 +150,8 @@ def from_rows(rows: Iterable[dict[str, Any]], kind: Table) -> Any:
     return pa.Table.from_pylist(list(rows), schema=kind.schema)
 
 
-def to_frame(table: Any) -> "pd.DataFrame":
+def to_frame(table: Any) -> pd.DataFrame:
     """Return an Arrow table as a pandas DataFrame; integers and booleans keep their type despite missing values."""
-    import pandas as pd
-
     return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)  # type: ignore[no-any-return]
 
 

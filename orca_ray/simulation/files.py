@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.data.pdebench_files import MARK
+from orca_ray.data.raw import MARK
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from orca_ray import __version__
 from orca_ray.data import cache
-from orca_ray.data.pdebench_files import MARK
-from orca_ray.data.raw import LOCKS
+from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
 from orca_ray.simulation import files
 from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray import simulation
-from orca_ray.data.pdebench_files import FILES
+from orca_ray.data.raw import PDEBENCH_FILES
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import lookup
 from orca_ray.simulation.files import GroupLayout, Layout, TensorLayout
@@ -40,7 +40,7 @@ class Simulation:
     @property
     def file(self) -> str:
         """Name of the file, as in PDEBench."""
-        return FILES[self.name.split("/")[1]]
+        return PDEBENCH_FILES[self.name.split("/")[1]]
 
     def batches(self, samples: int) -> list[Bounds]:
         """Return the bounds of all batches of a file with ``samples`` samples."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data import prepared, splits
+from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
 Pair = tuple[Array, Array]

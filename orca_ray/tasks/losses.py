@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from orca_ray.data.rows import Rows
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Rows, Target
 from orca_ray.errors import UserError, lookup
 from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
 from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2

@@ -10,12 +10,9 @@ import numpy as np
 from orca_ray.data import cache, packages, prepared
 from orca_ray.data.bodies import PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
-from orca_ray.data.prepared import Arrays, PreparedData
-from orca_ray.data.protocol import HELD_OUT, PAPER
-from orca_ray.data.raw import RawFile, missing, refuse_missing
-from orca_ray.data.rows import Array, Rows, row_slices
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.prepared import HELD_OUT, PAPER, Arrays, PreparedData
+from orca_ray.data.raw import RawFile, Workspace, missing, refuse_missing
+from orca_ray.data.rows import Array, Rows, Target, row_slices
 from orca_ray.errors import UserError
 
 __all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace"]
@@ -33,7 +30,7 @@ class Task:
     """The declaration of one data set of a benchmark; no data are read before `prepare` is called.
 
     ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`): ``x`` float32 [N, *input_shape],
-    and ``y`` as :class:`~orca_ray.data.target.Target` describes, dense targets in their own units. It may also return
+    and ``y`` as :class:`~orca_ray.data.rows.Target` describes, dense targets in their own units. It may also return
     ``y_mean`` and ``y_std``, by which targets are standardised for training. ``build`` must be deterministic.
     """
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from orca_ray.alignment.cost import recomputed
 from orca_ray.alignment.distance import Diagnosis
 from orca_ray.alignment.labels import is_sketched, pseudo_labels
-from orca_ray.data.rows import Rows
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import optimisation
 from orca_ray.training.aligned_cache import AlignEpoch, Alignment

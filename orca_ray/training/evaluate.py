@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_ray.data.rows import Rows
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Rows, Target
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory

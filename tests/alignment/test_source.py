@@ -23,7 +23,7 @@ from orca_ray.alignment.source_features import source_features
 from orca_ray.alignment.sources import conll2003, images, vocabulary
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
 from orca_ray.models.crossmodal import build_model

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import ResultsStore, Status
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import driver, events
 from orca_ray.sweep.execution.executors.inline import InlineExecutor
 from orca_ray.sweep.planning.searches import NodeResources

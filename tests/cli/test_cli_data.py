@@ -16,10 +16,8 @@ from PIL import Image
 from orca_ray.cli import picture
 from orca_ray.cli.data_progress import DataProgress
 from orca_ray.data.prepared import PreparedData, Split
-from orca_ray.data.raw import RawFile
-from orca_ray.data.rows import PairwiseRows
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import RawFile, Workspace
+from orca_ray.data.rows import PairwiseRows, Target
 from orca_ray.errors import UserError
 from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
@@ -475,7 +473,7 @@ def test_a_terminal_shows_bars_and_keeps_stdout_clean(
     screen = _Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    log = logging.getLogger("orca_ray.data.workspace")
+    log = logging.getLogger("orca_ray.data.raw")
     with DataProgress(quiet=False) as progress:
         progress("protein.zip: 410 of 1100 MB, 38.0 MB/s")
         log.info("%s: %s %d of %d", "toy/first", "reading", 3, 4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.cli.app import HEAVY_PACKAGES
-from orca_ray.results import ResultsStore
+from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_record
 
 HIDE = f"""

@@ -14,7 +14,7 @@ import pytest
 from orca_ray.cli.output import emit_json, note, say, show
 from orca_ray.errors import UserError, printable, unknown_name
 from orca_ray.paths import new_directories_removed, open_regular, refuse_special, require_directory
-from orca_ray.results import ResultsStore
+from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from orca_ray.sweep.planning import loading
 from tests.cli.conftest import Command

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from orca_ray.cli.sweep_progress import SweepProgress, SweepState, render, trial_line
-from orca_ray.results import Status
+from orca_ray.results.record import Status
 from orca_ray.sweep.execution import events
 from tests.results.factories import make_record
 

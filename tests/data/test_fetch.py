@@ -22,8 +22,7 @@ from orca_ray.data import archives, thread_pool
 from orca_ray.data.archives import Progress
 from orca_ray.data.download import Download, Patience
 from orca_ray.data.fetch import _ByteProgress, fetch, verify
-from orca_ray.data.pins import NAME, Pins
-from orca_ray.data.raw import RawFile
+from orca_ray.data.raw import PINS, Pins, RawFile
 from orca_ray.data.thread_pool import Stopped
 from orca_ray.errors import UserError
 from tests.data.faulty_server import Fault, Served, Server, serving
@@ -67,7 +66,7 @@ def test_a_file_without_a_published_hash_is_pinned_and_fetched_once(server: Serv
     for _ in range(2):
         get(raw, url)
         assert (raw / "sub/a.npy").read_bytes() == CONTENT
-        assert names(raw) == [NAME, "sub/a.npy"]
+        assert names(raw) == [PINS, "sub/a.npy"]
     assert len(server.gets("a")) == 1
     assert server.gets("a")[0].agent.startswith("orca-ray/")
     pin = Pins(raw).read()["sub/a.npy"]
@@ -186,9 +185,9 @@ def test_later_fetches_are_held_to_the_pin(server: Server, raw: Path) -> None:
     get(raw, url)
     (raw / "sub/a.npy").unlink()
     server.add("a", OTHER)
-    with pytest.raises(UserError, match=rf"(?s){sha256(OTHER)}.*{sha256(CONTENT)}.*pinned in {NAME}.*remove the entry"):
+    with pytest.raises(UserError, match=rf"(?s){sha256(OTHER)}.*{sha256(CONTENT)}.*pinned in {PINS}.*remove the entry"):
         get(raw, url)
-    assert names(raw) == [NAME]
+    assert names(raw) == [PINS]
 
 
 def test_a_server_that_ignores_ranges_sends_it_all_again(server: Server, raw: Path) -> None:
@@ -332,7 +331,7 @@ def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path,
     last = server.gets("a")[-1]
     assert (last.range, last.sent) == (f"bytes={there}-", len(CONTENT) - there)
     assert verify([file], raw).intact == ["a"]
-    assert names(raw) == (["a"] if published else ["a", NAME])
+    assert names(raw) == (["a"] if published else ["a", PINS])
 
 
 @pytest.mark.slow
@@ -402,7 +401,7 @@ def test_optional_files_may_fail(server: Server, raw: Path, caplog: pytest.LogCa
         RawFile(path="own", optional=True),
     ]
     fetch(files, raw, patience=FAST)
-    assert names(raw) == ["a", NAME]
+    assert names(raw) == ["a", PINS]
     assert "going on without sky, which is optional" in caplog.text
 
 
@@ -419,7 +418,7 @@ def test_what_is_wrong_with_all_is_told_once(raw: Path) -> None:
     files = [RawFile(path=name) for name in "abc"]
     for file in files:
         (raw / file.path).write_bytes(b"1")
-    (raw / NAME).write_text("{")
+    (raw / PINS).write_text("{")
     with pytest.raises(UserError, match="is no lock file of orca-sweep") as caught:
         fetch(files, raw, patience=FAST)
     assert str(caught.value).count("is no lock file") == 1
@@ -486,7 +485,7 @@ def archive(**members: bytes) -> bytes:
 def test_archives_are_unpacked_and_may_go_then(server: Server, raw: Path) -> None:
     file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(x=b"1", y=b"2")),), unpacked="inside/x")
     fetch([file], raw, patience=FAST)
-    assert names(raw) == ["a.tar.gz", "inside/x", "inside/y", NAME]
+    assert names(raw) == ["a.tar.gz", "inside/x", "inside/y", PINS]
     (raw / "a.tar.gz").unlink()
     fetch([file], raw, patience=FAST)
     assert len(server.gets("a")) == 1
@@ -510,7 +509,7 @@ def test_what_a_killed_unpacking_left_goes(server: Server, raw: Path) -> None:
     (raw / ".unpack-left" / "half").write_bytes(b"1")
     file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(x=b"1")),), unpacked="inside/x")
     fetch([file], raw, patience=FAST)
-    assert names(raw) == ["a.tar.gz", "inside/x", NAME]
+    assert names(raw) == ["a.tar.gz", "inside/x", PINS]
 
 
 @pytest.mark.slow
@@ -560,12 +559,12 @@ def test_a_corrected_md5_is_accepted_when_the_pin_goes_as_told(raw: Path) -> Non
     verify([RawFile(path="a", md5=md5(CONTENT))], raw)
     (raw / "a").write_bytes(OTHER)
     corrected = RawFile(path="a", md5=md5(OTHER))
-    with pytest.raises(UserError, match=rf"pinned in {NAME}; if the new one is right, remove the entry 'a' from there"):
+    with pytest.raises(UserError, match=rf"pinned in {PINS}; if the new one is right, remove the entry 'a' from there"):
         verify([corrected], raw)
     with pytest.raises(UserError, match="the published one") as caught:
         verify([RawFile(path="a", md5=md5(CONTENT))], raw)
     assert "remove the entry" not in str(caught.value)
-    (raw / NAME).unlink()
+    (raw / PINS).unlink()
     assert verify([corrected], raw).intact == ["a"]
     assert Pins(raw).read()["a"].sha256 == sha256(OTHER)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import gzip_stream
-from orca_ray.data.archives import open_gzip
+from orca_ray.data.gzip_stream import open_gzip
 from orca_ray.errors import UserError
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from orca_ray.data import mat5
+from orca_ray.data.hdf5 import mat5_variables, read_mat5
 from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, Any]
@@ -41,7 +41,7 @@ def file(*elements: bytes, endian: str = "<") -> bytes:
 
 
 def read(path: Path, name: str) -> Array:
-    return mat5.read(path, mat5.variables(path)[name])
+    return read_mat5(path, mat5_variables(path)[name])
 
 
 @pytest.mark.parametrize("endian", ["<", ">"])
@@ -54,7 +54,7 @@ def test_numbers_of_a_class_are_stored_in_the_shortest_type(endian: str, compres
         elements = [struct.pack(f"{endian}II", 15, len(z)) + z for z in map(zlib.compress, elements)]
     path = tmp_path / "d.mat"
     path.write_bytes(file(*elements, endian=endian))
-    found = mat5.variables(path)
+    found = mat5_variables(path)
     assert {name: (each.kind, each.shape) for name, each in found.items()} == {
         "coefficient": ("f8", (3, 2)),
         "sol": ("f8", (1, 3)),
@@ -73,7 +73,7 @@ def test_what_is_no_full_array_is_named_and_passed_over(tmp_path: Path) -> None:
         "numbers": np.arange(4.0),
     }
     savemat(tmp_path / "d.mat", content)
-    found = mat5.variables(tmp_path / "d.mat")
+    found = mat5_variables(tmp_path / "d.mat")
     assert {name: each.kind for name, each in found.items()} == {
         "text": "char",
         "cells": "cell",
@@ -85,7 +85,7 @@ def test_what_is_no_full_array_is_named_and_passed_over(tmp_path: Path) -> None:
     assert [name for name, each in found.items() if each.is_numeric] == ["flags", "numbers"]
     opaque = element(14, element(6, struct.pack("<II", 17, 0), "<") + element(1, b"MCOS", "<"), "<")
     (tmp_path / "d.mat").write_bytes(file(opaque, matrix(b"a", 9, 2, b"\7", (1, 1))))
-    assert list(mat5.variables(tmp_path / "d.mat")) == ["a"]
+    assert list(mat5_variables(tmp_path / "d.mat")) == ["a"]
 
 
 ONE = matrix(b"coeff", 6, 9, struct.pack("<2d", 1, 2), (1, 2))
@@ -135,8 +135,8 @@ def test_a_changed_byte_is_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "d.mat"
     path.write_bytes(content)
     try:
-        for variable in mat5.variables(path).values():
+        for variable in mat5_variables(path).values():
             if variable.is_numeric:
-                assert mat5.read(path, variable).shape == variable.shape
+                assert read_mat5(path, variable).shape == variable.shape
     except UserError as error:
         assert "d.mat" in str(error)  # noqa: PT017

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from orca_ray.data.mel import log_mel
 from orca_ray.errors import UserError
+from orca_ray.tasks.nasbench360.fsd50k import log_mel
 
 Waveform = npt.NDArray[np.float32]
 

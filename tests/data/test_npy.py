@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import npy
-from orca_ray.data.readers import open_npz, read_npy
+from orca_ray.data.readers import Npz, read_npy
 from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, Any]
@@ -115,7 +115,7 @@ def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(npy, "IN_MEMORY", in_memory)
     x = np.arange(12.0).reshape(3, 4)
     save(tmp_path / "d.npz", x_train=x, y_train=np.asfortranarray(x), other=np.array([{}], dtype=object))
-    found = open_npz(tmp_path / "d.npz", ["x_train", "y_train"])
+    found = Npz(tmp_path / "d.npz", ["x_train", "y_train"])
     assert list(found) == ["x_train", "y_train"]
     for name in found:
         array = found[name]
@@ -129,8 +129,8 @@ def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: 
 def test_npz_that_lacks_a_name_or_holds_objects(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", a=np.ones(2), b=np.array([{}], dtype=object))
     with pytest.raises(UserError, match=r"d\.npz: expected an array 'x_train', found a, b"):
-        open_npz(tmp_path / "d.npz", ["a", "x_train"])
-    found = open_npz(tmp_path / "d.npz", ["b"])
+        Npz(tmp_path / "d.npz", ["a", "x_train"])
+    found = Npz(tmp_path / "d.npz", ["b"])
     with pytest.raises(UserError, match=r"d\.npz, b: expected an array of .*, found object"):
         found["b"]
 
@@ -144,20 +144,20 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path) -> None:
     for size in range(0, len(content), 41):
         path.write_bytes(content[:size])
         with pytest.raises(UserError, match=r"d\.npz.*fetch the file again"):
-            open_npz(path, ["x"])["x"]
+            Npz(path, ["x"])["x"]
     middle = len(content) // 2
     path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     with pytest.raises(UserError, match=r"d\.npz"):
-        open_npz(path, ["x"])["x"]
+        Npz(path, ["x"])["x"]
 
 
 def test_npz_with_a_member_longer_than_its_array(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
         archive.writestr("x.npy", _npy_bytes(np.ones(3)) + b"more")
     with pytest.raises(UserError, match=r"d\.npz, x: expected 24 bytes for shape \[3\] float64, found 28"):
-        open_npz(tmp_path / "d.npz", ["x"])["x"]
+        Npz(tmp_path / "d.npz", ["x"])["x"]
 
 
 def test_a_missing_npz(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
-        open_npz(tmp_path / "d.npz", ["x"])
+        Npz(tmp_path / "d.npz", ["x"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data.pins import NAME, Pin, Pins
+from orca_ray.data.raw import PINS, Pin, Pins
 from orca_ray.errors import UserError
 
 PIN = Pin("a" * 64, 3, "https://example.org/x")
@@ -32,7 +32,7 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(24)))
     assert {pin.num_bytes for pin in Pins(tmp_path).read().values()} == set(range(24))
-    assert not (tmp_path / f"{NAME}.tmp").exists()
+    assert not (tmp_path / f"{PINS}.tmp").exists()
 
 
 ENTRY = {"sha256": "a" * 64, "bytes": 1, "url": ""}
@@ -55,11 +55,11 @@ ENTRY = {"sha256": "a" * 64, "bytes": 1, "url": ""}
     ],
 )
 def test_what_is_no_lock_file_is_refused_and_kept(tmp_path: Path, content: str) -> None:
-    (tmp_path / NAME).write_text(content)
+    (tmp_path / PINS).write_text(content)
     for use in (Pins(tmp_path).read, lambda: Pins(tmp_path).add("y", PIN)):
-        with pytest.raises(UserError, match=rf"{NAME} is no lock file"):
+        with pytest.raises(UserError, match=rf"{PINS} is no lock file"):
             use()
-    assert (tmp_path / NAME).read_text() == content
+    assert (tmp_path / PINS).read_text() == content
 
 
 JSON = st.recursive(
@@ -72,7 +72,7 @@ JSON = st.recursive(
 @given(JSON | st.fixed_dictionaries({"version": st.just(1), "files": st.dictionaries(st.text(max_size=3), JSON)}))
 def test_any_json_is_read_or_refused(content: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / NAME).write_text(json.dumps(content))
+        (Path(directory) / PINS).write_text(json.dumps(content))
         try:
             pins = Pins(Path(directory)).read()
         except UserError:
@@ -83,6 +83,6 @@ def test_any_json_is_read_or_refused(content: Any) -> None:
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / NAME).write_bytes(content)
+        (Path(directory) / PINS).write_bytes(content)
         with pytest.raises(UserError):
             Pins(Path(directory)).read()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import cache, prepared, splits
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 
 Array = npt.NDArray[Any]

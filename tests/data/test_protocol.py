@@ -3,10 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_ray.data import protocol
-from orca_ray.data.protocol import under_protocol
-from orca_ray.data.rows import Rows
-from orca_ray.data.target import Target
+from orca_ray.data import prepared
+from orca_ray.data.prepared import under_protocol
+from orca_ray.data.rows import Rows, Target
 from orca_ray.tasks.registry import get_task
 from tests.methods.tiny_trials import make_data, make_task, run, save_bert, scores, start
 
@@ -29,7 +28,7 @@ def test_paper_trains_on_all_but_test_and_selects_on_test(name: str) -> None:
 def test_large_arrays_are_joined_when_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = get_task("pocket/burgers16").prepare()
     small = under_protocol(data, "paper").train
-    monkeypatch.setattr(protocol, "JOINED_BYTES", 0)
+    monkeypatch.setattr(prepared, "JOINED_BYTES", 0)
     large = under_protocol(data, "paper").train
     arrays: list[tuple[Rows, Rows]] = [(large.x, small.x), (large.y, small.y)]
     for joined, copied in arrays:
@@ -49,7 +48,7 @@ def test_training_reads_joined_arrays_like_copied_ones(tmp_path: Path, monkeypat
     body, data = save_bert(tmp_path), make_data(task)
     reports = []
     for most_bytes in (2**30, 0):
-        monkeypatch.setattr(protocol, "JOINED_BYTES", most_bytes)
+        monkeypatch.setattr(prepared, "JOINED_BYTES", most_bytes)
         trial = start(body, task=task, data=under_protocol(data, "paper"))
         reports.append((run(trial), scores(trial.result())))
     assert reports[0] == reports[1]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orca_ray.data import prepared
+from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array
-from orca_ray.data.workspace import Workspace
 from orca_ray.tasks.registry import get_task
 from tests.twins import twins
 

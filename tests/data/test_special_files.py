@@ -13,12 +13,11 @@ import pytest
 from scipy.io import savemat
 
 from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
-from orca_ray.data.archives import open_gzip, read_whole, unpack
+from orca_ray.data.archives import read_whole, unpack
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch, hash_file
-from orca_ray.data.pins import NAME, Pin, Pins
-from orca_ray.data.raw import RawFile
-from orca_ray.data.workspace import PROGRESS, Workspace
+from orca_ray.data.gzip_stream import open_gzip
+from orca_ray.data.raw import PINS, PROGRESS, Pin, Pins, RawFile, Workspace
 from orca_ray.errors import UserError
 from tests.data.faulty_server import serving
 
@@ -30,7 +29,7 @@ def _hdf5(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "npy": readers.read_npy,
-    "npz": lambda path: readers.open_npz(path, ["x"]),
+    "npz": lambda path: readers.Npz(path, ["x"]),
     "hdf5": _hdf5,
     "mat": lambda path: readers.read_mat(path, "x"),
     "wav": lambda path: readers.read_wav(path, 22050),
@@ -102,7 +101,7 @@ def _description(place: Path, target: Path) -> None:
 
 
 def _lock_file(place: Path, target: Path) -> None:
-    (place / f"{NAME}.tmp").symlink_to(target)
+    (place / f"{PINS}.tmp").symlink_to(target)
     Pins(place).add("x", Pin("a" * 64, 3))
 
 
@@ -177,7 +176,7 @@ def test_compressed_arrays_that_expand_without_bound(tmp_path: Path, monkeypatch
     savemat(tmp_path / "d.mat", {"x": zeros}, do_compression=True)
     message = r"/d\.{}.*unfolds to more than 200 times its size, x: 83\d+ bytes are declared, \d+ are stored"
     with pytest.raises(UserError, match=message.format("npz")):
-        readers.open_npz(tmp_path / "d.npz", ["x"])["x"]
+        readers.Npz(tmp_path / "d.npz", ["x"])["x"]
     with pytest.raises(UserError, match=message.format("mat")):
         readers.read_mat(tmp_path / "d.mat", "x")[:]
     with pytest.raises(UserError, match=r"/d\.npz: unfolds to more than 200 times"):
@@ -196,7 +195,7 @@ def test_a_member_whose_directory_entry_claims_a_stored_size(tmp_path: Path, mon
 
     monkeypatch.setattr(zipfile.ZipFile, "getinfo", claiming)
     with pytest.raises(UserError, match=r"d\.npz: unfolds to more than 200 times"):
-        readers.open_npz(tmp_path / "d.npz", ["x"])["x"]
+        readers.Npz(tmp_path / "d.npz", ["x"])["x"]
 
 
 def test_a_pickle_that_does_not_fit_into_memory_is_not_called_damaged(

@@ -1,6 +1,6 @@
 import pytest
 
-from orca_ray.data.target import Target, TargetKind
+from orca_ray.data.rows import Target, TargetKind
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data import timeseries
+from orca_ray.data import readers
 from orca_ray.errors import UserError
 
 HEADER = "#a comment: with, commas\n@problemName Toy\n@classLabel true 1 2\n@data\n"
@@ -29,7 +29,7 @@ def _text(series: list[list[list[float]]]) -> str:
 
 @given(_series)
 def test_what_is_written_is_read(series: list[list[list[float]]]) -> None:
-    parsed, labels = timeseries.parse_ts(_text(series), "toy.ts")
+    parsed, labels = readers.parse_ts(_text(series), "toy.ts")
     assert labels == [str(number) for number in range(len(series))]
     assert [each.tolist() for each in parsed] == series
 
@@ -39,7 +39,7 @@ def test_a_file_cut_anywhere_within_its_last_line_is_refused() -> None:
     start = text.rindex("\n") + 1
     for end in range(start + 1, len(text) - 1):
         with pytest.raises(UserError, match=r"toy\.ts, line 6"):
-            timeseries.parse_ts(text[:end], "toy.ts")
+            readers.parse_ts(text[:end], "toy.ts")
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_a_file_cut_anywhere_within_its_last_line_is_refused() -> None:
 )
 def test_bad_text_is_refused_with_its_line(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        timeseries.parse_ts(text, "toy.ts")
+        readers.parse_ts(text, "toy.ts")
 
 
 def test_padding_follows_the_values() -> None:
-    padded = timeseries.pad([np.ones((2, 3)), np.zeros((2, 1))], 4)
+    padded = readers.pad([np.ones((2, 3)), np.zeros((2, 1))], 4)
     assert padded.shape == (2, 2, 4)
     assert np.isnan(padded).sum(axis=2).tolist() == [[1, 1], [3, 3]]
     with pytest.raises(UserError, match="a series of length 3 does not fit into 2"):
-        timeseries.pad([np.ones((2, 3))], 2)
+        readers.pad([np.ones((2, 3))], 2)

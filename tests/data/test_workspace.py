@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from orca_ray.data import cache, layout, prepared
-from orca_ray.data.prepared import Arrays
-from orca_ray.data.protocol import under_protocol
+from orca_ray.data.prepared import Arrays, under_protocol
+from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import JoinedRows, PairwiseRows
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import STATISTICS, Leaderboard, build, statistic
-from orca_ray.results import Record, ResultsStore, Status
+from orca_ray.results.record import Record, Status
+from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, from_rows, to_frame
 from tests.results.factories import make_record
 
@@ -252,7 +253,7 @@ class TestSummary:
         assert (better["good"] < better["bad"]) == (entry.better == "lower")
 
     def test_a_statistic_is_one_registry_entry(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("orca_ray.leaderboard.statistics.STATISTICS", STATISTICS)
+        monkeypatch.setattr("orca_ray.leaderboard.leaderboard.STATISTICS", STATISTICS)
         try:
 
             @statistic("worst", "worst score", better="lower")

@@ -8,7 +8,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import FORMATS, STATISTICS, Leaderboard, build, render
-from orca_ray.results import Status
+from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from orca_ray.data.prepared import Split, SplitName
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.adaptation import Adaptation

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.tasks.task import Task
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from orca_ray.data.prepared import PreparedData, Split
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.methods.stages.adaptation import Adaptation
 from tests.methods.tiny_trials import QUICK, make_data, make_task
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData, Split, SplitName
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.adaptation import Adaptation

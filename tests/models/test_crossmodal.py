@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models import weights
 from orca_ray.models.crossmodal import CrossModalModel, build_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.models.head import DenseHead, build_head
 
 FEATURES = 5

@@ -40,7 +40,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.training.config import RefineConfig

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import norm, t
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.statistics import mean_rank, wins
+from orca_ray.leaderboard.leaderboard import mean_rank, wins
 
 NONE = "none"
 """The baseline: method ``nft``, which refines without aligning."""

@@ -19,7 +19,7 @@ import torch
 from orca_ray.alignment import sources
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.data.prepared import PreparedData, Split, fingerprint
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.tasks.task import Task
 from tests.perf.trial_problem import CLASSES, read_windows

@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from orca_ray.alignment.registry import distance_names, get_distance
-from orca_ray.data.protocol import under_protocol
+from orca_ray.data.prepared import under_protocol
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar

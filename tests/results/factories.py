@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from orca_ray.results import CurvePoint, Record, ResultsStore, Status
+from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.store import ResultsStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import ResultsStore, Status
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS
 from tests.results.factories import files_of, make_point, make_record
 
@@ -207,7 +208,7 @@ class TestProcesses:
     SCRIPT = """
 import sys, time
 from pathlib import Path
-from orca_ray.results import ResultsStore
+from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_point, make_record
 role, uri = sys.argv[1:]
 store, stop = ResultsStore(uri, create=True), Path(uri).with_name("stop")

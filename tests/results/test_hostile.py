@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import Record, ResultsStore, Status, folder, tables
-from orca_ray.results.store import MARKER
+from orca_ray.results import folder, tables
+from orca_ray.results.record import Record, Status
+from orca_ray.results.store import MARKER, ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from tests.results.factories import files_of, make_point, make_record
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.results import CurvePoint, Record, Status
+from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.tables import CURVES, RECORDS, decode, encode, from_rows
 from tests.results.factories import make_point, make_record
 

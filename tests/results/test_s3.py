@@ -8,7 +8,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import ResultsStore, Status
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_point, make_record
 
 moto = pytest.importorskip(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import CurvePoint, Record, ResultsStore, Status
-from orca_ray.results.store import MARKER
+from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.store import MARKER, ResultsStore
 from tests.results.factories import files_of, make_point, make_record
 
 
@@ -272,7 +272,7 @@ class TestNoSpace:
 _AS_NOBODY = """
 import os, sys
 from orca_ray.errors import UserError
-from orca_ray.results import ResultsStore
+from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_record
 os.setuid(65534)
 try:

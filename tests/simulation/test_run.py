@@ -15,8 +15,7 @@ import pytest
 
 from orca_ray import __version__
 from orca_ray.data import cache
-from orca_ray.data.pdebench_files import MARK
-from orca_ray.data.raw import LOCKS
+from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
 from orca_ray.simulation import files, run
 from orca_ray.simulation.run import BatchStore

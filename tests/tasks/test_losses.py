@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.losses import LOSSES, Loss, get_loss

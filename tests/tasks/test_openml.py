@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data import prepared
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml.tables import KEPT_COLUMNS, NAMES, STANDARDISED_AGAIN, TASKS, build
 from orca_ray.tasks.task import Arrays, Task

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import Workspace
 from orca_ray.tasks.openml.tables import build, split
 from orca_ray.tasks.task import SPLIT_SEED
 from tests.twins._openml_format import TwinTable, write_table

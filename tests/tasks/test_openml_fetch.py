@@ -13,7 +13,7 @@ import pytest
 
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import verify
-from orca_ray.data.pins import NAME
+from orca_ray.data.raw import PINS
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml.tables import TASKS
@@ -118,7 +118,7 @@ def test_a_data_set_is_fetched_verified_pinned_and_prepared(answers: Answers, tm
     assert answers.asked == [DESCRIPTION, TABLE]
     assert any("fetching 61/data.arff" in line for line in told)
     assert _is_whole(tmp_path)
-    pins = json.loads((tmp_path / NAME).read_text())["files"]
+    pins = json.loads((tmp_path / PINS).read_text())["files"]
     assert set(pins) == {"61/description.json", "61/data.arff"}
     assert pins["61/data.arff"]["bytes"] == (tmp_path / "61" / "data.arff").stat().st_size
     assert verify(IRIS.files, tmp_path).intact == ["61/data.arff", "61/description.json"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml._client import read_description
 from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data import prepared
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import Workspace
 from orca_ray.tasks.openml.tables import build
 from orca_ray.tasks.registry import get_task
 from tests.twins._openml_format import TwinTable, write_table

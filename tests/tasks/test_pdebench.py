@@ -17,10 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import prepared
-from orca_ray.data.pdebench_files import MARK
-from orca_ray.data.prepared import PreparedData
-from orca_ray.data.protocol import HELD_OUT, PAPER
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.prepared import HELD_OUT, PAPER, PreparedData
+from orca_ray.data.raw import MARK, Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _declare, _layouts, _reading
 from orca_ray.tasks.pdebench.problems import PROBLEMS

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from orca_ray.data import prepared
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import Workspace
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.sweep.planning.published import published_settings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from tests.methods.tiny_trials import make_data, make_task
 

@@ -13,9 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from orca_ray.data import prepared
-from orca_ray.data.raw import RawFile
-from orca_ray.data.target import Target
-from orca_ray.data.workspace import Workspace
+from orca_ray.data.raw import RawFile, Workspace
+from orca_ray.data.rows import Target
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.tasks.task import Arrays, Task

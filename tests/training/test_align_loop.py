@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from orca_ray.alignment import labels as labels_module
 from orca_ray.alignment.distance import Diagnosis, Distance, SourceFeatures
 from orca_ray.alignment.registry import get_distance
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import align, checkpoint

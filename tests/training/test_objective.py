@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import Rows
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.tasks.augmentations import Augmentation

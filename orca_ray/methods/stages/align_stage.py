@@ -11,7 +11,7 @@ from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import default_source, get_distance
 from orca_ray.alignment.source_features import source_features
 from orca_ray.data.prepared import PreparedData
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.methods.hyperparameters import Hyperparameters
 from orca_ray.methods.reports import Outcome
 from orca_ray.models.crossmodal import CrossModalModel

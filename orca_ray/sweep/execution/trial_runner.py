@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_ray.data import cache
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
@@ -94,7 +94,7 @@ class TrialRunner:
         return self._report(points)
 
     def _build(self) -> "Adaptation":
-        from orca_ray.data.protocol import under_protocol
+        from orca_ray.data.prepared import under_protocol
         from orca_ray.methods.stages.adaptation import Adaptation
         from orca_ray.tasks.registry import get_task
 

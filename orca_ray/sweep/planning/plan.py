@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.planning.assets import Absent, absent, check_bodies

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.results.record import PROTOCOLS
 from orca_ray.sweep.planning.published import published_settings

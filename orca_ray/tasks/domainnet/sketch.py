@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data.bodies import IMAGENET_STATISTICS
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_lines
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, named

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.data.raw import RawFile
+from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.readers import refuse_labels, refuse_shape
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.arrays import filled, hold_out
 from orca_ray.tasks.task import SPLIT_SEED

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.data.prepared import SPLITS
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER, SPLITS
 from orca_ray.data.readers import read_npy, refuse_not_finite
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_mat, refuse_not_finite
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data.prepared import SplitName
-from orca_ray.data.readers import open_npz
+from orca_ray.data.readers import Npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled
@@ -24,7 +24,7 @@ _MEMBERS: dict[SplitName, str] = {"train": "train", "validation": "val", "test":
 
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
-    content = open_npz(path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"])
+    content = Npz(path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"])
     arrays: dict[str, Array] = {}
     for split, name in _MEMBERS.items():
         y = _zeros_and_ones(path, f"y_{name}", numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)))

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.prepared import SplitName
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER, SplitName
 from orca_ray.data.readers import refuse_not_finite
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted

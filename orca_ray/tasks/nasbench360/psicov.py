@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_lines, read_npy, refuse_not_finite, refuse_shape
 from orca_ray.data.rows import PairwiseRows
 from orca_ray.errors import UserError, quoted

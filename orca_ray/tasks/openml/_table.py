@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from orca_ray.data import cache
 from orca_ray.data.gzip_stream import refuse_growth
+from orca_ray.data.raw import Workspace
 from orca_ray.data.readers import refuse_not_finite
 from orca_ray.data.rows import Array
-from orca_ray.data.workspace import Workspace
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.openml._client import raw_files, read_description
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import splits
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError

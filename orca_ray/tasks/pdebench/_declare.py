@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from orca_ray.data import readers
 from orca_ray.data.cache import parse_json
-from orca_ray.data.pdebench_files import FILES, MARK
-from orca_ray.data.raw import RawFile, refuse_missing
+from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, refuse_missing
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._layouts import Hdf5, Steady, seeds, stacked
@@ -53,7 +52,7 @@ class Problem:
     @property
     def file(self) -> str:
         """File name in PDEBench."""
-        return FILES[self.name]
+        return PDEBENCH_FILES[self.name]
 
 
 def downloaded(problem: Problem) -> Task:

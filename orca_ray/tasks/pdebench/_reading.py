@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import splits
-from orca_ray.data.prepared import SPLITS, Arrays
-from orca_ray.data.protocol import PAPER
+from orca_ray.data.prepared import PAPER, SPLITS, Arrays
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench._layouts import Layout, Simulations

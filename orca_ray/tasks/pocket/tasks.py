@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.data import packages, splits, timeseries
+from orca_ray.data import packages, readers, splits
 from orca_ray.data.bodies import PACKAGED_BODIES
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
@@ -76,7 +76,7 @@ def _archive(
 def _archive_series(name: str, split: str) -> tuple[list[Array], Array]:
     """Return N series [channels, length_i] and their classes [N], numbered from 0."""
     member = f"aeon/datasets/data/{name}/{name}_{split}.ts"
-    series, labels = timeseries.parse_ts(packages.read_member(AEON, member).decode(), member)
+    series, labels = readers.parse_ts(packages.read_member(AEON, member).decode(), member)
     return series, np.array([int(label) - 1 for label in labels], dtype=np.int64)
 
 
@@ -170,7 +170,7 @@ TASKS = (
     ),
     _task(
         "japanese_vowels",  # nine speakers told apart by 12 cepstrum coefficients over time
-        partial(_archive, name="JapaneseVowels", stack=partial(timeseries.pad, length=29), axes=(0, 2)),
+        partial(_archive, name="JapaneseVowels", stack=partial(readers.pad, length=29), axes=(0, 2)),
         (90, 180, 370),  # the archive's own split is 270 and 370; with all 270 labels the error nearly vanishes
         classes=9,
         title="Japanese vowels, 90 labels",

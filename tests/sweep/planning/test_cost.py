@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.data.target import Target
+from orca_ray.data.rows import Target
 from orca_ray.sweep.planning.cost import (
     GPU_STEP_SECONDS,
     SWIN_SLOWNESS,

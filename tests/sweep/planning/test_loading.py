@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import PROTOCOLS
+from orca_ray.results.record import PROTOCOLS
 from orca_ray.sweep.planning.loading import load_spec, parse_spec, shipped_sweeps
 from orca_ray.sweep.planning.spec import Overrides
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data.prepared import PreparedData
-from orca_ray.data.protocol import under_protocol
+from orca_ray.data.prepared import PreparedData, under_protocol
 from orca_ray.tasks.task import Task
 from tests.twins.nasbench360_series import TWINS
 
