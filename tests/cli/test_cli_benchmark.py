@@ -9,7 +9,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results import ResultsStore, Status
 from orca_ray.sweep.execution import driver, events
-from orca_ray.sweep.execution.executors.inline import InlineExecutor
+from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.planning.searches import NodeResources
 from orca_ray.sweep.planning.spec import SweepSpec
 from tests.cli.conftest import Command

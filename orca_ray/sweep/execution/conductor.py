@@ -15,11 +15,9 @@ from orca_ray.methods.reports import Progress
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import events
-from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.recording import make_record
-from orca_ray.sweep.planning.searches import SearchPlan
-from orca_ray.sweep.planning.trial import TrialSpec
-from orca_ray.sweep.search.search import Search
+from orca_ray.sweep.execution.messages import TrialReport, make_record
+from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
+from orca_ray.sweep.search import Search
 
 
 @dataclass

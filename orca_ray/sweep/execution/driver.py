@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 EXECUTORS = {
     "ray": "orca_ray.sweep.execution.executors.ray:RayExecutor",
-    "inline": "orca_ray.sweep.execution.executors.inline:InlineExecutor",
+    "inline": "orca_ray.sweep.execution.executors.base:InlineExecutor",
 }
 
 

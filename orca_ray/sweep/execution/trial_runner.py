@@ -18,7 +18,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.messages import TrialReport, Worker
-from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.sweep.planning.searches import TrialSpec
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.adaptation import Adaptation

@@ -10,7 +10,7 @@ from orca_ray.sweep.planning.assets import Absent, absent, check_bodies
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
 from orca_ray.sweep.planning.searches import NodeResources, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
-from orca_ray.sweep.search.search import Search
+from orca_ray.sweep.search import Search
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
         UserError: the sweep has no task or no method, or a body in a local directory cannot be read.
     """
     if nodes is None:
-        from orca_ray.sweep.execution.executors.inline import this_node
+        from orca_ray.sweep.execution.executors.base import this_node
 
         nodes = [this_node()]
     has_gpu = any(node.gpus > 0 for node in nodes)
