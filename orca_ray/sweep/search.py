@@ -192,13 +192,13 @@ class Search:
         completed = (self.records[trial.key].status is Status.COMPLETED for trial in self._confirm)
         return None if any(completed) else "every confirm trial failed"
 
-    def ready(self) -> bool:
-        """Return whether some trial can start now."""
-        return self._next() is not None
-
     def take(self) -> TrialSpec | None:
         """Return the next trial that can start now and mark it as running; None if no trial can."""
-        trial = self._next()
+        if self._confirm is not None:
+            trials = self._confirm
+        else:
+            trials = [self._search_trial(candidate.values) for candidate in self.sampler.open_candidates()]
+        trial = next((t for t in trials if t.key not in self._running and t.key not in self.records), None)
         if trial is not None:
             self._running.add(trial.key)
         return trial
@@ -218,13 +218,6 @@ class Search:
         """Return the validation scores per epoch of each trial that early stopping compares with ``trial``."""
         numbers = self._numbers.get(trial.key)
         return self.sampler.earlier_scores(min(numbers)) if numbers else []
-
-    def _next(self) -> TrialSpec | None:
-        if self._confirm is not None:
-            trials = self._confirm
-        else:
-            trials = [self._search_trial(candidate.values) for candidate in self.sampler.open_candidates()]
-        return next((t for t in trials if t.key not in self._running and t.key not in self.records), None)
 
     def _replay(self) -> None:
         """Pass known records to the sampler; when all candidates have one, create the confirm trials of the best."""

@@ -1,11 +1,11 @@
 """The plan that ``orca-sweep plan`` prints: trials, estimated cost, missing data, trials too large for every node."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from orca_ray.data.protocol import PAPER
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.assets import Absent, absent, check_bodies
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
 from orca_ray.sweep.planning.searches import NodeResources, placement_problem, plan_searches
@@ -66,14 +66,8 @@ class Plan:
         for row in self.rows:
             if row.problem:
                 reasons.setdefault(row.problem, []).append(f"{row.task} {row.method}")
-        return [
-            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
-            for reason, names in reasons.items()
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as dicts and lists, for JSON."""
-        return {**asdict(self), "num_trials": self.num_trials, "num_finished": self.num_finished}
+        more = {reason: f" and {len(names) - 1} more" if len(names) > 1 else "" for reason, names in reasons.items()}
+        return [f"{names[0]}{more[reason]}: {reason}" for reason, names in reasons.items()]
 
 
 def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
@@ -85,10 +79,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     Raises:
         UserError: the sweep has no task or no method, or a body in a local directory cannot be read.
     """
-    if nodes is None:
-        from orca_ray.sweep.execution.executors.base import this_node
-
-        nodes = [this_node()]
+    nodes = [this_node()] if nodes is None else nodes
     has_gpu = any(node.gpus > 0 for node in nodes)
     searches = plan_searches(spec, fingerprints(spec), gpus=has_gpu)
     if not searches:
