@@ -15,8 +15,8 @@ from typing import NamedTuple
 import optuna
 
 from orca_ray.results.record import Record, Status
+from orca_ray.sweep.planning.schema import Dimension, Scalar, tidy
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, stable_seed
-from orca_ray.sweep.planning.space import Dimension, Scalar, tidy
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

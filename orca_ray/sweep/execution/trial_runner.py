@@ -109,16 +109,10 @@ class TrialRunner:
         return Adaptation(
             task.under(trial.protocol).resolved(data),
             under_protocol(data, trial.protocol),
-            method=trial.method,
-            body=trial.body,
-            hyperparameters=trial.hyperparameters,
-            seed=trial.seed,
-            test=trial.phase == "confirm",
-            device=device_for(trial),
-            threads=trial.threads,
-            deterministic=trial.deterministic,
-            standardise=trial.protocol != PAPER,
-        )
+            method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
+            test=trial.phase == "confirm", device=device_for(trial), threads=trial.threads,
+            deterministic=trial.deterministic, standardise=trial.protocol != PAPER,
+        )  # fmt: skip
 
     def _resume(self, adaptation: "Adaptation") -> list[Progress]:
         """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""

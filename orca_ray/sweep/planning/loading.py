@@ -11,8 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
 from orca_ray.paths import open_regular, refuse_special
-from orca_ray.sweep.planning.schema import Budget, Layer, ResourceRequest, SuccessiveHalving, SweepFile
-from orca_ray.sweep.planning.space import Dimension
+from orca_ray.sweep.planning.schema import Budget, Dimension, Layer, ResourceRequest, SuccessiveHalving, SweepFile
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.space import Scalar
+from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.spec import SweepSpec
 
 Phase = Literal["search", "confirm"]
@@ -110,18 +110,10 @@ class SearchPlan:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
         hyperparameters = {**self.first, **values}
         return TrialSpec(
-            task=self.task,
-            method=self.method,
-            body=self.body,
-            hyperparameters=hyperparameters,
-            seed=seed,
-            protocol=self.spec.protocol,
-            data_fingerprint=self.fingerprint,
-            phase=phase,
-            epochs=int(hyperparameters["refine.epochs"]),
-            resources=self.resources,
-            deterministic=self.spec.deterministic,
-        )
+            task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
+            protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
+            epochs=int(hyperparameters["refine.epochs"]), deterministic=self.spec.deterministic,
+        )  # fmt: skip
 
 
 def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:

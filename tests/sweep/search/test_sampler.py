@@ -3,7 +3,7 @@ import math
 import pytest
 from optuna.trial import TrialState
 
-from orca_ray.sweep.planning.space import Dimension, Scalar
+from orca_ray.sweep.planning.schema import Dimension, Scalar
 from orca_ray.sweep.search import Answer, Candidate, CandidateSampler
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}

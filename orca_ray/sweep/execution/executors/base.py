@@ -4,15 +4,17 @@ import logging
 import os
 import platform
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 
 from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.trial_runner import TrialRunner
 from orca_ray.sweep.planning.searches import NodeResources
 
 logger = logging.getLogger(__name__)
 
 
-class Executor(ABC):
+class Executor(AbstractContextManager["Executor"], ABC):
     """Runs the trials that a `Conductor` chooses, and reports their progress to it.
 
     Use it as a context manager in one thread: call ``open`` once, then ``run`` once. Leaving the context ends all
@@ -37,9 +39,6 @@ class Executor(ABC):
     def close(self) -> None:
         """End all processes that this executor started."""
         return
-
-    def __enter__(self) -> "Executor":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -80,13 +79,9 @@ class InlineExecutor(Executor):
 
     @staticmethod
     def _run_trial(runner: TrialRunner, conductor: Conductor) -> None:
-        key = runner.trial.key
+        key, stop, report = runner.trial.key, False, TrialReport()
         conductor.started(key)
-        while True:
+        while not (stop or report.done):
             report = runner.step()
-            if conductor.report(key, report.progress):
-                conductor.finish(key, report.stopped_early())
-                return
-            if report.done:
-                conductor.finish(key, report)
-                return
+            stop = conductor.report(key, report.progress)
+        conductor.finish(key, report.stopped_early() if stop else report)

@@ -99,24 +99,16 @@ class RayExecutor(Executor):
 
         searcher = bridge.ConductorSearcher(conductor, assign)
         scheduler, hooks = bridge.ConductorScheduler(searcher), bridge.ConductorHooks(searcher)
+        tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
+        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement)
         with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch):
-            tuner = tune.Tuner(
-                tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True
-                ),
-                run_config=tune.RunConfig(
-                    name=f"orca-{uuid.uuid4().hex[:12]}",
-                    storage_path=scratch,
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=0),  # the searcher retries
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                    callbacks=[hooks],
-                    log_to_file=False,
-                    stop=hooks,
-                ),
-            )
-            tuner.fit()
+            run_config = tune.RunConfig(
+                name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=scratch, verbose=0, log_to_file=False,
+                failure_config=tune.FailureConfig(max_failures=0),  # the searcher retries
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                callbacks=[hooks], stop=hooks,
+            )  # fmt: skip
+            tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
         if searcher.error is not None:
             raise searcher.error
         return not conductor.done
