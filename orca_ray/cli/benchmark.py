@@ -92,15 +92,9 @@ class SweepOptions:
         from orca_ray.sweep.planning.loading import load_spec
         from orca_ray.sweep.planning.spec import Overrides
 
-        overrides = Overrides(
-            tasks=split_names("--tasks", self.tasks),
-            methods=split_names("--methods", self.methods),
-            body=self.body,
-            protocol=None if self.protocol is None else self.protocol.value,
-            trials=self.trials,
-            seeds=self.seeds,
-            deterministic=self.deterministic,
-        )
+        tasks, methods = split_names("--tasks", self.tasks), split_names("--methods", self.methods)
+        protocol = None if self.protocol is None else self.protocol.value
+        overrides = Overrides(tasks, methods, self.body, protocol, self.trials, self.seeds, self.deterministic)
         return load_spec(source, budget=self.budget, overrides=overrides)
 
     @property
@@ -180,13 +174,9 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
     existing_store(uri)  # raises if something else is at this path, before data are fetched
     with SweepProgress(quiet=options.quiet or options.json) as listener:
         summary = run_sweep(
-            spec,
-            uri,
-            executor=options.executor.value,
-            listener=listener,
-            address=options.address,
+            spec, uri, executor=options.executor.value, listener=listener, address=options.address,
             retry_failed=options.retry_failed,
-        )
+        )  # fmt: skip
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": uri})
     elif not options.quiet:

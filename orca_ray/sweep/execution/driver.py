@@ -16,7 +16,6 @@ from orca_ray.sweep.planning.spec import SweepSpec
 
 logger = logging.getLogger(__name__)
 
-
 EXECUTORS = {
     "ray": "orca_ray.sweep.execution.executors.ray:RayExecutor",
     "inline": "orca_ray.sweep.execution.executors.base:InlineExecutor",

@@ -96,23 +96,12 @@ def make_record(
     finished_at = datetime.now(UTC)
     return Record(
         **{name: getattr(trial, name) for name in _TRIAL},
-        trial_key=trial.key,
-        sweep=sweep,
-        benchmark=task.benchmark,
-        hyperparameters=canonical_json(dict(trial.hyperparameters)),
-        metric=task.under(trial.protocol).metric,
-        status=report.status,
-        wall_seconds=(finished_at - started_at).total_seconds(),
-        node=report.worker.node,
-        device=report.worker.device,
-        started_at=started_at,
-        finished_at=finished_at,
-        error=report.error,
-        version=orca_ray.__version__,
-        torch_version=report.worker.torch,
-        **_outcome(report, curve),
-        **run,
-    )
+        trial_key=trial.key, sweep=sweep, benchmark=task.benchmark, metric=task.under(trial.protocol).metric,
+        hyperparameters=canonical_json(dict(trial.hyperparameters)), status=report.status, error=report.error,
+        started_at=started_at, finished_at=finished_at, wall_seconds=(finished_at - started_at).total_seconds(),
+        node=report.worker.node, device=report.worker.device, torch_version=report.worker.torch,
+        version=orca_ray.__version__, **_outcome(report, curve), **run,
+    )  # fmt: skip
 
 
 def _outcome(report: TrialReport, curve: Sequence[Progress]) -> dict[str, Any]:

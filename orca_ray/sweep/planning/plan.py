@@ -114,16 +114,10 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     ]  # fmt: skip
     gpu, cpu = gpu_rate(), None if has_gpu else cpu_rate()
     return Plan(
-        sweep=spec.sweep_id,
-        protocol=spec.protocol,
-        deterministic=spec.deterministic,
-        rows=tuple(rows),
-        nodes=tuple(nodes),
-        gpu=gpu.device,
-        cpu=cpu.device if cpu else "",
-        costs=tuple(task_costs(searches, gpu, cpu)),
-        absent=tuple(absent(searches)),
-    )
+        sweep=spec.sweep_id, protocol=spec.protocol, deterministic=spec.deterministic, rows=tuple(rows),
+        nodes=tuple(nodes), gpu=gpu.device, cpu=cpu.device if cpu else "",
+        costs=tuple(task_costs(searches, gpu, cpu)), absent=tuple(absent(searches)),
+    )  # fmt: skip
 
 
 def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
