@@ -21,6 +21,7 @@ MAX_BYTES = 64 * 2**20
 """Largest number of bytes of an array that are read to compute its minimum, maximum, mean and std."""
 MAX_CLASSES = 30
 """Largest number of classes for which the number of samples of each is printed."""
+_ORIGIN = ("licence", "terms", "citation", "reference")
 
 
 def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None:
@@ -140,8 +141,7 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
         {"path": f.path, "bytes": f.num_bytes or None, "present": f.present(task.raw_directory)} for f in task.files
     ]
     return {
-        **{key: plain(getattr(task, key)) for key in keys},
-        **{key: getattr(task, key) for key in ("licence", "terms", "citation", "reference")},
+        **{key: plain(getattr(task, key)) for key in (*keys, *_ORIGIN)},
         "files": files + [{"package": p.requirement, "bytes": round(1e6 * p.size_mb)} for p in task.packages],
         "prepared": None if data is None else _prepared(task, data),
         "picture": None,
@@ -183,8 +183,7 @@ def _print(facts: dict[str, Any]) -> None:
         "modality": facts["modality"],
         "input": "×".join(map(str, facts["input_shape"] or "?")),
         "target": "one number" if target["kind"] == "scalar" else f"{target['kind']} {extent}",
-        **{key: facts[key] for key in ("loss", "metric", "body", "augmentation")},
-        **{key: facts[key] for key in ("licence", "terms", "citation", "reference")},
+        **{key: facts[key] for key in ("loss", "metric", "body", "augmentation", *_ORIGIN)},
     }
     width = max(map(len, lines))
     for key, value in lines.items():

@@ -79,8 +79,9 @@ class SweepState:
                 case events.TrialProgress():
                     state = self._row(event.task, event.method)
                     state.running.pop(event.trial_key, None)  # to insert it again at the end
-                    state.running[event.trial_key] = f"{event.stage} {event.epoch}/{event.epochs}"
-                    state.update_best(event.validation_score)
+                    progress = event.progress
+                    state.running[event.trial_key] = f"{progress.stage} {progress.epoch}/{progress.epochs}"
+                    state.update_best(progress.validation_score)
                 case events.TrialFinished(record, remaining):
                     state = self._row(record.task, record.method)
                     state.running.pop(record.trial_key, None)

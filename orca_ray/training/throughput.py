@@ -70,14 +70,19 @@ def peak_flops(precision: Precision) -> float | None:
 def _measured_peak(threads: int, bfloat16: bool) -> float:
     """Return the best rate, in operations per second, of matrix products of three shapes; too low on busy CPUs."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    best = 0.0
-    for rows in (256, 512, 1024):
-        left, right = torch.ones(rows, 768, dtype=dtype), torch.ones(768, 1024, dtype=dtype)
-        for _ in range(4):  # the first is a warm-up
-            started = perf_counter()
-            torch.mm(left, right)
-            best = max(best, 2 * left.numel() * right.shape[1] / (perf_counter() - started))
-    return best
+    return max(product_rate(torch.ones(rows, 768, dtype=dtype), 1024) for rows in (256, 512, 1024))
+
+
+def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> float:
+    """Return the best rate, in operations per second, of at least four matrix products within ``seconds``."""
+    right, rates, begin = left.new_ones(left.shape[1], columns), [0.0], perf_counter()
+    while len(rates) <= 4 or perf_counter() - begin < seconds:  # the first is a warm-up
+        started = perf_counter()
+        torch.mm(left, right)
+        if left.is_cuda:
+            torch.cuda.synchronize()
+        rates.append(2.0 * left.numel() * columns / (perf_counter() - started))
+    return max(rates)
 
 
 def memory_mib(device: torch.device) -> float:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import driver, events
-from orca_ray.sweep.execution.executors.inline import InlineExecutor
+from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.planning.searches import NodeResources
 from orca_ray.sweep.planning.spec import SweepSpec
 from tests.cli.conftest import Command
@@ -45,7 +46,14 @@ class FakeSweep:
         for seed in (1, 2):
             key = f"k{seed}"
             listener(events.TrialStarted(key, "pocket/digits", "nft", "confirm"))
-            listener(events.TrialProgress(key, "pocket/digits", "nft", "refine", 1, 3, 0.4, 1.0, None))
+            listener(
+                events.TrialProgress(
+                    key,
+                    "pocket/digits",
+                    "nft",
+                    Progress(stage="refine", epoch=1, epochs=3, validation_score=0.4, loss=1.0),
+                )
+            )
             record = make_record(key, task="pocket/digits", method="nft", seed=seed, validation_score=0.25)
             listener(events.TrialFinished(record, remaining=2 - seed))
         values: dict[str, Any] = {

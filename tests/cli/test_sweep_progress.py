@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from orca_ray.cli.sweep_progress import SweepProgress, SweepState, render, trial_line
+from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution import events
 from tests.results.factories import make_record
@@ -50,7 +51,14 @@ def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
     rows = tuple(events.SearchRow(f"pocket/{t}", m, "b", planned=7, finished=3) for t in tasks for m in methods)
     state.apply(events.SweepStarted("pocket/full", "ray", "one node", rows))
     state.apply(events.TrialStarted("a", "pocket/mnist", "linear_probe", "search"))
-    state.apply(events.TrialProgress("a", "pocket/mnist", "linear_probe", "refine", 12, 12, 0.1234, 1.0, None))
+    state.apply(
+        events.TrialProgress(
+            "a",
+            "pocket/mnist",
+            "linear_probe",
+            Progress(stage="refine", epoch=12, epochs=12, validation_score=0.1234, loss=1.0),
+        )
+    )
     screen = Console(file=io.StringIO(), width=80)
     screen.print(render(state, 24))
     assert isinstance(screen.file, io.StringIO)
@@ -67,8 +75,14 @@ def test_counts_and_best_follow_the_events() -> None:
     assert state.totals() == (3, 6, 0)
     state.apply(events.TrialStarted("a", "pocket/digits", "orca", "search"))
     state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
-    state.apply(events.TrialProgress("a", "pocket/digits", "orca", "refine", 2, 5, 0.31, 1.0, None))
-    state.apply(events.TrialProgress("b", "pocket/digits", "orca", "align", 1, 9, None, None, 3.0))
+    state.apply(
+        events.TrialProgress(
+            "a", "pocket/digits", "orca", Progress(stage="refine", epoch=2, epochs=5, validation_score=0.31, loss=1.0)
+        )
+    )
+    state.apply(
+        events.TrialProgress("b", "pocket/digits", "orca", Progress(stage="align", epoch=1, epochs=9, distance=3.0))
+    )
     row = state.rows["pocket/digits", "orca"]
     assert state.totals() == (3, 6, 2)
     assert (row.best, row.stage) == (0.31, "align 1/9")
@@ -101,7 +115,11 @@ def test_the_table_shows_each_row_and_the_totals() -> None:
     clock = Clock()
     state = started(clock)
     state.apply(events.TrialStarted("a", "pocket/digits", "orca", "search"))
-    state.apply(events.TrialProgress("a", "pocket/digits", "orca", "refine", 2, 5, 0.31, 1.0, None))
+    state.apply(
+        events.TrialProgress(
+            "a", "pocket/digits", "orca", Progress(stage="refine", epoch=2, epochs=5, validation_score=0.31, loss=1.0)
+        )
+    )
     state.apply(events.Message("fetched [mnist]"))
     clock.now += 65
     shown = text(state)
@@ -134,7 +152,14 @@ def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.Capture
     failed = make_record("a", status=Status.FAILED_OOM, validation_score=None, test_score=None, error="out\nof memory")
     with SweepProgress(quiet=False) as listener:
         listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
-        listener(events.TrialProgress("a", "pocket/digits", "orca", "refine", 1, 5, 0.3, 1.0, None))
+        listener(
+            events.TrialProgress(
+                "a",
+                "pocket/digits",
+                "orca",
+                Progress(stage="refine", epoch=1, epochs=5, validation_score=0.3, loss=1.0),
+            )
+        )
         listener(events.TrialFinished(failed, 0))
         listener(events.Message("retrying"))
     captured = capsys.readouterr()

@@ -8,9 +8,8 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.loading import parse_spec
-from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
+from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec
-from orca_ray.sweep.planning.trial import TrialSpec
 
 TEXT = """\
 name: fake

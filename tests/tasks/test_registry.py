@@ -17,7 +17,7 @@ from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.published import published_settings
+from orca_ray.sweep.planning.spec import published_settings
 from orca_ray.tasks.augmentations import AUGMENTATIONS
 from orca_ray.tasks.losses import LOSSES
 from orca_ray.tasks.metrics import METRICS

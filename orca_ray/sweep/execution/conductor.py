@@ -15,11 +15,9 @@ from orca_ray.methods.reports import Progress
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import events
-from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.recording import make_record
-from orca_ray.sweep.planning.searches import SearchPlan
-from orca_ray.sweep.planning.trial import TrialSpec
-from orca_ray.sweep.search.search import Search
+from orca_ray.sweep.execution.messages import TrialReport, make_record
+from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
+from orca_ray.sweep.search import Search
 
 
 @dataclass
@@ -75,8 +73,8 @@ class Conductor:
             for key, record in store.load(self._spec.sweep_id).items()
             if not (record.status is Status.LOST or (retry_failed and record.status.failed))
         }
-        curves = self._stored_scores() if existing else {}
-        self.searches = [Search(plan, existing, curves) for plan in searches]
+        scores = self._stored_scores() if existing else {}
+        self.searches = [Search(plan, existing, scores) for plan in searches]
         self.finished_before = sum(search.num_finished for search in self.searches)
         self._seconds: dict[tuple[str, str], float] = {}
         self._estimate_error = 1.0
@@ -92,15 +90,12 @@ class Conductor:
 
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, of the search with the most expected time left, or None if none can start now."""
-        ready = [search for search in self.searches if search.ready()]
-        if not ready:
-            return None
-        search = max(ready, key=self._seconds_left)
-        trial = search.take()
-        assert trial is not None
-        lost = self._lost.pop(trial.key) if trial.key in self._lost else None
-        self._running[trial.key] = lost or _Running(trial, search, datetime.now(UTC))
-        return trial
+        for search in sorted(self.searches, key=self._seconds_left, reverse=True):
+            if (trial := search.take()) is not None:
+                lost = self._lost.pop(trial.key, None)
+                self._running[trial.key] = lost or _Running(trial, search, datetime.now(UTC))
+                return trial
+        return None
 
     def started(self, key: str) -> None:
         """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
@@ -119,12 +114,7 @@ class Conductor:
             if any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in item.curve):
                 continue
             item.curve.append(point)
-            self._emit(
-                events.TrialProgress(
-                    key, item.trial.task, item.trial.method, point.stage, point.epoch, point.epochs,
-                    point.validation_score, point.loss, point.distance,
-                )
-            )  # fmt: skip
+            self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
             if self._stops(item):  # a resumed trial reports several epochs: later ones are dropped
                 return True
         return False

@@ -9,18 +9,16 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
 from orca_ray.sweep.execution.executors.base import Executor
-from orca_ray.sweep.planning.assets import fetch
 from orca_ray.sweep.planning.cost import trial_seconds
-from orca_ray.sweep.planning.plan import fingerprints
+from orca_ray.sweep.planning.plan import fetch, fingerprints
 from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
 from orca_ray.sweep.planning.spec import SweepSpec
 
 logger = logging.getLogger(__name__)
 
-
 EXECUTORS = {
     "ray": "orca_ray.sweep.execution.executors.ray:RayExecutor",
-    "inline": "orca_ray.sweep.execution.executors.inline:InlineExecutor",
+    "inline": "orca_ray.sweep.execution.executors.base:InlineExecutor",
 }
 
 

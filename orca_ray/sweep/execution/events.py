@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Record, Status
 
 
-@dataclass(frozen=True)
-class SearchRow:
+class SearchRow(NamedTuple):
     """One (task, method) of a sweep: numbers of planned trials and of those that had finished at the start."""
 
     task: str
@@ -17,8 +18,7 @@ class SearchRow:
     finished: int
 
 
-@dataclass(frozen=True)
-class SweepStarted:
+class SweepStarted(NamedTuple):
     """Data and bodies are ready, and trials are about to start."""
 
     sweep: str
@@ -28,8 +28,7 @@ class SweepStarted:
     rows: tuple[SearchRow, ...]
 
 
-@dataclass(frozen=True)
-class TrialStarted:
+class TrialStarted(NamedTuple):
     """A worker has started a trial."""
 
     trial_key: str
@@ -38,23 +37,16 @@ class TrialStarted:
     phase: str
 
 
-@dataclass(frozen=True)
-class TrialProgress:
+class TrialProgress(NamedTuple):
     """A trial has finished an epoch of one of its stages."""
 
     trial_key: str
     task: str
     method: str
-    stage: str
-    epoch: int
-    epochs: int
-    validation_score: float | None
-    loss: float | None
-    distance: float | None
+    progress: Progress
 
 
-@dataclass(frozen=True)
-class TrialFinished:
+class TrialFinished(NamedTuple):
     """A trial has ended, and its record is in the store."""
 
     record: Record
@@ -62,8 +54,7 @@ class TrialFinished:
     """Trials of the same (task, method) that have not ended."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """A line of text for the user, about a download or a trial that is run again."""
 
     text: str
@@ -97,8 +88,7 @@ class Summary:
         return self.ran == 0 and not self.interrupted
 
 
-@dataclass(frozen=True)
-class SweepFinished:
+class SweepFinished(NamedTuple):
     """The sweep has ended or was interrupted."""
 
     summary: Summary

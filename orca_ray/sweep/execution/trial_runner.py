@@ -18,7 +18,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.messages import TrialReport, Worker
-from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.sweep.planning.searches import TrialSpec
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.adaptation import Adaptation
@@ -109,16 +109,10 @@ class TrialRunner:
         return Adaptation(
             task.under(trial.protocol).resolved(data),
             under_protocol(data, trial.protocol),
-            method=trial.method,
-            body=trial.body,
-            hyperparameters=trial.hyperparameters,
-            seed=trial.seed,
-            test=trial.phase == "confirm",
-            device=device_for(trial),
-            threads=trial.threads,
-            deterministic=trial.deterministic,
-            standardise=trial.protocol != PAPER,
-        )
+            method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
+            test=trial.phase == "confirm", device=device_for(trial), threads=trial.threads,
+            deterministic=trial.deterministic, standardise=trial.protocol != PAPER,
+        )  # fmt: skip
 
     def _resume(self, adaptation: "Adaptation") -> list[Progress]:
         """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
 
 from orca_ray.data.bodies import PAPER_BODIES
 from orca_ray.data.packages import is_cached
@@ -74,9 +73,15 @@ def gpu_rate() -> Rate:
     """Measure the training speed of this machine's GPU; without a GPU, return that of `ASSUMED_DEVICE`."""
     import torch
 
+    from orca_ray.training.precision import choose_precision
+    from orca_ray.training.throughput import product_rate
+
     if not torch.cuda.is_available():
         return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
-    return Rate(torch.cuda.get_device_name(), ASSUMED_UTILISATION * _measure_gpu(), GPU_STEP_SECONDS)
+    precision = choose_precision("auto", torch.device("cuda"), _USUAL_WIDTH)
+    dtype = torch.bfloat16 if precision.name == "bfloat16" else torch.float32
+    rate = product_rate(torch.ones(16384, 768, dtype=dtype, device="cuda"), 3072, _CALIBRATION_SECONDS)
+    return Rate(torch.cuda.get_device_name(), ASSUMED_UTILISATION * rate, GPU_STEP_SECONDS)
 
 
 def cpu_rate() -> Rate:
@@ -89,25 +94,6 @@ def cpu_rate() -> Rate:
     peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))
     assert peak is not None  # CPUs are always measured
     return Rate(f"this machine, {torch.get_num_threads()} threads", ASSUMED_UTILISATION * peak)
-
-
-def _measure_gpu() -> float:
-    """Measure a matrix product with a transformer's shapes, in the precision of training, in operations per second."""
-    import torch
-
-    from orca_ray.training.precision import choose_precision
-
-    device = torch.device("cuda")
-    precision = choose_precision("auto", device, _USUAL_WIDTH)
-    dtype = torch.bfloat16 if precision.name == "bfloat16" else torch.float32
-    left, right = torch.ones(16384, 768, dtype=dtype, device=device), torch.ones(768, 3072, dtype=dtype, device=device)
-    best, begin = 0.0, perf_counter()
-    while perf_counter() - begin < _CALIBRATION_SECONDS:
-        started = perf_counter()
-        torch.mm(left, right)
-        torch.cuda.synchronize()
-        best = max(best, 2.0 * left.numel() * right.shape[1] / (perf_counter() - started))
-    return best
 
 
 def task_costs(searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = None) -> list[TaskCost]:

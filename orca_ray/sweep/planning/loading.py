@@ -11,25 +11,22 @@ from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
 from orca_ray.paths import open_regular, refuse_special
-from orca_ray.sweep.planning.schema import Budget, Layer, ResourceRequest, SweepFile
-from orca_ray.sweep.planning.space import Dimension
+from orca_ray.sweep.planning.schema import Budget, Dimension, Layer, ResourceRequest, SuccessiveHalving, SweepFile
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
-from orca_ray.sweep.search.stopping import SuccessiveHalving
 
 MAX_MISTAKES = 5
 """Largest number of mistakes reported for a sweep file; a file of another kind would otherwise fill the screen."""
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
 _NESTED: Mapping[str, type[BaseModel]] = {
+    **dict.fromkeys(("per_task", "per_method", "tasks"), Layer),
+    "budgets": Budget,
+    "space": Dimension,
     "resources": ResourceRequest,
     "early_stopping": SuccessiveHalving,
-    "per_task": Layer,
-    "per_method": Layer,
-    "budgets": Budget,
-    "tasks": Layer,
-    "space": Dimension,
 }
+"""Model of the mapping below a key; the top level is a `SweepFile`."""
 
 
 def shipped_sweeps() -> dict[str, Path]:
@@ -186,7 +183,8 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
     where = printable(shorten(".".join(str(part) for part in location)))
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        allowed = _fields_at(location[:-1])
+        above = [str(part) for part in reversed(location[:-1])]
+        allowed = sorted(next((_NESTED[part] for part in above if part in _NESTED), SweepFile).model_fields)
         close = nearest(str(location[-1]), allowed)
         question = f" Did you mean {close!r}?" if close else ""
         message = f"unknown key {shorten(location[-1])!r}.{question} Allowed: {', '.join(allowed)}"
@@ -196,12 +194,6 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
     elif "input" in item and item["type"] not in ("missing", "value_error"):
         message = f"{message}; got {shorten(repr(item['input']))}"
     return f"{document.position(location)}: {where}: {message}"
-
-
-def _fields_at(location: Sequence[Any]) -> list[str]:
-    """Return the keys that are allowed at ``location``, a path of keys in a sweep file."""
-    model = next((_NESTED[str(part)] for part in reversed(location) if str(part) in _NESTED), SweepFile)
-    return sorted(model.model_fields)
 
 
 def _check_values(spec: SweepSpec, document: _Document) -> None:

@@ -1,16 +1,24 @@
-"""The plan that ``orca-sweep plan`` prints: trials, estimated cost, missing data, trials too large for every node."""
+"""The plan that ``orca-sweep plan`` prints; fetch data, bodies (pretrained models) and alignment sources."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from orca_ray.alignment.registry import get_source
+from orca_ray.data import cache
+from orca_ray.data.bodies import ModalityName
+from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
+from orca_ray.models.modality import get_modality, modality_of
+from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.planning.assets import Absent, absent, check_bodies
+from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
-from orca_ray.sweep.planning.searches import NodeResources, placement_problem, plan_searches
+from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
-from orca_ray.sweep.search.search import Search
+from orca_ray.sweep.search import Search
+from orca_ray.tasks.registry import get_task
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,16 @@ class PlanRow:
     memory_gib: float
     problem: str | None = None
     """Why no node can run these trials; None if one can."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Bodies or alignment sources (``what`` says which) that a sweep needs and that are not on this machine."""
+
+    what: str
+    names: tuple[str, ...]
+    command: str
+    """Shell command that fetches all ``names``."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +84,8 @@ class Plan:
         for row in self.rows:
             if row.problem:
                 reasons.setdefault(row.problem, []).append(f"{row.task} {row.method}")
-        return [
-            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
-            for reason, names in reasons.items()
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as dicts and lists, for JSON."""
-        return {**asdict(self), "num_trials": self.num_trials, "num_finished": self.num_finished}
+        more = {reason: f" and {len(names) - 1} more" if len(names) > 1 else "" for reason, names in reasons.items()}
+        return [f"{names[0]}{more[reason]}: {reason}" for reason, names in reasons.items()]
 
 
 def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
@@ -85,10 +97,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     Raises:
         UserError: the sweep has no task or no method, or a body in a local directory cannot be read.
     """
-    if nodes is None:
-        from orca_ray.sweep.execution.executors.inline import this_node
-
-        nodes = [this_node()]
+    nodes = [this_node()] if nodes is None else nodes
     has_gpu = any(node.gpus > 0 for node in nodes)
     searches = plan_searches(spec, fingerprints(spec), gpus=has_gpu)
     if not searches:
@@ -105,16 +114,10 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     ]  # fmt: skip
     gpu, cpu = gpu_rate(), None if has_gpu else cpu_rate()
     return Plan(
-        sweep=spec.sweep_id,
-        protocol=spec.protocol,
-        deterministic=spec.deterministic,
-        rows=tuple(rows),
-        nodes=tuple(nodes),
-        gpu=gpu.device,
-        cpu=cpu.device if cpu else "",
-        costs=tuple(task_costs(searches, gpu, cpu)),
-        absent=tuple(absent(searches)),
-    )
+        sweep=spec.sweep_id, protocol=spec.protocol, deterministic=spec.deterministic, rows=tuple(rows),
+        nodes=tuple(nodes), gpu=gpu.device, cpu=cpu.device if cpu else "",
+        costs=tuple(task_costs(searches, gpu, cpu)), absent=tuple(absent(searches)),
+    )  # fmt: skip
 
 
 def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
@@ -123,8 +126,6 @@ def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
     With ``prepare``, the data are prepared first. Without it, the fingerprint is the one that the task declares, else
     that of data prepared earlier, else "". With "" no trial of the task has run, since trials prepare their data.
     """
-    from orca_ray.tasks.registry import get_task
-
     known = {}
     for name in spec.tasks:
         task = get_task(name)
@@ -132,3 +133,79 @@ def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
         found = task.prepare(spec.protocol) if prepare else None if declared else task.prepared(spec.protocol)
         known[name] = found.fingerprint if found is not None else declared or ""
     return known
+
+
+def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> None:
+    """Fetch the data, bodies and alignment sources of ``searches`` into the cache, before any trial starts.
+
+    ``progress`` is called with one line of text per message.
+
+    Raises:
+        UserError: a download fails, or a body cannot be read.
+    """
+    from orca_ray.models.packaged import fetch_body
+
+    check_bodies(searches)
+    modalities = {body: _modality(body) for body in sorted({search.body for search in searches})}
+    for task, protocol in dict.fromkeys((search.task, search.spec.protocol) for search in searches):
+        get_task(task).fetch(progress, protocol=protocol)
+    for body in modalities:
+        fetch_body(body, progress)
+    for source in sorted({_source(s, modalities[s.body]) for s in searches if "align.source" in s.first}):
+        get_source(source).fetch(progress)
+
+
+def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
+    """Raise UserError if a body of ``searches`` cannot be read; otherwise every trial would fail after the downloads.
+
+    With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
+    """
+    from orca_ray.methods.recipe import get_method
+
+    pretrained = {search.body for search in searches if get_method(search.method).pretrained}
+    for body in sorted({search.body for search in searches}):
+        base, _ = parse_body_name(body)
+        if base not in PACKAGED and (not local or Path(base).is_dir()):
+            from orca_ray.models.weights import check_body  # it imports torch, which packaged bodies do not need here
+
+            check_body(body, pretrained=body in pretrained)
+
+
+def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
+    """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
+    bodies = sorted({parse_body_name(search.body)[0] for search in searches})
+    sources = sorted(
+        {
+            _source(search, modality_of(search.body, get_task(search.task).kind).name)
+            for search in searches
+            if "align.source" in search.first
+        }
+    )
+    lacking = (
+        ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
+        ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),
+    )
+    return [Absent(what, tuple(names), " ".join((command, *names))) for what, names, command in lacking if names]
+
+
+def _modality(body: str) -> ModalityName:
+    if packaged := PACKAGED.get(parse_body_name(body)[0]):
+        return packaged.modality
+    from orca_ray.models.weights import body_modality
+
+    return body_modality(body)
+
+
+def _source(search: SearchPlan, modality: ModalityName) -> str:
+    return str(search.first["align.source"]) or get_modality(modality).default_source
+
+
+def _has_body(name: str) -> bool:
+    """Return whether a body's weights are on this machine; True for every timm model, whose files only timm knows."""
+    if name in PACKAGED:
+        return (cache.home() / "bodies" / name).is_dir() or all(is_cached(each) for each in PACKAGED[name].packages)
+    if name.startswith("timm:") or Path(name).is_dir():
+        return True
+    from orca_ray.models.hugging_face import WEIGHT_FILES, local_file
+
+    return any(local_file(name, file) for file in WEIGHT_FILES)

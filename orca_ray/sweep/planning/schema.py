@@ -1,25 +1,102 @@
-"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML."""
+"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML, search spaces among them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pkgutil import resolve_name
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.protocol import Protocol
-from orca_ray.sweep.planning.space import Dimension, Scalar
 from orca_ray.sweep.planning.yaml_reader import MAX_INTEGER
-from orca_ray.sweep.search.stopping import SuccessiveHalving
 
 MAX_TRIALS = 100_000
 """Largest number of search trials of one (task, method)."""
 MAX_PARALLEL = 1_000
 
+Scalar = int | float | str | bool
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"the range {list(bounds)} is empty: give [low, high] with low < high")
+    if not math.isfinite(bounds[1] - bounds[0]):
+        raise ValueError(f"the range {list(bounds)} is too wide: give bounds closer to zero")
+    return bounds
+
+
+def _positive(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] <= 0:
+        raise ValueError(f"a log_uniform range must be positive, got {list(bounds)}")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+class Dimension(_Model):
+    """The values that a searched hyper-parameter may take; exactly one of the four fields is set."""
+
+    log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
+    uniform: Bounds | None = None
+    integer: tuple[int, int] | None = None
+    choice: Annotated[list[Scalar], Field(min_length=1, max_length=256)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Dimension":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give exactly one of log_uniform: [low, high], uniform: [low, high], integer: [low, high], "
+                f"choice: [a, b, ...]; got {', '.join(given) or 'none'}"
+            )
+        if self.integer is not None and self.integer[0] > self.integer[1]:
+            raise ValueError(f"the range {list(self.integer)} is empty: give [low, high] with low <= high")
+        return self
+
+    def distribution(self) -> Any:
+        """Return the dimension as an Optuna distribution."""
+        from optuna import distributions
+
+        if self.integer is not None:
+            return distributions.IntDistribution(*self.integer)
+        if self.choice is not None:
+            return distributions.CategoricalDistribution(self.choice)
+        bounds = self.bounds()
+        return distributions.FloatDistribution(*bounds, log=self.log_uniform is not None)
+
+    def bounds(self) -> tuple[float, float]:
+        """Return the lowest and highest value of a range; a ``choice`` has none, and fails an assertion."""
+        bounds = self.log_uniform or self.uniform or self.integer
+        assert bounds is not None, "a choice has no bounds"
+        return bounds
+
+    def corners(self) -> Sequence[Scalar]:
+        """Return all choices, or the lowest and highest value of a range."""
+        return self.choice or self.bounds()
+
+    def contains(self, value: Scalar) -> bool:
+        """Return whether ``value`` is one of the choices, or a number in the range (ends included)."""
+        if self.choice is not None:
+            return value in self.choice
+        low, high = self.bounds()
+        return isinstance(value, (int, float)) and low <= value <= high
+
+    def describe(self) -> str:
+        """Return the dimension as text for error messages, e.g. "uniform [0.0, 0.5]"."""
+        [(kind, value)] = self.model_dump(exclude_none=True).items()
+        return f"{kind} {list(value)}"
+
+
+def tidy(value: Scalar) -> Scalar:
+    """Round a float to four significant digits, because trial keys hash it and must be equal on every machine."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _known(kind: str, registry: str) -> BeforeValidator:
@@ -63,6 +140,44 @@ class ResourceRequest(_Model):
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 1.0
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SuccessiveHalving(_Model):
+    """Early stopping by successive halving: at certain epochs (rungs), only the best ``1 / eta`` trials continue.
+
+    ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning") compares a trial with all trials
+    that have reached the rung so far, so its decisions depend on timing. Here a trial is compared with the trials of
+    earlier generations of its own search, which have all ended. Equal seeds therefore give equal decisions with any
+    number of workers (docs/decisions/0003-replay.md).
+    """
+
+    eta: Annotated[float, Field(ge=1.01)] = 2.0
+    """Reduction factor: a trial continues if it is among the best ceil(n / eta) of n trials at a rung."""
+    min_epochs: Annotated[int, Field(ge=1)] = 2
+    """Epoch of the first rung; each further rung is at ``eta`` times the epoch of the one before it."""
+
+    def rungs(self, epochs: int) -> list[int]:
+        """Return the epochs of the rungs below ``epochs``, ascending."""
+        rungs, epoch = [], float(self.min_epochs)
+        while math.ceil(epoch) < epochs:
+            rungs.append(math.ceil(epoch))
+            epoch *= self.eta
+        return sorted(set(rungs))
+
+    def stops(self, scores: Sequence[float], epochs: int, earlier: Sequence[Sequence[float]]) -> bool:
+        """Return whether a trial must stop now; False if the current epoch is not a rung.
+
+        Args:
+            scores: validation scores of the trial, one per epoch so far; lower is better. The best one counts.
+            epochs: number of epochs of the whole trial.
+            earlier: validation scores of each trial to compare with; those that ended before this rung are ignored.
+        """
+        reached = len(scores)
+        if reached not in self.rungs(epochs):
+            return False
+        rivals = [min(other[:reached]) for other in earlier if len(other) >= reached]
+        better = sum(rival < min(scores) for rival in rivals)
+        return better + 1 > math.ceil((len(rivals) + 1) / self.eta)
 
 
 class Layer(_Model):
@@ -111,7 +226,7 @@ class SweepFile(_Model):
     settings: Settings = {}
     """Hyper-parameters of all trials. For a hyper-parameter in ``space`` it is the value of the first search trial."""
     published: bool = False
-    """Whether each task's published configuration (`orca_ray.sweep.planning.published`) overrides ``settings``. The
+    """Whether each task's published configuration (`orca_ray.sweep.planning.spec`) overrides ``settings``. The
     values that the file sets for a method, a task or a budget override it in turn."""
     space: Space = {}
     per_task: dict[TaskName, Layer] = {}

@@ -1,12 +1,80 @@
-"""The plan of each search, i.e. of each (task, method), and whether a node has the resources that its trials need."""
+"""Trials, their keys, the plan of each search, i.e. of each (task, method), and the node resources that they need."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.space import Scalar
+from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.spec import SweepSpec
-from orca_ray.sweep.planning.trial import Phase, Resources, TrialSpec
+
+Phase = Literal["search", "confirm"]
+"""Search trials try configurations; confirm trials rerun the best one with other seeds and are scored on test."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Resources of one trial."""
+
+    cpus: float = 1.0
+    """CPU cores to reserve. PyTorch gets as many intra-op threads, or one in a deterministic trial."""
+    gpus: float = 0.0
+    """GPUs to reserve; with 0.5, two trials share one GPU."""
+    memory_gib: float = 0.0
+    """Memory to reserve in GiB; 0 reserves none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """Everything that a worker needs to know to run one trial."""
+
+    task: str
+    method: str
+    body: str
+    hyperparameters: Mapping[str, Scalar]
+    seed: int
+    protocol: str
+    data_fingerprint: str
+    phase: Phase
+    epochs: int
+    """Number of refine epochs, as in ``hyperparameters``; progress and early stopping read it here."""
+    resources: Resources = field(default_factory=Resources)
+    deterministic: bool = False
+    """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
+
+    @property
+    def threads(self) -> int:
+        """Number of PyTorch's intra-op threads. It is fixed, because the rounding of sums depends on it."""
+        return 1 if self.deterministic else max(1, int(self.resources.cpus))
+
+    @cached_property
+    def key(self) -> str:
+        """20 hexadecimal digits: a hash of everything that decides the scores, equal in all processes and machines."""
+        identity: dict[str, Any] = {
+            "task": self.task,
+            "method": self.method,
+            "body": self.body,
+            "hyperparameters": dict(self.hyperparameters),
+            "seed": self.seed,
+            "protocol": self.protocol,
+            "data": self.data_fingerprint,
+        }
+        if self.deterministic:  # left out if False, so that keys in older stores stay valid
+            identity["deterministic"] = True
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
+
+
+def canonical_json(value: object) -> str:
+    """Serialise ``value`` as JSON with sorted keys and no spaces, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def stable_seed(*parts: object) -> int:
+    """Return a 32-bit seed that depends only on ``parts`` (names and numbers), not on the machine or process."""
+    return int.from_bytes(hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big")
 
 
 @dataclass(frozen=True)
@@ -42,18 +110,10 @@ class SearchPlan:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
         hyperparameters = {**self.first, **values}
         return TrialSpec(
-            task=self.task,
-            method=self.method,
-            body=self.body,
-            hyperparameters=hyperparameters,
-            seed=seed,
-            protocol=self.spec.protocol,
-            data_fingerprint=self.fingerprint,
-            phase=phase,
-            epochs=int(hyperparameters["refine.epochs"]),
-            resources=self.resources,
-            deterministic=self.spec.deterministic,
-        )
+            task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
+            protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
+            epochs=int(hyperparameters["refine.epochs"]), deterministic=self.spec.deterministic,
+        )  # fmt: skip
 
 
 def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:

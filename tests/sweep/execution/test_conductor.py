@@ -8,9 +8,8 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, TrialFinished
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.searches import NodeResources, placement_problem
+from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, placement_problem
 from orca_ray.sweep.planning.spec import Overrides
-from orca_ray.sweep.planning.trial import Resources, TrialSpec
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
 

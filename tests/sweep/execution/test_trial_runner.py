@@ -13,8 +13,7 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.execution.executors.trainable import TrialActor
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
 from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, classify
-from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
-from orca_ray.sweep.planning.trial import Resources, TrialSpec
+from orca_ray.sweep.planning.searches import Resources, SearchPlan, TrialSpec, plan_searches
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.errors import NotFiniteError
 from tests.methods.tiny_trials import make_home

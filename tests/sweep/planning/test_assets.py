@@ -7,9 +7,8 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.planning.assets import Absent, absent, fetch
 from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.plan import build_plan
+from orca_ray.sweep.planning.plan import Absent, absent, build_plan, fetch
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 

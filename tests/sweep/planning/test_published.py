@@ -10,11 +10,9 @@ import yaml
 
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.published import published_settings, reference_row
-from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
-from orca_ray.sweep.planning.spec import Overrides
-from orca_ray.sweep.planning.trial import TrialSpec
-from orca_ray.sweep.search.search import Search
+from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.planning.spec import Overrides, published_settings, reference_row
+from orca_ray.sweep.search import Search
 from orca_ray.tasks.registry import all_tasks, get_task
 
 PAPERS = [

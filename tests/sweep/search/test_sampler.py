@@ -3,8 +3,8 @@ import math
 import pytest
 from optuna.trial import TrialState
 
-from orca_ray.sweep.planning.space import Dimension, Scalar
-from orca_ray.sweep.search.sampler import Answer, Candidate, CandidateSampler
+from orca_ray.sweep.planning.schema import Dimension, Scalar
+from orca_ray.sweep.search import Answer, Candidate, CandidateSampler
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}
 FIRST: dict[str, Scalar] = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}

@@ -1,12 +1,20 @@
-"""The interface of executors, which run the trials of a sweep in this process or on a cluster."""
+"""The interface of executors, which run the trials of a sweep, and the executor that runs them in this process."""
 
+import logging
+import os
+import platform
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 
 from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.execution.trial_runner import TrialRunner
 from orca_ray.sweep.planning.searches import NodeResources
 
+logger = logging.getLogger(__name__)
 
-class Executor(ABC):
+
+class Executor(AbstractContextManager["Executor"], ABC):
     """Runs the trials that a `Conductor` chooses, and reports their progress to it.
 
     Use it as a context manager in one thread: call ``open`` once, then ``run`` once. Leaving the context ends all
@@ -32,8 +40,48 @@ class Executor(ABC):
         """End all processes that this executor started."""
         return
 
-    def __enter__(self) -> "Executor":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def this_node() -> NodeResources:
+    """Return the resources of this machine: CPU cores that the process may use, visible GPUs, and total memory."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory().total / 2**30
+    return NodeResources(platform.node(), float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()), memory)
+
+
+class InlineExecutor(Executor):
+    """Runs trials one after another in the calling process, for tests, debugging and machines without Ray."""
+
+    where = "this process"
+
+    def open(self, address: str | None) -> list[NodeResources]:
+        """Return this machine as the only node; log a warning if ``address`` is given, which is ignored."""
+        if address is not None:
+            logger.warning("--address %s is ignored: the inline executor runs in this process", address)
+        return [this_node()]
+
+    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+        """Run all trials and return False; after Ctrl-C, save a checkpoint of the current trial and return True."""
+        while (trial := conductor.next_trial()) is not None:
+            runner = TrialRunner(trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds)
+            try:
+                self._run_trial(runner, conductor)
+            except KeyboardInterrupt:
+                runner.interrupt()
+                return True
+            finally:
+                runner.close()
+        return False
+
+    @staticmethod
+    def _run_trial(runner: TrialRunner, conductor: Conductor) -> None:
+        key, stop, report = runner.trial.key, False, TrialReport()
+        conductor.started(key)
+        while not (stop or report.done):
+            report = runner.step()
+            stop = conductor.report(key, report.progress)
+        conductor.finish(key, report.stopped_early() if stop else report)

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
-from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.sweep.planning.searches import TrialSpec
 
 logger = logging.getLogger(__name__)
 

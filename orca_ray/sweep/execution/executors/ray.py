@@ -5,22 +5,25 @@ Tune places trials on nodes. The conductor decides which trial runs next, is run
 """
 
 import contextlib
+import json
 import logging
 import os
+import platform
 import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors.base import Executor
-from orca_ray.sweep.execution.executors.reap import note_processes, reap_orphans
 from orca_ray.sweep.execution.messages import Assignment
-from orca_ray.sweep.planning.searches import NodeResources
-from orca_ray.sweep.planning.trial import TrialSpec
+from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +40,6 @@ _TUNE_ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records hold the reason
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
-
 ANSWER_SECONDS = 10.0
 """How long a cluster may take to answer before it counts as unreachable."""
 
@@ -97,28 +98,17 @@ class RayExecutor(Executor):
             return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
 
         searcher = bridge.ConductorSearcher(conductor, assign)
-        hooks = bridge.ConductorHooks(searcher)
+        scheduler, hooks = bridge.ConductorScheduler(searcher), bridge.ConductorHooks(searcher)
+        tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
+        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement)
         with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch):
-            tuner = tune.Tuner(
-                tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    scheduler=bridge.ConductorScheduler(searcher),
-                    num_samples=-1,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name=f"orca-{uuid.uuid4().hex[:12]}",
-                    storage_path=scratch,
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=0),  # the searcher retries
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                    callbacks=[hooks],
-                    log_to_file=False,
-                    stop=hooks,
-                ),
-            )
-            tuner.fit()
+            run_config = tune.RunConfig(
+                name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=scratch, verbose=0, log_to_file=False,
+                failure_config=tune.FailureConfig(max_failures=0),  # the searcher retries
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                callbacks=[hooks], stop=hooks,
+            )  # fmt: skip
+            tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
         if searcher.error is not None:
             raise searcher.error
         return not conductor.done
@@ -168,3 +158,48 @@ def placement(config: dict[str, Any]) -> Any:
     if wanted.memory_gib:
         bundle["memory"] = wanted.memory_gib * 2**30
     return tune.PlacementGroupFactory([bundle])
+
+
+def note_processes() -> Path:
+    """Write the ids of this process and its descendants to a file; return its path, to delete after a normal end."""
+    driver = psutil.Process()
+    note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
+    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
+    return note
+
+
+def reap_orphans() -> list[int]:
+    """Kill the recorded processes of drivers on this machine that were killed; return the ids of the killed processes.
+
+    If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
+    remain. Processes are identified by id and creation time, because ids are reused; files contain the machine's name,
+    because machines may share the cache.
+    """
+    ended: list[int] = []
+    for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
+        try:
+            content = json.loads(note.read_text())
+            if _living(*content["driver"]):
+                continue
+            for process in filter(None, (_living(*each) for each in content["started"])):
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    process.kill()
+                    ended.append(process.pid)
+        except (OSError, ValueError, KeyError, psutil.Error) as error:
+            logger.debug("%s: %s", note, error)
+        note.unlink(missing_ok=True)
+    if ended:
+        logger.info("ended %d processes of an earlier driver: %s", len(ended), ended)
+    return ended
+
+
+def _living(pid: int, created: float) -> psutil.Process | None:
+    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None
