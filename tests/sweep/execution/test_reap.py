@@ -1,4 +1,5 @@
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -62,3 +63,28 @@ def test_a_broken_note_is_dropped(tmp_path: Path) -> None:
     note.write_text("{")
     assert reap_orphans() == []
     assert not note.exists()
+
+
+def test_a_process_that_ends_meanwhile_does_not_spare_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
+    orphans = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    try:
+        started = [[orphan.pid, psutil.Process(orphan.pid).create_time()] for orphan in orphans]
+        note = tmp_path / "drivers" / f"{platform.node()}-1.json"
+        note.parent.mkdir()
+        note.write_text(json.dumps({"driver": [1, 0.0], "started": started}))
+        kill = psutil.Process.kill
+
+        def first_has_ended(process: psutil.Process) -> None:
+            if process.pid == orphans[0].pid:
+                raise psutil.NoSuchProcess(process.pid)
+            kill(process)
+
+        monkeypatch.setattr(psutil.Process, "kill", first_has_ended)
+        assert reap_orphans() == [orphans[1].pid]
+    finally:
+        for orphan in orphans:
+            orphan.kill()
+            orphan.wait()
