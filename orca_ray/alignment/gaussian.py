@@ -43,7 +43,7 @@ class Gaussians:
         return {"means": self.means_KD, "factors": torch.cat(factors), "factor_rows": rows}
 
     def distances(self, other: "Gaussians") -> Tensor:
-        """Return W [K, L]; each pair costs O(r_c r_c' D) and an eigendecomposition of size min(r_c, r_c')."""
+        """Return the squared distances [K, L] to the Gaussians ``other``; a pair of ranks r and r' takes O(r r' D)."""
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(self.means_KD - center_D, other.means_KD - center_D)
         traces_K, traces_L = (torch.stack([f.square().sum() for f in side.factors]) for side in (self, other))

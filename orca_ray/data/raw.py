@@ -145,7 +145,7 @@ class Pins:
         self.path = directory / PINS
 
     def read(self) -> Mapping[str, Pin]:
-        """Return all pins by path below the raw directory, none without a lock file; UserError if that is invalid."""
+        """Return all pins by path; empty if there is no lock file. Raises UserError if the lock file is invalid."""
         try:
             if not self.path.exists():
                 return {}

@@ -75,7 +75,7 @@ def standardise(x: Array, mean: Array, std: Array) -> Array:
 
 
 def _rounded(values: Array, scale: Array) -> Array:
-    """Round each value at the sixth significant digit of its ``scale``, so that a mean of rounding errors becomes 0."""
+    """Round each value to the place of its ``scale``'s sixth digit: a mean that is only rounding error becomes 0."""
     decimals = [5 - math.floor(math.log10(each)) for each in np.ravel(scale)]
     flat = [round(float(value), places) for value, places in zip(np.ravel(values), decimals, strict=True)]
     return np.array(flat, dtype=np.float64).astype(np.float32).reshape(values.shape)

@@ -23,7 +23,7 @@ class TextStem(Stem):
         self.width = word_embeddings.shape[1]
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return position plus segment embeddings of T tokens in reading order, [T, D]; if T > P, interpolate them."""
+        """Return position plus segment embeddings [T, D] of T tokens; beyond the pretrained ones, they are interpolated."""
         if self.places is None:
             return None
         num_tokens = math.prod(layout)
