@@ -23,7 +23,7 @@ class TextStem(Stem):
         self.width = word_embeddings.shape[1]
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return position plus segment embeddings [T, D] of T tokens; beyond the pretrained ones, they are interpolated."""
+        """Return position plus segment embeddings [T, D] of T tokens; more than P tokens: interpolated from P."""
         if self.places is None:
             return None
         num_tokens = math.prod(layout)
