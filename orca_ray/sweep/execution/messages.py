@@ -60,7 +60,7 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialReport(_Message):
-    """What a worker reports after each epoch of a trial."""
+    """Report of a worker after each epoch of a trial."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # files with other fields are not reports
     progress: tuple[Progress, ...] = ()
