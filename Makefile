@@ -20,8 +20,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := .[sweep,dev]
 RESULTS ?= results
 WORKERS ?= auto
-# --no-compile saves 35 s: modules are compiled when they are first imported.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-compile -e
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-fast check bench venv clean
