@@ -23,6 +23,8 @@ from orca_ray.tasks.task import Task
 from tests.models.tiny import save_tiny
 from tests.twins import Damage, damages, twins
 
+pytestmark = pytest.mark.slow  # in all, about half a minute
+
 LEAST_DAMAGES = 6
 UNLIKE = {"cifar100", "advection", "burgers", "diffusion_reaction_2d"}
 """Tasks whose twins have values of another mean than the published files."""
