@@ -99,6 +99,9 @@ class AlignStage:
     def _make_key(self, source: SourceFeatures) -> str:
         """Return the key in the cache. It depends neither on refine options nor on the number of the body's layers."""
         config = self.hyperparameters.align
+        distance = get_distance(config.distance)
+        # Not the name of the source: its features are hashed.
+        config = replace(config, source="", learning_rate=config.learning_rate or distance.learning_rate)
         settings = {
             "data": self.data.fingerprint,
             "target": self.target.kind,
@@ -106,8 +109,8 @@ class AlignStage:
             "pretrained": self.pretrained,
             "standardised": self.model.input_mean is not None,  # the statistics follow from the inputs
             "embedder": asdict(self.hyperparameters.embedder),
-            "align": asdict(replace(config, source="")),  # not the name: the source features are hashed
-            "distance": get_distance(config.distance).version,
+            "align": asdict(config),
+            "distance": distance.version,
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
