@@ -10,6 +10,8 @@ from orca_ray.cli.app import HEAVY_PACKAGES
 from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_record
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 HIDE = f"""
 import sys
 class Hide:

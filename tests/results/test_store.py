@@ -171,6 +171,7 @@ class TestBadInput:
         victim.rename(victim.parents[1] / "elsewhere.parquet")
         assert set(store.load("pocket/quick")) == {"b"}
 
+    @pytest.mark.slow
     def test_a_flipped_bit_never_changes_what_is_read(self, store: ResultsStore) -> None:
         store.append([make_record(f"key-{number}") for number in range(20)])
         victim = files_of(store)[0]

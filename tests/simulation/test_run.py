@@ -84,6 +84,7 @@ MOVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", simulations())
 def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch

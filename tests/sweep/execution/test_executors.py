@@ -249,6 +249,7 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
     one_cpu: None,

@@ -129,6 +129,7 @@ def test_a_chain_has_an_end(folder: Path) -> None:
     assert "files extend each other" in refused(folder / "f0.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(shipped_sweeps()))
 def test_trial_keys_of_shipped_sweeps_never_change(name: str) -> None:
     keys = []

@@ -64,6 +64,7 @@ def levelled(distances: Array) -> Array:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(PROTEINS["deepcov"])))
 def test_training_squares_are_those_of_the_files(number: int, raw: Path, data: PreparedData) -> None:
     share = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))[number]
