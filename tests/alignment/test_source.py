@@ -362,6 +362,7 @@ def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...]) -> None
     assert between > 0.2 * centred.square().sum(1).mean()
 
 
+@pytest.mark.slow
 def test_packaged_tokenizer_is_the_bodys_own() -> None:
     encode = conll2003._tokenizer("minilm-l6")
     assert encode("hello world") == [101, 7592, 2088, 102]

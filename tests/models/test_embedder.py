@@ -47,6 +47,7 @@ def series(kind: str, shape: tuple[int, ...], random_tensor: RandomTensor) -> Te
     return ((waves - waves.mean()) / waves.std()).view(64, 1, *[1] * (len(shape) - 2), -1).expand(-1, *shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("initialisation", INITIALISATIONS)
 @pytest.mark.parametrize("kind", ["white", "smooth"])
 @pytest.mark.parametrize("shape", [(1, 30), (12, 29), (1, 427), (1, 28, 28)])
