@@ -4,6 +4,7 @@ A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this t
 
 - The sky brightness times a random factor from -0.9 to 3 is added to training images. The factor is
   drawn once, not every epoch. ORCA's code does so in validation and test, too; here, only the protocol ``paper`` does.
+- A folder of stamps without ``sky.npy`` is an error where its sky is needed; ORCA's code silently adds none.
 - Pixels in a stamp's mask ``ignore`` have target -1: loss and metric use logit 0 and target 0 (no hit) there.
 - Images are counts of electrons, not standardised, as in ORCA's code.
 - If no files list the stamps, all stamps of galaxy fields in F435W are used, sorted by path.
@@ -41,6 +42,7 @@ def _build(workspace: Workspace) -> Arrays:
     drawn = hold_out(workspace.raw / "cosmic", len(given), len(test), SPLIT_SEED)
     train, validation = ([given[i] for i in part] for part in drawn)
     skies = SPLITS if workspace.protocol == PAPER else ("train",)
+    _refuse_missing_skies([*given, *test] if workspace.protocol == PAPER else given)
     arrays: dict[str, Array] = {}
     for number, (split, paths) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
         factors = np.random.RandomState(SPLIT_SEED + number).uniform(*SKY_FACTORS, len(paths))
@@ -85,13 +87,23 @@ def _galaxies(tree: Path) -> list[str]:
     return stamps
 
 
+def _refuse_missing_skies(stamps: Sequence[str]) -> None:
+    """Raise UserError if a folder of ``stamps`` has no ``sky.npy``."""
+    folders = sorted({Path(path).parent for path in stamps})
+    if absent := [folder for folder in folders if not (folder / "sky.npy").is_file()]:
+        raise UserError(
+            f"{len(absent)} of {len(folders)} folders of stamps have no sky.npy, which holds the sky brightness of "
+            f"each exposure, such as {absent[0]}; unpack the archives again, or save zeros there to add no sky"
+        )
+
+
 def _sample(path: Path, factor: float) -> tuple[Array, Array]:
     """Return the image, with the sky brightness times ``factor`` added, and its target, both [128, 128]."""
     planes = _planes(path)
     target = planes[1].astype(np.float32)
     if len(planes) == 3:
         target[planes[2] != 0] = IGNORED
-    return planes[0].astype(np.float64) + factor * _sky(path), target
+    return planes[0].astype(np.float64) + (factor * _sky(path) if factor else 0.0), target
 
 
 def _planes(path: Path) -> Array:
@@ -111,10 +123,8 @@ def _planes(path: Path) -> Array:
 
 
 def _sky(path: Path) -> float:
-    """Return the sky brightness of the exposure that a stamp is cut from; 0 if its folder has no ``sky.npy``."""
+    """Return the sky brightness of the exposure that a stamp is cut from."""
     listing = path.parent / "sky.npy"
-    if not listing.is_file():
-        return 0.0
     skies = read_npy(listing, ndim=1, kind="fiu")
     number = path.name.split("_")[0]
     if not number.isdecimal() or not 1 <= int(number) <= len(skies):
@@ -147,5 +157,6 @@ TASK = Task(
         for path in [f"cosmic/deepCR.ACS-WFC.{split}.tar"]
     ),
     paper_splits=True,
+    version=2,
     build=_build,
 )
