@@ -15,7 +15,7 @@ from orca_ray.models.modality import EmbedderConfig, get_modality
 from orca_ray.tasks.openml import tables
 from orca_ray.tasks.openml.tables import KEPT_COLUMNS, NAMES, STANDARDISED_AGAIN, TASKS, build
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
-from tests.twins._openml_format import TwinTable, write_table
+from tests.twins._openml_format import Kind, TwinTable, write_table
 from tests.twins.openml import BAD, MIXTURES, TWINS
 
 BY_ID = {int(task.short_name): task for task in TASKS}
@@ -98,8 +98,8 @@ class TestEveryTable:
 def test_a_table_of_numbers_is_a_sequence_of_its_columns_and_under_paper_one_token(tmp_path: Path) -> None:
     raw = np.array([[i, i * i, 7 - 2 * i] for i in range(40)], dtype=np.float64)
     rows = [[*row, "xy"[i % 2]] for i, row in enumerate(raw.tolist())]
-    columns = [("a", "REAL"), ("b", "REAL"), ("c", "REAL"), ("class", ("x", "y"))]
-    write_table(tmp_path, 61, TwinTable("t", columns, rows, "class"))
+    names: list[tuple[str, Kind]] = [("a", "REAL"), ("b", "REAL"), ("c", "REAL"), ("class", ("x", "y"))]
+    write_table(tmp_path, 61, TwinTable("t", names, rows, "class"))
     ours, paper = _build(tmp_path, 61), _build(tmp_path, 61, "paper")
     parts = tables.split(np.arange(40) % 2, SPLIT_SEED)
     for name, part in zip(prepared.SPLITS, parts, strict=True):
