@@ -133,7 +133,7 @@ def test_images_are_normalised_crops_labelled_by_photograph(loads: Loads, photog
     assert isinstance(stem, ImageStem)
     for label in range(10):
         colour = torch.tensor([25.0 * label, 0.0, 255.0 - 25.0 * label]).view(3, 1, 1) / 255
-        pixels = (colour - torch.tensor(stem.image_mean).view(3, 1, 1)) / torch.tensor(stem.image_std).view(3, 1, 1)
+        pixels = (colour - stem.image_mean) / stem.image_std
         expected = stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1)  # 9 rounds to two patches of 4
         torch.testing.assert_close(features.x[features.y == label], expected.expand(3, -1))
 
@@ -254,7 +254,7 @@ def test_cifar10(loads: Loads, home: Path) -> None:
     stem = loads.stems["vit-s14"]
     assert isinstance(stem, ImageStem)
     image = torch.from_numpy(pixels[0][3].reshape(3, 32, 32).astype(np.float32) / 255)
-    normalised = (image - torch.tensor(stem.image_mean).view(3, 1, 1)) / torch.tensor(stem.image_std).view(3, 1, 1)
+    normalised = (image - stem.image_mean) / stem.image_std
     torch.testing.assert_close(features.x[features.y == 3], stem.embed_images(normalised[None]).mean(1))
     assert len(source_features("cifar10", "vit-s14", image_size=32, num_samples=1000).y) == 50
 
@@ -299,8 +299,7 @@ def test_imagenet200(loads: Loads, home: Path) -> None:
     # Class 0 is n01, the second that was written: its images are of levels 3, 4 and 5.
     size = embedded_size(stem, 32)
     grey = torch.tensor(levels[3:6].astype(np.float32) / 255).view(3, 1, 1, 1).expand(3, 3, size, size)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))
-    expected = stem.embed_images((grey - mean) / std).mean(1)
+    expected = stem.embed_images((grey - stem.image_mean) / stem.image_std).mean(1)
     for feature in features.x[features.y == 0]:
         assert float((expected - feature).abs().amax(1).min()) < 0.05
     assert len(source_features("imagenet200", "vit-s14", image_size=32, num_samples=100).y) == 9

@@ -99,12 +99,13 @@ class AlignStage:
     def _make_key(self, source: SourceFeatures) -> str:
         """Return the key in the cache. It depends neither on refine options nor on the number of the body's layers."""
         config = self.hyperparameters.align
+        statistics = [buffer for buffer in (self.model.input_mean, self.model.input_deviation) if buffer is not None]
         settings = {
             "data": self.data.fingerprint,
             "target": self.target.kind,
             "body": parse_body_name(self.body)[0],
             "pretrained": self.pretrained,
-            "standardised": self.model.input_mean is not None,  # the statistics follow from the inputs
+            "statistics": [buffer.flatten().tolist() for buffer in statistics],
             "embedder": asdict(self.hyperparameters.embedder),
             "align": asdict(replace(config, source="")),  # not the name: the source features are hashed
             "distance": get_distance(config.distance).version,
