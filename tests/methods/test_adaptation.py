@@ -280,8 +280,8 @@ def test_user_mistakes(bert: str) -> None:
         start(bert, "orka")
     with pytest.raises(UserError, match=r"Did you mean 'refine.epochs'"):
         start(bert, hyperparameters={"refine.epoch": 3})
-    with pytest.raises(UserError, match="images"):
-        run(start(bert, hyperparameters={**QUICK, "align.source": "images"}))
+    with pytest.raises(UserError, match="photographs"):
+        run(start(bert, hyperparameters={**QUICK, "align.source": "photographs"}))
 
 
 @pytest.mark.slow
@@ -330,7 +330,7 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
 
     assert not reuses({})
     same: list[dict[str, Scalar]] = [{"refine.learning_rate": 3e-3}, {"refine.dropout": 0.0}]
-    same.append({"align.source": "vocabulary"})
+    same.append({"align.source": "prose"})
     for changes in same:
         assert reuses(changes), changes
     data = make_data(TASK)

@@ -1,5 +1,6 @@
 """The align stage of one trial: runs it, or replays it if another trial has cached the same alignment."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
-from orca_ray.alignment.registry import default_source, get_distance
+from orca_ray.alignment.registry import get_distance
 from orca_ray.alignment.source_features import source_features
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.rows import Target
@@ -91,9 +92,9 @@ class AlignStage:
     def _source(self) -> SourceFeatures:
         config = self.hyperparameters.align
         return source_features(
-            config.source or default_source(self.body), self.body, num_samples=config.source_samples,
-            image_size=self.hyperparameters.embedder.image_size, pretrained=self.pretrained,
-            seed=0 if self.pretrained else self.seed,  # a random body's stem depends on the seed
+            config.source, self.body, num_samples=config.source_samples,
+            image_size=self.hyperparameters.embedder.image_size, num_tokens=math.prod(self.model.embedder.layout),
+            pretrained=self.pretrained, seed=0 if self.pretrained else self.seed,  # of which a random stem depends
         )  # fmt: skip
 
     def _make_key(self, source: SourceFeatures) -> str:

@@ -157,9 +157,13 @@ class TrialRunner:
         if self._adaptation is None:
             return None
         outcome = self._adaptation.result()
+        notes = [outcome.notes]
+        if (absent := self.trial.stands_in_for) and outcome.align_epochs:
+            name = self.trial.hyperparameters["align.source"]
+            notes.append(f"aligned to {name}, which stands in for the paper's source: 'orca-sweep data fetch {absent}'")
         if self.trial.protocol == PAPER:
-            return replace(outcome, notes="; ".join(filter(None, (outcome.notes, PAPER_NOTE))))
-        return outcome
+            notes.append(PAPER_NOTE)
+        return replace(outcome, notes="; ".join(filter(None, notes)) or None)
 
     @contextmanager
     def _best_effort(self) -> Iterator[None]:

@@ -42,6 +42,8 @@ class TrialSpec:
     epochs: int
     """Number of refine epochs, as in ``hyperparameters``; progress and early stopping read it here."""
     resources: Resources = field(default_factory=Resources)
+    stands_in_for: str = ""
+    """The paper's alignment source, if ``align.source`` stands in for it because it could not be fetched; else ""."""
     deterministic: bool = False
     """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
 
@@ -100,6 +102,8 @@ class SearchPlan:
     resources: Resources
     num_search: int
     confirm_seeds: tuple[int, ...]
+    stands_in_for: str = ""
+    """As in `TrialSpec`."""
 
     @property
     def num_trials(self) -> int:
@@ -112,7 +116,8 @@ class SearchPlan:
         return TrialSpec(
             task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
             protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
-            epochs=int(hyperparameters["refine.epochs"]), deterministic=self.spec.deterministic,
+            epochs=int(hyperparameters["refine.epochs"]), stands_in_for=self.stands_in_for,
+            deterministic=self.spec.deterministic,
         )  # fmt: skip
 
 
