@@ -88,6 +88,19 @@ class Dimension(_Model):
         low, high = self.bounds()
         return isinstance(value, (int, float)) and low <= value <= high
 
+    def quantile(self, fraction: float) -> Scalar:
+        """Return the value below which ``fraction`` (at least 0, below 1) of the dimension's random values lie."""
+        if self.choice is not None:
+            return self.choice[int(fraction * len(self.choice))]
+        low, high = self.bounds()
+        if self.integer is not None:
+            return min(int(low + fraction * (high - low + 1)), self.integer[1])
+        if self.log_uniform is not None:
+            value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+        else:
+            value = low + fraction * (high - low)
+        return min(max(value, low), high)  # rounding may leave the range
+
     def describe(self) -> str:
         """Return the dimension as text for error messages, e.g. "uniform [0.0, 0.5]"."""
         [(kind, value)] = self.model_dump(exclude_none=True).items()
