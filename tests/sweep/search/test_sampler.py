@@ -108,8 +108,8 @@ def test_a_further_dimension_changes_no_value_of_the_others_before_tpe_starts() 
 
 
 def test_other_ranges_get_the_same_quantile() -> None:
-    first = run(CandidateSampler({"lr": 1e-3}, {"lr": Dimension(log_uniform=(1e-4, 1e-2))}, 6))
-    tenfold = run(CandidateSampler({"lr": 1e-2}, {"lr": Dimension(log_uniform=(1e-3, 1e-1))}, 6))
+    first = run_constant(CandidateSampler({"lr": 1e-3}, {"lr": Dimension(log_uniform=(1e-4, 1e-2))}, 6))
+    tenfold = run_constant(CandidateSampler({"lr": 1e-2}, {"lr": Dimension(log_uniform=(1e-3, 1e-1))}, 6))
     assert [float(each.values["lr"]) for each in tenfold] == pytest.approx(
         [10 * float(each.values["lr"]) for each in first], rel=1e-3
     )
