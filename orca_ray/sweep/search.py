@@ -1,5 +1,7 @@
 """The search of one (task, method): hyper-parameters suggested by Optuna, then confirm trials of the best ones.
 
+Without search trials, the confirm trials run the first configuration or, if the sweep has a grid, all of its cells.
+
 The Optuna study is rebuilt from results at every start. Suggestions come in generations of ``parallel`` candidates.
 The first `NUM_STARTUP` candidates are the first configuration and random ones, equal for all methods of a task in the
 hyper-parameters that they share. Each later candidate ``k`` comes from a TPE sampler whose seed is derived from ``k``,
@@ -251,7 +253,12 @@ class Search:
             winner = self.sampler.winner()
             values = {} if not self.plan.num_search else winner.values if winner else None
             seeds = () if values is None else self.plan.confirm_seeds
-            self._confirm = [self.plan.trial(values or {}, seed, "confirm") for seed in seeds]
+            # All cells of a grid run with one seed before the next: an interrupted study is balanced.
+            self._confirm = [
+                self.plan.trial({**configuration, **(values or {})}, seed, "confirm")
+                for seed in seeds
+                for configuration in self.plan.configurations
+            ]
             for trial in self._confirm:
                 self._known(trial.key)
 

@@ -100,7 +100,7 @@ class AlignStage:
         """Return the key in the cache. It depends neither on refine options nor on the number of the body's layers."""
         config = self.hyperparameters.align
         settings = {
-            "data": self.data.fingerprint,
+            "data": [self.data.fingerprint, self.hyperparameters.data.fraction],
             "target": self.target.kind,
             "body": parse_body_name(self.body)[0],
             "pretrained": self.pretrained,

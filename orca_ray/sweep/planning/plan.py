@@ -23,7 +23,7 @@ from orca_ray.tasks.registry import get_task
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One (task, method) of a plan: trials in total and already finished; refine epochs and resources of each trial."""
+    """One (task, method) of a plan: trials in total and already finished; resources of each trial."""
 
     task: str
     method: str
@@ -32,6 +32,7 @@ class PlanRow:
     confirm_trials: int
     finished: int
     epochs: int
+    """Refine epochs of a trial; of the longest one in a grid."""
     cpus: float
     gpus: float
     memory_gib: float
@@ -106,9 +107,10 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     existing = store.load(spec.sweep_id) if store else {}
     rows = [
         PlanRow(
-            plan.task, plan.method, plan.body, plan.num_search, len(plan.confirm_seeds),
-            Search(plan, existing, {}).num_finished, int(plan.first["refine.epochs"]), plan.resources.cpus,
-            plan.resources.gpus, plan.resources.memory_gib, placement_problem(plan.resources, nodes),
+            plan.task, plan.method, plan.body, plan.num_search, plan.num_confirm,
+            Search(plan, existing, {}).num_finished, max(int(each["refine.epochs"]) for each in plan.configurations),
+            plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
+            placement_problem(plan.resources, nodes),
         )
         for plan in searches
     ]  # fmt: skip
@@ -151,7 +153,7 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> No
         get_task(task).fetch(progress, protocol=protocol)
     for body in modalities:
         fetch_body(body, progress)
-    for source in sorted({_source(s, modalities[s.body]) for s in searches if "align.source" in s.first}):
+    for source in sorted({source for search in searches for source in _sources(search, modalities[search.body])}):
         get_source(source).fetch(progress)
 
 
@@ -176,9 +178,9 @@ def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     bodies = sorted({parse_body_name(search.body)[0] for search in searches})
     sources = sorted(
         {
-            _source(search, modality_of(search.body, get_task(search.task).kind).name)
+            source
             for search in searches
-            if "align.source" in search.first
+            for source in _sources(search, modality_of(search.body, get_task(search.task).kind).name)
         }
     )
     lacking = (
@@ -196,8 +198,10 @@ def _modality(body: str) -> ModalityName:
     return body_modality(body)
 
 
-def _source(search: SearchPlan, modality: ModalityName) -> str:
-    return str(search.first["align.source"]) or get_modality(modality).default_source
+def _sources(search: SearchPlan, modality: ModalityName) -> set[str]:
+    """Return the names of the alignment sources of a search; empty if its method does not align."""
+    default = get_modality(modality).default_source
+    return {str(each["align.source"]) or default for each in search.configurations if "align.source" in each}
 
 
 def _has_body(name: str) -> bool:
