@@ -1,6 +1,7 @@
 """Effects of the factors of a grid: ratios of test scores, paired by task, seed and the levels of all other factors."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -27,13 +28,29 @@ Floats = NDArray[np.float64]
 class Grid:
     """What a sweep with a grid plans."""
 
-    factors: Mapping[str, Sequence[str]]
-    """Names of the levels by factor; the first level is the baseline."""
     cells: Mapping[tuple[str, str], Sequence[tuple[Levels, Mapping[str, object]]]]
-    """Levels and hyper-parameters of each cell, by task and method."""
-    names: Sequence[str]
-    """Hyper-parameters that the levels set. A record belongs to each cell that has the same values of these."""
+    """Levels and hyper-parameters of each cell, by task and method. The level that comes first is the baseline."""
     seeds: Sequence[int]
+
+    @property
+    def factors(self) -> dict[str, list[str]]:
+        """Names of the levels by factor; several methods are a factor too."""
+        methods = list(dict.fromkeys(method for _, method in self.cells))
+        factors = {METHOD: methods} if len(methods) > 1 else {}
+        for cells in self.cells.values():
+            for factor, level in (item for levels, _ in cells for item in levels.items()):
+                known = factors.setdefault(factor, [])
+                known += [] if level in known else [level]
+        return factors
+
+    @property
+    def names(self) -> list[str]:
+        """Hyper-parameters in which cells of a (task, method) differ; a record belongs to the cells with its values."""
+        names = set()
+        for cells in self.cells.values():
+            first = dict(cells[0][1])
+            names |= {name for _, values in cells for name, value in values.items() if value != first.get(name)}
+        return sorted(names)
 
 
 class Ratio(NamedTuple):
@@ -171,11 +188,11 @@ class _Table:
     @classmethod
     def fill(cls, rows: pd.DataFrame, grid: Grid) -> "_Table":
         """Put the scores of the confirm records among ``rows`` into the cells that they belong to."""
-        tasks, methods = (list(dict.fromkeys(names)) for names in zip(*grid.cells, strict=True))
-        factors = {**({METHOD: methods} if len(methods) > 1 else {}), **grid.factors}
+        tasks = list(dict.fromkeys(task for task, _ in grid.cells))
+        factors, names = grid.factors, grid.names
 
         def label(task: str, method: str, values: Mapping[str, object]) -> str:
-            return repr((task, method, *(values.get(name) for name in grid.names)))
+            return repr((task, method, *(values.get(name) for name in names)))
 
         cells: dict[tuple[str | None, ...], int] = {}
         places: dict[str, list[tuple[int, int]]] = {}  # task and cell, by label
@@ -297,9 +314,9 @@ def _student(freedom: int) -> float:
     The series is that of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
     """
     z = NormalDist().inv_cdf(0.975)
-    terms = (
+    terms: tuple[float, ...] = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))

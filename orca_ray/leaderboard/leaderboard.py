@@ -139,8 +139,9 @@ def build(
     """Build the leaderboard of a benchmark from the records of a store, as `ResultsStore.records` returns them.
 
     A leaderboard holds one sweep (such as ``pocket/quick``) and one protocol (``held-out`` or ``paper``). If one is
-    None, the matching pair with the most completed confirm trials is chosen; on a tie, the most recent one. Raises
-    UserError if there is no record of the benchmark, the sweep or the protocol.
+    None, the matching pair is chosen that has completed confirm trials of the most combinations of task, method, body
+    and seed; on a tie, the most recent one. Raises UserError if there is no record of the benchmark, the sweep or the
+    protocol.
     """
     of_benchmark = select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
     available = _available(of_benchmark)
@@ -185,12 +186,15 @@ def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Dat
 
 
 def _available(records: pd.DataFrame) -> list[Other]:
-    """Return every (sweep, protocol) of the records, by number of completed confirm trials, highest first."""
+    """Return every (sweep, protocol) of the records in the order in which `build` prefers them."""
+    key = ["sweep", "protocol"]
     confirmed = (records["phase"] == "confirm") & (records["status"] == _COMPLETED)
-    groups = records.assign(confirmed=confirmed).groupby(["sweep", "protocol"], sort=True)
-    table = groups.agg(confirmed=("confirmed", "sum"), latest=("finished_at", "max")).reset_index()
-    table = table.sort_values(["confirmed", "latest"], ascending=False, kind="stable")
-    rows = table[["sweep", "protocol", "confirmed"]].itertuples(index=False)
+    # A grid has many confirm trials of one task, method and seed; a leaderboard shows only one of them.
+    repeated = records.assign(confirmed=confirmed).duplicated([*key, "task", "method", "body", "seed", "confirmed"])
+    groups = records.assign(confirmed=confirmed, scores=confirmed & ~repeated).groupby(key, sort=True)
+    table = groups.agg(confirmed=("confirmed", "sum"), scores=("scores", "sum"), latest=("finished_at", "max"))
+    table = table.reset_index().sort_values(["scores", "latest"], ascending=False, kind="stable")
+    rows = table[[*key, "confirmed"]].itertuples(index=False)
     return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in rows]
 
 
