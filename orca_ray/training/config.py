@@ -1,4 +1,4 @@
-"""Options of the align and refine stages. A value out of range raises a UserError that names the option."""
+"""Options of training data and of the align and refine stages. A value out of range raises a UserError."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -40,7 +40,17 @@ _Number = Annotated[int, partial(_must, "at least 1 and finite", lambda value: 1
 _Amount = Annotated[float, _AT_LEAST_0]
 _Positive = Annotated[float, partial(_must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
 _Fraction = Annotated[float, partial(_must, "in [0, 1)", lambda value: 0 <= value < 1)]
+_Share = Annotated[float, partial(_must, "in (0, 1]", lambda value: 0 < value <= 1)]
 _Optimizer = Annotated[str, partial(_one_of, OPTIMIZERS)]
+
+
+@dataclass(frozen=True)
+class DataConfig(_Config):
+    """Options of the data that a trial trains on."""
+
+    fraction: _Share = 1.0
+    """Share of the training samples that both stages use, drawn with the trial's seed (see
+    `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class AlignConfig(_Config):
     """Options of the align stage."""
 
     distance: Annotated[str, partial(_one_of, distance_names)] = "l2"
-    """Name of the distance to minimise; ``docs/distance-study.md`` justifies the default."""
+    """Name of the distance to minimise."""
     epochs: _Count = 10
     """Maximum number of epochs, each one optimiser step on a random sample of the training set; 0 skips the stage."""
     learning_rate: _Positive = 0.02

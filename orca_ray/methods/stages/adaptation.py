@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from orca_ray.data.prepared import PreparedData
+from orca_ray.data.prepared import PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar, get_method
@@ -28,7 +28,7 @@ from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
-from orca_ray.training.reproducibility import torch_settings
+from orca_ray.training.reproducibility import derive_seed, torch_settings
 from orca_ray.training.throughput import memory_mib
 
 _FORMAT = 2
@@ -77,10 +77,13 @@ class Adaptation:
         Raises UserError for an unknown name, a value out of range, or data whose shapes differ from the task's.
         """
         _check_data(task, data)
+        self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
+        if (fraction := self._hyperparameters.data.fraction) < 1:
+            drawn = derive_seed(seed, "fraction") % 2**32
+            data = with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
         statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
-        self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
         self._device, self._threads, self._deterministic = torch.device(device), threads, deterministic
         self._objective = Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std)
         self._augmentation = get_augmentation(task.augmentation)

@@ -102,7 +102,7 @@ class AlignStage:
         config = self.hyperparameters.align
         statistics = [buffer for buffer in (self.model.input_mean, self.model.input_deviation) if buffer is not None]
         settings = {
-            "data": self.data.fingerprint,
+            "data": [self.data.fingerprint, self.hyperparameters.data.fraction],
             "target": self.target.kind,
             "body": parse_body_name(self.body)[0],
             "pretrained": self.pretrained,
