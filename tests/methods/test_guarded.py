@@ -17,7 +17,7 @@ from orca_ray.methods.stages.guard import POINTS, Guard
 
 from .tiny_trials import QUICK, changed, copy_of, make_task, reported, run, scores, start
 
-SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.learning_rate": 0.1, "refine.epochs": 2}
+SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.schedule": "reference_step", "refine.epochs": 2}
 SCALAR = make_task(Target("scalar"))  # errors of classes may stay equal, so that no margin is low enough
 FLAT, WORSE, BETTER = torch.ones(4), torch.tensor([1.0, 1.5, 1.2, 1.3]), torch.tensor([0.5, 0.6, 0.4, 0.5])
 NOISY = torch.tensor([0.0, 2.0, 0.0, 1.9])
