@@ -15,8 +15,8 @@ from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
-from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.schema import Scalar
+from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.sweep.search import Search
 from orca_ray.tasks.registry import get_task
@@ -154,7 +154,6 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
     name = search.spec.file.sources.get(modality) or default_source(modality)
     substitutes = name != paper and modality not in search.spec.file.sources
 
-
     def named(values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
         return {**values, "align.source": name} if values.get("align.source") == "" else values
 
@@ -163,7 +162,7 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
 
 
 def _sources(search: SearchPlan) -> set[str]:
-    """Return the names of the alignment sources of a search, "" if not yet named; empty if its method does not align."""
+    """Return the names of a search's alignment sources ("": not yet named); empty if its method does not align."""
     return {str(each["align.source"]) for each in search.configurations if "align.source" in each}
 
 
