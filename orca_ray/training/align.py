@@ -98,6 +98,11 @@ class AlignLoop:
         """Whether all epochs have run, or the distance has reached a plateau at the last learning rate."""
         return self._position >= self._config.epochs
 
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is over, 0 to 1; a plateau skips a part."""
+        return min(1.0, self._position / self._config.epochs)
+
     def step(self) -> AlignEpoch:
         """Run one epoch; raises NotFiniteError if the features or the distance are NaN or infinite."""
         assert not self.done, "all align epochs have run"
@@ -179,7 +184,8 @@ class AlignLoop:
         """Advance the schedule by one epoch or, if ``distance`` completes a plateau, to the next learning rate."""
         rate = self._schedule(self._position)
         self._position += 1
-        if self._plateau.add(distance):
+        assert self.distance_before is not None
+        if self._plateau.add(distance, self.distance_before):
             while not self.done and self._schedule(self._position) == rate:
                 self._position += 1
         if self._schedule(self._position) != rate:

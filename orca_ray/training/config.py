@@ -1,4 +1,4 @@
-"""Options of the align and refine stages. A value out of range raises a UserError that names the option."""
+"""Options of training data and of the align and refine stages. A value out of range raises a UserError."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -40,7 +40,17 @@ _Number = Annotated[int, partial(_must, "at least 1 and finite", lambda value: 1
 _Amount = Annotated[float, _AT_LEAST_0]
 _Positive = Annotated[float, partial(_must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
 _Fraction = Annotated[float, partial(_must, "in [0, 1)", lambda value: 0 <= value < 1)]
+_Share = Annotated[float, partial(_must, "in (0, 1]", lambda value: 0 < value <= 1)]
 _Optimizer = Annotated[str, partial(_one_of, OPTIMIZERS)]
+
+
+@dataclass(frozen=True)
+class DataConfig(_Config):
+    """Options of the data that a trial trains on."""
+
+    fraction: _Share = 1.0
+    """Share of the training samples that both stages use, drawn with the trial's seed (see
+    `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class AlignConfig(_Config):
     """Options of the align stage."""
 
     distance: Annotated[str, partial(_one_of, distance_names)] = "l2"
-    """Name of the distance to minimise; ``docs/distance-study.md`` justifies the default."""
+    """Name of the distance to minimise."""
     epochs: _Count = 60
     """Maximum number of epochs, each one optimiser step on a random sample of the training set; 0 skips the stage."""
     learning_rate: _Amount = 0.0
@@ -73,8 +83,9 @@ class AlignConfig(_Config):
     """Number of epochs in a mean (see ``tolerance``); 0 disables plateau detection, which needs twice as many epochs at
     one learning rate. On the pocket tasks with OTDD and MMD, on average 53 of 60 epochs run, and 0.7 % of the decrease
     of the distance (at most 2.6 %) is lost, because samples differ at random; a longer patience loses less."""
-    source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "vocabulary")] = ""
-    """Name of the alignment source; empty: the default source of the body's modality."""
+    source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "prose")] = ""
+    """Name of the alignment source; empty: the paper's, ``conll2003`` for sequence bodies and ``cifar10`` for image
+    bodies, where it is on this machine (a sweep tries to fetch it), else ``prose`` or ``photographs``."""
     source_samples: Annotated[int, _AT_LEAST_2, partial(_must, "at most 1e+06", lambda value: value <= 1e6)] = 512
     """Number of source samples."""
     clip: _Amount = 1.0

@@ -70,7 +70,7 @@ def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     everything = Hyperparameters()
     assert everything.relevant("orca") == everything.to_flat()
     nft = everything.relevant("nft")
-    assert {name.split(".")[0] for name in nft} == {"embedder", "refine"}
+    assert {name.split(".")[0] for name in nft} == {"data", "embedder", "refine"}
     assert nft.items() <= everything.to_flat().items()
     with pytest.raises(UserError, match="unknown method"):
         everything.relevant("nfd")

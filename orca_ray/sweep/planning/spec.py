@@ -112,6 +112,12 @@ class SweepSpec:
         """Return the hyper-parameters set for one (task, method); a later block of `layers` overrides earlier ones."""
         return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
 
+    def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
+        """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
+        from orca_ray.methods.hyperparameters import resolve
+
+        return resolve(method, {**self.settings(task, method), **(values or {})}).relevant(method)
+
     def space(self, task: str, method: str) -> dict[str, Dimension]:
         """Return the search space of one (task, method); a later block of `layers` overrides earlier ones."""
         return {name: value for layer in self.layers(task, method) for name, value in layer.space.items()}
@@ -164,6 +170,8 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     for option, value, most in limits:
         if value is not None and not 1 <= value <= most:
             raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
+    if file.grid and (overrides.trials or 1) > 1:
+        raise UserError(f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each cell with one seed")
     spec = SweepSpec(
         file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods)), overrides
     )
