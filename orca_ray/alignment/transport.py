@@ -53,7 +53,7 @@ class Report:
         n, m = cost.shape
         self.notes.append(
             f"the transport between {cost.what} ({n} x {m} points) exceeds the memory of a call and recomputes its "
-            "costs in each iteration: fewer samples (align.samples, align.source_samples) are much faster"
+            "costs in each iteration: fewer samples (align.samples_per_class, align.source_samples) are much faster"
         )
 
     def diagnosis(self) -> Diagnosis:

@@ -51,7 +51,7 @@ def test_types() -> None:
         ("refine.epochs", "3", "must be a whole number, got '3'"),
         ("refine.learning_rate", "1e-3", "must be a number, got '1e-3'"),
         ("refine.learning_rate", 10**400, "must be a number, got 1000"),
-        ("align.samples", -(10**400), "must be at least 2 and finite, got -1000"),
+        ("align.samples_per_class", -(10**400), "must be at least 1 and finite, got -1000"),
         ("refine.optimizer", 3, "must be a name, got 3"),
         ("refine.epochs", 0, r"refine\.epochs must be at least 1"),
         ("embedder.image_size", 0, "image_size"),

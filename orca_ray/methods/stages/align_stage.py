@@ -133,6 +133,9 @@ class AlignStage:
     def _make_key(self, source: SourceFeatures) -> str:
         """Return the key in the cache. Neither refine options nor, without a guard, the body's layers matter."""
         config = self.hyperparameters.align
+        distance = get_distance(config.distance)
+        # Not the name of the source: its features are hashed.
+        config = replace(config, source="", learning_rate=config.learning_rate or distance.learning_rate)
         settings = {
             "data": self.data.fingerprint,
             "target": self.target.kind,
@@ -141,8 +144,8 @@ class AlignStage:
             "pretrained": self.pretrained,
             "standardised": self.model.input_mean is not None,  # the statistics follow from the inputs
             "embedder": asdict(self.hyperparameters.embedder),
-            "align": asdict(replace(config, source="")),  # not the name: the source features are hashed
-            "distance": get_distance(config.distance).version,
+            "align": asdict(config),
+            "distance": distance.version,
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
