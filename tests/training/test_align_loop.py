@@ -339,7 +339,7 @@ def test_targets_too_large_to_cluster_are_reported(monkeypatch: pytest.MonkeyPat
 
     assert not notes()
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
-    monkeypatch.setattr(labels_module, "_SKETCH_WIDTH", 4)
+    monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
     assert notes() == ("pseudo-classes come from a sketch of the targets (30, 2, 3), too large to cluster",)
 
 
