@@ -299,7 +299,9 @@ def _rounded(value: float | None, least: float) -> str:
 def _print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
     """Print how a sweep ended, the notes of its trials, and the command that prints its leaderboard."""
     # Without --sweep, `leaderboard` shows the sweep with the most confirm trials, which is seldom a variant.
-    which = "" if spec.sweep_id == f"{spec.file.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
+    which = (
+        "" if spec.sweep_id == f"{spec.file.benchmark}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
+    )
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
     if summary.up_to_date:
