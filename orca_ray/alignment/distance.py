@@ -28,7 +28,7 @@ class SourceFeatures:
     y: Tensor
     """[N] class ids: any integers, not necessarily consecutive."""
     name: str
-    """Name of the source, e.g. ``vocabulary``."""
+    """Name of the source, e.g. ``prose``."""
 
     def __post_init__(self) -> None:
         _check_features(f"source features {self.name!r}", self.x)

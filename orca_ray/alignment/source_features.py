@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import default_source, get_source, source_names
@@ -26,7 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 def source_features(
-    name: str, body: str, *, image_size: int, num_samples: int, pretrained: bool = True, seed: int = 0
+    name: str,
+    body: str,
+    *,
+    image_size: int,
+    num_tokens: int,
+    num_samples: int,
+    pretrained: bool = True,
+    seed: int = 0,
 ) -> SourceFeatures:
     """Return features and labels of ``num_samples`` samples (fewer if the source has fewer), on the CPU.
 
@@ -37,26 +43,29 @@ def source_features(
     Args:
         name, body: names of the source ("": the body's `default_source`) and of the body (``:layers=N`` is ignored).
         image_size: pixels per side, rounded to whole patches; ignored for sequence bodies.
+        num_tokens: number of tokens T of a text, that of the embedder's `layout`; ignored for image bodies.
         pretrained: whether the stem has pretrained weights; False: random initialisation.
         seed: seed of the sampling and of the random initialisation.
     """
     if num_samples < 1:
         raise UserError(f"source features need at least 1 sample, got {num_samples}")
-    name = name or default_source(body)
-    source = get_source(name)
     modality = body_modality(body)
+    name = name or default_source(modality)
+    source = get_source(name)
     if source.modality != modality:
         allowed = " or ".join(source_names(modality))
         raise UserError(f"source {name!r} does not suit body {body!r}, which takes {modality}s: use {allowed}")
-    size = get_modality(modality).source_image_size(image_size)
+    size = get_modality(modality).source_size(image_size, num_tokens)
     return _cached(cache.home(), source, body, size, num_samples, pretrained, seed)
 
 
 @lru_cache(8)
-def _cached(home: Path, source: Source, body: str, size: int, num: int, pretrained: bool, seed: int) -> SourceFeatures:
+def _cached(
+    home: Path, source: Source, body: str, size: tuple[int, int], num: int, pretrained: bool, seed: int
+) -> SourceFeatures:
     """Read the features from the disk cache ``home``, or compute and write them, while holding a lock."""
     stem = load_body(body, pretrained=pretrained, seed=seed).stem
-    request = SampleRequest(stem, parse_body_name(body)[0], size, num, seed)
+    request = SampleRequest(stem, parse_body_name(body)[0], *size, num, seed)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
     with cache.lock(path):
@@ -73,19 +82,18 @@ def _cached(home: Path, source: Source, body: str, size: int, num: int, pretrain
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread in the block: results of k-means, which are cached, may depend on the number of threads."""
+    """Use one thread in the block: the last digits of cached features must not depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(limits=1):
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
 
 
 def _digest(source: Source, request: SampleRequest) -> str:
     """Return a hash of everything that the features depend on, including the stem's weights and the source's file."""
-    settings = [3, source.name, request.image_size, request.num_samples, request.seed]
+    settings = [4, source.name, request.image_size, request.num_tokens, request.num_samples, request.seed]
     parts = [json.dumps(settings).encode()]
     if source.file:
         parts += [source.file.path.encode(), cache.sha256_file(source.path()).encode()]

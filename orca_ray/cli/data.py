@@ -18,6 +18,7 @@ from orca_ray.paths import new_directories_removed, require_directory
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
+    from orca_ray.data.bodies import ModalityName
     from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -39,14 +40,14 @@ def fetch(
         Argument(metavar="NAME...", help="Benchmarks (pocket), tasks (pocket/digits) or alignment sources (cifar10)."),
     ],
     bodies: Annotated[
-        bool, Option("--bodies", help="Also fetch the tasks' default bodies and their alignment sources.")
+        bool, Option("--bodies", help="Also fetch the tasks' default bodies and alignment sources.")
     ] = False,
     raw: RawOption = None,
     workers: Annotated[int, Option(min=1, max=32, help="Number of files fetched at a time.")] = 4,
     quiet: QuietOption = False,
 ) -> None:
     """Fetch and verify the raw data. Interrupted downloads continue; intact files are not fetched again."""
-    from orca_ray.alignment.registry import default_source, get_source, source_names
+    from orca_ray.alignment.registry import fetch_source, get_source, source_names
     from orca_ray.data import packages
 
     sources = [name for name in names if name in source_names()]
@@ -74,8 +75,18 @@ def fetch(
     if bodies:
         names = sorted({task.body for task in tasks})
         fetch_bodies(names, quiet=quiet)
-        for source in sorted({default_source(body) for body in names}):
-            get_source(source).fetch(None if quiet else note)
+        for source, modality in sorted({_source_of(task) for task in tasks}):
+            fetch_source(source, modality, None if quiet else note)
+
+
+def _source_of(task: "Task") -> "tuple[str, ModalityName]":
+    """Return the alignment source that the shipped sweep of a task names, "" for the default, and its modality."""
+    from orca_ray.models.weights import body_modality
+    from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
+
+    modality = body_modality(task.body)
+    sweep = load_spec(task.benchmark).file if task.benchmark in shipped_sweeps() else None
+    return sweep.sources.get(modality, "") if sweep else "", modality
 
 
 def _print_terms(tasks: "list[Task]") -> None:

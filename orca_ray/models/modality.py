@@ -50,10 +50,10 @@ class Modality(ABC):
     """
 
     name: ModalityName
-    default_source: str
-    """Name of the default alignment source: data whose features an embedder learns to match. It needs no download."""
     paper_source: str
-    """Name of the alignment source in the ORCA paper."""
+    """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. It is the default."""
+    stand_in: str
+    """Name of the alignment source that stands in where the paper's cannot be fetched; it comes in Python packages."""
     embedder_class: str
     """Name of the embedder's class in :mod:`orca_ray.models.embedder`."""
 
@@ -65,9 +65,9 @@ class Modality(ABC):
         built: Embedder = getattr(embedders, self.embedder_class)(input_shape, stem, config, dropout, seed)
         return built
 
-    def source_image_size(self, image_size: int) -> int:
-        """Return the size that images of an alignment source are resized to; 0 for sources that are not images."""
-        return 0
+    @abstractmethod
+    def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
+        """Return the image size and the number of tokens of an alignment source's samples; 0 for what they lack."""
 
     @abstractmethod
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
@@ -83,6 +83,10 @@ class Modality(ABC):
 
 class SequenceModality(Modality):
     """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
+
+    def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
+        """Return (0, ``num_tokens``): texts of an alignment source have as many tokens as the task's samples."""
+        return 0, num_tokens
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
         """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts as a flattened series."""
@@ -101,9 +105,9 @@ class SequenceModality(Modality):
 class ImageModality(Modality):
     """Image bodies: inputs are resized to `EmbedderConfig.image_size` pixels a side and cut into the body's patches."""
 
-    def source_image_size(self, image_size: int) -> int:
-        """Return ``image_size``: images of an alignment source are resized to the same size as inputs."""
-        return image_size
+    def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
+        """Return (``image_size``, 0): images of an alignment source are resized to the same size as inputs."""
+        return image_size, 0
 
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
         """Return the number of patches, which does not depend on the input's own size."""
@@ -115,8 +119,8 @@ class ImageModality(Modality):
 
 
 _ALL = (
-    SequenceModality("sequence", "vocabulary", "conll2003", "SequenceEmbedder"),
-    ImageModality("image", "images", "cifar10", "ImageEmbedder"),
+    SequenceModality("sequence", "conll2003", "prose", "SequenceEmbedder"),
+    ImageModality("image", "cifar10", "photographs", "ImageEmbedder"),
 )
 MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _ALL}
 

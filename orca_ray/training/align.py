@@ -96,6 +96,11 @@ class AlignLoop:
         """Whether all epochs have run, or the distance has reached a plateau at the last learning rate."""
         return self._position >= self._config.epochs
 
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is over, 0 to 1; a plateau skips a part."""
+        return min(1.0, self._position / self._config.epochs)
+
     def step(self) -> AlignEpoch:
         """Run one epoch; raises NotFiniteError if the features or the distance are NaN or infinite."""
         assert not self.done, "all align epochs have run"

@@ -84,8 +84,9 @@ class AlignConfig(_Config):
     """Number of epochs in a mean (see ``tolerance``); 0 disables plateau detection, which needs twice as many epochs at
     one learning rate. On the pocket tasks with OTDD and MMD, on average 53 of 60 epochs run, and 0.7 % of the decrease
     of the distance (at most 2.6 %) is lost, because samples differ at random; a longer patience loses less."""
-    source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "vocabulary")] = ""
-    """Name of the alignment source; empty: the default source of the body's modality."""
+    source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "prose")] = ""
+    """Name of the alignment source; empty: the paper's, ``conll2003`` for sequence bodies and ``cifar10`` for image
+    bodies, where it is on this machine (a sweep tries to fetch it), else ``prose`` or ``photographs``."""
     source_samples: Annotated[int, _AT_LEAST_2, partial(_must, "at most 1e+06", lambda value: value <= 1e6)] = 512
     """Number of source samples."""
     clip: _Amount = 1.0

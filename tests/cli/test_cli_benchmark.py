@@ -97,7 +97,7 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     assert lines[0] == "mine/full: 2 trials, 0 already done; running on this process"
     assert lines[1].startswith("[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test 0.5000")
     assert lines[2].startswith("[2/2] ")
-    assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket"
+    assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket --sweep mine/full"
 
 
 def test_a_sweep_that_cannot_start_leaves_no_store(
@@ -149,6 +149,18 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     which = "--sweep mine/full-trials3-deterministic --protocol paper"
     shown = f"leaderboard: orca-sweep leaderboard pocket {which} --results '{place}'"
     assert ending.out.splitlines()[-1] == shown
+
+
+@pytest.mark.parametrize(
+    ("options", "which"), [((), ""), (("--deterministic", "--seeds", "1"), " --sweep mine/full-deterministic")]
+)
+def test_a_sweep_with_a_grid_has_a_leaderboard_of_its_own(
+    command: Command, fake: Install, options: tuple[str, ...], which: str
+) -> None:
+    fake()
+    Path("study.yaml").write_text(SWEEP.replace("search_trials: 2, ", "") + "grid: {refine.epochs: [3, 6]}\n")
+    ending = command("run", "study.yaml", *options)
+    assert ending.out.splitlines()[-1] == f"leaderboard: orca-sweep leaderboard study.yaml{which}"
 
 
 def test_failed_trials_exit_with_1_and_are_named_even_when_quiet(

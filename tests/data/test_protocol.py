@@ -16,6 +16,7 @@ def test_held_out_leaves_the_splits_alone() -> None:
     assert under_protocol(data, "held-out") is data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pocket/wdbc", "pocket/burgers16"])
 def test_paper_trains_on_all_but_test_and_selects_on_test(name: str) -> None:
     data = get_task(name).prepare()

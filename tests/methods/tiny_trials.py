@@ -17,6 +17,7 @@ from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
+from tests.models.tiny import save_tokenizer
 
 QUICK: dict[str, Scalar] = {
     "embedder.sequence_length": 8,
@@ -61,6 +62,7 @@ def save_bert(directory: Path) -> str:
         max_position_embeddings=32,
     )
     BertModel(config).save_pretrained(directory)
+    save_tokenizer(directory)
     return str(directory)
 
 

@@ -48,14 +48,14 @@ def test_an_unknown_modality_is_refused() -> None:
 )
 def test_tokens_of_a_sequence(shape: tuple[int, ...] | None, config: EmbedderConfig, tokens: int) -> None:
     assert MODALITIES["sequence"].num_tokens(shape, config) == tokens
-    assert MODALITIES["sequence"].source_image_size(56) == 0
+    assert MODALITIES["sequence"].source_size(56, 8) == (0, 8)
 
 
 def test_tokens_of_an_image() -> None:
     image = MODALITIES["image"]
     assert image.num_tokens((1, 28, 28), EmbedderConfig(image_size=56), patch_size=14) == 16
     assert image.num_tokens(None, EmbedderConfig(image_size=224)) == 196
-    assert image.source_image_size(56) == 56
+    assert image.source_size(56, 8) == (56, 0)
 
 
 def test_the_papers_settings_are_settings_of_the_embedder() -> None:

@@ -1,5 +1,6 @@
 """Tiny random models of the classes users name, as Hugging Face directories: what stands in for the hub."""
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ IMAGE: dict[str, dict[str, Any]] = {
 }
 _SHARED = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 VOCABULARY = 300
+LETTERS = ("[UNK]", *string.ascii_lowercase, *string.digits, *string.punctuation)
+"""Tokens of `save_tokenizer`, in the order of their ids."""
+
+
+def save_tokenizer(directory: Path) -> None:
+    """Write a tokenizer whose tokens are single characters, 69 in all; words after the first begin with no mark."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(LETTERS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("", "isolated")]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(directory)
 
 
 def save_tiny(kind: str, root: Path) -> Path:

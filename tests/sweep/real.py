@@ -4,12 +4,14 @@ from pathlib import Path
 
 from orca_ray.sweep.planning.loading import parse_spec
 from orca_ray.sweep.planning.spec import SweepSpec
+from tests.models.tiny import save_tokenizer
 
 TEXT = """\
 name: tiny
 benchmark: pocket
 methods: [orca, nft]
 tasks: [pocket/wdbc]
+sources: {sequence: prose, image: photographs}
 early_stopping: {eta: 2, min_epochs: 1}
 settings:
   embedder.sequence_length: 8
@@ -40,6 +42,7 @@ def tiny_body(directory: Path) -> str:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             BertModel(config).save_pretrained(path)
+        save_tokenizer(path)
     return str(path)
 
 

@@ -20,7 +20,7 @@ from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.tasks.registry import all_tasks, get_task
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
-from tests.models.tiny import save_tiny
+from tests.models.tiny import save_tiny, save_tokenizer
 from tests.twins import Damage, damages, twins
 
 pytestmark = pytest.mark.slow  # in all, about half a minute
@@ -34,6 +34,7 @@ benchmark: {benchmark}
 methods: [orca]
 tasks: [{task}]
 bodies: {{sequence: "{bodies}/bert", image: "{bodies}/vit"}}
+sources: {{sequence: prose, image: photographs}}
 published: true
 settings:
   embedder.sequence_length: 16
@@ -88,6 +89,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bodies")
     for kind in ("bert", "vit"):
         save_tiny(kind, root)
+    save_tokenizer(root / "bert")
     return root
 
 

@@ -3,9 +3,7 @@
 import re
 import zipfile
 
-import numpy as np
-
-from orca_ray.alignment.source import SampleRequest, Samples, Source
+from orca_ray.alignment.source import SampleRequest, Samples, Source, balanced_order
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
 
@@ -29,22 +27,11 @@ def sample(request: SampleRequest) -> Samples:
                 raise UserError(f"{path} contains no training image of Tiny ImageNet (tiny-imagenet-200/train/…)")
             classes = sorted({match["name"] for match in found})
             labels = [classes.index(match["name"]) for match in found]
-            chosen = _balanced(labels, request.num_samples, request.seed)
+            chosen = balanced_order(labels, request.seed)[: request.num_samples]
             features = embed(request, (read_photograph(archive.read(found[i].string)) for i in chosen))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path} is not the archive of Tiny ImageNet: {error}") from error
     return features, torch.tensor([labels[i] for i in chosen])
-
-
-def _balanced(labels: list[int], num_samples: int, seed: int) -> list[int]:
-    """Return indices of samples: the first of each class in a random order, then the second of each, and so on."""
-    order = np.random.RandomState(seed).permutation(len(labels))
-    seen: dict[int, int] = {}
-    turns = []
-    for index in order:
-        turns.append(seen.get(labels[index], 0))
-        seen[labels[index]] = turns[-1] + 1
-    return [int(order[position]) for position in np.argsort(turns, kind="stable")[:num_samples]]
 
 
 _FILE = RawFile(

@@ -27,11 +27,12 @@ from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.probe import ProbePoint
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import derive_seed, torch_settings
 from orca_ray.training.throughput import memory_mib
 
-_FORMAT = 2
+_FORMAT = 3
 _log = logging.getLogger(__name__)
 
 
@@ -174,14 +175,16 @@ class Adaptation:
     def _step_align(self) -> Progress:
         started = perf_counter()  # includes source features and pseudo-labels
         self._align = self._align or self._make_align()
-        epoch = self._align.step()
+        report, epochs = self._align.step(), self._hyperparameters.align.epochs
         seconds = perf_counter() - started
         self._outcome = self._align.add_to(self._outcome, seconds)
         if self._align.done:
             self._align, self.stage = None, "refine"
+        if isinstance(report, ProbePoint):
+            return Progress(stage="probe", epoch=report.epoch, epochs=epochs, loss=report.error, seconds=seconds)
         return Progress(
-            stage="align", epoch=epoch.epoch, epochs=self._hyperparameters.align.epochs, distance=epoch.distance,
-            learning_rate=epoch.learning_rate, seconds=seconds,
+            stage="align", epoch=report.epoch, epochs=epochs, distance=report.distance,
+            learning_rate=report.learning_rate, seconds=seconds,
         )  # fmt: skip
 
     def _step_refine(self) -> Progress:
@@ -220,7 +223,7 @@ class Adaptation:
     def _make_align(self) -> AlignStage:
         return AlignStage(
             self.model, self._data, self._task.target, self._body, self._recipe.pretrained, self._hyperparameters,
-            self._seed, self._device, self._cache,
+            self._seed, self._device, self._cache, self._recipe.guarded,
         )  # fmt: skip
 
     def _make_refine(self) -> RefineLoop:

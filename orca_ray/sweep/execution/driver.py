@@ -58,7 +58,7 @@ def run_sweep(
         nodes = engine.open(address)
         searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=any(node.gpus > 0 for node in nodes))
         refuse_unplaceable(searches, nodes)
-        fetch(searches, lambda text: emit(Message(text)))
+        searches = fetch(searches, lambda text: emit(Message(text)))
         known = fingerprints(spec, prepare=True)
         searches = [replace(search, fingerprint=known[search.task]) for search in searches]
         estimates = trial_seconds(searches)

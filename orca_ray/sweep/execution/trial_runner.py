@@ -157,9 +157,13 @@ class TrialRunner:
         if self._adaptation is None:
             return None
         outcome = self._adaptation.result()
+        notes = [outcome.notes]
+        if (absent := self.trial.stands_in_for) and outcome.align_epochs:
+            name = self.trial.hyperparameters["align.source"]
+            notes.append(f"aligned to {name}, which stands in for the paper's source: 'orca-sweep data fetch {absent}'")
         if self.trial.protocol == PAPER:
-            return replace(outcome, notes="; ".join(filter(None, (outcome.notes, PAPER_NOTE))))
-        return outcome
+            notes.append(PAPER_NOTE)
+        return replace(outcome, notes="; ".join(filter(None, notes)) or None)
 
     @contextmanager
     def _best_effort(self) -> Iterator[None]:
@@ -178,8 +182,8 @@ class TrialRunner:
 def _read(path: Path) -> TrialReport | None:
     """Return the report in a file; None if there is no file, or if it is not a report of this version."""
     try:
-        return TrialReport.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return TrialReport.from_json(cache.read_bytes(path).decode())
+    except ValueError:  # also UserError: not a regular file
         return None
 
 

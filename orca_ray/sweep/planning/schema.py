@@ -1,7 +1,7 @@
 """The schema of sweep files: one Pydantic model for each kind of mapping in the YAML, search spaces among them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
@@ -90,6 +90,19 @@ class Dimension(_Model):
         low, high = self.bounds()
         return isinstance(value, (int, float)) and low <= value <= high
 
+    def quantile(self, fraction: float) -> Scalar:
+        """Return the value below which ``fraction`` (at least 0, below 1) of the dimension's random values lie."""
+        if self.choice is not None:
+            return self.choice[int(fraction * len(self.choice))]
+        low, high = self.bounds()
+        if self.integer is not None:
+            return min(int(low + fraction * (high - low + 1)), self.integer[1])
+        if self.log_uniform is not None:
+            value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+        else:
+            value = low + fraction * (high - low)
+        return min(max(value, low), high)  # rounding may leave the range
+
     def describe(self) -> str:
         """Return the dimension as text for error messages, e.g. "uniform [0.0, 0.5]"."""
         [(kind, value)] = self.model_dump(exclude_none=True).items()
@@ -102,16 +115,25 @@ def tidy(value: Scalar) -> Scalar:
 
 
 def _known(kind: str, registry: str) -> BeforeValidator:
-    """Return a validator that accepts the keys of the mapping that the function ``registry`` (module:name) returns."""
+    """Return a validator that accepts the names that the function ``registry`` (module:name) returns."""
 
     def check(value: object) -> object:
-        allowed: Mapping[str, object] = resolve_name(registry)()
+        allowed: Collection[str] = resolve_name(registry)()
         if isinstance(value, str) and value not in allowed:
             # The message is composed when it is shown: the search for the nearest name takes milliseconds.
             raise PydanticCustomError("unknown_name", "unknown {kind}", {"kind": kind, "registry": registry})
         return value
 
     return BeforeValidator(check)
+
+
+def _suitable(sources: dict[ModalityName, str]) -> dict[ModalityName, str]:
+    from orca_ray.alignment.registry import source_names
+
+    for modality, name in sources.items():
+        if name not in (allowed := source_names(modality)):
+            raise ValueError(f"source {name!r} does not suit {modality} bodies: use {' or '.join(allowed)}")
+    return sources
 
 
 def _distinct(values: list[int]) -> list[int]:
@@ -130,6 +152,7 @@ Text = Annotated[str, AfterValidator(_printable)]
 TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks")]
 MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
 HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]
+SourceName = Annotated[str, _known("source", "orca_ray.alignment.registry:source_names")]
 Settings = dict[HyperparameterName, Scalar]
 Space = dict[HyperparameterName, Dimension]
 _LevelCount = Field(min_length=1, max_length=MAX_LEVELS)
@@ -230,6 +253,8 @@ class SweepFile(_Model):
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""
+    sources: Annotated[dict[ModalityName, SourceName], AfterValidator(_suitable)] = {}
+    """Source by modality of the body, for ``align.source`` left empty; instead of the paper's or its stand-in."""
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0
     """Seed of all search trials, and of the samplers that suggest hyper-parameters."""

@@ -43,6 +43,8 @@ class TrialSpec:
     epochs: int
     """Number of refine epochs, as in ``hyperparameters``; progress and early stopping read it here."""
     resources: Resources = field(default_factory=Resources)
+    stands_in_for: str = ""
+    """The paper's alignment source, if ``align.source`` stands in for it because it could not be fetched; else ""."""
     deterministic: bool = False
     """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
 
@@ -101,6 +103,8 @@ class SearchPlan:
     resources: Resources
     num_search: int
     confirm_seeds: tuple[int, ...]
+    stands_in_for: str = ""
+    """As in `TrialSpec`."""
     cells: tuple[Mapping[str, Scalar], ...] = ()
     """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
 
@@ -125,7 +129,8 @@ class SearchPlan:
         return TrialSpec(
             task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
             protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
-            epochs=int(hyperparameters["refine.epochs"]), deterministic=self.spec.deterministic,
+            epochs=int(hyperparameters["refine.epochs"]), stands_in_for=self.stands_in_for,
+            deterministic=self.spec.deterministic,
         )  # fmt: skip
 
 

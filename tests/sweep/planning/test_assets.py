@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from orca_ray.alignment.source import Source
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.plan import Absent, absent, build_plan, fetch
+from orca_ray.sweep.planning.loading import load_spec, parse_spec
+from orca_ray.sweep.planning.plan import Absent, absent, build_plan, fetch, with_sources
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 
@@ -90,7 +91,56 @@ def test_everything_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.models.packaged.fetch_body", lambda name, *_: fetched.append(name))
     monkeypatch.setattr("orca_ray.alignment.source.Source.fetch", lambda source, *_: fetched.append(source.name))
     asked = Overrides(tasks=["wdbc", "digits"], methods=["orca", "nft"])
-    fetch(searches("pocket", asked), lambda text: None)
+    ready = fetch(searches("pocket", asked), lambda text: None)
     assert sorted(fetched) == sorted(
-        ["pocket/wdbc", "pocket/digits", "minilm-l6:layers=4", "vit-s14:layers=4", "images", "vocabulary"]
+        ["pocket/wdbc", "pocket/digits", "minilm-l6:layers=4", "vit-s14:layers=4", "photographs", "prose"]
     )
+    assert {each.first.get("align.source") for each in ready} == {"photographs", "prose", None}
+    assert {each.stands_in_for for each in ready} == {""}
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages can be fetched, and files cannot."""
+
+    def refuse(source: Source, *_: object, **__: object) -> None:
+        if source.file is not None and not source.present():
+            raise UserError("no network")
+
+    monkeypatch.setattr(Source, "fetch", refuse)
+    monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda *_, **__: None)
+    monkeypatch.setattr("orca_ray.models.packaged.fetch_body", lambda *_: None)
+
+
+def test_a_stand_in_is_named_in_key_and_notes_until_the_papers_source_is_here(tmp_path: Path, no_network: None) -> None:
+    asked = Overrides(tasks=["ecg"], methods=["orca"], body="minilm-l6:layers=1", trials=1)
+    told: list[str] = []
+    (stand_in,) = fetch(searches("nasbench360", asked), told.append)
+    assert told == ["source conll2003 cannot be fetched: prose stands in for it"]
+    assert (stand_in.first["align.source"], stand_in.stands_in_for) == ("prose", "conll2003")
+    assert stand_in.trial({}, 1, "confirm").stands_in_for == "conll2003"
+    assert [each.names for each in absent([stand_in])] == [("minilm-l6",), ("conll2003",)]
+    source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
+    source.parent.mkdir(parents=True)
+    source.write_text("words")
+    (paper,) = fetch(searches("nasbench360", asked), told.append)
+    assert len(told) == 1
+    assert (paper.first["align.source"], paper.stands_in_for) == ("conll2003", "")
+    assert paper.trial({}, 1, "confirm").key != stand_in.trial({}, 1, "confirm").key
+
+
+def test_what_a_sweep_file_sets_wins(no_network: None) -> None:
+    text = "name: own\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/wdbc, pocket/digits]\n{}"
+
+    def chosen(more: str, body: str | None = None) -> list[object]:
+        spec = parse_spec(text.format(more), overrides=Overrides(body=body))
+        plans = with_sources(plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False))
+        return [plan.first["align.source"] for plan in plans]
+
+    assert chosen("sources: {image: imagenet200}") == ["prose", "imagenet200"]
+    assert chosen("sources: {image: imagenet200}", body="minilm-l6") == ["prose", "prose"]
+    assert chosen("sources: {image: imagenet200}\nsettings: {align.source: cifar10}") == ["cifar10", "cifar10"]
+    with pytest.raises(UserError, match=r"sweep.yaml:5: .*'prose' does not suit image bodies: use cifar10"):
+        chosen("sources: {image: prose}")
+    with pytest.raises(UserError, match=r"unknown source 'prise'\. Did you mean 'prose'"):
+        chosen("sources: {sequence: prise}")

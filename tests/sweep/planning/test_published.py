@@ -169,6 +169,7 @@ def test_the_rows_are_the_references_files() -> None:
         assert (given["no_warmup_scheduler"]["name"], steps["sched"], steps["base"]) == ("StepLR", [20, 40, 60], 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", SHIPPED)
 @pytest.mark.parametrize("budget", ["quick", "published", "full"])
 def test_shipped_sweeps_begin_with_them(benchmark: str, budget: str) -> None:

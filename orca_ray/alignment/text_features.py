@@ -1,0 +1,111 @@
+"""Functions for text sources: tokenise sentences with the tokenizer of a body, and embed passages as features.
+
+A passage is T consecutive tokens of a document, as many as the task's own samples have.
+"""
+
+import functools
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orca_ray.alignment.source import SampleRequest
+from orca_ray.data import packages
+from orca_ray.errors import UserError
+from orca_ray.models.names import PACKAGED, PackagedBody
+from orca_ray.models.stems import TextStem
+
+Document = Sequence[str]
+"""The sentences of a text, in their order."""
+_BATCH_TOKENS = 1 << 14
+
+
+class Passage(NamedTuple):
+    """Tokens of one document, and where they are from."""
+
+    document: int
+    """Index of the document."""
+    sentences: range
+    """Indices of the sentences in the document; of the last one, the passage may have the first tokens only."""
+    ids: list[int]
+    """T token ids, without special tokens, because a task's samples have none either."""
+
+
+def embed_passages(
+    request: SampleRequest, documents: Sequence[Document], starts: Iterable[tuple[int, int]]
+) -> tuple[Tensor, list[Passage]]:
+    """Return features [N, D] and passages, N = ``request.num_samples``, or fewer if there are fewer in ``starts``.
+
+    A passage begins with the sentence that ``starts`` gives (indices of document and sentence). Sentences that follow
+    it are joined until there are T tokens; if the document ends before, so are sentences before it. Documents of fewer
+    than T tokens are skipped. Raises UserError if all are.
+    """
+    stem = request.stem
+    assert isinstance(stem, TextStem), "text sources are for sequence bodies"
+    passages = list(islice(_passages(request, documents, starts), request.num_samples))
+    if not passages:
+        raise UserError(
+            f"no document of the alignment source has {request.num_tokens} tokens: use another align.source, or a "
+            "smaller embedder.sequence_length"
+        )
+    ids_NT = torch.tensor([passage.ids for passage in passages])
+    batches = ids_NT.split(max(1, _BATCH_TOKENS // request.num_tokens))  # type: ignore[no-untyped-call]
+    return torch.cat([stem.embed_tokens(ids).mean(1) for ids in batches]), passages
+
+
+def _passages(
+    request: SampleRequest, documents: Sequence[Document], starts: Iterable[tuple[int, int]]
+) -> Iterator[Passage]:
+    encode = functools.cache(tokenizer(request.body))
+    for document, start in starts:
+        sentences = documents[document]
+        first, end, count = start, start, 0
+        while count < request.num_tokens and end < len(sentences):
+            count += len(encode(sentences[end]))
+            end += 1
+        while count < request.num_tokens and first > 0:
+            first -= 1
+            count += len(encode(sentences[first]))
+        if count >= request.num_tokens:
+            ids = [token for sentence in sentences[first:end] for token in encode(sentence)]
+            yield Passage(document, range(first, end), ids[: request.num_tokens])
+
+
+def tokenizer(body: str) -> Callable[[str], list[int]]:
+    """Return the function that maps a sentence to token ids, without special tokens, for the body named ``body``.
+
+    Raises UserError if the body has no tokenizer.
+    """
+    # The space lets byte-level tokenizers see a word as within a text. Others ignore it.
+    if body in PACKAGED:
+        from tokenizers import Tokenizer
+
+        packaged = Tokenizer.from_str(_packaged_file(PACKAGED[body], "tokenizer.json").decode())
+        packaged.no_padding()
+        packaged.no_truncation()
+        return lambda sentence: list(packaged.encode(f" {sentence}", add_special_tokens=False).ids)
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(body, trust_remote_code=False)
+    except Exception as error:  # the Hugging Face libraries raise many undocumented types
+        raise UserError(
+            f"cannot load the tokenizer of body {body!r}, which alignment needs ({error}): save it next to the weights "
+            "with save_pretrained, or use a method that does not align"
+        ) from error
+    return lambda sentence: list(loaded(f" {sentence}", add_special_tokens=False)["input_ids"])
+
+
+def _packaged_file(body: PackagedBody, name: str) -> bytes:
+    """Return the contents of file ``name`` that is next to the weights in the packages of ``body``."""
+    if len(body.members) == 1:
+        return packages.read_member(body.packages[0], str(PurePosixPath(body.members[0]).with_name(name)))
+    pieces = zip(body.packages, body.members, strict=True)
+    joined = io.BytesIO(b"".join(packages.read_member(package, member) for package, member in pieces))
+    with zipfile.ZipFile(joined) as archive:
+        return archive.read(next(member for member in archive.namelist() if PurePosixPath(member).name == name))
