@@ -18,6 +18,8 @@ from orca_ray.results.record import Status
 
 METHOD = "method"
 """Name of the factor that a sweep with several methods has in addition to those of its grid."""
+MIN_TASKS = 5
+"""Number of tasks from which on intervals are bootstrapped over tasks; fewer tasks are too few to resample."""
 NUM_RESAMPLES = 10_000
 Levels = Mapping[str, str]
 """Name of the level by factor."""
@@ -72,7 +74,10 @@ class Comparison:
     levels: Levels
     reference: Levels
     ratio: Ratio
-    """Geometric mean over tasks, with a bootstrap interval over tasks; no interval for fewer than three tasks."""
+    """Geometric mean over tasks, with a bootstrap interval over tasks; none if fewer than `MIN_TASKS` have pairs.
+
+    In a sweep of fewer tasks, the interval is two standard errors wide on either side and holds for these tasks only.
+    """
     tasks: Mapping[str, Ratio]
     """Ratio on each task that has a pair. Its interval is two standard errors wide on either side; see `_noise`."""
     pairs: int
@@ -242,7 +247,8 @@ class _Table:
         trials_TP, bases_TP = self.trials_TC[:, above], self.trials_TC[:, below]
         planned_TP = (trials_TP != bases_TP) & (trials_TP >= 0) & (bases_TP >= 0)
         paired_TPS = planned_TP[:, :, None] & np.isfinite(self.scores_TCS[:, above] + self.scores_TCS[:, below])
-        logs, tasks = [], {}
+        logs, errors = [], []
+        tasks = []
         for task, scores_CS, paired_PS in zip(self.metrics, self.scores_TCS, paired_TPS, strict=True):
             used_P = paired_PS.any(axis=1)
             if not used_P.any():
@@ -255,13 +261,14 @@ class _Table:
             log = float(np.log(means_P / bases_P).mean())
             # A mean of n log scores has the variance noise² / n; a pair has two such means.
             error = _noise(scores_CS) * float(np.sqrt((2 / paired_PS.sum(axis=1)).sum())) / len(paired_PS)
+            tasks.append(task)
             logs.append(log)
-            tasks[task] = Ratio(*np.exp([log, log - 2 * error, log + 2 * error]).tolist())
+            errors.append(error)
         return Comparison(
             levels=levels,
             reference=reference,
-            ratio=_over_tasks(np.array(logs)),
-            tasks=tasks,
+            ratio=_over_tasks(np.array(logs), np.array(errors), bootstrap=len(self.metrics) >= MIN_TASKS),
+            tasks={task: _ratio(*numbers) for task, *numbers in zip(tasks, logs, errors, strict=True)},
             pairs=int(paired_TPS.sum()),
             planned=int(planned_TP.sum()) * len(self.seeds),
         )
@@ -293,23 +300,33 @@ def _noise(scores_CS: Floats) -> float:
     return float(np.sqrt((logs.var(axis=1) * freedom).sum() / freedom.sum())) if freedom.sum() else float("nan")
 
 
-def _over_tasks(logs: Floats) -> Ratio:
-    """Return the geometric mean over tasks of ratios given by their logarithms, with its 95 % bootstrap interval.
+def _ratio(log: float, error: float) -> Ratio:
+    """Return the ratio with the logarithm ``log`` and an interval of two standard errors of that on either side."""
+    return Ratio(*np.exp([log, log - 2 * error, log + 2 * error]).tolist())
 
-    The percentile interval is too narrow for few tasks. Its percentiles are therefore moved outwards, so that it equals
-    Student's t interval for normal data (the expanded percentile interval of Hesterberg 2015, "What Teachers Should
-    Know About the Bootstrap", The American Statistician 69(4)). The scores of fewer than three tasks give no interval.
+
+def _over_tasks(logs: Floats, errors: Floats, *, bootstrap: bool) -> Ratio:
+    """Return the geometric mean over tasks of ratios given by their logarithms, with its 95 % interval.
+
+    A bootstrap over tasks needs no noise over seeds, because the ratios of tasks differ by it too. Its percentile
+    interval is too narrow for few tasks. The percentiles are therefore moved outwards, so that the interval equals
+    Student's for normal data (the expanded percentile interval of Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap", The American Statistician 69(4)).
+
+    Without ``bootstrap``, the interval comes from the standard errors of the logarithms, and has no part for the
+    difference to other tasks.
     """
     num = len(logs)
-    if num < 3:
-        return Ratio(float(np.exp(logs.mean())) if num else float("nan"), float("nan"), float("nan"))
+    mean = float(logs.mean()) if num else float("nan")
+    if not bootstrap or num < MIN_TASKS:
+        return _ratio(mean, float(np.sqrt((errors**2).sum())) / num if num and not bootstrap else float("nan"))
     resampled = logs[np.random.default_rng(0).integers(num, size=(NUM_RESAMPLES, num))].mean(axis=1)
-    tail = NormalDist().cdf(-_student(num - 1) * np.sqrt(num / (num - 1)))
-    return Ratio(*np.exp([logs.mean(), *np.quantile(resampled, [tail, 1 - tail])]).tolist())
+    tail = NormalDist().cdf(-_student(num - 1) * math.sqrt(num / (num - 1)))
+    return Ratio(*np.exp([mean, *np.quantile(resampled, [tail, 1 - tail])]).tolist())
 
 
 def _student(freedom: int) -> float:
-    """Return the 97.5 % point of Student's t for 2 or more degrees of freedom, to 4 % (2) or 0.3 % (4 and more).
+    """Return the 97.5 % point of Student's t to 0.3 %, for at least 4 degrees of freedom.
 
     The series is that of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
     """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 
 from orca_ray.errors import lookup, printable
-from orca_ray.leaderboard.effects import Comparison, Effects, Levels, Ratio
+from orca_ray.leaderboard.effects import MIN_TASKS, Comparison, Effects, Levels, Ratio
 from orca_ray.leaderboard.render import (
     MISSING,
     dump_json,
@@ -20,15 +20,21 @@ from orca_ray.leaderboard.render import (
 
 Section = tuple[str, list[list[str]], int]
 """Title, cells (the first row holds the titles of columns), and number of columns that hold names."""
-_EXPLANATION = (
+_PAIRED = (
     "Each ratio compares test scores that are paired by task, seed and the levels of all other factors; below 1 the "
     "level is better. On one task, it is the ratio of means over seeds, averaged geometrically over the other factors' "
-    "levels. Over all tasks, it is the geometric mean, with a 95% bootstrap interval over tasks.",
-    "better, worse: number of tasks on which the ratio differs from 1 by more than two standard errors, computed from "
-    "the task's deviation over seeds (of log scores, pooled over all cells).",
-    "pairs: pairs of scores, of those planned. A mean below half of the task's smallest positive score counts as that.",
-    "There are {} intervals; if no factor had an effect, about one in twenty would exclude 1.",
+    "levels. Over all tasks, it is the geometric mean, "
 )
+_OVER_TASKS = "with a 95% bootstrap interval over tasks."
+_OVER_SEEDS = "with a 95% interval of the noise over seeds, which holds for these few tasks only."
+_NOISE = (
+    "better, worse: number of tasks on which the ratio differs from 1 by more than two standard errors, computed from "
+    "the task's deviation over seeds (of log scores, pooled over all cells)."
+)
+_PAIRS = (
+    "pairs: pairs of scores, of those planned. A mean below half of the task's smallest positive score counts as that."
+)
+_CHANCE = "There are {} intervals; if no factor had an effect, about one in twenty would exclude 1."
 
 
 def render_effects(effects: Effects, format: str = "table") -> str:
@@ -106,12 +112,12 @@ def _footer(effects: Effects) -> list[str]:
     totals = ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items())
     missing = sum(len(effects.seeds) - score.n for score in effects.scores.values())
     counted = f"scores: {len(effects.scores) * len(effects.seeds) - missing} found, {missing} missing"
-    metrics = metrics_text(effects.metrics, effects.benchmark)
-    *explanation, chance = _EXPLANATION
     return [
-        *explanation,
-        chance.format(len(effects.comparisons)),
-        metrics,
+        _PAIRED + (_OVER_TASKS if len(effects.metrics) >= MIN_TASKS else _OVER_SEEDS),
+        _NOISE,
+        _PAIRS,
+        _CHANCE.format(len(effects.comparisons)),
+        metrics_text(effects.metrics, effects.benchmark),
         counted,
         f"trials: {totals}",
         *effects.notes,

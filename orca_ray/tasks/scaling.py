@@ -25,28 +25,21 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of each channel of the inputs ``x`` [N, C, ...], as [C, 1] or [C, 1, 1].
 
     They are computed from at most 512 evenly spaced samples. With the scale ``measured``, a channel that is already
-    standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None if there is nothing to do.
+    standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None if all are 0 and 1.
     """
     if scale == "standardised":
         return None
     values = _sample(x)
-    channels = [values[:, channel].ravel() for channel in range(values.shape[1])]
-    unchanged = [scale == "measured" and _is_standardised(channel) for channel in channels]
-    if all(unchanged):
+    pairs = [_statistics(values[:, channel], scale) for channel in range(values.shape[1])]
+    if all(pair == (0.0, 1.0) for pair in pairs):
         return None
-    pairs = [
-        (0.0, 1.0) if kept else (channel.mean(), _deviation(channel))
-        for channel, kept in zip(channels, unchanged, strict=True)
-    ]
     mean, deviation = torch.tensor(pairs, dtype=torch.float32).T.reshape(2, -1, *[1] * (values.ndim - 2))
     return mean, deviation
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
     """Return ``data`` with a scalar ``y_mean`` and ``y_std`` added, if it has none and a regression needs them."""
-    if data.y_mean is not None or not get_loss(task.loss).regression:
-        return data
-    if task.target_scale == "standardised":
+    if data.y_mean is not None or not get_loss(task.loss).regression or task.target_scale == "standardised":
         return data
     values = _sample(data.train.y)
     if task.target_scale == "measured" and _is_standardised(values):
@@ -68,15 +61,17 @@ def _is_standardised(values: np.ndarray) -> bool:
     return bool(abs(values.mean()) <= _LARGEST_MEAN and (low <= values.std() <= high or not np.ptp(values)))
 
 
-def _deviation(values: np.ndarray) -> float:
-    """Return the deviation of a channel; 1 if it is constant, up to rounding of float32.
+def _statistics(values: np.ndarray, scale: Scale) -> tuple[float, float]:
+    """Return mean and deviation of one channel.
 
-    It is at least a tenth of the root mean square distance from the median of those values that differ from the median.
-    A smaller one, of a channel in which less than 1 % of the values differ, would make these very large.
+    The deviation is at least a tenth of the root mean square distance from the median of the values that differ from
+    it. A smaller one, of a channel in which less than 1 % of the values differ, would make these very large. It is 1 if
+    no value differs by more than rounding.
     """
+    if scale == "measured" and _is_standardised(values):
+        return 0.0, 1.0
     median = np.median(values)
     distances = np.abs(values - median)
     differing = distances[distances > _ROUNDING * abs(median)]
-    if not len(differing):
-        return 1.0
-    return max(float(values.std()), _LEAST_SHARE * float(np.sqrt(np.mean(differing**2))))
+    least = _LEAST_SHARE * np.sqrt(np.mean(differing**2)) if len(differing) else 1.0
+    return float(values.mean()), float(max(values.std(), least))

@@ -82,8 +82,8 @@ class AlignReplay:
     def __init__(self, embedder: nn.Module, alignment: Alignment, position: int = 0) -> None:
         """Start after ``position`` reports; if that is not 0, ``embedder`` must already have the aligned weights."""
         self._embedder, self._alignment, self._position = embedder, alignment, position
-        # A probe follows the epoch of its number.
-        self._reports = sorted([*alignment.epochs, *alignment.probes], key=lambda report: report.epoch)
+        reports: list[AlignEpoch | ProbePoint] = [*alignment.epochs, *alignment.probes]
+        self._reports = sorted(reports, key=lambda report: report.epoch)  # a probe follows the epoch of its number
         self.notes, self.distance_before = alignment.notes, alignment.distance_before
 
     @property

@@ -59,10 +59,11 @@ class AlignConfig(_Config):
 
     distance: Annotated[str, partial(_one_of, distance_names)] = "l2"
     """Name of the distance to minimise."""
-    epochs: _Count = 10
+    epochs: _Count = 60
     """Maximum number of epochs, each one optimiser step on a random sample of the training set; 0 skips the stage."""
-    learning_rate: _Positive = 0.02
-    """Initial learning rate, which ``schedule`` decreases; ``steps`` defines its unit."""
+    learning_rate: _Amount = 0.0
+    """Initial learning rate, which ``schedule`` decreases; ``steps`` defines its unit. 0: the distance's own
+    (`Distance.learning_rate`), which is relative."""
     steps: Annotated[str, partial(_one_of, ("relative", "absolute"))] = "relative"
     """Unit of the learning rate. ``relative``: the change of a token in one Adam step, relative to the token's RMS
     (`relative_steps`). ``absolute``: the learning rate of the optimiser, as in the ORCA reference implementation."""
@@ -73,10 +74,8 @@ class AlignConfig(_Config):
     weight_decay: _Amount = 0.0
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
-    samples: Annotated[int, _AT_LEAST_2] = 256
-    """Number of training samples per epoch; equally many of every class, except of classes that have too few."""
-    samples_per_class: _Count = 0
-    """Training samples per class and epoch (a smaller class is used whole); 0: ``samples`` in total instead."""
+    samples_per_class: _Number = 128
+    """Training samples per class and epoch; a smaller class is used whole."""
     tolerance: _Amount = 0.002
     """The distance has reached a plateau if its mean over the last ``patience`` epochs is at most this share below
     its mean over the ``patience`` epochs before. The schedule then skips to its next value, or the stage ends."""
@@ -91,6 +90,12 @@ class AlignConfig(_Config):
     """Number of source samples."""
     clip: _Amount = 1.0
     """Maximum gradient norm; 0 disables clipping."""
+
+    def __post_init__(self) -> None:
+        """Check the options; raises UserError."""
+        super().__post_init__()
+        if self.steps == "absolute" and self.learning_rate == 0:
+            raise UserError("align.learning_rate must be greater than 0 for align.steps absolute, got 0")
 
 
 @dataclass(frozen=True)

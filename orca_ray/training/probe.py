@@ -81,7 +81,8 @@ def neighbour_errors(features_nF: Tensor, targets_nC: Tensor, groups_n: Tensor |
     features; samples of the same group are not neighbours. Errors are divided by the targets' variance.
     """
     deviation_F = features_nF.std(dim=0, correction=0)
-    distances_nn = torch.cdist(*[features_nF / torch.where(deviation_F > 0, deviation_F, 1.0)] * 2)
+    scaled_nF = features_nF / torch.where(deviation_F > 0, deviation_F, 1.0)
+    distances_nn = torch.cdist(scaled_nF, scaled_nF)
     same_nn = torch.eye(len(features_nF), dtype=torch.bool)
     if groups_n is not None:
         same_nn = groups_n[:, None] == groups_n[None]

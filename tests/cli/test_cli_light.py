@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_the_effects_of_a_grid_need_the_base_alone(tmp_path: Path) -> None:
     sweep.write_text(
         "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid: {refine.epochs: [3, 6]}}"
     )
-    common = {"method": "nft", "sweep": "study/full", "seed": 1}
+    common: dict[str, Any] = {"method": "nft", "sweep": "study/full", "seed": 1}
     ResultsStore(place, create=True).append(
         [
             make_record(f"k{epochs}", test_score=score, hyperparameters=f'{{"refine.epochs": {epochs}}}', **common)

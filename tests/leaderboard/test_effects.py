@@ -143,6 +143,9 @@ class TestIntervals:
         assert (found.better, found.worse) == (1, 1)
         error = 0.1 * math.sqrt(2 / 2)
         assert found.tasks["pocket/a"] == pytest.approx((0.7, 0.7 * math.exp(-2 * error), 0.7 * math.exp(2 * error)))
+        mean = math.prod(scores.values()) ** (1 / 4)
+        of_mean = math.exp(2 * error / math.sqrt(4))
+        assert found.ratio == pytest.approx((mean, mean / of_mean, mean * of_mean))
 
     @pytest.mark.slow
     def test_the_interval_covers_the_truth(self) -> None:
@@ -163,7 +166,18 @@ class TestIntervals:
         # Student's interval: twice 2.365 standard errors over eight tasks. A percentile interval is a quarter narrower.
         assert np.mean(widths) == pytest.approx(2 * 2.365 * math.sqrt((0.15**2 + 2 * 0.1**2 / 2) / 8), rel=0.15)
 
-    def test_two_tasks_or_one_seed_give_no_interval(self) -> None:
+    def test_the_bootstrap_needs_scores_on_five_tasks(self) -> None:
+        begun = [square(task, 0.4, 0.2, 0.2, 0.1) for task in "abcd"]
+        plan = grid(*"abcde")
+        found = effects(*begun, of=plan).find({"aligning": "l2"}, {"aligning": "none"})
+        assert found is not None
+        assert found.ratio == pytest.approx((0.5, math.nan, math.nan), nan_ok=True)
+        whole = effects(*begun, square("e", 0.4, 0.4, 0.2, 0.2), of=plan).find({"aligning": "l2"}, {"aligning": "none"})
+        assert whole is not None
+        # Percentiles 0.1 and 99.9. Of 5 draws, none is e with probability 0.33, four or five 0.0067, five 0.0003.
+        assert whole.ratio == pytest.approx((0.5**0.8, 0.5, 0.5**0.2))
+
+    def test_few_tasks_with_one_seed_have_no_interval(self) -> None:
         runs = [cell(task, "random", aligning, 0.1) for task in "ab" for aligning in ("none", "l2")]
         found = effects(*runs, of=grid("a", "b")).find({"aligning": "l2"}, {"aligning": "none"})
         assert found is not None
@@ -208,8 +222,8 @@ class TestWhichRecords:
 class TestRendering:
     @pytest.fixture
     def found(self) -> Effects:
-        tasks = [square(task, 0.4, 0.2, 0.2, 0.1, noise=1.01) for task in "abcd"]
-        return effects(*tasks, of=grid(*"abcd"))
+        tasks = [square(task, 0.4, 0.2, 0.2, 0.1, noise=1.01) for task in "abcde"]
+        return effects(*tasks, of=grid(*"abcde"))
 
     def test_table(self, found: Effects) -> None:
         lines = render_effects(found).split("\n")
@@ -217,8 +231,8 @@ class TestRendering:
         start = lines.index("Effect of aligning, relative to none")
         rows = [line.split() for line in lines[start + 2 : start + 7]]
         assert rows[0] == ["level", "given", "ratio", "[95%]", "better", "worse", "pairs"]
-        assert rows[2] == ["l2", "all", "0.50", "[0.50,", "0.50]", "4", "0", "16/16"]
-        assert rows[3] == ["l2", "start", "random", "0.50", "[0.50,", "0.50]", "4", "0", "8/8"]
+        assert rows[2] == ["l2", "all", "0.50", "[0.50,", "0.50]", "5", "0", "20/20"]
+        assert rows[3] == ["l2", "start", "random", "0.50", "[0.50,", "0.50]", "5", "0", "10/10"]
         crossed = lines.index("start and aligning, relative to random, none")
         assert lines[crossed + 4].split() == ["random", "1", "0.50", "[0.50,", "0.50]"]
         assert lines[crossed + 5].split() == ["body", "0.50", "[0.50,", "0.50]", "0.25", "[0.25,", "0.25]"]
@@ -227,7 +241,7 @@ class TestRendering:
 
     def test_markdown_has_every_task(self, found: Effects) -> None:
         text = render_effects(found, "markdown")
-        assert "| l2 | all | 0.50 [0.50, 0.50] | 4 | 0 | 16/16 | **0.50** | **0.50** | **0.50** | **0.50** |" in text
+        assert f"| l2 | all | 0.50 [0.50, 0.50] | 5 | 0 | 20/20 |{' **0.50** |' * 5}" in text
         assert "| random | none | 0.4000 ± 0.0056 |" in text
         tables = [[line.count("|") for line in part.split("\n") if line.startswith("|")] for part in text.split("## ")]
         assert [len(set(counts)) for counts in tables] == [0, 1, 1, 1, 1]
@@ -241,7 +255,7 @@ class TestRendering:
             assert shown["tasks"]["pocket/a"]["value"] == comparison.tasks["pocket/a"].value
         effect = next(row for row in rows if row["levels"] == "aligning=l2" and not row["task"])
         assert float(effect["value"]) == pytest.approx(0.5)
-        assert (effect["reference"], effect["n"], effect["planned"]) == ("aligning=none", "16", "16")
+        assert (effect["reference"], effect["n"], effect["planned"]) == ("aligning=none", "20", "20")
         score = next(row for row in rows if row["section"] == "score" and row["levels"] == "start=body, aligning=l2")
         assert float(score["value"]) == document["cells"][3]["scores"]["pocket/a"]["mean"] == pytest.approx(0.1)
 

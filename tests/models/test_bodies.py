@@ -91,7 +91,7 @@ def test_image_sources_are_normalised_as_by_the_bodys_own_preprocessor(
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     features = {}
     for body in (copied, str(tiny("vit"))):
-        features[body] = embed(SampleRequest(load_body(body).stem, body, 32, 5, 0), images)
+        features[body] = embed(SampleRequest(load_body(body).stem, body, 32, 1, 5, 0), images)
     stem = load_body(copied).stem
     assert isinstance(stem, ImageStem)
     processed = processor(list(pixels), return_tensors="pt")["pixel_values"]

@@ -98,8 +98,8 @@ class Adaptation:
         with self._computing():
             self._model: CrossModalModel | None = build_model(
                 input_shape=data.train.x.shape[1:], target=task.target, body=body, pretrained=self._recipe.pretrained,
-                config=embedder, dropout=refine.dropout, stochastic_depth=refine.stochastic_depth == "body", seed=seed,
-                statistics=statistics,
+                config=embedder, dense_head=self._hyperparameters.head.dense, dropout=refine.dropout,
+                stochastic_depth=refine.stochastic_depth == "body", seed=seed, statistics=statistics,
             ).to(self._device)  # fmt: skip
         aligns = self._recipe.aligns and self._hyperparameters.align.epochs > 0
         self.stage: Stage = "align" if aligns else "refine"

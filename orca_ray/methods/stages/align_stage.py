@@ -134,6 +134,9 @@ class AlignStage:
     def _make_key(self, source: SourceFeatures) -> str:
         """Return the key in the cache. Neither refine options nor, without a guard, the body's layers matter."""
         config = self.hyperparameters.align
+        distance = get_distance(config.distance)
+        # Not the name of the source: its features are hashed.
+        config = replace(config, source="", learning_rate=config.learning_rate or distance.learning_rate)
         statistics = [buffer for buffer in (self.model.input_mean, self.model.input_deviation) if buffer is not None]
         settings = {
             "data": [self.data.fingerprint, self.hyperparameters.data.fraction],
@@ -143,8 +146,8 @@ class AlignStage:
             "pretrained": self.pretrained,
             "statistics": [buffer.flatten().tolist() for buffer in statistics],
             "embedder": asdict(self.hyperparameters.embedder),
-            "align": asdict(replace(config, source="")),  # not the name: the source features are hashed
-            "distance": get_distance(config.distance).version,
+            "align": asdict(config),
+            "distance": distance.version,
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -210,8 +210,7 @@ def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
     if "align.epochs" not in plan.first:
         return 0.0
     classes = task.target.size if task.target.kind == "classes" else _PSEUDO_CLASSES
-    per_class = int(plan.first["align.samples_per_class"])
-    sampled = min(train, per_class * classes if per_class else int(plan.first["align.samples"]))
+    sampled = min(train, int(plan.first["align.samples_per_class"]) * classes)
     width = _USUAL_WIDTH if (info := listed_body(plan.body)) is None else info.width
     per_epoch = (24 + 4 * width) * sampled * int(plan.first["align.source_samples"])
     return float(int(plan.first["align.epochs"]) * per_epoch)
