@@ -340,7 +340,7 @@ def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str)
     if spec.file.grid:
         name, default = source, replace(spec, budget_name=spec.file.default_budget, overrides=Overrides()).sweep_id
     else:  # `leaderboard` shows the sweep with the most scores, which is seldom a variant
-        name, default = spec.file.benchmark, f"{spec.file.name}/{spec.budget_name}"
+        name, default = spec.file.benchmark, f"{spec.file.benchmark}/{spec.budget_name}"
     which = "" if spec.sweep_id == default else f" --sweep {shlex.quote(spec.sweep_id)}"
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"

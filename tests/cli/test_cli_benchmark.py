@@ -97,7 +97,7 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     assert lines[0] == "mine/full: 2 trials, 0 already done; running on this process"
     assert lines[1].startswith("[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test 0.5000")
     assert lines[2].startswith("[2/2] ")
-    assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket"
+    assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket --sweep mine/full"
 
 
 def test_a_sweep_that_cannot_start_leaves_no_store(

@@ -49,6 +49,15 @@ def grid_cells(spec: SweepSpec, task: str, method: str) -> list[Cell]:
     return cells
 
 
+def grid_factors(spec: SweepSpec) -> dict[str, dict[str, Mapping[str, Scalar]]]:
+    """Return the settings of each level of each factor by name, in the file's order; empty without a grid."""
+    factors: dict[str, dict[str, Mapping[str, Scalar]]] = {}
+    for cross in _crosses(spec.file):
+        for factor, levels in cross.items():
+            factors.setdefault(factor, {}).update({level.name: level.settings for level in levels})
+    return factors
+
+
 def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
     """Raise UserError for an unknown factor, a hyper-parameter set by two factors, a wrong value, or too many trials.
 
@@ -61,6 +70,7 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
             f"{position(['grid'])}: grid: {shorten(cells, 20)} cells x {seeds} seeds: remove levels or seeds, at most "
             f"{MAX_GRID_TRIALS} trials of one (task, method) are allowed"
         )
+    factors = grid_factors(spec)
     for cross in crosses:
         setters: dict[str, str] = {}
         for factor, levels in cross.items():
@@ -70,6 +80,8 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
                 for level in levels:
                     place = level.location
                     from_flat(level.settings)
+                    if level.settings != factors[factor][level.name]:
+                        raise UserError("another cross has other settings by this name: give one of them another name")
             except ValueError as error:
                 where = printable(shorten(".".join(map(str, place))))
                 raise UserError(f"{position(place)}: {where}: {error}") from error

@@ -9,7 +9,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.planning.cost import Rate, task_costs
-from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells
+from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells, grid_factors
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
 from orca_ray.sweep.planning.plan import build_plan
 from orca_ray.sweep.planning.searches import plan_searches
@@ -94,6 +94,10 @@ def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
     (plan,) = fake_searches(parse_spec(text))
     assert [(each["refine.epochs"], each["refine.batch_size"]) for each in plan.cells] == [(5, 32), (6, 32), (6, 8)]
     assert len(grid_cells(parse_spec(text), "pocket/digits", "orca")) == 4
+    assert grid_factors(parse_spec(text)) == {
+        "refine.epochs": {"5": {"refine.epochs": 5}, "6": {"refine.epochs": 6}},
+        "refine.batch_size": {"8": {"refine.batch_size": 8}, "32": {"refine.batch_size": 32}},
+    }
 
 
 def test_the_plan_counts_cells_and_their_epochs() -> None:
@@ -176,6 +180,12 @@ def test_options_of_the_command_line() -> None:
         (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  - {}\n", 8, "at least 1 item"),
         (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  []\n", 7, "at least 1 item"),
         (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  - a: 1\n", 8, "grid.0.a: "),
+        (
+            TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")],
+            "  - a: {x: {refine.epochs: 1}}\n  - a: {x: {}}\n",
+            8,
+            "grid.0.a.x: another cross has other settings by this name",
+        ),
     ],
 )
 def test_mistakes_are_named_with_their_line(old: str, new: str, line: int, part: str) -> None:
