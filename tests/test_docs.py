@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from orca_ray.cli.app import app
+from orca_ray.sweep.planning.loading import parse_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -110,6 +111,12 @@ def test_command_lines_parse(page: Path) -> None:
             assert (ROOT / "sweeps" / f"{name}.yaml").exists(), f"no benchmark {name}"
 
 
+def test_sweep_files_are_valid(page: Path) -> None:
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        if re.search(r"^name:", block, re.MULTILINE):
+            parse_spec(block, str(page))
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/usage.md", "docs/benchmarks.md", "docs/cluster.md"])
 def test_options_exist(name: str) -> None:
     known = all_options(typer.main.get_command(app))
@@ -141,3 +148,4 @@ def test_the_pages_are_read() -> None:
     assert len(list(command_lines(code_lines(text)))) > 25
     assert len(LINK.findall(text)) > 25
     assert len([snippet for snippet in code_spans(text) if PATH.match(snippet)]) > 8
+    assert len(re.findall(r"^```yaml\nextends:", text, re.MULTILINE)) > 1

@@ -199,6 +199,7 @@ except SystemExit as end:
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", LIGHT)
 def test_what_must_stay_light(what: str) -> None:
     code = f"import sys\n{LIGHT[what]}\nheavy = {set(HEAVY)!r} & set(sys.modules)\nassert not heavy, heavy"

@@ -27,7 +27,7 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
     if row_bytes > limit:
         raise UserError(
             f"{what}: one row takes {row_bytes / 1e6:.1f} MB, more than the {limit / 1e6:.1f} MB that a call may use; "
-            "take fewer source samples (align.source_samples) or fewer target samples (align.samples)"
+            "take fewer source samples (align.source_samples) or fewer target samples (align.samples_per_class)"
         )
     block_bytes = min(CACHE_BYTES, limit // 8) if device.type == "cpu" else limit // 8
     size = max(1, min(num_rows, block_bytes // row_bytes))

@@ -88,6 +88,9 @@ class Distance(ABC):
     exact_gradient: bool = True
     degree: int | None = None
     """Multiplying all features by s > 0 multiplies the value by s ** degree; None if that holds for no degree."""
+    learning_rate: float = 0.1
+    """Initial learning rate of the align stage where ``align.learning_rate`` is 0: the share of a token's RMS that one
+    Adam step may change (see `relative_steps`)."""
     precision: torch.dtype = torch.float64
 
     def __init__(self) -> None:

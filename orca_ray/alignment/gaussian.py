@@ -15,7 +15,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
+from orca_ray.alignment import distance
 from orca_ray.alignment.cost import half_squared_distances, recomputed, row_blocks
+
+_COPIES = 3
+"""Memory of a padded product A A'^T, in its own size: itself, its singular vectors, and its polar factor."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Gaussians:
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(self.means_KD - center_D, other.means_KD - center_D)
         traces_K, traces_L = (torch.stack([f.square().sum() for f in side.factors]) for side in (self, other))
-        overlap_KL = torch.stack([_overlaps(self.factors, factor) for factor in other.factors], dim=1)
+        padded = len(self.factors) * max(map(len, self.factors)) * sum(map(len, other.factors))
+        small = _COPIES * self.means_KD.element_size() * padded <= distance.MEMORY_BYTES // 8
+        overlaps = _nuclear_norms if small else _overlaps
+        overlap_KL = torch.stack([overlaps(factor, *self.factors) for factor in other.factors], dim=1)
         return gaps_KL + (traces_K[:, None] + traces_L - 2.0 * overlap_KL).clamp_min(0)
 
     def own_distances(self) -> Tensor:
@@ -67,17 +74,17 @@ def _compressed(factor: Tensor) -> Tensor:
     return r_rD
 
 
-def _overlaps(factors: Sequence[Tensor], other_rD: Tensor) -> Tensor:
-    """Return the nuclear norm ‖A_c B^T‖_* for each A_c of ``factors`` and B = ``other_rD``."""
+def _overlaps(other_rD: Tensor, *factors: Tensor) -> Tensor:
+    """Return `_nuclear_norms`, in blocks that the backward pass computes again, to save memory."""
     largest = max(len(factor) for factor in factors)
-    # A padded product needs about three times its size: itself, its singular vectors, and its polar factor.
-    row_bytes = 3 * other_rD.element_size() * largest * len(other_rD)
+    row_bytes = _COPIES * other_rD.element_size() * largest * len(other_rD)
     what = f"classes of {largest} and {len(other_rD)} points or features"
     blocks = row_blocks(len(factors), row_bytes, torch.device("meta"), what=what)
     return torch.cat([recomputed(_nuclear_norms, other_rD, *factors[block]) for block in blocks])
 
 
 def _nuclear_norms(other_rD: Tensor, *factors: Tensor) -> Tensor:
+    """Return the nuclear norm ‖A_c B^T‖_* for each A_c of ``factors`` and B = ``other_rD``."""
     products = (torch.cat(factors) @ other_rD.T).split_with_sizes([len(factor) for factor in factors])
     return cast(Tensor, _NuclearNorm.apply(pad_sequence(list(products), batch_first=True)))  # type: ignore[no-untyped-call]
 

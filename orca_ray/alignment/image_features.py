@@ -38,9 +38,8 @@ def embed(request: SampleRequest, images: Iterable[Tensor]) -> Tensor:
     """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens."""
     stem, size = request.stem, embedded_size(request.stem, request.image_size)
     assert isinstance(stem, ImageStem)
-    mean_C, std_C = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))
     resized = (F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0] for image in images)
     features = []
     while batch := list(islice(resized, _BATCH)):
-        features.append(stem.embed_images((torch.stack(batch).clamp(0, 1) - mean_C) / std_C).mean(1))
+        features.append(stem.embed_images((torch.stack(batch).clamp(0, 1) - stem.image_mean) / stem.image_std).mean(1))
     return torch.cat(features)

@@ -11,7 +11,7 @@ from orca_ray.errors import UserError
 _MINI_BATCH_ABOVE = 10_000
 MOST_NUMBERS = 2**27
 """Targets with more numbers are reduced by a random sketch before clustering, because k-means copies them."""
-_SKETCH_WIDTH = 4096
+SKETCH_WIDTH = 4096
 
 
 def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -26,23 +26,23 @@ def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[A
         raise UserError(f"targets of shape {y.shape} contain no sample to make pseudo-labels of")
     if len(y.shape) == 1 and np.issubdtype(y.dtype, np.integer):
         return np.asarray(y).astype(np.int64)
-    flat = _sketched(y, seed) if is_sketched(y) else np.asarray(y).reshape(len(y), -1).astype(np.float64)
+    flat = sketched(y, seed) if is_sketched(y) else np.asarray(y).reshape(len(y), -1).astype(np.float64)
     return _cluster(flat, num_classes, seed)
 
 
 def is_sketched(y: Rows) -> bool:
     """Return whether the targets [N, ...] are so large that `pseudo_labels` clusters a random sketch of them."""
     num_columns = math.prod(y.shape[1:])
-    return num_columns > _SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
+    return num_columns > SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
-def _sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
+def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
     """Return a count sketch [N, 4096]: adds each column, with random sign, to one of 4096 (arXiv:0902.2206)."""
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)
     signs = random.choice(np.array([-1.0, 1.0]), num_columns)
-    starts = np.linspace(0, num_columns, _SKETCH_WIDTH, endpoint=False).astype(np.int64)
+    starts = np.linspace(0, num_columns, SKETCH_WIDTH, endpoint=False).astype(np.int64)
     rows = max(1, 2**23 // num_columns)
     blocks = (y[start : start + rows].reshape(-1, num_columns) for start in range(0, len(y), rows))
     return np.concatenate([np.add.reduceat(block[:, order] * signs, starts, axis=1) for block in blocks])

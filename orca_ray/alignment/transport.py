@@ -53,7 +53,7 @@ class Report:
         n, m = cost.shape
         self.notes.append(
             f"the transport between {cost.what} ({n} x {m} points) exceeds the memory of a call and recomputes its "
-            "costs in each iteration: fewer samples (align.samples, align.source_samples) are much faster"
+            "costs in each iteration: fewer samples (align.samples_per_class, align.source_samples) are much faster"
         )
 
     def diagnosis(self) -> Diagnosis:
@@ -129,8 +129,9 @@ def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: 
         plan_rm = (f_n[rows, None] + g_m - cost_rm.detach() / epsilon).exp_()
         return (plan_rm * cost_rm).sum() / math.prod(cost.shape)
 
+    small = _COPIES * cost.x_nD.element_size() * math.prod(cost.shape) <= distance.MEMORY_BYTES // 8
     for rows in cost.blocks if torch.is_grad_enabled() else ():
-        part = recomputed(linear_part, rows)
+        part = linear_part(rows) if small else recomputed(linear_part, rows)
         value = value + (part - part.detach())
     return value
 

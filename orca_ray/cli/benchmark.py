@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,15 +117,15 @@ def benchmark(
     name: Annotated[str, Argument(metavar="NAME", help="Benchmark, e.g. pocket or nasbench360.")], options: RunOptions
 ) -> None:
     """Run the sweep of a benchmark. Run it again to continue it; finished trials are not repeated."""
-    _run(options.spec(name), options)
+    _run(options.spec(name), name, options)
 
 
 @takes(RunOptions)
 def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")], options: RunOptions) -> None:
     """Run the sweep that a YAML file describes."""
     # `load_spec` would take a name without "/" or suffix for a shipped sweep; `run` always means a file.
-    is_path = "/" in sweep or sweep.endswith((".yaml", ".yml"))
-    _run(options.spec(sweep if is_path else f"./{sweep}"), options)
+    source = sweep if _is_path(sweep) else f"./{sweep}"
+    _run(options.spec(source), source, options)
 
 
 @takes(SweepOptions)
@@ -137,33 +137,70 @@ def plan(
 
 
 def leaderboard(
-    name: Annotated[str, Argument(metavar="NAME", help="Benchmark, e.g. pocket.")],
+    name: Annotated[
+        str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep with a grid, e.g. pocket or aligning.")
+    ],
     format: Annotated[Format, Option(help="Output format.")] = Format.TABLE,
     sweep: Annotated[
-        str | None, Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most confirm trials.")
+        str | None, Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most scores.")
     ] = None,
     budget: Annotated[str | None, Option(help="Short for --sweep NAME/BUDGET.")] = None,
     protocol: Annotated[Protocol | None, Option(help="Which splits selection read. Default: the sweep's.")] = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print each method's mean test score and std on each task, mean rank, wins, and how all trials ended."""
-    from orca_ray.leaderboard import build, render
+    """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
+    from orca_ray.leaderboard import Grid, build, build_effects, render, render_effects
 
     uri = results_uri(results)
     store = existing_store(uri)
     if store is None:
-        raise UserError(f"no results at {uri!r}: run `orca-sweep benchmark {name}` first, or give --results URI")
-    if sweep is None and budget is not None:
-        sweep = f"{name}/{budget}"
-    board = build(store.records(), benchmark=name, sweep=sweep, protocol=None if protocol is None else protocol.value)
-    text = render(board, "json" if json else format.value)
+        command = "run" if _is_path(name) else "benchmark"
+        raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
+    records, chosen, form = store.records(), protocol and protocol.value, "json" if json else format.value
+    known = not _is_path(name) and name in set(records["benchmark"])
+    if spec := None if known else _sweep_with_grid(name, sweep, budget):
+        from orca_ray.sweep.planning.grid import grid_cells
+
+        cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
+        grid, sweep = Grid(cells, spec.confirm_seeds), sweep or spec.sweep_id
+        effects = build_effects(records, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=chosen)
+        text = render_effects(effects, form)
+    else:
+        if sweep is None and budget is not None:
+            sweep = f"{name}/{budget}"
+        text = render(build(records, benchmark=name, sweep=sweep, protocol=chosen), form)
     # A file or pipe gets the text unchanged; for a terminal, `say` escapes control sequences.
     (say if sys.stdout.isatty() else print)(text)
 
 
-def _run(spec: "SweepSpec", options: RunOptions) -> None:
-    """Run the sweep, or print its plan with ``--dry-run``; exit with a code for an interruption or failed trials."""
+def _is_path(source: str) -> bool:
+    return "/" in source or source.endswith((".yaml", ".yml"))
+
+
+def _sweep_with_grid(name: str, sweep: str | None, budget: str | None) -> "SweepSpec | None":
+    """Return the shipped sweep or the sweep file ``name`` if it has a grid; None if it has none, or is a benchmark.
+
+    The budget is ``budget``, else that in the name of the sweep (``aligning/quick-deterministic``), else the default.
+    """
+    from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
+
+    if not _is_path(name) and name not in shipped_sweeps():
+        return None
+    file = load_spec(name).file
+    if not file.grid:
+        if _is_path(name):
+            raise UserError(f"{name} has no grid: give its benchmark, {file.benchmark}, and --sweep {file.name}/BUDGET")
+        return None
+    named = (each for each in file.budgets if f"{sweep}-".startswith(f"{file.name}/{each}-"))
+    return load_spec(name, budget=budget or max(named, key=len, default=None))
+
+
+def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
+    """Run the sweep in ``source``, or print its plan with ``--dry-run``.
+
+    Exit with a code for an interruption or failed trials.
+    """
     uri = results_uri(options.results, announce=not options.quiet)
     if options.dry_run:
         _show_plan(spec, uri, options, quiet=options.quiet)
@@ -180,7 +217,7 @@ def _run(spec: "SweepSpec", options: RunOptions) -> None:
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": uri})
     elif not options.quiet:
-        _print_summary(summary, spec, uri)
+        _print_summary(summary, spec, source, uri)
     _print_failures(summary)
     if summary.interrupted:
         raise Exit(INTERRUPTED)
@@ -296,10 +333,15 @@ def _rounded(value: float | None, least: float) -> str:
     return f"<{least:g}" if value < least else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
+def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str) -> None:
     """Print how a sweep ended, the notes of its trials, and the command that prints its leaderboard."""
-    # Without --sweep, `leaderboard` shows the sweep with the most confirm trials, which is seldom a variant.
-    which = "" if spec.sweep_id == f"{spec.file.name}/{spec.budget_name}" else f" --sweep {shlex.quote(spec.sweep_id)}"
+    from orca_ray.sweep.planning.spec import Overrides
+
+    if spec.file.grid:
+        name, default = source, replace(spec, budget_name=spec.file.default_budget, overrides=Overrides()).sweep_id
+    else:  # `leaderboard` shows the sweep with the most scores, which is seldom a variant
+        name, default = spec.file.benchmark, f"{spec.file.name}/{spec.budget_name}"
+    which = "" if spec.sweep_id == default else f" --sweep {shlex.quote(spec.sweep_id)}"
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
     where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
     if summary.up_to_date:
@@ -314,7 +356,7 @@ def _print_summary(summary: "Summary", spec: "SweepSpec", uri: str) -> None:
         say(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
     if len(summary.notes) > MAX_NOTES:
         say(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
-    say(f"leaderboard: orca-sweep leaderboard {spec.file.benchmark}{which}{where}")
+    say(f"leaderboard: orca-sweep leaderboard {shlex.quote(name)}{which}{where}")
 
 
 def _print_failures(summary: "Summary") -> None:

@@ -36,13 +36,14 @@ class Patience:
 
     tries: int = 6
     """The download fails after this many consecutive tries in which no new byte arrived."""
-    tries_to_reach: int = 3
-    """The same number for a server that cannot be reached: usually there is no network, so fewer tries suffice."""
+    tries_to_reach: int = 2
+    """The same number while no byte has arrived, for a server or proxy that cannot be reached or does not answer."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled for each further try up to ``longest_wait``, then varied by ±25 %."""
     longest_wait: float = 60.0
-    connect_seconds: float = 15.0
-    silence_seconds: float = 60.0
+    connect_seconds: float = 10.0
+    """Time-out for the connection, including TLS and the tunnel through a proxy."""
+    silence_seconds: float = 15.0
     """A connection counts as broken when no byte arrives for this many seconds."""
 
     @property
@@ -65,7 +66,7 @@ def content_length(url: str, patience: Patience) -> int:
     import requests
 
     try:
-        with requests.head(url, allow_redirects=True, timeout=patience.timeout) as response:
+        with requests.head(url, allow_redirects=True, timeout=patience.connect_seconds) as response:
             known = response.ok and not _is_page(response.headers)
             return (_length(response.headers) or 0) if known else 0
     except requests.RequestException as error:
@@ -123,7 +124,7 @@ class Download:
         """
         from requests import Session
 
-        furthest, failures = self.size, 0
+        furthest, failures, any_received = self.size, 0, False
         with Session() as session:
             session.headers.update({"User-Agent": f"orca-ray/{__version__}", "Accept-Encoding": "identity"})
             while self._total is None or self.size < self._total:
@@ -133,10 +134,11 @@ class Download:
                 except Failed as error:
                     failure = error
                 failures = 1 if self.size > furthest else failures + 1
+                any_received |= self.size > furthest
                 furthest = max(furthest, self.size)
                 if failure.permanent:
                     raise failure
-                if failures >= (patience.tries if failure.reached else patience.tries_to_reach):
+                if failures >= (patience.tries if failure.reached or any_received else patience.tries_to_reach):
                     raise Failed(f"{failure} ({failures} tries)")
                 # The bound on the exponent keeps the power finite.
                 doubled = min(patience.first_wait * 2.0 ** min(failures - 1, 30), patience.longest_wait)
@@ -162,17 +164,19 @@ class Download:
 
         if self.size and not (self._validator or self._hash_known):
             self.discard()  # the rest could belong to another version of the file, unnoticed
+        answered = False
         headers = {"Range": f"bytes={self.size}-"} if self.size else {}
         if self.size and self._validator:
             headers["If-Range"] = self._validator
         try:
             with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
+                answered = True
                 self._refuse_status(response)
                 with cache.disk_errors(self.path.parent):
                     self._accept_headers(response)
                     self._receive(response, stop, report)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise self._explained(error, patience) from error
+            raise self._explained(error, answered) from error
 
     def _refuse_status(self, response: "Response") -> None:
         status = response.status_code
@@ -237,7 +241,7 @@ class Download:
         self._refuse_link()
         return self.path.open("ab")
 
-    def _explained(self, error: Exception, patience: Patience) -> Failed:
+    def _explained(self, error: Exception, answered: bool) -> Failed:
         """Return the `Failed` exception that describes an error of the requests library."""
         import requests
         import urllib3
@@ -251,7 +255,8 @@ class Download:
         if isinstance(error, requests.exceptions.TooManyRedirects | ValueError):  # ValueError: not a URL
             return Failed(str(error), permanent=True)
         if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-            return Failed(f"no answer from {host} for {patience.silence_seconds:g} s")
+            what = "nothing more came" if answered else "no answer came"
+            return Failed(f"{what} from {host} before the time-out", reached=answered)
         reason = getattr(error.args[0], "reason", None) if error.args else None
         if isinstance(reason, urllib3.exceptions.NewConnectionError):
             return Failed(f"{host} cannot be reached", reached=False)

@@ -17,20 +17,22 @@ from orca_ray.data import cache, layout
 from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
 from orca_ray.data.npy import read_npy
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import KINDS, Array, JoinedRows, Rows, num_bytes
+from orca_ray.data.rows import KINDS, Array, JoinedRows, Rows, SelectedRows, num_bytes
+from orca_ray.data.splits import Indices, stratified_share
 from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
 __all__ = [
     "HELD_OUT", "PAPER", "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split",
-    "SplitName", "directory_of", "fingerprint", "opened", "prepare", "under_protocol", "verify",
+    "SplitName", "directory_of", "fingerprint", "opened", "prepare", "under_protocol", "verify", "with_train_fraction",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
-JOINED_BYTES = 2**30
-"""Inputs or targets up to this total size are joined by a copy in memory; larger ones become `JoinedRows`."""
+COPIED_BYTES = 2**30
+"""Inputs or targets up to this total size are copied when they are joined or selected; larger ones become `JoinedRows`
+or `SelectedRows`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Split:
 
     x: Rows
     y: Array
-    """An array, or `JoinedRows` after `under_protocol` joined large targets of two splits."""
+    """An array, or `JoinedRows` or `SelectedRows` if large targets were joined or selected."""
     group: Array | None = None
     """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean of their outputs."""
 
@@ -253,7 +255,7 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
 
 def _joined(first: Rows, second: Rows) -> Rows:
     arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
-    if arrays and num_bytes(first) + num_bytes(second) <= JOINED_BYTES:
+    if arrays and num_bytes(first) + num_bytes(second) <= COPIED_BYTES:
         joined: Rows = np.concatenate([first[:], second[:]])
         return joined
     return JoinedRows(first, second)
@@ -264,3 +266,25 @@ def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
     if first is None or second is None:
         return None
     return np.concatenate([first, second - second.min() + first.max() + 1])
+
+
+def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:
+    """Return the prepared data with a random share ``fraction`` of the training samples; other splits stay whole.
+
+    The draw is stratified by class if ``classes`` says that the targets are class ids (see `splits.stratified_share`).
+    Rows with the same group id are one sample.
+    """
+    train = data.train
+    ids = np.arange(len(train)) if train.group is None else train.group
+    _, firsts, samples = np.unique(ids, return_index=True, return_inverse=True)
+    labels = np.asarray(train.y)[firsts] if classes else np.zeros(len(firsts))
+    drawn = np.isin(samples, stratified_share(labels, fraction, seed))
+    rows = np.flatnonzero(drawn)
+    group = None if train.group is None else train.group[rows]
+    part = Split(_selected(train.x, rows), cast(Array, _selected(train.y, rows)), group)
+    return replace(data, splits={**data.splits, "train": part})
+
+
+def _selected(rows: Rows, indices: Indices) -> Rows:
+    selected = SelectedRows(rows, indices)
+    return selected[:] if isinstance(rows, np.ndarray) and num_bytes(selected) <= COPIED_BYTES else selected

@@ -144,6 +144,27 @@ class JoinedRows:
         return np.concatenate([self._first[:], self._second[:]]).astype(dtype or self.dtype, copy=False)
 
 
+class SelectedRows:
+    """The rows at ``indices`` [N] of other rows; they are copied only when they are read."""
+
+    def __init__(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
+        self._rows, self._indices = rows, indices
+        self.shape = (len(indices), *rows.shape[1:])
+        self.dtype = rows.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: RowIndex) -> Array:
+        return self._rows[self._indices[part]]
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
+        if copy is False:
+            raise ValueError("rows that are selected when they are read cannot be one array without a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}
 """Classes of composite rows by the ``kind`` in ``meta.json``; each is constructed from its parts by name."""
 

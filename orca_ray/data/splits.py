@@ -46,6 +46,18 @@ def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Ind
     return [shuffler.permutation(dealt[start:end]) for start, end in bounds]
 
 
+def stratified_share(labels: Array, fraction: float, seed: int) -> Indices:
+    """Randomly draw a share ``fraction`` (in (0, 1]) of each class in ``labels`` [N], at least one sample of each.
+
+    Return sorted indices. With the same ``seed``, the samples of a smaller fraction are among those of a larger one.
+    """
+    (order,) = split(len(labels), [len(labels)], seed)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    classes = np.split(by_class, np.cumsum(counts)[:-1])
+    return np.sort(np.concatenate([members[: max(1, round(fraction * len(members)))] for members in classes]))
+
+
 def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
     if min(sizes) < 0 or sum(sizes) > num_samples:
         needed = sum(size for size in sizes if size > 0)

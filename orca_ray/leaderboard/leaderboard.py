@@ -139,16 +139,17 @@ def build(
     """Build the leaderboard of a benchmark from the records of a store, as `ResultsStore.records` returns them.
 
     A leaderboard holds one sweep (such as ``pocket/quick``) and one protocol (``held-out`` or ``paper``). If one is
-    None, the matching pair with the most completed confirm trials is chosen; on a tie, the most recent one. Raises
-    UserError if there is no record of the benchmark, the sweep or the protocol.
+    None, the matching pair is chosen that has completed confirm trials of the most combinations of task, method, body
+    and seed; on a tie, the most recent one. Raises UserError if there is no record of the benchmark, the sweep or the
+    protocol.
     """
-    of_benchmark = _select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
+    of_benchmark = select(records, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
     available = _available(of_benchmark)
     chosen = _choose(of_benchmark, available, sweep, protocol)
     rows = of_benchmark[(of_benchmark["sweep"] == chosen.sweep) & (of_benchmark["protocol"] == chosen.protocol)].copy()
     rows["label"] = _labels(rows)
 
-    confirmed, notes = _scored(rows)
+    confirmed, notes = confirmed_scores(rows)
     tasks, labels = sorted(rows["task"].unique()), sorted(rows["label"].unique())
     groups = confirmed.astype({"test_score": "float64"}).groupby(["task", "label"])["test_score"]
     scores = groups.agg(["mean", "std", "count"])
@@ -172,7 +173,8 @@ def build(
     )
 
 
-def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
+def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
+    """Return the records with the value ``wanted`` in ``column``; raises UserError, with ``hint``, if there is none."""
     names = sorted(records[column].unique())
     if not names:
         raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
@@ -184,20 +186,23 @@ def _select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Da
 
 
 def _available(records: pd.DataFrame) -> list[Other]:
-    """Return every (sweep, protocol) of the records, by number of completed confirm trials, highest first."""
+    """Return every (sweep, protocol) of the records in the order in which `build` prefers them."""
+    key = ["sweep", "protocol"]
     confirmed = (records["phase"] == "confirm") & (records["status"] == _COMPLETED)
-    groups = records.assign(confirmed=confirmed).groupby(["sweep", "protocol"], sort=True)
-    table = groups.agg(confirmed=("confirmed", "sum"), latest=("finished_at", "max")).reset_index()
-    table = table.sort_values(["confirmed", "latest"], ascending=False, kind="stable")
-    rows = table[["sweep", "protocol", "confirmed"]].itertuples(index=False)
+    # A grid has many confirm trials of one task, method and seed; a leaderboard shows only one of them.
+    repeated = records.assign(confirmed=confirmed).duplicated([*key, "task", "method", "body", "seed", "confirmed"])
+    groups = records.assign(confirmed=confirmed, scores=confirmed & ~repeated).groupby(key, sort=True)
+    table = groups.agg(confirmed=("confirmed", "sum"), scores=("scores", "sum"), latest=("finished_at", "max"))
+    table = table.reset_index().sort_values(["scores", "latest"], ascending=False, kind="stable")
+    rows = table[[*key, "confirmed"]].itertuples(index=False)
     return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in rows]
 
 
 def _choose(records: pd.DataFrame, available: Sequence[Other], sweep: str | None, protocol: str | None) -> Other:
     if sweep is not None:
-        records = _select(records, "sweep", sweep, "")
+        records = select(records, "sweep", sweep, "")
     if protocol is not None:
-        _select(records, "protocol", protocol, "")
+        select(records, "protocol", protocol, "")
     return next(each for each in available if sweep in (None, each.sweep) and protocol in (None, each.protocol))
 
 
@@ -215,7 +220,7 @@ def _state(rows: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop_duplicates("task", keep="last").set_index("task")[["data_fingerprint", "metric"]]
 
 
-def _scored(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def confirmed_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the confirm records that scores are averaged over, and sentences about those that are left out.
 
     For each task and method, these are the records of one configuration: that with the most seeds, on a tie the most

@@ -5,10 +5,10 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from orca_ray.errors import lookup, printable
-from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard
+from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard, Score
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -26,19 +26,19 @@ def render(board: Leaderboard, format: str = "table") -> str:
     return lookup("format", format, FORMATS)(board)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Format with four decimals, or with an exponent if the number is very small or large; a dash for NaN."""
     if math.isnan(value):
         return MISSING
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
 
 
-def _cell(board: Leaderboard, task: str, method: str, between: str) -> str:
-    score = board.score(task, method)
+def score_text(score: Score, num_seeds: int, between: str) -> str:
+    """Format a score as mean and std with ``between`` in the middle; its n follows unless it is ``num_seeds``."""
     if not score.n:
         return MISSING
-    text = _number(score.mean) if score.n == 1 else f"{_number(score.mean)}{between}{_number(score.std)}"
-    return text if score.n == len(board.seeds) else f"{text} (n={score.n})"
+    text = number(score.mean) if score.n == 1 else f"{number(score.mean)}{between}{number(score.std)}"
+    return text if score.n == num_seeds else f"{text} (n={score.n})"
 
 
 def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
@@ -46,7 +46,7 @@ def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
     grid = [["task", *board.methods]]
     for task in board.tasks:
         best = board.best(task)
-        cells = {method: _cell(board, task, method, between) for method in board.methods}
+        cells = {m: score_text(board.score(task, m), len(board.seeds), between) for m in board.methods}
         scores = (mark.format(text) if method in best else text for method, text in cells.items())
         grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
     for name, entry in STATISTICS.items():
@@ -70,7 +70,7 @@ def _footer(board: Leaderboard) -> list[str]:
     ]
     for method in board.methods:
         failed = {status.value: board.count(method, status) for status in Status if status.failed}
-        if counts := ", ".join(f"{status} {number}" for status, number in failed.items() if number):
+        if counts := ", ".join(f"{status} {count}" for status, count in failed.items() if count):
             lines.append(f"failed trials of {method}: {counts}")
     lines += board.notes
     trials = "completed confirm trial(s)"
@@ -79,42 +79,52 @@ def _footer(board: Leaderboard) -> list[str]:
     return lines
 
 
-def _metrics(board: Leaderboard) -> str:
+def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
     """Return a line that names the metric of each task; tasks with the same metric are grouped."""
     tasks: dict[str, list[str]] = {}
-    for task in board.tasks:
-        tasks.setdefault(board.metrics[task], []).append(task.removeprefix(f"{board.benchmark}/"))
+    for task, metric in metrics.items():
+        tasks.setdefault(metric, []).append(task.removeprefix(f"{benchmark}/"))
     if len(tasks) == 1:
         return f"metric: {next(iter(tasks))}"
     return "metrics: " + "; ".join(f"{metric} ({', '.join(names)})" for metric, names in tasks.items())
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """Return the lines of a text, without unprintable characters; further lines are indented."""
     return textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def plain_table(grid: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with aligned columns; the first row holds their titles, and a rule follows it."""
+    cells = [[printable(cell) for cell in row] for row in grid]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [rows[0], "-" * max(map(len, rows)), *rows[1:]]
+
+
+def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Return the lines of a Markdown table: ``names`` columns aligned left, then columns of numbers."""
+    lines = ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in grid]
+    return [lines[0], "|" + "---|" * names + "--:|" * (len(grid[0]) - names), *lines[1:]]
 
 
 def _table(board: Leaderboard) -> str:
     # Five methods fit WIDTH because there are no spaces around ± and metrics are below the table.
-    grid = [[printable(cell) for cell in row] for row in _grid(board, "{}*", "±")]
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
-    rule = "-" * max(map(len, rows))
-    last = len(board.tasks) + 1
-    below = ["* best score of the task", _metrics(board), *_footer(board)]
-    footer = [line for text in below for line in _wrapped(text)]
+    rows = plain_table(_grid(board, "{}*", "±"))
+    last = len(board.tasks) + 2
+    below = ["* best score of the task", metrics_text(board.metrics, board.benchmark), *_footer(board)]
+    footer = [line for text in below for line in wrapped(text)]
     title, subtitle = _titles(board)
-    head = [printable(title), *_wrapped(subtitle)]
-    return "\n".join([*head, "", rows[0], rule, *rows[1:last], rule, *rows[last:], "", *footer])
+    head = [printable(title), *wrapped(subtitle)]
+    return "\n".join([*head, "", *rows[:last], rows[1], *rows[last:], "", *footer])
 
 
 def _markdown(board: Leaderboard) -> str:
     grid = _grid(board, "**{}**", " ± ")
     for row, metric in zip(grid, ["metric", *board.metrics.values(), *[""] * len(STATISTICS)], strict=True):
         row.insert(1, metric)
-    lines = ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in grid]
-    lines.insert(1, "|" + "---|" * 2 + "--:|" * len(board.methods))
     footer = [f"- {printable(line)}" for line in _footer(board)]
-    return "\n".join([printable("; ".join(_titles(board))), "", *lines, "", *footer])
+    return "\n".join([printable("; ".join(_titles(board))), "", *markdown_table(grid, 2), "", *footer])
 
 
 def _csv(board: Leaderboard) -> str:
@@ -162,7 +172,12 @@ def _json(board: Leaderboard) -> str:
         **{key: getattr(board, key) for key in ("common_tasks", "notes")},
         "others": [other._asdict() for other in board.others],
     }
-    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON has no NaN
+    return dump_json(document)
+
+
+def dump_json(document: object) -> str:
+    """Return a document as JSON, which has no NaN: those become null."""
+    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
 

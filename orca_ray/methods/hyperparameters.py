@@ -8,17 +8,25 @@ from typing import Any
 
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.recipe import Scalar, get_method
-from orca_ray.models.modality import EmbedderConfig
-from orca_ray.training.config import AlignConfig, RefineConfig
+from orca_ray.models.modality import EmbedderConfig, HeadConfig
+from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
 
-_SECTIONS: Mapping[str, type[Any]] = {"embedder": EmbedderConfig, "align": AlignConfig, "refine": RefineConfig}
+_SECTIONS: Mapping[str, type[Any]] = {
+    "data": DataConfig,
+    "embedder": EmbedderConfig,
+    "head": HeadConfig,
+    "align": AlignConfig,
+    "refine": RefineConfig,
+}
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """All hyper-parameters of a trial, in three sections."""
+    """All hyper-parameters of a trial, by section."""
 
+    data: DataConfig = field(default_factory=DataConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 

@@ -8,6 +8,14 @@ _ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arX
 _PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
 RECIPES = (
     Recipe(name="orca", title="align, then refine everything", reference=_ORCA, aligns=True, pretrained=True),
+    Recipe(
+        name="orca_guarded",
+        title="align as far as a probe finds useful, then refine everything",
+        reference="orca-ray, docs/decisions/0012-guarded.md",
+        aligns=True,
+        guarded=True,
+        pretrained=True,
+    ),
     Recipe(name="nft", title="refine everything, no align", reference=_ORCA, aligns=False, pretrained=True),
     Recipe(
         name="scratch",

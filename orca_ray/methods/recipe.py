@@ -31,6 +31,8 @@ class Recipe:
     """Paper that introduced the method, with its identifier."""
     aligns: bool
     """Whether the align stage runs before the refine stage."""
+    guarded: bool = False
+    """Whether a probe chooses, along the path of aligning, the embedder that refining starts from (`Guard`)."""
     pretrained: bool
     """Whether body and embedder start from pretrained weights."""
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["align", "refine", "done"]
+Stage = Literal["align", "probe", "refine", "done"]
+"""``probe``: a probe of the embedder on the path of aligning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +13,10 @@ class Progress:
 
     stage: Stage
     epoch: int
-    """Number of the epoch in its stage, from 1; ``epochs`` is the maximum."""
+    """Number of the epoch in its stage, from 1; ``epochs`` is the maximum. Of a probe: the align epochs before it."""
     epochs: int
     loss: float | None = None
+    """Mean training loss; of a probe, its error."""
     distance: float | None = None
     validation_score: float | None = None
     learning_rate: float | None = None
@@ -39,6 +41,8 @@ class Outcome:
     """Whether aligning stopped early because the distance no longer decreased."""
     align_reused: bool = False
     """Whether the aligned embedder was loaded from the cache, where another trial had stored it."""
+    align_chosen: int | None = None
+    """Align epoch whose embedder a guard chose for refining (0: before aligning); None without a guard."""
     notes: str | None = None
     """One sentence per fallback, joined by "; ", e.g. that a class was left out or a solver did not converge."""
     precision: str | None = None

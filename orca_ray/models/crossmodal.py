@@ -8,7 +8,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.embedder import Embedder
 from orca_ray.models.head import build_head
-from orca_ray.models.modality import EmbedderConfig, get_modality
+from orca_ray.models.modality import DenseHeadName, EmbedderConfig, get_modality
 from orca_ray.models.weights import load_body
 
 
@@ -62,6 +62,7 @@ def build_model(
     body: str,
     pretrained: bool,
     config: EmbedderConfig,
+    dense_head: DenseHeadName = "learned",
     dropout: float = 0.0,
     stochastic_depth: bool = False,
     seed: int,
@@ -83,7 +84,9 @@ def build_model(
         if len(embedder.layout) == 2:
             loaded.body.fit_grid((embedder.layout[0], embedder.layout[1]))
         layout = loaded.body.feature_layout(embedder.layout)
-        head = build_head(loaded.body.feature_width, layout, target, input_shape[1:], embedder.patch)
+        head = build_head(
+            loaded.body.feature_width, layout, target, input_shape[1:], embedder.patch, embedder.image_size, dense_head
+        )
     set_dropout(loaded.body, dropout)
     if not stochastic_depth:
         switch_stochastic_depth_off(loaded.body)

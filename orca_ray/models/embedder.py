@@ -18,28 +18,36 @@ from orca_ray.models.stems import ImageStem, TextStem
 class Embedder(nn.Module):
     """Maps raw input [B, C, L] or [B, C, H, W] to tokens [B, T, D].
 
-    It has its own trainable copies of the body's position embeddings and norm. Inputs must be standardised.
+    It has its own trainable copies of the body's position embeddings and norm; with the initialisation ``random``, the
+    norm is new. ``dropout`` applies with the initialisation ``body`` only: ORCA's code has none here. Inputs must be
+    standardised.
     """
 
     layout: Layout
     "Layout of the tokens, not counting prefix tokens"
-    patch: int | None
+    patch: int | None = None
     "Side of the patches that the padded input is cut into; None: the input is resized instead of padded"
+    image_size: int | None = None
+    "Side in pixels that the input is resized to; None: the input is padded instead of resized"
 
-    def __init__(self, layout: Layout, stem: Stem, dropout: float) -> None:
+    def __init__(self, layout: Layout, stem: Stem, config: EmbedderConfig, dropout: float) -> None:
         super().__init__()
         self.layout = layout
         places = stem.positions(layout)
         self.positions = None if places is None else nn.Parameter(places.detach().clone())
         self.norm = copy.deepcopy(stem.norm).requires_grad_(True)
-        self.dropout = nn.Dropout(dropout)
+        if config.initialisation == "random":
+            _reset(self.norm)
+        self.dropout = nn.Dropout(dropout if config.initialisation == "body" else 0.0)
 
 
 class SequenceEmbedder(Embedder):
     """Embedder for 1-D bodies: each patch of a series or image becomes a token.
 
     A series is cut as `EmbedderConfig.patching` says, an image into square patches in row-major order. The right and
-    lower edges are padded with zeros, which are the mean of a standardised input.
+    lower edges are padded with zeros, which are the mean of a standardised input. Position embeddings are added before
+    the norm, as in the body; with the initialisations ``paper`` and ``random`` after it, as in ORCA's code. They
+    include the embedding of the body's first segment, which ORCA's code omits; in RoBERTa it is zero.
     """
 
     def __init__(
@@ -47,11 +55,12 @@ class SequenceEmbedder(Embedder):
     ) -> None:
         size = input_shape[1:]
         patch = _patch_side(size, config.sequence_length, divides=config.patching == "divide")
-        super().__init__(tuple(math.ceil(side / patch) for side in size), stem, dropout)
+        super().__init__(tuple(math.ceil(side / patch) for side in size), stem, config, dropout)
         self.patch = patch
         convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
         self.projection = convolution(input_shape[0], stem.width, patch, stride=patch)
-        (_copy_words if config.initialisation == "body" else _scale_to)(self.projection, stem, seed)
+        _WORD_KERNELS[config.initialisation](self.projection, stem, seed)
+        self._positions_first = config.initialisation == "body"
         self._padding: list[int] = []  # in the order of F.pad: last axis first, [before, after] for each
         for side, count in zip(size[::-1], self.layout[::-1], strict=True):
             self._padding += [0, count * patch - side]
@@ -59,7 +68,9 @@ class SequenceEmbedder(Embedder):
     def forward(self, x: Tensor) -> Tensor:
         """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
         tokens = _project(self.projection, F.pad(x, self._padding) if any(self._padding) else x)
-        embedded: Tensor = self.dropout(self.norm(tokens if self.positions is None else tokens + self.positions))
+        places = 0 if self.positions is None else self.positions
+        tokens = self.norm(tokens + places) if self._positions_first else self.norm(tokens) + places
+        embedded: Tensor = self.dropout(tokens)
         return embedded
 
 
@@ -67,17 +78,17 @@ class ImageEmbedder(Embedder):
     """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds positions, prepends the prefix.
 
     A 1-D input is first folded row by row into a nearly square image. The end of its last row is padded with zeros.
+    The image bodies of ORCA's code have neither positions nor a prefix; every initialisation copies the body's.
     """
 
     def __init__(
         self, input_shape: tuple[int, ...], stem: ImageStem, config: EmbedderConfig, dropout: float, seed: int
     ) -> None:
         side = max(1, round(config.image_size / stem.patch_size))
-        super().__init__((side, side), stem, dropout)
-        self.patch = None
-        self.image_size = side * stem.patch_size
+        super().__init__((side, side), stem, config, dropout)
+        self.image_size: int = side * stem.patch_size
         self.projection = nn.Conv2d(input_shape[0], stem.width, stem.patch_size, stride=stem.patch_size)
-        (_copy_kernel if config.initialisation == "body" else _scale_to)(self.projection, stem, seed)
+        _PATCH_KERNELS[config.initialisation](self.projection, stem, seed)
         self.prefix = nn.Parameter(stem.prefix.detach().clone()) if len(stem.prefix) else None
         self._fold = fold_shape(input_shape[1]) if len(input_shape) == 2 else None
 
@@ -146,9 +157,7 @@ def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) ->
     pairs = torch.randint(len(words), (2, num_inputs), generator=torch.Generator().manual_seed(seed))
     scale = stem.token_rms() / float(words.square().mean().sqrt())
     columns = (words[pairs[0]] - words[pairs[1]]) * (scale / math.sqrt(2 * num_inputs))
-    weight.copy_(columns.T.reshape(weight.shape))
-    assert projection.bias is not None
-    projection.bias.copy_(words.mean(dim=0))
+    _set(projection, columns.T.reshape(weight.shape), words.mean(dim=0))
 
 
 @torch.no_grad()
@@ -156,21 +165,52 @@ def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) 
     """Distribute the pretrained RGB patch kernel over the input's channels.
 
     Channel c of C gets the part of the colour axis [0, 3] from 3c/C to 3(c+1)/C. So three channels get the pretrained
-    kernel, and one channel gets its sum over colours. Images with equal channels are embedded as the body embeds grey.
+    kernel, and one channel gets its sum over colours; up to three equal channels are embedded as the body embeds grey.
+    More than three are taken to be independent: the factor sqrt(C / 3) gives tokens the RMS that three independent
+    channels have, for any C. If they are equal instead, their tokens are larger than those of grey by this factor.
     """
     channels, colours = projection.weight.shape[1], stem.kernel.shape[1]
     edges = torch.arange(channels + 1) * (colours / channels)
     upper = torch.minimum(edges[1:, None], torch.arange(1, colours + 1))
     shares = (upper - torch.maximum(edges[:-1, None], torch.arange(colours))).clamp_min(0)
-    projection.weight.copy_(torch.einsum("ck,dkij->dcij", shares.to(stem.kernel.dtype), stem.kernel))
-    assert projection.bias is not None
-    projection.bias.copy_(stem.bias)
+    shares *= max(1.0, math.sqrt(channels / colours))
+    _set(projection, torch.einsum("ck,dkij->dcij", shares.to(stem.kernel.dtype), stem.kernel), stem.bias)
+
+
+def _repeat_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) -> None:
+    """Copy the pretrained patch kernel, repeated over the input's channels: c gets that of colour c modulo 3 (ORCA)."""
+    channels = torch.arange(projection.weight.shape[1])
+    _set(projection, stem.kernel[:, channels % stem.kernel.shape[1]], stem.bias)
+
+
+def _xavier(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
+    """Draw the kernel from Xavier's uniform distribution with gain sqrt(2), as in ORCA's code. Set the bias to 0."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = nn.init.xavier_uniform_(torch.empty_like(projection.weight), math.sqrt(2), generator)
+    _set(projection, weight, torch.zeros(len(weight)))
+
+
+def _truncated_normal(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
+    """Draw the kernel from a normal distribution of deviation 0.02, as in ORCA's code. Set the bias to 0."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = nn.init.trunc_normal_(torch.empty_like(projection.weight), std=0.02, generator=generator)
+    _set(projection, weight, torch.zeros(len(weight)))
 
 
 @torch.no_grad()
-def _scale_to(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
-    """Rescale torch's weights: white input of unit variance gives tokens of RMS `Stem.token_rms`. Set the bias to 0."""
-    response = projection.weight.flatten(1).square().sum(dim=1).mean().sqrt()
-    projection.weight.mul_(stem.token_rms() / response)
+def _set(projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
     assert projection.bias is not None
-    projection.bias.zero_()
+    projection.weight.copy_(weight)
+    projection.bias.copy_(bias)
+
+
+@torch.no_grad()
+def _reset(norm: nn.Module) -> None:
+    """Set the scale of ``norm`` to 1 and its shift to 0; an identity has neither."""
+    for name, parameter in norm.named_parameters():
+        parameter.fill_(float(name == "weight"))
+
+
+_WORD_KERNELS = {"body": _copy_words, "paper": _xavier, "random": _xavier}
+_PATCH_KERNELS = {"body": _copy_kernel, "paper": _repeat_kernel, "random": _truncated_normal}
+"""Functions that initialise the projection, by `EmbedderConfig.initialisation`."""

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from orca_ray.data.cache import require_memory
 from orca_ray.data.readers import read_json
-from orca_ray.errors import UserError, nearest, shorten
+from orca_ray.errors import UserError, nearest, quoted, shorten
 from orca_ray.models.body import seeded
 from orca_ray.models.family import Family, family_of
 from orca_ray.models.names import PACKAGED, list_bodies, refuse_misspelt_body
@@ -25,6 +26,9 @@ _NAMES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = tuple(file for name in _NAMES for file in (name, f"{name}.index.json"))
 """Names of weight files, in order of preference: weights are read from the first that exists."""
 _MOST_LAYERS = 1000
+_PREPROCESSOR = "preprocessor_config.json"
+_STATISTICS = (("image_mean", 0.0), ("image_std", 1e-3))
+"""Keys of the colours' mean and standard deviation in a preprocessor's file, and the least value of each; up to 1."""
 _CLASSIFIER = ("num_labels", "id2label", "label2id", "problem_type")
 """Keys that describe a classification head. They are dropped: the head is not built, and long lists fill the memory."""
 _ATTENTION = (None, "eager", "sdpa")
@@ -158,6 +162,39 @@ def read_weights(base: str, config: Any) -> Any:
             f"another shape, e.g. {wrong[0]}. A body with random parts is never called pretrained."
         )
     return model
+
+
+def image_statistics(base: str, *, download: bool = False) -> tuple[Tensor, Tensor] | None:
+    """Return mean and standard deviation [3, 1, 1] of each colour, by which a body's images were normalised.
+
+    They are read from ``preprocessor_config.json`` next to the weights, for pixel values scaled to 0 … 1. Return None
+    if there is no such file or it has no statistics. ``download``: get the file of a hub name if it is not there yet.
+    Raises UserError if the file is not JSON, too large, or has values that are not three numbers in range.
+    """
+    path = local_file(base, _PREPROCESSOR)
+    if path is None and download and not Path(base).is_dir():
+        from huggingface_hub import hf_hub_download
+
+        with contextlib.suppress(Exception):  # no such file, no network or no hub: it raises many types
+            path = Path(hf_hub_download(base, _PREPROCESSOR))
+    values = {} if path is None else _read_json(base, path, "image preprocessor")
+    if values.get("do_normalize") is False:
+        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    if not any(name in values for name, _ in _STATISTICS):
+        return None
+    for name, least in _STATISTICS:
+        found = values.get(name)
+        if not (isinstance(found, list) and len(found) == 3 and all(_within(each, least) for each in found)):
+            raise UserError(
+                f"cannot read the image statistics of body {base!r}: {name} in {path} is {quoted(found)}, expected "
+                f"three numbers from {least:g} to 1; correct it, or remove the file to use its class's usual values"
+            )
+    mean, std = (torch.tensor(values[name], dtype=torch.float32).view(3, 1, 1) for name, _ in _STATISTICS)
+    return mean, std
+
+
+def _within(value: object, least: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1
 
 
 def cause(error: Exception) -> str:

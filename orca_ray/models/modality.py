@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import lookup, unknown_name
@@ -17,6 +17,9 @@ from orca_ray.models.names import listed_body
 if TYPE_CHECKING:
     from orca_ray.models.body import Stem
     from orca_ray.models.embedder import Embedder
+
+Initialisation = Literal["body", "paper", "random"]
+DenseHeadName = Literal["learned", "pooled"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,33 @@ class EmbedderConfig:
     patching: Literal["pad", "divide"] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
     padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
-    initialisation: Literal["body", "random"] = "body"
-    "`body`: kernels computed from the body's own embedding; `random`: torch's default, scaled to the same RMS"
+    initialisation: Initialisation = "body"
+    """Start of the kernel and the norm, and their order. ``body``: a kernel computed from the body's own embedding, the
+    body's norm and order. ``paper``, as ORCA's code if it aligns: image bodies get their patch kernel repeated over the
+    channels, text bodies a Xavier kernel, and positions after the norm; the norm is the body's. ``random``, as ORCA's
+    code if it does not align: the same order, but a random kernel (text bodies: Xavier again) and a new norm."""
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
-        for name, allowed in (("initialisation", ("body", "random")), ("patching", ("pad", "divide"))):
+        for name, allowed in (("initialisation", get_args(Initialisation)), ("patching", ("pad", "divide"))):
             if getattr(self, name) not in allowed:
                 raise unknown_name(f"embedder {name}", getattr(self, name), allowed)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Settings of the head, which maps the body's features to predictions."""
+
+    dense: DenseHeadName = "learned"
+    """Head for fields. ``learned``: a linear layer maps each feature to a patch. ``pooled``, as in ORCA's code: text
+    bodies' patches are averages over a feature's components; with image bodies, a linear layer maps each feature to its
+    part of an RGB image, whose colours and pixels are averaged."""
+
+    def __post_init__(self) -> None:
+        if self.dense not in get_args(DenseHeadName):
+            raise unknown_name("head dense", self.dense, get_args(DenseHeadName))
 
 
 @dataclass(frozen=True)

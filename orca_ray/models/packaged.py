@@ -37,7 +37,7 @@ def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path
 def _is_sound(directory: Path, body: PackagedBody) -> bool:
     """Return whether ``directory`` was made from the current weights of ``body`` and is unchanged since then."""
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text())
+        manifest = cache.read_json(directory / _MANIFEST)
         weights = directory / WEIGHTS
         return bool(
             manifest["source"] == body.sha256

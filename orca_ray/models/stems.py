@@ -53,6 +53,11 @@ class TextStem(Stem):
 class ImageStem(Stem):
     """Embedding of an image encoder: patch convolution, norm, prefix tokens (CLS, registers), grid of positions."""
 
+    image_mean: Tensor
+    "Mean of each colour in pretraining, [3, 1, 1], with pixel values scaled to 0 … 1"
+    image_std: Tensor
+    "Standard deviation of each colour, [3, 1, 1]"
+
     def __init__(
         self,
         projection: nn.Conv2d,
@@ -79,7 +84,8 @@ class ImageStem(Stem):
         self.places = None if places is None else nn.Parameter(places.detach(), requires_grad=False)
         self.patch_size = kernel_height
         self.width = projection.out_channels
-        self.image_mean, self.image_std = statistics
+        for name, values in zip(("image_mean", "image_std"), statistics, strict=True):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
         self._antialias = antialias
 
     def positions(self, layout: Layout) -> Tensor | None:

@@ -1,6 +1,7 @@
 """Load bodies by name (packaged, Hugging Face directory or hub name, timm), with pretrained or random weights."""
 
 import copy
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.family import Family, family_of, shorten
 from orca_ray.models.hugging_face import cause, check_config, read_config
 from orca_ray.models.names import PACKAGED, parse_body_name
+from orca_ray.models.stems import ImageStem
+
+logger = logging.getLogger(__name__)
 
 _CACHED = {True: 2, False: 1}
 "Largest number of bodies cached per process: 2 pretrained ones (text and image), 1 random one (cheap to rebuild)"
@@ -72,7 +76,10 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
         _check_timm(base)
     elif base not in PACKAGED:
         config = read_config(base)
-        shorten(check_config(base, config), config, base, layers)
+        family = check_config(base, config)
+        shorten(family, config, base, layers)
+        if family.modality == "image":
+            hugging_face.image_statistics(base)
         if pretrained:
             hugging_face.check_weights(base)
 
@@ -83,7 +90,22 @@ def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     with hugging_face.quiet_transformers(), seeded(seed):
         family, model = make(base, layers, pretrained)
         body, stem = family.cut(model)
+    if isinstance(stem, ImageStem) and family.library == "transformers" and base not in PACKAGED:
+        _set_statistics(stem, base, pretrained)
     return LoadedBody(body.eval(), stem.eval())
+
+
+def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
+    """Set the colours' statistics of the body's own preprocessor; without one, keep those of its family, and warn."""
+    found = hugging_face.image_statistics(base, download=pretrained)
+    if found is not None:
+        stem.image_mean, stem.image_std = found
+        return
+    mean, std = (statistics.flatten().tolist() for statistics in (stem.image_mean, stem.image_std))
+    logger.warning(
+        "body %r has no image_mean and image_std in a preprocessor_config.json: images of alignment sources are "
+        "normalised by those that are usual for its class, mean %s and standard deviation %s", base, mean, std,
+    )  # fmt: skip
 
 
 def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:

@@ -97,6 +97,7 @@ class Record:
     tokens_per_second: float | None = None
     model_flop_utilisation: float | None = None
     deterministic: bool | None = None
+    align_chosen: int | None = None
 
     SCHEMA: ClassVar[Any]
     """Arrow schema of the Parquet files: one column per field, in order."""
@@ -142,12 +143,16 @@ class Record:
 
 
 Record.SCHEMA = _schema(Record)
-Record.LATER = {2: frozenset(each.name for each in fields(Record) if each.default is None)}
+_VERSION_3 = frozenset({"align_chosen"})
+Record.LATER = {2: frozenset(each.name for each in fields(Record) if each.default is None) - _VERSION_3, 3: _VERSION_3}
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN."""
+    """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN.
+
+    In the stage ``probe``, ``epoch`` is the number of align epochs before a probe of the embedder, ``loss`` its error.
+    """
 
     sweep: str
     trial_key: str

@@ -1,10 +1,13 @@
 """The search of one (task, method): hyper-parameters suggested by Optuna, then confirm trials of the best ones.
 
+Without search trials, the confirm trials run the first configuration or, if the sweep has a grid, all of its cells.
+
 The Optuna study is rebuilt from results at every start. Suggestions come in generations of ``parallel`` candidates.
-Candidate ``k`` comes from a TPE sampler whose seed is derived from ``k``, and depends only on the results of earlier
-generations. A sweep that continues after a kill therefore gets the same suggestions, finds the results of most of them
-in the results store, and runs the first one that has no result. The number of workers does not change the suggestions
-(docs/decisions/0003-replay.md).
+The first `NUM_STARTUP` candidates are the first configuration and random ones, equal for all methods of a task in the
+hyper-parameters that they share. Each later candidate ``k`` comes from a TPE sampler whose seed is derived from ``k``,
+and depends only on the results of earlier generations. A sweep that continues after a kill therefore gets the same
+suggestions, finds the results of most of them in the results store, and runs the first one that has no result. The
+number of workers does not change the suggestions (docs/decisions/0003-replay.md).
 """
 
 import math
@@ -19,6 +22,9 @@ from orca_ray.sweep.planning.schema import Dimension, Scalar, tidy
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, stable_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+NUM_STARTUP = 10
+"""Number of candidates after which TPE uses their results to suggest the next generation; Optuna's default."""
 
 
 class Candidate(NamedTuple):
@@ -56,10 +62,12 @@ class CandidateSampler:
             space: the searched hyper-parameters and their ranges.
             trials: number of candidates in total.
             parallel: candidates per generation. They can run at once, but none can use the results of the others.
-            seed: determines all suggestions.
+            seed: determines all suggestions. Before TPE starts, the value of a hyper-parameter depends only on this
+                seed, its name, its range and the candidate's number, not on the other hyper-parameters in ``space``.
         """
         self._first, self._num_trials, self._parallel, self._seed = first, trials, parallel, seed
-        self._distributions = {name: dimension.distribution() for name, dimension in sorted(space.items())}
+        self._space = dict(sorted(space.items()))
+        self._distributions = {name: dimension.distribution() for name, dimension in self._space.items()}
         self._study = optuna.create_study(direction="minimize", storage=None)
         self._candidates: list[Candidate] = []
         self._generation: dict[int, tuple[Candidate, optuna.trial.Trial]] = {}
@@ -110,18 +118,25 @@ class CandidateSampler:
         self._candidates += [candidate for candidate, _ in self._generation.values()]
 
     def _ask(self, number: int) -> tuple[Candidate, optuna.trial.Trial]:
-        if number == 0:
-            values = {name: self._first[name] for name in self._distributions}
+        if number // self._parallel * self._parallel < NUM_STARTUP:
+            values = {name: self._first[name] if number == 0 else self._draw(name, number) for name in self._space}
             if values:
                 self._study.enqueue_trial(values)
-            return Candidate(0, values), self._study.ask(self._distributions)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=stable_seed(self._seed, number), n_startup_trials=4, multivariate=True, constant_liar=True
-            )
-        trial = self._study.ask(self._distributions)
-        return Candidate(number, {name: tidy(value) for name, value in trial.params.items()}), trial
+            trial = self._study.ask(self._distributions)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
+                self._study.sampler = optuna.samplers.TPESampler(
+                    seed=stable_seed(self._seed, number), multivariate=True, constant_liar=True
+                )
+            trial = self._study.ask(self._distributions)
+            values = trial.params
+        return Candidate(
+            number, values if number == 0 else {name: tidy(value) for name, value in values.items()}
+        ), trial
+
+    def _draw(self, name: str, number: int) -> Scalar:
+        return self._space[name].quantile(stable_seed(self._seed, name, number) / 2**32)
 
     def _tell_study(self, trial: optuna.trial.Trial, answer: Answer) -> None:
         for epoch, score in enumerate(answer.scores, start=1):
@@ -159,7 +174,7 @@ class Search:
             {name: dimension for name, dimension in space.items() if name in plan.first},
             plan.num_search,
             file.parallel,
-            stable_seed(file.seed, plan.task, plan.method),
+            stable_seed(file.seed, plan.task),  # not of the method: all methods of a task draw the same candidates
         )
         self._existing, self._scores = existing, dict(curves)
         self._numbers: dict[str, list[int]] = {}
@@ -238,7 +253,12 @@ class Search:
             winner = self.sampler.winner()
             values = {} if not self.plan.num_search else winner.values if winner else None
             seeds = () if values is None else self.plan.confirm_seeds
-            self._confirm = [self.plan.trial(values or {}, seed, "confirm") for seed in seeds]
+            # All cells of a grid run with one seed before the next: an interrupted study is balanced.
+            self._confirm = [
+                self.plan.trial({**configuration, **(values or {})}, seed, "confirm")
+                for seed in seeds
+                for configuration in self.plan.configurations
+            ]
             for trial in self._confirm:
                 self._known(trial.key)
 

@@ -16,44 +16,62 @@ from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.task import Scale, Task
 
 _MOST_ROWS, _MOST_BYTES, _LEAST_ROWS = 512, 2**28, 8
-_LARGEST_MEAN, _DEVIATIONS = 0.1, (0.5, 2.0)
-"""An array of scale ``measured`` counts as standardised within these bounds; padding with zeros lowers deviations."""
-_LEAST_SHARE = 0.1
-"""Least deviation of a channel, relative to that of all values; a smaller one would make rare values very large."""
+_LARGEST_MEAN, _DEVIATIONS = 0.25, (0.5, 2.0)
+"""Values of scale ``measured`` count as standardised within these bounds; padding with zeros lowers deviations."""
+_LEAST_SHARE, _ROUNDING = 0.1, 1e-6
 
 
 def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of each channel of the inputs ``x`` [N, C, ...], as [C, 1] or [C, 1, 1].
 
-    They are computed from at most 512 evenly spaced samples. Return None if the inputs are already standardised.
+    They are computed from at most 512 evenly spaced samples. With the scale ``measured``, a channel that is already
+    standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None if all are 0 and 1.
     """
-    values = _in_units(x, scale)
-    if values is None:
+    if scale == "standardised":
         return None
-    axes = (0, *range(2, values.ndim))
-    mean, deviation = (getattr(values, name)(axis=axes, keepdims=True)[0] for name in ("mean", "std"))
-    deviation = np.maximum(deviation, _LEAST_SHARE * values.std() or 1.0)
-    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+    values = _sample(x)
+    pairs = [_statistics(values[:, channel], scale) for channel in range(values.shape[1])]
+    if all(pair == (0.0, 1.0) for pair in pairs):
+        return None
+    mean, deviation = torch.tensor(pairs, dtype=torch.float32).T.reshape(2, -1, *[1] * (values.ndim - 2))
+    return mean, deviation
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
     """Return ``data`` with a scalar ``y_mean`` and ``y_std`` added, if it has none and a regression needs them."""
-    if data.y_mean is not None or not get_loss(task.loss).regression:
+    if data.y_mean is not None or not get_loss(task.loss).regression or task.target_scale == "standardised":
         return data
-    values = _in_units(data.train.y, task.target_scale)
-    if values is None:
+    values = _sample(data.train.y)
+    if task.target_scale == "measured" and _is_standardised(values):
         return data
     mean, deviation = (np.array(value, dtype=np.float32) for value in (values.mean(), values.std() or 1.0))
     return replace(data, y_mean=mean, y_std=deviation)
 
 
-def _in_units(rows: Rows, scale: Scale) -> np.ndarray | None:
-    """Return evenly spaced samples of ``rows``, float64, if these are not standardised; return None if they are."""
-    if scale == "standardised":
-        return None
+def _sample(rows: Rows) -> np.ndarray:
+    """Return evenly spaced rows as float64."""
     row_bytes = num_bytes(rows) // len(rows) * 2  # float64
     number = min(len(rows), _MOST_ROWS, max(_LEAST_ROWS, _MOST_BYTES // max(1, row_bytes)))
-    values = np.asarray(rows[np.linspace(0, len(rows) - 1, number).astype(np.int64)], dtype=np.float64)
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, number).astype(np.int64)], dtype=np.float64)
+
+
+def _is_standardised(values: np.ndarray) -> bool:
+    """Return whether the mean is about 0 and the deviation about 1, or whether all values are equal and near 0."""
     low, high = _DEVIATIONS
-    standardised = abs(values.mean()) <= _LARGEST_MEAN and low <= values.std() <= high
-    return None if scale == "measured" and standardised else values
+    return bool(abs(values.mean()) <= _LARGEST_MEAN and (low <= values.std() <= high or not np.ptp(values)))
+
+
+def _statistics(values: np.ndarray, scale: Scale) -> tuple[float, float]:
+    """Return mean and deviation of one channel.
+
+    The deviation is at least a tenth of the root mean square distance from the median of the values that differ from
+    it. A smaller one, of a channel in which less than 1 % of the values differ, would make these very large. It is 1 if
+    no value differs by more than rounding.
+    """
+    if scale == "measured" and _is_standardised(values):
+        return 0.0, 1.0
+    median = np.median(values)
+    distances = np.abs(values - median)
+    differing = distances[distances > _ROUNDING * abs(median)]
+    least = _LEAST_SHARE * np.sqrt(np.mean(differing**2)) if len(differing) else 1.0
+    return float(values.mean()), float(max(values.std(), least))

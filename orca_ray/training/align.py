@@ -23,7 +23,7 @@ from orca_ray.training.aligned_cache import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.reproducibility import derive_seed
-from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_class
+from orca_ray.training.sampling import ClassIndex
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
 """Maximum size of the tokens of one forward pass of the embedder, by device. On a CPU, the system
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 class Measure(Protocol):
     """The interface of a fitted `Distance` that `AlignLoop` uses."""
 
+    learning_rate: float
     diagnosis: Diagnosis  # of the last call
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
@@ -66,12 +67,13 @@ class AlignLoop:
         """Prepare to minimise ``distance`` for the training inputs ``x`` [N, ...] with the targets ``y`` [N, ...]."""
         self._model, self._x, self._distance = model, x, distance
         self._config, self._seed, self._device = config, seed, device
+        self._learning_rate = config.learning_rate or distance.learning_rate
         self._parameters = list(model.embedder.parameters())
         groups = [optimisation.ParameterGroup(self._parameters)]
         if config.steps == "relative":
             groups = optimisation.relative_steps(model.embedder)
         self._optimizer = optimisation.make_optimizer(
-            config.optimizer, groups, config.learning_rate, config.weight_decay, config.momentum
+            config.optimizer, groups, self._learning_rate, config.weight_decay, config.momentum
         )
         self._schedule = optimisation.make_align_schedule(config.schedule, config.epochs)
         self._plateau = optimisation.Plateau(config.patience, config.tolerance)
@@ -96,6 +98,11 @@ class AlignLoop:
         """Whether all epochs have run, or the distance has reached a plateau at the last learning rate."""
         return self._position >= self._config.epochs
 
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is over, 0 to 1; a plateau skips a part."""
+        return min(1.0, self._position / self._config.epochs)
+
     def step(self) -> AlignEpoch:
         """Run one epoch; raises NotFiniteError if the features or the distance are NaN or infinite."""
         assert not self.done, "all align epochs have run"
@@ -103,7 +110,7 @@ class AlignLoop:
         indices = self._sample(self.epoch)
         if self.epoch == 0 and not np.array_equal(indices, self._sample("measure")):
             self.distance_before = self._measure()
-        learning_rate = self._config.learning_rate * self._schedule(self._position)
+        learning_rate = self._learning_rate * self._schedule(self._position)
         distance = self._train(indices, learning_rate)
         if self.epoch == 0 and self.distance_before is None:
             self.distance_before = distance  # every sample is the whole training set
@@ -159,9 +166,6 @@ class AlignLoop:
     def _set_labels(self, labels: np.ndarray) -> None:
         self._labels = labels
         self._index = ClassIndex(labels)
-        num_classes = len(self._index.classes)
-        if not self._config.samples_per_class and self._config.samples < num_classes:
-            self._note(f"align.samples={self._config.samples} is fewer than {num_classes} classes: an epoch omits some")
 
     def _train(self, indices: np.ndarray, learning_rate: float) -> float:
         """Do one optimiser step and return the distance before it."""
@@ -180,7 +184,8 @@ class AlignLoop:
         """Advance the schedule by one epoch or, if ``distance`` completes a plateau, to the next learning rate."""
         rate = self._schedule(self._position)
         self._position += 1
-        if self._plateau.add(distance):
+        assert self.distance_before is not None
+        if self._plateau.add(distance, self.distance_before):
             while not self.done and self._schedule(self._position) == rate:
                 self._position += 1
         if self._schedule(self._position) != rate:
@@ -203,9 +208,7 @@ class AlignLoop:
 
     def _sample(self, purpose: int | str) -> np.ndarray:
         generator = np.random.default_rng(derive_seed(self._seed, "align", purpose))
-        if self._config.samples_per_class:
-            return sample_per_class(self._index, self._config.samples_per_class, generator)
-        return balanced_sample(self._index, self._config.samples, generator)
+        return self._index.sample(self._config.samples_per_class, generator)
 
     def _distance_of(self, indices: np.ndarray) -> Tensor:
         labels = torch.from_numpy(self._labels[indices]).to(self._device)

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from orca_ray.data import cache
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import num_bytes
 from orca_ray.training import checkpoint
+from orca_ray.training.probe import ProbePoint
 
 MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
 """Limits of the directory; beyond either, the least recently used files are removed."""
-_FORMAT = 2  # increase it when the align loop computes other embedders from equal options
+_FORMAT = 3  # increase it when the align loop computes other embedders from equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)
@@ -57,63 +58,79 @@ class Alignment:
     distance_after: float
     plateaued: bool
     notes: tuple[str, ...]
+    probes: tuple[ProbePoint, ...] = ()
+    """Probes of a guard, in order; empty without one."""
+    chosen: int | None = None
+    """Align epoch that the guard chose, which ``embedder`` is of; None: the last one."""
 
     def to_state(self) -> dict[str, Any]:
         """Return plain containers for a checkpoint."""
-        epochs = [asdict(epoch) for epoch in self.epochs]
-        return {**vars(self), "embedder": dict(self.embedder), "epochs": epochs, "notes": list(self.notes)}
+        lists = {name: [asdict(report) for report in getattr(self, name)] for name in ("epochs", "probes")}
+        return {**vars(self), "embedder": dict(self.embedder), "notes": list(self.notes), **lists}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
         """Return the alignment whose `to_state` is ``state``."""
         epochs = tuple(AlignEpoch(**epoch) for epoch in state["epochs"])
-        return cls(**{**state, "epochs": epochs, "notes": tuple(state["notes"])})
+        probes = tuple(ProbePoint(**point) for point in state["probes"])
+        return cls(**{**state, "epochs": epochs, "probes": probes, "notes": tuple(state["notes"])})
 
 
 class AlignReplay:
-    """Reports the epochs of a stored alignment like an `AlignLoop`; the first `step` loads the aligned embedder."""
+    """Reports the epochs and probes of a stored alignment; the first `step` loads the aligned embedder."""
 
-    def __init__(self, embedder: nn.Module, alignment: Alignment, epoch: int = 0) -> None:
-        """Start after ``epoch`` epochs; if that is not 0, ``embedder`` must already have the aligned weights."""
-        self._embedder, self._alignment = embedder, alignment
-        self.epoch, self.notes = epoch, alignment.notes
-        self.distance_before = alignment.distance_before
+    def __init__(self, embedder: nn.Module, alignment: Alignment, position: int = 0) -> None:
+        """Start after ``position`` reports; if that is not 0, ``embedder`` must already have the aligned weights."""
+        self._embedder, self._alignment, self._position = embedder, alignment, position
+        reports: list[AlignEpoch | ProbePoint] = [*alignment.epochs, *alignment.probes]
+        self._reports = sorted(reports, key=lambda report: report.epoch)  # a probe follows the epoch of its number
+        self.notes, self.distance_before = alignment.notes, alignment.distance_before
+
+    @property
+    def epoch(self) -> int:
+        """Number of epochs that have been replayed."""
+        return max((report.epoch for report in self._reports[: self._position]), default=0)
 
     @property
     def done(self) -> bool:
-        """Whether all epochs have been replayed."""
-        return self.epoch >= len(self._alignment.epochs)
+        """Whether everything has been replayed."""
+        return self._position >= len(self._reports)
 
     @property
     def plateaued(self) -> bool:
-        """Whether plateaus made the stored stage end early; False until all epochs have been replayed."""
+        """Whether plateaus made the stored stage end early; False until everything has been replayed."""
         return self.done and self._alignment.plateaued
 
     @property
     def distance_after(self) -> float | None:
-        """Distance of one fixed sample after the last epoch; None until all epochs have been replayed."""
+        """Distance of one fixed sample after the last epoch; None until everything has been replayed."""
         return self._alignment.distance_after if self.done else None
 
-    def step(self) -> AlignEpoch:
-        """Return the stored report of the next epoch, with the time that the replay took."""
+    @property
+    def chosen(self) -> int | None:
+        """Align epoch that a guard chose; None without one, and until everything has been replayed."""
+        return self._alignment.chosen if self.done else None
+
+    def step(self) -> AlignEpoch | ProbePoint:
+        """Return the next stored report; that of an epoch has the time that the replay took."""
         started = time.perf_counter()
-        if self.epoch == 0:
+        if self._position == 0:
             self._embedder.load_state_dict(self._alignment.embedder)
             self._embedder.eval()  # as after aligning
-        stored = self._alignment.epochs[self.epoch]
-        self.epoch += 1
-        return AlignEpoch(stored.epoch, stored.distance, stored.learning_rate, time.perf_counter() - started)
+        stored = self._reports[self._position]
+        self._position += 1
+        return replace(stored, seconds=time.perf_counter() - started) if isinstance(stored, AlignEpoch) else stored
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `from_state`, with the alignment, because its file may be removed before a resume."""
-        return {"replay": self._alignment.to_state(), "epoch": self.epoch}
+        return {"replay": self._alignment.to_state(), "position": self._position}
 
     @classmethod
     def from_state(cls, embedder: nn.Module, state: Mapping[str, Any]) -> "AlignReplay | None":
         """Return the replay whose `state_dict` is ``state``; None if ``state`` is that of an `AlignLoop`."""
         if "replay" not in state:
             return None
-        return cls(embedder, Alignment.from_state(state["replay"]), state["epoch"])
+        return cls(embedder, Alignment.from_state(state["replay"]), state["position"])
 
 
 class AlignedCache:
@@ -156,17 +173,18 @@ class AlignedCache:
 
 
 def alignment_key(
-    embedder: nn.Module, source: SourceFeatures, train: Split, device: torch.device, settings: Mapping[str, Any]
+    model: nn.Module, source: SourceFeatures, train: Split, device: torch.device, settings: Mapping[str, Any]
 ) -> str:
     """Return a hash of 32 hex digits; alignments that may differ, even in one bit, have different keys.
 
-    It covers the arguments and the software and hardware (`environment`). ``embedder`` is the one before the first
-    step; ``settings`` is all else that determines the result, including a fingerprint of the task's data. Of each
-    array of ``train`` (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
+    It covers the arguments and the software and hardware (`environment`). ``model`` is the module whose weights
+    determine the result (the embedder, or the whole model if a guard probes its features), before the first step;
+    ``settings`` is all else that determines it, including a fingerprint of the task's data. Of each array of ``train``
+    (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
-    tensors = {"source x": source.x, "source y": source.y, **embedder.state_dict()}
+    tensors = {"source x": source.x, "source y": source.y, **model.state_dict()}
     for name, tensor in tensors.items():
         _update(digest, name, tensor.detach().cpu().contiguous().numpy())
     for name, array in (("train x", train.x), ("train y", train.y)):

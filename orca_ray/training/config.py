@@ -1,4 +1,4 @@
-"""Options of the align and refine stages. A value out of range raises a UserError that names the option."""
+"""Options of training data and of the align and refine stages. A value out of range raises a UserError."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -40,7 +40,17 @@ _Number = Annotated[int, partial(_must, "at least 1 and finite", lambda value: 1
 _Amount = Annotated[float, _AT_LEAST_0]
 _Positive = Annotated[float, partial(_must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
 _Fraction = Annotated[float, partial(_must, "in [0, 1)", lambda value: 0 <= value < 1)]
+_Share = Annotated[float, partial(_must, "in (0, 1]", lambda value: 0 < value <= 1)]
 _Optimizer = Annotated[str, partial(_one_of, OPTIMIZERS)]
+
+
+@dataclass(frozen=True)
+class DataConfig(_Config):
+    """Options of the data that a trial trains on."""
+
+    fraction: _Share = 1.0
+    """Share of the training samples that both stages use, drawn with the trial's seed (see
+    `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,12 @@ class AlignConfig(_Config):
     """Options of the align stage."""
 
     distance: Annotated[str, partial(_one_of, distance_names)] = "l2"
-    """Name of the distance to minimise; ``docs/distance-study.md`` justifies the default."""
-    epochs: _Count = 10
+    """Name of the distance to minimise."""
+    epochs: _Count = 60
     """Maximum number of epochs, each one optimiser step on a random sample of the training set; 0 skips the stage."""
-    learning_rate: _Positive = 0.02
-    """Initial learning rate, which ``schedule`` decreases; ``steps`` defines its unit."""
+    learning_rate: _Amount = 0.0
+    """Initial learning rate, which ``schedule`` decreases; ``steps`` defines its unit. 0: the distance's own
+    (`Distance.learning_rate`), which is relative."""
     steps: Annotated[str, partial(_one_of, ("relative", "absolute"))] = "relative"
     """Unit of the learning rate. ``relative``: the change of a token in one Adam step, relative to the token's RMS
     (`relative_steps`). ``absolute``: the learning rate of the optimiser, as in the ORCA reference implementation."""
@@ -63,10 +74,8 @@ class AlignConfig(_Config):
     weight_decay: _Amount = 0.0
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
-    samples: Annotated[int, _AT_LEAST_2] = 256
-    """Number of training samples per epoch; equally many of every class, except of classes that have too few."""
-    samples_per_class: _Count = 0
-    """Training samples per class and epoch (a smaller class is used whole); 0: ``samples`` in total instead."""
+    samples_per_class: _Number = 128
+    """Training samples per class and epoch; a smaller class is used whole."""
     tolerance: _Amount = 0.002
     """The distance has reached a plateau if its mean over the last ``patience`` epochs is at most this share below
     its mean over the ``patience`` epochs before. The schedule then skips to its next value, or the stage ends."""
@@ -81,6 +90,12 @@ class AlignConfig(_Config):
     """Number of source samples."""
     clip: _Amount = 1.0
     """Maximum gradient norm; 0 disables clipping."""
+
+    def __post_init__(self) -> None:
+        """Check the options; raises UserError."""
+        super().__post_init__()
+        if self.steps == "absolute" and self.learning_rate == 0:
+            raise UserError("align.learning_rate must be greater than 0 for align.steps absolute, got 0")
 
 
 @dataclass(frozen=True)

@@ -71,14 +71,14 @@ def make_feed(
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
         return Feed(x, model, precision)
-    sample = next(_head_inputs(model, x[:1], precision))
+    sample = next(head_inputs(model, x[:1], precision))
     if sample.numel() * sample.element_size() * len(x) > CACHE_BYTES:
         return Feed(x, model, precision)
-    features = torch.cat(list(_head_inputs(model, x, precision)))
+    features = torch.cat(list(head_inputs(model, x, precision)))
     return Feed(features, model.head, replace(precision, name="float32"))  # as heads compute in the model
 
 
-def _head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
+def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
     """Yield the head's inputs [b, ...] for batches of ``x``, in evaluation mode, captured by a hook."""
     seen: list[Tensor] = []
     feed = Feed(x, model, precision)

@@ -29,7 +29,7 @@ DECAYS: dict[str, Callable[[float], float]] = {
 }
 """Decays by name. Each maps the progress of the decay, from 0 to 1, to a factor on the learning rate."""
 ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
-    "step": lambda epochs: make_schedule("step", warmup_steps=0, total_steps=epochs),
+    "step": lambda epochs: lambda epoch: 1.0 if 3 * epoch < 2 * epochs else 0.1,
     "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
 }
 
@@ -113,8 +113,8 @@ def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
 class Plateau:
     """Detects that a noisy curve no longer decreases (a plateau).
 
-    On a plateau, the mean of the last ``patience`` values is at most a share of ``tolerance`` below the mean of the
-    ``patience`` values before.
+    On a plateau, the mean of the last ``patience`` values is at most ``tolerance`` times the curve's start below the
+    mean of the ``patience`` values before.
     """
 
     def __init__(self, patience: int, tolerance: float) -> None:
@@ -123,8 +123,8 @@ class Plateau:
         self.values: list[float] = []
         """The last 2 * ``patience`` values at most; they are the whole state."""
 
-    def add(self, value: float) -> bool:
-        """Append a value and return whether the curve has reached a plateau."""
+    def add(self, value: float, start: float) -> bool:
+        """Append a value and return whether the curve, which began with ``start``, has reached a plateau."""
         if self._patience == 0:
             return False
         self.values = [*self.values, value][-2 * self._patience :]
@@ -132,7 +132,7 @@ class Plateau:
             return False
         earlier = sum(self.values[: self._patience]) / self._patience
         latest = sum(self.values[self._patience :]) / self._patience
-        return earlier - latest <= self._tolerance * abs(earlier)
+        return earlier - latest <= self._tolerance * abs(start)
 
     def restart(self, values: Iterable[float] = ()) -> None:
         """Forget all values; ``values``, those of another instance, replace them."""

@@ -60,7 +60,7 @@ def test_huge_targets_are_sketched_and_clustered_alike(monkeypatch: pytest.Monke
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     sketched = pseudo_labels(fields.astype(np.float32), num_classes=4)
     assert len(set(zip(whole.tolist(), sketched.tolist(), strict=True))) == 4
-    gaps = np.square(labels_module._sketched(fields, 0)[:, None] - labels_module._sketched(fields, 0)).sum(-1)
+    gaps = np.square(labels_module.sketched(fields, 0)[:, None] - labels_module.sketched(fields, 0)).sum(-1)
     exact = np.square(fields[:, None] - fields).sum(-1)
     far = exact > 0
     np.testing.assert_allclose(gaps[far], exact[far], rtol=0.15)

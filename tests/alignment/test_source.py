@@ -186,7 +186,7 @@ def test_photographs_are_normalised_crops_labelled_by_class(
         expected = []
         for file in (files * 6)[:6]:  # each photograph in turn
             colour = torch.tensor(colours[file]).view(3, 1, 1) / 255
-            pixels = (colour - torch.tensor(stem.image_mean).view(3, 1, 1)) / torch.tensor(stem.image_std).view(3, 1, 1)
+            pixels = (colour - stem.image_mean) / stem.image_std
             expected.append(stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1))  # 9 rounds to two patches of 4
         torch.testing.assert_close(features.x[features.y == label], torch.cat(expected))
 
@@ -321,7 +321,7 @@ def test_cifar10(loads: Loads, home: Path) -> None:
     stem = loads.stems["vit-s14"]
     assert isinstance(stem, ImageStem)
     image = torch.from_numpy(pixels[0][3].reshape(3, 32, 32).astype(np.float32) / 255)
-    normalised = (image - torch.tensor(stem.image_mean).view(3, 1, 1)) / torch.tensor(stem.image_std).view(3, 1, 1)
+    normalised = (image - stem.image_mean) / stem.image_std
     torch.testing.assert_close(features.x[features.y == 3], stem.embed_images(normalised[None]).mean(1))
     assert len(source_features("cifar10", "vit-s14", image_size=32, num_tokens=0, num_samples=1000).y) == 50
 
@@ -366,7 +366,7 @@ def test_imagenet200(loads: Loads, home: Path) -> None:
     # Class 0 is n01, the second that was written: its images are of levels 3, 4 and 5.
     size = embedded_size(stem, 32)
     grey = torch.tensor(levels[3:6].astype(np.float32) / 255).view(3, 1, 1, 1).expand(3, 3, size, size)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (stem.image_mean, stem.image_std))
+    mean, std = stem.image_mean, stem.image_std
     expected = stem.embed_images((grey - mean) / std).mean(1)
     for feature in features.x[features.y == 0]:
         assert float((expected - feature).abs().amax(1).min()) < 0.05
@@ -469,6 +469,7 @@ def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...]) -> None
     assert between > 0.05 * centred.square().sum(1).mean()
 
 
+@pytest.mark.slow
 def test_packaged_tokenizer_is_the_bodys_own() -> None:
     assert text_features.tokenizer("minilm-l6")("hello world") == [7592, 2088]
     assert load_body("minilm-l6").stem.state_dict()["word_embeddings"].shape[0] > 7592

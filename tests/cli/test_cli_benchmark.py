@@ -151,6 +151,18 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert ending.out.splitlines()[-1] == shown
 
 
+@pytest.mark.parametrize(
+    ("options", "which"), [((), ""), (("--deterministic", "--seeds", "1"), " --sweep mine/full-deterministic")]
+)
+def test_a_sweep_with_a_grid_has_a_leaderboard_of_its_own(
+    command: Command, fake: Install, options: tuple[str, ...], which: str
+) -> None:
+    fake()
+    Path("study.yaml").write_text(SWEEP.replace("search_trials: 2, ", "") + "grid: {refine.epochs: [3, 6]}\n")
+    ending = command("run", "study.yaml", *options)
+    assert ending.out.splitlines()[-1] == f"leaderboard: orca-sweep leaderboard study.yaml{which}"
+
+
 def test_failed_trials_exit_with_1_and_are_named_even_when_quiet(
     command: Command, fake: Install, sweep_file: str
 ) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEAVY = ("torch", "ray", "transformers", "pandas", "pyarrow", "numpy", "sklearn", "timm", "optuna")
 
 
@@ -26,6 +28,7 @@ print("LOADED", sorted(set({HEAVY!r}) & set(sys.modules)))
     assert _subprocess(code).splitlines()[-1] == "LOADED []"
 
 
+@pytest.mark.slow
 def test_help_takes_less_than_half_a_second() -> None:
     """Processor time, the best of a few runs: wall time would measure what else the machine does."""
     script = Path(sys.executable).with_name("orca-sweep")

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orca_ray.cli.app import HEAVY_PACKAGES
 from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_record
+
+pytestmark = pytest.mark.slow  # each test starts processes
 
 HIDE = f"""
 import sys
@@ -31,6 +34,28 @@ def test_a_board_needs_the_base_alone(tmp_path: Path) -> None:
     done = without_the_extra("leaderboard", "pocket", "--results", str(tmp_path / "store"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "0.125" in done.stdout
+
+
+def test_the_effects_of_a_grid_need_the_base_alone(tmp_path: Path) -> None:
+    sweep, place = tmp_path / "study.yaml", str(tmp_path / "store")
+    sweep.write_text(
+        "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid: {refine.epochs: [3, 6]}}"
+    )
+    common: dict[str, Any] = {"method": "nft", "sweep": "study/full", "seed": 1}
+    ResultsStore(place, create=True).append(
+        [
+            make_record(f"k{epochs}", test_score=score, hyperparameters=f'{{"refine.epochs": {epochs}}}', **common)
+            for epochs, score in ((3, 0.5), (6, 0.25), (9, 0.1))
+        ]
+    )
+    done = without_the_extra("leaderboard", str(sweep), "--results", place, "--format", "markdown")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "## Effect of refine.epochs, relative to 3\n" in done.stdout
+    assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in done.stdout
+    assert "- 1 trial(s) that are not in the grid left out" in done.stdout
+    named = without_the_extra("leaderboard", str(sweep), "--results", place, "--budget", "ful")
+    assert named.returncode == 2
+    assert "Did you mean 'full'?" in named.stderr
 
 
 @pytest.mark.parametrize(

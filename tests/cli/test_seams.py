@@ -150,6 +150,7 @@ def test_special_files_are_refused_before_they_are_opened(
     assert not list(own_cache.rglob("*.npy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "file"])
 def test_a_special_file_is_no_results_store(command: Command, place: str) -> None:
     os.mkfifo("pipe")

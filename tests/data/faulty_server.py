@@ -22,6 +22,8 @@ class Fault:
     """Change the byte at this place of the file."""
     hold_after: int | None = None
     """Send so many bytes of the body, then wait until the server is told to go on, or is closed."""
+    silent: bool = False
+    """Send nothing, not even a status, until the server is told to go on, or is closed."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent besides."""
 
@@ -103,7 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
         served = self.state.files.get(path)
         faults = self.state.faults[path]
         fault = faults.pop(0) if body and faults else Fault()
-        if served is None or fault.status:
+        if fault.silent:
+            self._note(path)
+            self.state.go_on.wait(30)
+            self.close_connection = True
+        elif served is None or fault.status:
             self._refuse(fault.status or 404, fault, path)
         elif served.location:
             self._refuse(302, Fault(headers={"Location": served.location}), path)

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -282,7 +283,7 @@ def test_a_file_of_unknown_length_needs_a_known_hash(server: Server, raw: Path, 
 def test_a_host_that_cannot_be_reached_is_told_soon(raw: Path) -> None:
     with serving() as gone:
         url = f"{gone.url}/a"
-    with pytest.raises(UserError, match=r"127\.0\.0\.1 cannot be reached \(3 tries\)"):
+    with pytest.raises(UserError, match=r"127\.0\.0\.1 cannot be reached \(2 tries\)"):
         get(raw, url)
 
 
@@ -293,6 +294,30 @@ def test_a_silent_server_is_left(server: Server, raw: Path) -> None:
     assert (raw / "a").read_bytes() == CONTENT
     assert len(server.gets("a")) >= 1
     assert server.gets("a")[-1].range
+
+
+def test_a_server_that_stops_answering_half_way_is_tried_more_often_than_one_that_never_answers(
+    server: Server, raw: Path
+) -> None:
+    patience = Patience(tries=4, first_wait=0.01, silence_seconds=0.1)
+    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(silent=True)] * 2)
+    fetch([RawFile(path="a", urls=(url,), num_bytes=len(CONTENT))], raw, patience=patience)
+    assert (raw / "a").read_bytes() == CONTENT
+    never = server.add("b", CONTENT, *[Fault(silent=True)] * 4)
+    with pytest.raises(UserError, match=r"no answer came from 127\.0\.0\.1 before the time-out \(2 tries\)"):
+        fetch([RawFile(path="b", urls=(never,), num_bytes=len(CONTENT))], raw, patience=patience)
+    assert len(server.gets("b")) == 2
+    assert not list(raw.glob("b*"))
+
+
+def test_a_proxy_that_never_answers_is_left(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        file = RawFile(path="a", urls=("https://data.example/a",))
+        with pytest.raises(UserError, match=r"no answer came from data\.example before the time-out \(2 tries\)"):
+            fetch([file], raw, patience=Patience(first_wait=0.01, connect_seconds=0.1))
 
 
 KILLED = """

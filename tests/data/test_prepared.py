@@ -297,6 +297,7 @@ def test_a_full_disk_is_a_user_error_and_leaves_nothing(monkeypatch: pytest.Monk
     assert len(prepare(1, Builder()).train) == 4
 
 
+@pytest.mark.slow
 def test_processes_at_once_build_once(cache_home: Path, tmp_path: Path) -> None:
     log = tmp_path / "builds"
     code = f"""

@@ -15,6 +15,7 @@ TASKS = sorted(name for name in twins() if not name.startswith(("openml/", "pdeb
 MOST_RUNS = 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_a_build_interrupted_after_every_batch_ends_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -39,6 +39,26 @@ def test_uneven_classes_keep_their_shares() -> None:
     assert len(np.unique(labels[part][:20])) == 2  # not sorted by class
 
 
+def test_a_share_has_every_class() -> None:
+    labels = np.array([7] * 20 + [3] * 12 + [5] * 2)
+    drawn = splits.stratified_share(labels, 0.1, seed=0)
+    assert np.unique(labels[drawn], return_counts=True)[1].tolist() == [1, 1, 2]
+    assert drawn.tolist() == [11, 17, 20, 33]  # the same everywhere
+    assert splits.stratified_share(labels, 1.0, seed=0).tolist() == list(range(34))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(0, 2**32 - 1), st.data())
+def test_a_smaller_share_is_part_of_a_larger_one(labels: list[int], seed: int, data: st.DataObject) -> None:
+    fractions = st.floats(0.0, 1.0, exclude_min=True)
+    small, large = sorted([data.draw(fractions), data.draw(fractions)])
+    shares = [splits.stratified_share(np.array(labels), fraction, seed) for fraction in (small, large)]
+    assert set(shares[0].tolist()) <= set(shares[1].tolist())
+    for fraction, share in zip((small, large), shares, strict=True):
+        counts = {label: labels.count(label) for label in labels}
+        expected = {label: max(1, round(fraction * count)) for label, count in counts.items()}
+        assert {label: np.count_nonzero(np.array(labels)[share] == label) for label in counts} == expected
+
+
 def test_too_small_or_too_large_splits_are_refused() -> None:
     labels = np.arange(10)
     with pytest.raises(UserError, match="a split of 9 samples cannot hold 10 classes"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import STATISTICS, Leaderboard, build, statistic
+from orca_ray.leaderboard import STATISTICS, Leaderboard, Other, build, statistic
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, from_rows, to_frame
@@ -188,6 +188,12 @@ class TestWhichBoard:
         records = frame(run("digits", "orca", sweep="z"), run("digits", "orca", sweep="a"))
         assert build(records, benchmark="pocket").sweep == "a"
         assert build(records.iloc[::-1], benchmark="pocket").sweep == "a"
+
+    def test_many_configurations_of_one_seed_are_one_score(self) -> None:
+        cells = [run("digits", "orca", 0.1, sweep="study/full", hyperparameters=f'{{"n":{n}}}') for n in range(5)]
+        board = build(frame(*seeds("digits", "orca", 0.3, 0.3), *cells), benchmark="pocket")
+        assert board.sweep == "pocket/quick"
+        assert board.others == (Other("study/full", "held-out", 5),)
 
     @pytest.mark.parametrize(
         ("asked", "told"),

@@ -51,11 +51,12 @@ def test_types() -> None:
         ("refine.epochs", "3", "must be a whole number, got '3'"),
         ("refine.learning_rate", "1e-3", "must be a number, got '1e-3'"),
         ("refine.learning_rate", 10**400, "must be a number, got 1000"),
-        ("align.samples", -(10**400), "must be at least 2 and finite, got -1000"),
+        ("align.samples_per_class", -(10**400), "must be at least 1 and finite, got -1000"),
         ("refine.optimizer", 3, "must be a name, got 3"),
         ("refine.epochs", 0, r"refine\.epochs must be at least 1"),
         ("embedder.image_size", 0, "image_size"),
         ("embedder.initialisation", "bodi", "Did you mean 'body'"),
+        ("head.dense", "poled", "Did you mean 'pooled'"),
         ("align.distance", "ottd", "Did you mean 'otdd'"),
         ("refine.learning_rat", 0.1, r"Did you mean 'refine\.learning_rate'"),
         ("epochs", 1, "unknown hyper-parameter"),
@@ -70,7 +71,7 @@ def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     everything = Hyperparameters()
     assert everything.relevant("orca") == everything.to_flat()
     nft = everything.relevant("nft")
-    assert {name.split(".")[0] for name in nft} == {"embedder", "refine"}
+    assert {name.split(".")[0] for name in nft} == {"data", "embedder", "head", "refine"}
     assert nft.items() <= everything.to_flat().items()
     with pytest.raises(UserError, match="unknown method"):
         everything.relevant("nfd")

@@ -22,6 +22,7 @@ def body(request: pytest.FixtureRequest) -> str:
 
 TRAINED = {
     "orca": r".*",
+    "orca_guarded": r".*",
     "nft": r".*",
     "scratch": r".*",
     "fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
@@ -36,7 +37,7 @@ def test_the_methods_of_the_first_release() -> None:
         assert get_method(name) is recipe
         assert recipe.title
         assert recipe.reference
-    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca"}
+    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca", "orca_guarded"}
     assert {name for name, recipe in all_methods().items() if not recipe.pretrained} == {"scratch"}
 
 
@@ -92,7 +93,7 @@ def weights(body: str, method: str, seed: int = 0) -> CrossModalModel:
 
 def test_only_scratch_starts_from_a_random_body(body: str) -> None:
     pretrained = copy_of(weights(body, "nft").body)
-    for method in ("orca", "fpt", "linear_probe"):
+    for method in ("orca", "orca_guarded", "fpt", "linear_probe"):
         assert not changed(pretrained, copy_of(weights(body, method, seed=3).body))
     scratch = changed(pretrained, copy_of(weights(body, "scratch").body))
     assert any("query" in name or "q_proj" in name for name in scratch)

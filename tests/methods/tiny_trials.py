@@ -23,7 +23,7 @@ QUICK: dict[str, Scalar] = {
     "embedder.sequence_length": 8,
     "embedder.image_size": 16,
     "align.epochs": 3,
-    "align.samples": 24,
+    "align.samples_per_class": 8,
     "align.source_samples": 40,
     "refine.epochs": 3,
     "refine.batch_size": 16,

@@ -1,15 +1,20 @@
 """A body fed its own stem's tokens is the pretrained model: for every family, at any depth and image size."""
 
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from orca_ray.alignment.image_features import embed
+from orca_ray.alignment.source import SampleRequest
 from orca_ray.errors import UserError
 from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.families.vision import SwinBody
@@ -71,6 +76,39 @@ def test_image_body_is_the_model(kind: str, size: str, tiny: TinyDirectory, rand
     rows, columns = loaded.body.feature_layout(grid)
     assert features.shape == (2, loaded.body.num_prefix_tokens + rows * columns, loaded.body.feature_width)
     assert loaded.body.modality == body_modality(str(tiny(kind))) == "image"
+
+
+@torch.no_grad()
+def test_image_sources_are_normalised_as_by_the_bodys_own_preprocessor(
+    tiny: TinyDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import ViTImageProcessor
+
+    copied = str(shutil.copytree(tiny("vit"), tmp_path / "copy"))
+    processor = ViTImageProcessor(do_resize=False, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    processor.save_pretrained(copied)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    features = {}
+    for body in (copied, str(tiny("vit"))):
+        features[body] = embed(SampleRequest(load_body(body).stem, body, 32, 1, 5, 0), images)
+    stem = load_body(copied).stem
+    assert isinstance(stem, ImageStem)
+    processed = processor(list(pixels), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(features[copied], stem.embed_images(processed).mean(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[str(tiny("vit"))], stem.embed_images(2 * images - 1).mean(1))  # mean 0.5
+    (told,) = caplog.messages
+    assert "no image_mean and image_std in a preprocessor_config.json" in told
+    assert "usual for its class, mean [0.5, 0.5, 0.5]" in told
+
+
+def test_images_that_a_body_takes_unnormalised_stay_so(tiny: TinyDirectory, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(tiny("dinov2"), tmp_path / "copy"))
+    (copied / "preprocessor_config.json").write_text('{"do_normalize": false, "image_mean": [0.5, 0.5, 0.5]}')
+    stem = load_body(str(copied)).stem
+    assert isinstance(stem, ImageStem)
+    assert stem.image_mean.flatten().tolist() == [0, 0, 0]
+    assert stem.image_std.flatten().tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", [*TEXT, "vit", "dinov2"])

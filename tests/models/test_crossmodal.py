@@ -1,6 +1,8 @@
 """Whole models: every combination of input, body and target; determinism; gradients; dropout."""
 
 from collections.abc import Callable
+from itertools import cycle
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models import weights
 from orca_ray.models.crossmodal import CrossModalModel, build_model
-from orca_ray.models.modality import EmbedderConfig
+from orca_ray.models.modality import DenseHeadName, EmbedderConfig, Initialisation
 from tests.models.conftest import TinyDirectory
 
 RandomTensor = Callable[..., Tensor]
@@ -42,8 +44,9 @@ def test_any_input_on_any_body_gives_exactly_the_targets_shape(
     kind: str, input_shape: tuple[int, ...], tiny: TinyDirectory, random_tensor: RandomTensor
 ) -> None:
     x = random_tensor(3, *input_shape)
-    for target in TARGETS:
-        model = build(str(tiny(kind)), input_shape, target)
+    for target, start, dense in zip(TARGETS, cycle(get_args(Initialisation)), cycle(get_args(DenseHeadName))):
+        config = EmbedderConfig(16, 24, initialisation=start)
+        model = build(str(tiny(kind)), input_shape, target, config=config, dense_head=dense)
         predictions = model(x)
         assert predictions.shape == (3, *target.output_shape), target
         assert predictions.isfinite().all()

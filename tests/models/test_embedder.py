@@ -1,7 +1,7 @@
-"""Embedded tokens have the body's own statistics, for both initialisations and every kind of input."""
+"""Embedded tokens have the body's own statistics; the initialisations ``paper`` and ``random`` are the reference's."""
 
+import math
 from collections.abc import Callable
-from typing import Literal
 
 import pytest
 import torch
@@ -11,14 +11,13 @@ from torch.nn import functional as F
 from orca_ray.errors import UserError
 from orca_ray.models import embedder
 from orca_ray.models.embedder import ImageEmbedder, SequenceEmbedder, fold_shape
-from orca_ray.models.modality import EmbedderConfig
+from orca_ray.models.modality import EmbedderConfig, HeadConfig, Initialisation
 from orca_ray.models.stems import ImageStem, TextStem, natural_noise
 from orca_ray.models.weights import load_body
 from tests.models.conftest import TinyDirectory
 
 RandomTensor = Callable[..., Tensor]
-Initialisation = Literal["body", "random"]
-INITIALISATIONS: tuple[Initialisation, ...] = ("body", "random")
+PAPER_OR_RANDOM: tuple[Initialisation, ...] = ("paper", "random")
 
 
 def rms(x: Tensor) -> float:
@@ -47,15 +46,13 @@ def series(kind: str, shape: tuple[int, ...], random_tensor: RandomTensor) -> Te
     return ((waves - waves.mean()) / waves.std()).view(64, 1, *[1] * (len(shape) - 2), -1).expand(-1, *shape)
 
 
-@pytest.mark.parametrize("initialisation", INITIALISATIONS)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["white", "smooth"])
 @pytest.mark.parametrize("shape", [(1, 30), (12, 29), (1, 427), (1, 28, 28)])
 @torch.no_grad()
-def test_sequence_tokens_look_like_words(
-    shape: tuple[int, ...], kind: str, initialisation: Initialisation, random_tensor: RandomTensor
-) -> None:
+def test_sequence_tokens_look_like_words(shape: tuple[int, ...], kind: str, random_tensor: RandomTensor) -> None:
     stem = text_stem()
-    embedder = SequenceEmbedder(shape, stem, EmbedderConfig(initialisation=initialisation), 0.0, seed=0)
+    embedder = SequenceEmbedder(shape, stem, EmbedderConfig(), 0.0, seed=0)
     x = series(kind, shape, random_tensor)
     words = embedder.projection(F.pad(x, embedder._padding))
     assert 0.75 < rms(words) / stem.token_rms() < 1.33  # before positions are added: neither drowns the other
@@ -83,12 +80,11 @@ def test_words_as_steps_have_the_covariance_of_words(random_tensor: RandomTensor
     assert share("random") < 0.6 * expected
 
 
-@pytest.mark.parametrize("initialisation", INITIALISATIONS)
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @torch.no_grad()
-def test_image_tokens_look_like_patches_of_photographs(channels: int, initialisation: Initialisation) -> None:
+def test_image_tokens_look_like_patches_of_photographs(channels: int) -> None:
     stem = image_stem()
-    embedder = ImageEmbedder((channels, 56, 56), stem, EmbedderConfig(initialisation=initialisation), 0.0, seed=0)
+    embedder = ImageEmbedder((channels, 56, 56), stem, EmbedderConfig(), 0.0, seed=0)
     images = natural_noise(16, 56)
     own, tokens = stem.embed_images(images.expand(-1, 3, -1, -1)), embedder(images.expand(-1, channels, -1, -1))
     assert tokens.shape == own.shape
@@ -101,15 +97,12 @@ def test_the_reference_spectrum_gives_the_rms_of_photographs() -> None:
 
     stem = image_stem()
     photographs = torch.stack([torch.tensor(image) for image in load_sample_images().images]).permute(0, 3, 1, 2) / 255
-    mean, std = torch.tensor(stem.image_mean), torch.tensor(stem.image_std)
-    pixels = F.interpolate(
-        (photographs - mean[:, None, None]) / std[:, None, None], size=112, mode="bilinear", antialias=True
-    )
+    pixels = F.interpolate((photographs - stem.image_mean) / stem.image_std, size=112, mode="bilinear", antialias=True)
     patches = F.conv2d(pixels, stem.kernel, stem.bias, stem.patch_size)
     assert 0.67 < stem.token_rms() / rms(patches) < 1.5
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("channels", [1, 2, 3])
 @torch.no_grad()
 def test_a_grey_image_is_embedded_as_by_the_body(
     channels: int, tiny: TinyDirectory, random_tensor: RandomTensor
@@ -127,6 +120,77 @@ def test_rgb_images_get_the_pretrained_kernel(tiny: TinyDirectory) -> None:
     stem = image_stem(str(tiny("vit")))
     embedder = ImageEmbedder((3, 64, 64), stem, EmbedderConfig(image_size=64), 0.0, seed=0)
     assert torch.equal(embedder.projection.weight, stem.kernel)
+
+
+@pytest.mark.parametrize("channels", [4, 12, 57])
+@torch.no_grad()
+def test_independent_channels_keep_the_rms_of_three(channels: int) -> None:
+    """That of C equal channels then grows as sqrt(C / 3): no kernel does right by both."""
+    stem, config = image_stem(), EmbedderConfig(image_size=112)
+    images = natural_noise(4 * channels, 112).view(4, channels, 112, 112)
+
+    def patches(x: Tensor) -> float:
+        projection = ImageEmbedder(tuple(x.shape[1:]), stem, config, 0.0, seed=0).projection
+        return rms(projection(x) - stem.bias[:, None, None])
+
+    grey = patches(images[:, :1].expand(-1, 3, -1, -1))
+    assert patches(images) == pytest.approx(patches(images[:, :3]), rel=0.15)
+    assert 0.5 < patches(images) / grey < 1
+    equal = patches(images[:, :1].expand_as(images))
+    assert equal / grey == pytest.approx(math.sqrt(channels / 3), rel=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 7])
+@torch.no_grad()
+def test_the_papers_patch_kernel_is_repeated(channels: int, tiny: TinyDirectory) -> None:
+    stem = image_stem(str(tiny("swin")))
+    made = ImageEmbedder((channels, 64, 64), stem, EmbedderConfig(initialisation="paper"), 0.0, seed=0)
+    for channel in range(channels):
+        assert torch.equal(made.projection.weight[:, channel], stem.kernel[:, channel % 3])
+    assert made.projection.bias is not None
+    assert torch.equal(made.projection.bias, stem.bias)
+    assert all(torch.equal(mine, own) for mine, own in zip(made.norm.parameters(), stem.norm.parameters(), strict=True))
+
+
+@torch.no_grad()
+def test_random_kernels_have_the_references_distributions(tiny: TinyDirectory) -> None:
+    """Xavier uniform of gain sqrt(2) for series, also in ``paper``; normal of deviation 0.02 for images."""
+    series, images = text_stem(str(tiny("roberta"))), image_stem(str(tiny("swin")))
+    for start in PAPER_OR_RANDOM:
+        config = EmbedderConfig(sequence_length=8, initialisation=start)
+        kernel = SequenceEmbedder((50, 80), series, config, 0.0, seed=0).projection.weight
+        bound = math.sqrt(2 * 6 / (50 * 10 + 24 * 10))
+        assert kernel.abs().max() < bound
+        assert rms(kernel) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    made = ImageEmbedder((50, 64, 64), images, EmbedderConfig(initialisation="random"), 0.0, seed=0)
+    assert rms(made.projection.weight) == pytest.approx(0.02, rel=0.02)
+    assert made.projection.bias is not None
+    assert not made.projection.bias.any()
+    assert all(bool((value == (name == "weight")).all()) for name, value in made.norm.named_parameters())
+    again, other = (
+        ImageEmbedder((50, 64, 64), images, EmbedderConfig(initialisation="random"), 0.0, seed=seed) for seed in (0, 1)
+    )
+    assert torch.equal(made.projection.weight, again.projection.weight)
+    assert not torch.equal(made.projection.weight, other.projection.weight)
+
+
+@pytest.mark.parametrize("start", PAPER_OR_RANDOM)
+@torch.no_grad()
+def test_both_add_positions_after_the_norm_and_keep_prefix_tokens(start: Initialisation, tiny: TinyDirectory) -> None:
+    config = EmbedderConfig(image_size=32, initialisation=start)
+    series = SequenceEmbedder((1, 30), text_stem(str(tiny("roberta"))), config, 0.5, seed=0)
+    zeros = series(torch.zeros(1, 1, 30))[0]  # in training mode: there is no dropout
+    assert series.positions is not None
+    torch.testing.assert_close(zeros, series.positions + series.norm.get_parameter("bias"))
+    rotary = SequenceEmbedder((1, 30), text_stem(str(tiny("modernbert"))), config, 0.0, seed=0)
+    assert not rotary(torch.zeros(1, 1, 30)).any()  # neither positions nor a shift in its norm
+    stem = image_stem(str(tiny("vit")))  # no norm, one prefix token, positions
+    image = ImageEmbedder((1, 32, 32), stem, config, 0.0, seed=0)
+    places = stem.positions((4, 4))
+    assert places is not None
+    assert image.projection.bias is not None
+    expected = torch.cat((stem.prefix, places + image.projection.bias))
+    torch.testing.assert_close(image(torch.zeros(1, 1, 32, 32))[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +242,8 @@ def test_stem_is_not_shared_with_the_embedder(tiny: TinyDirectory) -> None:
 
 
 def test_bad_configurations_are_refused() -> None:
+    with pytest.raises(UserError, match="Did you mean 'pooled'"):
+        HeadConfig(dense="poled")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sequence_length must be at least 1, got 0"):
         EmbedderConfig(sequence_length=0)
     with pytest.raises(ValueError, match="image_size"):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from orca_ray.data.rows import Target
 from orca_ray.models.head import DenseHead, build_head
+from orca_ray.models.modality import DenseHeadName
 
 FEATURES = 5
 
@@ -16,12 +18,14 @@ FEATURES = 5
 def copying_head(head: torch.nn.Module) -> DenseHead:
     """Make every number that a token predicts equal to its first feature (times channel + 1)."""
     assert isinstance(head, DenseHead)
+    output = head.output
+    assert isinstance(output, torch.nn.Linear)
     with torch.no_grad():
-        head.output.weight.zero_()
-        head.output.bias.zero_()
+        output.weight.zero_()
+        output.bias.zero_()
         patch = math.prod(head.patch)
         for channel in range(head.num_channels):
-            head.output.weight[channel * patch : (channel + 1) * patch, 0] = channel + 1
+            output.weight[channel * patch : (channel + 1) * patch, 0] = channel + 1
     return head
 
 
@@ -90,13 +94,35 @@ def test_a_series_on_an_image_body_is_folded_like_the_input() -> None:
     ids=lambda target: f"{target.kind}{target.output_shape}",
 )
 def test_any_layout_gives_exactly_the_targets_shape(target: Target) -> None:
-    cases = itertools.product([(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37])
-    for layout, input_size, patch in cases:
-        head = build_head(FEATURES, layout, target, input_size, patch)
-        predictions = head(torch.ones(2, math.prod(layout), FEATURES))
-        assert predictions.shape == (2, *target.output_shape), (layout, input_size, patch)
+    dense: tuple[DenseHeadName, ...] = get_args(DenseHeadName)
+    cases = itertools.product([(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37], dense)
+    for layout, input_size, patch, kind in cases:
+        image_size = None if patch or len(layout) == 1 else 12
+        head = build_head(FEATURES, layout, target, input_size, patch, image_size, kind)
+        predictions = head(torch.ones(2, math.prod(layout), FEATURES, requires_grad=True))
+        assert predictions.shape == (2, *target.output_shape), (layout, input_size, patch, kind)
         predictions.square().sum().backward()
         assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@torch.no_grad()
+def test_a_pooled_series_consists_of_averages_of_each_feature() -> None:
+    """Tokens of 4 components, patches of 2: the averages of the first and of the last two components."""
+    head = build_head(4, (3,), Target("dense", shape=(5,)), (5,), patch=2, dense="pooled")
+    assert not list(head.parameters())
+    features = torch.tensor([[[1.0, 3, 5, 7], [0, 2, 0, 4], [8, 8, 1, 1]]])
+    assert head(features).tolist() == [[2, 6, 1, 2, 8]]
+
+
+@torch.no_grad()
+def test_a_pooled_image_averages_colours_and_pixels_of_the_decoder() -> None:
+    """One feature decodes to a 2 x 2 image of 3 colours; two channels are averages of colours 1, 2 and of 2, 3."""
+    head = build_head(1, (1, 1), Target("dense", shape=(2, 1, 2)), (1, 2), None, image_size=2, dense="pooled")
+    output = head.get_submodule("output")
+    assert isinstance(output, torch.nn.Linear)
+    output.weight.copy_(torch.arange(12.0)[:, None])
+    output.bias.zero_()
+    assert head(torch.ones(1, 1, 1)).tolist() == [[[[3, 4]], [[7, 8]]]]
 
 
 @torch.no_grad()

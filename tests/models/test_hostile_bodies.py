@@ -163,6 +163,38 @@ def test_an_unknown_class_is_refused(copied: Path) -> None:
     refused(copied, "cannot read a Hugging Face configuration in .*model_type")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}',
+            r"image_mean in .*json is \[0.5, 0.5\], expected three num",
+        ),
+        (
+            '{"image_mean": [0.5, 0.5, 0.5]}',
+            "image_std in .*json is None, expected three numbers from 0.001 to 1; correct",
+        ),
+        ('{"image_mean": 0.5, "image_std": 0.5}', "image_mean in .*json is 0.5, expected three numbers from 0 to 1"),
+        ('{"image_mean": ["0", 1, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
+        ('{"image_mean": [NaN, 0, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
+        ('{"image_mean": [true, 0, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
+        ('{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}', "image_std in .*json is .*expected three numbers"),
+        ('{"image_mean": [' + "9" * 5000 + ', 0, 0], "image_std": [1, 1, 1]}', "expected JSON, found something else"),
+        ('{"image_mean": [' + "9" * 4000 + ', 0, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
+        ("[0.5]", "cannot read a Hugging Face image preprocessor in .*expected a JSON object, found a list"),
+        ("[" * 10**6, "expected JSON, found something else"),
+        (" " * (2**22 + 1), "expected at most 4,194,304 bytes"),
+    ],
+    ids=range(12),
+)
+def test_image_statistics_that_are_no_statistics_are_refused(
+    content: str, message: str, tiny: TinyDirectory, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(tiny("vit"), tmp_path / "copy"))
+    (copied / "preprocessor_config.json").write_text(content)
+    refused(copied, message)
+
+
 def test_missing_weights_are_refused(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     refused(copied, "the directory has none of model.safetensors, .*; save the model with save_pretrained")

@@ -91,6 +91,7 @@ def _flip_a_bit(path: Path) -> None:
         stream.write(bytes([byte ^ 1]))
 
 
+@pytest.mark.slow
 def test_other_weights_in_the_package_are_refused_with_both_hashes(own_home: Path) -> None:
     expected_other = dataclasses.replace(MINILM, sha256="0" * 64)
     with pytest.raises(UserError, match=f"(?s){MINILM.sha256}.*{'0' * 64}"):

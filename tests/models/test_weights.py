@@ -96,6 +96,7 @@ def test_listed_names_are_unique_and_complete() -> None:
         assert body.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["minilm-l6:layers=2", "vit-s14:layers=2"])
 def test_random_bodies_follow_their_seed_alone(name: str) -> None:
     pretrained = load_body(name).body.state_dict()

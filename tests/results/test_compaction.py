@@ -260,6 +260,7 @@ print(appended, flush=True)
         assert set(store.curves()["trial_key"]) == wanted
         assert min(appended["left"], appended["right"]) > 5
 
+    @pytest.mark.slow
     def test_a_killed_compactor_and_writer_leave_a_whole_store(self, tmp_path: Path) -> None:
         uri = str(tmp_path / "results")
         before = ResultsStore(uri, create=True)

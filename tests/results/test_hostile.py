@@ -136,6 +136,7 @@ def test_a_file_uri_of_this_machine(store: ResultsStore) -> None:
         assert len(ResultsStore(f"file://{host}{store.uri}").records()) == 1
 
 
+@pytest.mark.slow
 def test_google_storage_that_nothing_answers_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "_RETRY_SECONDS", 1)
     with pytest.raises(UserError, match="cannot reach gs://b/x"):

@@ -15,6 +15,7 @@ from tests.results.factories import make_point, make_record
 moto = pytest.importorskip(
     "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"
 )
+pytestmark = pytest.mark.slow  # the server and the S3 client start, and break off connections
 
 
 @pytest.fixture(scope="module")

@@ -153,8 +153,8 @@ class TestBadInput:
     def test_a_newer_version(self, store: ResultsStore) -> None:
         assert store.local_path is not None
         path = store.local_path / MARKER
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 3, "created_by": "9.0"}))
-        with pytest.raises(UserError, match=r"newer orca-ray \(schema 3, this one reads up to 2; created by 9.0\)"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 4, "created_by": "9.0"}))
+        with pytest.raises(UserError, match=r"newer orca-ray \(schema 4, this one reads up to 3; created by 9.0\)"):
             ResultsStore(store.uri)
 
     def test_a_truncated_file_is_named_wherever_it_is_cut(self, store: ResultsStore) -> None:
@@ -171,6 +171,7 @@ class TestBadInput:
         victim.rename(victim.parents[1] / "elsewhere.parquet")
         assert set(store.load("pocket/quick")) == {"b"}
 
+    @pytest.mark.slow
     def test_a_flipped_bit_never_changes_what_is_read(self, store: ResultsStore) -> None:
         store.append([make_record(f"key-{number}") for number in range(20)])
         victim = files_of(store)[0]

@@ -10,22 +10,23 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results import store as store_module
 from orca_ray.results.record import Record, Status
-from orca_ray.results.store import MARKER, ResultsStore
+from orca_ray.results.store import MARKER, SCHEMA_VERSION, ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from tests.results.factories import files_of, make_point, make_record
 
-NEW = sorted(Record.LATER[2])
+NEW = sorted(frozenset.union(*Record.LATER.values()))
 FACTS: dict[str, Any] = {
     "align_epochs": 4, "align_plateaued": True, "align_reused": False, "notes": "a class was left out",
     "precision": "bfloat16", "micro_batch": 16, "samples_per_second": 120.5, "tokens_per_second": 3856.0,
-    "model_flop_utilisation": 0.25, "deterministic": True,
+    "model_flop_utilisation": 0.25, "deterministic": True, "align_chosen": 15,
 }  # fmt: skip
 
 
-def write_version_1(path: Path, *records: Record) -> None:
-    """Write a file of records as version 1 of the schema had them."""
-    table = from_rows((record.to_row() for record in records), RECORDS).drop_columns(NEW)
-    assert table.num_columns == 35
+def write_version(number: int, path: Path, *records: Record) -> None:
+    """Write a file of records as an older version of the schema had them."""
+    later = [name for version, names in Record.LATER.items() if version > number for name in names]
+    table = from_rows((record.to_row() for record in records), RECORDS).drop_columns(later)
+    assert table.num_columns == {1: 35, 2: 45}[number]
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encode(table))
 
@@ -37,7 +38,7 @@ def old(tmp_path: Path) -> Path:
     ResultsStore(path, create=True).append([], [make_point("a")])
     (path / MARKER).write_text('{"format": "orca-ray results", "schema_version": 1, "created_by": "0.1.0"}')
     failed = make_record("b", status=Status.FAILED_OOM, test_score=None, error="no memory", minutes=2)
-    write_version_1(path / "records" / f"{1:020d}-one.parquet", make_record("a"), failed)
+    write_version(1, path / "records" / f"{1:020d}-one.parquet", make_record("a"), failed)
     return path
 
 
@@ -64,8 +65,11 @@ def test_old_and_new_files_are_read_together(old: Path) -> None:
     assert frame.loc[["a", "b"], NEW].isna().all(axis=None)
     assert [str(frame[name].dtype) for name in ("align_epochs", "align_reused")] == ["Int64", "boolean"]
     # A process of the older version that still runs may add a file of its own.
-    write_version_1(old / "records" / f"{2:020d}-two.parquet", make_record("d", minutes=4))
-    assert set(store.load("pocket/quick")) == {"a", "b", "c", "d"}
+    write_version(1, old / "records" / f"{2:020d}-two.parquet", make_record("d", minutes=4))
+    write_version(2, old / "records" / f"{3:020d}-three.parquet", make_record("e", minutes=5, align_epochs=4))
+    loaded = store.load("pocket/quick")
+    assert set(loaded) == {"a", "b", "c", "d", "e"}
+    assert (loaded["e"].align_epochs, loaded["e"].align_chosen) == (4, None)
 
 
 @pytest.mark.parametrize("mixed", [True, False])
@@ -74,14 +78,14 @@ def test_compaction_keeps_old_rows_and_writes_the_new_columns(old: Path, mixed: 
     if mixed:
         store.append([make_record("c", minutes=3, **FACTS)])
     again = make_record("a")
-    write_version_1(old / "records" / f"{2:020d}-two.parquet", again)  # the same row twice counts once
+    write_version(1, old / "records" / f"{2:020d}-two.parquet", again)  # the same row twice counts once
     before = store.load("pocket/quick")
     assert store.compact() > 0
     (merged,) = files_of(store)
     assert pq.read_schema(merged).names == Record.SCHEMA.names
     assert pq.read_metadata(merged).num_rows == len(before) == (3 if mixed else 2)
     assert ResultsStore(old).load("pocket/quick") == before
-    assert version(old) == 2
+    assert version(old) == SCHEMA_VERSION
 
 
 def test_the_first_write_raises_the_version_before_any_file_is_there(
@@ -99,13 +103,13 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
     store.append([make_record("d")])
     assert written == [MARKER, "curves", "records", "records"]
     assert json.loads((old / MARKER).read_text())["created_by"] == "0.1.0"
-    assert version(old) == 2
+    assert version(old) == SCHEMA_VERSION
 
 
 def test_an_older_program_refuses_the_store_from_then_on(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ResultsStore(old).append([make_record("c")])
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 1)
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 2, this one reads up to 1; .*upgrade orca-ray"):
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 3, this one reads up to 1; .*upgrade orca-ray"):
         ResultsStore(old)
 
 
@@ -116,10 +120,10 @@ def test_a_version_that_was_raised_meanwhile_is_not_lowered(old: Path) -> None:
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
     (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 1}')
     third = ResultsStore(old)
-    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 3, "created_by": "9.0"}')
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 3"):
+    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 4, "created_by": "9.0"}')
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 4"):
         third.append([make_record("e")])
-    assert version(old) == 3
+    assert version(old) == 4
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
 
 

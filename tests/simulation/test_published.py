@@ -91,6 +91,7 @@ def test_what_is_dissolved_and_sorbed_balances_what_the_ends_let_through() -> No
         assert _integral(outflow[first:], 5.0) > 0.005 * through
 
 
+@pytest.mark.slow
 def test_activator_and_inhibitor_balance() -> None:
     """Means and mean squares, from u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v and v_t = 5e-3 Lap v + u - v on [-1, 1]^2."""
     first = 40

@@ -84,6 +84,7 @@ MOVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", simulations())
 def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,6 +129,7 @@ def test_a_sample_depends_on_its_seed_and_number_alone(tmp_path: Path) -> None:
     assert not np.allclose(_tensor(other), _tensor(few))
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_file(tmp_path: Path) -> None:
     """Of 18 samples: two batches, by two processes."""
     reports: list[int] = []

@@ -16,7 +16,7 @@ early_stopping: {eta: 2, min_epochs: 1}
 settings:
   embedder.sequence_length: 8
   align.epochs: 2
-  align.samples: 32
+  align.samples_per_class: 16
   align.source_samples: 32
   align.distance: l2
   refine.epochs: 3

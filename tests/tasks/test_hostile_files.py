@@ -93,6 +93,7 @@ def test_a_class_of_5000_digits_is_refused(tmp_path: Path) -> None:
     refused("domainnet/sketch", tmp_path, spoil, "sketch_train_mini.txt", "line 1: expected the path of an image")
 
 
+@pytest.mark.slow
 def test_more_categories_than_the_memory_holds_are_refused() -> None:
     """40,000 rows of as many categories, in 200 such columns, would take a terabyte."""
     values = tuple(f"c{i}" for i in range(40_000))

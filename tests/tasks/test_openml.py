@@ -11,9 +11,11 @@ import pytest
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
+from orca_ray.models.modality import EmbedderConfig, get_modality
+from orca_ray.tasks.openml import tables
 from orca_ray.tasks.openml.tables import KEPT_COLUMNS, NAMES, STANDARDISED_AGAIN, TASKS, build
-from orca_ray.tasks.task import Arrays, Task
-from tests.twins._openml_format import TwinTable, write_table
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Task
+from tests.twins._openml_format import Kind, TwinTable, write_table
 from tests.twins.openml import BAD, MIXTURES, TWINS
 
 BY_ID = {int(task.short_name): task for task in TASKS}
@@ -66,8 +68,8 @@ class TestEveryTable:
                 assert channels > 1  # one a slot of the widest column
                 assert length == len(mixture.nominal) + mixture.numeric - len(mixture.ignored)
             else:
-                assert 1 <= channels <= mixture.numeric
-                assert length == 1
+                assert channels == 1
+                assert 1 < length <= mixture.numeric
         for split in data.splits.values():
             assert set(np.unique(split.y)) == set(range(resolved.target.size))
         assert sizes[2] >= sum(sizes) / 10
@@ -85,13 +87,36 @@ class TestEveryTable:
             first, second = _x(ours, "train"), _x(paper, "train", "validation")
         else:
             first, second = _x(ours, "train"), _x(paper, *prepared.SPLITS)
-        _, length = first.shape[1:]
         unbiased = int(dataset_id in STANDARDISED_AGAIN)
         for x in (first, second):
-            scaled = x[:, 0] if length > 1 else x[:, :, 0]
+            scaled = x[:, 0] if x.shape[2] > 1 else x[:, :, 0]
             is_number = ~np.isin(scaled, (0, 1)).all(axis=0)
             np.testing.assert_allclose(scaled.mean(axis=0)[is_number], 0, atol=1e-5)
             np.testing.assert_allclose(scaled.std(axis=0, ddof=unbiased)[is_number], 1, rtol=1e-4)
+
+
+def test_a_table_of_numbers_is_a_sequence_of_its_columns_and_under_paper_one_token(tmp_path: Path) -> None:
+    raw = np.array([[i, i * i, 7 - 2 * i] for i in range(40)], dtype=np.float64)
+    rows = [[*row, "xy"[i % 2]] for i, row in enumerate(raw.tolist())]
+    names: list[tuple[str, Kind]] = [("a", "REAL"), ("b", "REAL"), ("c", "REAL"), ("class", ("x", "y"))]
+    write_table(tmp_path, 61, TwinTable("t", names, rows, "class"))
+    ours, paper = _build(tmp_path, 61), _build(tmp_path, 61, "paper")
+    parts = tables.split(np.arange(40) % 2, SPLIT_SEED)
+    for name, part in zip(prepared.SPLITS, parts, strict=True):
+        expected = (raw[part] - raw[parts[0]].mean(axis=0)) / raw[parts[0]].std(axis=0)
+        np.testing.assert_allclose(_x(ours, name), expected[:, None, :], rtol=1e-5, atol=1e-6)
+        expected = (raw[part] - raw.mean(axis=0)) / raw.std(axis=0)
+        np.testing.assert_allclose(_x(paper, name), expected[:, :, None], rtol=1e-5, atol=1e-6)
+    config = EmbedderConfig(sequence_length=512, patching="divide")  # as published
+    shapes = [_x(arrays, "train").shape[1:] for arrays in (ours, paper)]
+    assert [get_modality("sequence").num_tokens(shape, config) for shape in shapes] == [3, 1]
+
+
+def test_tables_compared_with_lift_are_scored_as_published() -> None:
+    scored = {number for number, task in BY_ID.items() if task.under("paper").metric == "error"}
+    assert scored == {12, 28, 44, 48, 61, 187, 882, 1479, 1491, 1493, 1511, 40496}
+    assert {task.under("paper").metric for task in TASKS} == {"error", "one_minus_auroc"}
+    assert {task.under("held-out").metric for task in TASKS} == {"one_minus_auroc"}
 
 
 def test_standardising_twice_hardly_differs_from_once(tmp_path: Path) -> None:
@@ -111,7 +136,7 @@ def test_1464_keeps_three_of_its_four_columns(tmp_path: Path) -> None:
         text = (tmp_path / "1464" / name).read_text()
         (tmp_path / "11" / name).write_text(text.replace('"id": "1464"', '"id": "11"'))
     whole = _x(_build(tmp_path, 11), "train")
-    np.testing.assert_array_equal(kept, whole[:, [0, 1, 3]])
+    np.testing.assert_array_equal(kept, whole[:, :, [0, 1, 3]])
 
 
 def test_1464_with_too_few_columns_is_refused(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_data_set_is_fetched_verified_pinned_and_prepared(answers: Answers, tm
     assert verify(IRIS.files, tmp_path).intact == ["61/data.arff", "61/description.json"]
     data = IRIS.prepare(raw=tmp_path, out=tmp_path / "out")
     assert (len(data.train), len(data.validation), len(data.test)) == (121, 14, 15)
-    assert data.train.x.shape == (121, 4, 1)
+    assert data.train.x.shape == (121, 1, 4)
 
 
 def test_what_is_there_is_not_asked_for_again(answers: Answers, tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ def _all(arrays: dict[str, np.ndarray], axis: str) -> np.ndarray:
     return np.concatenate([arrays[f"{split}_{axis}"] for split in prepared.SPLITS])
 
 
-@pytest.mark.parametrize(("dataset_id", "channels"), [(12, 216), (14, 76), (16, 64), (18, 6), (22, 47)])
-def test_the_multiple_features(dataset_id: int, channels: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dataset_id", "length"), [(12, 216), (14, 76), (16, 64), (18, 6), (22, 47)])
+def test_the_multiple_features(dataset_id: int, length: int, tmp_path: Path) -> None:
     arrays = _prepared(dataset_id, mfeat(dataset_id), tmp_path)
     assert set(MFEAT) >= {dataset_id}
     assert [arrays[f"{split}_x"].shape for split in prepared.SPLITS] == [
-        (1620, channels, 1),
-        (180, channels, 1),
-        (200, channels, 1),
+        (1620, 1, length),
+        (180, 1, length),
+        (200, 1, length),
     ]
     assert [np.bincount(arrays[f"{split}_y"]).tolist() for split in prepared.SPLITS] == [
         [162] * 10,
@@ -54,7 +54,7 @@ def test_tables_of_keel(dataset_id: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset_id", "table", "sizes", "channels", "counts"),
+    ("dataset_id", "table", "sizes", "length", "counts"),
     [
         # The column with missing values is left out: eight of nine stay.
         (15, breast_w, (566, 63, 70), 8, [458, 241]),
@@ -65,12 +65,12 @@ def test_tables_of_debian(
     dataset_id: int,
     table: Callable[[], TwinTable],
     sizes: tuple[int, ...],
-    channels: int,
+    length: int,
     counts: list[int],
     tmp_path: Path,
 ) -> None:
     arrays = _prepared(dataset_id, table(), tmp_path)
-    assert [arrays[f"{split}_x"].shape for split in prepared.SPLITS] == [(size, channels, 1) for size in sizes]
+    assert [arrays[f"{split}_x"].shape for split in prepared.SPLITS] == [(size, 1, length) for size in sizes]
     assert np.bincount(_all(arrays, "y")).tolist() == counts
     assert arrays["train_x"].mean(axis=0) == pytest.approx(0, abs=1e-5)
 
@@ -78,9 +78,9 @@ def test_tables_of_debian(
 @pytest.mark.parametrize(
     ("dataset_id", "sizes", "shape", "counts"),
     [
-        (61, (121, 14, 15), (4, 1), [50, 50, 50]),
-        (187, (144, 16, 18), (13, 1), [59, 71, 48]),
-        (1510, (460, 52, 57), (30, 1), [357, 212]),
+        (61, (121, 14, 15), (1, 4), [50, 50, 50]),
+        (187, (144, 16, 18), (1, 13), [59, 71, 48]),
+        (1510, (460, 52, 57), (1, 30), [357, 212]),
     ],
 )
 def test_tables_of_scikit_learn(

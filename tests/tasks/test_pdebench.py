@@ -113,6 +113,7 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source(name: str) ->
     assert len(bytes.fromhex(downloaded.files[0].md5)) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [HELD_OUT, PAPER])
 @pytest.mark.parametrize("name", TASKS)
 def test_a_twin_is_prepared_as_reading_it_by_hand_says(name: str, protocol: str, raw: Path, tmp_path: Path) -> None:

@@ -45,8 +45,7 @@ per_task:
       align.distance: l2
       align.source: ""
       align.epochs: 1
-      align.samples: 8
-      align.samples_per_class: 0
+      align.samples_per_class: 1
       align.source_samples: 16
       refine.epochs: 1
       refine.batch_size: {batch}

@@ -23,7 +23,7 @@ from orca_ray.training.aligned_cache import AlignEpoch
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
-from orca_ray.training.sampling import ClassIndex, balanced_sample, sample_per_class
+from orca_ray.training.sampling import ClassIndex
 
 from .training_toys import CLASSES, CPU, copy_of, same, toy_model, toy_split
 
@@ -42,6 +42,8 @@ def make_loop(model: CrossModalModel, config: AlignConfig, seed: int = 0, distan
 
 class Scripted:
     """A distance of its own making: ``value`` of the features, offset by a list of numbers, one a call."""
+
+    learning_rate = 0.03
 
     def __init__(
         self, offsets: Iterable[float] = (), diagnoses: Iterable[Diagnosis] = (), factor: float = 1e-3
@@ -87,7 +89,7 @@ def curve(epoch: AlignEpoch) -> tuple[int, float, float]:
 def test_aligning_reduces_the_distance_and_changes_the_embedder_only(distance: str) -> None:
     model = toy_model()
     before = copy_of(model)
-    loop = make_loop(model, AlignConfig(epochs=30, learning_rate=1e-2, samples=60), distance=distance)
+    loop = make_loop(model, AlignConfig(epochs=30, learning_rate=1e-2, samples_per_class=20), distance=distance)
     while not loop.done:
         loop.step()
     assert loop.distance_before is not None
@@ -109,22 +111,29 @@ def test_requires_grad_is_left_as_found() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_learning_rate_falls_by_thirds() -> None:
+def test_learning_rate_falls_after_two_thirds() -> None:
     loop = make_loop(toy_model(), AlignConfig(epochs=6, learning_rate=1.0e-2))
-    assert [loop.step().learning_rate for _ in range(6)] == pytest.approx([1e-2, 1e-2, 2e-3, 2e-3, 4e-4, 4e-4])
+    assert [loop.step().learning_rate for _ in range(6)] == pytest.approx([1e-2] * 4 + [1e-3] * 2)
 
 
-@pytest.mark.parametrize("interrupted_after", [0, 1, 3, 6])
+def test_the_distances_own_learning_rate_is_the_default() -> None:
+    assert scripted_loop(AlignConfig(), Scripted()).step().learning_rate == 0.03
+    assert scripted_loop(AlignConfig(learning_rate=0.5), Scripted()).step().learning_rate == 0.5
+
+
+@pytest.mark.parametrize("interrupted_after", [0, 1, 3, 4])
 @pytest.mark.parametrize("patience", [0, 1])
 def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) -> None:
-    # With patience, each rate is cut from three epochs to two.
-    config = AlignConfig(epochs=9 if patience else 6, learning_rate=1e-2, samples=20, patience=patience, tolerance=0.9)
+    # With patience, the two rates are cut to two epochs each.
+    config = AlignConfig(
+        epochs=9 if patience else 4, learning_rate=1e-2, samples_per_class=7, patience=patience, tolerance=0.9
+    )
     whole_model = toy_model(dropout=0.3)
     whole = make_loop(whole_model, config)
-    expected = [curve(whole.step()) for _ in range(6)]
+    expected = [curve(whole.step()) for _ in range(4)]
     assert whole.done
     assert whole.plateaued == (patience > 0)
-    assert len({distance for _, distance, _ in expected}) == 6
+    assert len({distance for _, distance, _ in expected}) == 4
 
     first = make_loop(toy_model(dropout=0.3), config)
     curves = [curve(first.step()) for _ in range(interrupted_after)]
@@ -138,7 +147,7 @@ def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) 
             parameter.add_(1.0)  # must come from the checkpoint
     resumed = make_loop(model, config)
     resumed.load_state_dict(state)
-    curves += [curve(resumed.step()) for _ in range(6 - interrupted_after)]
+    curves += [curve(resumed.step()) for _ in range(4 - interrupted_after)]
     assert curves == expected
     assert same(copy_of(model), copy_of(whole_model))
     assert resumed.done
@@ -175,57 +184,30 @@ def test_distance_that_is_not_finite() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     labels=st.lists(st.integers(-2, 4), min_size=1, max_size=60),
-    num_samples=st.integers(2, 70),
+    num_per_class=st.integers(1, 30),
     seed=st.integers(0, 5),
 )
-def test_samples_are_balanced(labels: list[int], num_samples: int, seed: int) -> None:
-    array = np.array(labels)
-    drawn = balanced_sample(ClassIndex(array), num_samples, np.random.default_rng(seed))
-    assert drawn.tolist() == sorted(drawn)
-    assert len(drawn) == min(num_samples, len(array)) == len(set(drawn.tolist()))
-    taken = {label: int((array[drawn] == label).sum()) for label in set(labels)}
-    for label, count in taken.items():
-        if count < labels.count(label):  # a class with samples to spare has no fewer than any other, but for rounding
-            assert count >= max(taken.values()) - 1
+def test_samples_are_distinct_and_per_class(labels: list[int], num_per_class: int, seed: int) -> None:
+    drawn = ClassIndex(np.array(labels)).sample(num_per_class, np.random.default_rng(seed)).tolist()
+    assert drawn == sorted(set(drawn))
+    taken = [labels[index] for index in drawn]
+    assert {label: taken.count(label) for label in labels} == {
+        label: min(num_per_class, labels.count(label)) for label in labels
+    }
 
 
-def test_samples_differ_by_seed() -> None:
-    index = ClassIndex(np.arange(100) % 5)
-    draws = {tuple(balanced_sample(index, 20, np.random.default_rng(seed))) for seed in range(10)}
-    assert len(draws) == 10
-
-
-def test_every_class_and_sample_has_its_turn() -> None:
-    """Also where a draw has fewer places than there are classes."""
-    labels = np.repeat(np.arange(6), [1, 2, 3, 10, 10, 40])
-    index = ClassIndex(labels)
-    counts = np.zeros(len(labels))
-    for seed in range(600):
-        counts[balanced_sample(index, 3, np.random.default_rng(seed))] += 1
-    per_class = np.bincount(labels, counts)
-    assert per_class.sum() == 1800
-    assert per_class == pytest.approx(np.full(6, 300), abs=60)
-    assert (counts > 0).all()
-
-
-def test_samples_per_class_take_all_of_a_small_class() -> None:
-    labels = np.array([7] * 3 + [-2] * 50 + [4] * 20)
-    drawn = sample_per_class(ClassIndex(labels), 16, np.random.default_rng(0))
-    assert len(set(drawn.tolist())) == len(drawn)
-    assert np.unique(labels[drawn], return_counts=True)[1].tolist() == [16, 16, 3]
-
-
-def test_samples_per_class_replace_samples_in_total() -> None:
-    distance = Scripted()
-    scripted_loop(AlignConfig(epochs=1, samples=4, samples_per_class=11), distance).step()
-    assert all(torch.bincount(labels).tolist() == [11, 11, 11] for labels, _ in distance.seen)
+def test_samples_differ_by_seed_and_every_one_has_its_turn() -> None:
+    index = ClassIndex(np.repeat(np.arange(3), [2, 10, 40]))
+    draws = [tuple(index.sample(4, np.random.default_rng(seed)).tolist()) for seed in range(60)]
+    assert len(set(draws)) == 60
+    assert {sample for draw in draws for sample in draw} == set(range(52))
 
 
 def test_shares_are_those_of_the_training_set() -> None:
     split = toy_split(90)
     y = np.where(np.arange(90) < 60, 5, np.where(np.arange(90) < 87, 9, 2))
     distance = Scripted()
-    config = AlignConfig(epochs=1, samples=9)
+    config = AlignConfig(epochs=1, samples_per_class=3)
     AlignLoop(toy_model(), split.x, y, CLASSES, config, distance, seed=0, device=CPU).step()
     for labels, shares in distance.seen:
         assert torch.unique(labels).tolist() == [2, 5, 9]
@@ -244,14 +226,16 @@ def test_inputs_come_from_a_read_only_map_as_float32(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", split.x[:].astype(np.float64))
     distances = []
     for x in (split.x, np.load(tmp_path / "x.npy", mmap_mode="r")):
-        loop = AlignLoop(toy_model(), x, split.y, CLASSES, AlignConfig(samples=20), fitted(), seed=0, device=CPU)
+        loop = AlignLoop(
+            toy_model(), x, split.y, CLASSES, AlignConfig(samples_per_class=7), fitted(), seed=0, device=CPU
+        )
         distances.append([loop.step().distance for _ in range(3)])
     assert distances[0] == distances[1]
 
 
 def test_a_sample_of_everything_is_measured_once() -> None:
     distance = Scripted()
-    loop = scripted_loop(AlignConfig(epochs=2, samples=500), distance)
+    loop = scripted_loop(AlignConfig(epochs=2), distance)
     first = loop.step()
     assert len(distance.seen) == 1
     assert loop.distance_before == first.distance
@@ -265,7 +249,9 @@ def test_chunks_change_neither_distance_nor_gradient(monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(align.CHUNK_BYTES, "cpu", limit)
         model = toy_model()
         model.embedder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-        loop = make_loop(model, AlignConfig(epochs=3, learning_rate=1e-2, samples=60, clip=0.0, optimizer="sgd"))
+        loop = make_loop(
+            model, AlignConfig(epochs=3, learning_rate=1e-2, samples_per_class=20, clip=0.0, optimizer="sgd")
+        )
         sizes.clear()
         curves.append([loop.step().distance for _ in range(3)])
         models.append(copy_of(model))
@@ -279,7 +265,7 @@ def test_no_more_than_one_chunk_of_inputs_is_read_at_once(monkeypatch: pytest.Mo
     monkeypatch.setitem(align.CHUNK_BYTES, "cpu", 7 * 96)
     split = toy_split(90)
     rows = CountedRows(split.x[:])
-    config = AlignConfig(epochs=3, learning_rate=1e-2, samples=60)
+    config = AlignConfig(epochs=3, learning_rate=1e-2, samples_per_class=20)
     loop = AlignLoop(toy_model(), rows, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
     for _ in range(3):
         loop.step()
@@ -290,37 +276,37 @@ FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
 
 
 def test_a_falling_distance_runs_all_epochs() -> None:
-    loop = scripted_loop(AlignConfig(epochs=12, patience=2, samples=500), Scripted(FALLING))
+    loop = scripted_loop(AlignConfig(epochs=12, patience=2), Scripted(FALLING))
     while not loop.done:
         loop.step()
     assert (loop.epoch, loop.plateaued) == (12, False)
 
 
 def test_a_plateau_cuts_each_rate_short_and_the_last_one_ends_the_stage() -> None:
-    config = AlignConfig(epochs=30, patience=2, tolerance=0.01, learning_rate=1e-2, samples=500)
+    config = AlignConfig(epochs=30, patience=2, tolerance=0.01, learning_rate=1e-2)
     loop = scripted_loop(config, Scripted([5.0] * 40))
     rates = []
     while not loop.done:
         assert not loop.plateaued
         assert loop.distance_after is None
         rates.append(loop.step().learning_rate)
-    assert rates == pytest.approx([1e-2] * 4 + [2e-3] * 4 + [4e-4] * 4)
-    assert (loop.epoch, loop.plateaued) == (12, True)
+    assert rates == pytest.approx([1e-2] * 4 + [1e-3] * 4)
+    assert (loop.epoch, loop.plateaued) == (8, True)
     assert loop.distance_after is not None
 
 
 def test_a_distance_that_falls_again_at_a_lower_rate_is_followed() -> None:
     values = [5.0] * 4 + FALLING[:10] + [2.0] * 40
-    loop = scripted_loop(AlignConfig(epochs=30, patience=2, tolerance=0.01, samples=500), Scripted(values))
+    loop = scripted_loop(AlignConfig(epochs=60, patience=2, tolerance=0.01), Scripted(values))
     rates = []
     while not loop.done:
         rates.append(loop.step().learning_rate)
-    assert [rates.count(rate) for rate in sorted(set(rates), reverse=True)] == [4, 10, 4]
+    assert [rates.count(rate) for rate in sorted(set(rates), reverse=True)] == [4, 14]
     assert loop.plateaued
 
 
 def test_patience_zero_runs_all_epochs() -> None:
-    loop = scripted_loop(AlignConfig(epochs=9, patience=0, samples=500), Scripted([5.0] * 40))
+    loop = scripted_loop(AlignConfig(epochs=9, patience=0), Scripted([5.0] * 40))
     while not loop.done:
         loop.step()
     assert (loop.epoch, loop.plateaued) == (9, False)
@@ -333,21 +319,14 @@ def test_notes_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
         Diagnosis(converged=False, error=0.5),  # as a ladder of fixed length ends
     ]
     with caplog.at_level(logging.WARNING):
-        loop = scripted_loop(AlignConfig(epochs=3, samples=30), Scripted(diagnoses=diagnoses))
+        loop = scripted_loop(AlignConfig(epochs=3, samples_per_class=10), Scripted(diagnoses=diagnoses))
         for _ in range(3):
             loop.step()
     assert loop.notes == ("class 3 left out", "solved in chunks")
     assert len(caplog.records) == 2
-    resumed = scripted_loop(AlignConfig(epochs=3, samples=30), Scripted())
+    resumed = scripted_loop(AlignConfig(epochs=3, samples_per_class=10), Scripted())
     resumed.load_state_dict(loop.state_dict())
     assert resumed.notes == loop.notes
-
-
-def test_samples_smaller_than_the_number_of_classes_are_reported() -> None:
-    loop = scripted_loop(AlignConfig(epochs=1, samples=2), Scripted())
-    loop.step()
-    assert loop.notes == ("align.samples=2 is fewer than 3 classes: an epoch omits some",)
-    assert not scripted_loop(AlignConfig(samples=2, samples_per_class=1), Scripted()).notes
 
 
 def test_targets_too_large_to_cluster_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +339,7 @@ def test_targets_too_large_to_cluster_are_reported(monkeypatch: pytest.MonkeyPat
 
     assert not notes()
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
-    monkeypatch.setattr(labels_module, "_SKETCH_WIDTH", 4)
+    monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
     assert notes() == ("pseudo-classes come from a sketch of the targets (30, 2, 3), too large to cluster",)
 
 
@@ -370,10 +349,10 @@ def test_targets_too_large_to_cluster_are_reported(monkeypatch: pytest.MonkeyPat
         {"distance": "ottd"},
         {"source": "vocabularies"},
         {"epochs": -1},
-        {"learning_rate": 0.0},
+        {"learning_rate": -0.1},
+        {"learning_rate": 0.0, "steps": "absolute"},
         {"optimizer": "adamm"},
-        {"samples": 1},
-        {"samples_per_class": -1},
+        {"samples_per_class": 0},
         {"patience": -1},
         {"tolerance": -0.1},
         {"source_samples": 0},

@@ -18,6 +18,7 @@ from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.data.prepared import Split
 from orca_ray.training import aligned_cache, checkpoint
 from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, Alignment, AlignReplay, alignment_key
+from orca_ray.training.probe import ProbePoint
 
 from .training_toys import CPU, copy_of, files_of_at_most, same, toy_model, toy_split
 
@@ -214,11 +215,25 @@ def test_a_replay_reports_the_stored_epochs() -> None:
     for stored in alignment.epochs:
         assert (replay.done, replay.plateaued, replay.distance_after) == (False, False, None)
         epoch = replay.step()
+        assert isinstance(epoch, AlignEpoch)
         assert replace(epoch, seconds=3.0) == stored
         assert epoch.seconds < 1.0
         assert same(copy_of(model.embedder), dict(alignment.embedder))
     assert (replay.done, replay.plateaued) == (True, True)
     assert (replay.distance_before, replay.distance_after, replay.notes) == (1.5, 0.25, ("a class left out",))
+
+
+def test_probes_are_replayed_between_the_epochs() -> None:
+    model = toy_model()
+    probes = (ProbePoint(0, 0.9), ProbePoint(2, 0.5), ProbePoint(3, 0.6))
+    replay = AlignReplay(model.embedder, replace(an_alignment(), probes=probes, chosen=2))
+    reports = []
+    while not replay.done:
+        assert replay.chosen is None
+        reports.append(replay.step())
+    assert [report.epoch for report in reports] == [0, 1, 2, 2, 3, 3]
+    assert tuple(report for report in reports if isinstance(report, ProbePoint)) == probes
+    assert (replay.epoch, replay.chosen) == (3, 2)
 
 
 def test_a_replay_is_resumed_without_its_file() -> None:

@@ -77,8 +77,8 @@ def test_groups_scale_the_learning_rate() -> None:
 
 
 def test_align_schedules() -> None:
-    thirds, reference = make_align_schedule("step", 60), make_align_schedule("reference_step", 100)
-    assert [thirds(epoch) for epoch in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.2, 0.04])
+    step, reference = make_align_schedule("step", 60), make_align_schedule("reference_step", 100)
+    assert [step(epoch) for epoch in (0, 39, 40, 59)] == [1.0, 1.0, 0.1, 0.1]
     # The reference's rate falls after the epochs 20, 40 and 60 (from 0), not at them.
     assert [reference(epoch) for epoch in (20, 21, 40, 41, 60, 61, 99)] == pytest.approx(
         [1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008]

@@ -9,7 +9,7 @@ from orca_ray.training.optimisation import Plateau
 def first_flat(values: list[float], patience: int = 4, tolerance: float = 0.005) -> int | None:
     """Number of values after which the curve is first called flat; None: never."""
     plateau = Plateau(patience, tolerance)
-    return next((number for number, value in enumerate(values, 1) if plateau.add(value)), None)
+    return next((number for number, value in enumerate(values, 1) if plateau.add(value, values[0])), None)
 
 
 def noisy(values: np.ndarray, noise: float, seed: int) -> list[float]:
@@ -47,6 +47,10 @@ def test_the_tolerance_is_relative() -> None:
         assert first_flat([scale * value for value in slow], tolerance=0.003) is None
 
 
+def test_the_tolerance_is_a_share_of_the_start() -> None:
+    assert first_flat([1.0, *(0.01 * 0.9**epoch for epoch in range(40))], tolerance=0.01) == 9
+
+
 def test_values_around_zero() -> None:
     assert first_flat([0.0] * 10) == 8
     assert first_flat([-1.0 * epoch for epoch in range(1, 30)]) is None
@@ -62,10 +66,12 @@ def test_state_goes_on_elsewhere() -> None:
     assert expected is not None
     for cut in range(expected):
         first, second = Plateau(4, 0.005), Plateau(4, 0.005)
-        assert not any(first.add(value) for value in values[:cut])
+        assert not any(first.add(value, values[0]) for value in values[:cut])
         second.restart(first.values)
-        assert [second.add(value) for value in values[cut:expected]] == [False] * (expected - cut - 1) + [True]
+        assert [second.add(value, values[0]) for value in values[cut:expected]] == [False] * (expected - cut - 1) + [
+            True
+        ]
     restarted = Plateau(2, 0.0)
-    restarted.add(1.0)
+    restarted.add(1.0, 1.0)
     restarted.restart()
     assert restarted.values == []

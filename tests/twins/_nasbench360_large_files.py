@@ -88,11 +88,10 @@ def write_cosmic(raw: Path, *, seed: int = 0) -> None:
 
 
 def write_field(folder: Path, random: np.random.RandomState) -> list[Path]:
-    """Write the stamps of a field, cut from two exposures; fields of even visits have a sky."""
+    """Write the stamps of a field, cut from two exposures, and the sky of each."""
     folder.mkdir(parents=True, exist_ok=True)
     skies = random.uniform(20, 60, 2).astype(np.float32)
-    if int(folder.name) % 2 == 0:
-        np.save(folder / "sky.npy", skies)
+    np.save(folder / "sky.npy", skies)
     paths = [folder / f"{1 + number % 2}_{number // 2}.npy" for number in range(STAMPS_A_FIELD)]
     for number, path in enumerate(paths):
         stamp = make_stamp(float(skies[number % 2]), random)

@@ -44,13 +44,13 @@ class Keel:
 
 KEELS = {
     23: Keel("contraceptive", 9, (1473, 4, 9), (1, 2, 4, 5, 6, 7, 8)),
-    28: Keel("optdigits", 64, (5620, 64, 1)),
+    28: Keel("optdigits", 64, (5620, 1, 64)),
     31: Keel("german", 20, (1000, 10, 20), (0, 2, 3, 5, 6, 8, 9, 11, 13, 14, 16, 18, 19)),
-    37: Keel("pima", 8, (768, 8, 1)),
+    37: Keel("pima", 8, (768, 1, 8)),
     48: Keel("tae", 5, (151, 2, 5), (0, 3)),
     50: Keel("tic-tac-toe", 9, (958, 3, 9), tuple(range(9))),
-    54: Keel("vehicle", 18, (846, 18, 1)),
-    40496: Keel("led7digit", 7, (500, 7, 1)),
+    54: Keel("vehicle", 18, (846, 1, 18)),
+    40496: Keel("led7digit", 7, (500, 1, 7)),
 }
 
 

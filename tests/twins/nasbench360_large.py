@@ -97,6 +97,11 @@ BAD: dict[str, list[Damage]] = {
             changed("cosmic/npy_train/f435w/10760/2/sky.npy", lambda x: x[:1]),
             r"exposure of .*sky\.npy, 1 to 1",
         ),
+        (
+            "no sky",
+            deleted("cosmic/npy_train/f435w/10760/2/sky.npy"),
+            r"1 of 2 folders of stamps have no sky\.npy.* such as .*10760/2; unpack the archives again",
+        ),
     ],
     "nasbench360/fsd50k": [
         ("missing", deleted("chunks/tr.csv"), r"1 of 1 raw files are not in .*audio\.zip"),

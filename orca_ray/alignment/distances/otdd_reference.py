@@ -268,7 +268,7 @@ class ReferenceOTDD(Distance):
                 gradient_nD[y_n == c] = share * part_nD.to(x_nD.dtype)
         notes, singles = list(self._source_notes), sizes.count(1)
         if singles == len(sizes):
-            notes.append("all target classes have one sample, so nothing is aligned: raise align.samples")
+            notes.append("all target classes have one sample, so nothing is aligned: raise align.samples_per_class")
         elif singles:
             notes.append(f"{singles} target classes of one sample left out")
         if max(sizes) > len(self._points.x_ND):

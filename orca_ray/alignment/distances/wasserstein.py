@@ -37,8 +37,8 @@ class Wasserstein(Distance):
             raise UserError(
                 f"the transport between target and source ({len(x_nD)} x {len(self._x_ND)} samples) takes "
                 f"{needed / 1e6:.1f} MB, more than the {distance.MEMORY_BYTES / 1e6:.1f} MB that a call may use; take "
-                "fewer source samples (align.source_samples) or fewer target samples (align.samples), or align with "
-                "sinkhorn, bures or sliced"
+                "fewer source samples (align.source_samples) or fewer target samples (align.samples_per_class), or "
+                "align with sinkhorn, bures or sliced"
             )
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)
         scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores cost differences below about 1e-16

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from orca_ray.data.prepared import PreparedData
+from orca_ray.data.prepared import PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar, get_method
@@ -27,11 +27,12 @@ from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.probe import ProbePoint
 from orca_ray.training.refine import RefineLoop
-from orca_ray.training.reproducibility import torch_settings
+from orca_ray.training.reproducibility import derive_seed, torch_settings
 from orca_ray.training.throughput import memory_mib
 
-_FORMAT = 2
+_FORMAT = 3
 _log = logging.getLogger(__name__)
 
 
@@ -77,10 +78,13 @@ class Adaptation:
         Raises UserError for an unknown name, a value out of range, or data whose shapes differ from the task's.
         """
         _check_data(task, data)
+        self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
+        if (fraction := self._hyperparameters.data.fraction) < 1:
+            drawn = derive_seed(seed, "fraction") % 2**32
+            data = with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
         statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
-        self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
         self._device, self._threads, self._deterministic = torch.device(device), threads, deterministic
         self._objective = Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std)
         self._augmentation = get_augmentation(task.augmentation)
@@ -94,8 +98,8 @@ class Adaptation:
         with self._computing():
             self._model: CrossModalModel | None = build_model(
                 input_shape=data.train.x.shape[1:], target=task.target, body=body, pretrained=self._recipe.pretrained,
-                config=embedder, dropout=refine.dropout, stochastic_depth=refine.stochastic_depth == "body", seed=seed,
-                statistics=statistics,
+                config=embedder, dense_head=self._hyperparameters.head.dense, dropout=refine.dropout,
+                stochastic_depth=refine.stochastic_depth == "body", seed=seed, statistics=statistics,
             ).to(self._device)  # fmt: skip
         aligns = self._recipe.aligns and self._hyperparameters.align.epochs > 0
         self.stage: Stage = "align" if aligns else "refine"
@@ -171,14 +175,16 @@ class Adaptation:
     def _step_align(self) -> Progress:
         started = perf_counter()  # includes source features and pseudo-labels
         self._align = self._align or self._make_align()
-        epoch = self._align.step()
+        report, epochs = self._align.step(), self._hyperparameters.align.epochs
         seconds = perf_counter() - started
         self._outcome = self._align.add_to(self._outcome, seconds)
         if self._align.done:
             self._align, self.stage = None, "refine"
+        if isinstance(report, ProbePoint):
+            return Progress(stage="probe", epoch=report.epoch, epochs=epochs, loss=report.error, seconds=seconds)
         return Progress(
-            stage="align", epoch=epoch.epoch, epochs=self._hyperparameters.align.epochs, distance=epoch.distance,
-            learning_rate=epoch.learning_rate, seconds=seconds,
+            stage="align", epoch=report.epoch, epochs=epochs, distance=report.distance,
+            learning_rate=report.learning_rate, seconds=seconds,
         )  # fmt: skip
 
     def _step_refine(self) -> Progress:
@@ -217,7 +223,7 @@ class Adaptation:
     def _make_align(self) -> AlignStage:
         return AlignStage(
             self.model, self._data, self._task.target, self._body, self._recipe.pretrained, self._hyperparameters,
-            self._seed, self._device, self._cache,
+            self._seed, self._device, self._cache, self._recipe.guarded,
         )  # fmt: skip
 
     def _make_refine(self) -> RefineLoop:

@@ -1,4 +1,4 @@
-"""The align stage of one trial: runs it, or replays it if another trial has cached the same alignment."""
+"""The align stage of one trial: runs it, with a guard if the method has one, or replays a cached alignment."""
 
 import math
 from collections.abc import Mapping
@@ -15,15 +15,17 @@ from orca_ray.data.prepared import PreparedData
 from orca_ray.data.rows import Target
 from orca_ray.methods.hyperparameters import Hyperparameters
 from orca_ray.methods.reports import Outcome
+from orca_ray.methods.stages.guard import Guard
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import parse_body_name
 from orca_ray.training.align import AlignLoop
 from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, AlignReplay, alignment_key
+from orca_ray.training.probe import Probe, ProbePoint
 
 
 @dataclass
 class AlignStage:
-    """Aligns ``model``'s embedder, one epoch per `step`; the first step loads the source features."""
+    """Aligns ``model``'s embedder, one epoch or probe per `step`; the first step loads the source features."""
 
     model: CrossModalModel
     data: PreparedData
@@ -35,24 +37,32 @@ class AlignStage:
     device: torch.device
     cache: AlignedCache | None
     """Cache of alignments, shared with other trials; None: no cache."""
+    guarded: bool = False
+    """Whether a `Guard` chooses the embedder."""
 
     def __post_init__(self) -> None:
         self._key: str | None = None
         self._stage: AlignLoop | AlignReplay | None = None
+        self._guard: Guard | None = None  # of an `AlignLoop`
 
     @property
     def done(self) -> bool:
         """Whether the stage has ended."""
-        return self._stage is not None and self._stage.done
+        return self._stage is not None and self._stage.done and (self._guard is None or self._guard.done)
 
-    def step(self) -> AlignEpoch:
-        """Run or replay one epoch; after the last one that was run, store the alignment in the cache."""
-        self._stage = self._stage or self._open()
-        epoch = self._stage.step()
-        alignment = self._stage.alignment() if isinstance(self._stage, AlignLoop) else None
-        if alignment is not None and self.cache is not None and self._key is not None:
-            self.cache.store(self._key, alignment)
-        return epoch
+    def step(self) -> AlignEpoch | ProbePoint:
+        """Run or replay one epoch or probe; after the last, load the guard's choice and store it in the cache."""
+        self._stage = stage = self._stage or self._open()
+        if isinstance(stage, AlignReplay):
+            return stage.step()
+        report: AlignEpoch | ProbePoint
+        if self._guard is not None and self._guard.due(stage.progress):
+            report = self._guard.step(stage.progress, stage.epoch)
+        else:
+            report = stage.step()
+        if self.done:
+            self._finish(stage)
+        return report
 
     def add_to(self, outcome: Outcome, seconds: float) -> Outcome:
         """Return ``outcome`` with the results of this stage so far, and ``seconds`` added to ``align_seconds``."""
@@ -61,12 +71,15 @@ class AlignStage:
         return replace(
             outcome, distance_before=stage.distance_before, distance_after=stage.distance_after,
             align_epochs=stage.epoch, align_plateaued=stage.plateaued, align_reused=isinstance(stage, AlignReplay),
-            notes="; ".join(stage.notes) or None, align_seconds=outcome.align_seconds + seconds,
+            align_chosen=self._chosen, notes="; ".join(stage.notes) or None,
+            align_seconds=outcome.align_seconds + seconds,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the state for `load_state_dict`; None before the first step."""
-        return self._stage.state_dict() if self._stage else None
+        if self._stage is None:
+            return None
+        return self._stage.state_dict() | {"guard": None if self._guard is None else self._guard.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where the stage that returned ``state`` was; the embedder must already have its weights."""
@@ -74,6 +87,24 @@ class AlignStage:
         if self._stage is None:
             self._stage = self._make_loop(self._source())
             self._stage.load_state_dict(dict(state))
+            if self._guard is not None:
+                self._guard.load_state_dict(state["guard"])
+
+    @property
+    def _chosen(self) -> int | None:
+        if isinstance(self._stage, AlignReplay):
+            return self._stage.chosen
+        return self._guard.chosen if self._guard is not None and self.done else None
+
+    def _finish(self, loop: AlignLoop) -> None:
+        if self._guard is not None:
+            self._guard.load_choice()
+        alignment = loop.alignment()
+        if alignment is None or self.cache is None or self._key is None:
+            return
+        if self._guard is not None:
+            alignment = replace(alignment, probes=self._guard.points, chosen=self._guard.chosen)
+        self.cache.store(self._key, alignment)
 
     def _open(self) -> AlignLoop | AlignReplay:
         source = self._source()
@@ -85,6 +116,9 @@ class AlignStage:
 
     def _make_loop(self, source: SourceFeatures) -> AlignLoop:
         train, config = self.data.splits["train"], self.hyperparameters.align
+        if self.guarded:
+            probe = Probe(self.model, train, self.target, seed=self.seed, device=self.device)
+            self._guard = Guard(self.model.embedder, probe)
         distance = fitted_distance(config.distance, source, self.device)
         rows = (train.x, train.y, self.target)
         return AlignLoop(self.model, *rows, config, distance, seed=self.seed, device=self.device)
@@ -98,19 +132,25 @@ class AlignStage:
         )  # fmt: skip
 
     def _make_key(self, source: SourceFeatures) -> str:
-        """Return the key in the cache. It depends neither on refine options nor on the number of the body's layers."""
+        """Return the key in the cache. Neither refine options nor, without a guard, the body's layers matter."""
         config = self.hyperparameters.align
+        distance = get_distance(config.distance)
+        # Not the name of the source: its features are hashed.
+        config = replace(config, source="", learning_rate=config.learning_rate or distance.learning_rate)
+        statistics = [buffer for buffer in (self.model.input_mean, self.model.input_deviation) if buffer is not None]
         settings = {
-            "data": self.data.fingerprint,
+            "data": [self.data.fingerprint, self.hyperparameters.data.fraction],
             "target": self.target.kind,
+            "guarded": self.guarded,
             "body": parse_body_name(self.body)[0],
             "pretrained": self.pretrained,
-            "standardised": self.model.input_mean is not None,  # the statistics follow from the inputs
+            "statistics": [buffer.flatten().tolist() for buffer in statistics],
             "embedder": asdict(self.hyperparameters.embedder),
-            "align": asdict(replace(config, source="")),  # not the name: the source features are hashed
-            "distance": get_distance(config.distance).version,
+            "align": asdict(config),
+            "distance": distance.version,
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
-        return alignment_key(self.model.embedder, source, self.data.splits["train"], self.device, settings)
+        weights = self.model if self.guarded else self.model.embedder
+        return alignment_key(weights, source, self.data.splits["train"], self.device, settings)

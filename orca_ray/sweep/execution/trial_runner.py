@@ -182,8 +182,8 @@ class TrialRunner:
 def _read(path: Path) -> TrialReport | None:
     """Return the report in a file; None if there is no file, or if it is not a report of this version."""
     try:
-        return TrialReport.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return TrialReport.from_json(cache.read_bytes(path).decode())
+    except ValueError:  # also UserError: not a regular file
         return None
 
 

@@ -1,7 +1,7 @@
 """The cost model of sweeps: estimates of device hours and disk space for plans, and of the relative cost of trials."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orca_ray.data.bodies import PAPER_BODIES
@@ -132,7 +132,7 @@ def _task_cost(task: Task, plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | N
     return TaskCost(
         task=task.name,
         trials=sum(plan.num_trials for plan in plans),
-        epochs=sum(plan.num_trials * int(plan.first["refine.epochs"]) for plan in plans),
+        epochs=sum(each.num_trials * int(each.first["refine.epochs"]) for plan in plans for each in _by_cell(plan)),
         gpu_hours=_hours(task, plans, gpu),
         cpu_hours=None if cpu is None else _hours(task, plans, cpu),
         raw_bytes=sum(file.disk_bytes for file in task.files) + round(sum(p.size_mb * 1e6 for p in task.packages)),
@@ -163,8 +163,19 @@ def _prepared_bytes(task: Task) -> int | None:
 
 
 def _hours(task: Task, plans: Sequence[SearchPlan], rate: Rate) -> float | None:
-    seconds = [search_seconds(task, plan, rate) for plan in plans]
-    return None if None in seconds else sum(each for each in seconds if each is not None) / 3600
+    seconds = _sum(search_seconds(task, plan, rate) for plan in plans)
+    return None if seconds is None else seconds / 3600
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Return the sum of ``values``; None if one of them is None."""
+    known = list(values)
+    return None if None in known else sum(each for each in known if each is not None)
+
+
+def _by_cell(plan: SearchPlan) -> list[SearchPlan]:
+    """Return a plan for each cell of a grid; without a grid, ``plan`` alone."""
+    return [replace(plan, first=each, cells=()) for each in plan.configurations]
 
 
 def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
@@ -174,6 +185,8 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),
     whichever distance the trial uses; the cost of embedding its samples is ignored.
     """
+    if plan.cells:
+        return _sum(search_seconds(task, each, rate) for each in _by_cell(plan))
     operations = None if task.num_samples is None else forward_flops(plan.body, tokens(task, plan))
     if operations is None or task.num_samples is None:
         return None
@@ -181,6 +194,7 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     train, validation, test = task.num_samples
     if plan.spec.protocol == PAPER:  # trials train on train and validation, and select epochs on test
         train, validation = train + validation, test
+    train = math.ceil(train * float(plan.first["data.fraction"]))
     steps = math.ceil(train / (int(plan.first["refine.batch_size"]) * int(plan.first["refine.accumulation"])))
     epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
     per_trial = int(plan.first["refine.epochs"]) * epoch + align_flops(task, plan, train) / rate.flops
@@ -196,8 +210,7 @@ def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
     if "align.epochs" not in plan.first:
         return 0.0
     classes = task.target.size if task.target.kind == "classes" else _PSEUDO_CLASSES
-    per_class = int(plan.first["align.samples_per_class"])
-    sampled = min(train, per_class * classes if per_class else int(plan.first["align.samples"]))
+    sampled = min(train, int(plan.first["align.samples_per_class"]) * classes)
     width = _USUAL_WIDTH if (info := listed_body(plan.body)) is None else info.width
     per_epoch = (24 + 4 * width) * sampled * int(plan.first["align.source_samples"])
     return float(int(plan.first["align.epochs"]) * per_epoch)

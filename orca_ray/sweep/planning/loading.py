@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
 from orca_ray.paths import open_regular, refuse_special
+from orca_ray.sweep.planning.grid import check_grid
 from orca_ray.sweep.planning.schema import Budget, Dimension, Layer, ResourceRequest, SuccessiveHalving, SweepFile
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
@@ -27,6 +28,8 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "early_stopping": SuccessiveHalving,
 }
 """Model of the mapping below a key; the top level is a `SweepFile`."""
+_OF_SEARCH = ("space", "search_trials", "budgets", "default_budget")
+"""Keys that a file with a grid does not inherit, at any depth: they describe a search, and a grid has none."""
 
 
 def shipped_sweeps() -> dict[str, Path]:
@@ -65,6 +68,7 @@ def parse_spec(
         more = [f"and {len(found) - MAX_MISTAKES} more"] if len(found) > MAX_MISTAKES else []
         raise UserError("\n".join([*shown, *more])) from error
     spec = resolve_spec(file, budget, overrides or Overrides())
+    check_grid(spec, document.position)
     _check_values(spec, document)
     return spec
 
@@ -121,7 +125,8 @@ class _Document:
         except UserError as error:
             raise UserError(f"{file.name}:{file.find(['extends'])[1]}: extends: {error}") from error
         above = cls.parse(content, str(path), chain)
-        inherited = {key: value for key, value in above.data.items() if key != "name"}  # it names the records
+        data = _without_search(above.data) if file.data.get("grid") else above.data
+        inherited = {key: value for key, value in data.items() if key != "name"}  # it names the records
         return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
@@ -147,16 +152,26 @@ def _base_path(base: object, directory: Path) -> Path:
     return path
 
 
+def _without_search(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_search(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _OF_SEARCH
+    }
+
+
 def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str, Any]:
     """Return ``base``, a mapping in an extended file, overridden by ``own``, the same mapping in the extending file.
 
-    Nested mappings are merged, but a range in a search ``space`` is replaced. The keys ``parents`` lead to the mapping.
+    Nested mappings are merged, but a range in a search ``space`` and a ``grid`` are replaced. The keys ``parents`` lead
+    to the mapping.
     """
     merged = dict(base)
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
     for key, value in own.items():
         theirs = base.get(key)
-        if isinstance(value, dict) and isinstance(theirs, dict) and not is_space:
+        replaced = is_space or (not parents and key == "grid")
+        if isinstance(value, dict) and isinstance(theirs, dict) and not replaced:
             merged[key] = _merge(theirs, value, *parents, key)
         else:
             merged[key] = value
@@ -213,6 +228,10 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                 named = next((name for name in spec.settings(task, method) if name in str(error)), "")
                 where = _position(spec, document, task, method, "settings", named)
                 raise UserError(f"{where}: settings of {task} with {method}: {error}") from error
+            of_search = {"search_trials": spec.search_trials(task, method), "space": spec.space(task, method)}
+            for key in (key for key, value in of_search.items() if value and spec.file.grid):
+                where = _position(spec, document, task, method, key)
+                raise UserError(f"{where}: {key}: all cells of a grid run, without a search: remove it, or the grid")
             for name, dimension in spec.space(task, method).items():
                 where = _position(spec, document, task, method, "space", name)
                 if not dimension.contains(first[name]):
@@ -227,9 +246,9 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                         raise UserError(f"{where}: {name} may become {value!r}: {error}") from error
 
 
-def _position(spec: SweepSpec, document: _Document, task: str, method: str, block: str, name: str) -> str:
-    """Return ``file:line`` of the value of ``name`` in ``block`` (settings or space) that one (task, method) uses."""
+def _position(spec: SweepSpec, document: _Document, task: str, method: str, *keys: str) -> str:
+    """Return ``file:line`` of the value below ``keys``, e.g. ``space`` and a name, that one (task, method) uses."""
     budget = ["budgets", spec.budget_name]
     layers = [[*budget, "tasks", task], budget, ["per_task", task], ["per_method", method], []]
-    places = [[*layer, block, name] for layer in layers]
-    return document.position(next((place for place in places if document.holds(place)), [block]))
+    places = [[*layer, *keys] for layer in layers]
+    return document.position(next((place for place in places if document.holds(place)), [*keys[:1]]))

@@ -1,6 +1,6 @@
 """The plan that ``orca-sweep plan`` prints; fetch data, bodies (pretrained models) and alignment sources."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
+from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.sweep.search import Search
@@ -23,7 +24,7 @@ from orca_ray.tasks.registry import get_task
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One (task, method) of a plan: trials in total and already finished; refine epochs and resources of each trial."""
+    """One (task, method) of a plan: trials in total and already finished; resources of each trial."""
 
     task: str
     method: str
@@ -32,6 +33,7 @@ class PlanRow:
     confirm_trials: int
     finished: int
     epochs: int
+    """Refine epochs of a trial; of the longest one in a grid."""
     cpus: float
     gpus: float
     memory_gib: float
@@ -107,9 +109,10 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     existing = store.load(spec.sweep_id) if store else {}
     rows = [
         PlanRow(
-            plan.task, plan.method, plan.body, plan.num_search, len(plan.confirm_seeds),
-            Search(plan, existing, {}).num_finished, int(plan.first["refine.epochs"]), plan.resources.cpus,
-            plan.resources.gpus, plan.resources.memory_gib, placement_problem(plan.resources, nodes),
+            plan.task, plan.method, plan.body, plan.num_search, plan.num_confirm,
+            Search(plan, existing, {}).num_finished, max(int(each["refine.epochs"]) for each in plan.configurations),
+            plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
+            placement_problem(plan.resources, nodes),
         )
         for plan in searches
     ]  # fmt: skip
@@ -142,7 +145,7 @@ def with_sources(searches: Sequence[SearchPlan], *, ask_hub: bool = False) -> li
     The name is that in ``sources`` of the sweep file, else the `default_source` of the body's modality. With
     ``ask_hub``, the modality of an unlisted body is read from the model hub; otherwise it is taken to be the task's.
     """
-    return [_with_source(each, ask_hub) if each.first.get("align.source") == "" else each for each in searches]
+    return [_with_source(each, ask_hub) if "" in _sources(each) else each for each in searches]
 
 
 def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
@@ -150,8 +153,17 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
     paper = get_modality(modality).paper_source
     name = search.spec.file.sources.get(modality) or default_source(modality)
     substitutes = name != paper and modality not in search.spec.file.sources
-    first = {**search.first, "align.source": name}
-    return replace(search, first=first, stands_in_for=paper if substitutes else "")
+
+    def named(values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        return {**values, "align.source": name} if values.get("align.source") == "" else values
+
+    cells = tuple(named(cell) for cell in search.cells)
+    return replace(search, first=named(search.first), cells=cells, stands_in_for=paper if substitutes else "")
+
+
+def _sources(search: SearchPlan) -> set[str]:
+    """Return the names of a search's alignment sources ("": not yet named); empty if its method does not align."""
+    return {str(each["align.source"]) for each in search.configurations if "align.source" in each}
 
 
 def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
@@ -172,10 +184,9 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> li
         fetch_body(body, progress)
     wanted = set()
     for search in searches:
-        if "align.source" in search.first:
+        if sources := _sources(search):
             modality = _modality(search, ask_hub=True)
-            given = search.first["align.source"] or search.spec.file.sources.get(modality, "")
-            wanted.add((str(given), modality))
+            wanted |= {(name or search.spec.file.sources.get(modality, ""), modality) for name in sources}
     for name, modality in sorted(wanted):
         fetch_source(name, modality, progress)
     return with_sources(searches, ask_hub=True)
@@ -200,7 +211,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
     bodies = sorted({parse_body_name(search.body)[0] for search in searches})
-    sources = sorted({each.stands_in_for or str(each.first.get("align.source", "")) for each in searches} - {""})
+    sources = sorted({name for each in searches for name in ({each.stands_in_for} - {""} or _sources(each))})
     lacking = (
         ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
         ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from orca_ray.data.bodies import ModalityName
@@ -15,6 +15,8 @@ from orca_ray.sweep.planning.yaml_reader import MAX_INTEGER
 MAX_TRIALS = 100_000
 """Largest number of search trials of one (task, method)."""
 MAX_PARALLEL = 1_000
+MAX_LEVELS = 256
+"""Largest number of choices of a dimension, or of levels of a factor."""
 
 Scalar = int | float | str | bool
 
@@ -46,7 +48,7 @@ class Dimension(_Model):
     log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
     uniform: Bounds | None = None
     integer: tuple[int, int] | None = None
-    choice: Annotated[list[Scalar], Field(min_length=1, max_length=256)] | None = None
+    choice: Annotated[list[Scalar], Field(min_length=1, max_length=MAX_LEVELS)] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Dimension":
@@ -87,6 +89,19 @@ class Dimension(_Model):
             return value in self.choice
         low, high = self.bounds()
         return isinstance(value, (int, float)) and low <= value <= high
+
+    def quantile(self, fraction: float) -> Scalar:
+        """Return the value below which ``fraction`` (at least 0, below 1) of the dimension's random values lie."""
+        if self.choice is not None:
+            return self.choice[int(fraction * len(self.choice))]
+        low, high = self.bounds()
+        if self.integer is not None:
+            return min(int(low + fraction * (high - low + 1)), self.integer[1])
+        if self.log_uniform is not None:
+            value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+        else:
+            value = low + fraction * (high - low)
+        return min(max(value, low), high)  # rounding may leave the range
 
     def describe(self) -> str:
         """Return the dimension as text for error messages, e.g. "uniform [0.0, 0.5]"."""
@@ -140,6 +155,20 @@ HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.
 SourceName = Annotated[str, _known("source", "orca_ray.alignment.registry:source_names")]
 Settings = dict[HyperparameterName, Scalar]
 Space = dict[HyperparameterName, Dimension]
+_LevelCount = Field(min_length=1, max_length=MAX_LEVELS)
+# Pydantic adds a tag to the location of an error; `loading` drops those with brackets.
+Levels = Annotated[
+    Annotated[list[Scalar], _LevelCount, Tag("[values]")]
+    | Annotated[dict[Text, Settings], _LevelCount, Tag("[levels]")],
+    Discriminator(lambda value: "[levels]" if isinstance(value, dict) else "[values]"),
+]
+"""Levels of a factor: the values of a hyper-parameter or, for a factor of another name, settings by level name."""
+GridBlock = Annotated[dict[Text, Levels], Field(min_length=1)]
+"""Factors of a full cross."""
+Grid = Annotated[
+    Annotated[GridBlock, Tag("[block]")] | Annotated[list[GridBlock], Field(min_length=1), Tag("[blocks]")],
+    Discriminator(lambda value: "[blocks]" if isinstance(value, list) else "[block]"),
+]
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
@@ -241,6 +270,9 @@ class SweepFile(_Model):
     """Whether each task's published configuration (`orca_ray.sweep.planning.spec`) overrides ``settings``. The
     values that the file sets for a method, a task or a budget override it in turn."""
     space: Space = {}
+    grid: Grid | None = None
+    """Factors that are crossed instead of a search: each (task, method) runs all cells with all confirm seeds. The
+    values of a cell override all other settings. A list has several such crosses; equal cells run once."""
     per_task: dict[TaskName, Layer] = {}
     per_method: dict[MethodName, Layer] = {}
     budgets: Annotated[dict[Text, Budget], Field(min_length=1)] = {"full": Budget()}

@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orca_ray.errors import UserError
+from orca_ray.sweep.planning.grid import grid_cells
 from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.spec import SweepSpec
 
 Phase = Literal["search", "confirm"]
-"""Search trials try configurations; confirm trials rerun the best one with other seeds and are scored on test."""
+"""Search trials try configurations; confirm trials, scored on test, rerun the best one or the cells of a grid."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,23 @@ class SearchPlan:
     confirm_seeds: tuple[int, ...]
     stands_in_for: str = ""
     """As in `TrialSpec`."""
+    cells: tuple[Mapping[str, Scalar], ...] = ()
+    """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
+
+    @property
+    def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
+        """Hyper-parameters that are known before any trial has run: those of the cells, or the first configuration."""
+        return self.cells or (self.first,)
+
+    @property
+    def num_confirm(self) -> int:
+        """Number of planned confirm trials."""
+        return len(self.configurations) * len(self.confirm_seeds)
 
     @property
     def num_trials(self) -> int:
         """Number of planned trials, search and confirm."""
-        return self.num_search + len(self.confirm_seeds)
+        return self.num_search + self.num_confirm
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
@@ -129,20 +142,21 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
         fingerprints: data fingerprint of each task.
         gpus: whether any node has a GPU; if not, trials request none, whatever the sweep file says.
     """
-    from orca_ray.methods.hyperparameters import resolve
 
     def plan(task: str, method: str) -> SearchPlan:
         request = spec.resources(task, method)
+        cells = {canonical_json(cell.hyperparameters): cell.hyperparameters for cell in grid_cells(spec, task, method)}
         return SearchPlan(
             spec=spec,
             task=task,
             method=method,
             body=spec.body(task, method),
             fingerprint=fingerprints[task],
-            first=resolve(method, spec.settings(task, method)).relevant(method),
+            first=spec.hyperparameters(task, method),
             resources=Resources(request.cpus, request.gpus if gpus else 0.0, request.memory_gib),
             num_search=spec.search_trials(task, method),
             confirm_seeds=spec.confirm_seeds,
+            cells=tuple(cells.values()),
         )
 
     return [plan(task, method) for task in spec.tasks for method in spec.methods]

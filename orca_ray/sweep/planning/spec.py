@@ -96,8 +96,8 @@ class SweepSpec:
         whole = Layer.model_construct(  # all values have been validated
             settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
         )
-        paper_body = self.body(task, method) if self.protocol == PAPER else None
-        published = published_settings(task, paper_body=paper_body) if file.published else {}
+        paper = (method, self.body(task, method)) if self.protocol == PAPER else None
+        published = published_settings(task, paper=paper) if file.published else {}
         of_budget = [Layer.model_construct(settings=budget.settings), budget.tasks.get(task)]
         of_file = [Layer.model_construct(settings=published), file.per_method.get(method), file.per_task.get(task)]
         return [layer for layer in (whole, *of_file, *of_budget) if layer is not None]
@@ -111,6 +111,12 @@ class SweepSpec:
     def settings(self, task: str, method: str) -> dict[str, Scalar]:
         """Return the hyper-parameters set for one (task, method); a later block of `layers` overrides earlier ones."""
         return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
+
+    def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
+        """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
+        from orca_ray.methods.hyperparameters import resolve
+
+        return resolve(method, {**self.settings(task, method), **(values or {})}).relevant(method)
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
         """Return the search space of one (task, method); a later block of `layers` overrides earlier ones."""
@@ -164,6 +170,8 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     for option, value, most in limits:
         if value is not None and not 1 <= value <= most:
             raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
+    if file.grid and (overrides.trials or 1) > 1:
+        raise UserError(f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each cell with one seed")
     spec = SweepSpec(
         file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods)), overrides
     )
@@ -179,12 +187,14 @@ def _qualified(name: str, benchmark: str, known: Mapping[str, object]) -> str:
     return full
 
 
-def published_settings(task: str, *, paper_body: str | None = None) -> dict[str, Scalar]:
+def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> dict[str, Scalar]:
     """Return a task's published configuration as hyper-parameters; empty if the reference has none for the task.
 
-    Under the protocol ``paper``, pass the name of the body as ``paper_body``: the result then contains
-    ``align.source``, the paper's source for the body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded.
-    Otherwise pass None: without ``align.source``, alignment uses the default source of the body's modality.
+    Under the protocol ``paper``, pass the names of the method and of the body as ``paper``: the result then contains
+    ``align.source``, the paper's source for the body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded, and
+    the reference's network: ``head.dense`` is ``pooled``, and ``embedder.initialisation`` is ``paper`` if the method
+    aligns, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
+    Otherwise pass None: these hyper-parameters then have their defaults.
 
     Refine stage: the reference sums the gradients of the micro-batches of a step; orca-ray averages them. SGD's
     learning rate is therefore multiplied by the number of micro-batches, and the weight decay of SGD and Adam divided
@@ -200,8 +210,13 @@ def published_settings(task: str, *, paper_body: str | None = None) -> dict[str,
     if row is None:
         return {}
     settings = _settings(task, row)
-    if paper_body is not None:
-        settings["align.source"] = modality_of(paper_body, get_task(task).kind).paper_source
+    if paper is not None:
+        from orca_ray.methods.recipe import get_method
+
+        method, body = paper
+        settings["align.source"] = modality_of(body, get_task(task).kind).paper_source
+        settings["embedder.initialisation"] = "paper" if get_method(method).aligns else "random"
+        settings["head.dense"] = "pooled"
     return settings
 
 

@@ -4,6 +4,7 @@ A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this t
 
 - The sky brightness times a random factor from -0.9 to 3 is added to training images. The factor is
   drawn once, not every epoch. ORCA's code does so in validation and test, too; here, only the protocol ``paper`` does.
+- A folder of stamps without ``sky.npy`` is an error where its sky is needed; ORCA's code silently adds none.
 - Pixels in a stamp's mask ``ignore`` have target -1: loss and metric use logit 0 and target 0 (no hit) there.
 - Images are counts of electrons, not standardised, as in ORCA's code.
 - If no files list the stamps, all stamps of galaxy fields in F435W are used, sorted by path.
@@ -40,7 +41,8 @@ def _build(workspace: Workspace) -> Arrays:
     given, test = _stamps(workspace, "train"), _stamps(workspace, "test")
     drawn = hold_out(workspace.raw / "cosmic", len(given), len(test), SPLIT_SEED)
     train, validation = ([given[i] for i in part] for part in drawn)
-    skies = SPLITS if workspace.protocol == PAPER else ("train",)
+    paper = workspace.protocol == PAPER
+    skies = _skies([*given, *test] if paper else given)
     arrays: dict[str, Array] = {}
     for number, (split, paths) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
         factors = np.random.RandomState(SPLIT_SEED + number).uniform(*SKY_FACTORS, len(paths))
@@ -48,8 +50,9 @@ def _build(workspace: Workspace) -> Arrays:
         y = arrays[f"{split}_y"] = workspace.array(f"{split}_y", (len(paths), SIDE, SIDE))
         for part in workspace.batches(split, len(paths), _BATCH, x, y):
             for index in range(part.start, part.stop):
-                factor = float(factors[index]) if split in skies else 0.0
-                x[index, 0], y[index] = _sample(Path(paths[index]), factor)
+                image, y[index] = _sample(Path(paths[index]))
+                sky = skies[paths[index]] if paper or split == "train" else 0.0
+                x[index, 0] = image + factors[index] * sky
     return arrays
 
 
@@ -85,13 +88,13 @@ def _galaxies(tree: Path) -> list[str]:
     return stamps
 
 
-def _sample(path: Path, factor: float) -> tuple[Array, Array]:
-    """Return the image, with the sky brightness times ``factor`` added, and its target, both [128, 128]."""
+def _sample(path: Path) -> tuple[Array, Array]:
+    """Return the image, float64, and its target, both [128, 128]."""
     planes = _planes(path)
     target = planes[1].astype(np.float32)
     if len(planes) == 3:
         target[planes[2] != 0] = IGNORED
-    return planes[0].astype(np.float64) + factor * _sky(path), target
+    return planes[0].astype(np.float64), target
 
 
 def _planes(path: Path) -> Array:
@@ -110,19 +113,28 @@ def _planes(path: Path) -> Array:
     return planes
 
 
-def _sky(path: Path) -> float:
-    """Return the sky brightness of the exposure that a stamp is cut from; 0 if its folder has no ``sky.npy``."""
-    listing = path.parent / "sky.npy"
-    if not listing.is_file():
-        return 0.0
-    skies = read_npy(listing, ndim=1, kind="fiu")
-    number = path.name.split("_")[0]
+def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
+    """Return the sky brightness of each of ``stamps``; raises UserError if a folder of stamps has no ``sky.npy``."""
+    folders = sorted({Path(stamp).parent for stamp in stamps})
+    if absent := [folder for folder in folders if not (folder / "sky.npy").is_file()]:
+        raise UserError(
+            f"{len(absent)} of {len(folders)} folders of stamps have no sky.npy, which holds the sky brightness of "
+            f"each exposure, such as {absent[0]}; unpack the archives again, or save zeros there to add no sky"
+        )
+    skies = {folder: read_npy(folder / "sky.npy", ndim=1, kind="fiu") for folder in folders}
+    for folder, values in skies.items():
+        refuse_not_finite(folder / "sky.npy", "", values)
+    return {stamp: _sky(Path(stamp), skies[Path(stamp).parent]) for stamp in stamps}
+
+
+def _sky(stamp: Path, skies: Array) -> float:
+    """Return the sky brightness of the exposure that a stamp is cut from, whose number begins the stamp's name."""
+    number = stamp.name.split("_")[0]
     if not number.isdecimal() or not 1 <= int(number) <= len(skies):
         raise UserError(
-            f"{path}: expected a name that begins with an exposure of {listing}, 1 to {len(skies)}, and '_', found "
-            f"{number!r}"
+            f"{stamp}: expected a name that begins with an exposure of {stamp.parent / 'sky.npy'}, 1 to {len(skies)}, "
+            f"and '_', found {number!r}"
         )
-    refuse_not_finite(listing, "", skies)
     return float(skies[int(number) - 1])
 
 
@@ -147,5 +159,6 @@ TASK = Task(
         for path in [f"cosmic/deepCR.ACS-WFC.{split}.tar"]
     ),
     paper_splits=True,
+    version=2,
     build=_build,
 )

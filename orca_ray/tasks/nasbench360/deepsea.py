@@ -1,15 +1,13 @@
 """DeepSEA: 36 chromatin features (labels), predicted from 1000 bases of DNA."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.prepared import SplitName
 from orca_ray.data.readers import Npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import filled
+from orca_ray.tasks.arrays import Pair, filled, named
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer, numbers
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
@@ -18,26 +16,28 @@ LENGTH, NUM_BASES = 1000, 4
 NUM_LABELS = 36
 NUM_SAMPLES = (71_753, 2490, 149_400)
 
-_MEMBERS: dict[SplitName, str] = {"train": "train", "validation": "val", "test": "test"}
+_MEMBERS = {"train": "train", "validation": "val", "test": "test"}
 """Names of the published splits in the file. ORCA's code trains on train and val together."""
 
 
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
     content = Npz(path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"])
-    arrays: dict[str, Array] = {}
-    for split, name in _MEMBERS.items():
-        y = _zeros_and_ones(path, f"y_{name}", numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)))
-        sequences = numbers(path, f"x_{name}", content[f"x_{name}"], (len(y), LENGTH, NUM_BASES))
-        x = filled(workspace, split, np.arange(len(y)), _one_hot(path, f"x_{name}", sequences), (NUM_BASES, LENGTH))
-        arrays |= {f"{split}_x": x, f"{split}_y": y.astype(np.float32)}
-    log_fewer(path, len(arrays["train_y"]), NUM_SAMPLES[0])
-    return arrays
+    parts = [_split(workspace, path, content, split, name) for split, name in _MEMBERS.items()]
+    log_fewer(path, len(parts[0][1]), NUM_SAMPLES[0])
+    return named(parts)
 
 
-def _one_hot(path: Path, field: str, sequences: Array) -> Callable[[Indices], Array]:
-    """Return a function that maps indices [b] to their one-hot sequences [b, 4, 1000]."""
-    return lambda indices: _zeros_and_ones(path, field, sequences[indices]).transpose(0, 2, 1)
+def _split(workspace: Workspace, path: Path, content: Npz, split: str, name: str) -> Pair:
+    """Return x [N, 4, 1000] and y [N, 36] of a split; its unpacked sequences are freed before the next are read."""
+    y = _zeros_and_ones(path, f"y_{name}", numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)))
+    sequences = numbers(path, f"x_{name}", content[f"x_{name}"], (len(y), LENGTH, NUM_BASES))
+
+    def one_hot(indices: Indices) -> Array:
+        return _zeros_and_ones(path, f"x_{name}", sequences[indices]).transpose(0, 2, 1)
+
+    x = filled(workspace, split, np.arange(len(y)), one_hot, (NUM_BASES, LENGTH))
+    return x, y.astype(np.float32)
 
 
 def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:

@@ -1,8 +1,9 @@
 """The 42 tables of OpenML that the ORCA paper uses, from the papers on TabPFN and LIFT.
 
 Test is a stratified random tenth, validation a tenth of the rest. Numbers are standardised by statistics of the train
-split, and under the protocol ``paper`` of all rows, as in ORCA's code. Classes with fewer than three rows are left
-out, with a warning, because every split needs every class.
+split, and under the protocol ``paper`` of all rows, as in ORCA's code. A row is a sequence of its columns; ``paper``
+reads a row of numbers alone as one token, as ORCA's code does. Classes with fewer than three rows are left out, with a
+warning, because every split needs every class.
 """
 
 import logging
@@ -44,6 +45,8 @@ KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
 """Columns that ORCA's code keeps, by table id; all for other tables. In 1464, column 2 is a multiple of column 1."""
 NOMINAL_ONLY = frozenset({50, 469, 40975})
 """Ids of tables without columns of numbers: nothing is standardised, so both protocols have the same arrays."""
+LIFT = frozenset({12, 28, 44, 48, 61, 187, 882, 1479, 1491, 1493, 1511, 40496})
+"""Ids of tables that are in the comparison with LIFT only, whose published scores are accuracies; AUROCs for others."""
 LEAST_ROWS = 3
 """Least number of rows of a class: one in each split, so that the metric is defined."""
 
@@ -58,20 +61,20 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     train, validation, test = split(labels, SPLIT_SEED)
     paper = workspace.protocol == PAPER
     x_NLW = encode(name, columns, np.arange(len(labels)) if paper else train)
-    x = _as_sequences(dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train)
+    if x_NLW.shape[2] == 1:
+        x_NLW = _as_reference(dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train)
+    x = x_NLW if paper and x_NLW.shape[2] == 1 else x_NLW.transpose(0, 2, 1)  # channels, length: W, L
     return named([(x[rows], labels[rows].astype(np.int64)) for rows in (train, validation, test)])
 
 
-def _as_sequences(dataset_id: int, x_NLW: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
-    """Return inputs [N, channels, length]: [N, W, L] for a table with categories, [N, L, 1] for a table of numbers."""
-    if x_NLW.shape[2] > 1:
-        return x_NLW.transpose(0, 2, 1)
+def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
+    """Return a table of numbers as ORCA's code changes it: some are standardised again, one loses a column."""
     if dataset_id in STANDARDISED_AGAIN:
-        x_NLW = standardise_again(x_NLW, trained_on)
-    kept = KEPT_COLUMNS.get(dataset_id, range(x_NLW.shape[1]))
-    if max(kept) >= x_NLW.shape[1]:
-        raise UserError(f"openml/{dataset_id}: expected at least {max(kept) + 1} columns, found {x_NLW.shape[1]}")
-    return x_NLW[:, list(kept)]
+        x_NL1 = standardise_again(x_NL1, trained_on)
+    kept = KEPT_COLUMNS.get(dataset_id, range(x_NL1.shape[1]))
+    if max(kept) >= x_NL1.shape[1]:
+        raise UserError(f"openml/{dataset_id}: expected at least {max(kept) + 1} columns, found {x_NL1.shape[1]}")
+    return x_NL1[:, list(kept)]
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -132,6 +135,7 @@ def _task(dataset_id: int, title: str) -> Task:
         target=Target("classes", size=0),
         loss="weighted_cross_entropy",
         metric="one_minus_auroc",
+        paper_metric="error" if dataset_id in LIFT else "",
         input_scale="measured",
         num_samples=None,
         licence="the table's own, named in its description on OpenML",
@@ -141,6 +145,7 @@ def _task(dataset_id: int, title: str) -> Task:
         files=_client.raw_files(dataset_id),
         fetcher=partial(_client.fetch, dataset_id),
         paper_splits=dataset_id not in NOMINAL_ONLY,
+        version=2,
         build=partial(build, dataset_id),
     )
 

@@ -50,6 +50,7 @@ def test_confirm_trials_take_the_winner_and_never_a_stopped_trial(store: Results
         assert {r.hyperparameters for r in mine if r.phase == "confirm"} == {best.hyperparameters}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 1, 3, 7, 16, 23])
 def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStore, tmp_path: Path, most: int) -> None:
     whole = ResultsStore(tmp_path / "whole", create=True)
@@ -71,6 +72,7 @@ def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStor
     assert again.summary().up_to_date
 
 
+@pytest.mark.slow
 def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
     one = ResultsStore(tmp_path / "one", create=True)
     play(conduct(one))

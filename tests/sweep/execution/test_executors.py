@@ -249,6 +249,7 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
     one_cpu: None,
@@ -267,6 +268,7 @@ def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
         run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor=executor)
 
 
+@pytest.mark.slow
 def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     text = TEXT.replace("refine.dropout: 0.1", "refine.dropout: 0.1\n  refine.clip: 0.0").replace(
         "budgets:", "per_method:\n  nft: {settings: {refine.learning_rate: 1e+30}, space: {}}\nbudgets:"

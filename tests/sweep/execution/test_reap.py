@@ -1,4 +1,5 @@
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -58,9 +59,14 @@ def test_a_recycled_process_id_is_left_alone() -> None:
         bystander.wait()
 
 
-def test_a_broken_note_is_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"driver": 5}', '{"driver": ["x", 0]}', "[" * 100_000, None])
+def test_a_broken_note_is_dropped(content: str | None) -> None:
     note = note_processes()
-    note.write_text("{")
+    note.unlink()
+    if content is None:
+        os.mkfifo(note)
+    else:
+        note.write_text(content)
     assert reap_orphans() == []
     assert not note.exists()
 

@@ -92,6 +92,7 @@ def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, S
     assert validation != test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
 def test_an_interrupted_trial_resumes_exactly(
     plans: dict[str, SearchPlan], tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +120,7 @@ def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, 
     assert again.outcome == report.outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_warm_actor_scores_like_a_fresh_one(
     plans: dict[str, SearchPlan], tmp_path: Path, deterministic: bool, monkeypatch: pytest.MonkeyPatch
@@ -155,6 +157,7 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     assert [second, first] == [scores(report) for report in fresh]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("deterministic", "threads"), [(False, 2), (True, 1)])
 def test_a_deterministic_trial_computes_with_one_thread(
     plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool, threads: int

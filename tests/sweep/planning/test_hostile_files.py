@@ -163,6 +163,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
         load_spec(long)
 
 
+@pytest.mark.slow
 def test_many_misspelt_names_take_seconds() -> None:
     names = "".join(f"  refine.learning_rat{i}: 1\n" for i in range(9000))
     started = time.monotonic()

@@ -141,6 +141,8 @@ def test_the_papers_recipe_is_the_row_and_its_source(task: str) -> None:
     trial, row = plan.trial({}, 0, "confirm"), ROWS[dataset_of(task)]
     assert_is_row(trial, row)
     assert trial.hyperparameters["align.source"] == {"text": "conll2003", "CIFAR10": "cifar10"}[row["source"]]
+    assert trial.hyperparameters["embedder.initialisation"] == "paper"
+    assert trial.hyperparameters["head.dense"] == "pooled"
     if get_task(task).kind == "sequence" and row["dataset"] != "PDE-Burgers":
         assert trial.hyperparameters["embedder.sequence_length"] == int(row["target_seq_len"])
 
@@ -169,6 +171,7 @@ def test_the_rows_are_the_references_files() -> None:
         assert (given["no_warmup_scheduler"]["name"], steps["sched"], steps["base"]) == ("StepLR", [20, 40, 60], 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", SHIPPED)
 @pytest.mark.parametrize("budget", ["quick", "published", "full"])
 def test_shipped_sweeps_begin_with_them(benchmark: str, budget: str) -> None:
@@ -185,5 +188,10 @@ def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     assert spec.settings("nasbench360/cifar100", "orca")["align.source"] == "cifar10"
     text = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper", body="minilm-l6"))
     assert text.settings("nasbench360/cifar100", "orca")["align.source"] == "conll2003"
+    starts = {name: spec.settings("nasbench360/ecg", name)["embedder.initialisation"] for name in ("orca", "nft")}
+    assert starts == {"orca": "paper", "nft": "random"}  # the reference ties the embedder's start to aligning
+    held_out = load_spec("nasbench360").settings("nasbench360/ecg", "orca")
+    assert held_out["embedder.initialisation"] == "body"
+    assert "head.dense" not in held_out
     assert (spec.confirm_seeds, spec.search_trials("nasbench360/ecg", "orca")) == ((0,), 0)
     assert load_spec("nasbench360", overrides=Overrides(trials=1)).confirm_seeds == (1,)

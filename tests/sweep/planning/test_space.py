@@ -29,6 +29,22 @@ def test_contains() -> None:
     assert not Dimension(integer=(1, 3)).contains("2")
 
 
+@pytest.mark.parametrize(
+    ("dimension", "values"),
+    [
+        (Dimension(uniform=(1.0, 3.0)), [1.0, 1.5, 2.0]),
+        (Dimension(log_uniform=(1e-4, 1.0)), [1e-4, 1e-3, 1e-2]),
+        (Dimension(integer=(1, 4)), [1, 2, 3]),
+        (Dimension(choice=["a", "b"]), ["a", "a", "b"]),
+    ],
+)
+def test_quantiles(dimension: Dimension, values: list[float]) -> None:
+    assert [dimension.quantile(fraction) for fraction in (0.0, 0.25, 0.5)] == [
+        pytest.approx(value) if isinstance(value, float) else value for value in values
+    ]
+    assert dimension.contains(dimension.quantile(1 - 2**-32))
+
+
 def test_tidy_keeps_four_digits_and_other_types() -> None:
     assert tidy(0.000123456789) == 0.0001235
     assert tidy(3) == 3

@@ -37,6 +37,7 @@ def _pack(archive: Path, members: list[Path]) -> None:
         shutil.rmtree(member) if member.is_dir() else member.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROOTS)
 def test_an_archive_as_it_is_hosted_becomes_the_same_data(name: str, tmp_path: Path) -> None:
     task, raw = get_task(f"nasbench360/{name}"), tmp_path / "raw"

@@ -1,6 +1,7 @@
 """Cosmic: crops, ignored pixels, and where sky is added."""
 
 import ast
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ def stamps(raw: Path, split: str) -> list[Path]:
 
 
 def sky(path: Path) -> float:
-    """Return the sky of a stamp's exposure; 0 where the field has none."""
-    listed = path.parent / "sky.npy"
-    return float(np.load(listed)[int(path.name.split("_")[0]) - 1]) if listed.exists() else 0.0
+    """Return the sky of a stamp's exposure."""
+    return float(np.load(path.parent / "sky.npy")[int(path.name.split("_")[0]) - 1])
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -66,7 +66,6 @@ def test_targets_are_masks_with_ignored_pixels_marked(split: str, raw: Path, dat
 def test_sky_is_added_to_training_images_only(raw: Path, data: PreparedData) -> None:
     factors = np.random.RandomState(0).uniform(-0.9, 3, 6)
     skies = [sky(path) for path in stamps(raw, "train")]
-    assert 0 < skies.count(0.0) < 6
     for image, path, factor, level in zip(np.asarray(data.train.x), stamps(raw, "train"), factors, skies, strict=True):
         np.testing.assert_allclose(image[0], np.load(path)[0, 64:192, 64:192] + factor * level, rtol=1e-6, atol=1e-4)
     for split in ("validation", "test"):
@@ -82,6 +81,17 @@ def test_paper_adds_sky_everywhere_and_splits_alike(raw: Path, data: PreparedDat
         moved = np.asarray(paper.splits[split].x) - np.asarray(data.splits[split].x)  # type: ignore[index]
         np.testing.assert_allclose(moved.mean(axis=(1, 2, 3)), added, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(paper.splits[split].y, data.splits[split].y)  # type: ignore[index]
+
+
+def test_a_sky_that_is_missing_is_an_error_where_it_is_needed(raw: Path, data: PreparedData, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(raw, tmp_path / "raw"))
+    (copied / "cosmic/npy_test/f435w/12513/2/sky.npy").unlink()
+    assert TASK.prepare(raw=copied, out=tmp_path / "held-out").fingerprint == data.fingerprint
+    with pytest.raises(UserError, match=r"nasbench360/cosmic: 1 of 3 folders of stamps have no sky\.npy.*12513/2; "):
+        TASK.prepare("paper", raw=copied, out=tmp_path / "paper")
+    np.save(copied / "cosmic/npy_test/f435w/12513/2/sky.npy", np.zeros(2))  # the user's choice to add none
+    chosen = TASK.prepare("paper", raw=copied, out=tmp_path / "paper")
+    np.testing.assert_array_equal(chosen.test.x[:], data.test.x[:])
 
 
 def test_without_lists_the_galaxy_fields_of_the_filter_are_read(raw: Path, data: PreparedData, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ def test_the_deviation_is_unbiased_and_1e_5_larger() -> None:
     assert mean.dtype == std.dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "seen"), [("held-out", 11), ("paper", 12)])
 def test_every_fifth_point_is_kept_and_statistics_are_of_what_trains(protocol: str, seen: int, tmp_path: Path) -> None:
     data = prepare(TASK, tmp_path, protocol)
@@ -39,6 +40,7 @@ def test_every_fifth_point_is_kept_and_statistics_are_of_what_trains(protocol: s
     np.testing.assert_allclose(data.y_std, solutions[:seen].std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_coordinates_run_along_columns_in_channel_1_and_along_rows_in_channel_2(tmp_path: Path) -> None:
     grid = np.asarray(prepare(TASK, tmp_path).validation.x)[0, 1:]
     ticks = np.arange(85) / 84
@@ -46,6 +48,7 @@ def test_coordinates_run_along_columns_in_channel_1_and_along_rows_in_channel_2(
     np.testing.assert_allclose(grid[1], np.broadcast_to(ticks[:, None], (85, 85)), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_files_of_matlab_5_and_7_3_give_the_same_arrays(tmp_path: Path) -> None:
     fingerprints = set()
     for name, save in (("5", save_matlab5), ("7.3", save_matlab73)):

@@ -64,6 +64,7 @@ def levelled(distances: Array) -> Array:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(PROTEINS["deepcov"])))
 def test_training_squares_are_those_of_the_files(number: int, raw: Path, data: PreparedData) -> None:
     share = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))[number]
@@ -78,6 +79,7 @@ def test_a_window_of_a_long_training_protein_is_off_the_diagonal() -> None:
     assert top != left
 
 
+@pytest.mark.slow
 def test_psicov_is_halved_and_its_targets_are_whole(raw: Path, data: PreparedData) -> None:
     for split, numbers in ((data.test, (0, 1)), (data.validation, (2, 3))):
         assert len(split) == 2

@@ -180,14 +180,14 @@ def reap_orphans() -> list[int]:
     ended: list[int] = []
     for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
         try:
-            content = json.loads(note.read_text())
+            content = cache.read_json(note)
             if _living(*content["driver"]):
                 continue
             for process in filter(None, (_living(*each) for each in content["started"])):
                 with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
                     process.kill()
                     ended.append(process.pid)
-        except (OSError, ValueError, KeyError, psutil.Error) as error:
+        except (OSError, ValueError, TypeError, KeyError, psutil.Error) as error:  # also UserError: a damaged file
             logger.debug("%s: %s", note, error)
         note.unlink(missing_ok=True)
     if ended:

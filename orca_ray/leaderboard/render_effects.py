@@ -1,0 +1,190 @@
+"""Formats the effects of a grid's factors as text: plain tables, Markdown, CSV or JSON."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+from orca_ray.errors import lookup, printable
+from orca_ray.leaderboard.effects import MIN_TASKS, Comparison, Effects, Levels, Ratio
+from orca_ray.leaderboard.render import (
+    MISSING,
+    dump_json,
+    markdown_table,
+    metrics_text,
+    plain_table,
+    score_text,
+    wrapped,
+)
+
+Section = tuple[str, list[list[str]], int]
+"""Title, cells (the first row holds the titles of columns), and number of columns that hold names."""
+_PAIRED = (
+    "Each ratio compares test scores that are paired by task, seed and the levels of all other factors; below 1 the "
+    "level is better. On one task, it is the ratio of means over seeds, averaged geometrically over the other factors' "
+    "levels. Over all tasks, it is the geometric mean, "
+)
+_OVER_TASKS = "with a 95% bootstrap interval over tasks."
+_OVER_SEEDS = "with a 95% interval of the noise over seeds, which holds for these few tasks only."
+_NOISE = (
+    "better, worse: number of tasks on which the ratio differs from 1 by more than two standard errors, computed from "
+    "the task's deviation over seeds (of log scores, pooled over all cells)."
+)
+_PAIRS = (
+    "pairs: pairs of scores, of those planned. A mean below half of the task's smallest positive score counts as that."
+)
+_CHANCE = "There are {} intervals; if no factor had an effect, about one in twenty would exclude 1."
+
+
+def render_effects(effects: Effects, format: str = "table") -> str:
+    """Return the effects as text in a format of `EFFECT_FORMATS`, without a line break at the end.
+
+    ``table`` and ``markdown`` are for people. Markdown also has the ratio on each task, and effects given a combination
+    of levels. ``csv`` (one row per number) and ``json`` hold everything in full precision. Raises `UserError` for an
+    unknown format.
+    """
+    return lookup("format", format, EFFECT_FORMATS)(effects)
+
+
+def _ratio(value: float) -> str:
+    return MISSING if math.isnan(value) else f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"
+
+
+def _interval(ratio: Ratio) -> str:
+    text = _ratio(ratio.value)
+    return text if math.isnan(ratio.low) else f"{text} [{_ratio(ratio.low)}, {_ratio(ratio.high)}]"
+
+
+def _named(levels: Levels) -> str:
+    return ", ".join(f"{factor} {level}" for factor, level in levels.items())
+
+
+def _on_task(ratio: Ratio | None) -> str:
+    """Format the ratio on one task: bold if better beyond noise, italic if worse."""
+    if ratio is None:
+        return MISSING
+    mark = "**" if ratio.high < 1 else "*" if ratio.low > 1 else ""
+    return f"{mark}{_ratio(ratio.value)}{mark}"
+
+
+def _sections(effects: Effects, *, full: bool) -> Iterator[Section]:
+    tasks = {task: task.removeprefix(f"{effects.benchmark}/") for task in effects.metrics}
+    for factor, (baseline, *_) in effects.factors.items():
+        rows = [["level", "given", "ratio [95%]", "better", "worse", "pairs", *(tasks.values() if full else ())]]
+        for each in effects.comparisons:
+            if list(each.changed) == [factor] and (full or len(each.given) < 2):
+                counts = [str(each.better), str(each.worse), f"{each.pairs}/{each.planned}"]
+                name, given = each.levels[factor], _named(each.given) or "all"
+                on_tasks = [_on_task(each.tasks.get(task)) for task in tasks] if full else []
+                rows.append([name, given, _interval(each.ratio), *counts, *on_tasks])
+        if len(rows) > 1:
+            yield f"Effect of {factor}, relative to {baseline}", rows, 2
+    for one, two in combinations(effects.factors, 2):
+        title = f"{one} and {two}, relative to {effects.factors[one][0]}, {effects.factors[two][0]}"
+        yield title, _crossed(effects, one, two), 1
+    scored = " ± ".join(("mean", "standard deviation"))
+    names = list(effects.factors)
+    rows = [[*names, *tasks.values()]]
+    for index, cell in enumerate(effects.cells):
+        scores = (effects.scores[task, index] for task in tasks)
+        texts = [score_text(score, len(effects.seeds), " ± " if full else "±") for score in scores]
+        rows.append([*(cell.get(name, MISSING) for name in names), *texts])
+    yield f"Test scores, {scored} over seeds {', '.join(map(str, effects.seeds))}", rows, len(names)
+
+
+def _crossed(effects: Effects, one: str, two: str) -> list[list[str]]:
+    """Return the table of two factors: rows are levels of ``one``, columns of ``two``; both baselines have ratio 1."""
+    base = {one: effects.factors[one][0], two: effects.factors[two][0]}
+    rows = [[f"{one} \\ {two}", *effects.factors[two]]]
+    for level in effects.factors[one]:
+        found = [effects.find({one: level, two: other}, base) for other in effects.factors[two]]
+        texts = [MISSING if each is None else _interval(each.ratio) for each in found]
+        rows.append([level, *(["1", *texts[1:]] if level == base[one] else texts)])
+    return rows
+
+
+def _title(effects: Effects) -> str:
+    return f"{effects.benchmark}: sweep {effects.sweep}, protocol {effects.protocol}"
+
+
+def _footer(effects: Effects) -> list[str]:
+    totals = ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items())
+    missing = sum(len(effects.seeds) - score.n for score in effects.scores.values())
+    counted = f"scores: {len(effects.scores) * len(effects.seeds) - missing} found, {missing} missing"
+    return [
+        _PAIRED + (_OVER_TASKS if len(effects.metrics) >= MIN_TASKS else _OVER_SEEDS),
+        _NOISE,
+        _PAIRS,
+        _CHANCE.format(len(effects.comparisons)),
+        metrics_text(effects.metrics, effects.benchmark),
+        counted,
+        f"trials: {totals}",
+        *effects.notes,
+    ]
+
+
+def _table(effects: Effects) -> str:
+    lines = [printable(_title(effects))]
+    for title, rows, _ in _sections(effects, full=False):
+        lines += ["", printable(title), "", *plain_table(rows)]
+    return "\n".join([*lines, "", *(line for text in _footer(effects) for line in wrapped(text))])
+
+
+def _markdown(effects: Effects) -> str:
+    lines = [printable(_title(effects)), "", *(f"- {printable(text)}" for text in _footer(effects))]
+    lines.append("- Ratios on single tasks: **bold** is better beyond noise, *italic* worse.")
+    for title, rows, names in _sections(effects, full=True):
+        lines += ["", f"## {printable(title)}", "", *markdown_table(rows, names)]
+    return "\n".join(lines)
+
+
+def _csv(effects: Effects) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = ("section", "task", "metric", "levels", "reference", "value", "std", "low", "high", "n", "planned")
+    writer.writerow(["benchmark", "sweep", "protocol", *columns])
+
+    def write(section: str, task: str, levels: Levels, reference: Levels, *numbers: float | None) -> None:
+        cells = ["" if value is None or math.isnan(value) else value for value in numbers]
+        names = [", ".join(f"{factor}={level}" for factor, level in each.items()) for each in (levels, reference)]
+        metric = effects.metrics.get(task, "")
+        writer.writerow([effects.benchmark, effects.sweep, effects.protocol, section, task, metric, *names, *cells])
+
+    for each in effects.comparisons:
+        value, low, high = each.ratio
+        write("effect", "", each.levels, each.reference, value, None, low, high, each.pairs, each.planned)
+        for task, (value, low, high) in each.tasks.items():
+            write("effect", task, each.levels, each.reference, value, None, low, high, None, None)
+    for (task, index), (mean, std, n) in effects.scores.items():
+        write("score", task, effects.cells[index], {}, mean, std, None, None, n, len(effects.seeds))
+    return stream.getvalue().rstrip("\n")
+
+
+def _json(effects: Effects) -> str:
+    def compared(each: Comparison) -> dict[str, object]:
+        tasks = {task: ratio._asdict() for task, ratio in each.tasks.items()}
+        numbers = {"better": each.better, "worse": each.worse, "pairs": each.pairs, "planned": each.planned}
+        sides = {"levels": each.levels, "reference": each.reference}
+        return {**sides, "ratio": each.ratio._asdict(), **numbers, "tasks": tasks}
+
+    cells = [
+        {"levels": cell, "scores": {task: effects.scores[task, index]._asdict() for task in effects.metrics}}
+        for index, cell in enumerate(effects.cells)
+    ]
+    document = {
+        **{key: getattr(effects, key) for key in ("benchmark", "sweep", "protocol", "seeds", "factors", "metrics")},
+        "effects": [compared(each) for each in effects.comparisons],
+        "cells": cells,
+        "statuses": {status.value: count for status, count in effects.statuses.items()},
+        "notes": effects.notes,
+    }
+    return dump_json(document)
+
+
+EFFECT_FORMATS: dict[str, Callable[[Effects], str]] = {
+    "table": _table,
+    "markdown": _markdown,
+    "csv": _csv,
+    "json": _json,
+}

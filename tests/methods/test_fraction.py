@@ -1,0 +1,90 @@
+"""``data.fraction``: a trial reads a share of the training samples and nothing else of the training split."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orca_ray.data.prepared import PreparedData, Split
+from orca_ray.data.rows import Array, RowIndex, Rows, Target
+from orca_ray.errors import UserError
+
+from .tiny_trials import QUICK, TASK, make_data, make_task, run, scores, start
+
+RAW_UNITS = replace(make_task(Target("scalar")), target_scale="measured")
+
+
+class Recording:
+    """Rows that record which of them are read."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+        self.read: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: RowIndex) -> Array:
+        self.read.update(np.arange(len(self))[part].tolist())
+        return self._rows[part]
+
+
+def with_train(data: PreparedData, x: Rows, y: Any = None) -> PreparedData:
+    return replace(data, splits={**data.splits, "train": Split(x, data.train.y if y is None else y)})
+
+
+def rows_read(body: str, fraction: float, seed: int = 0, method: str = "orca") -> set[int]:
+    """Return the training rows that a trial reads; all validation rows must be read as well."""
+    data = make_data(TASK)
+    train, validation = Recording(data.train.x), Recording(data.validation.x)
+    data = with_train(data, train)
+    data = replace(data, splits={**data.splits, "validation": Split(validation, data.validation.y)})
+    run(start(body, method, data=data, hyperparameters={**QUICK, "data.fraction": fraction}, seed=seed))
+    assert len(validation.read) == len(validation)
+    return train.read
+
+
+def test_a_trial_reads_a_nested_stratified_share_of_its_seed(bert: str) -> None:
+    fifth, half = rows_read(bert, 0.2), rows_read(bert, 0.5)
+    assert np.bincount(make_data(TASK).train.y[sorted(fifth)]).tolist() == [3, 3, 3]  # of 17, 17 and 16
+    assert len(half) == 8 + 8 + 8
+    assert fifth < half
+    assert rows_read(bert, 0.2, method="nft") == fifth
+    assert rows_read(bert, 0.2, seed=1) != fifth
+    assert len(rows_read(bert, 1.0)) == 50
+
+
+@pytest.mark.parametrize("task", [TASK, RAW_UNITS], ids=["classes", "scalar"])
+def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
+    """What is not drawn may be anything, in inputs and targets, also in units that have to be measured."""
+    data = make_data(task)
+    data = replace(with_train(data, data.train.x * 40 + 7), y_mean=None, y_std=None)
+    recording = Recording(data.train.x)
+    options: dict[str, Any] = {"task": task, "hyperparameters": {**QUICK, "data.fraction": 0.2}}
+    expected = start(bert, data=with_train(data, recording), **options)
+    reports = run(expected)
+    drawn = np.isin(np.arange(50), sorted(recording.read))
+    x, y = data.train.x[:].copy(), data.train.y.copy()
+    x[~drawn] = np.nan
+    if task is RAW_UNITS:
+        y[~drawn] = np.nan
+    poisoned = start(bert, data=with_train(data, x, y), **options)
+    assert run(poisoned) == reports
+    assert scores(poisoned.result()) == scores(expected.result())
+
+
+def test_alignments_of_other_shares_are_not_reused(bert: str, tmp_path: Path) -> None:
+    reused = []
+    for fraction in (1.0, 0.5, 0.5, 1.0):
+        trial = start(bert, hyperparameters={**QUICK, "data.fraction": fraction}, aligned=tmp_path)
+        run(trial)
+        reused.append(trial.result().align_reused)
+    assert reused == [False, False, True, True]
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
+def test_a_share_is_in_bounds(bert: str, fraction: float) -> None:
+    with pytest.raises(UserError, match=r"data.fraction must be in \(0, 1\]"):
+        start(bert, hyperparameters={**QUICK, "data.fraction": fraction})

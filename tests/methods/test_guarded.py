@@ -1,0 +1,156 @@
+"""`orca_guarded`: what the guard chooses, and that refining starts from exactly that embedder."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from orca_ray.data.rows import Target
+from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.stages import guard as guard_module
+from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.guard import POINTS, Guard
+
+from .tiny_trials import QUICK, changed, copy_of, make_task, reported, run, scores, start
+
+SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.schedule": "reference_step", "refine.epochs": 2}
+SCALAR = make_task(Target("scalar"))  # errors of classes may stay equal, so that no margin is low enough
+FLAT, WORSE, BETTER = torch.ones(4), torch.tensor([1.0, 1.5, 1.2, 1.3]), torch.tensor([0.5, 0.6, 0.4, 0.5])
+NOISY = torch.tensor([0.0, 2.0, 0.0, 1.9])
+"""A mean of 0.975, but a standard error of 0.49."""
+
+
+def guarded(*errors: Tensor) -> tuple[Guard, nn.Linear]:
+    """Run a guard over probes with scripted errors; the weight of the embedder is the number of epochs."""
+    embedder, script = nn.Linear(1, 1, bias=False), iter(errors)
+    guard = Guard(embedder, lambda: next(script))
+    for number in range(len(errors)):
+        nn.init.constant_(embedder.weight, 10 * number)
+        assert guard.due(POINTS[number])
+        guard.step(POINTS[number], 10 * number)
+        assert not guard.due(POINTS[number])
+    return guard, embedder
+
+
+@pytest.mark.parametrize(
+    ("errors", "chosen"),
+    [
+        ((FLAT, WORSE, WORSE, WORSE, WORSE), 0),
+        ((FLAT, FLAT, FLAT, FLAT, FLAT), 0),
+        ((FLAT, NOISY, NOISY, NOISY, NOISY), 0),
+        ((FLAT, WORSE, BETTER, FLAT, WORSE), 20),
+        ((FLAT, BETTER, BETTER - 0.01, BETTER, BETTER), 20),  # lower by the same for every sample: no noise
+        ((WORSE, FLAT, FLAT, FLAT, BETTER), 40),
+    ],
+)
+def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
+    guard, embedder = guarded(*errors)
+    assert guard.done
+    assert guard.chosen == chosen
+    assert [point.epoch for point in guard.points] == [0, 10, 20, 30, 40]
+    assert [point.error for point in guard.points] == pytest.approx([float(error.mean()) for error in errors])
+    guard.load_choice()
+    assert embedder.weight.item() == chosen
+
+
+def test_a_plateau_skips_points() -> None:
+    guard = Guard(nn.Linear(1, 1), lambda: FLAT)
+    guard.step(0.0, 0)
+    guard.step(0.6, 7)
+    assert not guard.due(0.7)
+    assert guard.due(1.0)
+    guard.step(1.0, 9)
+    assert guard.done
+    assert [point.epoch for point in guard.points] == [0, 7, 9]
+
+
+@pytest.mark.parametrize(("margin", "twin", "chosen"), [(1e9, "nft", 0), (-1e9, "orca", 4)])
+def test_refining_starts_from_the_choice_bit_for_bit(
+    bert: str, margin: float, twin: str, chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard that never aligns is ``nft``, and one that always does is ``orca``."""
+    monkeypatch.setattr(guard_module, "MARGIN", margin)
+    trial, other = (start(bert, method, task=SCALAR, hyperparameters=SHORT) for method in ("orca_guarded", twin))
+    reports, expected = run(trial), run(other)
+    assert [report for report in reports if report["stage"] != "probe"][-len(expected) :] == expected
+    assert trial.result().align_chosen == chosen
+    assert other.result().align_chosen is None
+    assert trial.result().test_score == other.result().test_score
+    assert not changed(copy_of(trial.model), copy_of(other.model))
+
+
+def test_the_curve_has_the_probes(bert: str) -> None:
+    reports = run(start(bert, "orca_guarded", hyperparameters=SHORT))
+    probes = [report for report in reports if report["stage"] == "probe"]
+    assert [(report["epoch"], report["epochs"]) for report in probes] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert all(0 < report["loss"] < 3 for report in probes)
+    assert all(report["validation_score"] is report["distance"] is None for report in probes)
+
+
+@pytest.mark.parametrize(
+    ("target", "input_shape"),
+    [
+        (Target("labels", size=3), (2, 16)),
+        (Target("scalar"), (1, 30)),
+        (Target("dense", shape=(16,)), (1, 16)),
+        (Target("dense", shape=(8, 8)), (1, 8, 8)),
+    ],
+    ids=["labels", "scalar", "dense-1d", "dense-2d"],
+)
+@pytest.mark.parametrize("body", ["bert", "vit"])
+def test_every_target_on_every_kind_of_body(
+    target: Target, input_shape: tuple[int, ...], body: str, request: pytest.FixtureRequest
+) -> None:
+    trial = start(
+        request.getfixturevalue(body), "orca_guarded", task=make_task(target, input_shape), hyperparameters=SHORT
+    )
+    run(trial)
+    assert trial.result().align_chosen in range(5)
+
+
+def trial_in(directory: Path, body: str, hyperparameters: Mapping[str, Scalar] = SHORT, **changes: Any) -> Adaptation:
+    return start(body, "orca_guarded", hyperparameters=hyperparameters, aligned=directory, **changes)
+
+
+def test_a_second_trial_takes_choice_and_probes_over(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_module, "MARGIN", -1e9)
+    first = trial_in(tmp_path, bert, task=SCALAR)
+    expected = run(first)
+    monkeypatch.setattr(guard_module, "MARGIN", 1e9)  # does not matter: nothing is probed
+    second = trial_in(tmp_path, bert, task=SCALAR)
+    assert run(second) == expected
+    assert scores(second.result()) == scores(first.result())
+    assert (second.result().align_reused, second.result().align_chosen) == (True, 4)
+    assert not changed(copy_of(first.model), copy_of(second.model))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 9])
+def test_an_interrupted_replay_continues_without_the_file(bert: str, steps: int, tmp_path: Path) -> None:
+    expected = run(trial_in(tmp_path / "aligned", bert))
+    first = trial_in(tmp_path / "aligned", bert)
+    reports = [reported(first.step()) for _ in range(steps)]
+    first.save(tmp_path / "trial")
+    shutil.rmtree(tmp_path / "aligned")
+    second = trial_in(tmp_path / "aligned", bert)
+    assert second.restore(tmp_path / "trial")
+    assert reports + run(second) == expected
+
+
+def test_who_shares_a_guarded_alignment(bert: str, tmp_path: Path) -> None:
+    """Not `orca`, whose embedder is the last one, nor a body with other layers, whose features differ."""
+
+    def reuses(trial: Adaptation) -> bool:
+        while trial.stage != "refine":
+            trial.step()
+        return trial.result().align_reused
+
+    assert not reuses(trial_in(tmp_path, bert))
+    assert reuses(trial_in(tmp_path, bert, {**SHORT, "refine.learning_rate": 3e-3}))
+    assert not reuses(start(bert, "orca", hyperparameters=SHORT, aligned=tmp_path))
+    assert not reuses(trial_in(tmp_path, f"{bert}:layers=1"))

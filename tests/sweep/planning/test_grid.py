@@ -1,0 +1,227 @@
+"""Grids: their cells, the trials that they plan and run, what they cost, and the mistakes in them."""
+
+from pathlib import Path
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.planning.cost import Rate, task_costs
+from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells
+from orca_ray.sweep.planning.loading import load_spec, parse_spec
+from orca_ray.sweep.planning.plan import build_plan
+from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.tasks.registry import get_task
+from tests.sweep.fakes import fake_searches, play
+
+TEXT = """\
+name: study
+benchmark: pocket
+methods: [orca]
+tasks: [pocket/digits]
+early_stopping: {eta: 2, min_epochs: 1}
+settings: {refine.epochs: 6, align.epochs: 4}
+grid:
+  refine.learning_rate: [1e-3, 1e-2]
+  aligning:
+    none: {align.epochs: 0}
+    l2: {align.distance: l2}
+    mmd: {align.distance: mmd, refine.epochs: 3}
+per_task: {pocket/digits: {settings: {refine.epochs: 5}}}
+budgets:
+  full: {confirm_seeds: [1, 2], settings: {align.epochs: 7}}
+"""
+VARIED = ("refine.learning_rate", "align.epochs", "align.distance", "refine.epochs")
+EXPECTED = {
+    ("0.001", "none"): (1e-3, 0, "l2", 5),
+    ("0.001", "l2"): (1e-3, 7, "l2", 5),
+    ("0.001", "mmd"): (1e-3, 7, "mmd", 3),
+    ("0.01", "none"): (1e-2, 0, "l2", 5),
+    ("0.01", "l2"): (1e-2, 7, "l2", 5),
+    ("0.01", "mmd"): (1e-2, 7, "mmd", 3),
+}
+"""Values of `VARIED` by level names: those of a level win over task and budget, which win over the file."""
+
+
+def edited(old: str, new: str) -> str:
+    assert old in TEXT
+    return TEXT.replace(old, new, 1)
+
+
+def refused(text: str, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_spec(text, "mine.yaml", **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_cells_are_the_full_cross_and_their_values_win() -> None:
+    cells = grid_cells(parse_spec(TEXT), "pocket/digits", "orca")
+    found = {
+        (cell.levels["refine.learning_rate"], cell.levels["aligning"]): tuple(cell.hyperparameters[n] for n in VARIED)
+        for cell in cells
+    }
+    assert found == EXPECTED
+    assert len(cells) == len(EXPECTED)
+
+
+def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path / "results", create=True)
+    searches = fake_searches(parse_spec(TEXT))
+    conductor = Conductor(searches, store, executor="fake")
+    first = play(conductor, most=7)  # the first seed of all cells, then one of the second
+    assert [trial.seed for trial in first] == [1] * 6 + [2]
+    rest = play(Conductor(searches, store, executor="fake"))
+    trials = [*first, *rest]
+    assert {trial.phase for trial in trials} == {"confirm"}
+    ran = sorted((trial.seed, *(trial.hyperparameters[name] for name in VARIED)) for trial in trials)
+    assert ran == sorted((seed, *values) for seed in (1, 2) for values in EXPECTED.values())
+    records = store.load("study/full").values()
+    assert {record.status for record in records} == {Status.COMPLETED}
+    assert all(record.test_score is not None for record in records)
+    assert Conductor(searches, store, executor="fake").summary().up_to_date
+
+
+def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
+    """Without an align stage three distances are one; two crosses of a list share a cell."""
+    (plan,) = fake_searches(parse_spec(edited("methods: [orca]", "methods: [nft]")))
+    epochs = [(each["refine.learning_rate"], each["refine.epochs"]) for each in plan.cells]
+    assert epochs == [(1e-3, 5), (1e-3, 3), (1e-2, 5), (1e-2, 3)]
+    grid = "grid:\n  - refine.epochs: [5, 6]\n  - refine.epochs: [6]\n    refine.batch_size: [8, 32]\n"
+    text = TEXT[: TEXT.index("grid:")] + grid
+    (plan,) = fake_searches(parse_spec(text))
+    assert [(each["refine.epochs"], each["refine.batch_size"]) for each in plan.cells] == [(5, 32), (6, 32), (6, 8)]
+    assert len(grid_cells(parse_spec(text), "pocket/digits", "orca")) == 4
+
+
+def test_the_plan_counts_cells_and_their_epochs() -> None:
+    planned = build_plan(parse_spec(TEXT), None)
+    (row,), (cost,) = planned.rows, planned.costs
+    assert (row.search_trials, row.confirm_trials, row.epochs) == (0, 12, 5)
+    assert (cost.trials, cost.epochs) == (12, 2 * 2 * (5 + 5 + 3))
+
+
+def test_a_grid_costs_what_its_cells_cost_apart() -> None:
+    text = """\
+name: study
+benchmark: nasbench360
+methods: [orca]
+tasks: [nasbench360/ecg]
+"""
+    rate = Rate("a device", 1e12)
+
+    def hours(more: str) -> float:
+        spec = parse_spec(text + more)
+        (cost,) = task_costs(plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True), rate)
+        assert cost.gpu_hours is not None
+        return cost.gpu_hours
+
+    whole = hours("grid: {refine.epochs: [3, 8], align.epochs: [0, 50], embedder.sequence_length: [10, 50]}\n")
+    apart = [
+        hours(f"settings: {{refine.epochs: {e}, align.epochs: {a}, embedder.sequence_length: {length}}}\n")
+        for e in (3, 8)
+        for a in (0, 50)
+        for length in (10, 50)
+    ]
+    assert whole == pytest.approx(sum(apart))
+    # Without aligning and scoring, a tenth of the samples costs a tenth of the training.
+    once = "settings: {align.epochs: 0, refine.epochs: %d, data.fraction: %s}\n"
+    epoch, tenth = (hours(once % (2, share)) - hours(once % (1, share)) for share in ("1.0", "0.1"))
+    samples = get_task("nasbench360/ecg").num_samples
+    assert samples is not None
+    train, validation, _ = samples
+    assert tenth / epoch == pytest.approx((0.3 * train + validation) / (3 * train + validation), rel=1e-3)
+
+
+def test_options_of_the_command_line() -> None:
+    assert [p.num_trials for p in fake_searches(parse_spec(TEXT, overrides=Overrides(seeds=4)))] == [24]
+    once = parse_spec(TEXT, overrides=Overrides(trials=1))
+    assert ([p.num_trials for p in fake_searches(once)], once.sweep_id) == ([6], "study/full-trials1")
+    assert refused(TEXT, overrides=Overrides(trials=2)).startswith("--trials 2: a grid has no search")
+    wide = parse_spec(TEXT, overrides=Overrides(tasks=["digits", "wdbc"], methods=["orca", "nft"]))
+    assert [plan.num_trials for plan in fake_searches(wide)] == [12, 8, 12, 8]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "part"),
+    [
+        ("refine.learning_rate:", "refine.learning_rat:", 8, "Did you mean 'refine.learning_rate'"),
+        ("refine.learning_rate:", "rate:", 8, "A factor of another name is a mapping"),
+        ("{align.distance: l2}", "{align.distanc: l2}", 11, "Did you mean 'align.distance'"),
+        ("{align.distance: l2}", "{align.distance: l3}", 11, "grid.aligning.l2: unknown align.distance 'l3'"),
+        ("{align.epochs: 0}", "{align.epochs: -1}", 10, "grid.aligning.none: align.epochs must be at least 0"),
+        ("{align.epochs: 0}", "{align.epochs: few}", 10, "align.epochs must be a whole number, got 'few'"),
+        ("{align.epochs: 0}", "0", 10, "grid.aligning.none: "),
+        ("[1e-3, 1e-2]", "[1e-3, 0.0]", 8, "refine.learning_rate must be greater than 0"),
+        ("[1e-3, 1e-2]", "[]", 8, "grid.refine.learning_rate: List should have at least 1 item"),
+        ("[1e-3, 1e-2]", "[[1e-3]]", 8, "grid.refine.learning_rate.0"),
+        ("[1e-3, 1e-2]", "1e-3", 8, "grid.refine.learning_rate: Input should be a valid list; got 0.001"),
+        ("[1e-3, 1e-2]", "{low: {refine.learning_rate: 1e-3}}", 8, "give a list of values"),
+        ("[1e-3, 1e-2]", "[1e-3]\n  batch: {}", 9, "grid.batch: Dictionary should have at least 1 item"),
+        (
+            "  refine.learning_rate:",
+            "  align.distance: [l2]\n  refine.learning_rate:",
+            10,
+            "also set by 'align.distance'",
+        ),
+        (
+            "settings: {refine",
+            "space: {refine.dropout: {uniform: [0.0, 0.5]}}\nsettings: {refine",
+            6,
+            "space: all cells",
+        ),
+        ("full: {", "full: {search_trials: 2, ", 15, "search_trials: all cells of a grid run, without a search"),
+        (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  - {}\n", 8, "at least 1 item"),
+        (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  []\n", 7, "at least 1 item"),
+        (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  - a: 1\n", 8, "grid.0.a: "),
+    ],
+)
+def test_mistakes_are_named_with_their_line(old: str, new: str, line: int, part: str) -> None:
+    message = refused(edited(old, new))
+    assert message.startswith(f"mine.yaml:{line}: "), message
+    assert part in message
+    assert "[" not in message.split(" ")[1]  # no branch of a union
+
+
+def test_a_grid_is_refused_before_it_is_expanded() -> None:
+    levels = "{" + ", ".join(f"v{number}: {{}}" for number in range(100)) + "}"
+    grid = "grid:\n" + "".join(f"  factor{number}: {levels}\n" for number in range(40))
+    text = TEXT[: TEXT.index("grid:")] + grid
+    assert refused(text).startswith("mine.yaml:7: grid: 10000000000000000000… cells x 3 seeds: remove levels")
+    limit = f"grid: {{a: {{{', '.join(f'v{number}: {{}}' for number in range(250))}}}}}\n"
+    text = TEXT[: TEXT.index("grid:")] + limit
+    assert len(fake_searches(parse_spec(text, overrides=Overrides(seeds=MAX_GRID_TRIALS // 250)))) == 1
+    assert "250 cells x 21 seeds" in refused(text, overrides=Overrides(seeds=21))
+
+
+def test_a_file_with_a_grid_inherits_no_search(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "name: base\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/digits]\nsettings: {refine.epochs: 3}\n"
+        "space: {refine.epochs: {integer: [1, 5]}}\n"
+        "per_task: {pocket/digits: {search_trials: 4, space: {refine.dropout: {uniform: [0.0, 0.5]}}}}\n"
+        "budgets: {long: {search_trials: 2, settings: {refine.epochs: 9}}}\ndefault_budget: long\n"
+    )
+    (tmp_path / "study.yaml").write_text("extends: base.yaml\nname: study\ngrid: {refine.batch_size: [8, 16]}\n")
+    spec = load_spec(tmp_path / "study.yaml")
+    assert (spec.sweep_id, list(spec.file.budgets)) == ("study/full", ["full"])
+    (plan,) = fake_searches(spec)
+    assert [(each["refine.batch_size"], each["refine.epochs"]) for each in plan.cells] == [(8, 3), (16, 3)]
+    (tmp_path / "mine.yaml").write_text("extends: study.yaml\nname: mine\ngrid: {refine.epochs: [1]}\n")
+    (plan,) = fake_searches(load_spec(tmp_path / "mine.yaml"))
+    assert [each["refine.epochs"] for each in plan.cells] == [1]  # a grid is replaced, not merged
+    assert plan.cells[0]["refine.batch_size"] == 32
+    (tmp_path / "search.yaml").write_text("extends: study.yaml\nname: search\ngrid: null\n")
+    assert fake_searches(load_spec(tmp_path / "search.yaml"))[0].cells == ()
+
+
+def test_the_study_of_aligning() -> None:
+    spec = load_spec("aligning")
+    assert (spec.deterministic, spec.methods, spec.confirm_seeds) == (True, ("orca",), (1, 2, 3))
+    assert spec.tasks == load_spec("pocket").tasks
+    cells = grid_cells(spec, "pocket/digits", "orca")
+    assert len(cells) == 3 * 4 * 2 + 1
+    shares = {(cell.levels["labels"], cell.hyperparameters["data.fraction"]) for cell in cells}
+    assert shares == {("10 %", 0.1), ("100 %", 1.0)}
+    assert {plan.num_trials for plan in fake_searches(spec)} == {75}
