@@ -114,7 +114,10 @@ def write_body(folder: Path, *, num_layers: int = 2, seed: int = 0) -> None:
 
     logging.disable_progress_bar()
     config = RobertaConfig(
-        vocab_size=50265, num_hidden_layers=num_layers, max_position_embeddings=514, type_vocab_size=1,
+        vocab_size=50265,
+        num_hidden_layers=num_layers,
+        max_position_embeddings=514,
+        type_vocab_size=1,
         layer_norm_eps=1e-5,
     )
     with torch.random.fork_rng():
