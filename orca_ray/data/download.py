@@ -6,6 +6,7 @@ import logging
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,26 @@ def content_length(url: str, patience: Patience) -> int:
     except requests.RequestException as error:
         logger.debug("%s does not report its length: %s", url, error)
         return 0
+
+
+def require_answer(url: str, patience: Patience) -> None:
+    """Raise Failed if nothing answers at ``url``; call it before a client that would try for many minutes."""
+    import requests
+
+    host = urlsplit(url).hostname
+    for attempt in range(patience.tries_to_reach):
+        try:
+            requests.head(url, timeout=patience.timeout).close()
+            return
+        except requests.Timeout:
+            reason = f"no answer came from {host} before the time-out"
+        except requests.RequestException as error:
+            if type(error) is not requests.ConnectionError:  # e.g. about certificates, which the client may know
+                return
+            reason = f"{host} cannot be reached"
+        if attempt + 1 < patience.tries_to_reach:
+            time.sleep(patience.first_wait)
+    raise Failed(f"{reason} ({patience.tries_to_reach} tries)", reached=False)
 
 
 class Download:

@@ -147,7 +147,9 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, "TMPDIR": str(scratch)},  # pip's temporary copy: on the disk whose free space was checked
+        # PIP_RETRIES: by default, pip waits minutes for an index that never answers.
+        # TMPDIR: pip's temporary copy must be on the disk whose free space was checked.
+        env={"PIP_RETRIES": "1", **os.environ, "TMPDIR": str(scratch)},
     )
     if done.returncode != 0:
         raise _explained(package, done.stderr)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.data.cache import require_memory
+from orca_ray.data.download import Patience, require_answer
 from orca_ray.data.readers import read_json
 from orca_ray.errors import UserError, nearest, quoted, shorten
 from orca_ray.models.body import seeded
@@ -29,6 +30,7 @@ _MOST_LAYERS = 1000
 _PREPROCESSOR = "preprocessor_config.json"
 _STATISTICS = (("image_mean", 0.0), ("image_std", 1e-3))
 """Keys of the colours' mean and standard deviation in a preprocessor's file, and the least value of each; up to 1."""
+_PATIENCE = Patience()
 _CLASSIFIER = ("num_labels", "id2label", "label2id", "problem_type")
 """Keys that describe a classification head. They are dropped: the head is not built, and long lists fill the memory."""
 _ATTENTION = (None, "eager", "sdpa")
@@ -49,6 +51,7 @@ def read_config(base: str) -> Any:
     if Path(base).is_dir():
         _refuse_code(base, _read_json(base, Path(base) / "config.json", "configuration"))
     try:
+        require_hub(base, "config.json")
         values, _ = PreTrainedConfig.get_config_dict(base)
         _refuse_code(base, values)
         values = _bounded(base, values)
@@ -150,6 +153,8 @@ def read_weights(base: str, config: Any) -> Any:
         check_weights(base)
     source = body_directory(PACKAGED[base]) if base in PACKAGED else base
     try:
+        if base not in PACKAGED:
+            require_hub(base, *WEIGHT_FILES)
         model, report = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
@@ -238,6 +243,17 @@ def local_file(base: str, name: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(cached) if isinstance(cached, str) else None
+
+
+def require_hub(base: str, *names: str) -> None:
+    """Raise download.Failed if no file of ``names`` is on this machine and the hub cannot be reached.
+
+    The hub's own client tries for many minutes if a server or proxy never answers.
+    """
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not any(local_file(base, name) for name in names):
+        require_answer(constants.ENDPOINT, _PATIENCE)
 
 
 def _read_json(base: str, path: Path, what: str) -> dict[str, Any]:

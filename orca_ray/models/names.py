@@ -138,7 +138,7 @@ def refuse_misspelt_body(name: str) -> None:
     close = nearest(base, PACKAGED)
     if base in PACKAGED or close is None or "/" in base or Path(base).is_dir():
         return
-    if difflib.SequenceMatcher(None, base.lower(), close).ratio() > 0.8:
+    if difflib.SequenceMatcher(None, base.lower(), close).ratio() >= 0.8:
         raise unknown_name("body", base, PACKAGED, "Hub and timm bodies have their own names, a local one its path.")
 
 

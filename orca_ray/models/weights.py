@@ -112,8 +112,12 @@ def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family
     import timm
 
     _check_timm(base)
+    name = base.removeprefix("timm:")
     try:
-        model = timm.create_model(base.removeprefix("timm:"), pretrained=pretrained, num_classes=0)
+        source = timm.get_pretrained_cfg(name)
+        if pretrained and source is not None and source.hf_hub_id:
+            hugging_face.require_hub(source.hf_hub_id, *hugging_face.WEIGHT_FILES)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm passes on any exception of the hub client
         raise UserError(f"cannot get the weights of body {base!r}: {cause(error)}") from error
     family = family_of(model, "timm")

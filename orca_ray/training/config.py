@@ -68,21 +68,21 @@ class AlignConfig(_Config):
     """Unit of the learning rate. ``relative``: the change of a token in one Adam step, relative to the token's RMS
     (`relative_steps`). ``absolute``: the learning rate of the optimiser, as in the ORCA reference implementation."""
     schedule: Annotated[str, partial(_one_of, ALIGN_SCHEDULES)] = "step"
-    """``step`` multiplies the learning rate by 0.2 after one third and after two thirds of the epochs;
-    ``reference_step`` does so after epochs 20, 40 and 60, whatever the number of epochs."""
+    """``step`` multiplies the learning rate by 0.1 after two thirds of the epochs, or earlier on a plateau (see
+    ``tolerance``); ``reference_step`` by 0.2 after epochs 20, 40 and 60, whatever the number of epochs."""
     optimizer: _Optimizer = "adamw"
     weight_decay: _Amount = 0.0
     momentum: _Fraction = 0.9
     """For the optimiser ``sgd``."""
     samples_per_class: _Number = 128
     """Training samples per class and epoch; a smaller class is used whole."""
-    tolerance: _Amount = 0.002
-    """The distance has reached a plateau if its mean over the last ``patience`` epochs is at most this share below
-    its mean over the ``patience`` epochs before. The schedule then skips to its next value, or the stage ends."""
-    patience: _Count = 6
+    tolerance: _Amount = 0.01
+    """The distance has reached a plateau if its mean over the last ``patience`` epochs is below its mean over the
+    ``patience`` epochs before by at most this share of the distance before aligning. The schedule then skips to its
+    next value, or the stage ends."""
+    patience: _Count = 4
     """Number of epochs in a mean (see ``tolerance``); 0 disables plateau detection, which needs twice as many epochs at
-    one learning rate. On the pocket tasks with OTDD and MMD, on average 53 of 60 epochs run, and 0.7 % of the decrease
-    of the distance (at most 2.6 %) is lost, because samples differ at random; a longer patience loses less."""
+    one learning rate. On the pocket tasks, 34 of 60 epochs run on average (docs/decisions/0011-align-to-plateau.md)."""
     source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "prose")] = ""
     """Name of the alignment source; empty: the paper's, ``conll2003`` for sequence bodies and ``cifar10`` for image
     bodies, where it is on this machine (a sweep tries to fetch it), else ``prose`` or ``photographs``."""

@@ -24,8 +24,6 @@ DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "constant": lambda progress: 1.0,
-    # The align schedule of the ORCA reference, for any number of epochs: times 0.2 at epochs 20 and 40 of 60.
-    "step": lambda progress: float(0.2 ** min(2, math.floor(3.0 * progress + 1e-9))),
 }
 """Decays by name. Each maps the progress of the decay, from 0 to 1, to a factor on the learning rate."""
 ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {

@@ -349,7 +349,7 @@ def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(command: Comm
 def test_a_plan_names_each_command_that_brings_data_once(command: Command) -> None:
     def brings(benchmark: str) -> list[str]:
         lines = command("plan", benchmark).out.splitlines()
-        return [line.strip() for line in lines if line.startswith("  orca-sweep data") and "images" not in line]
+        return [line.strip() for line in lines if line.startswith("  orca-sweep data") and "conll2003" not in line]
 
     assert brings("drug") == ["orca-sweep data prepare drug --raw DIR"]
     assert brings("openml") == ["orca-sweep data fetch openml"]

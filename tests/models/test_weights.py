@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 
+from orca_ray.data.download import Patience
 from orca_ray.errors import UserError
-from orca_ray.models import weights
+from orca_ray.models import hugging_face, weights
 from orca_ray.models.names import list_bodies, parse_body_name
 from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import body_modality, load_body
@@ -53,14 +56,12 @@ def test_bad_suffixes_are_refused(name: str, message: str) -> None:
 def test_misspelt_packaged_names_get_the_nearest_without_asking_a_hub(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import transformers
-
-    def no_hub(*_: object) -> None:
-        raise AssertionError("asked the hub")
-
-    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", no_hub)
+    asked = []
+    monkeypatch.setattr(requests, "head", lambda *given, **options: asked.append(given))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match=r"Did you mean '(minilm-l6|vit-s14|mpnet-base)'"):
         load_body(name)
+    assert not asked
 
 
 def test_names_that_no_hub_has_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +71,24 @@ def test_names_that_no_hub_has_are_explained(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(f"couldn't connect to load {name}\nand more")
 
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"(?s)'roberta-bas'.*couldn't connect.*Did you mean 'roberta-base'.*directory"):
         load_body("roberta-bas")
     with pytest.raises(UserError) as caught:
         load_body("roberta-base")
     assert "Did you mean" not in str(caught.value)
     assert "and more" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "timm:vit_tiny_patch16_224"])
+def test_a_hub_that_never_answers_is_left_soon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugging_face, "_PATIENCE", Patience(first_wait=0.01, connect_seconds=0.1, silence_seconds=0.1))
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        with pytest.raises(UserError, match=r"no answer came from 127\.0\.0\.1 before the time-out \(2 tries\)"):
+            load_body(name)
 
 
 def test_names_need_neither_torch_nor_transformers() -> None:

@@ -39,9 +39,9 @@ def main() -> None:
     hyperparameters = json.loads(Path(sys.argv[2]).read_text())
     seed = int(sys.argv[3])
     torch.set_num_threads(1)
-    _register_source(workdir / "datasets")
+    register_source(workdir / "datasets")
     emit("begin")
-    task, data = _read_problem(workdir)
+    task, data = read_problem(workdir)
     emit("loaded")
     body = str(workdir / "roberta-base")
     adaptation = Adaptation(task, data, "orca", body, hyperparameters, seed, test=True, reuse_aligned=False)
@@ -64,7 +64,7 @@ def _run(adaptation: Adaptation) -> None:
     emit("test", which="best-validated", test_score=before.test_score, best_epoch=before.best_epoch)
 
 
-def _register_source(folder: Path) -> None:
+def register_source(folder: Path) -> None:
     """Register the given features as source ``text``, so that the caches treat them as any other source's."""
 
     def sample(request: SampleRequest) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ def _register_source(folder: Path) -> None:
     sources.__path__.append(str(listed))
 
 
-def _read_problem(workdir: Path) -> tuple[Task, PreparedData]:
+def read_problem(workdir: Path) -> tuple[Task, PreparedData]:
     """Read the raw files; validation is on test, as in the reference."""
     if (workdir / "task.npz").exists():
         with np.load(workdir / "task.npz") as file:

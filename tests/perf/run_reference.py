@@ -4,7 +4,8 @@
 configuration to write the arrays of its ECG loader to a file. Nothing of the reference is copied or edited: `repair`
 restores what newer libraries have moved or removed before its files run. WORKDIR becomes the current directory, where
 the reference looks for ``datasets/`` and the body ``roberta-base``, and writes ``results/``. If WORKDIR has a
-``task.npz``, it fills the reference's hook for new tasks (`offer_task`).
+``task.npz``, it fills the reference's hook for new tasks (`offer_task`). If it has a ``start.npz``, the run starts from
+its weights and takes training samples in its order (`fix_start`).
 """
 
 import argparse
@@ -20,7 +21,7 @@ import runpy
 import sys
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, TextIO, cast
@@ -162,6 +163,50 @@ def offer_task(path: str) -> None:
         setattr(task_configs, replacement.__name__, replacement)
 
 
+def fix_start(path: str) -> None:
+    """Let the reference start from weights in a file, and train on samples in an order given there.
+
+    The file has x [N, C, L], the training inputs; ``orders`` [E, N], of each refine epoch; and ``projection.*`` and
+    ``predictor.*``, the weights of embedder and head that are drawn at random.
+    """
+    task_configs = importlib.import_module("task_configs")
+    with np.load(path) as file:
+        given = {name: file[name] for name in file.files}
+    own_data, orders = task_configs.get_data, iter(given["orders"])
+    position = {row.tobytes(): i for i, row in enumerate(given["x"])}
+
+    class Order(torch.utils.data.Sampler[int]):
+        def __init__(self, x: torch.Tensor) -> None:
+            self._rows = {position[row.numpy().tobytes()]: i for i, row in enumerate(x)}
+
+        def __len__(self) -> int:
+            return len(self._rows)
+
+        def __iter__(self) -> Iterator[int]:
+            return (self._rows[i] for i in next(orders).tolist())
+
+    def get_data(root: str, dataset: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        train, *rest = own_data(root, dataset, batch_size, *args, **kwargs)
+        if dataset != "text":
+            sampler = Order(train.dataset.tensors[0])
+            train = torch.utils.data.DataLoader(train.dataset, batch_size, sampler=sampler)
+        return (train, *rest)
+
+    setattr(task_configs, "get_data", get_data)  # noqa: B010
+    embedder = importlib.import_module("embedder")  # after the replacement, which it imports
+    own_model = embedder.wrapper1D
+
+    def wrapper1d(*args: Any, **kwargs: Any) -> torch.nn.Module:
+        model: torch.nn.Module = own_model(*args, **kwargs)
+        with torch.no_grad():
+            for part in ("embedder.projection", "predictor"):
+                for name, parameter in model.get_submodule(part).named_parameters():
+                    parameter.copy_(torch.from_numpy(given[f"{part.rpartition('.')[2]}.{name}"]))
+        return model
+
+    setattr(embedder, "wrapper1D", wrapper1d)  # noqa: B010
+
+
 def relative_l2(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return the mean over samples of the error's norm over the target's norm, a loss that the reference lacks."""
     norms = (torch.linalg.vector_norm(each.flatten(1), dim=1) for each in (output - y, y))
@@ -198,6 +243,8 @@ def main() -> None:
         return
     if Path("task.npz").exists():
         offer_task("task.npz")
+    if Path("start.npz").exists():
+        fix_start("start.npz")
     sys.argv = [str(sources / "main.py"), "--config", config]
     runpy.run_path(str(sources / "main.py"), run_name="__main__")
     reporter.emit("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

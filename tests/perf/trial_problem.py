@@ -107,18 +107,25 @@ def reference_tokens(length: int, most: int) -> int:
 
 
 def write_body(folder: Path, *, num_layers: int = 2, seed: int = 0) -> None:
-    """Write a RoBERTa body with random weights and the published width and vocabulary."""
+    """Write a RoBERTa body with random weights and the published width, vocabulary and epsilon of norms."""
     import torch
     from transformers import RobertaConfig, RobertaModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     config = RobertaConfig(
-        vocab_size=50265, num_hidden_layers=num_layers, max_position_embeddings=514, type_vocab_size=1
+        vocab_size=50265,
+        num_hidden_layers=num_layers,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        RobertaModel(config).save_pretrained(folder)
+        model = RobertaModel(config)
+    # Zero in the published weights, as RoBERTa has no segments. The reference leaves it out of its embedder.
+    torch.nn.init.zeros_(model.embeddings.token_type_embeddings.weight)
+    model.save_pretrained(folder)
 
 
 def write_source(folder: Path, num_samples: int, *, num_classes: int = 7, rms: float = 8.0, seed: int = 0) -> None:

@@ -34,12 +34,6 @@ def test_constant() -> None:
     assert values("constant", 2, 3, 5) == [0.5, 1.0, 1.0, 1.0, 1.0]
 
 
-def test_step_falls_after_each_third() -> None:
-    assert values("step", 0, 60, 61)[::20] == pytest.approx([1.0, 0.2, 0.04, 0.04])
-    assert values("step", 0, 60, 60)[19] == 1.0
-    assert values("step", 0, 3, 3) == pytest.approx([1.0, 0.2, 0.04])
-
-
 @pytest.mark.parametrize("name", DECAYS)
 def test_every_schedule_stays_between_zero_and_one(name: str) -> None:
     for warmup, total in ((0, 1), (0, 10), (3, 10), (10, 10), (12, 10)):

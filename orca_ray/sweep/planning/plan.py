@@ -211,7 +211,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
     bodies = sorted({parse_body_name(search.body)[0] for search in searches})
-    sources = sorted({name for each in searches for name in ({each.stands_in_for} - {""} or _sources(each))})
+    sources = sorted({name for each in searches for name in ({each.stands_in_for} - {""} or _sources(each))} - {""})
     lacking = (
         ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
         ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),

@@ -66,6 +66,16 @@ def test_a_trial_to_its_end(plans: dict[str, SearchPlan], tmp_path: Path) -> Non
     assert TrialReport.from_json(report.to_json()) == report
 
 
+def test_a_stand_in_for_the_papers_source_is_noted(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    plan = plans["orca"]
+    plan = dataclasses.replace(plan, first={**plan.first, "align.source": "prose"}, stands_in_for="conll2003")
+    trial = plan.trial({}, 1, "search")
+    note = "aligned to prose, which stands in for the paper's source: 'orca-sweep data fetch conll2003'"
+    assert note in str(outcome_of(finish(TrialRunner(trial, tmp_path / "aligned"))[1]).notes)
+    unaligned = plan.trial({"align.epochs": 0}, 1, "search")
+    assert "prose" not in str(outcome_of(finish(TrialRunner(unaligned, tmp_path / "not"))[1]).notes)
+
+
 def test_search_trials_do_not_see_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     _, report = finish(TrialRunner(plans["nft"].trial({}, 1, "search"), tmp_path))
     assert outcome_of(report).test_score is None
