@@ -40,8 +40,8 @@ class PublishedTable:
     cells: Mapping[tuple[str, Column], PublishedRow]
     """Row by method and column; a missing cell is absent."""
     summary: pd.DataFrame
-    """``mean_rank`` and ``wins`` of each method, best first; NaN unless it has a ranked score in every column. On a tie,
-    ranks are averaged and a win is shared."""
+    """``mean_rank`` and ``wins`` of each method, best first; NaN unless it has a ranked score in every column. Equal
+    scores get the average of their ranks, and share a win."""
 
     @property
     def methods(self) -> list[str]:
@@ -52,6 +52,11 @@ class PublishedTable:
         """Return where the scores of a method come from: entries of `KINDS`, or `OWN`."""
         found = {row.kind for (name, _), row in self.cells.items() if name == method}
         return [kind for kind in (OWN, *KINDS) if kind in found]
+
+    def statistics(self, method: str) -> dict[str, float | None]:
+        """Return mean rank and wins of a method by name; None where `summary` holds NaN."""
+        found = self.summary.to_dict("index")[method]
+        return {str(name): None if math.isnan(value) else value for name, value in found.items()}
 
     def best(self, column: Column) -> list[str]:
         """Return the methods with the lowest ranked score in a column; none if only one has a score."""
@@ -70,8 +75,8 @@ class PublishedTable:
                 row = self.cells.get((method, column))
                 text = "–" if row is None else column.text(row) + ("?" if row.flag else "")
                 line.append(mark.format(text) if method in self.best(column) else text)
-            statistics = self.summary.loc[method]
-            lines.append([*line, *("–" if math.isnan(v) else f"{v:.2f}".removesuffix(".00") for v in statistics)])
+            numbers = self.statistics(method).values()
+            lines.append([*line, *("–" if v is None else f"{v:.2f}".removesuffix(".00") for v in numbers)])
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,8 +88,7 @@ class PublishedTable:
                 for column in self.columns
                 if (row := self.cells.get((method, column)))
             }
-            statistics = {str(name): None if math.isnan(v) else v for name, v in self.summary.loc[method].items()}
-            methods.append({"name": method, "kinds": self.kinds(method), **statistics, "cells": cells})
+            methods.append({"name": method, "kinds": self.kinds(method), **self.statistics(method), "cells": cells})
         return {"title": self.title, "columns": [asdict(column) for column in self.columns], "methods": methods}
 
 
