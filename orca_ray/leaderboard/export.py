@@ -38,7 +38,11 @@ def score_rows(board: Board) -> list[dict[str, Any]]:
     scores = board.scores.set_index(["task", "method"]).sort_index(kind="stable")
     rows = []
     for task, info in board.infos.items():
-        of_task = {"metric": info.metric, "metric_version": info.metric_version, "data_fingerprint": info.data_fingerprint}
+        of_task = {
+            "metric": info.metric,
+            "metric_version": info.metric_version,
+            "data_fingerprint": info.data_fingerprint,
+        }
         for method in sorted(board.methods):
             cell = board.cells.get((task, method))
             keys = cell.trial_keys if cell else {}

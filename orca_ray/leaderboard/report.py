@@ -55,9 +55,9 @@ class Report:
         return tuple(map(str, self.statistic("mean_rank").index))
 
     @property
-    def num_common(self) -> int:
-        """Number of tasks on which every method that has a score has one."""
-        return len(self.scores.common.tasks) if len(self.board.scores) else 0
+    def common_tasks(self) -> tuple[str, ...]:
+        """Tasks on which every method that has a score has one."""
+        return self.scores.common.tasks
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
         """Return the validation score by refine epoch, averaged over seeds, of each method that has a curve."""

@@ -73,7 +73,10 @@ def footer(report: Report) -> list[str]:
 
 def _own_lines(report: Report) -> Iterator[str]:
     board = report.board
-    yield f"mean rank and wins use the {report.num_common} of {len(board.tasks)} tasks with scores of every method"
+    yield (
+        f"mean rank and wins use the {len(report.common_tasks)} of {len(board.tasks)} tasks with scores of every method"
+        + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
+    )
     if report.statistic("mean_rank")["low"].notna().any():
         yield "[ ]: 95% interval, by bootstrap over tasks if there are at least five, else over seeds"
     if report.left_out:
@@ -101,7 +104,7 @@ def published_tables(report: Report) -> list[PublishedTable]:
 def published_footer(report: Report) -> list[str]:
     """Return the sentences below the published tables."""
     published = report.published
-    if published is None or not published.rows and not published.hidden:
+    if published is None or (not published.rows and not published.hidden):
         return []
     lines = [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
     if published.hidden:

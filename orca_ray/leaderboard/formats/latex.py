@@ -42,7 +42,10 @@ def _tabular(grid: Sequence[Sequence[str]], names: int, rule: int = 0) -> Iterat
     yield r"\begin{tabular}{" + "l" * names + "r" * (len(grid[0]) - names) + "}"
     yield r"\toprule"
     for index, row in enumerate(grid, start=1):
-        yield " & ".join(f"\\textbf{{{escaped(cell[1:-1])}}}" if cell[:1] == "\0" else escaped(cell) for cell in row) + r" \\"
+        yield (
+            " & ".join(f"\\textbf{{{escaped(cell[1:-1])}}}" if cell[:1] == "\0" else escaped(cell) for cell in row)
+            + r" \\"
+        )
         if index in (1, rule):
             yield r"\midrule"
     yield r"\bottomrule"

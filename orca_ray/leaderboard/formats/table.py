@@ -104,7 +104,10 @@ def _table(grid: Grid, rule: int) -> "RenderableType":
 def _cell(text: str) -> "RenderableType":
     from rich.text import Text
 
-    lines = [Text(line, style=next((s for ends, s in _STYLES.items() if line[-1:] in ends and line), "")) for line in text.split("\n")]
+    lines = [
+        Text(line, style=next((s for ends, s in _STYLES.items() if line[-1:] in ends and line), ""))
+        for line in text.split("\n")
+    ]
     return Text("\n").join(lines)
 
 
