@@ -7,9 +7,18 @@ import re
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import FORMATS, STATISTICS, Leaderboard, build, render
+from orca_ray.leaderboard import STATISTICS, Leaderboard, all_formats, build
+from orca_ray.leaderboard import render as render_any
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
+
+TEXT = [name for name, each in all_formats().items() if not each.binary]
+
+
+def render(board: Leaderboard, format: str = "table") -> str:
+    text = render_any(board, format)
+    assert isinstance(text, str)
+    return text
 
 
 @pytest.fixture
@@ -132,7 +141,7 @@ def test_ranks_appear_as_numbers() -> None:
     }
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", TEXT)
 def test_nothing_confirmed_yet(format: str) -> None:
     board = build(frame(failed("digits", "orca", Status.LOST, phase="search")), benchmark="pocket")
     text = render(board, format)

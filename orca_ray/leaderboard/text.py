@@ -1,29 +1,17 @@
-"""Formats a leaderboard as text: a plain table, Markdown, CSV or JSON."""
+"""Text that several formats share: numbers, scores, titles, footers and plain tables."""
 
-import csv
-import io
 import json
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from orca_ray.errors import lookup, printable
+from orca_ray.errors import printable
 from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard, Score
 from orca_ray.results.record import Status
 
 MISSING = "–"
 WIDTH = 100
 """Number of characters at which the sentences around a table are wrapped."""
-
-
-def render(board: Leaderboard, format: str = "table") -> str:
-    """Return the leaderboard as text in a format of `FORMATS`, without a line break at the end.
-
-    ``table`` and ``markdown`` are for people: they mark the best score of each task, explain the numbers in a footer,
-    and escape unprintable characters. ``csv`` (one row per number) and ``json`` hold the numbers in full precision.
-    Raises `UserError` for an unknown format.
-    """
-    return lookup("format", format, FORMATS)(board)
 
 
 def number(value: float) -> str:
@@ -41,7 +29,7 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
     return text if score.n == num_seeds else f"{text} (n={score.n})"
 
 
-def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
+def score_grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
     """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
     grid = [["task", *board.methods]]
     for task in board.tasks:
@@ -55,14 +43,16 @@ def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
     return grid
 
 
-def _titles(board: Leaderboard) -> tuple[str, str]:
+def titles(board: Leaderboard) -> tuple[str, str]:
+    """Return the title of a leaderboard, and a line that explains its scores."""
     seeds = ", ".join(map(str, board.seeds))
     scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
     title = f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
     return title, f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
 
 
-def _footer(board: Leaderboard) -> list[str]:
+def footer(board: Leaderboard) -> list[str]:
+    """Return the sentences below a leaderboard: the tasks that count, trials by status, notes, other sweeps."""
     totals = ", ".join(f"{status.value} {sum(board.count(m, status) for m in board.methods)}" for status in Status)
     lines = [
         f"mean rank and wins use the {len(board.common_tasks)} of {len(board.tasks)} tasks with scores of every method",
@@ -102,83 +92,7 @@ def plain_table(grid: Sequence[Sequence[str]]) -> list[str]:
     return [rows[0], "-" * max(map(len, rows)), *rows[1:]]
 
 
-def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Return the lines of a Markdown table: ``names`` columns aligned left, then columns of numbers."""
-    lines = ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in grid]
-    return [lines[0], "|" + "---|" * names + "--:|" * (len(grid[0]) - names), *lines[1:]]
-
-
-def _table(board: Leaderboard) -> str:
-    # Five methods fit WIDTH because there are no spaces around ± and metrics are below the table.
-    rows = plain_table(_grid(board, "{}*", "±"))
-    last = len(board.tasks) + 2
-    below = ["* best score of the task", metrics_text(board.metrics, board.benchmark), *_footer(board)]
-    footer = [line for text in below for line in wrapped(text)]
-    title, subtitle = _titles(board)
-    head = [printable(title), *wrapped(subtitle)]
-    return "\n".join([*head, "", *rows[:last], rows[1], *rows[last:], "", *footer])
-
-
-def _markdown(board: Leaderboard) -> str:
-    grid = _grid(board, "**{}**", " ± ")
-    for row, metric in zip(grid, ["metric", *board.metrics.values(), *[""] * len(STATISTICS)], strict=True):
-        row.insert(1, metric)
-    footer = [f"- {printable(line)}" for line in _footer(board)]
-    return "\n".join([printable("; ".join(_titles(board))), "", *markdown_table(grid, 2), "", *footer])
-
-
-def _csv(board: Leaderboard) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["benchmark", "sweep", "protocol", "section", "task", "metric", "method", "value", "std", "n"])
-
-    def write(section: str, task: str, metric: str, method: str, *numbers: float | None) -> None:
-        cells = ["" if number is None or math.isnan(number) else number for number in numbers]
-        writer.writerow([board.benchmark, board.sweep, board.protocol, section, task, metric, method, *cells])
-
-    for task in board.tasks:
-        for method in board.methods:
-            write("score", task, board.metrics[task], method, *board.score(task, method))
-    for method in board.methods:
-        for name in STATISTICS:
-            write("summary", "", name, method, board.statistic(method, name), None, len(board.common_tasks))
-        for status in Status:
-            write("status", "", status.value, method, board.count(method, status), None, None)
-    return stream.getvalue().rstrip("\n")
-
-
-def _json(board: Leaderboard) -> str:
-    tasks = [
-        {
-            "name": task,
-            "metric": board.metrics[task],
-            "best": board.best(task),
-            "scores": {method: board.score(task, method)._asdict() for method in board.methods},
-        }
-        for task in board.tasks
-    ]
-    methods = [
-        {
-            "name": method,
-            **{name: board.statistic(method, name) for name in STATISTICS},
-            "statuses": {status.value: board.count(method, status) for status in Status},
-        }
-        for method in board.methods
-    ]
-    document = {
-        **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
-        "tasks": tasks,
-        "methods": methods,
-        **{key: getattr(board, key) for key in ("common_tasks", "notes")},
-        "others": [other._asdict() for other in board.others],
-    }
-    return dump_json(document)
-
-
 def dump_json(document: object) -> str:
     """Return a document as JSON, which has no NaN: those become null."""
     finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-FORMATS: dict[str, Callable[[Leaderboard], str]] = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}
