@@ -54,27 +54,53 @@ def page_data(
     methods = sorted(board.methods)
     rows, note = _chosen_records(board, records)
     places = {key: index for index, key in enumerate(rows["trial_key"])}
-    keys = {(task, method, seed): key for (task, method), cell in board.cells.items() for seed, key in cell.trial_keys.items()}
+    keys = {
+        (task, method, seed): key
+        for (task, method), cell in board.cells.items()
+        for seed, key in cell.trial_keys.items()
+    }
     tasks = {task: index for index, task in enumerate(board.tasks)}
-    scored = {key: None for key in keys.values()}
+    scored = dict.fromkeys(keys.values())
     return {
         "benchmark": board.benchmark,
         "sweep": board.sweep,
         "protocol": board.protocol,
-        "updated": _time(max((cell.provenance.finished_at for cell in board.cells.values() if cell.provenance.finished_at), default=None)),
+        "updated": _time(
+            max(
+                (cell.provenance.finished_at for cell in board.cells.values() if cell.provenance.finished_at),
+                default=None,
+            )
+        ),
         "tasks": [_task(board, task, (about or {}).get(task, {})) for task in board.tasks],
         "methods": [{"name": method} for method in methods],
         "seeds": list(board.seeds),
         "scores": [
-            [tasks[row.task], methods.index(row.method), row.seed, row.score, places.get(keys.get((row.task, row.method, row.seed), ""), -1)]
+            [
+                tasks[row.task],
+                methods.index(row.method),
+                row.seed,
+                row.score,
+                places.get(keys.get((row.task, row.method, row.seed), ""), -1),
+            ]
             for row in board.scores.itertuples()
         ],
         "statistics": [
-            {"name": name, "title": each.title, "definition": each.definition, "better": each.better, "shape": each.shape}
+            {
+                "name": name,
+                "title": each.title,
+                "definition": each.definition,
+                "better": each.better,
+                "shape": each.shape,
+            }
             for name, each in all_statistics().items()
         ],
         "cells": [
-            [tasks[task], methods.index(method), {k: v for k, v in asdict(cell.cost).items() if not math.isnan(v)}, _provenance(cell.provenance)]
+            [
+                tasks[task],
+                methods.index(method),
+                {k: v for k, v in asdict(cell.cost).items() if not math.isnan(v)},
+                _provenance(cell.provenance),
+            ]
             for (task, method), cell in board.cells.items()
         ],
         "records": _records(board, rows),
@@ -92,12 +118,20 @@ def page_data(
 
 def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
     info = board.infos[task]
-    return {**asdict(info), "label": task.removeprefix(f"{board.benchmark}/"), **{f"{name}_text": text for name, text in about.items()}}
+    return {
+        **asdict(info),
+        "label": task.removeprefix(f"{board.benchmark}/"),
+        **{f"{name}_text": text for name, text in about.items()},
+    }
 
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the records that the page holds, sorted, and a sentence about which they are."""
-    rows = records[(records["sweep"] == board.sweep) & (records["protocol"] == board.protocol) & (records["benchmark"] == board.benchmark)]
+    rows = records[
+        (records["sweep"] == board.sweep)
+        & (records["protocol"] == board.protocol)
+        & (records["benchmark"] == board.benchmark)
+    ]
     num = len(rows)
     note = f"All {num} trials of the sweep."
     if num > MAX_RECORDS:
@@ -148,9 +182,13 @@ def _time(value: datetime | None) -> str | None:
 def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
     """Return what all records have in common, the distinct rest, and the place of each record's rest."""
     distinct = list(dict.fromkeys(texts := list(texts)))
-    values = [json.loads(text) for text in distinct]
+    values = [json.loads(text, parse_constant=str) for text in distinct]
     names = sorted({name for each in values for name in each})
-    common = {name: values[0][name] for name in names if all(name in each and each[name] == values[0][name] for each in values)}
+    common = {
+        name: values[0][name]
+        for name in names
+        if all(name in each and each[name] == values[0][name] for each in values)
+    }
     places = {text: index for index, text in enumerate(distinct)}
     return {
         "common": common,
