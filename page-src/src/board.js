@@ -55,9 +55,15 @@ export class Board {
     return this.index.records.get(pair(task, method)) ?? [];
   }
 
-  /** Tasks of the subset on which every chosen method has a score. */
+  /** Chosen methods with a score on any chosen task. */
+  get scored() {
+    return this.methods.filter((method) => this.tasks.some((task) => this.cell(task, method).n));
+  }
+
+  /** Chosen tasks on which each of these methods has a score: what statistics over tasks use. */
   get common() {
-    return this.tasks.filter((task) => this.methods.every((method) => this.cell(task, method).n));
+    const { scored } = this;
+    return this.tasks.filter((task) => scored.every((method) => this.cell(task, method).n));
   }
 
   record(key) {

@@ -3,7 +3,7 @@ import * as Plot from "@observablehq/plot";
 
 const NUM_COLOURS = 8;
 const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "hexagon"];
-const DASHES = ["", "6 3", "2 2", "8 3 2 3", "10 4", "4 2 1 2", "1 3", "12 3"];
+const DASHES = ["", "6 3", "2 2", "8 3 2 3"];
 
 /** @type {Map<string, number>} */
 const places = new Map();
@@ -21,8 +21,8 @@ export const colour = (method) => `var(--c${place(method) % NUM_COLOURS})`;
 /** @param {string} method */
 export const symbol = (method) => SYMBOLS[(place(method) + Math.floor(place(method) / NUM_COLOURS)) % SYMBOLS.length];
 
-/** @param {string} method */
-export const dash = (method) => DASHES[(place(method) + Math.floor(place(method) / NUM_COLOURS)) % DASHES.length];
+/** Lines are solid until the palette begins again. @param {string} method */
+export const dash = (method) => DASHES[Math.floor(place(method) / NUM_COLOURS) % DASHES.length];
 
 /** The method's symbol in its colour, to stand beside its name. @param {string} method */
 export function mark(method) {

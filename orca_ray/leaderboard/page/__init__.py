@@ -12,9 +12,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.page.data import page_data
 
-__all__ = ["page_data", "render"]
+__all__ = ["page_data", "render", "render_index"]
 
 _FOLDER = Path(__file__).parent
 _ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
@@ -40,4 +41,21 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
         style=style,
         data=text,
         script=script,
+    )
+
+
+def render_index(boards: Mapping[str, Board]) -> str:
+    """Return a page with links to the pages of boards, by file name. It needs no JavaScript."""
+    rows = []
+    for name, board in boards.items():
+        best = {method: sum(method in board.best(task) for task in board.tasks) for method in board.methods}
+        leader = max(best, key=best.__getitem__, default="")
+        won = f"{leader}, best on {best[leader]} of {len(board.tasks)} tasks" if leader and best[leader] else "no score yet"
+        cells = [board.sweep, board.protocol, str(len(board.tasks)), str(len(board.methods)), won]
+        link = f'<th scope="row"><a href="{html.escape(name)}">{html.escape(board.benchmark)}</a></th>'
+        rows.append(f"<tr>{link}{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
+    return Template((_FOLDER / "index.html").read_text(encoding="utf-8")).substitute(
+        policy="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        rows="\n".join(rows),
     )

@@ -1,6 +1,6 @@
 /** Performance profiles. */
 import * as Plot from "@observablehq/plot";
-import { axes, chart, legend, methodLines, tips } from "../charts.js";
+import { axes, chart, legend, methodDots, methodLines, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 
@@ -21,7 +21,7 @@ export function profilesView(board) {
       note: "Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better; a line that stays below 1 has tasks without a score.",
       chart: chart({
         height: 400, marginRight: 20, x: { type: "log", label: "factor relative to the best score of the task", domain: [1, end * 1.03] }, y: { domain: [0, 1], label: "share of tasks", percent: false },
-        marks: [Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }), ...axes({ ticks: 6, tickFormat: ".3~g" }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), tips(points, { pointer: Plot.pointer })],
+        marks: [Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }), ...axes({ ticks: 6, tickFormat: ".3~g" }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), ...methodDots(points.filter((point) => point.x <= end), { r: 4 }), tips(points, { pointer: Plot.pointer })],
         ariaLabel: "Performance profiles",
       }),
       head: ["Method", "Factor", "Share of tasks"],
