@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.leaderboard import Score, confirmed_scores, select
+from orca_ray.leaderboard.board import Score
+from orca_ray.leaderboard.selection import confirmed_scores, select
 from orca_ray.results.record import Status
 
 METHOD = "method"

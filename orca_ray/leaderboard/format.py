@@ -7,8 +7,9 @@ from functools import cache
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, lookup
 from orca_ray.leaderboard import formats
+from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.leaderboard import Leaderboard
+from orca_ray.leaderboard.report import Report
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Format:
     name: str
     suffix: str
     """Ending of the names of files in this format, e.g. ``.md``."""
-    render: Callable[[Leaderboard], str | bytes]
+    render: Callable[[Report], str | bytes]
     effects: Callable[[Effects], str] | None = None
     binary: bool = False
     """Whether ``render`` returns bytes."""
@@ -34,9 +35,10 @@ def all_formats() -> Mapping[str, Format]:
     return declared(Format, "FORMAT", modules(formats))
 
 
-def render(board: Leaderboard, format: str = "table") -> str | bytes:
-    """Return the leaderboard in a format of `all_formats`; raises `UserError` for an unknown format."""
-    return lookup("format", format, all_formats()).render(board)
+def render(report: Report | Board, format: str = "table") -> str | bytes:
+    """Return a leaderboard in a format of `all_formats`; raises `UserError` for an unknown format."""
+    found = lookup("format", format, all_formats())
+    return found.render(Report(report) if isinstance(report, Board) else report)
 
 
 def render_effects(effects: Effects, format: str = "table") -> str:

@@ -3,15 +3,18 @@
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from orca_ray.errors import printable
-from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard, Score
+from orca_ray.leaderboard.board import Score
+from orca_ray.leaderboard.published import PublishedTable
+from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.results.record import Status
 
 MISSING = "–"
 WIDTH = 100
-"""Number of characters at which the sentences around a table are wrapped."""
+"""Number of characters at which the sentences around a table are wrapped, and tables are split."""
 
 
 def number(value: float) -> str:
@@ -29,44 +32,85 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
     return text if score.n == num_seeds else f"{text} (n={score.n})"
 
 
-def score_grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
+def score_grid(report: Report, mark: str, between: str) -> list[list[str]]:
     """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
-    grid = [["task", *board.methods]]
+    board = report.board
+    grid = [["task", *report.methods]]
     for task in board.tasks:
         best = board.best(task)
-        cells = {m: score_text(board.score(task, m), len(board.seeds), between) for m in board.methods}
+        cells = {m: score_text(board.score(task, m), len(board.seeds), between) for m in report.methods}
         scores = (mark.format(text) if method in best else text for method, text in cells.items())
         grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
-    for name, entry in STATISTICS.items():
-        values = [board.statistic(method, name) for method in board.methods]
-        grid.append([entry.title, *(MISSING if math.isnan(v) else f"{v:.2f}".removesuffix(".00") for v in values)])
+    for name in SHOWN:
+        rows = report.statistic(name)[["value", "low", "high"]].itertuples(index=False)
+        grid.append([get_statistic(name).title, *(_with_interval(*row) for row in rows)])
     return grid
 
 
-def titles(board: Leaderboard) -> tuple[str, str]:
+def _with_interval(value: float, low: float, high: float) -> str:
+    if math.isnan(value):
+        return MISSING
+    text, *ends = (f"{each:.2f}".removesuffix(".00") for each in (value, low, high))
+    return text if math.isnan(low) else f"{text} [{', '.join(ends)}]"
+
+
+def titles(report: Report) -> tuple[str, str]:
     """Return the title of a leaderboard, and a line that explains its scores."""
+    board = report.board
+    if not board.tasks:
+        return board.benchmark, f"nothing ran here yet: `orca-sweep benchmark {board.benchmark}` does"
     seeds = ", ".join(map(str, board.seeds))
     scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
     title = f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
     return title, f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
 
 
-def footer(board: Leaderboard) -> list[str]:
-    """Return the sentences below a leaderboard: the tasks that count, trials by status, notes, other sweeps."""
+def footer(report: Report) -> list[str]:
+    """Return the sentences below a leaderboard: what its statistics cover, what is missing, how trials ended, notes."""
+    board = report.board
+    return [*(_own_lines(report) if board.tasks else ()), *board.warnings]
+
+
+def _own_lines(report: Report) -> Iterator[str]:
+    board = report.board
+    yield (
+        f"mean rank and wins use the {len(report.common_tasks)} of {len(board.tasks)} tasks with scores of every method"
+        + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
+    )
+    if report.statistic("mean_rank")["low"].notna().any():
+        yield "[ ]: 95% interval, by bootstrap over tasks if there are at least five, else over seeds"
+    if report.left_out:
+        yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
+    prefix = f"{board.benchmark}/"
+    for method, tasks in report.missing().items():
+        yield f"no score of {method}: {', '.join(task.removeprefix(prefix) for task in tasks)}"
     totals = ", ".join(f"{status.value} {sum(board.count(m, status) for m in board.methods)}" for status in Status)
-    lines = [
-        f"mean rank and wins use the {len(board.common_tasks)} of {len(board.tasks)} tasks with scores of every method",
-        f"trials by status: {totals}",
-    ]
-    for method in board.methods:
+    yield f"trials by status: {totals}"
+    for method in report.methods:
         failed = {status.value: board.count(method, status) for status in Status if status.failed}
         if counts := ", ".join(f"{status} {count}" for status, count in failed.items() if count):
-            lines.append(f"failed trials of {method}: {counts}")
-    lines += board.notes
-    trials = "completed confirm trial(s)"
+            yield f"failed trials of {method}: {counts}"
+    yield from board.notes
     for o in board.others:
-        lines.append(f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} {trials}")
-    return lines
+        yield f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
+
+
+def published_tables(report: Report) -> list[PublishedTable]:
+    """Return the tables of published results: beside own scores first, then as published."""
+    published = report.published
+    return [] if published is None else [*([published.beside] if published.beside else []), *published.tables]
+
+
+def published_footer(report: Report) -> list[str]:
+    """Return the sentences below the published tables."""
+    published = report.published
+    if published is None or (not published.rows and not published.hidden):
+        return []
+    lines = [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
+    if published.hidden:
+        hidden = ", ".join(f"{count} {kind}" for kind, count in sorted(published.hidden.items()))
+        lines.append(f"hidden published scores, out of all ranks: {hidden}")
+    return [*lines, *published.notes]
 
 
 def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
@@ -79,9 +123,9 @@ def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
     return "metrics: " + "; ".join(f"{metric} ({', '.join(names)})" for metric, names in tasks.items())
 
 
-def wrapped(text: str) -> list[str]:
+def wrapped(text: str, width: int = WIDTH) -> list[str]:
     """Return the lines of a text, without unprintable characters; further lines are indented."""
-    return textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def plain_table(grid: Sequence[Sequence[str]]) -> list[str]:

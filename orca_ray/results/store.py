@@ -23,7 +23,7 @@ from orca_ray.results.tables import CURVES, RECORDS, Table
 logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the tables' columns. Stores of older versions can be read; the first write changes their marker to this
 version, so that an older orca-ray refuses the whole store instead of failing on single files."""
 

@@ -6,27 +6,41 @@ import math
 
 from orca_ray.leaderboard.effects import Effects, Levels
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard
+from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.results.record import Status
 
+_COLUMNS = ("section", "task", "metric", "method", "seed", "value", "std", "low", "high", "n", "kind", "source")
 
-def _render(board: Leaderboard) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["benchmark", "sweep", "protocol", "section", "task", "metric", "method", "value", "std", "n"])
 
-    def write(section: str, task: str, metric: str, method: str, *numbers: float | None) -> None:
-        cells = ["" if number is None or math.isnan(number) else number for number in numbers]
-        writer.writerow([board.benchmark, board.sweep, board.protocol, section, task, metric, method, *cells])
+def _render(report: Report) -> str:
+    board, stream = report.board, io.StringIO()
+    writer = csv.DictWriter(stream, ("benchmark", "sweep", "protocol", *_COLUMNS), restval="", lineterminator="\n")
+    writer.writeheader()
+
+    def write(section: str, **cells: object) -> None:
+        known = {name: "" if cell is None or cell != cell else cell for name, cell in cells.items()}
+        own = {"benchmark": board.benchmark, "sweep": board.sweep, "protocol": board.protocol, "section": section}
+        writer.writerow({**own, **known})
 
     for task in board.tasks:
-        for method in board.methods:
-            write("score", task, board.metrics[task], method, *board.score(task, method))
-    for method in board.methods:
-        for name in STATISTICS:
-            write("summary", "", name, method, board.statistic(method, name), None, len(board.common_tasks))
+        for method in report.methods:
+            mean, std, n = board.score(task, method)
+            write("score", task=task, metric=board.metrics[task], method=method, value=mean, std=std, n=n)
+    for task, method, seed, score in board.scores.itertuples(index=False):
+        write("seed", task=task, metric=board.metrics[task], method=method, seed=seed, value=score)
+    for method in report.methods:
+        for name in SHOWN:
+            value, low, high, num = report.statistic(name).loc[method, ["value", "low", "high", "num_tasks"]]
+            write(
+                "summary", metric=name, method=method, value=value, low=low, high=high, n=int(num) if num == num else 0
+            )
         for status in Status:
-            write("status", "", status.value, method, board.count(method, status), None, None)
+            write("status", metric=status.value, method=method, value=board.count(method, status))
+    for each in report.published.rows if report.published else ():
+        names = ("task", "method", "std", "n", "kind", "source", "protocol")
+        metric = each.metric or each.quantity
+        cells = {name: getattr(each, name) for name in names}
+        write("published", sweep="", metric=metric, value=each.score, **cells)
     return stream.getvalue().rstrip("\n")
 
 

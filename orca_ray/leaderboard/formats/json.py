@@ -1,38 +1,59 @@
 """One JSON document, in full precision."""
 
+from dataclasses import asdict
+from typing import Any
+
+from orca_ray.leaderboard.board import Cell
 from orca_ray.leaderboard.effects import Comparison, Effects
+from orca_ray.leaderboard.export import KIND, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard
+from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.leaderboard.text import dump_json
 from orca_ray.results.record import Status
 
 
-def _render(board: Leaderboard) -> str:
+def _render(report: Report) -> str:
+    board = report.board
     tasks = [
         {
-            "name": task,
-            "metric": board.metrics[task],
+            **asdict(info),
             "best": board.best(task),
-            "scores": {method: board.score(task, method)._asdict() for method in board.methods},
+            "scores": {method: board.score(task, method)._asdict() for method in report.methods},
         }
-        for task in board.tasks
+        for task, info in board.infos.items()
     ]
     methods = [
         {
             "name": method,
-            **{name: board.statistic(method, name) for name in STATISTICS},
+            **{name: report.statistic(name).loc[method].to_dict() for name in SHOWN},
             "statuses": {status.value: board.count(method, status) for status in Status},
         }
-        for method in board.methods
+        for method in report.methods
     ]
     document = {
+        "kind": KIND,
+        "version": VERSION,
         **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
         "tasks": tasks,
         "methods": methods,
-        **{key: getattr(board, key) for key in ("common_tasks", "notes")},
+        "common_tasks": report.common_tasks,
+        "left_out": report.left_out,
+        **{key: getattr(board, key) for key in ("notes", "warnings")},
         "others": [other._asdict() for other in board.others],
+        "cells": [_cell(cell) for cell in board.cells.values()],
+        "scores": score_rows(board),
+        "published": report.published and report.published.to_dict(),
     }
     return dump_json(document)
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    """Return task, method, provenance and cost of a cell as plain JSON."""
+    provenance = asdict(cell.provenance)
+    times = {name: provenance[name] and provenance[name].isoformat() for name in ("started_at", "finished_at")}
+    statuses = {status.value: count for status, count in cell.provenance.statuses.items()}
+    named = {"task": cell.task, "method": cell.method, "trial_keys": dict(cell.trial_keys)}
+    return {**named, "cost": asdict(cell.cost), "provenance": {**provenance, **times, "statuses": statuses}}
 
 
 def _json_effects(effects: Effects) -> str:

@@ -1,0 +1,26 @@
+"""A Parquet table with one row per score: of the board by seed, and of published results."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orca_ray.leaderboard.export import KIND, SCHEMA, VERSION, score_rows
+from orca_ray.leaderboard.format import Format
+from orca_ray.leaderboard.report import Report
+
+_PUBLISHED = ("kind", "quantity", "std", "n", "setting", "flag", "source", "note")
+_TYPES = {"std": pa.float64(), "n": pa.int64()}
+
+
+def _render(report: Report) -> bytes:
+    rows = [{**row, "kind": "own"} for row in score_rows(report.board)]
+    for each in report.published.rows if report.published else ():
+        names = ("task", "method", "metric", "protocol", "score", *_PUBLISHED)
+        rows.append({"benchmark": each.benchmark, **{name: getattr(each, name) for name in names}})
+    schema = pa.schema([*SCHEMA, *((name, _TYPES.get(name, pa.string())) for name in _PUBLISHED)])
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({KIND: str(VERSION)}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+FORMAT = Format("parquet", ".parquet", _render, binary=True)

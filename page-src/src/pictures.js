@@ -1,0 +1,4 @@
+/** Pictures of what a trained model does. */
+export function pictures() {
+  return null;
+}

@@ -1,0 +1,5 @@
+/** Did aligning, pretraining, searching help? */
+export const QUESTIONS = [];
+export function questionSentence() {
+  return null;
+}
