@@ -34,7 +34,7 @@ def _render(report: Report) -> str:
             write("summary", metric=name, method=method, n=len(report.common_tasks), **numbers)
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
-    for each in report.published.rows if report.published else ():
+    for each in report.published_scores:
         names = ("task", "method", "std", "n", "kind", "source", "protocol")
         metric = each.metric or each.quantity
         cells = {name: getattr(each, name) for name in names}
