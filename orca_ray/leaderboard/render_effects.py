@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 
 from orca_ray.errors import lookup, printable
-from orca_ray.leaderboard.effects import MIN_TASKS, Comparison, Effects, Levels, Ratio
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.render import (
     MISSING,
     dump_json,
@@ -17,6 +17,8 @@ from orca_ray.leaderboard.render import (
     score_text,
     wrapped,
 )
+from orca_ray.leaderboard.statistics.paired import Comparison, Levels, Ratio
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 
 Section = tuple[str, list[list[str]], int]
 """Title, cells (the first row holds the titles of columns), and number of columns that hold names."""
