@@ -4,9 +4,10 @@ import csv
 import io
 import math
 
-from orca_ray.leaderboard.effects import Effects, Levels
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
 
 _COLUMNS = ("section", "task", "metric", "method", "seed", "value", "std", "low", "high", "n", "kind", "source")
