@@ -1,13 +1,14 @@
 """``orca-sweep leaderboard``: print the results of a sweep."""
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, is_path, results_uri
+from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, is_path, results_uri, split_names
 from orca_ray.cli.output import say
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, unknown_name
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -26,20 +27,32 @@ def leaderboard(
     ] = None,
     budget: Annotated[str | None, Option(help="Short for --sweep NAME/BUDGET.")] = None,
     protocol: Annotated[Protocol | None, Option(help="Which splits selection read. Default: the sweep's.")] = None,
+    hide: Annotated[
+        list[str] | None,
+        Option(help="Hide published scores by kind: primary, digitised, secondary, submitted, imported."),
+    ] = None,
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
-    from orca_ray.leaderboard import Grid, build, build_effects, render, render_effects
+    from orca_ray.leaderboard import Grid, Report, build, build_effects, empty_board, render, render_effects
+    from orca_ray.leaderboard.published import KINDS, published_for
+    from orca_ray.results.submissions import imported_scores
 
-    uri = results_uri(results)
+    uri, hidden = results_uri(results), split_names("--hide", hide) or []
+    if unknown := sorted({*hidden} - {*KINDS}):
+        raise unknown_name("kind of published scores", unknown[0], KINDS)
     store = existing_store(uri)
-    if store is None:
+    imported, warnings = imported_scores(uri) if store else ([], [])
+    nothing = empty_board(name)
+    empty = sweep is None and budget is None and published_for(nothing, imported=imported) is not None
+    if store is None and not empty:
         command = "run" if is_path(name) else "benchmark"
         raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
-    records, chosen, form = store.records(), protocol and protocol.value, "json" if json else format
-    known = not is_path(name) and name in set(records["benchmark"])
-    if spec := None if known else _sweep_with_grid(name, sweep, budget):
+    chosen, form = protocol and protocol.value, "json" if json else format
+    records = store.records() if store else None
+    known = records is None or (not is_path(name) and name in set(records["benchmark"]))
+    if records is not None and (spec := None if known else _sweep_with_grid(name, sweep, budget)):
         from orca_ray.sweep.planning.grid import grid_cells
 
         cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
@@ -49,7 +62,11 @@ def leaderboard(
     else:
         if sweep is None and budget is not None:
             sweep = f"{name}/{budget}"
-        text = render(build(records, benchmark=name, sweep=sweep, protocol=chosen), form)
+        board = nothing
+        if records is not None:
+            board = build(records, benchmark=name, sweep=sweep, protocol=chosen, empty=empty)
+        board = replace(board, warnings=(*board.warnings, *warnings))
+        text = render(Report(board, published_for(board, imported=imported, hide=hidden)), form)
     # A file or pipe gets the text unchanged; for a terminal, `say` escapes control sequences.
     (say if sys.stdout.isatty() else print)(text)
 

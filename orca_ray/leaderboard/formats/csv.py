@@ -10,11 +10,15 @@ from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.results.record import Status
 
 _COLUMNS = ("section", "task", "metric", "method", "seed", "value", "std", "low", "high", "n", "kind", "source")
+_PUBLISHED = ("published", "published_metric", "flag", "note")
+"""Columns of published scores alone: digits and unit as published, why a score has no rank, and a note."""
 
 
 def _render(report: Report) -> str:
     board, stream = report.board, io.StringIO()
-    writer = csv.DictWriter(stream, ("benchmark", "sweep", "protocol", *_COLUMNS), restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        stream, ("benchmark", "sweep", "protocol", *_COLUMNS, *_PUBLISHED), restval="", lineterminator="\n"
+    )
     writer.writeheader()
 
     def write(section: str, **cells: object) -> None:
@@ -37,7 +41,7 @@ def _render(report: Report) -> str:
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
     for each in report.published.rows if report.published else ():
-        names = ("task", "method", "std", "n", "kind", "source", "protocol")
+        names = ("task", "method", "std", "n", "kind", "source", "protocol", *_PUBLISHED)
         metric = each.metric or each.quantity
         cells = {name: getattr(each, name) for name in names}
         write("published", sweep="", metric=metric, value=each.score, **cells)

@@ -49,7 +49,7 @@ def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "
         below += ["curves: validation score by epoch, mean over seeds, one scale per task"] if drawn else []
     yield _sentences([*below, *footer(report)], width)
     for table in published_tables(report):
-        yield Text(f"\n{printable(table.title)}", style="bold")
+        yield Text(f"\n{printable(table.heading(report.board.benchmark))}", style="bold")
         yield from _tables([[printable(cell) for cell in row] for row in table.grid(board.benchmark)], width)
     if lines := published_footer(report):
         yield _sentences(lines, width)
