@@ -79,7 +79,8 @@ def _own_lines(report: Report) -> Iterator[str]:
         + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
     )
     if report.statistic("mean_rank")["low"].notna().any():
-        yield f"in brackets: 95% interval, by bootstrap over {'tasks' if len(report.common_tasks) >= MIN_TASKS else 'seeds'}"
+        over = "tasks" if len(report.common_tasks) >= MIN_TASKS else "seeds"
+        yield f"in brackets: 95% interval, by bootstrap over {over}"
     yield from _verdict(report)
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"

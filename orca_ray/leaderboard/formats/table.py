@@ -51,8 +51,7 @@ def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "
         yield _sentences(lines, width)
     for table in published_tables(report):
         heading = wrapped(table.heading(board.benchmark), width)
-        yield Text("
-".join(["", *heading, ""]), style="bold")
+        yield Text("\n".join(["", *heading, ""]), style="bold")
         yield from _tables([[printable(cell) for cell in row] for row in table.grid(board.benchmark)], width)
     if lines := published_footer(report):
         yield _sentences(lines, width)
