@@ -54,10 +54,10 @@ def leaderboard(
     if options.check is not None:
         _check(name, options, options.check)
         return
-    form = _format(options)
     path = options.out or (Path(f"{_stem(name)}.html") if options.open or options.watch else None)
     if path is not None:
         _check_file(path)
+    form = _format(options)
     if options.open or options.watch:
         if form != "html":
             raise UserError(f"--open and --watch show the page: give --format html, not {form}")

@@ -12,6 +12,8 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 
+_DIGITS = 10
+"""Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
 SHOWN = ("mean_rank", "wins")
 """Statistics below the scores in the formats for people."""
 
@@ -53,7 +55,7 @@ class Report:
 
     @cached_property
     def _statistics(self) -> dict[str, pd.DataFrame]:
-        found = {name: get_statistic(name).compute(self.scores) for name in SHOWN}
+        found = {name: _rounded(get_statistic(name).compute(self.scores)) for name in SHOWN}
         methods = list(self.board.methods)
         order = found["mean_rank"]["value"].reindex(methods).sort_values(kind="stable").index
         return {name: values.reindex(order) for name, values in found.items()}
@@ -66,7 +68,7 @@ class Report:
     @cached_property
     def verdicts(self) -> pd.DataFrame:
         """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
-        return get_statistic("verdict").compute(self.scores)
+        return _rounded(get_statistic("verdict").compute(self.scores))
 
     @property
     def common_tasks(self) -> tuple[str, ...]:
@@ -96,6 +98,12 @@ class Report:
         """Return the tasks without a score of each method, by method; methods that have them all are left out."""
         gaps = {m: [t for t in self.board.tasks if not self.board.score(t, m).n] for m in self.methods}
         return {method: tasks for method, tasks in gaps.items() if tasks}
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its floating-point numbers rounded to `_DIGITS` significant digits."""
+    floats = frame.select_dtypes("float")
+    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in floats[name]] for name in floats})
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:
