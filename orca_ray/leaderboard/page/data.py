@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.results.record import Status
@@ -36,6 +37,7 @@ def page_data(
     curves: pd.DataFrame,
     *,
     published: Published | None = None,
+    effects: Effects | None = None,
     artefacts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     about: Mapping[str, Mapping[str, str]] | None = None,
     reproduce: str = "orca-sweep reproduce KEY",
@@ -47,6 +49,7 @@ def page_data(
         records: records of the store, with those of the board's sweep.
         curves: learning curves of the store; those of scored trials are kept.
         published: published results of the benchmark.
+        effects: effects of the factors of a grid, if the sweep has one.
         artefacts: pictures of trials by trial key, as plain JSON.
         about: for each task, texts named ``title``, ``metric`` and ``definition``.
         reproduce: command that runs a trial again; ``KEY`` stands for its key.
@@ -103,6 +106,8 @@ def page_data(
             ]
             for (task, method), cell in board.cells.items()
         ],
+        "searches": _searches(board, records, tasks, methods),
+        "effects": effects and _effects(effects),
         "records": _records(board, rows),
         "records_note": note,
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
