@@ -1,7 +1,7 @@
 """What a format writes: a board with its statistics, learning curves and published results."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,16 +22,25 @@ class Report:
 
     board: Board
     published: Published | None = None
-    curves: pd.DataFrame | None = None
-    """Learning curves of the scored trials, as `ResultsStore.curves` returns them."""
+    read_curves: Callable[[], pd.DataFrame] | None = None
+    """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
     records: pd.DataFrame | None = None
-    """Records of the board's sweep; only the page shows them."""
-    artefacts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """Pictures of trials by trial key, as plain JSON; only the page shows them."""
-    about: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """For each task, texts named ``title``, ``metric`` and ``definition``; only the page shows them."""
+    """Records of the board's sweep, for the page."""
+    read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
+    """Reads pictures of trials by trial key, as plain JSON, for the page."""
+    read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
+    """Returns texts named ``title``, ``metric`` and ``definition`` of each task, for the page."""
+    reproduce: str = "orca-sweep reproduce KEY"
+    """Command that runs a trial again, for the page."""
+    refresh_seconds: int = 0
+    """Time after which the page loads itself again; 0: never."""
     left_out: tuple[str, ...] = ()
     """Tasks and methods that have records and were left out on request; every statistic is computed without them."""
+
+    @cached_property
+    def curves(self) -> pd.DataFrame | None:
+        """The learning curves; None if there are none to read."""
+        return self.read_curves() if self.read_curves else None
 
     @cached_property
     def scores(self) -> ScoreTable:

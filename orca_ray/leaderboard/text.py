@@ -78,7 +78,7 @@ def _own_lines(report: Report) -> Iterator[str]:
         + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
     )
     if report.statistic("mean_rank")["low"].notna().any():
-        yield "[ ]: 95% interval, by bootstrap over tasks if there are at least five, else over seeds"
+        yield "in brackets: 95% interval, by bootstrap over tasks if there are at least five, else over seeds"
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
     prefix = f"{board.benchmark}/"
@@ -106,11 +106,23 @@ def published_footer(report: Report) -> list[str]:
     published = report.published
     if published is None or (not published.rows and not published.hidden):
         return []
-    lines = [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
+    lines = [f"published in {unit}: {', '.join(tasks)}" for unit, tasks in _units(report).items()]
+    lines += [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
     if published.hidden:
         hidden = ", ".join(f"{count} {kind}" for kind, count in sorted(published.hidden.items()))
         lines.append(f"hidden published scores, out of all ranks: {hidden}")
     return [*lines, *published.notes]
+
+
+def _units(report: Report) -> dict[str, list[str]]:
+    """Return the tasks of the published tables by the unit of their columns."""
+    units: dict[str, list[str]] = {}
+    for table in published_tables(report):
+        for column in table.columns:
+            name = column.task.removeprefix(f"{report.board.benchmark}/")
+            if name not in units.setdefault(column.unit, []):
+                units[column.unit].append(name)
+    return units
 
 
 def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:

@@ -30,10 +30,8 @@ def _render(report: Report) -> str:
         write("seed", task=task, metric=board.metrics[task], method=method, seed=seed, value=score)
     for method in report.methods:
         for name in SHOWN:
-            value, low, high, num = report.statistic(name).loc[method, ["value", "low", "high", "num_tasks"]]
-            write(
-                "summary", metric=name, method=method, value=value, low=low, high=high, n=int(num) if num == num else 0
-            )
+            numbers = report.statistic(name).loc[method, ["value", "low", "high"]]
+            write("summary", metric=name, method=method, n=len(report.common_tasks), **numbers)
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
     for each in report.published.rows if report.published else ():

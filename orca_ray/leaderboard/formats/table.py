@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BEST = "*"
-_STYLES = {BEST: "bold green", "▁▂▃▄▅▆▇█": "cyan"}
 Grid = Sequence[Sequence[str]]
 
 
@@ -104,11 +103,9 @@ def _table(grid: Grid, rule: int) -> "RenderableType":
 def _cell(text: str) -> "RenderableType":
     from rich.text import Text
 
-    lines = [
-        Text(line, style=next((s for ends, s in _STYLES.items() if line[-1:] in ends and line), ""))
-        for line in text.split("\n")
-    ]
-    return Text("\n").join(lines)
+    score, *curve = text.split("\n")
+    best = Text(score, style="bold green" if score.endswith(BEST) else "")
+    return Text("\n").join([best, *(Text(line, style="cyan") for line in curve)])
 
 
 def _render(report: Report) -> str:
