@@ -5,6 +5,8 @@ import { criticalDifference, criticalDifferences, verdict } from "./statistics/s
 import { ScoreTable } from "./statistics/table.js";
 import { answers } from "./statistics/questions.js";
 
+export { erfc } from "./statistics/distributions.js";
+
 /** @type {Record<string, (table: ScoreTable) => object>} */
 export const STATISTICS = {
   score,
