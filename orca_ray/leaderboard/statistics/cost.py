@@ -42,8 +42,7 @@ def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
     """Return which points no other point beats; a lower score or cost beats, unless the other of both is higher."""
     not_higher = (scores_M[:, None] <= scores_M) & (costs_M[:, None] <= costs_M)
     lower = (scores_M[:, None] < scores_M) | (costs_M[:, None] < costs_M)
-    beaten_M: NDArray[np.bool_] = (not_higher & lower).any(axis=0)
-    return ~beaten_M
+    return np.array([not column.any() for column in (not_higher & lower).T], dtype=np.bool_)
 
 
 STATISTICS = (

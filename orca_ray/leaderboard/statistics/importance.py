@@ -24,7 +24,7 @@ def importance(searches: pd.DataFrame) -> pd.DataFrame:
     for the region that it looked at.
     """
     rows = []
-    ordered = searches.sort_values(["method", "task", "number"], kind="stable")
+    ordered = searches.dropna(subset="score").sort_values(["method", "task", "number"], kind="stable")
     for method, trials in ordered.groupby("method"):
         for name in sorted({name for values in trials["hyperparameters"] for name in values}):
             having = trials[[name in values for values in trials["hyperparameters"]]]

@@ -144,6 +144,15 @@ class Logs:
         used = np.flatnonzero(np.isfinite(logs_T))
         return [self.table.tasks[t] for t in used], logs_T[used], errors_T[used]
 
+    def compare(self, method: str, reference: str) -> Comparison:
+        """Return the comparison of two methods; a pair is a task on which both have a score."""
+        return compare(
+            {"method": method},
+            {"method": reference},
+            *self.paired(method, reference),
+            planned=len(self.table.tasks),
+        )
+
 
 def compare(
     levels: Levels, reference: Levels, tasks: Sequence[str], logs: Floats, errors: Floats, *, planned: int

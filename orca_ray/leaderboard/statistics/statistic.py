@@ -24,8 +24,8 @@ COLUMNS: Mapping[Input, tuple[str, ...]] = {
 """Columns of each table.
 
 ``scores`` holds test scores (lower is better). ``costs`` holds one positive cost in one unit per task and method.
-``searches`` holds the validation score (lower is better) of each search trial: ``number`` is its place in the search,
-and ``hyperparameters`` a mapping from names to values.
+``searches`` holds the validation score of each search trial (lower is better; NaN if it has none): ``number`` is its
+place in the search, and ``hyperparameters`` a mapping from names to values.
 """
 INDEX: Mapping[Shape, tuple[str, ...]] = {
     "cell": ("task", "method"),

@@ -1,6 +1,7 @@
 """Whether two methods are separable, and about how many more tasks or seeds would separate them."""
 
 import math
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -51,6 +52,23 @@ def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
                 columns[name][place] = number
     frame = table.by_pair(**columns)
     return frame.astype({"separable": bool, "num_tasks": "int64"})
+
+
+def describe(method: str, other: str, row: Mapping[str, float]) -> str:
+    """Return a verdict in words, given the row of the pair in what `verdict` returns."""
+    basis = f"ratio {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], p = {row['adjusted_p']:.2g}"
+    where = f"{int(row['num_tasks'])} task{'s' if row['num_tasks'] != 1 else ''}"
+    if math.isnan(row["p"]):
+        return f"{method} and {other} cannot be compared: too few tasks and seeds with scores of both ({where})."
+    if row["separable"]:
+        return f"{method} is {'better' if row['value'] < 1 else 'worse'} than {other} on {where} ({basis})."
+    needs = [
+        f"about {int(row[name])} more {what}{'s' if row[name] != 1 else ''}"
+        for name, what in (("more_tasks", "task"), ("more_seeds", "seed"))
+        if math.isfinite(row[name])
+    ]
+    needed = " or ".join(needs) or f"only more than {MAX_MORE} more tasks, if anything,"
+    return f"{method} and {other} are not separable on {where} ({basis}); {needed} would separate them."
 
 
 class _Test:
