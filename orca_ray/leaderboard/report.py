@@ -9,7 +9,7 @@ import pandas as pd
 
 from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
-from orca_ray.leaderboard.published import Published
+from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 
 SHOWN = ("mean_rank", "wins")
@@ -67,6 +67,11 @@ class Report:
     def common_tasks(self) -> tuple[str, ...]:
         """Tasks on which every method that has a score has one."""
         return self.scores.common.tasks
+
+    @property
+    def published_scores(self) -> list[PublishedRow]:
+        """The published rows that have a score."""
+        return [row for row in self.published.rows if row.score is not None] if self.published else []
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
         """Return the validation score by refine epoch, averaged over seeds, of each method that has a curve."""

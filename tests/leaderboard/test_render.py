@@ -45,7 +45,7 @@ def test_table(board: Board) -> None:
         "test scores, lower is better; mean ± std over seeds 0, 1, 2",
         "",
     ]
-    assert lines[3].split() == ["task", *board.methods]
+    assert lines[3].split() == ["task", "orca", "nft", "scratch"]
     digits = next(line for line in lines if line.startswith("digits"))
     assert "0.2000±0.1000*" in digits
     assert "0.5000±0.0000" in digits
@@ -58,7 +58,8 @@ def test_table(board: Board) -> None:
     assert "metrics: relative_l2 (darcy16); error (digits)" in text
     assert "trials by status: completed 10, stopped_early 0, failed_user 0, failed_oom 1, failed_nan 1, lost 0" in text
     assert "failed trials of scratch: failed_oom 1, failed_nan 1" in text
-    assert "mean rank and wins use the 0 of 2 tasks" in text
+    assert "mean rank and wins use the 2 of 2 tasks with scores of every method that has any" in text
+    assert "no score of scratch: darcy16, digits" in text
     assert "also in the store: sweep pocket/other, protocol held-out, 1 completed confirm trial(s)" in text
     assert all(title in text for title in ("mean rank", "wins"))
 
@@ -134,12 +135,9 @@ def test_ranks_appear_as_numbers() -> None:
     assert re.search(r"mean rank +1\.25 +1\.75", text)
     assert re.search(r"wins +1\.50 +0\.50", text)
     assert len(re.findall(r"\d\*", text)) == 3  # a tie marks both
-    assert json.loads(render(board, "json"))["methods"][0] == {
-        "name": "orca",
-        "mean_rank": 1.25,
-        "wins": 1.5,
-        "statuses": {status.value: 2 * (status is Status.COMPLETED) for status in Status},
-    }
+    best = json.loads(render(board, "json"))["methods"][0]
+    assert (best["name"], best["mean_rank"]["value"], best["wins"]["value"]) == ("orca", 1.25, 1.5)
+    assert best["statuses"] == {status.value: 2 * (status is Status.COMPLETED) for status in Status}
 
 
 @pytest.mark.parametrize("format", TEXT)
@@ -147,8 +145,9 @@ def test_nothing_confirmed_yet(format: str) -> None:
     board = build(frame(failed("digits", "orca", Status.LOST, phase="search")), benchmark="pocket")
     text = render(board, format)
     assert "lost" in text
-    assert "nan" not in text.replace("failed_nan", "").lower()
-    assert text == text.rstrip("\n")
+    if format != "html":  # whose program has these words
+        assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+        assert text == text.rstrip("\n")
 
 
 def test_a_misspelt_format(board: Board) -> None:
@@ -162,7 +161,7 @@ def test_names_cannot_send_control_sequences(format: str) -> None:
     records = frame(run("digits", odd, metric=odd, sweep=odd), run("digits", "orca", sweep="pocket/other\x1b[1m"))
     text = render(build(records, benchmark="pocket", sweep=odd), format)
     assert all(line.isprintable() for line in text.split("\n"))
-    assert r"a\x1b[2Jb\nc\x9bd" in text
+    assert r"a\x1b[2Jb\nc\x9bd" in text.replace(r"\\", "\\")  # Markdown shows two backslashes as one
     with pytest.raises(UserError) as caught:
         build(records, benchmark="pocket", sweep="pocket/nothing")
     assert str(caught.value).isprintable()

@@ -4,9 +4,10 @@ import csv
 import io
 import math
 
-from orca_ray.leaderboard.effects import Effects, Levels
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
 
 _COLUMNS = ("section", "task", "metric", "method", "seed", "value", "std", "low", "high", "n", "kind", "source")
@@ -34,7 +35,7 @@ def _render(report: Report) -> str:
             write("summary", metric=name, method=method, n=len(report.common_tasks), **numbers)
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
-    for each in report.published.rows if report.published else ():
+    for each in report.published_scores:
         names = ("task", "method", "std", "n", "kind", "source", "protocol")
         metric = each.metric or each.quantity
         cells = {name: getattr(each, name) for name in names}

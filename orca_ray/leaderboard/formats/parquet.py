@@ -13,7 +13,7 @@ _TYPES = {"std": pa.float64(), "n": pa.int64()}
 
 def _render(report: Report) -> bytes:
     rows = [{**row, "kind": "own"} for row in score_rows(report.board)]
-    for each in report.published.rows if report.published else ():
+    for each in report.published_scores:
         names = ("task", "method", "metric", "protocol", "score", *_PUBLISHED)
         rows.append({"benchmark": each.benchmark, **{name: getattr(each, name) for name in names}})
     schema = pa.schema([*SCHEMA, *((name, _TYPES.get(name, pa.string())) for name in _PUBLISHED)])

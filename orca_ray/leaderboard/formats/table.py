@@ -38,7 +38,7 @@ def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "
 
     board = report.board
     title, subtitle = titles(report)
-    yield Text("\n".join([printable(title), *wrapped(subtitle, width)]), style="bold")
+    yield Text("\n".join([printable(title), *wrapped(subtitle, width), ""]), style="bold")
     below = []
     if board.tasks:
         grid = [[printable(cell) for cell in row] for row in score_grid(report, "{}" + BEST, "±")]
