@@ -87,6 +87,11 @@ export class Board {
     return this.index.provenance.get(pair(task, method))?.cost[name] ?? NaN;
   }
 
+  /** Trials, starts and device hours of a cell. */
+  provenance(task, method) {
+    return this.index.provenance.get(pair(task, method)) ?? { statuses: {}, attempts: 0, device_hours: {} };
+  }
+
   /** Number of trials by status, of the chosen tasks and one method, or of all. @param {string} [method] */
   statuses(method) {
     const totals = {};

@@ -13,14 +13,15 @@ export function effectsView(board) {
     h("p.note", {}, "Scores of two methods are paired by task; a ratio below 1 means that the first has the lower, better score. ",
       "Filled: the 95 % interval excludes 1. On one task it is two standard errors over seeds wide on either side; over all tasks it is a bootstrap over tasks."),
     answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining or searching."),
-    answers.map((answer) => question(board, answer)),
+    [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
     effects && factors(board, effects),
   ];
 }
 
-function question(board, answer) {
+/** The answer on each task and over all; further answers, for single methods, are rows of their own. */
+function question(board, answer, ...further) {
   const rows = Object.entries(answer.tasks).map(([task, ratio]) => ({ label: board.label(task), ...ratio })).sort((a, b) => a.value - b.value);
-  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true });
+  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, ${format.plural(each.pairs, "task")}`, ...each.ratio, whole: true })));
   return figure({
     title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: sentence(board, answer),
     chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),

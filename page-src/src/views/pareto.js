@@ -55,7 +55,7 @@ function draw(points, front, costTitle, label) {
   const logarithmic = Math.max(...span) > 5 * Math.min(...span);
   return chart({
     height: 380, marginRight: 30, marginTop: 24, inset: 22,
-    x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
+    x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic, zero: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
     marks: [
       Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }),
       ...axes({ ticks: 6, tickFormat: "~s" }, { ticks: 6 }),
