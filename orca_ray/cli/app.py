@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli import benchmark, catalogue, data, doctor, leaderboard, log, page, show
+from orca_ray.cli import benchmark, catalogue, data, doctor, leaderboard, log, page, results, show
 from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import UserError, nearest
 
@@ -63,6 +63,10 @@ for function in (
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
+results_app = typer.Typer(no_args_is_help=True, help="Check, import and export scores as CSV files.")
+for function in (results.check, results.import_, results.export):
+    results_app.command(function.__name__.rstrip("_"))(function)
+app.add_typer(results_app, name="results")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

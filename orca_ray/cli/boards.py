@@ -1,7 +1,7 @@
 """Builds the board of a command line from a store, with everything that its formats show."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -13,8 +13,8 @@ from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     from orca_ray.leaderboard import Board, Effects, Report
-    from orca_ray.leaderboard.published import Published
     from orca_ray.results.store import ResultsStore
+    from orca_ray.results.submissions import SubmittedScore
     from orca_ray.sweep.planning.spec import SweepSpec
 
 
@@ -46,37 +46,45 @@ def load_board(name: str, options: BoardOptions) -> "Report | Effects":
     UserError.
     """
     from orca_ray.leaderboard import build, empty_board
-    from orca_ray.leaderboard.published import published_rows
+    from orca_ray.leaderboard.published import published_for
 
     uri = results_uri(options.results)
     store = existing_store(uri)
-    chosen = options.protocol and options.protocol.value
-    if store is not None:
-        records = store.records(benchmark=name)
-        if spec := _sweep_with_grid(name, options) if records.empty else None:
-            return _effects(store, spec, options)
-        if not records.empty or not published_rows(name):
-            sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
-            # All records, if none matches: the error names the benchmarks that the store has.
-            shown = store.records() if records.empty else records
-            board = build(shown, benchmark=name, sweep=sweep, protocol=chosen)
-            return _report(store, board, options, records)
-    elif not published_rows(name):
+    records = None if store is None else store.records(benchmark=name)
+    if store is not None and records is not None and records.empty and (spec := _sweep_with_grid(name, options)):
+        return _effects(store, spec, options)
+    if (records is None or records.empty) and not options.sweep and not options.budget:
+        nothing = empty_board(name)
+        if published_for(nothing, imported=_imported(store)[0]) is not None:
+            note(f"no results of {name} at {uri!r}")
+            return _report(store, nothing, options)
+    if store is None:
         command = "run" if is_path(name) else "benchmark"
         raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
-    note(f"no results of {name} at {uri!r}")
-    return _report(None, empty_board(name), options)
+    sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
+    # All records, if none matches: the error names the benchmarks that the store has.
+    shown = store.records() if records is None or records.empty else records
+    board = build(shown, benchmark=name, sweep=sweep, protocol=options.protocol and options.protocol.value)
+    return _report(store, board, options, records)
 
 
 def _report(store: "ResultsStore | None", board: "Board", options: BoardOptions, records: Any = None) -> "Report":
     from orca_ray.leaderboard import Report, subset
+    from orca_ray.leaderboard.published import KINDS, published_for
 
+    hide = split_names("--hide", options.hide) or []
+    if unknown := [each for each in hide if each not in KINDS]:
+        raise unknown_name("kind of published score", unknown[0], KINDS)
+    imported, warnings = _imported(store)
     tasks, methods = split_names("--tasks", options.tasks), split_names("--methods", options.methods)
+    if methods and not board.tasks:
+        raise UserError(f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here; leave the option out")
     shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
+    named = None if tasks is None else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
     uri = results_uri(options.results)
     return Report(
-        shown,
-        published=_published(shown, options),
+        replace(shown, warnings=(*shown.warnings, *warnings)),
+        published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None else lambda: store.curves(sweep=board.sweep),
         records=None if records is None else _of_board(records, shown),
         read_about=lambda: _about(shown),
@@ -85,30 +93,18 @@ def _report(store: "ResultsStore | None", board: "Board", options: BoardOptions,
     )
 
 
+def _imported(store: "ResultsStore | None") -> "tuple[list[SubmittedScore], list[str]]":
+    """Return the scores of other people in a store, and warnings about those that cannot be read."""
+    from orca_ray.results.submissions import imported_scores
+
+    return ([], []) if store is None else imported_scores(store.uri)
+
+
 def _of_board(records: Any, board: "Board") -> Any:
     """Return the records of the board's tasks and methods. A method of a board may be "method (body)"."""
     labels = records["method"] + " (" + records["body"] + ")"
     of_method = records["method"].isin(board.methods) | labels.isin(board.methods)
     return records[records["task"].isin(board.tasks) & of_method]
-
-
-def _published(board: "Board", options: BoardOptions) -> "Published | None":
-    from orca_ray.leaderboard.published import KINDS, compare, own_row, published_rows
-
-    hide = split_names("--hide", options.hide) or []
-    if unknown := [each for each in hide if each not in KINDS]:
-        raise unknown_name("kind of published score", unknown[0], KINDS)
-    rows = published_rows(board.benchmark)
-    if board.tasks:
-        rows = [row for row in rows if row.task in board.tasks or row.task == board.benchmark]
-    if not rows:
-        return None
-    own = [
-        own_row(task, method, board.metrics[task], board.protocol, *cell.score)
-        for (task, method), cell in sorted(board.cells.items())
-        if cell.n
-    ]
-    return compare(rows, board.benchmark, own=own, metrics=board.metrics, protocol=board.protocol, hide=hide)
 
 
 def _effects(store: "ResultsStore", spec: "SweepSpec", options: BoardOptions) -> "Effects":

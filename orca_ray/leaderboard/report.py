@@ -63,6 +63,11 @@ class Report:
         """Names of the methods, lowest mean rank first, then those without a score on every common task."""
         return tuple(map(str, self.statistic("mean_rank").index))
 
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
+        return get_statistic("verdict").compute(self.scores)
+
     @property
     def common_tasks(self) -> tuple[str, ...]:
         """Tasks on which every method that has a score has one."""

@@ -10,6 +10,7 @@ from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.published import PublishedTable
 from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -78,7 +79,9 @@ def _own_lines(report: Report) -> Iterator[str]:
         + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
     )
     if report.statistic("mean_rank")["low"].notna().any():
-        yield "in brackets: 95% interval, by bootstrap over tasks if there are at least five, else over seeds"
+        over = "tasks" if len(report.common_tasks) >= MIN_TASKS else "seeds"
+        yield f"in brackets: 95% interval, by bootstrap over {over}"
+    yield from _verdict(report)
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
     prefix = f"{board.benchmark}/"
@@ -95,6 +98,32 @@ def _own_lines(report: Report) -> Iterator[str]:
         yield f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
 
 
+def _verdict(report: Report) -> Iterator[str]:
+    """Yield whether the first two methods by mean rank are separable, and how many pairs are."""
+    ranked = [str(name) for name in report.statistic("mean_rank")["value"].dropna().index]
+    if len(ranked) < 2:
+        return
+    pair = report.verdicts.loc[(ranked[0], ranked[1])]
+    names = f"{ranked[0]} and {ranked[1]}, first and second by mean rank, are"
+    ratio = f"ratio of scores {_with_interval(pair['value'], pair['low'], pair['high'])}"
+    if math.isnan(pair["p"]):
+        yield f"{names} not tested: that needs five tasks, or two seeds; {ratio}"
+    elif pair["separable"]:
+        yield f"{names} separable: {ratio}, p = {pair['adjusted_p']:.2g}"
+    else:
+        more = ((pair["more_tasks"], "tasks"), (pair["more_seeds"], "seeds per task and method"))
+        needed = " or ".join(f"{number:.0f} more {what}" for number, what in more if math.isfinite(number))
+        told = f"about {needed} would separate them" if needed else "no reasonable number of tasks or seeds would"
+        yield f"{names} not separable: {ratio}, p = {pair['adjusted_p']:.2g}; {told}"
+    tested = report.verdicts[report.verdicts["p"].notna()]
+    if len(tested):
+        few = "" if len(report.common_tasks) >= MIN_TASKS else ", for these tasks only"
+        yield (
+            f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of {len(tested) // 2} "
+            f"(paired test of log ratios, 5% level over all pairs by Holm{few})"
+        )
+
+
 def published_tables(report: Report) -> list[PublishedTable]:
     """Return the tables of published results: beside own scores first, then as published."""
     published = report.published
@@ -106,23 +135,11 @@ def published_footer(report: Report) -> list[str]:
     published = report.published
     if published is None or (not published.rows and not published.hidden):
         return []
-    lines = [f"published in {unit}: {', '.join(tasks)}" for unit, tasks in _units(report).items()]
-    lines += [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
+    lines = [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
     if published.hidden:
         hidden = ", ".join(f"{count} {kind}" for kind, count in sorted(published.hidden.items()))
         lines.append(f"hidden published scores, out of all ranks: {hidden}")
     return [*lines, *published.notes]
-
-
-def _units(report: Report) -> dict[str, list[str]]:
-    """Return the tasks of the published tables by the unit of their columns."""
-    units: dict[str, list[str]] = {}
-    for table in published_tables(report):
-        for column in table.columns:
-            name = column.task.removeprefix(f"{report.board.benchmark}/")
-            if name not in units.setdefault(column.unit, []):
-                units[column.unit].append(name)
-    return units
 
 
 def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:

@@ -10,12 +10,30 @@ from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
 
-_COLUMNS = ("section", "task", "metric", "method", "seed", "value", "std", "low", "high", "n", "kind", "source")
+_COLUMNS = (
+    "section",
+    "task",
+    "metric",
+    "method",
+    "other",
+    "seed",
+    "value",
+    "std",
+    "low",
+    "high",
+    "n",
+    "kind",
+    "source",
+)
+_PUBLISHED = ("published", "published_metric", "flag", "note")
+"""Columns of published scores alone: digits and unit as published, why a score has no rank, and a note."""
 
 
 def _render(report: Report) -> str:
     board, stream = report.board, io.StringIO()
-    writer = csv.DictWriter(stream, ("benchmark", "sweep", "protocol", *_COLUMNS), restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        stream, ("benchmark", "sweep", "protocol", *_COLUMNS, *_PUBLISHED), restval="", lineterminator="\n"
+    )
     writer.writeheader()
 
     def write(section: str, **cells: object) -> None:
@@ -35,8 +53,12 @@ def _render(report: Report) -> str:
             write("summary", metric=name, method=method, n=len(report.common_tasks), **numbers)
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
+    for (method, other), row in report.verdicts.iterrows():
+        write(
+            "verdict", metric="ratio", method=method, other=other, n=row["num_tasks"], **row[["value", "low", "high"]]
+        )
     for each in report.published_scores:
-        names = ("task", "method", "std", "n", "kind", "source", "protocol")
+        names = ("task", "method", "std", "n", "kind", "source", "protocol", *_PUBLISHED)
         metric = each.metric or each.quantity
         cells = {name: getattr(each, name) for name in names}
         write("published", sweep="", metric=metric, value=each.score, **cells)

@@ -37,6 +37,7 @@ def _render(report: Report) -> str:
         **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
         "tasks": tasks,
         "methods": methods,
+        "verdicts": report.verdicts.reset_index().to_dict("records"),
         "common_tasks": report.common_tasks,
         "left_out": report.left_out,
         **{key: getattr(board, key) for key in ("notes", "warnings")},

@@ -67,7 +67,10 @@ def _render(report: Report) -> str:
         lines += _notes(["bold: best score of the task", metrics_text(board.metrics, board.benchmark)])
     lines += _notes(footer(report))
     for table in published_tables(report):
-        lines += [rf"\par\medskip {escaped(table.title)}\par", *_tabular(table.grid(board.benchmark, _BEST), 1)]
+        lines += [
+            rf"\par\medskip {escaped(table.heading(board.benchmark))}\par",
+            *_tabular(table.grid(board.benchmark, _BEST), 1),
+        ]
     return "\n".join([*lines, *_notes(published_footer(report))])
 
 

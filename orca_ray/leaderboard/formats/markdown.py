@@ -41,7 +41,12 @@ def _render(report: Report) -> str:
         lines += [*markdown_table(_cells(grid), 2), ""]
     lines += [f"- {escaped(line)}" for line in footer(report)]
     for table in published_tables(report):
-        lines += ["", f"**{escaped(table.title)}**", "", *markdown_table(_cells(table.grid(board.benchmark, _BEST)), 1)]
+        lines += [
+            "",
+            f"**{escaped(table.heading(board.benchmark))}**",
+            "",
+            *markdown_table(_cells(table.grid(board.benchmark, _BEST)), 1),
+        ]
     if notes := published_footer(report):
         lines += ["", *(f"- {escaped(line)}" for line in notes)]
     return "\n".join(lines).rstrip()

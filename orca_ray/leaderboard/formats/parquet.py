@@ -7,7 +7,7 @@ from orca_ray.leaderboard.export import KIND, SCHEMA, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import Report
 
-_PUBLISHED = ("kind", "quantity", "std", "n", "setting", "flag", "source", "note")
+_PUBLISHED = ("kind", "quantity", "std", "n", "published", "published_metric", "setting", "flag", "source", "note")
 _TYPES = {"std": pa.float64(), "n": pa.int64()}
 
 

@@ -38,17 +38,20 @@ def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "
 
     board = report.board
     title, subtitle = titles(report)
-    yield Text("\n".join([printable(title), *wrapped(subtitle, width), ""]), style="bold")
+    yield Text("\n".join([printable(title), *wrapped(subtitle, width)]), style="bold")
     below = []
     if board.tasks:
         grid = [[printable(cell) for cell in row] for row in score_grid(report, "{}" + BEST, "±")]
+        yield ""
         drawn = curves and _add_curves(report, grid)
         yield from _tables(grid, width, 1 + len(board.tasks))
         below = [f"{BEST} best score of the task", metrics_text(board.metrics, board.benchmark)]
         below += ["curves: validation score by epoch, mean over seeds, one scale per task"] if drawn else []
-    yield _sentences([*below, *footer(report)], width)
+    if lines := [*below, *footer(report)]:
+        yield _sentences(lines, width)
     for table in published_tables(report):
-        yield Text(f"\n{printable(table.title)}", style="bold")
+        heading = wrapped(table.heading(board.benchmark), width)
+        yield Text("\n".join(["", *heading, ""]), style="bold")
         yield from _tables([[printable(cell) for cell in row] for row in table.grid(board.benchmark)], width)
     if lines := published_footer(report):
         yield _sentences(lines, width)

@@ -1,5 +1,6 @@
 """Published results of the benchmarks, and the rule by which they stand beside own scores."""
 
+from orca_ray.leaderboard.published.beside import published_for
 from orca_ray.leaderboard.published.rows import KINDS, PROTOCOLS, PublishedRow, all_published, published_rows, sources
 from orca_ray.leaderboard.published.tables import (
     OWN,
@@ -22,6 +23,7 @@ __all__ = [
     "all_published",
     "compare",
     "own_row",
+    "published_for",
     "published_rows",
     "reason_apart",
     "sources",

@@ -2,17 +2,28 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from orca_ray.leaderboard.published.rows import CLAIM, FLAGS, KINDS, PRIMARY, PROTOCOLS, PublishedRow, sources
+from orca_ray.leaderboard.published.rows import (
+    CLAIM,
+    FLAGS,
+    IMPORTED,
+    KINDS,
+    PRIMARY,
+    PROTOCOLS,
+    SUBMITTED,
+    PublishedRow,
+    sources,
+)
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
 _PERCENT = 100.0
+_MAX_NAMES = 6
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,13 @@ class PublishedTable:
         scores = {name: row.score for (name, each), row in self.cells.items() if each == column and not row.flag}
         lowest = min((score for score in scores.values() if score is not None), default=None)
         return [name for name, score in scores.items() if score == lowest] if len(scores) > 1 else []
+
+    def heading(self, benchmark: str) -> str:
+        """Return the title, and the metric and unit in which the scores of each task are shown."""
+        tasks: dict[str, list[str]] = {}
+        for column in self.columns:
+            tasks.setdefault(column.unit, []).append(column.task.removeprefix(f"{benchmark}/"))
+        return f"{self.title}: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in tasks.items())
 
     def grid(self, benchmark: str, mark: str = "{}*") -> list[list[str]]:
         """Return titles and rows of text; ``mark`` formats the best score of a column, "?" follows a doubtful one."""
@@ -177,11 +195,11 @@ def compare(
     shown = tuple(row for row in rows if row.kind not in hide)
     ranked = [row for row in shown if row.setting != CLAIM and row.flag != "repeat"]
     groups: dict[str, list[PublishedRow]] = {}
-    usual: dict[tuple[str, str], str] = {}
+    quantities: dict[tuple[str, str], list[str]] = {}
     for row in ranked:
-        first = usual.setdefault((row.setting, row.task), row.quantity)
-        other = "" if row.quantity == first else ", another metric"
-        groups.setdefault(_title(row) + other, []).append(row)
+        known = quantities.setdefault((row.setting, row.task), [])
+        known += [] if row.quantity in known else [row.quantity]
+        groups.setdefault(_title(row) + ", another metric" * known.index(row.quantity), []).append(row)
     reasons: Counter[str] = Counter()
     beside = []
     if own:
@@ -198,7 +216,7 @@ def compare(
         dict(reasons.most_common()),
         shown,
         Counter(row.kind for row in rows if row.kind in hide),
-        tuple(dict.fromkeys(_notes(ranked))),
+        tuple(dict.fromkeys(_notes(ranked, [row for row in shown if row.setting == CLAIM]))),
     )
 
 
@@ -212,6 +230,8 @@ def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std
 
 
 def _title(row: PublishedRow) -> str:
+    if row.kind in (SUBMITTED, IMPORTED):
+        return f"scores of others: {row.setting}"
     return "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
 
 
@@ -250,15 +270,23 @@ def _summary(cells: Mapping[tuple[str, Column], PublishedRow], columns: Sequence
     return found.reindex(methods).sort_values("mean_rank", kind="stable")
 
 
-def _notes(rows: Iterable[PublishedRow]) -> Iterable[str]:
-    rows = list(rows)
-    for row in rows:
+def _notes(ranked: Sequence[PublishedRow], claims: Iterable[PublishedRow]) -> Iterator[str]:
+    for row in ranked:
         if row.flag:
             yield f"{row.method} on {row.task}, {row.published} in {row.source}, is {FLAGS[row.flag]}: {row.note}"
     protocols: dict[str, set[str]] = {}
-    for row in rows:
+    for row in ranked:
         protocols.setdefault(row.protocol, set()).add(row.method)
     for protocol, methods in protocols.items():
-        named = sorted(methods)
-        text = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
-        yield f"protocol of {text}: {PROTOCOLS[protocol]}"
+        yield f"protocol of {_listed(methods)}: {PROTOCOLS[protocol]}"
+    for row in claims:
+        kind = "" if row.kind == PRIMARY else f"{row.kind}, "
+        yield f"stated of {row.method}: {row.published_metric} {row.published} ({row.note}; {kind}{row.source})"
+    for key in dict.fromkeys(row.source for row in (*ranked, *claims)):
+        if key in sources():
+            yield f"source {key}: {sources()[key]}"
+
+
+def _listed(methods: Collection[str]) -> str:
+    named = sorted(methods)
+    return ", ".join(named[:_MAX_NAMES]) + (f" and {len(named) - _MAX_NAMES} more" if len(named) > _MAX_NAMES else "")
