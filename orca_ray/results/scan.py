@@ -94,10 +94,7 @@ class Scan:
         for start, part, group in self._groups(wanted):
             names = list(dict.fromkeys([*columns, *wanted]))
             table = part.read([group], names, expand=False)
-            keep = self._counts[start : start + len(table)].copy()
-            for name, values in wanted.items():
-                codes, found = encoded(table[name])
-                keep &= np.isin(np.array(found, dtype=object), list(values))[codes]
+            keep = self._counts[start : start + len(table)] & matches(table, wanted)
             if keep.any():
                 rows = np.flatnonzero(keep)
                 yield start + rows, table.select(columns) if keep.all() else table.select(columns).take(pa.array(rows))
@@ -178,6 +175,15 @@ class Scan:
 def invalid_rows_text(number: int, where: str, name: str, value: str, allowed: str) -> str:
     """Return the warning about records that are left out because of an invalid value."""
     return f"{number} record(s) of {where} left out: {name} {shorten(repr(value), 80)}; allowed are {allowed}"
+
+
+def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.bool_]:
+    """Return a mask of the rows that have ``wanted`` values, by column name; all if none is wanted."""
+    keep = np.ones(len(table), dtype=bool)
+    for name, values in wanted.items():
+        codes, found = encoded(table[name])
+        keep &= np.array([value in values for value in found])[codes]
+    return keep
 
 
 def encoded(column: Any) -> tuple[NDArray[np.int64], list[Any]]:

@@ -17,7 +17,7 @@ from orca_ray.errors import UserError
 from orca_ray.results import tables
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.record import CurvePoint, Record
-from orca_ray.results.scan import MemoryPart, Scan, invalid_rows_text
+from orca_ray.results.scan import MemoryPart, Scan, invalid_rows_text, matches
 from orca_ray.results.tables import CURVES, RECORDS, FilePart, Table
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class ResultsStore:
         # Names start with a time stamp. That of the newest merged file keeps the order with files appended meanwhile.
         stamp = max(parts).partition("-")[0]
         for number, start in enumerate(range(0, len(merged), table.file_rows)):
-            content = tables.encode(merged.slice(start, table.file_rows))
+            content = tables.encode(merged.slice(start, table.file_rows), table.group_rows)
             self._folder.write(f"{table.directory}/{stamp}-{number:04d}{uuid.uuid4().hex}.parquet", content)
         # Written before the first deletion: it makes a concurrent reader, which may miss old and new files, list again.
         self._write_json(_COMPACTION, {"id": uuid.uuid4().hex})
@@ -163,12 +163,13 @@ class ResultsStore:
         found = [table.schema.empty_table()]
         for part in self._parts(table):
             for group in part.groups_with(values):
+                # The columns with the wanted values are read first: most row groups that may hold some hold none.
+                if values and not (keep := matches(part.read([group], list(values), expand=False), values)).any():
+                    continue
                 rows = part.read([group])
                 if isinstance(part, FilePart):
                     tables.refuse_invalid(rows, table, part.where)
-                for column, allowed in values.items():
-                    rows = rows.filter(pc.is_in(rows[column], pa.array(allowed, pa.string())))
-                found.append(rows)
+                found.append(rows.filter(pa.array(keep)) if values else rows)
         return pa.concat_tables(found)
 
     def _parts(self, table: Table, warnings: list[str] | None = None) -> list[FilePart | MemoryPart]:

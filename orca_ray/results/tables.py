@@ -20,8 +20,6 @@ from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Statu
 
 MAX_TABLE_BYTES = 2**30
 """Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
-GROUP_ROWS = 2**17
-"""Number of rows in a row group of a file, the unit that a reader skips or reads."""
 _MAX_BRACKETS = 100
 _SUCCESSES = tuple(status.value for status in Status if not status.failed)
 _LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
@@ -75,6 +73,8 @@ class Table:
     """Columns by which compacted files are sorted, so that row groups hold narrow ranges of values."""
     file_rows: int
     """Number of rows from which on a file is not merged with others."""
+    group_rows: int
+    """Number of rows in a row group of a file, the unit that a reader skips or reads."""
     later: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Columns that schema versions after the first added, by version."""
     problems: Callable[[Any], Iterable[tuple[str, Any, str]]] = lambda table: ()
@@ -93,13 +93,14 @@ RECORDS = Table(
     Record.SCHEMA,
     ("benchmark", "sweep", "protocol", "phase", "task", "method", "body", "seed", "finished_at"),
     2**19,
+    2**17,
     Record.LATER,
     _record_problems,
 )
-CURVES = Table("curves", CurvePoint.SCHEMA, ("sweep", "trial_key", "stage", "epoch"), 2**22)
+CURVES = Table("curves", CurvePoint.SCHEMA, ("sweep", "trial_key", "stage", "epoch"), 2**22, 2**14)
 
 
-def encode(table: Any) -> Any:
+def encode(table: Any, group_rows: int = 2**17) -> Any:
     """Return an Arrow table as a buffer with the content of a Parquet file; checksums reveal damage when it is read.
 
     Row groups are small, so that a reader can skip those without the rows that it wants; `FilePart.read` does. Columns
@@ -112,7 +113,7 @@ def encode(table: Any) -> Any:
         sink,
         compression="zstd",
         write_page_checksum=True,
-        row_group_size=GROUP_ROWS,
+        row_group_size=group_rows,
         use_dictionary=dictionaries,
     )
     return sink.getvalue()
