@@ -106,8 +106,8 @@ class Report:
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table with its floating-point numbers rounded to `_DIGITS` significant digits."""
-    floats = frame.select_dtypes("float")
-    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in floats[name]] for name in floats})
+    floats = {str(name): column for name, column in frame.select_dtypes("float").items()}
+    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in column] for name, column in floats.items()})
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:

@@ -35,7 +35,7 @@ def content(report: Report, format: str) -> bytes:
 
 def trials(*, same_time: bool) -> list[Record]:
     """Return records with repeated seeds, two configurations, failures and a search trial."""
-    found = []
+    found: list[Record] = []
     for t, task in enumerate(("digits", "mnist")):
         for m, method in enumerate(("orca", "nft", "fpt")):
             for seed in range(3):
