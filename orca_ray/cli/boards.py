@@ -1,6 +1,5 @@
 """Builds the board of a command line from a store, with everything that its formats show."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +42,8 @@ class BoardOptions:
     results: ResultsOption = None
 
 
-def load_board(name: str, options: BoardOptions) -> "Report | Effects":
-    """Return the board of a benchmark, or the effects of the grid of a sweep, from the store of ``options``.
+def load_board(name: str, options: BoardOptions) -> "Report":
+    """Return the board of a benchmark, or of a sweep with a grid and the effects of its factors.
 
     A benchmark of which nothing is stored has an empty board if there are published results of it; otherwise that is a
     UserError.
@@ -56,8 +55,10 @@ def load_board(name: str, options: BoardOptions) -> "Report | Effects":
     store = existing_store(uri)
     scan = None if store is None else store.scan()
     stored = scan is not None and name in scan.values("benchmark")
-    if store is not None and not stored and (spec := _sweep_with_grid(name, options)):
-        return _effects(store, spec, options)
+    if store is not None and scan is not None and not stored and (spec := _sweep_with_grid(name, options)):
+        effects = _effects(store, spec, options)
+        board = build(scan, benchmark=effects.benchmark, sweep=effects.sweep, protocol=effects.protocol)
+        return replace(_report(board, options, store, scan), effects=effects)
     if not stored and not options.sweep and not options.budget:
         nothing = empty_board(name, scan.warnings if scan else ())
         if published_for(nothing, imported=_imported(store)[0]) is not None:
@@ -95,14 +96,15 @@ def _report(
     shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
     named = None if tasks is None else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
     keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
-    uri = results_uri(options.results)
+    # No path of this machine, so that a page of an equal store has equal bytes.
+    where = "" if results_uri(options.results) == "results" else " --results DIR"
     return Report(
         replace(shown, warnings=(*shown.warnings, *warnings)),
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
         read_about=lambda: _about(shown),
-        reproduce="orca-sweep reproduce KEY" + ("" if uri == "results" else f" --results {shlex.quote(uri)}"),
+        reproduce=f"orca-sweep reproduce KEY{where}",
         left_out=left_out,
     )
 

@@ -30,6 +30,8 @@ class Format:
     """Whether ``render`` returns bytes."""
     same: Callable[[bytes, bytes], bool] = eq
     """Whether two files hold the same board."""
+    whole: bool = False
+    """Whether ``render`` writes `Report.effects` beside the board."""
 
 
 @cache
@@ -39,9 +41,15 @@ def all_formats() -> Mapping[str, Format]:
 
 
 def render(report: Report | Board, format: str = "table") -> str | bytes:
-    """Return a leaderboard in a format of `all_formats`; raises `UserError` for an unknown format."""
+    """Return a leaderboard, or the effects of its grid, in a format of `all_formats`.
+
+    Raises `UserError` for an unknown format, and for one that effects cannot be written in.
+    """
     found = lookup("format", format, all_formats())
-    return found.render(Report(report) if isinstance(report, Board) else report)
+    report = Report(report) if isinstance(report, Board) else report
+    if report.effects is not None and not found.whole:
+        return render_effects(report.effects, format)
+    return found.render(report)
 
 
 def render_effects(effects: Effects, format: str = "table") -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 
@@ -23,6 +24,8 @@ class Report:
     """A board and what is written with it. Equal reports give equal bytes in every format."""
 
     board: Board
+    effects: Effects | None = None
+    """Effects of the factors of the sweep's grid. Most formats write them instead of the board."""
     published: Published | None = None
     read_curves: Callable[[], pd.DataFrame] | None = None
     """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""

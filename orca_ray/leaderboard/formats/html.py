@@ -12,6 +12,7 @@ def _render(report: Report) -> str:
         report.read_records() if report.read_records else Record.SCHEMA.empty_table().to_pandas(),
         CurvePoint.SCHEMA.empty_table().to_pandas() if report.curves is None else report.curves,
         published=report.published,
+        effects=report.effects,
         artefacts=report.read_artefacts and report.read_artefacts(),
         about=report.read_about and report.read_about(),
         reproduce=report.reproduce,
@@ -19,4 +20,4 @@ def _render(report: Report) -> str:
     return render(data, refresh_seconds=report.refresh_seconds)
 
 
-FORMAT = Format("html", ".html", _render)
+FORMAT = Format("html", ".html", _render, whole=True)
