@@ -23,9 +23,9 @@ def check(
 ) -> None:
     """Check CSV files of scores (method, task, metric, protocol, score, seed, source; optionally std)."""
     from orca_ray.leaderboard.published.submitted import FOLDER
-    from orca_ray.results.submissions import read_scores
+    from orca_ray.results.submissions import merged, read_scores
 
-    known, problems = _known(), []
+    known, problems, parts = _known(), [], []
     paths = files or sorted(FOLDER.glob("*.csv"))
     for path in paths:
         try:
@@ -33,9 +33,10 @@ def check(
         except UserError as error:
             problems.append(str(error))
             continue
+        parts.append((str(path), scores))
         tasks, methods = {each.task for each in scores}, {each.method for each in scores}
         say(f"{path}: {len(scores)} score(s) of {len(methods)} method(s) on {len(tasks)} task(s)")
-    if problems:
+    if problems := [*problems, *merged(parts)[1]]:
         raise UserError("\n".join(problems))
     if not paths:
         say("no submitted scores to check")
