@@ -1,11 +1,11 @@
-"""Pages of boards: ``orca-sweep leaderboard --format html`` with ``--open`` and ``--watch``, and ``orca-sweep site``."""
+"""Pages of boards: ``orca-sweep leaderboard`` with ``--open`` or ``--watch``, and ``orca-sweep site``."""
 
 import re
 import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from typer import Argument
 
@@ -13,29 +13,8 @@ from orca_ray.cli.options import ResultsOption, existing_store, results_uri
 from orca_ray.cli.output import note, say
 from orca_ray.errors import UserError
 
-if TYPE_CHECKING:
-    from orca_ray.leaderboard import Board, Effects
-    from orca_ray.results.store import ResultsStore
-
 REFRESH_SECONDS = 10
 """Seconds after which a watched page is written again, and loads itself again in the browser."""
-
-
-def board_page(
-    store: "ResultsStore | None", board: "Board", effects: "Effects | None" = None, *, uri: str, watched: bool = False
-) -> str:
-    """Return the page of a board of ``store``; None is a store in which nothing is stored yet."""
-    from orca_ray.leaderboard.page import page_data, render, stored
-
-    where = "" if uri == "results" else f" --results {uri}"
-    data = page_data(
-        board,
-        *stored(store, board),
-        effects=effects,
-        about=_about(board.tasks),
-        reproduce=f"orca-sweep reproduce KEY{where}",
-    )
-    return render(data, refresh_seconds=REFRESH_SECONDS if watched else 0)
 
 
 def show_page(make: Callable[[bool], str], path: Path, *, opened: bool, watched: bool) -> None:
@@ -67,21 +46,25 @@ def site(
     results: ResultsOption = None,
 ) -> None:
     """Write the leaderboards of all benchmarks in the store as a static site: an index, and one page each."""
+    from orca_ray.cli.boards import BoardOptions, load_board
     from orca_ray.data.cache import write_text
-    from orca_ray.leaderboard import build
+    from orca_ray.leaderboard import Report, render
     from orca_ray.leaderboard.page import render_index
 
     uri = results_uri(results)
     store = existing_store(uri)
     if store is None:
         raise UserError(f"no results at {uri!r}: run `orca-sweep benchmark NAME` first, or give --results URI")
-    records = store.records()
-    boards = [build(records, benchmark=str(name)) for name in sorted(records["benchmark"].unique())]
+    benchmarks = sorted(map(str, store.records()["benchmark"].unique()))
     directory.mkdir(parents=True, exist_ok=True)
-    names = file_names([board.benchmark for board in boards])
-    for board, name in zip(boards, names, strict=True):
-        write_text(directory / name, board_page(store, board, uri=uri))
-    write_text(directory / "index.html", render_index(dict(zip(names, boards, strict=True))))
+    names, options = file_names(benchmarks), BoardOptions(results=results)
+    boards = {}
+    for benchmark, name in zip(benchmarks, names, strict=True):
+        report = load_board(benchmark, options)
+        assert isinstance(report, Report)
+        write_text(directory / name, str(render(report, "html")))
+        boards[name] = report.board
+    write_text(directory / "index.html", render_index(boards))
     say(f"site: {directory / 'index.html'} ({len(boards)} {'board' if len(boards) == 1 else 'boards'})")
 
 
@@ -94,16 +77,3 @@ def file_names(benchmarks: Sequence[str]) -> list[str]:
         number = next(n for n in range(len(taken) + 1) if f"{stem}{n or ''}.html" not in taken)
         names.append(f"{stem}{number or ''}.html")
     return names
-
-
-def _about(tasks: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the title, metric and definition of each task that this installation declares."""
-    from orca_ray.tasks.metrics import get_metric
-    from orca_ray.tasks.registry import all_tasks
-
-    declared = all_tasks()
-    return {name: _texts(declared[name], get_metric(declared[name].metric)) for name in tasks if name in declared}
-
-
-def _texts(task: Any, metric: Any) -> dict[str, str]:
-    return {"title": task.title, "metric": metric.title, "definition": metric.definition}

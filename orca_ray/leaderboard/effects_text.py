@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator
 from itertools import combinations
 
-from orca_ray.leaderboard.effects import MIN_TASKS, Effects, Levels, Ratio
+from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.statistics.paired import Levels, Ratio
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.text import MISSING, metrics_text, score_text
 
 Section = tuple[str, list[list[str]], int]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable, quoted
@@ -27,7 +28,7 @@ SCHEMA = pa.schema(
         ("trial_key", pa.string()),
     ]
 )
-"""Columns of exported scores. A (task, method) without a score has one row, in which ``seed`` and ``score`` are null."""
+"""Columns of exported scores. A (task, method) without a score has one row, without ``seed`` and ``score``."""
 SUFFIXES = (".json", ".parquet")
 _MAX_BYTES = 1 << 30
 
@@ -38,11 +39,7 @@ def score_rows(board: Board) -> list[dict[str, Any]]:
     scores = board.scores.set_index(["task", "method"]).sort_index(kind="stable")
     rows = []
     for task, info in board.infos.items():
-        of_task = {
-            "metric": info.metric,
-            "metric_version": info.metric_version,
-            "data_fingerprint": info.data_fingerprint,
-        }
+        of_task = {name: getattr(info, name) for name in ("metric", "metric_version", "data_fingerprint")}
         for method in sorted(board.methods):
             cell = board.cells.get((task, method))
             keys = cell.trial_keys if cell else {}
@@ -53,6 +50,15 @@ def score_rows(board: Board) -> list[dict[str, Any]]:
                 row = {**common, "task": task, **of_task, "method": method, "seed": seed, "score": score}
                 rows.append({**row, "trial_key": trial})
     return rows
+
+
+def score_frame(board: Board) -> pd.DataFrame:
+    """Return `score_rows` as a table, as `read_scores` returns it."""
+    return _frame(pa.Table.from_pylist(score_rows(board), schema=SCHEMA))
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -66,15 +72,17 @@ def read_scores(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB: that is no board")
     try:
         table = _from_json(content) if path.suffix == ".json" else pq.read_table(pa.BufferReader(content))
+        if "kind" in table.column_names:  # a Parquet file also holds published scores
+            table = table.filter(pc.equal(table["kind"], "own"))
         table = table.select(SCHEMA.names).cast(SCHEMA)
-        if "" in (table["task"].to_pylist()) or table["task"].null_count or table["method"].null_count:
+        if table["task"].null_count or table["method"].null_count:
             raise ValueError("a row names no task or method")
     except (ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         why = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise UserError(
             f"{path} is no board of scores ({why}): write one with `orca-sweep leaderboard NAME -o FILE{path.suffix}`"
         ) from error
-    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return _frame(table)
 
 
 def _from_json(content: bytes) -> Any:

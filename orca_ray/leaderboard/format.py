@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import eq
 
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, lookup
@@ -27,6 +28,8 @@ class Format:
     effects: Callable[[Effects], str] | None = None
     binary: bool = False
     """Whether ``render`` returns bytes."""
+    same: Callable[[bytes, bytes], bool] = eq
+    """Whether two files hold the same board."""
 
 
 @cache

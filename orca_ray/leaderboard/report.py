@@ -1,7 +1,7 @@
 """What a format writes: a board with its statistics, learning curves and published results."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,9 +9,11 @@ import pandas as pd
 
 from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
-from orca_ray.leaderboard.published import Published
+from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 
+_DIGITS = 10
+"""Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
 SHOWN = ("mean_rank", "wins")
 """Statistics below the scores in the formats for people."""
 
@@ -22,16 +24,25 @@ class Report:
 
     board: Board
     published: Published | None = None
-    curves: pd.DataFrame | None = None
-    """Learning curves of the scored trials, as `ResultsStore.curves` returns them."""
+    read_curves: Callable[[], pd.DataFrame] | None = None
+    """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
     records: pd.DataFrame | None = None
-    """Records of the board's sweep; only the page shows them."""
-    artefacts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """Pictures of trials by trial key, as plain JSON; only the page shows them."""
-    about: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """For each task, texts named ``title``, ``metric`` and ``definition``; only the page shows them."""
+    """Records of the board's sweep, for the page."""
+    read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
+    """Reads pictures of trials by trial key, as plain JSON, for the page."""
+    read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
+    """Returns texts named ``title``, ``metric`` and ``definition`` of each task, for the page."""
+    reproduce: str = "orca-sweep reproduce KEY"
+    """Command that runs a trial again, for the page."""
+    refresh_seconds: int = 0
+    """Time after which the page loads itself again; 0: never."""
     left_out: tuple[str, ...] = ()
     """Tasks and methods that have records and were left out on request; every statistic is computed without them."""
+
+    @cached_property
+    def curves(self) -> pd.DataFrame | None:
+        """The learning curves; None if there are none to read."""
+        return self.read_curves() if self.read_curves else None
 
     @cached_property
     def scores(self) -> ScoreTable:
@@ -44,7 +55,7 @@ class Report:
 
     @cached_property
     def _statistics(self) -> dict[str, pd.DataFrame]:
-        found = {name: get_statistic(name).compute(self.scores) for name in SHOWN}
+        found = {name: _rounded(get_statistic(name).compute(self.scores)) for name in SHOWN}
         methods = list(self.board.methods)
         order = found["mean_rank"]["value"].reindex(methods).sort_values(kind="stable").index
         return {name: values.reindex(order) for name, values in found.items()}
@@ -54,10 +65,20 @@ class Report:
         """Names of the methods, lowest mean rank first, then those without a score on every common task."""
         return tuple(map(str, self.statistic("mean_rank").index))
 
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
+        return _rounded(get_statistic("verdict").compute(self.scores))
+
     @property
     def common_tasks(self) -> tuple[str, ...]:
         """Tasks on which every method that has a score has one."""
         return self.scores.common.tasks
+
+    @property
+    def published_scores(self) -> list[PublishedRow]:
+        """The published rows that have a score."""
+        return [row for row in self.published.rows if row.score is not None] if self.published else []
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
         """Return the validation score by refine epoch, averaged over seeds, of each method that has a curve."""
@@ -77,6 +98,12 @@ class Report:
         """Return the tasks without a score of each method, by method; methods that have them all are left out."""
         gaps = {m: [t for t in self.board.tasks if not self.board.score(t, m).n] for m in self.methods}
         return {method: tasks for method, tasks in gaps.items() if tasks}
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its floating-point numbers rounded to `_DIGITS` significant digits."""
+    floats = frame.select_dtypes("float")
+    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in floats[name]] for name in floats})
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:

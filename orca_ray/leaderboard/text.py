@@ -10,6 +10,7 @@ from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.published import PublishedTable
 from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -78,7 +79,9 @@ def _own_lines(report: Report) -> Iterator[str]:
         + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
     )
     if report.statistic("mean_rank")["low"].notna().any():
-        yield "[ ]: 95% interval, by bootstrap over tasks if there are at least five, else over seeds"
+        over = "tasks" if len(report.common_tasks) >= MIN_TASKS else "seeds"
+        yield f"in brackets: 95% interval, by bootstrap over {over}"
+    yield from _verdict(report)
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
     prefix = f"{board.benchmark}/"
@@ -93,6 +96,32 @@ def _own_lines(report: Report) -> Iterator[str]:
     yield from board.notes
     for o in board.others:
         yield f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    """Yield whether the first two methods by mean rank are separable, and how many pairs are."""
+    ranked = [str(name) for name in report.statistic("mean_rank")["value"].dropna().index]
+    if len(ranked) < 2:
+        return
+    pair = report.verdicts.loc[(ranked[0], ranked[1])]
+    names = f"{ranked[0]} and {ranked[1]}, first and second by mean rank, are"
+    ratio = f"ratio of scores {_with_interval(pair['value'], pair['low'], pair['high'])}"
+    if math.isnan(pair["p"]):
+        yield f"{names} not tested: that needs five tasks, or two seeds; {ratio}"
+    elif pair["separable"]:
+        yield f"{names} separable: {ratio}, p = {pair['adjusted_p']:.2g}"
+    else:
+        more = ((pair["more_tasks"], "tasks"), (pair["more_seeds"], "seeds per task and method"))
+        needed = " or ".join(f"{number:.0f} more {what}" for number, what in more if math.isfinite(number))
+        told = f"about {needed} would separate them" if needed else "no reasonable number of tasks or seeds would"
+        yield f"{names} not separable: {ratio}, p = {pair['adjusted_p']:.2g}; {told}"
+    tested = report.verdicts[report.verdicts["p"].notna()]
+    if len(tested):
+        few = "" if len(report.common_tasks) >= MIN_TASKS else ", for these tasks only"
+        yield (
+            f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of {len(tested) // 2} "
+            f"(paired test of log ratios, 5% level over all pairs by Holm{few})"
+        )
 
 
 def published_tables(report: Report) -> list[PublishedTable]:

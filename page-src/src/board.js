@@ -24,10 +24,15 @@ export class Board {
     return this.index.scores.filter((row) => methods.has(row.method) && tasks.has(row.task));
   }
 
+  /** Search trials of the subset: {task, method, number, score}. */
+  get searches() {
+    return this.index.searches.filter(({ task, method }) => this.tasks.includes(task) && this.methods.includes(method));
+  }
+
   /** Every statistic of the subset. */
   get results() {
     const key = JSON.stringify([this.methods, this.tasks]);
-    if (!analyses.has(key)) analyses.set(key, analyse(this.scores));
+    if (!analyses.has(key)) analyses.set(key, analyse(this.scores, this.searches));
     return analyses.get(key);
   }
 
@@ -82,6 +87,11 @@ export class Board {
     return this.index.provenance.get(pair(task, method))?.cost[name] ?? NaN;
   }
 
+  /** Trials, starts and device hours of a cell. */
+  provenance(task, method) {
+    return this.index.provenance.get(pair(task, method)) ?? { statuses: {}, attempts: 0, device_hours: {} };
+  }
+
   /** Number of trials by status, of the chosen tasks and one method, or of all. @param {string} [method] */
   statuses(method) {
     const totals = {};
@@ -122,8 +132,9 @@ function indexed(data) {
   const cells = new Map();
   for (const [key, rows] of Map.groupBy(scores, (row) => pair(row.task, row.method))) cells.set(key, { rows, ...moments(rows.map((row) => row.score)) });
   const provenance = data.cells.map(([task, method, cost, rest]) => ({ task: data.tasks[task].name, method: data.methods[method].name, cost, ...rest }));
+  const searches = data.searches.map(([task, method, number, score]) => ({ task: data.tasks[task].name, method: data.methods[method].name, number, score: score ?? NaN }));
   return {
-    scores, cells, all: records,
+    scores, cells, searches, all: records,
     records: Map.groupBy(records, (record) => pair(record.task, record.method)),
     provenance: new Map(provenance.map((each) => [pair(each.task, each.method), each])),
     tasks: new Map(data.tasks.map((task) => [task.name, task])),

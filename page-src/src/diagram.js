@@ -28,7 +28,7 @@ export function criticalDifferenceDiagram(methods, groups) {
   });
   return chart({
     width, height: 46 + ROW * (below + half), marginLeft: pad, marginRight: pad, marginTop: 40, marginBottom: 6,
-    x: { domain: [1, end], axis: null }, y: { domain: [0, below + half], axis: null },
+    x: { domain: [1, end], axis: null }, y: { domain: [below + half, 0], axis: null },
     marks: [
       Plot.axisX(Array.from({ length: end }, (_, index) => index + 1), { anchor: "top", stroke: "var(--muted)", fill: "var(--muted)", label: "mean rank (left is better)", labelAnchor: "center", labelArrow: "none", tickFormat: "d" }),
       Plot.ruleY([0], { stroke: "var(--muted)" }),

@@ -14,7 +14,8 @@ export function score(value) {
 export function short(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
-  const text = Math.abs(value) >= 1e4 || (value !== 0 && Math.abs(value) < 10 ** -digits) ? value.toPrecision(2) : value.toFixed(digits);
+  if (Math.abs(value) >= 100 && Math.abs(value) < 1e5) return String(Math.round(value)).replace("-", "−");
+  const text = Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 10 ** -digits) ? value.toPrecision(2) : value.toFixed(digits);
   return text.replace("-", "−");
 }
 

@@ -4,12 +4,27 @@ import csv
 import io
 import math
 
-from orca_ray.leaderboard.effects import Effects, Levels
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
 
-_COLUMNS = ("section", "task", "metric", "method", "seed", "value", "std", "low", "high", "n", "kind", "source")
+_COLUMNS = (
+    "section",
+    "task",
+    "metric",
+    "method",
+    "other",
+    "seed",
+    "value",
+    "std",
+    "low",
+    "high",
+    "n",
+    "kind",
+    "source",
+)
 _PUBLISHED = ("published", "published_metric", "flag", "note")
 """Columns of published scores alone: digits and unit as published, why a score has no rank, and a note."""
 
@@ -34,13 +49,15 @@ def _render(report: Report) -> str:
         write("seed", task=task, metric=board.metrics[task], method=method, seed=seed, value=score)
     for method in report.methods:
         for name in SHOWN:
-            value, low, high, num = report.statistic(name).loc[method, ["value", "low", "high", "num_tasks"]]
-            write(
-                "summary", metric=name, method=method, value=value, low=low, high=high, n=int(num) if num == num else 0
-            )
+            numbers = report.statistic(name).loc[method, ["value", "low", "high"]]
+            write("summary", metric=name, method=method, n=len(report.common_tasks), **numbers)
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
-    for each in report.published.rows if report.published else ():
+    for (method, other), row in report.verdicts.iterrows():
+        write(
+            "verdict", metric="ratio", method=method, other=other, n=row["num_tasks"], **row[["value", "low", "high"]]
+        )
+    for each in report.published_scores:
         names = ("task", "method", "std", "n", "kind", "source", "protocol", *_PUBLISHED)
         metric = each.metric or each.quantity
         cells = {name: getattr(each, name) for name in names}

@@ -4,10 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from orca_ray.leaderboard.board import Cell
-from orca_ray.leaderboard.effects import Comparison, Effects
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.export import KIND, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics.paired import Comparison
 from orca_ray.leaderboard.text import dump_json
 from orca_ray.results.record import Status
 
@@ -36,6 +37,7 @@ def _render(report: Report) -> str:
         **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
         "tasks": tasks,
         "methods": methods,
+        "verdicts": report.verdicts.reset_index().to_dict("records"),
         "common_tasks": report.common_tasks,
         "left_out": report.left_out,
         **{key: getattr(board, key) for key in ("notes", "warnings")},

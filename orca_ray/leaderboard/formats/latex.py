@@ -1,5 +1,6 @@
 """LaTeX tables with booktabs, to be read by ``\\input`` in a document that loads this package."""
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
@@ -10,12 +11,12 @@ from orca_ray.leaderboard.text import footer, metrics_text, published_footer, pu
 
 _SPECIAL = {
     **{each: f"\\{each}" for each in "&%$#_{}"},
+    **{each: f"{{{each}}}" for each in "[]*"},  # options of a line break, at the start of a row
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
-    "'": "'", "-": "{-}", "±": r"$\pm$", "–": "{--}", "−": "$-$", "×": r"$\times$", "…": r"\dots{}", "µ": r"$\mu$",
-    "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "⁴": "$^4$", "²": "$^2$", "[": "{[}", "]": "{]}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"{\char34}", "`": r"{\char96}", "±": r"$\pm$", "–": "{--}",
+    "−": "$-$", "×": r"$\times$", "…": r"\dots{}", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$",
 }  # fmt: skip
-"""Characters that LaTeX would execute, join into another one, or lack in its default font."""
+"""Characters that LaTeX executes, or lacks in its default font."""
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v",
             "\u0327": "c"}  # fmt: skip
 _BEST = "\0{}\0"
@@ -23,7 +24,7 @@ _BEST = "\0{}\0"
 
 def escaped(text: str) -> str:
     """Return text that LaTeX prints as it is; a character without an equivalent becomes its code, such as U+4E2D."""
-    return "".join(map(_character, printable(text)))
+    return re.sub("-(?=-)", "-{}", "".join(map(_character, printable(text)))).replace("{-{}-}", "{--}")
 
 
 def _character(char: str) -> str:
@@ -67,7 +68,7 @@ def _render(report: Report) -> str:
     lines += _notes(footer(report))
     for table in published_tables(report):
         lines += [
-            rf"\par\medskip {escaped(table.heading(report.board.benchmark))}\par",
+            rf"\par\medskip {escaped(table.heading(board.benchmark))}\par",
             *_tabular(table.grid(board.benchmark, _BEST), 1),
         ]
     return "\n".join([*lines, *_notes(published_footer(report))])

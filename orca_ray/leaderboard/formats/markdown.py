@@ -43,7 +43,7 @@ def _render(report: Report) -> str:
     for table in published_tables(report):
         lines += [
             "",
-            f"**{escaped(table.heading(report.board.benchmark))}**",
+            f"**{escaped(table.heading(board.benchmark))}**",
             "",
             *markdown_table(_cells(table.grid(board.benchmark, _BEST)), 1),
         ]

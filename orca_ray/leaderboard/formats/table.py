@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BEST = "*"
-_STYLES = {BEST: "bold green", "▁▂▃▄▅▆▇█": "cyan"}
 Grid = Sequence[Sequence[str]]
 
 
@@ -43,13 +42,16 @@ def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "
     below = []
     if board.tasks:
         grid = [[printable(cell) for cell in row] for row in score_grid(report, "{}" + BEST, "±")]
+        yield ""
         drawn = curves and _add_curves(report, grid)
         yield from _tables(grid, width, 1 + len(board.tasks))
         below = [f"{BEST} best score of the task", metrics_text(board.metrics, board.benchmark)]
         below += ["curves: validation score by epoch, mean over seeds, one scale per task"] if drawn else []
-    yield _sentences([*below, *footer(report)], width)
+    if lines := [*below, *footer(report)]:
+        yield _sentences(lines, width)
     for table in published_tables(report):
-        yield Text(f"\n{printable(table.heading(report.board.benchmark))}", style="bold")
+        heading = wrapped(table.heading(board.benchmark), width)
+        yield Text("\n".join(["", *heading, ""]), style="bold")
         yield from _tables([[printable(cell) for cell in row] for row in table.grid(board.benchmark)], width)
     if lines := published_footer(report):
         yield _sentences(lines, width)
@@ -104,11 +106,9 @@ def _table(grid: Grid, rule: int) -> "RenderableType":
 def _cell(text: str) -> "RenderableType":
     from rich.text import Text
 
-    lines = [
-        Text(line, style=next((s for ends, s in _STYLES.items() if line[-1:] in ends and line), ""))
-        for line in text.split("\n")
-    ]
-    return Text("\n").join(lines)
+    score, *curve = text.split("\n")
+    best = Text(score, style="bold green" if score.endswith(BEST) else "")
+    return Text("\n").join([best, *(Text(line, style="cyan") for line in curve)])
 
 
 def _render(report: Report) -> str:

@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics
+from orca_ray.leaderboard.statistics.paired import Ratio
 from orca_ray.results.record import Status
 
 MAX_RECORDS = 1500
@@ -36,6 +38,7 @@ def page_data(
     curves: pd.DataFrame,
     *,
     published: Published | None = None,
+    effects: Effects | None = None,
     artefacts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     about: Mapping[str, Mapping[str, str]] | None = None,
     reproduce: str = "orca-sweep reproduce KEY",
@@ -47,6 +50,7 @@ def page_data(
         records: records of the store, with those of the board's sweep.
         curves: learning curves of the store; those of scored trials are kept.
         published: published results of the benchmark.
+        effects: effects of the factors of a grid, if the sweep has one.
         artefacts: pictures of trials by trial key, as plain JSON.
         about: for each task, texts named ``title``, ``metric`` and ``definition``.
         reproduce: command that runs a trial again; ``KEY`` stands for its key.
@@ -103,6 +107,8 @@ def page_data(
             ]
             for (task, method), cell in board.cells.items()
         ],
+        "searches": _searches(board, records, tasks, methods),
+        "effects": effects and _effects(effects),
         "records": _records(board, rows),
         "records_note": note,
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
@@ -144,12 +150,10 @@ def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
     """Return the columns of the records, as lists of equal length."""
-    known = set(board.methods)
-    names = zip(rows["method"], rows["body"], strict=True)
     columns: dict[str, list[Any]] = {
         "key": rows["trial_key"].tolist(),
         "task": rows["task"].tolist(),
-        "method": [method if method in known else f"{method} ({body})" for method, body in names],
+        "method": _labels(board, rows),
         "test": [_plain(value) for value in rows["test_score"]],
         "validation": [_plain(value) for value in rows["validation_score"]],
     }
@@ -158,6 +162,53 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
             digits = next((digits for word, digits in _DIGITS.items() if word in name), None)
             columns[name] = [_plain(value, digits) for value in rows[name]]
     return columns
+
+
+def _searches(board: Board, records: pd.DataFrame, tasks: Mapping[str, int], methods: Sequence[str]) -> list[list[Any]]:
+    """Return task, method, place in the search and validation score of each search trial of the sweep."""
+    rows = records[
+        (records["sweep"] == board.sweep)
+        & (records["protocol"] == board.protocol)
+        & (records["benchmark"] == board.benchmark)
+        & (records["phase"] == "search")
+    ].sort_values(["started_at", "trial_key"], kind="stable")
+    found, numbers = [], dict[tuple[str, str], int]()
+    for row, method in zip(rows.itertuples(), _labels(board, rows), strict=True):
+        if row.task in tasks and method in methods:
+            number = numbers[row.task, method] = numbers.get((row.task, method), -1) + 1
+            found.append([tasks[row.task], methods.index(method), number, _plain(row.validation_score)])
+    return sorted(found, key=lambda each: each[:3])
+
+
+def _labels(board: Board, rows: pd.DataFrame) -> list[str]:
+    """Return the name on the board of the method of each record: the method, or "method (body)"."""
+    names = zip(rows["method"], rows["body"], strict=True)
+    return [method if method in board.methods else f"{method} ({body})" for method, body in names]
+
+
+def _effects(effects: Effects) -> dict[str, Any]:
+    """Return what the page shows of the effects of a grid; an undefined number is None."""
+
+    def ratio(found: Ratio) -> dict[str, float | None]:
+        return {name: _plain(value) for name, value in found._asdict().items()}
+
+    return {
+        "factors": {factor: list(levels) for factor, levels in effects.factors.items()},
+        "seeds": list(effects.seeds),
+        "comparisons": [
+            {
+                "changed": dict(each.changed),
+                "given": dict(each.given),
+                "ratio": ratio(each.ratio),
+                "tasks": {task: ratio(found) for task, found in each.tasks.items()},
+                "better": each.better,
+                "worse": each.worse,
+                "pairs": each.pairs,
+                "planned": each.planned,
+            }
+            for each in effects.comparisons
+        ],
+    }
 
 
 def _plain(value: Any, digits: int | None = None) -> Any:

@@ -10,13 +10,19 @@ from orca_ray.results.submissions import SubmittedScore
 
 
 def published_for(
-    board: Board, *, imported: Iterable[SubmittedScore] = (), hide: Collection[str] = ()
+    board: Board,
+    *,
+    imported: Iterable[SubmittedScore] = (),
+    hide: Collection[str] = (),
+    tasks: Collection[str] | None = None,
 ) -> Published | None:
     """Compare a board with what is published, submitted and ``imported`` on its benchmark; None if that is nothing.
 
-    Rows of a kind in ``hide`` are counted and left out of all ranks.
+    Rows of a kind in ``hide`` are counted and left out of all ranks. With ``tasks``, rows of other tasks are left out.
     """
     rows = [*published_rows(board.benchmark), *rows_of_others(board.benchmark, imported)]
+    if tasks is not None:
+        rows = [row for row in rows if row.task in tasks]
     if not rows:
         return None
     # Rows are matched with the first version of a metric's definition; a later one is another metric.

@@ -10,7 +10,8 @@ from orca_ray.leaderboard.statistics.win_rate import beaten
 
 def ranks(means: Floats) -> Floats:
     """Return the ranks of the methods (last axis) from 1; equal scores get the average of their ranks."""
-    return 0.5 + (1 - beaten(means)).sum(axis=-1)
+    places: Floats = 0.5 + (1 - beaten(means)).sum(axis=-1)
+    return places
 
 
 def mean_rank(table: ScoreTable) -> pd.DataFrame:

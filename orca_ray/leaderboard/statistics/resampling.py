@@ -76,7 +76,8 @@ def resample(table: ScoreTable, per_task: PerTask) -> Floats:
         return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)
     if table.num_seeds_TM.min(initial=2) < 2 or not table.tasks:
         return np.full((NUM_RESAMPLES, per_task(np.ones((1, len(table.methods)))).shape[-1]), np.nan)
-    return per_task(resampled_means(table)).mean(axis=-2)
+    values: Floats = per_task(resampled_means(table)).mean(axis=-2)
+    return values
 
 
 def tail(num: int, freedom: int, level: float = 0.05) -> float:

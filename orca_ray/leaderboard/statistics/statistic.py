@@ -24,8 +24,8 @@ COLUMNS: Mapping[Input, tuple[str, ...]] = {
 """Columns of each table.
 
 ``scores`` holds test scores (lower is better). ``costs`` holds one positive cost in one unit per task and method.
-``searches`` holds the validation score (lower is better) of each search trial: ``number`` is its place in the search,
-and ``hyperparameters`` a mapping from names to values.
+``searches`` holds the validation score of each search trial (lower is better; NaN if it has none): ``number`` is its
+place in the search, and ``hyperparameters`` a mapping from names to values.
 """
 INDEX: Mapping[Shape, tuple[str, ...]] = {
     "cell": ("task", "method"),
@@ -43,9 +43,9 @@ class Statistic:
 
     ``function`` takes the tables named in ``inputs``, a score table as `ScoreTable`, and options with defaults. It
     returns a frame with the index `INDEX` of its shape and at least the column ``value``. Statistics of the shapes
-    ``method`` and ``pair`` also have the ends of a 95 % interval, ``low`` and ``high``, and ``num_tasks``, the number
-    of tasks that they were computed on. What is undefined is NaN. A function does not change its arguments, and does
-    not depend on the order of their rows.
+    ``method`` and ``pair`` also have ``num_tasks``, the number of tasks that they were computed on. Those of the shape
+    ``method``, and others that have an interval, also have its ends, ``low`` and ``high``. What is undefined is NaN. A
+    function does not change its arguments, and does not depend on the order of their rows.
     """
 
     name: str

@@ -46,7 +46,8 @@ class ScoreTable:
     @cached_property
     def num_seeds_TM(self) -> NDArray[np.int64]:
         """Number of scores."""
-        return np.isfinite(self.scores_TMS).sum(axis=-1)
+        num_TM: NDArray[np.int64] = np.isfinite(self.scores_TMS).sum(axis=-1)
+        return num_TM
 
     @cached_property
     def means_TM(self) -> Floats:
@@ -63,7 +64,7 @@ class ScoreTable:
         """Return the part with the tasks that have these indices."""
         return ScoreTable(tuple(self.tasks[t] for t in tasks), self.methods, self.scores_TMS[tasks])
 
-    def by_method(self, **columns: Sequence[object] | Floats | int) -> pd.DataFrame:
+    def by_method(self, **columns: Sequence[object] | Floats | float | str | None) -> pd.DataFrame:
         """Return a frame with one row per method."""
         return pd.DataFrame(columns, index=pd.Index(self.methods, name="method"))
 
@@ -85,4 +86,5 @@ def mean_over_seeds(scores: Floats) -> Floats:
     for s in range(scores.shape[-1]):
         total += np.where(present[..., s], scores[..., s], 0.0)
     num = present.sum(axis=-1)
-    return np.divide(total, num, out=np.full(total.shape, np.nan), where=num > 0)
+    means: Floats = np.divide(total, num, out=np.full(total.shape, np.nan), where=num > 0)
+    return means

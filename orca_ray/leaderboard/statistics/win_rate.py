@@ -1,5 +1,6 @@
 """Share of tasks on which one method beats another."""
 
+import numpy as np
 import pandas as pd
 
 from orca_ray.leaderboard.statistics.resampling import mean_over_tasks
@@ -9,7 +10,8 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
 def beaten(means: Floats) -> Floats:
     """Return which methods beat which, [..., M, M]: 1 where the first is better, 0.5 on a tie, else 0."""
-    return 0.5 * ((means[..., :, None] < means[..., None, :]) + 1.0 - (means[..., :, None] > means[..., None, :]))
+    ours, theirs = means[..., :, None], means[..., None, :]
+    return np.where(ours < theirs, 1.0, np.where(ours > theirs, 0.0, 0.5))
 
 
 def win_rate(table: ScoreTable) -> pd.DataFrame:

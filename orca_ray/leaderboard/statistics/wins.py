@@ -11,7 +11,8 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 def shared_wins(means: Floats) -> Floats:
     """Return 1 for the best method (last axis), 1/k for each of k that tie for the best, and 0 for the others."""
     best = means == means.min(axis=-1, keepdims=True, initial=np.inf)
-    return best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
+    shares: Floats = best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
+    return shares
 
 
 def wins(table: ScoreTable) -> pd.DataFrame:

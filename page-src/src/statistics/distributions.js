@@ -18,6 +18,17 @@ export function erfc(x) {
 /** Distribution function of the standard normal distribution. @param {number} x */
 export const normalCdf = (x) => 0.5 * erfc(-x / Math.SQRT2);
 
+/** z with P(Z > z) = probability, by bisection. @param {number} probability below 0.5 */
+export function normalUpper(probability) {
+  let [low, high] = [0, 40];
+  for (let step = 0; step < 80; step += 1) {
+    const middle = (low + high) / 2;
+    if (normalCdf(-middle) > probability) low = middle;
+    else high = middle;
+  }
+  return high;
+}
+
 /** P(|T| > t) of Student's distribution, t >= 0 (Abramowitz and Stegun, 26.7.3 and 26.7.4). */
 export function studentTail(t, freedom) {
   if (t === Infinity) return 0;

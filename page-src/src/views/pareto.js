@@ -6,8 +6,8 @@ import * as format from "../format.js";
 import { change, place } from "../state.js";
 
 const COSTS = {
-  device_seconds: { title: "device seconds a trial", show: format.duration },
-  wall_seconds: { title: "wall seconds a trial", show: format.duration },
+  device_seconds: { title: "device seconds", show: format.duration },
+  wall_seconds: { title: "wall seconds", show: format.duration },
   peak_memory_mib: { title: "peak memory in MiB", show: format.memory },
   num_trainable: { title: "trained parameters", show: format.count },
 };
@@ -17,38 +17,36 @@ export function paretoView(board) {
   const options = place().options;
   const cost = options.get("cost") in COSTS ? options.get("cost") : "device_seconds";
   const task = board.tasks.includes(options.get("on")) ? options.get("on") : "";
-  const points = board.ranked.map((method) => point(board, method, cost, task)).filter(({ x, y }) => x > 0 && Number.isFinite(y));
-  const front = paretoFront(points);
-  const titles = { "": "mean rank over the chosen tasks" };
-  const label = titles[task] ?? `${board.task(task).metric.replaceAll("_", " ")} on ${board.label(task)}`;
+  const points = (task ? onTask(board, cost, task) : overTasks(board, cost)).filter(({ x, y }) => Number.isFinite(x) && Number.isFinite(y))
+    .map((each) => ({ ...each, title: `${each.method}\n${COSTS[cost].show(each.x)}\n${format.short(each.y, 3)}` }));
+  const label = task ? `${board.task(task).metric_text ?? board.task(task).metric.replaceAll("_", " ")} on ${board.label(task)}` : "score relative to the best";
+  const title = `${COSTS[cost].title}${task ? "" : ", summed over tasks"}`;
   const select = (name, value, entries) => h("select", { id: name, onchange: (event) => change({ [name]: event.target.value }) }, entries.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
   return [
     h("h2", { tabindex: -1 }, "Score against cost"),
     h("div.bar", {},
-      h("label", {}, "Cost ", select("cost", cost, Object.entries(COSTS).map(([key, { title }]) => [key, title]))),
-      h("label", {}, "Score ", select("on", task, [["", "mean rank"], ...board.tasks.map((each) => [each, board.label(each)])]))),
-    legend(board.ranked),
+      h("label", {}, "Cost ", select("cost", cost, Object.entries(COSTS).map(([key, each]) => [key, each.title]))),
+      h("label", {}, "Score ", select("on", task, [["", "over all chosen tasks"], ...board.tasks.map((each) => [each, board.label(each)])]))),
+    legend(points.map((each) => each.method)),
     points.length ? figure({
-      title: `${label} against ${COSTS[cost].title}`,
-      note: "Down and left is better. The line joins the methods that no other method beats in both. Costs are means over the trials that were scored, then over tasks.",
-      chart: draw(points, front, COSTS[cost].title, label),
-      head: ["Method", "Cost", "Score", "Best trade-off"],
-      rows: points.map((each) => [each.method, COSTS[cost].show(each.x), format.short(each.y, 3), front.includes(each) ? "yes" : "no"]),
-    }) : h("p", {}, "No method has both a score and this cost."),
+      title: `${label[0].toUpperCase()}${label.slice(1)} against ${title}`,
+      note: `Down and left is better. The line joins the methods that no other one beats in both. A cost is the mean of the trials with a score${task ? "" : "; a relative score is the geometric mean over tasks of the ratio to the best method"}.`,
+      chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label),
+      head: ["Method", "Cost", "Score", "Not beaten in both"],
+      rows: points.map((each) => [each.method, COSTS[cost].show(each.x), format.short(each.y, 3), each.front ? "yes" : "no"]),
+    }) : h("p", {}, "No method has both a score and this cost on the same tasks."),
   ];
 }
 
-function point(board, method, cost, task) {
-  const tasks = task ? [task] : board.common;
-  const costs = tasks.map((each) => board.cost(each, method, cost));
-  const x = costs.length && costs.every(Number.isFinite) ? costs.reduce((sum, value) => sum + value, 0) / costs.length : NaN;
-  const y = task ? board.cell(task, method).mean : board.results.mean_rank?.[method]?.value ?? NaN;
-  return { method, x, y, title: `${method}\n${COSTS[cost].show(x)}\n${format.short(y, 3)}` };
+function overTasks(board, cost) {
+  const found = board.results.pareto((task, method) => board.cost(task, method, cost));
+  return board.ranked.filter((method) => found[method]).map((method) => ({ method, x: found[method].cost, y: found[method].score, front: found[method].value === 1 }));
 }
 
-/** Points that no other point beats in both coordinates, by cost. @param {{x: number, y: number}[]} points */
-export function paretoFront(points) {
-  return points.filter((one) => !points.some((other) => other.x <= one.x && other.y <= one.y && (other.x < one.x || other.y < one.y))).sort((a, b) => a.x - b.x);
+function onTask(board, cost, task) {
+  const points = board.ranked.map((method) => ({ method, x: board.cost(task, method, cost), y: board.cell(task, method).mean }));
+  const beats = (one, other) => one.x <= other.x && one.y <= other.y && (one.x < other.x || one.y < other.y);
+  return points.map((each) => ({ ...each, front: !points.some((other) => beats(other, each)) }));
 }
 
 function draw(points, front, costTitle, label) {
@@ -57,7 +55,7 @@ function draw(points, front, costTitle, label) {
   const logarithmic = Math.max(...span) > 5 * Math.min(...span);
   return chart({
     height: 380, marginRight: 30, marginTop: 24, inset: 22,
-    x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
+    x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic, zero: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
     marks: [
       Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }),
       ...axes({ ticks: 6, tickFormat: "~s" }, { ticks: 6 }),

@@ -21,7 +21,8 @@ export function recordView(board, argument) {
     record.error && h("div.panel", {}, h("h3", {}, "Error"), h("pre", { tabindex: 0 }, record.error)),
     h("div.charts", {},
       h("div.panel", {}, h("h3", {}, "Result"), factList(resultFacts(board, record))),
-      h("div.panel", {}, h("h3", {}, "Where it comes from"), factList(originFacts(record)))),
+      h("div.panel", {}, h("h3", {}, "Where it comes from"), factList(originFacts(record))),
+      h("div.panel", {}, h("h3", {}, "All trials of this method on this task"), factList(cellFacts(board, record)))),
     pictures(board.data.artefacts[record.key] ?? []),
     ownCurves(board, record),
     h("div.panel", {}, h("h3", {}, "Configuration"),
@@ -61,6 +62,20 @@ function originFacts(record) {
     ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes" : "no"],
     ["Versions", `orca-ray ${record.version}, torch ${record.torch_version}`],
     ["Ran", `${record.started_at.replace("T", " ").slice(0, 16)} – ${record.finished_at.slice(11, 16)} UTC, attempt ${record.attempts}`],
+  ];
+}
+
+/** What the whole cell took: search and confirm trials, failed ones too. */
+function cellFacts(board, { task, method }) {
+  const cell = board.cell(task, method);
+  const { statuses, attempts, device_hours: hours } = board.provenance(task, method);
+  return [
+    ["Mean score", cell.n > 0 && `${format.score(cell.mean)}${cell.n > 1 ? ` ± ${format.score(cell.std)}` : ""} over ${format.plural(cell.n, "seed")}`],
+    ["Trials", Object.entries(statuses).map(([status, number]) => `${number} ${status.replaceAll("_", " ")}`).join(", ")],
+    ["Starts", String(attempts)],
+    ["Device time", Object.entries(hours).map(([device, number]) => `${format.duration(3600 * number)} on ${device}`).join(", ")],
+    ["Time of a scored trial", format.duration(board.cost(task, method, "wall_seconds"))],
+    ["Peak memory", format.memory(board.cost(task, method, "peak_memory_mib"))],
   ];
 }
 

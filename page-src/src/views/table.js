@@ -111,7 +111,7 @@ function missingCell(board, row, task) {
 
 /** Every statistic that has one value a method. */
 function statistics(board) {
-  const shown = board.data.statistics.filter((each) => each.shape === "method" && board.results[each.name]);
+  const shown = board.data.statistics.filter((each) => each.shape === "method" && typeof board.results[each.name] === "object");
   if (!shown.length || !board.scores.length) return null;
   const value = (name, method) => {
     const { value, low, high } = board.results[name][method] ?? {};

@@ -5,7 +5,7 @@ import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 import { colour, symbol } from "../marks.js";
 import { link } from "../state.js";
-import { questionSentence, QUESTIONS } from "../questions.js";
+import { sentence } from "../questions.js";
 
 /** @param {import("../board.js").Board} board @param {string} argument a task, or "" for all */
 export function taskView(board, argument) {
@@ -155,6 +155,6 @@ function small(board, task) {
 }
 
 function help(board, task) {
-  const answers = QUESTIONS.map((question) => questionSentence(board, question, task)).filter(Boolean);
+  const answers = board.results.answers.map((answer) => sentence(board, answer, task)).filter(Boolean);
   return answers.length ? h("div.panel", {}, h("h3", {}, "What helped here"), answers.map((text) => h("p", {}, text))) : null;
 }

@@ -1,7 +1,8 @@
 """Score tables for tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,8 @@ import pandas as pd
 COLUMNS = ["task", "method", "seed", "score"]
 
 
-def table(cells: Mapping[str, Mapping[str, float | Sequence[float]]]) -> pd.DataFrame:
-    """Return the score table with these scores, one per seed, by task and method."""
+def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the score table with these scores, by task and method: one number, or one per seed."""
     rows = [
         (task, method, seed, float(score))
         for task, methods in cells.items()

@@ -42,9 +42,10 @@ def test_mean_rank_against_scipy() -> None:
 def test_intervals_hold_the_truth_of_a_clear_case() -> None:
     scores = table({f"t{number}": {"x": 0.1, "y": 0.2, "z": 0.3 - 0.15 * (number % 3 == 0)} for number in range(9)})
     found = get_statistic("mean_rank").compute(scores)
-    assert found.loc["x", ["value", "low", "high"]].tolist() == [1, 1, 1]
-    assert 2 <= found.loc["y", "low"] < found.loc["y", "value"] == pytest.approx(2 + 1 / 3)
-    assert found.loc["y", "value"] < found.loc["y", "high"] <= 3
+    (value_x, low_x, high_x), (value_y, low_y, high_y), _ = found[["value", "low", "high"]].to_numpy()
+    assert (value_x, low_x, high_x) == (1, 1, 1)
+    assert value_y == pytest.approx(2 + 1 / 3)
+    assert 2 <= low_y < value_y < high_y <= 3
 
 
 class TestTable:
