@@ -48,17 +48,16 @@ def load_board(name: str, options: BoardOptions) -> "Report":
     A benchmark of which nothing is stored has an empty board if there are published results of it; otherwise that is a
     UserError.
     """
-    from orca_ray.leaderboard import build, empty_board
+    from orca_ray.leaderboard import Report, build, empty_board
     from orca_ray.leaderboard.published import published_for
 
     uri = results_uri(options.results)
     store = existing_store(uri)
     scan = None if store is None else store.scan()
     stored = scan is not None and name in scan.values("benchmark")
-    if store is not None and scan is not None and not stored and (spec := _sweep_with_grid(name, options)):
+    if store is not None and not stored and (spec := _sweep_with_grid(name, options)):
         effects = _effects(store, spec, options)
-        board = build(scan, benchmark=effects.benchmark, sweep=effects.sweep, protocol=effects.protocol)
-        return replace(_report(board, options, store, scan), effects=effects)
+        return Report(empty_board(effects.benchmark), effects=effects)
     if not stored and not options.sweep and not options.budget:
         nothing = empty_board(name, scan.warnings if scan else ())
         if published_for(nothing, imported=_imported(store)[0]) is not None:

@@ -30,8 +30,6 @@ class Format:
     """Whether ``render`` returns bytes."""
     same: Callable[[bytes, bytes], bool] = eq
     """Whether two files hold the same board."""
-    whole: bool = False
-    """Whether ``render`` writes `Report.effects` beside the board."""
 
 
 @cache
@@ -47,9 +45,7 @@ def render(report: Report | Board, format: str = "table") -> str | bytes:
     """
     found = lookup("format", format, all_formats())
     report = Report(report) if isinstance(report, Board) else report
-    if report.effects is not None and not found.whole:
-        return render_effects(report.effects, format)
-    return found.render(report)
+    return found.render(report) if report.effects is None else render_effects(report.effects, format)
 
 
 def render_effects(effects: Effects, format: str = "table") -> str:

@@ -25,7 +25,7 @@ class Report:
 
     board: Board
     effects: Effects | None = None
-    """Effects of the factors of the sweep's grid. Most formats write them instead of the board."""
+    """Effects of the factors of a sweep's grid; formats write them instead of the board."""
     published: Published | None = None
     read_curves: Callable[[], pd.DataFrame] | None = None
     """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
