@@ -13,7 +13,7 @@ from orca_ray.cli.boards import BoardOptions, load_board
 from orca_ray.cli.options import JsonOption, existing_store, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.cli.page import REFRESH_SECONDS, show_page
-from orca_ray.errors import UserError, printable
+from orca_ray.errors import UserError, lookup, printable
 from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 
@@ -87,7 +87,7 @@ def _format(options: LeaderboardOptions) -> str:
     from orca_ray.leaderboard import all_formats
 
     if options.format is not None or options.json:
-        return "json" if options.json else str(options.format)
+        return lookup("format", "json" if options.json else str(options.format), all_formats()).name
     if options.open or options.watch:
         return "html"
     if options.out is None:
