@@ -24,9 +24,9 @@ class Report:
     """A board and what is written with it. Equal reports give equal bytes in every format."""
 
     board: Board
+    published: Published | None = None
     effects: Effects | None = None
     """Effects of the factors of a sweep's grid; formats write them instead of the board."""
-    published: Published | None = None
     read_curves: Callable[[], pd.DataFrame] | None = None
     """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
     read_records: Callable[[], pd.DataFrame] | None = None

@@ -104,7 +104,7 @@ def _verdict(report: Report) -> Iterator[str]:
     """Yield whether the first two methods by mean rank are separable, how many pairs are, and what helped."""
     ranked = [str(name) for name in report.statistic("mean_rank")["value"].dropna().index]
     if len(ranked) > 1:
-        row = report.verdicts.to_dict("index")[(ranked[0], ranked[1])]
+        row = {str(name): values.loc[(ranked[0], ranked[1])] for name, values in report.verdicts.items()}
         yield f"first and second by mean rank: {describe(ranked[0], ranked[1], row).removesuffix('.')}"
     tested = report.verdicts[report.verdicts["p"].notna()]
     if len(tested):

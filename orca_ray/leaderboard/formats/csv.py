@@ -54,8 +54,8 @@ def _render(report: Report) -> str:
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
     for row in report.verdicts.reset_index().to_dict("records"):
-        names = ("method", "other", "value", "low", "high")
-        write("verdict", metric="ratio", n=row["num_tasks"], **{name: row[name] for name in names})
+        cells = {name: row[name] for name in ("method", "other", "value", "low", "high")}
+        write("verdict", metric="ratio", n=row["num_tasks"], **cells)
     for each in report.published_scores:
         names = ("task", "method", "std", "n", "kind", "source", "protocol", *_PUBLISHED)
         metric = each.metric or each.quantity
