@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable
+from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
 
 MAX_TABLE_BYTES = 2**30
@@ -36,6 +37,11 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     valid = [text for text in pc.unique(table["hyperparameters"]).to_pylist() if _is_json_object(text)]
     wrong = pc.invert(pc.is_in(table["hyperparameters"], pa.array(valid, pa.string())))
     yield "hyperparameters", wrong, "JSON objects"
+
+
+def _artefact_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
+    too_large = pc.greater(pc.binary_length(table["payload"]), MAX_BYTES)
+    yield "payload", too_large, f"JSON objects of at most {MAX_BYTES} bytes"
 
 
 def _is_json_object(text: str) -> bool:
@@ -68,6 +74,7 @@ class Table:
 
 RECORDS = Table("records", Record.SCHEMA, Record.LATER, _record_problems)
 CURVES = Table("curves", CurvePoint.SCHEMA)
+ARTEFACTS = Table("artefacts", ArtefactRow.SCHEMA, problems=_artefact_problems)
 
 
 def encode(table: Any) -> Any:
@@ -171,8 +178,17 @@ def current_records(table: Any) -> Any:
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
 
 
+def current_artefacts(table: Any) -> Any:
+    """Return the last row of each (sweep, trial key, kind, name), sorted by these columns."""
+    return _last_of_each(table, ["sweep", "trial_key", "kind", "name"])
+
+
 def current_curves(table: Any) -> Any:
     """Return the last row of each (sweep, trial key, stage, epoch), sorted by these columns."""
-    frame = to_frame(table.select(["sweep", "trial_key", "stage", "epoch"]))
-    frame = frame.drop_duplicates(keep="last").sort_values(list(frame.columns), kind="stable")
+    return _last_of_each(table, ["sweep", "trial_key", "stage", "epoch"])
+
+
+def _last_of_each(table: Any, columns: list[str]) -> Any:
+    frame = to_frame(table.select(columns))
+    frame = frame.drop_duplicates(keep="last").sort_values(columns, kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
