@@ -33,9 +33,9 @@ class Tested(Evidence):
     """[N, *output_shape]: logits, or values in the units of the targets."""
     y: Array
     """[N, ...] targets."""
-    inputs: Rows
     rows: Array
     """[N]: the row of ``inputs`` that belongs to each sample (of several, the first)."""
+    inputs: Rows
 
     def input(self, sample: int) -> Array:
         """Return the input of one sample, [C, L] or [C, H, W]."""

@@ -9,7 +9,7 @@ from orca_ray.results.artefacts import Image, Images, Lines, Picture, Quantised,
 from orca_ray.tasks.task import Task
 from orca_ray.training.artefact import ArtefactKind, Tested, shrunk
 
-MAX_SIDE, MAX_POINTS, MAX_LINES = 96, 256, 4
+MAX_SIDE, MAX_COLOUR_SIDE, MAX_POINTS, MAX_LINES = 128, 96, 256, 4
 _SHOWN_LABELS = 5
 
 
@@ -22,7 +22,7 @@ def _compute(tested: Tested) -> Iterator[tuple[str, Picture]]:
         yield "first", _picture(tested, 0, "Test sample 0", _labels(tested, 0))
         return
     right = tested.predictions.argmax(axis=1) == tested.y
-    for name, chosen in (("right", right), ("wrong", ~right)):
+    for name, chosen in (("correct", right), ("wrong", ~right)):
         if chosen.any():
             sample = int(chosen.argmax())
             yield name, _picture(tested, sample, f"Test sample {sample}, predicted {name}ly", _class(tested, sample))
@@ -64,7 +64,7 @@ def _image(x: Array, modality: str) -> Image:
     if x.ndim == 2:
         return Image("channels and positions", Quantised.encode(shrunk(x, MAX_SIDE)))
     if len(x) == 3 and "image" in modality:
-        colours = shrunk(x.transpose(1, 2, 0), MAX_SIDE)
+        colours = shrunk(x.transpose(1, 2, 0), MAX_COLOUR_SIDE)
         return Image("input", Quantised.encode(colours), "colour")
     rows = x[0, ::-1] if modality == "audio" else x[0]  # low frequencies at the bottom
     return Image("input", Quantised.encode(shrunk(rows, MAX_SIDE)), "grey" if "image" in modality else "sequential")
