@@ -1,7 +1,7 @@
 """The leaderboard of one benchmark, sweep and protocol: score table, cells with their provenance and cost, notes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -239,6 +239,7 @@ def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.groupby(["task", "method"])["score"].mean().unstack("method")
 
 
-def empty_board(benchmark: str) -> Board:
+def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:
     """Return the board of a benchmark of which nothing ran yet."""
-    return Board(benchmark, "", "", {}, (), pd.DataFrame({k: pd.Series(dtype=v) for k, v in SCORE_TABLE.items()}), {})
+    scores = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SCORE_TABLE.items()})
+    return Board(benchmark, "", "", {}, (), scores, {}, warnings=tuple(warnings))

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from orca_ray.results.artefacts import (
     within_limits,
 )
 from orca_ray.results.store import ResultsStore
+from orca_ray.results.tables import ARTEFACTS, MAX_TABLE_BYTES
 
 from .factories import make_record
 
@@ -109,17 +111,16 @@ def test_a_store_without_artefacts_has_none(store: ResultsStore) -> None:
     assert list(store.artefacts().columns) == ["sweep", "trial_key", "kind", "name", "payload"]
 
 
-def test_compaction_keeps_files_of_artefacts_below_a_size(
-    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A merged file never exceeds what a file of a store may take in memory."""
-    monkeypatch.setattr("orca_ray.results.store.MERGED_BYTES", 2500)
+    monkeypatch.setattr("orca_ray.results.store.ARTEFACTS", replace(ARTEFACTS, file_rows=2))
     for number in range(5):
-        store.append([make_record(str(number))], (), [row(str(number), payload='"' + "x" * 1000 + '"')])
+        store.append([make_record(str(number))], (), [row(str(number), payload=f'"{number}"')])
     store.compact()
     assert store.local_path is not None
-    assert len(list((store.local_path / "artefacts").glob("*.parquet"))) == 3  # two rows of about 1 kB each
-    assert list(store.artefacts()["trial_key"]) == ["0", "1", "2", "3", "4"]
+    assert len(list((store.local_path / "artefacts").glob("*.parquet"))) == 3
+    assert list(store.artefacts(trial_key=["3", "1"])["payload"]) == ['"1"', '"3"']
+    assert ARTEFACTS.file_rows * MAX_BYTES < MAX_TABLE_BYTES
 
 
 def test_a_payload_that_is_too_large_is_named(store: ResultsStore) -> None:
