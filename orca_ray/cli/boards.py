@@ -1,8 +1,10 @@
 """Builds the board of a command line from a store, with everything that its formats show."""
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -101,11 +103,25 @@ def _report(
         replace(shown, warnings=(*shown.warnings, *warnings)),
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
+        read_artefacts=None if store is None or not keys else lambda: _artefacts(store, board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
         read_about=lambda: _about(shown),
         reproduce=f"orca-sweep reproduce KEY{where}",
         left_out=left_out,
     )
+
+
+def _artefacts(store: "ResultsStore", sweep: str, keys: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the payloads of artefacts by trial key; those that are damaged are left out."""
+    from orca_ray.results.artefacts import parse_payload
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in store.artefacts(sweep, keys).to_dict("records"):
+        with contextlib.suppress(ValueError):
+            payload = {"kind": row["kind"], "name": row["name"], **parse_payload(row["payload"])}
+            json.dumps(payload, allow_nan=False)  # a page cannot hold NaN
+            found.setdefault(row["trial_key"], []).append(payload)
+    return found
 
 
 def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
