@@ -2,20 +2,25 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages import guard as guard_module
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.guard import POINTS, Guard
+from orca_ray.training.errors import NotFiniteError
 
-from .tiny_trials import QUICK, changed, copy_of, make_task, reported, run, scores, start
+from .tiny_trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 
 SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.schedule": "reference_step", "refine.epochs": 2}
 SCALAR = make_task(Target("scalar"))  # errors of classes may stay equal, so that no margin is low enough
@@ -110,6 +115,17 @@ def test_every_target_on_every_kind_of_body(
     )
     run(trial)
     assert trial.result().align_chosen in range(5)
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_where_validation_is_test_the_probe_does_not_read_it(bert: str, paper: bool) -> None:
+    """Under protocol ``paper``. Inputs that are not finite show who reads them."""
+    data = make_data(TASK)
+    unread = Split(np.full_like(data.validation.x[:], np.nan), data.validation.y)
+    splits = {**data.splits, "validation": unread} | ({"test": unread} if paper else {})
+    trial = start(bert, "orca_guarded", data=replace(data, splits=splits), hyperparameters=SHORT)
+    with nullcontext() if paper else pytest.raises(NotFiniteError, match="features"):
+        trial.step()
 
 
 def trial_in(directory: Path, body: str, hyperparameters: Mapping[str, Scalar] = SHORT, **changes: Any) -> Adaptation:
