@@ -45,7 +45,7 @@ class EmbedderConfig:
                 raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
         for name, allowed in (("initialisation", get_args(Initialisation)), ("patching", ("pad", "divide"))):
             if getattr(self, name) not in allowed:
-                raise unknown_name(f"embedder {name}", getattr(self, name), allowed)
+                raise unknown_name(f"embedder.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.dense not in get_args(DenseHeadName):
-            raise unknown_name("head dense", self.dense, get_args(DenseHeadName))
+            raise unknown_name("head.dense", self.dense, get_args(DenseHeadName))
 
 
 @dataclass(frozen=True)

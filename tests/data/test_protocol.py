@@ -60,7 +60,7 @@ def test_a_share_of_the_training_samples_is_stratified_and_leaves_other_splits()
     data = make_data(make_task(Target("classes", size=3)))  # 17, 17 and 16 of a class
     part = with_train_fraction(data, 0.2, 0, classes=True)
     assert np.bincount(part.train.y).tolist() == [3, 3, 3]
-    positions = [int(np.flatnonzero((data.train.x == x).all(axis=(1, 2)))[0]) for x in part.train.x]
+    positions = [int(np.flatnonzero((data.train.x == x).all(axis=(1, 2)))[0]) for x in part.train.x[:]]
     assert positions == sorted(set(positions))
     np.testing.assert_array_equal(part.train.y, data.train.y[positions])
     assert (part.validation, part.test) == (data.validation, data.test)

@@ -60,7 +60,7 @@ def test_a_trial_reads_a_nested_stratified_share_of_its_seed(bert: str) -> None:
 def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
     """What is not drawn may be anything, in inputs and targets, also in units that have to be measured."""
     data = make_data(task)
-    data = replace(with_train(data, data.train.x * 40 + 7), y_mean=None, y_std=None)
+    data = replace(with_train(data, data.train.x[:] * 40 + 7), y_mean=None, y_std=None)
     recording = Recording(data.train.x)
     options: dict[str, Any] = {"task": task, "hyperparameters": {**QUICK, "data.fraction": 0.2}}
     expected = start(bert, data=with_train(data, recording), **options)

@@ -1,16 +1,16 @@
 """Grids of sweep files: factors with their levels, and the cells of their full crosses."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
 from orca_ray.errors import UserError, printable, shorten, unknown_name
-from orca_ray.methods.hyperparameters import from_flat, names
+from orca_ray.methods.hyperparameters import names
 from orca_ray.sweep.planning.schema import Levels, Scalar, SweepFile
 from orca_ray.sweep.planning.spec import SweepSpec
 
-MAX_GRID_TRIALS = 5_000
+MAX_GRID_TRIALS = 2_000
 """Largest number of trials of one (task, method) with a grid: cells times seeds."""
 Location = Sequence[str | int]
 """Keys and list indices that lead to a value of a sweep file."""
@@ -40,26 +40,31 @@ def grid_cells(spec: SweepSpec, task: str, method: str) -> list[Cell]:
     Cells with equal hyper-parameters share their trials. They occur in different crosses of a list, or differ only in
     what the method ignores: ``nft`` ignores ``align.distance``.
     """
-    cells = []
-    for cross in _crosses(spec.file):
-        for combination in product(*cross.values()):
-            values = {name: value for level in combination for name, value in level.settings.items()}
-            levels = {factor: level.name for factor, level in zip(cross, combination, strict=True)}
-            cells.append(Cell(levels, spec.hyperparameters(task, method, values)))
-    return cells
+    return [
+        Cell(
+            {factor: level.name for factor, level in combination.items()},
+            spec.hyperparameters(task, method, _values(combination)),
+        )
+        for combination in _combinations(spec.file)
+    ]
 
 
-def grid_factors(spec: SweepSpec) -> dict[str, dict[str, Mapping[str, Scalar]]]:
-    """Return the settings of each level of each factor by name, in the file's order; empty without a grid."""
-    factors: dict[str, dict[str, Mapping[str, Scalar]]] = {}
-    for cross in _crosses(spec.file):
-        for factor, levels in cross.items():
-            factors.setdefault(factor, {}).update({level.name: level.settings for level in levels})
-    return factors
+def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Location], str]) -> None:
+    """Raise UserError if the hyper-parameters of a cell of one (task, method) are invalid; `check_grid` comes first.
+
+    ``position`` returns the file and line of a location, for the message.
+    """
+    for combination in _combinations(spec.file):
+        try:
+            spec.hyperparameters(task, method, _values(combination))
+        except ValueError as error:
+            levels = [each for each in combination.values() if any(name in str(error) for name in each.settings)]
+            location = levels[-1].location if levels else ["grid"]
+            raise UserError(f"{position(location)}: {_shown(location)}: {task} with {method}: {error}") from error
 
 
 def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
-    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, a wrong value, or too many trials.
+    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or too many trials.
 
     ``position`` returns the file and line of a location, for the message.
     """
@@ -70,7 +75,7 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
             f"{position(['grid'])}: grid: {shorten(cells, 20)} cells x {seeds} seeds: remove levels or seeds, at most "
             f"{MAX_GRID_TRIALS} trials of one (task, method) are allowed"
         )
-    factors = grid_factors(spec)
+    known: dict[tuple[str, str], Mapping[str, Scalar]] = {}
     for cross in crosses:
         setters: dict[str, str] = {}
         for factor, levels in cross.items():
@@ -79,12 +84,10 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
                 _check_factor(factor, levels, setters)
                 for level in levels:
                     place = level.location
-                    from_flat(level.settings)
-                    if level.settings != factors[factor][level.name]:
+                    if level.settings != known.setdefault((factor, level.name), level.settings):
                         raise UserError("another cross has other settings by this name: give one of them another name")
             except ValueError as error:
-                where = printable(shorten(".".join(map(str, place))))
-                raise UserError(f"{position(place)}: {where}: {error}") from error
+                raise UserError(f"{position(place)}: {_shown(place)}: {error}") from error
             setters |= {name: factor for level in levels for name in level.settings}
 
 
@@ -100,6 +103,21 @@ def _check_factor(factor: str, levels: Sequence[Level], setters: Mapping[str, st
         raise UserError(
             f"{name} is also set by {printable(setters[name])!r}: make them one factor, or give a list of crosses"
         )
+
+
+def _shown(location: Location) -> str:
+    return printable(shorten(".".join(map(str, location))))
+
+
+def _combinations(file: SweepFile) -> Iterator[dict[str, Level]]:
+    """Yield the levels of each cell by factor."""
+    for cross in _crosses(file):
+        for levels in product(*cross.values()):
+            yield dict(zip(cross, levels, strict=True))
+
+
+def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
+    return {name: value for level in combination.values() for name, value in level.settings.items()}
 
 
 def _crosses(file: SweepFile) -> list[dict[str, list[Level]]]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
 from orca_ray.paths import open_regular, refuse_special
-from orca_ray.sweep.planning.grid import check_grid
+from orca_ray.sweep.planning.grid import check_cells, check_grid
 from orca_ray.sweep.planning.schema import Budget, Dimension, Layer, ResourceRequest, SuccessiveHalving, SweepFile
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
@@ -228,6 +228,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                 named = next((name for name in spec.settings(task, method) if name in str(error)), "")
                 where = _position(spec, document, task, method, "settings", named)
                 raise UserError(f"{where}: settings of {task} with {method}: {error}") from error
+            check_cells(spec, task, method, document.position)
             of_search = {"search_trials": spec.search_trials(task, method), "space": spec.space(task, method)}
             for key in (key for key, value in of_search.items() if value and spec.file.grid):
                 where = _position(spec, document, task, method, key)

@@ -26,14 +26,14 @@ budgets:
 """
 
 FROZEN = {
-    "aligning": "b2d7068ffe70ce2c",
-    "domainnet": "f67ad19ae251070e",
-    "drug": "22dbdcd46697a664",
-    "nasbench360": "0960b938dfbac0b5",
-    "openml": "1a67a991a3b1da43",
-    "pdebench": "29670c64b3d39b2d",
-    "pdebench_generated": "e122ec50be3153ec",
-    "pocket": "cb2a3cdc6617b5c4",
+    "aligning": "c593048251e7d73d",
+    "domainnet": "18a9d4b1446c3344",
+    "drug": "eb12ba3463e62373",
+    "nasbench360": "318df413a2b5b49a",
+    "openml": "7189873ea78591a6",
+    "pdebench": "f3356f2701f0c4a1",
+    "pdebench_generated": "2aaa8fe760c0139c",
+    "pocket": "6b0b24b2473d10a0",
 }
 """Digests of the trial keys of all budgets of the shipped sweeps: records of earlier versions stay theirs."""
 

@@ -9,7 +9,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.planning.cost import Rate, task_costs
-from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells, grid_factors
+from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
 from orca_ray.sweep.planning.plan import build_plan
 from orca_ray.sweep.planning.searches import plan_searches
@@ -35,6 +35,8 @@ budgets:
   full: {confirm_seeds: [1, 2], settings: {align.epochs: 7}}
 """
 VARIED = ("refine.learning_rate", "align.epochs", "align.distance", "refine.epochs")
+GRID = TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")]
+STEPS = "align.steps: [absolute]\n  align.learning_rate: [0.1, 0.0]"
 EXPECTED = {
     ("0.001", "none"): (1e-3, 0, "l2", 5),
     ("0.001", "l2"): (1e-3, 7, "l2", 5),
@@ -94,10 +96,6 @@ def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
     (plan,) = fake_searches(parse_spec(text))
     assert [(each["refine.epochs"], each["refine.batch_size"]) for each in plan.cells] == [(5, 32), (6, 32), (6, 8)]
     assert len(grid_cells(parse_spec(text), "pocket/digits", "orca")) == 4
-    assert grid_factors(parse_spec(text)) == {
-        "refine.epochs": {"5": {"refine.epochs": 5}, "6": {"refine.epochs": 6}},
-        "refine.batch_size": {"8": {"refine.batch_size": 8}, "32": {"refine.batch_size": 32}},
-    }
 
 
 def test_the_plan_counts_cells_and_their_epochs() -> None:
@@ -154,11 +152,23 @@ def test_options_of_the_command_line() -> None:
         ("refine.learning_rate:", "refine.learning_rat:", 8, "Did you mean 'refine.learning_rate'"),
         ("refine.learning_rate:", "rate:", 8, "A factor of another name is a mapping"),
         ("{align.distance: l2}", "{align.distanc: l2}", 11, "Did you mean 'align.distance'"),
-        ("{align.distance: l2}", "{align.distance: l3}", 11, "grid.aligning.l2: unknown align.distance 'l3'"),
-        ("{align.epochs: 0}", "{align.epochs: -1}", 10, "grid.aligning.none: align.epochs must be at least 0"),
+        (
+            "{align.distance: l2}",
+            "{align.distance: l3}",
+            11,
+            "grid.aligning.l2: pocket/digits with orca: unknown align.distance 'l3'",
+        ),
+        (
+            "{align.epochs: 0}",
+            "{align.epochs: -1}",
+            10,
+            "grid.aligning.none: pocket/digits with orca: align.epochs must be at least 0",
+        ),
         ("{align.epochs: 0}", "{align.epochs: few}", 10, "align.epochs must be a whole number, got 'few'"),
         ("{align.epochs: 0}", "0", 10, "grid.aligning.none: "),
         ("[1e-3, 1e-2]", "[1e-3, 0.0]", 8, "refine.learning_rate must be greater than 0"),
+        ("refine.learning_rate: [1e-3, 1e-2]", STEPS, 9, "align.learning_rate must be greater than 0 for align.steps"),
+        ("[1e-3, 1e-2]", "[1e-3]\n  embedder.initialisation: [body, rand]", 9, "Did you mean 'random'"),
         ("[1e-3, 1e-2]", "[]", 8, "grid.refine.learning_rate: List should have at least 1 item"),
         ("[1e-3, 1e-2]", "[[1e-3]]", 8, "grid.refine.learning_rate.0"),
         ("[1e-3, 1e-2]", "1e-3", 8, "grid.refine.learning_rate: Input should be a valid list; got 0.001"),
@@ -177,14 +187,14 @@ def test_options_of_the_command_line() -> None:
             "space: all cells",
         ),
         ("full: {", "full: {search_trials: 2, ", 15, "search_trials: all cells of a grid run, without a search"),
-        (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  - {}\n", 8, "at least 1 item"),
-        (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  []\n", 7, "at least 1 item"),
-        (TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")], "  - a: 1\n", 8, "grid.0.a: "),
+        (GRID, "  - {}\n", 8, "at least 1 item"),
+        (GRID, "  []\n", 7, "at least 1 item"),
+        (GRID, "  - a: 1\n", 8, "grid.0.a: "),
         (
-            TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")],
+            GRID,
             "  - a: {x: {refine.epochs: 1}}\n  - a: {x: {}}\n",
-            8,
-            "grid.0.a.x: another cross has other settings by this name",
+            9,
+            "grid.1.a.x: another cross has other settings by this name",
         ),
     ],
 )
@@ -203,7 +213,7 @@ def test_a_grid_is_refused_before_it_is_expanded() -> None:
     limit = f"grid: {{a: {{{', '.join(f'v{number}: {{}}' for number in range(250))}}}}}\n"
     text = TEXT[: TEXT.index("grid:")] + limit
     assert len(fake_searches(parse_spec(text, overrides=Overrides(seeds=MAX_GRID_TRIALS // 250)))) == 1
-    assert "250 cells x 21 seeds" in refused(text, overrides=Overrides(seeds=21))
+    assert "250 cells x 9 seeds" in refused(text, overrides=Overrides(seeds=9))
 
 
 def test_a_file_with_a_grid_inherits_no_search(tmp_path: Path) -> None:
