@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.leaderboard import Score, confirmed_scores, select
+from orca_ray.leaderboard.board import Score
+from orca_ray.leaderboard.selection import grid_scores, select
 from orca_ray.results.record import Status
 
 METHOD = "method"
@@ -214,7 +215,7 @@ class _Table:
         values_of = rows["hyperparameters"].map(json.loads)
         rows = rows.assign(label=list(map(label, rows["task"], rows["method"], values_of)))
         inside = rows["label"].isin(places)
-        scored, notes = confirmed_scores(rows[inside])
+        scored, notes = grid_scores(rows[inside])
         if outside := int((~inside).sum()):
             notes.append(f"{outside} trial(s) that are not in the grid left out")
         seeds = sorted({*grid.seeds, *map(int, scored["seed"])})

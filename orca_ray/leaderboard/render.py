@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from orca_ray.errors import lookup, printable
-from orca_ray.leaderboard.leaderboard import STATISTICS, Leaderboard, Score
+from orca_ray.leaderboard.board import Board, Score
+from orca_ray.leaderboard.leaderboard import STATISTICS
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -16,7 +17,7 @@ WIDTH = 100
 """Number of characters at which the sentences around a table are wrapped."""
 
 
-def render(board: Leaderboard, format: str = "table") -> str:
+def render(board: Board, format: str = "table") -> str:
     """Return the leaderboard as text in a format of `FORMATS`, without a line break at the end.
 
     ``table`` and ``markdown`` are for people: they mark the best score of each task, explain the numbers in a footer,
@@ -41,7 +42,7 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
     return text if score.n == num_seeds else f"{text} (n={score.n})"
 
 
-def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
+def _grid(board: Board, mark: str, between: str) -> list[list[str]]:
     """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
     grid = [["task", *board.methods]]
     for task in board.tasks:
@@ -55,14 +56,14 @@ def _grid(board: Leaderboard, mark: str, between: str) -> list[list[str]]:
     return grid
 
 
-def _titles(board: Leaderboard) -> tuple[str, str]:
+def _titles(board: Board) -> tuple[str, str]:
     seeds = ", ".join(map(str, board.seeds))
     scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
     title = f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
     return title, f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
 
 
-def _footer(board: Leaderboard) -> list[str]:
+def _footer(board: Board) -> list[str]:
     totals = ", ".join(f"{status.value} {sum(board.count(m, status) for m in board.methods)}" for status in Status)
     lines = [
         f"mean rank and wins use the {len(board.common_tasks)} of {len(board.tasks)} tasks with scores of every method",
@@ -108,7 +109,7 @@ def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
     return [lines[0], "|" + "---|" * names + "--:|" * (len(grid[0]) - names), *lines[1:]]
 
 
-def _table(board: Leaderboard) -> str:
+def _table(board: Board) -> str:
     # Five methods fit WIDTH because there are no spaces around ± and metrics are below the table.
     rows = plain_table(_grid(board, "{}*", "±"))
     last = len(board.tasks) + 2
@@ -119,7 +120,7 @@ def _table(board: Leaderboard) -> str:
     return "\n".join([*head, "", *rows[:last], rows[1], *rows[last:], "", *footer])
 
 
-def _markdown(board: Leaderboard) -> str:
+def _markdown(board: Board) -> str:
     grid = _grid(board, "**{}**", " ± ")
     for row, metric in zip(grid, ["metric", *board.metrics.values(), *[""] * len(STATISTICS)], strict=True):
         row.insert(1, metric)
@@ -127,7 +128,7 @@ def _markdown(board: Leaderboard) -> str:
     return "\n".join([printable("; ".join(_titles(board))), "", *markdown_table(grid, 2), "", *footer])
 
 
-def _csv(board: Leaderboard) -> str:
+def _csv(board: Board) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["benchmark", "sweep", "protocol", "section", "task", "metric", "method", "value", "std", "n"])
@@ -147,7 +148,7 @@ def _csv(board: Leaderboard) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def _json(board: Leaderboard) -> str:
+def _json(board: Board) -> str:
     tasks = [
         {
             "name": task,
@@ -181,4 +182,4 @@ def dump_json(document: object) -> str:
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-FORMATS: dict[str, Callable[[Leaderboard], str]] = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}
+FORMATS: dict[str, Callable[[Board], str]] = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}

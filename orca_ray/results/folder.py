@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
-from orca_ray.paths import open_regular, refuse_special
+from orca_ray.paths import open_regular, refuse_special, regular_size
 
 Kind = Literal["missing", "file", "directory"]
 
@@ -92,6 +92,14 @@ class Folder:
         with explained("read", f"{self.name}/{path}"):
             return self._read(path)
 
+    def open(self, path: str) -> Any:
+        """Return a file, opened for reading, as a `pyarrow.NativeFile`; it stays readable if the file is deleted.
+
+        Raises FileNotFoundError if it does not exist.
+        """
+        with explained("read", f"{self.name}/{path}"):
+            return self._open(path)
+
     def write(self, path: str, content: Any) -> None:
         """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
         with explained("write", f"{self.name}/{path}"):
@@ -126,9 +134,13 @@ class Folder:
     def _create(self) -> None:
         self._files.create_dir(self._root, recursive=True)
 
+    def _open(self, path: str) -> Any:
+        stream = self._files.open_input_file(self._at(path))
+        _check_size(f"{self.name}/{path}", stream.size())
+        return stream
+
     def _read(self, path: str) -> Any:
-        with self._files.open_input_file(self._at(path)) as stream:
-            _check_size(f"{self.name}/{path}", stream.size())
+        with self._open(path) as stream:
             return stream.read_buffer()
 
     def _write(self, path: str, content: Any) -> None:
@@ -178,6 +190,10 @@ class LocalFolder(Folder):
             _make_directory(self.path)
         except FileNotFoundError as error:  # a file system that allows no new directories, e.g. an automount
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
+
+    def _open(self, path: str) -> Any:
+        regular_size(self.path / path)  # opening a pipe would block
+        return super()._open(path)
 
     def _read(self, path: str) -> Any:
         try:

@@ -98,6 +98,10 @@ class Record:
     model_flop_utilisation: float | None = None
     deterministic: bool | None = None
     align_chosen: int | None = None
+    metric_version: int | None = None
+    processor: str | None = None
+    cpus: float | None = None
+    gpus: float | None = None
 
     SCHEMA: ClassVar[Any]
     """Arrow schema of the Parquet files: one column per field, in order."""
@@ -106,7 +110,7 @@ class Record:
     CIRCUMSTANCES: ClassVar[frozenset[str]] = frozenset({
         "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
         "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
-        "model_flop_utilisation",
+        "model_flop_utilisation", "processor", "cpus", "gpus",
     })  # fmt: skip
     """Fields about when, where and how fast a trial ran. Two deterministic runs of a trial may differ only in these."""
 
@@ -143,8 +147,9 @@ class Record:
 
 
 Record.SCHEMA = _schema(Record)
-_VERSION_3 = frozenset({"align_chosen"})
-Record.LATER = {2: frozenset(each.name for each in fields(Record) if each.default is None) - _VERSION_3, 3: _VERSION_3}
+_LATER = {3: frozenset({"align_chosen"}), 4: frozenset({"metric_version", "processor", "cpus", "gpus"})}
+_VERSION_2 = frozenset(each.name for each in fields(Record) if each.default is None).difference(*_LATER.values())
+Record.LATER = {2: _VERSION_2, **_LATER}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """The results store: records and learning curves in Parquet files, which are never changed after they are written."""
 
-import contextlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,20 @@ from orca_ray.errors import UserError
 from orca_ray.results import tables
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.record import CurvePoint, Record
-from orca_ray.results.tables import CURVES, RECORDS, Table
+from orca_ray.results.scan import MemoryPart, Part, Scan, invalid_rows_text, matches
+from orca_ray.results.tables import CURVES, RECORDS, FilePart, Table
 
 logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the tables' columns. Stores of older versions can be read; the first write changes their marker to this
 version, so that an older orca-ray refuses the whole store instead of failing on single files."""
 
 _COMPACTION = "compaction.json"
 _FORMAT = "orca-ray results"
+SMALL_BYTES = 4 * 2**20
+"""Files up to this size are read as a whole; of larger ones, row groups and columns are read as needed."""
 _STALE_SECONDS = 3600.0
 _READ_ATTEMPTS = 100
 
@@ -95,15 +97,39 @@ class ResultsStore:
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
-    def curves(self, sweep: str | None = None, trial_key: str | None = None) -> pd.DataFrame:
-        """Return the learning curves, sorted by sweep, trial, stage and epoch; of several rows, the last appended."""
+    def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
+        """Return the learning curves, sorted by sweep, trial, stage and epoch; of several rows, the last appended.
+
+        ``trial_key`` is one key or several. Of compacted files, only the parts that may hold them are read.
+        """
         return tables.to_frame(tables.current_curves(self._table(CURVES, sweep=sweep, trial_key=trial_key)))
 
+    def scan(self) -> Scan:
+        """Return a `Scan` of the current records, which reads columns as needed; a leaderboard is built from it.
+
+        In contrast to the other methods, damaged files and invalid rows are left out with a warning.
+        """
+        warnings: list[str] = []
+        small, parts = [], []
+        for part in self._parts(RECORDS, warnings):
+            if isinstance(part, FilePart):
+                parts.append(part)
+                continue
+            where = part.where.removeprefix(f"{self._folder.name}/")
+            valid = pa.chunked_array([pa.repeat(True, len(part.table))])
+            for name, _, value, allowed, wrong in tables.invalid_rows(part.table, RECORDS):
+                number = pc.sum(pc.and_(wrong, valid)).as_py()
+                warnings.append(invalid_rows_text(number, where, name, value, allowed))
+                valid = pc.and_(valid, pc.invert(wrong))
+            small.append(part.table.filter(valid))
+        merged = pa.concat_tables([RECORDS.schema.empty_table(), *small]).combine_chunks()
+        return Scan([*parts, MemoryPart(merged)], warnings)
+
     def compact(self) -> int:
-        """Merge the files of each table into one file, and return how many files were merged and deleted.
+        """Merge the small files of each table into large, sorted ones, and return how many were merged and deleted.
 
         Only exact duplicates of rows are dropped. A crash at any point loses nothing, and other processes may read,
-        append or compact meanwhile: only files that were merged are deleted, after the merged file is written.
+        append or compact meanwhile: only files that were merged are deleted, after the merged files are written.
         """
         removed = 0
         for table in (CURVES, RECORDS):
@@ -112,14 +138,16 @@ class ResultsStore:
         return removed
 
     def _compact_table(self, table: Table) -> int:
-        parts = dict(self._files(table))
+        parts = {name: part for name, part in self._files(table) if sum(part.group_rows) < table.file_rows}
         if len(parts) < 2:
             return 0
         self._claim()
-        merged = tables.encode(tables.distinct(pa.concat_tables(parts.values())))
+        merged = tables.ordered(tables.distinct(pa.concat_tables(map(_whole, parts.values()))), table)
         # Names start with a time stamp. That of the newest merged file keeps the order with files appended meanwhile.
-        name = f"{max(parts).partition('-')[0]}-{uuid.uuid4().hex}.parquet"
-        self._folder.write(f"{table.directory}/{name}", merged)
+        stamp = max(parts).partition("-")[0]
+        for number, start in enumerate(range(0, len(merged), table.file_rows)):
+            content = tables.encode(merged.slice(start, table.file_rows), table.group_rows)
+            self._folder.write(f"{table.directory}/{stamp}-{number:04d}{uuid.uuid4().hex}.parquet", content)
         # Written before the first deletion: it makes a concurrent reader, which may miss old and new files, list again.
         self._write_json(_COMPACTION, {"id": uuid.uuid4().hex})
         for part in parts:
@@ -127,30 +155,80 @@ class ResultsStore:
         logger.info("compacted %d files of %s/%s", len(parts), self._folder.name, table.directory)
         return len(parts)
 
-    def _table(self, table: Table, **wanted: str | None) -> Any:
+    def _table(self, table: Table, **wanted: str | Collection[str] | None) -> Any:
         """Return the rows appended before this call that have the ``wanted`` values (None: any), oldest first."""
-        known: dict[str, Any] = {}
+        values = {
+            name: [value] if isinstance(value, str) else value for name, value in wanted.items() if value is not None
+        }
+        found = [table.schema.empty_table()]
+        for part in self._parts(table):
+            for group in part.groups_with(values):
+                # The columns with the wanted values are read first: most row groups that may hold some hold none.
+                if values and not (keep := matches(part.read([group], list(values), expand=False), values)).any():
+                    continue
+                rows = part.read([group])
+                if isinstance(part, FilePart):
+                    tables.refuse_invalid(rows, table, part.where)
+                found.append(rows.filter(pa.array(keep)) if values else rows)
+        return pa.concat_tables(found)
+
+    def _parts(self, table: Table, warnings: list[str] | None = None) -> list[Part]:
+        """Return the files of a table that were there before this call, oldest first; small ones are read into memory.
+
+        A damaged file is an error, or is left out with a sentence that is added to ``warnings``.
+        """
+        known: dict[str, Part | UserError] = {}
         for _ in range(_READ_ATTEMPTS):
             before = self._read_json(_COMPACTION)
-            known = dict(self._files(table, known))
+            known = dict(self._files(table, known, strict=warnings is None))
             # A listing is not atomic: while a compaction deletes, it can miss both an old file and the merged one. The
             # merged file exists before `_COMPACTION` changes; a listing during which that did not change is complete.
             if self._read_json(_COMPACTION) == before:
-                found = pa.concat_tables([table.schema.empty_table(), *known.values()])
-                for column, value in wanted.items():
-                    found = found if value is None else found.filter(pc.equal(found[column], value))
-                return found
-        raise UserError(f"{self._folder.name} is compacted again and again: stop the process that does it, then retry.")
+                break
+        else:
+            raise UserError(
+                f"{self._folder.name} is compacted again and again: stop the process that does it, then retry."
+            )
+        if warnings is not None:
+            warnings += [
+                f"left out: {part}".replace(f"{self._folder.name}/", "")
+                for part in known.values()
+                if isinstance(part, UserError)
+            ]
+        return [part for part in known.values() if not isinstance(part, UserError)]
 
-    def _files(self, table: Table, known: dict[str, Any] | None = None) -> Iterator[tuple[str, Any]]:
-        """Yield name and rows of each file of a table, oldest first; ``known`` holds rows of files already read."""
+    def _files(
+        self, table: Table, known: Mapping[str, Any] | None = None, *, strict: bool = True
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield name and content of each file of a table, oldest first; ``known`` holds those that are already read.
+
+        The content of a damaged file is the error, unless ``strict``: then it is raised.
+        """
         for name in self._folder.names(table.directory):
             path = f"{table.directory}/{name}"
             if known and name in known:
                 yield name, known[name]
             elif name.endswith(".parquet"):
-                with contextlib.suppress(FileNotFoundError):  # replaced by a compaction since the listing
-                    yield name, tables.decode(self._folder.read(path), table, f"{self._folder.name}/{path}")
+                try:
+                    yield name, self._open(table, path, strict=strict)
+                except FileNotFoundError:  # replaced by a compaction since the listing
+                    pass
+                except UserError as error:
+                    if strict:
+                        raise
+                    yield name, error
+
+    def _open(self, table: Table, path: str, *, strict: bool) -> Part:
+        where = f"{self._folder.name}/{path}"
+        stream = self._folder.open(path)
+        if stream.size() > SMALL_BYTES:
+            return FilePart(stream, table, where)
+        with stream:
+            part = FilePart(pa.BufferReader(stream.read_buffer()), table, where)
+        content = part.read(range(len(part.group_rows)))
+        if strict:
+            tables.refuse_invalid(content, table, where)
+        return MemoryPart(content, where)
 
     def _initialise(self, create: bool) -> None:
         names = self._folder.names() if self._folder.kind() == "directory" else []
@@ -207,3 +285,7 @@ class ResultsStore:
 
     def _write_json(self, path: str, value: dict[str, Any]) -> None:
         self._folder.write(path, pa.py_buffer(json.dumps(value, indent=1).encode() + b"\n"))
+
+
+def _whole(part: Part) -> Any:
+    return pa.concat_tables(part.read([group]) for group in range(len(part.group_rows)))

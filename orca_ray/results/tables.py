@@ -1,7 +1,10 @@
 """The tables of a results store: conversion to and from Parquet, validation, and the choice among duplicate rows."""
 
+import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable
@@ -23,19 +27,31 @@ _FIRST_TIME = pa.scalar(datetime.min.replace(tzinfo=UTC), Record.SCHEMA.field("s
 
 
 def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
-    """Yield, for each checked column: its name, a boolean mask of invalid rows, and what is allowed, in words."""
+    """Yield, for each checked column: its name, a boolean mask of invalid rows, and what is allowed, in words.
+
+    Columns that ``table`` does not have are skipped.
+    """
     for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS), ("status", tuple(Status))):
-        yield name, pc.invert(pc.is_in(table[name], pa.array(allowed, pa.string()))), ", ".join(allowed)
-    succeeded = pc.is_in(table["status"], pa.array(_SUCCESSES))
+        if name in table.column_names:
+            yield name, pc.invert(pc.is_in(_plain(table[name]), pa.array(allowed, pa.string()))), ", ".join(allowed)
     for name in ("validation_score", "test_score"):
-        finite = pc.is_finite(table[name].fill_null(0.0))
-        yield name, pc.and_(succeeded, pc.invert(finite)), "finite numbers in trials that did not fail"
+        if name in table.column_names:
+            infinite = pc.invert(pc.is_finite(table[name].fill_null(0.0)))
+            if pc.any(infinite).as_py():
+                infinite = pc.and_(infinite, pc.is_in(_plain(table["status"]), pa.array(_SUCCESSES)))
+            yield name, infinite, "finite numbers in trials that did not fail"
     for name in ("started_at", "finished_at"):
-        outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
-        yield name, outside, "times in the years 1 to 9999"
-    valid = [text for text in pc.unique(table["hyperparameters"]).to_pylist() if _is_json_object(text)]
-    wrong = pc.invert(pc.is_in(table["hyperparameters"], pa.array(valid, pa.string())))
-    yield "hyperparameters", wrong, "JSON objects"
+        if name in table.column_names:
+            outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
+            yield name, outside, "times in the years 1 to 9999"
+    if "hyperparameters" in table.column_names:
+        texts = _plain(table["hyperparameters"])
+        valid = [text for text in pc.unique(texts).to_pylist() if _is_json_object(text)]
+        yield "hyperparameters", pc.invert(pc.is_in(texts, pa.array(valid, pa.string()))), "JSON objects"
+
+
+def _plain(column: Any) -> Any:
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
 def _is_json_object(text: str) -> bool:
@@ -53,6 +69,12 @@ class Table:
 
     directory: str
     schema: Any
+    order: tuple[str, ...]
+    """Columns by which compacted files are sorted, so that row groups hold narrow ranges of values."""
+    file_rows: int
+    """Number of rows from which on a file is not merged with others."""
+    group_rows: int
+    """Number of rows in a row group of a file, the unit that a reader skips or reads."""
     later: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Columns that schema versions after the first added, by version."""
     problems: Callable[[Any], Iterable[tuple[str, Any, str]]] = lambda table: ()
@@ -66,14 +88,34 @@ class Table:
         return layouts
 
 
-RECORDS = Table("records", Record.SCHEMA, Record.LATER, _record_problems)
-CURVES = Table("curves", CurvePoint.SCHEMA)
+RECORDS = Table(
+    "records",
+    Record.SCHEMA,
+    ("benchmark", "sweep", "protocol", "phase", "task", "method", "body", "seed", "finished_at"),
+    2**19,
+    2**17,
+    Record.LATER,
+    _record_problems,
+)
+CURVES = Table("curves", CurvePoint.SCHEMA, ("sweep", "trial_key", "stage", "epoch"), 2**22, 2**14)
 
 
-def encode(table: Any) -> Any:
-    """Return an Arrow table as a buffer with the content of a Parquet file; checksums reveal damage when it is read."""
+def encode(table: Any, group_rows: int = 2**17) -> Any:
+    """Return an Arrow table as a buffer with the content of a Parquet file; checksums reveal damage when it is read.
+
+    Row groups are small, so that a reader can skip those without the rows that it wants; `FilePart.read` does. Columns
+    of nearly distinct values are not dictionary-encoded, because they would be expanded by a reader.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    dictionaries = [each.name for each in table.schema if _is_text(each) and each.name != "trial_key"]
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        row_group_size=group_rows,
+        use_dictionary=dictionaries,
+    )
     return sink.getvalue()
 
 
@@ -83,38 +125,100 @@ def decode(content: Any, kind: Table, where: str) -> Any:
     Raises UserError if the file (``where`` in the message) is truncated, does not have the columns of ``kind``, is too
     large in memory, or has invalid rows.
     """
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(content))
-        schema = metadata.schema.to_arrow_schema()
-        _check_columns(schema, kind, where)
-        declared = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-        _check_size(max(declared, 8 * metadata.num_rows * metadata.num_columns), metadata.num_rows, where)
-        # Dictionary encoding stores equal strings once, so that memory is safe until the expanded size is checked.
-        text = [name for name in schema.names if _is_text(schema.field(name))]
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=text)
-        found = file.read(use_threads=False)
-        _check_size(sum(map(_expanded_bytes, found.columns)), len(found), where)
-        for column in kind.schema:
-            if column.name not in found.column_names:
-                found = found.append_column(column, pa.nulls(len(found), column.type))
-        found = found.select(kind.schema.names).cast(kind.schema)
-        found.validate(full=True)
-    except UserError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(
-            f"{where} is truncated or damaged ({str(error).splitlines()[0]}). "
-            "Restore it from a copy, or move it out of the directory: the trials it held will then run again."
-        ) from error
-    for name, wrong, allowed in kind.problems(found):
-        if (row := pc.index(wrong, True).as_py()) >= 0:
-            scalar = found[name][row]
-            value = str(scalar.value if pa.types.is_timestamp(scalar.type) else scalar.as_py())
-            raise UserError(
-                f"{where} is damaged: row {row + 1} has {name} {value[:80]!r}; allowed are "
-                f"{allowed}. Move the file out of the directory: the trials it held will then run again."
-            )
+    part = FilePart(pa.BufferReader(content), kind, where)
+    found = part.read(range(len(part.group_rows)))
+    refuse_invalid(found, kind, where)
     return found
+
+
+def refuse_invalid(table: Any, kind: Table, where: str) -> None:
+    """Raise UserError if a row of the file ``where`` has an invalid value."""
+    for name, row, value, allowed, _ in invalid_rows(table, kind):
+        raise UserError(
+            f"{where} is damaged: row {row + 1} has {name} {value[:80]!r}; allowed are "
+            f"{allowed}. Move the file out of the directory: the trials it held will then run again."
+        )
+
+
+def invalid_rows(table: Any, kind: Table) -> Iterator[tuple[str, int, str, str, Any]]:
+    """Yield, for each column with invalid values: name, first row with one, that value, what is allowed, and a mask."""
+    for name, wrong, allowed in kind.problems(table):
+        if (row := pc.index(wrong, True).as_py()) >= 0:
+            scalar = table[name][row]
+            yield name, row, str(scalar.value if pa.types.is_timestamp(scalar.type) else scalar.as_py()), allowed, wrong
+
+
+class FilePart:
+    """A Parquet file of a table, of which row groups and columns are read as needed.
+
+    Raises UserError (``where`` is the file's name in the message) if the file is truncated or damaged, or does not have
+    the columns of ``kind``.
+    """
+
+    def __init__(self, source: Any, kind: Table, where: str) -> None:
+        self._kind, self.where = kind, where
+        with self._damage():
+            metadata = pq.read_metadata(source)
+            self.schema = metadata.schema.to_arrow_schema()
+            _check_columns(self.schema, kind, where)
+            # Dictionary encoding stores equal strings once, so that memory is safe until the expanded size is checked.
+            text = [name for name in self.schema.names if _is_text(self.schema.field(name))]
+            self._file = pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=text)
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        self._bytes = [group.total_byte_size for group in groups]
+        self._source = source
+        self.group_rows = [group.num_rows for group in groups]
+
+    def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
+        """Return the row groups that may hold rows with ``wanted`` values, by the least and largest value of each."""
+        if not wanted:
+            return list(range(len(self.group_rows)))
+        condition = functools.reduce(operator.and_, (ds.field(name).isin(list(of)) for name, of in wanted.items()))
+        with self._damage():
+            fragment = ds.ParquetFileFormat().make_fragment(self._source)
+            return [group.id for group in fragment.subset(condition, schema=self.schema).row_groups]
+
+    def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
+        """Return ``columns`` of row groups as an Arrow table; those that are newer than the file are null.
+
+        With ``expand``, columns have the types of the schema; without, text may be dictionary-encoded.
+        """
+        kind, where = self._kind, self.where
+        groups = list(groups)
+        columns = kind.schema.names if columns is None else list(columns)
+        with self._damage():
+            rows = sum(self.group_rows[index] for index in groups)
+            declared = sum(self._bytes[index] for index in groups) if expand else 0
+            _check_size(max(declared, 8 * rows * len(columns)), rows, where)
+            present = [name for name in columns if name in self.schema.names]
+            found = self._file.read_row_groups(groups, columns=present, use_threads=False)
+            if expand:
+                _check_size(sum(map(_expanded_bytes, found.columns)), len(found), where)
+            for name in columns:
+                if name not in present:
+                    column = kind.schema.field(name)
+                    found = found.append_column(column, pa.nulls(len(found), column.type))
+            target = pa.schema([_target(kind.schema.field(name), found.field(name), expand) for name in columns])
+            found = found.select(columns).cast(target)
+            found.validate(full=True)
+            return found
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(
+                f"{self.where} is truncated or damaged ({str(error).splitlines()[0]}). "
+                "Restore it from a copy, or move it out of the directory: the trials it held will then run again."
+            ) from error
+
+
+def _target(wanted: Any, found: Any, expand: bool) -> Any:
+    keep = not expand and pa.types.is_dictionary(found.type) and found.type.value_type == wanted.type
+    return pa.field(wanted.name, found.type if keep else wanted.type, wanted.nullable)
 
 
 def _check_columns(schema: Any, kind: Table, where: str) -> None:
@@ -161,14 +265,23 @@ def distinct(table: Any) -> Any:
     return table.filter(pa.array(~frame.duplicated(keep="last").to_numpy()))
 
 
+def ordered(table: Any, kind: Table) -> Any:
+    """Return the rows in the order of compacted files; equal ones keep their order."""
+    return table.take(pc.sort_indices(table, [(name, "ascending") for name in kind.order]))
+
+
 def current_records(table: Any) -> Any:
     """Return one row per (sweep, trial key), by the rules of `ResultsStore.records`; of equal rows, the last one."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
-    frame["succeeded"] = frame["status"].isin(_SUCCESSES)
-    frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")
-    frame = frame.drop_duplicates(["sweep", "trial_key"], keep="last")
-    frame = frame.sort_values(["finished_at", "trial_key"], kind="stable")
+    frame = frame[~superseded(frame)].sort_values(["finished_at", "trial_key"], kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
+
+
+def superseded(frame: pd.DataFrame) -> "pd.Series[bool]":
+    """Return whether another row of the same (sweep, trial key) counts instead of a row, by the rules of `records`."""
+    ordered = frame.assign(succeeded=frame["status"].isin(_SUCCESSES))
+    ordered = ordered.sort_values(["succeeded", "finished_at"], kind="stable")
+    return ordered.duplicated(["sweep", "trial_key"], keep="last").reindex(frame.index)
 
 
 def current_curves(table: Any) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import STATISTICS, Leaderboard, Other, build, statistic
+from orca_ray.leaderboard import STATISTICS, Board, Other, build, statistic
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, from_rows, to_frame
@@ -68,7 +68,7 @@ class TestScores:
             ),
             benchmark="pocket",
         )
-        assert board.tasks == ["pocket/digits", "pocket/wdbc"]
+        assert board.tasks == ("pocket/digits", "pocket/wdbc")
         assert sorted(board.methods) == ["nft", "orca"]
         assert board.score("pocket/digits", "nft").n == board.score("pocket/wdbc", "orca").n == 0
         assert board.best("pocket/digits") == ["orca"]
@@ -100,7 +100,7 @@ class TestScores:
         board = build(
             frame(run("digits", "orca", body="vit-s14"), run("osuleaf", "orca", body="minilm-l6")), benchmark="pocket"
         )
-        assert board.methods == ["orca"]
+        assert board.methods == ("orca",)
 
 
 class TestWhatIsLeftOut:
@@ -171,7 +171,7 @@ class TestWhichBoard:
             ({"sweep": "pocket/full", "protocol": "held-out"}, ("pocket/full", "held-out", 0.1)),
         ],
     )
-    def test_one_sweep_and_one_protocol(self, asked: dict[str, str], got: tuple[str, str, float]) -> None:
+    def test_one_sweep_and_one_protocol(self, asked: dict[str, Any], got: tuple[str, str, float]) -> None:
         board = build(self.RECORDS(), benchmark="pocket", **asked)
         assert (board.sweep, board.protocol, board.score("pocket/digits", "orca").mean) == pytest.approx(
             got[:2] + got[2:]
@@ -182,7 +182,7 @@ class TestWhichBoard:
             ("pocket/full", "paper"),
             ("pocket/quick", "held-out"),
         } - {got[:2]}
-        assert board.tasks == ["pocket/digits"]
+        assert board.tasks == ("pocket/digits",)
 
     def test_the_most_recent_of_equals(self) -> None:
         records = frame(run("digits", "orca", sweep="z"), run("digits", "orca", sweep="a"))
@@ -207,7 +207,7 @@ class TestWhichBoard:
             ),
         ],
     )
-    def test_names_that_are_not_there(self, asked: dict[str, str], told: str) -> None:
+    def test_names_that_are_not_there(self, asked: dict[str, Any], told: str) -> None:
         with pytest.raises(UserError, match=told.replace("?", r"\?")):
             build(self.RECORDS(), **asked)
 
@@ -218,7 +218,7 @@ class TestWhichBoard:
 
 
 class TestSummary:
-    def ranked(self) -> Leaderboard:
+    def ranked(self) -> Board:
         scores = {"a": (0.1, 0.2, 0.3), "b": (0.5, 0.5, 0.9), "c": (0.3, 0.2, 0.1)}
         runs = [
             run(task, method, score)

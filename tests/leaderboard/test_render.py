@@ -7,13 +7,13 @@ import re
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import FORMATS, STATISTICS, Leaderboard, build, render
+from orca_ray.leaderboard import FORMATS, STATISTICS, Board, build, render
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
 
 
 @pytest.fixture
-def board() -> Leaderboard:
+def board() -> Board:
     return build(
         frame(
             *seeds("digits", "orca", 0.1, 0.2, 0.3),
@@ -28,7 +28,7 @@ def board() -> Leaderboard:
     )
 
 
-def test_table(board: Leaderboard) -> None:
+def test_table(board: Board) -> None:
     lines = render(board).split("\n")
     assert lines[:3] == [
         "pocket: sweep pocket/quick, protocol held-out",
@@ -53,7 +53,7 @@ def test_table(board: Leaderboard) -> None:
     assert all(entry.title in text for entry in STATISTICS.values())
 
 
-def test_columns_of_the_table_stand_under_each_other(board: Leaderboard) -> None:
+def test_columns_of_the_table_stand_under_each_other(board: Board) -> None:
     lines = render(board).split("\n")
     start = lines[3].index("orca")
     rows = [line for line in lines if line.startswith(("digits", "darcy16"))]
@@ -69,7 +69,7 @@ def test_a_table_of_five_methods_fits_a_hundred_columns() -> None:
     assert all(metric in "\n".join(lines) for metric in tasks.values())
 
 
-def test_markdown(board: Leaderboard) -> None:
+def test_markdown(board: Board) -> None:
     rows = [line for line in render(board, "markdown").split("\n") if line.startswith("|")]
     assert len(rows) == 2 + 2 + len(STATISTICS)
     assert {row.count("|") for row in rows} == {3 + len(board.methods)}
@@ -83,7 +83,7 @@ def test_markdown_survives_a_bar_in_a_name() -> None:
     assert "| a\\|b | error |" in render(board, "markdown")
 
 
-def test_csv_holds_everything_in_full(board: Leaderboard) -> None:
+def test_csv_holds_everything_in_full(board: Board) -> None:
     rows = list(csv.DictReader(io.StringIO(render(board, "csv"))))
     scores = {(row["task"], row["method"]): row for row in rows if row["section"] == "score"}
     assert len(scores) == 2 * 3
@@ -100,7 +100,7 @@ def test_csv_holds_everything_in_full(board: Leaderboard) -> None:
     assert {(row["sweep"], row["protocol"]) for row in rows} == {("pocket/quick", "held-out")}
 
 
-def test_json_holds_everything_in_full(board: Leaderboard) -> None:
+def test_json_holds_everything_in_full(board: Board) -> None:
     document = json.loads(render(board, "json"))
     assert document["protocol"] == "held-out"
     assert document["seeds"] == [0, 1, 2]
@@ -141,7 +141,7 @@ def test_nothing_confirmed_yet(format: str) -> None:
     assert text == text.rstrip("\n")
 
 
-def test_a_misspelt_format(board: Leaderboard) -> None:
+def test_a_misspelt_format(board: Board) -> None:
     with pytest.raises(UserError, match=r"unknown format 'markdwn'. Did you mean 'markdown'"):
         render(board, "markdwn")
 

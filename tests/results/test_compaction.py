@@ -81,7 +81,7 @@ class TestCompaction:
     ) -> None:
         for key in "ab":
             store.append([make_record(key)])
-        read, reads = store._folder.read, []
+        read, reads = store._folder.open, []
 
         def read_after_a_compaction(path: str) -> Any:
             if path.startswith("records"):
@@ -90,7 +90,7 @@ class TestCompaction:
                     ResultsStore(store.uri).compact()
             return read(path)
 
-        monkeypatch.setattr(store._folder, "read", read_after_a_compaction)
+        monkeypatch.setattr(store._folder, "open", read_after_a_compaction)
         assert set(store.load("pocket/quick")) == {"a", "b"}
 
     def test_endless_compactions_are_told(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:

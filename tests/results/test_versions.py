@@ -19,6 +19,7 @@ FACTS: dict[str, Any] = {
     "align_epochs": 4, "align_plateaued": True, "align_reused": False, "notes": "a class was left out",
     "precision": "bfloat16", "micro_batch": 16, "samples_per_second": 120.5, "tokens_per_second": 3856.0,
     "model_flop_utilisation": 0.25, "deterministic": True, "align_chosen": 15,
+    "metric_version": 2, "processor": "a processor", "cpus": 1.0, "gpus": 0.5,
 }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
 def test_an_older_program_refuses_the_store_from_then_on(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ResultsStore(old).append([make_record("c")])
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 1)
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 3, this one reads up to 1; .*upgrade orca-ray"):
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 4, this one reads up to 1; .*upgrade orca-ray"):
         ResultsStore(old)
 
 
@@ -120,10 +121,10 @@ def test_a_version_that_was_raised_meanwhile_is_not_lowered(old: Path) -> None:
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
     (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 1}')
     third = ResultsStore(old)
-    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 4, "created_by": "9.0"}')
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 4"):
+    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 5, "created_by": "9.0"}')
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 5"):
         third.append([make_record("e")])
-    assert version(old) == 4
+    assert version(old) == 5
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
 
 

@@ -1,0 +1,245 @@
+"""The leaderboard of one benchmark, sweep and protocol: score table, cells with their provenance and cost, notes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import NamedTuple, cast
+
+import pandas as pd
+
+from orca_ray.leaderboard.leaderboard import STATISTICS
+from orca_ray.results.record import Status
+
+SCORE_TABLE = {"task": "str", "method": "str", "seed": "int64", "score": "float64"}
+"""Columns of a score table and their types."""
+
+
+class Score(NamedTuple):
+    """Test score of one method on one task: mean and standard deviation over n seeds; NaN where undefined."""
+
+    mean: float
+    std: float
+    n: int
+
+
+class Other(NamedTuple):
+    """A sweep and protocol with records, and its number of completed confirm trials (``confirmed``)."""
+
+    sweep: str
+    protocol: str
+    confirmed: int
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task of a board: what its scores measure, and on which version of the data."""
+
+    name: str
+    metric: str
+    metric_version: int
+    """Version of the metric's definition. Records from before versions were stored have version 1."""
+    data_fingerprint: str
+    direction: str = "lower"
+    """Whether a ``lower`` or ``higher`` value of the metric is better. Scores of records are always lower-is-better."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers of a cell come from.
+
+    ``statuses``, ``attempts`` and ``device_hours`` cover all trials of the cell: search and confirm, failed and left
+    out. The other fields cover its scored trials; they are empty if there are none.
+    """
+
+    statuses: Mapping[Status, int]
+    """Number of trials by status; every status is a key."""
+    attempts: int
+    """Number of starts of all trials; it exceeds the number of trials if some were started again."""
+    device_hours: Mapping[str, float]
+    """Wall hours of all trials by device, such as ``cpu`` or the name of a GPU. A trial on half a GPU counts half."""
+    body: str = ""
+    hyperparameters: str = ""
+    """Configuration of the scored trials, a JSON object."""
+    data_fingerprint: str = ""
+    metric: str = ""
+    metric_version: int = 0
+    versions: tuple[str, ...] = ()
+    """Versions of orca-ray, sorted."""
+    torch_versions: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    processors: tuple[str, ...] = ()
+    """Names of the CPUs' models, where they are known."""
+    precisions: tuple[str, ...] = ()
+    deterministic: bool = False
+    """Whether every scored trial was deterministic."""
+    started_at: datetime | None = None
+    """Start of the first scored trial."""
+    finished_at: datetime | None = None
+    """End of the last scored trial."""
+    notes: tuple[str, ...] = ()
+    """Distinct sentences in the notes of the scored trials."""
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return sum(self.statuses.values())
+
+    @property
+    def failures(self) -> int:
+        """Number of trials that failed."""
+        return sum(count for status, count in self.statuses.items() if status.failed)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one scored trial of a cell costs: means over its seeds, and the largest memory; NaN where unknown."""
+
+    wall_seconds: float = math.nan
+    device_seconds: float = math.nan
+    """Seconds of aligning, refining and evaluating, times the number of GPUs where the trial had a share of one."""
+    peak_memory_mib: float = math.nan
+    num_trainable: float = math.nan
+    """Number of trained parameters."""
+    num_parameters: float = math.nan
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one task. It exists where the store has a trial of both, even if every trial failed."""
+
+    task: str
+    method: str
+    score: Score
+    trial_keys: Mapping[int, str]
+    """Key of the scored trial by seed; seeds are sorted."""
+    provenance: Provenance
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def mean(self) -> float:
+        """Mean test score; NaN if there is none."""
+        return self.score.mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over seeds, divided by n - 1; NaN for fewer than two."""
+        return self.score.std
+
+    @property
+    def n(self) -> int:
+        """Number of scored trials, one per seed."""
+        return self.score.n
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the scored trials, sorted."""
+        return tuple(self.trial_keys)
+
+
+@dataclass(frozen=True)
+class Board:
+    """The leaderboard of one benchmark, sweep and protocol. Scores are test scores; lower is better.
+
+    It lists every task and every method that has a record. A method in these fields may be "method (body)", if the
+    method ran with several bodies on one task.
+    """
+
+    benchmark: str
+    sweep: str
+    """Name of the sweep; empty if the store has no record of the benchmark."""
+    protocol: str
+    infos: Mapping[str, TaskInfo]
+    """The tasks by name, sorted."""
+    methods: tuple[str, ...]
+    """Names of the methods, lowest mean rank on the `common_tasks` first, then by name."""
+    scores: pd.DataFrame
+    """The score table: one row per task, method and seed, sorted by them, with the columns of `SCORE_TABLE`.
+
+    It is the input of every statistic. A missing score is an absent row.
+    """
+    cells: Mapping[tuple[str, str], Cell]
+    """Cells by (task, method); there is none where no trial ran."""
+    others: tuple[Other, ...] = ()
+    """Other sweeps and protocols of the same benchmark that have records."""
+    notes: tuple[str, ...] = ()
+    """Sentences that say how many confirm trials are left out of the scores by the rules of a board, and why."""
+    warnings: tuple[str, ...] = ()
+    """Sentences that name damaged files and invalid or contradictory records, which are left out."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Full names of the tasks, sorted."""
+        return tuple(self.infos)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Name of the metric by task."""
+        return {name: info.metric for name, info in self.infos.items()}
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds that occur in the scores, sorted."""
+        return tuple(sorted(map(int, self.scores["seed"].unique())))
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Mean score over seeds by task (row) and method (column); NaN where there is none."""
+        return mean_scores(self.scores).reindex(index=list(self.tasks), columns=list(self.methods))
+
+    @cached_property
+    def common_tasks(self) -> tuple[str, ...]:
+        """Tasks on which every method has a score."""
+        return tuple(self.means.dropna().index)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """The `STATISTICS` (columns) of each method (row), computed on `common_tasks`."""
+        means = self.means.dropna()
+        return pd.DataFrame(
+            {name: each.compute(means) for name, each in STATISTICS.items()}, index=list(self.methods)
+        ).rename_axis("label")
+
+    @cached_property
+    def statuses(self) -> pd.DataFrame:
+        """Number of search and confirm trials by method (row) and `Status` (column)."""
+        counts = {method: {status.value: self.count(method, status) for status in Status} for method in self.methods}
+        columns = [status.value for status in Status]
+        return pd.DataFrame.from_dict(counts, orient="index", columns=columns, dtype="int64")
+
+    def score(self, task: str, method: str) -> Score:
+        """Return the score of a method on a task; n is 0 and mean and std are NaN if it has none."""
+        cell = self.cells.get((task, method))
+        return cell.score if cell else Score(math.nan, math.nan, 0)
+
+    def best(self, task: str) -> list[str]:
+        """Return the methods with the lowest mean score on a task: one, several on a tie, or none without scores."""
+        means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
+        lowest = min(means.values(), default=None)
+        return [method for method, mean in means.items() if mean == lowest]
+
+    def statistic(self, method: str, name: str) -> float:
+        """Return the statistic ``name`` of a method, e.g. ``mean_rank``."""
+        return float(cast(float, self.summary.loc[method, name]))
+
+    def count(self, method: str, status: Status) -> int:
+        """Return the number of trials of a method that ended with ``status``."""
+        return sum(cell.provenance.statuses[status] for key, cell in self.cells.items() if key[1] == method)
+
+
+def score_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``rows`` as a score table: the columns of `SCORE_TABLE`, sorted by task, method and seed."""
+    table = rows[list(SCORE_TABLE)].astype(SCORE_TABLE)
+    return table.sort_values(["task", "method", "seed"], kind="stable").reset_index(drop=True)
+
+
+def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over seeds of a score table, by task (row) and method (column); NaN where there is none."""
+    return scores.groupby(["task", "method"])["score"].mean().unstack("method")
+
+
+def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:
+    """Return the board of a benchmark of which nothing ran yet."""
+    scores = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SCORE_TABLE.items()})
+    return Board(benchmark, "", "", {}, (), scores, {}, warnings=tuple(warnings))

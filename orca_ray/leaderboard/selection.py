@@ -1,0 +1,282 @@
+"""Selects the records that a leaderboard counts, and builds the board from them."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from orca_ray.errors import UserError, nearest, printable, shorten
+from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board, score_table
+from orca_ray.leaderboard.tally import tally
+from orca_ray.results.record import Status
+from orca_ray.results.scan import Scan, encoded
+from orca_ray.results.store import ResultsStore
+from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
+
+_COMPLETED = Status.COMPLETED.value
+_FAILED = [status.value for status in Status if status.failed]
+_STATE = ["data_fingerprint", "metric", "metric_version"]
+"""Columns whose values must agree before scores are averaged."""
+_SCORED = ["task", "method", "body", "seed", "hyperparameters", "test_score", "finished_at", "trial_key", *_STATE]
+
+
+def build(
+    records: ResultsStore | Scan | pd.DataFrame,
+    *,
+    benchmark: str,
+    sweep: str | None = None,
+    protocol: str | None = None,
+    known_tasks: Collection[str] | None = None,
+    empty: bool = False,
+) -> Board:
+    """Build the leaderboard of a benchmark from a store, or from records as `ResultsStore.records` returns them.
+
+    A leaderboard holds one sweep (such as ``pocket/quick``) and one protocol (``held-out`` or ``paper``). If one is
+    None, the matching pair is chosen that has completed confirm trials of the most combinations of task, method, body
+    and seed; on a tie, the most recent one.
+
+    Args:
+        records: a store or its records. Damaged files and invalid records of a store are left out with a warning.
+        benchmark: name of the benchmark.
+        sweep: name of the sweep.
+        protocol: name of the protocol.
+        known_tasks: tasks of the benchmark; records of others are left out with a warning. None: every task counts.
+        empty: return an empty board if there is no record of the benchmark.
+
+    Raises:
+        UserError: there is no record of the benchmark, the sweep or the protocol, or the store cannot be read.
+    """
+    scan = records.scan() if isinstance(records, ResultsStore) else records
+    scan = Scan.of_frame(scan) if isinstance(scan, pd.DataFrame) else scan
+    groups = tally(scan, benchmark)
+    warnings = list(scan.warnings)
+    if known_tasks is not None:
+        unknown = groups[~groups["task"].isin(known_tasks)]
+        groups = groups.drop(unknown.index)
+        warnings += [
+            f"{count} record(s) of the task {shorten(repr(task))}, which {benchmark} does not have, left out"
+            for task, count in unknown.groupby("task")["count"].sum().items()
+        ]
+    if groups.empty and empty:
+        return empty_board(benchmark, warnings)
+    if groups.empty:
+        select(pd.DataFrame({"benchmark": scan.values("benchmark")}), "benchmark", benchmark, _RUN_FIRST)
+        raise UserError(f"no records of tasks of {benchmark!r} yet: {_RUN_FIRST}")
+    available = _available(groups)
+    chosen = _choose(groups, available, sweep, protocol)
+    groups = groups[(groups["sweep"] == chosen.sweep) & (groups["protocol"] == chosen.protocol)]
+    groups = groups.assign(label=_labels(groups))
+    state = _state(groups)
+
+    wanted = {"benchmark": [benchmark], "sweep": [chosen.sweep], "protocol": [chosen.protocol], "phase": ["confirm"]}
+    confirmed, invalid = _confirmed(scan, {**wanted, "status": [_COMPLETED], "task": list(state.index)})
+    labels = groups.drop_duplicates(["method", "task", "body"])[["method", "task", "body", "label"]]
+    scored, notes = confirmed_scores(confirmed.merge(labels, on=["method", "task", "body"], how="left"), state)
+    repeated = scored.sort_values("finished_at", kind="stable").duplicated(["task", "label", "seed"], keep="last")
+    if repeated.any():
+        scored = scored[~repeated.sort_index()]
+        notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
+    scored = scored.assign(method=scored["label"], score=scored["test_score"].astype("float64"))
+    methods = sorted(groups["label"].unique())
+    means = scored.groupby(["task", "method"])["score"].mean().unstack("method")
+    ranks = means.reindex(columns=methods).reindex(state.index).dropna().rank(axis=1).mean()
+    return Board(
+        benchmark=benchmark,
+        sweep=chosen.sweep,
+        protocol=chosen.protocol,
+        infos={
+            str(task): TaskInfo(str(task), str(metric), int(version), str(data))
+            for task, data, metric, version in state.itertuples()
+        },
+        methods=tuple(ranks.reindex(methods).sort_values(kind="stable").index),
+        scores=score_table(scored),
+        cells=_cells(scan, groups, scored),
+        others=tuple(other for other in available if other != chosen),
+        notes=tuple(notes),
+        warnings=(*warnings, *invalid),
+    )
+
+
+_RUN_FIRST = "run `orca-sweep benchmark NAME` first."
+
+
+def _confirmed(scan: Scan, wanted: Mapping[str, Collection[str]]) -> tuple[pd.DataFrame, list[str]]:
+    """Return positions and the columns `_SCORED` of the ``wanted`` records, and warnings about those left out.
+
+    Text columns are categories.
+    """
+    frames, left_out, example = [], 0, ""
+    for positions, table in scan.batches(_SCORED, wanted):
+        frame = pd.DataFrame({"position": positions})
+        for name in _SCORED:
+            if RECORDS.schema.field(name).type == pa.string() and name != "trial_key":
+                codes, names = encoded(table[name])
+                frame[name] = np.array(names, dtype=object)[codes]
+            else:
+                frame[name] = table[name].to_pandas().to_numpy() if name != "finished_at" else table[name].to_pandas()
+        for _, _, value, _, mask in invalid_rows(table.select(["hyperparameters"]), RECORDS):
+            bad = mask.to_numpy()
+            frame, left_out, example = frame[~bad], left_out + int(bad.sum()), example or value
+        frames.append(frame)
+    if not frames:
+        return pd.DataFrame({name: pd.Series(dtype=object) for name in ["position", *_SCORED]}), []
+    told = f"{left_out} record(s) left out: hyperparameters {shorten(repr(example), 80)} are no JSON object"
+    return pd.concat(frames, ignore_index=True), [told] if left_out else []
+
+
+def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
+    """Return the records with the value ``wanted`` in ``column``; raises UserError, with ``hint``, if there is none."""
+    names = sorted(records[column].unique())
+    if not names:
+        raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
+    if wanted not in names:
+        close = nearest(wanted, names)
+        question = f" Did you mean {close!r}?" if close else ""
+        raise UserError(f"no records of {column} {wanted!r}.{question} There are: {', '.join(map(printable, names))}.")
+    return records[records[column] == wanted]
+
+
+def _available(groups: pd.DataFrame) -> list[Other]:
+    """Return every (sweep, protocol) of the tally in the order in which `build` prefers them."""
+    key = ["sweep", "protocol"]
+    completed = groups[(groups["phase"] == "confirm") & (groups["status"] == _COMPLETED)]
+    table = groups.groupby(key).agg(latest=("finished_at", "max"))
+    table["confirmed"] = completed.groupby(key)["count"].sum()
+    # A grid has many confirm trials of one task, method and seed; a leaderboard shows only one of them.
+    table["scores"] = completed.drop_duplicates([*key, "task", "method", "body", "seed"]).groupby(key).size()
+    table = table.fillna({"confirmed": 0, "scores": 0}).reset_index()
+    table = table.sort_values(["scores", "latest"], ascending=False, kind="stable")
+    rows = table[[*key, "confirmed"]].itertuples(index=False)
+    return [Other(str(sweep), str(protocol), int(number)) for sweep, protocol, number in rows]
+
+
+def _choose(groups: pd.DataFrame, available: Sequence[Other], sweep: str | None, protocol: str | None) -> Other:
+    if sweep is not None:
+        groups = select(groups, "sweep", sweep, "")
+    if protocol is not None:
+        select(groups, "protocol", protocol, "")
+    return next(each for each in available if sweep in (None, each.sweep) and protocol in (None, each.protocol))
+
+
+def _labels(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Return a label for each row: the method, or "method (body)" if the method has several bodies on a task."""
+    num_bodies = rows.groupby(["method", "task"])["body"].nunique().groupby("method").max()
+    several = rows["method"].map(num_bodies) > 1
+    return rows["method"].where(~several, rows["method"] + " (" + rows["body"] + ")")
+
+
+def _state(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return each task's data and metric (`_STATE`) in its last trial that did not fail, else in its last trial."""
+    succeeded = ~rows["status"].isin(_FAILED)
+    ordered = rows.assign(succeeded=succeeded).sort_values(["succeeded", "finished_at"], kind="stable")
+    return ordered.drop_duplicates("task", keep="last").set_index("task")[_STATE].sort_index()
+
+
+def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return `confirmed_scores` of records of all phases and statuses that have a ``label``."""
+    rows = rows.assign(metric_version=rows["metric_version"].fillna(1).astype("int64"))
+    return confirmed_scores(rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)], _state(rows))
+
+
+def confirmed_scores(confirmed: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the confirm records that scores are averaged over, and sentences about those that are left out.
+
+    For each task and method, these are the records of one configuration: that with the most seeds, on a tie the most
+    recent one. Records with another data fingerprint, metric or version of it than the task's last trial do not count
+    (see `_state`).
+    """
+    notes = []
+    scored = confirmed[confirmed["test_score"].notna()]
+    if missing := len(confirmed) - len(scored):
+        notes.append(f"{missing} completed confirm trial(s) without a test score left out")
+
+    scored = scored.assign(metric_version=scored["metric_version"].fillna(1).astype("int64"))
+    current = scored.merge(state.reset_index(), on=["task", *_STATE])
+    if old := len(scored) - len(current):
+        notes.append(f"{old} confirm trial(s) on an earlier version of their task's data or metric left out")
+
+    key = ["task", "label", "hyperparameters"]
+    table = current.groupby(key, sort=True).agg(num_seeds=("seed", "nunique"), latest=("finished_at", "max"))
+    table = table.reset_index().sort_values(["num_seeds", "latest"], kind="stable")
+    chosen = current.merge(table.drop_duplicates(["task", "label"], keep="last")[key], on=key)
+    if other := len(current) - len(chosen):
+        notes.append(f"{other} confirm trial(s) of other configurations, with fewer seeds or older, left out")
+    return chosen, notes
+
+
+_WIDE = [
+    "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "num_trainable",
+    "num_parameters", "gpus", "version", "torch_version", "device", "processor", "precision", "deterministic",
+    "started_at", "notes",
+]  # fmt: skip
+"""Columns of the scored records that provenance and cost need in addition to `_SCORED`."""
+
+
+def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple[str, str], Cell]:
+    """Return the cell of each task and label of the tally; ``scored`` are the records that scores average over."""
+    scored = scored.sort_values("position").reset_index(drop=True)
+    wide = to_frame(scan.take(scored["position"].to_numpy("int64"), _WIDE))
+    scored = pd.concat([scored, wide], axis=1).sort_values("seed", kind="stable")
+    of: dict[Any, pd.DataFrame] = dict(iter(scored.groupby(["task", "method"])))
+    groups = groups.groupby(["task", "label", "status", "device"], as_index=False)[["count", "attempts", "hours"]].sum()
+    trials: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in groups.to_dict("records"):
+        none: dict[str, Any] = {"statuses": dict.fromkeys(Status, 0), "attempts": 0, "device_hours": {}}
+        cell = trials.setdefault((row["task"], row["label"]), none)
+        cell["statuses"][Status(row["status"])] += int(row["count"])
+        cell["attempts"] += int(row["attempts"])
+        cell["device_hours"][row["device"]] = cell["device_hours"].get(row["device"], 0.0) + float(row["hours"])
+    return {key: _cell(*key, of.get(key), trials[key]) for key in sorted(trials)}
+
+
+def _cell(task: str, method: str, scored: pd.DataFrame | None, trials: dict[str, Any]) -> Cell:
+    if scored is None:
+        return Cell(task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials))
+    first, values = scored.iloc[0], scored["score"]
+    notes = (sentence for text in scored["notes"].dropna() for sentence in text.split("; "))
+    return Cell(
+        task,
+        method,
+        Score(float(values.mean()), float(values.std()), len(values)),
+        {int(seed): str(key) for seed, key in zip(scored["seed"], scored["trial_key"], strict=True)},
+        Provenance(
+            **trials,
+            body=str(first["body"]),
+            hyperparameters=str(first["hyperparameters"]),
+            data_fingerprint=str(first["data_fingerprint"]),
+            metric=str(first["metric"]),
+            metric_version=int(first["metric_version"]),
+            versions=_distinct(scored["version"]),
+            torch_versions=_distinct(scored["torch_version"]),
+            devices=_distinct(scored["device"]),
+            processors=_distinct(scored["processor"]),
+            precisions=_distinct(scored["precision"]),
+            deterministic=bool(scored["deterministic"].fillna(False).all()),
+            started_at=scored["started_at"].min().to_pydatetime(),
+            finished_at=scored["finished_at"].max().to_pydatetime(),
+            notes=tuple(dict.fromkeys(notes)),
+        ),
+        _cost(scored),
+    )
+
+
+def _distinct(values: pd.Series) -> tuple[str, ...]:
+    return tuple(sorted(map(str, values.dropna().unique())))
+
+
+def _cost(scored: pd.DataFrame) -> Cost:
+    columns = ["wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "gpus"]
+    numbers = scored[[*columns, "peak_memory_mib", "num_trainable", "num_parameters"]].to_numpy(
+        "float64", na_value=np.nan
+    )
+    wall, align, refine, evaluate, gpus, memory, trainable, parameters = numbers.T
+    return Cost(
+        wall_seconds=float(wall.mean()),
+        device_seconds=float(((align + refine + evaluate) * np.where(gpus > 0, gpus, 1.0)).mean()),
+        peak_memory_mib=float(np.fmax.reduce(memory)),
+        num_trainable=float(trainable.mean()),
+        num_parameters=float(parameters.mean()),
+    )

@@ -1,0 +1,222 @@
+"""Reads the current records of a store by column and predicate, one row group at a time.
+
+A leaderboard needs few columns of many rows, and many columns of few rows. A scan therefore first finds out which row
+of each trial counts, from a 64-bit hash of its key, and then reads the columns that are asked for. 10 million records
+take about 20 bytes each.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from orca_ray.errors import shorten
+from orca_ray.results import tables
+from orca_ray.results.record import Record, Status
+from orca_ray.results.tables import RECORDS, FilePart, invalid_rows
+
+_SUCCESSES = [status.value for status in Status if not status.failed]
+_KEY = ["sweep", "trial_key"]
+_NARROW = [*_KEY, "status", "phase", "protocol", "test_score", "finished_at"]
+_SUCCEEDED = 2**60
+"""Added to the time of a trial that did not fail, in microseconds; times of the years 1 to 9999 are below 2**58."""
+MAX_WARNINGS = 20
+"""Number of contradictory trials that are named; the others are counted."""
+
+
+class MemoryPart:
+    """Rows in an Arrow table."""
+
+    def __init__(self, table: Any, where: str = "memory") -> None:
+        self.table, self.where, self.group_rows = table, where, [len(table)]
+
+    def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
+        """Return the only group."""
+        return [0]
+
+    def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
+        """Return columns of the table."""
+        return self.table if columns is None else self.table.select(columns)
+
+
+Part = MemoryPart | FilePart
+
+
+class Scan:
+    """The records of a store that count: valid ones, and of several for one (sweep, trial key) the current one.
+
+    See `ResultsStore.records` for which of them that is. Rows have positions, which number all rows of the store.
+    """
+
+    def __init__(self, parts: Sequence[Part], warnings: Sequence[str] = ()) -> None:
+        self.warnings = list(warnings)
+        """Sentences about what is left out because it is damaged, invalid or contradictory."""
+        self._parts = list(parts)
+        sizes = [sum(part.group_rows) for part in self._parts]
+        self._starts = np.cumsum([0, *sizes])
+        total = int(self._starts[-1])
+        self._counts = np.zeros(total, dtype=bool)
+        hashes, ranks = np.zeros(total, np.uint64), np.zeros(total, np.int64)
+        for index, part in enumerate(self._parts):
+            try:
+                self._examine(index, part, hashes, ranks)
+            except ValueError as error:
+                self.warnings.append(f"left out: {error}")
+                self._counts[self._starts[index] : self._starts[index + 1]] = False
+        self._drop_superseded(hashes, ranks)
+
+    @classmethod
+    def of_frame(cls, records: pd.DataFrame) -> "Scan":
+        """Return a scan of records as `ResultsStore.records` returns them."""
+        table = pa.Table.from_pandas(records, Record.SCHEMA, preserve_index=False)
+        return cls([MemoryPart(table)])
+
+    def batches(
+        self, columns: Sequence[str], wanted: Mapping[str, Collection[str]]
+    ) -> Iterator[tuple[NDArray[np.int64], Any]]:
+        """Yield positions and ``columns`` of the rows whose values are among the ``wanted`` ones, as Arrow tables.
+
+        Text columns may be dictionary-encoded.
+        """
+        for start, part, group in self._groups(wanted):
+            names = list(dict.fromkeys([*columns, *wanted]))
+            table = part.read([group], names, expand=False)
+            keep = self._counts[start : start + len(table)] & matches(table, wanted)
+            if keep.any():
+                rows = np.flatnonzero(keep)
+                yield start + rows, table.select(columns) if keep.all() else table.select(columns).take(pa.array(rows))
+
+    def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> Any:
+        """Return ``columns`` of the rows at sorted ``positions`` as an Arrow table."""
+        found = []
+        for start, part, group in self._groups({}):
+            first, last = np.searchsorted(positions, [start, start + part.group_rows[group]])
+            if first < last:
+                table = part.read([group], columns, expand=False).take(pa.array(positions[first:last] - start))
+                found.append(table.cast(pa.schema([Record.SCHEMA.field(name) for name in columns])))
+        empty = pa.schema([Record.SCHEMA.field(name) for name in columns]).empty_table()
+        return pa.concat_tables([empty, *found])
+
+    def values(self, column: str) -> list[str]:
+        """Return the distinct values of a text column, sorted."""
+        found: set[str] = set()
+        for _, table in self.batches([column], {}):
+            codes, names = encoded(table[column])
+            found.update(names[code] for code in np.unique(codes))
+        return sorted(found)
+
+    def _groups(self, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[int, Part, int]]:
+        """Yield position of the first row, part and index of each row group that may hold wanted rows."""
+        for part, start in zip(self._parts, self._starts[:-1], strict=True):
+            if not self._counts[start : start + sum(part.group_rows)].any():
+                continue
+            starts = start + np.cumsum([0, *part.group_rows])
+            for group in part.groups_with(wanted):
+                yield int(starts[group]), part, group
+
+    def _examine(self, index: int, part: Part, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
+        """Fill hashes and ranks of the rows of a part, and find its valid rows."""
+        start = int(self._starts[index])
+        wrong: dict[tuple[str, str], tuple[int, str]] = {}
+        for group, num_rows in enumerate(part.group_rows):
+            rows = slice(start, start + num_rows)
+            table = part.read([group], _NARROW, expand=False)
+            valid = np.ones(num_rows, dtype=bool)
+            for name, _, value, allowed, mask in invalid_rows(table, RECORDS):
+                bad = np.asarray(mask.combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
+                number, example = wrong.get((name, allowed), (0, value))
+                wrong[name, allowed] = (number + int((bad & valid).sum()), example)
+                valid &= ~bad
+            status, statuses = encoded(table["status"])
+            succeeded = np.isin(np.array(statuses, dtype=object), _SUCCESSES)[status]
+            finished = table["finished_at"].cast(pa.int64()).to_numpy()
+            ranks[rows] = finished + succeeded * np.int64(_SUCCEEDED)
+            hashes[rows] = hashed(table["sweep"]) * _MULTIPLIER ^ hashed(table["trial_key"])
+            self._counts[rows] = valid
+            start += num_rows
+        for (name, allowed), (number, value) in wrong.items():
+            self.warnings.append(invalid_rows_text(number, part.where, name, value, allowed))
+
+    def _drop_superseded(self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
+        """Clear the rows of trials that have a row that counts instead, and name trials with different scores."""
+        ordered = np.sort(hashes)
+        if not (ordered[1:] == ordered[:-1]).any():
+            return
+        del ordered
+        order = np.argsort(hashes, kind="stable")
+        equal = hashes[order[1:]] == hashes[order[:-1]]
+        positions = np.sort(order[np.append(equal, False) | np.insert(equal, 0, False)])
+        positions = positions[self._counts[positions]]
+        frame = self.take(positions, [*_KEY, "status", "finished_at", "test_score"]).to_pandas()
+        self._counts[positions[tables.superseded(frame).to_numpy()]] = False
+        scored = frame[frame["status"].isin(_SUCCESSES) & frame["test_score"].notna()]
+        groups = scored.groupby(_KEY)["test_score"].unique()
+        contradictory = groups[groups.map(len) > 1]
+        for (sweep, key), scores in contradictory.head(MAX_WARNINGS).items():
+            told = f"trial {key} of {sweep} has records with different test scores, {', '.join(map(str, scores))}"
+            self.warnings.append(f"{told}: the one that finished last counts")
+        if len(contradictory) > MAX_WARNINGS:
+            more = len(contradictory) - MAX_WARNINGS
+            self.warnings.append(f"{more} more trial(s) have records with different test scores")
+
+
+def invalid_rows_text(number: int, where: str, name: str, value: str, allowed: str) -> str:
+    """Return the warning about records that are left out because of an invalid value."""
+    return f"{number} record(s) of {where} left out: {name} {shorten(repr(value), 80)}; allowed are {allowed}"
+
+
+def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.bool_]:
+    """Return a mask of the rows that have ``wanted`` values, by column name; all if none is wanted."""
+    keep = np.ones(len(table), dtype=bool)
+    for name, values in wanted.items():
+        codes, found = encoded(table[name])
+        keep &= np.array([value in values for value in found])[codes]
+    return keep
+
+
+def encoded(column: Any) -> tuple[NDArray[np.int64], list[Any]]:
+    """Return a column as codes and the list of values that they index; a null has the value None."""
+    array = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0)
+    values = array.dictionary.to_pylist()
+    codes = array.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
+    return codes.astype(np.int64), [*values, None]
+
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hashed(column: Any) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each text in a column. Different texts seldom have equal hashes."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if pa.types.is_dictionary(array.type):
+        indices: NDArray[np.int32] = array.indices.to_numpy(zero_copy_only=False)
+        return _hashed(array.dictionary)[indices]
+    return _hashed(array)
+
+
+def _hashed(array: Any) -> NDArray[np.uint64]:
+    offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset).astype(np.int64)
+    data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
+    lengths = np.diff(offsets)
+    result = lengths.astype(np.uint64)
+    for length in np.unique(lengths):  # keys of trials have one length
+        rows = np.flatnonzero(lengths == length)
+        whole = len(rows) == len(array)
+        for place in range(0, int(length), 8):
+            width = min(8, int(length) - place)
+            if whole:
+                texts = data[offsets[0] : offsets[-1]].reshape(len(array), int(length))[:, place : place + width]
+            else:
+                texts = data[offsets[rows][:, None] + np.arange(place, place + width)]
+            words = np.zeros((len(rows), 8), np.uint8)
+            words[:, :width] = texts
+            mixed = (result[rows] ^ words.view(np.uint64)[:, 0]) * _MULTIPLIER
+            result[rows] = mixed ^ (mixed >> np.uint64(32))
+    return result
