@@ -1,0 +1,22 @@
+"""The page: one HTML file that opens without a network."""
+
+from orca_ray.leaderboard.format import Format
+from orca_ray.leaderboard.page import page_data, render
+from orca_ray.leaderboard.report import Report
+from orca_ray.results.record import CurvePoint, Record
+
+
+def _render(report: Report) -> str:
+    data = page_data(
+        report.board,
+        Record.SCHEMA.empty_table().to_pandas() if report.records is None else report.records,
+        CurvePoint.SCHEMA.empty_table().to_pandas() if report.curves is None else report.curves,
+        published=report.published,
+        artefacts=report.read_artefacts and report.read_artefacts(),
+        about=report.read_about and report.read_about(),
+        reproduce=report.reproduce,
+    )
+    return render(data, refresh_seconds=report.refresh_seconds)
+
+
+FORMAT = Format("html", ".html", _render)
