@@ -199,7 +199,7 @@ def test_own_scores_beside_are_shown_in_the_published_unit() -> None:
     found = compare(rows, "nasbench360", own=own, metrics={"nasbench360/cifar100": "error"}, protocol="paper")
     assert found.beside is not None
     assert found.beside.grid("nasbench360")[1:] == [
-        ["orca, this store (own)", "6.12*", "1", "1"],
+        ["orca, this store", "6.12*", "1", "1"],
         ["ORCA", "6.53", "2", "0"],
     ]
     assert sum(found.reasons.values()) == len(rows) - 1
@@ -241,7 +241,8 @@ def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> Non
     scores = [SubmittedScore(*common, score, seed, "a paper") for seed, score in enumerate((0.1, 0.2, 0.6))]
     scores.append(SubmittedScore(*common, 0.25, None, "a page", 0.02))
     seeds, mean = rows_of_others("pocket", scores)
-    assert (seeds.score, seeds.std, seeds.n) == (pytest.approx(0.3), pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1)), 3)
+    assert seeds.n == 3
+    assert (seeds.score, seeds.std) == pytest.approx((0.3, np.std([0.1, 0.2, 0.6], ddof=1)))
     assert (mean.score, mean.std, mean.n) == (0.25, 0.02, None)
     assert [row.source for row in (seeds, mean)] == ["a paper", "a page"]
     own = build(frame(run("digits", "orca", 0.2)), benchmark="pocket")

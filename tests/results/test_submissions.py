@@ -192,3 +192,20 @@ def test_a_damaged_file_of_a_store_is_named_and_left_out(tmp_path: Path) -> None
     assert scores == parse(HEADER, GOOD)
     assert "imported/torn.csv" in warning
     assert "cells missing" in warning
+
+
+def test_scores_of_one_source_are_taken_from_one_file(tmp_path: Path) -> None:
+    """Otherwise a corrected file would be averaged with the file that it corrects."""
+    store = ResultsStore(tmp_path / "results", create=True)
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text(f"{HEADER}\n{GOOD}\n")
+    new.write_text(f"{HEADER}\n{GOOD.replace('0.125,0', '0.25,1')}\n{GOOD.replace('theirs', 'other')}\n")
+    import_scores(store.uri, old, KNOWN)
+    with pytest.raises(UserError, match=r"new\.csv: 1 score\(s\) .* that imported/.*\.csv has\. Delete the old file"):
+        import_scores(store.uri, new, KNOWN)
+    assert imported_scores(store.uri) == (parse(HEADER, GOOD), [])
+    copy = tmp_path / "results" / submissions.DIRECTORY / "zzz.csv"
+    copy.write_bytes(new.read_bytes())
+    scores, (warning,) = imported_scores(store.uri)
+    assert [score.method for score in scores] == ["theirs", "other"]
+    assert "imported/zzz.csv: 1 score(s)" in warning

@@ -113,7 +113,10 @@ def test_critical_differences_and_answers_are_pythons(open_page: Open, seed: int
     expected = answers(scores, searches)
     assert [(each["name"], each["subject"]) for each in theirs] == [(each.name, each.subject) for each in expected]
     for one, other in zip(expected, theirs, strict=True):
-        ratios = {"ratio": one.comparison.ratio._asdict(), "tasks": {k: v._asdict() for k, v in one.comparison.tasks.items()}}
+        ratios = {
+            "ratio": one.comparison.ratio._asdict(),
+            "tasks": {k: v._asdict() for k, v in one.comparison.tasks.items()},
+        }
         assert list(differences(ratios, {name: other[name] for name in ratios})) == []
 
 
