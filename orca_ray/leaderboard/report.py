@@ -26,8 +26,8 @@ class Report:
     published: Published | None = None
     read_curves: Callable[[], pd.DataFrame] | None = None
     """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
-    records: pd.DataFrame | None = None
-    """Records of the board's sweep, for the page."""
+    read_records: Callable[[], pd.DataFrame] | None = None
+    """Reads the records of the board's sweep, as `ResultsStore.records` returns them, for the page."""
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
     """Reads pictures of trials by trial key, as plain JSON, for the page."""
     read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
@@ -82,17 +82,21 @@ class Report:
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
         """Return the validation score by refine epoch, averaged over seeds, of each method that has a curve."""
-        if self.curves is None:
-            return {}
         found = {}
-        rows = self.curves[(self.curves["stage"] == "refine") & self.curves["validation_score"].notna()]
         for method in self.methods:
             cell = self.board.cells.get((task, method))
-            own = rows[rows["trial_key"].isin(cell.trial_keys.values())] if cell else rows.iloc[:0]
-            if len(own):
-                table = own.pivot_table(index="epoch", columns="trial_key", values="validation_score", sort=True)
-                found[method] = [float(value) for value in table.mean(axis=1)]
+            keys = cell.trial_keys.values() if cell else ()
+            if curves := [self._validation[key] for key in keys if key in self._validation]:
+                found[method] = [float(value) for value in pd.concat(curves, axis=1).sort_index().mean(axis=1)]
         return found
+
+    @cached_property
+    def _validation(self) -> dict[str, pd.Series]:
+        """Validation score by refine epoch of each trial that has a curve."""
+        if self.curves is None:
+            return {}
+        rows = self.curves[(self.curves["stage"] == "refine") & self.curves["validation_score"].notna()]
+        return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
 
     def missing(self) -> dict[str, list[str]]:
         """Return the tasks without a score of each method, by method; methods that have them all are left out."""

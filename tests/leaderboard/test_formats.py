@@ -58,14 +58,13 @@ def stored(path: Path, records: Sequence[Record], curves: Sequence[CurvePoint], 
     store = ResultsStore(path, create=True)
     for part in range(num_files):
         store.append(records[part::num_files], curves[part::num_files])
-    found = store.records()
-    board = build(found, benchmark="pocket")
+    board = build(store, benchmark="pocket")
     rows = published_rows("pocket")
     return Report(
         board,
         published=compare(rows, "pocket") if rows else None,
         read_curves=lambda: store.curves(sweep=board.sweep),
-        records=found,
+        read_records=store.records,
     )
 
 
