@@ -25,7 +25,7 @@ WORKERS ?= auto
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-fast check bench boards page venv clean
+.PHONY: demo test test-fast check boards page bench venv clean
 
 # $(call stage,title,command) runs a command and prints how long it took.
 define stage
