@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -57,12 +58,6 @@ def page_data(
     """
     methods = sorted(board.methods)
     rows, note = _chosen_records(board, records)
-    places = {key: index for index, key in enumerate(rows["trial_key"])}
-    keys = {
-        (task, method, seed): key
-        for (task, method), cell in board.cells.items()
-        for seed, key in cell.trial_keys.items()
-    }
     tasks = {task: index for index, task in enumerate(board.tasks)}
     scored = dict.fromkeys(keys.values())
     return {
@@ -78,16 +73,7 @@ def page_data(
         "tasks": [_task(board, task, (about or {}).get(task, {})) for task in board.tasks],
         "methods": [{"name": method} for method in methods],
         "seeds": list(board.seeds),
-        "scores": [
-            [
-                tasks[row.task],
-                methods.index(row.method),
-                row.seed,
-                row.score,
-                places.get(keys.get((row.task, row.method, row.seed), ""), -1),
-            ]
-            for row in board.scores.itertuples()
-        ],
+        "scores": _scores(board, rows["trial_key"].tolist()),
         "statistics": [
             {
                 "name": name,
@@ -113,13 +99,26 @@ def page_data(
         "records_note": note,
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
         "curves": _curves(curves[curves["trial_key"].isin(scored) & (curves["sweep"] == board.sweep)]),
-        "artefacts": {key: list(artefacts[key]) for key in places if key in artefacts} if artefacts else {},
+        "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if artefacts and key in artefacts},
         "published": _published(published),
         "notes": list(board.notes),
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
         "reproduce": reproduce,
     }
+
+
+def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
+    """Return task, method, seed, score and place of the record of each row of the score table; -1 for no record."""
+    tasks, methods = list(board.tasks), sorted(board.methods)
+    places = {key: index for index, key in enumerate(keys)}
+    columns = (board.scores[name].tolist() for name in ("task", "method", "seed", "score"))
+    found: list[list[Any]] = []
+    for task, method, seed, score in zip(*columns, strict=True):
+        cell = board.cells.get((task, method))
+        place = places.get(cell.trial_keys.get(seed, ""), -1) if cell else -1
+        found.append([tasks.index(task), methods.index(method), seed, score, place])
+    return found
 
 
 def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
@@ -172,11 +171,12 @@ def _searches(board: Board, records: pd.DataFrame, tasks: Mapping[str, int], met
         & (records["benchmark"] == board.benchmark)
         & (records["phase"] == "search")
     ].sort_values(["started_at", "trial_key"], kind="stable")
-    found, numbers = [], dict[tuple[str, str], int]()
-    for row, method in zip(rows.itertuples(), _labels(board, rows), strict=True):
-        if row.task in tasks and method in methods:
-            number = numbers[row.task, method] = numbers.get((row.task, method), -1) + 1
-            found.append([tasks[row.task], methods.index(method), number, _plain(row.validation_score)])
+    found: list[list[Any]] = []
+    numbers: Counter[tuple[str, str]] = Counter()
+    for task, method, score in zip(rows["task"], _labels(board, rows), rows["validation_score"], strict=True):
+        if task in tasks and method in methods:
+            found.append([tasks[task], methods.index(method), numbers[task, method], _plain(score)])
+            numbers[task, method] += 1
     return sorted(found, key=lambda each: each[:3])
 
 
