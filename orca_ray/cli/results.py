@@ -9,6 +9,7 @@ from typer import Argument, Option
 from orca_ray.cli.options import ResultsOption, existing_store, results_uri
 from orca_ray.cli.output import say
 from orca_ray.errors import UserError
+from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def check(
 ) -> None:
     """Check CSV files of scores (method, task, metric, protocol, score, seed, source; optionally std)."""
     from orca_ray.leaderboard.published.submitted import FOLDER
-    from orca_ray.results.submissions import read_scores
+    from orca_ray.results.submissions import merged, read_scores
 
-    known, problems = _known(), []
+    known, problems, parts = _known(), [], []
     paths = files or sorted(FOLDER.glob("*.csv"))
     for path in paths:
         try:
@@ -33,9 +34,10 @@ def check(
         except UserError as error:
             problems.append(str(error))
             continue
+        parts.append((str(path), scores))
         tasks, methods = {each.task for each in scores}, {each.method for each in scores}
         say(f"{path}: {len(scores)} score(s) of {len(methods)} method(s) on {len(tasks)} task(s)")
-    if problems:
+    if problems := [*problems, *merged(parts)[1]]:
         raise UserError("\n".join(problems))
     if not paths:
         say("no submitted scores to check")
@@ -62,9 +64,7 @@ def export(
         str | None,
         Option(help="Source of the scores, e.g. a URL. Default: version of orca-ray, and name of the sweep."),
     ] = None,
-    output: Annotated[
-        Path | None, Option("--output", "-o", metavar="FILE", help="File to write. Default: stdout.")
-    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Write to this file.")] = None,
     results: ResultsOption = None,
 ) -> None:
     """Write the scores of a leaderboard as CSV, one row per seed, for import into other stores or for submission."""
@@ -72,6 +72,8 @@ def export(
     from orca_ray.leaderboard import build
     from orca_ray.results.submissions import SubmittedScore, write_scores
 
+    if out is not None:
+        refuse_special(out, "--out")
     uri = results_uri(results)
     store = existing_store(uri)
     if store is None:
@@ -83,11 +85,14 @@ def export(
         SubmittedScore(method, task, board.metrics[task], board.protocol, float(score), int(seed), stated)
         for task, method, seed, score in rows
     )
-    if output is None:
+    if out is None:
         (say if sys.stdout.isatty() else print)(text.rstrip("\n"))
     else:
-        output.write_text(text, encoding="utf-8")
-        say(f"{output}: {len(board.scores)} score(s)")
+        from orca_ray.data.cache import disk_errors, write_bytes
+
+        with disk_errors(out.absolute().parent):
+            write_bytes(out, text.encode())
+        say(f"{out}: {len(board.scores)} score(s)")
 
 
 def _known() -> "Known":

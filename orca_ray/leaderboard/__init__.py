@@ -3,12 +3,10 @@
 from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board
 from orca_ray.leaderboard.effects import Effects, Grid, build_effects
 from orca_ray.leaderboard.format import Format, all_formats, render, render_effects
-from orca_ray.leaderboard.leaderboard import STATISTICS, Statistic, statistic
 from orca_ray.leaderboard.report import Report, subset
 from orca_ray.leaderboard.selection import build
 
 __all__ = [
-    "STATISTICS",
     "Board",
     "Cell",
     "Cost",
@@ -19,7 +17,6 @@ __all__ = [
     "Provenance",
     "Report",
     "Score",
-    "Statistic",
     "TaskInfo",
     "all_formats",
     "build",
@@ -27,6 +24,5 @@ __all__ = [
     "empty_board",
     "render",
     "render_effects",
-    "statistic",
     "subset",
 ]

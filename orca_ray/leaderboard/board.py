@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import pandas as pd
 
-from orca_ray.leaderboard.leaderboard import STATISTICS
 from orca_ray.results.record import Status
 
 SCORE_TABLE = {"task": "str", "method": "str", "seed": "int64", "score": "float64"}
@@ -194,14 +193,6 @@ class Board:
         return tuple(self.means.dropna().index)
 
     @cached_property
-    def summary(self) -> pd.DataFrame:
-        """The `STATISTICS` (columns) of each method (row), computed on `common_tasks`."""
-        means = self.means.dropna()
-        return pd.DataFrame(
-            {name: each.compute(means) for name, each in STATISTICS.items()}, index=list(self.methods)
-        ).rename_axis("label")
-
-    @cached_property
     def statuses(self) -> pd.DataFrame:
         """Number of search and confirm trials by method (row) and `Status` (column)."""
         counts = {method: {status.value: self.count(method, status) for status in Status} for method in self.methods}
@@ -218,10 +209,6 @@ class Board:
         means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
-
-    def statistic(self, method: str, name: str) -> float:
-        """Return the statistic ``name`` of a method, e.g. ``mean_rank``."""
-        return float(cast(float, self.summary.loc[method, name]))
 
     def count(self, method: str, status: Status) -> int:
         """Return the number of trials of a method that ended with ``status``."""

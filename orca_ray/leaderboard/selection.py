@@ -220,22 +220,16 @@ def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple
     scored = scored.sort_values("position").reset_index(drop=True)
     wide = to_frame(scan.take(scored["position"].to_numpy("int64"), _WIDE))
     scored = pd.concat([scored, wide], axis=1).sort_values("seed", kind="stable")
-    of = dict(iter(scored.groupby(["task", "method"])))
-    key = ["task", "label"]
-    counts = groups.groupby([*key, "status"])["count"].sum()
-    hours = groups.groupby([*key, "device"])["hours"].sum()
-    statuses: dict[Any, dict[Status, int]] = {}
-    devices: dict[Any, dict[str, float]] = {}
-    for (task, label, status), count in counts.items():
-        statuses.setdefault((task, label), dict.fromkeys(Status, 0))[Status(status)] = int(count)
-    for (task, label, device), value in hours.items():
-        devices.setdefault((task, label), {})[str(device)] = float(value)
-    cells = {}
-    for (task, label), attempts in groups.groupby(key)["attempts"].sum().items():
-        cell = task, label
-        provenance = {"statuses": statuses[cell], "attempts": int(attempts), "device_hours": devices[cell]}
-        cells[cell] = _cell(str(task), str(label), of.get(cell), provenance)
-    return cells
+    of: dict[Any, pd.DataFrame] = dict(iter(scored.groupby(["task", "method"])))
+    groups = groups.groupby(["task", "label", "status", "device"], as_index=False)[["count", "attempts", "hours"]].sum()
+    trials: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in groups.to_dict("records"):
+        none: dict[str, Any] = {"statuses": dict.fromkeys(Status, 0), "attempts": 0, "device_hours": {}}
+        cell = trials.setdefault((row["task"], row["label"]), none)
+        cell["statuses"][Status(row["status"])] += int(row["count"])
+        cell["attempts"] += int(row["attempts"])
+        cell["device_hours"][row["device"]] = cell["device_hours"].get(row["device"], 0.0) + float(row["hours"])
+    return {key: _cell(*key, of.get(key), trials[key]) for key in sorted(trials)}
 
 
 def _cell(task: str, method: str, scored: pd.DataFrame | None, trials: dict[str, Any]) -> Cell:

@@ -17,7 +17,7 @@ from orca_ray.errors import UserError
 from orca_ray.results import tables
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.record import CurvePoint, Record
-from orca_ray.results.scan import MemoryPart, Scan, invalid_rows_text, matches
+from orca_ray.results.scan import MemoryPart, Part, Scan, invalid_rows_text, matches
 from orca_ray.results.tables import CURVES, RECORDS, FilePart, Table
 
 logger = logging.getLogger(__name__)
@@ -172,12 +172,12 @@ class ResultsStore:
                 found.append(rows.filter(pa.array(keep)) if values else rows)
         return pa.concat_tables(found)
 
-    def _parts(self, table: Table, warnings: list[str] | None = None) -> list[FilePart | MemoryPart]:
+    def _parts(self, table: Table, warnings: list[str] | None = None) -> list[Part]:
         """Return the files of a table that were there before this call, oldest first; small ones are read into memory.
 
         A damaged file is an error, or is left out with a sentence that is added to ``warnings``.
         """
-        known: dict[str, FilePart | MemoryPart | UserError] = {}
+        known: dict[str, Part | UserError] = {}
         for _ in range(_READ_ATTEMPTS):
             before = self._read_json(_COMPACTION)
             known = dict(self._files(table, known, strict=warnings is None))
@@ -218,7 +218,7 @@ class ResultsStore:
                         raise
                     yield name, error
 
-    def _open(self, table: Table, path: str, *, strict: bool) -> FilePart | MemoryPart:
+    def _open(self, table: Table, path: str, *, strict: bool) -> Part:
         where = f"{self._folder.name}/{path}"
         stream = self._folder.open(path)
         if stream.size() > SMALL_BYTES:
@@ -287,5 +287,5 @@ class ResultsStore:
         self._folder.write(path, pa.py_buffer(json.dumps(value, indent=1).encode() + b"\n"))
 
 
-def _whole(part: FilePart | MemoryPart) -> Any:
+def _whole(part: Part) -> Any:
     return pa.concat_tables(part.read([group]) for group in range(len(part.group_rows)))

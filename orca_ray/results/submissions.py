@@ -9,15 +9,15 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from orca_ray.errors import UserError, nearest, printable, quoted
 from orca_ray.paths import open_regular
-from orca_ray.results.folder import open_folder
+from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.record import PROTOCOLS
 from orca_ray.results.store import ResultsStore
 
@@ -47,6 +47,11 @@ class SubmittedScore:
     """None: the score is a mean over seeds."""
     source: str
     std: float | None = None
+
+    @property
+    def group(self) -> "SubmittedScore":
+        """The row without score and seed: equal for all seeds of a method on a task."""
+        return replace(self, score=0.0, seed=None, std=None)
 
 
 @dataclass(frozen=True)
@@ -97,28 +102,59 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
     """Check a file and copy it into the store at ``uri``, which is created if missing; return its number of rows.
 
     The store's own records do not change. Importing the same file again changes nothing; deleting the copy undoes it.
+    Raises UserError as `read_scores` does, and if another imported file has scores of the same method, task, metric,
+    protocol and source.
     """
     with open_regular(path) as file:
         content = file.read(MAX_BYTES + 1)
     scores = parse_scores(content, str(path), known)
     ResultsStore(uri, create=True)
-    name = f"{DIRECTORY}/{hashlib.sha256(content).hexdigest()[:16]}.csv"
-    open_folder(uri).write(name, pa.py_buffer(content))
+    folder = open_folder(uri)
+    name = f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
+    stored, _ = _stored(folder)
+    _, repeated = merged(
+        [*((f"{DIRECTORY}/{each}", rows) for each, rows in stored if each != name), (str(path), scores)]
+    )
+    if repeated:
+        raise UserError(f"{repeated[-1]}. Delete the old file to replace it.")
+    folder.write(f"{DIRECTORY}/{name}", pa.py_buffer(content))
     return len(scores)
 
 
 def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the imported scores of a store, and one sentence for each file that cannot be read and is left out."""
-    folder = open_folder(uri)
-    scores: list[SubmittedScore] = []
-    warnings = []
+    """Return the imported scores of a store, and one sentence for each file of which some cannot be used."""
+    stored, damaged = _stored(open_folder(uri))
+    scores, repeated = merged((f"{DIRECTORY}/{name}", rows) for name, rows in stored)
+    return scores, [f"imported scores left out: {text}" for text in (*damaged, *repeated)]
+
+
+def merged(files: Iterable[tuple[str, Sequence[SubmittedScore]]]) -> tuple[list[SubmittedScore], list[str]]:
+    """Return the scores of several files, and a sentence for each that repeats scores of an earlier one.
+
+    All scores of one method, task, metric, protocol and source are taken from one file, so that no seed counts twice.
+    """
+    first: dict[SubmittedScore, str] = {}
+    kept: list[SubmittedScore] = []
+    sentences = []
+    for name, scores in files:
+        places = [first.setdefault(score.group, name) for score in scores]
+        kept += [score for score, place in zip(scores, places, strict=True) if place == name]
+        if other := next((place for place in places if place != name), None):
+            count = sum(place != name for place in places)
+            sentences.append(f"{name}: {count} score(s) of methods, tasks and sources that {other} has")
+    return kept, sentences
+
+
+def _stored(folder: Folder) -> tuple[list[tuple[str, list[SubmittedScore]]], list[str]]:
+    """Return the imported files with their scores, and a sentence for each damaged one."""
+    files, damaged = [], []
     for name in folder.names(DIRECTORY):
         path = f"{DIRECTORY}/{name}"
         try:
-            scores += parse_scores(bytes(folder.read(path)), path, None)
+            files.append((name, parse_scores(bytes(folder.read(path)), path, None)))
         except UserError as error:
-            warnings.append(f"imported scores left out: {' '.join(str(error).splitlines()[:2])}")
-    return scores, warnings
+            damaged.append(" ".join(str(error).splitlines()[:2]))
+    return files, damaged
 
 
 class _Problems:
@@ -147,7 +183,8 @@ def _scores(content: bytes, problems: _Problems, known: Known | None) -> Iterato
         problems.add(content.count(b"\n", 0, error.start) + 1, "the text is not UTF-8")
         return
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    first: dict[tuple[object, ...], int] = {}
+    first: dict[tuple[SubmittedScore, int | None], int] = {}
+    seeded: dict[SubmittedScore, int] = {}
     try:
         header = [cell.strip() for cell in next(lines, [])]
         if wrong := _wrong_header(header):
@@ -162,15 +199,15 @@ def _scores(content: bytes, problems: _Problems, known: Known | None) -> Iterato
             score = _score(dict(zip(header, cells, strict=False)), len(cells) - len(header), line, problems, known)
             if score is None:
                 continue
-            group = (score.method, score.task, score.metric, score.protocol, score.source)
+            group = score.group
             # A mean must not stand beside the seeds that it is the mean of.
-            clash = first.get((*group, score.seed)) or first.get((*group, "seed" if score.seed is None else None))
-            if clash:
+            other = seeded.get(group) if score.seed is None else first.get((group, None))
+            if clash := first.get((group, score.seed)) or other:
                 problems.add(line, f"repeats line {clash}: same method, task, metric, protocol, source and seed")
                 continue
-            first[*group, score.seed] = line
+            first[group, score.seed] = line
             if score.seed is not None:
-                first.setdefault((*group, "seed"), line)
+                seeded.setdefault(group, line)
             yield score
     except csv.Error as error:
         problems.add(lines.line_num, f"not CSV: {error}")

@@ -13,7 +13,7 @@ from orca_ray.results.record import CurvePoint, Record
 def _render(report: Report) -> str:
     data = page_data(
         report.board,
-        Record.SCHEMA.empty_table().to_pandas() if report.records is None else report.records,
+        report.read_records() if report.read_records else Record.SCHEMA.empty_table().to_pandas(),
         CurvePoint.SCHEMA.empty_table().to_pandas() if report.curves is None else report.curves,
         published=report.published,
         artefacts=report.read_artefacts and report.read_artefacts(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.leaderboard.published.rows import IMPORTED, SUBMITTED, PublishedRow
-from orca_ray.results.submissions import SubmittedScore, parse_scores
+from orca_ray.results.submissions import SubmittedScore, merged, parse_scores
 
 FOLDER = Path(__file__).with_name("submitted")
 """Folder of the CSV files that came by pull request; `orca-sweep results check` and the tests check every file."""
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).with_name("submitted")
 def shipped_scores() -> tuple[SubmittedScore, ...]:
     """Return the scores in the files of `FOLDER`."""
     files = sorted(FOLDER.glob("*.csv"))
-    return tuple(score for file in files for score in parse_scores(file.read_bytes(), file.name, None))
+    return tuple(merged((file.name, parse_scores(file.read_bytes(), file.name, None)) for file in files)[0])
 
 
 def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore] = ()) -> list[PublishedRow]:
@@ -26,8 +26,7 @@ def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore] = ()) -> l
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
         for each in scores:
             if each.task.partition("/")[0] == benchmark:
-                group = SubmittedScore(each.method, each.task, each.metric, each.protocol, 0.0, None, each.source)
-                groups.setdefault((kind, group), []).append(each)
+                groups.setdefault((kind, each.group), []).append(each)
     return [_row(kind, scores) for (kind, _), scores in groups.items()]
 
 

@@ -87,7 +87,7 @@ class PublishedTable:
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]
         for method in self.methods:
-            kinds = [kind for kind in self.kinds(method) if kind != PRIMARY]
+            kinds = [kind for kind in self.kinds(method) if kind not in (OWN, PRIMARY)]
             line = [f"{method} ({', '.join(kinds)})" if kinds else method]
             for column in self.columns:
                 row = self.cells.get((method, column))
