@@ -5,6 +5,7 @@ from orca_ray.leaderboard.effects import Effects, Grid, build_effects
 from orca_ray.leaderboard.format import Format, all_formats, render, render_effects
 from orca_ray.leaderboard.report import Report, subset
 from orca_ray.leaderboard.selection import build
+from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 
 __all__ = [
     "Board",
@@ -17,11 +18,14 @@ __all__ = [
     "Provenance",
     "Report",
     "Score",
+    "Statistic",
     "TaskInfo",
     "all_formats",
+    "all_statistics",
     "build",
     "build_effects",
     "empty_board",
+    "get_statistic",
     "render",
     "render_effects",
     "subset",
