@@ -82,7 +82,7 @@ function boardTable(board, rows, tasks) {
     }),
     heading("cost", "Time", h("span.metric", {}, "a trial")));
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
-    h("th", { scope: "row" }, row.method ? [mark(row.method), " "] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
+    h("th", { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
     h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue),
       Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
     tasks.map((task) => scoreCell(board, row, task, best.get(task))),
@@ -121,7 +121,7 @@ function statistics(board) {
     h("h3", {}, "Statistics over the chosen tasks"),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: each.definition }, each.title, h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
-      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), " ", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
+      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
     h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, each.title), h("dd", {}, each.definition)]))),
   ];
 }
