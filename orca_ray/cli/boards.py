@@ -1,5 +1,7 @@
 """Builds the board of a command line from a store, with everything that its formats show."""
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,10 @@ from orca_ray.errors import UserError, unknown_name
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from orca_ray.leaderboard import Board, Effects, Report
+    from orca_ray.results.scan import Scan
     from orca_ray.results.store import ResultsStore
     from orca_ray.results.submissions import SubmittedScore
     from orca_ray.sweep.planning.spec import SweepSpec
@@ -39,36 +44,46 @@ class BoardOptions:
     results: ResultsOption = None
 
 
-def load_board(name: str, options: BoardOptions) -> "Report | Effects":
-    """Return the board of a benchmark, or the effects of the grid of a sweep, from the store of ``options``.
+def load_board(name: str, options: BoardOptions) -> "Report":
+    """Return the board of a benchmark, or of a sweep with a grid and the effects of its factors.
 
     A benchmark of which nothing is stored has an empty board if there are published results of it; otherwise that is a
     UserError.
     """
-    from orca_ray.leaderboard import build, empty_board
+    from orca_ray.leaderboard import Report, build, empty_board
     from orca_ray.leaderboard.published import published_for
 
     uri = results_uri(options.results)
     store = existing_store(uri)
-    records = None if store is None else store.records(benchmark=name)
-    if store is not None and records is not None and records.empty and (spec := _sweep_with_grid(name, options)):
-        return _effects(store, spec, options)
-    if (records is None or records.empty) and not options.sweep and not options.budget:
-        nothing = empty_board(name)
+    scan = None if store is None else store.scan()
+    stored = scan is not None and name in scan.values("benchmark")
+    if store is not None and not stored and (spec := _sweep_with_grid(name, options)):
+        effects = _effects(store, spec, options)
+        return Report(empty_board(effects.benchmark), effects=effects)
+    if not stored and not options.sweep and not options.budget:
+        nothing = empty_board(name, scan.warnings if scan else ())
         if published_for(nothing, imported=_imported(store)[0]) is not None:
             note(f"no results of {name} at {uri!r}")
-            return _report(store, nothing, options)
-    if store is None:
+            return _report(nothing, options, store)
+    if scan is None:
         command = "run" if is_path(name) else "benchmark"
         raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
-    # All records, if none matches: the error names the benchmarks that the store has.
-    shown = store.records() if records is None or records.empty else records
-    board = build(shown, benchmark=name, sweep=sweep, protocol=options.protocol and options.protocol.value)
-    return _report(store, board, options, records)
+    protocol = options.protocol and options.protocol.value
+    board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    return _report(board, options, store, scan)
 
 
-def _report(store: "ResultsStore | None", board: "Board", options: BoardOptions, records: Any = None) -> "Report":
+def _known_tasks(benchmark: str) -> list[str] | None:
+    """Return the tasks of a benchmark that this installation declares; None for another benchmark."""
+    from orca_ray.tasks.registry import all_tasks
+
+    return [name for name, task in all_tasks().items() if task.benchmark == benchmark] or None
+
+
+def _report(
+    board: "Board", options: BoardOptions, store: "ResultsStore | None", scan: "Scan | None" = None
+) -> "Report":
     from orca_ray.leaderboard import Report, subset
     from orca_ray.leaderboard.published import KINDS, published_for
 
@@ -81,16 +96,45 @@ def _report(store: "ResultsStore | None", board: "Board", options: BoardOptions,
         raise UserError(f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here; leave the option out")
     shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
     named = None if tasks is None else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
-    uri = results_uri(options.results)
+    keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
+    # No path of this machine, so that a page of an equal store has equal bytes.
+    where = "" if results_uri(options.results) == "results" else " --results DIR"
     return Report(
         replace(shown, warnings=(*shown.warnings, *warnings)),
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
-        read_curves=None if store is None else lambda: store.curves(sweep=board.sweep),
-        records=None if records is None else _of_board(records, shown),
+        read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
+        read_artefacts=None if store is None or not keys else lambda: _artefacts(store, board.sweep, keys),
+        read_records=None if scan is None else lambda: _records(scan, shown),
         read_about=lambda: _about(shown),
-        reproduce="orca-sweep reproduce KEY" + ("" if uri == "results" else f" --results {uri}"),
+        reproduce=f"orca-sweep reproduce KEY{where}",
         left_out=left_out,
     )
+
+
+def _artefacts(store: "ResultsStore", sweep: str, keys: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the payloads of artefacts by trial key; those that are damaged are left out."""
+    from orca_ray.results.artefacts import parse_payload
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in store.artefacts(sweep, keys).to_dict("records"):
+        with contextlib.suppress(ValueError):
+            payload = {"kind": row["kind"], "name": row["name"], **parse_payload(row["payload"])}
+            json.dumps(payload, allow_nan=False)  # a page cannot hold NaN
+            found.setdefault(row["trial_key"], []).append(payload)
+    return found
+
+
+def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
+    """Return the records of the board's sweep, tasks and methods. A method of a board may be "method (body)"."""
+    import numpy as np
+
+    from orca_ray.results.tables import RECORDS, to_frame
+
+    wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
+    positions = np.concatenate([at for at, _ in scan.batches(["task"], wanted)])
+    records = to_frame(scan.take(positions, RECORDS.schema.names))
+    labels = records["method"] + " (" + records["body"] + ")"
+    return records[records["method"].isin(board.methods) | labels.isin(board.methods)]
 
 
 def _imported(store: "ResultsStore | None") -> "tuple[list[SubmittedScore], list[str]]":
@@ -98,13 +142,6 @@ def _imported(store: "ResultsStore | None") -> "tuple[list[SubmittedScore], list
     from orca_ray.results.submissions import imported_scores
 
     return ([], []) if store is None else imported_scores(store.uri)
-
-
-def _of_board(records: Any, board: "Board") -> Any:
-    """Return the records of the board's tasks and methods. A method of a board may be "method (body)"."""
-    labels = records["method"] + " (" + records["body"] + ")"
-    of_method = records["method"].isin(board.methods) | labels.isin(board.methods)
-    return records[records["task"].isin(board.tasks) & of_method]
 
 
 def _effects(store: "ResultsStore", spec: "SweepSpec", options: BoardOptions) -> "Effects":

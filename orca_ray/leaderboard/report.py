@@ -9,6 +9,7 @@ import pandas as pd
 
 from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 
@@ -24,10 +25,12 @@ class Report:
 
     board: Board
     published: Published | None = None
+    effects: Effects | None = None
+    """Effects of the factors of a sweep's grid; formats write them instead of the board."""
     read_curves: Callable[[], pd.DataFrame] | None = None
     """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
-    records: pd.DataFrame | None = None
-    """Records of the board's sweep, for the page."""
+    read_records: Callable[[], pd.DataFrame] | None = None
+    """Reads the records of the board's sweep, as `ResultsStore.records` returns them, for the page."""
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
     """Reads pictures of trials by trial key, as plain JSON, for the page."""
     read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
@@ -82,17 +85,21 @@ class Report:
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
         """Return the validation score by refine epoch, averaged over seeds, of each method that has a curve."""
-        if self.curves is None:
-            return {}
         found = {}
-        rows = self.curves[(self.curves["stage"] == "refine") & self.curves["validation_score"].notna()]
         for method in self.methods:
             cell = self.board.cells.get((task, method))
-            own = rows[rows["trial_key"].isin(cell.trial_keys.values())] if cell else rows.iloc[:0]
-            if len(own):
-                table = own.pivot_table(index="epoch", columns="trial_key", values="validation_score", sort=True)
-                found[method] = [float(value) for value in table.mean(axis=1)]
+            keys = cell.trial_keys.values() if cell else ()
+            if curves := [self._validation[key] for key in keys if key in self._validation]:
+                found[method] = [float(value) for value in pd.concat(curves, axis=1).sort_index().mean(axis=1)]
         return found
+
+    @cached_property
+    def _validation(self) -> dict[str, pd.Series]:
+        """Validation score by refine epoch of each trial that has a curve."""
+        if self.curves is None:
+            return {}
+        rows = self.curves[(self.curves["stage"] == "refine") & self.curves["validation_score"].notna()]
+        return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
 
     def missing(self) -> dict[str, list[str]]:
         """Return the tasks without a score of each method, by method; methods that have them all are left out."""
@@ -102,8 +109,8 @@ class Report:
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table with its floating-point numbers rounded to `_DIGITS` significant digits."""
-    floats = frame.select_dtypes("float")
-    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in floats[name]] for name in floats})
+    floats = {str(name): column for name, column in frame.select_dtypes("float").items()}
+    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in column] for name, column in floats.items()})
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:

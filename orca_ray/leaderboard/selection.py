@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from orca_ray.errors import UserError, nearest, printable, shorten
 from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board, score_table
+from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.tally import tally
 from orca_ray.results.record import Status
 from orca_ray.results.scan import Scan, encoded
@@ -81,8 +82,8 @@ def build(
         notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
     scored = scored.assign(method=scored["label"], score=scored["test_score"].astype("float64"))
     methods = sorted(groups["label"].unique())
-    means = scored.groupby(["task", "method"])["score"].mean().unstack("method")
-    ranks = means.reindex(columns=methods).reindex(state.index).dropna().rank(axis=1).mean()
+    scores = score_table(scored)
+    ranks = get_statistic("mean_rank").compute(scores)["value"]
     return Board(
         benchmark=benchmark,
         sweep=chosen.sweep,
@@ -92,7 +93,7 @@ def build(
             for task, data, metric, version in state.itertuples()
         },
         methods=tuple(ranks.reindex(methods).sort_values(kind="stable").index),
-        scores=score_table(scored),
+        scores=scores,
         cells=_cells(scan, groups, scored),
         others=tuple(other for other in available if other != chosen),
         notes=tuple(notes),
@@ -220,22 +221,16 @@ def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple
     scored = scored.sort_values("position").reset_index(drop=True)
     wide = to_frame(scan.take(scored["position"].to_numpy("int64"), _WIDE))
     scored = pd.concat([scored, wide], axis=1).sort_values("seed", kind="stable")
-    of = dict(iter(scored.groupby(["task", "method"])))
-    key = ["task", "label"]
-    counts = groups.groupby([*key, "status"])["count"].sum()
-    hours = groups.groupby([*key, "device"])["hours"].sum()
-    statuses: dict[Any, dict[Status, int]] = {}
-    devices: dict[Any, dict[str, float]] = {}
-    for (task, label, status), count in counts.items():
-        statuses.setdefault((task, label), dict.fromkeys(Status, 0))[Status(status)] = int(count)
-    for (task, label, device), value in hours.items():
-        devices.setdefault((task, label), {})[str(device)] = float(value)
-    cells = {}
-    for (task, label), attempts in groups.groupby(key)["attempts"].sum().items():
-        cell = task, label
-        provenance = {"statuses": statuses[cell], "attempts": int(attempts), "device_hours": devices[cell]}
-        cells[cell] = _cell(str(task), str(label), of.get(cell), provenance)
-    return cells
+    of: dict[Any, pd.DataFrame] = dict(iter(scored.groupby(["task", "method"])))
+    groups = groups.groupby(["task", "label", "status", "device"], as_index=False)[["count", "attempts", "hours"]].sum()
+    trials: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in groups.to_dict("records"):
+        none: dict[str, Any] = {"statuses": dict.fromkeys(Status, 0), "attempts": 0, "device_hours": {}}
+        cell = trials.setdefault((row["task"], row["label"]), none)
+        cell["statuses"][Status(row["status"])] += int(row["count"])
+        cell["attempts"] += int(row["attempts"])
+        cell["device_hours"][row["device"]] = cell["device_hours"].get(row["device"], 0.0) + float(row["hours"])
+    return {key: _cell(*key, of.get(key), trials[key]) for key in sorted(trials)}
 
 
 def _cell(task: str, method: str, scored: pd.DataFrame | None, trials: dict[str, Any]) -> Cell:

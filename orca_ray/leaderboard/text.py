@@ -10,7 +10,9 @@ from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.published import PublishedTable
 from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
+from orca_ray.leaderboard.statistics.verdict import describe
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -99,22 +101,11 @@ def _own_lines(report: Report) -> Iterator[str]:
 
 
 def _verdict(report: Report) -> Iterator[str]:
-    """Yield whether the first two methods by mean rank are separable, and how many pairs are."""
+    """Yield whether the first two methods by mean rank are separable, how many pairs are, and what helped."""
     ranked = [str(name) for name in report.statistic("mean_rank")["value"].dropna().index]
-    if len(ranked) < 2:
-        return
-    pair = report.verdicts.loc[(ranked[0], ranked[1])]
-    names = f"{ranked[0]} and {ranked[1]}, first and second by mean rank, are"
-    ratio = f"ratio of scores {_with_interval(pair['value'], pair['low'], pair['high'])}"
-    if math.isnan(pair["p"]):
-        yield f"{names} not tested: that needs five tasks, or two seeds; {ratio}"
-    elif pair["separable"]:
-        yield f"{names} separable: {ratio}, p = {pair['adjusted_p']:.2g}"
-    else:
-        more = ((pair["more_tasks"], "tasks"), (pair["more_seeds"], "seeds per task and method"))
-        needed = " or ".join(f"{number:.0f} more {what}" for number, what in more if math.isfinite(number))
-        told = f"about {needed} would separate them" if needed else "no reasonable number of tasks or seeds would"
-        yield f"{names} not separable: {ratio}, p = {pair['adjusted_p']:.2g}; {told}"
+    if len(ranked) > 1:
+        row = {str(name): values.loc[(ranked[0], ranked[1])] for name, values in report.verdicts.items()}
+        yield f"first and second by mean rank: {describe(ranked[0], ranked[1], row).removesuffix('.')}"
     tested = report.verdicts[report.verdicts["p"].notna()]
     if len(tested):
         few = "" if len(report.common_tasks) >= MIN_TASKS else ", for these tasks only"
@@ -122,6 +113,7 @@ def _verdict(report: Report) -> Iterator[str]:
             f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of {len(tested) // 2} "
             f"(paired test of log ratios, 5% level over all pairs by Holm{few})"
         )
+    yield from (answer.sentence.removesuffix(".") for answer in answers(report.scores))
 
 
 def published_tables(report: Report) -> list[PublishedTable]:

@@ -5,8 +5,8 @@ of each trial counts, from a 64-bit hash of its key, and then reads the columns 
 take about 20 bytes each.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from orca_ray.errors import shorten
 from orca_ray.results import tables
 from orca_ray.results.record import Record, Status
-from orca_ray.results.tables import RECORDS, invalid_rows
+from orca_ray.results.tables import RECORDS, FilePart, invalid_rows
 
 _SUCCESSES = [status.value for status in Status if not status.failed]
 _KEY = ["sweep", "trial_key"]
@@ -25,19 +25,6 @@ _SUCCEEDED = 2**60
 """Added to the time of a trial that did not fail, in microseconds; times of the years 1 to 9999 are below 2**58."""
 MAX_WARNINGS = 20
 """Number of contradictory trials that are named; the others are counted."""
-
-
-class Part(Protocol):
-    """Records in a file or in memory."""
-
-    where: str
-    group_rows: Sequence[int]
-
-    def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the row groups that may hold rows with ``wanted`` values."""
-
-    def read(self, groups: Sequence[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
-        """Return columns of row groups as an Arrow table; text is dictionary-encoded unless ``expand``."""
 
 
 class MemoryPart:
@@ -50,9 +37,12 @@ class MemoryPart:
         """Return the only group."""
         return [0]
 
-    def read(self, groups: Sequence[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
+    def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
         """Return columns of the table."""
         return self.table if columns is None else self.table.select(columns)
+
+
+Part = MemoryPart | FilePart
 
 
 class Scan:
@@ -129,7 +119,8 @@ class Scan:
 
     def _examine(self, index: int, part: Part, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
         """Fill hashes and ranks of the rows of a part, and find its valid rows."""
-        start, wrong = int(self._starts[index]), {}
+        start = int(self._starts[index])
+        wrong: dict[tuple[str, str], tuple[int, str]] = {}
         for group, num_rows in enumerate(part.group_rows):
             rows = slice(start, start + num_rows)
             table = part.read([group], _NARROW, expand=False)
@@ -205,7 +196,8 @@ def hashed(column: Any) -> NDArray[np.uint64]:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
     if pa.types.is_dictionary(array.type):
-        return _hashed(array.dictionary)[array.indices.to_numpy(zero_copy_only=False)]
+        indices: NDArray[np.int32] = array.indices.to_numpy(zero_copy_only=False)
+        return _hashed(array.dictionary)[indices]
     return _hashed(array)
 
 

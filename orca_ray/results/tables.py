@@ -16,11 +16,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable
+from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
 
 MAX_TABLE_BYTES = 2**30
 """Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
 _MAX_BRACKETS = 100
+_DISTINCT = ("trial_key", "payload")
+"""Columns of nearly distinct values."""
 _SUCCESSES = tuple(status.value for status in Status if not status.failed)
 _LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
 _FIRST_TIME = pa.scalar(datetime.min.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
@@ -52,6 +55,12 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
 
 def _plain(column: Any) -> Any:
     return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def _artefact_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
+    if "payload" in table.column_names:
+        too_large = pc.greater(pc.binary_length(_plain(table["payload"])), MAX_BYTES)
+        yield "payload", too_large, f"JSON objects of at most {MAX_BYTES} bytes"
 
 
 def _is_json_object(text: str) -> bool:
@@ -98,6 +107,14 @@ RECORDS = Table(
     _record_problems,
 )
 CURVES = Table("curves", CurvePoint.SCHEMA, ("sweep", "trial_key", "stage", "epoch"), 2**22, 2**14)
+ARTEFACTS = Table(
+    "artefacts",
+    ArtefactRow.SCHEMA,
+    ("sweep", "trial_key", "kind", "name"),
+    2**12,  # at most 256 MiB
+    2**6,
+    problems=_artefact_problems,
+)
 
 
 def encode(table: Any, group_rows: int = 2**17) -> Any:
@@ -107,7 +124,7 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
     of nearly distinct values are not dictionary-encoded, because they would be expanded by a reader.
     """
     sink = pa.BufferOutputStream()
-    dictionaries = [each.name for each in table.schema if _is_text(each) and each.name != "trial_key"]
+    dictionaries = [each.name for each in table.schema if _is_text(each) and each.name not in _DISTINCT]
     pq.write_table(
         table,
         sink,
@@ -284,8 +301,17 @@ def superseded(frame: pd.DataFrame) -> "pd.Series[bool]":
     return ordered.duplicated(["sweep", "trial_key"], keep="last").reindex(frame.index)
 
 
+def current_artefacts(table: Any) -> Any:
+    """Return the last row of each (sweep, trial key, kind, name), sorted by these columns."""
+    return _last_of_each(table, ["sweep", "trial_key", "kind", "name"])
+
+
 def current_curves(table: Any) -> Any:
     """Return the last row of each (sweep, trial key, stage, epoch), sorted by these columns."""
-    frame = to_frame(table.select(["sweep", "trial_key", "stage", "epoch"]))
-    frame = frame.drop_duplicates(keep="last").sort_values(list(frame.columns), kind="stable")
+    return _last_of_each(table, ["sweep", "trial_key", "stage", "epoch"])
+
+
+def _last_of_each(table: Any, columns: list[str]) -> Any:
+    frame = to_frame(table.select(columns))
+    frame = frame.drop_duplicates(keep="last").sort_values(columns, kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))

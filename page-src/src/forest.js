@@ -4,6 +4,9 @@ import { ticks } from "d3-array";
 import { chart, chartWidth, tips } from "./charts.js";
 import * as format from "./format.js";
 
+/** Whether the interval excludes 1. */
+const beyond = ({ low, high }) => Number.isFinite(low) && Number.isFinite(high) && (low > 1 || high < 1);
+
 /**
  * @param {{label: string, value: number, low: number, high: number, whole?: boolean, title?: string}[]} rows
  * @param {{label: string, better: string, worse: string, colour?: string}} options
@@ -19,7 +22,7 @@ export function forest(rows, { label, better, worse, colour = "var(--c0)" }) {
   const places = domain[1] / domain[0] < 8 ? ticks(...domain, chartWidth() < 500 ? 4 : 8) : undefined;
   const name = Math.min(190, chartWidth() * 0.36);
   const clip = (text) => (text.length > name / 7 ? `${text.slice(0, Math.floor(name / 7) - 1)}…` : text);
-  const points = shown.map((row) => ({ ...row, x: row.value, y: row.label, title: row.title ?? `${row.label}\n${format.short(row.value, 3)} [${format.short(row.low, 3)}, ${format.short(row.high, 3)}]` }));
+  const points = shown.map((row) => ({ ...row, x: row.value, y: row.label, title: row.title ?? `${row.label}\nratio ${format.short(row.value, 3)}\n95 % interval ${format.range(row.low, row.high, 3)}` }));
   const within = (value) => Math.min(Math.max(value, domain[0]), domain[1]);
   return chart({
     height: 78 + 26 * points.length, marginLeft: name, marginRight: 24, marginTop: 26,
@@ -31,8 +34,8 @@ export function forest(rows, { label, better, worse, colour = "var(--c0)" }) {
       Plot.ruleX([1], { stroke: "var(--muted)", strokeWidth: 1.5 }),
       Plot.text([`← ${better}`], { frameAnchor: "top-left", dy: -16, fill: "var(--muted)" }),
       Plot.text([`${worse} →`], { frameAnchor: "top-right", dy: -16, fill: "var(--muted)" }),
-      Plot.link(points.filter((point) => Number.isFinite(point.low)), { x1: (d) => within(d.low), x2: (d) => within(d.high), y1: "y", y2: "y", stroke: colour, strokeWidth: (d) => (d.whole ? 4 : 2), strokeOpacity: (d) => (d.low > 1 || d.high < 1 ? 1 : 0.45) }),
-      Plot.dot(points, { x: (d) => within(d.x), y: "y", r: (d) => (d.whole ? 7 : 4.5), symbol: (d) => (d.whole ? "diamond" : "circle"), fill: (d) => (d.low > 1 || d.high < 1 ? colour : "var(--surface)"), stroke: colour, strokeWidth: 2 }),
+      Plot.link(points.filter((point) => Number.isFinite(point.low)), { x1: (d) => within(d.low), x2: (d) => within(d.high), y1: "y", y2: "y", stroke: colour, strokeWidth: (d) => (d.whole ? 4 : 2), strokeOpacity: (d) => (beyond(d) ? 1 : 0.45) }),
+      Plot.dot(points, { x: (d) => within(d.x), y: "y", r: (d) => (d.whole ? 7 : 4.5), symbol: (d) => (d.whole ? "diamond" : "circle"), fill: (d) => (beyond(d) ? colour : "var(--surface)"), stroke: colour, strokeWidth: 2 }),
       tips(points),
     ],
     ariaLabel: label,

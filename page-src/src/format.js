@@ -19,6 +19,9 @@ export function short(value, digits = 2) {
   return text.replace("-", "−");
 }
 
+/** An interval. @param {number | null} low @param {number | null} high */
+export const range = (low, high, digits = 2) => (Number.isFinite(low) && Number.isFinite(high) ? `${short(low, digits)} – ${short(high, digits)}` : MISSING);
+
 /** A p-value. @param {number} value */
 export const pValue = (value) => (Number.isNaN(value) ? MISSING : value < 0.001 ? "<0.001" : value.toFixed(3));
 

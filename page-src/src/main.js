@@ -60,7 +60,9 @@ function frame() {
 
 function show() {
   const { view, argument } = place();
-  const name = view in VIEWS ? view : "table";
+  // A page about a grid has no methods to rank.
+  const first = data.effects && !data.methods.length ? "effects" : "table";
+  const name = view in VIEWS ? view : first;
   const { title, show: build } = VIEWS[name];
   const board = new Board(data);
   nav.replaceChildren(...Object.entries(VIEWS).map(([each, entry]) =>

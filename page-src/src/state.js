@@ -9,7 +9,7 @@
 export function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [view, ...rest] = path.split("/");
-  return { view: view || "table", argument: decode(rest.join("/")), options: new URLSearchParams(query) };
+  return { view, argument: decode(rest.join("/")), options: new URLSearchParams(query) };
 }
 
 /** Decode a part of the hash; a malformed one is taken as it is. @param {string} text */

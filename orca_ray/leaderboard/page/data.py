@@ -195,6 +195,13 @@ def _effects(effects: Effects) -> dict[str, Any]:
     return {
         "factors": {factor: list(levels) for factor, levels in effects.factors.items()},
         "seeds": list(effects.seeds),
+        "cells": [
+            {
+                "levels": dict(cell),
+                "scores": {task: list(map(_plain, effects.scores[task, c])) for task in effects.metrics},
+            }
+            for c, cell in enumerate(effects.cells)
+        ],
         "comparisons": [
             {
                 "changed": dict(each.changed),

@@ -1,5 +1,7 @@
 """Cost of a method, and the methods that no other one beats in both score and cost."""
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -8,20 +10,26 @@ from orca_ray.leaderboard.statistics.paired import Logs
 from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
+Over = Literal["sum", "mean", "max"]
+"""How the costs of tasks are put together."""
 
-def cost(costs: pd.DataFrame) -> pd.DataFrame:
-    """Sum of the method's costs over the tasks on which every method has a cost, in the unit of the costs."""
+
+def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
+    """Sum of the method's costs over the tasks on which every method has a cost, in the unit of the costs.
+
+    ``over_tasks`` may also be ``mean`` or ``max``, for costs that do not add up, such as memory. There is no interval.
+    """
     wide = costs.pivot(index="task", columns="method", values="cost").astype("float64").dropna()
-    value = wide.sum() if len(wide) else wide.sum() * np.nan
+    value = wide.agg(over_tasks) if len(wide) else wide.sum() * np.nan
     return pd.DataFrame({"value": value, "low": np.nan, "high": np.nan, "num_tasks": len(wide)}).rename_axis("method")
 
 
-def pareto(scores: ScoreTable, costs: pd.DataFrame) -> pd.DataFrame:
+def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
     """1 if no other method has a better score at no higher cost, or a lower cost at no worse score; otherwise 0.
 
     ``score`` is the geometric mean over tasks of the score relative to the best score on the task. ``cost`` is the sum
-    of costs. Both use the tasks on which every method with a cost has both a score and a cost. A method without costs
-    has no value.
+    of costs, or what ``over_tasks`` says. Both use the tasks on which every method with a cost has both a score and a
+    cost. A method without costs has no value.
     """
     wide = costs.pivot(index="task", columns="method", values="cost").astype("float64")
     wide = wide.reindex(index=scores.tasks, columns=scores.methods)
@@ -33,7 +41,7 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame) -> pd.DataFrame:
     if common_T.any():
         relative_TM = logs_TM - logs_TM.min(axis=1, keepdims=True)
         columns["score"][known_M] = np.exp(relative_TM[common_T].mean(axis=0))
-        columns["cost"][known_M] = costs_TM[common_T].sum(axis=0)
+        columns["cost"][known_M] = getattr(costs_TM[common_T], over_tasks)(axis=0)
         columns["value"][known_M] = pareto_front(columns["score"][known_M], columns["cost"][known_M])
     return scores.by_method(**columns, num_tasks=int(common_T.sum()))
 

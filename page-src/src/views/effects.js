@@ -15,6 +15,7 @@ export function effectsView(board) {
     answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining or searching."),
     [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
     effects && factors(board, effects),
+    effects && gridScores(board, effects),
   ];
 }
 
@@ -26,8 +27,24 @@ function question(board, answer, ...further) {
     title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: sentence(board, answer),
     chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),
     head: ["Task", "Ratio", "95 % interval"],
-    rows: rows.map((row) => [row.label, format.short(row.value, 3), `${format.short(row.low, 3)} – ${format.short(row.high, 3)}`]),
+    rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
   });
+}
+
+/** Mean test scores of the cells of a grid. */
+function gridScores(board, effects) {
+  const factors = Object.keys(effects.factors);
+  return [
+    h("h3", {}, "Test scores of the grid"),
+    h("p.note", {}, `Mean ± standard deviation over seeds ${effects.seeds.join(", ")}. A dash is a missing score.`),
+    plainTable([...factors, ...board.tasks.map((task) => board.label(task))], effects.cells.map(({ levels, scores }) => [
+      ...factors.map((factor) => levels[factor] ?? format.MISSING),
+      ...board.tasks.map((task) => {
+        const [mean, std, n] = scores[task];
+        return [format.score(mean), std !== null && h("span.spread", {}, `± ${format.score(std)}`), n > 0 && n < effects.seeds.length && h("span.spread", {}, `n=${n}`)];
+      }),
+    ])),
+  ];
 }
 
 const named = (levels) => Object.entries(levels).map(([factor, level]) => `${factor} ${level}`).join(", ");
@@ -45,10 +62,10 @@ function factors(board, effects) {
     return figure({
       title: `Effect of ${factor}, relative to ${baseline}`,
       chart: [forest(rows, { label: `score relative to ${factor} ${baseline}`, better: "better", worse: `${baseline} better` }),
-        own.length > main.length && plainTable(["Level", "Given", "Ratio", "95 % interval", "Better, worse beyond noise", "Pairs"],
-          own.map((each) => [each.changed[factor], named(each.given) || "all", format.short(each.ratio.value), `${format.short(each.ratio.low)} – ${format.short(each.ratio.high)}`, `${each.better}, ${each.worse}`, `${each.pairs}/${each.planned}`]))],
+        own.length > main.length && h("details.numbers", {}, h("summary", {}, "Given levels of the other factors"), plainTable(["Level", "Given", "Ratio", "95 % interval", "Better, worse beyond noise", "Pairs"],
+          own.map((each) => [each.changed[factor], named(each.given) || "all", format.short(each.ratio.value), format.range(each.ratio.low, each.ratio.high), `${each.better}, ${each.worse}`, `${each.pairs}/${each.planned}`])))],
       head: ["Level and task", "Ratio", "95 % interval"],
-      rows: rows.map((row) => [row.label, format.short(row.value, 3), `${format.short(row.low, 3)} – ${format.short(row.high, 3)}`]),
+      rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
     });
   });
 }

@@ -114,6 +114,7 @@ class TestCost:
     def test_total_on_common_tasks(self) -> None:
         found = get_statistic("cost").compute(self.costs)
         assert found["value"].to_dict() == {"a": 3, "b": 10}
+        assert get_statistic("cost").compute(self.costs, over_tasks="max")["value"].to_dict() == {"a": 2, "b": 5}
         assert set(found["num_tasks"]) == {2}
 
     def test_pareto_by_hand(self) -> None:
@@ -122,6 +123,7 @@ class TestCost:
         assert found["value"].to_dict() == pytest.approx({"a": 1, "b": 1, "published": math.nan}, nan_ok=True)
         assert found["score"]["a"] == pytest.approx(4)
         assert found["cost"]["b"] == 10
+        assert get_statistic("pareto").compute(scores, self.costs, over_tasks="mean")["cost"]["b"] == 5
         worse = table({task: {"a": 0.5, "b": 1.0} for task in "tu"})
         assert get_statistic("pareto").compute(worse, self.costs)["value"].to_dict() == {"a": 1, "b": 0}
 

@@ -1,0 +1,290 @@
+"""Time and memory of a leaderboard's board from a compacted store, beside pandas and one JSON file per record.
+
+``python tests/perf/bench_leaderboard.py [--records 100000 1000000 10000000] [--json-files 20000] [--points 100000000]
+[--dir DIR]``. A store has 60 tasks and 20 methods in one sweep: 5 % of the trials are confirm trials, each with one of
+5 seeds, and 1 % ran twice. Each measurement is a process of its own on one core, imports included; memory is its
+largest resident size. The board of a small store is first compared with one that pandas computes from all of its rows;
+a difference ends with exit code 1. A missed goal, which depends on the machine, is only reported. The files of 10
+million records take 1 GB, those of 100 million points 2 GB.
+"""
+
+# ruff: noqa: T201 - a benchmark prints its table
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+BENCHMARK, SWEEP = "bench", "bench/full"
+TASKS, METHODS, SEEDS = 60, 20, 5
+GOALS = {100_000: (1.0, 0), 1_000_000: (1.5, 400), 10_000_000: (5.0, 1000)}
+"""Seconds and MB that the board of a store of so many records should take at most; 0: no goal."""
+CURVE_EPOCHS = 100
+
+
+def main() -> None:
+    """Make the stores and print a table of the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, nargs="*", default=list(GOALS))
+    parser.add_argument("--json-files", type=int, default=20_000)
+    parser.add_argument("--points", type=int, default=100_000_000)
+    parser.add_argument("--dir", type=Path, help="Directory of the stores, by default a temporary one.")
+    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        what, path = options.measure
+        print(json.dumps(MEASUREMENTS[what](path)))
+        return
+    with tempfile.TemporaryDirectory(dir=options.dir) as directory:
+        _check(Path(directory) / "small")
+        print(f"{'':44} {'wall s':>8} {'CPU s':>8} {'MB':>8}  goal")
+        for number in options.records:
+            path = Path(directory) / str(number)
+            write_store(path, number)
+            seconds, mb = GOALS.get(number, (0, 0))
+            goal = " and ".join([f"{seconds:g} s"] * bool(seconds) + [f"{mb} MB"] * bool(mb))
+            _report(f"board of {number:,} records", "board", path, goal)
+        if options.json_files:
+            path = Path(directory) / "json"
+            write_json(path, options.json_files)
+            _report(f"pandas, {options.json_files:,} JSON files", "json", path)
+            write_store(Path(directory) / "same", options.json_files)
+            _report(f"board of {options.json_files:,} records", "board", Path(directory) / "same")
+        if options.points:
+            path = Path(directory) / "curves"
+            write_curves(path, options.points)
+            _report(f"curve of one trial among {options.points:,} points", "curve", path)
+            _report(f"curves of 100 trials among {options.points:,} points", "curves", path)
+
+
+def _report(title: str, what: str, path: Path, goal: str = "") -> None:
+    command = [sys.executable, __file__, "--measure", what, str(path)]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=_one_core)
+    wall = time.perf_counter() - start
+    found = json.loads(done.stdout)
+    print(f"{title:44} {wall:8.2f} {found['cpu']:8.2f} {found['mb']:8.0f}  {goal}", flush=True)
+
+
+def _one_core() -> None:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+
+
+def _used(**facts: Any) -> dict[str, Any]:
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu": own.ru_utime + own.ru_stime, "mb": own.ru_maxrss * 1024 / 1e6, **facts}
+
+
+def measure_board(path: str) -> dict[str, Any]:
+    """Build the board of a store."""
+    from orca_ray.leaderboard import build
+    from orca_ray.results.store import ResultsStore
+
+    board = build(ResultsStore(path), benchmark=BENCHMARK)
+    assert len(board.cells) == TASKS * METHODS
+    return _used(scores=len(board.scores))
+
+
+def measure_json(path: str) -> dict[str, Any]:
+    """Compute mean scores from one JSON file per record with pandas."""
+    import pandas as pd
+
+    rows = pd.DataFrame([json.loads(file.read_text()) for file in Path(path).iterdir()])
+    return _used(scores=len(naive_scores(rows)))
+
+
+def measure_curve(path: str) -> dict[str, Any]:
+    """Read the curve of one trial."""
+    return _measure_curves(path, 1)
+
+
+def measure_curves(path: str) -> dict[str, Any]:
+    """Read the curves of a task: 20 methods with 5 seeds each."""
+    return _measure_curves(path, 100)
+
+
+def _measure_curves(path: str, number: int) -> dict[str, Any]:
+    from orca_ray.results.store import ResultsStore
+
+    keys = json.loads((Path(path) / "keys").read_text())[:number]
+    found = ResultsStore(path).curves(sweep=SWEEP, trial_key=keys)
+    assert len(found) == number * CURVE_EPOCHS
+    return _used(points=len(found))
+
+
+MEASUREMENTS = {"board": measure_board, "json": measure_json, "curve": measure_curve, "curves": measure_curves}
+
+
+def naive_scores(rows: Any) -> Any:
+    """Return the score table of records by pandas alone: task, method, seed and score, sorted."""
+    rows = rows.assign(ok=rows["status"].isin(["completed", "stopped_early"]))
+    rows = rows.sort_values(["ok", "finished_at"], kind="stable").drop_duplicates("trial_key", keep="last")
+    rows = rows[(rows["phase"] == "confirm") & (rows["status"] == "completed")]
+    key = ["task", "method", "hyperparameters"]
+    best = rows.groupby(key).agg(n=("seed", "nunique"), last=("finished_at", "max")).reset_index()
+    best = best.sort_values(["n", "last"]).drop_duplicates(["task", "method"], keep="last")
+    rows = rows.merge(best[key], on=key).sort_values("finished_at", kind="stable")
+    rows = rows.drop_duplicates(["task", "method", "seed"], keep="last").rename(columns={"test_score": "score"})
+    return rows[["task", "method", "seed", "score"]].sort_values(["task", "method", "seed"]).reset_index(drop=True)
+
+
+def _check(path: Path) -> None:
+    """Compare the board of a small store with one computed by pandas; exit with 1 if they differ."""
+    import pandas as pd
+
+    from orca_ray.leaderboard import build
+    from orca_ray.results.store import ResultsStore
+
+    write_store(path, 30_000)
+    rows = pd.concat([pd.read_parquet(file) for file in sorted((path / "records").iterdir())])
+    expected, found = (
+        naive_scores(rows.astype({"task": "str", "method": "str"})),
+        build(ResultsStore(path), benchmark=BENCHMARK),
+    )
+    counts = sum(cell.provenance.trials for cell in found.cells.values())
+    same = found.scores.round(12).equals(expected.astype(found.scores.dtypes).round(12))
+    if not same or counts != rows["trial_key"].nunique():
+        print("the board differs from the naive computation")
+        raise SystemExit(1)
+    print(f"board of {len(rows):,} records equals the naive computation: {len(expected):,} scores, {counts:,} trials")
+
+
+def write_store(path: Path, num_records: int) -> None:
+    """Write a store with compacted files of records."""
+    from orca_ray.results.store import ResultsStore
+    from orca_ray.results.tables import RECORDS, encode
+
+    ResultsStore(path, create=True)
+    (path / "records").mkdir()
+    for number, table in enumerate(record_tables(num_records)):
+        (path / "records" / f"{number:020d}-0.parquet").write_bytes(encode(table, RECORDS.group_rows))
+
+
+def write_json(path: Path, num_records: int) -> None:
+    """Write each record to a JSON file of its own."""
+    path.mkdir()
+    rows = (row for table in record_tables(num_records) for row in table.to_pylist())
+    for number, row in enumerate(rows):
+        (path / f"{number}.json").write_text(json.dumps(row, default=str))
+
+
+def record_tables(num_records: int) -> Iterator[Any]:
+    """Yield tables of records in the order of compacted files: confirm trials first, then by task and method."""
+    import numpy as np
+    import pyarrow as pa
+
+    from orca_ray.results.tables import RECORDS
+
+    rng = np.random.default_rng(0)
+    cells = TASKS * METHODS
+    confirm = max(SEEDS, num_records // 20 // cells) * cells
+    for start in range(0, num_records, RECORDS.file_rows):
+        index = np.arange(start, min(start + RECORDS.file_rows, num_records))
+        confirmed = index < confirm
+        cell = np.where(confirmed, index * cells // confirm, (index - confirm) * cells // max(num_records - confirm, 1))
+        within = np.where(confirmed, index % (confirm // cells), index)
+        again = np.insert(rng.random(len(index) - 1) < 0.01, 0, False) & ~confirmed
+        keys = random_keys(rng, len(index))
+        keys[again] = keys[np.flatnonzero(again) - 1]
+        finished = 1_700_000_000_000_000 + rng.permutation(len(index)) * 1_000_000
+        configurations = within // SEEDS if confirm >= num_records // 20 else within * 0
+        texts = {
+            "trial_key": pa.array(keys),
+            "hyperparameters": _pick(np.where(confirmed, configurations, index % 997), [
+                json.dumps({"align.epochs": 60, "refine.learning_rate": n / 1e6, "refine.epochs": 100}) for n in range(5000)
+            ]),
+            "sweep": _pick(index * 0, [SWEEP]),
+            "benchmark": _pick(index * 0, [BENCHMARK]),
+            "task": _pick(cell // METHODS, [f"bench/task-{n:02d}" for n in range(TASKS)]),
+            "method": _pick(cell % METHODS, [f"method-{n:02d}" for n in range(METHODS)]),
+            "phase": _pick(np.where(confirmed, 0, 1), ["confirm", "search"]),
+            "status": _pick(
+                np.where(confirmed, 0, rng.choice(6, len(index), p=[0.6, 0.3, 0.02, 0.04, 0.02, 0.02])),
+                ["completed", "stopped_early", "failed_user", "failed_oom", "failed_nan", "lost"],
+            ),
+            "metric": _pick(cell // METHODS % 5, ["error", "rmse", "relative_l2", "one_minus_map", "mae_lr_d8"]),
+            "device": _pick(index % 2, ["GPU one", "GPU two"]),
+            "protocol": _pick(index * 0, ["held-out"]),
+        }  # fmt: skip
+        integers = {
+            "seed": np.where(confirmed, within % SEEDS, 0),
+            "metric_version": index * 0 + 1,
+            "attempts": index * 0 + 1,
+        }
+        columns = []
+        for each in RECORDS.schema:
+            if each.name in texts:
+                columns.append(texts[each.name])
+            elif each.name in ("error", "notes"):
+                columns.append(pa.nulls(len(index), each.type))
+            elif pa.types.is_string(each.type):
+                columns.append(_pick(index * 0, [f"a {each.name}"]))
+            elif pa.types.is_timestamp(each.type):
+                columns.append(pa.array(finished).cast(each.type))
+            elif pa.types.is_floating(each.type):
+                columns.append(pa.array(rng.random(len(index))))
+            elif pa.types.is_boolean(each.type):
+                columns.append(pa.repeat(False, len(index)))
+            else:
+                columns.append(pa.array(integers.get(each.name, index * 0 + 7)))
+        yield pa.table(columns, names=RECORDS.schema.names)
+
+
+def _pick(codes: Any, names: list[str]) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names))
+
+
+def random_keys(rng: Any, number: int) -> Any:
+    """Return random trial keys, of 20 hexadecimal digits, as an array."""
+    import numpy as np
+
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[rng.integers(0, 16, (number, 20))]
+    return np.ascontiguousarray(digits).view("S20")[:, 0].astype("U20")
+
+
+def write_curves(path: Path, num_points: int) -> None:
+    """Write a store with compacted files of curves, of `CURVE_EPOCHS` points per trial, and keys of 100 trials."""
+    import numpy as np
+    import pyarrow as pa
+
+    from orca_ray.results.store import ResultsStore
+    from orca_ray.results.tables import CURVES, encode
+
+    ResultsStore(path, create=True)
+    (path / "curves").mkdir()
+    rng, chosen = np.random.default_rng(0), []
+    for number, start in enumerate(range(0, num_points, CURVES.file_rows)):
+        trials = min(CURVES.file_rows, num_points - start) // CURVE_EPOCHS
+        keys = np.sort(random_keys(rng, trials))
+        rows = trials * CURVE_EPOCHS
+        numbers = {name: rng.random(rows, dtype=np.float32) for name in ("loss", "validation_score", "seconds")}
+        columns = {
+            "sweep": _pick(np.zeros(rows), [SWEEP]),
+            "trial_key": _pick(np.repeat(np.arange(trials), CURVE_EPOCHS), list(keys)),
+            "stage": _pick(np.zeros(rows), ["refine"]),
+            "epoch": pa.array(np.tile(np.arange(1, CURVE_EPOCHS + 1), trials)),
+            **{name: pa.array(values.astype(np.float64)) for name, values in numbers.items()},
+            "distance": pa.nulls(rows, pa.float64()),
+            "learning_rate": pa.repeat(1e-4, rows),
+        }
+        table = pa.table([columns[name] for name in CURVES.schema.names], names=CURVES.schema.names)
+        (path / "curves" / f"{number:020d}-0.parquet").write_bytes(encode(table, CURVES.group_rows))
+        chosen += rng.choice(keys, 10).tolist()
+    (path / "keys").write_text(json.dumps(sorted(set(chosen))[:100]))
+
+
+if __name__ == "__main__":
+    main()
