@@ -1,4 +1,4 @@
-"""The results store: records and learning curves in Parquet files, which are never changed after they are written."""
+"""The results store: Parquet files of records, learning curves and artefacts, never changed after they are written."""
 
 import json
 import logging
@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.results import tables
+from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.record import CurvePoint, Record
 from orca_ray.results.scan import MemoryPart, Part, Scan, invalid_rows_text, matches
-from orca_ray.results.tables import CURVES, RECORDS, FilePart, Table
+from orca_ray.results.tables import ARTEFACTS, CURVES, RECORDS, FilePart, Table
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ _READ_ATTEMPTS = 100
 
 
 class ResultsStore:
-    """Records and learning curves of all trials, in a directory or under a URI.
+    """Records, learning curves and artefacts of all trials, in a directory or under a URI.
 
     A store holds a marker file ``orca-ray-results.json``, which contains the schema version, and the tables
-    ``records/*.parquet`` and ``curves/*.parquet``. Each `append` adds one file per table and changes no other file. Any
-    number of processes and machines may append, read and compact at the same time without locks: a reader sees only
-    complete files, and duplicate rows count once.
+    ``records/*.parquet``, ``curves/*.parquet`` and ``artefacts/*.parquet``. Each `append` adds one file per table and
+    changes no other file. Any number of processes and machines may append, read and compact at the same time without
+    locks: a reader sees only complete files, and duplicate rows count once.
 
     Args:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
@@ -70,14 +71,19 @@ class ResultsStore:
     def __repr__(self) -> str:
         return f"ResultsStore({self._folder.name!r})"
 
-    def append(self, records: Sequence[Record], curves: Sequence[CurvePoint] = ()) -> None:
-        """Add records and points of learning curves, in one new file per table; the file of curves is written first.
+    def append(
+        self,
+        records: Sequence[Record],
+        curves: Sequence[CurvePoint] = (),
+        artefacts: Sequence[ArtefactRow] = (),
+    ) -> None:
+        """Add records, points of learning curves and artefacts, in one new file per table; that of records is the last.
 
-        After the return, both survive a power cut. After an exception, no record was added, but curves may have been.
-        This does no harm: the rows may be appended again.
+        After the return, all survive a power cut. After an exception, no record was added, but other rows may have
+        been. This does no harm: the rows may be appended again.
         """
         stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
-        for table, items in ((CURVES, curves), (RECORDS, records)):
+        for table, items in ((CURVES, curves), (ARTEFACTS, artefacts), (RECORDS, records)):
             if items:
                 self._claim()
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
@@ -103,6 +109,13 @@ class ResultsStore:
         ``trial_key`` is one key or several. Of compacted files, only the parts that may hold them are read.
         """
         return tables.to_frame(tables.current_curves(self._table(CURVES, sweep=sweep, trial_key=trial_key)))
+
+    def artefacts(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
+        """Return the artefacts, sorted by sweep, trial, kind and name; of several rows, the last appended.
+
+        ``trial_key`` is one key or several. Columns are the fields of `ArtefactRow`, all strings.
+        """
+        return tables.to_frame(tables.current_artefacts(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key)))
 
     def scan(self) -> Scan:
         """Return a `Scan` of the current records, which reads columns as needed; a leaderboard is built from it.
@@ -132,7 +145,7 @@ class ResultsStore:
         append or compact meanwhile: only files that were merged are deleted, after the merged files are written.
         """
         removed = 0
-        for table in (CURVES, RECORDS):
+        for table in (CURVES, ARTEFACTS, RECORDS):
             self._folder.sweep_temporary(table.directory, _STALE_SECONDS)
             removed += self._compact_table(table)
         return removed

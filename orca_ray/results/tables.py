@@ -16,11 +16,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable
+from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
 
 MAX_TABLE_BYTES = 2**30
 """Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
 _MAX_BRACKETS = 100
+_DISTINCT = ("trial_key", "payload")
+"""Columns of nearly distinct values."""
 _SUCCESSES = tuple(status.value for status in Status if not status.failed)
 _LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
 _FIRST_TIME = pa.scalar(datetime.min.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
@@ -33,25 +36,39 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     """
     for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS), ("status", tuple(Status))):
         if name in table.column_names:
-            yield name, pc.invert(pc.is_in(_plain(table[name]), pa.array(allowed, pa.string()))), ", ".join(allowed)
+            yield name, _none_of(table[name], allowed), ", ".join(allowed)
     for name in ("validation_score", "test_score"):
         if name in table.column_names:
             infinite = pc.invert(pc.is_finite(table[name].fill_null(0.0)))
             if pc.any(infinite).as_py():
-                infinite = pc.and_(infinite, pc.is_in(_plain(table["status"]), pa.array(_SUCCESSES)))
+                infinite = pc.and_(infinite, pc.invert(_none_of(table["status"], _SUCCESSES)))
             yield name, infinite, "finite numbers in trials that did not fail"
     for name in ("started_at", "finished_at"):
         if name in table.column_names:
             outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
             yield name, outside, "times in the years 1 to 9999"
     if "hyperparameters" in table.column_names:
-        texts = _plain(table["hyperparameters"])
-        valid = [text for text in pc.unique(texts).to_pylist() if _is_json_object(text)]
-        yield "hyperparameters", pc.invert(pc.is_in(texts, pa.array(valid, pa.string()))), "JSON objects"
+        texts = pc.unique(table["hyperparameters"]).to_pylist()
+        valid = [text for text in texts if _is_json_object(text)]
+        yield "hyperparameters", _none_of(table["hyperparameters"], valid), "JSON objects"
 
 
-def _plain(column: Any) -> Any:
-    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+def _none_of(column: Any, allowed: Collection[str]) -> Any:
+    """Return a mask of the values of a text column, which may be dictionary-encoded, that are not ``allowed``."""
+    values = pa.array(list(allowed), pa.string())
+
+    def none(chunk: Any) -> Any:
+        if not pa.types.is_dictionary(chunk.type):
+            return pc.invert(pc.is_in(chunk, values))
+        return pc.invert(pc.is_in(chunk.dictionary, values)).take(chunk.indices)
+
+    return pa.chunked_array([none(chunk) for chunk in column.chunks], pa.bool_())
+
+
+def _artefact_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
+    if "payload" in table.column_names:
+        too_large = pc.greater(pc.binary_length(table["payload"]), MAX_BYTES)
+        yield "payload", too_large, f"JSON objects of at most {MAX_BYTES} bytes"
 
 
 def _is_json_object(text: str) -> bool:
@@ -98,6 +115,14 @@ RECORDS = Table(
     _record_problems,
 )
 CURVES = Table("curves", CurvePoint.SCHEMA, ("sweep", "trial_key", "stage", "epoch"), 2**22, 2**14)
+ARTEFACTS = Table(
+    "artefacts",
+    ArtefactRow.SCHEMA,
+    ("sweep", "trial_key", "kind", "name"),
+    2**12,  # at most 256 MiB
+    2**6,
+    problems=_artefact_problems,
+)
 
 
 def encode(table: Any, group_rows: int = 2**17) -> Any:
@@ -107,7 +132,7 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
     of nearly distinct values are not dictionary-encoded, because they would be expanded by a reader.
     """
     sink = pa.BufferOutputStream()
-    dictionaries = [each.name for each in table.schema if _is_text(each) and each.name != "trial_key"]
+    dictionaries = [each.name for each in table.schema if _is_text(each) and each.name not in _DISTINCT]
     pq.write_table(
         table,
         sink,
@@ -273,19 +298,24 @@ def ordered(table: Any, kind: Table) -> Any:
 def current_records(table: Any) -> Any:
     """Return one row per (sweep, trial key), by the rules of `ResultsStore.records`; of equal rows, the last one."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
-    frame = frame[~superseded(frame)].sort_values(["finished_at", "trial_key"], kind="stable")
+    frame["succeeded"] = frame["status"].isin(_SUCCESSES)
+    frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")
+    frame = frame.drop_duplicates(["sweep", "trial_key"], keep="last")
+    frame = frame.sort_values(["finished_at", "trial_key"], kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
 
 
-def superseded(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Return whether another row of the same (sweep, trial key) counts instead of a row, by the rules of `records`."""
-    ordered = frame.assign(succeeded=frame["status"].isin(_SUCCESSES))
-    ordered = ordered.sort_values(["succeeded", "finished_at"], kind="stable")
-    return ordered.duplicated(["sweep", "trial_key"], keep="last").reindex(frame.index)
+def current_artefacts(table: Any) -> Any:
+    """Return the last row of each (sweep, trial key, kind, name), sorted by these columns."""
+    return _last_of_each(table, ["sweep", "trial_key", "kind", "name"])
 
 
 def current_curves(table: Any) -> Any:
     """Return the last row of each (sweep, trial key, stage, epoch), sorted by these columns."""
-    frame = to_frame(table.select(["sweep", "trial_key", "stage", "epoch"]))
-    frame = frame.drop_duplicates(keep="last").sort_values(list(frame.columns), kind="stable")
+    return _last_of_each(table, ["sweep", "trial_key", "stage", "epoch"])
+
+
+def _last_of_each(table: Any, columns: list[str]) -> Any:
+    frame = to_frame(table.select(columns))
+    frame = frame.drop_duplicates(keep="last").sort_values(columns, kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))

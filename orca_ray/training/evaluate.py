@@ -84,18 +84,29 @@ def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np
     return None
 
 
-def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
-    """Return the metric of a whole split (lower is better); raises NotFiniteError if it is NaN or infinite.
+def of_samples(
+    predictions: np.ndarray, y: np.ndarray, group: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return predictions, targets and first rows of the samples of a split.
 
     Rows with equal ids in ``group`` [N] are one sample with their mean prediction and the target of the first row.
     """
     y = np.asarray(y)
-    if group is not None:
-        _, firsts, members = np.unique(group, return_index=True, return_inverse=True)
-        sums = np.zeros((len(firsts), *predictions.shape[1:]))
-        np.add.at(sums, members, predictions)
-        counts = np.bincount(members).reshape(-1, *[1] * (predictions.ndim - 1))
-        predictions, y = sums / counts, y[firsts]
+    if group is None:
+        return predictions, y, np.arange(len(y))
+    _, firsts, members = np.unique(group, return_index=True, return_inverse=True)
+    sums = np.zeros((len(firsts), *predictions.shape[1:]))
+    np.add.at(sums, members, predictions)
+    counts = np.bincount(members).reshape(-1, *[1] * (predictions.ndim - 1))
+    return sums / counts, y[firsts], firsts
+
+
+def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
+    """Return the metric of the samples of a whole split (see `of_samples`); lower is better.
+
+    Raises NotFiniteError if it is NaN or infinite.
+    """
+    predictions, y, _ = of_samples(predictions, y, group)
     value = objective.score(predictions, y)
     if not np.isfinite(value):
         raise NotFiniteError(f"the score ({objective.metric}) is {value}")

@@ -130,7 +130,9 @@ class RefineLoop:
             loss, learning_rate = self._train_epoch()
         trained = perf_counter()
         self._training_seconds += trained - prepared
-        value = self._score(self._validation_feed, self._validation, self._evaluation_batch)
+        validation = self._validation
+        predictions = self._predict(self._validation_feed, len(validation), self._evaluation_batch)
+        value = score(predictions, validation.y, self._objective, validation.group)
         self.epoch += 1
         if self.best_score is None or value < self.best_score:
             self.best_epoch, self.best_score = self.epoch, value
@@ -140,20 +142,24 @@ class RefineLoop:
 
     def evaluate(self, split: Split) -> float:
         """Return the metric of a whole split with the model's present weights, as in validation; lower is better."""
+        return score(self.predict(split), split.y, self._objective, split.group)
+
+    def predict(self, split: Split) -> np.ndarray:
+        """Return the predictions [N, *output_shape] for a whole split with the model's present weights."""
         batch_size = self._evaluation_batch
         if self._train_feed.network is not self._model:  # `limit` was measured for the head alone
             batch_size = min(batch_size, BATCH_SIZE)
-        return self._score(Feed(split.x, self._model, self.precision), split, batch_size)
+        return self._predict(Feed(split.x, self._model, self.precision), len(split), batch_size)
 
-    def _score(self, feed: Feed, split: Split, batch_size: int) -> float:
-        """Return the metric of ``split``; ``feed`` has its inputs, which are processed in batches of ``batch_size``."""
+    def _predict(self, feed: Feed, num_samples: int, batch_size: int) -> np.ndarray:
+        """Return the predictions for the inputs of ``feed``, which are processed in batches of ``batch_size``."""
         self._model.eval()
-        wanted = min(batch_size, len(split), self._fitting or batch_size)
+        wanted = min(batch_size, num_samples, self._fitting or batch_size)
         predictions, fitting = predict(feed, self._objective, wanted)
         if fitting < wanted:
             self._fitting = fitting
             self._notes.append(f"{wanted} samples did not fit the device's memory in evaluation, {fitting} do")
-        return score(predictions, split.y, self._objective, split.group)
+        return predictions
 
     def restore_best(self) -> None:
         """Load the weights of the best epoch into the model."""

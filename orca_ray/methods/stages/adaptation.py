@@ -20,19 +20,21 @@ from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar, get_method
 from orca_ray.methods.reports import Outcome, Progress, Stage
 from orca_ray.methods.stages.align_stage import AlignStage
+from orca_ray.methods.stages.artefacts import ArtefactCollector
 from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.results.artefacts import Artefact
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
-from orca_ray.training.evaluate import Objective
+from orca_ray.training.evaluate import Objective, score
 from orca_ray.training.probe import ProbePoint
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import derive_seed, torch_settings
 from orca_ray.training.throughput import memory_mib
 
-_FORMAT = 3
+_FORMAT = 4
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +106,10 @@ class Adaptation:
         aligns = self._recipe.aligns and self._hyperparameters.align.epochs > 0
         self.stage: Stage = "align" if aligns else "refine"
         """The stage that the next `step` runs."""
+        self._artefacts = ArtefactCollector(task, data)
+        if aligns and test:
+            with self._computing():
+                self._artefacts.before_aligning(self.model, self._device)
         self._outcome = Outcome(
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             num_trainable=sum(parameter.numel() for parameter in set(self._recipe.trainable(self.model))),
@@ -133,6 +139,10 @@ class Adaptation:
         """Return the outcome so far; once `done`, it is final and, if ``test``, includes the test score."""
         return self._outcome
 
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """Return small pictures of what the model does; all of them once `done`, none unless ``test``."""
+        return tuple(self._artefacts.found)
+
     def save(self, path: str | Path) -> None:
         """Write a checkpoint to ``path`` atomically; possible between any two steps."""
         checkpoint.save(path, {
@@ -140,6 +150,7 @@ class Adaptation:
             "align": self._align.state_dict() if self._align else None,
             "embedder": dict(self.model.embedder.state_dict()),
             "refine": self._refine.state_dict() if self._refine else None,
+            "artefacts": self._artefacts.state_dict(),
         })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
@@ -159,6 +170,7 @@ class Adaptation:
             if state["refine"] is not None:
                 self._refine = self._make_refine()
                 self._refine.load_state_dict(state["refine"])
+        self._artefacts.load_state_dict(state["artefacts"])
         self.stage = state["stage"]
         self._outcome = Outcome(**state["outcome"])
         return True
@@ -179,6 +191,7 @@ class Adaptation:
         seconds = perf_counter() - started
         self._outcome = self._align.add_to(self._outcome, seconds)
         if self._align.done:
+            self._artefacts.after_aligning(self.model, self._device, self._align.source())
             self._align, self.stage = None, "refine"
         if isinstance(report, ProbePoint):
             return Progress(stage="probe", epoch=report.epoch, epochs=epochs, loss=report.error, seconds=seconds)
@@ -215,10 +228,13 @@ class Adaptation:
         if not self._test:
             return
         started = perf_counter()
-        score = refine.evaluate(self._data.test)
+        test = self._data.test
+        predictions = refine.predict(test)
+        value = score(predictions, test.y, self._objective, test.group)
         seconds = self._outcome.evaluate_seconds + perf_counter() - started
-        notes = _joined(self._outcome.notes, refine.notes)
-        self._outcome = replace(self._outcome, test_score=score, evaluate_seconds=seconds, notes=notes)
+        self._artefacts.after_test(predictions)
+        notes = _joined(self._outcome.notes, [*refine.notes, *self._artefacts.notes])
+        self._outcome = replace(self._outcome, test_score=value, evaluate_seconds=seconds, notes=notes)
 
     def _make_align(self) -> AlignStage:
         return AlignStage(

@@ -85,7 +85,7 @@ class AlignStage:
         """Continue where the stage that returned ``state`` was; the embedder must already have its weights."""
         self._stage = AlignReplay.from_state(self.model.embedder, state)
         if self._stage is None:
-            self._stage = self._make_loop(self._source())
+            self._stage = self._make_loop(self.source())
             self._stage.load_state_dict(dict(state))
             if self._guard is not None:
                 self._guard.load_state_dict(state["guard"])
@@ -107,7 +107,7 @@ class AlignStage:
         self.cache.store(self._key, alignment)
 
     def _open(self) -> AlignLoop | AlignReplay:
-        source = self._source()
+        source = self.source()
         if self.cache is not None:
             self._key = self._make_key(source)
             if alignment := self.cache.load(self._key, self.model.embedder):
@@ -128,7 +128,8 @@ class AlignStage:
         # Under protocol ``paper``, the validation split is the test split, and train contains all other samples.
         return [train] if validation is self.data.splits.get("test") else [train, validation]
 
-    def _source(self) -> SourceFeatures:
+    def source(self) -> SourceFeatures:
+        """Return the source features, which are cached."""
         config = self.hyperparameters.align
         return source_features(
             config.source, self.body, num_samples=config.source_samples,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
+from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import events
@@ -124,7 +125,8 @@ class Conductor:
         item = self._running.pop(key)
         run = {"executor": self._executor, "attempts": item.attempts}
         record = make_record(item.trial, self._spec.sweep_id, report, item.curve, item.started_at, **run)
-        self._store.append([record], [self._curve_point(key, point) for point in item.curve])
+        artefacts = [ArtefactRow(record.sweep, key, **asdict(artefact)) for artefact in report.artefacts]
+        self._store.append([record], [self._curve_point(key, point) for point in item.curve], artefacts)
         self._remove_checkpoint(key)
         self._ran.append(record)
         self._learn_seconds(record)

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 import orca_ray
 from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.artefacts import Artefact
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.planning.searches import TrialSpec, canonical_json
 
@@ -71,6 +72,8 @@ class TrialReport(_Message):
     status: Status | None = None
     """How the trial ended; None while it runs."""
     error: str | None = None
+    artefacts: tuple[Artefact, ...] = ()
+    """Small pictures of what the model does; only in the last report of a confirm trial that completed."""
 
     @property
     def done(self) -> bool:

@@ -131,7 +131,8 @@ class TrialRunner:
         self._saved_at = time.monotonic()
 
     def _finish(self, points: list[Progress]) -> TrialReport:
-        report = self._report(points, Status.COMPLETED)
+        assert self._adaptation is not None
+        report = replace(self._report(points, Status.COMPLETED), artefacts=self._adaptation.artefacts())
         with self._best_effort():
             self._write(self._outcome_file, replace(report, progress=tuple(self._curve)))
         self._last = report

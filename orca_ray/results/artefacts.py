@@ -1,0 +1,244 @@
+"""Artefacts: small pictures of what a trained model does, stored as numbers; and the format of their payloads.
+
+An artefact belongs to one trial. It has a kind such as ``confusion_matrix``, a name that is unique in its kind, and a
+payload, a JSON object. The payload's ``form`` says how it is drawn, so a new kind with one of these forms needs no new
+drawing code:
+
+======== =========================================================================
+form     fields and drawing
+======== =========================================================================
+images   `Images`: arrays of pixels, side by side
+lines    `Lines`: series over the same positions, in one plot
+points   `Points`: scatter plots with the same axes, side by side
+matrix   `Matrix`: a table of counts, as a heat map
+bars     `Bars`: one or more values of each of several items, such as labels
+======== =========================================================================
+
+A payload has the fields of its form's class; nested classes are objects, and tuples are arrays. For example::
+
+    {"form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title": "true", "scale": "sequential",
+     "values": {"shape": [2, 2], "low": 0.0, "high": 1.0, "data": "AFWq/w=="}}]}
+
+Large arrays are `Quantised` to 8 bits: ``data`` is the base64 of one byte a value, row-major, and a byte ``b`` means
+``low + (high - low) * b / 255``. ``low`` and ``high`` are also the ends of the colour scale or axis: panels to be
+compared have the same ones.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+MAX_BYTES = 64 * 2**10
+"""Largest size of a payload."""
+MAX_TRIAL_BYTES = 256 * 2**10
+"""Largest total size of the payloads of one trial."""
+
+Scale = Literal["sequential", "diverging", "grey", "colour"]
+"""Colours of an image. ``diverging``: 0 is the middle. ``colour``: values [H, W, 3] are red, green and blue."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An array of any shape, rounded to 256 evenly spaced values from ``low`` to ``high``."""
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    data: str
+
+    @classmethod
+    def encode(cls, values: npt.ArrayLike, low: float | None = None, high: float | None = None) -> Self:
+        """Quantise finite values; those outside of ``low`` and ``high`` (default: their extremes) are clipped.
+
+        Raises ValueError if ``values`` is empty or has a value that is not finite.
+        """
+        array = np.asarray(values, dtype=np.float64)
+        if not array.size or not np.isfinite(array).all():
+            raise ValueError(
+                f"an array of shape {array.shape} with values that are not finite, or none, has no picture"
+            )
+        low, high = float(array.min() if low is None else low), float(array.max() if high is None else high)
+        steps = np.rint((array - low) / ((high - low) or 1.0) * 255).clip(0, 255).astype(np.uint8)
+        return cls(array.shape, low, high, base64.b64encode(steps.tobytes()).decode())
+
+    def decode(self) -> npt.NDArray[np.float64]:
+        """Return the rounded values."""
+        steps = np.frombuffer(base64.b64decode(self.data), np.uint8).reshape(self.shape)
+        return self.low + (self.high - self.low) * steps / 255.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Base class of the forms: what every payload has."""
+
+    title: str
+    caption: str = ""
+    """One or two sentences, such as the true class of a sample and the predicted one; "": none."""
+    form: ClassVar[str]
+
+    def to_json(self) -> str:
+        """Return the payload. Raises ValueError if a number is not finite."""
+        return json.dumps({"form": self.form, **asdict(self)}, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of `Images`."""
+
+    title: str
+    values: Quantised
+    """[H, W], or [H, W, 3] for the scale ``colour``; the first row is drawn at the top."""
+    scale: Scale = "sequential"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Picture):
+    """Images side by side."""
+
+    panels: tuple[Image, ...]
+    form: ClassVar[str] = "images"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of `Lines`."""
+
+    title: str
+    values: Quantised
+    """[L]; ``low`` and ``high`` need not be those of other series of the plot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines(Picture):
+    """Lines over the positions 0, 1, …, in one plot."""
+
+    x: str
+    """Title of the horizontal axis."""
+    series: tuple[Series, ...]
+    form: ClassVar[str] = "lines"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The points of one kind in a scatter plot, e.g. those of the source."""
+
+    title: str
+    x: Quantised
+    y: Quantised
+    """[n] each."""
+    classes: tuple[int, ...] | None = None
+    """Class of each point, which may be shown by colour; None: they have none."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One scatter plot of `Points`."""
+
+    title: str
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points(Picture):
+    """Scatter plots side by side."""
+
+    x: str
+    y: str
+    """Titles of the axes."""
+    panels: tuple[Plot, ...]
+    diagonal: bool = False
+    """Whether the line x = y is drawn, and both axes have the same range."""
+    form: ClassVar[str] = "points"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix(Picture):
+    """A table of counts; rows and columns are numbered from 0."""
+
+    rows: str
+    columns: str
+    """What the rows and the columns are, e.g. "true class"."""
+    counts: tuple[tuple[int, ...], ...]
+    form: ClassVar[str] = "matrix"
+
+
+@dataclass(frozen=True)
+class BarSeries:
+    """One value for each item of `Bars`; None where it is not defined."""
+
+    title: str
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars(Picture):
+    """Values of items that are numbered from 0."""
+
+    x: str
+    """What the items are, e.g. "label"."""
+    series: tuple[BarSeries, ...]
+    form: ClassVar[str] = "bars"
+
+
+FORMS: Mapping[str, type[Picture]] = {form.form: form for form in (Images, Lines, Points, Matrix, Bars)}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An artefact of one trial, as its worker reports it."""
+
+    kind: str
+    name: str
+    payload: str
+
+    def __post_init__(self) -> None:
+        if len(self.payload) > MAX_BYTES:  # payloads are ASCII
+            raise ValueError(f"the {self.kind} {self.name!r} has {len(self.payload)} bytes, more than {MAX_BYTES}")
+
+
+@dataclass(frozen=True)
+class ArtefactRow:
+    """One row of the table of artefacts."""
+
+    sweep: str
+    trial_key: str
+    kind: str
+    name: str
+    payload: str
+
+    SCHEMA: ClassVar[Any] = pa.schema(
+        [pa.field(name, pa.string(), nullable=False) for name in ("sweep", "trial_key", "kind", "name", "payload")]
+    )
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the artefact as one row of its table, by column name."""
+        return asdict(self)
+
+
+def within_limits(artefacts: list[Artefact]) -> list[Artefact]:
+    """Return the artefacts up to the first that would exceed `MAX_TRIAL_BYTES`."""
+    sizes = np.cumsum([len(artefact.payload) for artefact in artefacts])
+    return artefacts[: int(np.searchsorted(sizes, MAX_TRIAL_BYTES, side="right"))]
+
+
+def rounded(value: float) -> float | None:
+    """Return a number with 4 significant digits for a payload; None if it is not finite."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def parse_payload(payload: str) -> dict[str, Any]:
+    """Return the JSON object of a payload. Raises ValueError if it is none, or if its ``form`` is unknown."""
+    try:
+        found = json.loads(payload)
+    except RecursionError as error:
+        raise ValueError("the payload of an artefact is nested too deeply") from error
+    if not isinstance(found, dict) or found.get("form") not in FORMS:
+        raise ValueError(f"the payload of an artefact is an object with a form of {', '.join(FORMS)}")
+    return found

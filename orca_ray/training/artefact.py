@@ -1,0 +1,117 @@
+"""The base of the kinds of artefacts: small pictures of what a trained model does, kept in the results store.
+
+Shape letters: N test samples, n samples of a picture, D features, H rows and W columns of pixels.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orca_ray.data.rows import Array, Rows
+from orca_ray.discovery import declared, modules
+from orca_ray.results.artefacts import Artefact, Picture
+from orca_ray.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What artefacts are computed from."""
+
+    task: Task
+    """The task of the trial, resolved."""
+
+
+@dataclass(frozen=True)
+class Tested(Evidence):
+    """The test evaluation; parts of one sample have been averaged."""
+
+    predictions: Array
+    """[N, *output_shape]: logits, or values in the units of the targets."""
+    y: Array
+    """[N, ...] targets."""
+    rows: Array
+    """[N]: the row of ``inputs`` that belongs to each sample (of several, the first)."""
+    inputs: Rows
+
+    def input(self, sample: int) -> Array:
+        """Return the input of one sample, [C, L] or [C, H, W]."""
+        return np.asarray(self.inputs[self.rows[[sample]]][0])
+
+
+@dataclass(frozen=True)
+class Aligned(Evidence):
+    """Features before and after aligning."""
+
+    source: Array
+    """[m, D]"""
+    source_classes: Array
+    """[m]"""
+    before: Array
+    after: Array
+    """[n, D] each: features of the same training samples."""
+    classes: Array | None
+    """[n]; None if the task has no classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtefactKind:
+    """One kind of artefact; modules of `orca_ray.training.artefacts` declare one as ``ARTEFACT``."""
+
+    name: str
+    needs: type[Evidence]
+    """`Tested` or `Aligned`: what ``compute`` gets, and so when it is computed."""
+    applies: Callable[[Task], bool]
+    """Whether a task has artefacts of this kind; decided by its target and its modality."""
+    compute: Callable[[Any], Iterable[tuple[str, Picture]]]
+    """Returns pictures with names that are unique in this kind. Equal evidence must give equal pictures."""
+
+
+@functools.cache
+def all_artefacts() -> Mapping[str, ArtefactKind]:
+    """Return all kinds by name; raises ValueError if two modules declare the same name."""
+    from orca_ray.training import artefacts
+
+    return declared(ArtefactKind, "ARTEFACT", modules(artefacts))
+
+
+def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
+    """Return the artefacts that ``evidence`` allows, and one sentence for each kind that failed."""
+    found: list[Artefact] = []
+    notes: list[str] = []
+    for kind in all_artefacts().values():
+        if not isinstance(evidence, kind.needs) or not kind.applies(evidence.task):
+            continue
+        try:
+            found += [Artefact(kind.name, name, picture.to_json()) for name, picture in kind.compute(evidence)]
+        except Exception as error:  # a picture must not cost a trial that runs well
+            notes.append(failure(kind.name, error))
+    return found, notes
+
+
+def failure(name: str, error: Exception) -> str:
+    """Return the note in the record of a trial without the artefact ``name``."""
+    reason = f"{type(error).__name__}: {error}".split("\n")[0].replace("; ", ", ")[:200]
+    return f"no artefact {name}: {reason}"
+
+
+def evenly(num_samples: int, most: int) -> Array:
+    """Return at most ``most`` evenly spaced indices of ``num_samples`` samples, [n] int64."""
+    return np.linspace(0, num_samples - 1, min(num_samples, most)).astype(np.int64)
+
+
+def shrunk(values: Array, most: int, combine: np.ufunc = np.add) -> Array:
+    """Reduce the first two axes (or the only one) of ``values`` to at most ``most``, by blocks of equal sides.
+
+    A block becomes its mean or, if ``combine`` is given, the result of that (``np.minimum``).
+    """
+    axes = range(min(values.ndim, 2))
+    side = math.ceil(max(values.shape[axis] for axis in axes) / most)
+    reduced, counts = np.asarray(values, dtype=np.float64), np.ones(values.shape)
+    for axis in axes:
+        starts = np.arange(0, values.shape[axis], side)
+        reduced, counts = combine.reduceat(reduced, starts, axis), np.add.reduceat(counts, starts, axis)
+    return reduced / counts if combine is np.add else reduced

@@ -1,0 +1,1 @@
+"""The kinds of artefacts, one module each; see `orca_ray.training.artefact`."""

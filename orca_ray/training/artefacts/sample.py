@@ -1,0 +1,73 @@
+"""Inputs of two test samples (image, spectrogram or series) with their classes or labels and the predictions."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from orca_ray.data.rows import Array
+from orca_ray.results.artefacts import Image, Images, Lines, Picture, Quantised, Series
+from orca_ray.tasks.task import Task
+from orca_ray.training.artefact import ArtefactKind, Tested, shrunk
+
+MAX_SIDE, MAX_COLOUR_SIDE, MAX_POINTS, MAX_LINES = 128, 96, 256, 4
+_SHOWN_LABELS = 5
+
+
+def _applies(task: Task) -> bool:
+    return task.target.kind in ("classes", "labels") and task.modality != "tabular"
+
+
+def _compute(tested: Tested) -> Iterator[tuple[str, Picture]]:
+    if tested.task.target.kind == "labels":
+        yield "first", _picture(tested, 0, "Test sample 0", _labels(tested, 0))
+        return
+    right = tested.predictions.argmax(axis=1) == tested.y
+    for name, chosen in (("correct", right), ("wrong", ~right)):
+        if chosen.any():
+            sample = int(chosen.argmax())
+            yield name, _picture(tested, sample, f"Test sample {sample}, predicted {name}ly", _class(tested, sample))
+
+
+def _class(tested: Tested, sample: int) -> str:
+    logits = np.asarray(tested.predictions[sample], dtype=np.float64)
+    shares = np.exp(logits - logits.max())
+    best = int(logits.argmax())
+    return (
+        f"True class {int(tested.y[sample])}, predicted class {best} (probability {shares[best] / shares.sum():.2f})."
+    )
+
+
+def _labels(tested: Tested, sample: int) -> str:
+    logits = np.asarray(tested.predictions[sample], dtype=np.float64)
+    best = np.argsort(-logits, kind="stable")[:_SHOWN_LABELS]
+    true = ", ".join(map(str, np.flatnonzero(tested.y[sample] > 0)[:_SHOWN_LABELS])) or "none"
+    predicted = ", ".join(f"{label} ({(1 + np.tanh(logits[label] / 2)) / 2:.2f})" for label in best)
+    return f"True labels: {true}. Highest probabilities: {predicted}."
+
+
+def _picture(tested: Tested, sample: int, title: str, caption: str) -> Picture:
+    x, modality = np.asarray(tested.input(sample), dtype=np.float64), tested.task.modality
+    if x.ndim == 2 and len(x) <= MAX_LINES and not _one_hot(x):
+        series = tuple(
+            Series(f"channel {number}", Quantised.encode(shrunk(line, MAX_POINTS))) for number, line in enumerate(x)
+        )
+        return Lines(title=title, caption=caption, x="position", series=series)
+    return Images(title=title, caption=caption, panels=(_image(x, modality),))
+
+
+def _one_hot(x: Array) -> bool:
+    return len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
+
+
+def _image(x: Array, modality: str) -> Image:
+    """Return x [C, L] as an image with C rows, and of x [C, H, W] the colours or the first channel."""
+    if x.ndim == 2:
+        return Image("channels and positions", Quantised.encode(shrunk(x, MAX_SIDE)))
+    if len(x) == 3 and "image" in modality:
+        colours = shrunk(x.transpose(1, 2, 0), MAX_COLOUR_SIDE)
+        return Image("input", Quantised.encode(colours), "colour")
+    rows = x[0, ::-1] if modality == "audio" else x[0]  # low frequencies at the bottom
+    return Image("input", Quantised.encode(shrunk(rows, MAX_SIDE)), "grey" if "image" in modality else "sequential")
+
+
+ARTEFACT = ArtefactKind(name="sample", needs=Tested, applies=_applies, compute=_compute)
