@@ -19,6 +19,7 @@ from orca_ray.leaderboard.published.rows import (
     PublishedRow,
     sources,
 )
+from orca_ray.leaderboard.statistics import get_statistic
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
@@ -260,13 +261,9 @@ def _summary(cells: Mapping[tuple[str, Column], PublishedRow], columns: Sequence
     complete = means.loc[:, means.notna().all()]
     if complete.shape[1] < 2:
         complete = complete.iloc[:, :0]
-    best = complete.eq(complete.min(axis=1), axis=0)
-    found = pd.DataFrame(
-        {
-            "mean_rank": complete.rank(axis=1).mean(),
-            "wins": best.div(best.sum(axis=1), axis=0).sum(),
-        }
-    )
+    table = complete.rename_axis("task").reset_index().melt("task", var_name="method", value_name="score")
+    table = table.assign(seed=0)
+    found = pd.DataFrame({name: get_statistic(name).compute(table)["value"] for name in ("mean_rank", "wins")})
     return found.reindex(methods).sort_values("mean_rank", kind="stable")
 
 
