@@ -1,12 +1,14 @@
 """The content of a page as plain JSON: scores, records, curves, costs, published rows and artefacts of a board."""
 
 import contextlib
+import itertools
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -271,13 +273,21 @@ def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
 def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
     """Return the curves by trial key, stage and column."""
     found: dict[str, dict[str, dict[str, list[Any]]]] = {}
-    names = {"loss": "loss", "distance": "distance", "validation": "validation_score"}
-    for (key, stage), group in rows.sort_values("epoch", kind="stable").groupby(["trial_key", "stage"], sort=True):
-        step = -(-len(group) // MAX_EPOCHS)
-        kept = group.iloc[sorted({*range(0, len(group), step), len(group) - 1})]
-        columns = {name: [_plain(value, 6) for value in kept[column]] for name, column in names.items()}
-        present = {name: values for name, values in columns.items() if any(value is not None for value in values)}
-        found.setdefault(str(key), {})[str(stage)] = {"epoch": [int(epoch) for epoch in kept["epoch"]], **present}
+    names = ("epoch", "loss", "distance", "validation")
+    ordered = rows.sort_values(["trial_key", "stage", "epoch"], kind="stable")
+    columns = [ordered[name].tolist() for name in ("epoch", "loss", "distance", "validation_score")]
+    trials = zip(ordered["trial_key"].tolist(), ordered["stage"].tolist(), strict=True)
+    points = zip(trials, zip(*columns, strict=True), strict=True)
+    for (key, stage), group in itertools.groupby(points, key=itemgetter(0)):
+        own = [point for _, point in group]
+        step = -(-len(own) // MAX_EPOCHS)
+        kept = [own[place] for place in sorted({*range(0, len(own), step), len(own) - 1})]
+        series = {
+            name: [_plain(value, 6) for value in values]
+            for name, values in zip(names, zip(*kept, strict=True), strict=True)
+        }
+        present = {name: values for name, values in series.items() if any(value is not None for value in values)}
+        found.setdefault(str(key), {})[str(stage)] = present
     return found
 
 

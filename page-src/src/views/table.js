@@ -30,7 +30,7 @@ export function tableView(board) {
     board.tasks.length ? boardTable(board, shown, tasks) : null,
     board.tasks.length > 0 && h("p.note", {}, "Bold: best mean of the task among own rows. Shade: the closer to the best, the darker. ± is the standard deviation over seeds. ",
       "A dash is a missing score: it is never averaged over. Each score leads to its trial."),
-    statistics(board),
+    later(() => statistics(board)),
     publishedTables(board),
     notices(board),
   ];
@@ -107,6 +107,13 @@ function missingCell(board, row, task) {
   const failed = records.filter((record) => record.status.startsWith("failed") || record.status === "lost");
   if (!failed.length) return h("td", {}, format.MISSING);
   return h("td.failed", {}, h("a", { href: link("record", failed[0].key) }, format.MISSING, h("span.spread", {}, `${failed.length} failed`)));
+}
+
+/** Content that takes long on a large board: the scores are shown first. @param {() => unknown} build */
+function later(build) {
+  const place = h("section", { "aria-label": "statistics" });
+  setTimeout(() => place.isConnected && place.append(...[build()].flat(Infinity).filter(Boolean)));
+  return place;
 }
 
 /** Every statistic that has one value a method. */

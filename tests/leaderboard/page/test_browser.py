@@ -95,6 +95,7 @@ def test_a_method_whose_trials_all_failed_leads_to_the_error(open_page: Open) ->
     page = open_page()
     assert methods(page)[-1] == "fpt"
     page.click("td.failed a")
+    page.wait_for_selector('main[data-shown^="record/"]')
     assert page.url.endswith("#/record/key-failed")
     assert "CUDA out of memory" in page.inner_text("pre")
 
@@ -103,6 +104,7 @@ def test_a_score_leads_to_its_record(open_page: Open) -> None:
     page = open_page("/task/pocket%2Fdigits")
     page.click("text=Numbers >> nth=0")
     page.locator("figure a").first.click()
+    page.wait_for_selector('main[data-shown^="record/"]')
     text = page.inner_text("main")
     assert "orca-sweep reproduce key-digits-" in text
     assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
@@ -116,6 +118,7 @@ def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
     again = open_page(page.url.partition("#")[2])
     assert methods(again) == methods(page)
     again.click("nav a >> text=Profiles")
+    again.wait_for_selector('main[data-shown="profiles/"]')
     assert again.inner_text("summary#subset") == f"Computed on 3 of 4 methods and all {len(TASKS)} tasks"
 
 
@@ -202,7 +205,7 @@ def test_a_record_has_its_pictures(open_page: Open) -> None:
     error = page.locator('canvas[aria-label="error"]').evaluate(pixels)
     red, _, blue = error[:3]
     assert blue > red
-    assert min(error[4:7]) > 240
+    assert min(error[4:7]) > 230
 
 
 def test_a_damaged_picture_leaves_the_record_whole(open_page: Open) -> None:
