@@ -1,7 +1,9 @@
 # make demo       install, fetch data and bodies, sweep the pocket benchmark, print the leaderboard
 # make test-fast  the tests to run while typing: no Ray cluster, nothing marked slow
 # make test       all tests
-# make check      everything CI runs: style, types, tests
+# make check      everything CI runs: style, submitted scores, types, tests
+# make boards     build the boards in README.md and docs/ again from the stores that they name
+# make page       build the leaderboard's page from page-src (needs Node.js; only after changes there)
 # make bench      performance tables (not tests), also written to bench/*.json; ORCA_REFERENCE=DIR compares with a
 #                 checkout of the reference implementation
 #
@@ -23,7 +25,7 @@ WORKERS ?= auto
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-fast check bench venv clean
+.PHONY: demo test test-fast check boards page bench venv clean
 
 # $(call stage,title,command) runs a command and prints how long it took.
 define stage
@@ -45,9 +47,17 @@ test-fast: venv
 check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/orca-sweep results check
 	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; code=0; \
 		$(PYTEST) || code=$$?; \
 		wait $$types || code=1; echo "== mypy"; cat $(VENV)/mypy.log; exit $$code
+
+boards: venv
+	$(BIN)/python -m tests.boards
+
+# The built files are committed, so that nobody else needs Node.js; a test compares them with their sources.
+page:
+	cd page-src && npm ci --no-audit --no-fund --silent && npm run --silent build
 
 bench: venv
 	@test -z "$${ORCA_REFERENCE:-}" || $(INSTALL) '.[sweep,dev,bench]'
@@ -64,4 +74,4 @@ $(STAMP): pyproject.toml
 		$(INSTALL) '$(EXTRAS)'; touch $@)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) page-src/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,4 +1,4 @@
-"""A new body family, task or method is one new file: it is found where the package looks, without a second edit."""
+"""A new body family, task, method or statistic is one new file, which is found without a second edit."""
 
 import importlib
 import sys
@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
+from orca_ray.leaderboard.statistics import all_statistics, compute_all, get_statistic
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.family import all_families
@@ -71,6 +73,21 @@ RECIPE = Recipe(
     trainable=lambda model: norm_parameters(model.body),
 )
 '''
+STATISTIC = '''
+"""The worst score of a method."""
+
+import numpy as np
+
+from orca_ray.leaderboard.statistics.statistic import Statistic
+
+
+def worst(table):
+    """The highest mean score of the method."""
+    return table.by_method(value=table.means_TM.max(axis=0), low=np.nan, high=np.nan, num_tasks=len(table.tasks))
+
+
+STATISTIC = Statistic("worst", "worst score", worst, shape="method", better="lower")
+'''
 
 
 @pytest.fixture
@@ -93,6 +110,7 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
         importlib.invalidate_caches()
         all_tasks.cache_clear()
         all_methods.cache_clear()
+        all_statistics.cache_clear()
 
     yield write
     monkeypatch.undo()
@@ -148,7 +166,16 @@ def test_a_method(drop: Drop) -> None:
     assert get_method("norms_only").title == "refine the norms"
 
 
+def test_a_statistic(drop: Drop) -> None:
+    with pytest.raises(UserError, match="unknown statistic"):
+        get_statistic("worst")
+    drop("orca_ray.leaderboard.statistics", "worst.py", STATISTIC)
+    scores = pd.DataFrame({"task": ["t", "u"], "method": "orca", "seed": 0, "score": [0.25, 0.5]})
+    assert compute_all(scores=scores)["worst"]["value"]["orca"] == 0.5
+
+
 def test_nothing_stays_behind() -> None:
     assert "fresh/halves" not in all_tasks()
     assert "norms_only" not in all_methods()
+    assert "worst" not in all_statistics()
     assert "GPT-2" not in {family.name for family in all_families()}

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli import benchmark, catalogue, data, doctor, log, show
+from orca_ray.cli import benchmark, catalogue, data, doctor, leaderboard, log, page, results, show
 from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import UserError, nearest
 
@@ -56,13 +56,17 @@ def options(
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
-    benchmark.benchmark, benchmark.run, benchmark.plan, benchmark.leaderboard, catalogue.tasks, catalogue.bodies,
-    catalogue.methods, doctor.doctor,
+    benchmark.benchmark, benchmark.run, benchmark.plan, leaderboard.leaderboard, leaderboard.leaderboard_diff,
+    page.site, catalogue.tasks, catalogue.bodies, catalogue.methods, doctor.doctor,
 ):  # fmt: skip
-    app.command(function.__name__)(function)
+    app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
+results_app = typer.Typer(no_args_is_help=True, help="Check, import and export scores as CSV files.")
+for function in (results.check, results.import_, results.export):
+    results_app.command(function.__name__.rstrip("_"))(function)
+app.add_typer(results_app, name="results")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -1,17 +1,24 @@
-"""``orca-sweep benchmark``, ``run``, ``plan`` and ``leaderboard``: start a sweep; print its plan or its results."""
+"""``orca-sweep benchmark``, ``run`` and ``plan``: start a sweep, or print its plan."""
 
 import os
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Exit, Option
 
-from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, existing_store, results_uri, split_names, takes
+from orca_ray.cli.options import (
+    JsonOption,
+    QuietOption,
+    ResultsOption,
+    existing_store,
+    is_path,
+    results_uri,
+    split_names,
+    takes,
+)
 from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, duration, emit_json, note, plain, say, show
-from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -29,15 +36,6 @@ class Executor(StrEnum):
 
     RAY = "ray"
     INLINE = "inline"
-
-
-class Format(StrEnum):
-    """Format in which a leaderboard is printed."""
-
-    TABLE = "table"
-    MARKDOWN = "markdown"
-    CSV = "csv"
-    JSON = "json"
 
 
 def _address(given: str | None) -> str | None:
@@ -124,7 +122,7 @@ def benchmark(
 def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")], options: RunOptions) -> None:
     """Run the sweep that a YAML file describes."""
     # `load_spec` would take a name without "/" or suffix for a shipped sweep; `run` always means a file.
-    source = sweep if _is_path(sweep) else f"./{sweep}"
+    source = sweep if is_path(sweep) else f"./{sweep}"
     _run(options.spec(source), source, options)
 
 
@@ -134,66 +132,6 @@ def plan(
 ) -> None:
     """Print what a sweep would run and cost, which data and bodies are missing, and which trials fit on no node."""
     _show_plan(options.spec(source), results_uri(options.results), options)
-
-
-def leaderboard(
-    name: Annotated[
-        str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep with a grid, e.g. pocket or aligning.")
-    ],
-    format: Annotated[Format, Option(help="Output format.")] = Format.TABLE,
-    sweep: Annotated[
-        str | None, Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most scores.")
-    ] = None,
-    budget: Annotated[str | None, Option(help="Short for --sweep NAME/BUDGET.")] = None,
-    protocol: Annotated[Protocol | None, Option(help="Which splits selection read. Default: the sweep's.")] = None,
-    results: ResultsOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
-    from orca_ray.leaderboard import Grid, build, build_effects, render, render_effects
-
-    uri = results_uri(results)
-    store = existing_store(uri)
-    if store is None:
-        command = "run" if _is_path(name) else "benchmark"
-        raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
-    records, chosen, form = store.records(), protocol and protocol.value, "json" if json else format.value
-    known = not _is_path(name) and name in set(records["benchmark"])
-    if spec := None if known else _sweep_with_grid(name, sweep, budget):
-        from orca_ray.sweep.planning.grid import grid_cells
-
-        cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
-        grid, sweep = Grid(cells, spec.confirm_seeds), sweep or spec.sweep_id
-        effects = build_effects(records, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=chosen)
-        text = render_effects(effects, form)
-    else:
-        if sweep is None and budget is not None:
-            sweep = f"{name}/{budget}"
-        text = render(build(records, benchmark=name, sweep=sweep, protocol=chosen), form)
-    # A file or pipe gets the text unchanged; for a terminal, `say` escapes control sequences.
-    (say if sys.stdout.isatty() else print)(text)
-
-
-def _is_path(source: str) -> bool:
-    return "/" in source or source.endswith((".yaml", ".yml"))
-
-
-def _sweep_with_grid(name: str, sweep: str | None, budget: str | None) -> "SweepSpec | None":
-    """Return the shipped sweep or the sweep file ``name`` if it has a grid; None if it has none, or is a benchmark.
-
-    The budget is ``budget``, else that in the name of the sweep (``aligning/quick-deterministic``), else the default.
-    """
-    from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
-
-    if not _is_path(name) and name not in shipped_sweeps():
-        return None
-    file = load_spec(name).file
-    if not file.grid:
-        if _is_path(name):
-            raise UserError(f"{name} has no grid: give its benchmark, {file.benchmark}, and --sweep {file.name}/BUDGET")
-        return None
-    named = (each for each in file.budgets if f"{sweep}-".startswith(f"{file.name}/{each}-"))
-    return load_spec(name, budget=budget or max(named, key=len, default=None))
 
 
 def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:

@@ -109,3 +109,8 @@ def existing_store(uri: str) -> "ResultsStore | None":
     folder = open_folder(uri)
     empty = folder.kind() == "missing" or (folder.kind() == "directory" and not folder.names())
     return None if empty else ResultsStore(uri)
+
+
+def is_path(source: str) -> bool:
+    """Return whether an argument NAME|SWEEP.yaml is the path of a sweep file, and not a name."""
+    return "/" in source or source.endswith((".yaml", ".yml"))

@@ -18,7 +18,7 @@ from orca_ray.errors import printable, shorten
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-TRIALS_FAILED = 1
+TRIALS_FAILED = OUT_OF_DATE = 1
 USER_ERROR = 2
 INTERNAL_ERROR = 70
 INTERRUPTED = 130

@@ -129,11 +129,16 @@ def create_file(path: Path) -> BinaryIO:
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write text like `write_bytes`."""
+    write_bytes(path, text.encode(), durable=durable)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write ``<name>.tmp`` and rename it, so that no reader sees half a file; if ``durable``, sync it to disk first."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with create_file(temporary) as stream:
-            stream.write(text.encode())
+            stream.write(content)
         if durable:
             flush(temporary)
         os.replace(temporary, path)

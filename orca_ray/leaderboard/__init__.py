@@ -2,29 +2,31 @@
 
 from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board
 from orca_ray.leaderboard.effects import Effects, Grid, build_effects
+from orca_ray.leaderboard.format import Format, all_formats, render, render_effects
 from orca_ray.leaderboard.leaderboard import STATISTICS, Statistic, statistic
-from orca_ray.leaderboard.render import FORMATS, render
-from orca_ray.leaderboard.render_effects import EFFECT_FORMATS, render_effects
+from orca_ray.leaderboard.report import Report, subset
 from orca_ray.leaderboard.selection import build
 
 __all__ = [
-    "EFFECT_FORMATS",
-    "FORMATS",
     "STATISTICS",
     "Board",
     "Cell",
     "Cost",
     "Effects",
+    "Format",
     "Grid",
     "Other",
     "Provenance",
+    "Report",
     "Score",
     "Statistic",
     "TaskInfo",
+    "all_formats",
     "build",
     "build_effects",
     "empty_board",
     "render",
     "render_effects",
     "statistic",
+    "subset",
 ]

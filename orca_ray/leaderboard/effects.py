@@ -1,12 +1,9 @@
 """Effects of the factors of a grid: ratios of test scores, paired by task, seed and the levels of all other factors."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,16 +12,20 @@ from numpy.typing import NDArray
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.selection import grid_scores, select
+from orca_ray.leaderboard.statistics.paired import (
+    Comparison,
+    Levels,
+    ratio_over_tasks,
+    ratio_within,
+    score_floor,
+    seed_noise,
+)
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
+from orca_ray.leaderboard.statistics.table import Floats
 from orca_ray.results.record import Status
 
 METHOD = "method"
 """Name of the factor that a sweep with several methods has in addition to those of its grid."""
-MIN_TASKS = 5
-"""Number of tasks from which on intervals are bootstrapped over tasks; fewer tasks are too few to resample."""
-NUM_RESAMPLES = 10_000
-Levels = Mapping[str, str]
-"""Name of the level by factor."""
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,56 +55,6 @@ class Grid:
             first = dict(cells[0][1])
             names |= {name for _, values in cells for name, value in values.items() if value != first.get(name)}
         return sorted(names)
-
-
-class Ratio(NamedTuple):
-    """A ratio of scores with the ends of its 95 % interval; below 1 is better. NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Scores with ``levels`` relative to those with ``reference``, which names the same factors.
-
-    A pair is a score of both with the same task, seed and levels of all other factors. On one task, the scores of the
-    seeds are averaged before the ratio is taken, and the ratios geometrically averaged over the other factors' levels.
-    """
-
-    levels: Levels
-    reference: Levels
-    ratio: Ratio
-    """Geometric mean over tasks, with a bootstrap interval over tasks; none if fewer than `MIN_TASKS` have pairs.
-
-    In a sweep of fewer tasks, the interval is two standard errors wide on either side and holds for these tasks only.
-    """
-    tasks: Mapping[str, Ratio]
-    """Ratio on each task that has a pair. Its interval is two standard errors wide on either side; see `_noise`."""
-    pairs: int
-    planned: int
-    """Number of pairs if no trial were missing."""
-
-    @property
-    def changed(self) -> Levels:
-        """The levels that differ from the reference."""
-        return {factor: level for factor, level in self.levels.items() if level != self.reference[factor]}
-
-    @property
-    def given(self) -> Levels:
-        """The levels that both sides share."""
-        return {factor: level for factor, level in self.levels.items() if level == self.reference[factor]}
-
-    @property
-    def better(self) -> int:
-        """Number of tasks that are better beyond noise: their interval is below 1."""
-        return sum(ratio.high < 1 for ratio in self.tasks.values())
-
-    @property
-    def worse(self) -> int:
-        """Number of tasks that are worse beyond noise: their interval is above 1."""
-        return sum(ratio.low > 1 for ratio in self.tasks.values())
 
 
 @dataclass(frozen=True)
@@ -256,20 +207,20 @@ class _Table:
                 continue
             paired_PS = paired_PS[used_P]
             means_P, bases_P = (
-                np.maximum(scores_CS[cells[used_P]].mean(axis=1, where=paired_PS), _floor(scores_CS))
+                np.maximum(scores_CS[cells[used_P]].mean(axis=1, where=paired_PS), score_floor(scores_CS))
                 for cells in (above, below)
             )
             log = float(np.log(means_P / bases_P).mean())
             # A mean of n log scores has the variance noise² / n; a pair has two such means.
-            error = _noise(scores_CS) * float(np.sqrt((2 / paired_PS.sum(axis=1)).sum())) / len(paired_PS)
+            error = seed_noise(scores_CS)[0] * float(np.sqrt((2 / paired_PS.sum(axis=1)).sum())) / len(paired_PS)
             tasks.append(task)
             logs.append(log)
             errors.append(error)
         return Comparison(
             levels=levels,
             reference=reference,
-            ratio=_over_tasks(np.array(logs), np.array(errors), bootstrap=len(self.metrics) >= MIN_TASKS),
-            tasks={task: _ratio(*numbers) for task, *numbers in zip(tasks, logs, errors, strict=True)},
+            ratio=ratio_over_tasks(logs, errors, bootstrap=len(self.metrics) >= MIN_TASKS),
+            tasks={task: ratio_within(*numbers) for task, *numbers in zip(tasks, logs, errors, strict=True)},
             pairs=int(paired_TPS.sum()),
             planned=int(planned_TP.sum()) * len(self.seeds),
         )
@@ -282,59 +233,3 @@ class _Table:
                 other = self.cells.get(tuple({**cell, **reference}.values()))
                 pairs += [] if other is None else [(index, other)]
         return pairs
-
-
-def _floor(scores_CS: Floats) -> float:
-    """Return half of a task's smallest positive score; means below it are raised to it.
-
-    A mean of zero, such as no error on a small test set, has no ratio. Half of the smallest score that was measured
-    stands for it, as half of the detection limit does in chemistry.
-    """
-    positive = scores_CS[scores_CS > 0]
-    return float(positive.min()) / 2 if len(positive) else 1.0
-
-
-def _noise(scores_CS: Floats) -> float:
-    """Return the standard deviation of a task's log scores over seeds, pooled over its cells; NaN for one seed."""
-    logs = pd.DataFrame(np.log(np.maximum(scores_CS, _floor(scores_CS))))
-    freedom = (logs.count(axis=1) - 1).clip(lower=0)
-    return float(np.sqrt((logs.var(axis=1) * freedom).sum() / freedom.sum())) if freedom.sum() else float("nan")
-
-
-def _ratio(log: float, error: float) -> Ratio:
-    """Return the ratio with the logarithm ``log`` and an interval of two standard errors of that on either side."""
-    return Ratio(*np.exp([log, log - 2 * error, log + 2 * error]).tolist())
-
-
-def _over_tasks(logs: Floats, errors: Floats, *, bootstrap: bool) -> Ratio:
-    """Return the geometric mean over tasks of ratios given by their logarithms, with its 95 % interval.
-
-    A bootstrap over tasks needs no noise over seeds, because the ratios of tasks differ by it too. Its percentile
-    interval is too narrow for few tasks. The percentiles are therefore moved outwards, so that the interval equals
-    Student's for normal data (the expanded percentile interval of Hesterberg 2015, "What Teachers Should Know About the
-    Bootstrap", The American Statistician 69(4)).
-
-    Without ``bootstrap``, the interval comes from the standard errors of the logarithms, and has no part for the
-    difference to other tasks.
-    """
-    num = len(logs)
-    mean = float(logs.mean()) if num else float("nan")
-    if not bootstrap or num < MIN_TASKS:
-        return _ratio(mean, float(np.sqrt((errors**2).sum())) / num if num and not bootstrap else float("nan"))
-    resampled = logs[np.random.default_rng(0).integers(num, size=(NUM_RESAMPLES, num))].mean(axis=1)
-    tail = NormalDist().cdf(-_student(num - 1) * math.sqrt(num / (num - 1)))
-    return Ratio(*np.exp([mean, *np.quantile(resampled, [tail, 1 - tail])]).tolist())
-
-
-def _student(freedom: int) -> float:
-    """Return the 97.5 % point of Student's t to 0.3 %, for at least 4 degrees of freedom.
-
-    The series is that of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
-    """
-    z = NormalDist().inv_cdf(0.975)
-    terms: tuple[float, ...] = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))

@@ -4,6 +4,7 @@ Letters: N samples, K classes or labels. Samples are ranked by float64 logits, a
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ class Metric:
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
     """Returns the metric of float64 predictions and of targets."""
+    largest: float = math.inf
+    """Largest possible value. It refuses imported scores that are in percent."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
         """Return the metric of a whole split: ``predictions`` [N, *output_shape], ``targets`` [N, ...]; lowest is best.
@@ -127,7 +130,7 @@ _NASBENCH = "NAS-Bench-360 (Tu et al., 2022)"
 REFERENCE = "the reference implementation of ORCA (Shen et al., 2023)"
 RELATIVE_L2 = "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂"
 _ALL = (
-    Metric("error", "0-1 error", "share of samples whose largest logit is not their class", _NASBENCH, _error),
+    Metric("error", "0-1 error", "share of samples whose largest logit is not their class", _NASBENCH, _error, 1.0),
     Metric(
         "one_minus_auroc",
         "1 − AUROC",
@@ -135,6 +138,7 @@ _ALL = (
         "mean of those with both outcomes",
         "Hand and Till (2001), equation 7; over labels NAS-Bench-360",
         _one_minus_auroc,
+        1.0,
     ),
     Metric(
         "one_minus_macro_f1",
@@ -142,6 +146,7 @@ _ALL = (
         "1 − unweighted mean of the classes' F1",
         "PhysioNet/CinC challenge (Clifford et al., 2017), there without the class of noise",
         _one_minus_macro_f1,
+        1.0,
     ),
     Metric(
         "one_minus_map",
@@ -149,6 +154,7 @@ _ALL = (
         "1 − mean over labels of average precision, ranked by logits; labels with one outcome only are left out",
         "FSD50K (Fonseca et al., 2022)",
         _one_minus_map,
+        1.0,
     ),
     Metric(
         "cosmic_one_minus_auroc",
@@ -156,6 +162,7 @@ _ALL = (
         "1 − area under the ROC curve of the logits of all pixels; ignored ones count as logit 0 outside of the mask",
         "deepCR (Zhang and Bloom, 2020), whose curve is over thresholds; ignored pixels as the reference of ORCA",
         dense_metrics.one_minus_mask_auroc,
+        1.0,
     ),
     Metric(
         "cosmic_one_minus_auroc_thresholded",
@@ -164,6 +171,7 @@ _ALL = (
         "pixels; ignored ones are true negatives",
         REFERENCE,
         dense_metrics.one_minus_thresholded_auroc,
+        1.0,
     ),
     Metric(
         "false_negative_rate",
@@ -171,6 +179,7 @@ _ALL = (
         "share of the masks' pixels whose logit is not above 0, ignored ones left out",
         _NASBENCH,
         dense_metrics.false_negative_rate,
+        1.0,
     ),
     Metric(
         "mae_lr_d8",

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.executors import ray as ray_executor
 from orca_ray.tasks.registry import all_tasks
 from tests.cli.conftest import Command
-from tests.results.factories import make_record
 
 
 def test_tasks_as_json_hold_every_task(command: Command) -> None:
@@ -115,27 +113,6 @@ def test_a_changed_array_does_not_verify(command: Command) -> None:
     ending = command("data", "verify", "pocket/digits")
     assert ending.code == 2
     assert "train_x" in ending.err
-
-
-def test_the_leaderboard_comes_in_four_formats(command: Command, tmp_path: Path) -> None:
-    store = ResultsStore(tmp_path / "store", create=True)
-    store.append(
-        [
-            make_record(f"{method}{seed}", method=method, seed=seed, test_score=score + seed / 100)
-            for method, score in (("orca", 0.10), ("nft", 0.30))
-            for seed in (1, 2)
-        ]
-    )
-    place = str(tmp_path / "store")
-    table = command("leaderboard", "pocket", "--results", place)
-    assert table.code == 0
-    assert "digits" in table.out
-    assert "orca" in table.out
-    assert "|" in command("leaderboard", "pocket", "--results", place, "--format", "markdown").out
-    assert "digits" in command("leaderboard", "pocket", "--results", place, "--format", "csv").out
-    as_json = command("leaderboard", "pocket", "--results", place, "--json")
-    assert as_json.json == command("leaderboard", "pocket", "--results", place, "--format", "json").json
-    assert "0.115" in as_json.out
 
 
 def test_doctor_reports_and_passes(command: Command, own_cache: Path) -> None:

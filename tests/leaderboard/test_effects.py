@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import EFFECT_FORMATS, Effects, Grid, build_effects, render_effects
+from orca_ray.leaderboard import Effects, Grid, all_formats, build_effects, render_effects
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import Run, frame
 
@@ -259,7 +259,7 @@ class TestRendering:
         score = next(row for row in rows if row["section"] == "score" and row["levels"] == "start=body, aligning=l2")
         assert float(score["value"]) == document["cells"][3]["scores"]["pocket/a"]["mean"] == pytest.approx(0.1)
 
-    @pytest.mark.parametrize("format", EFFECT_FORMATS)
+    @pytest.mark.parametrize("format", [name for name, each in all_formats().items() if each.effects])
     def test_a_study_that_has_only_begun(self, format: str) -> None:
         text = render_effects(effects(cell("a", "random", "none", None), of=grid("a", "b")), format)
         assert "nan" not in text.replace("failed_nan", "").lower()

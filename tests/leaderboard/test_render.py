@@ -7,9 +7,19 @@ import re
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import FORMATS, STATISTICS, Board, build, render
+from orca_ray.leaderboard import Board, Report, all_formats, build
+from orca_ray.leaderboard import render as render_any
+from orca_ray.leaderboard.report import SHOWN
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
+
+TEXT = [name for name, each in all_formats().items() if not each.binary]
+
+
+def render(board: Board | Report, format: str = "table") -> str:
+    text = render_any(board, format)
+    assert isinstance(text, str)
+    return text
 
 
 @pytest.fixture
@@ -35,7 +45,7 @@ def test_table(board: Board) -> None:
         "test scores, lower is better; mean ± std over seeds 0, 1, 2",
         "",
     ]
-    assert lines[3].split() == ["task", *board.methods]
+    assert lines[3].split() == ["task", "orca", "nft", "scratch"]
     digits = next(line for line in lines if line.startswith("digits"))
     assert "0.2000±0.1000*" in digits
     assert "0.5000±0.0000" in digits
@@ -48,9 +58,10 @@ def test_table(board: Board) -> None:
     assert "metrics: relative_l2 (darcy16); error (digits)" in text
     assert "trials by status: completed 10, stopped_early 0, failed_user 0, failed_oom 1, failed_nan 1, lost 0" in text
     assert "failed trials of scratch: failed_oom 1, failed_nan 1" in text
-    assert "mean rank and wins use the 0 of 2 tasks" in text
+    assert "mean rank and wins use the 2 of 2 tasks with scores of every method that has any" in text
+    assert "no score of scratch: darcy16, digits" in text
     assert "also in the store: sweep pocket/other, protocol held-out, 1 completed confirm trial(s)" in text
-    assert all(entry.title in text for entry in STATISTICS.values())
+    assert all(title in text for title in ("mean rank", "wins"))
 
 
 def test_columns_of_the_table_stand_under_each_other(board: Board) -> None:
@@ -71,7 +82,7 @@ def test_a_table_of_five_methods_fits_a_hundred_columns() -> None:
 
 def test_markdown(board: Board) -> None:
     rows = [line for line in render(board, "markdown").split("\n") if line.startswith("|")]
-    assert len(rows) == 2 + 2 + len(STATISTICS)
+    assert len(rows) == 2 + 2 + len(SHOWN)
     assert {row.count("|") for row in rows} == {3 + len(board.methods)}
     assert re.fullmatch(r"\|(-+:?\|)+", rows[1])
     assert sum(row.count("**") for row in rows) == 4
@@ -96,7 +107,7 @@ def test_csv_holds_everything_in_full(board: Board) -> None:
     assert sum(int(row["value"]) for row in statuses) == int(board.statuses.to_numpy().sum()) == 12
     assert {row["metric"] for row in statuses} == {status.value for status in Status}
     summary = [row for row in rows if row["section"] == "summary"]
-    assert {row["metric"] for row in summary} == set(STATISTICS)
+    assert {row["metric"] for row in summary} == set(SHOWN)
     assert {(row["sweep"], row["protocol"]) for row in rows} == {("pocket/quick", "held-out")}
 
 
@@ -111,7 +122,7 @@ def test_json_holds_everything_in_full(board: Board) -> None:
     methods = {method["name"]: method for method in document["methods"]}
     assert set(methods) == set(board.methods)
     assert methods["scratch"]["statuses"]["failed_oom"] == 1
-    assert set(STATISTICS) <= set(methods["orca"])
+    assert set(SHOWN) <= set(methods["orca"])
     assert document["others"] == [{"sweep": "pocket/other", "protocol": "held-out", "confirmed": 1}]
 
 
@@ -124,21 +135,19 @@ def test_ranks_appear_as_numbers() -> None:
     assert re.search(r"mean rank +1\.25 +1\.75", text)
     assert re.search(r"wins +1\.50 +0\.50", text)
     assert len(re.findall(r"\d\*", text)) == 3  # a tie marks both
-    assert json.loads(render(board, "json"))["methods"][0] == {
-        "name": "orca",
-        "mean_rank": 1.25,
-        "wins": 1.5,
-        "statuses": {status.value: 2 * (status is Status.COMPLETED) for status in Status},
-    }
+    best = json.loads(render(board, "json"))["methods"][0]
+    assert (best["name"], best["mean_rank"]["value"], best["wins"]["value"]) == ("orca", 1.25, 1.5)
+    assert best["statuses"] == {status.value: 2 * (status is Status.COMPLETED) for status in Status}
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", TEXT)
 def test_nothing_confirmed_yet(format: str) -> None:
     board = build(frame(failed("digits", "orca", Status.LOST, phase="search")), benchmark="pocket")
     text = render(board, format)
     assert "lost" in text
-    assert "nan" not in text.replace("failed_nan", "").lower()
-    assert text == text.rstrip("\n")
+    if format != "html":  # whose program has these words
+        assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+        assert text == text.rstrip("\n")
 
 
 def test_a_misspelt_format(board: Board) -> None:
@@ -152,7 +161,7 @@ def test_names_cannot_send_control_sequences(format: str) -> None:
     records = frame(run("digits", odd, metric=odd, sweep=odd), run("digits", "orca", sweep="pocket/other\x1b[1m"))
     text = render(build(records, benchmark="pocket", sweep=odd), format)
     assert all(line.isprintable() for line in text.split("\n"))
-    assert r"a\x1b[2Jb\nc\x9bd" in text
+    assert r"a\x1b[2Jb\nc\x9bd" in text.replace(r"\\", "\\")  # Markdown shows two backslashes as one
     with pytest.raises(UserError) as caught:
         build(records, benchmark="pocket", sweep="pocket/nothing")
     assert str(caught.value).isprintable()

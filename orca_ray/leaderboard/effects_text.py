@@ -1,22 +1,13 @@
-"""Formats the effects of a grid's factors as text: plain tables, Markdown, CSV or JSON."""
+"""Text about the effects of a grid's factors that several formats share."""
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
 
-from orca_ray.errors import lookup, printable
-from orca_ray.leaderboard.effects import MIN_TASKS, Comparison, Effects, Levels, Ratio
-from orca_ray.leaderboard.render import (
-    MISSING,
-    dump_json,
-    markdown_table,
-    metrics_text,
-    plain_table,
-    score_text,
-    wrapped,
-)
+from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.statistics.paired import Levels, Ratio
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
+from orca_ray.leaderboard.text import MISSING, metrics_text, score_text
 
 Section = tuple[str, list[list[str]], int]
 """Title, cells (the first row holds the titles of columns), and number of columns that hold names."""
@@ -35,16 +26,6 @@ _PAIRS = (
     "pairs: pairs of scores, of those planned. A mean below half of the task's smallest positive score counts as that."
 )
 _CHANCE = "There are {} intervals; if no factor had an effect, about one in twenty would exclude 1."
-
-
-def render_effects(effects: Effects, format: str = "table") -> str:
-    """Return the effects as text in a format of `EFFECT_FORMATS`, without a line break at the end.
-
-    ``table`` and ``markdown`` are for people. Markdown also has the ratio on each task, and effects given a combination
-    of levels. ``csv`` (one row per number) and ``json`` hold everything in full precision. Raises `UserError` for an
-    unknown format.
-    """
-    return lookup("format", format, EFFECT_FORMATS)(effects)
 
 
 def _ratio(value: float) -> str:
@@ -68,7 +49,8 @@ def _on_task(ratio: Ratio | None) -> str:
     return f"{mark}{_ratio(ratio.value)}{mark}"
 
 
-def _sections(effects: Effects, *, full: bool) -> Iterator[Section]:
+def sections(effects: Effects, *, full: bool) -> Iterator[Section]:
+    """Yield the tables; ``full`` adds ratios on single tasks, and effects given a combination of levels."""
     tasks = {task: task.removeprefix(f"{effects.benchmark}/") for task in effects.metrics}
     for factor, (baseline, *_) in effects.factors.items():
         rows = [["level", "given", "ratio [95%]", "better", "worse", "pairs", *(tasks.values() if full else ())]]
@@ -104,11 +86,13 @@ def _crossed(effects: Effects, one: str, two: str) -> list[list[str]]:
     return rows
 
 
-def _title(effects: Effects) -> str:
+def title(effects: Effects) -> str:
+    """Return the title of the effects."""
     return f"{effects.benchmark}: sweep {effects.sweep}, protocol {effects.protocol}"
 
 
-def _footer(effects: Effects) -> list[str]:
+def footer(effects: Effects) -> list[str]:
+    """Return the sentences that explain the effects, and the numbers of scores and trials."""
     totals = ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items())
     missing = sum(len(effects.seeds) - score.n for score in effects.scores.values())
     counted = f"scores: {len(effects.scores) * len(effects.seeds) - missing} found, {missing} missing"
@@ -122,69 +106,3 @@ def _footer(effects: Effects) -> list[str]:
         f"trials: {totals}",
         *effects.notes,
     ]
-
-
-def _table(effects: Effects) -> str:
-    lines = [printable(_title(effects))]
-    for title, rows, _ in _sections(effects, full=False):
-        lines += ["", printable(title), "", *plain_table(rows)]
-    return "\n".join([*lines, "", *(line for text in _footer(effects) for line in wrapped(text))])
-
-
-def _markdown(effects: Effects) -> str:
-    lines = [printable(_title(effects)), "", *(f"- {printable(text)}" for text in _footer(effects))]
-    lines.append("- Ratios on single tasks: **bold** is better beyond noise, *italic* worse.")
-    for title, rows, names in _sections(effects, full=True):
-        lines += ["", f"## {printable(title)}", "", *markdown_table(rows, names)]
-    return "\n".join(lines)
-
-
-def _csv(effects: Effects) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    columns = ("section", "task", "metric", "levels", "reference", "value", "std", "low", "high", "n", "planned")
-    writer.writerow(["benchmark", "sweep", "protocol", *columns])
-
-    def write(section: str, task: str, levels: Levels, reference: Levels, *numbers: float | None) -> None:
-        cells = ["" if value is None or math.isnan(value) else value for value in numbers]
-        names = [", ".join(f"{factor}={level}" for factor, level in each.items()) for each in (levels, reference)]
-        metric = effects.metrics.get(task, "")
-        writer.writerow([effects.benchmark, effects.sweep, effects.protocol, section, task, metric, *names, *cells])
-
-    for each in effects.comparisons:
-        value, low, high = each.ratio
-        write("effect", "", each.levels, each.reference, value, None, low, high, each.pairs, each.planned)
-        for task, (value, low, high) in each.tasks.items():
-            write("effect", task, each.levels, each.reference, value, None, low, high, None, None)
-    for (task, index), (mean, std, n) in effects.scores.items():
-        write("score", task, effects.cells[index], {}, mean, std, None, None, n, len(effects.seeds))
-    return stream.getvalue().rstrip("\n")
-
-
-def _json(effects: Effects) -> str:
-    def compared(each: Comparison) -> dict[str, object]:
-        tasks = {task: ratio._asdict() for task, ratio in each.tasks.items()}
-        numbers = {"better": each.better, "worse": each.worse, "pairs": each.pairs, "planned": each.planned}
-        sides = {"levels": each.levels, "reference": each.reference}
-        return {**sides, "ratio": each.ratio._asdict(), **numbers, "tasks": tasks}
-
-    cells = [
-        {"levels": cell, "scores": {task: effects.scores[task, index]._asdict() for task in effects.metrics}}
-        for index, cell in enumerate(effects.cells)
-    ]
-    document = {
-        **{key: getattr(effects, key) for key in ("benchmark", "sweep", "protocol", "seeds", "factors", "metrics")},
-        "effects": [compared(each) for each in effects.comparisons],
-        "cells": cells,
-        "statuses": {status.value: count for status, count in effects.statuses.items()},
-        "notes": effects.notes,
-    }
-    return dump_json(document)
-
-
-EFFECT_FORMATS: dict[str, Callable[[Effects], str]] = {
-    "table": _table,
-    "markdown": _markdown,
-    "csv": _csv,
-    "json": _json,
-}

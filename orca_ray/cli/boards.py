@@ -1,0 +1,171 @@
+"""Builds the board of a command line from a store, with everything that its formats show."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from orca_ray.cli.options import ResultsOption, existing_store, is_path, results_uri, split_names
+from orca_ray.cli.output import note
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.protocol import Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from orca_ray.leaderboard import Board, Effects, Report
+    from orca_ray.results.scan import Scan
+    from orca_ray.results.store import ResultsStore
+    from orca_ray.results.submissions import SubmittedScore
+    from orca_ray.sweep.planning.spec import SweepSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardOptions:
+    """Options that say which board of a store is meant, and which part of it."""
+
+    sweep: Annotated[
+        str | None, Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most scores.")
+    ] = None
+    budget: Annotated[str | None, Option(help="Short for --sweep NAME/BUDGET.")] = None
+    protocol: Annotated[Protocol | None, Option(help="Which splits selection read. Default: the sweep's.")] = None
+    tasks: Annotated[
+        list[str] | None, Option(help="Only these tasks; comma-separated or repeated. All statistics are recomputed.")
+    ] = None
+    methods: Annotated[
+        list[str] | None, Option(help="Only these methods; comma-separated or repeated. All statistics are recomputed.")
+    ] = None
+    hide: Annotated[
+        list[str] | None, Option(help="Kinds of published scores to leave out, e.g. digitised,secondary.")
+    ] = None
+    results: ResultsOption = None
+
+
+def load_board(name: str, options: BoardOptions) -> "Report | Effects":
+    """Return the board of a benchmark, or the effects of the grid of a sweep, from the store of ``options``.
+
+    A benchmark of which nothing is stored has an empty board if there are published results of it; otherwise that is a
+    UserError.
+    """
+    from orca_ray.leaderboard import build, empty_board
+    from orca_ray.leaderboard.published import published_for
+
+    uri = results_uri(options.results)
+    store = existing_store(uri)
+    scan = None if store is None else store.scan()
+    stored = scan is not None and name in scan.values("benchmark")
+    if store is not None and not stored and (spec := _sweep_with_grid(name, options)):
+        return _effects(store, spec, options)
+    if not stored and not options.sweep and not options.budget:
+        nothing = empty_board(name, scan.warnings if scan else ())
+        if published_for(nothing, imported=_imported(store)[0]) is not None:
+            note(f"no results of {name} at {uri!r}")
+            return _report(nothing, options, store)
+    if scan is None:
+        command = "run" if is_path(name) else "benchmark"
+        raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
+    sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
+    protocol = options.protocol and options.protocol.value
+    board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    return _report(board, options, store, scan)
+
+
+def _known_tasks(benchmark: str) -> list[str] | None:
+    """Return the tasks of a benchmark that this installation declares; None for another benchmark."""
+    from orca_ray.tasks.registry import all_tasks
+
+    return [name for name, task in all_tasks().items() if task.benchmark == benchmark] or None
+
+
+def _report(
+    board: "Board", options: BoardOptions, store: "ResultsStore | None", scan: "Scan | None" = None
+) -> "Report":
+    from orca_ray.leaderboard import Report, subset
+    from orca_ray.leaderboard.published import KINDS, published_for
+
+    hide = split_names("--hide", options.hide) or []
+    if unknown := [each for each in hide if each not in KINDS]:
+        raise unknown_name("kind of published score", unknown[0], KINDS)
+    imported, warnings = _imported(store)
+    tasks, methods = split_names("--tasks", options.tasks), split_names("--methods", options.methods)
+    if methods and not board.tasks:
+        raise UserError(f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here; leave the option out")
+    shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
+    named = None if tasks is None else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
+    keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
+    uri = results_uri(options.results)
+    return Report(
+        replace(shown, warnings=(*shown.warnings, *warnings)),
+        published=published_for(shown, imported=imported, hide=hide, tasks=named),
+        read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
+        read_records=None if scan is None else lambda: _records(scan, shown),
+        read_about=lambda: _about(shown),
+        reproduce="orca-sweep reproduce KEY" + ("" if uri == "results" else f" --results {shlex.quote(uri)}"),
+        left_out=left_out,
+    )
+
+
+def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
+    """Return the records of the board's sweep, tasks and methods. A method of a board may be "method (body)"."""
+    import numpy as np
+
+    from orca_ray.results.tables import RECORDS, to_frame
+
+    wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
+    positions = np.concatenate([at for at, _ in scan.batches(["task"], wanted)])
+    records = to_frame(scan.take(positions, RECORDS.schema.names))
+    labels = records["method"] + " (" + records["body"] + ")"
+    return records[records["method"].isin(board.methods) | labels.isin(board.methods)]
+
+
+def _imported(store: "ResultsStore | None") -> "tuple[list[SubmittedScore], list[str]]":
+    """Return the scores of other people in a store, and warnings about those that cannot be read."""
+    from orca_ray.results.submissions import imported_scores
+
+    return ([], []) if store is None else imported_scores(store.uri)
+
+
+def _effects(store: "ResultsStore", spec: "SweepSpec", options: BoardOptions) -> "Effects":
+    from orca_ray.leaderboard import Grid, build_effects
+    from orca_ray.sweep.planning.grid import grid_cells
+
+    for option, given in (("--tasks", options.tasks), ("--methods", options.methods), ("--hide", options.hide)):
+        if given:
+            raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
+    cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
+    sweep, protocol = options.sweep or spec.sweep_id, options.protocol and options.protocol.value
+    grid, records = Grid(cells, spec.confirm_seeds), store.records()
+    return build_effects(records, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=protocol)
+
+
+def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
+    """Return the shipped sweep or the sweep file ``name`` if it has a grid; None if it has none, or is a benchmark.
+
+    The budget is the option's, else that in the name of the sweep (``aligning/quick-deterministic``), else the default.
+    """
+    from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
+
+    if not is_path(name) and name not in shipped_sweeps():
+        return None
+    file = load_spec(name).file
+    if not file.grid:
+        if is_path(name):
+            raise UserError(f"{name} has no grid: give its benchmark, {file.benchmark}, and --sweep {file.name}/BUDGET")
+        return None
+    named = (each for each in file.budgets if f"{options.sweep}-".startswith(f"{file.name}/{each}-"))
+    return load_spec(name, budget=options.budget or max(named, key=len, default=None))
+
+
+def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
+    """Return the title, metric and definition of each task that this installation declares."""
+    from orca_ray.tasks.metrics import get_metric
+    from orca_ray.tasks.registry import all_tasks
+
+    declared = {name: task for name, task in all_tasks().items() if name in board.tasks}
+    metrics = {name: get_metric(task.metric) for name, task in declared.items()}
+    return {
+        name: {"title": task.title, "metric": metrics[name].title, "definition": metrics[name].definition}
+        for name, task in declared.items()
+    }

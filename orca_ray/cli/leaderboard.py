@@ -1,0 +1,249 @@
+"""``orca-sweep leaderboard`` and ``leaderboard-diff``: print, write and check boards, and compare two of them."""
+
+import shlex
+import sys
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Exit, Option
+
+from orca_ray.cli.boards import BoardOptions, load_board
+from orca_ray.cli.options import JsonOption, existing_store, takes
+from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
+from orca_ray.cli.page import REFRESH_SECONDS, show_page
+from orca_ray.errors import UserError, printable
+from orca_ray.paths import refuse_special
+from orca_ray.protocol import Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from orca_ray.leaderboard import Effects, Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardOptions(BoardOptions):
+    """Options of `leaderboard`, including those of `BoardOptions`."""
+
+    format: Annotated[
+        str | None,
+        Option(
+            help="table, markdown, latex, csv, json, parquet or html. Default: that of the name of --out, else table."
+        ),
+    ] = None
+    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Write to this file.")] = None
+    check: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Exit with 1 if one of the files DIR/NAME.md, .tex, .csv, … is out of date."),
+    ] = None
+    open: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False
+    watch: Annotated[bool, Option("--watch", help="Write the page again while the sweep runs, until Ctrl-C.")] = False
+    json: JsonOption = False
+
+
+@takes(LeaderboardOptions)
+def leaderboard(
+    name: Annotated[
+        str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep with a grid, e.g. pocket or aligning.")
+    ],
+    options: LeaderboardOptions,
+) -> None:
+    """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
+    if options.check is not None:
+        _check(name, options, options.check)
+        return
+    path = options.out or (Path(f"{_stem(name)}.html") if options.open or options.watch else None)
+    if path is not None:
+        _check_file(path)
+    form = _format(options)
+    if options.open or options.watch:
+        if form != "html":
+            raise UserError(f"--open and --watch show the page: give --format html, not {form}")
+        assert path is not None
+        refresh = REFRESH_SECONDS if options.watch else 0
+
+        def page(again: bool) -> str:
+            return str(_page(name, options, refresh * again))
+
+        show_page(page, path, opened=options.open, watched=options.watch)
+        return
+    board = load_board(name, options)
+    if path is not None:
+        from orca_ray.data.cache import disk_errors, write_bytes
+
+        content = _file(board, form)
+        with disk_errors(path.absolute().parent):
+            write_bytes(path, content, durable=True)
+        note(f"written: {path}")
+    else:
+        _print(board, form)
+
+
+def _page(name: str, options: BoardOptions, refresh_seconds: int) -> str | bytes:
+    board = load_board(name, options)
+    return _rendered(board if _is_effects(board) else replace(board, refresh_seconds=refresh_seconds), "html")
+
+
+def _format(options: LeaderboardOptions) -> str:
+    """Return the format that the options name, directly or by the name of the file."""
+    from orca_ray.leaderboard import all_formats
+
+    if options.format is not None or options.json:
+        return options.format or "json"
+    if options.open or options.watch:
+        return "html"
+    if options.out is None:
+        return "table"
+    known = {each.suffix: each.name for each in all_formats().values()}
+    if options.out.suffix not in known:
+        raise UserError(f"--out {options.out}: give --format, or a name that ends in {', '.join(sorted(known))}")
+    return known[options.out.suffix]
+
+
+def _check_file(path: Path) -> None:
+    """Raise UserError if no file can be written to ``path``."""
+    refuse_special(path, "--out")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        where = path if path.is_dir() else path.absolute().parent
+        what = "is a directory" if path.is_dir() else "is no directory"
+        raise UserError(f"--out {path}: {where} {what}; give the path of a file in an existing directory")
+
+
+def _is_effects(board: "Report | Effects") -> bool:
+    from orca_ray.leaderboard import Effects
+
+    return isinstance(board, Effects)
+
+
+def _rendered(board: "Report | Effects", form: str) -> str | bytes:
+    from orca_ray.leaderboard import Effects, render, render_effects
+
+    return render_effects(board, form) if isinstance(board, Effects) else render(board, form)
+
+
+def _file(board: "Report | Effects", form: str) -> bytes:
+    """Return the content of a file with a board: text ends with a line break."""
+    content = _rendered(board, form)
+    return content if isinstance(content, bytes) else f"{content}\n".encode("utf-8", "backslashreplace")
+
+
+def _print(board: "Report | Effects", form: str) -> None:
+    """Print a board: in colour and with escaped control sequences to a terminal, else the bytes that --out writes."""
+    if not sys.stdout.isatty():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(_file(board, form))
+    elif form == "table" and not _is_effects(board):
+        from orca_ray.leaderboard.formats.table import renderables
+
+        screen = console()
+        unicode = screen.encoding.startswith("utf")
+        screen.print(*renderables(board, screen.width, curves=unicode), sep="\n")  # type: ignore[arg-type]
+    elif isinstance(content := _rendered(board, form), bytes):
+        raise UserError(f"{form} is not for a terminal: give --out FILE")
+    else:
+        say(content)
+
+
+def _stem(name: str) -> str:
+    """Return the name of a board's files without their ending."""
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else name.replace("/", "-")
+
+
+def _check(name: str, options: LeaderboardOptions, directory: Path) -> None:
+    """Compare the board with its files in a directory, and exit with `OUT_OF_DATE` if one differs."""
+    from orca_ray.leaderboard import all_formats
+
+    refuse_special(directory, "--check")
+    stem = _stem(name)
+    formats = {directory / f"{stem}{each.suffix}": each for each in all_formats().values()}
+    found = {path: each for path, each in formats.items() if path.is_file()}
+    if not found:
+        command = _command(name, options, directory / f"{stem}.md")
+        raise UserError(f"--check {directory}: no board of {name} there; write one: {command}")
+    board = load_board(name, options)
+    stale = [path for path, each in found.items() if not each.same(path.read_bytes(), _file(board, each.name))]
+    for path in stale:
+        say(f"out of date: {path}\n  {_command(name, options, path)}")
+    if stale:
+        raise Exit(OUT_OF_DATE)
+    say(f"up to date: {', '.join(map(str, found))}")
+
+
+def _command(name: str, options: BoardOptions, path: Path) -> str:
+    """Return the command that writes a board with the same options to a file."""
+    words = ["orca-sweep", "leaderboard", name]
+    for each in fields(BoardOptions):
+        value = getattr(options, each.name)
+        if value:
+            text = ",".join(value) if isinstance(value, list) else value.value if isinstance(value, Enum) else value
+            words += [f"--{each.name}", text]
+    return shlex.join([*words, "--out", str(path)])
+
+
+def leaderboard_diff(
+    before: Annotated[str, Argument(metavar="A", help="Results store, or board exported as .json or .parquet.")],
+    after: Annotated[str, Argument(metavar="B", help="The same; what changed from A to B is printed.")],
+    benchmark: Annotated[str | None, Option(help="Benchmark, for stores that have several.")] = None,
+    sweep: Annotated[str | None, Option(help="Sweep, for stores. Default: the one with the most scores.")] = None,
+    protocol: Annotated[Protocol | None, Option(help="Protocol, for stores. Default: the sweep's.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print which scores moved between two boards, by how much, and whether beyond the noise over seeds."""
+    from orca_ray.leaderboard.difference import RULE, Kind, compare_boards
+    from orca_ray.leaderboard.text import number
+
+    options = BoardOptions(sweep=sweep, protocol=protocol)
+    sides = _sides((before, after), benchmark, options)
+    changes = compare_boards(*sides)
+    counts = {kind.value: sum(each.kind is kind for each in changes) for kind in Kind}
+    if json:
+        emit_json({"rule": RULE, "counts": counts, "changes": changes})
+        return
+    rows = [
+        (each.task, each.method, number(each.before), number(each.after), number(each.difference), number(each.error),
+         each.seeds, f"{each.kind.value}: {each.reason}" if each.reason else each.kind.value)
+        for each in changes
+        if each.kind is not Kind.EQUAL
+    ]  # fmt: skip
+    if rows:
+        numbers = ("before", "after", "difference", "standard error", "equal seeds")
+        show(("task", "method", *numbers, "change"), rows, right=numbers)
+        say()
+    say(", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no scores in either board")
+    say(RULE)
+
+
+def _sides(given: tuple[str, str], benchmark: str | None, options: BoardOptions) -> "list[pd.DataFrame]":
+    """Return the scores of two boards; a store whose benchmark is not named has that of the other side."""
+    from orca_ray.leaderboard.export import SUFFIXES, read_scores
+
+    files = [read_scores(Path(each)) if Path(each).suffix in SUFFIXES else None for each in given]
+    for file in files:
+        if file is not None and len(file):
+            benchmark = benchmark or str(file["benchmark"].iloc[0])
+    found = [_stored(uri, benchmark, options) if file is None else file for uri, file in zip(given, files, strict=True)]
+    names = [set(side["benchmark"]) for side in found]
+    if names[0] and names[1] and names[0] != names[1]:
+        one, other = (", ".join(sorted(each)) for each in names)
+        raise UserError(f"boards of different benchmarks: {printable(one)} and {printable(other)}")
+    return found
+
+
+def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataFrame":
+    from orca_ray.leaderboard import build
+    from orca_ray.leaderboard.export import score_frame
+
+    store = existing_store(uri)
+    if store is None:
+        raise UserError(f"no results at {uri!r}: give a results store, or a board exported as .json or .parquet")
+    records = store.records()
+    if benchmark is None:
+        names = sorted(map(str, records["benchmark"].unique()))
+        if len(names) != 1:
+            raise UserError(f"{uri} has records of {', '.join(map(printable, names))}: give --benchmark NAME")
+        benchmark = names[0]
+    return score_frame(
+        build(records, benchmark=benchmark, sweep=options.sweep, protocol=options.protocol and options.protocol.value)
+    )

@@ -1,0 +1,94 @@
+"""Compares two boards of one benchmark: which scores moved, by how much, and whether beyond noise."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+NUM_ERRORS = 2.0
+RULE = (
+    "A score moved beyond noise if the mean difference exceeds two standard errors: those of the differences between "
+    "equal seeds if the boards share at least two, else those of the difference between the two means. With one seed, "
+    "noise is unknown. Scores are lower-is-better."
+)
+_VERSION = ("protocol", "metric", "metric_version", "data_fingerprint")
+"""Columns that must agree before two scores are compared."""
+
+
+class Kind(StrEnum):
+    """What happened to the score of a method on a task."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    WITHIN_NOISE = "within noise"
+    UNKNOWN = "noise unknown"
+    EQUAL = "equal"
+    APPEARED = "appeared"
+    DISAPPEARED = "disappeared"
+    INCOMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True)
+class Change:
+    """The score of a method on a task in two boards. ``before`` and ``after`` are means over seeds, NaN if absent."""
+
+    task: str
+    method: str
+    kind: Kind
+    before: float
+    after: float
+    difference: float = math.nan
+    """Mean over the compared seeds of after − before; negative is better."""
+    error: float = math.nan
+    """Standard error of the difference; NaN if it cannot be estimated."""
+    seeds: int = 0
+    """Number of equal seeds that were compared; 0 if the difference is that of the means."""
+    reason: str = ""
+    """Why the scores are not comparable."""
+
+
+def compare_boards(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
+    """Return the change of each (task, method) that has a score in one of two boards, sorted by task and method.
+
+    The boards are tables of scores with the columns of `orca_ray.leaderboard.export.SCHEMA`. `RULE` states the rule.
+    """
+    sides = [
+        {(str(t), str(m)): rows for (t, m), rows in board[board["score"].notna()].groupby(["task", "method"])}
+        for board in (before, after)
+    ]
+    return [_change(*cell, *(side.get(cell) for side in sides)) for cell in sorted({*sides[0], *sides[1]})]
+
+
+def _change(task: str, method: str, before: pd.DataFrame | None, after: pd.DataFrame | None) -> Change:
+    means = [math.nan if rows is None else float(rows["score"].mean()) for rows in (before, after)]
+    if before is None or after is None:
+        return Change(task, method, Kind.APPEARED if before is None else Kind.DISAPPEARED, *means)
+    if reason := _reason(before.iloc[0].to_dict(), after.iloc[0].to_dict()):
+        return Change(task, method, Kind.INCOMPARABLE, *means, reason=reason)
+    pairs = before.merge(after, on="seed", suffixes=("_before", "_after"))
+    if len(pairs) > 1 or (len(pairs) == 1 and min(len(before), len(after)) == 1):
+        differences = pairs["score_after"] - pairs["score_before"]
+        difference, seeds = float(differences.mean()), len(pairs)
+        error = float(differences.std() / np.sqrt(seeds))
+    else:
+        difference, seeds = means[1] - means[0], 0
+        error = math.sqrt(sum(float(rows["score"].var()) / len(rows) for rows in (before, after)))
+    return Change(task, method, _kind(difference, error), *means, difference, error, seeds)
+
+
+def _reason(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    changed = [name for name in _VERSION if before[name] != after[name]]
+    return "; ".join(f"{name.replace('_', ' ')} {before[name]} → {after[name]}" for name in changed)
+
+
+def _kind(difference: float, error: float) -> Kind:
+    if difference == 0 and not error > 0:
+        return Kind.EQUAL
+    if math.isnan(error):
+        return Kind.UNKNOWN
+    if abs(difference) <= NUM_ERRORS * error:
+        return Kind.WITHIN_NOISE
+    return Kind.BETTER if difference < 0 else Kind.WORSE

@@ -1,0 +1,1 @@
+"""Formats of leaderboards: each module declares one as ``FORMAT``."""

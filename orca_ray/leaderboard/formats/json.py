@@ -1,0 +1,82 @@
+"""One JSON document, in full precision."""
+
+from dataclasses import asdict
+from typing import Any
+
+from orca_ray.leaderboard.board import Cell
+from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.export import KIND, VERSION, score_rows
+from orca_ray.leaderboard.format import Format
+from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics.paired import Comparison
+from orca_ray.leaderboard.text import dump_json
+from orca_ray.results.record import Status
+
+
+def _render(report: Report) -> str:
+    board = report.board
+    tasks = [
+        {
+            **asdict(info),
+            "best": board.best(task),
+            "scores": {method: board.score(task, method)._asdict() for method in report.methods},
+        }
+        for task, info in board.infos.items()
+    ]
+    methods = [
+        {
+            "name": method,
+            **{name: report.statistic(name).loc[method].to_dict() for name in SHOWN},
+            "statuses": {status.value: board.count(method, status) for status in Status},
+        }
+        for method in report.methods
+    ]
+    document = {
+        "kind": KIND,
+        "version": VERSION,
+        **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
+        "tasks": tasks,
+        "methods": methods,
+        "verdicts": report.verdicts.reset_index().to_dict("records"),
+        "common_tasks": report.common_tasks,
+        "left_out": report.left_out,
+        **{key: getattr(board, key) for key in ("notes", "warnings")},
+        "others": [other._asdict() for other in board.others],
+        "cells": [_cell(cell) for cell in board.cells.values()],
+        "scores": score_rows(board),
+        "published": report.published and report.published.to_dict(),
+    }
+    return dump_json(document)
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    """Return task, method, provenance and cost of a cell as plain JSON."""
+    provenance = asdict(cell.provenance)
+    times = {name: provenance[name] and provenance[name].isoformat() for name in ("started_at", "finished_at")}
+    statuses = {status.value: count for status, count in cell.provenance.statuses.items()}
+    named = {"task": cell.task, "method": cell.method, "trial_keys": dict(cell.trial_keys)}
+    return {**named, "cost": asdict(cell.cost), "provenance": {**provenance, **times, "statuses": statuses}}
+
+
+def _json_effects(effects: Effects) -> str:
+    def compared(each: Comparison) -> dict[str, object]:
+        tasks = {task: ratio._asdict() for task, ratio in each.tasks.items()}
+        numbers = {"better": each.better, "worse": each.worse, "pairs": each.pairs, "planned": each.planned}
+        sides = {"levels": each.levels, "reference": each.reference}
+        return {**sides, "ratio": each.ratio._asdict(), **numbers, "tasks": tasks}
+
+    cells = [
+        {"levels": cell, "scores": {task: effects.scores[task, index]._asdict() for task in effects.metrics}}
+        for index, cell in enumerate(effects.cells)
+    ]
+    document = {
+        **{key: getattr(effects, key) for key in ("benchmark", "sweep", "protocol", "seeds", "factors", "metrics")},
+        "effects": [compared(each) for each in effects.comparisons],
+        "cells": cells,
+        "statuses": {status.value: count for status, count in effects.statuses.items()},
+        "notes": effects.notes,
+    }
+    return dump_json(document)
+
+
+FORMAT = Format("json", ".json", _render, _json_effects)

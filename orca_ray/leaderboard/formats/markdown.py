@@ -1,0 +1,65 @@
+"""Markdown tables."""
+
+import re
+from collections.abc import Sequence
+
+from orca_ray.errors import printable
+from orca_ray.leaderboard import effects_text
+from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.format import Format
+from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.text import footer, published_footer, published_tables, score_grid, titles
+
+_SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
+_BEST = "\0{}\0"
+"""Marks the best score of a task until the text around it is escaped; no record holds this character unescaped."""
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is; unprintable characters become escapes."""
+    return _SPECIAL.sub(r"\\\g<0>", printable(text))
+
+
+def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Return the lines of a Markdown table: ``names`` columns aligned left, then columns of numbers."""
+    lines = ["| " + " | ".join(row) + " |" for row in grid]
+    return [lines[0], "|" + "---|" * names + "--:|" * (len(grid[0]) - names), *lines[1:]]
+
+
+def _cells(grid: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[f"**{escaped(cell[1:-1])}**" if cell[:1] == "\0" else escaped(cell) for cell in row] for row in grid]
+
+
+def _render(report: Report) -> str:
+    board = report.board
+    title, subtitle = titles(report)
+    lines = [escaped(f"{title}; {subtitle}"), ""]
+    if board.tasks:
+        grid = score_grid(report, _BEST, " ± ")
+        for row, metric in zip(grid, ["metric", *board.metrics.values(), *[""] * len(grid)], strict=False):
+            row.insert(1, metric)
+        lines += [*markdown_table(_cells(grid), 2), ""]
+    lines += [f"- {escaped(line)}" for line in footer(report)]
+    for table in published_tables(report):
+        lines += [
+            "",
+            f"**{escaped(table.heading(board.benchmark))}**",
+            "",
+            *markdown_table(_cells(table.grid(board.benchmark, _BEST)), 1),
+        ]
+    if notes := published_footer(report):
+        lines += ["", *(f"- {escaped(line)}" for line in notes)]
+    return "\n".join(lines).rstrip()
+
+
+def _markdown_effects(effects: Effects) -> str:
+    foot = [f"- {escaped(text)}" for text in effects_text.footer(effects)]
+    foot.append("- Ratios on single tasks: **bold** is better beyond noise, *italic* worse.")
+    lines = [escaped(effects_text.title(effects)), "", *foot]
+    for title, rows, names in effects_text.sections(effects, full=True):
+        cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
+        lines += ["", f"## {printable(title)}", "", *markdown_table(cells, names)]
+    return "\n".join(lines)
+
+
+FORMAT = Format("markdown", ".md", _render, _markdown_effects)

@@ -1,0 +1,130 @@
+"""Plain tables for a terminal, with a sparkline of the validation curve below each score."""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from orca_ray.errors import printable
+from orca_ray.leaderboard import effects_text
+from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.format import Format
+from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.spark import sparkline
+from orca_ray.leaderboard.text import (
+    WIDTH,
+    footer,
+    metrics_text,
+    plain_table,
+    published_footer,
+    published_tables,
+    score_grid,
+    titles,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+BEST = "*"
+Grid = Sequence[Sequence[str]]
+
+
+def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "Iterator[RenderableType]":
+    """Yield a leaderboard as Rich text and tables of at most ``width`` columns, where one method fits into them.
+
+    A table with too many methods is split. ``curves`` adds sparklines, which need a terminal with Unicode.
+    """
+    from rich.text import Text
+
+    board = report.board
+    title, subtitle = titles(report)
+    yield Text("\n".join([printable(title), *wrapped(subtitle, width)]), style="bold")
+    below = []
+    if board.tasks:
+        grid = [[printable(cell) for cell in row] for row in score_grid(report, "{}" + BEST, "±")]
+        yield ""
+        drawn = curves and _add_curves(report, grid)
+        yield from _tables(grid, width, 1 + len(board.tasks))
+        below = [f"{BEST} best score of the task", metrics_text(board.metrics, board.benchmark)]
+        below += ["curves: validation score by epoch, mean over seeds, one scale per task"] if drawn else []
+    if lines := [*below, *footer(report)]:
+        yield _sentences(lines, width)
+    for table in published_tables(report):
+        heading = wrapped(table.heading(board.benchmark), width)
+        yield Text("\n".join(["", *heading, ""]), style="bold")
+        yield from _tables([[printable(cell) for cell in row] for row in table.grid(board.benchmark)], width)
+    if lines := published_footer(report):
+        yield _sentences(lines, width)
+
+
+def _add_curves(report: Report, grid: list[list[str]]) -> bool:
+    """Add a line with a sparkline to the cells that have a learning curve; return whether there is any."""
+    found = False
+    for row, task in zip(grid[1:], report.board.tasks, strict=False):
+        curves = report.validation_curves(task)
+        values = [value for curve in curves.values() for value in curve]
+        for column, method in enumerate(report.methods, start=1):
+            if method in curves:
+                found = True
+                row[column] += "\n" + sparkline(curves[method], min(values), max(values))
+    return found
+
+
+def _sentences(texts: Sequence[str], width: int) -> "RenderableType":
+    from rich.text import Text
+
+    return Text("\n".join(["", *(line for text in texts for line in wrapped(text, width))]))
+
+
+def _tables(grid: Grid, width: int, rule: int = 0) -> "Iterator[RenderableType]":
+    """Yield a grid as tables of at most ``width`` columns; each has the first column. ``rule`` rows precede a rule."""
+    from rich.cells import cell_len
+
+    sizes = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*grid, strict=True)]
+    start = 1
+    while start < len(sizes):
+        end, used = start + 1, sizes[0] + 2 + sizes[start]
+        while end < len(sizes) and used + 2 + sizes[end] <= width:
+            used += 2 + sizes[end]
+            end += 1
+        yield _table([[row[0], *row[start:end]] for row in grid], rule)
+        start = end
+
+
+def _table(grid: Grid, rule: int) -> "RenderableType":
+    from rich import box
+    from rich.table import Table
+
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for cell in grid[0]:
+        result.add_column(_cell(cell), no_wrap=True)
+    for index, row in enumerate(grid[1:], start=1):
+        result.add_row(*map(_cell, row), end_section=index == rule - 1)
+    return result
+
+
+def _cell(text: str) -> "RenderableType":
+    from rich.text import Text
+
+    score, *curve = text.split("\n")
+    best = Text(score, style="bold green" if score.endswith(BEST) else "")
+    return Text("\n").join([best, *(Text(line, style="cyan") for line in curve)])
+
+
+def _render(report: Report) -> str:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, width=10_000, color_system=None, highlight=False, markup=False, emoji=False)
+    console.print(*renderables(report), sep="\n")
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
+
+
+def _table_effects(effects: Effects) -> str:
+    lines = [printable(effects_text.title(effects))]
+    for title, rows, _ in effects_text.sections(effects, full=False):
+        lines += ["", printable(title), "", *plain_table(rows)]
+    return "\n".join([*lines, "", *(line for text in effects_text.footer(effects) for line in wrapped(text))])
+
+
+FORMAT = Format("table", ".txt", _render, _table_effects)

@@ -1,0 +1,309 @@
+"""The content of a page as plain JSON: scores, records, curves, costs, published rows and artefacts of a board."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.published import OWN, Published, PublishedTable
+from orca_ray.leaderboard.statistics import all_statistics
+from orca_ray.leaderboard.statistics.paired import Ratio
+from orca_ray.results.record import Status
+
+MAX_RECORDS = 1500
+"""Number of records up to which a page holds all; of more, it holds the scored and the failed ones."""
+MAX_EPOCHS = 100
+"""Number of points up to which a learning curve is kept whole; of a longer one, every n-th is kept, and the last."""
+_FAILED = [status.value for status in Status if status.failed]
+_COLUMNS = (
+    "phase", "body", "seed", "status", "metric", "metric_version", "best_epoch", "epochs", "distance_before",
+    "distance_after", "num_parameters", "num_trainable", "wall_seconds", "align_seconds", "refine_seconds",
+    "evaluate_seconds", "peak_memory_mib", "device", "processor", "started_at", "finished_at", "attempts", "error",
+    "notes", "version", "torch_version", "precision", "deterministic", "data_fingerprint",
+)  # fmt: skip
+"""Columns of records that a page shows, beside key, task, method, scores and hyper-parameters."""
+_DIGITS = {"seconds": 4, "distance": 7, "memory": 5}
+"""Significant digits of columns by a word in their name; all others are exact."""
+
+
+def page_data(
+    board: Board,
+    records: pd.DataFrame,
+    curves: pd.DataFrame,
+    *,
+    published: Published | None = None,
+    effects: Effects | None = None,
+    artefacts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    about: Mapping[str, Mapping[str, str]] | None = None,
+    reproduce: str = "orca-sweep reproduce KEY",
+) -> dict[str, Any]:
+    """Return the content of a board's page; equal arguments give equal content in equal order.
+
+    Args:
+        board: the board.
+        records: records of the store, with those of the board's sweep.
+        curves: learning curves of the store; those of scored trials are kept.
+        published: published results of the benchmark.
+        effects: effects of the factors of a grid, if the sweep has one.
+        artefacts: pictures of trials by trial key, as plain JSON.
+        about: for each task, texts named ``title``, ``metric`` and ``definition``.
+        reproduce: command that runs a trial again; ``KEY`` stands for its key.
+    """
+    methods = sorted(board.methods)
+    rows, note = _chosen_records(board, records)
+    places = {key: index for index, key in enumerate(rows["trial_key"])}
+    keys = {
+        (task, method, seed): key
+        for (task, method), cell in board.cells.items()
+        for seed, key in cell.trial_keys.items()
+    }
+    tasks = {task: index for index, task in enumerate(board.tasks)}
+    scored = dict.fromkeys(keys.values())
+    return {
+        "benchmark": board.benchmark,
+        "sweep": board.sweep,
+        "protocol": board.protocol,
+        "updated": _time(
+            max(
+                (cell.provenance.finished_at for cell in board.cells.values() if cell.provenance.finished_at),
+                default=None,
+            )
+        ),
+        "tasks": [_task(board, task, (about or {}).get(task, {})) for task in board.tasks],
+        "methods": [{"name": method} for method in methods],
+        "seeds": list(board.seeds),
+        "scores": [
+            [
+                tasks[row.task],
+                methods.index(row.method),
+                row.seed,
+                row.score,
+                places.get(keys.get((row.task, row.method, row.seed), ""), -1),
+            ]
+            for row in board.scores.itertuples()
+        ],
+        "statistics": [
+            {
+                "name": name,
+                "title": each.title,
+                "definition": each.definition,
+                "better": each.better,
+                "shape": each.shape,
+            }
+            for name, each in all_statistics().items()
+        ],
+        "cells": [
+            [
+                tasks[task],
+                methods.index(method),
+                {k: v for k, v in asdict(cell.cost).items() if not math.isnan(v)},
+                _provenance(cell.provenance),
+            ]
+            for (task, method), cell in board.cells.items()
+        ],
+        "searches": _searches(board, records, tasks, methods),
+        "effects": effects and _effects(effects),
+        "records": _records(board, rows),
+        "records_note": note,
+        "hyperparameters": _hyperparameters(rows["hyperparameters"]),
+        "curves": _curves(curves[curves["trial_key"].isin(scored) & (curves["sweep"] == board.sweep)]),
+        "artefacts": {key: list(artefacts[key]) for key in places if key in artefacts} if artefacts else {},
+        "published": _published(published),
+        "notes": list(board.notes),
+        "warnings": list(board.warnings),
+        "others": [other._asdict() for other in board.others],
+        "reproduce": reproduce,
+    }
+
+
+def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
+    info = board.infos[task]
+    return {
+        **asdict(info),
+        "label": task.removeprefix(f"{board.benchmark}/"),
+        **{f"{name}_text": text for name, text in about.items()},
+    }
+
+
+def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the records that the page holds, sorted, and a sentence about which they are."""
+    rows = records[
+        (records["sweep"] == board.sweep)
+        & (records["protocol"] == board.protocol)
+        & (records["benchmark"] == board.benchmark)
+    ]
+    num = len(rows)
+    note = f"All {num} trials of the sweep."
+    if num > MAX_RECORDS:
+        scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
+        rows = rows[rows["trial_key"].isin(scored) | rows["status"].isin(_FAILED)]
+        note = f"{len(rows)} of {num} trials of the sweep: those with a score on the board, and those that failed."
+    order = ["task", "method", "phase", "seed", "trial_key"]
+    return rows.sort_values(order, kind="stable").reset_index(drop=True), note
+
+
+def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return the columns of the records, as lists of equal length."""
+    columns: dict[str, list[Any]] = {
+        "key": rows["trial_key"].tolist(),
+        "task": rows["task"].tolist(),
+        "method": _labels(board, rows),
+        "test": [_plain(value) for value in rows["test_score"]],
+        "validation": [_plain(value) for value in rows["validation_score"]],
+    }
+    for name in _COLUMNS:
+        if name in rows:
+            digits = next((digits for word, digits in _DIGITS.items() if word in name), None)
+            columns[name] = [_plain(value, digits) for value in rows[name]]
+    return columns
+
+
+def _searches(board: Board, records: pd.DataFrame, tasks: Mapping[str, int], methods: Sequence[str]) -> list[list[Any]]:
+    """Return task, method, place in the search and validation score of each search trial of the sweep."""
+    rows = records[
+        (records["sweep"] == board.sweep)
+        & (records["protocol"] == board.protocol)
+        & (records["benchmark"] == board.benchmark)
+        & (records["phase"] == "search")
+    ].sort_values(["started_at", "trial_key"], kind="stable")
+    found, numbers = [], dict[tuple[str, str], int]()
+    for row, method in zip(rows.itertuples(), _labels(board, rows), strict=True):
+        if row.task in tasks and method in methods:
+            number = numbers[row.task, method] = numbers.get((row.task, method), -1) + 1
+            found.append([tasks[row.task], methods.index(method), number, _plain(row.validation_score)])
+    return sorted(found, key=lambda each: each[:3])
+
+
+def _labels(board: Board, rows: pd.DataFrame) -> list[str]:
+    """Return the name on the board of the method of each record: the method, or "method (body)"."""
+    names = zip(rows["method"], rows["body"], strict=True)
+    return [method if method in board.methods else f"{method} ({body})" for method, body in names]
+
+
+def _effects(effects: Effects) -> dict[str, Any]:
+    """Return what the page shows of the effects of a grid; an undefined number is None."""
+
+    def ratio(found: Ratio) -> dict[str, float | None]:
+        return {name: _plain(value) for name, value in found._asdict().items()}
+
+    return {
+        "factors": {factor: list(levels) for factor, levels in effects.factors.items()},
+        "seeds": list(effects.seeds),
+        "cells": [
+            {
+                "levels": dict(cell),
+                "scores": {task: list(map(_plain, effects.scores[task, c])) for task in effects.metrics},
+            }
+            for c, cell in enumerate(effects.cells)
+        ],
+        "comparisons": [
+            {
+                "changed": dict(each.changed),
+                "given": dict(each.given),
+                "ratio": ratio(each.ratio),
+                "tasks": {task: ratio(found) for task, found in each.tasks.items()},
+                "better": each.better,
+                "worse": each.worse,
+                "pairs": each.pairs,
+                "planned": each.planned,
+            }
+            for each in effects.comparisons
+        ],
+    }
+
+
+def _plain(value: Any, digits: int | None = None) -> Any:
+    """Return a value of a data frame as JSON has it; what is missing or not finite is None."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, datetime):
+        return _time(value)
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return value if digits is None else float(f"{value:.{digits}g}")
+    return value
+
+
+def _time(value: datetime | None) -> str | None:
+    return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
+    """Return what all records have in common, the distinct rest, and the place of each record's rest."""
+    distinct = list(dict.fromkeys(texts := list(texts)))
+    values = [json.loads(text, parse_constant=str) for text in distinct]
+    names = sorted({name for each in values for name in each})
+    common = {
+        name: values[0][name]
+        for name in names
+        if all(name in each and each[name] == values[0][name] for each in values)
+    }
+    places = {text: index for index, text in enumerate(distinct)}
+    return {
+        "common": common,
+        "sets": [{name: each[name] for name in names if name in each and name not in common} for each in values],
+        "of": [places[text] for text in texts],
+    }
+
+
+def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
+    """Return the curves by trial key, stage and column."""
+    found: dict[str, dict[str, dict[str, list[Any]]]] = {}
+    names = {"loss": "loss", "distance": "distance", "validation": "validation_score"}
+    for (key, stage), group in rows.sort_values("epoch", kind="stable").groupby(["trial_key", "stage"], sort=True):
+        step = -(-len(group) // MAX_EPOCHS)
+        kept = group.iloc[sorted({*range(0, len(group), step), len(group) - 1})]
+        columns = {name: [_plain(value, 6) for value in kept[column]] for name, column in names.items()}
+        present = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+        found.setdefault(str(key), {})[str(stage)] = {"epoch": [int(epoch) for epoch in kept["epoch"]], **present}
+    return found
+
+
+def _provenance(provenance: Any) -> dict[str, Any]:
+    """Return what the page shows of a cell beyond its records."""
+    return {
+        "statuses": {status.value: count for status, count in provenance.statuses.items() if count},
+        "attempts": provenance.attempts,
+        "device_hours": {device: float(f"{hours:.4g}") for device, hours in provenance.device_hours.items()},
+    }
+
+
+def _published(published: Published | None) -> dict[str, Any] | None:
+    if published is None:
+        return None
+    return {
+        "beside": published.beside and _published_table(published.beside),
+        "tables": [_published_table(table) for table in published.tables],
+        "reasons": dict(published.reasons),
+        "notes": list(published.notes),
+        "sources": published.sources,
+    }
+
+
+def _published_table(table: PublishedTable) -> dict[str, Any]:
+    """Return the published cells of a table by method and task."""
+    fields = ("score", "std", "kind", "flag", "source", "note", "direction")
+    return {
+        "title": table.title,
+        "columns": [asdict(column) for column in table.columns],
+        "methods": [
+            {
+                "name": method,
+                "cells": {
+                    column.task: {"text": column.text(row), **{name: getattr(row, name) for name in fields}}
+                    for column in table.columns
+                    if (row := table.cells.get((method, column))) and row.kind != OWN
+                },
+            }
+            for method in table.methods
+        ],
+    }

@@ -1,0 +1,136 @@
+"""What a format writes: a board with its statistics, learning curves and published results."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from orca_ray.errors import unknown_name
+from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.published import Published, PublishedRow
+from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
+
+_DIGITS = 10
+"""Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
+SHOWN = ("mean_rank", "wins")
+"""Statistics below the scores in the formats for people."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A board and what is written with it. Equal reports give equal bytes in every format."""
+
+    board: Board
+    published: Published | None = None
+    read_curves: Callable[[], pd.DataFrame] | None = None
+    """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
+    read_records: Callable[[], pd.DataFrame] | None = None
+    """Reads the records of the board's sweep, as `ResultsStore.records` returns them, for the page."""
+    read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
+    """Reads pictures of trials by trial key, as plain JSON, for the page."""
+    read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
+    """Returns texts named ``title``, ``metric`` and ``definition`` of each task, for the page."""
+    reproduce: str = "orca-sweep reproduce KEY"
+    """Command that runs a trial again, for the page."""
+    refresh_seconds: int = 0
+    """Time after which the page loads itself again; 0: never."""
+    left_out: tuple[str, ...] = ()
+    """Tasks and methods that have records and were left out on request; every statistic is computed without them."""
+
+    @cached_property
+    def curves(self) -> pd.DataFrame | None:
+        """The learning curves; None if there are none to read."""
+        return self.read_curves() if self.read_curves else None
+
+    @cached_property
+    def scores(self) -> ScoreTable:
+        """The score table as arrays, shared by all statistics."""
+        return ScoreTable.of(self.board.scores)
+
+    def statistic(self, name: str) -> pd.DataFrame:
+        """Return a statistic of the shape ``method``: one row for each of `methods`; NaN where it is undefined."""
+        return self._statistics[name]
+
+    @cached_property
+    def _statistics(self) -> dict[str, pd.DataFrame]:
+        found = {name: _rounded(get_statistic(name).compute(self.scores)) for name in SHOWN}
+        methods = list(self.board.methods)
+        order = found["mean_rank"]["value"].reindex(methods).sort_values(kind="stable").index
+        return {name: values.reindex(order) for name, values in found.items()}
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, lowest mean rank first, then those without a score on every common task."""
+        return tuple(map(str, self.statistic("mean_rank").index))
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
+        return _rounded(get_statistic("verdict").compute(self.scores))
+
+    @property
+    def common_tasks(self) -> tuple[str, ...]:
+        """Tasks on which every method that has a score has one."""
+        return self.scores.common.tasks
+
+    @property
+    def published_scores(self) -> list[PublishedRow]:
+        """The published rows that have a score."""
+        return [row for row in self.published.rows if row.score is not None] if self.published else []
+
+    def validation_curves(self, task: str) -> dict[str, list[float]]:
+        """Return the validation score by refine epoch, averaged over seeds, of each method that has a curve."""
+        found = {}
+        for method in self.methods:
+            cell = self.board.cells.get((task, method))
+            keys = cell.trial_keys.values() if cell else ()
+            if curves := [self._validation[key] for key in keys if key in self._validation]:
+                found[method] = [float(value) for value in pd.concat(curves, axis=1).sort_index().mean(axis=1)]
+        return found
+
+    @cached_property
+    def _validation(self) -> dict[str, pd.Series]:
+        """Validation score by refine epoch of each trial that has a curve."""
+        if self.curves is None:
+            return {}
+        rows = self.curves[(self.curves["stage"] == "refine") & self.curves["validation_score"].notna()]
+        return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
+
+    def missing(self) -> dict[str, list[str]]:
+        """Return the tasks without a score of each method, by method; methods that have them all are left out."""
+        gaps = {m: [t for t in self.board.tasks if not self.board.score(t, m).n] for m in self.methods}
+        return {method: tasks for method, tasks in gaps.items() if tasks}
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its floating-point numbers rounded to `_DIGITS` significant digits."""
+    floats = frame.select_dtypes("float")
+    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in floats[name]] for name in floats})
+
+
+def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:
+    """Return the board of some tasks and methods, and the names of those that it leaves out.
+
+    A task may be given without the name of its benchmark. Raises UserError for a name that the board does not have.
+    """
+    kept = tuple(_chosen("task", tasks, board.tasks, f"{board.benchmark}/"))
+    columns = tuple(_chosen("method", methods, board.methods))
+    scores = board.scores[board.scores["task"].isin(kept) & board.scores["method"].isin(columns)]
+    chosen = replace(
+        board,
+        infos={task: board.infos[task] for task in kept},
+        methods=columns,
+        scores=scores.reset_index(drop=True),
+        cells={(t, m): cell for (t, m), cell in board.cells.items() if t in kept and m in columns},
+    )
+    return chosen, tuple(each for each in (*board.tasks, *board.methods) if each not in {*kept, *columns})
+
+
+def _chosen(kind: str, wanted: Sequence[str] | None, known: Sequence[str], prefix: str = "") -> Iterator[str]:
+    """Yield the names in ``known`` that are ``wanted`` (None: all), in the order of ``known``."""
+    full = {each if each in known else f"{prefix}{each}" for each in wanted or known}
+    if unknown := sorted(full - set(known)):
+        raise unknown_name(kind, unknown[0], known, "These have records in this sweep.")
+    return (each for each in known if each in full)

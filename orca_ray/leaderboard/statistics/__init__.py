@@ -1,0 +1,17 @@
+"""Statistics of a leaderboard, each a pure function of plain tables; one module declares one ``STATISTIC``.
+
+Rules that all of them keep:
+
+- Scores are lower for better methods. Tasks have different units, so that only ranks, wins and ratios of scores are
+  averaged over tasks; ratios are averaged geometrically.
+- A missing score is never filled in or averaged over. A statistic of all methods uses the tasks on which every method
+  has a score, one of a pair the tasks on which both have one; ``num_tasks`` says how many these were. A method without
+  any score is not in the table, and takes no task away from the others.
+- Intervals are 95 % intervals; `resampling` describes them. With fewer than five tasks they come from the noise over
+  seeds, and hold for these tasks only.
+"""
+
+from orca_ray.leaderboard.statistics.statistic import Statistic, all_statistics, compute_all, get_statistic
+from orca_ray.leaderboard.statistics.table import ScoreTable
+
+__all__ = ["ScoreTable", "Statistic", "all_statistics", "compute_all", "get_statistic"]

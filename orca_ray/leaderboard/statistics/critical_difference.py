@@ -1,0 +1,142 @@
+"""Critical differences of mean ranks: the tests of Friedman, Wilcoxon with Holm's correction, and Nemenyi."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orca_ray.leaderboard.statistics.distributions import NORMAL, chi_square_tail, studentised_range
+from orca_ray.leaderboard.statistics.mean_rank import ranks
+from orca_ray.leaderboard.statistics.paired import Logs
+from orca_ray.leaderboard.statistics.statistic import Statistic
+from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
+
+MAX_EXACT = 25
+"""Largest number of differences for which Wilcoxon's test is exact."""
+
+
+@dataclass(frozen=True)
+class CriticalDifferences:
+    """What a critical-difference diagram shows. Demšar 2006, "Statistical Comparisons of Classifiers", JMLR 7."""
+
+    mean_ranks: Mapping[str, float]
+    """By method, best first."""
+    num_tasks: int
+    friedman_statistic: float
+    friedman_p: float
+    """Of the hypothesis that all methods are equal; NaN without tasks or with one method."""
+    nemenyi: float
+    """Two mean ranks that differ by more are separable by Nemenyi's test."""
+    nemenyi_groups: Sequence[Sequence[str]]
+    """Largest sets of methods, consecutive in mean rank, of which no two are separable: the bars of the diagram."""
+    wilcoxon_groups: Sequence[Sequence[str]]
+    """The same by Wilcoxon's test with Holm's correction."""
+
+
+def critical_differences(scores: pd.DataFrame | ScoreTable, *, level: float = 0.05) -> CriticalDifferences:
+    """Compute a critical-difference diagram on the tasks on which every method has a score."""
+    table = ScoreTable.of(scores)
+    common = table.common
+    num, methods = len(common.tasks), len(common.methods)
+    ranks_TM = ranks(common.means_TM)
+    values_M = ranks_TM.mean(axis=0) if num else np.full(methods, np.nan)
+    mean_ranks = dict(sorted(zip(common.methods, values_M.tolist(), strict=True), key=lambda item: item[1]))
+    statistic, p = friedman(ranks_TM)
+    possible = num > 0 and methods > 1
+    nemenyi = (
+        studentised_range(level, methods) * math.sqrt(methods * (methods + 1) / (12 * num)) if possible else math.nan
+    )
+    adjusted = critical_difference(table)["value"].to_dict()
+    order = list(mean_ranks)
+    by_ranks = {pair for pair in combinations(order, 2) if mean_ranks[pair[1]] - mean_ranks[pair[0]] > nemenyi}
+    by_wilcoxon = {pair for pair in combinations(order, 2) if adjusted[pair] <= level}
+    return CriticalDifferences(
+        mean_ranks, num, statistic, p, nemenyi, _groups(order, by_ranks), _groups(order, by_wilcoxon)
+    )
+
+
+def _groups(order: Sequence[str], separable: set[tuple[str, str]]) -> list[list[str]]:
+    """Return the longest runs of at least two methods without a separable pair."""
+    groups: list[list[str]] = []
+    end = 0
+    for start in range(len(order)):
+        stop = start + 1
+        while stop < len(order) and not any((one, order[stop]) in separable for one in order[start:stop]):
+            stop += 1
+        if stop > max(end, start + 1):
+            groups.append(list(order[start:stop]))
+        end = max(end, stop)
+    return groups
+
+
+def critical_difference(table: ScoreTable) -> pd.DataFrame:
+    """Probability of differences as large as these between two equal methods: Wilcoxon's signed-rank test.
+
+    ``value`` is adjusted by Holm for the number of pairs, ``p`` is not. The test ranks the differences of log scores,
+    because the scores of tasks have different units. It is exact for up to 25 differences, also with ties; differences
+    of zero are left out. It uses the tasks on which every method has a score.
+    """
+    common = table.common
+    logs_TM, num = Logs.of(common).means_TM, len(table.methods)
+    p = np.full((num, num), np.nan)
+    above, below = np.triu_indices(num, 1)
+    for i, j in zip(above, below, strict=True):
+        p[i, j] = p[j, i] = signed_rank(logs_TM[:, i] - logs_TM[:, j]) if len(common.tasks) else np.nan
+    adjusted = np.full((num, num), np.nan)
+    adjusted[above, below] = adjusted[below, above] = holm(p[above, below])
+    return table.by_pair(value=adjusted, p=p, num_tasks=len(common.tasks))
+
+
+def friedman(ranks_TM: Floats) -> tuple[float, float]:
+    """Return the statistic of Friedman's test, corrected for ties, and its p-value from chi-square."""
+    centred = ranks_TM - (ranks_TM.shape[1] + 1) / 2
+    spread = float((centred**2).sum())
+    if not spread:
+        return math.nan, math.nan
+    freedom = ranks_TM.shape[1] - 1
+    statistic = freedom * float((centred.sum(axis=0) ** 2).sum()) / spread
+    return statistic, chi_square_tail(statistic, freedom)
+
+
+def signed_rank(differences: Floats) -> float:
+    """Return the two-sided p-value of Wilcoxon's signed-rank test.
+
+    Differences are rounded to twelve decimals, so that equal ones are equal. Up to `MAX_EXACT` that are not zero, the
+    distribution of the rank sum is counted: ``chances[s]`` is the probability that the doubled ranks of the positive
+    differences add up to s. Beyond, it is approximated by a normal distribution, corrected for ties.
+    """
+    differences = np.round(differences, 12)
+    differences = differences[differences != 0]
+    num = len(differences)
+    if not num:
+        return 1.0
+    _, places, counts = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
+    doubled = (2 * np.cumsum(counts) - counts + 1)[places]
+    positive = int(doubled[differences > 0].sum())
+    smaller = min(positive, num * (num + 1) - positive)
+    if num > MAX_EXACT:
+        ties = float((counts**3 - counts).sum())
+        deviation = math.sqrt((num * (num + 1) * (2 * num + 1) - ties / 2) / 24)
+        return min(1.0, 2 * NORMAL.cdf((smaller / 2 - num * (num + 1) / 4) / deviation))
+    chances = np.zeros(num * (num + 1) + 1)
+    chances[0] = 1
+    for rank in doubled:
+        chances[rank:] = (chances[rank:] + chances[:-rank]) / 2
+        chances[:rank] /= 2
+    return min(1.0, 2 * float(chances[: smaller + 1].sum()))
+
+
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p-values adjusted by Holm's step-down method; NaN stays, and does not count as a test."""
+    adjusted = np.full(len(p), np.nan)
+    order = np.argsort(p, kind="stable")[: int(np.isfinite(p).sum())]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return adjusted
+
+
+STATISTIC = Statistic("critical_difference", "Wilcoxon–Holm p", critical_difference, shape="pair")

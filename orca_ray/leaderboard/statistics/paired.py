@@ -1,0 +1,163 @@
+"""Ratios of scores that are paired by task, with intervals; the common ground of all comparisons of two columns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS, drawn_tasks, tail
+from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
+
+Levels = Mapping[str, str]
+"""Name of the level by factor."""
+
+
+class Ratio(NamedTuple):
+    """A ratio of scores with the ends of its 95 % interval; below 1 is better. NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores with ``levels`` relative to those with ``reference``, which names the same factors.
+
+    A pair is a score of both with the same task, seed and levels of all other factors. On one task, the scores of the
+    seeds are averaged before the ratio is taken, and the ratios geometrically averaged over the other factors' levels.
+    """
+
+    levels: Levels
+    reference: Levels
+    ratio: Ratio
+    """Geometric mean over tasks, with a bootstrap interval over tasks; none if fewer than `MIN_TASKS` have pairs.
+
+    In a sweep of fewer tasks, the interval is two standard errors wide on either side and holds for these tasks only.
+    """
+    tasks: Mapping[str, Ratio]
+    """Ratio on each task that has a pair. Its interval is two standard errors wide on either side; see `seed_noise`."""
+    pairs: int
+    planned: int
+    """Number of pairs if no trial were missing."""
+
+    @property
+    def changed(self) -> Levels:
+        """The levels that differ from the reference."""
+        return {factor: level for factor, level in self.levels.items() if level != self.reference[factor]}
+
+    @property
+    def given(self) -> Levels:
+        """The levels that both sides share."""
+        return {factor: level for factor, level in self.levels.items() if level == self.reference[factor]}
+
+    @property
+    def better(self) -> int:
+        """Number of tasks that are better beyond noise: their interval is below 1."""
+        return sum(ratio.high < 1 for ratio in self.tasks.values())
+
+    @property
+    def worse(self) -> int:
+        """Number of tasks that are worse beyond noise: their interval is above 1."""
+        return sum(ratio.low > 1 for ratio in self.tasks.values())
+
+
+def score_floor(scores_CS: Floats) -> float:
+    """Return half of a task's smallest positive score; means below it are raised to it.
+
+    A mean of zero, such as no error on a small test set, has no ratio. Half of the smallest score that was measured
+    stands for it, as half of the detection limit does in chemistry.
+    """
+    positive = scores_CS[scores_CS > 0]
+    return float(positive.min()) / 2 if len(positive) else 1.0
+
+
+def seed_noise(scores_CS: Floats) -> tuple[float, int]:
+    """Return the standard deviation of a task's log scores over seeds, pooled over its columns; NaN for one seed.
+
+    The second value is the number of its degrees of freedom.
+    """
+    present_CS = np.isfinite(scores_CS)
+    logs_CS = np.log(np.maximum(np.where(present_CS, scores_CS, 1.0), score_floor(scores_CS)))
+    num_C = present_CS.sum(axis=1)
+    means_C = np.where(present_CS, logs_CS, 0.0).sum(axis=1) / np.maximum(num_C, 1)
+    squares = float(((logs_CS - means_C[:, None])[present_CS] ** 2).sum())
+    freedom = int(np.maximum(num_C - 1, 0).sum())
+    return (float(np.sqrt(squares / freedom)) if freedom else float("nan")), freedom
+
+
+def ratio_within(log: float, error: float) -> Ratio:
+    """Return the ratio with the logarithm ``log`` and an interval of two standard errors of that on either side."""
+    return Ratio(*np.exp([log, log - 2 * error, log + 2 * error]).tolist())
+
+
+def ratio_over_tasks(logs: Sequence[float] | Floats, errors: Sequence[float] | Floats, *, bootstrap: bool) -> Ratio:
+    """Return the geometric mean over tasks of ratios given by their logarithms, with its 95 % interval.
+
+    The bootstrap over tasks is that of `resampling`. Without ``bootstrap``, the interval comes from the standard errors
+    of the logarithms, and has no part for the difference to other tasks.
+    """
+    num = len(logs)
+    mean = float(np.mean(logs)) if num else float("nan")
+    if not bootstrap or num < MIN_TASKS:
+        error = float(np.sqrt(np.square(errors).sum())) / num if num and not bootstrap else float("nan")
+        return ratio_within(mean, error)
+    below = tail(num, num - 1)
+    resampled = cached_draws(num) @ np.asarray(logs) / num
+    return Ratio(*np.exp([mean, *np.quantile(resampled, [below, 1 - below])]).tolist())
+
+
+@cache
+def cached_draws(num: int) -> Floats:
+    """Return `drawn_tasks`, which the comparisons of a board share."""
+    return drawn_tasks(num)
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Logarithms of a board's mean scores, for ratios of its methods."""
+
+    table: ScoreTable
+    means_TM: Floats
+    """NaN where there is no score."""
+    errors_TM: Floats
+    """Standard errors over seeds; NaN if no method has several seeds on the task."""
+    freedom_T: Sequence[int]
+    """Degrees of freedom of the noise."""
+
+    @classmethod
+    def of(cls, table: ScoreTable) -> "Logs":
+        """Take the logarithms of a table's mean scores, raised to `score_floor`."""
+        floors_T = np.array([score_floor(scores_MS) for scores_MS in table.scores_TMS]).reshape(-1, 1)
+        noise = [seed_noise(scores_MS) for scores_MS in table.scores_TMS]
+        noise_T = np.array([deviation for deviation, _ in noise]).reshape(-1, 1)
+        errors_TM = noise_T / np.sqrt(np.maximum(table.num_seeds_TM, 1))
+        return cls(table, np.log(np.maximum(table.means_TM, floors_T)), errors_TM, [freedom for _, freedom in noise])
+
+    def paired(self, method: str, reference: str) -> tuple[list[str], Floats, Floats]:
+        """Return the tasks on which both have a score, the logarithms of the ratios, and their standard errors."""
+        m, r = (self.table.methods.index(name) for name in (method, reference))
+        logs_T = self.means_TM[:, m] - self.means_TM[:, r]
+        errors_T = np.sqrt(self.errors_TM[:, m] ** 2 + self.errors_TM[:, r] ** 2)
+        used = np.flatnonzero(np.isfinite(logs_T))
+        return [self.table.tasks[t] for t in used], logs_T[used], errors_T[used]
+
+    def compare(self, method: str, reference: str) -> Comparison:
+        """Return the comparison of two methods; a pair is a task on which both have a score."""
+        return compare(
+            {"method": method},
+            {"method": reference},
+            *self.paired(method, reference),
+            planned=len(self.table.tasks),
+        )
+
+
+def compare(
+    levels: Levels, reference: Levels, tasks: Sequence[str], logs: Floats, errors: Floats, *, planned: int
+) -> Comparison:
+    """Return the comparison with one pair per task, given the logarithms of the ratios and their standard errors."""
+    ratio = ratio_over_tasks(logs, errors, bootstrap=len(tasks) >= MIN_TASKS)
+    on_tasks = {task: ratio_within(*numbers) for task, *numbers in zip(tasks, logs, errors, strict=True)}
+    return Comparison(levels, reference, ratio, on_tasks, len(tasks), planned)

@@ -1,0 +1,92 @@
+"""The class `Statistic`; modules of this package declare a ``STATISTIC`` or several ``STATISTICS``."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import pandas as pd
+
+from orca_ray.discovery import declared, modules
+from orca_ray.errors import lookup
+from orca_ray.leaderboard import statistics
+from orca_ray.leaderboard.statistics.table import ScoreTable
+
+Shape = Literal["cell", "method", "pair", "curve", "hyperparameter"]
+Input = Literal["scores", "costs", "searches"]
+
+COLUMNS: Mapping[Input, tuple[str, ...]] = {
+    "scores": ("task", "method", "seed", "score"),
+    "costs": ("task", "method", "cost"),
+    "searches": ("task", "method", "number", "score", "hyperparameters"),
+}
+"""Columns of each table.
+
+``scores`` holds test scores (lower is better). ``costs`` holds one positive cost in one unit per task and method.
+``searches`` holds the validation score of each search trial (lower is better; NaN if it has none): ``number`` is its
+place in the search, and ``hyperparameters`` a mapping from names to values.
+"""
+INDEX: Mapping[Shape, tuple[str, ...]] = {
+    "cell": ("task", "method"),
+    "method": ("method",),
+    "pair": ("method", "other"),
+    "curve": ("method", "x"),
+    "hyperparameter": ("method", "hyperparameter"),
+}
+"""Names of the index of what a statistic returns, by its shape."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A statistic of a leaderboard.
+
+    ``function`` takes the tables named in ``inputs``, a score table as `ScoreTable`, and options with defaults. It
+    returns a frame with the index `INDEX` of its shape and at least the column ``value``. Statistics of the shapes
+    ``method`` and ``pair`` also have ``num_tasks``, the number of tasks that they were computed on. Those of the shape
+    ``method``, and others that have an interval, also have its ends, ``low`` and ``high``. What is undefined is NaN. A
+    function does not change its arguments, and does not depend on the order of their rows.
+    """
+
+    name: str
+    title: str
+    function: Callable[..., pd.DataFrame]
+    shape: Shape
+    better: Literal["lower", "higher"] | None = None
+    """Which values are better; None if neither."""
+    inputs: tuple[Input, ...] = ("scores",)
+
+    @property
+    def definition(self) -> str:
+        """The docstring of the function."""
+        return inspect.getdoc(self.function) or ""
+
+    def compute(self, *tables: pd.DataFrame | ScoreTable, **options: Any) -> pd.DataFrame:
+        """Return the statistic of ``tables``, which are those named in ``inputs``, with the columns `COLUMNS`."""
+        pairs = zip(self.inputs, tables, strict=True)
+        given = [ScoreTable.of(table) if name == "scores" else table for name, table in pairs]
+        return self.function(*given, **options)
+
+
+@cache
+def all_statistics() -> Mapping[str, Statistic]:
+    """Return all statistics by name, sorted by name; raises ValueError if two have the same name."""
+    return declared(Statistic, "STATISTIC", modules(statistics))
+
+
+def get_statistic(name: str) -> Statistic:
+    """Return a statistic; raises UserError with the nearest name for an unknown one."""
+    return lookup("statistic", name, all_statistics())
+
+
+def compute_all(**tables: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the values of all statistics by name, with default options; those with an absent input are left out.
+
+    A score table is converted once, and statistics share what they compute of it.
+    """
+    given = {name: ScoreTable.of(table) if name == "scores" else table for name, table in tables.items()}
+    return {
+        name: each.compute(*(given[table] for table in each.inputs))
+        for name, each in all_statistics().items()
+        if set(each.inputs) <= set(given)
+    }

@@ -1,0 +1,131 @@
+"""Whether two methods are separable, and about how many more tasks or seeds would separate them."""
+
+import math
+from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from orca_ray.leaderboard.statistics.critical_difference import holm
+from orca_ray.leaderboard.statistics.distributions import NORMAL, student_tail
+from orca_ray.leaderboard.statistics.paired import Logs, ratio_over_tasks
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
+from orca_ray.leaderboard.statistics.statistic import Statistic
+from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
+
+POWER = 0.8
+"""Probability with which the additional tasks or seeds would separate two methods."""
+MAX_MORE = 1000
+"""A larger number of tasks or seeds is given as infinity."""
+
+
+def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
+    """Score of the method relative to the other (``value``, below 1 is better), and whether the two are separable.
+
+    The test is Student's paired test of the log ratios of tasks; for fewer than five tasks, its error comes from the
+    deviation over seeds, and the verdict holds for these tasks only. ``separable`` holds if ``adjusted_p``, the p-value
+    adjusted by Holm for the number of pairs, is at most ``level``. The test is the closed form of the paired bootstrap
+    that gives the interval; a bootstrap itself has no p-values as small as Holm needs for many pairs, and a rank test
+    (see critical_difference) cannot separate ten methods on ten tasks, however large the differences are. The interval
+    is not adjusted, so it may exclude 1 for a pair that is not separable.
+
+    ``more_tasks`` and ``more_seeds`` (per task and method) would each separate the pair with a probability of 80 % if
+    the observed mean and deviations are the true ones. They are 0 for a separable pair, infinite if no number up to
+    1000 suffices, and NaN if unknown. A pair uses the tasks on which both methods have a score.
+    """
+    logs = Logs.of(table)
+    pairs = list(combinations(range(len(table.methods)), 2))
+    tests = [_Test.of(logs, table.methods[i], table.methods[j]) for i, j in pairs]
+    p = np.array([test.p for test in tests])
+    adjusted = holm(p)
+    num = len(table.methods)
+    names = ("value", "low", "high", "p", "adjusted_p", "separable", "more_tasks", "more_seeds", "num_tasks")
+    columns = {name: np.full((num, num), np.nan) for name in names}
+    for (i, j), test, corrected in zip(pairs, tests, adjusted, strict=True):
+        tests_left = np.isfinite(p).sum() - (p < test.p).sum()
+        more = test.more(level / max(int(tests_left), 1), separable=bool(corrected <= level))
+        value, low, high = test.ratio
+        shared = (test.p, corrected, corrected <= level, *more, len(test.logs))
+        for place, ratio in (((i, j), (value, low, high)), ((j, i), (1 / value, 1 / high, 1 / low))):
+            for name, number in zip(names, (*ratio, *shared), strict=True):
+                columns[name][place] = number
+    frame = table.by_pair(**columns)
+    return frame.astype({"separable": bool, "num_tasks": "int64"})
+
+
+def describe(method: str, other: str, row: Mapping[str, float]) -> str:
+    """Return a verdict in words, given the row of the pair in what `verdict` returns."""
+    basis = f"ratio {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], p = {row['adjusted_p']:.2g}"
+    where = f"{int(row['num_tasks'])} task{'s' if row['num_tasks'] != 1 else ''}"
+    if math.isnan(row["p"]):
+        return f"{method} and {other} cannot be compared: too few tasks and seeds with scores of both ({where})."
+    if row["separable"]:
+        return f"{method} is {'better' if row['value'] < 1 else 'worse'} than {other} on {where} ({basis})."
+    needs = [
+        f"about {int(row[name])} more {what}{'s' if row[name] != 1 else ''}"
+        for name, what in (("more_tasks", "task"), ("more_seeds", "seed"))
+        if math.isfinite(row[name])
+    ]
+    needed = " or ".join(needs) or f"only more than {MAX_MORE} more tasks, if anything,"
+    return f"{method} and {other} are not separable on {where} ({basis}); {needed} would separate them."
+
+
+class _Test:
+    """Student's test of the log ratios of one pair."""
+
+    def __init__(self, logs: Floats, errors: Floats, freedom: int, num_seeds: float) -> None:
+        num = len(logs)
+        self.logs, self.errors, self.num_seeds = logs, errors, num_seeds
+        self.over_tasks = num >= MIN_TASKS
+        self.mean = float(logs.mean()) if num else math.nan
+        self.deviation = float(logs.std(ddof=1)) if num > 1 else math.nan
+        self.ratio = ratio_over_tasks(logs, errors, bootstrap=self.over_tasks)
+        noise = math.sqrt(float((errors**2).sum())) / num if num else math.nan
+        self.error = self.deviation / math.sqrt(num) if self.over_tasks else noise
+        # Below 1e-12 are rounding errors.
+        if math.isnan(self.error) or not math.isfinite(self.mean):
+            self.p = math.nan
+        elif abs(self.mean) < 1e-12:
+            self.p = 1.0
+        else:
+            t = abs(self.mean) / self.error if self.error > 1e-12 else math.inf
+            self.p = student_tail(t, num - 1 if self.over_tasks else freedom)
+
+    @classmethod
+    def of(cls, logs: Logs, method: str, other: str) -> "_Test":
+        tasks, values, errors = logs.paired(method, other)
+        at = [logs.table.tasks.index(task) for task in tasks]
+        both = [logs.table.methods.index(name) for name in (method, other)]
+        num_seeds = float(logs.table.num_seeds_TM[np.ix_(at, both)].mean()) if at else math.nan
+        return cls(values, errors, sum(logs.freedom_T[t] for t in at), num_seeds)
+
+    def more(self, level: float, *, separable: bool) -> tuple[float, float]:
+        """Return how many more tasks, or seeds per cell, a test at this level needs."""
+        if separable:
+            return 0.0, 0.0
+        if math.isnan(self.p):
+            return math.nan, math.nan
+        if abs(self.mean) < 1e-12:
+            return math.inf, math.inf
+        critical = NORMAL.inv_cdf(1 - level / 2)
+        # The test reaches its power when the variance of the mean is this small.
+        allowed = (self.mean / (critical + NORMAL.inv_cdf(POWER))) ** 2
+        num = len(self.logs)
+        # Student's test needs critical²/2 more tasks than a normal one (Guenther 1981, The American Statistician 35).
+        tasks = self.deviation**2 / allowed + critical**2 / 2
+        noise = float((self.errors**2).mean())
+        between = max(self.deviation**2 - noise, 0.0) if self.over_tasks else 0.0
+        left = num * allowed - between
+        seeds = self.num_seeds * (noise / left) if left > 0 else math.inf if noise == noise else math.nan
+        return _more(max(tasks, MIN_TASKS), num), _more(seeds, self.num_seeds)
+
+
+def _more(needed: float, present: float) -> float:
+    if math.isnan(needed):
+        return math.nan
+    more = max(needed - present, 1.0)
+    return float(math.ceil(more)) if more <= MAX_MORE else math.inf
+
+
+STATISTIC = Statistic("verdict", "verdict", verdict, shape="pair", better="lower")

@@ -1,0 +1,163 @@
+"""Text that several formats share: numbers, scores, titles, footers and plain tables."""
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+from orca_ray.errors import printable
+from orca_ray.leaderboard.board import Score
+from orca_ray.leaderboard.published import PublishedTable
+from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics.questions import answers
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
+from orca_ray.leaderboard.statistics.verdict import describe
+from orca_ray.results.record import Status
+
+MISSING = "–"
+WIDTH = 100
+"""Number of characters at which the sentences around a table are wrapped, and tables are split."""
+
+
+def number(value: float) -> str:
+    """Format with four decimals, or with an exponent if the number is very small or large; a dash for NaN."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
+
+
+def score_text(score: Score, num_seeds: int, between: str) -> str:
+    """Format a score as mean and std with ``between`` in the middle; its n follows unless it is ``num_seeds``."""
+    if not score.n:
+        return MISSING
+    text = number(score.mean) if score.n == 1 else f"{number(score.mean)}{between}{number(score.std)}"
+    return text if score.n == num_seeds else f"{text} (n={score.n})"
+
+
+def score_grid(report: Report, mark: str, between: str) -> list[list[str]]:
+    """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
+    board = report.board
+    grid = [["task", *report.methods]]
+    for task in board.tasks:
+        best = board.best(task)
+        cells = {m: score_text(board.score(task, m), len(board.seeds), between) for m in report.methods}
+        scores = (mark.format(text) if method in best else text for method, text in cells.items())
+        grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
+    for name in SHOWN:
+        rows = report.statistic(name)[["value", "low", "high"]].itertuples(index=False)
+        grid.append([get_statistic(name).title, *(_with_interval(*row) for row in rows)])
+    return grid
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if math.isnan(value):
+        return MISSING
+    text, *ends = (f"{each:.2f}".removesuffix(".00") for each in (value, low, high))
+    return text if math.isnan(low) else f"{text} [{', '.join(ends)}]"
+
+
+def titles(report: Report) -> tuple[str, str]:
+    """Return the title of a leaderboard, and a line that explains its scores."""
+    board = report.board
+    if not board.tasks:
+        return board.benchmark, f"nothing ran here yet: `orca-sweep benchmark {board.benchmark}` does"
+    seeds = ", ".join(map(str, board.seeds))
+    scored = f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
+    title = f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
+    return title, f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
+
+
+def footer(report: Report) -> list[str]:
+    """Return the sentences below a leaderboard: what its statistics cover, what is missing, how trials ended, notes."""
+    board = report.board
+    return [*(_own_lines(report) if board.tasks else ()), *board.warnings]
+
+
+def _own_lines(report: Report) -> Iterator[str]:
+    board = report.board
+    yield (
+        f"mean rank and wins use the {len(report.common_tasks)} of {len(board.tasks)} tasks with scores of every method"
+        + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
+    )
+    if report.statistic("mean_rank")["low"].notna().any():
+        over = "tasks" if len(report.common_tasks) >= MIN_TASKS else "seeds"
+        yield f"in brackets: 95% interval, by bootstrap over {over}"
+    yield from _verdict(report)
+    if report.left_out:
+        yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
+    prefix = f"{board.benchmark}/"
+    for method, tasks in report.missing().items():
+        yield f"no score of {method}: {', '.join(task.removeprefix(prefix) for task in tasks)}"
+    totals = ", ".join(f"{status.value} {sum(board.count(m, status) for m in board.methods)}" for status in Status)
+    yield f"trials by status: {totals}"
+    for method in report.methods:
+        failed = {status.value: board.count(method, status) for status in Status if status.failed}
+        if counts := ", ".join(f"{status} {count}" for status, count in failed.items() if count):
+            yield f"failed trials of {method}: {counts}"
+    yield from board.notes
+    for o in board.others:
+        yield f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    """Yield whether the first two methods by mean rank are separable, how many pairs are, and what helped."""
+    ranked = [str(name) for name in report.statistic("mean_rank")["value"].dropna().index]
+    if len(ranked) > 1:
+        row = report.verdicts.loc[(ranked[0], ranked[1])]
+        yield f"first and second by mean rank: {describe(ranked[0], ranked[1], row.to_dict()).removesuffix('.')}"
+    tested = report.verdicts[report.verdicts["p"].notna()]
+    if len(tested):
+        few = "" if len(report.common_tasks) >= MIN_TASKS else ", for these tasks only"
+        yield (
+            f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of {len(tested) // 2} "
+            f"(paired test of log ratios, 5% level over all pairs by Holm{few})"
+        )
+    yield from (answer.sentence.removesuffix(".") for answer in answers(report.scores))
+
+
+def published_tables(report: Report) -> list[PublishedTable]:
+    """Return the tables of published results: beside own scores first, then as published."""
+    published = report.published
+    return [] if published is None else [*([published.beside] if published.beside else []), *published.tables]
+
+
+def published_footer(report: Report) -> list[str]:
+    """Return the sentences below the published tables."""
+    published = report.published
+    if published is None or (not published.rows and not published.hidden):
+        return []
+    lines = [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
+    if published.hidden:
+        hidden = ", ".join(f"{count} {kind}" for kind, count in sorted(published.hidden.items()))
+        lines.append(f"hidden published scores, out of all ranks: {hidden}")
+    return [*lines, *published.notes]
+
+
+def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
+    """Return a line that names the metric of each task; tasks with the same metric are grouped."""
+    tasks: dict[str, list[str]] = {}
+    for task, metric in metrics.items():
+        tasks.setdefault(metric, []).append(task.removeprefix(f"{benchmark}/"))
+    if len(tasks) == 1:
+        return f"metric: {next(iter(tasks))}"
+    return "metrics: " + "; ".join(f"{metric} ({', '.join(names)})" for metric, names in tasks.items())
+
+
+def wrapped(text: str, width: int = WIDTH) -> list[str]:
+    """Return the lines of a text, without unprintable characters; further lines are indented."""
+    return textwrap.wrap(printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def plain_table(grid: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with aligned columns; the first row holds their titles, and a rule follows it."""
+    cells = [[printable(cell) for cell in row] for row in grid]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [rows[0], "-" * max(map(len, rows)), *rows[1:]]
+
+
+def dump_json(document: object) -> str:
+    """Return a document as JSON, which has no NaN: those become null."""
+    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)

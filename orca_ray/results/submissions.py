@@ -1,0 +1,275 @@
+"""Scores of other people: CSV files that are checked line by line, and kept in a store beside its own records.
+
+A file has the columns `COLUMNS`, and may have `OPTIONAL`, in any order. Each row is a test score in the unit of its
+metric, where lower is better: of one seed, or, with an empty ``seed``, the mean over seeds with deviation ``std``.
+"""
+
+import csv
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from orca_ray.errors import UserError, nearest, printable, quoted
+from orca_ray.paths import open_regular
+from orca_ray.results.folder import Folder, open_folder
+from orca_ray.results.record import PROTOCOLS
+from orca_ray.results.store import ResultsStore
+
+COLUMNS = ("method", "task", "metric", "protocol", "score", "seed", "source")
+OPTIONAL = ("std",)
+DIRECTORY = "imported"
+"""Folder of a store that holds the imported files, each under the hash of its content."""
+MAX_BYTES = 10 * 2**20
+MAX_ROWS = 100_000
+MAX_PROBLEMS = 20
+"""Number of problems that an error lists; a file of another kind would otherwise fill the screen."""
+_MAX_LENGTHS = {"method": 100, "source": 300}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_SEED = re.compile(r"\d{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SubmittedScore:
+    """One row of a file."""
+
+    method: str
+    task: str
+    metric: str
+    protocol: str
+    score: float
+    seed: int | None
+    """None: the score is a mean over seeds."""
+    source: str
+    std: float | None = None
+
+    @property
+    def group(self) -> "SubmittedScore":
+        """The row without score and seed: equal for all seeds of a method on a task."""
+        return replace(self, score=0.0, seed=None, std=None)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the rows of a file may name."""
+
+    metrics: Mapping[str, tuple[str, ...]]
+    """The metrics of each task."""
+    largest: Mapping[str, float]
+    """Largest possible value of metrics that have one, such as 1 for an error rate."""
+
+
+def read_scores(path: Path, known: Known) -> list[SubmittedScore]:
+    """Read and check a CSV file of scores.
+
+    Raises UserError with every problem and its line number, up to `MAX_PROBLEMS`: it is not such a file, is too large,
+    or a row is incomplete, repeated, or names something unknown.
+    """
+    with open_regular(path) as file:
+        content = file.read(MAX_BYTES + 1)
+    return parse_scores(content, str(path), known)
+
+
+def parse_scores(content: bytes, name: str, known: Known | None) -> list[SubmittedScore]:
+    """Return the scores in the ``content`` of a file; ``name`` is for errors. Raises the errors of `read_scores`.
+
+    If ``known`` is None, names of tasks and metrics and the largest scores are not checked.
+    """
+    problems = _Problems()
+    rows = list(_scores(content, problems, known))
+    if not problems.texts and not rows:
+        problems.add(1, "the file has no rows")
+    if problems.texts:
+        raise UserError("\n".join([f"{name}: {problems.total}", *problems.texts]))
+    return rows
+
+
+def write_scores(scores: Iterable[SubmittedScore]) -> str:
+    """Return scores as the text of a CSV file that `parse_scores` reads; floats keep all digits."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, (*COLUMNS, *OPTIONAL), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(score) for score in scores)
+    return stream.getvalue()
+
+
+def import_scores(uri: str, path: Path, known: Known) -> int:
+    """Check a file and copy it into the store at ``uri``, which is created if missing; return its number of rows.
+
+    The store's own records do not change. Importing the same file again changes nothing; deleting the copy undoes it.
+    Raises UserError as `read_scores` does, and if another imported file has scores of the same method, task, metric,
+    protocol and source.
+    """
+    with open_regular(path) as file:
+        content = file.read(MAX_BYTES + 1)
+    scores = parse_scores(content, str(path), known)
+    ResultsStore(uri, create=True)
+    folder = open_folder(uri)
+    name = f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
+    stored, _ = _stored(folder)
+    _, repeated = merged(
+        [*((f"{DIRECTORY}/{each}", rows) for each, rows in stored if each != name), (str(path), scores)]
+    )
+    if repeated:
+        raise UserError(f"{repeated[-1]}. Delete the old file to replace it.")
+    folder.write(f"{DIRECTORY}/{name}", pa.py_buffer(content))
+    return len(scores)
+
+
+def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
+    """Return the imported scores of a store, and one sentence for each file of which some cannot be used."""
+    stored, damaged = _stored(open_folder(uri))
+    scores, repeated = merged((f"{DIRECTORY}/{name}", rows) for name, rows in stored)
+    return scores, [f"imported scores left out: {text}" for text in (*damaged, *repeated)]
+
+
+def merged(files: Iterable[tuple[str, Sequence[SubmittedScore]]]) -> tuple[list[SubmittedScore], list[str]]:
+    """Return the scores of several files, and a sentence for each that repeats scores of an earlier one.
+
+    All scores of one method, task, metric, protocol and source are taken from one file, so that no seed counts twice.
+    """
+    first: dict[SubmittedScore, str] = {}
+    kept: list[SubmittedScore] = []
+    sentences = []
+    for name, scores in files:
+        places = [first.setdefault(score.group, name) for score in scores]
+        kept += [score for score, place in zip(scores, places, strict=True) if place == name]
+        if other := next((place for place in places if place != name), None):
+            count = sum(place != name for place in places)
+            sentences.append(f"{name}: {count} score(s) of methods, tasks and sources that {other} has")
+    return kept, sentences
+
+
+def _stored(folder: Folder) -> tuple[list[tuple[str, list[SubmittedScore]]], list[str]]:
+    """Return the imported files with their scores, and a sentence for each damaged one."""
+    files, damaged = [], []
+    for name in folder.names(DIRECTORY):
+        path = f"{DIRECTORY}/{name}"
+        try:
+            files.append((name, parse_scores(bytes(folder.read(path)), path, None)))
+        except UserError as error:
+            damaged.append(" ".join(str(error).splitlines()[:2]))
+    return files, damaged
+
+
+class _Problems:
+    def __init__(self) -> None:
+        self.count = 0
+        self.texts: list[str] = []
+
+    def add(self, line: int, text: str) -> None:
+        self.count += 1
+        if self.count <= MAX_PROBLEMS:
+            self.texts.append(f"  line {line}: {text}")
+
+    @property
+    def total(self) -> str:
+        shown = f", the first {MAX_PROBLEMS} are" if self.count > MAX_PROBLEMS else ""
+        return f"{self.count} problem{'s' if self.count > 1 else ''}{shown}"
+
+
+def _scores(content: bytes, problems: _Problems, known: Known | None) -> Iterator[SubmittedScore]:
+    if len(content) > MAX_BYTES:
+        problems.add(1, f"the file is larger than {MAX_BYTES // 2**20} MiB; split it")
+        return
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.add(content.count(b"\n", 0, error.start) + 1, "the text is not UTF-8")
+        return
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first: dict[tuple[SubmittedScore, int | None], int] = {}
+    seeded: dict[SubmittedScore, int] = {}
+    try:
+        header = [cell.strip() for cell in next(lines, [])]
+        if wrong := _wrong_header(header):
+            problems.add(1, wrong)
+            return
+        start = lines.line_num + 1
+        for number, cells in enumerate(lines, 1):
+            line, start = start, lines.line_num + 1
+            if number > MAX_ROWS:
+                problems.add(line, f"the file has more than {MAX_ROWS} rows; split it")
+                return
+            score = _score(dict(zip(header, cells, strict=False)), len(cells) - len(header), line, problems, known)
+            if score is None:
+                continue
+            group = score.group
+            # A mean must not stand beside the seeds that it is the mean of.
+            other = seeded.get(group) if score.seed is None else first.get((group, None))
+            if clash := first.get((group, score.seed)) or other:
+                problems.add(line, f"repeats line {clash}: same method, task, metric, protocol, source and seed")
+                continue
+            first[group, score.seed] = line
+            if score.seed is not None:
+                seeded.setdefault(group, line)
+            yield score
+    except csv.Error as error:
+        problems.add(lines.line_num, f"not CSV: {error}")
+
+
+def _wrong_header(header: list[str]) -> str:
+    wanted = ", ".join(COLUMNS)
+    if missing := [name for name in COLUMNS if name not in header]:
+        return f"columns missing: {', '.join(missing)}. The first line names {wanted}, and optionally std"
+    extra = [name for name in header if name not in (*COLUMNS, *OPTIONAL)]
+    if extra or len(set(header)) < len(header):
+        odd = ", ".join(quoted(name, 40) for name in extra[:5]) or "a column twice"
+        return f"the first line names {odd}; allowed are {wanted}, and std"
+    return ""
+
+
+def _score(
+    cells: dict[str, str], surplus: int, line: int, problems: _Problems, known: Known | None
+) -> SubmittedScore | None:
+    """Return a row as a score, or None after adding its problems."""
+    if surplus:
+        problems.add(line, f"{abs(surplus)} cells {'too many' if surplus > 0 else 'missing'}")
+        return None
+    given = {name: cell.strip() for name, cell in cells.items()}
+    before = problems.count
+    for text in _wrong_names(given, known):
+        problems.add(line, text)
+    numbers = {name: _number(given.get(name, "")) for name in ("score", "std")}
+    for name, number in numbers.items():
+        if (name == "score" or given.get(name)) and (number is None or number < 0):
+            problems.add(line, f"{name} {quoted(given[name], 40)} is not a finite number of 0 or more; lower is better")
+    largest = known.largest.get(given["metric"], math.inf) if known else math.inf
+    if (score := numbers["score"]) is not None and score > largest:
+        problems.add(line, f"score {score:g}: {printable(given['metric'])} is at most {largest:g}, not in percent")
+    if given["seed"] and not _SEED.fullmatch(given["seed"]):
+        problems.add(line, f"seed {quoted(given['seed'], 40)} is not an integer of 0 or more, nor empty for a mean")
+    if given["seed"] and given.get("std"):
+        problems.add(line, "std belongs to a mean over seeds: leave seed or std empty")
+    if problems.count > before or score is None:
+        return None
+    texts = {name: given[name] for name in ("method", "task", "metric", "protocol", "source")}
+    return SubmittedScore(**texts, score=score, seed=int(given["seed"]) if given["seed"] else None, std=numbers["std"])
+
+
+def _number(text: str) -> float | None:
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return number if math.isfinite(number) else None
+
+
+def _wrong_names(given: Mapping[str, str], known: Known | None) -> Iterator[str]:
+    for name, limit in _MAX_LENGTHS.items():
+        if not given[name]:
+            yield f"{name} is empty" + ("; give a paper, URL or DOI" if name == "source" else "")
+        elif len(given[name]) > limit or not given[name].isprintable():
+            yield f"{name} {quoted(given[name], 60)} is not printable text of at most {limit} characters"
+    if given["protocol"] not in PROTOCOLS:
+        yield f"unknown protocol {quoted(given['protocol'], 40)}; allowed are {', '.join(PROTOCOLS)}"
+    if known is None:
+        return
+    metrics = known.metrics.get(given["task"])
+    if metrics is None:
+        close = nearest(given["task"], known.metrics)
+        yield f"unknown task {quoted(given['task'], 60)}." + (f" Did you mean {close!r}?" if close else "")
+    elif given["metric"] not in metrics:
+        yield f"metric {quoted(given['metric'], 60)} is not one of {given['task']}: {', '.join(metrics)}"

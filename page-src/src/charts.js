@@ -1,0 +1,74 @@
+/** Charts: thin layers over Observable Plot with this page's colours, symbols and sizes. */
+import * as Plot from "@observablehq/plot";
+import { h } from "./dom.js";
+import { colour, dash, symbol } from "./marks.js";
+
+
+/** Width that a chart may take. @param {number} [columns] charts beside each other on a wide screen */
+export function chartWidth(columns = 1) {
+  const page = Math.min(1180, document.documentElement.clientWidth) - (innerWidth <= 600 ? 42 : 76);
+  const gap = 50;
+  return columns > 1 && page > columns * 360 ? (page - gap * (columns - 1)) / columns : page;
+}
+
+/** @param {Plot.PlotOptions} options */
+export function chart(options) {
+  const node = Plot.plot({
+    marginLeft: 52, marginBottom: 40, height: 280, width: chartWidth(),
+    style: { background: "transparent", color: "var(--ink)", fontSize: "12px", fontFamily: "inherit" },
+    color: { type: "identity" },
+    symbol: { type: "identity" },
+    ...options,
+  });
+  node.setAttribute("role", "img");
+  if (options.ariaLabel) node.setAttribute("aria-label", options.ariaLabel);
+  return node;
+}
+
+export const grid = { stroke: "var(--line)", strokeOpacity: 1 };
+
+/** Axes at the left and the bottom with a light grid. @param {object} x @param {object} y options of the axes */
+export function axes(x = {}, y = {}) {
+  return [
+    Plot.gridY({ ...grid, ticks: y.ticks }),
+    Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ...x }),
+    Plot.axisY({ stroke: "var(--line)", fill: "var(--muted)", labelArrow: "none", ...y }),
+  ];
+}
+
+/** One line for each method. @param {object[]} points {x, y, method, group} @param {object} [options] */
+export function methodLines(points, options = {}) {
+  return [...Map.groupBy(points, (point) => point.method)].map(([method, own]) =>
+    Plot.line(own, { x: "x", y: "y", z: (point) => point.group ?? method, stroke: colour(method), strokeDasharray: dash(method) || undefined, strokeWidth: 2, ...options }));
+}
+
+/** One symbol for each point, with a tip. @param {object[]} points {x, y, method, title} @param {object} [options] */
+export function methodDots(points, options = {}) {
+  return [
+    Plot.dot(points, { x: "x", y: "y", r: 5, symbol: (point) => symbol(point.method), fill: (point) => colour(point.method), stroke: "var(--surface)", strokeWidth: 1, ...options }),
+  ];
+}
+
+/** A tip at the point under the pointer. @param {object[]} points {x, y, title} */
+export function tips(points, options = {}) {
+  return Plot.tip(points, (options.pointer ?? Plot.pointer)({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
+}
+
+/** Names of methods with their symbols. @param {string[]} methods */
+export function legend(methods) {
+  return h("div.legend", {}, methods.map((method) => h("span", {}, line(method), method)));
+}
+
+/** A short piece of the method's line with its symbol. @param {string} method */
+function line(method) {
+  const node = Plot.plot({
+    width: 30, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] },
+    marks: [
+      Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined }),
+      Plot.dot([0], { x: 0, y: 0, r: 4, symbol: symbol(method), fill: colour(method) }),
+    ],
+  });
+  node.setAttribute("aria-hidden", "true");
+  return node;
+}
+

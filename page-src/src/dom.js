@@ -1,0 +1,64 @@
+/**
+ * Builds HTML elements. Text from records enters the page only as text nodes here, and in charts by Plot, which does
+ * the same: nothing in this program parses HTML.
+ */
+
+/**
+ * Create an element.
+ * @param {string} spec tag name with optional classes, e.g. "td.number"
+ * @param {Record<string, unknown>} [attributes] "on…" adds a listener; false and null leave an attribute out
+ * @param {...unknown} children nodes, texts, arrays of these; null and false are left out
+ * @returns {HTMLElement}
+ */
+export function h(spec, attributes = {}, ...children) {
+  const [tag, ...classes] = spec.split(".");
+  const element = document.createElement(tag);
+  if (classes.length) element.className = classes.join(" ");
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") element.style.cssText = value;
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** A table with a header row; cells are texts or nodes. @param {unknown[]} head @param {unknown[][]} rows */
+export function plainTable(head, rows, className = "plain") {
+  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "table" },
+    h(`table.${className}`, {},
+      h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, cell)))),
+      h("tbody", {}, rows.map((row) =>
+        h("tr", {}, row.map((cell, index) => (index ? h("td", {}, cell) : h("th", { scope: "row" }, cell))))))));
+}
+
+/**
+ * A figure with its title, one sentence on how to read it, and its numbers as a table.
+ * @param {{title: string, note?: unknown, chart: Node | Node[], head?: unknown[], rows?: unknown[][]}} options
+ */
+export function figure({ title, note, chart, head, rows }) {
+  return h("figure", { "aria-label": title },
+    h("figcaption", {}, h("h3", {}, title), note && h("p.note", {}, note)),
+    chart,
+    rows?.length ? h("details.numbers", {}, h("summary", {}, "Numbers"), plainTable(head, rows)) : null);
+}
+
+/** A copy button beside a command. @param {string} text */
+export function command(text) {
+  const button = h("button.copy", { type: "button", onclick: copy }, "Copy");
+  async function copy() {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const range = document.createRange();  // not allowed from disk in some browsers: select the text instead
+      range.selectNodeContents(code);
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+    }
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  }
+  const code = h("code", {}, text);
+  return h("div.command", {}, code, button);
+}

@@ -1,0 +1,57 @@
+/** Formats numbers for people. */
+
+export const MISSING = "–";
+
+/** A score: four significant digits, or an exponent if very small or large. @param {number | null} value */
+export function score(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(2);
+  return size >= 1000 ? value.toFixed(1) : size >= 100 ? value.toFixed(2) : size >= 10 ? value.toFixed(3) : value.toFixed(4);
+}
+
+/** A short number such as a rank or ratio. @param {number | null} value */
+export function short(value, digits = 2) {
+  if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (Math.abs(value) >= 100 && Math.abs(value) < 1e5) return String(Math.round(value)).replace("-", "−");
+  const text = Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 10 ** -digits) ? value.toPrecision(2) : value.toFixed(digits);
+  return text.replace("-", "−");
+}
+
+/** An interval. @param {number | null} low @param {number | null} high */
+export const range = (low, high, digits = 2) => (Number.isFinite(low) && Number.isFinite(high) ? `${short(low, digits)} – ${short(high, digits)}` : MISSING);
+
+/** A p-value. @param {number} value */
+export const pValue = (value) => (Number.isNaN(value) ? MISSING : value < 0.001 ? "<0.001" : value.toFixed(3));
+
+/** A share as per cent. @param {number} value */
+export const percent = (value, digits = 0) => (Number.isNaN(value) ? MISSING : `${(100 * value).toFixed(digits).replace("-", "−")} %`);
+
+/** Seconds as a duration. @param {number | null} seconds */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return MISSING;
+  if (seconds < 120) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  if (seconds < 7200) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+/** A count with SI prefix. @param {number | null} value */
+export function count(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
+  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e4]]) {
+    if (value >= size) return `${(value / (unit === "k" ? 1e3 : size)).toPrecision(3)} ${unit}`;
+  }
+  return String(value);
+}
+
+/** Memory in MiB. @param {number | null} value */
+export const memory = (value) => (value === null || value === undefined || Number.isNaN(value) ? MISSING : value >= 2048 ? `${(value / 1024).toFixed(1)} GiB` : `${Math.round(value)} MiB`);
+
+/** A list as English text. @param {string[]} items */
+export function list(items, last = "and") {
+  return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} ${last} ${items.at(-1)}`;
+}
+
+/** "1 task", "2 tasks". @param {number} number @param {string} noun */
+export const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;

@@ -1,0 +1,135 @@
+/** Pictures of what a trained model does, drawn from the numbers in artefacts (orca_ray/results/artefacts.py). */
+import * as Plot from "@observablehq/plot";
+import { rgb } from "d3-color";
+import { interpolateGreys, interpolateRdBu, interpolateViridis } from "d3-scale-chromatic";
+import { axes, chart, chartWidth } from "./charts.js";
+import { h } from "./dom.js";
+import * as format from "./format.js";
+
+const SHADES = { sequential: interpolateViridis, diverging: (t) => interpolateRdBu(1 - t), grey: (t) => interpolateGreys(1 - t) };
+const SYMBOLS = ["circle", "triangle", "square", "diamond"];
+const shade = (index) => `var(--c${index % 8})`;
+
+/** @param {object[]} artefacts payloads with a form */
+export function pictures(artefacts) {
+  return artefacts.map((picture) => {
+    const drawn = DRAW[picture.form]?.(picture);
+    return drawn && h("figure", { "aria-label": picture.title }, h("figcaption", {}, h("h3", {}, picture.title), picture.caption && h("p.note", {}, picture.caption)), drawn);
+  });
+}
+
+/** @type {Record<string, (picture: object) => Node | Node[]>} */
+const DRAW = { images, lines, points, matrix, bars };
+
+/** The numbers of a quantised array, row-major. @param {{low: number, high: number, data: string}} values */
+function decode({ low, high, data }) {
+  return Float64Array.from(atob(data), (character) => low + ((high - low) * character.charCodeAt(0)) / 255);
+}
+
+function images({ panels }) {
+  return h("div.pictures", {}, panels.map((panel) => h("div", {}, h("p.note", {}, panel.title), image(panel), panel.scale !== "colour" && scale(panel))));
+}
+
+/** @returns {(value: number) => [number, number, number]} */
+function shading({ scale: name, values: { low, high } }) {
+  const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  const place = name === "diverging" ? (value) => 0.5 + value / (2 * reach) : (value) => (value - low) / (high - low || 1);
+  const table = Array.from({ length: 256 }, (_, index) => rgb((SHADES[name] ?? SHADES.sequential)(index / 255))).map(({ r, g, b }) => [r, g, b]);
+  return (value) => table[Math.round(255 * Math.min(Math.max(place(value), 0), 1))];
+}
+
+function image(panel) {
+  const [height, width] = panel.values.shape;
+  const canvas = h("canvas", { width, height, role: "img", "aria-label": panel.title });
+  const values = decode(panel.values);
+  const colours = panel.scale === "colour";
+  const { low, high } = panel.values;
+  const of = shading(panel);
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(width, height);
+  for (let place = 0; place < width * height; place += 1) {
+    const parts = colours ? [0, 1, 2].map((part) => (255 * (values[3 * place + part] - low)) / (high - low || 1)) : of(values[place]);
+    pixels.data.set([...parts, 255], 4 * place);
+  }
+  context.putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+/** The colours between the lowest and the highest value. */
+function scale(panel) {
+  const { low, high } = panel.values;
+  const strip = h("canvas.strip", { width: 128, height: 1, "aria-hidden": "true" });
+  const of = shading(panel);
+  const context = strip.getContext("2d");
+  const pixels = context.createImageData(128, 1);
+  for (let place = 0; place < 128; place += 1) pixels.data.set([...of(low + ((high - low) * place) / 127), 255], 4 * place);
+  context.putImageData(pixels, 0, 0);
+  return h("div.colours", {}, h("span", {}, format.score(low)), strip, h("span", {}, format.score(high)));
+}
+
+const key = (titles, marker) => h("div.legend", {}, titles.map((title, index) => h("span", {}, marker(index), title)));
+const swatch = (index, symbol = "square") => {
+  const node = Plot.plot({ width: 14, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, marks: [Plot.dot([0], { x: 0, y: 0, r: 4.6, symbol, fill: shade(index) })] });
+  node.setAttribute("aria-hidden", "true");
+  return node;
+};
+
+function lines({ x, series, title }) {
+  const marks = series.map(({ values }, index) => Plot.lineY(Array.from(decode(values)), { stroke: shade(index), strokeWidth: 1.5 }));
+  return [key(series.map((each) => each.title), swatch), chart({ height: 220, x: { label: x }, y: { label: null, nice: true }, marks: [...axes(), ...marks], ariaLabel: title })];
+}
+
+function points({ x, y, panels, diagonal, title }) {
+  const drawn = panels.map((panel) => ({ ...panel, groups: panel.groups.map((group) => ({ ...group, xs: decode(group.x), ys: decode(group.y) })) }));
+  const titles = [...new Set(drawn.flatMap((panel) => panel.groups.map((group) => group.title)))];
+  const all = (name) => drawn.flatMap((panel) => panel.groups.flatMap((group) => Array.from(group[name])));
+  const range = (values) => [values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];
+  const [across, up] = diagonal ? [range([...all("xs"), ...all("ys")]), range([...all("xs"), ...all("ys")])] : [range(all("xs")), range(all("ys"))];
+  const width = chartWidth(Math.min(panels.length, 2));
+  return [key(titles, (index) => swatch(index, SYMBOLS[index % SYMBOLS.length])), h("div.charts", {}, drawn.map((panel) => h("div", {}, h("p.note", {}, panel.title), chart({
+    width: Math.min(width, 520), height: 320, x: { label: x, domain: across, nice: true }, y: { label: y, domain: up, nice: true },
+    marks: [
+      ...axes({ ticks: 5 }, { ticks: 5 }),
+      diagonal && Plot.line([[across[0], across[0]], [across[1], across[1]]], { stroke: "var(--muted)", strokeDasharray: "4 3" }),
+      ...panel.groups.map((group) => {
+        const place = titles.indexOf(group.title);
+        return Plot.dot(group.xs, { x: group.xs, y: group.ys, r: 2.6, symbol: SYMBOLS[place % SYMBOLS.length], fill: shade(place), fillOpacity: 0.65, title: group.classes ? (_, index) => `${group.title}, class ${group.classes[index]}` : () => group.title });
+      }),
+    ],
+    ariaLabel: `${title}: ${panel.title}`,
+  }))))];
+}
+
+const LABELLED = 16;
+
+function matrix({ rows, columns, counts, title }) {
+  const cells = counts.flatMap((row, y) => {
+    const total = row.reduce((sum, count) => sum + count, 0) || 1;
+    return row.map((count, x) => ({ x, y, count, share: count / total, text: `${rows} ${y}, ${columns} ${x}: ${count}` }));
+  });
+  const size = Math.min(chartWidth(), Math.max(260, Math.min(560, 60 + 34 * counts.length)));
+  const labelled = counts.length <= LABELLED;
+  const ticks = labelled ? undefined : Array.from({ length: counts.length }, (_, index) => index).filter((index) => index % Math.ceil(counts.length / 10) === 0);
+  return chart({
+    width: size, height: size, marginTop: 10, x: { label: columns, type: "band", ticks, labelArrow: "none" }, y: { label: rows, type: "band", ticks, labelArrow: "none" },
+    marks: [
+      Plot.cell(cells, { x: "x", y: "y", fill: "var(--tint)", fillOpacity: "share", inset: labelled ? 1 : 0, title: "text" }),
+      labelled && Plot.text(cells.filter(({ count }) => count), { x: "x", y: "y", text: "count", fill: "var(--ink)", pointerEvents: "none" }),
+    ],
+    opacity: { domain: [0, 1], range: [0.06, 0.85] },
+    ariaLabel: title,
+  });
+}
+
+function bars({ x, series, title }) {
+  const values = series.flatMap(({ values: own, title: name }, group) => own.map((value, item) => ({ item, value, group, text: `${name}, ${x} ${item}: ${format.score(value)}` }))).filter(({ value }) => value !== null);
+  return [series.length > 1 ? key(series.map((each) => each.title), (index) => swatch(index, SYMBOLS[index % SYMBOLS.length])) : "", chart({
+    height: 240, x: { label: x, type: "point" }, y: { label: series.length > 1 ? null : series[0].title, nice: true, zero: true },
+    marks: [
+      ...axes({ ticks: 10 }, {}),
+      Plot.ruleX(values, { x: "item", y: "value", stroke: "var(--line)", strokeWidth: 2 }),
+      Plot.dot(values, { x: "item", y: "value", symbol: ({ group }) => SYMBOLS[group % SYMBOLS.length], fill: ({ group }) => shade(group), r: 4, title: "text" }),
+    ],
+    ariaLabel: title,
+  })];
+}

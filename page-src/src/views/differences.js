@@ -1,0 +1,62 @@
+/** Which methods the scores separate: critical differences, and the verdict for each pair. */
+import { criticalDifferenceDiagram } from "../diagram.js";
+import { verdictSentence } from "../brief.js";
+import { figure, h } from "../dom.js";
+import * as format from "../format.js";
+import { mark } from "../marks.js";
+import { change, place } from "../state.js";
+
+/** @param {import("../board.js").Board} board */
+export function differencesView(board) {
+  const methods = board.ranked.filter((method) => board.results.mean_rank?.[method]);
+  const heading = h("h2", { tabindex: -1 }, "Differences");
+  if (methods.length < 2) return [heading, h("p", {}, "Choose at least two methods with scores.")];
+  return [heading, diagram(board), matrix(board, methods)];
+}
+
+function diagram(board) {
+  const found = board.results.critical_differences;
+  if (!found.num_tasks) return h("p", {}, "No task has a score of every method, so the methods have no ranks.");
+  const test = place().options.get("test") === "nemenyi" ? "nemenyi" : "wilcoxon";
+  const choice = h("label", {}, "Bars by ", h("select", { id: "test", onchange: (event) => change({ test: event.target.value }) },
+    [["wilcoxon", "Wilcoxon and Holm"], ["nemenyi", "Nemenyi"]].map(([key, title]) => h("option", { value: key, selected: key === test }, title))));
+  const friedman = Number.isNaN(found.friedman_p) ? "" : `Friedman's test: p ${format.pValue(found.friedman_p).replace(/^(?=\d)/, "= ")}. `;
+  const nemenyi = test === "nemenyi" ? `Critical difference: ${format.short(found.nemenyi)} ranks. ` : "";
+  return figure({
+    title: "Critical differences of mean ranks",
+    note: [`A bar joins methods that the test does not separate at the 5 % level, over ${format.plural(found.num_tasks, "task")}. ${friedman}${nemenyi}`, choice],
+    chart: criticalDifferenceDiagram(found.order.map((method) => ({ method, rank: found.mean_ranks[method] })), found[`${test}_groups`]),
+    head: ["Method", "Mean rank"],
+    rows: found.order.map((method) => [method, format.short(found.mean_ranks[method], 3)]),
+  });
+}
+
+/** The verdicts of all pairs: the score of the row's method relative to that of the column's. */
+function matrix(board, methods) {
+  const { verdict, win_rate: winRate } = board.results;
+  const cell = (one, other) => {
+    if (one === other) return h("td.self", {}, "");
+    const found = verdict[one][other];
+    const kind = found.separable ? (found.value < 1 ? "td.better" : "td.worse") : "td";
+    return h(kind, { title: verdictSentence(one, other, found) },
+      h("b", {}, found.separable ? (found.value < 1 ? "better" : "worse") : Number.isNaN(found.adjusted_p) ? "unknown" : "not separable"),
+      h("div", {}, `ratio ${format.short(found.value)}`, Number.isFinite(found.low) && h("span.spread", {}, `${format.short(found.low)} – ${format.short(found.high)}`)),
+      !found.separable && h("div.muted", {}, more(found)));
+  };
+  return [
+    h("h3", {}, "Verdict for each pair"),
+    h("p.note", {}, "Row against column: the geometric mean over tasks of the ratio of scores; below 1 the row is better. ",
+      "Separable: Student's paired test of log ratios over tasks, adjusted by Holm for all pairs, at the 5 % level. ",
+      "More tasks or seeds: what would separate the pair with a probability of 80 %, if the difference is as large as it looks."),
+    h("div.scroll", { tabindex: 0, role: "region", "aria-label": "verdicts" }, h("table.matrix", {},
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), methods.map((method) => h("th", { scope: "col" }, mark(method), " ", method)))),
+      h("tbody", {}, methods.map((one) => h("tr", {}, h("th", { scope: "row" }, mark(one), " ", one), methods.map((other) => cell(one, other))))))),
+    h("details.panel", {}, h("summary", {}, "In sentences"), methods.flatMap((one, index) => methods.slice(index + 1).map((other) => h("p", {},
+      verdictSentence(one, other, verdict[one][other]), winRate[one][other].num_tasks > 0 && ` ${one} wins on ${format.percent(winRate[one][other].value)} of tasks.`)))),
+  ];
+}
+
+function more({ more_tasks: tasks, more_seeds: seeds }) {
+  const parts = [Number.isFinite(tasks) && `+${tasks} tasks`, Number.isFinite(seeds) && `+${seeds} seeds`].filter(Boolean);
+  return parts.length ? parts.join(" or ") : "";
+}

@@ -1,0 +1,71 @@
+/** Whether aligning, pretraining and searching helped; effects of the factors of a grid. */
+import { plainTable, figure, h } from "../dom.js";
+import { forest } from "../forest.js";
+import * as format from "../format.js";
+import { sentence } from "../questions.js";
+
+/** @param {import("../board.js").Board} board */
+export function effectsView(board) {
+  const answers = board.results.answers.filter((answer) => answer.pairs);
+  const { effects } = board.data;
+  return [
+    h("h2", { tabindex: -1 }, "What helped"),
+    h("p.note", {}, "Scores of two methods are paired by task; a ratio below 1 means that the first has the lower, better score. ",
+      "Filled: the 95 % interval excludes 1. On one task it is two standard errors over seeds wide on either side; over all tasks it is a bootstrap over tasks."),
+    answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining or searching."),
+    [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
+    effects && factors(board, effects),
+    effects && gridScores(board, effects),
+  ];
+}
+
+/** The answer on each task and over all; further answers, for single methods, are rows of their own. */
+function question(board, answer, ...further) {
+  const rows = Object.entries(answer.tasks).map(([task, ratio]) => ({ label: board.label(task), ...ratio })).sort((a, b) => a.value - b.value);
+  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, ${format.plural(each.pairs, "task")}`, ...each.ratio, whole: true })));
+  return figure({
+    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: sentence(board, answer),
+    chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),
+    head: ["Task", "Ratio", "95 % interval"],
+    rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
+  });
+}
+
+/** Mean test scores of the cells of a grid. */
+function gridScores(board, effects) {
+  const factors = Object.keys(effects.factors);
+  return [
+    h("h3", {}, "Test scores of the grid"),
+    h("p.note", {}, `Mean ± standard deviation over seeds ${effects.seeds.join(", ")}. A dash is a missing score.`),
+    plainTable([...factors, ...board.tasks.map((task) => board.label(task))], effects.cells.map(({ levels, scores }) => [
+      ...factors.map((factor) => levels[factor] ?? format.MISSING),
+      ...board.tasks.map((task) => {
+        const [mean, std, n] = scores[task];
+        return [format.score(mean), std !== null && h("span.spread", {}, `± ${format.score(std)}`), n > 0 && n < effects.seeds.length && h("span.spread", {}, `n=${n}`)];
+      }),
+    ])),
+  ];
+}
+
+const named = (levels) => Object.entries(levels).map(([factor, level]) => `${factor} ${level}`).join(", ");
+
+/** The main effect of each factor of a grid, and the tables of all its comparisons. */
+function factors(board, effects) {
+  return Object.entries(effects.factors).map(([factor, [baseline]]) => {
+    const own = effects.comparisons.filter((each) => Object.keys(each.changed).join() === factor);
+    const main = own.filter((each) => !Object.keys(each.given).length);
+    if (!main.length) return null;
+    const rows = main.flatMap((each) => [
+      ...Object.entries(each.tasks).map(([task, ratio]) => ({ label: `${each.changed[factor]}: ${board.label(task)}`, ...ratio })),
+      { label: `${each.changed[factor]}: all tasks`, ...each.ratio, whole: true },
+    ]);
+    return figure({
+      title: `Effect of ${factor}, relative to ${baseline}`,
+      chart: [forest(rows, { label: `score relative to ${factor} ${baseline}`, better: "better", worse: `${baseline} better` }),
+        own.length > main.length && h("details.numbers", {}, h("summary", {}, "Given levels of the other factors"), plainTable(["Level", "Given", "Ratio", "95 % interval", "Better, worse beyond noise", "Pairs"],
+          own.map((each) => [each.changed[factor], named(each.given) || "all", format.short(each.ratio.value), format.range(each.ratio.low, each.ratio.high), `${each.better}, ${each.worse}`, `${each.pairs}/${each.planned}`])))],
+      head: ["Level and task", "Ratio", "95 % interval"],
+      rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
+    });
+  });
+}

@@ -1,0 +1,69 @@
+/** Score against cost, with the methods that no other one beats in both. */
+import * as Plot from "@observablehq/plot";
+import { axes, chart, legend, methodDots, tips } from "../charts.js";
+import { figure, h } from "../dom.js";
+import * as format from "../format.js";
+import { change, place } from "../state.js";
+
+const COSTS = {
+  device_seconds: { title: "device seconds", show: format.duration },
+  wall_seconds: { title: "wall seconds", show: format.duration },
+  peak_memory_mib: { title: "peak memory in MiB", show: format.memory },
+  num_trainable: { title: "trained parameters", show: format.count },
+};
+
+/** @param {import("../board.js").Board} board */
+export function paretoView(board) {
+  const options = place().options;
+  const cost = options.get("cost") in COSTS ? options.get("cost") : "device_seconds";
+  const task = board.tasks.includes(options.get("on")) ? options.get("on") : "";
+  const points = (task ? onTask(board, cost, task) : overTasks(board, cost)).filter(({ x, y }) => Number.isFinite(x) && Number.isFinite(y))
+    .map((each) => ({ ...each, title: `${each.method}\n${COSTS[cost].show(each.x)}\n${format.short(each.y, 3)}` }));
+  const label = task ? `${board.task(task).metric_text ?? board.task(task).metric.replaceAll("_", " ")} on ${board.label(task)}` : "score relative to the best";
+  const title = `${COSTS[cost].title}${task ? "" : ", summed over tasks"}`;
+  const select = (name, value, entries) => h("select", { id: name, onchange: (event) => change({ [name]: event.target.value }) }, entries.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
+  return [
+    h("h2", { tabindex: -1 }, "Score against cost"),
+    h("div.bar", {},
+      h("label", {}, "Cost ", select("cost", cost, Object.entries(COSTS).map(([key, each]) => [key, each.title]))),
+      h("label", {}, "Score ", select("on", task, [["", "over all chosen tasks"], ...board.tasks.map((each) => [each, board.label(each)])]))),
+    legend(points.map((each) => each.method)),
+    points.length ? figure({
+      title: `${label[0].toUpperCase()}${label.slice(1)} against ${title}`,
+      note: `Down and left is better. The line joins the methods that no other one beats in both. A cost is the mean of the trials with a score${task ? "" : "; a relative score is the geometric mean over tasks of the ratio to the best method"}.`,
+      chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label),
+      head: ["Method", "Cost", "Score", "Not beaten in both"],
+      rows: points.map((each) => [each.method, COSTS[cost].show(each.x), format.short(each.y, 3), each.front ? "yes" : "no"]),
+    }) : h("p", {}, "No method has both a score and this cost on the same tasks."),
+  ];
+}
+
+function overTasks(board, cost) {
+  const found = board.results.pareto((task, method) => board.cost(task, method, cost));
+  return board.ranked.filter((method) => found[method]).map((method) => ({ method, x: found[method].cost, y: found[method].score, front: found[method].value === 1 }));
+}
+
+function onTask(board, cost, task) {
+  const points = board.ranked.map((method) => ({ method, x: board.cost(task, method, cost), y: board.cell(task, method).mean }));
+  const beats = (one, other) => one.x <= other.x && one.y <= other.y && (one.x < other.x || one.y < other.y);
+  return points.map((each) => ({ ...each, front: !points.some((other) => beats(other, each)) }));
+}
+
+function draw(points, front, costTitle, label) {
+  const steps = front.flatMap((each, index) => (index ? [{ x: each.x, y: front[index - 1].y }, each] : [each]));
+  const span = points.map((each) => each.x);
+  const logarithmic = Math.max(...span) > 5 * Math.min(...span);
+  return chart({
+    height: 380, marginRight: 30, marginTop: 24, inset: 22,
+    x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic, zero: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
+    marks: [
+      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }),
+      ...axes({ ticks: 6, tickFormat: "~s" }, { ticks: 6 }),
+      Plot.line(steps, { x: "x", y: "y", stroke: "var(--muted)", strokeDasharray: "4 3" }),
+      ...methodDots(points, { r: 7, fillOpacity: 1 }),
+      Plot.text(points, { x: "x", y: "y", text: "method", dy: -14, fill: "var(--ink)", stroke: "var(--surface)", strokeWidth: 4 }),
+      tips(points),
+    ],
+    ariaLabel: `${label} against ${costTitle}`,
+  });
+}

@@ -1,0 +1,35 @@
+/** Performance profiles. */
+import * as Plot from "@observablehq/plot";
+import { axes, chart, legend, methodDots, methodLines, tips } from "../charts.js";
+import { figure, h } from "../dom.js";
+import * as format from "../format.js";
+
+/** The points of a step function at which it changes, and its first. @param {{x: number, value: number}[]} points */
+const steps = (points) => points.filter((point, index) => !index || point.value !== points[index - 1].value);
+
+/** @param {import("../board.js").Board} board */
+export function profilesView(board) {
+  const profiles = board.results.performance_profile ?? {};
+  const methods = board.ranked.filter((method) => profiles[method]?.some((point) => Number.isFinite(point.value)));
+  // The axis ends where no line changes any more.
+  const end = 1.1 * Math.max(1.2, ...methods.flatMap((method) => steps(profiles[method]).map((point) => point.x)));
+  const points = methods.flatMap((method) => {
+    const own = steps(profiles[method]).map(({ x, value }) => ({ x, y: value, method, title: `${method}\nwithin a factor of ${format.short(x)} of the best on ${format.percent(value)} of tasks` }));
+    return [...own, { ...own.at(-1), x: end, end: true }];
+  });
+  return [
+    h("h2", { tabindex: -1 }, "Performance profiles"),
+    legend(methods),
+    points.length ? figure({
+      title: "Share of tasks on which a method is within a factor of the best",
+      note: "Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better. Tasks count on which every method has a score.",
+      chart: chart({
+        height: 400, marginRight: 20, x: { type: "log", label: "factor relative to the best score of the task", domain: [1, end] }, y: { domain: [0, 1], label: "share of tasks", percent: false },
+        marks: [Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }), ...axes({ ticks: 6, tickFormat: ".3~g" }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), ...methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points, { pointer: Plot.pointer })],
+        ariaLabel: "Performance profiles",
+      }),
+      head: ["Method", "Factor", "Share of tasks"],
+      rows: methods.flatMap((method) => steps(profiles[method]).map(({ x, value }) => [method, format.short(x, 3), format.percent(value)])),
+    }) : h("p", {}, "No task has scores to compare."),
+  ];
+}

@@ -1,0 +1,138 @@
+/** The scores of all methods on all tasks, with their ranks; and the published scores. */
+import { h } from "../dom.js";
+import * as format from "../format.js";
+import { mark } from "../marks.js";
+import { change, link, place } from "../state.js";
+import { brief } from "../brief.js";
+import { hasDigitised, publishedTables, sourceFlags } from "../published.js";
+import { mean } from "../statistics/table.js";
+
+/** @param {import("../board.js").Board} board */
+export function tableView(board) {
+  const options = place().options;
+  const query = (options.get("search") ?? "").toLowerCase();
+  const visible = (name) => !query || name.toLowerCase().includes(query);
+  // A search for a task shows its column; one for a method shows its row; rows and columns without a hit stay whole.
+  const foundTasks = board.tasks.filter((task) => visible(board.label(task)));
+  const tasks = query && foundTasks.length ? foundTasks : board.tasks;
+  const rows = sorted([...ownRows(board), ...publishedRows(board)], options.get("sort") ?? "rank");
+  const foundRows = rows.filter((row) => visible(row.name));
+  const shown = query && foundRows.length ? foundRows : rows;
+  const none = query && !foundTasks.length && !foundRows.length;
+  return [
+    h("h2", { tabindex: -1 }, "Scores"),
+    brief(board),
+    h("div.bar", {},
+      h("label", {}, "Search ", h("input", { type: "search", id: "search", value: options.get("search") ?? "", placeholder: "method or task", oninput: (event) => change({ search: event.target.value }) })),
+      hasDigitised(board.data.published) && h("label", {},
+        h("input", { type: "checkbox", id: "digitised", checked: board.hideDigitised, onchange: (event) => change({ digitised: event.target.checked ? "hide" : null }) }), "Hide rows read off figures"),
+      none && h("span.muted", { role: "status" }, "No method or task has this name.")),
+    board.tasks.length ? boardTable(board, shown, tasks) : null,
+    board.tasks.length > 0 && h("p.note", {}, "Bold: best mean of the task among own rows. Shade: the closer to the best, the darker. ± is the standard deviation over seeds. ",
+      "A dash is a missing score: it is never averaged over. Each score leads to its trial."),
+    statistics(board),
+    publishedTables(board),
+    notices(board),
+  ];
+}
+
+/** Rows of the methods that ran here. */
+function ownRows(board) {
+  return board.methods.map((method, position) => {
+    const rank = board.results.mean_rank?.[method];
+    return { name: method, position, rank, rankValue: rank?.value ?? NaN, method, cell: (task) => board.cell(task, method), cost: cost(board, method) };
+  });
+}
+
+/** Published rows that are comparable with own scores. */
+function publishedRows(board) {
+  return board.beside.map(({ name, cells }, index) => ({
+    name, published: Object.values(cells), position: 1000 + index, rankValue: NaN, cost: NaN,
+    cell: (task) => (cells[task] ? { mean: cells[task].score, std: cells[task].std ?? NaN, n: 1, row: cells[task] } : { mean: NaN, n: 0 }),
+  }));
+}
+
+/** Mean over the chosen tasks of the seconds of a scored trial. */
+function cost(board, method) {
+  return mean(board.tasks.map((task) => board.cost(task, method, "wall_seconds")).filter(Number.isFinite));
+}
+
+function sorted(rows, sort) {
+  const [key, direction] = sort.replace(/^-/, "") === sort ? [sort, 1] : [sort.slice(1), -1];
+  const value = { rank: (row) => row.rankValue, method: (row) => row.name.toLowerCase(), cost: (row) => row.cost }[key] ?? ((row) => row.cell(key).mean);
+  return [...rows].sort((a, b) => {
+    const [one, two] = [value(a), value(b)];
+    const missing = (each) => Number(typeof each === "number" && Number.isNaN(each));
+    return missing(one) - missing(two) || direction * (one < two ? -1 : one > two ? 1 : 0) || a.position - b.position;
+  });
+}
+
+function boardTable(board, rows, tasks) {
+  const sort = place().options.get("sort") ?? "rank";
+  const heading = (key, title, ...below) => {
+    const state = sort === key ? "ascending" : sort === `-${key}` ? "descending" : null;
+    const arrow = { ascending: " ▲", descending: " ▼" }[state] ?? "";
+    return h("th", { scope: "col", "aria-sort": state }, h("button", { type: "button", id: `sort-${key}`, title: "Sort", onclick: () => change({ sort: sort === key ? `-${key}` : key }) }, title, arrow), below);
+  };
+  const best = new Map(tasks.map((task) => [task, Math.min(...board.methods.map((method) => board.cell(task, method).mean).filter(Number.isFinite))]));
+  const head = h("tr", {}, heading("method", "Method"), heading("rank", "Mean rank", h("span.metric", {}, "95 % interval")),
+    tasks.map((task) => {
+      const { metric, metric_text: text } = board.task(task);
+      return heading(task, board.label(task), h("a.metric", { href: link("task", task), title: board.task(task).definition_text || metric }, `${text ?? metric.replaceAll("_", " ")} ↓`));
+    }),
+    heading("cost", "Time", h("span.metric", {}, "a trial")));
+  const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
+    h("th", { scope: "row" }, row.method ? [mark(row.method), " "] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
+    h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue),
+      Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
+    tasks.map((task) => scoreCell(board, row, task, best.get(task))),
+    h("td", {}, format.duration(row.cost))));
+  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "scores" },
+    h("table.board", {}, h("thead", {}, head), h("tbody", {}, body)));
+}
+
+function scoreCell(board, row, task, best) {
+  const cell = row.cell(task);
+  if (!cell.n) return missingCell(board, row, task);
+  const spread = Number.isFinite(cell.std) ? `± ${format.score(cell.std)}` : "";
+  const fewer = !row.published && cell.n < board.data.seeds.length ? ` n=${cell.n}` : "";
+  const text = [format.score(cell.mean), (spread || fewer) && h("span.spread", {}, spread, fewer)];
+  if (row.published) return h("td", { title: [cell.row.source, cell.row.note].filter(Boolean).join(": ") }, text);
+  const near = best > 0 ? Math.max(0, 1 - Math.log2(cell.mean / best)) : Number(cell.mean === best);
+  return h(cell.mean === best ? "td.best" : "td", { style: `--near:${near.toFixed(3)}` }, h("a", { href: link("record", cell.rows[0].record?.key ?? "") }, text));
+}
+
+function missingCell(board, row, task) {
+  const records = row.method ? board.records(task, row.method) : [];
+  const failed = records.filter((record) => record.status.startsWith("failed") || record.status === "lost");
+  if (!failed.length) return h("td", {}, format.MISSING);
+  return h("td.failed", {}, h("a", { href: link("record", failed[0].key) }, format.MISSING, h("span.spread", {}, `${failed.length} failed`)));
+}
+
+/** Every statistic that has one value a method. */
+function statistics(board) {
+  const shown = board.data.statistics.filter((each) => each.shape === "method" && typeof board.results[each.name] === "object");
+  if (!shown.length || !board.scores.length) return null;
+  const value = (name, method) => {
+    const { value, low, high } = board.results[name][method] ?? {};
+    return [format.short(value ?? NaN), Number.isFinite(low) && h("span.spread", {}, `${format.short(low)} – ${format.short(high)}`)];
+  };
+  return [
+    h("h3", {}, "Statistics over the chosen tasks"),
+    h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: each.definition }, each.title, h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
+      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), " ", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
+    h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, each.title), h("dd", {}, each.definition)]))),
+  ];
+}
+
+function notices(board) {
+  const { notes, warnings, others } = board.data;
+  const lines = [...warnings, ...notes, ...others.map((each) => `Also in the store: sweep ${each.sweep}, protocol ${each.protocol}, ${format.plural(each.confirmed, "completed confirm trial")}.`)];
+  const failed = board.methods.map((method) => {
+    const counts = Object.entries(board.statuses(method)).filter(([status, number]) => number && (status.startsWith("failed") || status === "lost"));
+    return counts.length ? `Failed trials of ${method}: ${counts.map(([status, number]) => `${status} ${number}`).join(", ")}.` : "";
+  }).filter(Boolean);
+  return lines.length + failed.length ? h(warnings.length ? "div.brief.warnings" : "div.brief", {}, [...lines, ...failed].map((line) => h("p", {}, line))) : null;
+}
+

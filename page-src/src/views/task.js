@@ -1,0 +1,160 @@
+/** One task: scores of each seed, validation scores over epochs, and the distance while aligning; or all tasks, small. */
+import * as Plot from "@observablehq/plot";
+import { chart, chartWidth, axes, legend, methodDots, methodLines, tips } from "../charts.js";
+import { figure, h } from "../dom.js";
+import * as format from "../format.js";
+import { colour, symbol } from "../marks.js";
+import { link } from "../state.js";
+import { sentence } from "../questions.js";
+
+/** @param {import("../board.js").Board} board @param {string} argument a task, or "" for all */
+export function taskView(board, argument) {
+  const task = board.task(argument) && argument;
+  const choice = h("select", { id: "task", onchange: (event) => (location.hash = link("task", event.target.value)) },
+    h("option", { value: "" }, "all tasks"),
+    board.data.tasks.map(({ name }) => h("option", { value: name, selected: name === task }, board.label(name))));
+  const bar = h("div.bar", {}, h("label", {}, "Task ", choice));
+  if (!task) return [h("h2", { tabindex: -1 }, "Tasks"), bar, legend(board.ranked), h("div.small-charts", {}, board.tasks.map((each) => small(board, each)))];
+  const info = board.task(task);
+  return [
+    h("h2", { tabindex: -1 }, board.label(task)), bar,
+    h("dl.facts.panel", {}, facts(board, info).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    legend(board.ranked),
+    scores(board, task),
+    h("div.charts", {}, validation(board, task, chartWidth(2)), distance(board, task, chartWidth(2))),
+    help(board, task),
+  ];
+}
+
+function facts(board, info) {
+  const published = publishedOn(board, info.name);
+  return [
+    info.title_text && ["Data set", info.title_text],
+    ["Metric", `${metricName(info)}${info.definition_text ? `: ${info.definition_text}` : ""}. Lower is better ↓`],
+    ["Data", h("code", {}, info.data_fingerprint)],
+    published.length && ["Published", published.map((row) => `${row.method} ${format.score(row.score)}${row.kind === "primary" ? "" : ` (${row.kind})`}`).join(" · ")],
+  ].filter(Boolean);
+}
+
+const metricName = (info) => info.metric_text ?? info.metric.replaceAll("_", " ");
+
+/** Comparable published scores on a task. */
+const publishedOn = (board, task) => board.beside.filter(({ cells }) => cells[task]).map(({ name, cells }) => ({ method: name, ...cells[task] }));
+
+/** Logarithmic where values span more than a factor of 20. @param {number[]} values */
+function scale(values) {
+  const positive = values.filter((value) => value > 0);
+  return positive.length && positive.length === values.length && Math.max(...values) > 20 * Math.min(...values) ? "log" : "linear";
+}
+
+function scores(board, task) {
+  const methods = board.ranked;
+  const rows = methods.flatMap((method) => board.cell(task, method).rows.map((row) => ({ ...row, x: row.score, y: method, title: `${method}, seed ${row.seed}\n${format.score(row.score)}` })));
+  const means = methods.map((method) => ({ method, y: method, x: board.cell(task, method).mean, ...board.cell(task, method) })).filter((each) => each.n);
+  const published = publishedOn(board, task);
+  if (!rows.length && !published.length) return null;
+  const wide = Math.max(90, Math.min(220, 8 * Math.max(...methods.map((each) => each.length), 0) + 12));
+  const node = chart({
+    height: 70 + 30 * Math.max(1, methods.length), marginLeft: Math.min(wide, chartWidth() / 3), marginTop: published.length ? 44 : 16, marginRight: 24,
+    x: { type: scale(rows.map((row) => row.x)), label: `${metricName(board.task(task))} on test, lower is better`, nice: true },
+    y: { domain: methods, label: null, type: "point", padding: 0.6 },
+    marks: [
+      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1 }),
+      Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ticks: 6 }),
+      Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: clip }),
+      Plot.ruleX(published, { x: "score", stroke: "var(--muted)", strokeDasharray: "3 3" }),
+      Plot.text(published, { x: "score", frameAnchor: "top", dy: -8, text: (row) => `${clip(row.method)} (published)`, fill: "var(--muted)", rotate: -18, textAnchor: "start" }),
+      Plot.link(means.filter((each) => each.n > 1), { x1: (d) => d.mean - d.std, x2: (d) => d.mean + d.std, y1: "y", y2: "y", stroke: (d) => colour(d.method), strokeWidth: 3, strokeOpacity: 0.35 }),
+      Plot.dot(rows.filter((row) => board.cell(task, row.method).n > 1), { x: "x", y: "y", r: 3, stroke: (d) => colour(d.method), fill: "var(--surface)", strokeWidth: 1.4, dy: 11 }),
+      Plot.dot(means, { x: "x", y: "y", r: 6, symbol: (d) => symbol(d.method), fill: (d) => colour(d.method), stroke: "var(--surface)" }),
+      tips(rows, { dy: 11 }),
+    ],
+    ariaLabel: `Scores on ${board.label(task)}`,
+  });
+  return figure({
+    title: "Test scores", note: "Filled: mean over seeds, with one standard deviation to either side. Open: each seed.", chart: node,
+    head: ["Method", "Mean", "Std", "Seeds", "Scores by seed"],
+    rows: means.map((each) => [each.method, format.score(each.mean), format.score(each.std), each.n,
+      each.rows.map((row, index) => [index ? ", " : "", h("a", { href: link("record", row.record?.key ?? "") }, format.score(row.score))])]),
+  });
+}
+
+const clip = (name) => (name.length > 26 ? `${name.slice(0, 25)}…` : name);
+
+/** Points of a curve of each scored trial of the task, and their means over seeds. */
+function curves(board, task, stage, column) {
+  const single = [];
+  const mean = [];
+  for (const method of board.ranked) {
+    const series = board.cell(task, method).rows.map((row) => [row, board.data.curves[row.record?.key]?.[stage]]).filter(([, curve]) => curve?.[column]?.some((value) => value !== null));
+    /** @type {Map<number, number[]>} */
+    const epochs = new Map();
+    for (const [row, curve] of series) {
+      curve.epoch.forEach((x, index) => {
+        const y = curve[column][index];
+        if (y === null) return;
+        single.push({ x, y, method, group: `${method} ${row.seed}` });
+        if (!epochs.has(x)) epochs.set(x, []);
+        epochs.get(x).push(y);
+      });
+    }
+    for (const [x, values] of [...epochs].sort((a, b) => a[0] - b[0])) {
+      if (values.length === series.length) {
+        const y = values.reduce((sum, value) => sum + value, 0) / values.length;
+        mean.push({ x, y, method, title: `${method}, epoch ${x}\n${format.score(y)}` });
+      }
+    }
+  }
+  return { single, mean };
+}
+
+function curveChart(board, task, stage, column, { label, width, height = 280 }) {
+  const { single, mean } = curves(board, task, stage, column);
+  if (!mean.length) return null;
+  const several = single.length > mean.length;
+  return {
+    mean,
+    node: chart({
+      width, height, marginRight: 16,
+      x: { label: stage === "align" ? "epoch of aligning" : "epoch", nice: true }, y: { label, type: scale(single.map((point) => point.y)), nice: true },
+      marks: [
+        ...axes({ ticks: Math.min(8, Math.max(...single.map((point) => point.x))), tickFormat: "d" }, { ticks: 5 }),
+        ...(several ? methodLines(single, { strokeWidth: 1, strokeOpacity: 0.3, strokeDasharray: undefined }) : []),
+        ...methodLines(mean),
+        ...methodDots(mean, { r: mean.length > 120 ? 1.5 : 3 }),
+        tips(mean),
+      ],
+      ariaLabel: `${label} on ${board.label(task)}`,
+    }),
+  };
+}
+
+function validation(board, task, width) {
+  const found = curveChart(board, task, "refine", "validation", { label: `validation ${metricName(board.task(task))}`, width });
+  return found && figure({
+    title: "Validation score while refining", note: "Mean over seeds; thin lines: each seed. Lower is better.", chart: found.node,
+    head: ["Method", "Epoch", "Score"], rows: found.mean.map((point) => [point.method, point.x, format.score(point.y)]),
+  });
+}
+
+function distance(board, task, width) {
+  const found = curveChart(board, task, "align", "distance", { label: "distance to the source features", width });
+  return found && figure({
+    title: "Distance while aligning", note: "What aligning minimises, in its own unit: compare shapes, not heights, across distances.", chart: found.node,
+    head: ["Method", "Epoch", "Distance"], rows: found.mean.map((point) => [point.method, point.x, format.score(point.y)]),
+  });
+}
+
+function small(board, task) {
+  const width = Math.min(340, chartWidth(3));
+  const curve = curveChart(board, task, "refine", "validation", { label: null, width, height: 170 });
+  const cells = board.ranked.map((method) => [method, board.cell(task, method)]).filter(([, cell]) => cell.n);
+  const best = cells.toSorted((a, b) => a[1].mean - b[1].mean)[0];
+  return h("figure", {}, h("figcaption", {}, h("h3", {}, h("a", { href: link("task", task) }, board.label(task))),
+    h("p.note", {}, best ? `Best: ${best[0]}, ${format.score(best[1].mean)} ${metricName(board.task(task))}` : "No score yet")), curve?.node);
+}
+
+function help(board, task) {
+  const answers = board.results.answers.map((answer) => sentence(board, answer, task)).filter(Boolean);
+  return answers.length ? h("div.panel", {}, h("h3", {}, "What helped here"), answers.map((text) => h("p", {}, text))) : null;
+}

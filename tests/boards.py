@@ -1,0 +1,46 @@
+"""Boards in the documentation: tables between marks that name a store which is part of the repository.
+
+    <!-- board: pocket --results sweeps/results/pocket -->
+    …
+    <!-- /board -->
+
+The first mark holds the arguments of ``orca-sweep leaderboard``. ``make boards`` writes all boards again, and
+``tests/test_boards.py`` fails when one differs from its store.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = re.compile(r"(<!-- board: (?P<arguments>.*?) -->\n)(?P<table>.*?)(<!-- /board -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Return the pages of the documentation that have a board."""
+    found = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+    return [page for page in found if MARK.search(page.read_text())]
+
+
+def regenerated(text: str, directory: Path = ROOT) -> str:
+    """Return a page with its boards built again from their stores, whose paths are relative to ``directory``."""
+    return MARK.sub(lambda match: f"{match[1]}\n{_board(match['arguments'], directory)}\n{match[4]}", text)
+
+
+def _board(arguments: str, directory: Path) -> str:
+    command = [sys.executable, "-m", "orca_ray.cli.main", "leaderboard", *shlex.split(arguments)]
+    done = subprocess.run(
+        [*command, "--format", "markdown"], cwd=directory, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"<!-- board: {arguments} -->: {done.stderr}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    for page in pages():
+        text = page.read_text()
+        page.write_text(new := regenerated(text))
+        sys.stdout.write(f"{page.relative_to(ROOT)}: {'up to date' if new == text else 'written'}\n")

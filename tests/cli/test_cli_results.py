@@ -1,0 +1,131 @@
+"""``results check``, ``import`` and ``export``, and published and imported scores on a leaderboard."""
+
+import io
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from orca_ray.results.store import ResultsStore
+from tests.cli.conftest import Command
+from tests.leaderboard.test_published import ORCA
+from tests.results.factories import make_record
+
+ROWS = """\
+method,task,metric,protocol,score,seed,source
+theirs,pocket/digits,error,held-out,0.125,0,https://example.org/paper
+theirs,pocket/digits,error,held-out,0.25,1,https://example.org/paper
+"""
+
+
+@pytest.fixture
+def rows() -> Path:
+    path = Path("rows.csv")
+    path.write_text(ROWS)
+    return path
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "latex", "csv", "json", "html"])
+@pytest.mark.parametrize("store", ["missing", "empty", "other"])
+def test_an_empty_store_shows_the_row_of_orca_as_published(command: Command, format: str, store: str) -> None:
+    if store != "missing":
+        ResultsStore("results", create=True).append([make_record()] if store == "other" else [])
+    ending = command("leaderboard", "nasbench360", "--format", format)
+    assert ending.code == 0
+    found = ending.out.replace("{-}", "-")  # LaTeX
+    assert all(score in found for score in ORCA)
+    assert format in ("csv", "json", "html") or "nothing ran here yet" in ending.out
+    if format in ("table", "markdown"):
+        line = next(line for line in found.splitlines() if line.lstrip("| ").startswith("ORCA "))
+        assert [word.strip("*|") for word in line.split() if word.strip("*|")][1:8] == ORCA[:7]
+
+
+def test_parquet_has_the_published_digits(command: Command) -> None:
+    from orca_ray.leaderboard import Report, empty_board, render
+    from orca_ray.leaderboard.published import published_for
+
+    board = empty_board("nasbench360")
+    content = render(Report(board, published_for(board)), "parquet")
+    assert isinstance(content, bytes)
+    rows = pq.read_table(io.BytesIO(content)).to_pylist()
+    assert [row["published"] for row in rows if row["method"] == "ORCA" and row["protocol"] == "paper"] == ORCA
+
+
+def test_hide(command: Command) -> None:
+    assert "MoNA" in command("leaderboard", "nasbench360").out
+    ending = command("leaderboard", "nasbench360", "--hide", "digitised,secondary")
+    assert "MoNA" not in ending.out
+    assert "secondary" in ending.out
+    wrong = command("leaderboard", "nasbench360", "--hide", "secondry")
+    assert wrong.code == 2
+    assert "Did you mean 'secondary'?" in wrong.err
+
+
+def test_a_benchmark_without_published_rows_needs_a_store(command: Command) -> None:
+    ending = command("leaderboard", "pocket")
+    assert ending.code == 2
+    assert "orca-sweep benchmark pocket" in ending.err
+
+
+def test_imported_rows_are_on_the_board_with_their_source_and_are_no_records(command: Command, rows: Path) -> None:
+    store = ResultsStore("results", create=True)
+    store.append([make_record(test_score=0.5)])
+    assert command("results", "import", str(rows)).code == 0
+    out = command("leaderboard", "pocket").out
+    assert "theirs (imported)" in out
+    document = command("leaderboard", "pocket", "--json").json
+    assert [row["source"] for row in document["published"]["rows"]] == ["https://example.org/paper"]
+    assert [each["name"] for each in document["methods"]] == ["orca"]
+    assert document["published"]["beside"]["methods"][0]["cells"]["pocket/digits"]["score"] == 0.1875
+    assert len(store.records()) == 1
+    assert "theirs" not in command("leaderboard", "pocket", "--hide", "imported").out
+
+
+def test_imported_rows_of_a_store_without_records(command: Command, rows: Path) -> None:
+    assert command("results", "import", str(rows)).code == 0
+    ending = command("leaderboard", "pocket")
+    assert ending.code == 0
+    assert "nothing ran here yet" in ending.out
+    assert "theirs (imported)" in ending.out
+
+
+def test_export_and_import_of_another_store(command: Command) -> None:
+    scores = {0: 0.1, 1: 1 / 3}
+    records = [make_record(f"k{seed}", seed=seed, test_score=score) for seed, score in scores.items()]
+    ResultsStore("results", create=True).append(records)
+    assert command("results", "export", "pocket", "-o", "mine.csv", "--source", "my page").code == 0
+    assert Path("mine.csv").read_text() == (
+        "method,task,metric,protocol,score,seed,source,std\n"
+        "orca,pocket/digits,error,held-out,0.1,0,my page,\n"
+        "orca,pocket/digits,error,held-out,0.3333333333333333,1,my page,\n"
+    )
+    assert command("results", "export", "pocket", "--source", "my page").out == Path("mine.csv").read_text()
+    assert "2 score(s) of 1 method(s) on 1 task(s)" in command("results", "check", "mine.csv").out
+    assert command("results", "import", "mine.csv", "--results", "elsewhere").code == 0
+    document = command("leaderboard", "pocket", "--results", "elsewhere", "--json").json
+    assert document["published"]["rows"][0]["score"] == pytest.approx((0.1 + 1 / 3) / 2)
+
+
+def test_check_names_every_bad_file_and_line(command: Command, rows: Path) -> None:
+    Path("bad.csv").write_text(ROWS.replace("0.25", "25"))
+    Path("worse.csv").write_bytes(b"\x00\xff")
+    ending = command("results", "check", "bad.csv", str(rows), "worse.csv")
+    assert ending.code == 2
+    assert "bad.csv: 1 problem" in ending.err
+    assert "line 3: score 25: error is at most 1, not in percent" in ending.err
+    assert "worse.csv: 1 problem" in ending.err
+    assert "rows.csv: 2 score(s)" in ending.out
+    assert "Traceback" not in ending.err
+    assert command("results", "import", "bad.csv").code == 2
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("name", ["missing.csv", ".", "/dev/zero"])
+def test_a_path_that_is_no_file(command: Command, name: str) -> None:
+    ending = command("results", "import", name)
+    assert ending.code == 2
+    assert name in ending.err
+
+
+def test_the_submitted_rows_of_the_project_are_valid(command: Command) -> None:
+    assert command("results", "check").code == 0

@@ -1,0 +1,88 @@
+"""A board with several tasks, methods, seeds, curves and failures, and its page's data."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orca_ray.leaderboard.page import page_data
+from orca_ray.leaderboard.selection import build
+from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.tables import CURVES, RECORDS, from_rows, to_frame
+from tests.results.factories import make_record
+
+TASKS = ("burgers16", "darcy16", "digits", "mnist", "osuleaf", "wdbc")
+METHODS = {"orca": 0.1, "nft": 0.11, "scratch": 0.3}
+SEEDS = 3
+HOSTILE = "<img src=x onerror=alert(1)>"
+SCRIPT = "</script><script>alert(2)</script>"
+
+
+def records() -> list[Record]:
+    """Return scored trials of all methods, one failed trial, and search trials of one task."""
+    random = np.random.default_rng(0)
+    found = []
+    for t, task in enumerate(TASKS):
+        for m, (method, level) in enumerate(METHODS.items()):
+            for seed in range(SEEDS):
+                score = float(level * (1 + t) * random.uniform(0.8, 1.25))
+                found.append(
+                    make_record(
+                        f"key-{task}-{method}-{seed}",
+                        task=f"pocket/{task}", method=method, seed=seed, test_score=score,
+                        hyperparameters=f'{{"refine.epochs":5,"refine.learning_rate":{[3e-4, 1e-3, 3e-3][m]}}}',
+                        wall_seconds=10.0 + m, peak_memory_mib=500.0 + 100 * m, num_trainable=1000 * (m + 1),
+                        metric="relative_l2" if t % 2 else "error", minutes=float(len(found)),
+                    )
+                )  # fmt: skip
+    error = "CUDA out of memory: tried to allocate 2 GiB"
+    found.append(
+        make_record("key-failed", method="fpt", test_score=None, status=Status.FAILED_OOM, error=error, minutes=60)
+    )
+    found += [
+        make_record(
+            f"search-{index}", phase="search", test_score=None, validation_score=0.5 - 0.1 * index,
+            minutes=61.0 + index,
+            hyperparameters=f'{{"refine.epochs":5,"refine.learning_rate":{rate}}}',
+        )
+        for index, rate in enumerate((1e-4, 3e-4, 1e-3))
+    ]  # fmt: skip
+    return found
+
+
+def curves(rows: Sequence[Record]) -> list[CurvePoint]:
+    """Return five epochs of refining for each scored trial, and of aligning for those of ``orca``."""
+    points = []
+    for record in rows:
+        for epoch in range(1, 6 if record.test_score is not None else 1):
+            score = (record.test_score or 0) * (1 + 2 / epoch)
+            points.append(
+                CurvePoint(record.sweep, record.trial_key, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0)
+            )
+            if record.method == "orca":
+                points.append(
+                    CurvePoint(record.sweep, record.trial_key, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0)
+                )
+    return points
+
+
+def tables(rows: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return records and curves as the store does."""
+    return (
+        to_frame(from_rows((record.to_row() for record in rows), RECORDS)),
+        to_frame(from_rows((point.to_row() for point in curves(rows)), CURVES)),
+    )
+
+
+@functools.cache
+def data() -> dict[str, Any]:
+    """Return the data of the page of the board of `records`."""
+    return page_of(records())
+
+
+def page_of(rows: Sequence[Record], **options: Any) -> dict[str, Any]:
+    """Return the data of the page of the pocket board of ``rows``."""
+    frame, points = tables(rows)
+    return page_data(build(frame, benchmark="pocket"), frame, points, **options)

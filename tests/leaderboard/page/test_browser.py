@@ -1,0 +1,160 @@
+"""The page in a headless browser; `open_page` fails a test in which the page logs or requests anything."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from orca_ray.results.record import Status
+from tests.leaderboard.page.boards import HOSTILE, METHODS, SCRIPT, SEEDS, TASKS, data, page_of
+from tests.leaderboard.page.conftest import Open
+from tests.results.factories import make_record
+
+VIEWS = ("table", "task", "profiles", "differences", "pareto", "effects", "record")
+pytestmark = pytest.mark.slow
+
+
+def cells(page: Any, row: int) -> list[str]:
+    return [
+        text.strip()
+        for text in page.locator("table.board").first.locator("tbody tr").nth(row).locator("th, td").all_inner_texts()
+    ]
+
+
+def methods(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("table.board").first.locator("tbody th").all_inner_texts()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_every_view_fits_the_window(open_page: Open, scheme: str, width: int) -> None:
+    page = open_page(color_scheme=scheme, viewport={"width": width, "height": 800})
+    for view in (*VIEWS, "task/pocket%2Fdigits", "record/key-digits-orca-1"):
+        page.evaluate("place => { location.hash = place }", f"#/{view}")
+        page.wait_for_selector(f'main[data-shown^="{view.split("/")[0]}/"]')
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("main h2").count() == 1
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, dark.strip("rgb()").split(","))) < 200) == (scheme == "dark")
+
+
+def test_the_toggle_wins_over_the_system(open_page: Open) -> None:
+    page = open_page(color_scheme="light")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click("#theme")
+    page.click("#theme")
+    assert page.inner_text("#theme") == "Theme: dark"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+
+
+def test_the_table_sorts_by_a_task_and_back(open_page: Open) -> None:
+    page = open_page()
+    content = data()
+    task = next(index for index, each in enumerate(content["tasks"]) if each["label"] == "digits")
+    means = {
+        each["name"]: sum(score for t, m, _, score, _ in content["scores"] if (t, m) == (task, index)) / SEEDS
+        for index, each in enumerate(content["methods"])
+        if each["name"] in METHODS
+    }
+    page.click('button[id="sort-pocket/digits"]')
+    assert methods(page) == [*sorted(means, key=means.__getitem__), "fpt"]
+    page.click('button[id="sort-pocket/digits"]')
+    assert methods(page) == [*sorted(means, key=means.__getitem__, reverse=True), "fpt"]
+    assert page.locator('th[aria-sort="descending"]').count() == 1
+
+
+def test_search_shows_the_rows_and_columns_of_that_name(open_page: Open) -> None:
+    page = open_page()
+    page.fill("#search", "scratch")
+    assert methods(page) == ["scratch"]
+    page.fill("#search", "wdbc")
+    assert len(methods(page)) == len(METHODS) + 1
+    assert page.locator("table.board").first.locator("thead th").count() == 4
+    page.fill("#search", "nothing")
+    assert page.locator('[role="status"]').inner_text() == "No method or task has this name."
+
+
+def test_a_method_whose_trials_all_failed_leads_to_the_error(open_page: Open) -> None:
+    page = open_page()
+    assert methods(page)[-1] == "fpt"
+    page.click("td.failed a")
+    assert page.url.endswith("#/record/key-failed")
+    assert "CUDA out of memory" in page.inner_text("pre")
+
+
+def test_a_score_leads_to_its_record(open_page: Open) -> None:
+    page = open_page("/task/pocket%2Fdigits")
+    page.click("text=Numbers >> nth=0")
+    page.locator("figure a").first.click()
+    text = page.inner_text("main")
+    assert "orca-sweep reproduce key-digits-" in text
+    assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
+
+
+def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
+    page = open_page()
+    page.click("summary#subset")
+    page.uncheck('input[value="scratch"]')
+    assert "scratch" not in methods(page)
+    again = open_page(page.url.partition("#")[2])
+    assert methods(again) == methods(page)
+    again.click("nav a >> text=Profiles")
+    assert again.inner_text("summary#subset") == f"Computed on 3 of 4 methods and all {len(TASKS)} tasks"
+
+
+def test_everything_is_reached_with_the_keyboard(open_page: Open) -> None:
+    page = open_page()
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        label = page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
+        reached.append(label)
+        assert outline != "none", label
+        if label == "Effects":
+            page.keyboard.press("Enter")
+            break
+    assert {"theme", "Table", "Profiles"} <= set(reached)
+    page.wait_for_selector('main[data-shown="effects/"]')
+    assert page.evaluate("document.activeElement.tagName") == "H2"
+
+
+def test_text_from_records_is_never_markup(open_page: Open) -> None:
+    hostile = [
+        make_record("h0", method=HOSTILE, hyperparameters=json.dumps({HOSTILE: SCRIPT}), notes=SCRIPT, device=HOSTILE),
+        make_record("h1", method=SCRIPT, test_score=0.25, minutes=2, body=HOSTILE),
+        make_record(
+            "h2", method=HOSTILE, seed=1, test_score=None, status=Status.FAILED_USER, error=HOSTILE + SCRIPT, minutes=3
+        ),
+        make_record(SCRIPT, method=HOSTILE, task=f"pocket/{SCRIPT}", minutes=4, metric=HOSTILE),
+    ]
+    page = open_page(content=page_of(hostile, reproduce=f"orca-sweep reproduce KEY --results {HOSTILE}"))
+    for view in (*VIEWS, "task/pocket%2Fdigits", "record/h0", "record/h2", "record/%3C%2Fscript%3E"):
+        page.evaluate("place => { location.hash = place }", f"#/{view}")
+        page.wait_for_selector(f'main[data-shown^="{view.split("/")[0]}/"]')
+        assert page.locator("img, main script").count() == 0
+    assert HOSTILE in page.inner_text("main")
+
+
+def test_a_broken_link_shows_something(open_page: Open) -> None:
+    for place in ("/nonsense", "/record/unknown", "/task/%E0%A4%A", "/table?methods=nobody&sort=nothing"):
+        assert open_page(place).locator("main h2").count() == 1
+
+
+def test_a_live_page_reloads_itself_and_keeps_its_view(open_page: Open) -> None:
+    page = open_page("/task/pocket%2Fdigits", refresh=1)
+    page.wait_for_event("load")
+    page.wait_for_selector('main[data-shown="task/pocket/digits"]')
+
+
+def subsets(number: int) -> list[tuple[list[str], list[str]]]:
+    choose = random.Random(0)
+    names = [f"pocket/{task}" for task in TASKS]
+    return [
+        (
+            choose.sample(sorted(METHODS), choose.randint(2, len(METHODS))),
+            choose.sample(names, choose.randint(1, len(names))),
+        )
+        for _ in range(number)
+    ]

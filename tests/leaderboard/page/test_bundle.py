@@ -1,0 +1,75 @@
+"""The built files in the package, and the HTML around them; no browser needed."""
+
+import hashlib
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from orca_ray.leaderboard.page import render
+from tests.leaderboard.page.boards import HOSTILE, SCRIPT, data, page_of
+from tests.results.factories import make_record
+
+ROOT = Path(__file__).parents[3]
+SOURCES = ROOT / "page-src"
+BUILT = ROOT / "orca_ray/leaderboard/page"
+
+
+def test_the_bundle_was_built_from_these_sources() -> None:
+    names = [path.relative_to(SOURCES).as_posix() for path in (SOURCES / "src").rglob("*.*")]
+    digest = hashlib.sha256()
+    for name in sorted([*names, "build.mjs", "package.json", "package-lock.json"]):
+        digest.update(f"{name}\n".encode() + (SOURCES / name).read_bytes() + b"\n")
+    for name in ("page.js", "page.css"):
+        header = (BUILT / name).read_text(encoding="utf-8").partition("*/")[0]
+        assert digest.hexdigest() in header, "page-src has changed: run make page"
+
+
+def test_what_is_bundled_comes_with_its_licence() -> None:
+    licences = (BUILT / "LICENSES.txt").read_text(encoding="utf-8")
+    assert re.search(r"^@observablehq/plot [\d.]+ \(ISC\)$", licences, re.MULTILINE)
+    assert licences.count("(ISC)") + licences.count("(BSD-3-Clause)") + licences.count("(MIT)") >= 10
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    assert "://" not in re.sub(r'"funding": \{.*?\}', "", (SOURCES / "package-lock.json").read_text(), flags=re.DOTALL)
+
+
+def test_the_page_is_small_and_equal_for_equal_data() -> None:
+    page = render(data())
+    assert page == render(page_of_again())
+    assert len(page.encode()) < 500_000
+
+
+def page_of_again() -> dict[str, object]:
+    data.cache_clear()
+    return data()
+
+
+def test_the_policy_allows_the_pages_own_script_only() -> None:
+    page = render(data())
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    rules = dict(rule.split(" ", 1) for rule in html.unescape(policy[1]).split("; "))
+    assert rules["default-src"] == "'none'"
+    assert re.fullmatch(r"'sha256-[A-Za-z0-9+/]{43}='", rules["script-src"])
+    assert "http" not in policy[1]
+    assert page.count("<script") == page.count("</script") == 2
+
+
+@pytest.mark.parametrize("text", [HOSTILE, SCRIPT, "<!--<script>", "\u2028", "&lt;", '"\\'])
+def test_embedded_text_survives_and_ends_no_element(text: str) -> None:
+    page = render(page_of([make_record(method=text, error=text, notes=text)]))
+    embedded = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert len(embedded) == 1
+    assert not set("<>&\u2028") & set(embedded[0])
+    assert json.loads(embedded[0])["methods"] == [{"name": text}]
+
+
+def test_numbers_that_json_does_not_have_are_text_or_null() -> None:
+    content = page_of([make_record(hyperparameters='{"a": NaN, "b": Infinity}', validation_score=None)])
+    assert content["hyperparameters"]["common"] == {"a": "NaN", "b": "Infinity"}
+    assert content["records"]["validation"] == [None]
+    json.dumps(content, allow_nan=False)

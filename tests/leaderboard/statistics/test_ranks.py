@@ -1,0 +1,66 @@
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
+from tests.leaderboard.statistics.tables import random_table, table
+
+BY_HAND = table(
+    {
+        "a": {"x": [0.1, 0.3], "y": [0.3, 0.3], "z": [0.4, 0.4]},
+        "b": {"x": [0.5, 0.5], "y": [0.2, 0.2], "z": [0.5, 0.5]},
+        "c": {"x": [0.1, 0.1], "y": [0.1, 0.1], "z": [0.2, 0.2]},
+        "d": {"x": [0.1, 0.1], "y": [0.0, 0.0]},
+    }
+)
+
+
+def values(name: str, scores: pd.DataFrame) -> dict[object, float]:
+    return get_statistic(name).compute(scores)["value"].to_dict()
+
+
+def test_by_hand() -> None:
+    """Ranks are 1, 2, 3 on a, 2.5, 1, 2.5 on b and 1.5, 1.5, 3 on c; d has no score of z."""
+    assert values("mean_rank", BY_HAND) == pytest.approx({"x": 5 / 3, "y": 4.5 / 3, "z": 8.5 / 3})
+    assert values("wins", BY_HAND) == pytest.approx({"x": 1.5, "y": 1.5, "z": 0})
+    rates = {("x", "y"): 0.5, ("x", "z"): 2.5 / 3, ("y", "z"): 1.0}
+    assert values("win_rate", BY_HAND) == pytest.approx(rates | {(b, a): 1 - rate for (a, b), rate in rates.items()})
+    for name in ("mean_rank", "wins", "win_rate"):
+        assert set(get_statistic(name).compute(BY_HAND)["num_tasks"]) == {3}
+    assert get_statistic("wins").compute(BY_HAND)["ties"].to_dict() == {"x": 1, "y": 1, "z": 0}
+
+
+def test_mean_rank_against_scipy() -> None:
+    scores = random_table(20, 6, 2)
+    scores["score"] = scores["score"].round(1)
+    means = scores.groupby(["task", "method"])["score"].mean().unstack()
+    expected = scipy.stats.rankdata(means, axis=1).mean(axis=0)
+    np.testing.assert_allclose(get_statistic("mean_rank").compute(scores)["value"], expected)
+
+
+def test_intervals_hold_the_truth_of_a_clear_case() -> None:
+    scores = table({f"t{number}": {"x": 0.1, "y": 0.2, "z": 0.3 - 0.15 * (number % 3 == 0)} for number in range(9)})
+    found = get_statistic("mean_rank").compute(scores)
+    (value_x, low_x, high_x), (value_y, low_y, high_y), _ = found[["value", "low", "high"]].to_numpy()
+    assert (value_x, low_x, high_x) == (1, 1, 1)
+    assert value_y == pytest.approx(2 + 1 / 3)
+    assert 2 <= low_y < value_y < high_y <= 3
+
+
+class TestTable:
+    def test_scores_are_packed_in_the_order_of_seeds(self) -> None:
+        rows = pd.DataFrame(
+            [("t", "b", 7, 0.5), ("t", "a", 9, 0.2), ("t", "a", 3, 0.1)], columns=["task", "method", "seed", "score"]
+        )
+        found = ScoreTable.of(rows)
+        assert found.methods == ("a", "b")
+        np.testing.assert_array_equal(found.scores_TMS, [[[0.1, 0.2], [0.5, np.nan]]])
+        assert found.num_seeds_TM.tolist() == [[2, 1]]
+
+    def test_what_is_not_a_score_table(self) -> None:
+        twice = pd.concat([BY_HAND, BY_HAND[:1]])
+        with pytest.raises(ValueError, match="one score for each task, method and seed"):
+            ScoreTable.of(twice)
+        with pytest.raises(ValueError, match="finite"):
+            ScoreTable.of(BY_HAND.assign(score=np.inf))

@@ -1,0 +1,107 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from orca_ray.leaderboard.statistics.resampling import (
+    MIN_TASKS,
+    NUM_RESAMPLES,
+    drawn_tasks,
+    indices,
+    interval,
+    mean_over_tasks,
+    resample,
+    tail,
+    words,
+)
+from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
+from tests.leaderboard.statistics.tables import random_table, table
+
+
+def word(i: int) -> int:
+    """Return one word with plain integers, as in the docstring of the module."""
+    z = (i + 1) * 0x9E3779B9 % 2**32
+    z = (z ^ z >> 16) * 0x21F0AAAD % 2**32
+    z = (z ^ z >> 15) * 0x735A2D97 % 2**32
+    return z ^ z >> 15
+
+
+class TestGenerator:
+    def test_words(self) -> None:
+        assert words(1000).tolist() == [word(i) for i in range(1000)]
+
+    def test_indices(self) -> None:
+        found = indices((10, 3), 7).ravel()
+        assert found.tolist() == [math.floor(word(i) * 7 / 2**32) for i in range(30)]
+
+    def test_indices_are_uniform(self) -> None:
+        counts = np.bincount(indices((100_000,), 10))
+        assert scipy.stats.chisquare(counts).pvalue > 0.01
+
+    def test_draws_of_one_resample_are_independent(self) -> None:
+        drawn = indices((20_000, 2), 5)
+        counts = np.zeros((5, 5))
+        np.add.at(counts, tuple(drawn.T), 1)
+        assert scipy.stats.chi2_contingency(counts).pvalue > 0.01
+
+
+class TestScheme:
+    def test_tasks(self) -> None:
+        counts = drawn_tasks(6)
+        assert counts.shape == (NUM_RESAMPLES, 6)
+        third = [math.floor(word(2 * 6 + k) * 6 / 2**32) for k in range(6)]
+        assert counts[2].tolist() == np.bincount(third, minlength=6).tolist()
+
+    def test_seeds_of_few_tasks(self) -> None:
+        scores = ScoreTable.of(table({"a": {"x": [1, 2, 3], "y": [5, 7]}, "b": {"x": [4, 8], "y": [1, 2]}}))
+        found = resample(scores, lambda means: means)
+        cells = [[[1, 2, 3], [5, 7]], [[4, 8], [1, 2]]]
+        for r in (0, 3):
+            means = [
+                [np.mean([c[math.floor(word(((r * 2 + t) * 2 + m) * 3 + j) * len(c) / 2**32)] for j in range(len(c))])
+                 for m, c in enumerate(row)]
+                for t, row in enumerate(cells)
+            ]  # fmt: skip
+            assert found[r] == pytest.approx(np.mean(means, axis=0))
+
+    def test_no_interval_from_one_seed_on_few_tasks(self) -> None:
+        scores = ScoreTable.of(table({"a": {"x": [1, 2, 3], "y": [5]}}))
+        value, low, high = mean_over_tasks(scores, lambda means: means)
+        assert value.tolist() == [2, 5]
+        assert np.isnan([low, high]).all()
+
+    def test_constant_values_have_an_interval_without_width(self) -> None:
+        scores = ScoreTable.of(random_table(MIN_TASKS, 2, 1))
+        _, low, high = mean_over_tasks(scores, lambda means: np.full_like(means, 3.0))
+        assert low.tolist() == high.tolist() == [3, 3]
+
+
+class TestInterval:
+    def test_tail(self) -> None:
+        expected = scipy.stats.norm.cdf(-scipy.stats.t.ppf(0.975, 4) * math.sqrt(5 / 4))
+        assert tail(5, 4) == pytest.approx(expected, rel=1e-12)
+
+    @pytest.mark.parametrize(("tasks", "seeds"), [(10, 1), (30, 2), (2, 6)])
+    def test_equals_students_for_normal_data(self, tasks: int, seeds: int) -> None:
+        """The scores are normal quantiles, so that a percentile interval of their mean is symmetric."""
+        num = tasks if tasks >= MIN_TASKS else seeds
+        quantiles = scipy.stats.norm.ppf((np.arange(num) + 0.5) / num)
+        scores = np.broadcast_to(quantiles[:, None] if tasks == num else quantiles[None], (tasks, seeds))
+        whole = ScoreTable.of(table({f"t{number:02}": {"x": row} for number, row in enumerate(scores)}))
+        value, low, high = mean_over_tasks(whole, lambda means: means)
+        freedom = tasks - 1 if tasks == num else tasks * (seeds - 1)
+        error = np.std(quantiles, ddof=1) / math.sqrt(num if tasks == num else num * tasks)
+        assert value == pytest.approx(0, abs=1e-12)
+        assert high[0] == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * error, rel=0.12)
+        assert low[0] == pytest.approx(-high[0], rel=0.12)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("tasks", [6, 20])
+    def test_covers_the_truth(self, tasks: int) -> None:
+        random = np.random.default_rng(0)
+        counts = drawn_tasks(tasks)
+        scores = ScoreTable.of(random_table(tasks, 1, 1))
+        values: Floats = random.normal(0, 1, (tasks, 400)) + random.normal(0, 0.5, (tasks, 400))
+        low, high = interval(scores, counts @ values / tasks)
+        assert 0.925 <= ((low <= 0) & (high >= 0)).mean() <= 0.975

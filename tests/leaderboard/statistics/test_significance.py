@@ -1,0 +1,147 @@
+"""Tests of significance, against SciPy."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from orca_ray.leaderboard.statistics.critical_difference import critical_differences, friedman, holm, signed_rank
+from orca_ray.leaderboard.statistics.distributions import (
+    chi_square_tail,
+    student_quantile,
+    student_tail,
+    studentised_range,
+)
+from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
+from orca_ray.leaderboard.statistics.mean_rank import ranks
+from tests.leaderboard.statistics.tables import random_table, table
+
+
+class TestDistributions:
+    @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 101])
+    def test_student(self, freedom: int) -> None:
+        for t in (0.0, 0.3, 2.0, 6.0):
+            assert student_tail(t, freedom) == pytest.approx(2 * scipy.stats.t.sf(t, freedom), rel=1e-9, abs=1e-14)
+        assert student_quantile(0.05, freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=1e-12)
+
+    @pytest.mark.parametrize("freedom", [1, 2, 3, 8, 19, 60])
+    def test_chi_square(self, freedom: int) -> None:
+        for x in (0.0, 0.5, 4.0, 30.0):
+            assert chi_square_tail(x, freedom) == pytest.approx(scipy.stats.chi2.sf(x, freedom), rel=1e-12)
+
+    @pytest.mark.parametrize("num", [2, 3, 10, 30])
+    def test_studentised_range(self, num: int) -> None:
+        expected = scipy.stats.studentized_range.ppf(0.95, num, math.inf)
+        assert studentised_range(0.05, num) == pytest.approx(expected, rel=1e-6)
+
+
+class TestSignedRank:
+    @pytest.mark.parametrize("num", [1, 3, 6, 12, 25])
+    def test_exact(self, num: int) -> None:
+        differences = np.random.default_rng(num).normal(0.4, 1, num)
+        expected = scipy.stats.wilcoxon(differences, method="exact").pvalue
+        assert signed_rank(differences) == pytest.approx(expected, rel=1e-12)
+
+    def test_exact_with_ties(self) -> None:
+        """Ranks 1.5, 1.5, 3, 4 of which 1.5 is negative: sums up to 1.5 are 0 and twice 1.5, of 16 sign patterns."""
+        assert signed_rank(np.array([1.0, -1.0, 2.0, 3.0, 0.0])) == pytest.approx(2 * 3 / 16)
+        tied = np.array([1, 1, 1, 2, 2, -2, 3, 4, -1, 5.0])
+        method = scipy.stats.PermutationMethod(n_resamples=2000)
+        assert signed_rank(tied) == pytest.approx(scipy.stats.wilcoxon(tied, method=method).pvalue)
+
+    @pytest.mark.parametrize("digits", [1, 6])
+    def test_many(self, digits: int) -> None:
+        differences = np.random.default_rng(0).normal(0.2, 1, 60).round(digits)
+        expected = scipy.stats.wilcoxon(differences, method="approx").pvalue
+        assert signed_rank(differences) == pytest.approx(expected, rel=1e-9)
+
+    def test_no_difference(self) -> None:
+        assert signed_rank(np.zeros(5)) == 1
+
+
+class TestCriticalDifferences:
+    @pytest.mark.parametrize("digits", [1, 6])
+    def test_friedman(self, digits: int) -> None:
+        scores = np.random.default_rng(0).normal(np.arange(4) * 0.3, 1, (12, 4)).round(digits)
+        expected = scipy.stats.friedmanchisquare(*scores.T)
+        assert friedman(ranks(scores)) == pytest.approx((expected.statistic, expected.pvalue))
+
+    def test_holm(self) -> None:
+        assert holm(np.array([0.04, 0.01, math.nan, 0.03])) == pytest.approx([0.06, 0.03, math.nan, 0.06], nan_ok=True)
+        assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
+
+    def test_demsars_example(self) -> None:
+        """Demšar 2006, section 3.2.4: 4 methods on 14 data sets; Nemenyi's difference is 2.569 √(4 · 5 / (6 · 14))."""
+        found = critical_differences(random_table(14, 4, 1))
+        assert found.nemenyi == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
+        assert found.num_tasks == 14
+
+    def test_groups(self) -> None:
+        """Methods a and b take turns, as do c and d, and the first two are always better."""
+        scores = table(
+            {
+                f"t{n:02}": {"a": 1 + (n % 2), "b": 2 - (n % 2), "c": 30 + n + 2 * (n % 2), "d": 31 + n}
+                for n in range(24)
+            }
+        )
+        found = critical_differences(scores)
+        assert [set(group) for group in found.wilcoxon_groups] == [{"a", "b"}, {"c", "d"}]
+        assert [set(group) for group in found.nemenyi_groups] == [{"a", "b"}, {"c", "d"}]
+        assert found.friedman_p < 1e-6
+        assert list(found.mean_ranks.values()) == [1.5, 1.5, 3.5, 3.5]
+
+    def test_groups_overlap(self) -> None:
+        """Neighbours are close and the outer two are not."""
+        found = critical_differences(random_table(12, 5, 1, number=3), level=0.3)
+        groups = [*found.nemenyi_groups, *found.wilcoxon_groups]
+        order = list(found.mean_ranks)
+        assert groups
+        for group in groups:
+            start = order.index(group[0])
+            assert group == order[start : start + len(group)]
+
+    def test_without_common_tasks(self) -> None:
+        found = critical_differences(table({"t": {"a": 1}, "u": {"b": 1}}))
+        assert found.num_tasks == 0
+        assert math.isnan(found.friedman_p)
+        assert math.isnan(found.nemenyi)
+
+
+class TestImportance:
+    def test_kruskal_wallis(self) -> None:
+        random = np.random.default_rng(0)
+        labels = np.arange(30) % 3
+        scores = (random.normal(0, 1, 30) + 0.5 * labels).round(1)
+        share, statistic, freedom, num = kruskal_wallis(scores, labels)
+        expected = scipy.stats.kruskal(*(scores[labels == label] for label in range(3)))
+        assert statistic == pytest.approx(expected.statistic)
+        assert (freedom, num) == (2, 30)
+        assert share == pytest.approx((expected.statistic - 2) / 27)
+
+    def test_groups(self) -> None:
+        assert groups(pd.Series([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert groups(pd.Series(["l2", "mmd", "l2"])).tolist() == [0, 1, 0]
+        assert groups(pd.Series([1, 2, 1, 2])).tolist() == [0, 1, 0, 1]
+        assert groups(pd.Series([True, None, [1]])).tolist() == [0, 1, 2]
+
+    def test_what_matters_is_found(self) -> None:
+        random = np.random.default_rng(0)
+        rows: list[tuple[str, str, int, float, dict[str, object]]] = []
+        for task in ("a", "b"):
+            for number in range(40):
+                rate, width, kind = random.random(), random.random(), "xy"[number % 2]
+                values = {"rate": rate, "width": width, "kind": kind, "fixed": 1}
+                noise = random.normal(0, 0.1)
+                rows.append((task, "orca", number, (rate - 0.5) ** 2 * 8 + 0.3 * (kind == "x") + noise, values))
+        rows += [("c", "orca", number, 0.5, {"rate": 0.1}) for number in range(3)]
+        columns = ["task", "method", "number", "score", "hyperparameters"]
+        found = importance(pd.DataFrame(rows, columns=columns)).loc["orca"]
+        assert list(found.index) == ["kind", "rate", "width"]
+        assert found["value"]["rate"] > 0.5 > found["value"]["kind"] > 0.02
+        assert abs(found["value"]["width"]) < 0.1
+        assert found["p"]["rate"] < 1e-6
+        assert found["p"]["width"] > 0.05
+        assert (found["num_trials"] == 80).all()
+        assert (found["num_tasks"] == 2).all()

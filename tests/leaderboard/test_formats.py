@@ -1,0 +1,256 @@
+"""What all formats have in common: equal bytes for equal stores, published rows, subsets, and harmless text."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.leaderboard import Report, all_formats, build, empty_board, render, subset
+from orca_ray.leaderboard.export import SCHEMA, read_scores, score_frame
+from orca_ray.leaderboard.formats import latex, markdown
+from orca_ray.leaderboard.published import compare, published_rows
+from orca_ray.leaderboard.spark import sparkline
+from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.store import ResultsStore
+from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
+from tests.results.factories import make_point, make_record
+
+FORMATS = list(all_formats())
+ORCA = ["6.53", "29.85", "7.28e-3", "1.91", "0.152", "7.54", "0.56", "0.28", "11.59", "0.29"]
+TASKS = ["cifar100", "spherical", "darcy_flow", "psicov", "cosmic", "ninapro", "fsd50k", "ecg", "satellite", "deepsea"]
+
+
+def content(report: Report, format: str) -> bytes:
+    found = render(report, format)
+    return found if isinstance(found, bytes) else found.encode()
+
+
+def trials(*, same_time: bool) -> list[Record]:
+    """Return records with repeated seeds, two configurations, failures and a search trial."""
+    found = []
+    for t, task in enumerate(("digits", "mnist")):
+        for m, method in enumerate(("orca", "nft", "fpt")):
+            for seed in range(3):
+                for config in range(2):
+                    found.append(
+                        make_record(
+                            f"{task}-{method}-{seed}-{config}", task=f"pocket/{task}", method=method, seed=seed,
+                            test_score=0.1 + 0.7 / (1 + t + 2 * m + 3 * seed + 5 * config), device=f"device {seed}",
+                            hyperparameters=f'{{"refine.epochs":{config}}}', minutes=0 if same_time else len(found),
+                            notes=f"note {seed}; note {2 - seed}",
+                        )
+                    )  # fmt: skip
+    found.append(make_record("oom", method="scratch", test_score=None, status=Status.FAILED_OOM, error="no memory"))
+    found.append(make_record("search", phase="search", test_score=None, minutes=99))
+    return found
+
+
+def stored(path: Path, records: Sequence[Record], curves: Sequence[CurvePoint], num_files: int) -> Report:
+    """Return the report of a new store that holds the rows in their order, in several files."""
+    store = ResultsStore(path, create=True)
+    for part in range(num_files):
+        store.append(records[part::num_files], curves[part::num_files])
+    board = build(store, benchmark="pocket")
+    rows = published_rows("pocket")
+    return Report(
+        board,
+        published=compare(rows, "pocket") if rows else None,
+        read_curves=lambda: store.curves(sweep=board.sweep),
+        read_records=store.records,
+    )
+
+
+@pytest.mark.parametrize("same_time", [False, True])
+def test_the_order_of_files_and_rows_changes_no_byte(same_time: bool, tmp_path: Path) -> None:
+    records = trials(same_time=same_time)
+    curves = [make_point(each.trial_key, epoch) for each in records for epoch in (1, 2, 3)]
+    random = np.random.default_rng(0)
+    first = stored(tmp_path / "0", records, curves, 1)
+    for number, num_files in enumerate((1, 3, 7), start=1):
+        shuffled = [records[i] for i in random.permutation(len(records))]
+        points = [curves[i] for i in random.permutation(len(curves))]
+        other = stored(tmp_path / str(number), shuffled, points, num_files)
+        assert [name for name in FORMATS if content(first, name) != content(other, name)] == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_published_row_of_an_empty_store(format: str) -> None:
+    rows = published_rows("nasbench360")
+    report = Report(empty_board("nasbench360"), published=compare(rows, "nasbench360"))
+    data = content(report, format)
+    if format == "parquet":
+        table = pq.read_table(pa.BufferReader(data)).to_pandas()
+        own = table[(table["method"] == "ORCA") & (table["kind"] == "primary")].set_index("task")["score"]
+        percent = {"cifar100", "spherical", "ninapro", "satellite"}
+        values = [own[f"nasbench360/{task}"] * (100 if task in percent else 1) for task in TASKS]
+        assert values == pytest.approx([float(each) for each in ORCA])
+    elif format == "csv":
+        published = [row for row in csv.DictReader(io.StringIO(data.decode())) if row["method"] == "ORCA"]
+        found = {row["task"]: float(row["value"]) for row in published}
+        assert found["nasbench360/darcy_flow"] == 7.28e-3
+        assert found["nasbench360/deepsea"] == 0.29
+        assert len(found) == 10
+    elif format in ("json", "html"):
+        assert all(f'"{text}"' in data.decode() for text in ORCA)
+    else:
+        cells = re.sub(r"[*\\{}&|]|textbf", " ", data.decode()).split("\n")
+        assert any(set(ORCA) <= set(line.split()) for line in cells) or format == "table"
+        assert all(text in data.decode() for text in ORCA)
+    if format in ("table", "markdown", "latex"):
+        assert "nothing ran here yet" in data.decode()
+
+
+def test_a_subset_has_its_own_ranks() -> None:
+    records = frame(
+        *seeds("a", "orca", 0.1), *seeds("a", "nft", 0.2), *seeds("a", "fpt", 0.3),
+        *seeds("b", "orca", 0.3), *seeds("b", "nft", 0.2), *seeds("b", "fpt", 0.1),
+        *seeds("c", "orca", 0.2), *seeds("c", "nft", 0.3), *seeds("c", "fpt", 0.1),
+    )  # fmt: skip
+    board = build(records, benchmark="pocket")
+    ranks = Report(board).statistic("mean_rank")["value"]
+    assert ranks.to_dict() == pytest.approx({"fpt": 5 / 3, "orca": 2.0, "nft": 7 / 3})
+    chosen, left_out = subset(board, ["a", "pocket/c"], ["nft", "orca"])
+    report = Report(chosen, left_out=left_out)
+    assert report.statistic("mean_rank")["value"].to_dict() == {"orca": 1.0, "nft": 2.0}
+    assert report.statistic("wins")["value"].to_dict() == {"orca": 2.0, "nft": 0.0}
+    assert "left out on request, and out of all ranks: pocket/b, fpt" in str(render(report))
+    assert "0.1000" in str(render(report))
+    assert "| b |" not in str(render(report, "markdown"))
+    with pytest.raises(UserError, match="unknown task 'pocket/d'"):
+        subset(board, ["d"], None)
+    with pytest.raises(UserError, match=r"unknown method 'nftt'. Did you mean 'nft'"):
+        subset(board, None, ["nftt"])
+
+
+class TestCurves:
+    def test_characters(self) -> None:
+        assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7) == "▁▂▃▄▅▆▇█"
+        assert sparkline([5, 5], 5, 5) == "▁▁"
+        assert sparkline([1, float("nan"), 0], 0, 1) == "█ ▁"
+        assert sparkline(range(100), 0, 99) == "▁▁▂▃▃▄▅▆▆▇██"
+
+    def test_means_over_seeds_on_one_scale_per_task(self) -> None:
+        records = frame(*seeds("digits", "orca", 0.1, 0.2), *seeds("digits", "nft", 0.3, 0.4))
+        points = [
+            make_point(f"k{trial}", epoch, validation_score=score)
+            for trial, curve in enumerate([(0.8, 0.2), (0.6, 0.0), (0.8, 0.7), (0.8,)])
+            for epoch, score in enumerate(curve, start=1)
+        ]
+        curves = pd.DataFrame([point.to_row() for point in [*points, make_point("k0", 1, stage="align")]])
+        report = Report(build(records, benchmark="pocket"), read_curves=lambda: curves)
+        found = report.validation_curves("pocket/digits")
+        assert found["orca"] == pytest.approx([0.7, 0.1])
+        assert found["nft"] == pytest.approx([0.8, 0.7])
+        lines = str(render(report)).split("\n")
+        below = lines[next(i for i, line in enumerate(lines) if line.startswith("digits")) + 1]
+        assert below.split() == ["▇▁", "█▇"]
+        assert "curves: validation score by epoch" in "\n".join(lines)
+
+
+def test_a_wide_table_is_split_and_every_part_names_its_rows() -> None:
+    methods = [f"a_method_with_a_long_name_{i}" for i in range(6)]
+    board = build(frame(*(run("digits", method, 0.1 + i) for i, method in enumerate(methods))), benchmark="pocket")
+    lines = str(render(board)).split("\n")
+    assert max(map(len, lines)) <= 100
+    assert len([line for line in lines if line.startswith("digits")]) == 2
+    assert all(any(method in line for line in lines) for method in methods)
+
+
+@pytest.mark.parametrize("format", ["json", "parquet"])
+def test_exported_scores_are_read_back(format: str, tmp_path: Path) -> None:
+    board = build(
+        frame(*seeds("digits", "orca", 0.1, 0.2), failed("digits", "nft", Status.LOST), *seeds("mnist", "nft", 1 / 3)),
+        benchmark="pocket",
+    )
+    path = tmp_path / f"board.{format}"
+    path.write_bytes(content(Report(board, published=compare(published_rows("nasbench360"), "nasbench360")), format))
+    found = read_scores(path)
+    pd.testing.assert_frame_equal(found, score_frame(board))
+    assert list(found.columns) == SCHEMA.names
+    scores = {
+        (t, m): group.tolist() for (t, m), group in found.dropna(subset="score").groupby(["task", "method"])["score"]
+    }
+    assert scores == {("pocket/digits", "orca"): [0.1, 0.2], ("pocket/mnist", "nft"): [1 / 3]}
+    assert len(found) == 2 + 1 + 1 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("a.json", b"{", "is no board of scores"),
+        ("a.json", b"[" * 100_000, "is no board of scores"),
+        ("a.json", b'{"kind": "other"}', "has no \"kind\": 'orca-ray board'"),
+        ("a.json", b'{"kind": "orca-ray board", "version": 99}', "has version 99, and this orca-ray reads 1"),
+        ("a.json", b'{"kind": "orca-ray board", "version": 1, "scores": [{"task": "t", "seed": "x"}]}', "is no board"),
+        ("a.json", b'{"kind": "orca-ray board", "version": 1, "scores": 7}', "is no board"),
+        ("a.parquet", b"PAR1", "is no board of scores"),
+    ],
+)
+def test_a_file_that_is_no_board(name: str, given: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(given)
+    with pytest.raises(UserError, match=re.escape(told)):
+        read_scores(tmp_path / name)
+
+
+def test_a_foreign_parquet_file_is_no_board(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="is no board of scores"):
+        read_scores(tmp_path / "a.parquet")
+
+
+class TestMarkdown:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("relative_l2", "relative_l2"),
+            ("_a_", r"\_a\_"),
+            ("<script>", r"\<script\>"),
+            ("[a](javascript:b)", r"[a\](javascript:b)"),
+            ("a|`b`*c*", r"a\|\`b\`\*c\*"),
+            ("1 [0, 2]", "1 [0, 2]"),
+            ("a\nb", r"a\\nb"),
+        ],
+    )
+    def test_escapes(self, text: str, shown: str) -> None:
+        assert markdown.escaped(text) == shown
+
+    def test_a_hostile_method(self) -> None:
+        text = str(render(build(frame(run("digits", "<img src=x onerror=alert(1)>")), benchmark="pocket"), "markdown"))
+        assert "<img" not in text.replace(r"\<img", "")
+
+
+class TestLatex:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("a_b & 50% of $x #1 {}", r"a\_b \& 50\% of \$x \#1 \{\}"),
+            (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+            ("0.1 ± 0.2", r"0.1 $\pm$ 0.2"),
+            ("--", "-{}-"),
+            ("–", "{--}"),
+            ("[1] *", "{[}1{]} {*}"),
+            ("é中", r"\'{e}U+4E2D"),
+            ("^~<>|", r"\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}\textbar{}"),
+        ],
+    )
+    def test_escapes(self, text: str, shown: str) -> None:
+        assert latex.escaped(text) == shown
+
+    def test_every_row_of_a_table_has_its_columns(self) -> None:
+        odd = r"a&b\\c_%$#{"
+        text = str(render(build(frame(*seeds(odd, odd, 0.1, 0.2), run("digits", "orca")), benchmark="pocket"), "latex"))
+        assert text.isascii()
+        for table in re.findall(r"\\begin\{tabular\}\{(\w+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+            rows = [line for line in table[1].split("\n") if line.endswith(r"\\")]
+            assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table[0]) - 1}
+        bare = re.sub(r"\\[{}]", "", text)
+        assert bare.count("{") == bare.count("}")
+        assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1

@@ -1,0 +1,211 @@
+"""CSV files of scores: what is refused with which line, what is kept, and what never changes a store."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_ray.errors import UserError
+from orca_ray.results import submissions
+from orca_ray.results.store import ResultsStore
+from orca_ray.results.submissions import (
+    Known,
+    SubmittedScore,
+    import_scores,
+    imported_scores,
+    parse_scores,
+    read_scores,
+    write_scores,
+)
+from tests.results.factories import files_of, make_record
+
+KNOWN = Known({"pocket/digits": ("error",), "pocket/darcy16": ("relative_l2",)}, {"error": 1.0})
+HEADER = "method,task,metric,protocol,score,seed,source"
+GOOD = "theirs,pocket/digits,error,held-out,0.125,0,https://example.org/paper"
+
+
+def parse(*lines: str) -> list[SubmittedScore]:
+    return parse_scores("\n".join(lines).encode(), "rows.csv", KNOWN)
+
+
+def problems(*lines: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(*lines)
+    return str(caught.value)
+
+
+def test_rows_are_read() -> None:
+    assert parse(HEADER, GOOD) == [
+        SubmittedScore("theirs", "pocket/digits", "error", "held-out", 0.125, 0, "https://example.org/paper")
+    ]
+
+
+def test_columns_may_have_any_order_a_byte_order_mark_and_windows_line_ends() -> None:
+    text = "﻿std,seed,source,score,protocol,metric,task,method\r\n0.01,,paper,2e-1,paper,error,pocket/digits,a\r\n"
+    (score,) = parse_scores(text.encode(), "rows.csv", KNOWN)
+    assert score == SubmittedScore("a", "pocket/digits", "error", "paper", 0.2, None, "paper", 0.01)
+
+
+SCORES = st.builds(
+    SubmittedScore,
+    method=st.text("ab \"',;=", min_size=1, max_size=9).map(str.strip).filter(bool),
+    task=st.sampled_from(sorted(KNOWN.metrics)),
+    metric=st.just(""),
+    protocol=st.sampled_from(["held-out", "paper"]),
+    score=st.floats(0, 1),
+    seed=st.integers(0, 10**17),
+    source=st.just("here"),
+    std=st.none(),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(SCORES, min_size=1, max_size=9, unique_by=lambda s: (s.method, s.task, s.protocol, s.seed)))
+def test_written_scores_are_read_back(scores: list[SubmittedScore]) -> None:
+    scores = [replace(score, metric=KNOWN.metrics[score.task][0]) for score in scores]
+    assert parse_scores(write_scores(scores).encode(), "rows.csv", KNOWN) == scores
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: f"{HEADER}\n{text}".encode("utf-8", "replace")))
+def test_any_content_is_read_or_refused(content: bytes) -> None:
+    with contextlib.suppress(UserError):
+        assert parse_scores(content, "rows.csv", KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("theirs", ""), "method is empty"),
+        (("theirs", "x" * 101), "is not printable text of at most 100 characters"),
+        (("theirs", "a\x1b[2J"), "is not printable text"),
+        (("pocket/digits", "pocket/digit"), "unknown task 'pocket/digit'. Did you mean 'pocket/digits'?"),
+        (("error", "nrmse"), "metric 'nrmse' is not one of pocket/digits: error"),
+        (("held-out", "test"), "unknown protocol 'test'; allowed are held-out, paper"),
+        (("0.125", "nan"), "score 'nan' is not a finite number of 0 or more"),
+        (("0.125", "1e999"), "is not a finite number"),
+        (("0.125", "1_0"), "is not a finite number"),
+        (("0.125", "-0.1"), "is not a finite number of 0 or more"),
+        (("0.125", "12.5"), "score 12.5: error is at most 1, not in percent"),
+        (("0.125,0,", "0.125,-1,"), "seed '-1' is not an integer of 0 or more"),
+        (("0.125,0,", "0.125,1.5,"), "seed '1.5' is not an integer"),
+        (("https://example.org/paper", ""), "source is empty; give a paper, URL or DOI"),
+        (("https://example.org/paper", "here,more"), "1 cells too many"),
+        ((",https://example.org/paper", ""), "1 cells missing"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], told: str) -> None:
+    message = problems(HEADER, GOOD, GOOD.replace(*change).replace("theirs", "other"))
+    assert "rows.csv: 1 problem" in message
+    assert "line 3: " in message
+    assert told in message
+
+
+def test_all_problems_are_listed_up_to_a_limit() -> None:
+    bad = GOOD.replace("0.125", "x")
+    assert problems(HEADER, bad, GOOD, bad).count("line ") == 2
+    message = problems(HEADER, *[bad] * 1000)
+    assert "1000 problems, the first 20 are" in message
+    assert message.count("line ") == submissions.MAX_PROBLEMS
+
+
+def test_line_numbers_count_line_breaks_inside_cells() -> None:
+    message = problems(HEADER, GOOD.replace("theirs", '"a\nb"'), GOOD.replace("0.125", "x"))
+    assert "line 2: method" in message
+    assert "line 4: score" in message
+
+
+def test_a_repeated_row_is_refused() -> None:
+    assert "line 3: repeats line 2" in problems(HEADER, GOOD, GOOD.replace("0.125", "0.5"))
+    mean = GOOD.replace("0.125,0,", "0.125,,")
+    assert "line 3: repeats line 2" in problems(HEADER, GOOD, mean)
+    assert "line 3: repeats line 2" in problems(HEADER, mean, GOOD)
+
+
+def test_a_deviation_belongs_to_a_mean() -> None:
+    assert "std belongs to a mean" in problems(f"{HEADER},std", f"{GOOD},0.1")
+    assert "std 'x' is not a finite number" in problems(f"{HEADER},std", f"{GOOD.replace(',0,', ',,')},x")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "columns missing: method, task"),
+        (b"method,task\n", "columns missing: metric, protocol, score, seed, source"),
+        (f"{HEADER},colour\n{GOOD},red".encode(), "names 'colour'"),
+        (f"{HEADER},seed\n{GOOD},0".encode(), "a column twice"),
+        (HEADER.encode(), "the file has no rows"),
+        (b"PAR1\xff\xfe", "line 1: the text is not UTF-8"),
+        (f"{HEADER}\n{GOOD}\n".encode() + b"\xe9", "line 3: the text is not UTF-8"),
+        (f'{HEADER}\n"{GOOD}'.encode(), "not CSV"),
+        (f"{HEADER}\n{'x' * 200_000}".encode(), "not CSV: field larger than"),
+    ],
+)
+def test_another_file_is_refused(content: bytes, told: str) -> None:
+    with pytest.raises(UserError, match=r"rows\.csv: 1 problem") as caught:
+        parse_scores(content, "rows.csv", KNOWN)
+    assert told in str(caught.value)
+
+
+def test_a_large_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.csv"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match="larger than 10 MiB"):
+        read_scores(path, KNOWN)
+    monkeypatch.setattr(submissions, "MAX_ROWS", 2)
+    rows = [GOOD.replace(",0,", f",{seed},") for seed in range(3)]
+    assert "more than 2 rows" in problems(HEADER, *rows)
+
+
+def test_imported_scores_are_kept_beside_the_records(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path / "results", create=True)
+    store.append([make_record()])
+    before = files_of(store)
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{HEADER}\n{GOOD}\n")
+    for _ in range(2):  # the second import of the same file changes nothing
+        assert import_scores(store.uri, path, KNOWN) == 1
+        assert imported_scores(store.uri) == (parse(HEADER, GOOD), [])
+    assert files_of(store) == before
+    assert len(store.records()) == 1
+
+
+def test_a_bad_file_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{HEADER}\n{GOOD}\n{GOOD}\n")
+    with pytest.raises(UserError, match="repeats line 2"):
+        import_scores(str(tmp_path / "results"), path, KNOWN)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_damaged_file_of_a_store_is_named_and_left_out(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path, create=True)
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{HEADER}\n{GOOD}\n")
+    import_scores(store.uri, path, KNOWN)
+    (tmp_path / submissions.DIRECTORY / "torn.csv").write_text(f"{HEADER}\n{GOOD[:30]}")
+    scores, (warning,) = imported_scores(store.uri)
+    assert scores == parse(HEADER, GOOD)
+    assert "imported/torn.csv" in warning
+    assert "cells missing" in warning
+
+
+def test_scores_of_one_source_are_taken_from_one_file(tmp_path: Path) -> None:
+    """Otherwise a corrected file would be averaged with the file that it corrects."""
+    store = ResultsStore(tmp_path / "results", create=True)
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text(f"{HEADER}\n{GOOD}\n")
+    new.write_text(f"{HEADER}\n{GOOD.replace('0.125,0', '0.25,1')}\n{GOOD.replace('theirs', 'other')}\n")
+    import_scores(store.uri, old, KNOWN)
+    with pytest.raises(UserError, match=r"new\.csv: 1 score\(s\) .* that imported/.*\.csv has\. Delete the old file"):
+        import_scores(store.uri, new, KNOWN)
+    assert imported_scores(store.uri) == (parse(HEADER, GOOD), [])
+    copy = tmp_path / "results" / submissions.DIRECTORY / "zzz.csv"
+    copy.write_bytes(new.read_bytes())
+    scores, (warning,) = imported_scores(store.uri)
+    assert [score.method for score in scores] == ["theirs", "other"]
+    assert "imported/zzz.csv: 1 score(s)" in warning
