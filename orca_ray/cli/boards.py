@@ -1,8 +1,6 @@
 """Builds the board of a command line from a store, with everything that its formats show."""
 
-import contextlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +68,12 @@ def load_board(name: str, options: BoardOptions) -> "Report":
         raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
     protocol = options.protocol and options.protocol.value
-    board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    try:
+        board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    except UserError:
+        for warning in scan.warnings:  # what is left out may be all that there is
+            note(f"warning: {warning}")
+        raise
     return _report(board, options, store, scan)
 
 
@@ -103,25 +106,12 @@ def _report(
         replace(shown, warnings=(*shown.warnings, *warnings)),
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
-        read_artefacts=None if store is None or not keys else lambda: _artefacts(store, board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
+        read_artefacts=None if store is None or not keys else lambda: _pictures(store, shown),
         read_about=lambda: _about(shown),
         reproduce=f"orca-sweep reproduce KEY{where}",
         left_out=left_out,
     )
-
-
-def _artefacts(store: "ResultsStore", sweep: str, keys: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the payloads of artefacts by trial key; those that are damaged are left out."""
-    from orca_ray.results.artefacts import parse_payload
-
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in store.artefacts(sweep, keys).to_dict("records"):
-        with contextlib.suppress(ValueError):
-            payload = {"kind": row["kind"], "name": row["name"], **parse_payload(row["payload"])}
-            json.dumps(payload, allow_nan=False)  # a page cannot hold NaN
-            found.setdefault(row["trial_key"], []).append(payload)
-    return found
 
 
 def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
@@ -173,6 +163,13 @@ def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
         return None
     named = (each for each in file.budgets if f"{options.sweep}-".startswith(f"{file.name}/{each}-"))
     return load_spec(name, budget=options.budget or max(named, key=len, default=None))
+
+
+def _pictures(store: "ResultsStore", board: "Board") -> "Mapping[str, Sequence[Mapping[str, Any]]]":
+    """Return the artefacts that the page shows; no others are read."""
+    from orca_ray.leaderboard.page import chosen_pictures, picture_keys
+
+    return chosen_pictures(board, store.artefacts(board.sweep, picture_keys(board)))
 
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
