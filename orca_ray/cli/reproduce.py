@@ -20,8 +20,8 @@ def reproduce(
 ) -> None:
     """Run a trial again, in this process, and compare its score with the record; the store is not changed.
 
-    Exit code 0: the scores agree, bit for bit if the trial is deterministic, else within the spread of its seeds. 1: they
-    do not. 2: the trial cannot run here.
+    Exit code 0: the scores agree, bit for bit if the trial is deterministic, else within the spread of its seeds. 1:
+    they do not. 2: the trial cannot run here.
     """
     uri = results_uri(results)
     if (store := existing_store(uri)) is None:
