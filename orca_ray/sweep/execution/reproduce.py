@@ -55,7 +55,7 @@ def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Reco
     """Return the current record of a trial; raises UserError unless ``key`` is the start of one key in one sweep."""
     found = store.select({} if sweep is None else {"sweep": [sweep]}, key_prefix=key) if key else []
     keys, sweeps = (sorted({getattr(record, name) for record in found}) for name in ("trial_key", "sweep"))
-    where = f"{store!r}" if sweep is None else f"{sweep} in {store!r}"
+    where = "this results store" if sweep is None else f"the sweep {sweep} of this results store"
     if not found:
         raise UserError(f"no trial with the key {key!r} in {where}: each score of a leaderboard names its trial")
     if len(keys) > 1:
