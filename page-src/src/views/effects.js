@@ -6,7 +6,7 @@ import { sentence } from "../questions.js";
 
 /** @param {import("../board.js").Board} board */
 export function effectsView(board) {
-  const answers = board.results.answers.filter((answer) => answer.pairs);
+  const answers = (board.comparable ? board.results.answers : []).filter((answer) => answer.pairs);
   const { effects } = board.data;
   return [
     h("h2", { tabindex: -1 }, "What helped"),

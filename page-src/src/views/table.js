@@ -118,7 +118,7 @@ function later(build) {
 
 /** Every statistic that has one value a method. */
 function statistics(board) {
-  const shown = board.data.statistics.filter((each) => each.shape === "method" && typeof board.results[each.name] === "object");
+  const shown = board.data.statistics.filter((each) => (board.comparable || each.name !== "bradley_terry") && each.shape === "method" && typeof board.results[each.name] === "object");
   if (!shown.length || !board.scores.length) return null;
   const value = (name, method) => {
     const { value, low, high } = board.results[name][method] ?? {};
