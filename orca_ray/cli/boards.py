@@ -68,7 +68,12 @@ def load_board(name: str, options: BoardOptions) -> "Report":
         raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
     protocol = options.protocol and options.protocol.value
-    board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    try:
+        board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    except UserError:
+        for warning in scan.warnings:  # what is left out may be all that there is
+            note(f"warning: {warning}")
+        raise
     return _report(board, options, store, scan)
 
 

@@ -233,6 +233,7 @@ def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataF
         if len(names) != 1:
             raise UserError(f"{uri} has records of {', '.join(map(printable, names))}: give --benchmark NAME")
         benchmark = names[0]
-    return score_frame(
-        build(scan, benchmark=benchmark, sweep=options.sweep, protocol=options.protocol and options.protocol.value)
-    )
+    board = build(scan, benchmark=benchmark, sweep=options.sweep, protocol=options.protocol and options.protocol.value)
+    for warning in board.warnings:
+        note(f"warning: {uri}: {warning}")
+    return score_frame(board)

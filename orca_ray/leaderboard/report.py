@@ -11,7 +11,7 @@ from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
-from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
+from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, compute_all, get_statistic
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
@@ -72,6 +72,12 @@ class Report:
     def verdicts(self) -> pd.DataFrame:
         """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
         return _rounded(get_statistic("verdict").compute(self.scores))
+
+    def statistics(self) -> dict[str, pd.DataFrame]:
+        """Return all statistics of the scores by name that have one value for each method, or pair of methods."""
+        shapes = {name: each.shape for name, each in all_statistics().items()}
+        found = compute_all(scores=self.board.scores)
+        return {name: _rounded(values) for name, values in found.items() if shapes[name] in ("method", "pair")}
 
     @property
     def common_tasks(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from orca_ray.leaderboard.tally import tally
 from orca_ray.results.record import Status
 from orca_ray.results.scan import Scan, encoded
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
+from orca_ray.results.tables import RECORDS, invalid_rows
 
 _COMPLETED = Status.COMPLETED.value
 _FAILED = [status.value for status in Status if status.failed]
 _STATE = ["data_fingerprint", "metric", "metric_version"]
 """Columns whose values must agree before scores are averaged."""
-_SCORED = ["task", "method", "body", "seed", "hyperparameters", "test_score", "finished_at", "trial_key", *_STATE]
+_SCORED = ["task", "method", "body", "seed", "hyperparameters", "test_score", "finished_at", *_STATE]
 
 
 def build(
@@ -113,7 +114,7 @@ def _confirmed(scan: Scan, wanted: Mapping[str, Collection[str]]) -> tuple[pd.Da
     for positions, table in scan.batches(_SCORED, wanted):
         frame = pd.DataFrame({"position": positions})
         for name in _SCORED:
-            if RECORDS.schema.field(name).type == pa.string() and name != "trial_key":
+            if RECORDS.schema.field(name).type == pa.string():
                 codes, names = encoded(table[name])
                 frame[name] = np.array(names, dtype=object)[codes]
             else:
@@ -211,73 +212,75 @@ def confirmed_scores(confirmed: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.D
 _WIDE = [
     "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "num_trainable",
     "num_parameters", "gpus", "version", "torch_version", "device", "processor", "precision", "deterministic",
-    "started_at", "notes",
+    "started_at", "finished_at", "notes", "body", "hyperparameters", "data_fingerprint", "metric", "metric_version",
+    "seed", "trial_key", "test_score",
 ]  # fmt: skip
-"""Columns of the scored records that provenance and cost need in addition to `_SCORED`."""
+"""Columns of the scored records that cells are made of."""
 
 
 def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple[str, str], Cell]:
     """Return the cell of each task and label of the tally; ``scored`` are the records that scores average over."""
-    scored = scored.sort_values("position").reset_index(drop=True)
-    wide = to_frame(scan.take(scored["position"].to_numpy("int64"), _WIDE))
-    scored = pd.concat([scored, wide], axis=1).sort_values("seed", kind="stable")
-    of: dict[Any, pd.DataFrame] = dict(iter(scored.groupby(["task", "method"])))
-    groups = groups.groupby(["task", "label", "status", "device"], as_index=False)[["count", "attempts", "hours"]].sum()
+    scored = scored.sort_values("position")
+    records = scan.take(scored["position"].to_numpy("int64"), _WIDE).to_pylist()
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for task, method, record in zip(scored["task"].tolist(), scored["method"].tolist(), records, strict=True):
+        rows.setdefault((task, method), []).append(record)
+
+    key = ["task", "label", "status", "device"]
+    table = groups.groupby(key)[["count", "attempts", "hours"]].sum().reset_index()
     trials: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in groups.to_dict("records"):
-        none: dict[str, Any] = {"statuses": dict.fromkeys(Status, 0), "attempts": 0, "device_hours": {}}
-        cell = trials.setdefault((row["task"], row["label"]), none)
-        cell["statuses"][Status(row["status"])] += int(row["count"])
-        cell["attempts"] += int(row["attempts"])
-        cell["device_hours"][row["device"]] = cell["device_hours"].get(row["device"], 0.0) + float(row["hours"])
-    return {key: _cell(*key, of.get(key), trials[key]) for key in sorted(trials)}
+    for task, label, status, device, count, attempts, hours in zip(
+        *(table[name].tolist() for name in table), strict=True
+    ):
+        if (task, label) not in trials:
+            trials[task, label] = {"statuses": dict.fromkeys(Status, 0), "attempts": 0, "device_hours": {}}
+        cell = trials[task, label]
+        cell["statuses"][Status(status)] += count
+        cell["attempts"] += attempts
+        cell["device_hours"][device] = cell["device_hours"].get(device, 0.0) + hours
+    return {cell: _cell(*cell, rows.get(cell, []), trials[cell]) for cell in sorted(trials)}
 
 
-def _cell(task: str, method: str, scored: pd.DataFrame | None, trials: dict[str, Any]) -> Cell:
-    if scored is None:
+def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, Any]) -> Cell:
+    """Return a cell from its scored records (``rows``) and the fields of `Provenance` about all its trials."""
+    if not rows:
         return Cell(task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials))
-    first, values = scored.iloc[0], scored["score"]
-    notes = (sentence for text in scored["notes"].dropna() for sentence in text.split("; "))
-    return Cell(
-        task,
-        method,
-        Score(float(values.mean()), float(values.std()), len(values)),
-        {int(seed): str(key) for seed, key in zip(scored["seed"], scored["trial_key"], strict=True)},
-        Provenance(
-            **trials,
-            body=str(first["body"]),
-            hyperparameters=str(first["hyperparameters"]),
-            data_fingerprint=str(first["data_fingerprint"]),
-            metric=str(first["metric"]),
-            metric_version=int(first["metric_version"]),
-            versions=_distinct(scored["version"]),
-            torch_versions=_distinct(scored["torch_version"]),
-            devices=_distinct(scored["device"]),
-            processors=_distinct(scored["processor"]),
-            precisions=_distinct(scored["precision"]),
-            deterministic=bool(scored["deterministic"].fillna(False).all()),
-            started_at=scored["started_at"].min().to_pydatetime(),
-            finished_at=scored["finished_at"].max().to_pydatetime(),
-            notes=tuple(dict.fromkeys(notes)),
-        ),
-        _cost(scored),
+    rows = sorted(rows, key=itemgetter("seed"))
+    scores = [row["test_score"] for row in rows]
+    shared = ("body", "hyperparameters", "data_fingerprint", "metric")
+    provenance = Provenance(
+        **trials,
+        **{name: rows[0][name] for name in shared},
+        metric_version=rows[0]["metric_version"] or 1,
+        versions=_distinct(rows, "version"),
+        torch_versions=_distinct(rows, "torch_version"),
+        devices=_distinct(rows, "device"),
+        processors=_distinct(rows, "processor"),
+        precisions=_distinct(rows, "precision"),
+        deterministic=all(row["deterministic"] for row in rows),
+        started_at=min(row["started_at"] for row in rows),
+        finished_at=max(row["finished_at"] for row in rows),
+        notes=tuple(dict.fromkeys(note for row in rows for note in (row["notes"] or "").split("; ") if note)),
     )
+    score = Score(float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(rows) > 1 else math.nan, len(rows))
+    return Cell(task, method, score, {int(row["seed"]): row["trial_key"] for row in rows}, provenance, _cost(rows))
 
 
-def _distinct(values: pd.Series) -> tuple[str, ...]:
-    return tuple(sorted(map(str, values.dropna().unique())))
+def _distinct(rows: list[dict[str, Any]], name: str) -> tuple[str, ...]:
+    return tuple(sorted({row[name] for row in rows if row[name] is not None}))
 
 
-def _cost(scored: pd.DataFrame) -> Cost:
-    columns = ["wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "gpus"]
-    numbers = scored[[*columns, "peak_memory_mib", "num_trainable", "num_parameters"]].to_numpy(
-        "float64", na_value=np.nan
-    )
-    wall, align, refine, evaluate, gpus, memory, trainable, parameters = numbers.T
+def _cost(rows: list[dict[str, Any]]) -> Cost:
+    def mean(name: str) -> float:
+        values = [row[name] for row in rows]
+        return math.nan if None in values else math.fsum(values) / len(values)
+
+    stages = ("align_seconds", "refine_seconds", "evaluate_seconds")
+    memory = [row["peak_memory_mib"] for row in rows if row["peak_memory_mib"] is not None]
     return Cost(
-        wall_seconds=float(wall.mean()),
-        device_seconds=float(((align + refine + evaluate) * np.where(gpus > 0, gpus, 1.0)).mean()),
-        peak_memory_mib=float(np.fmax.reduce(memory)),
-        num_trainable=float(trainable.mean()),
-        num_parameters=float(parameters.mean()),
+        wall_seconds=mean("wall_seconds"),
+        device_seconds=math.fsum(sum(row[name] for name in stages) * (row["gpus"] or 1.0) for row in rows) / len(rows),
+        peak_memory_mib=max(memory, default=math.nan),
+        num_trainable=mean("num_trainable"),
+        num_parameters=mean("num_parameters"),
     )

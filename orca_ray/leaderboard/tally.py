@@ -40,15 +40,22 @@ def _groups(table: Any) -> pd.DataFrame:
     confirm = np.array([name == "confirm" for name in phases])[phase]
     gpus = np.nan_to_num(table["gpus"].to_numpy(), nan=1.0)
     values = pa.table({
-        **{name: codes.astype(np.int32) for name, (codes, _) in columns.items()},
+        **{name: codes for name, (codes, _) in columns.items()},
         "seed": np.where(confirm, table["seed"].to_numpy(), -1),
         "hours": table["wall_seconds"].to_numpy() / 3600 * np.where(gpus > 0, gpus, 1.0),
         "attempts": table["attempts"],
         "finished_at": table["finished_at"].cast(pa.int64()),
     })  # fmt: skip
     sums = [("hours", "sum"), ("attempts", "sum"), ("finished_at", "max"), ("finished_at", "count")]
-    found = values.group_by([*KEYS, "seed"], use_threads=False).aggregate(sums)
-    groups = {name: np.array(names, dtype=object)[found[name].to_numpy()] for name, (_, names) in columns.items()}
+    # In a sorted file, most columns have one value in a row group.
+    varied = [name for name, (codes, _) in columns.items() if codes.min() != codes.max()]
+    found = values.group_by([*varied, "seed"], use_threads=False).aggregate(sums)
+    groups = {
+        name: np.array(names, dtype=object)[
+            found[name].to_numpy() if name in varied else np.repeat(codes[0], len(found))
+        ]
+        for name, (codes, names) in columns.items()
+    }
     groups["metric_version"] = np.array([1 if each is None else each for each in groups["metric_version"]])
     groups["seed"] = found["seed"].to_numpy()
     for name, column in (("count", "finished_at_count"), ("finished_at", "finished_at_max")):

@@ -50,6 +50,7 @@ class DenseHead(nn.Module):
         ``patch``: side of the embedder's patches, if input and field have the same size; predictions beyond the canvas
         are cut off. None: the smallest patches that cover the canvas; the predictions are interpolated to its size.
         ``pooled``: a patch consists of averages over the feature's components, as in ORCA's code, and is not learned.
+        Several channels are averages over consecutive components each; ORCA's tasks for text bodies have one.
         """
         super().__init__()
         self.layout = layout

@@ -61,9 +61,7 @@ class Quantised:
         """
         array = np.asarray(values, dtype=np.float64)
         if not array.size or not np.isfinite(array).all():
-            raise ValueError(
-                f"an array of shape {array.shape} with values that are not finite, or none, has no picture"
-            )
+            raise ValueError(f"a picture needs finite values, and some; got an array of shape {array.shape}")
         low, high = float(array.min() if low is None else low), float(array.max() if high is None else high)
         steps = np.rint((array - low) / ((high - low) or 1.0) * 255).clip(0, 255).astype(np.uint8)
         return cls(array.shape, low, high, base64.b64encode(steps.tobytes()).decode())

@@ -1,8 +1,8 @@
 """Reads the current records of a store by column and predicate, one row group at a time.
 
 A leaderboard needs few columns of many rows, and many columns of few rows. A scan therefore first finds out which row
-of each trial counts, from a 64-bit hash of its key, and then reads the columns that are asked for. 10 million records
-take about 20 bytes each.
+of each trial counts, from a hash of 128 bits of its key, and then reads the columns that are asked for. Meanwhile, a
+record takes about 25 bytes.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
-from orca_ray.results import tables
 from orca_ray.results.record import Record, Status
 from orca_ray.results.tables import RECORDS, FilePart, invalid_rows
 
@@ -59,7 +58,7 @@ class Scan:
         self._starts = np.cumsum([0, *sizes])
         total = int(self._starts[-1])
         self._counts = np.zeros(total, dtype=bool)
-        hashes, ranks = np.zeros(total, np.uint64), np.zeros(total, np.int64)
+        hashes, ranks = np.zeros((2, total), np.uint64), np.zeros(total, np.int64)
         for index, part in enumerate(self._parts):
             try:
                 self._examine(index, part, hashes, ranks)
@@ -134,7 +133,7 @@ class Scan:
             succeeded = np.isin(np.array(statuses, dtype=object), _SUCCESSES)[status]
             finished = table["finished_at"].cast(pa.int64()).to_numpy()
             ranks[rows] = finished + succeeded * np.int64(_SUCCEEDED)
-            hashes[rows] = hashed(table["sweep"]) * _MULTIPLIER ^ hashed(table["trial_key"])
+            hashes[:, rows] = hashed(table["sweep"]) * _MULTIPLIER ^ hashed(table["trial_key"])
             self._counts[rows] = valid
             start += num_rows
         for (name, allowed), (number, value) in wrong.items():
@@ -142,21 +141,24 @@ class Scan:
 
     def _drop_superseded(self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
         """Clear the rows of trials that have a row that counts instead, and name trials with different scores."""
-        ordered = np.sort(hashes)
-        if not (ordered[1:] == ordered[:-1]).any():
+        first = np.sort(hashes[0])
+        if not (first[1:] == first[:-1]).any():
             return
-        del ordered
-        order = np.argsort(hashes, kind="stable")
-        equal = hashes[order[1:]] == hashes[order[:-1]]
-        positions = np.sort(order[np.append(equal, False) | np.insert(equal, 0, False)])
-        positions = positions[self._counts[positions]]
-        frame = self.take(positions, [*_KEY, "status", "finished_at", "test_score"]).to_pandas()
-        self._counts[positions[tables.superseded(frame).to_numpy()]] = False
-        scored = frame[frame["status"].isin(_SUCCESSES) & frame["test_score"].notna()]
-        groups = scored.groupby(_KEY)["test_score"].unique()
-        contradictory = groups[groups.map(len) > 1]
-        for (sweep, key), scores in contradictory.head(MAX_WARNINGS).items():
-            told = f"trial {key} of {sweep} has records with different test scores, {', '.join(map(str, scores))}"
+        del first
+        order = np.argsort(hashes[0])
+        equal = hashes[0][order[1:]] == hashes[0][order[:-1]]
+        rows = np.sort(order[np.append(equal, False) | np.insert(equal, 0, False)])
+        rows = rows[self._counts[rows]]
+        frame = pd.DataFrame({"first": hashes[0][rows], "second": hashes[1][rows], "rank": ranks[rows]}, index=rows)
+        frame = frame.sort_values("rank", kind="stable")
+        key = ["first", "second"]
+        self._counts[frame.index[frame.duplicated(key, keep="last")]] = False
+        succeeded = frame[frame["rank"] >= _SUCCEEDED - 2**58]
+        again = np.sort(succeeded.index[succeeded.duplicated(key, keep=False)].to_numpy())
+        spread = self.take(again, [*_KEY, "test_score"]).to_pandas().groupby(_KEY)["test_score"].agg(["min", "max"])
+        contradictory = spread[spread["min"] < spread["max"]]
+        for sweep, key, low, high in contradictory.head(MAX_WARNINGS).reset_index().itertuples(index=False):
+            told = f"trial {key} of {sweep} has records with different test scores, {low} to {high}"
             self.warnings.append(f"{told}: the one that finished last counts")
         if len(contradictory) > MAX_WARNINGS:
             more = len(contradictory) - MAX_WARNINGS
@@ -188,16 +190,17 @@ def encoded(column: Any) -> tuple[NDArray[np.int64], list[Any]]:
 
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
 
 
 def hashed(column: Any) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each text in a column. Different texts seldom have equal hashes."""
+    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever share theirs."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
     if pa.types.is_dictionary(array.type):
         indices: NDArray[np.int32] = array.indices.to_numpy(zero_copy_only=False)
-        return _hashed(array.dictionary)[indices]
+        return _hashed(array.dictionary)[:, indices]
     return _hashed(array)
 
 
@@ -205,18 +208,23 @@ def _hashed(array: Any) -> NDArray[np.uint64]:
     offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset).astype(np.int64)
     data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
     lengths = np.diff(offsets)
-    result = lengths.astype(np.uint64)
-    for length in np.unique(lengths):  # keys of trials have one length
-        rows = np.flatnonzero(lengths == length)
-        whole = len(rows) == len(array)
-        for place in range(0, int(length), 8):
-            width = min(8, int(length) - place)
-            if whole:
-                texts = data[offsets[0] : offsets[-1]].reshape(len(array), int(length))[:, place : place + width]
-            else:
-                texts = data[offsets[rows][:, None] + np.arange(place, place + width)]
-            words = np.zeros((len(rows), 8), np.uint8)
-            words[:, :width] = texts
-            mixed = (result[rows] ^ words.view(np.uint64)[:, 0]) * _MULTIPLIER
-            result[rows] = mixed ^ (mixed >> np.uint64(32))
+    result = _SEEDS ^ lengths.astype(np.uint64)
+    for length in np.unique(lengths[lengths > 0]).tolist():  # keys of trials have one length
+        rows = slice(None) if (lengths == length).all() else np.flatnonzero(lengths == length)
+        for word in _words(data, offsets[:-1][rows], length):
+            mixed = (result[:, rows] ^ word) * _MULTIPLIER
+            result[:, rows] = mixed ^ (mixed >> np.uint64(32))
     return result
+
+
+def _words(data: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> Iterator[NDArray[np.uint64]]:
+    """Yield words of 8 bytes that cover the texts of ``length`` bytes at ``starts``; the last two may overlap."""
+    dense = starts[-1] - starts[0] == length * (len(starts) - 1)
+    for place in range(0, length, 8):
+        place, width = max(0, min(place, length - 8)), min(8, length)
+        if dense and width == 8:  # a view without a copy
+            yield np.ndarray(len(starts), np.uint64, data, int(starts[0]) + place, (length,))
+            continue
+        words = np.zeros((len(starts), 8), np.uint8)
+        words[:, :width] = data[starts[:, None] + np.arange(place, place + width)]
+        yield words.view(np.uint64)[:, 0]

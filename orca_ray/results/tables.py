@@ -36,30 +36,38 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     """
     for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS), ("status", tuple(Status))):
         if name in table.column_names:
-            yield name, pc.invert(pc.is_in(_plain(table[name]), pa.array(allowed, pa.string()))), ", ".join(allowed)
+            yield name, _none_of(table[name], allowed), ", ".join(allowed)
     for name in ("validation_score", "test_score"):
         if name in table.column_names:
             infinite = pc.invert(pc.is_finite(table[name].fill_null(0.0)))
             if pc.any(infinite).as_py():
-                infinite = pc.and_(infinite, pc.is_in(_plain(table["status"]), pa.array(_SUCCESSES)))
+                infinite = pc.and_(infinite, pc.invert(_none_of(table["status"], _SUCCESSES)))
             yield name, infinite, "finite numbers in trials that did not fail"
     for name in ("started_at", "finished_at"):
         if name in table.column_names:
             outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
             yield name, outside, "times in the years 1 to 9999"
     if "hyperparameters" in table.column_names:
-        texts = _plain(table["hyperparameters"])
-        valid = [text for text in pc.unique(texts).to_pylist() if _is_json_object(text)]
-        yield "hyperparameters", pc.invert(pc.is_in(texts, pa.array(valid, pa.string()))), "JSON objects"
+        texts = pc.unique(table["hyperparameters"]).to_pylist()
+        valid = [text for text in texts if _is_json_object(text)]
+        yield "hyperparameters", _none_of(table["hyperparameters"], valid), "JSON objects"
 
 
-def _plain(column: Any) -> Any:
-    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+def _none_of(column: Any, allowed: Collection[str]) -> Any:
+    """Return a mask of the values of a text column, which may be dictionary-encoded, that are not ``allowed``."""
+    values = pa.array(list(allowed), pa.string())
+
+    def none(chunk: Any) -> Any:
+        if not pa.types.is_dictionary(chunk.type):
+            return pc.invert(pc.is_in(chunk, values))
+        return pc.invert(pc.is_in(chunk.dictionary, values)).take(chunk.indices)
+
+    return pa.chunked_array([none(chunk) for chunk in column.chunks], pa.bool_())
 
 
 def _artefact_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     if "payload" in table.column_names:
-        too_large = pc.greater(pc.binary_length(_plain(table["payload"])), MAX_BYTES)
+        too_large = pc.greater(pc.binary_length(table["payload"]), MAX_BYTES)
         yield "payload", too_large, f"JSON objects of at most {MAX_BYTES} bytes"
 
 
@@ -290,15 +298,11 @@ def ordered(table: Any, kind: Table) -> Any:
 def current_records(table: Any) -> Any:
     """Return one row per (sweep, trial key), by the rules of `ResultsStore.records`; of equal rows, the last one."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
-    frame = frame[~superseded(frame)].sort_values(["finished_at", "trial_key"], kind="stable")
+    frame["succeeded"] = frame["status"].isin(_SUCCESSES)
+    frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")
+    frame = frame.drop_duplicates(["sweep", "trial_key"], keep="last")
+    frame = frame.sort_values(["finished_at", "trial_key"], kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
-
-
-def superseded(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Return whether another row of the same (sweep, trial key) counts instead of a row, by the rules of `records`."""
-    ordered = frame.assign(succeeded=frame["status"].isin(_SUCCESSES))
-    ordered = ordered.sort_values(["succeeded", "finished_at"], kind="stable")
-    return ordered.duplicated(["sweep", "trial_key"], keep="last").reindex(frame.index)
 
 
 def current_artefacts(table: Any) -> Any:

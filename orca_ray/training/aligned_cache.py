@@ -29,7 +29,7 @@ from orca_ray.training.probe import ProbePoint
 MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
 """Limits of the directory; beyond either, the least recently used files are removed."""
-_FORMAT = 4  # increase it when the align loop computes other embedders from equal options
+_FORMAT = 5  # increase it when the align loop computes other embedders from equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)

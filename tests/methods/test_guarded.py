@@ -2,20 +2,25 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages import guard as guard_module
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.guard import POINTS, Guard
+from orca_ray.training.errors import NotFiniteError
 
-from .tiny_trials import QUICK, changed, copy_of, make_task, reported, run, scores, start
+from .tiny_trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 
 SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.schedule": "reference_step", "refine.epochs": 2}
 SCALAR = make_task(Target("scalar"))  # errors of classes may stay equal, so that no margin is low enough
@@ -39,19 +44,20 @@ def guarded(*errors: Tensor) -> tuple[Guard, nn.Linear]:
 @pytest.mark.parametrize(
     ("errors", "chosen"),
     [
-        ((FLAT, WORSE, WORSE, WORSE, WORSE), 0),
-        ((FLAT, FLAT, FLAT, FLAT, FLAT), 0),
-        ((FLAT, NOISY, NOISY, NOISY, NOISY), 0),
-        ((FLAT, WORSE, BETTER, FLAT, WORSE), 20),
-        ((FLAT, BETTER, BETTER - 0.01, BETTER, BETTER), 20),  # lower by the same for every sample: no noise
-        ((WORSE, FLAT, FLAT, FLAT, BETTER), 40),
+        ((FLAT, WORSE, WORSE), 0),
+        ((FLAT, FLAT, FLAT), 0),
+        ((FLAT, NOISY, NOISY), 0),
+        ((FLAT, BETTER, FLAT), 10),
+        ((FLAT, WORSE, BETTER), 20),
+        ((WORSE, FLAT, BETTER), 20),
+        ((FLAT, BETTER, BETTER - 0.01), 20),  # lower by the same for every sample: no noise
     ],
 )
 def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
     guard, embedder = guarded(*errors)
     assert guard.done
     assert guard.chosen == chosen
-    assert [point.epoch for point in guard.points] == [0, 10, 20, 30, 40]
+    assert [point.epoch for point in guard.points] == [0, 10, 20]
     assert [point.error for point in guard.points] == pytest.approx([float(error.mean()) for error in errors])
     guard.load_choice()
     assert embedder.weight.item() == chosen
@@ -60,12 +66,11 @@ def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
 def test_a_plateau_skips_points() -> None:
     guard = Guard(nn.Linear(1, 1), lambda: FLAT)
     guard.step(0.0, 0)
-    guard.step(0.6, 7)
-    assert not guard.due(0.7)
+    assert not guard.due(0.2)
     assert guard.due(1.0)
-    guard.step(1.0, 9)
+    guard.step(1.0, 7)
     assert guard.done
-    assert [point.epoch for point in guard.points] == [0, 7, 9]
+    assert [point.epoch for point in guard.points] == [0, 7]
 
 
 @pytest.mark.parametrize(("margin", "twin", "chosen"), [(1e9, "nft", 0), (-1e9, "orca", 4)])
@@ -86,7 +91,7 @@ def test_refining_starts_from_the_choice_bit_for_bit(
 def test_the_curve_has_the_probes(bert: str) -> None:
     reports = run(start(bert, "orca_guarded", hyperparameters=SHORT))
     probes = [report for report in reports if report["stage"] == "probe"]
-    assert [(report["epoch"], report["epochs"]) for report in probes] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [(report["epoch"], report["epochs"]) for report in probes] == [(0, 4), (1, 4), (4, 4)]
     assert all(0 < report["loss"] < 3 for report in probes)
     assert all(report["validation_score"] is report["distance"] is None for report in probes)
 
@@ -109,7 +114,18 @@ def test_every_target_on_every_kind_of_body(
         request.getfixturevalue(body), "orca_guarded", task=make_task(target, input_shape), hyperparameters=SHORT
     )
     run(trial)
-    assert trial.result().align_chosen in range(5)
+    assert trial.result().align_chosen in (0, 1, 4)
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_where_validation_is_test_the_probe_does_not_read_it(bert: str, paper: bool) -> None:
+    """Under protocol ``paper``. Inputs that are not finite show who reads them."""
+    data = make_data(TASK)
+    unread = Split(np.full_like(data.validation.x[:], np.nan), data.validation.y)
+    splits = {**data.splits, "validation": unread} | ({"test": unread} if paper else {})
+    trial = start(bert, "orca_guarded", data=replace(data, splits=splits), hyperparameters=SHORT)
+    with nullcontext() if paper else pytest.raises(NotFiniteError, match="features"):
+        trial.step()
 
 
 def trial_in(directory: Path, body: str, hyperparameters: Mapping[str, Scalar] = SHORT, **changes: Any) -> Adaptation:
@@ -130,7 +146,7 @@ def test_a_second_trial_takes_choice_and_probes_over(
     assert not changed(copy_of(first.model), copy_of(second.model))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 8, 9])
+@pytest.mark.parametrize("steps", [1, 2, 6, 7])
 def test_an_interrupted_replay_continues_without_the_file(bert: str, steps: int, tmp_path: Path) -> None:
     expected = run(trial_in(tmp_path / "aligned", bert))
     first = trial_in(tmp_path / "aligned", bert)

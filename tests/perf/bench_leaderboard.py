@@ -198,18 +198,20 @@ def record_tables(num_records: int) -> Iterator[Any]:
         keys[again] = keys[np.flatnonzero(again) - 1]
         finished = 1_700_000_000_000_000 + rng.permutation(len(index)) * 1_000_000
         configurations = within // SEEDS if confirm >= num_records // 20 else within * 0
+        values = {"align.epochs": 60, "refine.epochs": 100}
+        settings = [json.dumps({**values, "refine.learning_rate": n / 1e6}) for n in range(5000)]
+        statuses = rng.choice(6, len(index), p=[0.6, 0.3, 0.02, 0.04, 0.02, 0.02])
+        statuses[np.append(again[1:], False)] = 5
         texts = {
             "trial_key": pa.array(keys),
-            "hyperparameters": _pick(np.where(confirmed, configurations, index % 997), [
-                json.dumps({"align.epochs": 60, "refine.learning_rate": n / 1e6, "refine.epochs": 100}) for n in range(5000)
-            ]),
+            "hyperparameters": _pick(np.where(confirmed, configurations, index % 997), settings),
             "sweep": _pick(index * 0, [SWEEP]),
             "benchmark": _pick(index * 0, [BENCHMARK]),
             "task": _pick(cell // METHODS, [f"bench/task-{n:02d}" for n in range(TASKS)]),
             "method": _pick(cell % METHODS, [f"method-{n:02d}" for n in range(METHODS)]),
             "phase": _pick(np.where(confirmed, 0, 1), ["confirm", "search"]),
             "status": _pick(
-                np.where(confirmed, 0, rng.choice(6, len(index), p=[0.6, 0.3, 0.02, 0.04, 0.02, 0.02])),
+                np.where(confirmed, 0, statuses),
                 ["completed", "stopped_early", "failed_user", "failed_oom", "failed_nan", "lost"],
             ),
             "metric": _pick(cell // METHODS % 5, ["error", "rmse", "relative_l2", "one_minus_map", "mae_lr_d8"]),
@@ -282,7 +284,7 @@ def write_curves(path: Path, num_points: int) -> None:
         }
         table = pa.table([columns[name] for name in CURVES.schema.names], names=CURVES.schema.names)
         (path / "curves" / f"{number:020d}-0.parquet").write_bytes(encode(table, CURVES.group_rows))
-        chosen += rng.choice(keys, 10).tolist()
+        chosen += rng.choice(keys, 100 * CURVES.file_rows // num_points + 1).tolist()
     (path / "keys").write_text(json.dumps(sorted(set(chosen))[:100]))
 
 

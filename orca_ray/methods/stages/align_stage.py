@@ -11,7 +11,7 @@ from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import get_distance
 from orca_ray.alignment.source_features import source_features
-from orca_ray.data.prepared import PreparedData
+from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
 from orca_ray.methods.hyperparameters import Hyperparameters
 from orca_ray.methods.reports import Outcome
@@ -117,11 +117,16 @@ class AlignStage:
     def _make_loop(self, source: SourceFeatures) -> AlignLoop:
         train, config = self.data.splits["train"], self.hyperparameters.align
         if self.guarded:
-            probe = Probe(self.model, train, self.target, seed=self.seed, device=self.device)
+            probe = Probe(self.model, self._probed(), self.target, seed=self.seed, device=self.device)
             self._guard = Guard(self.model.embedder, probe)
         distance = fitted_distance(config.distance, source, self.device)
         rows = (train.x, train.y, self.target)
         return AlignLoop(self.model, *rows, config, distance, seed=self.seed, device=self.device)
+
+    def _probed(self) -> list[Split]:
+        train, validation = self.data.splits["train"], self.data.splits["validation"]
+        # Under protocol ``paper``, the validation split is the test split, and train contains all other samples.
+        return [train] if validation is self.data.splits.get("test") else [train, validation]
 
     def source(self) -> SourceFeatures:
         """Return the source features, which are cached."""

@@ -26,7 +26,7 @@ budgets:
 """
 
 FROZEN = {
-    "aligning": "c593048251e7d73d",
+    "aligning": "e0fd9eabc1b230e9",
     "domainnet": "18a9d4b1446c3344",
     "drug": "eb12ba3463e62373",
     "nasbench360": "318df413a2b5b49a",
