@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -82,7 +84,9 @@ def test_the_table_sorts_by_a_task_and_back(open_page: Open) -> None:
 
 def test_search_shows_the_rows_and_columns_of_that_name(open_page: Open) -> None:
     page = open_page()
-    page.fill("#search", "scratch")
+    page.focus("#search")
+    page.keyboard.type("scratch")  # each letter draws the table again
+    assert page.input_value("#search") == "scratch"
     assert methods(page) == ["scratch"]
     page.fill("#search", "wdbc")
     assert len(methods(page)) == len(METHODS) + 1
@@ -108,6 +112,13 @@ def test_a_score_leads_to_its_record(open_page: Open) -> None:
     text = page.inner_text("main")
     assert "orca-sweep reproduce key-digits-" in text
     assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
+
+
+def test_the_command_to_run_a_trial_again_is_one_command(open_page: Open) -> None:
+    key = "k; touch 'x' $(y)"
+    page = open_page(f"/record/{quote(key, safe='')}", page_of([make_record(key)]))
+    command = page.inner_text(".command code")
+    assert shlex.split(command) == ["orca-sweep", "reproduce", key]
 
 
 def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
