@@ -266,3 +266,16 @@ def test_the_page_of_a_grid_begins_with_its_effects(open_page: Open) -> None:
     assert page.inner_text("main h3 >> nth=0") == "Effect of rate, relative to slow"
     page.click("text=Numbers")
     assert f"{0.105 / 0.205:.3f}" in page.inner_text("figure")
+
+
+def test_importance_of_hyper_parameters_is_shown_with_the_effects(open_page: Open) -> None:
+    trials = [
+        make_record(
+            f"s{index}", phase="search", test_score=None, validation_score=[0.1, 0.9][index % 2] + index / 1000,
+            minutes=index, hyperparameters=json.dumps({"matters": index % 2, "constant": 1, "noise": index % 3}),
+        )
+        for index in range(12)
+    ]  # fmt: skip
+    page = open_page("/effects", page_of([make_record("scored", minutes=20.0), *trials]))
+    rows = page.locator(".panel tbody tr").all_inner_texts()
+    assert [row.split()[0] for row in rows] == ["matters", "noise"]
