@@ -39,6 +39,11 @@ export class Board {
     return analyses.get(key);
   }
 
+  /** What a statistic is, without the marks of code in its docstring. @param {string} name */
+  definition(name) {
+    return this.data.statistics.find((each) => each.name === name)?.definition.replaceAll("`", "") ?? "";
+  }
+
   /** Whether there are few enough methods to compare all pairs. */
   get comparable() {
     return this.methods.length <= MAX_COMPARED;

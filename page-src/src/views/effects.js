@@ -37,7 +37,7 @@ function importance(board) {
   const rows = board.data.importance.filter((row) => board.methods.includes(row.method) && row.value !== null);
   if (!rows.length) return null;
   return h("div.panel", {}, h("h3", {}, "Which hyper-parameters mattered"),
-    h("p.note", {}, board.data.statistics.find((each) => each.name === "importance")?.definition ?? "", " Computed on all tasks of the board."),
+    h("p.note", {}, board.definition("importance"), " Computed on all tasks of the board."),
     plainTable(["Hyper-parameter", "Method", "Share of variance", "p", "Trials", "Tasks"],
       rows.map((row) => [h("code", {}, row.hyperparameter), row.method, format.percent(Math.max(row.value, 0)), format.pValue(row.p ?? NaN), row.num_trials, row.num_tasks])));
 }
