@@ -11,7 +11,7 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.planning.cost import Rate, task_costs
 from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
-from orca_ray.sweep.planning.plan import build_plan
+from orca_ray.sweep.planning.plan import build_plan, with_sources
 from orca_ray.sweep.planning.searches import plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.tasks.registry import get_task
@@ -96,6 +96,15 @@ def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
     (plan,) = fake_searches(parse_spec(text))
     assert [(each["refine.epochs"], each["refine.batch_size"]) for each in plan.cells] == [(5, 32), (6, 32), (6, 8)]
     assert len(grid_cells(parse_spec(text), "pocket/digits", "orca")) == 4
+
+
+def test_an_empty_source_is_the_one_that_the_file_names() -> None:
+    """Records have the name, by which the leaderboard finds the cell of a record."""
+    sources = "sources: {image: photographs}\ngrid: {align.source: ['', imagenet200, photographs]}\n"
+    spec = parse_spec(TEXT[: TEXT.index("grid:")] + sources)
+    cells = grid_cells(spec, "pocket/digits", "orca")
+    assert [each.hyperparameters["align.source"] for each in cells] == ["photographs", "imagenet200", "photographs"]
+    assert with_sources(fake_searches(spec))[0].num_trials == 2 * len(spec.confirm_seeds)
 
 
 def test_the_plan_counts_cells_and_their_epochs() -> None:
