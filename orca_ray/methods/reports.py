@@ -13,7 +13,7 @@ class Progress:
 
     stage: Stage
     epoch: int
-    """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: the number of align epochs before."""
+    """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: number of align epochs before."""
     epochs: int
     loss: float | None = None
     """Mean training loss; for a probe, its error."""
