@@ -136,8 +136,14 @@ class _Document:
         return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
-        """Return whether one of the files contains ``location``, a path of keys and list indices."""
-        return any(file.find(location)[0] == len(location) for file in self.files)
+        """Return whether the merged file contains ``location``, a path of keys and list indices."""
+        value: Any = self.data
+        for part in location:
+            try:
+                value = value[part]
+            except (LookupError, TypeError):
+                return False
+        return True
 
     def position(self, location: Sequence[str | int]) -> str:
         """Return ``file:line`` of ``location`` (keys and list indices) or of its longest leading part in a file."""

@@ -231,13 +231,17 @@ def test_a_file_with_a_grid_inherits_no_search(tmp_path: Path) -> None:
         "name: base\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/digits]\nsettings: {refine.epochs: 3}\n"
         "space: {refine.epochs: {integer: [1, 5]}}\n"
         "per_task: {pocket/digits: {search_trials: 4, space: {refine.dropout: {uniform: [0.0, 0.5]}}}}\n"
-        "budgets: {long: {search_trials: 2, settings: {refine.epochs: 9}}}\ndefault_budget: long\n"
+        "budgets: {full: {search_trials: 2, settings: {refine.epochs: 9}}, long: {}}\ndefault_budget: long\n"
     )
     (tmp_path / "study.yaml").write_text("extends: base.yaml\nname: study\ngrid: {refine.batch_size: [8, 16]}\n")
     spec = load_spec(tmp_path / "study.yaml")
     assert (spec.sweep_id, list(spec.file.budgets)) == ("study/full", ["full"])
     (plan,) = fake_searches(spec)
     assert [(each["refine.batch_size"], each["refine.epochs"]) for each in plan.cells] == [(8, 3), (16, 3)]
+    layer = "per_method: {orca: {search_trials: 3}}"
+    (tmp_path / "both.yaml").write_text(f"extends: base.yaml\nname: both\ngrid: {{refine.batch_size: [8]}}\n{layer}\n")
+    with pytest.raises(UserError, match=r"both.yaml:4: search_trials: all cells"):  # not the budget of base.yaml
+        load_spec(tmp_path / "both.yaml", budget="full")
     (tmp_path / "mine.yaml").write_text("extends: study.yaml\nname: mine\ngrid: {refine.epochs: [1]}\n")
     (plan,) = fake_searches(load_spec(tmp_path / "mine.yaml"))
     assert [each["refine.epochs"] for each in plan.cells] == [1]  # a grid is replaced, not merged
