@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from orca_ray.errors import UserError, nearest, printable, shorten
 from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board, score_table
+from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.tally import tally
 from orca_ray.results.record import Status
 from orca_ray.results.scan import Scan, encoded
@@ -82,8 +83,8 @@ def build(
         notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
     scored = scored.assign(method=scored["label"], score=scored["test_score"].astype("float64"))
     methods = sorted(groups["label"].unique())
-    means = scored.groupby(["task", "method"])["score"].mean().unstack("method")
-    ranks = means.reindex(columns=methods).reindex(state.index).dropna().rank(axis=1).mean()
+    scores = score_table(scored)
+    ranks = get_statistic("mean_rank").compute(scores)["value"]
     return Board(
         benchmark=benchmark,
         sweep=chosen.sweep,
@@ -93,7 +94,7 @@ def build(
             for task, data, metric, version in state.itertuples()
         },
         methods=tuple(ranks.reindex(methods).sort_values(kind="stable").index),
-        scores=score_table(scored),
+        scores=scores,
         cells=_cells(scan, groups, scored),
         others=tuple(other for other in available if other != chosen),
         notes=tuple(notes),

@@ -61,9 +61,7 @@ class Quantised:
         """
         array = np.asarray(values, dtype=np.float64)
         if not array.size or not np.isfinite(array).all():
-            raise ValueError(
-                f"an array of shape {array.shape} with values that are not finite, or none, has no picture"
-            )
+            raise ValueError(f"a picture needs finite values, and some; got an array of shape {array.shape}")
         low, high = float(array.min() if low is None else low), float(array.max() if high is None else high)
         steps = np.rint((array - low) / ((high - low) or 1.0) * 255).clip(0, 255).astype(np.uint8)
         return cls(array.shape, low, high, base64.b64encode(steps.tobytes()).decode())
@@ -71,7 +69,7 @@ class Quantised:
     def decode(self) -> npt.NDArray[np.float64]:
         """Return the rounded values."""
         steps = np.frombuffer(base64.b64decode(self.data), np.uint8).reshape(self.shape)
-        return self.low + (self.high - self.low) * steps / 255.0
+        return np.asarray(self.low + (self.high - self.low) * steps / 255.0, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

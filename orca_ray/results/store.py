@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -102,6 +103,20 @@ class ResultsStore:
         """Return the records of a sweep by trial key; of several for one trial, the one that `records` returns."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
+
+    def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
+        """Return the current records whose text columns have ``wanted`` values and whose key starts with a prefix.
+
+        It reads few columns of all records, and the others of the selected ones alone. As in `scan`, what is damaged is
+        left out.
+        """
+        scan = self.scan()
+        found = [np.empty(0, np.int64)]
+        for positions, table in scan.batches(["trial_key"], wanted):
+            starts = pc.starts_with(table["trial_key"].cast(pa.string()), key_prefix)
+            found.append(positions[starts.to_numpy()])
+        rows = scan.take(np.sort(np.concatenate(found)), Record.SCHEMA.names)
+        return [Record.from_row(row) for row in rows.to_pylist()]
 
     def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
         """Return the learning curves, sorted by sweep, trial, stage and epoch; of several rows, the last appended.

@@ -26,7 +26,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Tested(Evidence):
+class Evaluated(Evidence):
     """The test evaluation; parts of one sample have been averaged."""
 
     predictions: Array
@@ -63,7 +63,7 @@ class ArtefactKind:
 
     name: str
     needs: type[Evidence]
-    """`Tested` or `Aligned`: what ``compute`` gets, and so when it is computed."""
+    """`Evaluated` or `Aligned`: what ``compute`` gets, and so when it is computed."""
     applies: Callable[[Task], bool]
     """Whether a task has artefacts of this kind; decided by its target and its modality."""
     compute: Callable[[Any], Iterable[tuple[str, Picture]]]

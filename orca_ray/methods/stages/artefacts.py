@@ -12,7 +12,7 @@ from orca_ray.data.prepared import PreparedData
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact, within_limits
 from orca_ray.tasks.task import Task
-from orca_ray.training.artefact import Aligned, Evidence, Tested, compute_artefacts, evenly, failure
+from orca_ray.training.artefact import Aligned, Evaluated, Evidence, compute_artefacts, evenly, failure
 from orca_ray.training.evaluate import of_samples
 
 NUM_POINTS = 200
@@ -55,7 +55,7 @@ class ArtefactCollector:
     def after_test(self, predictions: np.ndarray) -> None:
         """Compute the artefacts of the predictions [N, *output_shape] for the test split."""
         test = self._data.test
-        self._attempt(lambda: self._add(Tested(self._task, *of_samples(predictions, test.y, test.group), test.x)))
+        self._attempt(lambda: self._add(Evaluated(self._task, *of_samples(predictions, test.y, test.group), test.x)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""

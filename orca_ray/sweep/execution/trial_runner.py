@@ -35,13 +35,17 @@ PAPER_NOTE = (
 class TrialRunner:
     """Runs the epochs of a trial one by one, saves checkpoints at intervals, and reports each epoch and the end."""
 
-    def __init__(self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0) -> None:
+    def __init__(
+        self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0, reuse_aligned: bool = True
+    ) -> None:
         """Store the arguments; data and model are loaded by the first :meth:`step`.
 
         ``checkpoints`` is the checkpoint directory, which all nodes that may run the trial share.
-        ``checkpoint_seconds`` is the minimum time between two checkpoints.
+        ``checkpoint_seconds`` is the minimum time between two checkpoints. Without ``reuse_aligned``, the trial neither
+        takes an alignment from other trials nor stores one for them.
         """
         self.trial = trial
+        self._reuse_aligned = reuse_aligned
         self._state = checkpoints / f"{trial.key}.pt"
         self._curve_file = checkpoints / f"{trial.key}.curve.json"
         self._outcome_file = checkpoints / f"{trial.key}.outcome.json"
@@ -111,7 +115,8 @@ class TrialRunner:
             under_protocol(data, trial.protocol),
             method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
             test=trial.phase == "confirm", device=device_for(trial), threads=trial.threads,
-            deterministic=trial.deterministic, standardise=trial.protocol != PAPER,
+            deterministic=trial.deterministic, reuse_aligned=self._reuse_aligned,
+            standardise=trial.protocol != PAPER,
         )  # fmt: skip
 
     def _resume(self, adaptation: "Adaptation") -> list[Progress]:

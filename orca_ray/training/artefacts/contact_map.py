@@ -6,16 +6,16 @@ import numpy as np
 
 from orca_ray.results.artefacts import Image, Images, Quantised
 from orca_ray.tasks.dense_metrics import CONTACT, MARGIN, PADDING
-from orca_ray.training.artefact import ArtefactKind, Tested, shrunk
+from orca_ray.training.artefact import ArtefactKind, Evaluated, shrunk
 
 MAX_SIDE = 128
 FAR = 24.0
 """Distances above this one, in ångström, look alike."""
 
 
-def _compute(tested: Tested) -> Iterator[tuple[str, Images]]:
-    side = tested.y.shape[-1]
-    true, predicted = tested.y.reshape(-1, side, side)[0], tested.predictions.reshape(-1, side, side)[0]
+def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
+    side = evaluated.y.shape[-1]
+    true, predicted = evaluated.y.reshape(-1, side, side)[0], evaluated.predictions.reshape(-1, side, side)[0]
     length = int((true != PADDING).any(axis=1).sum())
     inside = slice(MARGIN, MARGIN + length)
     panels = (("true", true), ("predicted", (predicted + predicted.T) / 2))
@@ -34,7 +34,7 @@ def _compute(tested: Tested) -> Iterator[tuple[str, Images]]:
 
 ARTEFACT = ArtefactKind(
     name="contact_map",
-    needs=Tested,
+    needs=Evaluated,
     applies=lambda task: task.target.kind == "dense" and task.modality == "protein",
     compute=_compute,
 )

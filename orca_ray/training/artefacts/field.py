@@ -7,7 +7,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.results.artefacts import Image, Images, Lines, Picture, Quantised, Series
 from orca_ray.tasks.task import Task
-from orca_ray.training.artefact import ArtefactKind, Tested, shrunk
+from orca_ray.training.artefact import ArtefactKind, Evaluated, shrunk
 
 MAX_SIDE, MAX_POINTS = 96, 256
 """Largest side of an image and length of a line; three images of this side fit into one artefact."""
@@ -17,18 +17,18 @@ def _applies(task: Task) -> bool:
     return task.target.kind == "dense" and task.modality != "protein" and task.loss != "masked_bce"
 
 
-def _compute(tested: Tested) -> Iterator[tuple[str, Picture]]:
-    axes = tuple(range(1, tested.y.ndim))
-    errors_N = ((tested.predictions - tested.y) ** 2).mean(axis=axes, dtype=np.float64)
-    yield "first", _picture(tested, 0, "Test sample 0")
+def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
+    axes = tuple(range(1, evaluated.y.ndim))
+    errors_N = ((evaluated.predictions - evaluated.y) ** 2).mean(axis=axes, dtype=np.float64)
+    yield "first", _picture(evaluated, 0, "Test sample 0")
     if worst := int(errors_N.argmax()):
-        yield "worst", _picture(tested, worst, f"Test sample {worst}, which has the largest error")
+        yield "worst", _picture(evaluated, worst, f"Test sample {worst}, which has the largest error")
 
 
-def _picture(tested: Tested, sample: int, title: str) -> Picture:
-    true, predicted = np.asarray(tested.y[sample], np.float64), np.asarray(tested.predictions[sample], np.float64)
+def _picture(evaluated: Evaluated, sample: int, title: str) -> Picture:
+    true, predicted = np.asarray(evaluated.y[sample], np.float64), np.asarray(evaluated.predictions[sample], np.float64)
     caption = f"Root mean squared error {np.sqrt(((predicted - true) ** 2).mean()):.4g}"
-    flat = len(tested.task.input_shape or ()) == 2
+    flat = len(evaluated.task.input_shape or ()) == 2
     channels = len(true.reshape(-1, true.shape[-1])) if flat else (len(true) if true.ndim > 2 else 1)
     caption += f"; the first of {channels} channels is shown." if channels > 1 else "."
     if flat:
@@ -54,4 +54,4 @@ def _images(true: Array, predicted: Array, title: str, caption: str) -> Images:
     ))  # fmt: skip
 
 
-ARTEFACT = ArtefactKind(name="field", needs=Tested, applies=_applies, compute=_compute)
+ARTEFACT = ArtefactKind(name="field", needs=Evaluated, applies=_applies, compute=_compute)

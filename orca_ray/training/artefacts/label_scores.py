@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 from orca_ray.results.artefacts import Bars, BarSeries, rounded
 from orca_ray.tasks.dense_metrics import area_under_roc
-from orca_ray.training.artefact import ArtefactKind, Tested
+from orca_ray.training.artefact import ArtefactKind, Evaluated
 
 
-def _compute(tested: Tested) -> Iterator[tuple[str, Bars]]:
+def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
     from sklearn.metrics import average_precision_score
 
-    positive = tested.y > 0
+    positive = evaluated.y > 0
     columns: list[tuple[float | None, float | None]] = []
-    for label, logits in zip(positive.T, tested.predictions.T, strict=True):
+    for label, logits in zip(positive.T, evaluated.predictions.T, strict=True):
         defined = 0 < label.sum() < len(label)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -38,5 +38,5 @@ def _compute(tested: Tested) -> Iterator[tuple[str, Bars]]:
 
 
 ARTEFACT = ArtefactKind(
-    name="label_scores", needs=Tested, applies=lambda task: task.target.kind == "labels", compute=_compute
+    name="label_scores", needs=Evaluated, applies=lambda task: task.target.kind == "labels", compute=_compute
 )

@@ -6,14 +6,14 @@ import numpy as np
 
 from orca_ray.results.artefacts import Image, Images, Quantised
 from orca_ray.tasks.dense_metrics import IGNORED
-from orca_ray.training.artefact import ArtefactKind, Tested, shrunk
+from orca_ray.training.artefact import ArtefactKind, Evaluated, shrunk
 
 MAX_SIDE = 64
 
 
-def _compute(tested: Tested) -> Iterator[tuple[str, Images]]:
-    side = tested.y.shape[-1]
-    y_NHW, logits_NHW = tested.y.reshape(-1, side, side), tested.predictions.reshape(-1, side, side)
+def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
+    side = evaluated.y.shape[-1]
+    y_NHW, logits_NHW = evaluated.y.reshape(-1, side, side), evaluated.predictions.reshape(-1, side, side)
     sample = int((y_NHW > 0).sum(axis=(1, 2)).argmax())
     logits = np.asarray(logits_NHW[sample], dtype=np.float64)
     probability = np.where(y_NHW[sample] == IGNORED, 0.0, (1 + np.tanh(logits / 2)) / 2)
@@ -29,7 +29,7 @@ def _compute(tested: Tested) -> Iterator[tuple[str, Images]]:
 
 ARTEFACT = ArtefactKind(
     name="mask",
-    needs=Tested,
+    needs=Evaluated,
     applies=lambda task: task.target.kind == "dense" and task.loss == "masked_bce",
     compute=_compute,
 )

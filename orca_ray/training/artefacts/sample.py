@@ -7,7 +7,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.results.artefacts import Image, Images, Lines, Picture, Quantised, Series
 from orca_ray.tasks.task import Task
-from orca_ray.training.artefact import ArtefactKind, Tested, shrunk
+from orca_ray.training.artefact import ArtefactKind, Evaluated, shrunk
 
 MAX_SIDE, MAX_COLOUR_SIDE, MAX_POINTS, MAX_LINES = 128, 96, 256, 4
 _SHOWN_LABELS = 5
@@ -17,36 +17,38 @@ def _applies(task: Task) -> bool:
     return task.target.kind in ("classes", "labels") and task.modality != "tabular"
 
 
-def _compute(tested: Tested) -> Iterator[tuple[str, Picture]]:
-    if tested.task.target.kind == "labels":
-        yield "first", _picture(tested, 0, "Test sample 0", _labels(tested, 0))
+def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
+    if evaluated.task.target.kind == "labels":
+        yield "first", _picture(evaluated, 0, "Test sample 0", _labels(evaluated, 0))
         return
-    right = tested.predictions.argmax(axis=1) == tested.y
+    right = evaluated.predictions.argmax(axis=1) == evaluated.y
     for name, chosen in (("correct", right), ("wrong", ~right)):
         if chosen.any():
             sample = int(chosen.argmax())
-            yield name, _picture(tested, sample, f"Test sample {sample}, predicted {name}ly", _class(tested, sample))
+            yield (
+                name,
+                _picture(evaluated, sample, f"Test sample {sample}, predicted {name}ly", _class(evaluated, sample)),
+            )
 
 
-def _class(tested: Tested, sample: int) -> str:
-    logits = np.asarray(tested.predictions[sample], dtype=np.float64)
+def _class(evaluated: Evaluated, sample: int) -> str:
+    logits = np.asarray(evaluated.predictions[sample], dtype=np.float64)
     shares = np.exp(logits - logits.max())
     best = int(logits.argmax())
-    return (
-        f"True class {int(tested.y[sample])}, predicted class {best} (probability {shares[best] / shares.sum():.2f})."
-    )
+    probability = shares[best] / shares.sum()
+    return f"True class {int(evaluated.y[sample])}, predicted class {best} (probability {probability:.2f})."
 
 
-def _labels(tested: Tested, sample: int) -> str:
-    logits = np.asarray(tested.predictions[sample], dtype=np.float64)
+def _labels(evaluated: Evaluated, sample: int) -> str:
+    logits = np.asarray(evaluated.predictions[sample], dtype=np.float64)
     best = np.argsort(-logits, kind="stable")[:_SHOWN_LABELS]
-    true = ", ".join(map(str, np.flatnonzero(tested.y[sample] > 0)[:_SHOWN_LABELS])) or "none"
+    true = ", ".join(map(str, np.flatnonzero(evaluated.y[sample] > 0)[:_SHOWN_LABELS])) or "none"
     predicted = ", ".join(f"{label} ({(1 + np.tanh(logits[label] / 2)) / 2:.2f})" for label in best)
     return f"True labels: {true}. Highest probabilities: {predicted}."
 
 
-def _picture(tested: Tested, sample: int, title: str, caption: str) -> Picture:
-    x, modality = np.asarray(tested.input(sample), dtype=np.float64), tested.task.modality
+def _picture(evaluated: Evaluated, sample: int, title: str, caption: str) -> Picture:
+    x, modality = np.asarray(evaluated.input(sample), dtype=np.float64), evaluated.task.modality
     if x.ndim == 2 and len(x) <= MAX_LINES and not _one_hot(x):
         series = tuple(
             Series(f"channel {number}", Quantised.encode(shrunk(line, MAX_POINTS))) for number, line in enumerate(x)
@@ -70,4 +72,4 @@ def _image(x: Array, modality: str) -> Image:
     return Image("input", Quantised.encode(shrunk(rows, MAX_SIDE)), "grey" if "image" in modality else "sequential")
 
 
-ARTEFACT = ArtefactKind(name="sample", needs=Tested, applies=_applies, compute=_compute)
+ARTEFACT = ArtefactKind(name="sample", needs=Evaluated, applies=_applies, compute=_compute)

@@ -48,7 +48,12 @@ def body_directory(factory: pytest.TempPathFactory) -> Path:
 
 
 def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
-    return {key: record.reproducible() for key, record in store.load(sweep).items()}
+    """Return what is equal in every run of a sweep, by trial key: columns of its record, and its artefacts."""
+    artefacts = store.artefacts(sweep=sweep)
+    return {
+        key: {**record.reproducible(), "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list")}
+        for key, record in store.load(sweep).items()
+    }
 
 
 @pytest.fixture

@@ -138,6 +138,10 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
         if trial.trial_id in self._bridge.keys:
             self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Drop the report, which is stored by now: Tune keeps and saves the last result of every trial, to the end."""
+        trial.last_result.pop("report", None)
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return False: single trials are stopped by the scheduler."""
         return False
