@@ -17,6 +17,7 @@ KEYS = (
     "metric_version",
 )  # fmt: skip
 """Columns of records whose values a group shares; a metric's version is 1 in records from before it was stored."""
+_MOST_SECONDS = 1e9
 _SUMS = {"count": "sum", "hours": "sum", "attempts": "sum", "finished_at": "max"}
 
 
@@ -31,6 +32,7 @@ def tally(scan: Scan, benchmark: str) -> pd.DataFrame:
     if not groups:
         return pd.DataFrame(columns=[*KEYS, "seed", *_SUMS])
     merged = pd.concat(groups).groupby([*KEYS, "seed"], sort=False).agg(_SUMS).reset_index()
+    merged["hours"] = merged["hours"] / 3.6e9
     return merged.assign(finished_at=pd.to_datetime(merged["finished_at"], unit="us", utc=True))
 
 
@@ -39,10 +41,13 @@ def _groups(table: Any) -> pd.DataFrame:
     phase, phases = columns["phase"]
     confirm = np.array([name == "confirm" for name in phases])[phase]
     gpus = np.nan_to_num(table["gpus"].to_numpy(), nan=1.0)
+    seconds = np.nan_to_num(table["wall_seconds"].to_numpy()) * np.where(gpus > 0, gpus, 1.0)
+    # Whole microseconds have the same sum in any order of the files.
+    seconds = np.clip(seconds, 0, _MOST_SECONDS)
     values = pa.table({
         **{name: codes for name, (codes, _) in columns.items()},
         "seed": np.where(confirm, table["seed"].to_numpy(), -1),
-        "hours": table["wall_seconds"].to_numpy() / 3600 * np.where(gpus > 0, gpus, 1.0),
+        "hours": np.rint(seconds * 1e6).astype(np.int64),
         "attempts": table["attempts"],
         "finished_at": table["finished_at"].cast(pa.int64()),
     })  # fmt: skip

@@ -69,7 +69,7 @@ class Quantised:
     def decode(self) -> npt.NDArray[np.float64]:
         """Return the rounded values."""
         steps = np.frombuffer(base64.b64decode(self.data), np.uint8).reshape(self.shape)
-        return self.low + (self.high - self.low) * steps / 255.0
+        return np.asarray(self.low + (self.high - self.low) * steps / 255.0, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

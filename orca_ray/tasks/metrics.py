@@ -28,6 +28,8 @@ class Metric:
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
     """Returns the metric of float64 predictions and of targets."""
+    version: int = 1
+    """Raised by every change that changes a score. Records keep it: scores of several versions are never averaged."""
     largest: float = math.inf
     """Largest possible value. It refuses imported scores that are in percent."""
 
