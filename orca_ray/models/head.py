@@ -102,9 +102,8 @@ class DecodedHead(DenseHead):
         """Predict [B, *shape]."""
         image = _lay_out(self.output(features_BSF), self.layout, self.patch)
         channels = F.adaptive_avg_pool1d(image.flatten(2).transpose(1, 2), self.num_channels).transpose(1, 2)
-        field = F.adaptive_avg_pool2d(
-            channels.reshape(len(image), -1, *image.shape[2:]), (self.canvas[0], self.canvas[1])
-        )
+        height, width = self.canvas
+        field = F.adaptive_avg_pool2d(channels.reshape(len(image), -1, *image.shape[2:]), (height, width))
         return field.flatten(2)[:, :, : self._num_points].reshape(-1, *self._shape)
 
 
