@@ -6,6 +6,9 @@ import { chosen, place } from "./state.js";
 const analyses = new Map();
 let index = null;
 
+/** Number of methods up to which pairs are compared: their number and that of the resamples grow with its square. */
+export const MAX_COMPARED = 40;
+
 export class Board {
   /** @param {object} data what `page_data` wrote; see orca_ray/leaderboard/page/data.py */
   constructor(data) {
@@ -34,6 +37,16 @@ export class Board {
     const key = JSON.stringify([this.methods, this.tasks]);
     if (!analyses.has(key)) analyses.set(key, analyse(this.scores, this.searches));
     return analyses.get(key);
+  }
+
+  /** What a statistic is, without the marks of code in its docstring. @param {string} name */
+  definition(name) {
+    return this.data.statistics.find((each) => each.name === name)?.definition.replaceAll("`", "") ?? "";
+  }
+
+  /** Whether there are few enough methods to compare all pairs. */
+  get comparable() {
+    return this.methods.length <= MAX_COMPARED;
   }
 
   /** Methods of the subset, best first. */

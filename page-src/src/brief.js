@@ -1,6 +1,7 @@
 /** The answers that a reader comes for, in sentences that follow the subset. */
 import { h } from "./dom.js";
 import * as format from "./format.js";
+import { MAX_COMPARED } from "./board.js";
 import { sentence } from "./questions.js";
 import { link } from "./state.js";
 
@@ -10,6 +11,7 @@ export function brief(board) {
     const nothing = board.data.sweep ? "No trial has a test score yet." : "Nothing was run here yet.";
     return h("div.brief", {}, h("p", {}, nothing, board.data.published ? " Below: what is published." : ""));
   }
+  if (!board.comparable) return h("div.brief", {}, h("p", {}, leader(board)), h("p", {}, `Choose at most ${MAX_COMPARED} methods to see which of them the scores separate.`));
   const [main] = board.results.answers;
   return h("div.brief", {},
     h("p", {}, leader(board)),

@@ -69,13 +69,16 @@ function show() {
     h("a", { href: link(each), "aria-current": each === name && "page" }, entry.title)));
   const open = main.querySelector("details.subset")?.open ?? false;
   const focused = document.activeElement?.id;
+  const caret = document.activeElement?.selectionStart ?? 0;
   main.replaceChildren(subset(board, open), h("section", { "aria-label": title }, build(board, argument)));
   const here = `${name}/${argument}`;
   if (shown && shown !== here) {
     main.querySelector("h2")?.focus({ preventScroll: true });
     scrollTo(0, 0);
   } else if (focused) {
-    document.getElementById(focused)?.focus({ preventScroll: true });
+    const again = document.getElementById(focused);
+    again?.focus({ preventScroll: true });
+    if (again?.type === "search") again.setSelectionRange(caret, caret);
   }
   shown = here;
   main.dataset.shown = here;

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -16,7 +15,7 @@ import pandas as pd
 from orca_ray.leaderboard.board import Board, Cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
-from orca_ray.leaderboard.statistics import all_statistics
+from orca_ray.leaderboard.statistics import all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.paired import Ratio
 from orca_ray.results.artefacts import parse_payload
 from orca_ray.results.record import Status
@@ -25,6 +24,8 @@ MAX_RECORDS = 1500
 """Number of records up to which a page holds all; of more, it holds the scored and the failed ones."""
 MAX_EPOCHS = 100
 """Number of points up to which a learning curve is kept whole; of a longer one, every n-th is kept, and the last."""
+MAX_SEARCH_TRIALS = 20_000
+"""Number of search trials up to which a page holds their scores, for the question whether searching helped."""
 MAX_PICTURE_CHARACTERS = 1_000_000
 """Largest size of all artefacts of a page together, as JSON."""
 _FAILED = [status.value for status in Status if status.failed]
@@ -65,6 +66,7 @@ def page_data(
     methods = sorted(board.methods)
     rows, note = _chosen_records(board, records)
     tasks = {task: index for index, task in enumerate(board.tasks)}
+    searches = _search_trials(board, records)
     finished = [cell.provenance.finished_at for cell in board.cells.values()]
     scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
     return {
@@ -81,7 +83,11 @@ def page_data(
             for each in all_statistics().values()
         ],
         "cells": [[tasks[task], methods.index(method), *_cell(cell)] for (task, method), cell in board.cells.items()],
-        "searches": _searches(board, records, tasks, methods),
+        "searches": [
+            [tasks[task], methods.index(method), number, _plain(score)]
+            for task, method, number, score, _ in searches.itertuples(index=False, name=None)
+        ],
+        "importance": _importance(searches),
         "effects": effects and _effects(effects),
         "records": _records(board, rows),
         "records_note": note,
@@ -147,11 +153,7 @@ def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the records that the page holds, sorted, and a sentence about which they are."""
-    rows = records[
-        (records["sweep"] == board.sweep)
-        & (records["protocol"] == board.protocol)
-        & (records["benchmark"] == board.benchmark)
-    ]
+    rows = _of_sweep(board, records)
     num = len(rows)
     note = f"All {num} trials of the sweep."
     if num > MAX_RECORDS:
@@ -178,21 +180,35 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
     return columns
 
 
-def _searches(board: Board, records: pd.DataFrame, tasks: Mapping[str, int], methods: Sequence[str]) -> list[list[Any]]:
-    """Return task, method, place in the search and validation score of each search trial of the sweep."""
-    rows = records[
-        (records["sweep"] == board.sweep)
-        & (records["protocol"] == board.protocol)
-        & (records["benchmark"] == board.benchmark)
-        & (records["phase"] == "search")
-    ].sort_values(["started_at", "trial_key"], kind="stable")
-    found: list[list[Any]] = []
-    numbers: Counter[tuple[str, str]] = Counter()
-    for task, method, score in zip(rows["task"], _labels(board, rows), rows["validation_score"], strict=True):
-        if task in tasks and method in methods:
-            found.append([tasks[task], methods.index(method), numbers[task, method], _plain(score)])
-            numbers[task, method] += 1
-    return sorted(found, key=lambda each: each[:3])
+def _search_trials(board: Board, records: pd.DataFrame) -> pd.DataFrame:
+    """Return the search trials of the sweep, with the columns that statistics take as ``searches``.
+
+    ``number`` is the place in the search, by the time of the start. There are none if they are more than
+    `MAX_SEARCH_TRIALS`.
+    """
+    rows = _of_sweep(board, records)
+    rows = rows[rows["phase"] == "search"].sort_values(["started_at", "trial_key"], kind="stable")
+    rows = rows.assign(method=_labels(board, rows), score=rows["validation_score"].astype("float64"))
+    rows = rows[rows["task"].isin(board.tasks) & rows["method"].isin(board.methods)]
+    rows = rows.iloc[: 0 if len(rows) > MAX_SEARCH_TRIALS else None]
+    number = rows.groupby(["task", "method"]).cumcount()
+    parsed = rows["hyperparameters"].map(lambda text: json.loads(text, parse_constant=str))
+    rows = rows.assign(number=number, hyperparameters=parsed.astype(object))
+    columns = ["task", "method", "number", "score", "hyperparameters"]
+    return rows[columns].sort_values(columns[:3], kind="stable").reset_index(drop=True)
+
+
+def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the importance of hyper-parameters for each method, the most important first."""
+    scored = searches[searches["score"].notna()]
+    found = get_statistic("importance").compute(scored).reset_index() if len(scored) else pd.DataFrame()
+    rows = [{str(name): _plain(value) for name, value in row.items()} for row in found.to_dict("records")]
+    return sorted(rows, key=lambda row: (row["method"], -row["value"], row["hyperparameter"]))
+
+
+def _of_sweep(board: Board, records: pd.DataFrame) -> pd.DataFrame:
+    same = (records["benchmark"] == board.benchmark) & (records["sweep"] == board.sweep)
+    return records.loc[same & (records["protocol"] == board.protocol)]
 
 
 def _labels(board: Board, rows: pd.DataFrame) -> list[str]:

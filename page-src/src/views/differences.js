@@ -1,5 +1,6 @@
 /** Which methods the scores separate: critical differences, and the verdict for each pair. */
 import { criticalDifferenceDiagram } from "../diagram.js";
+import { MAX_COMPARED } from "../board.js";
 import { verdictSentence } from "../brief.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
@@ -10,6 +11,7 @@ import { change, place } from "../state.js";
 export function differencesView(board) {
   const methods = board.ranked.filter((method) => board.results.mean_rank?.[method]);
   const heading = h("h2", { tabindex: -1 }, "Differences");
+  if (!board.comparable) return [heading, h("p", {}, `Choose at most ${MAX_COMPARED} methods.`)];
   if (methods.length < 2) return [heading, h("p", {}, "Choose at least two methods with scores.")];
   return [heading, diagram(board), matrix(board, methods)];
 }

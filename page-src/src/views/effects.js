@@ -6,7 +6,7 @@ import { sentence } from "../questions.js";
 
 /** @param {import("../board.js").Board} board */
 export function effectsView(board) {
-  const answers = board.results.answers.filter((answer) => answer.pairs);
+  const answers = (board.comparable ? board.results.answers : []).filter((answer) => answer.pairs);
   const { effects } = board.data;
   return [
     h("h2", { tabindex: -1 }, "What helped"),
@@ -14,6 +14,7 @@ export function effectsView(board) {
       "Filled: the 95 % interval excludes 1. On one task it is two standard errors over seeds wide on either side; over all tasks it is a bootstrap over tasks."),
     answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining or searching."),
     [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
+    importance(board),
     effects && factors(board, effects),
     effects && gridScores(board, effects),
   ];
@@ -29,6 +30,16 @@ function question(board, answer, ...further) {
     head: ["Task", "Ratio", "95 % interval"],
     rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
   });
+}
+
+/** Which hyper-parameters the validation scores of the searches depend on; of all tasks of the board. */
+function importance(board) {
+  const rows = board.data.importance.filter((row) => board.methods.includes(row.method) && row.value !== null);
+  if (!rows.length) return null;
+  return h("div.panel", {}, h("h3", {}, "Which hyper-parameters mattered"),
+    h("p.note", {}, board.definition("importance"), " Computed on all tasks of the board."),
+    plainTable(["Hyper-parameter", "Method", "Share of variance", "p", "Trials", "Tasks"],
+      rows.map((row) => [h("code", {}, row.hyperparameter), row.method, format.percent(Math.max(row.value, 0)), format.pValue(row.p ?? NaN), row.num_trials, row.num_tasks])));
 }
 
 /** Mean test scores of the cells of a grid. */

@@ -16,7 +16,7 @@ export function recordView(board, argument) {
   return [
     h("h2", { tabindex: -1 }, mark(record.method), ` ${record.method} on ${board.label(record.task)}, seed ${record.seed}`),
     siblings(board, record),
-    h("div.panel", {}, h("h3", {}, "Run it again"), command(board.data.reproduce.replace("KEY", record.key)),
+    h("div.panel", {}, h("h3", {}, "Run it again"), command(board.data.reproduce.replace("KEY", () => quoted(record.key))),
       h("p.note", {}, "Runs the trial from its own configuration, and reports whether the score agrees and which versions differ.")),
     record.error && h("div.panel", {}, h("h3", {}, "Error"), h("pre", { tabindex: 0 }, record.error)),
     h("div.charts", {},
@@ -31,6 +31,9 @@ export function recordView(board, argument) {
         [name, h(own.includes(name) ? "code.changed" : "code", {}, typeof value === "string" ? value || "“”" : JSON.stringify(value))]))),
   ];
 }
+
+/** A text as one word of a shell, whatever it holds. @param {string} text */
+const quoted = (text) => (/^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 const factList = (facts) => h("dl.facts", {}, facts.filter((fact) => fact && fact[1] !== null && fact[1] !== undefined && fact[1] !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 

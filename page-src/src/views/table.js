@@ -118,7 +118,7 @@ function later(build) {
 
 /** Every statistic that has one value a method. */
 function statistics(board) {
-  const shown = board.data.statistics.filter((each) => each.shape === "method" && typeof board.results[each.name] === "object");
+  const shown = board.data.statistics.filter((each) => (board.comparable || each.name !== "bradley_terry") && each.shape === "method" && typeof board.results[each.name] === "object");
   if (!shown.length || !board.scores.length) return null;
   const value = (name, method) => {
     const { value, low, high } = board.results[name][method] ?? {};
@@ -127,9 +127,9 @@ function statistics(board) {
   return [
     h("h3", {}, "Statistics over the chosen tasks"),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: each.definition }, each.title, h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: board.definition(each.name) }, each.title, h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
       h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
-    h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, each.title), h("dd", {}, each.definition)]))),
+    h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, each.title), h("dd", {}, board.definition(each.name))]))),
   ];
 }
 

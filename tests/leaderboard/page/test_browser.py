@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -82,7 +84,9 @@ def test_the_table_sorts_by_a_task_and_back(open_page: Open) -> None:
 
 def test_search_shows_the_rows_and_columns_of_that_name(open_page: Open) -> None:
     page = open_page()
-    page.fill("#search", "scratch")
+    page.focus("#search")
+    page.keyboard.type("scratch")  # each letter draws the table again
+    assert page.input_value("#search") == "scratch"
     assert methods(page) == ["scratch"]
     page.fill("#search", "wdbc")
     assert len(methods(page)) == len(METHODS) + 1
@@ -108,6 +112,13 @@ def test_a_score_leads_to_its_record(open_page: Open) -> None:
     text = page.inner_text("main")
     assert "orca-sweep reproduce key-digits-" in text
     assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
+
+
+def test_the_command_to_run_a_trial_again_is_one_command(open_page: Open) -> None:
+    key = "k; touch 'x' $(y)"
+    page = open_page(f"/record/{quote(key, safe='')}", page_of([make_record(key)]))
+    command = page.inner_text(".command code")
+    assert shlex.split(command) == ["orca-sweep", "reproduce", key]
 
 
 def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
@@ -255,3 +266,16 @@ def test_the_page_of_a_grid_begins_with_its_effects(open_page: Open) -> None:
     assert page.inner_text("main h3 >> nth=0") == "Effect of rate, relative to slow"
     page.click("text=Numbers")
     assert f"{0.105 / 0.205:.3f}" in page.inner_text("figure")
+
+
+def test_importance_of_hyper_parameters_is_shown_with_the_effects(open_page: Open) -> None:
+    trials = [
+        make_record(
+            f"s{index}", phase="search", test_score=None, validation_score=[0.1, 0.9][index % 2] + index / 1000,
+            minutes=index, hyperparameters=json.dumps({"matters": index % 2, "constant": 1, "noise": index % 3}),
+        )
+        for index in range(12)
+    ]  # fmt: skip
+    page = open_page("/effects", page_of([make_record("scored", minutes=20.0), *trials]))
+    rows = page.locator(".panel tbody tr").all_inner_texts()
+    assert [row.split()[0] for row in rows] == ["matters", "noise"]
