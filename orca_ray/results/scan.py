@@ -142,12 +142,16 @@ class Scan:
     def _drop_superseded(self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
         """Clear the rows of trials that have a row that counts instead, and name trials with different scores."""
         first = np.sort(hashes[0])
-        if not (first[1:] == first[:-1]).any():
-            return
+        repeated = first[1:][first[1:] == first[:-1]]
         del first
-        order = np.argsort(hashes[0])
-        equal = hashes[0][order[1:]] == hashes[0][order[:-1]]
-        rows = np.sort(order[np.append(equal, False) | np.insert(equal, 0, False)])
+        if not len(repeated):
+            return
+        # A mark for the low bits of each repeated hash finds the few rows to compare, without another sort.
+        marks = np.zeros(2**24, dtype=bool)
+        low = np.uint64(len(marks) - 1)
+        marks[repeated & low] = True
+        rows = np.flatnonzero(marks[hashes[0] & low])
+        rows = rows[np.isin(hashes[0][rows], repeated)]
         rows = rows[self._counts[rows]]
         frame = pd.DataFrame({"first": hashes[0][rows], "second": hashes[1][rows], "rank": ranks[rows]}, index=rows)
         frame = frame.sort_values("rank", kind="stable")
