@@ -59,7 +59,12 @@ def test_a_site_of_nothing_is_an_error(command: Command, tmp_path: Path) -> None
 
 def test_open_shows_the_page(command: Command, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)) or True)
+
+    def browser(url: str) -> bool:
+        opened.append(url)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", browser)
     assert command("leaderboard", "pocket", "--results", store.uri, "--open").code == 0
     assert opened == [Path("pocket.html").resolve().as_uri()]
     assert embedded(Path("pocket.html"))["benchmark"] == "pocket"
