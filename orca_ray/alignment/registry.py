@@ -42,6 +42,12 @@ def get_source(name: str) -> Source:
     return cast(Source, _declared(sources, "SOURCE", name))
 
 
+def require_suitable(name: str, modality: ModalityName) -> None:
+    """Raise UserError if the source ``name`` is not for bodies of ``modality``."""
+    if name not in (allowed := source_names(modality)):
+        raise UserError(f"source {name!r} does not suit {modality} bodies: use {' or '.join(allowed)}")
+
+
 def default_source(modality: ModalityName) -> str:
     """Return the name of the ORCA paper's source for bodies of ``modality``, or of its stand-in if it is not here."""
     found = get_modality(modality)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.registry import default_source, get_source, source_names
+from orca_ray.alignment.registry import default_source, get_source, require_suitable
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.alignment.tensor_cache import read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
@@ -52,9 +52,7 @@ def source_features(
     modality = body_modality(body)
     name = name or default_source(modality)
     source = get_source(name)
-    if source.modality != modality:
-        allowed = " or ".join(source_names(modality))
-        raise UserError(f"source {name!r} does not suit body {body!r}, which takes {modality}s: use {allowed}")
+    require_suitable(name, modality)
     size = get_modality(modality).source_size(image_size, num_tokens)
     return _cached(cache.home(), source, body, size, num_samples, pretrained, seed)
 

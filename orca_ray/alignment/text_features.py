@@ -31,7 +31,7 @@ class Passage(NamedTuple):
     document: int
     """Index of the document."""
     sentences: range
-    """Indices of the sentences in the document; of the last one, the passage may have the first tokens only."""
+    """Indices of the sentences in the document; the passage may contain only the first tokens of the last one."""
     ids: list[int]
     """T token ids, without special tokens, because a task's samples have none either."""
 
@@ -81,7 +81,7 @@ def tokenizer(body: str) -> Callable[[str], list[int]]:
 
     Raises UserError if the body has no tokenizer.
     """
-    # The space lets byte-level tokenizers see a word as within a text. Others ignore it.
+    # With the space, byte-level tokenizers encode the first word as they do inside a text. Others ignore it.
     if body in PACKAGED:
         from tokenizers import Tokenizer
 

@@ -271,8 +271,8 @@ def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
 def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:
     """Return the prepared data with a random share ``fraction`` of the training samples; other splits stay whole.
 
-    The draw is stratified by class if ``classes`` says that the targets are class ids (see `splits.stratified_share`).
-    Rows with the same group id are one sample.
+    The draw is stratified if ``classes`` says that the targets are class ids (see `splits.stratified_share`). Rows with
+    the same group id are one sample. ``y_mean`` and ``y_std`` are kept: they come from the whole training split.
     """
     train = data.train
     ids = np.arange(len(train)) if train.group is None else train.group

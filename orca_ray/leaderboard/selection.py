@@ -227,9 +227,9 @@ def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple
         rows.setdefault((task, method), []).append(record)
 
     key = ["task", "label", "status", "device"]
-    table = groups.groupby(key)[["count", "attempts", "hours"]].sum().reset_index()
+    table = groups.groupby(key)[["count", "attempts", "microseconds"]].sum().reset_index()
     trials: dict[tuple[str, str], dict[str, Any]] = {}
-    for task, label, status, device, count, attempts, hours in zip(
+    for task, label, status, device, count, attempts, microseconds in zip(
         *(table[name].tolist() for name in table), strict=True
     ):
         if (task, label) not in trials:
@@ -237,8 +237,10 @@ def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple
         cell = trials[task, label]
         cell["statuses"][Status(status)] += count
         cell["attempts"] += attempts
-        cell["device_hours"][device] = cell["device_hours"].get(device, 0.0) + hours
-    return {cell: _cell(*cell, rows.get(cell, []), trials[cell]) for cell in sorted(trials)}
+        cell["device_hours"][device] = cell["device_hours"].get(device, 0) + microseconds
+    for cell in trials.values():
+        cell["device_hours"] = {device: total / 3.6e9 for device, total in cell["device_hours"].items()}
+    return {key: _cell(*key, rows.get(key, []), trials[key]) for key in sorted(trials)}
 
 
 def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, Any]) -> Cell:

@@ -18,21 +18,21 @@ KEYS = (
 )  # fmt: skip
 """Columns of records whose values a group shares; a metric's version is 1 in records from before it was stored."""
 _MOST_SECONDS = 1e9
-_SUMS = {"count": "sum", "hours": "sum", "attempts": "sum", "finished_at": "max"}
+_SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at": "max"}
 
 
 def tally(scan: Scan, benchmark: str) -> pd.DataFrame:
     """Return groups of the current records of a benchmark.
 
-    Columns are `KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count`` (number of records), ``hours``
-    (sum of wall hours, times the share of a GPU where that is known), ``attempts`` (sum) and ``finished_at`` (last).
+    Columns are `KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count`` (number of records),
+    ``microseconds`` (sum of wall times, each times the share of a GPU where that is known), ``attempts`` (sum) and
+    ``finished_at`` (last).
     """
     columns = [*KEYS, "seed", "wall_seconds", "gpus", "attempts", "finished_at"]
     groups = [_groups(table) for _, table in scan.batches(columns, {"benchmark": [benchmark]})]
     if not groups:
         return pd.DataFrame(columns=[*KEYS, "seed", *_SUMS])
     merged = pd.concat(groups).groupby([*KEYS, "seed"], sort=False).agg(_SUMS).reset_index()
-    merged["hours"] = merged["hours"] / 3.6e9
     return merged.assign(finished_at=pd.to_datetime(merged["finished_at"], unit="us", utc=True))
 
 
@@ -47,11 +47,11 @@ def _groups(table: Any) -> pd.DataFrame:
     values = pa.table({
         **{name: codes for name, (codes, _) in columns.items()},
         "seed": np.where(confirm, table["seed"].to_numpy(), -1),
-        "hours": np.rint(seconds * 1e6).astype(np.int64),
+        "microseconds": np.rint(seconds * 1e6).astype(np.int64),
         "attempts": table["attempts"],
         "finished_at": table["finished_at"].cast(pa.int64()),
     })  # fmt: skip
-    sums = [("hours", "sum"), ("attempts", "sum"), ("finished_at", "max"), ("finished_at", "count")]
+    sums = [("microseconds", "sum"), ("attempts", "sum"), ("finished_at", "max"), ("finished_at", "count")]
     # In a sorted file, most columns have one value in a row group.
     varied = [name for name, (codes, _) in columns.items() if codes.min() != codes.max()]
     found = values.group_by([*varied, "seed"], use_threads=False).aggregate(sums)
@@ -65,6 +65,6 @@ def _groups(table: Any) -> pd.DataFrame:
     groups["seed"] = found["seed"].to_numpy()
     for name, column in (("count", "finished_at_count"), ("finished_at", "finished_at_max")):
         groups[name] = found[column].to_numpy()
-    for name in ("hours", "attempts"):
+    for name in ("microseconds", "attempts"):
         groups[name] = found[f"{name}_sum"].to_numpy()
     return pd.DataFrame(groups)

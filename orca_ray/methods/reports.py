@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal["align", "probe", "refine", "done"]
-"""``probe``: a probe of the embedder on the path of aligning."""
+"""``probe``: a probe scores the embedder, before, during or after aligning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +13,10 @@ class Progress:
 
     stage: Stage
     epoch: int
-    """Number of the epoch in its stage, from 1; ``epochs`` is the maximum. Of a probe: the align epochs before it."""
+    """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: number of align epochs before."""
     epochs: int
     loss: float | None = None
-    """Mean training loss; of a probe, its error."""
+    """Mean training loss; for a probe, its error."""
     distance: float | None = None
     validation_score: float | None = None
     learning_rate: float | None = None

@@ -78,7 +78,7 @@ class DenseHead(nn.Module):
         return field.flatten(2)[:, :, : self._num_points].reshape(-1, *self._shape)
 
 
-class DecodedHead(nn.Module):
+class DecodedHead(DenseHead):
     """Head for fields of image bodies in ORCA's code: Hugging Face's decoder of masked images, then averages.
 
     A linear layer maps each feature to its part of an RGB image of the embedder's size. Averages over the colours give
@@ -92,22 +92,19 @@ class DecodedHead(nn.Module):
         self, feature_width: int, layout: Layout, shape: tuple[int, ...], space: Layout, image_size: int
     ) -> None:
         """Predict fields of ``shape``, whose last axes, of sizes ``space``, are spatial."""
-        super().__init__()
-        self.layout = layout
-        self._shape = shape
-        self._num_points = math.prod(space)
-        self.canvas = space if len(space) == 2 else fold_shape(self._num_points)
+        super().__init__(feature_width, layout, shape, space, patch=None, pooled=True)
         self.patch = tuple(math.ceil(image_size / side) for side in layout)
         self.output = nn.Linear(feature_width, self._NUM_COLOURS * math.prod(self.patch))
         nn.init.normal_(self.output.weight, std=0.02)
         nn.init.zeros_(self.output.bias)
-        self._num_channels = math.prod(shape) // self._num_points
 
     def forward(self, features_BSF: Tensor) -> Tensor:
         """Predict [B, *shape]."""
         image = _lay_out(self.output(features_BSF), self.layout, self.patch)
-        channels = F.adaptive_avg_pool1d(image.flatten(2).transpose(1, 2), self._num_channels).transpose(1, 2)
-        field = F.adaptive_avg_pool2d(channels.reshape(len(image), -1, *image.shape[2:]), self.canvas)
+        channels = F.adaptive_avg_pool1d(image.flatten(2).transpose(1, 2), self.num_channels).transpose(1, 2)
+        field = F.adaptive_avg_pool2d(
+            channels.reshape(len(image), -1, *image.shape[2:]), (self.canvas[0], self.canvas[1])
+        )
         return field.flatten(2)[:, :, : self._num_points].reshape(-1, *self._shape)
 
 

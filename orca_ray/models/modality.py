@@ -34,10 +34,11 @@ class EmbedderConfig:
     """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
     padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
     initialisation: Initialisation = "body"
-    """Start of the kernel and the norm, and their order. ``body``: a kernel computed from the body's own embedding, the
-    body's norm and order. ``paper``, as ORCA's code if it aligns: image bodies get their patch kernel repeated over the
-    channels, text bodies a Xavier kernel, and positions after the norm; the norm is the body's. ``random``, as ORCA's
-    code if it does not align: the same order, but a random kernel (text bodies: Xavier again) and a new norm."""
+    """Initial kernel and norm, and whether the norm precedes the positions. ``body``: a kernel computed from the
+    body's own embedding, the body's norm and order. ``paper``, as ORCA's code if it aligns: image bodies get their
+    patch kernel repeated over the channels, text bodies a Xavier kernel, and positions after the norm; the norm is
+    the body's. ``random``, as ORCA's code if it does not align: the same order, but a random kernel (text bodies:
+    Xavier again) and a new norm."""
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "image_size"):

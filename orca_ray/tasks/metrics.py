@@ -28,10 +28,10 @@ class Metric:
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
     """Returns the metric of float64 predictions and of targets."""
-    version: int = 1
-    """Raised by every change that changes a score. Records keep it: scores of several versions are never averaged."""
     largest: float = math.inf
     """Largest possible value. It refuses imported scores that are in percent."""
+    version: int = 1
+    """Raised by every change that changes a score. Records keep it: scores of several versions are never averaged."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
         """Return the metric of a whole split: ``predictions`` [N, *output_shape], ``targets`` [N, ...]; lowest is best.
@@ -132,7 +132,9 @@ _NASBENCH = "NAS-Bench-360 (Tu et al., 2022)"
 REFERENCE = "the reference implementation of ORCA (Shen et al., 2023)"
 RELATIVE_L2 = "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂"
 _ALL = (
-    Metric("error", "0-1 error", "share of samples whose largest logit is not their class", _NASBENCH, _error, 1.0),
+    Metric(
+        "error", "0-1 error", "share of samples whose largest logit is not their class", _NASBENCH, _error, largest=1.0
+    ),
     Metric(
         "one_minus_auroc",
         "1 − AUROC",
@@ -140,7 +142,7 @@ _ALL = (
         "mean of those with both outcomes",
         "Hand and Till (2001), equation 7; over labels NAS-Bench-360",
         _one_minus_auroc,
-        1.0,
+        largest=1.0,
     ),
     Metric(
         "one_minus_macro_f1",
@@ -148,7 +150,7 @@ _ALL = (
         "1 − unweighted mean of the classes' F1",
         "PhysioNet/CinC challenge (Clifford et al., 2017), there without the class of noise",
         _one_minus_macro_f1,
-        1.0,
+        largest=1.0,
     ),
     Metric(
         "one_minus_map",
@@ -156,7 +158,7 @@ _ALL = (
         "1 − mean over labels of average precision, ranked by logits; labels with one outcome only are left out",
         "FSD50K (Fonseca et al., 2022)",
         _one_minus_map,
-        1.0,
+        largest=1.0,
     ),
     Metric(
         "cosmic_one_minus_auroc",
@@ -164,7 +166,7 @@ _ALL = (
         "1 − area under the ROC curve of the logits of all pixels; ignored ones count as logit 0 outside of the mask",
         "deepCR (Zhang and Bloom, 2020), whose curve is over thresholds; ignored pixels as the reference of ORCA",
         dense_metrics.one_minus_mask_auroc,
-        1.0,
+        largest=1.0,
     ),
     Metric(
         "cosmic_one_minus_auroc_thresholded",
@@ -173,7 +175,7 @@ _ALL = (
         "pixels; ignored ones are true negatives",
         REFERENCE,
         dense_metrics.one_minus_thresholded_auroc,
-        1.0,
+        largest=1.0,
     ),
     Metric(
         "false_negative_rate",
@@ -181,7 +183,7 @@ _ALL = (
         "share of the masks' pixels whose logit is not above 0, ignored ones left out",
         _NASBENCH,
         dense_metrics.false_negative_rate,
-        1.0,
+        largest=1.0,
     ),
     Metric(
         "mae_lr_d8",

@@ -61,7 +61,7 @@ class Alignment:
     probes: tuple[ProbePoint, ...] = ()
     """Probes of a guard, in order; empty without one."""
     chosen: int | None = None
-    """Align epoch that the guard chose, which ``embedder`` is of; None: the last one."""
+    """Align epoch that the guard chose, after which ``embedder`` was saved; None: the last one."""
 
     def to_state(self) -> dict[str, Any]:
         """Return plain containers for a checkpoint."""

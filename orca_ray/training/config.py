@@ -50,7 +50,8 @@ class DataConfig(_Config):
 
     fraction: _Share = 1.0
     """Share of the training samples that both stages use, drawn with the trial's seed (see
-    `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole."""
+    `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole. Prepared data keep the normalisation
+    and ``y_mean``, ``y_std`` that were computed from the whole training split."""
 
 
 @dataclass(frozen=True)

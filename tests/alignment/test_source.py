@@ -407,7 +407,7 @@ def test_user_errors(loads: Loads, home: Path, offline: list[str]) -> None:
 
     with pytest.raises(UserError, match=r"unknown source 'prise'\. Did you mean 'prose'"):
         features("prise")
-    with pytest.raises(UserError, match=r"'photographs' does not suit body 'minilm-l6', .*use conll2003 or prose"):
+    with pytest.raises(UserError, match="'photographs' does not suit sequence bodies: use conll2003 or prose"):
         features("photographs")
     with pytest.raises(UserError, match=r"'conll2003' is read from \S*conll2003/train.txt, which does not exist"):
         features("conll2003")

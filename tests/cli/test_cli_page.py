@@ -60,11 +60,11 @@ def test_a_site_of_nothing_is_an_error(command: Command, tmp_path: Path) -> None
 def test_open_shows_the_page(command: Command, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
-    def browser(url: str) -> bool:
+    def browse(url: str) -> bool:
         opened.append(url)
         return True
 
-    monkeypatch.setattr("webbrowser.open", browser)
+    monkeypatch.setattr("webbrowser.open", browse)
     assert command("leaderboard", "pocket", "--results", store.uri, "--open").code == 0
     assert opened == [Path("pocket.html").resolve().as_uri()]
     assert embedded(Path("pocket.html"))["benchmark"] == "pocket"

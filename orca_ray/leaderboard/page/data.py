@@ -207,8 +207,8 @@ def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _of_sweep(board: Board, records: pd.DataFrame) -> pd.DataFrame:
-    of_benchmark = records["benchmark"] == board.benchmark
-    return records[of_benchmark & (records["sweep"] == board.sweep) & (records["protocol"] == board.protocol)]
+    same = (records["benchmark"] == board.benchmark) & (records["sweep"] == board.sweep)
+    return records.loc[same & (records["protocol"] == board.protocol)]
 
 
 def _labels(board: Board, rows: pd.DataFrame) -> list[str]:

@@ -134,7 +134,7 @@ class AlignStage:
         return source_features(
             config.source, self.body, num_samples=config.source_samples,
             image_size=self.hyperparameters.embedder.image_size, num_tokens=math.prod(self.model.embedder.layout),
-            pretrained=self.pretrained, seed=0 if self.pretrained else self.seed,  # of which a random stem depends
+            pretrained=self.pretrained, seed=0 if self.pretrained else self.seed,  # a random stem depends on it
         )  # fmt: skip
 
     def _make_key(self, source: SourceFeatures) -> str:

@@ -19,8 +19,8 @@ class Guard:
     """Probes the embedder at `POINTS` and keeps the weights of the choice.
 
     The first choice is the embedder before aligning. A later one replaces the present choice if its mean error over the
-    probed samples is lower by more than `MARGIN` standard errors of the difference; the probe's noise alone seldom does
-    that. So aligning that brings nothing is dropped (``docs/decisions/0012-guarded.md`` has the measurements).
+    probed samples is lower by more than `MARGIN` standard errors of the difference, which noise alone seldom causes. So
+    aligning is discarded unless it clearly lowers the error (``docs/decisions/0012-guarded.md`` has measurements).
     """
 
     def __init__(self, embedder: nn.Module, probe: Callable[[], Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from orca_ray.errors import UserError, printable, shorten, unknown_name
 from orca_ray.methods.hyperparameters import names
+from orca_ray.models.names import listed_body
 from orca_ray.sweep.planning.schema import Levels, Scalar, SweepFile
 from orca_ray.sweep.planning.spec import SweepSpec
 
@@ -35,18 +36,24 @@ class Cell(NamedTuple):
 
 
 def grid_cells(spec: SweepSpec, task: str, method: str) -> list[Cell]:
-    """Return the cells of the sweep's grid for one (task, method); empty without a grid.
+    """Return the cells of the sweep's grid for one (task, method), for the leaderboard; empty without a grid.
 
     Cells with equal hyper-parameters share their trials. They occur in different crosses of a list, or differ only in
-    what the method ignores: ``nft`` ignores ``align.distance``.
+    what the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its name here, if the
+    file's ``sources`` have it.
     """
-    return [
-        Cell(
-            {factor: level.name for factor, level in combination.items()},
-            spec.hyperparameters(task, method, _values(combination)),
-        )
-        for combination in _combinations(spec.file)
-    ]
+    body = listed_body(spec.body(task, method))
+    source = spec.file.sources.get(body.modality, "") if body else ""
+    cells = []
+    for combination, values in zip(_combinations(spec.file), cell_values(spec, task, method), strict=True):
+        named = {**values, "align.source": source} if values.get("align.source") == "" else values
+        cells.append(Cell({factor: level.name for factor, level in combination.items()}, named))
+    return cells
+
+
+def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scalar]]:
+    """Return all hyper-parameters of each cell of the sweep's grid for one (task, method)."""
+    return [spec.hyperparameters(task, method, _values(combination)) for combination in _combinations(spec.file)]
 
 
 def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Location], str]) -> None:
@@ -93,6 +100,8 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
 
 def _check_factor(factor: str, levels: Sequence[Level], setters: Mapping[str, str]) -> None:
     """Raise UserError if a factor is wrong; ``setters`` has the earlier factors by the hyper-parameters they set."""
+    if factor == "method":  # the leaderboard's own factor
+        raise UserError("a factor may not have this name: list the methods in 'methods', which is a factor by itself")
     is_list = isinstance(levels[0].location[-1], int)
     if is_list and factor not in names():
         hint = "A factor of another name is a mapping: {level name: {hyper-parameter: value}}."

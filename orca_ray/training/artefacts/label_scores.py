@@ -14,13 +14,13 @@ def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
     positive = evaluated.y > 0
     columns: list[tuple[float | None, float | None]] = []
     for label, logits in zip(positive.T, evaluated.predictions.T, strict=True):
-        defined = 0 < label.sum() < len(label)
+        if not 0 < label.sum() < len(label):
+            columns.append((None, None))
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            scores = (
-                (average_precision_score(label, logits), area_under_roc(logits, label)) if defined else (None, None)
-            )
-        columns.append((None, None) if scores[0] is None else (rounded(scores[0]), rounded(scores[1])))
+            precision_of_label, area_of_label = average_precision_score(label, logits), area_under_roc(logits, label)
+        columns.append((rounded(float(precision_of_label)), rounded(float(area_of_label))))
     precision, area = zip(*columns, strict=True)
     yield (
         "test",

@@ -67,8 +67,7 @@ def test_a_trial_to_its_end(plans: dict[str, SearchPlan], tmp_path: Path) -> Non
 
 
 def test_a_stand_in_for_the_papers_source_is_noted(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
-    plan = plans["orca"]
-    plan = dataclasses.replace(plan, first={**plan.first, "align.source": "prose"}, stands_in_for="conll2003")
+    plan = dataclasses.replace(plans["orca"], source="prose", stands_in_for="conll2003")
     trial = plan.trial({}, 1, "search")
     note = "aligned to prose, which stands in for the paper's source: 'orca-sweep data fetch conll2003'"
     assert note in str(outcome_of(finish(TrialRunner(trial, tmp_path / "aligned"))[1]).notes)

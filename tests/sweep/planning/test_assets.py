@@ -12,6 +12,7 @@ from orca_ray.sweep.planning.loading import load_spec, parse_spec
 from orca_ray.sweep.planning.plan import Absent, absent, build_plan, fetch, with_sources
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.search import Search
 
 SWIN = "microsoft/swin-base-patch4-window7-224-in22k"
 
@@ -95,8 +96,9 @@ def test_everything_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(fetched) == sorted(
         ["pocket/wdbc", "pocket/digits", "minilm-l6:layers=4", "vit-s14:layers=4", "photographs", "prose"]
     )
-    assert {each.first.get("align.source") for each in ready} == {"photographs", "prose", None}
-    assert {each.stands_in_for for each in ready} == {""}
+    trials = [each.trial({}, 1, "confirm") for each in ready]
+    assert {each.hyperparameters.get("align.source") for each in trials} == {"photographs", "prose", None}
+    assert {each.stands_in_for for each in trials} == {""}
 
 
 @pytest.fixture
@@ -117,29 +119,38 @@ def test_a_stand_in_is_named_in_key_and_notes_until_the_papers_source_is_here(tm
     told: list[str] = []
     (stand_in,) = fetch(searches("nasbench360", asked), told.append)
     assert told == ["source conll2003 cannot be fetched: prose stands in for it"]
-    assert (stand_in.first["align.source"], stand_in.stands_in_for) == ("prose", "conll2003")
-    assert stand_in.trial({}, 1, "confirm").stands_in_for == "conll2003"
+    trial = stand_in.trial({}, 1, "confirm")
+    assert (trial.hyperparameters["align.source"], trial.stands_in_for) == ("prose", "conll2003")
+    assert stand_in.trial({"align.source": "imagenet200"}, 1, "confirm").stands_in_for == ""
     assert [each.names for each in absent([stand_in])] == [("minilm-l6",), ("conll2003",)]
     source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
     source.parent.mkdir(parents=True)
     source.write_text("words")
     (paper,) = fetch(searches("nasbench360", asked), told.append)
     assert len(told) == 1
-    assert (paper.first["align.source"], paper.stands_in_for) == ("conll2003", "")
-    assert paper.trial({}, 1, "confirm").key != stand_in.trial({}, 1, "confirm").key
+    again = paper.trial({}, 1, "confirm")
+    assert (again.hyperparameters["align.source"], again.stands_in_for) == ("conll2003", "")
+    assert again.key != trial.key
 
 
 def test_what_a_sweep_file_sets_wins(no_network: None) -> None:
-    text = "name: own\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/wdbc, pocket/digits]\n{}"
+    text = "name: own\nbenchmark: pocket\nmethods: [orca]\n\n{}"
 
-    def chosen(more: str, body: str | None = None) -> list[object]:
-        spec = parse_spec(text.format(more), overrides=Overrides(body=body))
+    def chosen(more: str, body: str | None = None, tasks: str = "wdbc, digits") -> list[object]:
+        asked = Overrides(body=body, tasks=tasks.split(", "))
+        spec = parse_spec(text.format(more), overrides=asked)
         plans = with_sources(plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False))
-        return [plan.first["align.source"] for plan in plans]
+        assert all(Search(plan, {}, {}).take() for plan in plans)
+        return [plan.trial({}, 1, "confirm").hyperparameters["align.source"] for plan in plans]
 
     assert chosen("sources: {image: imagenet200}") == ["prose", "imagenet200"]
     assert chosen("sources: {image: imagenet200}", body="minilm-l6") == ["prose", "prose"]
-    assert chosen("sources: {image: imagenet200}\nsettings: {align.source: cifar10}") == ["cifar10", "cifar10"]
+    own = "sources: {{image: imagenet200}}\nper_task: {{pocket/digits: {{settings: {{align.source: {}}}}}}}"
+    assert chosen(own.format("cifar10")) == ["prose", "cifar10"]
+    searched = "space: {align.source: {choice: ['', imagenet200]}}\nbudgets: {full: {search_trials: 2}}"
+    assert chosen(searched, tasks="digits") == ["photographs"]
+    with pytest.raises(UserError, match="pocket/digits with orca: source 'prose' does not suit image bodies: use cif"):
+        chosen(own.format("prose"))
     with pytest.raises(UserError, match=r"sweep.yaml:5: .*'prose' does not suit image bodies: use cifar10"):
         chosen("sources: {image: prose}")
     with pytest.raises(UserError, match=r"unknown source 'prise'\. Did you mean 'prose'"):

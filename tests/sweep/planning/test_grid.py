@@ -11,7 +11,7 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.planning.cost import Rate, task_costs
 from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
-from orca_ray.sweep.planning.plan import build_plan
+from orca_ray.sweep.planning.plan import build_plan, with_sources
 from orca_ray.sweep.planning.searches import plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.tasks.registry import get_task
@@ -98,6 +98,15 @@ def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
     assert len(grid_cells(parse_spec(text), "pocket/digits", "orca")) == 4
 
 
+def test_an_empty_source_is_the_one_that_the_file_names() -> None:
+    """Records have the name, by which the leaderboard finds the cell of a record."""
+    sources = "sources: {image: photographs}\ngrid: {align.source: ['', imagenet200, photographs]}\n"
+    spec = parse_spec(TEXT[: TEXT.index("grid:")] + sources)
+    cells = grid_cells(spec, "pocket/digits", "orca")
+    assert [each.hyperparameters["align.source"] for each in cells] == ["photographs", "imagenet200", "photographs"]
+    assert with_sources(fake_searches(spec))[0].num_trials == 2 * len(spec.confirm_seeds)
+
+
 def test_the_plan_counts_cells_and_their_epochs() -> None:
     planned = build_plan(parse_spec(TEXT), None)
     (row,), (cost,) = planned.rows, planned.costs
@@ -169,11 +178,12 @@ def test_options_of_the_command_line() -> None:
         ("[1e-3, 1e-2]", "[1e-3, 0.0]", 8, "refine.learning_rate must be greater than 0"),
         ("refine.learning_rate: [1e-3, 1e-2]", STEPS, 9, "align.learning_rate must be greater than 0 for align.steps"),
         ("[1e-3, 1e-2]", "[1e-3]\n  embedder.initialisation: [body, rand]", 9, "Did you mean 'random'"),
-        ("[1e-3, 1e-2]", "[]", 8, "grid.refine.learning_rate: List should have at least 1 item"),
+        ("[1e-3, 1e-2]", "[]", 8, "grid.refine.learning_rate: give at least 1 item; got []"),
         ("[1e-3, 1e-2]", "[[1e-3]]", 8, "grid.refine.learning_rate.0"),
-        ("[1e-3, 1e-2]", "1e-3", 8, "grid.refine.learning_rate: Input should be a valid list; got 0.001"),
+        ("[1e-3, 1e-2]", "1e-3", 8, "grid.refine.learning_rate: give a list, such as [a, b]; got 0.001"),
+        ("  aligning:", "  method:", 9, "list the methods in 'methods'"),
         ("[1e-3, 1e-2]", "{low: {refine.learning_rate: 1e-3}}", 8, "give a list of values"),
-        ("[1e-3, 1e-2]", "[1e-3]\n  batch: {}", 9, "grid.batch: Dictionary should have at least 1 item"),
+        ("[1e-3, 1e-2]", "[1e-3]\n  batch: {}", 9, "grid.batch: give at least 1 item; got {}"),
         (
             "  refine.learning_rate:",
             "  align.distance: [l2]\n  refine.learning_rate:",
@@ -221,13 +231,17 @@ def test_a_file_with_a_grid_inherits_no_search(tmp_path: Path) -> None:
         "name: base\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/digits]\nsettings: {refine.epochs: 3}\n"
         "space: {refine.epochs: {integer: [1, 5]}}\n"
         "per_task: {pocket/digits: {search_trials: 4, space: {refine.dropout: {uniform: [0.0, 0.5]}}}}\n"
-        "budgets: {long: {search_trials: 2, settings: {refine.epochs: 9}}}\ndefault_budget: long\n"
+        "budgets: {full: {search_trials: 2, settings: {refine.epochs: 9}}, long: {}}\ndefault_budget: long\n"
     )
     (tmp_path / "study.yaml").write_text("extends: base.yaml\nname: study\ngrid: {refine.batch_size: [8, 16]}\n")
     spec = load_spec(tmp_path / "study.yaml")
     assert (spec.sweep_id, list(spec.file.budgets)) == ("study/full", ["full"])
     (plan,) = fake_searches(spec)
     assert [(each["refine.batch_size"], each["refine.epochs"]) for each in plan.cells] == [(8, 3), (16, 3)]
+    layer = "per_method: {orca: {search_trials: 3}}"
+    (tmp_path / "both.yaml").write_text(f"extends: base.yaml\nname: both\ngrid: {{refine.batch_size: [8]}}\n{layer}\n")
+    with pytest.raises(UserError, match=r"both.yaml:4: search_trials: all cells"):  # not the budget of base.yaml
+        load_spec(tmp_path / "both.yaml", budget="full")
     (tmp_path / "mine.yaml").write_text("extends: study.yaml\nname: mine\ngrid: {refine.epochs: [1]}\n")
     (plan,) = fake_searches(load_spec(tmp_path / "mine.yaml"))
     assert [each["refine.epochs"] for each in plan.cells] == [1]  # a grid is replaced, not merged
