@@ -1,4 +1,4 @@
-# make demo       install, fetch data and bodies, sweep the pocket benchmark, print the leaderboard
+# make demo       install, fetch data and bodies, sweep the pocket benchmark, print the leaderboard, write its page
 # make test-fast  the tests to run while typing: no Ray cluster, nothing marked slow
 # make test       all tests
 # make check      everything CI runs: style, submitted scores, types, tests
@@ -36,6 +36,7 @@ demo: venv
 	$(call stage,fetch data and bodies,$(BIN)/orca-sweep data fetch pocket --bodies)
 	$(call stage,sweep,$(BIN)/orca-sweep benchmark pocket --budget quick --results $(RESULTS))
 	$(call stage,leaderboard,$(BIN)/orca-sweep leaderboard pocket --budget quick --results $(RESULTS))
+	$(call stage,page,$(BIN)/orca-sweep leaderboard pocket --budget quick --results $(RESULTS) -o pocket.html)
 
 test: venv
 	$(PYTEST)

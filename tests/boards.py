@@ -15,7 +15,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MARK = re.compile(r"(<!-- board: (?P<arguments>.*?) -->\n)(?P<table>.*?)(<!-- /board -->)", re.DOTALL)
+MARK = re.compile(
+    r"^(<!-- board: (?P<arguments>[^\n]*) -->\n)(?P<table>.*?)^(<!-- /board -->)$", re.DOTALL | re.MULTILINE
+)
 
 
 def pages() -> list[Path]:

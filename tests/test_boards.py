@@ -45,5 +45,5 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
 def test_marks_are_complete() -> None:
     """Guard against a mark that the pattern misses."""
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
-        text = page.read_text()
-        assert text.count("<!-- board: ") == text.count("<!-- /board -->") == len(MARK.findall(text)), page
+        text = f"\n{page.read_text()}"
+        assert text.count("\n<!-- board: ") == text.count("\n<!-- /board -->") == len(MARK.findall(text)), page

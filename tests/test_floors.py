@@ -147,7 +147,7 @@ def test_the_walk_sees_the_arrows_that_are_there() -> None:
         ("importlib.import_module('orca_ray.sweep.execution.driver')", "orca_ray.methods.orca", "arrows go down"),
         ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),
         ("from orca_ray.results import Record", "orca_ray.errors", "imports no room"),
-        ("def f():\n    import torch.nn", "orca_ray.leaderboard.leaderboard", "never imports torch"),
+        ("def f():\n    import torch.nn", "orca_ray.leaderboard.board", "never imports torch"),
         ("from ray import tune", "orca_ray.training.refine", "never imports ray"),
         ("import sklearn", "orca_ray.errors", "never imports sklearn"),
     ],
@@ -160,7 +160,7 @@ def test_a_wrong_arrow_is_told(source: str, module: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("source", "module"),
     [
-        ("from orca_ray.results import Record", "orca_ray.leaderboard.leaderboard"),
+        ("from orca_ray.results import Record", "orca_ray.leaderboard.board"),
         ("from . import spec", "orca_ray.sweep.execution.driver"),
         ("from .executors import inline", "orca_ray.sweep.execution.driver"),
         ("from orca_ray.errors import UserError", "orca_ray.results.store"),

@@ -81,11 +81,11 @@ def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
-    return f"{device.type} {_processor()} {torch.backends.cpu.get_cpu_capability()} {units}"
+    return f"{device.type} {processor()} {torch.backends.cpu.get_cpu_capability()} {units}"
 
 
 @once
-def _processor() -> str:
+def processor() -> str:
     """Return the CPU's maker and model: libraries choose kernels by them, not by the instruction set alone."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

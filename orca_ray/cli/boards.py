@@ -1,9 +1,8 @@
 """Builds the board of a command line from a store, with everything that its formats show."""
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -43,13 +42,13 @@ class BoardOptions:
     results: ResultsOption = None
 
 
-def load_board(name: str, options: BoardOptions) -> "Report | Effects":
-    """Return the board of a benchmark, or the effects of the grid of a sweep, from the store of ``options``.
+def load_board(name: str, options: BoardOptions) -> "Report":
+    """Return the board of a benchmark, or of a sweep with a grid and the effects of its factors.
 
     A benchmark of which nothing is stored has an empty board if there are published results of it; otherwise that is a
     UserError.
     """
-    from orca_ray.leaderboard import build, empty_board
+    from orca_ray.leaderboard import Report, build, empty_board
     from orca_ray.leaderboard.published import published_for
 
     uri = results_uri(options.results)
@@ -57,7 +56,8 @@ def load_board(name: str, options: BoardOptions) -> "Report | Effects":
     scan = None if store is None else store.scan()
     stored = scan is not None and name in scan.values("benchmark")
     if store is not None and not stored and (spec := _sweep_with_grid(name, options)):
-        return _effects(store, spec, options)
+        effects = _effects(store, spec, options)
+        return Report(empty_board(effects.benchmark), effects=effects)
     if not stored and not options.sweep and not options.budget:
         nothing = empty_board(name, scan.warnings if scan else ())
         if published_for(nothing, imported=_imported(store)[0]) is not None:
@@ -68,7 +68,12 @@ def load_board(name: str, options: BoardOptions) -> "Report | Effects":
         raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
     protocol = options.protocol and options.protocol.value
-    board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    try:
+        board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+    except UserError:
+        for warning in scan.warnings:  # what is left out may be all that there is
+            note(f"warning: {warning}")
+        raise
     return _report(board, options, store, scan)
 
 
@@ -95,14 +100,16 @@ def _report(
     shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
     named = None if tasks is None else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
     keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
-    uri = results_uri(options.results)
+    # No path of this machine, so that a page of an equal store has equal bytes.
+    where = "" if results_uri(options.results) == "results" else " --results DIR"
     return Report(
         replace(shown, warnings=(*shown.warnings, *warnings)),
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
+        read_artefacts=None if store is None or not keys else lambda: _pictures(store, shown),
         read_about=lambda: _about(shown),
-        reproduce="orca-sweep reproduce KEY" + ("" if uri == "results" else f" --results {shlex.quote(uri)}"),
+        reproduce=f"orca-sweep reproduce KEY{where}",
         left_out=left_out,
     )
 
@@ -156,6 +163,13 @@ def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
         return None
     named = (each for each in file.budgets if f"{options.sweep}-".startswith(f"{file.name}/{each}-"))
     return load_spec(name, budget=options.budget or max(named, key=len, default=None))
+
+
+def _pictures(store: "ResultsStore", board: "Board") -> "Mapping[str, Sequence[Mapping[str, Any]]]":
+    """Return the artefacts that the page shows; no others are read."""
+    from orca_ray.leaderboard.page import chosen_pictures, picture_keys
+
+    return chosen_pictures(board, store.artefacts(board.sweep, picture_keys(board)))
 
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:

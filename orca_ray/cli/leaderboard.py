@@ -13,14 +13,14 @@ from orca_ray.cli.boards import BoardOptions, load_board
 from orca_ray.cli.options import JsonOption, existing_store, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.cli.page import REFRESH_SECONDS, show_page
-from orca_ray.errors import UserError, printable
+from orca_ray.errors import UserError, lookup, printable
 from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orca_ray.leaderboard import Effects, Report
+    from orca_ray.leaderboard import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,8 @@ def leaderboard(
     options: LeaderboardOptions,
 ) -> None:
     """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
+    from orca_ray.leaderboard import render
+
     if options.check is not None:
         _check(name, options, options.check)
         return
@@ -62,10 +64,9 @@ def leaderboard(
         if form != "html":
             raise UserError(f"--open and --watch show the page: give --format html, not {form}")
         assert path is not None
-        refresh = REFRESH_SECONDS if options.watch else 0
 
-        def page(again: bool) -> str:
-            return str(_page(name, options, refresh * again))
+        def page(watched: bool) -> str:
+            return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))
 
         show_page(page, path, opened=options.open, watched=options.watch)
         return
@@ -81,17 +82,12 @@ def leaderboard(
         _print(board, form)
 
 
-def _page(name: str, options: BoardOptions, refresh_seconds: int) -> str | bytes:
-    board = load_board(name, options)
-    return _rendered(board if _is_effects(board) else replace(board, refresh_seconds=refresh_seconds), "html")
-
-
 def _format(options: LeaderboardOptions) -> str:
     """Return the format that the options name, directly or by the name of the file."""
     from orca_ray.leaderboard import all_formats
 
     if options.format is not None or options.json:
-        return options.format or "json"
+        return lookup("format", "json" if options.json else str(options.format), all_formats()).name
     if options.open or options.watch:
         return "html"
     if options.out is None:
@@ -111,38 +107,31 @@ def _check_file(path: Path) -> None:
         raise UserError(f"--out {path}: {where} {what}; give the path of a file in an existing directory")
 
 
-def _is_effects(board: "Report | Effects") -> bool:
-    from orca_ray.leaderboard import Effects
-
-    return isinstance(board, Effects)
-
-
-def _rendered(board: "Report | Effects", form: str) -> str | bytes:
-    from orca_ray.leaderboard import Effects, render, render_effects
-
-    return render_effects(board, form) if isinstance(board, Effects) else render(board, form)
-
-
-def _file(board: "Report | Effects", form: str) -> bytes:
+def _file(report: "Report", form: str) -> bytes:
     """Return the content of a file with a board: text ends with a line break."""
-    content = _rendered(board, form)
+    from orca_ray.leaderboard import render
+
+    content = render(report, form)
     return content if isinstance(content, bytes) else f"{content}\n".encode("utf-8", "backslashreplace")
 
 
-def _print(board: "Report | Effects", form: str) -> None:
+def _print(report: "Report", form: str) -> None:
     """Print a board: in colour and with escaped control sequences to a terminal, else the bytes that --out writes."""
     if not sys.stdout.isatty():
         sys.stdout.flush()
-        sys.stdout.buffer.write(_file(board, form))
-    elif form == "table" and not _is_effects(board):
+        sys.stdout.buffer.write(_file(report, form))
+    elif form == "table" and report.effects is None:
         from orca_ray.leaderboard.formats.table import renderables
 
         screen = console()
         unicode = screen.encoding.startswith("utf")
-        screen.print(*renderables(board, screen.width, curves=unicode), sep="\n")  # type: ignore[arg-type]
-    elif isinstance(content := _rendered(board, form), bytes):
-        raise UserError(f"{form} is not for a terminal: give --out FILE")
+        screen.print(*renderables(report, screen.width, curves=unicode), sep="\n")
     else:
+        from orca_ray.leaderboard import render
+
+        content = render(report, form)
+        if isinstance(content, bytes):
+            raise UserError(f"{form} is not for a terminal: give --out FILE")
         say(content)
 
 
@@ -238,12 +227,13 @@ def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataF
     store = existing_store(uri)
     if store is None:
         raise UserError(f"no results at {uri!r}: give a results store, or a board exported as .json or .parquet")
-    records = store.records()
+    scan = store.scan()
     if benchmark is None:
-        names = sorted(map(str, records["benchmark"].unique()))
+        names = scan.values("benchmark")
         if len(names) != 1:
             raise UserError(f"{uri} has records of {', '.join(map(printable, names))}: give --benchmark NAME")
         benchmark = names[0]
-    return score_frame(
-        build(records, benchmark=benchmark, sweep=options.sweep, protocol=options.protocol and options.protocol.value)
-    )
+    board = build(scan, benchmark=benchmark, sweep=options.sweep, protocol=options.protocol and options.protocol.value)
+    for warning in board.warnings:
+        note(f"warning: {uri}: {warning}")
+    return score_frame(board)

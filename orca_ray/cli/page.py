@@ -48,20 +48,19 @@ def site(
     """Write the leaderboards of all benchmarks in the store as a static site: an index, and one page each."""
     from orca_ray.cli.boards import BoardOptions, load_board
     from orca_ray.data.cache import write_text
-    from orca_ray.leaderboard import Report, render
+    from orca_ray.leaderboard import render
     from orca_ray.leaderboard.page import render_index
 
     uri = results_uri(results)
     store = existing_store(uri)
     if store is None:
         raise UserError(f"no results at {uri!r}: run `orca-sweep benchmark NAME` first, or give --results URI")
-    benchmarks = sorted(map(str, store.records()["benchmark"].unique()))
+    benchmarks = store.scan().values("benchmark")
     directory.mkdir(parents=True, exist_ok=True)
     names, options = file_names(benchmarks), BoardOptions(results=results)
     boards = {}
     for benchmark, name in zip(benchmarks, names, strict=True):
         report = load_board(benchmark, options)
-        assert isinstance(report, Report)
         write_text(directory / name, str(render(report, "html")))
         boards[name] = report.board
     write_text(directory / "index.html", render_index(boards))

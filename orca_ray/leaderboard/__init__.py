@@ -3,12 +3,11 @@
 from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board
 from orca_ray.leaderboard.effects import Effects, Grid, build_effects
 from orca_ray.leaderboard.format import Format, all_formats, render, render_effects
-from orca_ray.leaderboard.leaderboard import STATISTICS, Statistic, statistic
 from orca_ray.leaderboard.report import Report, subset
 from orca_ray.leaderboard.selection import build
+from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 
 __all__ = [
-    "STATISTICS",
     "Board",
     "Cell",
     "Cost",
@@ -22,11 +21,12 @@ __all__ = [
     "Statistic",
     "TaskInfo",
     "all_formats",
+    "all_statistics",
     "build",
     "build_effects",
     "empty_board",
+    "get_statistic",
     "render",
     "render_effects",
-    "statistic",
     "subset",
 ]

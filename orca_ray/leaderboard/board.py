@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import pandas as pd
 
-from orca_ray.leaderboard.leaderboard import STATISTICS
 from orca_ray.results.record import Status
 
 SCORE_TABLE = {"task": "str", "method": "str", "seed": "int64", "score": "float64"}
@@ -153,7 +152,7 @@ class Board:
     infos: Mapping[str, TaskInfo]
     """The tasks by name, sorted."""
     methods: tuple[str, ...]
-    """Names of the methods, lowest mean rank on the `common_tasks` first, then by name."""
+    """Names of the methods, lowest mean rank first, then those without a rank, by name."""
     scores: pd.DataFrame
     """The score table: one row per task, method and seed, sorted by them, with the columns of `SCORE_TABLE`.
 
@@ -184,24 +183,6 @@ class Board:
         return tuple(sorted(map(int, self.scores["seed"].unique())))
 
     @cached_property
-    def means(self) -> pd.DataFrame:
-        """Mean score over seeds by task (row) and method (column); NaN where there is none."""
-        return mean_scores(self.scores).reindex(index=list(self.tasks), columns=list(self.methods))
-
-    @cached_property
-    def common_tasks(self) -> tuple[str, ...]:
-        """Tasks on which every method has a score."""
-        return tuple(self.means.dropna().index)
-
-    @cached_property
-    def summary(self) -> pd.DataFrame:
-        """The `STATISTICS` (columns) of each method (row), computed on `common_tasks`."""
-        means = self.means.dropna()
-        return pd.DataFrame(
-            {name: each.compute(means) for name, each in STATISTICS.items()}, index=list(self.methods)
-        ).rename_axis("label")
-
-    @cached_property
     def statuses(self) -> pd.DataFrame:
         """Number of search and confirm trials by method (row) and `Status` (column)."""
         counts = {method: {status.value: self.count(method, status) for status in Status} for method in self.methods}
@@ -219,10 +200,6 @@ class Board:
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
 
-    def statistic(self, method: str, name: str) -> float:
-        """Return the statistic ``name`` of a method, e.g. ``mean_rank``."""
-        return float(cast(float, self.summary.loc[method, name]))
-
     def count(self, method: str, status: Status) -> int:
         """Return the number of trials of a method that ended with ``status``."""
         return sum(cell.provenance.statuses[status] for key, cell in self.cells.items() if key[1] == method)
@@ -232,11 +209,6 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return ``rows`` as a score table: the columns of `SCORE_TABLE`, sorted by task, method and seed."""
     table = rows[list(SCORE_TABLE)].astype(SCORE_TABLE)
     return table.sort_values(["task", "method", "seed"], kind="stable").reset_index(drop=True)
-
-
-def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean over seeds of a score table, by task (row) and method (column); NaN where there is none."""
-    return scores.groupby(["task", "method"])["score"].mean().unstack("method")
 
 
 def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:

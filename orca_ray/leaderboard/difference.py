@@ -1,9 +1,9 @@
 """Compares two boards of one benchmark: which scores moved, by how much, and whether beyond noise."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,23 +63,23 @@ def compare_boards(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
 
 
 def _change(task: str, method: str, before: pd.DataFrame | None, after: pd.DataFrame | None) -> Change:
-    means = [math.nan if rows is None else float(rows["score"].mean()) for rows in (before, after)]
+    old, new = (math.nan if rows is None else float(rows["score"].mean()) for rows in (before, after))
     if before is None or after is None:
-        return Change(task, method, Kind.APPEARED if before is None else Kind.DISAPPEARED, *means)
-    if reason := _reason(before.iloc[0].to_dict(), after.iloc[0].to_dict()):
-        return Change(task, method, Kind.INCOMPARABLE, *means, reason=reason)
+        return Change(task, method, Kind.APPEARED if before is None else Kind.DISAPPEARED, old, new)
+    if reason := _reason(before.iloc[0], after.iloc[0]):
+        return Change(task, method, Kind.INCOMPARABLE, old, new, reason=reason)
     pairs = before.merge(after, on="seed", suffixes=("_before", "_after"))
     if len(pairs) > 1 or (len(pairs) == 1 and min(len(before), len(after)) == 1):
         differences = pairs["score_after"] - pairs["score_before"]
         difference, seeds = float(differences.mean()), len(pairs)
         error = float(differences.std() / np.sqrt(seeds))
     else:
-        difference, seeds = means[1] - means[0], 0
-        error = math.sqrt(sum(float(rows["score"].var()) / len(rows) for rows in (before, after)))
-    return Change(task, method, _kind(difference, error), *means, difference, error, seeds)
+        difference, seeds = new - old, 0
+        error = math.sqrt(sum(rows["score"].var() / len(rows) for rows in (before, after)))
+    return Change(task, method, _kind(difference, error), old, new, difference, error, seeds)
 
 
-def _reason(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+def _reason(before: "pd.Series[Any]", after: "pd.Series[Any]") -> str:
     changed = [name for name in _VERSION if before[name] != after[name]]
     return "; ".join(f"{name.replace('_', ' ')} {before[name]} → {after[name]}" for name in changed)
 

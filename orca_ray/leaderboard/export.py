@@ -36,19 +36,18 @@ _MAX_BYTES = 1 << 30
 def score_rows(board: Board) -> list[dict[str, Any]]:
     """Return the scores of a board as rows with the columns of `SCHEMA`, sorted by task, method and seed."""
     common = {"benchmark": board.benchmark, "sweep": board.sweep, "protocol": board.protocol}
-    scores = board.scores.set_index(["task", "method"]).sort_index(kind="stable")
+    scores: dict[tuple[str, str], list[tuple[int | None, float | None]]] = {}
+    for task, method, seed, score in board.scores.itertuples(index=False):
+        scores.setdefault((str(task), str(method)), []).append((int(seed), float(score)))
     rows = []
     for task, info in board.infos.items():
         of_task = {name: getattr(info, name) for name in ("metric", "metric_version", "data_fingerprint")}
         for method in sorted(board.methods):
             cell = board.cells.get((task, method))
-            keys = cell.trial_keys if cell else {}
-            found = scores.loc[[(task, method)]] if (task, method) in scores.index else ()
-            pairs = [(int(s), float(v)) for s, v in zip(found["seed"], found["score"], strict=True)] if keys else []
-            for seed, score in sorted(pairs) or [(None, None)]:
-                trial = None if seed is None else keys.get(seed)
-                row = {**common, "task": task, **of_task, "method": method, "seed": seed, "score": score}
-                rows.append({**row, "trial_key": trial})
+            for seed, score in scores.get((task, method), [(None, None)]):
+                key = None if cell is None or seed is None else cell.trial_keys.get(seed)
+                row = {"task": task, "method": method, "seed": seed, "score": score, "trial_key": key}
+                rows.append({**common, **of_task, **row})
     return rows
 
 
@@ -58,7 +57,7 @@ def score_frame(board: Board) -> pd.DataFrame:
 
 
 def _frame(table: Any) -> pd.DataFrame:
-    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)  # type: ignore[no-any-return]
 
 
 def read_scores(path: Path) -> pd.DataFrame:

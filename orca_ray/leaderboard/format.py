@@ -39,9 +39,13 @@ def all_formats() -> Mapping[str, Format]:
 
 
 def render(report: Report | Board, format: str = "table") -> str | bytes:
-    """Return a leaderboard in a format of `all_formats`; raises `UserError` for an unknown format."""
+    """Return a leaderboard, or the effects of its grid, in a format of `all_formats`.
+
+    Raises `UserError` for an unknown format, and for one that effects cannot be written in.
+    """
     found = lookup("format", format, all_formats())
-    return found.render(Report(report) if isinstance(report, Board) else report)
+    report = Report(report) if isinstance(report, Board) else report
+    return found.render(report) if report.effects is None else render_effects(report.effects, format)
 
 
 def render_effects(effects: Effects, format: str = "table") -> str:

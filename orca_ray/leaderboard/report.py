@@ -9,8 +9,9 @@ import pandas as pd
 
 from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
-from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
+from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, compute_all, get_statistic
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
@@ -24,6 +25,8 @@ class Report:
 
     board: Board
     published: Published | None = None
+    effects: Effects | None = None
+    """Effects of the factors of a sweep's grid; formats write them instead of the board."""
     read_curves: Callable[[], pd.DataFrame] | None = None
     """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
     read_records: Callable[[], pd.DataFrame] | None = None
@@ -70,6 +73,12 @@ class Report:
         """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
         return _rounded(get_statistic("verdict").compute(self.scores))
 
+    def statistics(self) -> dict[str, pd.DataFrame]:
+        """Return all statistics of the scores by name that have one value for each method, or pair of methods."""
+        shapes = {name: each.shape for name, each in all_statistics().items()}
+        found = compute_all(scores=self.board.scores)
+        return {name: _rounded(values) for name, values in found.items() if shapes[name] in ("method", "pair")}
+
     @property
     def common_tasks(self) -> tuple[str, ...]:
         """Tasks on which every method that has a score has one."""
@@ -106,8 +115,8 @@ class Report:
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table with its floating-point numbers rounded to `_DIGITS` significant digits."""
-    floats = frame.select_dtypes("float")
-    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in floats[name]] for name in floats})
+    floats = {str(name): column for name, column in frame.select_dtypes("float").items()}
+    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in column] for name, column in floats.items()})
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from orca_ray.errors import UserError, nearest, printable, shorten
 from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board, score_table
+from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.tally import tally
 from orca_ray.results.record import Status
 from orca_ray.results.scan import Scan, encoded
@@ -82,8 +83,8 @@ def build(
         notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
     scored = scored.assign(method=scored["label"], score=scored["test_score"].astype("float64"))
     methods = sorted(groups["label"].unique())
-    means = scored.groupby(["task", "method"])["score"].mean().unstack("method")
-    ranks = means.reindex(columns=methods).reindex(state.index).dropna().rank(axis=1).mean()
+    scores = score_table(scored)
+    ranks = get_statistic("mean_rank").compute(scores)["value"]
     return Board(
         benchmark=benchmark,
         sweep=chosen.sweep,
@@ -93,7 +94,7 @@ def build(
             for task, data, metric, version in state.itertuples()
         },
         methods=tuple(ranks.reindex(methods).sort_values(kind="stable").index),
-        scores=score_table(scored),
+        scores=scores,
         cells=_cells(scan, groups, scored),
         others=tuple(other for other in available if other != chosen),
         notes=tuple(notes),
@@ -226,9 +227,9 @@ def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple
         rows.setdefault((task, method), []).append(record)
 
     key = ["task", "label", "status", "device"]
-    table = groups.groupby(key)[["count", "attempts", "hours"]].sum().reset_index()
+    table = groups.groupby(key)[["count", "attempts", "microseconds"]].sum().reset_index()
     trials: dict[tuple[str, str], dict[str, Any]] = {}
-    for task, label, status, device, count, attempts, hours in zip(
+    for task, label, status, device, count, attempts, microseconds in zip(
         *(table[name].tolist() for name in table), strict=True
     ):
         if (task, label) not in trials:
@@ -236,8 +237,10 @@ def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple
         cell = trials[task, label]
         cell["statuses"][Status(status)] += count
         cell["attempts"] += attempts
-        cell["device_hours"][device] = cell["device_hours"].get(device, 0.0) + hours
-    return {cell: _cell(*cell, rows.get(cell, []), trials[cell]) for cell in sorted(trials)}
+        cell["device_hours"][device] = cell["device_hours"].get(device, 0) + microseconds
+    for cell in trials.values():
+        cell["device_hours"] = {device: total / 3.6e9 for device, total in cell["device_hours"].items()}
+    return {key: _cell(*key, rows.get(key, []), trials[key]) for key in sorted(trials)}
 
 
 def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, Any]) -> Cell:

@@ -17,14 +17,16 @@ KEYS = (
     "metric_version",
 )  # fmt: skip
 """Columns of records whose values a group shares; a metric's version is 1 in records from before it was stored."""
-_SUMS = {"count": "sum", "hours": "sum", "attempts": "sum", "finished_at": "max"}
+_MOST_SECONDS = 1e9
+_SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at": "max"}
 
 
 def tally(scan: Scan, benchmark: str) -> pd.DataFrame:
     """Return groups of the current records of a benchmark.
 
-    Columns are `KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count`` (number of records), ``hours``
-    (sum of wall hours, times the share of a GPU where that is known), ``attempts`` (sum) and ``finished_at`` (last).
+    Columns are `KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count`` (number of records),
+    ``microseconds`` (sum of wall times, each times the share of a GPU where that is known), ``attempts`` (sum) and
+    ``finished_at`` (last).
     """
     columns = [*KEYS, "seed", "wall_seconds", "gpus", "attempts", "finished_at"]
     groups = [_groups(table) for _, table in scan.batches(columns, {"benchmark": [benchmark]})]
@@ -39,14 +41,17 @@ def _groups(table: Any) -> pd.DataFrame:
     phase, phases = columns["phase"]
     confirm = np.array([name == "confirm" for name in phases])[phase]
     gpus = np.nan_to_num(table["gpus"].to_numpy(), nan=1.0)
+    seconds = np.nan_to_num(table["wall_seconds"].to_numpy()) * np.where(gpus > 0, gpus, 1.0)
+    # Whole microseconds have the same sum in any order of the files.
+    seconds = np.clip(seconds, 0, _MOST_SECONDS)
     values = pa.table({
         **{name: codes for name, (codes, _) in columns.items()},
         "seed": np.where(confirm, table["seed"].to_numpy(), -1),
-        "hours": table["wall_seconds"].to_numpy() / 3600 * np.where(gpus > 0, gpus, 1.0),
+        "microseconds": np.rint(seconds * 1e6).astype(np.int64),
         "attempts": table["attempts"],
         "finished_at": table["finished_at"].cast(pa.int64()),
     })  # fmt: skip
-    sums = [("hours", "sum"), ("attempts", "sum"), ("finished_at", "max"), ("finished_at", "count")]
+    sums = [("microseconds", "sum"), ("attempts", "sum"), ("finished_at", "max"), ("finished_at", "count")]
     # In a sorted file, most columns have one value in a row group.
     varied = [name for name, (codes, _) in columns.items() if codes.min() != codes.max()]
     found = values.group_by([*varied, "seed"], use_threads=False).aggregate(sums)
@@ -60,6 +65,6 @@ def _groups(table: Any) -> pd.DataFrame:
     groups["seed"] = found["seed"].to_numpy()
     for name, column in (("count", "finished_at_count"), ("finished_at", "finished_at_max")):
         groups[name] = found[column].to_numpy()
-    for name in ("hours", "attempts"):
+    for name in ("microseconds", "attempts"):
         groups[name] = found[f"{name}_sum"].to_numpy()
     return pd.DataFrame(groups)

@@ -104,8 +104,8 @@ def _verdict(report: Report) -> Iterator[str]:
     """Yield whether the first two methods by mean rank are separable, how many pairs are, and what helped."""
     ranked = [str(name) for name in report.statistic("mean_rank")["value"].dropna().index]
     if len(ranked) > 1:
-        row = report.verdicts.loc[(ranked[0], ranked[1])]
-        yield f"first and second by mean rank: {describe(ranked[0], ranked[1], row.to_dict()).removesuffix('.')}"
+        row = {str(name): values.loc[(ranked[0], ranked[1])] for name, values in report.verdicts.items()}
+        yield f"first and second by mean rank: {describe(ranked[0], ranked[1], row).removesuffix('.')}"
     tested = report.verdicts[report.verdicts["p"].notna()]
     if len(tested):
         few = "" if len(report.common_tasks) >= MIN_TASKS else ", for these tasks only"

@@ -81,6 +81,8 @@ class Scan:
         Text columns may be dictionary-encoded.
         """
         for start, part, group in self._groups(wanted):
+            if not self._counts[start : start + part.group_rows[group]].any():
+                continue
             names = list(dict.fromkeys([*columns, *wanted]))
             table = part.read([group], names, expand=False)
             keep = self._counts[start : start + len(table)] & matches(table, wanted)
@@ -110,8 +112,6 @@ class Scan:
     def _groups(self, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[int, Part, int]]:
         """Yield position of the first row, part and index of each row group that may hold wanted rows."""
         for part, start in zip(self._parts, self._starts[:-1], strict=True):
-            if not self._counts[start : start + sum(part.group_rows)].any():
-                continue
             starts = start + np.cumsum([0, *part.group_rows])
             for group in part.groups_with(wanted):
                 yield int(starts[group]), part, group

@@ -28,7 +28,7 @@ DIRECTORY = "imported"
 MAX_BYTES = 10 * 2**20
 MAX_ROWS = 100_000
 MAX_PROBLEMS = 20
-"""Number of problems that an error lists; a file of another kind would otherwise fill the screen."""
+"""Number of problems after which a file is not read on; one of another kind would otherwise fill the screen."""
 _MAX_LENGTHS = {"method": 100, "source": 300}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SEED = re.compile(r"\d{1,18}", re.ASCII)
@@ -70,9 +70,7 @@ def read_scores(path: Path, known: Known) -> list[SubmittedScore]:
     Raises UserError with every problem and its line number, up to `MAX_PROBLEMS`: it is not such a file, is too large,
     or a row is incomplete, repeated, or names something unknown.
     """
-    with open_regular(path) as file:
-        content = file.read(MAX_BYTES + 1)
-    return parse_scores(content, str(path), known)
+    return parse_scores(_content(path), str(path), known)
 
 
 def parse_scores(content: bytes, name: str, known: Known | None) -> list[SubmittedScore]:
@@ -82,10 +80,13 @@ def parse_scores(content: bytes, name: str, known: Known | None) -> list[Submitt
     """
     problems = _Problems()
     rows = list(_scores(content, problems, known))
-    if not problems.texts and not rows:
+    if not problems and not rows:
         problems.add(1, "the file has no rows")
-    if problems.texts:
-        raise UserError("\n".join([f"{name}: {problems.total}", *problems.texts]))
+    if problems:
+        more = len(problems) > MAX_PROBLEMS
+        counted = f"more than {MAX_PROBLEMS}" if more else f"{len(problems)}"
+        title = f"{name}: {counted} problem{'' if len(problems) == 1 else 's'}{'; the first are' if more else ''}"
+        raise UserError("\n".join([title, *problems[:MAX_PROBLEMS]]))
     return rows
 
 
@@ -105,8 +106,7 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
     Raises UserError as `read_scores` does, and if another imported file has scores of the same method, task, metric,
     protocol and source.
     """
-    with open_regular(path) as file:
-        content = file.read(MAX_BYTES + 1)
+    content = _content(path)
     scores = parse_scores(content, str(path), known)
     ResultsStore(uri, create=True)
     folder = open_folder(uri)
@@ -115,8 +115,8 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
     _, repeated = merged(
         [*((f"{DIRECTORY}/{each}", rows) for each, rows in stored if each != name), (str(path), scores)]
     )
-    if repeated:
-        raise UserError(f"{repeated[-1]}. Delete the old file to replace it.")
+    if own := [text for text in repeated if text.startswith(f"{path}: ")]:
+        raise UserError(f"{own[0]}. Delete the old file to replace it.")
     folder.write(f"{DIRECTORY}/{name}", pa.py_buffer(content))
     return len(scores)
 
@@ -152,25 +152,21 @@ def _stored(folder: Folder) -> tuple[list[tuple[str, list[SubmittedScore]]], lis
         path = f"{DIRECTORY}/{name}"
         try:
             files.append((name, parse_scores(bytes(folder.read(path)), path, None)))
-        except UserError as error:
+        except (UserError, FileNotFoundError) as error:
             damaged.append(" ".join(str(error).splitlines()[:2]))
     return files, damaged
 
 
-class _Problems:
-    def __init__(self) -> None:
-        self.count = 0
-        self.texts: list[str] = []
+def _content(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(MAX_BYTES + 1)
+
+
+class _Problems(list[str]):
+    """Problems of a file, as text with the number of the line."""
 
     def add(self, line: int, text: str) -> None:
-        self.count += 1
-        if self.count <= MAX_PROBLEMS:
-            self.texts.append(f"  line {line}: {text}")
-
-    @property
-    def total(self) -> str:
-        shown = f", the first {MAX_PROBLEMS} are" if self.count > MAX_PROBLEMS else ""
-        return f"{self.count} problem{'s' if self.count > 1 else ''}{shown}"
+        self.append(f"  line {line}: {text}")
 
 
 def _scores(content: bytes, problems: _Problems, known: Known | None) -> Iterator[SubmittedScore]:
@@ -193,6 +189,8 @@ def _scores(content: bytes, problems: _Problems, known: Known | None) -> Iterato
         start = lines.line_num + 1
         for number, cells in enumerate(lines, 1):
             line, start = start, lines.line_num + 1
+            if len(problems) > MAX_PROBLEMS:
+                return
             if number > MAX_ROWS:
                 problems.add(line, f"the file has more than {MAX_ROWS} rows; split it")
                 return
@@ -232,7 +230,7 @@ def _score(
         problems.add(line, f"{abs(surplus)} cells {'too many' if surplus > 0 else 'missing'}")
         return None
     given = {name: cell.strip() for name, cell in cells.items()}
-    before = problems.count
+    before = len(problems)
     for text in _wrong_names(given, known):
         problems.add(line, text)
     numbers = {name: _number(given.get(name, "")) for name in ("score", "std")}
@@ -246,7 +244,7 @@ def _score(
         problems.add(line, f"seed {quoted(given['seed'], 40)} is not an integer of 0 or more, nor empty for a mean")
     if given["seed"] and given.get("std"):
         problems.add(line, "std belongs to a mean over seeds: leave seed or std empty")
-    if problems.count > before or score is None:
+    if len(problems) > before or score is None:
         return None
     texts = {name: given[name] for name in ("method", "task", "metric", "protocol", "source")}
     return SubmittedScore(**texts, score=score, seed=int(given["seed"]) if given["seed"] else None, std=numbers["std"])

@@ -17,9 +17,13 @@ from typing import NamedTuple
 
 import optuna
 
+from orca_ray.errors import UserError
 from orca_ray.results.record import Record, Status
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.planning.schema import Dimension, Scalar, tidy
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, stable_seed
+from orca_ray.tasks.metrics import get_metric
+from orca_ray.tasks.registry import get_task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -148,6 +152,29 @@ class CandidateSampler:
             self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             self._study.tell(trial, answer.value)
+
+
+def comparable_records(store: ResultsStore, sweep: str) -> dict[str, Record]:
+    """Return the records of a sweep by trial key, without those whose scores a new version of orca-ray would change.
+
+    Those are of another metric than their task has now, or of another version of it. Their trials run again.
+    """
+    records = store.load(sweep)
+    current = {each: _current_metric(*each) for each in {(r.task, r.protocol) for r in records.values()}}
+    return {
+        key: record
+        for key, record in records.items()
+        if current[record.task, record.protocol] in (None, (record.metric, record.metric_version or 1))
+    }
+
+
+def _current_metric(task: str, protocol: str) -> tuple[str, int] | None:
+    """Return name and version of a task's metric; None if there is no such task any more."""
+    try:
+        metric = get_metric(get_task(task).under(protocol).metric)
+    except UserError:
+        return None
+    return metric.name, metric.version
 
 
 class Search:

@@ -30,6 +30,8 @@ class Metric:
     """Returns the metric of float64 predictions and of targets."""
     largest: float = math.inf
     """Largest possible value. It refuses imported scores that are in percent."""
+    version: int = 1
+    """Raised by every change that changes a score. Records keep it: scores of several versions are never averaged."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
         """Return the metric of a whole split: ``predictions`` [N, *output_shape], ``targets`` [N, ...]; lowest is best.

@@ -19,6 +19,7 @@ export function chart(options) {
     color: { type: "identity" },
     symbol: { type: "identity" },
     ...options,
+    marks: options.marks.filter(Boolean),
   });
   node.setAttribute("role", "img");
   if (options.ariaLabel) node.setAttribute("aria-label", options.ariaLabel);

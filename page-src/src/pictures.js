@@ -13,8 +13,13 @@ const shade = (index) => `var(--c${index % 8})`;
 /** @param {object[]} artefacts payloads with a form */
 export function pictures(artefacts) {
   return artefacts.map((picture) => {
-    const drawn = DRAW[picture.form]?.(picture);
-    return drawn && h("figure", { "aria-label": picture.title }, h("figcaption", {}, h("h3", {}, picture.title), picture.caption && h("p.note", {}, picture.caption)), drawn);
+    let drawn;
+    try {
+      drawn = DRAW[picture.form](picture);
+    } catch {
+      drawn = h("p.note", {}, "This picture is damaged, or of a newer orca-ray.");
+    }
+    return h("figure", { "aria-label": picture.title }, h("figcaption", {}, h("h3", {}, picture.title), picture.caption && h("p.note", {}, picture.caption)), drawn);
   });
 }
 

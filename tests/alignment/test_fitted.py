@@ -98,7 +98,7 @@ def test_processors_and_their_units_are_told_apart(monkeypatch: pytest.MonkeyPat
         units = not has_bfloat16_units(cpu)
         patch.setattr(tensor_cache, "has_bfloat16_units", lambda device: units)
         assert tensor_cache.environment(cpu) != usual
-    monkeypatch.setattr(tensor_cache, "_processor", lambda: "another")
+    monkeypatch.setattr(tensor_cache, "processor", lambda: "another")
     assert tensor_cache.environment(cpu) != usual
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command
@@ -227,3 +228,20 @@ def test_colours_are_for_terminals_that_want_them(store: str) -> None:
     assert "36m" not in plain
     assert all(len(line) <= 60 for line in plain.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines())
     assert "▁" not in in_a_terminal(*arguments, PYTHONIOENCODING="ascii:backslashreplace")
+
+
+def test_a_page_holds_the_pictures_of_its_trials(command: Command, tmp_path: Path) -> None:
+    record = make_record("a", test_score=0.125)
+    matrix = '{"form": "matrix", "title": "Confusion matrix", "caption": "", "values": [[3, 1], [0, 4]]}'
+    rows = [
+        ArtefactRow(record.sweep, "a", "confusion_matrix", "test", matrix),
+        ArtefactRow(record.sweep, "a", "damaged", "test", "{"),
+        ArtefactRow(record.sweep, "a", "nan", "test", '{"form": "matrix", "values": [[NaN]]}'),
+        ArtefactRow(record.sweep, "another", "confusion_matrix", "test", matrix.replace("Confusion", "Other")),
+    ]
+    ResultsStore(tmp_path / "store", create=True).append([record], artefacts=rows)
+    page = command("leaderboard", "pocket", "--results", str(tmp_path / "store"), "--format", "html")
+    assert page.code == 0
+    assert '"title":"Confusion matrix"' in page.out
+    assert '"title":"Other matrix"' not in page.out
+    assert "NaN]]" not in page.out

@@ -25,8 +25,19 @@ def rows() -> Path:
     return path
 
 
-@pytest.mark.parametrize("format", ["table", "markdown", "latex", "csv", "json", "html"])
-@pytest.mark.parametrize("store", ["missing", "empty", "other"])
+@pytest.mark.parametrize(
+    ("format", "store"),
+    [
+        ("table", "missing"),
+        ("markdown", "empty"),
+        ("latex", "missing"),
+        ("csv", "missing"),
+        ("json", "missing"),
+        ("html", "missing"),
+        ("html", "empty"),
+        ("table", "other"),
+    ],
+)
 def test_an_empty_store_shows_the_row_of_orca_as_published(command: Command, format: str, store: str) -> None:
     if store != "missing":
         ResultsStore("results", create=True).append([make_record()] if store == "other" else [])
@@ -72,7 +83,8 @@ def test_imported_rows_are_on_the_board_with_their_source_and_are_no_records(com
     store.append([make_record(test_score=0.5)])
     assert command("results", "import", str(rows)).code == 0
     out = command("leaderboard", "pocket").out
-    assert "theirs (imported)" in out
+    assert "theirs [1] (imported)" in out
+    assert "[1] https://example.org/paper" in out
     document = command("leaderboard", "pocket", "--json").json
     assert [row["source"] for row in document["published"]["rows"]] == ["https://example.org/paper"]
     assert [each["name"] for each in document["methods"]] == ["orca"]
@@ -86,7 +98,7 @@ def test_imported_rows_of_a_store_without_records(command: Command, rows: Path) 
     ending = command("leaderboard", "pocket")
     assert ending.code == 0
     assert "nothing ran here yet" in ending.out
-    assert "theirs (imported)" in ending.out
+    assert "theirs [1] (imported)" in ending.out
 
 
 def test_export_and_import_of_another_store(command: Command) -> None:

@@ -82,7 +82,7 @@ def test_scores_that_appear_and_disappear() -> None:
         ("protocol", "paper", "protocol held-out → paper"),
     ],
 )
-def test_other_versions_are_not_compared(column: str, value: object, reason: str) -> None:
+def test_other_versions_are_not_compared(column: str, value: str | int, reason: str) -> None:
     one = board(orca=[0.1, 0.2])
     found = only(one, one.assign(**{column: value}))
     assert (found.kind, found.reason) == (Kind.INCOMPARABLE, reason)

@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def content(report: Report, format: str) -> bytes:
 
 def trials(*, same_time: bool) -> list[Record]:
     """Return records with repeated seeds, two configurations, failures and a search trial."""
-    found = []
+    found: list[Record] = []
     for t, task in enumerate(("digits", "mnist")):
         for m, method in enumerate(("orca", "nft", "fpt")):
             for seed in range(3):
@@ -243,6 +245,20 @@ class TestLatex:
     )
     def test_escapes(self, text: str, shown: str) -> None:
         assert latex.escaped(text) == shown
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(not shutil.which("pdflatex"), reason="LaTeX is not installed")
+    def test_it_compiles(self, tmp_path: Path) -> None:
+        odd = [*map(chr, range(32, 127)), "é中ñß–−\x1b[2J\n---", r"\input{/etc/passwd}", r"\end{tabular}", "[a]", "*b"]
+        runs = [each for name in odd for each in (*seeds("a", name, 0.1, 0.2), *seeds(name, "orca", 0.1))]
+        (tmp_path / "board.tex").write_text(str(render(build(frame(*runs), benchmark="pocket"), "latex")))
+        (tmp_path / "page.tex").write_text(
+            r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{board}\end{document}"
+        )
+        command = ["pdflatex", "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+        assert "Missing character" not in done.stdout
 
     def test_every_row_of_a_table_has_its_columns(self) -> None:
         odd = r"a&b\\c_%$#{"

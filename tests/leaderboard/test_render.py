@@ -123,6 +123,9 @@ def test_json_holds_everything_in_full(board: Board) -> None:
     assert set(methods) == set(board.methods)
     assert methods["scratch"]["statuses"]["failed_oom"] == 1
     assert set(SHOWN) <= set(methods["orca"])
+    verdicts = document["statistics"]["verdict"]["values"]
+    assert {(each["method"], each["other"]) for each in verdicts} == {("orca", "nft"), ("nft", "orca")}
+    assert [each["question"] for each in document["answers"]] == ["Did aligning help?"]
     assert document["others"] == [{"sweep": "pocket/other", "protocol": "held-out", "confirmed": 1}]
 
 

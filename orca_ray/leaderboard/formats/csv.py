@@ -53,10 +53,9 @@ def _render(report: Report) -> str:
             write("summary", metric=name, method=method, n=len(report.common_tasks), **numbers)
         for status in Status:
             write("status", metric=status.value, method=method, value=board.count(method, status))
-    for (method, other), row in report.verdicts.iterrows():
-        write(
-            "verdict", metric="ratio", method=method, other=other, n=row["num_tasks"], **row[["value", "low", "high"]]
-        )
+    for row in report.verdicts.reset_index().to_dict("records"):
+        cells = {name: row[name] for name in ("method", "other", "value", "low", "high")}
+        write("verdict", metric="ratio", n=row["num_tasks"], **cells)
     for each in report.published_scores:
         names = ("task", "method", "std", "n", "kind", "source", "protocol", *_PUBLISHED)
         metric = each.metric or each.quantity

@@ -3,12 +3,16 @@
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
+
 from orca_ray.leaderboard.board import Cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.export import KIND, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.statistics.paired import Comparison
+from orca_ray.leaderboard.statistics.questions import Answer, answers
 from orca_ray.leaderboard.text import dump_json
 from orca_ray.results.record import Status
 
@@ -37,7 +41,8 @@ def _render(report: Report) -> str:
         **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
         "tasks": tasks,
         "methods": methods,
-        "verdicts": report.verdicts.reset_index().to_dict("records"),
+        "statistics": {name: _statistic(name, values) for name, values in report.statistics().items()},
+        "answers": [_answer(each) for each in answers(report.scores)],
         "common_tasks": report.common_tasks,
         "left_out": report.left_out,
         **{key: getattr(board, key) for key in ("notes", "warnings")},
@@ -47,6 +52,18 @@ def _render(report: Report) -> str:
         "published": report.published and report.published.to_dict(),
     }
     return dump_json(document)
+
+
+def _statistic(name: str, values: pd.DataFrame) -> dict[str, Any]:
+    entry = get_statistic(name)
+    about = {key: getattr(entry, key) for key in ("title", "shape", "better")}
+    return {**about, "values": values.reset_index().to_dict("records")}
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    named = {key: getattr(answer, key) for key in ("name", "question", "subject", "answer", "sentence")}
+    ratio = {key: float(f"{value:.10g}") for key, value in answer.comparison.ratio._asdict().items()}
+    return {**named, "ratio": ratio}
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -32,9 +32,9 @@ def _character(char: str) -> str:
         return _SPECIAL[char]
     if char.isascii():
         return char
-    letter, *accents = unicodedata.normalize("NFD", char)
-    if letter.isascii() and len(accents) == 1 and accents[0] in _ACCENTS:
-        return f"\\{_ACCENTS[accents[0]]}{{{letter}}}"
+    parts = unicodedata.normalize("NFD", char)
+    if len(parts) == 2 and parts[0].isascii() and parts[1] in _ACCENTS:
+        return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
     return f"U+{ord(char):04X}"
 
 

@@ -13,9 +13,9 @@ from string import Template
 from typing import Any
 
 from orca_ray.leaderboard.board import Board
-from orca_ray.leaderboard.page.data import page_data
+from orca_ray.leaderboard.page.data import chosen_pictures, page_data, picture_keys
 
-__all__ = ["page_data", "render", "render_index"]
+__all__ = ["chosen_pictures", "page_data", "picture_keys", "render", "render_index"]
 
 _FOLDER = Path(__file__).parent
 _ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}

@@ -1,25 +1,32 @@
 """The content of a page as plain JSON: scores, records, curves, costs, published rows and artefacts of a board."""
 
+import contextlib
+import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
 
-from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.board import Board, Cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.leaderboard.statistics.paired import Ratio
+from orca_ray.results.artefacts import parse_payload
 from orca_ray.results.record import Status
 
 MAX_RECORDS = 1500
 """Number of records up to which a page holds all; of more, it holds the scored and the failed ones."""
 MAX_EPOCHS = 100
 """Number of points up to which a learning curve is kept whole; of a longer one, every n-th is kept, and the last."""
+MAX_PICTURE_CHARACTERS = 1_000_000
+"""Largest size of all artefacts of a page together, as JSON."""
 _FAILED = [status.value for status in Status if status.failed]
 _COLUMNS = (
     "phase", "body", "seed", "status", "metric", "metric_version", "best_epoch", "epochs", "distance_before",
@@ -57,69 +64,76 @@ def page_data(
     """
     methods = sorted(board.methods)
     rows, note = _chosen_records(board, records)
-    places = {key: index for index, key in enumerate(rows["trial_key"])}
-    keys = {
-        (task, method, seed): key
-        for (task, method), cell in board.cells.items()
-        for seed, key in cell.trial_keys.items()
-    }
     tasks = {task: index for index, task in enumerate(board.tasks)}
-    scored = dict.fromkeys(keys.values())
+    finished = [cell.provenance.finished_at for cell in board.cells.values()]
+    scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
     return {
         "benchmark": board.benchmark,
         "sweep": board.sweep,
         "protocol": board.protocol,
-        "updated": _time(
-            max(
-                (cell.provenance.finished_at for cell in board.cells.values() if cell.provenance.finished_at),
-                default=None,
-            )
-        ),
+        "updated": _time(max((time for time in finished if time), default=None)),
         "tasks": [_task(board, task, (about or {}).get(task, {})) for task in board.tasks],
         "methods": [{"name": method} for method in methods],
         "seeds": list(board.seeds),
-        "scores": [
-            [
-                tasks[row.task],
-                methods.index(row.method),
-                row.seed,
-                row.score,
-                places.get(keys.get((row.task, row.method, row.seed), ""), -1),
-            ]
-            for row in board.scores.itertuples()
-        ],
+        "scores": _scores(board, rows["trial_key"].tolist()),
         "statistics": [
-            {
-                "name": name,
-                "title": each.title,
-                "definition": each.definition,
-                "better": each.better,
-                "shape": each.shape,
-            }
-            for name, each in all_statistics().items()
+            {name: getattr(each, name) for name in ("name", "title", "definition", "better", "shape")}
+            for each in all_statistics().values()
         ],
-        "cells": [
-            [
-                tasks[task],
-                methods.index(method),
-                {k: v for k, v in asdict(cell.cost).items() if not math.isnan(v)},
-                _provenance(cell.provenance),
-            ]
-            for (task, method), cell in board.cells.items()
-        ],
+        "cells": [[tasks[task], methods.index(method), *_cell(cell)] for (task, method), cell in board.cells.items()],
         "searches": _searches(board, records, tasks, methods),
         "effects": effects and _effects(effects),
         "records": _records(board, rows),
         "records_note": note,
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
         "curves": _curves(curves[curves["trial_key"].isin(scored) & (curves["sweep"] == board.sweep)]),
-        "artefacts": {key: list(artefacts[key]) for key in places if key in artefacts} if artefacts else {},
+        "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if artefacts and key in artefacts},
         "published": _published(published),
         "notes": list(board.notes),
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
         "reproduce": reproduce,
     }
+
+
+def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
+    """Return task, method, seed, score and place of the record of each row of the score table; -1 for no record."""
+    tasks, methods = list(board.tasks), sorted(board.methods)
+    places = {key: index for index, key in enumerate(keys)}
+    columns = (board.scores[name].tolist() for name in ("task", "method", "seed", "score"))
+    found: list[list[Any]] = []
+    for task, method, seed, score in zip(*columns, strict=True):
+        cell = board.cells.get((task, method))
+        place = places.get(cell.trial_keys.get(seed, ""), -1) if cell else -1
+        found.append([tasks.index(task), methods.index(method), seed, score, place])
+    return found
+
+
+def chosen_pictures(board: Board, artefacts: pd.DataFrame) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the artefacts that a page shows by trial key: those of each cell's first seed, as far as there is room.
+
+    Room goes to the first artefact of each cell, then to the second of each, and so on. ``artefacts`` are those of the
+    store, as `ResultsStore.artefacts` returns them; one whose payload is not valid is left out.
+    """
+    payloads = {str(key): group["payload"].tolist() for key, group in artefacts.groupby("trial_key", sort=True)}
+    keys = [key for key in picture_keys(board) if key in payloads]
+    room = MAX_PICTURE_CHARACTERS
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for place in range(max((len(payloads[key]) for key in keys), default=0)):
+        for key in keys:
+            for payload in payloads[key][place : place + 1]:
+                if len(payload) <= room:
+                    with contextlib.suppress(ValueError):
+                        picture = parse_payload(payload)
+                        json.dumps(picture, allow_nan=False)  # a page holds no NaN
+                        found.setdefault(key, []).append(picture)
+                        room -= len(payload)
+    return found
+
+
+def picture_keys(board: Board) -> list[str]:
+    """Return the key of the scored trial with the lowest seed of each cell; a page shows their artefacts."""
+    return [next(iter(cell.trial_keys.values())) for cell in board.cells.values() if cell.trial_keys]
 
 
 def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
@@ -172,11 +186,12 @@ def _searches(board: Board, records: pd.DataFrame, tasks: Mapping[str, int], met
         & (records["benchmark"] == board.benchmark)
         & (records["phase"] == "search")
     ].sort_values(["started_at", "trial_key"], kind="stable")
-    found, numbers = [], dict[tuple[str, str], int]()
-    for row, method in zip(rows.itertuples(), _labels(board, rows), strict=True):
-        if row.task in tasks and method in methods:
-            number = numbers[row.task, method] = numbers.get((row.task, method), -1) + 1
-            found.append([tasks[row.task], methods.index(method), number, _plain(row.validation_score)])
+    found: list[list[Any]] = []
+    numbers: Counter[tuple[str, str]] = Counter()
+    for task, method, score in zip(rows["task"], _labels(board, rows), rows["validation_score"], strict=True):
+        if task in tasks and method in methods:
+            found.append([tasks[task], methods.index(method), numbers[task, method], _plain(score)])
+            numbers[task, method] += 1
     return sorted(found, key=lambda each: each[:3])
 
 
@@ -258,19 +273,28 @@ def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
 def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
     """Return the curves by trial key, stage and column."""
     found: dict[str, dict[str, dict[str, list[Any]]]] = {}
-    names = {"loss": "loss", "distance": "distance", "validation": "validation_score"}
-    for (key, stage), group in rows.sort_values("epoch", kind="stable").groupby(["trial_key", "stage"], sort=True):
-        step = -(-len(group) // MAX_EPOCHS)
-        kept = group.iloc[sorted({*range(0, len(group), step), len(group) - 1})]
-        columns = {name: [_plain(value, 6) for value in kept[column]] for name, column in names.items()}
-        present = {name: values for name, values in columns.items() if any(value is not None for value in values)}
-        found.setdefault(str(key), {})[str(stage)] = {"epoch": [int(epoch) for epoch in kept["epoch"]], **present}
+    names = ("epoch", "loss", "distance", "validation")
+    ordered = rows.sort_values(["trial_key", "stage", "epoch"], kind="stable")
+    columns = [ordered[name].tolist() for name in ("epoch", "loss", "distance", "validation_score")]
+    trials = zip(ordered["trial_key"].tolist(), ordered["stage"].tolist(), strict=True)
+    points = zip(trials, zip(*columns, strict=True), strict=True)
+    for (key, stage), group in itertools.groupby(points, key=itemgetter(0)):
+        own = [point for _, point in group]
+        step = -(-len(own) // MAX_EPOCHS)
+        kept = [own[place] for place in sorted({*range(0, len(own), step), len(own) - 1})]
+        series = {
+            name: [_plain(value, 6) for value in values]
+            for name, values in zip(names, zip(*kept, strict=True), strict=True)
+        }
+        present = {name: values for name, values in series.items() if any(value is not None for value in values)}
+        found.setdefault(str(key), {})[str(stage)] = present
     return found
 
 
-def _provenance(provenance: Any) -> dict[str, Any]:
-    """Return what the page shows of a cell beyond its records."""
-    return {
+def _cell(cell: Cell) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the costs of a cell that are known, and what the page shows of its trials beyond their records."""
+    provenance = cell.provenance
+    return {name: value for name, value in asdict(cell.cost).items() if not math.isnan(value)}, {
         "statuses": {status.value: count for status, count in provenance.statuses.items() if count},
         "attempts": provenance.attempts,
         "device_hours": {device: float(f"{hours:.4g}") for device, hours in provenance.device_hours.items()},

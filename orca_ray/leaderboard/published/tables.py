@@ -19,11 +19,13 @@ from orca_ray.leaderboard.published.rows import (
     PublishedRow,
     sources,
 )
+from orca_ray.leaderboard.statistics import get_statistic
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
 _PERCENT = 100.0
 _MAX_NAMES = 6
+_OTHERS = (SUBMITTED, IMPORTED)
 
 
 @dataclass(frozen=True)
@@ -209,14 +211,22 @@ def compare(
             beside += [] if reason else [row]
     tasks = {row.task for row in beside}
     fair = [*(row for row in own if row.task in tasks), *beside]
+    numbers = {source: i for i, source in enumerate(dict.fromkeys(r.source for r in shown if r.kind in _OTHERS), 1)}
     return Published(
         benchmark,
-        _table("own and published scores, same metric and protocol", fair) if beside else None,
-        tuple(_table(title, group) for title, group in groups.items()),
+        _table("own and published scores, same metric and protocol", fair, numbers) if beside else None,
+        tuple(_table(title, group, numbers) for title, group in groups.items()),
         dict(reasons.most_common()),
         shown,
         Counter(row.kind for row in rows if row.kind in hide),
-        tuple(dict.fromkeys(_notes(ranked, [row for row in shown if row.setting == CLAIM]))),
+        tuple(
+            dict.fromkeys(
+                [
+                    *(f"[{number}] {source}" for source, number in numbers.items()),
+                    *_notes(ranked, [row for row in shown if row.setting == CLAIM]),
+                ]
+            )
+        ),
     )
 
 
@@ -230,13 +240,16 @@ def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std
 
 
 def _title(row: PublishedRow) -> str:
-    if row.kind in (SUBMITTED, IMPORTED):
+    if row.kind in _OTHERS:
         return f"scores of others: {row.setting}"
     return "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
 
 
-def _table(title: str, rows: Iterable[PublishedRow]) -> PublishedTable:
-    """Return a table; of several rows for a cell, one without a flag wins, then the first."""
+def _table(title: str, rows: Sequence[PublishedRow], numbers: Mapping[str, int]) -> PublishedTable:
+    """Return a table; of several rows for a cell, one without a flag wins, then the first.
+
+    ``numbers`` are those of the sources of other people's rows. They keep methods of equal name apart.
+    """
     ordered = sorted(rows, key=lambda row: bool(row.flag))
     units = {row.task: row for row in reversed(ordered) if row.kind != OWN}
     columns = {
@@ -246,6 +259,7 @@ def _table(title: str, rows: Iterable[PublishedRow]) -> PublishedTable:
     cells: dict[tuple[str, Column], PublishedRow] = {}
     for row in ordered:
         name = f"{row.method}, this store" if row.kind == OWN else row.method
+        name += f" [{numbers[row.source]}]" if row.kind in _OTHERS else ""
         cells.setdefault((name, columns[row.task]), row)
     return PublishedTable(title, tuple(columns.values()), cells, _summary(cells, tuple(columns.values())))
 
@@ -260,13 +274,9 @@ def _summary(cells: Mapping[tuple[str, Column], PublishedRow], columns: Sequence
     complete = means.loc[:, means.notna().all()]
     if complete.shape[1] < 2:
         complete = complete.iloc[:, :0]
-    best = complete.eq(complete.min(axis=1), axis=0)
-    found = pd.DataFrame(
-        {
-            "mean_rank": complete.rank(axis=1).mean(),
-            "wins": best.div(best.sum(axis=1), axis=0).sum(),
-        }
-    )
+    table = complete.rename_axis("task").reset_index().melt("task", var_name="method", value_name="score")
+    table = table.assign(seed=0)
+    found = pd.DataFrame({name: get_statistic(name).compute(table)["value"] for name in ("mean_rank", "wins")})
     return found.reindex(methods).sort_values("mean_rank", kind="stable")
 
 

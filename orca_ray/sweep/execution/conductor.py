@@ -18,7 +18,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import events
 from orca_ray.sweep.execution.messages import TrialReport, make_record
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
-from orca_ray.sweep.search import Search
+from orca_ray.sweep.search import Search, comparable_records
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Conductor:
         """Directory of the checkpoints: in the store's directory, or in the cache if the store is remote."""
         existing = {
             key: record
-            for key, record in store.load(self._spec.sweep_id).items()
+            for key, record in comparable_records(store, self._spec.sweep_id).items()
             if not (record.status is Status.LOST or (retry_failed and record.status.failed))
         }
         scores = self._stored_scores() if existing else {}

@@ -57,6 +57,8 @@ class Worker:
     node: str = ""
     device: str = ""
     torch: str = ""
+    processor: str = ""
+    """Maker and model of the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +94,22 @@ def make_record(
 
     The keyword arguments ``run`` are the fields ``executor`` and ``attempts``. Unreported results become None.
     """
+    from orca_ray.tasks.metrics import get_metric
     from orca_ray.tasks.registry import get_task
 
     assert report.status is not None
     task = get_task(trial.task)
+    metric = task.under(trial.protocol).metric
     finished_at = datetime.now(UTC)
     return Record(
         **{name: getattr(trial, name) for name in _TRIAL},
-        trial_key=trial.key, sweep=sweep, benchmark=task.benchmark, metric=task.under(trial.protocol).metric,
+        trial_key=trial.key, sweep=sweep, benchmark=task.benchmark, metric=metric,
+        metric_version=get_metric(metric).version,
         hyperparameters=canonical_json(dict(trial.hyperparameters)), status=report.status, error=report.error,
         started_at=started_at, finished_at=finished_at, wall_seconds=(finished_at - started_at).total_seconds(),
         node=report.worker.node, device=report.worker.device, torch_version=report.worker.torch,
-        version=orca_ray.__version__, **_outcome(report, curve), **run,
+        version=orca_ray.__version__, processor=report.worker.processor or None, cpus=trial.resources.cpus,
+        gpus=trial.resources.gpus, **_outcome(report, curve), **run,
     )  # fmt: skip
 
 

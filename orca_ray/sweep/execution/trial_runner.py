@@ -210,8 +210,10 @@ def device_for(trial: TrialSpec) -> str:
 
 
 def this_worker(device: str) -> Worker:
-    """Return this machine's name, the name of its GPU (if ``device`` is ``cuda``), and PyTorch's version."""
+    """Return this machine's name, the names of its CPU and GPU (if ``device`` is ``cuda``), and PyTorch's version."""
     import torch
 
+    from orca_ray.alignment.tensor_cache import processor
+
     name = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else "cpu"
-    return Worker(node=platform.node(), device=name, torch=str(torch.__version__))
+    return Worker(node=platform.node(), device=name, torch=str(torch.__version__), processor=processor())

@@ -18,7 +18,7 @@ from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_cost
 from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
-from orca_ray.sweep.search import Search
+from orca_ray.sweep.search import Search, comparable_records
 from orca_ray.tasks.registry import get_task
 
 
@@ -106,7 +106,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
         raise UserError("nothing to plan: the sweep has no task or no method")
     check_bodies(searches, local=True)
     searches = with_sources(searches)
-    existing = store.load(spec.sweep_id) if store else {}
+    existing = comparable_records(store, spec.sweep_id) if store else {}
     rows = [
         PlanRow(
             plan.task, plan.method, plan.body, plan.num_search, plan.num_confirm,

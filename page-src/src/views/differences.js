@@ -49,8 +49,8 @@ function matrix(board, methods) {
       "Separable: Student's paired test of log ratios over tasks, adjusted by Holm for all pairs, at the 5 % level. ",
       "More tasks or seeds: what would separate the pair with a probability of 80 %, if the difference is as large as it looks."),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "verdicts" }, h("table.matrix", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), methods.map((method) => h("th", { scope: "col" }, mark(method), " ", method)))),
-      h("tbody", {}, methods.map((one) => h("tr", {}, h("th", { scope: "row" }, mark(one), " ", one), methods.map((other) => cell(one, other))))))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), methods.map((method) => h("th", { scope: "col" }, mark(method), "\u00a0", method)))),
+      h("tbody", {}, methods.map((one) => h("tr", {}, h("th", { scope: "row" }, mark(one), "\u00a0", one), methods.map((other) => cell(one, other))))))),
     h("details.panel", {}, h("summary", {}, "In sentences"), methods.flatMap((one, index) => methods.slice(index + 1).map((other) => h("p", {},
       verdictSentence(one, other, verdict[one][other]), winRate[one][other].num_tasks > 0 && ` ${one} wins on ${format.percent(winRate[one][other].value)} of tasks.`)))),
   ];

@@ -115,7 +115,7 @@ function recordList(board, argument) {
       h("label", {}, "Search ", h("input", { type: "search", id: "search", value: options.get("search") ?? "", placeholder: "method, task, key or error", oninput: (event) => change({ search: event.target.value }) })),
       h("label", {}, "Status ", h("select", { id: "status", onchange: (event) => change({ status: event.target.value }) }, h("option", { value: "" }, "all"), statuses.map((each) => h("option", { value: each, selected: each === status }, each.replaceAll("_", " ")))))),
     plainTable(["Task", "Method", "Seed", "Phase", "Status", "Test score", "Time", "Key"],
-      found.slice(0, LISTED).map((record) => [h("a", { href: link("record", record.key) }, board.label(record.task)), [mark(record.method), " ", record.method], String(record.seed), record.phase, record.status.replaceAll("_", " "), format.score(record.test), format.duration(record.wall_seconds), h("code", {}, record.key)])),
+      found.slice(0, LISTED).map((record) => [h("a", { href: link("record", record.key) }, board.label(record.task)), [mark(record.method), "\u00a0", record.method], String(record.seed), record.phase, record.status.replaceAll("_", " "), format.score(record.test), format.duration(record.wall_seconds), h("code", {}, record.key)])),
     found.length > LISTED && h("p.note", {}, `The first ${LISTED} of ${found.length}; search for more.`),
   ];
 }

@@ -30,7 +30,7 @@ export function tableView(board) {
     board.tasks.length ? boardTable(board, shown, tasks) : null,
     board.tasks.length > 0 && h("p.note", {}, "Bold: best mean of the task among own rows. Shade: the closer to the best, the darker. ± is the standard deviation over seeds. ",
       "A dash is a missing score: it is never averaged over. Each score leads to its trial."),
-    statistics(board),
+    later(() => statistics(board)),
     publishedTables(board),
     notices(board),
   ];
@@ -82,7 +82,7 @@ function boardTable(board, rows, tasks) {
     }),
     heading("cost", "Time", h("span.metric", {}, "a trial")));
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
-    h("th", { scope: "row" }, row.method ? [mark(row.method), " "] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
+    h("th", { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
     h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue),
       Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
     tasks.map((task) => scoreCell(board, row, task, best.get(task))),
@@ -109,6 +109,13 @@ function missingCell(board, row, task) {
   return h("td.failed", {}, h("a", { href: link("record", failed[0].key) }, format.MISSING, h("span.spread", {}, `${failed.length} failed`)));
 }
 
+/** Content that takes long on a large board: the scores are shown first. @param {() => unknown} build */
+function later(build) {
+  const place = h("section", { "aria-label": "statistics" });
+  setTimeout(() => place.isConnected && place.append(...[build()].flat(Infinity).filter(Boolean)));
+  return place;
+}
+
 /** Every statistic that has one value a method. */
 function statistics(board) {
   const shown = board.data.statistics.filter((each) => each.shape === "method" && typeof board.results[each.name] === "object");
@@ -121,7 +128,7 @@ function statistics(board) {
     h("h3", {}, "Statistics over the chosen tasks"),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: each.definition }, each.title, h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
-      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), " ", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
+      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
     h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, each.title), h("dd", {}, each.definition)]))),
   ];
 }

@@ -23,7 +23,7 @@ SCRIPT = "</script><script>alert(2)</script>"
 def records() -> list[Record]:
     """Return scored trials of all methods, one failed trial, and search trials of one task."""
     random = np.random.default_rng(0)
-    found = []
+    found: list[Record] = []
     for t, task in enumerate(TASKS):
         for m, (method, level) in enumerate(METHODS.items()):
             for seed in range(SEEDS):

@@ -20,6 +20,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+LOCAL = ("file:", "data:")
 Open = Callable[..., Any]
 """Opens a page: takes a hash, the page's data and options of the browser's context; returns playwright's Page."""
 
@@ -51,8 +52,8 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
         page.set_default_timeout(10_000)
         page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
-        page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: problems.extend([] if request.url.startswith(LOCAL) else [request.url]))
+        page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
         page.goto(f"file://{file}#{place}")
         page.wait_for_selector("main[data-shown]")
         return page

@@ -1,13 +1,29 @@
 """The page in a headless browser; `open_page` fails a test in which the page logs or requests anything."""
 
 import json
-import random
+import re
 from typing import Any
 
 import pytest
 
+from orca_ray.leaderboard import Grid, build_effects, empty_board, render_effects
+from orca_ray.leaderboard.page import page_data
+from orca_ray.leaderboard.published import all_published, compare, published_rows
+from orca_ray.results.artefacts import (
+    Bars,
+    BarSeries,
+    Group,
+    Image,
+    Images,
+    Lines,
+    Matrix,
+    Plot,
+    Points,
+    Quantised,
+    Series,
+)
 from orca_ray.results.record import Status
-from tests.leaderboard.page.boards import HOSTILE, METHODS, SCRIPT, SEEDS, TASKS, data, page_of
+from tests.leaderboard.page.boards import HOSTILE, METHODS, SCRIPT, SEEDS, TASKS, data, page_of, tables
 from tests.leaderboard.page.conftest import Open
 from tests.results.factories import make_record
 
@@ -79,6 +95,7 @@ def test_a_method_whose_trials_all_failed_leads_to_the_error(open_page: Open) ->
     page = open_page()
     assert methods(page)[-1] == "fpt"
     page.click("td.failed a")
+    page.wait_for_selector('main[data-shown^="record/"]')
     assert page.url.endswith("#/record/key-failed")
     assert "CUDA out of memory" in page.inner_text("pre")
 
@@ -87,6 +104,7 @@ def test_a_score_leads_to_its_record(open_page: Open) -> None:
     page = open_page("/task/pocket%2Fdigits")
     page.click("text=Numbers >> nth=0")
     page.locator("figure a").first.click()
+    page.wait_for_selector('main[data-shown^="record/"]')
     text = page.inner_text("main")
     assert "orca-sweep reproduce key-digits-" in text
     assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
@@ -100,6 +118,7 @@ def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
     again = open_page(page.url.partition("#")[2])
     assert methods(again) == methods(page)
     again.click("nav a >> text=Profiles")
+    again.wait_for_selector('main[data-shown="profiles/"]')
     assert again.inner_text("summary#subset") == f"Computed on 3 of 4 methods and all {len(TASKS)} tasks"
 
 
@@ -148,13 +167,91 @@ def test_a_live_page_reloads_itself_and_keeps_its_view(open_page: Open) -> None:
     page.wait_for_selector('main[data-shown="task/pocket/digits"]')
 
 
-def subsets(number: int) -> list[tuple[list[str], list[str]]]:
-    choose = random.Random(0)
-    names = [f"pocket/{task}" for task in TASKS]
-    return [
-        (
-            choose.sample(sorted(METHODS), choose.randint(2, len(METHODS))),
-            choose.sample(names, choose.randint(1, len(names))),
-        )
-        for _ in range(number)
+PICTURES = [
+    Matrix(title="Confusion", rows="true class", columns="predicted class", counts=((3, 1), (0, 4))),
+    Images(
+        title="Field",
+        panels=(
+            Image("true", Quantised.encode([[0.0, 1.0], [2.0, 4.0]])),
+            Image("error", Quantised.encode([[-1.0, 0.0], [0.5, 1.0]]), "diverging"),
+        ),
+    ),
+    Points(
+        title="Features",
+        x="first",
+        y="second",
+        panels=(Plot("after", (Group("source", Quantised.encode([0.0, 1.0]), Quantised.encode([1.0, 2.0])),)),),
+    ),
+    Lines(title="Sample", x="time", series=(Series("channel 0", Quantised.encode([0.0, 1.0, 0.0])),)),
+    Bars(title="Labels", x="label", series=(BarSeries(HOSTILE, (0.5, None, 0.75)),)),
+]
+
+
+def test_a_record_has_its_pictures(open_page: Open) -> None:
+    key = "key-digits-orca-0"
+    content = {**data(), "artefacts": {key: [json.loads(picture.to_json()) for picture in PICTURES]}}
+    page = open_page(f"/record/{key}", content)
+    shown = page.locator("figure h3").all_inner_texts()
+    assert shown[: len(PICTURES)] == [picture.title for picture in PICTURES]
+    assert page.locator('figure[aria-label="Confusion"] svg [aria-label="text"] text').all_text_contents() == [
+        "3",
+        "1",
+        "4",
     ]
+    pixels = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, 2, 2).data)"
+    true = page.locator('canvas[aria-label="true"]').evaluate(pixels)
+    assert true[:3] == [68, 1, 84]  # the ends of viridis
+    assert true[-4:-1] == [253, 231, 37]
+    error = page.locator('canvas[aria-label="error"]').evaluate(pixels)
+    red, _, blue = error[:3]
+    assert blue > red
+    assert min(error[4:7]) > 230
+
+
+def test_a_damaged_picture_leaves_the_record_whole(open_page: Open) -> None:
+    key = "key-digits-orca-0"
+    broken = [{"form": "images", "title": "Broken", "panels": [{"title": "x"}]}, {"form": "none", "title": "New"}]
+    page = open_page(f"/record/{key}", {**data(), "artefacts": {key: broken}})
+    assert page.locator("text=This picture is damaged").count() == 2
+    assert "refine.learning_rate" in page.inner_text("main")
+
+
+def test_published_scores_of_an_empty_store_and_their_digitised_rows(open_page: Open) -> None:
+    frame, points = tables([])
+    published = compare(published_rows("nasbench360"), "nasbench360")
+    page = open_page(content=page_data(empty_board("nasbench360"), frame, points, published=published))
+    assert "Nothing was run here yet" in page.inner_text(".brief")
+    first = cells(page, 0)
+    values = ["6.53", "29.85", "7.28e-3", "1.91", "0.152", "7.54", "0.56", "0.28", "11.59", "0.29"]
+    assert first == ["ORCA", "1.45", *values]
+
+
+def test_digitised_rows_are_hidden_and_shown(open_page: Open) -> None:
+    rows = [row for row in all_published() if row.kind == "digitised"]
+    benchmark = rows[0].benchmark
+    frame, points = tables([])
+    published = compare(published_rows(benchmark), benchmark)
+    page = open_page(content=page_data(empty_board(benchmark), frame, points, published=published))
+    assert page.locator("text=read off a figure").count() > 0
+    page.check("#digitised")
+    assert page.locator("main .flag >> text=read off a figure").count() == 0
+    page.uncheck("#digitised")
+    assert page.locator("main .flag >> text=read off a figure").count() > 0
+
+
+def test_the_page_of_a_grid_begins_with_its_effects(open_page: Open) -> None:
+    rows = [
+        make_record(
+            f"g{rate}{seed}", seed=seed, test_score=score + seed / 100, hyperparameters=json.dumps({"rate": rate})
+        )
+        for rate, score in ((1, 0.2), (2, 0.1))
+        for seed in (0, 1)
+    ]
+    plan = {("pocket/digits", "orca"): [({"rate": "slow"}, {"rate": 1}), ({"rate": "fast"}, {"rate": 2})]}
+    frame, _ = tables(rows)
+    effects = build_effects(frame, Grid(plan, [0, 1]), benchmark="pocket", sweep="pocket/quick")
+    content = json.loads(re.findall(r'id="data">(.*?)</script>', render_effects(effects, "html"), re.DOTALL)[0])
+    page = open_page(content=content)
+    assert page.inner_text("main h3 >> nth=0") == "Effect of rate, relative to slow"
+    page.click("text=Numbers")
+    assert f"{0.105 / 0.205:.3f}" in page.inner_text("figure")

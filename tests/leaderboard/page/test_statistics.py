@@ -70,9 +70,7 @@ def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
         for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
             yield from differences(one, other, f"{path}/{index}")
     elif isinstance(ours, float | np.floating):
-        other = float("nan") if theirs is None else theirs
-        same = ours == other or (math.isnan(ours) and math.isnan(other))
-        if not same and not abs(ours - other) <= 1e-9 * max(1.0, abs(ours)):
+        if theirs != pytest.approx(ours, rel=1e-9, abs=1e-9, nan_ok=True):
             yield f"{path}: {ours!r} and {theirs!r}"
     elif ours != theirs:
         yield f"{path}: {ours!r} and {theirs!r}"
@@ -108,7 +106,7 @@ def test_critical_differences_and_answers_are_pythons(open_page: Open, seed: int
     names = [(f"b/t{t}", method, number) for t in range(7) for method in ("nft", "orca") for number in range(3)]
     searches = pd.DataFrame(names, columns=["task", "method", "number"])
     searches["score"] = choose.lognormal(size=len(names))
-    searches["hyperparameters"] = [{}] * len(names)
+    searches["hyperparameters"] = pd.Series([{} for _ in names], dtype=object)
     theirs = in_page(page, scores, "answers", searches)
     expected = answers(scores, searches)
     assert [(each["name"], each["subject"]) for each in theirs] == [(each.name, each.subject) for each in expected]

@@ -102,6 +102,16 @@ class TestEveryStatistic:
         pd.testing.assert_frame_equal(compute(name, scores), compute(name, scaled), rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if get_statistic(name).inputs == ("scores",)])
+def test_a_method_that_is_better_on_every_task(name: str) -> None:
+    statistic = get_statistic(name)
+    if statistic.better and statistic.shape != "pair":
+        found = compute(name, table({f"t{n}": {"a": [0.1, 0.2], "b": [0.3, 0.4]} for n in range(6)}))["value"]
+        good, bad = found.groupby("method").mean()
+        assert good != bad
+        assert (good < bad) == (statistic.better == "lower")
+
+
 def test_names() -> None:
     assert {"mean_rank", "win_rate", "wins"} <= set(NAMES)
     with pytest.raises(UserError, match="Did you mean 'mean_rank'"):

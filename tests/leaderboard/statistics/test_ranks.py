@@ -2,6 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from tests.leaderboard.statistics.tables import random_table, table
@@ -46,6 +48,13 @@ def test_intervals_hold_the_truth_of_a_clear_case() -> None:
     assert (value_x, low_x, high_x) == (1, 1, 1)
     assert value_y == pytest.approx(2 + 1 / 3)
     assert 2 <= low_y < value_y < high_y <= 3
+
+
+@given(st.lists(st.lists(st.floats(0, 1, width=16), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_identities(scores: list[list[float]]) -> None:
+    rows = table({f"t{number}": dict(zip("abc", row, strict=True)) for number, row in enumerate(scores)})
+    assert sum(values("wins", rows).values()) == pytest.approx(len(scores))
+    assert sum(values("mean_rank", rows).values()) == pytest.approx(6.0)
 
 
 class TestTable:

@@ -1,8 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
@@ -10,6 +14,7 @@ from orca_ray.sweep.execution.events import Event, TrialFinished
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, placement_problem
 from orca_ray.sweep.planning.spec import Overrides
+from tests.results.factories import files_of
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
 
@@ -275,3 +280,50 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> N
     conductor.finish(trial.key, list(fake_reports(trial))[-1])
     conductor.tidy()
     assert not folder.exists()
+
+
+def test_trials_of_an_earlier_version_of_the_metric_run_again(store: ResultsStore, tmp_path: Path) -> None:
+    ran = play(conduct(store))
+    records = store.load("fake/full")
+    assert {record.metric_version for record in records.values()} == {1}
+    old = ResultsStore(tmp_path / "old", create=True)
+    task = ran[0].task
+    old.append([replace(record, metric_version=None) for record in records.values() if record.task != task])
+    old.append([replace(record, metric_version=2) for record in records.values() if record.task == task])
+    again = play(conduct(old))
+    assert {trial.key for trial in again} == {key for key, record in records.items() if record.task == task}
+    assert {record.metric_version for record in old.load("fake/full").values() if record.task == task} == {1}
+
+
+@pytest.mark.parametrize("table", ["records", "curves"])
+@pytest.mark.parametrize("damage", ["torn", "foreign"])
+def test_a_sweep_does_not_continue_on_a_damaged_store(store: ResultsStore, table: str, damage: str) -> None:
+    play(conduct(store), most=2)
+    file = files_of(store, table)[0]
+    if damage == "torn":
+        file.write_bytes(file.read_bytes()[:-20])
+    else:
+        pq.write_table(pa.table({"a": [1]}), file)
+    with pytest.raises(UserError, match=f"{file} is .*"):
+        conduct(store)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validation_score": None},
+        {"hyperparameters": '{"refine.learning_rate":"much"}'},
+        {"task": "pocket/none", "method": "none", "body": "none"},
+        {"seed": -1, "epochs": -5, "best_epoch": 2**62, "attempts": 0},
+        {"notes": "; ;", "error": ""},
+        {"metric": "none"},
+    ],
+)
+def test_a_sweep_continues_on_odd_records(store: ResultsStore, tmp_path: Path, changes: dict[str, Any]) -> None:
+    play(conduct(store), most=20)
+    odd = ResultsStore(tmp_path / "odd", create=True)
+    odd.append([replace(record, **changes) for record in store.load("fake/full").values()])
+    conductor = conduct(odd)
+    play(conductor)
+    assert conductor.done
+    assert conductor.summary().planned == 24
