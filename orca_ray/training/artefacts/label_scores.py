@@ -1,40 +1,36 @@
 """Average precision, AUROC and share of positive test samples of each label of a multi-label task."""
 
-import warnings
 from collections.abc import Iterator
 
+from orca_ray.data.rows import Array
 from orca_ray.results.artefacts import Bars, BarSeries, rounded
 from orca_ray.tasks.dense_metrics import area_under_roc
 from orca_ray.training.artefact import ArtefactKind, Evaluated
 
 
-def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
+def _scores(positive_N: Array, logits_N: Array) -> tuple[float | None, float | None]:
     from sklearn.metrics import average_precision_score
 
+    if not 0 < positive_N.sum() < len(positive_N):
+        return None, None
+    return rounded(average_precision_score(positive_N, logits_N)), rounded(area_under_roc(logits_N, positive_N))
+
+
+def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
     positive = evaluated.y > 0
-    columns: list[tuple[float | None, float | None]] = []
-    for label, logits in zip(positive.T, evaluated.predictions.T, strict=True):
-        if not 0 < label.sum() < len(label):
-            columns.append((None, None))
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            precision_of_label, area_of_label = average_precision_score(label, logits), area_under_roc(logits, label)
-        columns.append((rounded(float(precision_of_label)), rounded(float(area_of_label))))
-    precision, area = zip(*columns, strict=True)
-    yield (
-        "test",
-        Bars(
-            title="Scores of each label on the test split",
-            caption="Labels without both positive and negative samples have no score.",
-            x="label",
-            series=(
-                BarSeries("average precision", precision),
-                BarSeries("area under the ROC curve", area),
-                BarSeries("share of positive samples", tuple(rounded(share) for share in positive.mean(axis=0))),
-            ),
+    precision, area = zip(*map(_scores, positive.T, evaluated.predictions.T), strict=True)
+    shares = tuple(rounded(share) for share in positive.mean(axis=0))
+    picture = Bars(
+        title="Scores of each label on the test split",
+        caption="Labels without both positive and negative samples have no score.",
+        x="label",
+        series=(
+            BarSeries("average precision", precision),
+            BarSeries("area under the ROC curve", area),
+            BarSeries("share of positive samples", shares),
         ),
     )
+    yield "test", picture
 
 
 ARTEFACT = ArtefactKind(

@@ -17,6 +17,7 @@ from orca_ray.sweep.execution.reproduce import find_record, make_trial, reproduc
 from tests.methods.tiny_trials import make_home
 from tests.sweep.real import TEXT, tiny_spec
 
+pytestmark = pytest.mark.slow
 SWEEP = TEXT.replace("[orca, nft]", "[orca, nft, linear_probe]").replace("search_trials: 3", "search_trials: 1")
 
 
