@@ -128,10 +128,14 @@ from orca_ray.sweep.planning.loading import load_spec
 
 os.sched_getaffinity = lambda _: {0}  # Ray starts one worker
 
+finished = 0
+
 def tell(event):
+    global finished
     print(type(event).__name__, flush=True)
+    finished += type(event).__name__ == "TrialFinished"
     if type(event).__name__ == "TrialProgress":
-        time.sleep(0.1)  # or the sweep ends before the test interrupts it
+        time.sleep(0.1 if finished < 2 else 0.5)  # or the sweep ends before the test interrupts it
 
 summary = run_sweep(load_spec(sys.argv[1]), ResultsStore(sys.argv[2], create=True), executor=sys.argv[3],
                     listener=tell, checkpoint_seconds=0.0)
