@@ -1,6 +1,6 @@
 """Boards in the documentation: tables between marks that name a store which is part of the repository.
 
-    <!-- board: pocket --results sweeps/results/pocket -->
+    <!-- board: pocket --results docs/stores/pocket -->
     …
     <!-- /board -->
 
