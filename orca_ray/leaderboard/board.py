@@ -93,12 +93,13 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one scored trial of a cell costs: means over its seeds, and the largest memory; NaN where unknown."""
+    """Cost of one scored trial of a cell: the mean over its seeds, except for the peak memory; NaN if unknown."""
 
     wall_seconds: float = math.nan
     device_seconds: float = math.nan
     """Seconds of aligning, refining and evaluating, times the number of GPUs where the trial had a share of one."""
     peak_memory_mib: float = math.nan
+    """Largest value of all seeds."""
     num_trainable: float = math.nan
     """Number of trained parameters."""
     num_parameters: float = math.nan

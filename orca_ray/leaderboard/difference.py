@@ -19,7 +19,7 @@ _VERSION = ("protocol", "metric", "metric_version", "data_fingerprint")
 
 
 class Kind(StrEnum):
-    """What happened to the score of a method on a task."""
+    """Kind of change of the score of a method on a task, from one board to another."""
 
     BETTER = "better"
     WORSE = "worse"

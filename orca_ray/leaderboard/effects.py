@@ -30,7 +30,7 @@ METHOD = "method"
 
 @dataclass(frozen=True)
 class Grid:
-    """What a sweep with a grid plans."""
+    """Planned cells and seeds of a sweep with a grid."""
 
     cells: Mapping[tuple[str, str], Sequence[tuple[Levels, Mapping[str, object]]]]
     """Levels and hyper-parameters of each cell, by task and method. The level that comes first is the baseline."""

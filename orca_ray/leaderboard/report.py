@@ -1,4 +1,4 @@
-"""What a format writes: a board with its statistics, learning curves and published results."""
+"""Reports, the input of all formats: a board with its statistics, learning curves and published results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -56,7 +56,7 @@ class SubmittedScore:
 
 @dataclass(frozen=True)
 class Known:
-    """What the rows of a file may name."""
+    """Tasks and metrics that the rows of a file may name."""
 
     metrics: Mapping[str, tuple[str, ...]]
     """The metrics of each task."""

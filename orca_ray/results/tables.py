@@ -174,7 +174,7 @@ def invalid_rows(table: Any, kind: Table) -> Iterator[tuple[str, int, str, str, 
 
 
 class FilePart:
-    """A Parquet file of a table, of which row groups and columns are read as needed.
+    """A Parquet file that holds rows of a table. Its row groups and columns are read as needed.
 
     Raises UserError (``where`` is the file's name in the message) if the file is truncated or damaged, or does not have
     the columns of ``kind``.

@@ -114,7 +114,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Published:
-    """What is published on a benchmark, beside own scores where that is fair, and as published."""
+    """Published results of a benchmark: the comparable ones next to own scores, and all of them by themselves."""
 
     benchmark: str
     beside: PublishedTable | None

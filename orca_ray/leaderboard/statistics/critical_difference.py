@@ -21,7 +21,7 @@ MAX_EXACT = 25
 
 @dataclass(frozen=True)
 class CriticalDifferences:
-    """What a critical-difference diagram shows. Demšar 2006, "Statistical Comparisons of Classifiers", JMLR 7."""
+    """Numbers of a critical-difference diagram. Demšar 2006, "Statistical Comparisons of Classifiers", JMLR 7."""
 
     mean_ranks: Mapping[str, float]
     """By method, best first."""
