@@ -26,6 +26,7 @@ from .tiny_trials import (
     TASK,
     changed,
     copy_of,
+    every_target,
     make_data,
     make_task,
     reported,
@@ -187,16 +188,7 @@ def test_progress_and_outcome_so_far(bert: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("target", "input_shape"),
-    [
-        (Target("labels", size=3), (2, 16)),
-        (Target("scalar"), (1, 30)),
-        (Target("dense", shape=(16,)), (1, 16)),
-        (Target("dense", shape=(8, 8)), (1, 8, 8)),
-    ],
-    ids=["labels", "scalar", "dense-1d", "dense-2d"],
-)
+@every_target
 @pytest.mark.parametrize("body", ["bert", "vit"])
 def test_every_target_on_every_kind_of_body(
     target: Target, input_shape: tuple[int, ...], body: str, request: pytest.FixtureRequest

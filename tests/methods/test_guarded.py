@@ -20,7 +20,7 @@ from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.guard import POINTS, Guard
 from orca_ray.training.errors import NotFiniteError
 
-from .tiny_trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
+from .tiny_trials import QUICK, TASK, changed, copy_of, every_target, make_data, make_task, reported, run, scores, start
 
 SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.schedule": "reference_step", "refine.epochs": 2}
 SCALAR = make_task(Target("scalar"))  # errors of classes may stay equal, so that no margin is low enough
@@ -96,16 +96,7 @@ def test_the_curve_has_the_probes(bert: str) -> None:
     assert all(report["validation_score"] is report["distance"] is None for report in probes)
 
 
-@pytest.mark.parametrize(
-    ("target", "input_shape"),
-    [
-        (Target("labels", size=3), (2, 16)),
-        (Target("scalar"), (1, 30)),
-        (Target("dense", shape=(16,)), (1, 16)),
-        (Target("dense", shape=(8, 8)), (1, 8, 8)),
-    ],
-    ids=["labels", "scalar", "dense-1d", "dense-2d"],
-)
+@every_target
 @pytest.mark.parametrize("body", ["bert", "vit"])
 def test_every_target_on_every_kind_of_body(
     target: Target, input_shape: tuple[int, ...], body: str, request: pytest.FixtureRequest

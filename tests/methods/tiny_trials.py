@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -103,6 +104,17 @@ def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
 
 
 CLASSES = Target("classes", size=3)
+every_target = pytest.mark.parametrize(
+    ("target", "input_shape"),
+    [
+        (Target("labels", size=3), (2, 16)),
+        (Target("scalar"), (1, 30)),
+        (Target("dense", shape=(16,)), (1, 16)),
+        (Target("dense", shape=(8, 8)), (1, 8, 8)),
+    ],
+    ids=["labels", "scalar", "dense-1d", "dense-2d"],
+)
+"""Runs a test with each kind of target other than classes."""
 TASK = make_task(CLASSES)
 
 
