@@ -4,14 +4,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.methods.recipe import Scalar, get_method
+from orca_ray.methods.recipe import Scalar, all_methods, get_method
 from orca_ray.models.modality import EmbedderConfig, HeadConfig
-from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
+from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig, section_name
 
-_SECTIONS: Mapping[str, type[Any]] = {
+_Config = TypeVar("_Config")
+_SHARED: Mapping[str, type[Any]] = {
     "data": DataConfig,
     "embedder": EmbedderConfig,
     "head": HeadConfig,
@@ -29,15 +30,29 @@ class Hyperparameters:
     head: HeadConfig = field(default_factory=HeadConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    of_methods: Mapping[str, Any] = field(default_factory=lambda: {name: config() for name, config in _own().items()})
+    """Sections that methods declare (`Recipe.options`)."""
+
+    def of(self, config: type[_Config]) -> _Config:
+        """Return the section of a class that a method declares in its ``options``."""
+        found = self.of_methods[section_name(config)]
+        assert isinstance(found, config)
+        return found
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return the values of all hyper-parameters by dotted name."""
-        return {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name in names()}
+        sections = {**{name: getattr(self, name) for name in _SHARED}, **self.of_methods}
+        return {name: getattr(sections[name.split(".")[0]], name.split(".")[1]) for name in names()}
 
     def relevant(self, method: str) -> dict[str, Scalar]:
         """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage."""
-        aligns = get_method(method).aligns
-        return {name: value for name, value in self.to_flat().items() if aligns or not name.startswith("align.")}
+        recipe = get_method(method)
+        used = {*recipe.sections, *(["align"] if recipe.aligns else []), *map(section_name, recipe.options)}
+        return {name: value for name, value in self.to_flat().items() if name.split(".")[0] in used}
+
+
+def _own() -> dict[str, type[Any]]:
+    return {section_name(config): config for recipe in all_methods().values() for config in recipe.options}
 
 
 @cache
@@ -45,7 +60,7 @@ def names() -> Mapping[str, type[int] | type[float] | type[str]]:
     """Return the type (int, float or str) of every hyper-parameter by dotted name."""
     return {
         f"{section}.{option.name}": type(getattr(config(), option.name))
-        for section, config in _SECTIONS.items()
+        for section, config in {**_SHARED, **_own()}.items()
         for option in fields(config)
     }
 
@@ -55,15 +70,18 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
 
     Raises UserError for an unknown name, a value of the wrong type, or a value out of range.
     """
-    known = names()
-    sections: dict[str, dict[str, Scalar]] = {section: {} for section in _SECTIONS}
+    known, own = names(), _own()
+    sections: dict[str, dict[str, Scalar]] = {section: {} for section in {**_SHARED, **own}}
     for name, value in values.items():
         if name not in known:
             raise unknown_name("hyper-parameter", name, known)
         section, option = name.split(".")
         sections[section][option] = _checked(name, value, known[name])
     try:
-        return Hyperparameters(**{section: config(**sections[section]) for section, config in _SECTIONS.items()})
+        shared = {section: config(**sections[section]) for section, config in _SHARED.items()}
+        return Hyperparameters(
+            **shared, of_methods={section: config(**sections[section]) for section, config in own.items()}
+        )
     except ValueError as error:  # out of range
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
 

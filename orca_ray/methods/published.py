@@ -1,35 +1,44 @@
 """Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with."""
 
 from itertools import chain
+from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, head_parameters, norm_parameters
+from orca_ray.methods.recipe import Recipe, align_then_refine, head_parameters, norm_parameters
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.trial import Stage, Trial
 
 _ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738"
 _PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
+
+
+def _guarded(trial: "Trial") -> "list[Stage]":
+    from orca_ray.methods.stages.align_stage import AlignStage
+
+    stages = align_then_refine(trial)
+    return [AlignStage(trial, guarded=True), *stages[1:]] if len(stages) > 1 else stages
+
+
 RECIPES = (
-    Recipe(name="orca", title="align, then refine everything", reference=_ORCA, aligns=True, pretrained=True),
+    Recipe(name="orca", title="align, then refine everything", reference=_ORCA, aligns=True),
     Recipe(
         name="orca_guarded",
         title="align as far as a probe finds useful, then refine everything",
         reference="orca-ray, docs/decisions/0012-guarded.md",
         aligns=True,
-        guarded=True,
-        pretrained=True,
+        stages=_guarded,
     ),
-    Recipe(name="nft", title="refine everything, no align", reference=_ORCA, aligns=False, pretrained=True),
+    Recipe(name="nft", title="refine everything, no align", reference=_ORCA),
     Recipe(
         name="scratch",
         title="the same network from random initialisation",
         reference=_ORCA,
-        aligns=False,
         pretrained=False,
     ),
     Recipe(
         name="fpt",
         title="refine norms, embedder and head only",
         reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
-        aligns=False,
-        pretrained=True,
         # The embedder includes the position embeddings.
         trainable=lambda model: chain(model.embedder.parameters(), norm_parameters(model.body), head_parameters(model)),
         # The learning rate of the paper: few parameters are trained, and they must change a lot.
@@ -39,8 +48,6 @@ RECIPES = (
         name="linear_probe",
         title="refine the head only",
         reference=_PROBES,
-        aligns=False,
-        pretrained=True,
         trainable=head_parameters,
         # With a linear head on fixed features, training is a convex problem, so a high learning rate is safe.
         defaults={"refine.learning_rate": 1e-2},

@@ -1,10 +1,10 @@
 """The class `Recipe`, which defines a method; modules of this package declare a ``RECIPE`` or several ``RECIPES``."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orca_ray import methods
 from orca_ray.discovery import declared, modules
@@ -14,31 +14,48 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
     from torch.nn import Parameter
 
+    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.methods.stages.trial import Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
 
 Scalar = int | float | str
 """Value of one hyper-parameter."""
 
 
+def align_then_refine(trial: "Trial") -> "list[Stage]":
+    """Return the refine stage and, if the method aligns and ``align.epochs`` is not 0, an align stage before it."""
+    from orca_ray.methods.stages.align_stage import AlignStage
+    from orca_ray.methods.stages.refine_stage import RefineStage
+
+    aligns = trial.recipe.aligns and trial.hyperparameters.align.epochs > 0
+    return [*([AlignStage(trial)] if aligns else []), RefineStage(trial)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Complete definition of a method."""
+    """Complete definition of a method. Functions in it import torch only when they are called."""
 
     name: str
     title: str
     """Short description, shown in lists of methods."""
     reference: str
     """Paper that introduced the method, with its identifier."""
-    aligns: bool
-    """Whether the align stage runs before the refine stage."""
-    guarded: bool = False
-    """Whether a probe chooses, along the path of aligning, the embedder that refining starts from (`Guard`)."""
-    pretrained: bool
+    aligns: bool = False
+    """Whether the method uses the options ``align.*``."""
+    pretrained: bool = True
     """Whether body and embedder start from pretrained weights."""
+    sections: Sequence[str] = ("data", "embedder", "head", "refine")
+    """Sections of the options that the method uses, besides ``align`` and those of ``options``."""
+    options: Sequence[type[Any]] = ()
+    """Its own options: dataclasses like `RefineConfig`. A class ``PareConfig`` defines the options ``pare.*``."""
+    network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: request.build()
+    """Returns the model to train. Default: the body between a new embedder and a new head."""
+    stages: "Callable[[Trial], Sequence[Stage]]" = align_then_refine
+    """Returns the stages of a trial in the order in which they run, the last one a `RefineStage`."""
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
     """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
-    """Defaults of this method, by dotted name, that override those of `AlignConfig` and `RefineConfig`."""
+    """Defaults of this method, by dotted name, that override those of the sections."""
 
 
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":

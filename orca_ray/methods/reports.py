@@ -1,17 +1,18 @@
 """Reports of an adaptation (the align and refine stages of a trial): progress after each epoch, and the outcome."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
-Stage = Literal["align", "probe", "refine", "done"]
-"""``probe``: a probe scores the embedder, before, during or after aligning."""
+StageName = str
+"""``align``, ``refine`` or another stage of the method; ``probe``: a probe scores the embedder, before, during or after
+aligning; ``done``: the trial has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Progress after one `Adaptation.step`; fields that do not apply to the stage are None."""
 
-    stage: Stage
+    stage: StageName
     epoch: int
     """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: number of align epochs before."""
     epochs: int
@@ -60,6 +61,12 @@ class Outcome:
     align_seconds: float = 0.0
     refine_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-    """Seconds in the align stage, in refine training, and in evaluation (all validations and the test)."""
+    """Seconds in the stages before refining, in refine training, and in evaluation (all validations and the test)."""
     peak_memory_mib: float | None = None
     """On CUDA, the maximum memory allocated; on a CPU, the largest resident size of the process after any epoch."""
+
+
+def joined(notes: str | None, more: Iterable[str]) -> str | None:
+    """Return ``notes`` (joined by "; ") with those of ``more`` appended that it does not contain; None if empty."""
+    present = notes.split("; ") if notes else []
+    return "; ".join([*present, *(note for note in more if note not in present)]) or None

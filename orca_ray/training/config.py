@@ -1,10 +1,13 @@
-"""Options of training data and of the align and refine stages. A value out of range raises a UserError."""
+"""Options of training data and of the align and refine stages. A value out of range raises a UserError.
+
+`Config` and the annotations also serve the options of single methods (`Recipe.options`).
+"""
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from orca_ray.alignment.registry import distance_names, source_names
 from orca_ray.errors import UserError, unknown_name
@@ -18,16 +21,24 @@ def _must(text: str, holds: Callable[[float], bool], option: str, value: float) 
         raise UserError(f"{option} must be {text}, got {value!r}")
 
 
-def _one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str) -> None:
+def one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str) -> None:
+    """Raise UserError if the ``value`` of ``option`` is not one of ``names``; annotations bind the first argument."""
     allowed = list(names() if callable(names) else names)
     if value not in allowed:
         raise unknown_name(option, value, allowed)
 
 
-class _Config:
+def section_name(config: type[Any]) -> str:
+    """Return the section of a class of options, e.g. ``refine`` for `RefineConfig`."""
+    return config.__name__.removesuffix("Config").lower()
+
+
+class Config:
+    """Base of a section of options, a frozen dataclass whose annotations hold the rules for values."""
+
     def __post_init__(self) -> None:
         """Check each option by the functions in its annotation, which raise UserError."""
-        section = type(self).__name__.removesuffix("Config").lower()
+        section = section_name(type(self))
         for option, annotated in get_type_hints(type(self), include_extras=True).items():
             for rule in annotated.__metadata__:
                 rule(f"{section}.{option}", getattr(self, option))
@@ -35,61 +46,61 @@ class _Config:
 
 _AT_LEAST_0 = partial(_must, "at least 0 and finite", lambda value: 0 <= value < math.inf)
 _AT_LEAST_2 = partial(_must, "at least 2 and finite", lambda value: 2 <= value < math.inf)
-_Count = Annotated[int, _AT_LEAST_0]
-_Number = Annotated[int, partial(_must, "at least 1 and finite", lambda value: 1 <= value < math.inf)]
-_Amount = Annotated[float, _AT_LEAST_0]
-_Positive = Annotated[float, partial(_must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
-_Fraction = Annotated[float, partial(_must, "in [0, 1)", lambda value: 0 <= value < 1)]
-_Share = Annotated[float, partial(_must, "in (0, 1]", lambda value: 0 < value <= 1)]
-_Optimizer = Annotated[str, partial(_one_of, OPTIMIZERS)]
+Count = Annotated[int, _AT_LEAST_0]
+Number = Annotated[int, partial(_must, "at least 1 and finite", lambda value: 1 <= value < math.inf)]
+Amount = Annotated[float, _AT_LEAST_0]
+Positive = Annotated[float, partial(_must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
+Fraction = Annotated[float, partial(_must, "in [0, 1)", lambda value: 0 <= value < 1)]
+Share = Annotated[float, partial(_must, "in (0, 1]", lambda value: 0 < value <= 1)]
+Optimizer = Annotated[str, partial(one_of, OPTIMIZERS)]
 
 
 @dataclass(frozen=True)
-class DataConfig(_Config):
+class DataConfig(Config):
     """Options of the data that a trial trains on."""
 
-    fraction: _Share = 1.0
+    fraction: Share = 1.0
     """Share of the training samples that both stages use, drawn with the trial's seed (see
     `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole. Prepared data keep the normalisation
     and ``y_mean``, ``y_std`` that were computed from the whole training split."""
 
 
 @dataclass(frozen=True)
-class AlignConfig(_Config):
+class AlignConfig(Config):
     """Options of the align stage."""
 
-    distance: Annotated[str, partial(_one_of, distance_names)] = "l2"
+    distance: Annotated[str, partial(one_of, distance_names)] = "l2"
     """Name of the distance to minimise."""
-    epochs: _Count = 60
+    epochs: Count = 60
     """Maximum number of epochs, each one optimiser step on a random sample of the training set; 0 skips the stage."""
-    learning_rate: _Amount = 0.0
+    learning_rate: Amount = 0.0
     """Initial learning rate, which ``schedule`` decreases; ``steps`` defines its unit. 0: the distance's own
     (`Distance.learning_rate`), which is relative."""
-    steps: Annotated[str, partial(_one_of, ("relative", "absolute"))] = "relative"
+    steps: Annotated[str, partial(one_of, ("relative", "absolute"))] = "relative"
     """Unit of the learning rate. ``relative``: the change of a token in one Adam step, relative to the token's RMS
     (`relative_steps`). ``absolute``: the learning rate of the optimiser, as in the ORCA reference implementation."""
-    schedule: Annotated[str, partial(_one_of, ALIGN_SCHEDULES)] = "step"
+    schedule: Annotated[str, partial(one_of, ALIGN_SCHEDULES)] = "step"
     """``step`` multiplies the learning rate by 0.1 after two thirds of the epochs, or earlier on a plateau (see
     ``tolerance``); ``reference_step`` by 0.2 after epochs 20, 40 and 60, whatever the number of epochs."""
-    optimizer: _Optimizer = "adamw"
-    weight_decay: _Amount = 0.0
-    momentum: _Fraction = 0.9
+    optimizer: Optimizer = "adamw"
+    weight_decay: Amount = 0.0
+    momentum: Fraction = 0.9
     """For the optimiser ``sgd``."""
-    samples_per_class: _Number = 128
+    samples_per_class: Number = 128
     """Training samples per class and epoch; a smaller class is used whole."""
-    tolerance: _Amount = 0.01
+    tolerance: Amount = 0.01
     """The distance has reached a plateau if its mean over the last ``patience`` epochs is below its mean over the
     ``patience`` epochs before by at most this share of the distance before aligning. The schedule then skips to its
     next value, or the stage ends."""
-    patience: _Count = 4
+    patience: Count = 4
     """Number of epochs in a mean (see ``tolerance``); 0 disables plateau detection, which needs twice as many epochs at
     one learning rate. On the pocket tasks, 34 of 60 epochs run on average (docs/decisions/0011-align-to-plateau.md)."""
-    source: Annotated[str, lambda option, value: _one_of(source_names, option, value or "prose")] = ""
+    source: Annotated[str, lambda option, value: one_of(source_names, option, value or "prose")] = ""
     """Name of the alignment source; empty: the paper's, ``conll2003`` for sequence bodies and ``cifar10`` for image
     bodies, where it is on this machine (a sweep tries to fetch it), else ``prose`` or ``photographs``."""
     source_samples: Annotated[int, _AT_LEAST_2, partial(_must, "at most 1e+06", lambda value: value <= 1e6)] = 512
     """Number of source samples."""
-    clip: _Amount = 1.0
+    clip: Amount = 1.0
     """Maximum gradient norm; 0 disables clipping."""
 
     def __post_init__(self) -> None:
@@ -100,40 +111,40 @@ class AlignConfig(_Config):
 
 
 @dataclass(frozen=True)
-class RefineConfig(_Config):
+class RefineConfig(Config):
     """Options of the refine stage."""
 
-    epochs: _Number = 20
-    learning_rate: _Positive = 3e-4
+    epochs: Number = 20
+    learning_rate: Positive = 3e-4
     """Learning rate after warm-up; ``schedule`` then decreases it."""
-    optimizer: _Optimizer = "adamw"
-    weight_decay: _Amount = 0.01
-    batch_size: _Number = 32
-    accumulation: _Number = 1
+    optimizer: Optimizer = "adamw"
+    weight_decay: Amount = 0.01
+    batch_size: Number = 32
+    accumulation: Number = 1
     """Batches per optimiser step, which uses ``batch_size * accumulation`` samples; see also `memory_mib`."""
-    last_step: Annotated[str, partial(_one_of, ("keep", "drop"))] = "keep"
+    last_step: Annotated[str, partial(one_of, ("keep", "drop"))] = "keep"
     """What to do with the last batches of an epoch if there are fewer than ``accumulation``: ``keep`` uses them for a
     smaller step; ``drop`` skips them, as the ORCA reference does, unless they are the only ones."""
-    schedule: Annotated[str, partial(_one_of, DECAYS)] = "warmup_linear"
-    warmup_epochs: _Amount = 1.0
-    decay_epochs: _Amount = 0.0
+    schedule: Annotated[str, partial(one_of, DECAYS)] = "warmup_linear"
+    warmup_epochs: Amount = 1.0
+    decay_epochs: Amount = 0.0
     """Epoch at which the decay of the learning rate ends, which may exceed ``epochs``; 0: ``epochs``."""
-    clip: _Amount = 1.0
+    clip: Amount = 1.0
     """Maximum gradient norm of an optimiser step; 0 disables clipping."""
-    dropout: _Fraction = 0.0
-    stochastic_depth: Annotated[str, partial(_one_of, ("off", "body"))] = "off"
+    dropout: Fraction = 0.0
+    stochastic_depth: Annotated[str, partial(one_of, ("off", "body"))] = "off"
     """``body``: skip attention at random, with the rates of the pretrained body. Those of Swin rise with depth to 0.1;
     Hugging Face until late 2024, and so probably ORCA, used 0.1 everywhere (huggingface/transformers#34291)."""
-    momentum: _Fraction = 0.9
+    momentum: Fraction = 0.9
     """For the optimiser ``sgd``."""
-    body_learning_rate_scale: _Amount = 1.0
+    body_learning_rate_scale: Amount = 1.0
     """Factor on the learning rate of the body's parameters."""
-    precision: Annotated[str, partial(_one_of, PRECISIONS)] = "auto"
+    precision: Annotated[str, partial(one_of, PRECISIONS)] = "auto"
     """Precision of the matrix products in the body; see `choose_precision` for ``auto``."""
-    memory_mib: _Count = 0
+    memory_mib: Count = 0
     """MiB for the activations of one micro-batch; 0: 1024 on a CPU, an eighth of the memory of a CUDA device."""
-    gradient_checkpointing: Annotated[str, partial(_one_of, ("off", "on"))] = "off"
+    gradient_checkpointing: Annotated[str, partial(one_of, ("off", "on"))] = "off"
     """``on``: store only the input of each layer of the body for the backward pass and recompute the rest. Scores are
     equal; it needs less memory and up to a third more time."""
-    compile: Annotated[str, partial(_one_of, ("auto", "on", "off"))] = "auto"
+    compile: Annotated[str, partial(one_of, ("auto", "on", "off"))] = "auto"
     """``on``: train with `torch.compile`; ``auto``: only on CUDA, if so many steps follow that it saves time."""

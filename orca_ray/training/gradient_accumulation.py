@@ -18,6 +18,7 @@ from orca_ray.training.errors import is_out_of_memory
 from orca_ray.training.feed import Feed, forward
 from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, max_micro_batch, measure_cost
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
+from orca_ray.training.terms import BatchTerm
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps outputs [b, *output_shape] and targets [b, ...] to their mean loss."""
@@ -41,8 +42,10 @@ class GradientAccumulator:
         config: RefineConfig,
         *,
         seed: int,
+        term: BatchTerm | None = None,
     ) -> None:
         """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are the trained ones."""
+        self._term = term
         self._model, self._parameters, self._feed = model, parameters, feed
         self._samples, self._num_samples = feed.samples(y), len(y)
         self._loss, self._config, self._seed, self._device = loss, config, seed, feed.precision.device
@@ -164,8 +167,10 @@ class GradientAccumulator:
 
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         if self._compiled is not None and len(x) == self.micro_batch:
-            return self._loss(forward(self._compiled, x, self._feed.precision), y)
-        return self._loss(self._feed.outputs(x), y)
+            loss = self._loss(forward(self._compiled, x, self._feed.precision), y)
+        else:
+            loss = self._loss(self._feed.outputs(x), y)
+        return loss if self._term is None else loss + self._term(x, y)
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:

@@ -24,6 +24,7 @@ from orca_ray.training.gradient_accumulation import Augment, GradientAccumulator
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
+from orca_ray.training.terms import BatchTerm, StepTerm
 from orca_ray.training.throughput import Throughput, throughput
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
@@ -64,6 +65,8 @@ class RefineLoop:
         seed: int,
         device: torch.device,
         augmentation: Augmentation | None = None,
+        batch_term: BatchTerm | None = None,
+        step_term: StepTerm | None = None,
     ) -> None:
         chosen = {id(parameter) for parameter in parameters}
         self._trained = {name: value for name, value in model.named_parameters() if id(value) in chosen}
@@ -74,6 +77,7 @@ class RefineLoop:
         self._model, self._config, self._seed, self._device = model, config, seed, device
         self._train, self._validation, self._augmentation = train, validation, augmentation
         self._objective, self._notes = objective, list[str]()
+        self._batch_term, self._step_term = batch_term, step_term
         self._fitting: int | None = None  # batch size that evaluation was reduced to, as memory ran out
         self._parameters = list(self._trained.values())
         self._loss = objective.training_loss(train.y, device)
@@ -124,6 +128,8 @@ class RefineLoop:
         """Run one epoch and validate; raises NotFiniteError if a loss, prediction or score is NaN or infinite."""
         assert not self.done, "all refine epochs have run"
         started = perf_counter()
+        if self._batch_term is not None:
+            self._batch_term.start(self.epoch, self._config.epochs)
         self._accumulator.compile(self._config.epochs - self.epoch)
         prepared = perf_counter()
         with isolated_rng(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
@@ -187,7 +193,8 @@ class RefineLoop:
     # Created on first use, because a finished trial that is restored needs no cached features.
     @cached_property
     def _train_feed(self) -> Feed:
-        return self._make_feed(self._train, stochastic=self._augmentation is not None)
+        whole = self._augmentation is not None or self._batch_term is not None
+        return self._make_feed(self._train, stochastic=whole)
 
     @cached_property
     def _validation_feed(self) -> Feed:
@@ -196,8 +203,9 @@ class RefineLoop:
     @cached_property
     def _accumulator(self) -> GradientAccumulator:
         return GradientAccumulator(
-            self._model, self._parameters, self._train_feed, self._train.y, self._loss, self._config, seed=self._seed
-        )
+            self._model, self._parameters, self._train_feed, self._train.y, self._loss, self._config, seed=self._seed,
+            term=self._batch_term,
+        )  # fmt: skip
 
     @property
     def _evaluation_batch(self) -> int:
@@ -222,6 +230,8 @@ class RefineLoop:
         losses = self._accumulator.gradients(steps, self._augment())
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for number, (indices, loss) in enumerate(zip(steps, losses, strict=True)):
+            if self._step_term is not None:
+                loss = loss + self._step_term.backward(indices, self.epoch)
             if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
             learning_rate = self._config.learning_rate * self._schedule(self.epoch * len(steps) + number)

@@ -9,32 +9,31 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from orca_ray.data.prepared import PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar, get_method
-from orca_ray.methods.reports import Outcome, Progress, Stage
-from orca_ray.methods.stages.align_stage import AlignStage
+from orca_ray.methods.reports import Outcome, Progress, StageName
 from orca_ray.methods.stages.artefacts import ArtefactCollector
-from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.methods.stages.network import NetworkRequest
+from orca_ray.methods.stages.trial import Stage, Trial
+from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
-from orca_ray.training.evaluate import Objective, score
-from orca_ray.training.probe import ProbePoint
-from orca_ray.training.refine import RefineLoop
+from orca_ray.training.evaluate import Objective
 from orca_ray.training.reproducibility import derive_seed, torch_settings
 from orca_ray.training.throughput import memory_mib
 
-_FORMAT = 4
+_FORMAT = 5
 _log = logging.getLogger(__name__)
 
 
@@ -88,28 +87,21 @@ class Adaptation:
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
         self._device, self._threads, self._deterministic = torch.device(device), threads, deterministic
-        self._objective = Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std)
-        self._augmentation = get_augmentation(task.augmentation)
-        self._cache = AlignedCache(aligned) if reuse_aligned else None
-        self._align: AlignStage | None = None
-        self._refine: RefineLoop | None = None
         if self._device.type == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(self._device)
-        embedder, refine = self._hyperparameters.embedder, self._hyperparameters.refine
-        with self._computing():
-            self._model: CrossModalModel | None = build_model(
-                input_shape=data.train.x.shape[1:], target=task.target, body=body, pretrained=self._recipe.pretrained,
-                config=embedder, dense_head=self._hyperparameters.head.dense, dropout=refine.dropout,
-                stochastic_depth=refine.stochastic_depth == "body", seed=seed, statistics=statistics,
-            ).to(self._device)  # fmt: skip
-        aligns = self._recipe.aligns and self._hyperparameters.align.epochs > 0
-        self.stage: Stage = "align" if aligns else "refine"
-        """The stage that the next `step` runs."""
         self._artefacts = ArtefactCollector(task, data)
-        if aligns and test:
-            with self._computing():
-                self._artefacts.before_aligning(self.model, self._device)
+        with self._computing():
+            self._model: CrossModalModel | None = self._recipe.network(self._request(statistics)).to(self._device)
+            trial = Trial(
+                recipe=self._recipe, task=task, data=data, body=body, hyperparameters=self._hyperparameters, seed=seed,
+                device=self._device, objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
+                augmentation=get_augmentation(task.augmentation), model=self._model,
+                cache=AlignedCache(aligned) if reuse_aligned else None, test=test, artefacts=self._artefacts,
+            )  # fmt: skip
+            self._stages: list[Stage] = list(self._recipe.stages(trial))  # the current one and those after it
+        self.stage: StageName = self._stages[0].name
+        """The stage that the next `step` runs."""
         self._outcome = Outcome(
             num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             num_trainable=sum(parameter.numel() for parameter in set(self._recipe.trainable(self.model))),
@@ -117,7 +109,7 @@ class Adaptation:
 
     @property
     def done(self) -> bool:
-        """Whether the refine stage has ended and the outcome is final."""
+        """Whether all stages have ended and the outcome is final."""
         return self.stage == "done"
 
     @property
@@ -128,9 +120,16 @@ class Adaptation:
 
     def step(self) -> Progress:
         """Run one epoch of the current stage; the last refine epoch also loads the best weights and runs the test."""
+        if self.done:
+            epochs = self._hyperparameters.refine.epochs
+            return Progress(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
+        stage = self._stages[0]
         with self._computing():
-            steps = {"align": self._step_align, "refine": self._step_refine, "done": self._step_done}
-            report = steps[self.stage]()
+            report = stage.step()
+        self._outcome = stage.add_to(self._outcome)
+        if stage.done and len(self._stages) > 1:
+            del self._stages[0]
+        self._name_stage()
         peak = memory_mib(self._device)
         self._outcome = replace(self._outcome, peak_memory_mib=max(peak, self._outcome.peak_memory_mib or 0.0))
         return report
@@ -146,11 +145,9 @@ class Adaptation:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint to ``path`` atomically; possible between any two steps."""
         checkpoint.save(path, {
-            "format": _FORMAT, "identity": self._identity(), "stage": self.stage, "outcome": asdict(self._outcome),
-            "align": self._align.state_dict() if self._align else None,
-            "embedder": dict(self.model.embedder.state_dict()),
-            "refine": self._refine.state_dict() if self._refine else None,
-            "artefacts": self._artefacts.state_dict(),
+            "format": _FORMAT, "identity": self._identity(), "stages": len(self._stages),
+            "stage": self._stages[0].state_dict(), "weights": self._outside_the_body(),
+            "outcome": asdict(self._outcome), "artefacts": self._artefacts.state_dict(),
         })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
@@ -162,92 +159,39 @@ class Adaptation:
             _log.warning("checkpoint %s belongs to another trial or version; starting again", path)
             return False
         with self._computing():
-            self.model.embedder.load_state_dict(state["embedder"])
-            self._align = self._refine = None
-            if state["align"] is not None:
-                self._align = self._make_align()
-                self._align.load_state_dict(state["align"])
-            if state["refine"] is not None:
-                self._refine = self._make_refine()
-                self._refine.load_state_dict(state["refine"])
+            self.model.load_state_dict(state["weights"], strict=False)
+            del self._stages[: len(self._stages) - state["stages"]]
+            if state["stage"] is not None:
+                self._stages[0].load_state_dict(state["stage"])
+        self._name_stage()
         self._artefacts.load_state_dict(state["artefacts"])
-        self.stage = state["stage"]
         self._outcome = Outcome(**state["outcome"])
         return True
 
     def close(self) -> None:
         """Free the memory of model, optimiser and caches, including CUDA memory; `result` remains available."""
-        self._align = self._refine = self._model = None
+        self._stages, self._model = [], None
         # Only the garbage collector frees checkpointed layers and compiled networks; it takes 0.2 s.
         if self._device.type == "cuda" or self._hyperparameters.refine.gradient_checkpointing == "on":
             gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _step_align(self) -> Progress:
-        started = perf_counter()  # includes source features and pseudo-labels
-        self._align = self._align or self._make_align()
-        report, epochs = self._align.step(), self._hyperparameters.align.epochs
-        seconds = perf_counter() - started
-        self._outcome = self._align.add_to(self._outcome, seconds)
-        if self._align.done:
-            self._artefacts.after_aligning(self.model, self._device, self._align.source())
-            self._align, self.stage = None, "refine"
-        if isinstance(report, ProbePoint):
-            return Progress(stage="probe", epoch=report.epoch, epochs=epochs, loss=report.error, seconds=seconds)
-        return Progress(
-            stage="align", epoch=report.epoch, epochs=epochs, distance=report.distance,
-            learning_rate=report.learning_rate, seconds=seconds,
-        )  # fmt: skip
+    def _name_stage(self) -> None:
+        self.stage = "done" if self._stages[0].done else self._stages[0].name
 
-    def _step_refine(self) -> Progress:
-        self._refine = self._refine or self._make_refine()
-        epoch = self._refine.step()
-        self._outcome = replace(
-            self._outcome, **asdict(self._refine.throughput()),
-            validation_score=self._refine.best_score, best_epoch=self._refine.best_epoch, epochs=epoch.epoch,
-            refine_seconds=self._outcome.refine_seconds + epoch.seconds - epoch.validation_seconds,
-            evaluate_seconds=self._outcome.evaluate_seconds + epoch.validation_seconds,
-            notes=_joined(self._outcome.notes, self._refine.notes),
-            precision=self._refine.precision.name, micro_batch=self._refine.micro_batch,
-        )  # fmt: skip
-        if self._refine.done:
-            self._finish(self._refine)
-        return Progress(
-            stage="refine", epoch=epoch.epoch, epochs=self._hyperparameters.refine.epochs, loss=epoch.loss,
-            validation_score=epoch.validation_score, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
-        )  # fmt: skip
+    def _request(self, statistics: tuple[Tensor, Tensor] | None) -> NetworkRequest:
+        options = self._hyperparameters
+        return NetworkRequest(self._task, self._data, options, {
+            "input_shape": self._data.train.x.shape[1:], "target": self._task.target, "body": self._body,
+            "pretrained": self._recipe.pretrained, "config": options.embedder, "dense_head": options.head.dense,
+            "dropout": options.refine.dropout, "stochastic_depth": options.refine.stochastic_depth == "body",
+            "seed": self._seed, "statistics": statistics,
+        })  # fmt: skip
 
-    def _step_done(self) -> Progress:
-        epochs = self._hyperparameters.refine.epochs
-        return Progress(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
-
-    def _finish(self, refine: RefineLoop) -> None:
-        refine.restore_best()
-        self.stage = "done"
-        if not self._test:
-            return
-        started = perf_counter()
-        test = self._data.test
-        predictions = refine.predict(test)
-        value = score(predictions, test.y, self._objective, test.group)
-        seconds = self._outcome.evaluate_seconds + perf_counter() - started
-        self._artefacts.after_test(predictions)
-        notes = _joined(self._outcome.notes, [*refine.notes, *self._artefacts.notes])
-        self._outcome = replace(self._outcome, test_score=value, evaluate_seconds=seconds, notes=notes)
-
-    def _make_align(self) -> AlignStage:
-        return AlignStage(
-            self.model, self._data, self._task.target, self._body, self._recipe.pretrained, self._hyperparameters,
-            self._seed, self._device, self._cache, self._recipe.guarded,
-        )  # fmt: skip
-
-    def _make_refine(self) -> RefineLoop:
-        data, options = self._data, self._hyperparameters.refine
-        return RefineLoop(
-            self.model, self._recipe.trainable(self.model), data.train, data.validation, self._objective, options,
-            seed=self._seed, device=self._device, augmentation=self._augmentation,
-        )  # fmt: skip
+    def _outside_the_body(self) -> dict[str, Tensor]:
+        """Return the weights that stages before refining may change."""
+        return {name: value for name, value in self.model.state_dict().items() if not name.startswith("body.")}
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -257,12 +201,6 @@ class Adaptation:
 
     def _computing(self) -> AbstractContextManager[None]:
         return torch_settings(self._threads, deterministic=self._deterministic)
-
-
-def _joined(notes: str | None, more: list[str]) -> str | None:
-    """Return ``notes`` (joined by "; ") with those of ``more`` appended that it does not contain; None if empty."""
-    present = notes.split("; ") if notes else []
-    return "; ".join([*present, *(note for note in more if note not in present)]) or None
 
 
 def _check_data(task: Task, data: PreparedData) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
-from orca_ray.methods.stages import adaptation
+from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.executors.trainable import TrialActor
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
@@ -162,14 +162,14 @@ def test_a_deterministic_trial_computes_with_one_thread(
     plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool, threads: int
 ) -> None:
     held: list[tuple[int, bool, bool]] = []
-    refine = adaptation.Adaptation._step_refine
+    refine = RefineStage.step
 
-    def spy(trial: adaptation.Adaptation) -> Progress:
+    def spy(stage: RefineStage) -> Progress:
         tf32 = torch.backends.cudnn.allow_tf32
         held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
-        return refine(trial)
+        return refine(stage)
 
-    monkeypatch.setattr(adaptation.Adaptation, "_step_refine", spy)
+    monkeypatch.setattr(RefineStage, "step", spy)
     trial = plans["nft"].trial({}, 1, "confirm")
     trial = dataclasses.replace(trial, resources=Resources(cpus=2.0), deterministic=deterministic)
     scores(finish(TrialRunner(trial, tmp_path))[1])

@@ -1,0 +1,111 @@
+"""The refine stage of one trial: training, selection of the best epoch by validation, and the test."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from time import perf_counter
+from typing import Any
+
+from torch.nn import Parameter
+
+from orca_ray.methods.reports import Outcome, Progress, joined
+from orca_ray.methods.stages.trial import Trial
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training.config import RefineConfig
+from orca_ray.training.evaluate import score
+from orca_ray.training.refine import RefineEpoch, RefineLoop
+from orca_ray.training.terms import BatchTerm, StepTerm
+
+
+class RefineStage:
+    """Refines the model; after the last epoch, loads the weights of the best one and, if asked, tests them."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        *,
+        name: str = "refine",
+        parameters: Callable[[CrossModalModel], Iterable[Parameter]] | None = None,
+        config: RefineConfig | None = None,
+        batch_term: BatchTerm | None = None,
+        step_term: StepTerm | None = None,
+        final: bool = True,
+    ) -> None:
+        """Plan the stage.
+
+        Args:
+            trial: the trial that the stage belongs to.
+            name: name in reports.
+            parameters: returns the parameters to train; None: those of the recipe.
+            config: options; None: those of the trial.
+            batch_term, step_term: losses beside the task's.
+            final: whether the trial ends with this stage. If not, it keeps its last weights, and its validation scores
+                are reported but do not count.
+        """
+        self.name, self._trial, self._final = name, trial, final
+        self._choose = parameters or trial.recipe.trainable
+        self._config = config or trial.hyperparameters.refine
+        self._terms = batch_term, step_term
+        self._loop: RefineLoop | None = None
+        self._seconds = 0.0  # of the test
+        self._test_score: float | None = None
+        self._epoch: RefineEpoch | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs have run."""
+        return self._loop is not None and self._loop.done
+
+    def step(self) -> Progress:
+        """Run one epoch; the last one also loads the best weights and runs the test."""
+        self._loop = loop = self._loop or self._make()
+        self._epoch = epoch = loop.step()
+        if loop.done and self._final:
+            self._finish(loop)
+        return Progress(
+            stage=self.name, epoch=epoch.epoch, epochs=self._config.epochs, loss=epoch.loss,
+            validation_score=epoch.validation_score, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
+        )  # fmt: skip
+
+    def add_to(self, outcome: Outcome) -> Outcome:
+        """Return ``outcome`` with the best epoch so far, the test score, and this epoch's seconds."""
+        loop, epoch = self._loop, self._epoch
+        assert loop is not None
+        assert epoch is not None
+        notes = joined(outcome.notes, [*loop.notes, *self._trial.artefacts.notes])
+        if not self._final:
+            return replace(outcome, align_seconds=outcome.align_seconds + epoch.seconds, notes=notes)
+        return replace(
+            outcome, **asdict(loop.throughput()), notes=notes,
+            validation_score=loop.best_score, best_epoch=loop.best_epoch, epochs=epoch.epoch,
+            refine_seconds=outcome.refine_seconds + epoch.seconds - epoch.validation_seconds,
+            evaluate_seconds=outcome.evaluate_seconds + epoch.validation_seconds + self._seconds,
+            precision=loop.precision.name, micro_batch=loop.micro_batch, test_score=self._test_score,
+        )  # fmt: skip
+
+    def state_dict(self) -> Mapping[str, Any] | None:
+        """Return the state for `load_state_dict`; None before the first step."""
+        return self._loop.state_dict() if self._loop else None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the stage that returned ``state`` was."""
+        self._loop = self._make()
+        self._loop.load_state_dict(dict(state))
+
+    def _finish(self, loop: RefineLoop) -> None:
+        loop.restore_best()
+        if not self._trial.test:
+            return
+        started = perf_counter()
+        test = self._trial.data.test
+        predictions = loop.predict(test)
+        self._test_score = score(predictions, test.y, self._trial.objective, test.group)
+        self._seconds = perf_counter() - started
+        self._trial.artefacts.after_test(predictions)
+
+    def _make(self) -> RefineLoop:
+        trial, (batch_term, step_term) = self._trial, self._terms
+        return RefineLoop(
+            trial.model, self._choose(trial.model), trial.data.train, trial.data.validation, trial.objective,
+            self._config, seed=trial.seed, device=trial.device, augmentation=trial.augmentation,
+            batch_term=batch_term, step_term=step_term,
+        )  # fmt: skip
