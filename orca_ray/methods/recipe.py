@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orca_ray import methods
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import lookup
+from orca_ray.errors import lookup, unknown_name
 
 if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
@@ -29,6 +29,10 @@ def align_then_refine(trial: "Trial") -> "list[Stage]":
 
     aligns = trial.recipe.aligns and trial.hyperparameters.align.epochs > 0
     return [*([AlignStage(trial)] if aligns else []), RefineStage(trial)]
+
+
+FIELD = "field"
+"""Name of the group of all methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,10 @@ class Recipe:
     """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
     """Defaults of this method, by dotted name, that override those of the sections."""
+    relative_cost: float = 1.0
+    """Seconds of a trial relative to those of ``nft`` with the same options; measured on the pocket tasks."""
+    variant: bool = False
+    """Whether the method is a variant of another one. The group `FIELD` leaves variants out."""
 
 
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
@@ -71,6 +79,21 @@ def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
     for layer in module.modules():
         if "norm" in type(layer).__name__.lower() and not list(layer.children()):
             yield from layer.parameters(recurse=False)
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Return ``names`` with the group `FIELD` replaced by its methods, each once; UserError for an unknown name."""
+    field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
+    expanded = [each for name in names for each in (field if name == FIELD else [name])]
+    for name in expanded:
+        if name not in all_methods():
+            raise unknown_name("method", name, method_choices())
+    return list(dict.fromkeys(expanded))
+
+
+def method_choices() -> list[str]:
+    """Return the names of all methods and groups."""
+    return [*all_methods(), FIELD]
 
 
 def get_method(name: str) -> Recipe:

@@ -181,10 +181,13 @@ def _by_cell(plan: SearchPlan) -> list[SearchPlan]:
 def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     """Return the seconds of all trials of one (task, method), one after another, on a device with speed ``rate``.
 
+    A method costs its `Recipe.relative_cost` times as much.
     None if the size of the body or the number of samples is unknown. Training costs three forward passes per sample,
     validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),
     whichever distance the trial uses; the cost of embedding its samples is ignored.
     """
+    from orca_ray.methods.recipe import get_method
+
     if plan.cells:
         return _sum(search_seconds(task, each, rate) for each in _by_cell(plan))
     operations = None if task.num_samples is None else forward_flops(plan.body, tokens(task, plan))
@@ -198,6 +201,7 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     steps = math.ceil(train / (int(plan.first["refine.batch_size"]) * int(plan.first["refine.accumulation"])))
     epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
     per_trial = int(plan.first["refine.epochs"]) * epoch + align_flops(task, plan, train) / rate.flops
+    per_trial *= get_method(plan.method).relative_cost
     return plan.num_trials * per_trial + len(plan.confirm_seeds) * test * forward
 
 
