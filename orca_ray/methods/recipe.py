@@ -17,9 +17,12 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from orca_ray.methods.stages.network import NetworkRequest
     from orca_ray.methods.stages.trial import Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
+    from orca_ray.tasks.task import Task
 
 Scalar = int | float | str
 """Value of one hyper-parameter."""
+NO_BODY = "none"
+"""Name of the body in trials of methods that use none."""
 
 
 def align_then_refine(trial: "Trial") -> "list[Stage]":
@@ -46,8 +49,13 @@ class Recipe:
     """Paper that introduced the method, with its identifier."""
     aligns: bool = False
     """Whether the method uses the options ``align.*``."""
+    stage_names: Sequence[str] = ()
+    """Names of the stages, for lists of methods. Default: ``align`` if the method aligns, and ``refine``."""
     pretrained: bool = True
     """Whether body and embedder start from pretrained weights."""
+    uses_body: bool = True
+    """Whether the method needs the sweep's body, at least its embedding. If not, no body is loaded, and the body in its
+    trials' records is `NO_BODY`."""
     sections: Sequence[str] = ("data", "embedder", "head", "refine")
     """Sections of the options that the method uses, besides ``align`` and those of ``options``."""
     options: Sequence[type[Any]] = ()
@@ -58,12 +66,19 @@ class Recipe:
     """Returns the stages of a trial in the order in which they run, the last one a `RefineStage`."""
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
     """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
+    operations: "Callable[[Task, Mapping[str, Scalar]], float | None] | None" = None
+    """Returns the floating-point operations of a forward pass on one sample, given all hyper-parameters, for cost
+    estimates; None if the task's shape is not known yet. Default: those of the body."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
     """Defaults of this method, by dotted name, that override those of the sections."""
     relative_cost: float = 1.0
     """Seconds of a trial relative to those of ``nft`` with the same options; measured on the pocket tasks."""
     variant: bool = False
     """Whether the method is a variant of another one. The group `FIELD` leaves variants out."""
+
+    def __post_init__(self) -> None:
+        usual = ("align", "refine") if self.aligns else ("refine",)
+        object.__setattr__(self, "stage_names", tuple(self.stage_names) or usual)
 
 
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orca_ray.data.rows import Target
-from orca_ray.methods.recipe import all_methods
+from orca_ray.methods.recipe import all_methods, get_method
 
 from .tiny_trials import CLASSES, QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 
@@ -34,6 +34,8 @@ def test_every_kind_of_task(request: pytest.FixtureRequest, method: str, kind: s
     reports = run(adaptation)
     outcome = adaptation.result()
     assert [report["epoch"] for report in reports if report["stage"] == "refine"] == [1, 2]
+    stages = dict.fromkeys(report["stage"] for report in reports if report["stage"] != "probe")
+    assert tuple(stages) == get_method(method).stage_names
     assert len({(report["stage"], report["epoch"]) for report in reports}) == len(reports)
     for value in (outcome.validation_score, outcome.test_score, outcome.peak_memory_mib):
         assert value is not None

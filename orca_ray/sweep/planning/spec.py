@@ -127,11 +127,15 @@ class SweepSpec:
         return [layer.resources for layer in self.layers(task, method) if layer.resources is not None][-1]
 
     def body(self, task: str, method: str) -> str:
-        """Return the name of the body (pretrained model) that one (task, method) adapts.
+        """Return the name of the body (pretrained model) that one (task, method) adapts; `NO_BODY` if it needs none.
 
         It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
         task, for the method, for the task's modality (``bodies``), and the task's default.
         """
+        from orca_ray.methods.recipe import NO_BODY, get_method
+
+        if not get_method(method).uses_body:
+            return NO_BODY
         if self.overrides.body is not None:
             return self.overrides.body
         layers = (self.file.per_method.get(method), self.file.per_task.get(task), self.budget.tasks.get(task))
