@@ -173,13 +173,15 @@ def _pictures(store: "ResultsStore", board: "Board") -> "Mapping[str, Sequence[M
 
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
-    """Return the title, metric and definition of each task that this installation declares."""
+    """Return the title, metric and definition of each task, and the title of each method, declared here."""
+    from orca_ray.methods.recipe import all_methods
     from orca_ray.tasks.metrics import get_metric
     from orca_ray.tasks.registry import all_tasks
 
     declared = {name: task for name, task in all_tasks().items() if name in board.tasks}
     metrics = {name: get_metric(task.metric) for name, task in declared.items()}
-    return {
+    tasks = {
         name: {"title": task.title, "metric": metrics[name].title, "definition": metrics[name].definition}
         for name, task in declared.items()
     }
+    return {**tasks, **{name: {"title": recipe.title} for name, recipe in all_methods().items()}}

@@ -18,8 +18,10 @@ def shared_wins(means: Floats) -> Floats:
 def wins(table: ScoreTable) -> pd.DataFrame:
     """Number of tasks on which the method has the best score; if k methods tie, each gets 1/k.
 
-    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks. ``ties`` is the number
-    of tasks on which the method shares the best score.
+    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks.
+
+    Returns:
+        One row per method; ``ties`` is the number of tasks on which it shares the best score.
     """
     common = table.common
     num = len(common.tasks)
@@ -29,4 +31,4 @@ def wins(table: ScoreTable) -> pd.DataFrame:
     return table.by_method(value=value, low=low, high=high, num_tasks=num, ties=ties)
 
 
-STATISTIC = Statistic("wins", "wins", wins, shape="method", better="higher")
+STATISTIC = Statistic("wins", "wins (ties shared)", wins, shape="method", better="higher")
