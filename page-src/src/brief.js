@@ -38,8 +38,9 @@ function leader(board) {
   const { value, low, high } = board.results.mean_rank[firsts[0]];
   const interval = firsts.length === 1 && Number.isFinite(low) ? `, 95 % interval ${format.range(low, high)}` : "";
   const lowest = `the lowest mean rank (${format.short(value)}${interval})`;
-  const won = [h("b", {}, format.list(winners)), winners.length > 1 ? " are each" : " is", ` best on ${of}: ${details}.`];
-  return [won, " ", h("b", {}, format.list(firsts)), firsts.length > 1 ? " have " : " has ", lowest, "."];
+  const won = [h("b", {}, format.list(winners)), winners.length > 1 ? " are each" : " is", ` best on ${of} (${details})`];
+  const [is, has] = [String(winners) === String(firsts), firsts.length > 1 ? "have" : "has"];
+  return [won, is ? ` and ${has} ${lowest}.` : ["; ", h("b", {}, format.list(firsts)), ` ${has} ${lowest}.`]];
 }
 
 /** Whether the first is separable from the second. */

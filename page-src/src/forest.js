@@ -19,7 +19,8 @@ export function forest(rows, { label, better, worse, colour = "var(--c0)" }) {
   const margin = (most / least) ** 0.06;
   const domain = [least / margin, most * margin];
   // A logarithmic axis has round ticks only at powers of ten, which are too few on a short one.
-  const places = domain[1] / domain[0] < 8 ? ticks(...domain, narrow() ? 3 : 8) : narrow() ? [0.01, 0.1, 1, 10, 100] : undefined;
+  const decades = [0.001, 0.01, 0.1, 1, 10, 100, 1000].flatMap((each) => (narrow() ? [each] : [each, 2 * each, 5 * each]));
+  const places = domain[1] / domain[0] < 8 ? ticks(...domain, narrow() ? 3 : 8) : decades.filter((each) => each >= domain[0] && each <= domain[1]);
   const name = Math.min(190, chartWidth() * 0.36);
   const clip = (text) => (text.length > name / 7 ? `${text.slice(0, Math.floor(name / 7) - 1)}…` : text);
   const long = 7 * (better.length + worse.length + 6) > chartWidth() - name - 24;
@@ -29,8 +30,8 @@ export function forest(rows, { label, better, worse, colour = "var(--c0)" }) {
     height: 78 + 26 * points.length, marginLeft: name, marginRight: 24, marginTop: long ? 40 : 26,
     x: { type: "log", domain, label }, y: { domain: points.map((point) => point.y), type: "point", padding: 0.6, label: null },
     marks: [
-      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: places ?? 6 }),
-      Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ticks: places ?? 6, tickFormat: ".3~g" }),
+      Plot.gridX(places, { stroke: "var(--line)", strokeOpacity: 1 }),
+      Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ticks: places, tickFormat: (place) => String(Number(place.toPrecision(3))) }),
       Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: clip }),
       Plot.ruleX([1], { stroke: "var(--muted)", strokeWidth: 1.5 }),
       Plot.text([`← ${better}`], { frameAnchor: "top-left", dy: long ? -30 : -16, fill: "var(--muted)" }),

@@ -12,6 +12,13 @@ const shade = (index) => `var(--c${index % 8})`;
 
 /** @param {object[]} artefacts payloads with a form */
 export function pictures(artefacts) {
+  // Single images stand beside each other, after the rest.
+  const single = (picture) => picture.form === "images" && picture.panels?.length === 1;
+  const images = artefacts.filter(single);
+  return [draw(artefacts.filter((each) => !single(each))), images.length > 0 && h("div.small-charts", {}, draw(images))];
+}
+
+function draw(artefacts) {
   return artefacts.map((picture) => {
     let drawn;
     try {

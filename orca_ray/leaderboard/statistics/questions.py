@@ -33,7 +33,7 @@ class Answer:
 
     @property
     def answer(self) -> str:
-        """``yes`` or ``no, it hurt`` if the interval over all tasks excludes 1, else ``no clear effect`` or ``unknown``.
+        """``yes`` or ``no, it hurt`` if the interval over all tasks excludes 1; ``no clear effect`` or ``unknown``.
 
         The interval belongs to this one planned question. A verdict of a pair (``separable`` or not) may differ,
         because it is adjusted for the number of pairs.

@@ -53,8 +53,8 @@ function matrix(board, methods) {
       "The 95 % interval below a ratio is not adjusted, so it may exclude 1 for a pair that is not separable. ",
       "More tasks or seeds: what would separate the pair with a probability of 80 %, if the difference is as large as it looks."),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "verdicts" }, h("table.matrix", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), methods.map((method) => h("th", { scope: "col" }, mark(method), "\u00a0", method)))),
-      h("tbody", {}, methods.map((one) => h("tr", {}, h("th", { scope: "row" }, mark(one), "\u00a0", one), methods.map((other) => cell(one, other))))))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), methods.map((method) => h("th.short", { scope: "col" }, mark(method), "\u00a0", method)))),
+      h("tbody", {}, methods.map((one) => h("tr", {}, h("th.short", { scope: "row" }, mark(one), "\u00a0", one), methods.map((other) => cell(one, other))))))),
     h("details.panel", {}, h("summary", {}, "In sentences"), methods.flatMap((one, index) => methods.slice(index + 1).map((other) => h("p", {},
       verdictSentence(board, one, other), counts(one, board.compared(one, other)))))),
   ];

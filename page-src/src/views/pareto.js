@@ -1,6 +1,6 @@
 /** Score against cost, with the methods that no other one beats in both. */
 import * as Plot from "@observablehq/plot";
-import { axes, chart, legend, methodDots, tips } from "../charts.js";
+import { axes, chart, legend, narrow, methodDots, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 import { change, place } from "../state.js";
@@ -64,8 +64,8 @@ function draw(points, front, costTitle, label) {
     height: 380, marginRight: 30, marginTop: 24, inset: 22,
     x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
     marks: [
-      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }),
-      ...axes({ ticks: 6, tickFormat: "~s" }, { ticks: 6 }),
+      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: narrow() ? 3 : 6 }),
+      ...axes({ ticks: narrow() ? 3 : 6, tickFormat: ".3~s" }, { ticks: 6 }),
       Plot.line(steps, { x: "x", y: "y", stroke: "var(--muted)", strokeDasharray: "4 3" }),
       ...methodDots(points, { r: 7, fillOpacity: 1 }),
       tips(points),

@@ -92,9 +92,9 @@ function boardTable(board, rows, tasks) {
     tasks.map((task) => {
       return heading(task, board.label(task), h("a.metric", { href: link("task", task), title: board.task(task).definition_text || board.task(task).metric }, `${board.metric(task)} ↓`));
     }),
-    heading("cost", "Wall time", h("span.metric", {}, "a trial")));
+    heading("cost", "Time", h("span.metric", {}, "wall, a trial")));
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
-    h("th", { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
+    h(short(row.name), { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
     h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue),
       Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
     tasks.map((task) => scoreCell(board, row, task, best.get(task))),
@@ -102,6 +102,9 @@ function boardTable(board, rows, tasks) {
   return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "scores" },
     h("table.board", {}, h("thead", {}, head), h("tbody", {}, body)));
 }
+
+/** Heading of a row; a short name is not broken. @param {string} name */
+const short = (name) => (name.length <= 16 ? "th.short" : "th");
 
 function scoreCell(board, row, task, best) {
   const cell = row.cell(task);
@@ -142,7 +145,7 @@ function statistics(board) {
     h("h3", {}, "Statistics over the chosen tasks"),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: board.definition(each.name) }, title(each), h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
-      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
+      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h(short(method), { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
     h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, title(each)), h("dd", {}, board.definition(each.name))]))),
   ];
 }

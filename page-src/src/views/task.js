@@ -31,7 +31,7 @@ function facts(board, info) {
   return [
     info.title_text && ["Data set", info.title_text],
     ["Metric", `${board.metric(info.name)}${info.definition_text ? `: ${info.definition_text}` : ""}. Lower is better ↓`],
-    ["Data", h("code", {}, info.data_fingerprint)],
+    ["Data fingerprint", h("code", {}, info.data_fingerprint)],
     published.length && ["Published", published.map((row) => `${row.method} ${format.score(row.score)}${row.kind === "primary" ? "" : ` (${row.kind})`}`).join(" · ")],
   ].filter(Boolean);
 }
@@ -111,13 +111,14 @@ function curveChart(board, task, stage, column, { label, width, height = 280 }) 
   if (!mean.length) return null;
   const several = single.length > mean.length;
   const same = coinciding(mean);
+  const type = scale(single.map((point) => point.y));
   return {
     mean, same: coincidence(mean),
     node: chart({
       width, height, marginRight: 16,
-      x: { label: stage === "align" ? "epoch of aligning" : "epoch", nice: true }, y: { label, type: scale(single.map((point) => point.y)), nice: true },
+      x: { label: stage === "align" ? "epoch of aligning" : "epoch", nice: true }, y: { label, type, nice: true },
       marks: [
-        ...axes({ ticks: Math.min(8, Math.max(...single.map((point) => point.x))), tickFormat: "d" }, { ticks: 5 }),
+        ...axes({ ticks: Math.min(8, Math.max(...single.map((point) => point.x))), tickFormat: "d" }, { ticks: 5, tickFormat: type === "log" ? "~g" : undefined }),
         ...(several ? methodLines(single, { strokeWidth: 1, strokeOpacity: 0.3, strokeDasharray: undefined }) : []),
         ...methodLines(mean),
         ...methodDots(mean.filter((point) => !same.has(point.method)), { r: mean.length > 120 ? 1.5 : 3 }),
@@ -149,7 +150,7 @@ function small(board, task) {
   const curve = curveChart(board, task, "refine", "validation", { label: null, width, height: 170 });
   const best = board.best(task);
   return h("figure", {}, h("figcaption", {}, h("h3", {}, h("a", { href: link("task", task) }, board.label(task))),
-    h("p.note", {}, best.length ? `Best: ${format.list(best)}, ${format.score(board.cell(task, best[0]).mean)} ${board.metric(task)}` : "No score yet"), curve?.same), curve?.node);
+    h("p.note", {}, best.length ? `Best: ${format.list(best)}, ${format.score(board.cell(task, best[0]).mean)} ${board.metric(task)}` : "No score yet", curve?.same && `.${curve.same}`)), curve?.node);
 }
 
 function help(board, task) {
