@@ -33,7 +33,8 @@ function leader(board) {
     return [most > tied && `alone on ${most - tied}`, tied && `tied on ${tied}`].filter(Boolean).join(", ");
   };
   const of = most < tasks.length ? `${most} of ${tasks.length} tasks` : most === 1 ? "the only task" : `all ${most} tasks`;
-  const details = winners.length === 1 ? standing(winners[0]) : winners.map((method) => `${method} ${standing(method)}`).join("; ");
+  const standings = new Set(winners.map(standing));
+  const details = standings.size === 1 ? [...standings][0] : winners.map((method) => `${method} ${standing(method)}`).join("; ");
   const firsts = board.first;
   const { value, low, high } = board.results.mean_rank[firsts[0]];
   const interval = firsts.length === 1 && Number.isFinite(low) ? `, 95 % interval ${format.range(low, high)}` : "";
@@ -61,9 +62,9 @@ function seeds(board) {
 /** The verdict of a pair in words: one test for all pairs. @param {import("./board.js").Board} board @param {string} one @param {string} other */
 export function verdictSentence(board, one, other) {
   const found = board.results.verdict[one]?.[other];
-  if (!found || Number.isNaN(found.adjusted_p)) return `Whether ${one} and ${other} differ cannot be judged: too few seeds or tasks.`;
   const { better, worse, tied } = board.compared(one, other);
-  if (tied && !better && !worse) return `${one} and ${other} have equal scores on each of ${format.plural(tied, "task")}.`;
+  if (tied && !better && !worse) return `${one} and ${other} have equal scores on ${tied === 1 ? "the only task" : `each of ${tied} tasks`}.`;
+  if (!found || Number.isNaN(found.adjusted_p)) return `Whether ${one} and ${other} differ cannot be judged: too few seeds or tasks.`;
   const p = `adjusted p ${format.pValue(found.adjusted_p).replace(/^(?=\d)/, "= ")}`;
   if (found.separable) return `${one} and ${other} are separable at the 5 % level (${p}, ${format.plural(found.num_tasks, "task")}): ${found.value < 1 ? one : other} is better.`;
   return `${one} and ${other} are not separable at the 5 % level (${p}, ${format.plural(found.num_tasks, "task")}). ${needed(found)}`;

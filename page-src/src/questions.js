@@ -8,18 +8,17 @@ function direction({ low, high }) {
   return high < 1 ? "helped" : low > 1 ? "hurt" : "unclear";
 }
 
+/** Why a ratio has no interval. @param {string} name of the question @param {boolean} whole over all tasks */
+const reason = (name, whole) => (name !== "searching" ? "1 seed" : whole ? `fewer than ${MIN_TASKS} tasks` : "one search");
+
 /** The interval of a ratio, or why there is none. @param {object} ratio @param {string} name of the question */
-export function intervalText({ low, high }, name, whole = false) {
-  if (Number.isFinite(low)) return format.ratios(low, high);
-  return name !== "searching" ? "none (1 seed)" : whole ? `none (fewer than ${MIN_TASKS} tasks)` : "none (one search)";
-}
+export const intervalText = ({ low, high }, name, whole = false) => (Number.isFinite(low) ? format.ratios(low, high) : `none (${reason(name, whole)})`);
 
 /** A ratio as a change of the error. @param {import("./statistics/questions.js").Answer} answer */
-function change({ name, method, reference }, ratio, whole) {
-  const { value, low, high } = ratio;
+function change({ name, method, reference }, { value, low, high }, whole) {
   const [error, one, other] = name === "searching" ? ["validation error", `the ${method}`, `the ${reference}`] : ["error", method, reference];
   const size = value === 1 ? "equal to" : value < 1 ? `${format.percent(1 - value, value > 0.99 ? 1 : 0)} lower than` : `${format.percent(value - 1, value < 1.01 ? 1 : 0)} higher than`;
-  const interval = Number.isFinite(low) ? `95 % interval ${format.ratios(low, high)} ${low <= 1 && high >= 1 ? "includes" : "excludes"} 1` : `interval: ${intervalText(ratio, name, whole)}`;
+  const interval = Number.isFinite(low) ? `95 % interval ${format.ratios(low, high)} ${low <= 1 && high >= 1 ? "includes" : "excludes"} 1` : `no interval: ${reason(name, whole)}`;
   return `the ${error} of ${one} is ${size} that of ${other} (ratio ${format.short(value)}, ${interval})`;
 }
 

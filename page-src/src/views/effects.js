@@ -24,7 +24,7 @@ export function effectsView(board) {
 /** The answer on each task and over all; further answers, for single methods, are rows of their own. */
 function question(board, answer, ...further) {
   const rows = Object.entries(answer.tasks).map(([task, ratio]) => ({ label: board.label(task), ...ratio })).sort((a, b) => a.value - b.value);
-  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, ${format.plural(each.pairs, "task")}`, ...each.ratio, whole: true })));
+  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, all`, ...each.ratio, whole: true })));
   return figure({
     title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: [sentence(board, answer), answer.name === "searching" && covered(board, answer)],
     chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),

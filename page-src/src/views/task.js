@@ -154,6 +154,6 @@ function small(board, task) {
 }
 
 function help(board, task) {
-  const answers = (board.comparable ? board.results.answers : []).map((answer) => sentence(board, answer, task)).filter(Boolean);
+  const answers = (board.comparable ? board.results.answers : []).filter(({ name, subject }) => name !== "searching" || !subject).map((answer) => sentence(board, answer, task)).filter(Boolean);
   return answers.length ? h("div.panel", {}, h("h3", {}, "What helped here"), answers.map((text) => h("p", {}, text))) : null;
 }
