@@ -98,10 +98,10 @@ export class Board {
     return this.tasks.some((task) => this.methods.some((method) => this.cell(task, method).n > 1));
   }
 
-  /** Name of a task's metric for people. @param {string} task */
-  metric(task) {
-    const { metric_text: text, metric } = this.task(task);
-    return text ?? metric.replaceAll("_", " ");
+  /** Name of a task's metric for people. @param {string} task @param {string} metric its name, if the board lacks the task */
+  metric(task, metric = "") {
+    const info = this.task(task);
+    return info?.metric_text ?? (info?.metric ?? metric).replaceAll("_", " ");
   }
 
   /** Chosen methods with a score on any chosen task. */

@@ -47,7 +47,7 @@ const quoted = (text) => (/^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'
 const factList = (facts) => h("dl.facts", {}, facts.filter((fact) => fact && fact[1] !== null && fact[1] !== undefined && fact[1] !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
 function resultFacts(board, record) {
-  const metric = board.metric(record.task);
+  const metric = board.metric(record.task, record.metric);
   return [
     ["Status", record.status.replaceAll("_", " ")],
     ["Test score", record.test === null ? null : `${format.score(record.test)} ${metric} (lower is better)`],
@@ -80,7 +80,7 @@ function originFacts(board, record) {
     ["Phase", record.phase],
     ["Seed", String(record.seed)],
     ["Data fingerprint", h("code", {}, record.data_fingerprint)],
-    ["Metric", `${board.metric(record.task)}${record.metric_version ? `, version ${record.metric_version}` : ""}`],
+    ["Metric", `${board.metric(record.task, record.metric)}${record.metric_version ? `, version ${record.metric_version}` : ""}`],
     ["Hardware", [record.device, processor(record.processor)].filter(Boolean).join(", ")],
     ["Precision", record.precision],
     ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes: a repetition gives the same bits" : "no: a repetition may differ a little, and agrees within the spread of seeds"],
@@ -124,7 +124,7 @@ function ownCurves(board, record) {
       marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), ...methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
     return figure({ title, chart: node, head: ["Epoch", label], rows: points.map((point) => [point.x, format.score(point.y)]) });
   };
-  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", "distance"));
+  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", "distance"));
 }
 
 function recordList(board, argument) {

@@ -30,7 +30,7 @@ export function tableView(board) {
       none && h("span.muted", { role: "status" }, "No method or task has this name.")),
     board.tasks.length ? boardTable(board, shown, tasks) : null,
     board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the darker. `,
-      board.spread && "± is the standard deviation over seeds. ", board.scored.length * board.tasks.length > board.index.cells.size && "A dash is a missing score: it is never averaged over. ", "Each score leads to its trial."),
+      board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", "Each score leads to its trial."),
     methodList(board),
     later(() => statistics(board)),
     publishedTables(board),
