@@ -10,7 +10,7 @@ const COSTS = {
   device_seconds: { title: "device seconds", show: format.duration, over: "sum", words: "summed over tasks" },
   wall_seconds: { title: "wall seconds", show: format.duration, over: "sum", words: "summed over tasks" },
   peak_memory_mib: { title: "peak memory in MiB", show: format.memory, over: "max", words: "largest of the tasks" },
-  num_trainable: { title: "trained parameters", show: format.count, over: "mean", words: "mean over tasks" },
+  num_trainable: { title: "trained parameters", show: format.count, tick: ".3~s", over: "mean", words: "mean over tasks" },
 };
 
 /** @param {import("../board.js").Board} board */
@@ -32,7 +32,7 @@ export function paretoView(board) {
     points.length ? figure({
       title: `${label[0].toUpperCase()}${label.slice(1)} against ${title}`,
       note: `Down and left is better. The line joins the methods that no other one beats in both. A cost is the mean of the trials with a score${task ? "" : "; a relative score is the geometric mean over tasks of the ratio to the best method"}.${new Set(points.map((each) => each.x)).size === 1 && points.length > 1 ? " All methods have the same cost." : ""}`,
-      chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label),
+      chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label, COSTS[cost].tick ?? ","),
       head: ["Method", "Cost", "Score", "Not beaten in both"],
       rows: points.map((each) => [each.method, COSTS[cost].show(each.x), format.short(each.y, 3), beaten(each, points)]),
     }) : h("p", {}, "No method has both a score and this cost on the same tasks."),
@@ -56,7 +56,7 @@ function onTask(board, cost, task) {
   return points.map((each) => ({ ...each, front: !points.some((other) => beats(other, each)) }));
 }
 
-function draw(points, front, costTitle, label) {
+function draw(points, front, costTitle, label, tickFormat) {
   const steps = front.flatMap((each, index) => (index ? [{ x: each.x, y: front[index - 1].y }, each] : [each]));
   const span = points.map((each) => each.x);
   const logarithmic = Math.max(...span) > 5 * Math.min(...span);
@@ -65,7 +65,7 @@ function draw(points, front, costTitle, label) {
     x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
     marks: [
       Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: narrow() ? 3 : 6 }),
-      ...axes({ ticks: narrow() ? 3 : 6, tickFormat: ".3~s" }, { ticks: 6 }),
+      ...axes({ ticks: narrow() ? 3 : 6, tickFormat }, { ticks: 6 }),
       Plot.line(steps, { x: "x", y: "y", stroke: "var(--muted)", strokeDasharray: "4 3" }),
       ...methodDots(points, { r: 7, fillOpacity: 1 }),
       tips(points),
