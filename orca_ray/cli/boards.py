@@ -143,7 +143,7 @@ def _effects(store: "ResultsStore", spec: "SweepSpec", options: BoardOptions) ->
             raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
     cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
     sweep, protocol = options.sweep or spec.sweep_id, options.protocol and options.protocol.value
-    grid, records = Grid(cells, spec.confirm_seeds), store.records()
+    grid, records = Grid(cells, spec.confirm_seeds), store.records(spec.file.benchmark)
     return build_effects(records, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=protocol)
 
 
