@@ -192,10 +192,10 @@ def test_everything_is_reached_with_the_keyboard(open_page: Open) -> None:
         label = page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
         reached.append(label)
         assert outline != "none", label
-        if label == "Effects":
+        if label == "view-effects":
             page.keyboard.press("Enter")
             break
-    assert {"theme", "Table", "Profiles"} <= set(reached)
+    assert {"theme", "view-table", "view-profiles"} <= set(reached)
     page.wait_for_selector('main[data-shown="effects/"]')
     assert page.evaluate("document.activeElement.tagName") == "H2"
     page.focus("#view-effects")
