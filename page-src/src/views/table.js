@@ -136,7 +136,8 @@ function statistics(board) {
   const shown = board.data.statistics.filter((each) => (board.comparable || each.name !== "bradley_terry") && each.shape === "method" && typeof board.results[each.name] === "object");
   if (!shown.length || !board.scores.length) return null;
   const baseline = Object.values(board.results.improvement)[0]?.baseline;
-  const title = (each) => (each.name === "improvement" && baseline ? `score relative to ${baseline}` : each.title);
+  const titles = { improvement: baseline && `score relative to ${baseline}`, wins: "wins (ties shared)" };
+  const title = (each) => titles[each.name] ?? each.title;
   const value = (name, method) => {
     const { value, low, high } = board.results[name][method] ?? {};
     return [format.short(value ?? NaN), Number.isFinite(low) && h("span.spread", {}, `${format.short(low)} – ${format.short(high)}`)];
