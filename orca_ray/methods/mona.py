@@ -13,14 +13,15 @@ Let e be the target's embedder and head, θ the pretrained body, L(e, θ) the ta
 3. Fine-tune everything by L.
 
 S depends on e through θ' alone, so the gradient of the outer objective is ∇_e L(e, θ) − λ α (∂²L / ∂e ∂θ) g with
-g = ∇S(θ'). No graph of the inner step is built: as in DARTS (arXiv:1806.09055, eq. 7), the product with the mixed second
-derivative is the central difference [∇_e L(e, θ + ε g) − ∇_e L(e, θ − ε g)] / 2ε with ε = 0.01 / ‖g‖. This is exact up
-to O(ε²). (Dropping the second derivative instead would drop S altogether.) Stage 2 computes in float32, because bfloat16
-would round the perturbations ± ε g away. A step costs about three of fine-tuning.
+g = ∇S(θ'). No graph of the inner step is built: as in DARTS (arXiv:1806.09055, eq. 7), the product with the mixed
+second derivative is the central difference [∇_e L(e, θ + ε g) − ∇_e L(e, θ − ε g)] / 2ε, where ε = 0.01 / ‖g‖. Its
+error is O(ε²). (A form without the second derivative would lose S altogether.) Stage 2 computes in float32, because
+bfloat16 would round the perturbations ± ε g away. One of its steps costs about three of fine-tuning.
 
-There is no public code, and we had only summaries of the paper: hence "after". Ours are the choices of the
-optimiser, a plain gradient step with rate α, that the head is learned with the embedder, how positive pairs are drawn,
-and the defaults. Notes on the paper name λ 0.3 to 0.5, a learning rate of 3e-5 and 5 to 10 epochs of stage 2.
+There is no public code, and only summaries of the paper were available: hence "after". Our own choices are the virtual
+step (plain gradient descent), the optimiser, the head that is learned with the embedder, the positive pairs (two random
+samples of one class), and the defaults. Notes on the paper name λ from 0.3 to 0.5, a learning rate of 3e-5, and 5 to 10
+epochs of stage 2.
 """
 
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def _stages(trial: "Trial") -> "list[Stage]":
 RECIPE = Recipe(
     name="mona",
     title="after MoNA: learn an embedder that keeps source knowledge through an update, then refine everything",
-    reference="Ma et al., Learning Modality Knowledge Alignment for Cross-Modality Transfer, ICML 2024, arXiv:2406.18864",
+    reference="Ma et al., Learning Modality Knowledge Alignment, ICML 2024, arXiv:2406.18864",
     sections=("data", "embedder", "head", "align", "refine"),  # align.source and align.source_samples
     options=(MonaConfig,),
     stages=_stages,

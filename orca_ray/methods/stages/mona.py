@@ -134,7 +134,8 @@ def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor
     all_mF = torch.cat([u_nF, positive_nF])
     rows, columns = torch.triu_indices(len(all_mF), len(all_mF), offset=1, device=all_mF.device)
     squared = 2.0 - 2.0 * (all_mF @ all_mF.T)[rows, columns]
-    return aligned + (-_TEMPERATURE * squared).logsumexp(dim=0) - np.log(len(squared))
+    uniform = (-_TEMPERATURE * squared).exp().mean().log()
+    return aligned + uniform
 
 
 def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:

@@ -72,11 +72,15 @@ class _HeadStage(EpochStage):
     def _as_code(self) -> bool:
         return self._config.form == "code"
 
-    def _max_samples(self, loss: Callable[[int], Tensor], num_samples: int) -> int:
-        """Return how many samples fit in memory; ``loss(n)`` is that of the first n of ``num_samples``."""
+    def _max_samples(self, loss: Callable[[int], Tensor], num_samples: int, graphs: int = 1) -> int:
+        """Return how many samples fit in memory.
+
+        ``loss(n)`` is that of the first n of ``num_samples``; ``graphs`` graphs as large as its own are kept at a time.
+        """
         body, device = self._trial.model.body, self._trial.device
         cost = measure_cost(loss, self.parameters(), body, num_samples=min(2, num_samples))
-        return max_micro_batch(cost, budget_bytes(self._trial.hyperparameters.refine.memory_mib, device), device)
+        budget = budget_bytes(self._trial.hyperparameters.refine.memory_mib, device)
+        return max_micro_batch(cost, budget // graphs, device)
 
 
 class SourceHeadStage(_HeadStage):
@@ -106,26 +110,28 @@ class SourceHeadStage(_HeadStage):
         rows = torch.from_numpy(indices).to(self._trial.device)
         penalised = self._epochs - self._epoch <= self._penalty_epochs
         losses = []
-        for part in rows.split(self._limit if penalised else len(rows)):  # type: ignore[no-untyped-call]
+        for part in torch.split(rows, self._limit if penalised else len(rows)):
             losses_n = self._penalised(part, len(rows)) if penalised else self._losses(self._features[part], part)
             loss = losses_n.sum() / len(rows)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
     @cached_property
     def _features(self) -> Tensor:
         """Mean features [N, F] of all source samples, computed once because the body is frozen."""
-        parts = torch.arange(len(self._head.source), device=self._trial.device).split(self._config.batch_size)
+        rows = torch.arange(len(self._head.source), device=self._trial.device)
+        parts = torch.split(rows, self._config.batch_size)
         with torch.no_grad(), self._precision.autocast():
             return torch.cat([self._head.features(self._head.source.tokens(part)) for part in parts])
 
     @cached_property
     def _limit(self) -> int:
         def loss(num: int) -> Tensor:
-            return self._penalised(torch.arange(num, device=self._trial.device), num).mean()
+            rows = torch.arange(num, device=self._trial.device)
+            return self._losses(self._through_body(rows)[1], rows).mean()
 
-        return self._max_samples(loss, len(self._head.source))
+        return self._max_samples(loss, len(self._head.source), graphs=3)
 
     def _losses(self, features_nF: Tensor, rows: Tensor) -> Tensor:
         logits = self._head.linear(features_nF)
@@ -134,17 +140,21 @@ class SourceHeadStage(_HeadStage):
 
     def _penalised(self, rows: Tensor, step_size: int) -> Tensor:
         """Return the loss [n] of each of the source samples ``rows``, of an optimiser step of ``step_size`` samples."""
-        tokens_nTD = self._head.source.tokens(rows).requires_grad_()
-        with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel of torch that has second derivatives
-            with self._precision.autocast():
-                features_nF = self._head.features(tokens_nTD)
-            losses_n = self._losses(features_nF, rows)
-            (gradients_nTD,) = torch.autograd.grad(losses_n.sum(), tokens_nTD, create_graph=True)
+        tokens_nTD, features_nF = self._through_body(rows)
+        losses_n = self._losses(features_nF, rows)
+        (gradients_nTD,) = torch.autograd.grad(losses_n.sum(), tokens_nTD, create_graph=True)
         if self._as_code:
             penalties_n = gradient_penalty_of_code(gradients_nTD / step_size, self._config.threshold)
         else:
             penalties_n = gradient_penalty(gradients_nTD, self._config.threshold)
         return losses_n + self._config.penalty * penalties_n
+
+    def _through_body(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens [n, T, D] of source samples, as a leaf, and their features [n, F]; differentiable twice."""
+        tokens_nTD = self._head.source.tokens(rows).requires_grad_()
+        # Of torch's attention kernels, only this one has second derivatives.
+        with sdpa_kernel(SDPBackend.MATH), self._precision.autocast():
+            return tokens_nTD, self._head.features(tokens_nTD)
 
 
 class DistortionStage(_HeadStage):
@@ -209,13 +219,13 @@ class DistortionStage(_HeadStage):
 
 def gradient_penalty(gradients_nTD: Tensor, threshold: float) -> Tensor:
     """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, whose norm is that of all its T·D numbers."""
-    norms_n = torch.linalg.vector_norm(gradients_nTD, dim=(1, 2))
+    norms_n: Tensor = torch.linalg.vector_norm(gradients_nTD, dim=(1, 2))
     return (norms_n - threshold).clamp_min(0).square()
 
 
 def gradient_penalty_of_code(gradients_nTD: Tensor, threshold: float) -> Tensor:
     """Return Σ_d max(0, ‖g_d‖ − threshold)² [n], where g_d [T] is a sample's gradient in channel d of all tokens."""
-    norms_nD = torch.linalg.vector_norm(gradients_nTD, dim=1)
+    norms_nD: Tensor = torch.linalg.vector_norm(gradients_nTD, dim=1)
     return (norms_nD - threshold).clamp_min(0).square().sum(dim=1)
 
 
