@@ -79,4 +79,5 @@ RECIPE = Recipe(
     sections=("data", "embedder", "head", "align", "refine"),  # align.source and align.source_samples
     options=(MonaConfig,),
     stages=_stages,
+    stage_names=("warmup", "bilevel", "refine"),
 )

@@ -87,6 +87,7 @@ RECIPES = (
         aligns=True,
         options=(RecraftConfig,),
         stages=_stages,
+        stage_names=("align", "source_head", "distortion", "refine"),
         defaults={"align.distance": "wasserstein"},
     ),
     Recipe(
@@ -96,6 +97,7 @@ RECIPES = (
         aligns=True,
         options=(RecraftConfig,),
         stages=_stages,
+        stage_names=("align", "source_head", "distortion", "refine"),
         defaults={"align.distance": "wasserstein", "recraft.form": "code"},
     ),
 )

@@ -17,7 +17,7 @@ from orca_ray.alignment.cost import recomputed
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.optimisation import DECAYS, ParameterGroup, make_optimizer, set_learning_rate
+from orca_ray.training.optimisation import ParameterGroup, make_optimizer
 from orca_ray.training.precision import Precision, choose_precision
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
 
@@ -25,8 +25,8 @@ from orca_ray.training.reproducibility import derive_seed, isolated_rng
 class EpochStage(ABC):
     """Trains some parameters for some epochs; a subclass defines the batches of an epoch and the gradient of each.
 
-    The model is in evaluation mode: without dropout, a gradient is a function of the weights. The learning rate follows
-    a cosine over the epochs. Random numbers of an epoch depend on the trial's seed, the stage's name and the epoch.
+    The model is in evaluation mode: without dropout, a gradient is a function of the weights. The learning rate is
+    constant. Random numbers of an epoch depend on the trial's seed, the stage's name and the epoch.
     """
 
     name: str
@@ -59,19 +59,18 @@ class EpochStage(ABC):
     def step(self) -> Progress:
         """Run one epoch; raises NotFiniteError if a loss is NaN or infinite."""
         started, trial = perf_counter(), self._trial
-        rate = self._learning_rate * DECAYS["cosine"](self._epoch / self._epochs)
         seed = derive_seed(trial.seed, self.name, self._epoch)
         with isolated_rng(seed, trial.device), self._precision.active(), only(trial.model, self.parameters()):
             trial.model.eval()
             batches = self.batches(np.random.default_rng(seed))
-            total = sum(self._update(indices, rate) * len(indices) for indices in batches)
+            total = sum(self._update(indices) * len(indices) for indices in batches)
         loss = float(total) / sum(map(len, batches))
         if not np.isfinite(loss):
             raise NotFiniteError(f"the loss of stage {self.name} is {loss} in epoch {self._epoch + 1}")
         self._epoch += 1
         self._seconds = perf_counter() - started
         return Progress(
-            stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, learning_rate=rate,
+            stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, learning_rate=self._learning_rate,
             seconds=self._seconds,
         )  # fmt: skip
 
@@ -99,11 +98,10 @@ class EpochStage(ABC):
         option = self.precision_option or self._trial.hyperparameters.refine.precision
         return choose_precision(option, self._trial.device, self._trial.model.body.feature_width)
 
-    def _update(self, indices: np.ndarray, rate: float) -> Tensor:
+    def _update(self, indices: np.ndarray) -> Tensor:
         loss = self.backward(indices)
         if (clip := self._trial.hyperparameters.refine.clip) > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters(), clip)
-        set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss.double()
