@@ -29,6 +29,9 @@ TRAINED = {
     "fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
     "no_body": r".*",
     "orca_fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
+    "mona": r".*",
+    "recraft": r".*",
+    "recraft_code": r".*",
     "random_features": r"embedder\..*|head\..*",
     "linear_probe": r"head\..*",
 }
@@ -41,7 +44,8 @@ def test_the_methods_of_the_first_release() -> None:
         assert get_method(name) is recipe
         assert recipe.title
         assert recipe.reference
-    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca", "orca_fpt", "orca_guarded"}
+    aligning = {name for name, recipe in all_methods().items() if recipe.aligns}
+    assert aligning == {"orca", "orca_fpt", "orca_guarded", "recraft", "recraft_code"}
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
     assert random == {"cnn", "random_features", "scratch"}
 
