@@ -27,6 +27,8 @@ TRAINED = {
     "scratch": r".*",
     "fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
     "linear_probe": r"head\..*",
+    "pare": r".*",
+    "joint": r".*",
 }
 """Names of the parameters that refining trains."""
 
@@ -37,7 +39,8 @@ def test_the_methods_of_the_first_release() -> None:
         assert get_method(name) is recipe
         assert recipe.title
         assert recipe.reference
-    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca", "orca_guarded"}
+    aligning = {name for name, recipe in all_methods().items() if recipe.aligns}
+    assert aligning == {"orca", "orca_guarded", "pare", "joint"}
     assert {name for name, recipe in all_methods().items() if not recipe.pretrained} == {"scratch"}
 
 
