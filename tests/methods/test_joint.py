@@ -55,7 +55,7 @@ def test_the_distance_is_added_after_the_warm_up(bert: str, weight: float) -> No
     features = adaptation.model.features(torch.from_numpy(adaptation._data.train.x[5:25]))
     value = weight * expected(features, torch.from_numpy(adaptation._data.train.y[5:25]))
     assert float(loss) == pytest.approx(float(value), rel=1e-6)
-    (gradient,) = torch.autograd.grad(value, [embedder.projection.weight])
+    (gradient,) = torch.autograd.grad(value, [embedder.get_parameter("projection.weight")])
     torch.testing.assert_close(found["embedder.projection.weight"], gradient)
 
 

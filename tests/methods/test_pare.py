@@ -1,5 +1,7 @@
 """PaRe: which tokens are replaced, the curriculum, the loss by hand, and when the gate learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ from torch.nn import functional
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.stages import pare
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
@@ -20,7 +21,7 @@ from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.precision import Precision
 from tests.models.tiny import save_tiny
 
-from .tiny_trials import QUICK, make_data, make_task, start
+from .tiny_trials import QUICK, make_task, start
 
 CPU = torch.device("cpu")
 QUIET = {**QUICK, "refine.dropout": 0.0}
@@ -28,7 +29,7 @@ QUIET = {**QUICK, "refine.dropout": 0.0}
 
 def tokens(*values: float) -> Tensor:
     """One sample [1, T, 1]."""
-    return torch.tensor(values)[None, :, None]
+    return torch.tensor(values, dtype=torch.float32)[None, :, None]
 
 
 def term_of(adaptation: Adaptation) -> MixTerm:
@@ -39,9 +40,16 @@ def term_of(adaptation: Adaptation) -> MixTerm:
     return term
 
 
-def batch(term: MixTerm, adaptation: Adaptation, size: int = 4) -> tuple[Tensor, Tensor]:
+def term_with_one_source_sample(adaptation: Adaptation) -> MixTerm:
+    """Return the term; nothing is random if the gates alone choose."""
+    term = term_of(adaptation)
+    term._source = replace(term._source, inputs=term._source.inputs[:1], y=term._source.y[:1])
+    return term
+
+
+def batch(adaptation: Adaptation) -> tuple[Tensor, Tensor]:
     train = adaptation._data.train
-    return torch.from_numpy(train.x[:size]), torch.from_numpy(np.asarray(train.y[:size]))
+    return torch.from_numpy(train.x[:4]), torch.from_numpy(np.asarray(train.y[:4]))
 
 
 def test_the_lowest_target_tokens_are_replaced_by_the_highest_source_tokens_in_order() -> None:
@@ -89,10 +97,6 @@ def test_the_number_of_source_tokens_falls_and_is_at_least_1(
     assert found == numbers
 
 
-def test_tokens_are_drawn_in_the_first_epochs() -> None:
-    assert resolve("pare", {}).of(pare.PareConfig).drawn == 0.1
-
-
 @pytest.mark.parametrize(("drawn", "epochs"), [(0.0, []), (0.1, [0]), (0.3, [0, 1, 2])])
 def test_the_gate_learns_only_while_tokens_are_drawn(bert: str, drawn: float, epochs: list[int]) -> None:
     adaptation = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": drawn})
@@ -101,7 +105,7 @@ def test_the_gate_learns_only_while_tokens_are_drawn(bert: str, drawn: float, ep
     for epoch in range(10):
         term.start(epoch, 10)
         adaptation.model.zero_grad()
-        term(*batch(term, adaptation)).backward()  # type: ignore[no-untyped-call]
+        term(*batch(adaptation)).backward()  # type: ignore[no-untyped-call]
         if any(p.grad is not None and p.grad.any() for p in gate.parameters()):
             learns.append(epoch)
         for part in ("embedder", "body", "head", "source_head"):
@@ -128,22 +132,22 @@ def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> No
 def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: str, usual: float) -> None:
     target = Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)
     task = make_task(target, (1, 16))
-    settings = {**QUIET, "align.source_samples": 1, "pare.drawn": 0.0, "pare.begin": 0.5}
+    settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5}
     for weight in (0.0, 2.0):
         adaptation = start(
             request.getfixturevalue(body), "pare", task=task, hyperparameters={**settings, "pare.weight": weight}
         )
-        term, model = term_of(adaptation), adaptation.model
-        term._source_head.output.bias.data.zero_()
-        x, y = batch(term, adaptation)
-        num = term.num_replaced / term._num_tokens
+        term, model = term_with_one_source_sample(adaptation), adaptation.model
+        x, y = batch(adaptation)
         with torch.no_grad():
             mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
-            predictions = model.head(model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :])
-            loss = Objective(target, task.loss, task.metric, adaptation._data.y_mean, adaptation._data.y_std)
-            of_target = loss.training_loss(adaptation._data.train.y, CPU)(predictions, y)
-            # One source class: its cross-entropy is 0.
-            assert float(term(x, y)) == pytest.approx((weight or usual) * (1 - num) * float(of_target), rel=1e-5)
+            features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
+            objective = Objective(target, task.loss, task.metric, adaptation._data.y_mean, adaptation._data.y_std)
+            of_target = objective.training_loss(adaptation._data.train.y, CPU)(model.head(features), y)
+            logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
+            of_source = functional.cross_entropy(logits, term._source.y.expand(4))
+            # Half of 8 or 4 tokens.
+            assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
 
 
 def test_the_source_term_is_the_cross_entropy_of_the_source_classes(bert: str) -> None:
@@ -152,9 +156,9 @@ def test_the_source_term_is_the_cross_entropy_of_the_source_classes(bert: str) -
     adaptation = start(bert, "pare", hyperparameters=settings)
     term, model = term_of(adaptation), adaptation.model
     assert term._source.num_classes > 2
-    x, y = batch(term, adaptation)
+    x, y = batch(adaptation)
     torch.manual_seed(5)
-    loss = float(term(x, y))
+    loss = term(x, y).item()
     torch.manual_seed(5)
     rows = torch.randint(len(term._source), (4,))
     logits = term._source_head(model.body(term._source.tokens(rows)))
@@ -164,7 +168,7 @@ def test_the_source_term_is_the_cross_entropy_of_the_source_classes(bert: str) -
 def test_prefix_tokens_stay(vit: str) -> None:
     adaptation = start(vit, "pare", hyperparameters={**QUIET, "pare.begin": 1.0})
     term, model = term_of(adaptation), adaptation.model
-    x, _ = batch(term, adaptation)
+    x, _ = batch(adaptation)
     embedded, source = model.embed(x), term._source.tokens(torch.arange(4))
     assert embedded.shape == source.shape == (4, 5, 16)
     mixed = term.mix(embedded, source)
@@ -184,16 +188,17 @@ def test_swin(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
     """With one source sample, nothing is drawn at random once the gates alone choose."""
     gradients = []
-    for memory in (1, 1024):
-        settings = {**QUIET, "align.source_samples": 1, "pare.drawn": 0.0, "pare.weight": 1.0}
+    for limit in (7, 30):
+        settings = {**QUIET, "pare.drawn": 0.0, "pare.weight": 1.0}
         adaptation = start(bert, "pare", hyperparameters=settings)
         model, data = adaptation.model, adaptation._data
         parameters = list(model.parameters())
         accumulator = GradientAccumulator(
             model, parameters, Feed(data.train.x, model, Precision("float32", CPU)), data.train.y,
-            nn.CrossEntropyLoss(), RefineConfig(batch_size=30), seed=0, term=term_of(adaptation),
+            nn.CrossEntropyLoss(), RefineConfig(batch_size=30), seed=0,
+            term=term_with_one_source_sample(adaptation),
         )  # fmt: skip
-        accumulator.limit = 7 if memory == 1 else 30
+        accumulator.limit = limit
         next(accumulator.gradients([np.arange(30)]))
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -208,7 +213,7 @@ def test_in_bfloat16_only_the_body_computes_in_it(bert: str) -> None:
         adaptation.model.get_submodule(name).register_forward_hook(
             lambda module, given, output, name=name: seen.__setitem__(name, output.dtype)
         )
-    term(*batch(term, adaptation))
+    term(*batch(adaptation))
     assert set(seen.values()) == {torch.float32, torch.bfloat16}
     assert [name for name, dtype in seen.items() if dtype == torch.bfloat16] == [
         "body.encoder.encoder.layer.0.output.dense"
