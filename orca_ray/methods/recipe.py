@@ -44,7 +44,7 @@ class Recipe:
     """Whether the method uses the options ``align.*``."""
     pretrained: bool = True
     """Whether body and embedder start from pretrained weights."""
-    sections: Sequence[str] = ("data", "embedder", "head", "refine")
+    sections: Sequence[str] = ("data", "decoder", "embedder", "head", "refine")
     """Sections of the options that the method uses, besides ``align`` and those of ``options``."""
     options: Sequence[type[Any]] = ()
     """Its own options: dataclasses like `RefineConfig`. A class ``PareConfig`` defines the options ``pare.*``."""
