@@ -35,10 +35,15 @@ def embedded_size(stem: Stem, image_size: int) -> int:
 
 
 def embed(request: SampleRequest, images: Iterable[Tensor]) -> Tensor:
-    """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens."""
+    """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens.
+
+    If the request is ``raw``, return the resized images [N, 3, S, S], in 0 … 255.
+    """
     stem, size = request.stem, embedded_size(request.stem, request.image_size)
     assert isinstance(stem, ImageStem)
     resized = (F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0] for image in images)
+    if request.raw:
+        return torch.stack([(255 * image.clamp(0, 1)).round().to(torch.uint8) for image in resized])
     features = []
     while batch := list(islice(resized, _BATCH)):
         features.append(stem.embed_images((torch.stack(batch).clamp(0, 1) - stem.image_mean) / stem.image_std).mean(1))

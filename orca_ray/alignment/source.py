@@ -25,7 +25,7 @@ BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds
 """Patience with a server that a machine may be unable to reach: some ten seconds at most before the first byte."""
 
 Samples = tuple["Tensor", "Tensor"]
-"""Features [N, D] (the mean over a sample's embedded tokens) and integer labels [N]."""
+"""Features [N, D] (the mean over a sample's embedded tokens), or raw inputs, and integer labels [N]."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class SampleRequest:
     """Number of tokens T of a text, that of the task's own samples; image sources ignore it."""
     num_samples: int
     seed: int
+    raw: bool = False
+    """Whether to return the stem's inputs instead of features: token ids [N, T], or pixels [N, 3, H, W] as uint8."""
 
 
 @dataclass(frozen=True, kw_only=True)

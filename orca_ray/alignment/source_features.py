@@ -1,15 +1,19 @@
-"""Source features: labelled samples, embedded by the stem (pretrained embedding) of a body, and cached."""
+"""Source features and tokens: labelled samples, embedded by the stem (pretrained embedding) of a body, and cached."""
 
+import copy
 import hashlib
 import json
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import default_source, get_source, require_suitable
@@ -17,6 +21,7 @@ from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.alignment.tensor_cache import read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
 from orca_ray.errors import UserError
+from orca_ray.models.body import Stem
 from orca_ray.models.modality import get_modality
 from orca_ray.models.names import parse_body_name
 from orca_ray.models.weights import body_modality, load_body
@@ -47,35 +52,93 @@ def source_features(
         pretrained: whether the stem has pretrained weights; False: random initialisation.
         seed: seed of the sampling and of the random initialisation.
     """
-    if num_samples < 1:
-        raise UserError(f"source features need at least 1 sample, got {num_samples}")
-    modality = body_modality(body)
-    name = name or default_source(modality)
-    source = get_source(name)
-    require_suitable(name, modality)
-    size = get_modality(modality).source_size(image_size, num_tokens)
-    return _cached(cache.home(), source, body, size, num_samples, pretrained, seed)
+    where = _choose(name, body, image_size, num_tokens, num_samples)
+    return _features(cache.home(), *where, body, num_samples, pretrained, seed)
 
 
 @lru_cache(8)
-def _cached(
-    home: Path, source: Source, body: str, size: tuple[int, int], num: int, pretrained: bool, seed: int
-) -> SourceFeatures:
-    """Read the features from the disk cache ``home``, or compute and write them, while holding a lock."""
+def _features(home: Path, source: Source, size: tuple[int, int], body: str, *how: Any) -> SourceFeatures:
+    return SourceFeatures(*_sample(source, size, body, *how, raw=False)[:2], source.name)
+
+
+@dataclass(frozen=True)
+class SourceTokens:
+    """Labelled source samples, embedded as tokens when they are needed."""
+
+    inputs: Tensor
+    """[N, ...]: inputs of the stem."""
+    y: Tensor
+    """[N] class ids from 0 to ``num_classes - 1``."""
+    num_classes: int
+    stem: Stem
+
+    def __len__(self) -> int:
+        """Return the number of samples N."""
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "SourceTokens":
+        """Return the same samples on ``device``."""
+        if self.y.device == device:
+            return self
+        stem = copy.deepcopy(self.stem).to(device)
+        return replace(self, inputs=self.inputs.to(device), y=self.y.to(device), stem=stem)
+
+    def tokens(self, indices: Tensor) -> Tensor:
+        """Return the tokens [b, T, D] of the samples ``indices`` [b], without gradient."""
+        with torch.no_grad():
+            return self.stem.embed_raw(self.inputs[indices])
+
+
+def source_tokens(
+    name: str,
+    body: str,
+    *,
+    image_size: int,
+    num_tokens: int,
+    num_samples: int,
+    pretrained: bool = True,
+    seed: int = 0,
+    device: torch.device,
+) -> SourceTokens:
+    """Return the samples of `source_features` before they are embedded, on ``device``; arguments as there."""
+    where = _choose(name, body, image_size, num_tokens, num_samples)
+    return _tokens(cache.home(), *where, body, num_samples, pretrained, seed).to(device)
+
+
+@lru_cache(2)
+def _tokens(home: Path, source: Source, size: tuple[int, int], body: str, *how: Any) -> SourceTokens:
+    inputs, labels, stem = _sample(source, size, body, *how, raw=True)
+    classes, ids = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    return SourceTokens(inputs, ids, len(classes), stem)
+
+
+def _choose(name: str, body: str, image_size: int, num_tokens: int, num_samples: int) -> tuple[Source, tuple[int, int]]:
+    """Return the source, and the image size and number of tokens of its samples."""
+    if num_samples < 1:
+        raise UserError(f"source features need at least 1 sample, got {num_samples}")
+    modality = body_modality(body)
+    source = get_source(name or default_source(modality))
+    require_suitable(source.name, modality)
+    return source, get_modality(modality).source_size(image_size, num_tokens)
+
+
+def _sample(
+    source: Source, size: tuple[int, int], body: str, num: int, pretrained: bool, seed: int, *, raw: bool
+) -> tuple[Tensor, Tensor, Stem]:
+    """Return samples x, their labels y and the stem; x and y are read from the disk, or computed and written there."""
     stem = load_body(body, pretrained=pretrained, seed=seed).stem
-    request = SampleRequest(stem, parse_body_name(body)[0], *size, num, seed)
+    request = SampleRequest(stem, parse_body_name(body)[0], *size, num, seed, raw)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
     with cache.lock(path):
         stored = read_tensors(path)
-        if stored is not None:
-            return SourceFeatures(stored["x"], stored["y"], source.name)
-        logger.info("computing source features %s for %s", source.name, request.body)
-        with torch.no_grad(), _one_thread():
-            x, y = source.sample(request)
-        features = SourceFeatures(x.float(), y.long(), source.name)
-        write_tensors(path, {"x": features.x, "y": features.y})
-        return features
+        if stored is None:
+            logger.info("sampling the source %s for %s", source.name, request.body)
+            with torch.no_grad(), _one_thread():
+                x, y = source.sample(request)
+            stored = {"x": x if raw else x.float(), "y": y.long()}
+            write_tensors(path, stored)
+        return stored["x"], stored["y"], stem
 
 
 @contextmanager
@@ -92,6 +155,7 @@ def _one_thread() -> Iterator[None]:
 def _digest(source: Source, request: SampleRequest) -> str:
     """Return a hash of everything that the features depend on, including the stem's weights and the source's file."""
     settings = [4, source.name, request.image_size, request.num_tokens, request.num_samples, request.seed]
+    settings += ["raw"] * request.raw
     parts = [json.dumps(settings).encode()]
     if source.file:
         parts += [source.file.path.encode(), cache.sha256_file(source.path()).encode()]

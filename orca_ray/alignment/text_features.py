@@ -41,6 +41,8 @@ def embed_passages(
 ) -> tuple[Tensor, list[Passage]]:
     """Return features [N, D] and passages, N = ``request.num_samples``, or fewer if there are fewer in ``starts``.
 
+    If the request is ``raw``, return the token ids [N, T] instead of features.
+
     A passage begins with the sentence that ``starts`` gives (indices of document and sentence). Sentences that follow
     it are joined until there are T tokens; if the document ends before, so are sentences before it. Documents of fewer
     than T tokens are skipped. Raises UserError if all are.
@@ -54,6 +56,8 @@ def embed_passages(
             "smaller embedder.sequence_length"
         )
     ids_NT = torch.tensor([passage.ids for passage in passages])
+    if request.raw:
+        return ids_NT, passages
     batches = ids_NT.split(max(1, _BATCH_TOKENS // request.num_tokens))  # type: ignore[no-untyped-call]
     return torch.cat([stem.embed_tokens(ids).mean(1) for ids in batches]), passages
 

@@ -122,6 +122,10 @@ class Stem(nn.Module, ABC):
     def token_rms(self) -> float:
         """Return the root mean square that tokens should have before positions and norm, close to pretrained ones."""
 
+    @abstractmethod
+    def embed_raw(self, inputs: Tensor) -> Tensor:
+        """Embed the inputs of pretraining as tokens [B, T, D]: token ids [B, T], or pixels [B, 3, H, W] in 0 … 255."""
+
 
 class GivenEmbeddings(nn.Module):
     """Replaces the embedding module of a Hugging Face model: returns the already embedded tokens unchanged."""

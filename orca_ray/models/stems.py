@@ -39,6 +39,10 @@ class TextStem(Stem):
         embedded: Tensor = self.norm(tokens if places is None else tokens + places)
         return embedded
 
+    def embed_raw(self, inputs: Tensor) -> Tensor:
+        """Embed token ids [B, T], [B, T, D]."""
+        return self.embed_tokens(inputs)
+
     def token_rms(self) -> float:
         """Return the root mean square of the word embeddings, or of the position embeddings if that is smaller.
 
@@ -105,6 +109,10 @@ class ImageStem(Stem):
         places = self.positions((patches.shape[2], patches.shape[3]))
         tokens = tokens if places is None else tokens + places
         return torch.cat((self.prefix.expand(tokens.shape[0], -1, -1), tokens), dim=1)
+
+    def embed_raw(self, inputs: Tensor) -> Tensor:
+        """Normalise and embed RGB images [B, 3, H, W] in 0 … 255, [B, T, D]."""
+        return self.embed_images((inputs.float() / 255 - self.image_mean) / self.image_std)
 
     def token_rms(self) -> float:
         """Return the root mean square of patch tokens, before norm and positions, for images of `natural_noise`.

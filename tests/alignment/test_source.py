@@ -22,7 +22,7 @@ from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.image_features import embedded_size
 from orca_ray.alignment.registry import default_source, fetch_source, source_names
 from orca_ray.alignment.source import BRIEF, SampleRequest, Source
-from orca_ray.alignment.source_features import source_features
+from orca_ray.alignment.source_features import source_features, source_tokens
 from orca_ray.alignment.sources import photographs, prose
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
@@ -82,9 +82,9 @@ def loads(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     """Tiny stems under the packaged names, in a cache of their own."""
     fake = Loads()
     monkeypatch.setattr(source_module, "load_body", fake)
-    source_module._cached.cache_clear()
+    source_module._features.cache_clear()
     yield fake
-    source_module._cached.cache_clear()
+    source_module._features.cache_clear()
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def articles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget() -> None:
-    source_module._cached.cache_clear()
+    source_module._features.cache_clear()
 
 
 def prose_features(**kwargs: Any) -> SourceFeatures:
@@ -239,6 +239,20 @@ def test_layers_share_features_and_other_weights_do_not(loads: Loads, articles: 
     forget()
     loads.stems["minilm-l6"] = text_stem(seed=1)
     assert prose_features().x.ne(first.x).any()
+
+
+@pytest.mark.parametrize(("name", "body"), [("prose", "minilm-l6"), ("photographs", "vit-s14")])
+def test_features_are_the_means_of_the_tokens(
+    loads: Loads, articles: None, colours: dict[str, tuple[int, int, int]], name: str, body: str
+) -> None:
+    features = source_features(name, body, image_size=8, num_tokens=6, num_samples=18)
+    tokens = source_tokens(name, body, image_size=8, num_tokens=6, num_samples=18, device=torch.device("cpu"))
+    assert len(tokens) == len(features.x)
+    assert tokens.num_classes == len(set(features.y.tolist()))
+    chosen = torch.tensor([3, 0, 7])
+    means = tokens.tokens(chosen).mean(1)
+    torch.testing.assert_close(means, features.x[chosen], atol=0.01, rtol=0.01)  # pixels have 8 bits
+    assert features.y.bincount()[features.y.bincount() > 0].equal(tokens.y.bincount())
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a safetensors file"])

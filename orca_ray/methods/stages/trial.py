@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.source_features import source_features
+from orca_ray.alignment.source_features import SourceTokens, source_features, source_tokens
 from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.hyperparameters import Hyperparameters
 from orca_ray.methods.recipe import Recipe
@@ -44,12 +44,20 @@ class Trial:
 
     def source_features(self) -> SourceFeatures:
         """Return the features and labels of the alignment source ``align.source``, which are cached."""
-        config = self.hyperparameters.align
-        return source_features(
-            config.source, self.body, num_samples=config.source_samples,
-            image_size=self.hyperparameters.embedder.image_size, num_tokens=math.prod(self.model.embedder.layout),
-            pretrained=self.recipe.pretrained, seed=0 if self.recipe.pretrained else self.seed,  # a random stem's
-        )  # fmt: skip
+        return source_features(**self._source())
+
+    def source_tokens(self) -> SourceTokens:
+        """Return the samples of `source_features` as tokens: as many of a sample as the task's own samples have."""
+        return source_tokens(**self._source(), device=self.device)
+
+    def _source(self) -> dict[str, Any]:
+        config, pretrained = self.hyperparameters.align, self.recipe.pretrained
+        return {
+            "name": config.source, "body": self.body, "num_samples": config.source_samples,
+            "image_size": self.hyperparameters.embedder.image_size,
+            "num_tokens": math.prod(self.model.embedder.layout), "pretrained": pretrained,
+            "seed": 0 if pretrained else self.seed,  # a random stem depends on it
+        }  # fmt: skip
 
 
 class Stage(Protocol):
