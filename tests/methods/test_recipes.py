@@ -27,6 +27,8 @@ TRAINED = {
     "scratch": r".*",
     "fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
     "linear_probe": r"head\..*",
+    "lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
+    "orca_lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
 }
 """Names of the parameters that refining trains."""
 
@@ -37,7 +39,7 @@ def test_the_methods_of_the_first_release() -> None:
         assert get_method(name) is recipe
         assert recipe.title
         assert recipe.reference
-    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca", "orca_guarded"}
+    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca", "orca_guarded", "orca_lora"}
     assert {name for name, recipe in all_methods().items() if not recipe.pretrained} == {"scratch"}
 
 
