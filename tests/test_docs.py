@@ -52,9 +52,10 @@ def code_spans(text: str) -> list[str]:
 
 def command_lines(snippets: Iterable[str]) -> Iterator[list[str]]:
     """Yield the arguments of each ``orca-sweep`` command line; ``a|b`` stands for either."""
+    programs = ("orca-sweep", "cluster/slurm.sbatch")
     for snippet in snippets:
-        words = shlex.split(snippet)
-        starts = [index for index, word in enumerate(words) if word in ("orca-sweep", "cluster/slurm.sbatch")]
+        words = shlex.split(snippet) if any(program in snippet for program in programs) else []
+        starts = [index for index, word in enumerate(words) if word in programs]
         if starts and starts[0] < len(words) - 1 and not {"COMMAND", "--help"} & {*words}:
             options = [word.split("|") for word in words[starts[0] + 1 :]]
             yield from (list(choice) for choice in itertools.product(*options))

@@ -1,6 +1,7 @@
 """A new body family, task, method or statistic is one new file, which is found without a second edit."""
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import all_statistics, compute_all, get_statistic
+from orca_ray.methods import hyperparameters
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.family import all_families
@@ -20,6 +22,8 @@ from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import body_modality, check_body, load_body
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
+
+from .methods.tiny_trials import QUICK, copy_of, run, save_bert, start
 
 Drop = Callable[[str, str, str], None]
 
@@ -110,6 +114,7 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
         importlib.invalidate_caches()
         all_tasks.cache_clear()
         all_methods.cache_clear()
+        hyperparameters.names.cache_clear()
         all_statistics.cache_clear()
 
     yield write
@@ -173,6 +178,28 @@ def test_a_method(drop: Drop) -> None:
         get_method("norms_only")
     drop("orca_ray.methods", "norms_only.py", METHOD)
     assert get_method("norms_only").title == "refine the norms"
+
+
+def test_the_method_of_the_documentation(drop: Drop, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "new-method.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) < 60
+    drop("orca_ray.methods", "l2sp.py", code)
+    (tmp_path / "bert").mkdir()
+    body = save_bert(tmp_path / "bert")
+    moved = {}
+    for strength in (0.0, 1e3):
+        options = {**QUICK, "refine.learning_rate": 1e-4, "l2sp.strength": strength}
+        adaptation = start(body, "l2sp", hyperparameters=options)
+        before = copy_of(adaptation.model.body)
+        reports = run(adaptation)
+        assert [report["stage"] for report in reports] == ["refine"] * 3
+        after = copy_of(adaptation.model.body)
+        moved[strength] = sum(float((after[name] - before[name]).square().sum()) for name in before)
+    assert moved[1e3] < moved[0.0] / 2
+    nft = start(body, "nft", hyperparameters={**QUICK, "refine.learning_rate": 1e-4})
+    free = start(body, "l2sp", hyperparameters={**QUICK, "refine.learning_rate": 1e-4, "l2sp.strength": 0.0})
+    assert run(free) == run(nft)
 
 
 def test_a_statistic(drop: Drop) -> None:

@@ -85,16 +85,13 @@ def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
 
 
 def methods(json: JsonOption = False) -> None:
-    """List the methods: their stages and whether the body starts pretrained; --json adds the reference."""
+    """List the methods: their stages and whether they start from pretrained weights; --json adds the reference."""
     from orca_ray.methods.recipe import all_methods
 
     recipes = list(all_methods().values())
     if json:
-        keys = ("name", "title", "reference", "aligns", "pretrained")
+        keys = ("name", "title", "reference", "stage_names", "aligns", "pretrained", "uses_body")
         emit_json([{key: getattr(recipe, key) for key in keys} for recipe in recipes])
         return
-    rows = [
-        (r.name, r.title, "align, refine" if r.aligns else "refine", "pretrained" if r.pretrained else "random")
-        for r in recipes
-    ]
-    show(("method", "title", "stages", "body starts"), rows, wrap=("title",))
+    rows = [(r.name, r.title, ", ".join(r.stage_names), "pretrained" if r.pretrained else "random") for r in recipes]
+    show(("method", "title", "stages", "starts from"), rows, wrap=("title",))

@@ -1,12 +1,16 @@
 """Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with."""
 
+from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from orca_ray.methods.recipe import Recipe, align_then_refine, head_parameters, norm_parameters
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
+
     from orca_ray.methods.stages.trial import Stage, Trial
+    from orca_ray.models.crossmodal import CrossModalModel
 
 _ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738"
 _PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
@@ -17,6 +21,11 @@ def _guarded(trial: "Trial") -> "list[Stage]":
 
     stages = align_then_refine(trial)
     return [AlignStage(trial, guarded=True), *stages[1:]] if len(stages) > 1 else stages
+
+
+def _fpt_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
+    # The embedder includes the position embeddings.
+    return chain(model.embedder.parameters(), norm_parameters(model.body), head_parameters(model))
 
 
 RECIPES = (
@@ -39,9 +48,16 @@ RECIPES = (
         name="fpt",
         title="refine norms, embedder and head only",
         reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
-        # The embedder includes the position embeddings.
-        trainable=lambda model: chain(model.embedder.parameters(), norm_parameters(model.body), head_parameters(model)),
+        trainable=_fpt_parameters,
         # The learning rate of the paper: few parameters are trained, and they must change a lot.
+        defaults={"refine.learning_rate": 1e-3},
+    ),
+    Recipe(
+        name="orca_fpt",
+        title="align, then refine norms, embedder and head only",
+        reference=f"{_ORCA}, finetune_method layernorm of its code",
+        aligns=True,
+        trainable=_fpt_parameters,
         defaults={"refine.learning_rate": 1e-3},
     ),
     Recipe(

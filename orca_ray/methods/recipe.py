@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orca_ray import methods
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import lookup
+from orca_ray.errors import lookup, unknown_name
 
 if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
@@ -17,9 +17,12 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from orca_ray.methods.stages.network import NetworkRequest
     from orca_ray.methods.stages.trial import Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
+    from orca_ray.tasks.task import Task
 
 Scalar = int | float | str
 """Value of one hyper-parameter."""
+NO_BODY = "none"
+"""Name of the body in trials of methods that use none."""
 
 
 def align_then_refine(trial: "Trial") -> "list[Stage]":
@@ -29,6 +32,10 @@ def align_then_refine(trial: "Trial") -> "list[Stage]":
 
     aligns = trial.recipe.aligns and trial.hyperparameters.align.epochs > 0
     return [*([AlignStage(trial)] if aligns else []), RefineStage(trial)]
+
+
+FIELD = "field"
+"""Name of the group of all methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +49,13 @@ class Recipe:
     """Paper that introduced the method, with its identifier."""
     aligns: bool = False
     """Whether the method uses the options ``align.*``."""
+    stage_names: Sequence[str] = ()
+    """Names of the stages, for lists of methods. Default: ``align`` if the method aligns, and ``refine``."""
     pretrained: bool = True
     """Whether body and embedder start from pretrained weights."""
+    uses_body: bool = True
+    """Whether the method needs the sweep's body, at least its embedding. If not, no body is loaded, and the body in its
+    trials' records is `NO_BODY`."""
     sections: Sequence[str] = ("data", "decoder", "embedder", "head", "refine")
     """Sections of the options that the method uses, besides ``align`` and those of ``options``."""
     options: Sequence[type[Any]] = ()
@@ -54,8 +66,19 @@ class Recipe:
     """Returns the stages of a trial in the order in which they run, the last one a `RefineStage`."""
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
     """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
+    operations: "Callable[[Task, Mapping[str, Scalar]], float | None] | None" = None
+    """Returns the floating-point operations of a forward pass on one sample, given all hyper-parameters, for cost
+    estimates; None if the task's shape is not known yet. Default: those of the body."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
     """Defaults of this method, by dotted name, that override those of the sections."""
+    relative_cost: float = 1.0
+    """Seconds of a trial relative to those of ``nft`` with the same options; measured on the pocket tasks."""
+    variant: bool = False
+    """Whether the method is a variant of another one. The group `FIELD` leaves variants out."""
+
+    def __post_init__(self) -> None:
+        usual = ("align", "refine") if self.aligns else ("refine",)
+        object.__setattr__(self, "stage_names", tuple(self.stage_names) or usual)
 
 
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
@@ -71,6 +94,21 @@ def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
     for layer in module.modules():
         if "norm" in type(layer).__name__.lower() and not list(layer.children()):
             yield from layer.parameters(recurse=False)
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Return ``names`` with the group `FIELD` replaced by its methods, each once; UserError for an unknown name."""
+    field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
+    expanded = [each for name in names for each in (field if name == FIELD else [name])]
+    for name in expanded:
+        if name not in all_methods():
+            raise unknown_name("method", name, method_choices())
+    return list(dict.fromkeys(expanded))
+
+
+def method_choices() -> list[str]:
+    """Return the names of all methods and groups."""
+    return [*all_methods(), FIELD]
 
 
 def get_method(name: str) -> Recipe:

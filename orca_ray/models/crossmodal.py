@@ -1,5 +1,7 @@
 """The whole model: a task's embedder, a pretrained body and a task's head."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_de
 from orca_ray.models.embedder import Embedder
 from orca_ray.models.head import build_head
 from orca_ray.models.modality import ContextName, DenseHeadName, EmbedderConfig, get_modality
-from orca_ray.models.weights import load_body
+from orca_ray.models.weights import LoadedBody, load_body
 
 
 class CrossModalModel(nn.Module):
@@ -68,13 +70,14 @@ def build_model(
     stochastic_depth: bool = False,
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
+    substitute: Callable[[LoadedBody], Body] | None = None,
 ) -> CrossModalModel:
     """Build a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
     ``statistics``: mean and deviation of each input channel; None: inputs are already standardised. ``dense_head`` is
-    that of `HeadConfig`, ``context`` that of `DecoderConfig`. With
-    ``stochastic_depth``, training skips layers with the probabilities that the body declares. Equal arguments give
-    equal parameters, and the global random state does not change.
+    that of `HeadConfig`, ``context`` that of `DecoderConfig`. With ``stochastic_depth``, training skips layers with the
+    probabilities that the body declares. ``substitute`` returns the network in the body's place, whose input is the
+    same. Equal arguments give equal parameters, and the global random state does not change.
 
     Raises UserError for an unknown body, unreadable weights, an input shape that is neither 1-D nor 2-D, or a
     ``context`` of decoders if the body is none.
@@ -85,14 +88,15 @@ def build_model(
     loaded.body.set_context(context)
     with seeded(seed):
         embedder = get_modality(loaded.body.modality).embedder(input_shape, loaded.stem, config, dropout, seed)
+        network = loaded.body if substitute is None else substitute(loaded)
         if len(embedder.layout) == 2:
-            loaded.body.fit_grid((embedder.layout[0], embedder.layout[1]))
-        layout = loaded.body.feature_layout(embedder.layout)
+            network.fit_grid((embedder.layout[0], embedder.layout[1]))
+        layout = network.feature_layout(embedder.layout)
         head = build_head(
-            loaded.body.feature_width, layout, target, input_shape[1:], embedder.patch, embedder.image_size, dense_head,
-            loaded.body.pooling,
+            network.feature_width, layout, target, input_shape[1:], embedder.patch, embedder.image_size, dense_head,
+            network.pooling,
         )  # fmt: skip
-    set_dropout(loaded.body, dropout)
+    set_dropout(network, dropout)
     if not stochastic_depth:
-        switch_stochastic_depth_off(loaded.body)
-    return CrossModalModel(embedder, loaded.body, head, statistics)
+        switch_stochastic_depth_off(network)
+    return CrossModalModel(embedder, network, head, statistics)

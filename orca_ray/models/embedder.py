@@ -16,12 +16,7 @@ from orca_ray.models.stems import ImageStem, TextStem
 
 
 class Embedder(nn.Module):
-    """Maps raw input [B, C, L] or [B, C, H, W] to tokens [B, T, D].
-
-    It has its own trainable copies of the body's position embeddings and norm; with the initialisation ``random``, the
-    norm is new. ``dropout`` applies with the initialisation ``body`` only: ORCA's code has none here. Inputs must be
-    standardised.
-    """
+    """Maps standardised input [B, C, L] or [B, C, H, W] to tokens [B, T, D]."""
 
     layout: Layout
     "Layout of the tokens, not counting prefix tokens"
@@ -29,6 +24,14 @@ class Embedder(nn.Module):
     "Side of the patches that the padded input is cut into; None: the input is resized instead of padded"
     image_size: int | None = None
     "Side in pixels that the input is resized to; None: the input is padded instead of resized"
+
+
+class PatchEmbedder(Embedder):
+    """Embedder for a pretrained body; a token is a patch of the input.
+
+    It has its own trainable copies of the body's position embeddings and norm; with the initialisation ``random``, the
+    norm is new. ``dropout`` applies with the initialisation ``body`` only: ORCA's code has none here.
+    """
 
     def __init__(self, layout: Layout, stem: Stem, config: EmbedderConfig, dropout: float) -> None:
         super().__init__()
@@ -41,7 +44,7 @@ class Embedder(nn.Module):
         self.dropout = nn.Dropout(dropout if config.initialisation == "body" else 0.0)
 
 
-class SequenceEmbedder(Embedder):
+class SequenceEmbedder(PatchEmbedder):
     """Embedder for 1-D bodies: each patch of a series or image becomes a token.
 
     A series is cut as `EmbedderConfig.patching` says, an image into square patches in row-major order. The right and
@@ -54,7 +57,7 @@ class SequenceEmbedder(Embedder):
         self, input_shape: tuple[int, ...], stem: TextStem, config: EmbedderConfig, dropout: float, seed: int
     ) -> None:
         size = input_shape[1:]
-        patch = _patch_side(size, config.sequence_length, divides=config.patching == "divide")
+        patch = patch_side(size, config.sequence_length, divides=config.patching == "divide")
         super().__init__(tuple(math.ceil(side / patch) for side in size), stem, config, dropout)
         self.patch = patch
         convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
@@ -74,7 +77,7 @@ class SequenceEmbedder(Embedder):
         return embedded
 
 
-class ImageEmbedder(Embedder):
+class ImageEmbedder(PatchEmbedder):
     """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds positions, prepends the prefix.
 
     A 1-D input is first folded row by row into a nearly square image. The end of its last row is padded with zeros.
@@ -129,7 +132,7 @@ def fold_shape(length: int) -> tuple[int, int]:
     return rows, math.ceil(length / rows)
 
 
-def _patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
+def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
     """Return the smallest patch side for which a padded input of ``size`` has at most ``most_tokens`` patches.
 
     With ``divides``, the side must also divide the length of a series, so no padding is needed; images ignore this.

@@ -21,11 +21,15 @@ def body(request: pytest.FixtureRequest) -> str:
 
 
 TRAINED = {
+    "cnn": r".*",
     "orca": r".*",
     "orca_guarded": r".*",
     "nft": r".*",
     "scratch": r".*",
     "fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
+    "no_body": r".*",
+    "orca_fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
+    "random_features": r"embedder\..*|head\..*",
     "linear_probe": r"head\..*",
     "lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
     "orca_lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
@@ -39,8 +43,10 @@ def test_the_methods_of_the_first_release() -> None:
         assert get_method(name) is recipe
         assert recipe.title
         assert recipe.reference
-    assert {name for name, recipe in all_methods().items() if recipe.aligns} == {"orca", "orca_guarded", "orca_lora"}
-    assert {name for name, recipe in all_methods().items() if not recipe.pretrained} == {"scratch"}
+    aligning = {name for name, recipe in all_methods().items() if recipe.aligns}
+    assert aligning == {"orca", "orca_fpt", "orca_guarded", "orca_lora"}
+    random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
+    assert random == {"cnn", "random_features", "scratch"}
 
 
 def test_a_method_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

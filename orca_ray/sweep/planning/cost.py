@@ -8,6 +8,7 @@ from orca_ray.data.bodies import PAPER_BODIES
 from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.data.raw import missing
+from orca_ray.methods.recipe import get_method
 from orca_ray.models.modality import EmbedderConfig, modality_of
 from orca_ray.models.names import listed_body, parse_body_name
 from orca_ray.sweep.planning.searches import SearchPlan
@@ -181,16 +182,19 @@ def _by_cell(plan: SearchPlan) -> list[SearchPlan]:
 def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     """Return the seconds of all trials of one (task, method), one after another, on a device with speed ``rate``.
 
-    None if the size of the body or the number of samples is unknown. Training costs three forward passes per sample,
+    None if the size of the network or the number of samples is unknown. Training costs three forward passes per sample,
     validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),
-    whichever distance the trial uses; the cost of embedding its samples is ignored.
+    whichever distance the trial uses; the cost of embedding its samples is ignored. A method costs its
+    `Recipe.relative_cost` times as much.
     """
+    from orca_ray.methods.recipe import get_method
+
     if plan.cells:
         return _sum(search_seconds(task, each, rate) for each in _by_cell(plan))
-    operations = None if task.num_samples is None else forward_flops(plan.body, tokens(task, plan))
+    operations = _operations(task, plan)
     if operations is None or task.num_samples is None:
         return None
-    forward = operations * (SWIN_SLOWNESS if _swin_forward(plan.body) else 1.0) / rate.flops
+    forward = operations / rate.flops
     train, validation, test = task.num_samples
     if plan.spec.protocol == PAPER:  # trials train on train and validation, and select epochs on test
         train, validation = train + validation, test
@@ -198,7 +202,16 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     steps = math.ceil(train / (int(plan.first["refine.batch_size"]) * int(plan.first["refine.accumulation"])))
     epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
     per_trial = int(plan.first["refine.epochs"]) * epoch + align_flops(task, plan, train) / rate.flops
+    per_trial *= get_method(plan.method).relative_cost
     return plan.num_trials * per_trial + len(plan.confirm_seeds) * test * forward
+
+
+def _operations(task: Task, plan: SearchPlan) -> float | None:
+    """Return the operations of a forward pass on one sample, as many as take the same time in a plain transformer."""
+    if own := get_method(plan.method).operations:
+        return own(task, plan.first)
+    operations = forward_flops(plan.body, tokens(task, plan))
+    return operations if operations is None else operations * (SWIN_SLOWNESS if _swin_forward(plan.body) else 1.0)
 
 
 def align_flops(task: Task, plan: SearchPlan, train: int) -> float:

@@ -185,7 +185,7 @@ def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> li
     searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded
     for task, protocol in dict.fromkeys((search.task, search.spec.protocol) for search in searches):
         get_task(task).fetch(progress, protocol=protocol)
-    for body in sorted({search.body for search in searches}):
+    for body in _bodies(searches):
         fetch_body(body, progress)
     wanted = set()
     for search in searches:
@@ -205,7 +205,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
     from orca_ray.methods.recipe import get_method
 
     pretrained = {search.body for search in searches if get_method(search.method).pretrained}
-    for body in sorted({search.body for search in searches}):
+    for body in _bodies(searches):
         base, _ = parse_body_name(body)
         if base not in PACKAGED and (not local or Path(base).is_dir()):
             from orca_ray.models.weights import check_body  # it imports torch, which packaged bodies do not need here
@@ -215,13 +215,19 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
-    bodies = sorted({parse_body_name(search.body)[0] for search in searches})
+    bodies = sorted({parse_body_name(body)[0] for body in _bodies(searches)})
     sources = sorted({name or each.stands_in_for or each.source for each in searches for name in _sources(each)} - {""})
     lacking = (
         ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
         ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),
     )
     return [Absent(what, tuple(names), " ".join((command, *names))) for what, names, command in lacking if names]
+
+
+def _bodies(searches: Sequence[SearchPlan]) -> list[str]:
+    from orca_ray.methods.recipe import NO_BODY
+
+    return sorted({search.body for search in searches} - {NO_BODY})
 
 
 def _modality(search: SearchPlan, ask_hub: bool) -> ModalityName:

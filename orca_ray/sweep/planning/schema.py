@@ -150,6 +150,7 @@ def _printable(value: str) -> str:
 Text = Annotated[str, AfterValidator(_printable)]
 TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks")]
 MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
+MethodChoice = Annotated[str, _known("method", "orca_ray.methods.recipe:method_choices")]
 HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]
 SourceName = Annotated[str, _known("source", "orca_ray.alignment.registry:source_names")]
 Settings = dict[HyperparameterName, Scalar]
@@ -235,7 +236,7 @@ class Budget(_Model):
     """Search trials per (task, method). With 0 there is no search: confirm trials run the first configuration."""
     confirm_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
     """Seeds of the confirm trials, which rerun the best configuration and score it on test; not `SweepFile.seed`."""
-    methods: list[MethodName] | None = None
+    methods: list[MethodChoice] | None = None
     settings: Settings = {}
     tasks: dict[TaskName, Layer] = {}
 
@@ -248,7 +249,8 @@ class SweepFile(_Model):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
-    methods: Annotated[list[MethodName], Field(min_length=1)]
+    methods: Annotated[list[MethodChoice], Field(min_length=1)]
+    """Names of methods; ``field`` is all of them."""
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""

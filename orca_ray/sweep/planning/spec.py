@@ -128,11 +128,15 @@ class SweepSpec:
         return [layer.resources for layer in self.layers(task, method) if layer.resources is not None][-1]
 
     def body(self, task: str, method: str) -> str:
-        """Return the name of the body (pretrained model) that one (task, method) adapts.
+        """Return the name of the body (pretrained model) that one (task, method) adapts; `NO_BODY` if it needs none.
 
         It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
         task, for the method, for the task's modality (``bodies``), and the task's default.
         """
+        from orca_ray.methods.recipe import NO_BODY, get_method
+
+        if not get_method(method).uses_body:
+            return NO_BODY
         if self.overrides.body is not None:
             return self.overrides.body
         layers = (self.file.per_method.get(method), self.file.per_task.get(task), self.budget.tasks.get(task))
@@ -147,7 +151,7 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     Raises UserError for an unknown budget, task, method or protocol, a number out of range, a body name with control
     characters, or a confirm seed that equals the seed of the search.
     """
-    from orca_ray.methods.recipe import all_methods
+    from orca_ray.methods.recipe import expand
 
     chosen = file.default_budget if budget is None else budget
     if chosen not in file.budgets:
@@ -159,10 +163,7 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     for name in tasks:
         if get_task(name).benchmark != file.benchmark:
             raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
-    methods = overrides.methods or file.budgets[chosen].methods or file.methods
-    for name in methods:
-        if name not in all_methods():
-            raise unknown_name("method", name, all_methods())
+    methods = expand(overrides.methods or file.budgets[chosen].methods or file.methods)
     if not (overrides.body or "").isprintable():
         raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
@@ -173,9 +174,7 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
             raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
     if file.grid and (overrides.trials or 1) > 1:
         raise UserError(f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each cell with one seed")
-    spec = SweepSpec(
-        file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods)), overrides
-    )
+    spec = SweepSpec(file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(methods), overrides)
     if file.seed in spec.confirm_seeds and overrides.trials != 1:
         raise UserError(f"seed {file.seed} is the search's own: remove it from confirm_seeds, or give another seed")
     return spec

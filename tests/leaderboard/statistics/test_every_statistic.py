@@ -52,6 +52,7 @@ class TestEveryStatistic:
         statistic = get_statistic(name)
         assert statistic.title
         assert len(statistic.definition) > 40
+        assert "Error" not in statistic.definition  # readers of the page see it
 
     @pytest.mark.parametrize("kind", TABLES)
     def test_shape(self, name: str, kind: str) -> None:

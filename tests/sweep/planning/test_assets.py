@@ -7,6 +7,7 @@ import pytest
 
 from orca_ray.alignment.source import Source
 from orca_ray.errors import UserError
+from orca_ray.methods.recipe import NO_BODY
 from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
 from orca_ray.sweep.planning.plan import Absent, absent, build_plan, fetch, with_sources
@@ -59,6 +60,17 @@ def test_methods_that_do_not_align_need_no_source() -> None:
     assert absent(searches("nasbench360", asked)) == [
         Absent("bodies", ("minilm-l6",), "orca-sweep bodies --fetch minilm-l6")
     ]
+
+
+def test_a_method_that_uses_no_body_lacks_and_fetches_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda *_, **__: None)
+    monkeypatch.setattr("orca_ray.models.weights.check_body", lambda *_, **__: pytest.fail("a body was asked for"))
+    for body in (None, "a-body-that-no-hub-has"):
+        asked = searches("nasbench360", Overrides(tasks=["ecg", "cifar100"], methods=["cnn"], body=body))
+        assert absent(asked) == []
+        assert [each.trial({}, 1, "confirm").body for each in fetch(asked, pytest.fail)] == [NO_BODY, NO_BODY]
+    both = searches("nasbench360", Overrides(tasks=["ecg"], methods=["cnn", "nft"]))
+    assert [each.names for each in absent(both)] == [("roberta-base",)]
 
 
 def test_a_path_without_a_directory_is_absent() -> None:

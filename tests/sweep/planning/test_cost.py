@@ -65,6 +65,20 @@ def test_hours_are_operations_by_the_rate() -> None:
     assert cost.disk_bytes == cost.raw_bytes + cost.prepared_bytes
 
 
+def test_a_method_without_a_body_has_operations_of_its_own() -> None:
+    """Two blocks of two convolutions in each of three stages, on 1000, 500 and 250 points, two a multiplication."""
+    spec = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["cnn"]))
+    searches = plan_searches(spec, fingerprints(spec), gpus=True)
+    (cost,) = task_costs(searches, Rate("a device", 1e12))
+    task = get_task("nasbench360/ecg")
+    assert task.num_samples is not None
+    train, validation, test = task.num_samples
+    forward = 2 * 4 * 3 * (64**2 * 1000 + 128**2 * 500 + 256**2 * 250)
+    seconds = (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12
+    assert cost.gpu_hours == pytest.approx(seconds / 3600)
+    assert trial_seconds(searches)["nasbench360/ecg", "cnn"] > 0
+
+
 def test_steps_of_few_tokens_cost_what_launching_them_does() -> None:
     """Batches of four series: 2000 steps an epoch, whose 200 epochs take 8000 s and more, however fast the GPU."""
     spec = load_spec("pdebench", overrides=Overrides(tasks=["advection"], methods=["nft"], trials=1))

@@ -1,0 +1,101 @@
+"""``cnn``: a tuned convolutional network without pretraining, after DASH (arXiv:2204.07554) and DASHA (2411.02796).
+
+DASH chooses kernel size k and dilation d of each convolution from {3, 5, 7, 9} x {1, 3, 7, 15} (1-D: {3, 7, 11, 15, 19}
+x {1, 3, 7, 15}) by a differentiable search with Fourier layers, then the learning rate, weight decay, dropout and
+momentum by a grid (DASHA: by ASHA), then trains a wide ResNet WRN-16-4. Here they are hyper-parameters that the sweep
+searches as it does any others, and one k and one d hold for the whole network: a search of a dozen trials can choose
+between 20 pairs, but not between 20 pairs for each of 13 layers. Batch norm is replaced by group norm (see
+`orca_ray.models.convolution`). If the target is dense, no layer reduces the resolution, and so none widens.
+
+A table has no neighbourhoods. For tasks whose modality is one of `TABLES`, and for inputs of a single position, the
+same network sees all features as channels of one position: a residual multilayer perceptron (Gorishniy et al.,
+arXiv:2106.11959). The shape alone does not tell a table from a short series; ``cnn.network`` overrides this choice.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import Recipe, Scalar
+from orca_ray.training.config import Config, Number, one_of
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.models.crossmodal import CrossModalModel
+    from orca_ray.tasks.task import Task
+
+TABLES = ("tabular", "drug response")
+"""Values of `Task.modality` whose features have no order."""
+
+
+def _odd(option: str, value: int) -> None:
+    if value % 2 == 0:
+        raise UserError(f"{option} must be odd, got {value}")
+
+
+@dataclass(frozen=True)
+class CnnConfig(Config):
+    """Options of the network of ``cnn``."""
+
+    kernel: Annotated[int, *Number.__metadata__, _odd] = 3
+    """Side of the kernels of all convolutions. Weights that would only see padding are left out."""
+    dilation: Number = 1
+    blocks: Number = 2
+    """Residual blocks, of two convolutions each, in each of three stages; 2 makes WRN-16."""
+    width: Number = 64
+    """Channels of the first stage; 64 makes WRN-16-4. Each later stage has twice the channels of the one before it and
+    half the resolution, unless the target is dense."""
+    network: Annotated[str, partial(one_of, ("auto", "convolutional", "table"))] = "auto"
+    """``table``: every layer sees all features. ``auto``: ``table`` for tables and inputs of one position."""
+
+
+def _is_table(task: "Task", config: CnnConfig) -> bool:
+    if config.network != "auto":
+        return config.network == "table"
+    assert task.input_shape is not None, "a resolved task knows its shapes"
+    return task.modality in TABLES or math.prod(task.input_shape[1:]) == 1
+
+
+def _network(request: "NetworkRequest") -> "CrossModalModel":
+    from orca_ray.models.convolution import Architecture, build_convolutional
+
+    config = request.hyperparameters.of(CnnConfig)
+    options = {name: value for name, value in asdict(config).items() if name != "network"}
+    given = {name: request.arguments[name] for name in ("input_shape", "target", "seed", "statistics")}
+    architecture = Architecture(**options, dropout=request.hyperparameters.refine.dropout)
+    return build_convolutional(architecture, **given, table=_is_table(request.task, config))
+
+
+def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    """Return the operations of the blocks' convolutions; stem, shortcuts and head add a tenth at most."""
+    from orca_ray.methods.hyperparameters import from_flat
+
+    if task.input_shape is None:
+        return None
+    config = from_flat(values).of(CnnConfig)
+    size = (1,) if _is_table(task, config) else task.input_shape[1:]
+    total = 0.0
+    for stage in range(3):
+        reduced = 1 if task.target.kind == "dense" else 2**stage
+        sides = [math.ceil(side / reduced) for side in size]
+        weights = [2 * min(config.kernel // 2, (side - 1) // config.dilation) + 1 for side in sides]
+        total += 4 * config.blocks * (config.width * reduced) ** 2 * math.prod(sides) * math.prod(weights)
+    return total
+
+
+RECIPE = Recipe(
+    name="cnn",
+    title="a residual convolutional network without pretraining, after DASH",
+    reference="Shen et al., Efficient Architecture Search for Diverse Tasks, NeurIPS 2022, arXiv:2204.07554, and "
+    "Xu et al., Specialized Foundation Models Struggle to Beat Supervised Baselines, 2024, arXiv:2411.02796",
+    pretrained=False,
+    uses_body=False,
+    sections=("data", "refine"),
+    options=(CnnConfig,),
+    network=_network,
+    operations=_operations,
+    defaults={"refine.learning_rate": 1e-3},
+)

@@ -1,0 +1,155 @@
+"""Residual convolutional networks without pretraining, as a `CrossModalModel`: stem convolution, trunk and head.
+
+Wide residual networks (Zagoruyko and Komodakis, 2016, arXiv:1605.07146) for images, and their 1-D counterpart for
+series. Group norm (16 channels a group) replaces batch norm: a body keeps no state between calls, and gradients must
+not depend on the size of micro-batches. Tensor suffixes as in :mod:`orca_ray.models.body`.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orca_ray.data.rows import Target
+from orca_ray.models.body import Body, Layout, seeded
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.embedder import Embedder, patch_side
+from orca_ray.models.head import build_head
+
+NUM_STAGES = 3
+MAX_POSITIONS = 128**2
+"""Maximum number of positions after the stem, which larger images are reduced to unless the target is dense."""
+_GROUP_WIDTH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Shape of a network; kernel and dilation are those of all its convolutions but 1 x 1 shortcuts."""
+
+    kernel: int
+    """Side of the kernels, an odd number."""
+    dilation: int
+    blocks: int
+    """Residual blocks of two convolutions, in each of the `NUM_STAGES` stages."""
+    width: int
+    """Channels of the first stage."""
+    dropout: float = 0.0
+    """Dropout between the two convolutions of a block."""
+
+
+class ConvolutionalEmbedder(Embedder):
+    """The stem: a convolution makes a token of each position. A table's features are channels of a single position."""
+
+    patch = 1
+
+    def __init__(self, input_shape: tuple[int, ...], architecture: Architecture, *, table: bool, stride: int) -> None:
+        super().__init__()
+        self._table = table
+        channels, *size = (math.prod(input_shape), 1) if table else input_shape
+        self.layout = tuple(math.ceil(side / stride) for side in size)
+        self.projection = _convolution(channels, architecture.width, tuple(size), architecture, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
+        if self._table:
+            x = x.flatten(1)[:, :, None]
+        tokens: Tensor = self.projection(x).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class ConvolutionalBody(Body):
+    """The trunk: stages of residual blocks, [B, T, D] -> [B, S, F].
+
+    With ``shrink``, each stage after the first has half the resolution and twice the channels of the one before it.
+    """
+
+    def __init__(self, layout: Layout, architecture: Architecture, *, shrink: bool) -> None:
+        super().__init__()
+        self.modality = "sequence" if len(layout) == 1 else "image"
+        self._layout, width, blocks = layout, architecture.width, []
+        for number in range(NUM_STAGES * architecture.blocks):
+            stride = 2 if shrink and number and number % architecture.blocks == 0 else 1
+            blocks.append(_Block(width, width * stride, layout, architecture, stride))
+            layout, width = _strided(layout, stride), width * stride
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = _norm(width)
+        self.feature_width, self._feature_layout = width, layout
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features; ``grid`` is not used, because the layout is known."""
+        x = self.blocks(tokens_BTD.transpose(1, 2).reshape(len(tokens_BTD), -1, *self._layout))
+        return F.relu(self.norm(x)).flatten(2).transpose(1, 2)
+
+    def feature_layout(self, layout: Layout) -> Layout:
+        """Return the layout of the features."""
+        return self._feature_layout
+
+
+class _Block(nn.Module):
+    """Pre-activation residual block: norm, ReLU, convolution, norm, ReLU, dropout, convolution."""
+
+    def __init__(self, width: int, out: int, size: Layout, architecture: Architecture, stride: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([_norm(width), _norm(out)])
+        first = _convolution(width, out, size, architecture, stride)
+        self.convolutions = nn.ModuleList([first, _convolution(out, out, _strided(size, stride), architecture)])
+        self.dropout = nn.Dropout(architecture.dropout)
+        pointwise = nn.Conv1d if len(size) == 1 else nn.Conv2d
+        self.shortcut = None if width == out else pointwise(width, out, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.norms[0](x))
+        kept = x if self.shortcut is None else self.shortcut(active)
+        inner = F.relu(self.norms[1](self.convolutions[0](active)))
+        changed: Tensor = self.convolutions[1](self.dropout(inner))
+        return kept + changed
+
+
+def build_convolutional(
+    architecture: Architecture,
+    *,
+    input_shape: tuple[int, ...],
+    target: Target,
+    table: bool,
+    seed: int,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> CrossModalModel:
+    """Build a network for inputs of ``input_shape`` (C, L) or (C, H, W).
+
+    If the target is dense, all layers keep the resolution and the width of the first one. ``table``: the positions of
+    the input have no order, so that every layer sees all of them; convolutions are then linear layers. ``seed`` and
+    ``statistics`` as in `build_model`.
+    """
+    dense = target.kind == "dense"
+    with seeded(seed):
+        stride = 1 if table or dense else patch_side(input_shape[1:], MAX_POSITIONS)
+        embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)
+        body = ConvolutionalBody(embedder.layout, architecture, shrink=not dense)
+        layout, patch = body.feature_layout(embedder.layout), None if table else embedder.patch
+        head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
+    return CrossModalModel(embedder, body, head, statistics)
+
+
+def _strided(size: Layout, stride: int) -> Layout:
+    return tuple(math.ceil(side / stride) for side in size)
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(1 if width % _GROUP_WIDTH else width // _GROUP_WIDTH, width)
+
+
+def _convolution(
+    width: int, out: int, size: Layout, architecture: Architecture, stride: int = 1
+) -> nn.Conv1d | nn.Conv2d:
+    """Return a convolution of inputs of ``size``, padded with zeros, without weights that would only see padding."""
+    dilation = architecture.dilation
+    half = [min(architecture.kernel // 2, (side - 1) // dilation) for side in size]
+    kernel, padding = tuple(2 * each + 1 for each in half), tuple(dilation * each for each in half)
+    made: nn.Conv1d | nn.Conv2d
+    if len(size) == 1:
+        made = nn.Conv1d(width, out, kernel[0], stride, padding[0], dilation, bias=False)
+    else:
+        made = nn.Conv2d(width, out, (kernel[0], kernel[1]), stride, (padding[0], padding[1]), dilation, bias=False)
+    nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
+    return made

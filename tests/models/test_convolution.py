@@ -1,0 +1,103 @@
+"""Residual convolutional networks: shapes, sizes, and that samples of a batch do not affect each other."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.data.rows import Target
+from orca_ray.models.convolution import Architecture, build_convolutional
+from orca_ray.models.crossmodal import CrossModalModel
+
+RandomTensor = Callable[..., Tensor]
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
+
+CLASSES = Target("classes", 6)
+TARGETS = [CLASSES, Target("labels", 4), Target("scalar"), Target("dense", shape=(29,)), Target("dense", shape=(2, 50))]
+
+
+def build(
+    input_shape: tuple[int, ...],
+    target: Target = CLASSES,
+    *,
+    table: bool = False,
+    kernel: int = 3,
+    dilation: int = 1,
+    seed: int = 0,
+) -> CrossModalModel:
+    architecture = Architecture(kernel=kernel, dilation=dilation, blocks=1, width=16)
+    return build_convolutional(architecture, input_shape=input_shape, target=target, table=table, seed=seed)
+
+
+def size_of(model: CrossModalModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("table", [False, True], ids=["positions", "table"])
+@pytest.mark.parametrize("input_shape", [(1, 30), (2, 1), (12, 29), (1, 8, 8), (3, 21, 50), (5, 1, 7)], ids=str)
+@torch.no_grad()
+def test_any_input_gives_exactly_the_targets_shape(
+    table: bool, input_shape: tuple[int, ...], random_tensor: RandomTensor
+) -> None:
+    for target in (*TARGETS, Target("dense", shape=input_shape)):
+        predictions = build(input_shape, target, table=table, kernel=7, dilation=3)(random_tensor(3, *input_shape))
+        assert predictions.shape == (3, *target.output_shape), target
+        assert predictions.isfinite().all()
+
+
+def test_parameters_of_a_field_whose_layers_keep_width_and_resolution() -> None:
+    """Stem 1·16·3; three blocks of two norms 2·16 and two convolutions 16·16·3; norm 2·16; head 16 + 1."""
+    model = build((1, 20), Target("dense", shape=(20,)))
+    assert size_of(model) == 48 + 3 * (2 * 32 + 2 * 768) + 32 + 17
+    assert model.body.feature_layout(model.embedder.layout) == (20,)
+
+
+def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
+    """The blocks map 16 to 16, 16 to 32 and 32 to 64 channels; the last two have shortcuts."""
+    blocks = [
+        3 * a * b + 3 * b * b + 2 * a + 2 * b + (a * b if a != b else 0) for a, b in ((16, 16), (16, 32), (32, 64))
+    ]
+    model = build((1, 30))
+    assert size_of(model) == 48 + sum(blocks) + 2 * 64 + 6 * (64 + 1)
+    assert model.body.feature_layout(model.embedder.layout) == (8,)  # 30, 15, 8
+
+
+def test_weights_that_would_only_see_padding_are_left_out() -> None:
+    """In four positions, a kernel with dilation 3 reaches at most one of its steps to either side, if at all."""
+    target = Target("dense", shape=(4,))
+    assert size_of(build((1, 4), target, kernel=15, dilation=3)) == size_of(build((1, 4), target, kernel=3, dilation=3))
+    assert size_of(build((1, 4), target, kernel=3, dilation=4)) == size_of(build((1, 4), target, kernel=1))
+
+
+@torch.no_grad()
+def test_a_table_has_no_neighbourhoods(random_tensor: RandomTensor) -> None:
+    x = random_tensor(3, 2, 30)
+    predicted = build((2, 30), table=True)(x)
+    assert torch.equal(build((2, 30), table=True, kernel=15, dilation=3)(x), predicted)
+    assert torch.equal(build((60, 1), table=True)(x.reshape(3, 60, 1)), predicted)
+    assert not torch.equal(build((2, 30))(x), predicted)
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_affect_each_other(random_tensor: RandomTensor) -> None:
+    model, x = build((2, 29)).train(), random_tensor(4, 2, 29)
+    torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:])]), model(x))
+
+
+def test_large_images_are_reduced_unless_each_point_is_predicted() -> None:
+    assert build((3, 200, 200)).embedder.layout == (100, 100)
+    assert build((3, 128, 128)).embedder.layout == (128, 128)
+    assert build((1, 200, 200), Target("dense", shape=(200, 200))).embedder.layout == (200, 200)
+
+
+def test_the_seed_decides_the_weights(random_tensor: RandomTensor) -> None:
+    x = random_tensor(3, 2, 29)
+    assert torch.equal(build((2, 29))(x), build((2, 29))(x))
+    assert not torch.equal(build((2, 29), seed=1)(x), build((2, 29))(x))
+
+
+def test_every_parameter_trains(random_tensor: RandomTensor) -> None:
+    model = build((2, 9, 9))
+    model(random_tensor(4, 2, 9, 9)).square().sum().backward()
+    assert [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()] == []
