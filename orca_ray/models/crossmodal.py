@@ -51,10 +51,15 @@ class CrossModalModel(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             tokens_BTD = self.embed(x)
-        features_BSF = self.body(tokens_BTD, self._grid)
+        features_BSF = self.encode(tokens_BTD)
         with torch.autocast(x.device.type, enabled=False):
-            predictions: Tensor = self.head(features_BSF[:, self.body.num_prefix_tokens :].float())
+            predictions: Tensor = self.head(features_BSF)
         return predictions
+
+    def encode(self, tokens_BTD: Tensor) -> Tensor:
+        """Return the body's features [B, S, F] of embedded tokens, in float32 and without those of prefix tokens."""
+        features: Tensor = self.body(tokens_BTD, self._grid)[:, self.body.num_prefix_tokens :].float()
+        return features
 
 
 def build_model(

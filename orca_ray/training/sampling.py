@@ -16,7 +16,8 @@ class ClassIndex:
                 "sample; prepare the task's data again or choose a method that does not align"
             )
         self.classes, self._class_of, self.counts = np.unique(labels, return_inverse=True, return_counts=True)
-        self._members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self.counts)[:-1])
+        self.members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self.counts)[:-1])
+        """Indices of the samples of each class, in order of class id."""
 
     def __len__(self) -> int:
         return int(self.counts.sum())
@@ -31,6 +32,6 @@ class ClassIndex:
         """Draw ``num_per_class`` distinct samples of every class (all of a smaller class); return sorted indices."""
         chosen = [
             members if num_per_class >= len(members) else generator.choice(members, num_per_class, replace=False)
-            for members in self._members
+            for members in self.members
         ]
         return np.sort(np.concatenate(chosen))

@@ -1,0 +1,83 @@
+"""After MoNA: learn an embedder with which fine-tuning keeps the source's knowledge, then fine-tune (Ma et al., 2024).
+
+Let e be the target's embedder and head, θ the pretrained body, L(e, θ) the task's loss. Stages:
+
+1. Warm-up: train e by L; θ is frozen.
+2. Bilevel: θ'(e) = θ − α ∇_θ L(e, θ) is the body after one virtual step of fine-tuning. Minimise over e
+
+       L(e, θ) + λ S(θ'(e)),   S = E ‖u − u⁺‖² + log E exp(−2 ‖u − v‖²),
+
+   alignment and uniformity (Wang and Isola, 2020) on the source: u = f(x) / ‖f(x)‖ is the mean feature of a sample
+   through the body θ', u⁺ that of another sample of its class, v that of any other sample. θ returns to its pretrained
+   value after every step.
+3. Fine-tune everything by L.
+
+S depends on e through θ' alone, so the gradient of the outer objective is ∇_e L(e, θ) − λ α (∂²L / ∂e ∂θ) g with
+g = ∇S(θ'). No graph of the inner step is built: as in DARTS (arXiv:1806.09055, eq. 7), the product with the mixed
+second derivative is the central difference [∇_e L(e, θ + ε g) − ∇_e L(e, θ − ε g)] / 2ε, where ε = 0.01 / ‖g‖. Its
+error is O(ε²). (A form without the second derivative would lose S altogether.) Stage 2 computes in float32, because
+bfloat16 would round the perturbations ± ε g away. One of its steps costs about three of fine-tuning.
+
+There is no public code, and only summaries of the paper were available: hence "after". Our own choices are the virtual
+step (plain gradient descent), the optimiser, the head that is learned with the embedder, the positive pairs (two random
+samples of one class), and the defaults. Notes on the paper name λ from 0.3 to 0.5, a learning rate of 3e-5, and 5 to 10
+epochs of stage 2.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orca_ray.methods.recipe import Recipe, head_parameters
+from orca_ray.training.config import Amount, Config, Count, Number, Positive
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.trial import Stage, Trial
+
+
+@dataclass(frozen=True)
+class MonaConfig(Config):
+    """Options of `mona`. Optimiser, learning rate and batch size of stages 1 and 2 are those of refining."""
+
+    warmup_epochs: Count = 1
+    """Epochs of training embedder and head by the task's loss before the bilevel stage."""
+    epochs: Count = 2
+    """Epochs of the bilevel stage. The paper: 5 to 10."""
+    source_weight: Amount = 0.5
+    """Weight λ of alignment and uniformity. The paper: 0.3 to 0.5."""
+    inner_learning_rate: Positive = 0.1
+    """Rate α of the virtual step of the body."""
+    source_batch: Number = 32
+    """Positive pairs of source samples in a step."""
+
+
+def _stages(trial: "Trial") -> "list[Stage]":
+    from dataclasses import replace
+    from itertools import chain
+
+    from orca_ray.methods.stages.mona import BilevelStage
+    from orca_ray.methods.stages.refine_stage import RefineStage
+
+    options, refining = trial.hyperparameters.of(MonaConfig), trial.hyperparameters.refine
+    stages: list[Stage] = []
+    if options.warmup_epochs:
+        stages.append(
+            RefineStage(
+                trial,
+                name="warmup",
+                parameters=lambda model: chain(model.embedder.parameters(), head_parameters(model)),
+                config=replace(refining, epochs=options.warmup_epochs, warmup_epochs=0.0, schedule="constant"),
+                final=False,
+            )
+        )
+    return [*stages, *([BilevelStage(trial)] if options.epochs else []), RefineStage(trial)]
+
+
+RECIPE = Recipe(
+    name="mona",
+    title="after MoNA: learn an embedder that keeps source knowledge through an update, then refine everything",
+    reference="Ma et al., Learning Modality Knowledge Alignment, ICML 2024, arXiv:2406.18864",
+    sections=("data", "embedder", "head", "align", "refine"),  # align.source and align.source_samples
+    options=(MonaConfig,),
+    stages=_stages,
+    stage_names=("warmup", "bilevel", "refine"),
+)

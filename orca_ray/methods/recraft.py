@@ -1,0 +1,104 @@
+"""RECRAFT: align features without labels, reduce the distortion between features and labels, then fine-tune (2026).
+
+Let e be the target's embedder, f the pretrained body, and h a linear head that predicts source classes. Stages:
+
+1. Feature alignment, e alone: minimise the Wasserstein distance of target and source features, whatever their labels.
+2. Source head, h alone, on n source samples with tokens z_i: minimise
+
+       (1/n) Σ_i [ ℓ_i + ρ max(0, ‖∂ℓ_i/∂z_i‖ − τ)² ],   ℓ_i = CE(h(f(z_i)), y_i),
+
+   the second term only in the last epochs. It bounds the Lipschitz constant of the loss, on which the theory rests.
+3. Feature-label distortion, e alone: minimise H(Yˢ | Yᵗ) ≈ Σ_y P(y) H(mean of softmax h(f(e(x))) over x of class y),
+   the entropy of the source class, given the class of the target. Targets without classes are clustered.
+4. Fine-tune everything by the task's loss.
+
+The paper trains h before it aligns; neither depends on the other. It does so on 5,000 images for 20 epochs, 10 of them
+with the penalty (30 epochs on text), aligns for 60 epochs, and reduces the distortion for 2 to 6. Here an epoch with
+the penalty costs about as much as one of fine-tuning on as many samples, and one without nearly nothing.
+
+Where the published code (khiembk/RECRAFT, abc2a04) and the equations differ, ``recraft.form`` decides:
+
+- The norm is that of a sample's whole gradient; with ``code``, of each channel over the tokens, and of the gradient of
+  the batch's mean loss, which is smaller by the batch size.
+- ``code`` applies the softmax twice and has no penalty on sequence bodies, as the code does for 1-D tasks.
+- ``code`` also trains h in stage 3, where the paper's figure and the code's argument say that it is frozen.
+
+Both forms differ from the code in this: classes of the target have equal weight in stage 1, as in `orca`; the smallest
+batches of stage 3 are not skipped; dropout is off in stages 1 to 3.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+from orca_ray.methods.recipe import Recipe, align_then_refine
+from orca_ray.training.config import Amount, Config, Count, Number, Positive, one_of
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.trial import Stage, Trial
+
+_PAPER = "Tran et al., Rethinking Cross-Modal Fine-Tuning, AISTATS 2026, arXiv:2601.18231"
+
+
+@dataclass(frozen=True)
+class RecraftConfig(Config):
+    """Options of `recraft`, besides those of aligning."""
+
+    form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
+    """What to follow where the paper's equations and the published code differ."""
+    source_epochs: Number = 20
+    """Epochs of training the source head. The paper: 20 on images, 30 on text."""
+    penalty_epochs: Count = 2
+    """The last of these epochs, which have the gradient penalty. The paper: 10."""
+    source_learning_rate: Positive = 1e-3
+    """The paper: 1e-4, with ten times as many source samples and batches of 4."""
+    penalty: Amount = 100.0
+    """Weight ρ of the gradient penalty."""
+    threshold: Amount = 0.4
+    """Norm τ above which a gradient is penalised."""
+    distortion_epochs: Count = 2
+    """Epochs of reducing the distortion, each over the whole training split. The paper: 2 to 6, by task."""
+    distortion_learning_rate: Positive = 1e-4
+    batch_size: Number = 32
+    """Samples in an optimiser step of the source head, and most samples in one of the distortion. The paper: 4 and 16
+    to 32."""
+
+
+def _stages(trial: "Trial") -> "list[Stage]":
+    from dataclasses import replace
+
+    from orca_ray.methods.stages.align_stage import AlignStage
+    from orca_ray.methods.stages.recraft import DistortionStage, SourceHead, SourceHeadStage
+
+    *aligning, refining = align_then_refine(trial)
+    if aligning:
+        aligning = [AlignStage(trial, replace(trial.hyperparameters.align, distance="wasserstein"))]
+    if trial.hyperparameters.of(RecraftConfig).distortion_epochs == 0:  # nothing would use the source head
+        return [*aligning, refining]
+    head = SourceHead(trial)
+    return [*aligning, SourceHeadStage(trial, head), DistortionStage(trial, head), refining]
+
+
+RECIPES = (
+    Recipe(
+        name="recraft",
+        title="align without labels, reduce the feature-label distortion, then refine everything",
+        reference=_PAPER,
+        aligns=True,
+        options=(RecraftConfig,),
+        stages=_stages,
+        stage_names=("align", "source_head", "distortion", "refine"),
+        defaults={"align.distance": "wasserstein"},
+    ),
+    Recipe(
+        name="recraft_code",
+        title="recraft, as its published code computes it",
+        reference=f"{_PAPER}; khiembk/RECRAFT",
+        aligns=True,
+        variant=True,
+        options=(RecraftConfig,),
+        stages=_stages,
+        stage_names=("align", "source_head", "distortion", "refine"),
+        defaults={"align.distance": "wasserstein", "recraft.form": "code"},
+    ),
+)

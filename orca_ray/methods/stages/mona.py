@@ -1,0 +1,191 @@
+"""The bilevel stage of `mona`: the embedder learns what one virtual step of the body does to source features."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter, functional
+
+from orca_ray.alignment.source_features import SourceTokens
+from orca_ray.methods.mona import MonaConfig
+from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
+from orca_ray.methods.stages.trial import Trial
+from orca_ray.training.feed import Feed
+from orca_ray.training.gradient_accumulation import GradientAccumulator
+
+_STEP = 0.01
+"""Length ε ‖g‖ of the perturbations of the body in the finite difference, as in DARTS."""
+_TINY = 1e-12
+"""Smallest norm ‖g‖ to divide by."""
+_TEMPERATURE = 2.0
+
+
+class BilevelStage(EpochStage):
+    """Trains embedder and head by the task's loss and that of source samples after a virtual step of the body."""
+
+    name = "bilevel"
+    precision_option = "float32"
+
+    def __init__(self, trial: Trial) -> None:
+        self._config = trial.hyperparameters.of(MonaConfig)
+        super().__init__(trial, self._config.epochs, trial.hyperparameters.refine.learning_rate)
+        self.optimizer = trial.hyperparameters.refine.optimizer
+        self._body = list(trial.model.body.parameters())
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Return the parameters of embedder and head."""
+        return [*self._trial.model.embedder.parameters(), *self._trial.model.head.parameters()]
+
+    def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
+        """Return all training samples in random order."""
+        size, order = self._trial.hyperparameters.refine.batch_size, random.permutation(len(self._trial.data.train))
+        return np.split(order, range(size, len(order), size))
+
+    def backward(self, indices: np.ndarray) -> Tensor:
+        """Set the gradients of the outer objective for one batch, and return the objective."""
+        passes = self._accumulator.gradients([indices] * 3)  # one for each setting of the body
+        config = self._config
+        return bilevel_gradients(
+            self.parameters(),
+            self._body,
+            lambda: next(passes),
+            self._source_gradients,
+            weight=config.source_weight,
+            rate=config.inner_learning_rate,
+        )
+
+    @cached_property
+    def _source(self) -> SourceTokens:
+        return self._trial.source_tokens()
+
+    @cached_property
+    def _accumulator(self) -> GradientAccumulator:
+        trial, train = self._trial, self._trial.data.train
+        # Layers are recomputed in training mode only.
+        config = replace(trial.hyperparameters.refine, gradient_checkpointing="off")
+        feed, loss = Feed(train.x, trial.model, self._precision), trial.objective.training_loss(train.y, trial.device)
+        parameters = [*self.parameters(), *self._body]
+        with _requires_grad(self._body, True):
+            return GradientAccumulator(trial.model, parameters, feed, train.y, loss, config, seed=trial.seed)
+
+    def _source_gradients(self) -> Tensor:
+        """Set the body's gradients of the loss of random source samples, and return the loss."""
+        anchors, positives = positive_pairs(self._source.y, self._config.source_batch)
+        limit = self._accumulator.limit
+        features_nF = in_parts(self._features, torch.cat([anchors, positives]), limit)
+        loss = alignment_and_uniformity(*features_nF.chunk(2))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _features(self, rows: Tensor) -> Tensor:
+        return self._trial.model.encode(self._source.tokens(rows)).mean(dim=1)
+
+
+def bilevel_gradients(
+    outer: Sequence[Parameter],
+    inner: Sequence[Parameter],
+    task: Callable[[], Tensor],
+    source: Callable[[], Tensor],
+    *,
+    weight: float,
+    rate: float,
+) -> Tensor:
+    """Set the gradients of L(e, θ) + λ S(θ − α ∇_θ L(e, θ)) in ``outer``, and return that value; see `mona`.
+
+    Args:
+        outer, inner: parameters e and θ; the latter are unchanged afterwards, and without gradients.
+        task: adds the gradients of L at the present parameters that require one to ``.grad``, and returns L. It is
+            called three times, for the same samples.
+        source: does the same for S, which depends on ``inner`` alone.
+        weight, rate: λ and α.
+    """
+    with _restored(inner) as before:
+        with _requires_grad(inner, True):
+            task_loss = task()
+            task_gradients = _taken(outer)
+            _move(inner, before, _taken(inner), -rate)
+            with _requires_grad(outer, False):
+                source_loss = source()
+        directions = _taken(inner)
+        scale = _STEP / max(float(torch.stack([direction.norm() for direction in directions]).norm()), _TINY)
+        with _requires_grad(inner, False):
+            _move(inner, before, directions, scale)
+            task()
+            ahead = _taken(outer)
+            _move(inner, before, directions, -scale)
+            task()
+            behind = _taken(outer)
+    for parameter, gradient, plus, minus in zip(outer, task_gradients, ahead, behind, strict=True):
+        parameter.grad = gradient - (weight * rate / (2 * scale)) * (plus - minus)
+    return task_loss + weight * source_loss
+
+
+def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor:
+    """Return E ‖u − u⁺‖² over positive pairs, plus log E exp(−2 ‖u − v‖²) over all pairs of the 2n samples.
+
+    u is a sample's features, divided by their norm (Wang and Isola 2020, arXiv:2005.10242, with α = t = 2).
+    """
+    u_nF, positive_nF = functional.normalize(anchors_nF), functional.normalize(positives_nF)
+    aligned = (u_nF - positive_nF).square().sum(dim=1).mean()
+    all_mF = torch.cat([u_nF, positive_nF])
+    rows, columns = torch.triu_indices(len(all_mF), len(all_mF), offset=1, device=all_mF.device)
+    squared = 2.0 - 2.0 * (all_mF @ all_mF.T)[rows, columns]
+    uniform = (-_TEMPERATURE * squared).exp().mean().log()
+    return aligned + uniform
+
+
+def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
+    """Draw ``num_pairs`` indices of samples of the classes ``y`` [N], and for each another sample of its class.
+
+    A sample that is alone in its class is paired with itself. Random numbers come from torch's global CPU generator.
+    """
+    order = y.argsort(stable=True)
+    counts_K = torch.bincount(y)
+    starts_K = counts_K.cumsum(0) - counts_K
+    places = torch.randint(len(y), (num_pairs,)).to(y.device)  # in ``order``
+    classes = y[order[places]]
+    others = (counts_K[classes] - 1).clamp_min(1)
+    shifts = 1 + (torch.rand(num_pairs).to(y.device) * others).long().clamp_max(others - 1)
+    partners = starts_K[classes] + (places - starts_K[classes] + shifts) % counts_K[classes]
+    return order[places], order[partners]
+
+
+def _taken(parameters: Sequence[Parameter]) -> list[Tensor]:
+    """Return the gradients of ``parameters``, 0 where there is none, and set them to None."""
+    taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return taken
+
+
+@torch.no_grad()
+def _move(parameters: Sequence[Parameter], before: Sequence[Tensor], directions: Sequence[Tensor], by: float) -> None:
+    """Set ``parameters`` to ``before + by * directions``."""
+    for parameter, value, direction in zip(parameters, before, directions, strict=True):
+        parameter.copy_(value).add_(direction, alpha=by)
+
+
+@contextmanager
+def _restored(parameters: Sequence[Parameter]) -> Iterator[list[Tensor]]:
+    """Yield copies of ``parameters``; set these to the copies at the end of the block, even after an error."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield before
+    finally:
+        _move(parameters, before, before, 0.0)
+
+
+@contextmanager
+def _requires_grad(parameters: Sequence[Parameter], value: bool) -> Iterator[None]:
+    flags = [parameter.requires_grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(value)
+        yield
+    finally:
+        for parameter, flag in zip(parameters, flags, strict=True):
+            parameter.requires_grad_(flag)

@@ -1,0 +1,235 @@
+"""The stages of `recraft`: a source head on the frozen body, then the embedder by feature-label distortion."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter, functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from orca_ray.alignment.labels import pseudo_labels
+from orca_ray.alignment.source_features import SourceTokens
+from orca_ray.errors import UserError
+from orca_ray.methods.recraft import RecraftConfig
+from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
+from orca_ray.methods.stages.trial import Trial
+from orca_ray.models.body import seeded
+from orca_ray.training.micro_batch import budget_bytes, max_micro_batch, measure_cost
+from orca_ray.training.reproducibility import derive_seed
+from orca_ray.training.sampling import ClassIndex
+
+
+class SourceHead:
+    """A linear classifier of source classes on the mean feature of the body. It is not part of the model."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+
+    @cached_property
+    def source(self) -> SourceTokens:
+        """The source samples; raises UserError if they are all of one class."""
+        source = self._trial.source_tokens()
+        if source.num_classes < 2:
+            raise UserError(
+                f"method {self._trial.recipe.name} needs source samples of at least 2 classes, got {source.num_classes}"
+                f" in {len(source)} samples: choose another align.source or more align.source_samples"
+            )
+        return source
+
+    @cached_property
+    def linear(self) -> nn.Linear:
+        """The classifier; its initial weights depend on the trial's seed."""
+        with seeded(derive_seed(self._trial.seed, "source_head")):
+            linear = nn.Linear(self._trial.model.body.feature_width, self.source.num_classes)
+        return linear.to(self._trial.device)
+
+    def features(self, tokens_BTD: Tensor) -> Tensor:
+        """Return the mean feature [B, F] of embedded samples."""
+        return self._trial.model.encode(tokens_BTD).mean(dim=1)
+
+
+class _HeadStage(EpochStage):
+    """A stage that passes samples through the body to a source head."""
+
+    def __init__(self, trial: Trial, head: SourceHead, epochs: int, learning_rate: float) -> None:
+        super().__init__(trial, epochs, learning_rate)
+        self._head, self._config = head, trial.hyperparameters.of(RecraftConfig)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state for `load_state_dict`, which includes the source head even before the first step."""
+        return {"head": self._head.linear.state_dict(), "stage": super().state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the stage that returned ``state`` was."""
+        self._head.linear.load_state_dict(state["head"])
+        if state["stage"] is not None:
+            super().load_state_dict(state["stage"])
+
+    @property
+    def _as_code(self) -> bool:
+        return self._config.form == "code"
+
+    def _max_samples(self, loss: Callable[[int], Tensor], num_samples: int, graphs: int = 1) -> int:
+        """Return how many samples fit in memory.
+
+        ``loss(n)`` is that of the first n of ``num_samples``; ``graphs`` graphs as large as its own are kept at a time.
+        """
+        body, device = self._trial.model.body, self._trial.device
+        cost = measure_cost(loss, self.parameters(), body, num_samples=min(2, num_samples))
+        budget = budget_bytes(self._trial.hyperparameters.refine.memory_mib, device)
+        return max_micro_batch(cost, budget // graphs, device)
+
+
+class SourceHeadStage(_HeadStage):
+    """Trains the source head by cross-entropy on the source samples, with a gradient penalty in the last epochs."""
+
+    name = "source_head"
+    weight_decay = 0.05
+
+    def __init__(self, trial: Trial, head: SourceHead) -> None:
+        config = trial.hyperparameters.of(RecraftConfig)
+        super().__init__(trial, head, config.source_epochs, config.source_learning_rate)
+        sequence = trial.model.body.modality == "sequence"
+        self._softmax_twice = self._as_code and sequence
+        self._penalty_epochs = 0 if self._softmax_twice else config.penalty_epochs
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Return the parameters of the source head."""
+        return list(self._head.linear.parameters())
+
+    def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
+        """Return all source samples in random order."""
+        size, order = self._config.batch_size, random.permutation(len(self._head.source))
+        return np.split(order, range(size, len(order), size))
+
+    def backward(self, indices: np.ndarray) -> Tensor:
+        """Set the gradients of the mean loss of source samples, and return it."""
+        rows = torch.from_numpy(indices).to(self._trial.device)
+        penalised = self._epochs - self._epoch <= self._penalty_epochs
+        losses = []
+        for part in torch.split(rows, self._limit if penalised else len(rows)):
+            losses_n = self._penalised(part, len(rows)) if penalised else self._losses(self._features[part], part)
+            loss = losses_n.sum() / len(rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    @cached_property
+    def _features(self) -> Tensor:
+        """Mean features [N, F] of all source samples, computed once because the body is frozen."""
+        rows = torch.arange(len(self._head.source), device=self._trial.device)
+        parts = torch.split(rows, self._config.batch_size)
+        with torch.no_grad(), self._precision.autocast():
+            return torch.cat([self._head.features(self._head.source.tokens(part)) for part in parts])
+
+    @cached_property
+    def _limit(self) -> int:
+        def loss(num: int) -> Tensor:
+            rows = torch.arange(num, device=self._trial.device)
+            return self._losses(self._through_body(rows)[1], rows).mean()
+
+        return self._max_samples(loss, len(self._head.source), graphs=3)
+
+    def _losses(self, features_nF: Tensor, rows: Tensor) -> Tensor:
+        logits = self._head.linear(features_nF)
+        logits = logits.softmax(dim=1) if self._softmax_twice else logits
+        return functional.cross_entropy(logits, self._head.source.y[rows], reduction="none")
+
+    def _penalised(self, rows: Tensor, step_size: int) -> Tensor:
+        """Return the loss [n] of each of the source samples ``rows``, of an optimiser step of ``step_size`` samples."""
+        tokens_nTD, features_nF = self._through_body(rows)
+        losses_n = self._losses(features_nF, rows)
+        (gradients_nTD,) = torch.autograd.grad(losses_n.sum(), tokens_nTD, create_graph=True)
+        if self._as_code:
+            penalties_n = gradient_penalty_of_code(gradients_nTD / step_size, self._config.threshold)
+        else:
+            penalties_n = gradient_penalty(gradients_nTD, self._config.threshold)
+        return losses_n + self._config.penalty * penalties_n
+
+    def _through_body(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens [n, T, D] of source samples, as a leaf, and their features [n, F]; differentiable twice."""
+        tokens_nTD = self._head.source.tokens(rows).requires_grad_()
+        # Of torch's attention kernels, only this one has second derivatives.
+        with sdpa_kernel(SDPBackend.MATH), self._precision.autocast():
+            return tokens_nTD, self._head.features(tokens_nTD)
+
+
+class DistortionStage(_HeadStage):
+    """Trains the embedder to minimise the entropy of the mean source prediction of each class of the target.
+
+    Targets other than classes are clustered, as in the align stage.
+    """
+
+    name = "distortion"
+
+    def __init__(self, trial: Trial, head: SourceHead) -> None:
+        config = trial.hyperparameters.of(RecraftConfig)
+        super().__init__(trial, head, config.distortion_epochs, config.distortion_learning_rate)
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Return the parameters of the embedder and, as in the published code, of the source head."""
+        embedder = list(self._trial.model.embedder.parameters())
+        return [*embedder, *self._head.linear.parameters()] if self._as_code else embedder
+
+    def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
+        """Return batches of one class each, in random order; the samples of a class are split evenly."""
+        split = [
+            part
+            for members in self._classes
+            for part in np.array_split(random.permutation(members), -(-len(members) // self._config.batch_size))
+        ]
+        return [split[number] for number in random.permutation(len(split))]
+
+    def backward(self, indices: np.ndarray) -> Tensor:
+        """Set the gradients of the entropy of the mean prediction for training samples, and return it."""
+        self._head.linear.requires_grad_(self._as_code)
+        loss = self._entropy(indices, self._limit)
+        # Each batch counts by its size, so an epoch weighs the classes by their shares P(y).
+        (loss * (len(indices) / self._config.batch_size)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    @cached_property
+    def _classes(self) -> list[np.ndarray]:
+        """Indices of the training samples of each class."""
+        trial, y = self._trial, self._trial.data.train.y
+        if trial.task.target.kind != "classes":
+            y = pseudo_labels(y, seed=derive_seed(trial.seed, "labels") % 2**32)
+        return ClassIndex(np.asarray(y)).members
+
+    @cached_property
+    def _limit(self) -> int:
+        num_samples = len(self._trial.data.train)
+        return self._max_samples(lambda num: self._entropy(np.arange(num), num), num_samples)
+
+    def _entropy(self, indices: np.ndarray, limit: int) -> Tensor:
+        # Indexing by an array copies, so that the memory map itself is never written to.
+        x = torch.from_numpy(np.asarray(self._trial.data.train.x[indices], dtype=np.float32))
+        return entropy_of_mean(in_parts(self._predictions, x.to(self._trial.device), limit))
+
+    def _predictions(self, x: Tensor) -> Tensor:
+        tokens_BTD = self._trial.model.embed(x)
+        with self._precision.autocast():
+            features_BF = self._head.features(tokens_BTD)
+        predictions: Tensor = self._head.linear(features_BF).softmax(dim=1)
+        return predictions
+
+
+def gradient_penalty(gradients_nTD: Tensor, threshold: float) -> Tensor:
+    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, whose norm is that of all its T·D numbers."""
+    norms_n: Tensor = torch.linalg.vector_norm(gradients_nTD, dim=(1, 2))
+    return (norms_n - threshold).clamp_min(0).square()
+
+
+def gradient_penalty_of_code(gradients_nTD: Tensor, threshold: float) -> Tensor:
+    """Return Σ_d max(0, ‖g_d‖ − threshold)² [n], where g_d [T] is a sample's gradient in channel d of all tokens."""
+    norms_nD: Tensor = torch.linalg.vector_norm(gradients_nTD, dim=1)
+    return (norms_nD - threshold).clamp_min(0).square().sum(dim=1)
+
+
+def entropy_of_mean(probabilities_nK: Tensor) -> Tensor:
+    """Return the entropy in nats of the mean of ``probabilities_nK`` over the samples; 0 log 0 counts as 0."""
+    mean_K = probabilities_nK.mean(dim=0)
+    return -(mean_K * mean_K.clamp_min(torch.finfo(mean_K.dtype).tiny).log()).sum()

@@ -1,0 +1,164 @@
+"""After MoNA: its losses by hand-computed values, and its bilevel gradient where that is known in closed form."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from orca_ray.errors import UserError
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.stages import mona
+from orca_ray.methods.stages.mona import alignment_and_uniformity, bilevel_gradients, positive_pairs
+from orca_ray.training.errors import NotFiniteError
+
+from .tiny_trials import QUICK, changed, copy_of, run, start
+
+SHORT = {**QUICK, "mona.source_batch": 8, "mona.epochs": 1, "refine.epochs": 1}
+
+
+def test_alignment_and_uniformity() -> None:
+    # Unit vectors at 0°, 90° (anchors) and at 90°, 90° (positives), given at other lengths.
+    anchors = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
+    positives = torch.tensor([[0.0, 2.0], [0.0, 1.0]])
+    # Squared distances: of the positive pairs 2 and 0; of all six pairs three times 2 and three times 0.
+    expected = 1.0 + math.log((3 * math.exp(-4.0) + 3) / 6)
+    assert alignment_and_uniformity(anchors, positives).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_positive_pairs_are_of_one_class_and_differ() -> None:
+    y = torch.tensor([2, 0, 1, 0, 2, 2, 0])
+    torch.manual_seed(0)
+    anchors, positives = positive_pairs(y, 500)
+    assert torch.equal(y[anchors], y[positives])
+    assert torch.equal(anchors == positives, y[anchors] == 1)  # the only one of its class
+    pairs = set(zip(anchors.tolist(), positives.tolist(), strict=True))
+    assert pairs == {(i, j) for i in range(7) for j in range(7) if y[i] == y[j] and (i != j or y[i] == 1)}
+
+
+def test_the_bilevel_gradient_of_a_quadratic() -> None:
+    """L = ½ ‖θ − A e‖², S = ½ ‖θ' − b‖². Then θ' = θ − α (θ − A e), and S depends on e through θ' alone.
+
+    So ∂/∂e [L + λ S] = −Aᵀ(θ − A e) + λ α Aᵀ(θ' − b).
+    """
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(4, 3, generator=generator, dtype=torch.float64), torch.randn(4, generator=generator).double()
+    e = Parameter(torch.randn(3, generator=generator).double())
+    theta = Parameter(torch.randn(4, generator=generator).double())
+    before = theta.detach().clone()
+    weight, rate = 0.5, 0.2
+
+    def task() -> Tensor:
+        loss = 0.5 * (theta - a @ e).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def source() -> Tensor:
+        loss = 0.5 * (theta - b).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    value = bilevel_gradients([e], [theta], task, source, weight=weight, rate=rate)
+    residual = before - a @ e.detach()
+    stepped = before - rate * residual
+    assert e.grad is not None
+    torch.testing.assert_close(e.grad, -a.T @ residual + weight * rate * a.T @ (stepped - b))
+    torch.testing.assert_close(value, 0.5 * residual.square().sum() + weight * 0.5 * (stepped - b).square().sum())
+    assert torch.equal(theta, before)
+    assert theta.grad is None
+
+
+def test_the_bilevel_gradient_of_a_curved_loss_is_that_of_autograd() -> None:
+    e, theta = Parameter(torch.tensor([0.3, -0.7]).double()), Parameter(torch.tensor([1.1, 0.4]).double())
+
+    def task_loss(e: Tensor, theta: Tensor) -> Tensor:
+        return (torch.sin(theta * e).sum() - 1) ** 2
+
+    def source_loss(theta: Tensor) -> Tensor:
+        return torch.cos(theta).prod()
+
+    def backward(loss: Tensor) -> Tensor:
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    bilevel_gradients(
+        [e],
+        [theta],
+        lambda: backward(task_loss(e, theta)),
+        lambda: backward(source_loss(theta)),
+        weight=0.4,
+        rate=0.3,
+    )
+    loss = task_loss(e, theta)
+    (inner,) = torch.autograd.grad(loss, theta, create_graph=True)
+    (expected,) = torch.autograd.grad(loss + 0.4 * source_loss(theta - 0.3 * inner), e)
+    assert e.grad is not None
+    torch.testing.assert_close(e.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_error_restores_the_body() -> None:
+    e, theta = Parameter(torch.ones(2)), Parameter(torch.ones(2))
+
+    def task() -> Tensor:
+        loss = (e * theta).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def source() -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        bilevel_gradients([e], [theta], task, source, weight=1.0, rate=0.5)
+    assert torch.equal(theta, torch.ones(2))
+
+
+def test_stages_and_what_they_train(bert: str) -> None:
+    adaptation = start(bert, "mona", hyperparameters=SHORT)
+    trained: dict[str, set[str]] = {}
+    while not adaptation.done:
+        stage, before = adaptation.stage, copy_of(adaptation.model)
+        adaptation.step()
+        moved = {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))}
+        trained[stage] = trained.get(stage, set()) | moved
+    assert trained == {
+        "warmup": {"embedder", "head"},
+        "bilevel": {"embedder", "head"},
+        "refine": {"embedder", "body", "head"},
+    }
+
+
+def test_the_source_matters_only_if_it_has_weight(bert: str) -> None:
+    def losses(**options: float) -> list[float]:
+        values = {**SHORT, **{f"mona.{name}": value for name, value in options.items()}}
+        return [report["loss"] for report in run(start(bert, "mona", hyperparameters=values))][-1:]
+
+    plain = losses(source_weight=0.0)
+    assert losses(source_weight=0.0, source_batch=4) == plain
+    assert losses(source_weight=0.5) != plain
+
+
+def test_micro_batches_do_not_change_the_result(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {**SHORT, "mona.warmup_epochs": 0}  # the bilevel stage has no dropout, whose masks would differ
+    whole = run(start(bert, "mona", hyperparameters=values))
+    monkeypatch.setattr(mona.GradientAccumulator, "_choose_limit", lambda _: 3)
+    parts = run(start(bert, "mona", hyperparameters=values))
+    for one, other in zip(whole, parts, strict=True):
+        if one["stage"] == "bilevel":
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_without_its_stages_it_is_nft(bert: str) -> None:
+    off = run(start(bert, "mona", hyperparameters={**SHORT, "mona.warmup_epochs": 0, "mona.epochs": 0}))
+    assert off == run(start(bert, "nft", hyperparameters={**QUICK, "refine.epochs": 1}))
+
+
+def test_a_loss_that_is_not_finite(bert: str) -> None:
+    adaptation = start(bert, "mona", hyperparameters={**SHORT, "mona.warmup_epochs": 0, "refine.learning_rate": 1e38})
+    with pytest.raises(NotFiniteError, match="bilevel"):
+        run(adaptation)
+
+
+def test_options() -> None:
+    with pytest.raises(UserError, match=r"mona\.source_weight must be at least 0"):
+        resolve("mona", {"mona.source_weight": -1.0})

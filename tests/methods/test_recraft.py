@@ -1,0 +1,163 @@
+"""RECRAFT: its losses by hand-computed values, its stages and the differences between its two forms."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from orca_ray.alignment.source_features import SourceTokens
+from orca_ray.errors import UserError
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.recraft import RecraftConfig
+from orca_ray.methods.stages import recraft
+from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
+from orca_ray.methods.stages.trial import Trial
+from orca_ray.training.errors import NotFiniteError
+
+from .tiny_trials import QUICK, changed, copy_of, run, start
+
+SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
+
+
+def test_the_penalty_is_of_the_norm_of_a_whole_sample() -> None:
+    gradients = torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[0.1, 0.0], [0.0, 0.0]]])
+    assert gradient_penalty(gradients, 1.0).tolist() == [16.0, 0.0]  # (5 - 1)², and 0.1 is below the threshold
+
+
+def test_the_penalty_of_the_code_is_of_the_norm_over_tokens() -> None:
+    gradients = torch.tensor([[[3.0, 1.0], [4.0, 0.0]], [[0.5, 2.0], [0.0, 0.0]]])
+    assert gradient_penalty_of_code(gradients, 1.0).tolist() == [16.0, 1.0]  # channels: 5 and 1, then 0.5 and 2
+
+
+def test_a_gradient_of_zero_has_no_penalty_and_finite_derivatives() -> None:
+    gradients = torch.zeros(2, 3, 4, requires_grad=True)
+    (gradient_penalty(gradients, 0.4) + gradient_penalty_of_code(gradients, 0.4)).sum().backward()
+    assert gradients.grad is not None
+    assert not gradients.grad.any()
+
+
+def test_the_entropy_is_that_of_the_mean_prediction() -> None:
+    # Two confident but different predictions: the mean is (1/2, 1/2, 0), though each alone has no entropy.
+    probabilities = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    entropy = entropy_of_mean(probabilities)
+    assert entropy.item() == pytest.approx(math.log(2))
+    entropy.backward()
+    assert probabilities.grad is not None
+    assert torch.isfinite(probabilities.grad).all()
+    assert entropy_of_mean(probabilities[:1]).item() == 0.0
+
+
+def test_the_penalty_of_a_body_that_is_linear(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the identity as body and T tokens, ∂ℓ/∂z = Wᵀ(p − y) / T for each token, so its norm is ‖Wᵀ(p − y)‖ / √T."""
+    adaptation = start(bert, "recraft", hyperparameters={**SHORT, "recraft.penalty": 2.0, "recraft.threshold": 0.01})
+    stage = next(s for s in adaptation._stages if isinstance(s, recraft.SourceHeadStage))
+    monkeypatch.setattr(adaptation.model, "encode", lambda tokens: tokens)
+    rows = torch.arange(5)
+    source, linear = stage._head.source, stage._head.linear
+    tokens = source.tokens(rows)
+    residuals = linear(tokens.mean(1)).softmax(1) - torch.nn.functional.one_hot(source.y[rows], source.num_classes)
+    norms = (residuals @ linear.weight).norm(dim=1) / math.sqrt(tokens.shape[1])
+    plain = torch.nn.functional.cross_entropy(linear(tokens.mean(1)), source.y[rows], reduction="none")
+    expected = plain + 2.0 * (norms - 0.01).clamp_min(0).square()
+    torch.testing.assert_close(stage._penalised(rows, 5), expected)
+
+
+def test_stages_and_what_they_train(bert: str) -> None:
+    adaptation = start(bert, "recraft", hyperparameters=SHORT)
+    head = next(s for s in adaptation._stages if isinstance(s, recraft.DistortionStage))._head.linear
+    trained: dict[str, set[str]] = {}
+    while not adaptation.done:
+        stage, before, weight = adaptation.stage, copy_of(adaptation.model), head.weight.clone()
+        adaptation.step()
+        moved = {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))}
+        moved |= set() if torch.equal(weight, head.weight) else {"source head"}
+        trained[stage] = trained.get(stage, set()) | moved
+    assert trained == {
+        "align": {"embedder"},
+        "source_head": {"source head"},
+        "distortion": {"embedder"},
+        "refine": {"embedder", "body", "head"},
+    }
+
+
+def test_the_code_also_trains_the_source_head_on_distortion(bert: str) -> None:
+    adaptation = start(bert, "recraft_code", hyperparameters=SHORT)
+    head = next(s for s in adaptation._stages if isinstance(s, recraft.DistortionStage))._head.linear
+    while adaptation.stage != "distortion":
+        adaptation.step()
+    before = head.weight.clone()
+    adaptation.step()
+    assert not torch.equal(before, head.weight)
+
+
+def test_distortion_falls_and_the_source_is_learnt(vit: str) -> None:
+    adaptation = start(
+        vit,
+        "recraft",
+        hyperparameters={
+            **QUICK,
+            "align.epochs": 1,
+            "recraft.source_epochs": 8,
+            "recraft.penalty_epochs": 0,
+            "recraft.distortion_epochs": 3,
+            "recraft.distortion_learning_rate": 1e-2,
+            "refine.epochs": 1,
+        },
+    )
+    losses: dict[str, list[float]] = {}
+    for report in run(adaptation):
+        losses.setdefault(report["stage"], []).append(report["loss"])
+    for stage in ("source_head", "distortion"):
+        assert losses[stage][-1] < losses[stage][0]
+
+
+def test_micro_batches_do_not_change_the_result(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(start(bert, "recraft", hyperparameters=SHORT))
+    monkeypatch.setattr(recraft, "max_micro_batch", lambda *_: 3)
+    parts = run(start(bert, "recraft", hyperparameters=SHORT))
+    for one, other in zip(whole, parts, strict=True):
+        if one["stage"] in ("source_head", "distortion"):
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
+def test_without_distortion_there_is_no_source_head(bert: str) -> None:
+    reports = run(start(bert, "recraft", hyperparameters={**SHORT, "recraft.distortion_epochs": 0}))
+    assert {report["stage"] for report in reports} == {"align", "refine"}
+
+
+def test_a_resumed_distortion_has_the_trained_source_head(bert: str, tmp_path: Path) -> None:
+    first = start(bert, "recraft", hyperparameters=SHORT)
+    while first.stage != "distortion":
+        first.step()
+    first.save(tmp_path / "trial")
+    second = start(bert, "recraft", hyperparameters=SHORT)
+    assert second.restore(tmp_path / "trial")
+    assert second.step().loss == first.step().loss
+
+
+def test_a_source_of_one_class(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Trial.source_tokens
+
+    def of_one_class(trial: Trial) -> SourceTokens:
+        source = whole(trial)
+        return SourceTokens(source.inputs, torch.zeros_like(source.y), 1, source.stem)
+
+    monkeypatch.setattr(Trial, "source_tokens", of_one_class)
+    with pytest.raises(UserError, match="needs source samples of at least 2 classes, got 1 in 40 samples"):
+        run(start(bert, "recraft", hyperparameters=SHORT))
+
+
+def test_a_loss_that_is_not_finite(bert: str) -> None:
+    adaptation = start(bert, "recraft", hyperparameters={**SHORT, "recraft.source_learning_rate": 1e38})
+    with pytest.raises(NotFiniteError, match="stage source_head"):
+        run(adaptation)
+
+
+def test_options() -> None:
+    assert resolve("recraft", {}).of(RecraftConfig).form == "paper"
+    assert resolve("recraft_code", {}).of(RecraftConfig).form == "code"
+    with pytest.raises(UserError, match=r"recraft\.form"):
+        resolve("recraft", {"recraft.form": "papers"})
+    with pytest.raises(UserError, match=r"recraft\.threshold must be at least 0"):
+        resolve("recraft", {"recraft.threshold": -0.1})
