@@ -20,7 +20,7 @@ from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.precision import Precision
 from tests.models.tiny import save_tiny
 
-from .tiny_trials import QUICK, make_data, make_task, start
+from .tiny_trials import QUICK, make_task, start
 
 CPU = torch.device("cpu")
 QUIET = {**QUICK, "refine.dropout": 0.0}
