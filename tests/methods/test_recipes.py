@@ -34,6 +34,8 @@ TRAINED = {
     "recraft_code": r".*",
     "random_features": r"embedder\..*|head\..*",
     "linear_probe": r"head\..*",
+    "lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
+    "orca_lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
     "pare": r".*",
     "joint": r".*",
 }

@@ -31,7 +31,8 @@ class MixTerm:
         self._precision = choose_precision(trial.hyperparameters.refine.precision, trial.device, width)
         with seeded(derive_seed(trial.seed, "pare")):
             self._gate = nn.Linear(self._source.stem.width, 1).to(trial.device)
-            self._source_head = PooledHead(width, Target("classes", size=self._source.num_classes)).to(trial.device)
+            classes = Target("classes", size=self._source.num_classes)
+            self._source_head = PooledHead(width, classes, model.body.pooling).to(trial.device)
         model.add_module("gate", self._gate)
         model.add_module("source_head", self._source_head)
         usual = 0.3 if trial.task.target.kind == "dense" else 0.1 if model.body.modality == "sequence" else 1.0
