@@ -125,7 +125,7 @@ def test_pooling_by_hand() -> None:
 def test_new_tokens_have_the_norm_of_the_bodys_own(name: str, random_tensor: Callable[..., Tensor]) -> None:
     stem = load_body(name).stem
     assert isinstance(stem, TextStem)
-    own = stem.word_embeddings
+    own: Tensor = stem.word_embeddings
     if stem.places is not None:
         own = torch.stack([word + stem.places[number % 64] for number, word in enumerate(own)])
     tokens = adapted(name, Target("scalar")).embed(random_tensor(4, 2, 30))

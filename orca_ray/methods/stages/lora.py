@@ -44,7 +44,7 @@ def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
     layers = repeated_layers(body)
     if not layers:
         raise UserError(f"LoRA adapts transformer layers, and the body ({type(body).__name__}) has none")
-    chosen = {}
+    chosen: dict[str, nn.Module] = {}
     for layer in layers:
         linear = {name: part for name, part in layer.named_modules() if isinstance(part, nn.Linear | Conv1D)}
         for role in TARGETS[targets]:
