@@ -55,5 +55,6 @@ RECIPE = Recipe(
     aligns=True,
     options=(JointConfig,),
     stages=_stages,
+    stage_names=("joint", "refine"),
     defaults=MappingProxyType({"align.distance": "mmd", "align.epochs": 0}),
 )

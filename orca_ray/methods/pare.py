@@ -71,5 +71,6 @@ RECIPE = Recipe(
     aligns=True,  # for the options of the source
     options=(PareConfig,),
     stages=_stages,
+    stage_names=("refine",),
     defaults=MappingProxyType({"align.epochs": 0}),
 )
