@@ -89,6 +89,7 @@ def _report(
 ) -> "Report":
     from orca_ray.leaderboard import Report, subset
     from orca_ray.leaderboard.published import KINDS, published_for
+    from orca_ray.leaderboard.searches import read_searches
 
     hide = split_names("--hide", options.hide) or []
     if unknown := [each for each in hide if each not in KINDS]:
@@ -107,6 +108,7 @@ def _report(
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
+        read_searches=None if scan is None else lambda: read_searches(scan, shown),
         read_artefacts=None if store is None or not keys else lambda: _pictures(store, shown),
         read_about=lambda: _about(shown),
         reproduce=f"orca-sweep reproduce KEY{where}",
