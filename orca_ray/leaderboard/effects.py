@@ -22,6 +22,12 @@ METHOD = "method"
 _SOURCE = "align.source"
 """A hyper-parameter that may be empty in a grid. Records have the name of the source that a sweep took instead."""
 
+COLUMNS = [
+    "benchmark", "sweep", "protocol", "phase", "task", "method", "seed", "hyperparameters", "status", "test_score",
+    "data_fingerprint", "metric", "metric_version", "finished_at", "trial_key",
+]  # fmt: skip
+"""Columns of records that effects are computed from."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -81,7 +87,7 @@ class Effects:
 def build_effects(
     records: pd.DataFrame, grid: Grid, *, benchmark: str, sweep: str, protocol: str | None = None
 ) -> Effects:
-    """Compute the effects of a grid's factors from the records of a store, as `ResultsStore.records` returns them.
+    """Compute the effects of a grid's factors from the `COLUMNS` of a store's records, in any order.
 
     Raises UserError if there is no record of the benchmark, the sweep or the protocol (None: the sweep's, if it has
     only one).
@@ -162,7 +168,7 @@ class _Table:
 
         rows = rows.assign(label=list(map(stored, rows["task"], rows["method"], rows["hyperparameters"])))
         inside = rows["label"].isin(places)
-        scored, notes = grid_scores(rows[inside])
+        scored, notes = grid_scores(rows[inside].sort_values(["finished_at", "trial_key"], kind="stable"))
         if outside := int((~inside).sum()):
             notes.append(f"{outside} trial(s) that are not in the grid left out")
         seeds = sorted({*grid.seeds, *map(int, scored["seed"])})
