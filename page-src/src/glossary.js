@@ -13,7 +13,8 @@ const WORDS = {
   "Wilcoxon, Nemenyi": "Tests of ranks: which two methods differ? Nemenyi's compares mean ranks, Wilcoxon's the differences on each task.",
   "Data fingerprint": "A hash of the prepared data: trials with the same one used the same data.",
   "Starts": "How often trials were started. More than the number of trials: some were started again after an interruption.",
-  "Device time": "Wall time of all trials of a cell, including search trials; a trial on half a GPU counts half.",
+  "Training seconds of a scored trial": "Aligning, refining and evaluating, without starting, loading and searching; a trial on half a GPU counts half. Aligning that was reused took no time.",
+  "Device time of all trials": "Wall time of all trials of a cell, including search trials; a trial on half a GPU counts half.",
 };
 
 /** A fold with the words; empty boards have none of them. @param {object} data */

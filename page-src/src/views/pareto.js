@@ -7,8 +7,8 @@ import { change, place } from "../state.js";
 
 /** Costs, and how those of several tasks are put together. */
 const COSTS = {
-  device_seconds: { title: "device seconds", show: format.duration, over: "sum", words: "summed over tasks" },
-  wall_seconds: { title: "wall seconds", show: format.duration, over: "sum", words: "summed over tasks" },
+  device_seconds: { title: "training seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
+  wall_seconds: { title: "wall seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
   peak_memory_mib: { title: "peak memory in MiB", show: format.memory, over: "max", words: "largest of the tasks" },
   num_trainable: { title: "trained parameters", show: format.count, tick: ".3~s", over: "mean", words: "mean over tasks" },
 };

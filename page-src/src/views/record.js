@@ -97,7 +97,7 @@ function cellFacts(board, { task, method }) {
     ["Mean score", cell.n > 0 && `${format.score(cell.mean)}${cell.n > 1 ? ` ± ${format.score(cell.std)}` : ""} over ${format.plural(cell.n, "seed")}`],
     ["Trials", Object.entries(statuses).map(([status, number]) => `${number} ${status.replaceAll("_", " ")}`).join(", ")],
     ["Starts", String(attempts)],
-    ["Device time", Object.entries(hours).map(([device, number]) => `${format.duration(3600 * number)} on ${device}`).join(", ")],
+    ["Device time of all trials", Object.entries(hours).map(([device, number]) => `${format.duration(3600 * number)} on ${device}`).join(", ")],
     ["Wall time of a scored trial", format.duration(board.cost(task, method, "wall_seconds"))],
     ["Peak memory", format.memory(board.cost(task, method, "peak_memory_mib"))],
   ];
