@@ -25,6 +25,7 @@ export function recordView(board, argument) {
       h("div.panel", {}, h("h3", {}, "Result"), factList(resultFacts(board, record))),
       h("div.panel", {}, h("h3", {}, "Where it comes from"), factList(originFacts(board, record))),
       h("div.panel", {}, h("h3", {}, "All trials of this method on this task"), factList(cellFacts(board, record)))),
+    record.align_chosen === 0 && board.data.artefacts[record.key] && h("p.note", {}, "Aligning was tried and discarded: “after aligning” shows the features of before."),
     pictures(board.data.artefacts[record.key] ?? []),
     ownCurves(board, record),
     h("div.panel", {}, h("h3", {}, "Configuration"),
@@ -53,8 +54,8 @@ function resultFacts(board, record) {
     ["Test score", record.test === null ? null : `${format.score(record.test)} ${metric} (lower is better)`],
     ["Validation score", record.validation === null ? null : `${format.score(record.validation)} ${metric}`],
     ["Best epoch", record.best_epoch === null ? null : `${record.best_epoch} of ${record.epochs}`],
-    ["Distance", record.distance_before === null ? null : `${format.score(record.distance_before)} before aligning, ${format.score(record.distance_after)} after its last step, both of one fixed sample`],
-    ["Guard", (record.align_chosen ?? null) === null ? null : record.align_chosen ? `chose the embedder after ${format.plural(record.align_chosen, "align epoch")}` : "chose not to align: refining is that of nft"],
+    ["Distance", record.distance_before === null ? null : `${format.score(record.distance_before)} before aligning, ${format.score(record.distance_after)} after its last step, both of one fixed sample${record.align_chosen === 0 ? "; tried and discarded" : ""}`],
+    ["Guard", (record.align_chosen ?? null) === null ? null : record.align_chosen ? `chose the embedder after ${format.plural(record.align_chosen, "align epoch")}` : "tried aligning and discarded it: chose not to align, so refining is that of nft"],
     ["Wall time", times(record)],
     ["Peak memory", record.peak_memory_mib === null ? null : format.memory(record.peak_memory_mib)],
     ["Parameters", record.num_parameters === null ? null : `${format.count(record.num_parameters)}, ${format.count(record.num_trainable)} of them trained`],
@@ -64,7 +65,7 @@ function resultFacts(board, record) {
 
 /** The parts of a trial's wall time; the rest is starting, loading and storing. */
 function times(record) {
-  const stages = [["aligning", record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
+  const stages = [[record.align_chosen === 0 ? "aligning, tried and discarded" : "aligning", record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
   const rest = record.wall_seconds - stages.reduce((sum, [, seconds]) => sum + seconds, 0);
   const parts = [...stages, ["other (starting, loading)", rest]].filter(([, seconds]) => seconds > 0.0005);
   return `${format.duration(record.wall_seconds)} in all${parts.length ? `: ${parts.map(([name, seconds]) => `${format.duration(seconds)} ${name}`).join(", ")}` : ""}`;
