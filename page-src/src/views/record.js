@@ -55,7 +55,7 @@ function resultFacts(board, record) {
     ["Validation score", record.validation === null ? null : `${format.score(record.validation)} ${metric}`],
     ["Best epoch", record.best_epoch === null ? null : `${record.best_epoch} of ${record.epochs}`],
     ["Distance", record.distance_before === null ? null : `${format.score(record.distance_before)} before aligning, ${format.score(record.distance_after)} after its last step, both of one fixed sample${record.align_chosen === 0 ? "; tried and discarded" : ""}`],
-    ["Guard", (record.align_chosen ?? null) === null ? null : record.align_chosen ? `chose the embedder after ${format.plural(record.align_chosen, "align epoch")}` : "tried aligning and discarded it: chose not to align, so refining is that of nft"],
+    ["Guard", (record.align_chosen ?? null) === null ? null : record.align_chosen ? `chose the embedder after ${format.plural(record.align_chosen, "align epoch")}` : "chose not to align: refining is that of nft"],
     ["Wall time", times(record)],
     ["Peak memory", record.peak_memory_mib === null ? null : format.memory(record.peak_memory_mib)],
     ["Parameters", record.num_parameters === null ? null : `${format.count(record.num_parameters)}, ${format.count(record.num_trainable)} of them trained`],
@@ -65,7 +65,7 @@ function resultFacts(board, record) {
 
 /** The parts of a trial's wall time; the rest is starting, loading and storing. */
 function times(record) {
-  const stages = [[record.align_chosen === 0 ? "aligning, tried and discarded" : "aligning", record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
+  const stages = [[record.align_chosen === 0 ? "aligning (tried and discarded)" : "aligning", record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
   const rest = record.wall_seconds - stages.reduce((sum, [, seconds]) => sum + seconds, 0);
   const parts = [...stages, ["other (starting, loading)", rest]].filter(([, seconds]) => seconds > 0.0005);
   return `${format.duration(record.wall_seconds)} in all${parts.length ? `: ${parts.map(([name, seconds]) => `${format.duration(seconds)} ${name}`).join(", ")}` : ""}`;
