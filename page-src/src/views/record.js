@@ -63,12 +63,13 @@ function resultFacts(board, record) {
   ];
 }
 
-/** The parts of a trial's wall time; the rest is starting, loading and storing. */
+/** The parts of a trial's wall time; the rest is starting, loading and storing, and reading what is reused. */
 function times(record) {
-  const stages = [[record.align_chosen === 0 ? "aligning (tried and discarded)" : "aligning", record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
+  const aligning = record.align_chosen === 0 ? "aligning (tried and discarded)" : "aligning";
+  const stages = [[aligning, record.align_reused ? 0 : record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
   const rest = record.wall_seconds - stages.reduce((sum, [, seconds]) => sum + seconds, 0);
   const parts = [...stages, ["other (starting, loading)", rest]].filter(([, seconds]) => seconds > 0.0005);
-  return `${format.duration(record.wall_seconds)} in all${parts.length ? `: ${parts.map(([name, seconds]) => `${format.duration(seconds)} ${name}`).join(", ")}` : ""}`;
+  return `${format.duration(record.wall_seconds)} in all${parts.length ? `: ${parts.map(([name, seconds]) => `${format.duration(seconds)} ${name}`).join(", ")}` : ""}${record.align_reused ? `; ${aligning} reused from an equal trial` : ""}`;
 }
 
 /** A processor as records name it, "vendor, family, model", in words. @param {string | null} name */
