@@ -126,7 +126,7 @@ function ownCurves(board, record) {
       marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), ...methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
     return figure({ title, chart: node, head: ["Epoch", label], rows: points.map((point) => [point.x, format.score(point.y)]) });
   };
-  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", "distance"));
+  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", board.distance(record)));
 }
 
 function recordList(board, argument) {
