@@ -85,7 +85,7 @@ function originFacts(board, record) {
     ["Metric", `${board.metric(record.task, record.metric)}${record.metric_version ? `, version ${record.metric_version}` : ""}`],
     ["Hardware", [record.device, processor(record.processor)].filter(Boolean).join(", ")],
     ["Precision", record.precision],
-    ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes: a repetition gives the same bits" : "no: a repetition may differ a little, and agrees within the spread of seeds"],
+    ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes: a repetition gives the same bits" : "no: a repetition may differ a little. It agrees within the spread of seeds; with one seed, only if its score is equal, and the difference is reported"],
     ["Versions", `orca-ray ${record.version}, torch ${record.torch_version}`],
     ["Ran", `${record.started_at.replace("T", " ").slice(0, 16)} – ${record.finished_at.slice(11, 16)} UTC, attempt ${record.attempts}`],
   ];
