@@ -212,5 +212,5 @@ class _Table:
         variances_TP = np.divide(2.0, num_TP, out=np.zeros(num_TP.shape), where=num_TP > 0)
         errors_T = self.logs.noise_T[used, 0] * np.sqrt(variances_TP.sum(axis=1)[used]) / num_T
         tasks, planned = [self.logs.table.tasks[t] for t in used], int(planned_TP.sum()) * len(self.seeds)
-        bootstrap, pairs = len(self.metrics) >= MIN_TASKS, int(paired_TPS.sum())
-        return compare(levels, reference, tasks, logs_T, errors_T, planned=planned, pairs=pairs, bootstrap=bootstrap)
+        bootstrap, found = len(self.metrics) >= MIN_TASKS, int(paired_TPS.sum())
+        return compare(levels, reference, tasks, logs_T, errors_T, planned=planned, pairs=found, bootstrap=bootstrap)
