@@ -10,6 +10,8 @@
 # Variables: PYTHON=/path/to/python (default: the first Python >= 3.11.4 on the path), WORKERS=4 (parallel test
 # processes; default: one per core, at most 8; 0: none), RESULTS=DIR (where make demo stores its results).
 SHELL := bash
+# Compiled tests are kept even where this variable is set: compiling them takes each of the parallel processes seconds.
+unexport PYTHONDONTWRITEBYTECODE
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:

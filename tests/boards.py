@@ -8,11 +8,15 @@ The first mark holds the arguments of ``orca-sweep leaderboard``. ``make boards`
 ``tests/test_boards.py`` fails when one differs from its store.
 """
 
+import io
 import re
 import shlex
-import subprocess
 import sys
+from contextlib import chdir, redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from orca_ray.cli.app import run
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(
@@ -32,13 +36,11 @@ def regenerated(text: str, directory: Path = ROOT) -> str:
 
 
 def _board(arguments: str, directory: Path) -> str:
-    command = [sys.executable, "-m", "orca_ray.cli.main", "leaderboard", *shlex.split(arguments)]
-    done = subprocess.run(
-        [*command, "--format", "markdown"], cwd=directory, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ValueError(f"<!-- board: {arguments} -->: {done.stderr}")
-    return done.stdout
+    with TemporaryDirectory() as scratch, chdir(directory), redirect_stderr(io.StringIO()) as errors:
+        board = Path(scratch) / "board.md"
+        if run(["leaderboard", *shlex.split(arguments), "--out", str(board)]):
+            raise ValueError(f"<!-- board: {arguments} -->: {errors.getvalue()}")
+        return board.read_text()
 
 
 if __name__ == "__main__":

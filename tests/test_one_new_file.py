@@ -28,7 +28,7 @@ from .methods.tiny_trials import QUICK, copy_of, run, save_bert, start
 Drop = Callable[[str, str, str], None]
 
 FAMILY = '''
-"""GPT-2 as a body: it adds positions itself, so these are taken out."""
+"""GPT-Neo as a body: it adds positions itself, so these are taken out."""
 
 from torch import nn
 
@@ -43,7 +43,7 @@ def cut(model):
     return EncoderBody(model, "sequence"), TextStem(words, places, nn.Identity())
 
 
-FAMILY = Family(name="GPT-2", modality="sequence", model_types=("gpt2",), cut=cut)
+FAMILY = Family(name="GPT-Neo", modality="sequence", model_types=("gpt_neo",), cut=cut)
 '''
 TASK = '''
 """A task of two classes that differ in their mean."""
@@ -127,16 +127,25 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
 
 @torch.no_grad()
 def test_a_family_of_bodies(drop: Drop, tmp_path: Path) -> None:
-    from transformers import GPT2Config, GPT2Model
+    from transformers import GPTNeoConfig, GPTNeoModel
 
     directory = tmp_path / "body"
     with torch.random.fork_rng(devices=[]):
-        model = GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=20, n_positions=16)).eval()
+        model = GPTNeoModel(
+            GPTNeoConfig(
+                hidden_size=8,
+                num_layers=3,
+                num_heads=2,
+                vocab_size=20,
+                max_position_embeddings=16,
+                attention_types=[[["global"], 3]],
+            )
+        ).eval()
     model.save_pretrained(directory)
-    with pytest.raises(UserError, match="cannot use a GPT2Model as a body"):
+    with pytest.raises(UserError, match="cannot use a GPTNeoModel as a body"):
         load_body(str(directory))
-    drop("orca_ray.models.families", "gpt2.py", FAMILY)
-    assert "GPT-2" in {family.name for family in all_families()}
+    drop("orca_ray.models.families", "gpt_neo.py", FAMILY)
+    assert "GPT-Neo" in {family.name for family in all_families()}
     check_body(str(directory))
     assert body_modality(str(directory)) == "sequence"
     loaded = load_body(str(directory))
@@ -205,4 +214,4 @@ def test_nothing_stays_behind() -> None:
     assert "fresh/halves" not in all_tasks()
     assert "norms_only" not in all_methods()
     assert "worst" not in all_statistics()
-    assert "GPT-2" not in {family.name for family in all_families()}
+    assert "GPT-Neo" not in {family.name for family in all_families()}

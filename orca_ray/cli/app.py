@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,9 +70,14 @@ for function in (results.check, results.import_, results.export):
 app.add_typer(results_app, name="results")
 
 
+@cache
+def _command() -> Any:
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; no exception leaves this function."""
-    command = typer.main.get_command(app)
+    command = _command()
     try:
         log.start(hidden=__name__)
         given = sys.argv[1:] if arguments is None else list(arguments)

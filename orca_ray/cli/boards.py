@@ -143,7 +143,7 @@ def _effects(store: "ResultsStore", spec: "SweepSpec", options: BoardOptions) ->
             raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
     cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
     sweep, protocol = options.sweep or spec.sweep_id, options.protocol and options.protocol.value
-    grid, records = Grid(cells, spec.confirm_seeds), store.records()
+    grid, records = Grid(cells, spec.confirm_seeds), store.records(spec.file.benchmark)
     return build_effects(records, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=protocol)
 
 
@@ -173,13 +173,15 @@ def _pictures(store: "ResultsStore", board: "Board") -> "Mapping[str, Sequence[M
 
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
-    """Return the title, metric and definition of each task that this installation declares."""
+    """Return the title, metric and definition of each task, and the title of each method, declared here."""
+    from orca_ray.methods.recipe import all_methods
     from orca_ray.tasks.metrics import get_metric
     from orca_ray.tasks.registry import all_tasks
 
     declared = {name: task for name, task in all_tasks().items() if name in board.tasks}
     metrics = {name: get_metric(task.metric) for name, task in declared.items()}
-    return {
+    tasks = {
         name: {"title": task.title, "metric": metrics[name].title, "definition": metrics[name].definition}
         for name, task in declared.items()
     }
+    return {**tasks, **{name: {"title": recipe.title} for name, recipe in all_methods().items()}}

@@ -26,6 +26,8 @@ from orca_ray.results.record import Status
 
 METHOD = "method"
 """Name of the factor that a sweep with several methods has in addition to those of its grid."""
+_SOURCE = "align.source"
+"""A hyper-parameter that may be empty in a grid. Records have the name of the source that a sweep took instead."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,14 @@ class _Table:
             for place in entries:
                 trials_TC[place] = number
 
-        values_of = rows["hyperparameters"].map(json.loads)
-        rows = rows.assign(label=list(map(label, rows["task"], rows["method"], values_of)))
+        sources = {key: {values.get(_SOURCE) for _, values in planned} for key, planned in grid.cells.items()}
+
+        def stored(task: str, method: str, text: str) -> str:
+            values, known = json.loads(text), sources.get((task, method), set())
+            unnamed = "" in known and values.get(_SOURCE) not in known
+            return label(task, method, {**values, _SOURCE: ""} if unnamed else values)
+
+        rows = rows.assign(label=list(map(stored, rows["task"], rows["method"], rows["hyperparameters"])))
         inside = rows["label"].isin(places)
         scored, notes = grid_scores(rows[inside])
         if outside := int((~inside).sum()):

@@ -1,24 +1,27 @@
 """Conversion of hyper-parameters with dotted names, e.g. ``refine.learning_rate``, to configuration dataclasses."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar
 
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.recipe import Scalar, all_methods, get_method
-from orca_ray.models.modality import EmbedderConfig, HeadConfig
+from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
 from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig, section_name
 
 _Config = TypeVar("_Config")
 _SHARED: Mapping[str, type[Any]] = {
     "data": DataConfig,
+    "decoder": DecoderConfig,
     "embedder": EmbedderConfig,
     "head": HeadConfig,
     "align": AlignConfig,
     "refine": RefineConfig,
 }
+_LATER = ("decoder",)
+"""Sections that are younger than the first records."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Hyperparameters:
     """All hyper-parameters of a trial, by section."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
@@ -44,11 +48,21 @@ class Hyperparameters:
         sections = {**{name: getattr(self, name) for name in _SHARED}, **self.of_methods}
         return {name: getattr(sections[name.split(".")[0]], name.split(".")[1]) for name in names()}
 
-    def relevant(self, method: str) -> dict[str, Scalar]:
-        """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage."""
+    def relevant(self, method: str, searched: Collection[str] = ()) -> dict[str, Scalar]:
+        """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage.
+
+        An option that is younger than the first records, and not among the ``searched``, is left out if it has the
+        method's default, so that trials keep the keys that they have in older stores.
+        """
         recipe = get_method(method)
         used = {*recipe.sections, *(["align"] if recipe.aligns else []), *map(section_name, recipe.options)}
-        return {name: value for name, value in self.to_flat().items() if name.split(".")[0] in used}
+        defaults = resolve(method, {}).to_flat()
+        return {
+            name: value
+            for name, value in self.to_flat().items()
+            if (section := name.split(".")[0]) in used
+            and (section not in _LATER or name in searched or value != defaults[name])
+        }
 
 
 def _own() -> dict[str, type[Any]]:

@@ -56,7 +56,7 @@ class Recipe:
     uses_body: bool = True
     """Whether the method needs the sweep's body, at least its embedding. If not, no body is loaded, and the body in its
     trials' records is `NO_BODY`."""
-    sections: Sequence[str] = ("data", "embedder", "head", "refine")
+    sections: Sequence[str] = ("data", "decoder", "embedder", "head", "refine")
     """Sections of the options that the method uses, besides ``align`` and those of ``options``."""
     options: Sequence[type[Any]] = ()
     """Its own options: dataclasses like `RefineConfig`. A class ``PareConfig`` defines the options ``pare.*``."""

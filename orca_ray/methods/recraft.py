@@ -101,6 +101,7 @@ RECIPES = (
         title="recraft, as its published code computes it",
         reference=f"{_PAPER}; khiembk/RECRAFT",
         aligns=True,
+        variant=True,
         options=(RecraftConfig,),
         stages=_stages,
         stage_names=("align", "source_head", "distortion", "refine"),

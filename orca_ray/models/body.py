@@ -7,14 +7,17 @@ A *layout* is the spatial arrangement of tokens: ``(T,)`` for a sequence, ``(gh,
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from orca_ray.data.bodies import ModalityName
+from orca_ray.errors import UserError
+from orca_ray.models.modality import ContextName
 
 Layout = tuple[int, ...]
+Pooling = Literal["mean", "last"]
 
 
 @contextmanager
@@ -37,6 +40,8 @@ class Body(nn.Module, ABC):
     "F, the width of output features"
     num_prefix_tokens: int = 0
     "Number of leading tokens, such as CLS and registers, that are not part of the layout"
+    pooling: Pooling = "mean"
+    "Feature of a whole input: the mean of all, or the last one if only that depends on all tokens"
 
     @abstractmethod
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -48,6 +53,14 @@ class Body(nn.Module, ABC):
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
         """Adapt parameters that depend on the grid, such as Swin's windows; called once, before training."""
+
+    def set_context(self, context: ContextName) -> None:
+        """Set which tokens the features of a causal body depend on; UserError for other bodies, unless ``causal``."""
+        if context != "causal":
+            raise UserError(
+                f"decoder.context {context!r} is for decoders, such as GPT-2: this body's tokens attend to all others, "
+                "so leave it 'causal', which changes nothing"
+            )
 
 
 class EncoderBody(Body):

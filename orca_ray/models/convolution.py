@@ -73,7 +73,7 @@ class ConvolutionalBody(Body):
             blocks.append(_Block(width, width * stride, layout, architecture, stride))
             layout, width = _strided(layout, stride), width * stride
         self.blocks = nn.Sequential(*blocks)
-        self.norm = _norm(width)
+        self.norm = _norm(width, layout)
         self.feature_width, self._feature_layout = width, layout
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -91,7 +91,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, out: int, size: Layout, architecture: Architecture, stride: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([_norm(width), _norm(out)])
+        self.norms = nn.ModuleList([_norm(width, size), _norm(out, size)])
         first = _convolution(width, out, size, architecture, stride)
         self.convolutions = nn.ModuleList([first, _convolution(out, out, _strided(size, stride), architecture)])
         self.dropout = nn.Dropout(architecture.dropout)
@@ -135,8 +135,10 @@ def _strided(size: Layout, stride: int) -> Layout:
     return tuple(math.ceil(side / stride) for side in size)
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(1 if width % _GROUP_WIDTH else width // _GROUP_WIDTH, width)
+def _norm(width: int, size: Layout) -> nn.GroupNorm:
+    """Return a group norm; of a single position, 16 channels have too poor statistics, and all are one group."""
+    whole = width % _GROUP_WIDTH or math.prod(size) == 1
+    return nn.GroupNorm(1 if whole else width // _GROUP_WIDTH, width)
 
 
 def _convolution(

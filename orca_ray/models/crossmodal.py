@@ -10,7 +10,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.embedder import Embedder
 from orca_ray.models.head import build_head
-from orca_ray.models.modality import DenseHeadName, EmbedderConfig, get_modality
+from orca_ray.models.modality import ContextName, DenseHeadName, EmbedderConfig, get_modality
 from orca_ray.models.weights import LoadedBody, load_body
 
 
@@ -70,6 +70,7 @@ def build_model(
     pretrained: bool,
     config: EmbedderConfig,
     dense_head: DenseHeadName = "learned",
+    context: ContextName = "causal",
     dropout: float = 0.0,
     stochastic_depth: bool = False,
     seed: int,
@@ -78,16 +79,18 @@ def build_model(
 ) -> CrossModalModel:
     """Build a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
-    ``statistics``: mean and deviation of each input channel; None: inputs are already standardised. With
-    ``stochastic_depth``, training skips layers with the probabilities that the body declares. ``substitute`` returns
-    the network in the body's place, whose input is the same. Equal arguments give equal parameters, and the global
-    random state does not change.
+    ``statistics``: mean and deviation of each input channel; None: inputs are already standardised. ``dense_head`` is
+    that of `HeadConfig`, ``context`` that of `DecoderConfig`. With ``stochastic_depth``, training skips layers with the
+    probabilities that the body declares. ``substitute`` returns the network in the body's place, whose input is the
+    same. Equal arguments give equal parameters, and the global random state does not change.
 
-    Raises UserError for an unknown body, unreadable weights or an input shape that is neither 1-D nor 2-D.
+    Raises UserError for an unknown body, unreadable weights, an input shape that is neither 1-D nor 2-D, or a
+    ``context`` of decoders if the body is none.
     """
     if len(input_shape) not in (2, 3) or min(input_shape) < 1:
         raise UserError(f"input shape must be (channels, length) or (channels, height, width), got {input_shape}")
     loaded = load_body(body, pretrained=pretrained, seed=seed)
+    loaded.body.set_context(context)
     with seeded(seed):
         embedder = get_modality(loaded.body.modality).embedder(input_shape, loaded.stem, config, dropout, seed)
         network = loaded.body if substitute is None else substitute(loaded)
@@ -95,8 +98,9 @@ def build_model(
             network.fit_grid((embedder.layout[0], embedder.layout[1]))
         layout = network.feature_layout(embedder.layout)
         head = build_head(
-            network.feature_width, layout, target, input_shape[1:], embedder.patch, embedder.image_size, dense_head
-        )
+            network.feature_width, layout, target, input_shape[1:], embedder.patch, embedder.image_size, dense_head,
+            network.pooling,
+        )  # fmt: skip
     set_dropout(network, dropout)
     if not stochastic_depth:
         switch_stochastic_depth_off(network)

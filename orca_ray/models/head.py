@@ -9,22 +9,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orca_ray.data.rows import Target
-from orca_ray.models.body import Layout
+from orca_ray.models.body import Layout, Pooling
 from orca_ray.models.embedder import fold_shape
 from orca_ray.models.modality import DenseHeadName
 
 
-class PooledHead(nn.Module):
-    """Head for classes, labels and scalars: the mean over the S features, then a linear layer, as in ORCA's code."""
+def pooled(features_BSF: Tensor, pooling: Pooling) -> Tensor:
+    """Return the features [B, F] of whole inputs: the mean over the S features of each, or the last one."""
+    return features_BSF.mean(dim=1) if pooling == "mean" else features_BSF[:, -1]
 
-    def __init__(self, feature_width: int, target: Target) -> None:
+
+class PooledHead(nn.Module):
+    """Head for classes, labels and scalars: the mean over the S features, then a linear layer, as in ORCA's code.
+
+    Of causal bodies, whose other features do not depend on all tokens, it uses the last feature (`Body.pooling`).
+    """
+
+    def __init__(self, feature_width: int, target: Target, pooling: Pooling = "mean") -> None:
         super().__init__()
         self.output = nn.Linear(feature_width, target.num_outputs)
-        self._shape = target.output_shape
+        self._shape, self._pooling = target.output_shape, pooling
 
     def forward(self, features_BSF: Tensor) -> Tensor:
         """Predict [B, *output_shape]."""
-        predictions: Tensor = self.output(features_BSF.mean(dim=1))
+        predictions: Tensor = self.output(pooled(features_BSF, self._pooling))
         return predictions.reshape(-1, *self._shape)
 
 
@@ -123,18 +131,19 @@ def build_head(
     patch: int | None,
     image_size: int | None = None,
     dense: DenseHeadName = "learned",
+    pooling: Pooling = "mean",
 ) -> nn.Module:
     """Build the head of ``target``, given the features' layout and the input's spatial size.
 
-    ``patch`` and ``image_size`` are the embedder's, ``dense`` is that of `HeadConfig`. A dense target with two axes is
-    a field (height, width) if the input is 2-D, and (channels, length) if it is 1-D.
+    ``patch`` and ``image_size`` are the embedder's, ``dense`` is that of `HeadConfig`, ``pooling`` that of `Body`. A
+    dense target with two axes is a field (height, width) if the input is 2-D, and (channels, length) if it is 1-D.
     """
     if target.kind != "dense":
-        return PooledHead(feature_width, target)
+        return PooledHead(feature_width, target, pooling)
     plane = len(target.shape) >= 3 or (len(target.shape) == 2 and len(input_size) == 2)
     space = target.shape[-2:] if plane else target.shape[-1:]
-    pooled = dense == "pooled"
-    if pooled and image_size is not None:
+    averages = dense == "pooled"
+    if averages and image_size is not None:
         return DecodedHead(feature_width, layout, target.shape, space, image_size)
     patch = patch if space == tuple(input_size) else None
-    return DenseHead(feature_width, layout, target.shape, space, patch, pooled=pooled)
+    return DenseHead(feature_width, layout, target.shape, space, patch, pooled=averages)

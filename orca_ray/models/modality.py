@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Initialisation = Literal["body", "paper", "random"]
 DenseHeadName = Literal["learned", "pooled"]
+ContextName = Literal["causal", "doubled", "flipped"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,20 @@ class HeadConfig:
     def __post_init__(self) -> None:
         if self.dense not in get_args(DenseHeadName):
             raise unknown_name("head.dense", self.dense, get_args(DenseHeadName))
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Settings of decoders as bodies; encoders ignore the default and refuse other values."""
+
+    context: ContextName = "causal"
+    """Tokens that a feature depends on. ``causal``: those before it and its own. ``doubled`` and ``flipped``: all,
+    because the decoder gets the tokens twice, or also in reverse order; see
+    `orca_ray.models.families.decoders.DecoderBody`. Both double the body's cost."""
+
+    def __post_init__(self) -> None:
+        if self.context not in get_args(ContextName):
+            raise unknown_name("decoder.context", self.context, get_args(ContextName))
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ MPNET = PackagedBody(
 
 PACKAGED: dict[str, PackagedBody] = {body.name: body for body in (MINILM, VIT_S14, MPNET)}
 
-# Bodies of the ORCA paper and popular ones; any other Hugging Face encoder, timm ViT or timm Swin can be given by name.
+# Bodies of the ORCA paper and popular ones; others of the families (models/families) can be given by name.
 _AT_HUB = "Hugging Face hub"
 _HUB = (
     BodyInfo(PAPER_BODIES["sequence"], "sequence", 12, 768, 124_645_632, "MIT", f"{_AT_HUB}; the paper's 1-D body"),
@@ -114,6 +114,10 @@ _HUB = (
     BodyInfo("microsoft/swin-tiny-patch4-window7-224", "image", 12, 96, 27_519_354, "Apache-2.0", _AT_HUB),
     BodyInfo("bert-base-uncased", "sequence", 12, 768, 109_482_240, "Apache-2.0", _AT_HUB),
     BodyInfo("answerdotai/ModernBERT-base", "sequence", 22, 768, 149_014_272, "Apache-2.0", _AT_HUB),
+    BodyInfo("gpt2", "sequence", 12, 768, 124_439_808, "MIT", _AT_HUB),
+    BodyInfo("EleutherAI/pythia-160m", "sequence", 12, 768, 123_689_472, "Apache-2.0", _AT_HUB),
+    BodyInfo("HuggingFaceTB/SmolLM2-135M", "sequence", 30, 576, 134_515_008, "Apache-2.0", _AT_HUB),
+    BodyInfo("Qwen/Qwen2.5-0.5B", "sequence", 24, 896, 494_032_768, "Apache-2.0", _AT_HUB),
     BodyInfo("facebook/dinov2-small", "image", 12, 384, 22_056_576, "Apache-2.0", _AT_HUB, "hub", 14),
     BodyInfo("google/vit-base-patch16-224-in21k", "image", 12, 768, 86_389_248, "Apache-2.0", _AT_HUB),
     BodyInfo("timm:vit_small_patch16_224", "image", 12, 384, 21_665_664, "Apache-2.0", "timm"),

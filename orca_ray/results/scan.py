@@ -87,8 +87,7 @@ class Scan:
             table = part.read([group], names, expand=False)
             keep = self._counts[start : start + len(table)] & matches(table, wanted)
             if keep.any():
-                rows = np.flatnonzero(keep)
-                yield start + rows, table.select(columns) if keep.all() else table.select(columns).take(pa.array(rows))
+                yield start + np.flatnonzero(keep), table.select(columns).filter(pa.array(keep))
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> Any:
         """Return ``columns`` of the rows at sorted ``positions`` as an Arrow table."""
@@ -183,14 +182,14 @@ def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.boo
     return keep
 
 
-def encoded(column: Any) -> tuple[NDArray[np.int64], list[Any]]:
+def encoded(column: Any) -> tuple[NDArray[np.int32], list[Any]]:
     """Return a column as codes and the list of values that they index; a null has the value None."""
     array = column.dictionary_encode().unify_dictionaries().combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0)
     values = array.dictionary.to_pylist()
     codes = array.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
-    return codes.astype(np.int64), [*values, None]
+    return codes, [*values, None]
 
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -198,13 +197,16 @@ _SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
 
 
 def hashed(column: Any) -> NDArray[np.uint64]:
-    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever share theirs."""
+    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever share theirs.
+
+    A dictionary-encoded column with one text has an array [2, 1].
+    """
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
     if pa.types.is_dictionary(array.type):
-        indices: NDArray[np.int32] = array.indices.to_numpy(zero_copy_only=False)
-        return _hashed(array.dictionary)[:, indices]
+        found = _hashed(array.dictionary)
+        return found if found.shape[1] == 1 else found[:, array.indices.to_numpy()]
     return _hashed(array)
 
 
@@ -216,8 +218,11 @@ def _hashed(array: Any) -> NDArray[np.uint64]:
     for length in np.unique(lengths[lengths > 0]).tolist():  # keys of trials have one length
         rows = slice(None) if (lengths == length).all() else np.flatnonzero(lengths == length)
         for word in _words(data, offsets[:-1][rows], length):
-            mixed = (result[:, rows] ^ word) * _MULTIPLIER
-            result[:, rows] = mixed ^ (mixed >> np.uint64(32))
+            mixed = result[:, rows]  # for all rows, this is a view
+            mixed ^= word
+            mixed *= _MULTIPLIER
+            mixed ^= mixed >> np.uint64(32)
+            result[:, rows] = mixed
     return result
 
 

@@ -123,6 +123,25 @@ class AlignLoop:
             self._history.append(epoch)
         return epoch
 
+    def distance_of(self, indices: np.ndarray) -> Tensor:
+        """Return the differentiable distance of the training samples ``indices`` [n], embedded in evaluation mode.
+
+        Raises NotFiniteError if their features or the distance are NaN or infinite.
+        """
+        labels = torch.from_numpy(self._labels[indices]).to(self._device)
+        shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
+        features = self._features(indices)
+        if not bool(torch.isfinite(features).all()):
+            raise NotFiniteError(
+                f"the embedder's features {tuple(features.shape)} are not finite after {self.epoch} align epochs: "
+                "check the inputs for NaN, or lower align.learning_rate"
+            )
+        distance = self._distance(features, labels, shares)
+        self._note(*self._distance.diagnosis.notes)
+        if not bool(torch.isfinite(distance)):
+            raise NotFiniteError(f"the distance is {float(distance.detach())} after {self.epoch} align epochs")
+        return distance
+
     def alignment(self) -> Alignment | None:
         """Return the result once `done`, else None; on a CPU, its tensors share the memory of the embedder.
 
@@ -170,7 +189,7 @@ class AlignLoop:
     def _train(self, indices: np.ndarray, learning_rate: float) -> float:
         """Do one optimiser step and return the distance before it."""
         with self._trainable_embedder():
-            distance = self._distance_of(indices)
+            distance = self.distance_of(indices)
             self._optimizer.zero_grad(set_to_none=True)
             distance.backward()  # type: ignore[no-untyped-call]
             if self._config.clip > 0:
@@ -204,26 +223,11 @@ class AlignLoop:
 
     def _measure(self) -> float:
         with torch.no_grad():
-            return float(self._distance_of(self._sample("measure")))
+            return float(self.distance_of(self._sample("measure")))
 
     def _sample(self, purpose: int | str) -> np.ndarray:
         generator = np.random.default_rng(derive_seed(self._seed, "align", purpose))
         return self._index.sample(self._config.samples_per_class, generator)
-
-    def _distance_of(self, indices: np.ndarray) -> Tensor:
-        labels = torch.from_numpy(self._labels[indices]).to(self._device)
-        shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
-        features = self._features(indices)
-        if not bool(torch.isfinite(features).all()):
-            raise NotFiniteError(
-                f"the embedder's features {tuple(features.shape)} are not finite after {self.epoch} align epochs: "
-                "check the inputs for NaN, or lower align.learning_rate"
-            )
-        distance = self._distance(features, labels, shares)
-        self._note(*self._distance.diagnosis.notes)
-        if not bool(torch.isfinite(distance)):
-            raise NotFiniteError(f"the distance is {float(distance.detach())} after {self.epoch} align epochs")
-        return distance
 
     def _features(self, indices: np.ndarray) -> Tensor:
         self._model.embedder.eval()

@@ -15,6 +15,7 @@ from orca_ray.alignment.labels import SKETCH_WIDTH, sketched
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Array, Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.head import pooled
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.feed import head_inputs
 from orca_ray.training.precision import Precision
@@ -57,7 +58,7 @@ class Probe:
     def __call__(self) -> Tensor:
         """Return the error of each sample [n], on the CPU; raises NotFiniteError if a feature is NaN or infinite."""
         batches = head_inputs(self._model, self._x, self._precision)
-        features_nF = torch.cat([features_BSF.mean(dim=1) for features_BSF in batches]).cpu().double()
+        features_nF = torch.cat([pooled(each, self._model.body.pooling) for each in batches]).cpu().double()
         if not bool(torch.isfinite(features_nF).all()):
             raise NotFiniteError(f"the body's features {tuple(features_nF.shape)} of a probe are not finite")
         return ridge_errors(features_nF, self._targets_nC)

@@ -5,12 +5,14 @@ Seeds of an epoch derive from (trial seed, purpose, epoch), so that resuming at 
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
@@ -35,6 +37,12 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+@lru_cache(maxsize=1)
+def _thread_pools(num_modules: int) -> ThreadpoolController:
+    """Return the thread pools of all loaded libraries; the search, some milliseconds, is repeated after an import."""
+    return ThreadpoolController()
+
+
 @contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
@@ -52,7 +60,7 @@ def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.
     exact = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        with threadpool_limits(limits=threads), exact if deterministic else nullcontext():
+        with _thread_pools(len(sys.modules)).limit(limits=threads), exact if deterministic else nullcontext():
             yield
     finally:
         torch.set_num_threads(threads_before)

@@ -73,6 +73,37 @@ export class Board {
     return this.index.records.get(pair(task, method)) ?? [];
   }
 
+  /** Chosen methods with the lowest mean score on a task: several on a tie. @param {string} task */
+  best(task) {
+    const means = this.methods.map((method) => this.cell(task, method).mean);
+    const lowest = Math.min(...means.filter(Number.isFinite));
+    return this.methods.filter((_, m) => means[m] === lowest);
+  }
+
+  /** Methods with the lowest mean rank. */
+  get first() {
+    const ranked = this.ranked.map((method) => [method, this.results.mean_rank?.[method]?.value]);
+    return ranked.filter(([, rank]) => rank - ranked[0][1] < 1e-9).map(([method]) => method);
+  }
+
+  /** On how many chosen tasks a method is better than another, worse, or tied. @param {string} one @param {string} other */
+  compared(one, other) {
+    const signs = this.tasks.map((task) => Math.sign(this.cell(task, one).mean - this.cell(task, other).mean));
+    const count = (sign) => signs.filter((each) => each === sign).length;
+    return { better: count(-1), worse: count(1), tied: count(0) };
+  }
+
+  /** Whether a chosen cell has more than one seed. */
+  get spread() {
+    return this.tasks.some((task) => this.methods.some((method) => this.cell(task, method).n > 1));
+  }
+
+  /** Name of a task's metric for people. @param {string} task @param {string} metric its name, if the board lacks the task */
+  metric(task, metric = "") {
+    const info = this.task(task);
+    return info?.metric_text ?? (info?.metric ?? metric).replaceAll("_", " ");
+  }
+
   /** Chosen methods with a score on any chosen task. */
   get scored() {
     return this.methods.filter((method) => this.tasks.some((task) => this.cell(task, method).n));

@@ -12,39 +12,58 @@ export function brief(board) {
     return h("div.brief", {}, h("p", {}, nothing, board.data.published ? " Below: what is published." : ""));
   }
   if (!board.comparable) return h("div.brief", {}, h("p", {}, leader(board)), h("p", {}, `Choose at most ${MAX_COMPARED} methods to see which of them the scores separate.`));
-  const [main] = board.results.answers;
+  const [main, ...others] = board.results.answers;
+  const helped = [main, others.find((each) => each.name === "guarded")].filter((each) => each && sentence(board, each));
   return h("div.brief", {},
     h("p", {}, leader(board)),
     h("p", {}, separation(board)),
-    main && sentence(board, main) && h("p", {}, sentence(board, main), " ", h("a", { href: link("effects") }, "On each task")));
+    helped.map((answer) => h("p", {}, sentence(board, answer), " ", h("a", { href: link("effects") }, "On each task"))),
+    seeds(board));
 }
 
-/** Which method is best, on how many tasks. */
+/** Which methods are best on most tasks, and which have the lowest mean rank. */
 function leader(board) {
-  const { wins, mean_rank: ranks } = board.results;
-  const tasks = board.common.length;
-  if (!tasks) return "No task has a score of every method, so the methods have no ranks: choose fewer methods.";
-  const most = Math.max(...Object.values(wins).map(({ value }) => value));
-  const winners = Object.keys(wins).filter((method) => wins[method].value === most);
-  const first = board.ranked[0];
-  const { value, low, high } = ranks[first];
-  const interval = Number.isFinite(low) ? `, 95 % interval ${format.short(low)} – ${format.short(high)}` : "";
+  const tasks = board.common;
+  if (!tasks.length) return "No task has a score of every method, so the methods have no ranks: choose fewer methods.";
+  const best = new Map(board.scored.map((method) => [method, tasks.filter((task) => board.best(task).includes(method))]));
+  const most = Math.max(...[...best.values()].map((won) => won.length));
+  const winners = [...best.keys()].filter((method) => best.get(method).length === most);
+  const standing = (method) => {
+    const tied = best.get(method).filter((task) => board.best(task).length > 1).length;
+    return [most > tied && `alone on ${most - tied}`, tied && `tied on ${tied}`].filter(Boolean).join(", ");
+  };
+  const of = most < tasks.length ? `${most} of ${tasks.length} tasks` : most === 1 ? "the only task" : `all ${most} tasks`;
+  const standings = new Set(winners.map(standing));
+  const details = standings.size === 1 ? [...standings][0] : winners.map((method) => `${method} ${standing(method)}`).join("; ");
+  const firsts = board.first;
+  const { value, low, high } = board.results.mean_rank[firsts[0]];
+  const interval = firsts.length === 1 && Number.isFinite(low) ? `, 95 % interval ${format.range(low, high)}` : "";
   const lowest = `the lowest mean rank (${format.short(value)}${interval})`;
-  const won = `best on ${winners.length > 1 ? "most tasks each: " : ""}${format.short(most).replace(".00", "")} of ${tasks}`;
-  if (winners.length === 1 && winners[0] === first) return [h("b", {}, first), ` is ${won} tasks, and has ${lowest}.`];
-  return [h("b", {}, format.list(winners)), winners.length > 1 ? ` are ${won} tasks` : ` is ${won} tasks`, "; ", h("b", {}, first), ` has ${lowest}.`];
+  const won = [h("b", {}, format.list(winners)), winners.length > 1 ? " are each" : " is", ` best on ${of} (${details})`];
+  const [is, has] = [String(winners) === String(firsts), firsts.length > 1 ? "have" : "has"];
+  return [won, is ? ` and ${has} ${lowest}.` : ["; ", h("b", {}, format.list(firsts)), ` ${has} ${lowest}.`]];
 }
 
 /** Whether the first is separable from the second. */
 function separation(board) {
   const [first, second] = board.ranked.filter((method) => board.results.mean_rank[method]);
   if (!second) return "There is no second method to compare with.";
-  const found = board.results.verdict[first]?.[second];
-  return [verdictSentence(first, second, found), " ", h("a", { href: link("differences") }, "All pairs")];
+  return [verdictSentence(board, first, second), " ", h("a", { href: link("differences") }, "All pairs")];
 }
 
-/** A verdict in words. @param {string} one @param {string} other @param {object} found an entry of the statistic verdict */
-export function verdictSentence(one, other, found) {
+/** That scores have no spread, where no cell has two seeds. */
+function seeds(board) {
+  if (board.spread) return null;
+  const searched = [...new Set(board.index.all.filter((record) => record.phase === "search").map((record) => record.seed))];
+  const names = (numbers) => `seed${numbers.length > 1 ? "s" : ""} ${format.list(numbers.map(String))}`;
+  return h("p", {}, `One seed per score (${names(board.data.seeds)}${searched.length ? `; search trials have ${names(searched)}` : ""}): no spread is known.`);
+}
+
+/** The verdict of a pair in words: one test for all pairs. @param {import("./board.js").Board} board @param {string} one @param {string} other */
+export function verdictSentence(board, one, other) {
+  const found = board.results.verdict[one]?.[other];
+  const { better, worse, tied } = board.compared(one, other);
+  if (tied && !better && !worse) return `${one} and ${other} have equal scores on ${tied === 1 ? "the only task" : `each of ${tied} tasks`}.`;
   if (!found || Number.isNaN(found.adjusted_p)) return `Whether ${one} and ${other} differ cannot be judged: too few seeds or tasks.`;
   const p = `adjusted p ${format.pValue(found.adjusted_p).replace(/^(?=\d)/, "= ")}`;
   if (found.separable) return `${one} and ${other} are separable at the 5 % level (${p}, ${format.plural(found.num_tasks, "task")}): ${found.value < 1 ? one : other} is better.`;

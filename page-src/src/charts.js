@@ -37,11 +37,30 @@ export function axes(x = {}, y = {}) {
   ];
 }
 
+/** Whether a chart has room for few ticks and short labels only. */
+export const narrow = () => chartWidth() < 500;
+
 /** One line for each method. @param {object[]} points {x, y, method, group} @param {object} [options] */
 export function methodLines(points, options = {}) {
+  const same = coinciding(points);
   return [...Map.groupBy(points, (point) => point.method)].map(([method, own]) =>
-    Plot.line(own, { x: "x", y: "y", z: (point) => point.group ?? method, stroke: colour(method), strokeDasharray: dash(method) || undefined, strokeWidth: 2, ...options }));
+    Plot.line(own, { x: "x", y: "y", z: (point) => point.group ?? method, stroke: colour(method), strokeDasharray: same.has(method) ? "7 7" : dash(method) || undefined, strokeWidth: 2, ...options }));
 }
+
+/** Methods whose points are those of an earlier one, which they would hide: {method: the earlier one}. */
+export function coinciding(points) {
+  const earlier = new Map();
+  const same = new Map();
+  for (const [method, own] of Map.groupBy(points, (point) => point.method)) {
+    const shape = JSON.stringify(own.map(({ x, y }) => [x, y]));
+    if (earlier.has(shape)) same.set(method, earlier.get(shape));
+    else earlier.set(shape, method);
+  }
+  return same;
+}
+
+/** Says which lines coincide. @param {object[]} points {x, y, method} */
+export const coincidence = (points) => [...coinciding(points)].map(([method, other]) => ` ${method} coincides with ${other}.`).join("");
 
 /** One symbol for each point, with a tip. @param {object[]} points {x, y, method, title} @param {object} [options] */
 export function methodDots(points, options = {}) {

@@ -1,9 +1,7 @@
 /** Demšar's critical-difference diagram: methods on an axis of mean ranks; bars join those that do not differ. */
 import * as Plot from "@observablehq/plot";
-import { chart, chartWidth } from "./charts.js";
+import { chart, chartWidth, narrow } from "./charts.js";
 import { colour, symbol } from "./marks.js";
-
-const ROW = 24;
 
 /**
  * @param {{method: string, rank: number}[]} methods best first
@@ -11,6 +9,7 @@ const ROW = 24;
  */
 export function criticalDifferenceDiagram(methods, groups) {
   const width = chartWidth();
+  const [row, gap] = narrow() ? [38, "\n"] : [24, "  "];  // a narrow diagram has the rank below the name
   const shown = methods.map((each, index) => ({ ...each, left: index < Math.ceil(methods.length / 2) }));
   const end = Math.max(methods.length, 2);
   const bars = groups.map((group, index) => {
@@ -21,13 +20,14 @@ export function criticalDifferenceDiagram(methods, groups) {
   const half = Math.ceil(shown.length / 2);
   const labels = shown.map((each, index) => ({ ...each, y: below + (each.left ? index : shown.length - 1 - index) }));
   const pad = Math.min(170, width * 0.3);
-  const clip = (name) => (name.length > pad / 8 ? `${name.slice(0, Math.max(4, Math.floor(pad / 8) - 1))}…` : name);
+  const room = Math.floor((pad - 8) / 7);
+  const clip = (name) => (name.length > room ? `${name.slice(0, Math.max(4, room - 1))}…` : name);
   const leaders = labels.map((each) => [{ x: each.rank, y: 0 }, { x: each.rank, y: each.y }, { x: each.left ? 1 : end, y: each.y }]);
   const text = (left) => Plot.text(labels.filter((each) => each.left === left), {
-    x: left ? 1 : end, y: "y", text: (each) => `${clip(each.method)}  ${each.rank.toFixed(2)}`, title: "method", textAnchor: left ? "end" : "start", dx: left ? -8 : 8, fill: "var(--ink)", fontSize: 13,
+    x: left ? 1 : end, y: "y", text: (each) => `${clip(each.method)}${gap}${each.rank.toFixed(2)}`, title: "method", textAnchor: left ? "end" : "start", dx: left ? -8 : 8, fill: "var(--ink)", fontSize: 13,
   });
   return chart({
-    width, height: 46 + ROW * (below + half), marginLeft: pad, marginRight: pad, marginTop: 40, marginBottom: 6,
+    width, height: 46 + row * (below + half), marginLeft: pad, marginRight: pad, marginTop: 40, marginBottom: 6,
     x: { domain: [1, end], axis: null }, y: { domain: [below + half, 0], axis: null },
     marks: [
       Plot.axisX(Array.from({ length: end }, (_, index) => index + 1), { anchor: "top", stroke: "var(--muted)", fill: "var(--muted)", label: "mean rank (left is better)", labelAnchor: "center", labelArrow: "none", tickFormat: "d" }),

@@ -22,6 +22,12 @@ export function short(value, digits = 2) {
 /** An interval. @param {number | null} low @param {number | null} high */
 export const range = (low, high, digits = 2) => (Number.isFinite(low) && Number.isFinite(high) ? `${short(low, digits)} – ${short(high, digits)}` : MISSING);
 
+/** An interval of ratios, with a digit more where an end would look like 1. @param {number} low @param {number} high */
+export function ratios(low, high, digits = 2) {
+  const hidden = [low, high].some((end) => end !== 1 && end.toFixed(digits) === (1).toFixed(digits));
+  return range(low, high, hidden && digits < 6 ? digits + 1 : digits);
+}
+
 /** A p-value. @param {number} value */
 export const pValue = (value) => (Number.isNaN(value) ? MISSING : value < 0.001 ? "<0.001" : value.toFixed(3));
 
@@ -31,7 +37,8 @@ export const percent = (value, digits = 0) => (Number.isNaN(value) ? MISSING : `
 /** Seconds as a duration. @param {number | null} seconds */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return MISSING;
-  if (seconds < 120) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  if (seconds < 0.1) return `${Math.round(1000 * seconds)} ms`;
+  if (seconds < 120) return `${seconds.toFixed(1)} s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
   return `${(seconds / 3600).toFixed(1)} h`;
 }

@@ -4,6 +4,7 @@ import { Board } from "./board.js";
 import { h } from "./dom.js";
 import { plural } from "./format.js";
 import { link, place, setTheme, theme } from "./state.js";
+import { glossary } from "./glossary.js";
 import { subset } from "./subset.js";
 import * as statistics from "./statistics.js";
 import { tableView } from "./views/table.js";
@@ -53,6 +54,7 @@ function frame() {
       nav)),
     main,
     h("footer.page.wide", {},
+      glossary(data),
       data.updated ? `Last trial finished ${data.updated.replace("T", " ").slice(0, 16)} UTC. ` : "",
       "All scores are test scores in the metric's own unit, lower is better. ",
       "Choosing methods or tasks computes every number on this page again, in the browser, from the scores in this file."));
@@ -65,11 +67,13 @@ function show() {
   const name = view in VIEWS ? view : first;
   const { title, show: build } = VIEWS[name];
   const board = new Board(data);
-  nav.replaceChildren(...Object.entries(VIEWS).map(([each, entry]) =>
-    h("a", { href: link(each), "aria-current": each === name && "page" }, entry.title)));
-  const open = main.querySelector("details.subset")?.open ?? false;
   const focused = document.activeElement?.id;
   const caret = document.activeElement?.selectionStart ?? 0;
+  nav.replaceChildren(...Object.entries(VIEWS).map(([each, entry]) =>
+    h("a", { href: link(each), id: `view-${each}`, "aria-current": each === name && "page" }, entry.title)));
+  const current = nav.querySelector("[aria-current]");
+  nav.scrollLeft = current.offsetLeft - nav.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
+  const open = main.querySelector("details.subset")?.open ?? false;
   main.replaceChildren(subset(board, open), h("section", { "aria-label": title }, build(board, argument)));
   const here = `${name}/${argument}`;
   if (shown && shown !== here) {

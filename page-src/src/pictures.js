@@ -12,6 +12,13 @@ const shade = (index) => `var(--c${index % 8})`;
 
 /** @param {object[]} artefacts payloads with a form */
 export function pictures(artefacts) {
+  // Single images stand beside each other, after the rest.
+  const single = (picture) => picture.form === "images" && picture.panels?.length === 1;
+  const images = artefacts.filter(single);
+  return [draw(artefacts.filter((each) => !single(each))), images.length > 0 && h("div.small-charts", {}, draw(images))];
+}
+
+function draw(artefacts) {
   return artefacts.map((picture) => {
     let drawn;
     try {
@@ -119,9 +126,9 @@ function matrix({ rows, columns, counts, title }) {
     width: size, height: size, marginTop: 10, x: { label: columns, type: "band", ticks, labelArrow: "none" }, y: { label: rows, type: "band", ticks, labelArrow: "none" },
     marks: [
       Plot.cell(cells, { x: "x", y: "y", fill: "var(--tint)", fillOpacity: "share", inset: labelled ? 1 : 0, title: "text" }),
-      labelled && Plot.text(cells.filter(({ count }) => count), { x: "x", y: "y", text: "count", fill: "var(--ink)", pointerEvents: "none" }),
+      labelled && Plot.text(cells.filter(({ count }) => count), { x: "x", y: "y", text: "count", fill: ({ share }) => (share > 0.5 ? "var(--surface)" : "var(--ink)"), pointerEvents: "none" }),
     ],
-    opacity: { domain: [0, 1], range: [0.06, 0.85] },
+    opacity: { domain: [0, 1], range: [0.06, 1] },
     ariaLabel: title,
   });
 }

@@ -1,17 +1,25 @@
 /** Did aligning, pretraining and searching help? Ratios of paired scores, in words. */
 import * as format from "./format.js";
+import { MIN_TASKS } from "./statistics/resampling.js";
 
-/** What a ratio says. @param {{value: number, low: number, high: number}} ratio */
-export function direction({ low, high }) {
+/** What a ratio says: its interval alone decides, and is not adjusted for the number of questions. */
+function direction({ low, high }) {
   if (!Number.isFinite(low) || !Number.isFinite(high)) return "unknown";
   return high < 1 ? "helped" : low > 1 ? "hurt" : "unclear";
 }
 
-/** A ratio as a change of the score, with its interval. @param {import("./statistics/questions.js").Answer} answer */
-function change({ method, reference }, { value, low, high }) {
-  const size = value < 1 ? `${format.percent(1 - value)} lower than` : value > 1 ? `${format.percent(value - 1)} higher than` : "equal to";
-  const interval = Number.isFinite(low) ? `, 95 % interval ${format.short(low)} – ${format.short(high)}` : "";
-  return `the score of ${method} is ${size} that of ${reference} (ratio ${format.short(value)}${interval})`;
+/** Why a ratio has no interval. @param {string} name of the question @param {boolean} whole over all tasks */
+const reason = (name, whole) => (name !== "searching" ? "1 seed" : whole ? `fewer than ${MIN_TASKS} tasks` : "one search");
+
+/** The interval of a ratio, or why there is none. @param {object} ratio @param {string} name of the question */
+export const intervalText = ({ low, high }, name, whole = false) => (Number.isFinite(low) ? format.ratios(low, high) : `none (${reason(name, whole)})`);
+
+/** A ratio as a change of the error. @param {import("./statistics/questions.js").Answer} answer */
+function change({ name, method, reference }, { value, low, high }, whole) {
+  const [error, one, other] = name === "searching" ? ["validation error", `the ${method}`, `the ${reference}`] : ["error", method, reference];
+  const size = value === 1 ? "equal to" : value < 1 ? `${format.percent(1 - value, value > 0.99 ? 1 : 0)} lower than` : `${format.percent(value - 1, value < 1.01 ? 1 : 0)} higher than`;
+  const interval = Number.isFinite(low) ? `95 % interval ${format.ratios(low, high)} ${low <= 1 && high >= 1 ? "includes" : "excludes"} 1` : `no interval: ${reason(name, whole)}`;
+  return `the ${error} of ${one} is ${size} that of ${other} (ratio ${format.short(value)}, ${interval})`;
 }
 
 /** The answer on one task, or over all. @param {import("./board.js").Board} board @param {import("./statistics/questions.js").Answer} answer @param {string} [task] */
@@ -20,11 +28,12 @@ export function sentence(board, answer, task) {
   if (!ratio || !Number.isFinite(ratio.value)) return null;
   const where = task ? `on ${board.label(task)}` : `over ${format.plural(answer.pairs, "task")}`;
   const who = answer.subject ? `${answer.agent} (${answer.subject})` : answer.agent;
+  const lower = `${who[0].toLowerCase()}${who.slice(1)}`;
   const verdict = {
     helped: `${who} helped ${where}`,
     hurt: `${who} did harm ${where}`,
-    unclear: `${who} made no difference ${where} that these scores can show`,
-    unknown: `Whether ${who[0].toLowerCase()}${who.slice(1)} helped ${where} cannot be judged, for too few seeds or tasks`,
+    unclear: `No clear effect of ${lower} ${where}`,
+    unknown: `Whether ${lower} helped ${where} cannot be judged`,
   }[direction(ratio)];
-  return `${verdict}: ${change(answer, ratio)}.${answer.note && !task ? ` ${answer.note}` : ""}`;
+  return `${verdict}: ${change(answer, ratio, !task)}.${answer.note && !task ? ` ${answer.note}` : ""}`;
 }

@@ -1,6 +1,6 @@
 /** The statistics of a board by the names that they have in Python; each is a function of a score table. */
 import { meanRank, winRate, wins } from "./statistics/ranks.js";
-import { bradleyTerry, improvement, pareto, performanceProfile, score } from "./statistics/scores.js";
+import { bradleyTerry, improvement, pareto, performanceProfile, profileFactors, score } from "./statistics/scores.js";
 import { criticalDifference, criticalDifferences, verdict } from "./statistics/separate.js";
 import { ScoreTable } from "./statistics/table.js";
 import { answers } from "./statistics/questions.js";
@@ -28,7 +28,7 @@ export const STATISTICS = {
  */
 export function analyse(rows, searches = []) {
   const table = ScoreTable.of(rows);
-  const results = { table, pareto: (cost) => pareto(table, cost) };
+  const results = { table, profile: () => performanceProfile(table, profileFactors(table)), pareto: (cost, over) => pareto(table, cost, over) };
   const all = { ...STATISTICS, answers: () => answers(table, searches) };
   for (const [name, compute] of Object.entries(all)) {
     let kept;

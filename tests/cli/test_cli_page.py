@@ -38,7 +38,7 @@ def test_a_site_has_an_index_and_a_page_of_each_benchmark(
     assert {embedded(site / page)["benchmark"] for page in pages} == {"pocket", hostile}
     index = (site / "index.html").read_text()
     assert set(re.findall(r'href="([^"]*\.html)"', index)) == pages
-    assert "orca, best on 1 of 1 tasks" in index
+    assert "orca: best on 1 of 1 tasks" in index
     assert "<script" not in index
 
 

@@ -198,6 +198,21 @@ class TestWhichRecords:
         assert found.scores["pocket/a", 1].mean == pytest.approx(0.2)
         assert found.notes == ["2 trial(s) that are not in the grid left out"]
 
+    def test_an_empty_source_stands_for_the_one_that_the_sweep_took(self) -> None:
+        cells: list[Cell] = [({"source": name}, {"align.source": value}) for name, value in (("own", ""), ("b", "b"))]
+        runs = [
+            {**run, "hyperparameters": json.dumps({"align.source": source}), "test_score": score}
+            for source, score in (("paper", 0.4), ("b", 0.2))
+            for run in cell("a", "body", "l2", score, score)
+        ]
+        found = effects(runs, of=grid("a", cells=cells))
+        assert found.notes == []
+        assert [found.scores["pocket/a", index].mean for index in (0, 1)] == pytest.approx([0.4, 0.2])
+        compared = found.find({"source": "b"}, {"source": "own"})
+        assert compared is not None
+        assert compared.ratio.value == pytest.approx(0.5)
+        assert compared.pairs == 2
+
     def test_seeds_beyond_the_plan_count(self) -> None:
         extra = [{**each, "seed": 7} for each in square("a", 0.4, 0.2, 0.2, 0.1)[::2]]
         found = effects(square("a", 0.4, 0.2, 0.2, 0.1), extra, of=grid("a"))

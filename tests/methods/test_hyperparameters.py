@@ -69,7 +69,9 @@ def test_mistakes(name: str, value: Scalar, message: str) -> None:
 
 def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     everything = Hyperparameters()
-    assert everything.relevant("orca") == everything.to_flat()
+    of_orca = {"align", "data", "embedder", "head", "refine"}
+    flat = everything.to_flat()
+    assert everything.relevant("orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
     nft = everything.relevant("nft")
     assert {name.split(".")[0] for name in nft} == {"data", "embedder", "head", "refine"}
     assert nft.items() <= everything.to_flat().items()
@@ -81,3 +83,16 @@ def test_given_values_override_the_methods_defaults() -> None:
     assert resolve("fpt", {}).refine.learning_rate == 1e-3
     assert resolve("fpt", {"refine.learning_rate": 2e-3}).refine.learning_rate == 2e-3
     assert resolve("nft", {}) == Hyperparameters()
+
+
+def test_a_younger_option_changes_no_key_of_older_trials() -> None:
+    """It is left out if it has its default, unless it is searched."""
+    assert "decoder.context" not in resolve("nft", {"decoder.context": "causal"}).relevant("nft")
+    assert resolve("nft", {"decoder.context": "flipped"}).relevant("nft")["decoder.context"] == "flipped"
+    searched = resolve("nft", {}).relevant("nft", ["decoder.context", "refine.epochs"])
+    assert searched == {**resolve("nft", {}).relevant("nft"), "decoder.context": "causal"}
+
+
+def test_options_of_a_method_are_relevant_to_it_alone() -> None:
+    assert resolve("lora", {"lora.rank": 4}).relevant("lora")["lora.rank"] == 4
+    assert "lora.rank" not in resolve("nft", {}).relevant("nft")

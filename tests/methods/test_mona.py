@@ -9,9 +9,9 @@ from torch.nn import Parameter
 
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.stages import mona
 from orca_ray.methods.stages.mona import alignment_and_uniformity, bilevel_gradients, positive_pairs
 from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.gradient_accumulation import GradientAccumulator
 
 from .tiny_trials import QUICK, changed, copy_of, run, start
 
@@ -141,7 +141,7 @@ def test_the_source_matters_only_if_it_has_weight(bert: str) -> None:
 def test_micro_batches_do_not_change_the_result(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {**SHORT, "mona.warmup_epochs": 0}  # the bilevel stage has no dropout, whose masks would differ
     whole = run(start(bert, "mona", hyperparameters=values))
-    monkeypatch.setattr(mona.GradientAccumulator, "_choose_limit", lambda _: 3)
+    monkeypatch.setattr(GradientAccumulator, "_choose_limit", lambda _: 3)
     parts = run(start(bert, "mona", hyperparameters=values))
     for one, other in zip(whole, parts, strict=True):
         if one["stage"] == "bilevel":

@@ -32,7 +32,7 @@ def test_the_penalty_of_the_code_is_of_the_norm_over_tokens() -> None:
 
 def test_a_gradient_of_zero_has_no_penalty_and_finite_derivatives() -> None:
     gradients = torch.zeros(2, 3, 4, requires_grad=True)
-    (gradient_penalty(gradients, 0.4) + gradient_penalty_of_code(gradients, 0.4)).sum().backward()
+    (gradient_penalty(gradients, 0.4) + gradient_penalty_of_code(gradients, 0.4)).sum().backward()  # type: ignore[no-untyped-call]
     assert gradients.grad is not None
     assert not gradients.grad.any()
 
@@ -42,7 +42,7 @@ def test_the_entropy_is_that_of_the_mean_prediction() -> None:
     probabilities = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
     entropy = entropy_of_mean(probabilities)
     assert entropy.item() == pytest.approx(math.log(2))
-    entropy.backward()
+    entropy.backward()  # type: ignore[no-untyped-call]
     assert probabilities.grad is not None
     assert torch.isfinite(probabilities.grad).all()
     assert entropy_of_mean(probabilities[:1]).item() == 0.0

@@ -207,11 +207,13 @@ def test_position_tables_are_stretched_beyond_their_length(tiny: TinyDirectory) 
 
 
 def test_models_that_are_no_encoders_are_refused(tiny: TinyDirectory, tmp_path: Any) -> None:
-    from transformers import GPT2Config, GPT2Model
+    from transformers import OPTConfig, OPTModel
 
     with torch.random.fork_rng(devices=[]):
-        GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=20)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="GPT2Model"):
+        OPTModel(
+            OPTConfig(hidden_size=8, word_embed_proj_dim=8, num_hidden_layers=1, num_attention_heads=1, ffn_dim=8)
+        ).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="OPTModel"):
         load_body(str(tmp_path))
 
 

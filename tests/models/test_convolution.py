@@ -74,9 +74,9 @@ def test_weights_that_would_only_see_padding_are_left_out() -> None:
 def test_a_table_has_no_neighbourhoods(random_tensor: RandomTensor) -> None:
     x = random_tensor(3, 2, 30)
     predicted = build((2, 30), table=True)(x)
-    assert torch.equal(build((2, 30), table=True, kernel=15, dilation=3)(x), predicted)
-    assert torch.equal(build((60, 1), table=True)(x.reshape(3, 60, 1)), predicted)
-    assert not torch.equal(build((2, 30))(x), predicted)
+    torch.testing.assert_close(build((2, 30), table=True, kernel=15, dilation=3)(x), predicted)
+    torch.testing.assert_close(build((60, 1), table=True)(x.reshape(3, 60, 1)), predicted)
+    assert not torch.allclose(build((2, 30))(x), predicted)
 
 
 @torch.no_grad()

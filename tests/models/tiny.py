@@ -35,6 +35,15 @@ IMAGE: dict[str, dict[str, Any]] = {
         "window_size": 4,
     },
 }
+# Of the same classes as gpt2, EleutherAI's Pythia, Llama, Mistral, Qwen2.5 and Qwen3.
+DECODERS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_positions": 64},
+    "gpt_neox": {},
+    "llama": {"num_key_value_heads": 1},
+    "mistral": {"num_key_value_heads": 1, "head_dim": 12},
+    "qwen2": {"num_key_value_heads": 1},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 12},
+}
 _SHARED = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 VOCABULARY = 300
 LETTERS = ("[UNK]", *string.ascii_lowercase, *string.digits, *string.punctuation)
@@ -58,9 +67,9 @@ def save_tiny(kind: str, root: Path) -> Path:
     """Write a tiny model with every parameter random (norms and biases, too) and return its directory."""
     from transformers import AutoConfig, AutoModel
 
-    values = TEXT.get(kind) or IMAGE[kind]
+    values = {**TEXT, **IMAGE, **DECODERS}[kind]
     shared = {} if kind in ("distilbert", "swin") else _SHARED
-    vocabulary = {"vocab_size": VOCABULARY} if kind in TEXT else {}
+    vocabulary = {} if kind in IMAGE else {"vocab_size": VOCABULARY}
     config = AutoConfig.for_model(kind, **shared, **vocabulary, **values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -239,7 +239,7 @@ def record_tables(num_records: int) -> Iterator[Any]:
                 columns.append(pa.repeat(False, len(index)))
             else:
                 columns.append(pa.array(integers.get(each.name, index * 0 + 7)))
-        yield pa.table(columns, names=RECORDS.schema.names)
+        yield pa.table(columns, names=RECORDS.schema.names).cast(RECORDS.schema)
 
 
 def _pick(codes: Any, names: list[str]) -> Any:
@@ -282,7 +282,7 @@ def write_curves(path: Path, num_points: int) -> None:
             "distance": pa.nulls(rows, pa.float64()),
             "learning_rate": pa.repeat(1e-4, rows),
         }
-        table = pa.table([columns[name] for name in CURVES.schema.names], names=CURVES.schema.names)
+        table = pa.table([columns[name] for name in CURVES.schema.names], names=CURVES.schema.names).cast(CURVES.schema)
         (path / "curves" / f"{number:020d}-0.parquet").write_bytes(encode(table, CURVES.group_rows))
         chosen += rng.choice(keys, 100 * CURVES.file_rows // num_points + 1).tolist()
     (path / "keys").write_text(json.dumps(sorted(set(chosen))[:100]))

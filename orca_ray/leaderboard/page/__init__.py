@@ -49,12 +49,9 @@ def render_index(boards: Mapping[str, Board]) -> str:
     rows = []
     for name, board in boards.items():
         best = {method: sum(method in board.best(task) for task in board.tasks) for method in board.methods}
-        leader = max(best, key=best.__getitem__, default="")
-        won = (
-            f"{leader}, best on {best[leader]} of {len(board.tasks)} tasks"
-            if leader and best[leader]
-            else "no score yet"
-        )
+        most = max(best.values(), default=0)
+        leaders = ", ".join(method for method in best if best[method] == most)
+        won = f"{leaders}: best on {most} of {len(board.tasks)} tasks" if most else "no score yet"
         cells = [board.sweep, board.protocol, str(len(board.tasks)), str(len(board.methods)), won]
         link = f'<th scope="row"><a href="{html.escape(name)}">{html.escape(board.benchmark)}</a></th>'
         rows.append(f"<tr>{link}{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")

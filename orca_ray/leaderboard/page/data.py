@@ -33,7 +33,7 @@ _COLUMNS = (
     "phase", "body", "seed", "status", "metric", "metric_version", "best_epoch", "epochs", "distance_before",
     "distance_after", "num_parameters", "num_trainable", "wall_seconds", "align_seconds", "refine_seconds",
     "evaluate_seconds", "peak_memory_mib", "device", "processor", "started_at", "finished_at", "attempts", "error",
-    "notes", "version", "torch_version", "precision", "deterministic", "data_fingerprint",
+    "notes", "version", "torch_version", "precision", "deterministic", "data_fingerprint", "align_chosen",
 )  # fmt: skip
 """Columns of records that a page shows, beside key, task, method, scores and hyper-parameters."""
 _DIGITS = {"seconds": 4, "distance": 7, "memory": 5}
@@ -60,7 +60,7 @@ def page_data(
         published: published results of the benchmark.
         effects: effects of the factors of a grid, if the sweep has one.
         artefacts: pictures of trials by trial key, as plain JSON.
-        about: for each task, texts named ``title``, ``metric`` and ``definition``.
+        about: for each task, texts named ``title``, ``metric`` and ``definition``; for each method, its ``title``.
         reproduce: command that runs a trial again; ``KEY`` stands for its key.
     """
     methods = sorted(board.methods)
@@ -75,7 +75,7 @@ def page_data(
         "protocol": board.protocol,
         "updated": _time(max((time for time in finished if time), default=None)),
         "tasks": [_task(board, task, (about or {}).get(task, {})) for task in board.tasks],
-        "methods": [{"name": method} for method in methods],
+        "methods": [{"name": method, **(about or {}).get(method.partition(" (")[0], {})} for method in methods],
         "seeds": list(board.seeds),
         "scores": _scores(board, rows["trial_key"].tolist()),
         "statistics": [

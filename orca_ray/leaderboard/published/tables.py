@@ -19,7 +19,7 @@ from orca_ray.leaderboard.published.rows import (
     PublishedRow,
     sources,
 )
-from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
@@ -275,8 +275,8 @@ def _summary(cells: Mapping[tuple[str, Column], PublishedRow], columns: Sequence
     if complete.shape[1] < 2:
         complete = complete.iloc[:, :0]
     table = complete.rename_axis("task").reset_index().melt("task", var_name="method", value_name="score")
-    table = table.assign(seed=0)
-    found = pd.DataFrame({name: get_statistic(name).compute(table)["value"] for name in ("mean_rank", "wins")})
+    ranked = ScoreTable.of(table.assign(seed=0))
+    found = pd.DataFrame({name: get_statistic(name).compute(ranked)["value"] for name in ("mean_rank", "wins")})
     return found.reindex(methods).sort_values("mean_rank", kind="stable")
 
 

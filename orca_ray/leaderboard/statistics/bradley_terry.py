@@ -17,8 +17,8 @@ def bradley_terry(table: ScoreTable) -> pd.DataFrame:
 
     Two methods whose strengths differ by 400 points win against each other with odds of 10 to 1. Each task is one game
     of each two methods that have a score on it; a tie counts half. One drawn game is added for each two methods, so
-    that the strength of a method that wins all games is finite. Missing scores are games that were not played, so that
-    ``num_tasks`` differs between methods. The interval is a bootstrap over tasks.
+    that the strength of a method that wins all games is finite. Missing scores are games that were not played. The
+    interval is a bootstrap over tasks.
     """
     num, num_tasks = len(table.methods), len(table.tasks)
     has_score_TM = table.num_seeds_TM > 0

@@ -16,8 +16,11 @@ def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFra
 
     It uses the tasks on which every method has a score. The interval is a bootstrap over tasks; for fewer than five
     tasks it is two standard errors wide on either side, computed from the deviation over seeds of log scores. A mean
-    below half of the task's smallest positive score counts as that. ``baseline`` is by default the method with the
-    highest mean rank. Raises UserError if there is no such method.
+    below half of the task's smallest positive score counts as that. The baseline is by default the method with the
+    highest mean rank.
+
+    Raises:
+        UserError: there is no method ``baseline``.
     """
     common = table.common
     num = len(common.tasks)

@@ -13,6 +13,7 @@ from orca_ray.leaderboard.statistics.table import ScoreTable
 
 METHODS = (
     ("aligning", "Did aligning help?", "orca", "nft"),
+    ("guarded", "Did guarded aligning help?", "orca_guarded", "nft"),
     ("pretraining", "Did pretraining help?", "nft", "scratch"),
 )
 """Name, question, and the methods with and without what the question is about."""
@@ -32,15 +33,15 @@ class Answer:
 
     @property
     def answer(self) -> str:
-        """``yes`` or ``no, it hurt`` if the interval over all tasks excludes 1, else ``not separable`` or ``unknown``.
+        """``yes`` or ``no, it hurt`` if the interval over all tasks excludes 1; ``no clear effect`` or ``unknown``.
 
-        The interval belongs to this one planned question. A verdict of a pair may differ, because it is adjusted for
-        the number of pairs.
+        The interval belongs to this one planned question. A verdict of a pair (``separable`` or not) may differ,
+        because it is adjusted for the number of pairs.
         """
         _, low, high = self.comparison.ratio
         if math.isnan(low):
             return "unknown"
-        return "yes" if high < 1 else "no, it hurt" if low > 1 else "not separable"
+        return "yes" if high < 1 else "no, it hurt" if low > 1 else "no clear effect"
 
     @property
     def sentence(self) -> str:

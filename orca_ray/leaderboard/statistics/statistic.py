@@ -1,6 +1,7 @@
 """The class `Statistic`; modules of this package declare a ``STATISTIC`` or several ``STATISTICS``."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -58,8 +59,8 @@ class Statistic:
 
     @property
     def definition(self) -> str:
-        """The docstring of the function."""
-        return inspect.getdoc(self.function) or ""
+        """The docstring of the function without its sections on arguments, columns and errors: text for readers."""
+        return re.split(r"\n\n(?:Args|Returns|Raises):\n", inspect.getdoc(self.function) or "")[0]
 
     def compute(self, *tables: pd.DataFrame | ScoreTable, **options: Any) -> pd.DataFrame:
         """Return the statistic of ``tables``, which are those named in ``inputs``, with the columns `COLUMNS`."""

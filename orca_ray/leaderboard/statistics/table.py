@@ -31,17 +31,21 @@ class ScoreTable:
         """
         if isinstance(scores, ScoreTable):
             return scores
-        rows = scores.astype({"score": "float64"}).sort_values(["task", "method", "seed"])
-        if not np.isfinite(rows["score"]).all():
+        values = scores["score"].to_numpy("float64")
+        if not np.isfinite(values).all():
             raise ValueError("a score table has finite scores only; leave out the rows without one")
-        if rows.duplicated(["task", "method", "seed"]).any():
+        columns = (scores[name] for name in ("task", "method", "seed"))
+        (t, tasks), (m, methods), (s, _) = (pd.factorize(column, sort=True) for column in columns)
+        order = np.lexsort((s, m, t))
+        t, m, s = t[order], m[order], s[order]
+        first = np.ones(len(order), dtype=bool)  # the first score of its task and method
+        first[1:] = (t[1:] != t[:-1]) | (m[1:] != m[:-1])
+        if (~first[1:] & (s[1:] == s[:-1])).any():
             raise ValueError("a score table has one score for each task, method and seed")
-        places = rows.groupby(["task", "method"]).cumcount()
-        codes, names = zip(*(pd.factorize(rows[column], sort=True) for column in ("task", "method")), strict=True)
-        scores_TMS = np.full((*map(len, names), int(places.max()) + 1 if len(rows) else 0), np.nan)
-        scores_TMS[(*codes, places.to_numpy())] = rows["score"]
-        tasks, methods = (tuple(map(str, each)) for each in names)
-        return cls(tasks, methods, scores_TMS)
+        places = np.arange(len(order)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+        scores_TMS = np.full((len(tasks), len(methods), places.max(initial=-1) + 1), np.nan)
+        scores_TMS[t, m, places] = values[order]
+        return cls(tuple(map(str, tasks)), tuple(map(str, methods)), scores_TMS)
 
     @cached_property
     def num_seeds_TM(self) -> NDArray[np.int64]:

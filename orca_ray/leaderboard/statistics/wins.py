@@ -18,8 +18,10 @@ def shared_wins(means: Floats) -> Floats:
 def wins(table: ScoreTable) -> pd.DataFrame:
     """Number of tasks on which the method has the best score; if k methods tie, each gets 1/k.
 
-    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks. ``ties`` is the number
-    of tasks on which the method shares the best score.
+    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks.
+
+    Returns:
+        One row per method; ``ties`` is the number of tasks on which it shares the best score.
     """
     common = table.common
     num = len(common.tasks)

@@ -185,6 +185,7 @@ class Adaptation:
         return NetworkRequest(self._task, self._data, options, {
             "input_shape": self._data.train.x.shape[1:], "target": self._task.target, "body": self._body,
             "pretrained": self._recipe.pretrained, "config": options.embedder, "dense_head": options.head.dense,
+            "context": options.decoder.context,
             "dropout": options.refine.dropout, "stochastic_depth": options.refine.stochastic_depth == "body",
             "seed": self._seed, "statistics": statistics,
         })  # fmt: skip

@@ -14,6 +14,7 @@ from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.methods.mona import MonaConfig
 from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
+from orca_ray.models.head import pooled
 from orca_ray.training.feed import Feed
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 
@@ -82,7 +83,8 @@ class BilevelStage(EpochStage):
         return loss.detach()
 
     def _features(self, rows: Tensor) -> Tensor:
-        return self._trial.model.encode(self._source.tokens(rows)).mean(dim=1)
+        model = self._trial.model
+        return pooled(model.encode(self._source.tokens(rows)), model.body.pooling)
 
 
 def bilevel_gradients(

@@ -17,13 +17,14 @@ from orca_ray.methods.recraft import RecraftConfig
 from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
+from orca_ray.models.head import pooled
 from orca_ray.training.micro_batch import budget_bytes, max_micro_batch, measure_cost
 from orca_ray.training.reproducibility import derive_seed
 from orca_ray.training.sampling import ClassIndex
 
 
 class SourceHead:
-    """A linear classifier of source classes on the mean feature of the body. It is not part of the model."""
+    """A linear classifier of source classes on the pooled features of the body. It is not part of the model."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
@@ -47,8 +48,8 @@ class SourceHead:
         return linear.to(self._trial.device)
 
     def features(self, tokens_BTD: Tensor) -> Tensor:
-        """Return the mean feature [B, F] of embedded samples."""
-        return self._trial.model.encode(tokens_BTD).mean(dim=1)
+        """Return the pooled features [B, F] of embedded samples."""
+        return pooled(self._trial.model.encode(tokens_BTD), self._trial.model.body.pooling)
 
 
 class _HeadStage(EpochStage):

@@ -116,7 +116,8 @@ class SweepSpec:
         """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
         from orca_ray.methods.hyperparameters import resolve
 
-        return resolve(method, {**self.settings(task, method), **(values or {})}).relevant(method)
+        resolved = resolve(method, {**self.settings(task, method), **(values or {})})
+        return resolved.relevant(method, self.space(task, method))
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
         """Return the search space of one (task, method); a later block of `layers` overrides earlier ones."""

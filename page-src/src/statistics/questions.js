@@ -5,6 +5,7 @@ import { byCodePoint, mean } from "./table.js";
 
 const METHODS = [
   ["aligning", "Did aligning help?", "Aligning", "orca", "nft"],
+  ["guarded", "Did guarded aligning help?", "Guarded aligning", "orca_guarded", "nft"],
   ["pretraining", "Did pretraining help?", "Pretraining", "nft", "scratch"],
 ];
 const CAUTION = "The winner was chosen by these validation scores, so this is the most that searching can have gained.";

@@ -35,13 +35,18 @@ export function improvement(table, baseline = null) {
 
 const FACTORS = Array.from({ length: 181 }, (_, k) => 1 + k / 20);
 
+/** Logarithms of scores relative to the best of the task, on the tasks on which every method has a score. */
+const relativeLogs = (table) => new Logs(table.common).means_TM.map((logs_M) => logs_M.map((log) => log - Math.min(...logs_M)));
+
+/** The factors at which a profile changes, and 1. @param {import("./table.js").ScoreTable} table */
+export const profileFactors = (table) => [...new Set([1, ...relativeLogs(table).flat().map(Math.exp)])].sort((a, b) => a - b);
+
 /** Share of tasks within a factor x of the best score, {method: [{x, value, num_tasks}]}. */
-export function performanceProfile(table) {
-  const { common } = table;
-  const num = common.tasks.length;
-  const ratios_TM = new Logs(common).means_TM.map((logs_M) => logs_M.map((log) => log - Math.min(...logs_M)));
+export function performanceProfile(table, factors = FACTORS) {
+  const num = table.common.tasks.length;
+  const ratios_TM = relativeLogs(table);
   const share = (m, factor) => (num ? ratios_TM.filter((ratios_M) => ratios_M[m] <= Math.log(factor) + 1e-12).length / num : NaN);
-  return Object.fromEntries(table.methods.map((method, m) => [method, FACTORS.map((x) => ({ x, value: share(m, x), num_tasks: num }))]));
+  return Object.fromEntries(table.methods.map((method, m) => [method, factors.map((x) => ({ x, value: share(m, x), num_tasks: num }))]));
 }
 
 const TOLERANCE = 1e-13;
@@ -92,12 +97,15 @@ export function bradleyTerry(table) {
   return table.byMethod({ value: known(value), low: known(ends.low), high: known(ends.high), num_tasks: played });
 }
 
+const OVER_TASKS = { sum: (costs) => costs.reduce((sum, each) => sum + each, 0), mean, max: (costs) => Math.max(...costs) };
+
 /**
- * Score relative to the best (geometric mean), summed cost, and whether no other method beats both.
+ * Score relative to the best (geometric mean), cost over tasks, and whether no other method beats both.
  * @param {import("./table.js").ScoreTable} table
  * @param {(task: string, method: string) => number} cost NaN where unknown
+ * @param {"sum" | "mean" | "max"} over how the costs of tasks are put together
  */
-export function pareto(table, cost) {
+export function pareto(table, cost, over = "sum") {
   const costs_TM = table.tasks.map((task) => table.methods.map((method) => cost(task, method)));
   const known = table.methods.map((_, m) => m).filter((m) => costs_TM.some((costs_M) => Number.isFinite(costs_M[m])));
   const logs_TM = new Logs(table).means_TM;
@@ -105,7 +113,7 @@ export function pareto(table, cost) {
   const points = known.map((m) => ({
     m,
     score: Math.exp(mean(common.map((t) => logs_TM[t][m] - Math.min(...known.map((k) => logs_TM[t][k]))))),
-    cost: common.reduce((sum, t) => sum + costs_TM[t][m], 0),
+    cost: OVER_TASKS[over](common.map((t) => costs_TM[t][m])),
   }));
   const beats = (one, other) => one.score <= other.score && one.cost <= other.cost && (one.score < other.score || one.cost < other.cost);
   return Object.fromEntries(table.methods.map((method, m) => {

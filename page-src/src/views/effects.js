@@ -2,7 +2,7 @@
 import { plainTable, figure, h } from "../dom.js";
 import { forest } from "../forest.js";
 import * as format from "../format.js";
-import { sentence } from "../questions.js";
+import { intervalText, sentence } from "../questions.js";
 
 /** @param {import("../board.js").Board} board */
 export function effectsView(board) {
@@ -11,7 +11,8 @@ export function effectsView(board) {
   return [
     h("h2", { tabindex: -1 }, "What helped"),
     h("p.note", {}, "Scores of two methods are paired by task; a ratio below 1 means that the first has the lower, better score. ",
-      "Filled: the 95 % interval excludes 1. On one task it is two standard errors over seeds wide on either side; over all tasks it is a bootstrap over tasks."),
+      "Filled, and helped or did harm in words: the 95 % interval excludes 1. It is not adjusted for the number of questions; the verdicts under Differences are, for the number of pairs, so they may call the same two methods not separable. ",
+      board.spread && "On one task the interval is two standard errors over seeds wide on either side. ", "Over all tasks it is a bootstrap over tasks."),
     answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining or searching."),
     [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
     importance(board),
@@ -23,13 +24,20 @@ export function effectsView(board) {
 /** The answer on each task and over all; further answers, for single methods, are rows of their own. */
 function question(board, answer, ...further) {
   const rows = Object.entries(answer.tasks).map(([task, ratio]) => ({ label: board.label(task), ...ratio })).sort((a, b) => a.value - b.value);
-  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, ${format.plural(each.pairs, "task")}`, ...each.ratio, whole: true })));
+  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, all`, ...each.ratio, whole: true })));
   return figure({
-    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: sentence(board, answer),
+    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: [sentence(board, answer), answer.name === "searching" && covered(board, answer)],
     chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),
     head: ["Task", "Ratio", "95 % interval"],
-    rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
+    rows: rows.map((row) => [row.label, format.short(row.value, 3), intervalText(row, answer.name, row.whole)]),
   });
+}
+
+/** Which of the chosen tasks the question about searching covers. */
+function covered(board, { tasks }) {
+  const found = board.tasks.filter((task) => task in tasks);
+  if (found.length === board.tasks.length) return "";
+  return ` It covers only the tasks with a search of two or more trials, ${found.length} of ${board.tasks.length}: ${format.list(found.map((task) => board.label(task)))}.`;
 }
 
 /** Which hyper-parameters the validation scores of the searches depend on; of all tasks of the board. */

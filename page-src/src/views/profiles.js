@@ -1,6 +1,6 @@
 /** Performance profiles. */
 import * as Plot from "@observablehq/plot";
-import { axes, chart, legend, methodDots, methodLines, tips } from "../charts.js";
+import { axes, chart, coincidence, legend, methodDots, methodLines, narrow, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 
@@ -9,12 +9,13 @@ const steps = (points) => points.filter((point, index) => !index || point.value 
 
 /** @param {import("../board.js").Board} board */
 export function profilesView(board) {
-  const profiles = board.results.performance_profile ?? {};
+  const profiles = board.results.profile();
   const methods = board.ranked.filter((method) => profiles[method]?.some((point) => Number.isFinite(point.value)));
   // The axis ends where no line changes any more.
   const end = 1.1 * Math.max(1.2, ...methods.flatMap((method) => steps(profiles[method]).map((point) => point.x)));
+  const places = (narrow() ? [1, 2, 5, 10, 20, 50, 100] : [1, 1.1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100]).filter((each) => each <= end);
   const points = methods.flatMap((method) => {
-    const own = steps(profiles[method]).map(({ x, value }) => ({ x, y: value, method, title: `${method}\nwithin a factor of ${format.short(x)} of the best on ${format.percent(value)} of tasks` }));
+    const own = steps(profiles[method]).map(({ x, value }) => ({ x, y: value, method, title: `${method}\nwithin a factor of ${format.short(x, 3)} of the best on ${format.percent(value)} of tasks` }));
     return [...own, { ...own.at(-1), x: end, end: true }];
   });
   return [
@@ -22,10 +23,10 @@ export function profilesView(board) {
     legend(methods),
     points.length ? figure({
       title: "Share of tasks on which a method is within a factor of the best",
-      note: "Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better. Tasks count on which every method has a score.",
+      note: ["Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better. Tasks count on which every method has a score.", coincidence(points)],
       chart: chart({
         height: 400, marginRight: 20, x: { type: "log", label: "factor relative to the best score of the task", domain: [1, end] }, y: { domain: [0, 1], label: "share of tasks", percent: false },
-        marks: [Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }), ...axes({ ticks: 6, tickFormat: ".3~g" }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), ...methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points, { pointer: Plot.pointer })],
+        marks: [Plot.gridX(places, { stroke: "var(--line)", strokeOpacity: 1 }), ...axes({ ticks: places, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), ...methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points, { pointer: Plot.pointer })],
         ariaLabel: "Performance profiles",
       }),
       head: ["Method", "Factor", "Share of tasks"],

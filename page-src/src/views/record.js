@@ -1,12 +1,15 @@
 /** One trial: its score, how to run it again, its configuration, versions, seeds, data, notes and pictures; or a list. */
 import { axes, chart, chartWidth, methodDots, methodLines, tips } from "../charts.js";
-import { command, figure, h, plainTable } from "../dom.js";
+import { command, figure, h } from "../dom.js";
 import * as format from "../format.js";
 import { mark } from "../marks.js";
 import { change, link, place } from "../state.js";
 import { pictures } from "../pictures.js";
 
 const LISTED = 200;
+
+/** Values that stand for something else. */
+const AUTOMATIC = { "align.learning_rate": { 0: " (automatic: the distance's own)" }, "refine.memory_mib": { 0: " (automatic)" } };
 
 /** @param {import("../board.js").Board} board @param {string} argument the key of a record, or "" */
 export function recordView(board, argument) {
@@ -16,20 +19,26 @@ export function recordView(board, argument) {
   return [
     h("h2", { tabindex: -1 }, mark(record.method), ` ${record.method} on ${board.label(record.task)}, seed ${record.seed}`),
     siblings(board, record),
-    h("div.panel", {}, h("h3", {}, "Run it again"), command(board.data.reproduce.replace("KEY", () => quoted(record.key))),
-      h("p.note", {}, "Runs the trial from its own configuration, and reports whether the score agrees and which versions differ.")),
+    h("div.panel", {}, h("h3", {}, "Run it again"), command(board.data.reproduce.replace("KEY", () => quoted(record.key))), again(board, record)),
     record.error && h("div.panel", {}, h("h3", {}, "Error"), h("pre", { tabindex: 0 }, record.error)),
     h("div.charts", {},
       h("div.panel", {}, h("h3", {}, "Result"), factList(resultFacts(board, record))),
-      h("div.panel", {}, h("h3", {}, "Where it comes from"), factList(originFacts(record))),
+      h("div.panel", {}, h("h3", {}, "Where it comes from"), factList(originFacts(board, record))),
       h("div.panel", {}, h("h3", {}, "All trials of this method on this task"), factList(cellFacts(board, record)))),
     pictures(board.data.artefacts[record.key] ?? []),
     ownCurves(board, record),
     h("div.panel", {}, h("h3", {}, "Configuration"),
       h("p.note", {}, own.length ? "In bold: what is not the same in all trials of this board." : "The same in all trials of this board."),
       factList(Object.entries(values).sort(([a], [b]) => Number(own.includes(b)) - Number(own.includes(a)) || (a < b ? -1 : 1)).map(([name, value]) =>
-        [name, h(own.includes(name) ? "code.changed" : "code", {}, typeof value === "string" ? value || "“”" : JSON.stringify(value))]))),
+        [name, [h(own.includes(name) ? "code.changed" : "code", {}, typeof value === "string" ? value || "“”" : JSON.stringify(value)), AUTOMATIC[name]?.[value]].filter(Boolean)]))),
   ];
+}
+
+/** What the command needs and does. */
+function again(board, { version, torch_version: torch, wall_seconds: seconds, device }) {
+  return h("p.note", {}, board.data.reproduce.includes(" DIR") && "DIR: the folder given as --results when this page was made. ",
+    `Install orca-ray ${version} and torch ${torch}: other versions may change the score. The trial took ${format.duration(seconds)} on ${device}. `,
+    "The command runs it from its own configuration, and reports whether the score agrees and which versions differ.");
 }
 
 /** A text as one word of a shell, whatever it holds. @param {string} text */
@@ -38,31 +47,43 @@ const quoted = (text) => (/^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'
 const factList = (facts) => h("dl.facts", {}, facts.filter((fact) => fact && fact[1] !== null && fact[1] !== undefined && fact[1] !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
 function resultFacts(board, record) {
-  const metric = record.metric.replaceAll("_", " ");
+  const metric = board.metric(record.task, record.metric);
   return [
     ["Status", record.status.replaceAll("_", " ")],
     ["Test score", record.test === null ? null : `${format.score(record.test)} ${metric} (lower is better)`],
     ["Validation score", record.validation === null ? null : `${format.score(record.validation)} ${metric}`],
     ["Best epoch", record.best_epoch === null ? null : `${record.best_epoch} of ${record.epochs}`],
-    ["Distance", record.distance_before === null ? null : `${format.score(record.distance_before)} before aligning, ${format.score(record.distance_after)} after`],
-    ["Time", `${format.duration(record.wall_seconds)} in all: ${format.duration(record.align_seconds)} aligning, ${format.duration(record.refine_seconds)} refining, ${format.duration(record.evaluate_seconds)} evaluating`],
+    ["Distance", record.distance_before === null ? null : `${format.score(record.distance_before)} before aligning, ${format.score(record.distance_after)} after its last step, both of one fixed sample`],
+    ["Guard", (record.align_chosen ?? null) === null ? null : record.align_chosen ? `chose the embedder after ${format.plural(record.align_chosen, "align epoch")}` : "chose not to align: refining is that of nft"],
+    ["Wall time", times(record)],
     ["Peak memory", record.peak_memory_mib === null ? null : format.memory(record.peak_memory_mib)],
     ["Parameters", record.num_parameters === null ? null : `${format.count(record.num_parameters)}, ${format.count(record.num_trainable)} of them trained`],
     ["Notes", record.notes],
   ];
 }
 
-function originFacts(record) {
+/** The parts of a trial's wall time; the rest is starting, loading and storing. */
+function times(record) {
+  const stages = [["aligning", record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
+  const rest = record.wall_seconds - stages.reduce((sum, [, seconds]) => sum + seconds, 0);
+  const parts = [...stages, ["other (starting, loading)", rest]].filter(([, seconds]) => seconds > 0.0005);
+  return `${format.duration(record.wall_seconds)} in all${parts.length ? `: ${parts.map(([name, seconds]) => `${format.duration(seconds)} ${name}`).join(", ")}` : ""}`;
+}
+
+/** A processor as records name it, "vendor, family, model", in words. @param {string | null} name */
+const processor = (name) => name?.replace(/^([^,]+), (\w+), (\w+)$/, "$1 family $2 model $3");
+
+function originFacts(board, record) {
   return [
     ["Key", h("code", {}, record.key)],
     ["Body", h("code", {}, record.body)],
     ["Phase", record.phase],
     ["Seed", String(record.seed)],
-    ["Data", h("code", {}, record.data_fingerprint)],
-    ["Metric", `${record.metric}${record.metric_version ? `, version ${record.metric_version}` : ""}`],
-    ["Hardware", [record.device, record.processor].filter(Boolean).join(", ")],
+    ["Data fingerprint", h("code", {}, record.data_fingerprint)],
+    ["Metric", `${board.metric(record.task, record.metric)}${record.metric_version ? `, version ${record.metric_version}` : ""}`],
+    ["Hardware", [record.device, processor(record.processor)].filter(Boolean).join(", ")],
     ["Precision", record.precision],
-    ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes" : "no"],
+    ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes: a repetition gives the same bits" : "no: a repetition may differ a little, and agrees within the spread of seeds"],
     ["Versions", `orca-ray ${record.version}, torch ${record.torch_version}`],
     ["Ran", `${record.started_at.replace("T", " ").slice(0, 16)} – ${record.finished_at.slice(11, 16)} UTC, attempt ${record.attempts}`],
   ];
@@ -77,7 +98,7 @@ function cellFacts(board, { task, method }) {
     ["Trials", Object.entries(statuses).map(([status, number]) => `${number} ${status.replaceAll("_", " ")}`).join(", ")],
     ["Starts", String(attempts)],
     ["Device time", Object.entries(hours).map(([device, number]) => `${format.duration(3600 * number)} on ${device}`).join(", ")],
-    ["Time of a scored trial", format.duration(board.cost(task, method, "wall_seconds"))],
+    ["Wall time of a scored trial", format.duration(board.cost(task, method, "wall_seconds"))],
     ["Peak memory", format.memory(board.cost(task, method, "peak_memory_mib"))],
   ];
 }
@@ -85,8 +106,11 @@ function cellFacts(board, { task, method }) {
 /** Links to the trials of the same task and method. */
 function siblings(board, record) {
   const others = board.records(record.task, record.method).filter((each) => each.phase === record.phase);
+  const search = record.phase === "search";
+  const about = (each) => Object.entries(board.hyperparameters(each).values).filter(([name, value]) => others.some((other) => board.hyperparameters(other).values[name] !== value)).map(([name, value]) => `${name} ${value}`).join(", ");
+  const label = (each, index) => (search ? String(index + 1) : String(each.seed));
   return h("p", {}, h("a", { href: link("task", record.task) }, board.label(record.task)), " · ", h("a", { href: link("record") }, "all trials"),
-    others.length > 1 && [" · seeds: ", others.map((each, index) => [index ? ", " : "", each === record ? h("b", {}, String(each.seed)) : h("a", { href: link("record", each.key) }, String(each.seed))])]);
+    others.length > 1 && [search ? " · configurations: " : " · seeds: ", others.map((each, index) => [index ? ", " : "", each === record ? h("b", {}, label(each, index)) : h("a", { href: link("record", each.key), title: search && about(each) }, label(each, index))]), search && `: ${about(record)}`]);
 }
 
 function ownCurves(board, record) {
@@ -100,7 +124,7 @@ function ownCurves(board, record) {
       marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), ...methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
     return figure({ title, chart: node, head: ["Epoch", label], rows: points.map((point) => [point.x, format.score(point.y)]) });
   };
-  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", record.metric.replaceAll("_", " ")), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", "distance"));
+  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", "distance"));
 }
 
 function recordList(board, argument) {
@@ -117,8 +141,34 @@ function recordList(board, argument) {
     h("div.bar", {},
       h("label", {}, "Search ", h("input", { type: "search", id: "search", value: options.get("search") ?? "", placeholder: "method, task, key or error", oninput: (event) => change({ search: event.target.value }) })),
       h("label", {}, "Status ", h("select", { id: "status", onchange: (event) => change({ status: event.target.value }) }, h("option", { value: "" }, "all"), statuses.map((each) => h("option", { value: each, selected: each === status }, each.replaceAll("_", " ")))))),
-    plainTable(["Task", "Method", "Seed", "Phase", "Status", "Test score", "Time", "Key"],
-      found.slice(0, LISTED).map((record) => [h("a", { href: link("record", record.key) }, board.label(record.task)), [mark(record.method), "\u00a0", record.method], String(record.seed), record.phase, record.status.replaceAll("_", " "), format.score(record.test), format.duration(record.wall_seconds), h("code", {}, record.key)])),
+    recordTable(board, found),
     found.length > LISTED && h("p.note", {}, `The first ${LISTED} of ${found.length}; search for more.`),
   ];
+}
+
+/** Columns of the list: title, value to sort by, content. @type {Record<string, [string, (record: object, board: object) => unknown, (record: object, board: object) => unknown]>} */
+const COLUMNS = {
+  task: ["Task", (record, board) => board.label(record.task), (record, board) => h("a", { href: link("record", record.key) }, board.label(record.task))],
+  method: ["Method", (record) => record.method, (record) => [mark(record.method), "\u00a0", record.method]],
+  phase: ["Phase", (record) => record.phase, (record) => record.phase],
+  status: ["Status", (record) => record.status, (record) => record.status.replaceAll("_", " ")],
+  seed: ["Seed", (record) => record.seed, (record) => String(record.seed)],
+  test: ["Test score", (record) => record.test ?? Infinity, (record) => format.score(record.test)],
+  time: ["Wall time", (record) => record.wall_seconds, (record) => format.duration(record.wall_seconds)],
+  key: ["Key", (record) => record.key, (record) => h("a", { href: link("record", record.key), title: record.key }, h("code", {}, record.key.slice(0, 8)))],
+};
+
+/** The first trials in the chosen order. */
+function recordTable(board, records) {
+  const order = place().options.get("order") ?? "";
+  const [name, sign] = order.startsWith("-") ? [order.slice(1), -1] : [order, 1];
+  const [, value] = COLUMNS[name] ?? [];
+  const rows = value ? records.toSorted((a, b) => { const [one, two] = [value(a, board), value(b, board)]; return sign * (one < two ? -1 : one > two ? 1 : 0); }) : records;
+  const heading = (key, title) => {
+    const state = key === name ? (sign > 0 ? "ascending" : "descending") : null;
+    return h("th", { scope: "col", "aria-sort": state }, h("button", { type: "button", id: `order-${key}`, title: "Sort", onclick: () => change({ order: order === key ? `-${key}` : key }) }, title, { ascending: " ▲", descending: " ▼" }[state] ?? ""));
+  };
+  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "trials" }, h("table.plain.records", {},
+    h("thead", {}, h("tr", {}, Object.entries(COLUMNS).map(([key, [title]]) => heading(key, title)))),
+    h("tbody", {}, rows.slice(0, LISTED).map((record) => h("tr", {}, Object.values(COLUMNS).map(([, , show], index) => h(index ? "td" : "th", index ? {} : { scope: "row" }, show(record, board))))))));
 }

@@ -26,14 +26,27 @@ export function tableView(board) {
       h("label", {}, "Search ", h("input", { type: "search", id: "search", value: options.get("search") ?? "", placeholder: "method or task", oninput: (event) => change({ search: event.target.value }) })),
       hasDigitised(board.data.published) && h("label", {},
         h("input", { type: "checkbox", id: "digitised", checked: board.hideDigitised, onchange: (event) => change({ digitised: event.target.checked ? "hide" : null }) }), "Hide rows read off figures"),
+      query && !none && h("span.muted", { role: "status" }, "Ranks and times stay those of all chosen methods and tasks."),
       none && h("span.muted", { role: "status" }, "No method or task has this name.")),
     board.tasks.length ? boardTable(board, shown, tasks) : null,
-    board.tasks.length > 0 && h("p.note", {}, "Bold: best mean of the task among own rows. Shade: the closer to the best, the darker. ± is the standard deviation over seeds. ",
-      "A dash is a missing score: it is never averaged over. Each score leads to its trial."),
+    board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the darker. `,
+      board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", "Each score leads to its trial."),
+    methodList(board),
     later(() => statistics(board)),
     publishedTables(board),
     notices(board),
   ];
+}
+
+/** What each method is, and where a guard decided against aligning. */
+function methodList(board) {
+  const declined = (method) => board.tasks.filter((task) => board.cell(task, method).rows.some(({ record }) => record?.align_chosen === 0));
+  const title = new Map(board.data.methods.map((method) => [method.name, method.title]));
+  const lines = board.methods.map((method) => {
+    const tasks = declined(method).map((task) => board.label(task));
+    return [method, [title.get(method), tasks.length && `its probe chose not to align on ${format.list(tasks)}, where it trains as nft does`].filter(Boolean).join("; ")];
+  }).filter(([, text]) => text);
+  return lines.length ? h("dl.facts", {}, lines.map(([method, text]) => [h("dt", {}, method), h("dd", {}, text)])) : null;
 }
 
 /** Rows of the methods that ran here. */
@@ -74,15 +87,14 @@ function boardTable(board, rows, tasks) {
     const arrow = { ascending: " ▲", descending: " ▼" }[state] ?? "";
     return h("th", { scope: "col", "aria-sort": state }, h("button", { type: "button", id: `sort-${key}`, title: "Sort", onclick: () => change({ sort: sort === key ? `-${key}` : key }) }, title, arrow), below);
   };
-  const best = new Map(tasks.map((task) => [task, Math.min(...board.methods.map((method) => board.cell(task, method).mean).filter(Number.isFinite))]));
+  const best = new Map(tasks.map((task) => [task, board.cell(task, board.best(task)[0]).mean]));
   const head = h("tr", {}, heading("method", "Method"), heading("rank", "Mean rank", h("span.metric", {}, "95 % interval")),
     tasks.map((task) => {
-      const { metric, metric_text: text } = board.task(task);
-      return heading(task, board.label(task), h("a.metric", { href: link("task", task), title: board.task(task).definition_text || metric }, `${text ?? metric.replaceAll("_", " ")} ↓`));
+      return heading(task, board.label(task), h("a.metric", { href: link("task", task), title: board.task(task).definition_text || board.task(task).metric }, `${board.metric(task)} ↓`));
     }),
-    heading("cost", "Time", h("span.metric", {}, "a trial")));
+    heading("cost", "Time", h("span.metric", {}, "wall, a trial")));
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
-    h("th", { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
+    h(short(row.name), { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
     h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue),
       Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
     tasks.map((task) => scoreCell(board, row, task, best.get(task))),
@@ -90,6 +102,9 @@ function boardTable(board, rows, tasks) {
   return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "scores" },
     h("table.board", {}, h("thead", {}, head), h("tbody", {}, body)));
 }
+
+/** Heading of a row; a short name is not broken. @param {string} name */
+const short = (name) => (name.length <= 16 ? "th.short" : "th");
 
 function scoreCell(board, row, task, best) {
   const cell = row.cell(task);
@@ -120,6 +135,9 @@ function later(build) {
 function statistics(board) {
   const shown = board.data.statistics.filter((each) => (board.comparable || each.name !== "bradley_terry") && each.shape === "method" && typeof board.results[each.name] === "object");
   if (!shown.length || !board.scores.length) return null;
+  const baseline = Object.values(board.results.improvement)[0]?.baseline;
+  const titles = { improvement: baseline && `score relative to ${baseline}`, wins: "wins (ties shared)" };
+  const title = (each) => titles[each.name] ?? each.title;
   const value = (name, method) => {
     const { value, low, high } = board.results[name][method] ?? {};
     return [format.short(value ?? NaN), Number.isFinite(low) && h("span.spread", {}, `${format.short(low)} – ${format.short(high)}`)];
@@ -127,9 +145,9 @@ function statistics(board) {
   return [
     h("h3", {}, "Statistics over the chosen tasks"),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: board.definition(each.name) }, each.title, h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
-      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h("th", { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
-    h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, each.title), h("dd", {}, board.definition(each.name))]))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: board.definition(each.name) }, title(each), h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
+      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h(short(method), { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
+    h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, title(each)), h("dd", {}, board.definition(each.name))]))),
   ];
 }
 

@@ -1,6 +1,6 @@
 /** One task: scores of each seed, validation scores over epochs, and the distance while aligning; or all tasks, small. */
 import * as Plot from "@observablehq/plot";
-import { chart, chartWidth, axes, legend, methodDots, methodLines, tips } from "../charts.js";
+import { chart, chartWidth, coincidence, coinciding, axes, legend, methodDots, methodLines, narrow, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 import { colour, symbol } from "../marks.js";
@@ -30,13 +30,11 @@ function facts(board, info) {
   const published = publishedOn(board, info.name);
   return [
     info.title_text && ["Data set", info.title_text],
-    ["Metric", `${metricName(info)}${info.definition_text ? `: ${info.definition_text}` : ""}. Lower is better ↓`],
-    ["Data", h("code", {}, info.data_fingerprint)],
+    ["Metric", `${board.metric(info.name)}${info.definition_text ? `: ${info.definition_text}` : ""}. Lower is better ↓`],
+    ["Data fingerprint", h("code", {}, info.data_fingerprint)],
     published.length && ["Published", published.map((row) => `${row.method} ${format.score(row.score)}${row.kind === "primary" ? "" : ` (${row.kind})`}`).join(" · ")],
   ].filter(Boolean);
 }
-
-const metricName = (info) => info.metric_text ?? info.metric.replaceAll("_", " ");
 
 /** Comparable published scores on a task. */
 const publishedOn = (board, task) => board.beside.filter(({ cells }) => cells[task]).map(({ name, cells }) => ({ method: name, ...cells[task] }));
@@ -56,11 +54,11 @@ function scores(board, task) {
   const wide = Math.max(90, Math.min(220, 8 * Math.max(...methods.map((each) => each.length), 0) + 12));
   const node = chart({
     height: 70 + 30 * Math.max(1, methods.length), marginLeft: Math.min(wide, chartWidth() / 3), marginTop: published.length ? 44 : 16, marginRight: 24,
-    x: { type: scale(rows.map((row) => row.x)), label: `${metricName(board.task(task))} on test, lower is better`, nice: true },
+    x: { type: scale(rows.map((row) => row.x)), label: `${board.metric(task)} on test, lower is better`, nice: true },
     y: { domain: methods, label: null, type: "point", padding: 0.6 },
     marks: [
       Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1 }),
-      Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ticks: 6 }),
+      Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ticks: narrow() ? 3 : 6 }),
       Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: clip }),
       Plot.ruleX(published, { x: "score", stroke: "var(--muted)", strokeDasharray: "3 3" }),
       Plot.text(published, { x: "score", frameAnchor: "top", dy: -8, text: (row) => `${clip(row.method)} (published)`, fill: "var(--muted)", rotate: -18, textAnchor: "start" }),
@@ -72,9 +70,9 @@ function scores(board, task) {
     ariaLabel: `Scores on ${board.label(task)}`,
   });
   return figure({
-    title: "Test scores", note: "Filled: mean over seeds, with one standard deviation to either side. Open: each seed.", chart: node,
+    title: "Test scores", note: board.spread && "Filled: mean over seeds, with one standard deviation to either side. Open: each seed.", chart: node,
     head: ["Method", "Mean", "Std", "Seeds", "Scores by seed"],
-    rows: means.map((each) => [each.method, format.score(each.mean), format.score(each.std), each.n,
+    rows: means.map((each) => [each.method, format.score(each.mean), each.n > 1 ? format.score(each.std) : "none (1 seed)", each.n,
       each.rows.map((row, index) => [index ? ", " : "", h("a", { href: link("record", row.record?.key ?? "") }, format.score(row.score))])]),
   });
 }
@@ -112,16 +110,18 @@ function curveChart(board, task, stage, column, { label, width, height = 280 }) 
   const { single, mean } = curves(board, task, stage, column);
   if (!mean.length) return null;
   const several = single.length > mean.length;
+  const same = coinciding(mean);
+  const type = scale(single.map((point) => point.y));
   return {
-    mean,
+    mean, same: coincidence(mean),
     node: chart({
       width, height, marginRight: 16,
-      x: { label: stage === "align" ? "epoch of aligning" : "epoch", nice: true }, y: { label, type: scale(single.map((point) => point.y)), nice: true },
+      x: { label: stage === "align" ? "epoch of aligning" : "epoch", nice: true }, y: { label, type, nice: true },
       marks: [
-        ...axes({ ticks: Math.min(8, Math.max(...single.map((point) => point.x))), tickFormat: "d" }, { ticks: 5 }),
+        ...axes({ ticks: Math.min(8, Math.max(...single.map((point) => point.x))), tickFormat: "d" }, { ticks: 5, tickFormat: type === "log" ? "~g" : undefined }),
         ...(several ? methodLines(single, { strokeWidth: 1, strokeOpacity: 0.3, strokeDasharray: undefined }) : []),
         ...methodLines(mean),
-        ...methodDots(mean, { r: mean.length > 120 ? 1.5 : 3 }),
+        ...methodDots(mean.filter((point) => !same.has(point.method)), { r: mean.length > 120 ? 1.5 : 3 }),
         tips(mean),
       ],
       ariaLabel: `${label} on ${board.label(task)}`,
@@ -130,9 +130,9 @@ function curveChart(board, task, stage, column, { label, width, height = 280 }) 
 }
 
 function validation(board, task, width) {
-  const found = curveChart(board, task, "refine", "validation", { label: `validation ${metricName(board.task(task))}`, width });
+  const found = curveChart(board, task, "refine", "validation", { label: `validation ${board.metric(task)}`, width });
   return found && figure({
-    title: "Validation score while refining", note: "Mean over seeds; thin lines: each seed. Lower is better.", chart: found.node,
+    title: "Validation score while refining", note: `${board.spread ? "Mean over seeds; thin lines: each seed. " : ""}Lower is better.${found.same}`, chart: found.node,
     head: ["Method", "Epoch", "Score"], rows: found.mean.map((point) => [point.method, point.x, format.score(point.y)]),
   });
 }
@@ -140,7 +140,7 @@ function validation(board, task, width) {
 function distance(board, task, width) {
   const found = curveChart(board, task, "align", "distance", { label: "distance to the source features", width });
   return found && figure({
-    title: "Distance while aligning", note: "What aligning minimises, in its own unit: compare shapes, not heights, across distances.", chart: found.node,
+    title: "Distance while aligning", note: `What aligning minimises, in its own unit: compare shapes, not heights, across distances. Each point is measured before the step of its epoch, on that epoch's samples.${found.same}`, chart: found.node,
     head: ["Method", "Epoch", "Distance"], rows: found.mean.map((point) => [point.method, point.x, format.score(point.y)]),
   });
 }
@@ -148,13 +148,12 @@ function distance(board, task, width) {
 function small(board, task) {
   const width = Math.min(340, chartWidth(3));
   const curve = curveChart(board, task, "refine", "validation", { label: null, width, height: 170 });
-  const cells = board.ranked.map((method) => [method, board.cell(task, method)]).filter(([, cell]) => cell.n);
-  const best = cells.toSorted((a, b) => a[1].mean - b[1].mean)[0];
+  const best = board.best(task);
   return h("figure", {}, h("figcaption", {}, h("h3", {}, h("a", { href: link("task", task) }, board.label(task))),
-    h("p.note", {}, best ? `Best: ${best[0]}, ${format.score(best[1].mean)} ${metricName(board.task(task))}` : "No score yet")), curve?.node);
+    h("p.note", {}, best.length ? `Best: ${format.list(best)}, ${format.score(board.cell(task, best[0]).mean)} ${board.metric(task)}` : "No score yet", curve?.same && `.${curve.same}`)), curve?.node);
 }
 
 function help(board, task) {
-  const answers = (board.comparable ? board.results.answers : []).map((answer) => sentence(board, answer, task)).filter(Boolean);
+  const answers = (board.comparable ? board.results.answers : []).filter(({ name, subject }) => name !== "searching" || !subject).map((answer) => sentence(board, answer, task)).filter(Boolean);
   return answers.length ? h("div.panel", {}, h("h3", {}, "What helped here"), answers.map((text) => h("p", {}, text))) : null;
 }

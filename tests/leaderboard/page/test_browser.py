@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -119,6 +120,8 @@ def test_the_command_to_run_a_trial_again_is_one_command(open_page: Open) -> Non
     page = open_page(f"/record/{quote(key, safe='')}", page_of([make_record(key)]))
     command = page.inner_text(".command code")
     assert shlex.split(command) == ["orca-sweep", "reproduce", key]
+    page = open_page("/record/k", page_of([make_record("k")], reproduce="orca-sweep reproduce KEY --results DIR"))
+    assert "DIR: the folder given as --results when this page was made." in page.inner_text("main")
 
 
 def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
@@ -130,7 +133,54 @@ def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
     assert methods(again) == methods(page)
     again.click("nav a >> text=Profiles")
     again.wait_for_selector('main[data-shown="profiles/"]')
-    assert again.inner_text("summary#subset") == f"Computed on 3 of 4 methods and all {len(TASKS)} tasks"
+    assert again.inner_text("summary#subset") == f"Choose methods and tasks (3 of 4 methods, all {len(TASKS)} tasks)"
+
+
+def test_the_last_method_stays_chosen(open_page: Open) -> None:
+    page = open_page("/table?methods=nft&methods=orca")
+    page.click("summary#subset")
+    page.uncheck('input[value="orca"]')
+    assert methods(page) == ["nft"]
+    assert page.locator('input[value="nft"]').is_disabled()
+    assert "choose at least one" in page.inner_text("details.subset")
+
+
+def test_methods_that_tie_are_all_named(open_page: Open) -> None:
+    scores = {"nft": [0.1] * 6, "orca": [0.2] * 5 + [0.05], "orca_guarded": [0.1] * 6}
+    rows = [
+        make_record(f"{method}-{t}", task=f"pocket/{task}", method=method, seed=1, test_score=values[t])
+        for method, values in scores.items()
+        for t, task in enumerate(TASKS)
+    ]
+    rows = [replace(row, align_chosen=0) if row.method == "orca_guarded" else row for row in rows]
+    page = open_page(content=page_of(rows, about={"nft": {"title": "no align"}}))
+    brief = page.locator(".brief p").all_inner_texts()
+    assert brief[0] == (
+        "nft and orca_guarded are each best on 5 of 6 tasks (tied on 5) and have the lowest mean rank (1.67)."
+    )
+    assert brief[1] == "nft and orca_guarded have equal scores on each of 6 tasks. All pairs"
+    assert brief[-1] == "One seed per score (seed 1): no spread is known."
+    about = page.locator("main dl.facts").first.inner_text()
+    assert "no align" in about
+    assert "its probe chose not to align on burgers16, darcy16, digits, mnist, osuleaf and wdbc" in about
+    page.evaluate("location.hash = '#/task'")
+    assert page.locator("text=Best: nft and orca_guarded").count() == 5
+    page.evaluate("location.hash = '#/differences'")
+    page.click("text=In sentences")
+    assert "nft is better on 5, worse on 1." in page.inner_text("main")
+    page.evaluate("location.hash = '#/record/orca_guarded-0'")
+    assert "chose not to align" in page.inner_text("main")
+
+
+def test_trials_are_sorted_and_their_keys_are_links(open_page: Open) -> None:
+    page = open_page("/record")
+    page.click("#order-test")
+    shown = [text for text in page.locator("tbody tr td:nth-child(6)").all_inner_texts() if text != "–"]
+    assert shown == sorted(shown, key=float)
+    page.click("#order-test")
+    assert page.locator("#order-test").inner_text() == "Test score ▼"
+    page.locator('a[title="key-digits-nft-0"]').click()
+    page.wait_for_selector('main[data-shown="record/key-digits-nft-0"]')
 
 
 def test_everything_is_reached_with_the_keyboard(open_page: Open) -> None:
@@ -142,12 +192,15 @@ def test_everything_is_reached_with_the_keyboard(open_page: Open) -> None:
         label = page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
         reached.append(label)
         assert outline != "none", label
-        if label == "Effects":
+        if label == "view-effects":
             page.keyboard.press("Enter")
             break
-    assert {"theme", "Table", "Profiles"} <= set(reached)
+    assert {"theme", "view-table", "view-profiles"} <= set(reached)
     page.wait_for_selector('main[data-shown="effects/"]')
     assert page.evaluate("document.activeElement.tagName") == "H2"
+    page.focus("#view-effects")
+    page.keyboard.press("Enter")  # the view is shown already
+    assert page.evaluate("document.activeElement.id") == "view-effects"
 
 
 def test_text_from_records_is_never_markup(open_page: Open) -> None:

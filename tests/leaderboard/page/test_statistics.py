@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.leaderboard.statistics import all_statistics
+from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
+from orca_ray.leaderboard.statistics.cost import Over, pareto
 from orca_ray.leaderboard.statistics.critical_difference import critical_differences
 from orca_ray.leaderboard.statistics.questions import answers
 from tests.leaderboard.page.boards import data
 from tests.leaderboard.page.conftest import Open
 
 pytestmark = pytest.mark.slow
-METHODS = ("fpt", "linear_probe", "nft", "orca", "scratch", "Ωmega", "zz\U0001f600", "zz\uffee")
+METHODS = ("fpt", "orca_guarded", "nft", "orca", "scratch", "Ωmega", "zz\U0001f600", "zz\uffee")
 IN_PAGE = [name for name, each in all_statistics().items() if each.inputs == ("scores",)]
 
 
@@ -116,6 +117,30 @@ def test_critical_differences_and_answers_are_pythons(open_page: Open, seed: int
             "tasks": {k: v._asdict() for k, v in one.comparison.tasks.items()},
         }
         assert list(differences(ratios, {name: other[name] for name in ratios})) == []
+
+
+@pytest.mark.parametrize("over", ["sum", "mean", "max"])
+def test_the_pareto_front_is_pythons(open_page: Open, over: Over) -> None:
+    scores = board(3)
+    names = scores[["task", "method"]].drop_duplicates()
+    costs = names.assign(cost=np.random.default_rng(0).lognormal(size=len(names)).round(1))
+    ours = nested(pareto(ScoreTable.of(scores), costs, over_tasks=over).drop(columns=["low", "high"]))
+    program = """([rows, costs, over]) => orca.statistics.analyse(rows).pareto(
+        (task, method) => costs.find((each) => each.task === task && each.method === method)?.cost ?? NaN, over)"""
+    theirs = open_page().evaluate(program, [scores.to_dict("records"), costs.to_dict("records"), over])
+    assert list(differences(ours, theirs)) == []
+
+
+def test_profiles_step_at_the_ratios_of_the_scores(open_page: Open) -> None:
+    rows = [
+        {"task": task, "method": method, "seed": 0, "score": score}
+        for task, scores in {"a": (1.0, 1.002), "b": (3.0, 1.0)}.items()
+        for method, score in zip(("x", "y"), scores, strict=True)
+    ]
+    found = open_page().evaluate("rows => orca.statistics.analyse(rows).profile()", rows)
+    assert [(point["x"], point["value"]) for point in found["y"]] == [
+        (1, 0.5), (pytest.approx(1.002), 1), (pytest.approx(3), 1),
+    ]  # fmt: skip
 
 
 def test_the_numbers_shown_are_those_of_the_subset(open_page: Open) -> None:

@@ -1,0 +1,59 @@
+"""Joint alignment, after L2G: train the embedder by the task's loss and a distance from the source, then fine-tune.
+
+Let e be the embedder, f the frozen pretrained body, h the head, and d the distance of the step's features, i.e. its
+mean tokens, from the source features. The first stage trains e and h, in its first epochs by the task's loss alone, so
+that aligning starts from an embedder that carries information, and then by
+
+    ℓ(h(f(e(x))), y) + w d(mean tokens of e(x), source features).
+
+The second stage fine-tunes everything by the task's loss, as `nft` does. L2G weights the terms by α and β; as Adam
+ignores a common factor, w = α / β, which is 1 in most of its configurations and 0.01 in three. d is ``align.distance``:
+the squared maximum mean discrepancy by default, as in L2G. Of the other options ``align.*``, only ``align.source`` and
+``align.source_samples`` matter.
+
+In L2G, e is a convolutional network that a search finds, the task's loss is that of a head on e itself, without the
+body between them, and 60 of 100 epochs have the task's loss alone, with more than 256 samples in a step. (Two of its
+configurations never align: more epochs have the task's loss alone than there are.)
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from orca_ray.methods.recipe import Recipe
+from orca_ray.training.config import Amount, Config, Fraction, Number, Positive
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.trial import Stage, Trial
+
+
+@dataclass(frozen=True)
+class JointConfig(Config):
+    """Options of the first stage of `joint`; the others are those of the refine stage."""
+
+    epochs: Number = 10
+    warmup: Fraction = 0.6
+    """Share of the epochs, the first, that have the task's loss alone; the last epoch never does."""
+    weight: Amount = 1.0
+    """Weight w of the distance."""
+    learning_rate: Positive = 1e-3
+    batch_size: Number = 64
+    """Samples of an optimiser step, whose distance is taken."""
+
+
+def _stages(trial: "Trial") -> "list[Stage]":
+    from orca_ray.methods.stages.joint import joint_stage
+    from orca_ray.methods.stages.refine_stage import RefineStage
+
+    return [joint_stage(trial), RefineStage(trial)]
+
+
+RECIPE = Recipe(
+    name="joint",
+    title="embedder and head by task loss and distance together, then refine everything (after L2G)",
+    reference="Cheng et al., L2G: Repurposing Language Models for Genomics Tasks, TMLR 2025",
+    aligns=True,
+    options=(JointConfig,),
+    stages=_stages,
+    defaults=MappingProxyType({"align.distance": "mmd", "align.epochs": 0}),
+)

@@ -1,0 +1,78 @@
+"""LoRA: train low-rank updates of a frozen body's weights, beside embedder and head; with and without aligning first.
+
+A linear layer W [out, in] of the body becomes
+
+    W x + (alpha / rank) B A dropout(x),    A [rank, in], B [out, rank],
+
+of which A and B are trained. B starts at 0, so the network starts as that of ``nft``. The library ``peft`` does this.
+Biases and norms of the body stay as pretrained. ``lora.targets`` names the layers by their role, as each library has
+names of its own; a body in whose layers a role has no linear layer is refused (`orca_ray.methods.stages.lora`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
+
+from orca_ray.methods.recipe import Recipe, head_parameters
+from orca_ray.training.config import Config, Fraction, Number, Positive, one_of
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.models.crossmodal import CrossModalModel
+
+TARGETS = {
+    "all": ("attention", "mlp"),
+    "attention": ("attention",),
+    "mlp": ("mlp",),
+    "query_value": ("query", "value"),
+}
+"""Roles of the linear layers that each value of ``lora.targets`` adapts."""
+
+
+@dataclass(frozen=True)
+class LoraConfig(Config):
+    """Options of LoRA."""
+
+    rank: Number = 8
+    alpha: Positive = 16.0
+    """Updates are multiplied by ``alpha / rank``."""
+    dropout: Fraction = 0.0
+    """Probability of dropout at the input of the updates; ``refine.dropout`` is that of the other layers."""
+    targets: Annotated[str, partial(one_of, TARGETS)] = "all"
+    """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
+    ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
+    queries, keys and values together, it is adapted as a whole."""
+
+
+def _network(request: "NetworkRequest") -> "CrossModalModel":
+    from orca_ray.methods.stages.lora import insert_adapters
+    from orca_ray.models.body import seeded
+
+    model = request.build()
+    with seeded(request.arguments["seed"]):
+        insert_adapters(model.body, request.hyperparameters.of(LoraConfig))
+    return model
+
+
+def _trainable(model: "CrossModalModel") -> "Iterator[Parameter]":
+    adapters = (value for name, value in model.body.named_parameters() if "lora_" in name)
+    return chain(model.embedder.parameters(), adapters, head_parameters(model))
+
+
+def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
+    return Recipe(
+        name=name, title=title, aligns=aligns, options=(LoraConfig,), network=_network, trainable=_trainable,
+        reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685",
+        # As with few trained parameters in general, they must change more than those of a whole body.
+        defaults={"refine.learning_rate": 1e-3},
+    )  # fmt: skip
+
+
+RECIPES = (
+    _recipe("lora", "refine low-rank updates, embedder and head only", aligns=False),
+    _recipe("orca_lora", "align, then refine low-rank updates, embedder and head only", aligns=True),
+)

@@ -1,0 +1,104 @@
+"""Decoders of language models as bodies: GPT-2, GPT-NeoX (Pythia), Llama, Mistral and Qwen."""
+
+import math
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orca_ray.errors import unknown_name
+from orca_ray.models.body import Body, EncoderBody, Pooling, Stem
+from orca_ray.models.family import Family
+from orca_ray.models.modality import ContextName
+from orca_ray.models.stems import TextStem
+
+
+class DecoderBody(EncoderBody):
+    """A decoder without its token embedding and added positions, [B, T, D] -> [B, T, F].
+
+    Its attention stays causal: feature t depends on the tokens up to t. So the last feature, the only one that depends
+    on all tokens, is pooled. The contexts ``doubled`` and ``flipped`` are the remedies of García-de-Herreros et al.,
+    arXiv:2510.05278; every feature then depends on all tokens, and their mean is pooled as that of an encoder.
+
+    - ``doubled`` (Sequence Doubling): the decoder gets the tokens twice; the second half of its output is kept.
+    - ``flipped`` (Parallel Flipping): the decoder also gets the tokens in reverse order, each with its own position
+      embedding; feature t is the mean of both outputs for token t. As heads are linear, this averages the predictions
+      of both orders, in training as in evaluation. The paper's code flips inputs and targets before embedding them, as
+      additional training samples, and does not merge the two predictions.
+    """
+
+    pooling: Pooling = "last"
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__(decoder, "sequence")
+        self._context: ContextName = "causal"
+
+    def set_context(self, context: ContextName) -> None:
+        """Set which tokens the features depend on, and the pooling that follows from it."""
+        if context not in get_args(ContextName):
+            raise unknown_name("decoder.context", context, get_args(ContextName))
+        self._context = context
+        self.pooling = "last" if context == "causal" else "mean"
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features after the final norm; ``grid`` is not used."""
+        if self._context == "doubled":
+            return super().forward(torch.cat((tokens_BTD, tokens_BTD), dim=1))[:, tokens_BTD.shape[1] :]
+        features = super().forward(tokens_BTD)
+        if self._context == "flipped":
+            features = (features + super().forward(tokens_BTD.flip(1)).flip(1)) / 2
+        return features
+
+
+class DecoderStem(TextStem):
+    """Embedding of a decoder, which has no norm. An embedder gets one that gives its tokens the norms of the body's.
+
+    It is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words plus, if the
+    body adds them, positions. Its bias is 0, and its outputs have the norm g sqrt(D).
+    """
+
+    def __init__(self, word_embeddings: Tensor, places: Tensor | None) -> None:
+        """``word_embeddings`` [V, D]; ``places`` [P, D]: position embeddings; None: positions are rotary."""
+        norms = word_embeddings.norm(dim=1)
+        if places is not None:
+            norms = (word_embeddings + places[torch.arange(len(norms)) % len(places)]).norm(dim=1)
+        width = word_embeddings.shape[1]
+        norm = nn.LayerNorm(width, eps=1e-12)  # smaller than the variance of any body's tokens
+        nn.init.constant_(norm.weight, float(norms.mean()) / math.sqrt(width))
+        super().__init__(word_embeddings, places, norm)
+
+    def embed_tokens(self, ids_BS: Tensor) -> Tensor:
+        """Embed token ids [B, S] as the pretrained decoder does, without the norm, [B, S, D]."""
+        tokens = F.embedding(ids_BS, self.word_embeddings)
+        places = self.positions((ids_BS.shape[1],))
+        return tokens if places is None else tokens + places
+
+
+class _NoPositions(nn.Module):
+    """Replaces a table of positions, which the embedder has already added."""
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Return a zero that is added to each token."""
+        return torch.zeros((), device=positions.device)
+
+
+def _cut(model: Any) -> tuple[Body, Stem]:
+    words, places = model.get_input_embeddings().weight.detach(), None
+    model.set_input_embeddings(None)
+    if hasattr(model, "wpe"):
+        places = model.wpe.weight.detach()
+        model.wpe = _NoPositions()
+    for dropout in ("drop", "emb_dropout"):  # of embedded tokens, which the embedder has
+        if hasattr(model, dropout):
+            setattr(model, dropout, nn.Identity())
+    model.config.use_cache = False
+    return DecoderBody(model), DecoderStem(words, places)
+
+
+FAMILY = Family(
+    name="decoders (GPT-2, GPT-NeoX, Llama, Mistral, Qwen)",
+    modality="sequence",
+    model_types=("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"),
+    cut=_cut,
+)

@@ -1,0 +1,97 @@
+"""The first stage of `joint`: what it trains, its loss by hand, and that refining follows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.alignment.fitted import fitted_distance
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.joint import JointConfig
+from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.joint import DistanceTerm
+from orca_ray.methods.stages.refine_stage import RefineStage
+
+from .tiny_trials import QUICK, changed, copy_of, reported, run, scores, start
+
+SHORT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}
+
+
+def term_of(adaptation: Adaptation) -> DistanceTerm:
+    stage = adaptation._stages[0]
+    assert isinstance(stage, RefineStage)
+    term = stage._terms[1]
+    assert isinstance(term, DistanceTerm)
+    return term
+
+
+def test_first_embedder_and_head_then_everything(bert: str) -> None:
+    adaptation = start(bert, "joint", hyperparameters=SHORT)
+    before = copy_of(adaptation.model)
+    reports = [adaptation.step() for _ in range(3)]
+    assert [report.stage for report in reports] == ["joint"] * 3
+    moved = changed(before, copy_of(adaptation.model))
+    assert {name.split(".")[0] for name in moved} == {"embedder", "head"}
+    assert [report["stage"] for report in run(adaptation)] == ["refine"] * 2
+    assert any(name.startswith("body.") for name in changed(before, copy_of(adaptation.model)))
+    assert adaptation.result().align_seconds > 0
+    assert adaptation.result().epochs == 2
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_the_distance_is_added_after_the_warm_up(bert: str, weight: float) -> None:
+    adaptation = start(bert, "joint", hyperparameters={**SHORT, "joint.weight": weight})
+    term, embedder, indices = term_of(adaptation), adaptation.model.embedder, np.arange(5, 25)
+    assert float(term.backward(indices, 0)) == 0
+    assert all(parameter.grad is None for parameter in adaptation.model.parameters())
+    adaptation.model.train()
+    loss = term.backward(indices, 1)  # 0.4 of 3 epochs is less than 2
+    found = {name: p.grad for name, p in adaptation.model.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] for name in found} == {"embedder"}
+    assert embedder.training
+    expected = fitted_distance("mmd", term._trial.source_features())
+    embedder.eval()
+    features = adaptation.model.features(torch.from_numpy(adaptation._data.train.x[5:25]))
+    value = weight * expected(features, torch.from_numpy(adaptation._data.train.y[5:25]))
+    assert float(loss) == pytest.approx(float(value), rel=1e-6)
+    (gradient,) = torch.autograd.grad(value, [embedder.get_parameter("projection.weight")])
+    torch.testing.assert_close(found["embedder.projection.weight"], gradient)
+
+
+def test_the_warm_up_is_the_same_for_every_weight(bert: str) -> None:
+    curves = [run(start(bert, "joint", hyperparameters={**SHORT, "joint.weight": w})) for w in (0.5, 2.0)]
+    assert curves[0][0] == curves[1][0]
+    assert curves[0][1] != curves[1][1]
+
+
+def test_the_distance_falls(bert: str) -> None:
+    distances = {}
+    for weight in (0.0, 10.0):
+        adaptation = start(bert, "joint", hyperparameters={**SHORT, "joint.epochs": 20, "joint.weight": weight})
+        for _ in range(20):
+            adaptation.step()
+        features = adaptation.model.eval().features(torch.from_numpy(adaptation._data.train.x))
+        source = start(bert, "joint", hyperparameters=SHORT)
+        distance = fitted_distance("mmd", term_of(source)._trial.source_features())
+        distances[weight] = float(distance(features, torch.zeros(len(features), dtype=torch.long)))
+    assert distances[10.0] < 0.8 * distances[0.0]
+
+
+def test_resume_in_and_between_the_stages(bert: str, tmp_path: Path) -> None:
+    whole = start(bert, "joint", hyperparameters=SHORT)
+    expected = run(whole)
+    for steps in (1, 2, 3, 4):
+        first = start(bert, "joint", hyperparameters=SHORT)
+        reports = [reported(first.step()) for _ in range(steps)]
+        first.save(tmp_path / "trial")
+        second = start(bert, "joint", hyperparameters=SHORT)
+        assert second.restore(tmp_path / "trial")
+        assert reports + run(second) == expected
+        assert scores(second.result()) == scores(whole.result())
+
+
+def test_defaults() -> None:
+    options = resolve("joint", {})
+    assert options.align.distance == "mmd"
+    assert options.of(JointConfig).weight == 1.0

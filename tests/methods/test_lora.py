@@ -1,0 +1,160 @@
+"""LoRA: which layers are adapted, what their updates compute, and that only they, embedder and head train."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.methods.lora import TARGETS, LoraConfig
+from orca_ray.methods.stages.lora import insert_adapters, linear_layers
+from orca_ray.models.body import seeded
+from orca_ray.models.weights import load_body
+from tests.models.conftest import TinyDirectory
+from tests.models.conftest import tiny as tiny  # a fixture
+from tests.models.tiny import DECODERS, IMAGE, TEXT
+
+from .tiny_trials import QUICK, changed, copy_of, make_task, run, scores, start
+
+TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
+FUSED = {"modernbert", "gpt2", "gpt_neox", *TIMM}
+"""Bodies that project to queries, keys and values together."""
+GATED = {"llama", "mistral", "qwen2", "qwen3"}
+"""Bodies whose MLP has three linear layers instead of two."""
+
+
+def loaded(kind: str, tiny: TinyDirectory) -> Any:
+    """Body of three layers, or six in Swin."""
+    if kind.startswith("timm:"):
+        return load_body(f"{kind}:layers={6 if 'swin' in kind else 3}", pretrained=False).body
+    return load_body(str(tiny(kind))).body
+
+
+def adapted(body: nn.Module) -> dict[str, Any]:
+    return {name: part for name, part in body.named_modules() if hasattr(part, "lora_A")}
+
+
+@pytest.mark.parametrize("kind", [*TEXT, *IMAGE, *DECODERS, *TIMM])
+def test_every_transformer_layer_of_every_family_is_adapted(kind: str, tiny: TinyDirectory) -> None:
+    body = loaded(kind, tiny)
+    num_layers = 6 if "swin" in kind else 3
+    attention, query_value = (2, 1) if kind in FUSED else (4, 2)
+    mlp = 3 if kind in GATED else 2
+    found = {targets: len(linear_layers(body, targets)) / num_layers for targets in TARGETS}
+    assert found == {"all": attention + mlp, "attention": attention, "mlp": mlp, "query_value": query_value}
+    names = set(linear_layers(body, "all"))
+    with seeded(0):
+        insert_adapters(body, LoraConfig())
+    assert set(adapted(body)) == names
+
+
+def test_names_by_hand(tiny: TinyDirectory) -> None:
+    bert, gpt2 = loaded("bert", tiny), loaded("gpt2", tiny)
+    layers = [f"encoder.encoder.layer.{number}." for number in range(3)]
+    assert list(linear_layers(bert, "query_value")) == [
+        layer + f"attention.self.{part}" for layer in layers for part in ("query", "value")
+    ]
+    assert list(linear_layers(bert, "mlp"))[:2] == [layers[0] + "intermediate.dense", layers[0] + "output.dense"]
+    assert list(linear_layers(gpt2, "all"))[:4] == [
+        f"encoder.h.0.{part}" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+@torch.no_grad()
+def test_the_update_by_hand(kind: str, tiny: TinyDirectory) -> None:
+    body = loaded(kind, tiny)
+    tokens = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
+    before = body(tokens)
+    with seeded(0):
+        insert_adapters(body, LoraConfig(rank=3, alpha=12.0))
+    torch.testing.assert_close(body(tokens), before, rtol=0, atol=0)
+    layer = next(iter(adapted(body).values()))
+    down, up = layer.lora_A.default.weight, layer.lora_B.default.weight
+    assert down.shape == (3, 24)
+    assert down.std() > 0.05
+    up += 0.5
+    weight = layer.base_layer.weight.T if kind == "bert" else layer.base_layer.weight
+    torch.testing.assert_close(layer(tokens), tokens @ weight + layer.base_layer.bias + 12 / 3 * tokens @ down.T @ up.T)
+    assert not torch.allclose(body(tokens), before)
+
+
+def test_a_role_without_linear_layer_is_refused(tiny: TinyDirectory) -> None:
+    body = loaded("llama", tiny)
+    for layer in body.encoder.layers:
+        layer.self_attn.other, layer.self_attn.v_proj = layer.self_attn.v_proj, None
+    with pytest.raises(
+        UserError, match=r"no linear layer for value in encoder\.layers\.0, which has self_attn\.q_proj"
+    ):
+        insert_adapters(body, LoraConfig(targets="query_value"))
+    with pytest.raises(UserError, match="Did you mean 'mlp'"):
+        LoraConfig(targets="mpl")
+
+
+def test_a_body_without_transformer_layers_is_refused(tiny: TinyDirectory) -> None:
+    body = loaded("bert", tiny)
+    body.encoder = nn.Linear(2, 2)
+    with pytest.raises(UserError, match="adapts transformer layers"):
+        insert_adapters(body, LoraConfig())
+
+
+def test_without_peft(monkeypatch: pytest.MonkeyPatch, bert: str) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"'peft': pip install 'orca-ray\[sweep\]'"):
+        start(bert, "lora")
+
+
+def test_the_network_starts_as_that_of_nft(bert: str) -> None:
+    x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = [start(bert, method).model.eval()(x) for method in ("nft", "lora", "orca_lora")]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "dinov2", "swin", "gpt2", "llama"])
+def test_trains_updates_embedder_and_head_only(kind: str, tiny: TinyDirectory) -> None:
+    adaptation = start(str(tiny(kind)), "lora", hyperparameters={**QUICK, "refine.epochs": 2, "lora.rank": 2})
+    before, model = copy_of(adaptation.model), adaptation.model
+    sizes = {name: value.numel() for name, value in model.named_parameters()}
+    adapters = {name for name in sizes if "lora_" in name}
+    outside = {name for name in sizes if not name.startswith("body.")}
+    run(adaptation)
+    moved = changed(before, copy_of(model))
+    assert moved <= adapters | outside
+    # A key bias and its update B add a constant to attention logits, which softmax ignores; others must move.
+    assert {name for name in adapters - moved if "key" not in name and "k_proj" not in name} == set()
+    assert adaptation.result().num_trainable == sum(sizes[name] for name in adapters | outside)
+    assert sum(sizes[name] for name in adapters) == sum(
+        2 * sum(part.base_layer.weight.shape) for part in adapted(model.body).values()
+    )
+
+
+def test_decoders_resume_bit_for_bit(tiny: TinyDirectory, tmp_path: Path) -> None:
+    options = {
+        **QUICK, "lora.dropout": 0.2, "refine.gradient_checkpointing": "on", "decoder.context": "doubled",
+    }  # fmt: skip
+    whole, first, second = (start(str(tiny("gpt2")), "lora", hyperparameters=options) for _ in range(3))
+    run(whole)
+    for _ in range(2):
+        first.step()
+    first.save(tmp_path / "checkpoint")
+    assert second.restore(tmp_path / "checkpoint")
+    run(second)
+    assert scores(second.result()) == scores(whole.result())
+    assert not changed(copy_of(whole.model), copy_of(second.model))
+
+
+def test_micro_batches_give_the_same_gradients(tiny: TinyDirectory) -> None:
+    task = make_task(Target("dense", shape=(16,)), (1, 16))
+    found = []
+    for batch, accumulation in ((16, 1), (4, 4)):
+        options = {**QUICK, "refine.dropout": 0.0, "refine.batch_size": batch, "refine.accumulation": accumulation}
+        adaptation = start(str(tiny("llama")), "lora", task=task, hyperparameters=options)
+        run(adaptation)
+        found.append(adaptation.result().validation_score)
+    assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -1,0 +1,225 @@
+"""PaRe: which tokens are replaced, the curriculum, the loss by hand, and when the gate learns."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.pare import MixTerm, replace_lowest
+from orca_ray.methods.stages.refine_stage import RefineStage
+from orca_ray.training.config import RefineConfig
+from orca_ray.training.evaluate import Objective
+from orca_ray.training.feed import Feed
+from orca_ray.training.gradient_accumulation import GradientAccumulator
+from orca_ray.training.precision import Precision
+from tests.models.tiny import save_tiny
+
+from .tiny_trials import QUICK, make_task, start
+
+CPU = torch.device("cpu")
+QUIET = {**QUICK, "refine.dropout": 0.0}
+
+
+def tokens(*values: float) -> Tensor:
+    """One sample [1, T, 1]."""
+    return torch.tensor(values, dtype=torch.float32)[None, :, None]
+
+
+def term_of(adaptation: Adaptation) -> MixTerm:
+    stage = adaptation._stages[0]
+    assert isinstance(stage, RefineStage)
+    term = stage._terms[0]
+    assert isinstance(term, MixTerm)
+    return term
+
+
+def term_with_one_source_sample(adaptation: Adaptation) -> MixTerm:
+    """Return the term; nothing is random if the gates alone choose."""
+    term = term_of(adaptation)
+    term._source = replace(term._source, inputs=term._source.inputs[:1], y=term._source.y[:1])
+    return term
+
+
+def batch(adaptation: Adaptation) -> tuple[Tensor, Tensor]:
+    train = adaptation._data.train
+    return torch.from_numpy(train.x[:4]), torch.from_numpy(np.asarray(train.y[:4]))
+
+
+def test_the_lowest_target_tokens_are_replaced_by_the_highest_source_tokens_in_order() -> None:
+    target, source = tokens(1, 2, 3, 4), tokens(10, 20, 30, 40)
+    target_keys, source_keys = torch.tensor([[0.9, 0.2, 0.8, 0.1]]), torch.tensor([[0.7, 0.3, 0.9, 0.1]])
+    mixed = [replace_lowest(target, source, target_keys, source_keys, k)[0, :, 0].tolist() for k in (1, 2, 3, 4)]
+    assert mixed == [[1, 2, 3, 30], [1, 10, 3, 30], [1, 10, 20, 30], [10, 20, 30, 40]]
+
+
+def test_gradients_of_a_choice() -> None:
+    """As if the masks were factors: of all target tokens, and of the source tokens in the mix."""
+    target, source = tokens(1, 2, 3).requires_grad_(), tokens(10, 20, 30)
+    target_keys = torch.tensor([[0.9, 0.2, 0.5]], requires_grad=True)
+    source_keys = torch.tensor([[0.7, 0.3, 0.9]], requires_grad=True)
+    mixed = replace_lowest(target, source, target_keys, source_keys, 1)
+    assert mixed[0, :, 0].tolist() == [1, 30, 3]
+    mixed.sum().backward()  # type: ignore[no-untyped-call]
+    assert target.grad is not None
+    assert target.grad[0, :, 0].tolist() == [1, 0, 1]
+
+    def slope(distance: float) -> float:
+        p = float(torch.sigmoid(torch.tensor(distance / 0.9)))
+        return p * (1 - p) / 0.9
+
+    assert target_keys.grad is not None
+    assert source_keys.grad is not None
+    # Replaced is what is below the k-th lowest key, 0.2; kept is the opposite.
+    expected = [1 * slope(-0.7), 2 * slope(0.0), 3 * slope(-0.3)]
+    assert target_keys.grad[0].tolist() == pytest.approx(expected)
+    assert source_keys.grad[0].tolist() == pytest.approx([0, 0, 30 * slope(0.0)])
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "numbers"),
+    [(1.0, 0.0, [8, 6, 4, 2]), (0.64, 0.16, [5, 4, 3, 2]), (0.3, 0.0, [2, 1, 1, 1]), (0.01, 0.0, [1, 1, 1, 1])],
+)
+def test_the_number_of_source_tokens_falls_and_is_at_least_1(
+    bert: str, begin: float, end: float, numbers: list[int]
+) -> None:
+    term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.begin": begin, "pare.end": end}))
+    found = []
+    for epoch in range(4):  # 8 tokens
+        term.start(epoch, 4)
+        found.append(term.num_replaced)
+    assert found == numbers
+
+
+@pytest.mark.parametrize(("drawn", "epochs"), [(0.0, []), (0.1, [0]), (0.3, [0, 1, 2])])
+def test_the_gate_learns_only_while_tokens_are_drawn(bert: str, drawn: float, epochs: list[int]) -> None:
+    adaptation = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": drawn})
+    term, gate = term_of(adaptation), adaptation.model.get_submodule("gate")
+    learns = []
+    for epoch in range(10):
+        term.start(epoch, 10)
+        adaptation.model.zero_grad()
+        term(*batch(adaptation)).backward()  # type: ignore[no-untyped-call]
+        if any(p.grad is not None and p.grad.any() for p in gate.parameters()):
+            learns.append(epoch)
+        for part in ("embedder", "body", "head", "source_head"):
+            assert any(p.grad is not None and p.grad.any() for p in adaptation.model.get_submodule(part).parameters())
+    assert learns == epochs
+
+
+def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> None:
+    """With one of two tokens drawn, the odds are exp(g) of one to exp(g) of the other."""
+    term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.drawn": 0.5}))
+    term._gate = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(term._gate.weight, 1.0)
+    torch.manual_seed(0)
+    keys = term._keys(torch.tensor([[[3.0], [-3.0]]]).expand(20_000, -1, -1))
+    share = float((keys[:, 0] > keys[:, 1]).float().mean())
+    gates = torch.sigmoid(torch.tensor([3.0, -3.0]))
+    assert share == pytest.approx(float(gates.softmax(0)[0]), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "usual"),
+    [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3), ("dense", "bert", 0.3)],
+)
+def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: str, usual: float) -> None:
+    target = Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)
+    task = make_task(target, (1, 16))
+    settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5}
+    for weight in (0.0, 2.0):
+        adaptation = start(
+            request.getfixturevalue(body), "pare", task=task, hyperparameters={**settings, "pare.weight": weight}
+        )
+        term, model = term_with_one_source_sample(adaptation), adaptation.model
+        x, y = batch(adaptation)
+        with torch.no_grad():
+            mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
+            features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
+            objective = Objective(target, task.loss, task.metric, adaptation._data.y_mean, adaptation._data.y_std)
+            of_target = objective.training_loss(adaptation._data.train.y, CPU)(model.head(features), y)
+            logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
+            of_source = functional.cross_entropy(logits, term._source.y.expand(4))
+            # Half of 8 or 4 tokens.
+            assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
+
+
+def test_the_source_term_is_the_cross_entropy_of_the_source_classes(bert: str) -> None:
+    """With all tokens replaced, λ is 1 and the mix is the source sample."""
+    settings = {**QUIET, "pare.begin": 1.0, "pare.drawn": 0.0, "pare.weight": 1.0}
+    adaptation = start(bert, "pare", hyperparameters=settings)
+    term, model = term_of(adaptation), adaptation.model
+    assert term._source.num_classes > 2
+    x, y = batch(adaptation)
+    torch.manual_seed(5)
+    loss = term(x, y).item()
+    torch.manual_seed(5)
+    rows = torch.randint(len(term._source), (4,))
+    logits = term._source_head(model.body(term._source.tokens(rows)))
+    assert loss == pytest.approx(float(functional.cross_entropy(logits, term._source.y[rows])), rel=1e-5)
+
+
+def test_prefix_tokens_stay(vit: str) -> None:
+    adaptation = start(vit, "pare", hyperparameters={**QUIET, "pare.begin": 1.0})
+    term, model = term_of(adaptation), adaptation.model
+    x, _ = batch(adaptation)
+    embedded, source = model.embed(x), term._source.tokens(torch.arange(4))
+    assert embedded.shape == source.shape == (4, 5, 16)
+    mixed = term.mix(embedded, source)
+    assert torch.equal(mixed[:, :1], embedded[:, :1])
+    assert torch.equal(mixed[:, 1:], source[:, 1:])
+
+
+def test_swin(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its features are wider and fewer than its tokens, and it needs their grid."""
+    body = str(save_tiny("swin", tmp_path_factory.mktemp("swin")))
+    adaptation = start(
+        body, "pare", hyperparameters={**QUIET, "embedder.image_size": 32, "refine.epochs": 1}, test=False
+    )
+    assert 0 < adaptation.step().loss < 10  # type: ignore[operator]
+
+
+def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
+    """With one source sample, nothing is drawn at random once the gates alone choose."""
+    gradients = []
+    for limit in (7, 30):
+        settings = {**QUIET, "pare.drawn": 0.0, "pare.weight": 1.0}
+        adaptation = start(bert, "pare", hyperparameters=settings)
+        model, data = adaptation.model, adaptation._data
+        parameters = list(model.parameters())
+        accumulator = GradientAccumulator(
+            model, parameters, Feed(data.train.x, model, Precision("float32", CPU)), data.train.y,
+            nn.CrossEntropyLoss(), RefineConfig(batch_size=30), seed=0,
+            term=term_with_one_source_sample(adaptation),
+        )  # fmt: skip
+        accumulator.limit = limit
+        next(accumulator.gradients([np.arange(30)]))
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_in_bfloat16_only_the_body_computes_in_it(bert: str) -> None:
+    adaptation = start(bert, "pare", hyperparameters={**QUIET, "refine.precision": "bfloat16"})
+    term, seen = term_of(adaptation), dict[str, torch.dtype]()
+    for name in ("gate", "source_head.output", "head.output", "body.encoder.encoder.layer.0.output.dense"):
+        adaptation.model.get_submodule(name).register_forward_hook(
+            lambda module, given, output, name=name: seen.__setitem__(name, output.dtype)
+        )
+    term(*batch(adaptation))
+    assert set(seen.values()) == {torch.float32, torch.bfloat16}
+    assert [name for name, dtype in seen.items() if dtype == torch.bfloat16] == [
+        "body.encoder.encoder.layer.0.output.dense"
+    ]
+
+
+def test_options_out_of_range() -> None:
+    with pytest.raises(UserError, match=r"pare.begin must be in \(0, 1\], got 1.5"):
+        resolve("pare", {"pare.begin": 1.5})

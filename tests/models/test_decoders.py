@@ -1,0 +1,156 @@
+"""Decoders as bodies: fed its own stem's tokens, each is the pretrained model, and what its features depend on."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.models.head import pooled
+from orca_ray.models.modality import EmbedderConfig
+from orca_ray.models.stems import TextStem
+from orca_ray.models.weights import LoadedBody, body_modality, check_body, load_body
+from tests.models.conftest import TinyDirectory
+from tests.models.tiny import DECODERS, VOCABULARY
+
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
+IDS = torch.arange(5, 5 + 2 * 20).view(2, 20) * 7 % VOCABULARY
+
+
+def features(loaded: LoadedBody, ids: Tensor = IDS) -> Tensor:
+    assert isinstance(loaded.stem, TextStem)
+    found: Tensor = loaded.body(loaded.stem.embed_tokens(ids))
+    return found
+
+
+@pytest.fixture(params=DECODERS)
+def name(request: pytest.FixtureRequest, tiny: TinyDirectory) -> str:
+    return str(tiny(request.param))
+
+
+@pytest.fixture
+def model(name: str) -> Any:
+    """The Hugging Face model itself."""
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(name).eval()
+
+
+def adapted(name: str, target: Target, context: Any = "causal", length: int = 30) -> CrossModalModel:
+    return build_model(
+        input_shape=(2, 30),
+        target=target,
+        body=name,
+        pretrained=True,
+        config=EmbedderConfig(sequence_length=length),
+        context=context,
+        seed=0,
+    )
+
+
+@torch.no_grad()
+def test_the_body_is_the_model(name: str, model: Any) -> None:
+    check_body(name)
+    assert body_modality(name) == "sequence"
+    expected = model(IDS).last_hidden_state
+    torch.testing.assert_close(features(load_body(name)), expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 0.1
+    assert not torch.allclose(features(load_body(f"{name}:layers=2")), expected, atol=1e-3)
+
+
+def test_every_parameter_of_the_body_gets_a_gradient(name: str) -> None:
+    loaded = load_body(name)
+    features(loaded).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert [part for part, value in loaded.body.named_parameters() if value.grad is None] == []
+
+
+@torch.no_grad()
+def test_doubled_keeps_the_second_half_of_two_passages(name: str, model: Any) -> None:
+    loaded = load_body(name)
+    loaded.body.set_context("doubled")
+    # GPT-2's positions belong to the tokens; rotary ones continue in the second passage.
+    positions = {"position_ids": torch.arange(20).repeat(2)[None]} if "gpt2" in name else {}
+    expected = model(torch.cat((IDS, IDS), dim=1), **positions).last_hidden_state[:, 20:]
+    torch.testing.assert_close(features(loaded), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_flipped_is_the_mean_of_both_orders(name: str, model: Any) -> None:
+    loaded = load_body(name)
+    loaded.body.set_context("flipped")
+    positions = {"position_ids": torch.arange(20).flip(0)[None]} if "gpt2" in name else {}
+    backwards = model(IDS.flip(1), **positions).last_hidden_state.flip(1)
+    expected = (model(IDS).last_hidden_state + backwards) / 2
+    torch.testing.assert_close(features(loaded), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("context", "pooling", "unmoved"), [("causal", "last", 19), ("doubled", "mean", 0), ("flipped", "mean", 0)]
+)
+@torch.no_grad()
+def test_what_features_depend_on(context: Any, pooling: str, unmoved: int, name: str) -> None:
+    loaded = load_body(name)
+    loaded.body.set_context(context)
+    assert loaded.body.pooling == pooling
+    other = IDS.clone()
+    other[:, -1] += 1
+    moved = (features(loaded) - features(loaded, other)).abs().amax(dim=(0, 2)) > 1e-6
+    assert moved.tolist() == [position >= unmoved for position in range(20)]
+
+
+@torch.no_grad()
+def test_the_last_feature_of_a_causal_body_predicts(tiny: TinyDirectory, random_tensor: Callable[..., Tensor]) -> None:
+    x = random_tensor(4, 2, 30)
+    for context in ("causal", "doubled", "flipped"):
+        model = adapted(str(tiny("gpt2")), Target("classes", size=3), context).eval()
+        found = model.body(model.embed(x))
+        chosen = found[:, -1] if context == "causal" else found.mean(dim=1)
+        assert isinstance(model.head.output, nn.Linear)
+        torch.testing.assert_close(model(x), model.head.output(chosen))
+    assert adapted(str(tiny("gpt2")), Target("dense", shape=(30,)))(x).shape == (4, 30)
+
+
+def test_pooling_by_hand() -> None:
+    features_BSF = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
+    assert pooled(features_BSF, "mean").tolist() == [[2, 4]]
+    assert pooled(features_BSF, "last").tolist() == [[3, 6]]
+
+
+@torch.no_grad()
+def test_new_tokens_have_the_norm_of_the_bodys_own(name: str, random_tensor: Callable[..., Tensor]) -> None:
+    stem = load_body(name).stem
+    assert isinstance(stem, TextStem)
+    own: Tensor = stem.word_embeddings
+    if stem.places is not None:
+        own = torch.stack([word + stem.places[number % 64] for number, word in enumerate(own)])
+    tokens = adapted(name, Target("scalar")).embed(random_tensor(4, 2, 30))
+    torch.testing.assert_close(tokens.norm(dim=2), torch.full((4, 30), float(own.norm(dim=1).mean())))
+    assert (stem.places is None) == ("gpt2" not in name)
+    assert isinstance(stem.norm, nn.LayerNorm)
+    torch.testing.assert_close(stem.norm.weight, torch.full((24,), float(own.norm(dim=1).mean()) / math.sqrt(24)))
+
+
+@torch.no_grad()
+def test_more_tokens_than_the_body_has_positions(tiny: TinyDirectory) -> None:
+    model = build_model(
+        input_shape=(1, 100),
+        target=Target("scalar"),
+        body=str(tiny("gpt2")),
+        pretrained=True,
+        config=EmbedderConfig(sequence_length=100),
+        context="doubled",
+        seed=0,
+    )
+    assert model(torch.zeros(2, 1, 100)).isfinite().all()
+
+
+def test_contexts_that_are_refused(tiny: TinyDirectory) -> None:
+    with pytest.raises(UserError, match=r"decoder\.context 'doubled' is for decoders, such as GPT-2"):
+        adapted(str(tiny("bert")), Target("scalar"), "doubled")
+    with pytest.raises(UserError, match="Did you mean 'flipped'"):
+        adapted(str(tiny("llama")), Target("scalar"), "fliped")
