@@ -8,13 +8,15 @@ import numpy as np
 from orca_ray.data.rows import Rows
 from orca_ray.errors import UserError
 
+NUM_CLASSES = 10
+"""Default number of pseudo-classes."""
 _MINI_BATCH_ABOVE = 10_000
 MOST_NUMBERS = 2**27
 """Targets with more numbers are reduced by a random sketch before clustering, because k-means copies them."""
 SKETCH_WIDTH = 4096
 
 
-def pseudo_labels(y: Rows, num_classes: int = 10, seed: int = 0) -> np.ndarray[Any, Any]:
+def pseudo_labels(y: Rows, num_classes: int = NUM_CLASSES, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id per sample, [N] int64.
 
     If ``y`` is an integer vector [N], it contains class ids and is returned. Other targets [N, ...] are clustered by

@@ -3,6 +3,8 @@
 Let e be the target's embedder, f the pretrained body, and h a linear head that predicts source classes. Stages:
 
 1. Feature alignment, e alone: minimise the Wasserstein distance of target and source features, whatever their labels.
+   In this method, ``align.samples_per_class`` counts the samples of an epoch in all classes, and ``align.distance`` is
+   ignored.
 2. Source head, h alone, on n source samples with tokens z_i: minimise
 
        (1/n) Σ_i [ ℓ_i + ρ max(0, ‖∂ℓ_i/∂z_i‖ − τ)² ],   ℓ_i = CE(h(f(z_i)), y_i),
@@ -12,9 +14,9 @@ Let e be the target's embedder, f the pretrained body, and h a linear head that 
    the entropy of the source class, given the class of the target. Targets without classes are clustered.
 4. Fine-tune everything by the task's loss.
 
-The paper trains h before it aligns; neither depends on the other. It does so on 5,000 images for 20 epochs, 10 of them
-with the penalty (30 epochs on text), aligns for 60 epochs, and reduces the distortion for 2 to 6. Here an epoch with
-the penalty costs about as much as one of fine-tuning on as many samples, and one without nearly nothing.
+Stages 1 and 2 do not depend on each other. The published code trains h on 5,000 images for 20 epochs, 10 of them with
+the penalty (30 epochs on text, without), aligns for 60 epochs, and reduces the distortion for 2 to 6. Here an epoch
+with the penalty costs about as much as one of fine-tuning on as many samples, and one without nearly nothing.
 
 Where the published code (khiembk/RECRAFT, abc2a04) and the equations differ, ``recraft.form`` decides:
 
@@ -47,32 +49,36 @@ class RecraftConfig(Config):
     form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
     """What to follow where the paper's equations and the published code differ."""
     source_epochs: Number = 20
-    """Epochs of training the source head. The paper: 20 on images, 30 on text."""
+    """Epochs of training the source head. The published code: 20 on images, 30 on text."""
     penalty_epochs: Count = 2
-    """The last of these epochs, which have the gradient penalty. The paper: 10."""
+    """The last of these epochs, which have the gradient penalty. The published code: 10."""
     source_learning_rate: Positive = 1e-3
-    """The paper: 1e-4, with ten times as many source samples and batches of 4."""
+    """The published code: 1e-4, with ten times as many source samples and batches of 4."""
     penalty: Amount = 100.0
     """Weight ρ of the gradient penalty."""
     threshold: Amount = 0.4
     """Norm τ above which a gradient is penalised."""
     distortion_epochs: Count = 2
-    """Epochs of reducing the distortion, each over the whole training split. The paper: 2 to 6, by task."""
+    """Epochs of reducing the distortion, each over the whole training split. The published code: 2 to 6, by task."""
     distortion_learning_rate: Positive = 1e-4
     batch_size: Number = 32
-    """Samples in an optimiser step of the source head, and most samples in one of the distortion. The paper: 4 and 16
-    to 32."""
+    """Samples in an optimiser step of the source head, and most samples in one of the distortion. The published
+    code: 4, and 16 to 32."""
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
     from dataclasses import replace
 
+    from orca_ray.alignment.labels import NUM_CLASSES
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.recraft import DistortionStage, SourceHead, SourceHeadStage
 
     *aligning, refining = align_then_refine(trial)
     if aligning:
-        aligning = [AlignStage(trial, replace(trial.hyperparameters.align, distance="wasserstein"))]
+        options, target = trial.hyperparameters.align, trial.task.target
+        num_per_class = options.samples_per_class // (target.size if target.kind == "classes" else NUM_CLASSES)
+        options = replace(options, distance="wasserstein", samples_per_class=max(1, num_per_class))
+        aligning = [AlignStage(trial, options)]
     if trial.hyperparameters.of(RecraftConfig).distortion_epochs == 0:  # nothing would use the source head
         return [*aligning, refining]
     head = SourceHead(trial)

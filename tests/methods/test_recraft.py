@@ -161,3 +161,10 @@ def test_options() -> None:
         resolve("recraft", {"recraft.form": "papers"})
     with pytest.raises(UserError, match=r"recraft\.threshold must be at least 0"):
         resolve("recraft", {"recraft.threshold": -0.1})
+
+
+def test_features_are_aligned_by_the_wasserstein_distance_whatever_the_option(bert: str) -> None:
+    values = {**SHORT, "align.distance": "mmd", "align.samples_per_class": 60}
+    distance = start(bert, "recraft", hyperparameters=values).step().distance
+    values = {**SHORT, "align.distance": "wasserstein", "align.samples_per_class": 20}  # of each of three classes
+    assert distance == start(bert, "orca", hyperparameters=values).step().distance
