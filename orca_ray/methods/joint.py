@@ -56,6 +56,5 @@ RECIPE = Recipe(
     stage_names=("joint", "refine"),
     options=(JointConfig,),
     stages=_stages,
-    stage_names=("joint", "refine"),
     defaults=MappingProxyType({"align.distance": "mmd", "align.epochs": 0}),
 )

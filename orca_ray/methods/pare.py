@@ -72,6 +72,5 @@ RECIPE = Recipe(
     stage_names=("refine",),
     options=(PareConfig,),
     stages=_stages,
-    stage_names=("refine",),
     defaults=MappingProxyType({"align.epochs": 0}),
 )
