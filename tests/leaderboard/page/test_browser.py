@@ -153,7 +153,8 @@ def test_methods_that_tie_are_all_named(open_page: Open) -> None:
         for t, task in enumerate(TASKS)
     ]
     rows = [replace(row, align_chosen=0, align_reused=True) if row.method == "orca_guarded" else row for row in rows]
-    features = replace(PICTURES[2], caption="Features.", panels=tuple(Plot(each, ()) for each in ("before", "after")))
+    plots = (Plot("before", ()), Plot("after", ()))
+    features = Points(title="Features", caption="Features.", x="first", y="second", panels=plots)
     pictures = {"orca_guarded-0": [json.loads(features.to_json())]}
     page = open_page(content=page_of(rows, about={"nft": {"title": "no align"}}, artefacts=pictures))
     brief = page.locator(".brief p").all_inner_texts()
