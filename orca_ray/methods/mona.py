@@ -80,4 +80,5 @@ RECIPE = Recipe(
     options=(MonaConfig,),
     stages=_stages,
     stage_names=("warmup", "bilevel", "refine"),
+    relative_cost=1.6,
 )
