@@ -1,6 +1,6 @@
 """Builds the board of a command line from a store, with everything that its formats show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,9 @@ from orca_ray.errors import UserError, unknown_name
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from orca_ray.leaderboard import Board, Effects, Report
     from orca_ray.results.scan import Scan
@@ -55,8 +57,8 @@ def load_board(name: str, options: BoardOptions) -> "Report":
     store = existing_store(uri)
     scan = None if store is None else store.scan()
     stored = scan is not None and name in scan.values("benchmark")
-    if store is not None and not stored and (spec := _sweep_with_grid(name, options)):
-        effects = _effects(store, spec, options)
+    if scan is not None and not stored and (spec := _sweep_with_grid(name, options)):
+        effects = _effects(scan, spec, options)
         return Report(empty_board(effects.benchmark), effects=effects)
     if not stored and not options.sweep and not options.budget:
         nothing = empty_board(name, scan.warnings if scan else ())
@@ -89,6 +91,7 @@ def _report(
 ) -> "Report":
     from orca_ray.leaderboard import Report, subset
     from orca_ray.leaderboard.published import KINDS, published_for
+    from orca_ray.leaderboard.searches import read_searches
 
     hide = split_names("--hide", options.hide) or []
     if unknown := [each for each in hide if each not in KINDS]:
@@ -107,6 +110,7 @@ def _report(
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
+        read_searches=None if scan is None else lambda: read_searches(scan, shown),
         read_artefacts=None if store is None or not keys else lambda: _pictures(store, shown),
         read_about=lambda: _about(shown),
         reproduce=f"orca-sweep reproduce KEY{where}",
@@ -116,15 +120,19 @@ def _report(
 
 def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
     """Return the records of the board's sweep, tasks and methods. A method of a board may be "method (body)"."""
-    import numpy as np
-
     from orca_ray.results.tables import RECORDS, to_frame
 
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
-    positions = np.concatenate([at for at, _ in scan.batches(["task"], wanted)])
-    records = to_frame(scan.take(positions, RECORDS.schema.names))
+    records = to_frame(scan.take(_positions(scan, wanted), RECORDS.schema.names))
     labels = records["method"] + " (" + records["body"] + ")"
     return records[records["method"].isin(board.methods) | labels.isin(board.methods)]
+
+
+def _positions(scan: "Scan", wanted: "Mapping[str, Collection[str]]") -> "NDArray[np.int64]":
+    """Return the sorted positions of the records that have ``wanted`` values."""
+    import numpy as np
+
+    return np.sort(np.concatenate([np.empty(0, np.int64), *(at for at, _ in scan.batches(["benchmark"], wanted))]))
 
 
 def _imported(store: "ResultsStore | None") -> "tuple[list[SubmittedScore], list[str]]":
@@ -134,8 +142,11 @@ def _imported(store: "ResultsStore | None") -> "tuple[list[SubmittedScore], list
     return ([], []) if store is None else imported_scores(store.uri)
 
 
-def _effects(store: "ResultsStore", spec: "SweepSpec", options: BoardOptions) -> "Effects":
+def _effects(scan: "Scan", spec: "SweepSpec", options: BoardOptions) -> "Effects":
     from orca_ray.leaderboard import Grid, build_effects
+    from orca_ray.leaderboard.effects import COLUMNS
+    from orca_ray.results.scan import invalid_rows_text
+    from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
     from orca_ray.sweep.planning.grid import grid_cells
 
     for option, given in (("--tasks", options.tasks), ("--methods", options.methods), ("--hide", options.hide)):
@@ -143,8 +154,14 @@ def _effects(store: "ResultsStore", spec: "SweepSpec", options: BoardOptions) ->
             raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
     cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
     sweep, protocol = options.sweep or spec.sweep_id, options.protocol and options.protocol.value
-    grid, records = Grid(cells, spec.confirm_seeds), store.records(spec.file.benchmark)
-    return build_effects(records, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=protocol)
+    grid, benchmark = Grid(cells, spec.confirm_seeds), spec.file.benchmark
+    found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
+    records, warnings = to_frame(found), list(scan.warnings)
+    for name, _, value, allowed, wrong in invalid_rows(found.select(["hyperparameters"]), RECORDS):
+        records = records[~(mask := wrong.to_numpy())]
+        warnings.append(invalid_rows_text(int(mask.sum()), "the store", name, value, allowed))
+    effects = build_effects(records, grid, benchmark=benchmark, sweep=sweep, protocol=protocol)
+    return replace(effects, notes=[*effects.notes, *warnings])
 
 
 def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":

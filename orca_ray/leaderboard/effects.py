@@ -12,22 +12,21 @@ from numpy.typing import NDArray
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.selection import grid_scores, select
-from orca_ray.leaderboard.statistics.paired import (
-    Comparison,
-    Levels,
-    ratio_over_tasks,
-    ratio_within,
-    score_floor,
-    seed_noise,
-)
+from orca_ray.leaderboard.statistics.paired import Comparison, Levels, Logs, compare
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
-from orca_ray.leaderboard.statistics.table import Floats
+from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
 from orca_ray.results.record import Status
 
 METHOD = "method"
 """Name of the factor that a sweep with several methods has in addition to those of its grid."""
 _SOURCE = "align.source"
 """A hyper-parameter that may be empty in a grid. Records have the name of the source that a sweep took instead."""
+
+COLUMNS = [
+    "benchmark", "sweep", "protocol", "phase", "task", "method", "seed", "hyperparameters", "status", "test_score",
+    "data_fingerprint", "metric", "metric_version", "finished_at", "trial_key",
+]  # fmt: skip
+"""Columns of records that effects are computed from."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,26 @@ class Grid:
     """Levels and hyper-parameters of each cell, by task and method. The level that comes first is the baseline."""
     seeds: Sequence[int]
 
+    def planned(self) -> Iterator[tuple[str, str, Levels, Mapping[str, object]]]:
+        """Yield task, method, levels and hyper-parameters of each cell; several methods are a factor too."""
+        several = len({method for _, method in self.cells}) > 1
+        for (task, method), cells in self.cells.items():
+            for levels, values in cells:
+                yield task, method, {METHOD: method, **levels} if several else levels, values
+
     @property
     def factors(self) -> dict[str, list[str]]:
-        """Names of the levels by factor; several methods are a factor too."""
-        methods = list(dict.fromkeys(method for _, method in self.cells))
-        factors = {METHOD: methods} if len(methods) > 1 else {}
-        for cells in self.cells.values():
-            for factor, level in (item for levels, _ in cells for item in levels.items()):
-                known = factors.setdefault(factor, [])
-                known += [] if level in known else [level]
-        return factors
+        """Names of the levels by factor."""
+        factors: dict[str, dict[str, None]] = {}
+        for factor, level in (item for _, _, levels, _ in self.planned() for item in levels.items()):
+            factors.setdefault(factor, {})[level] = None
+        return {factor: list(levels) for factor, levels in factors.items()}
 
     @property
     def names(self) -> list[str]:
         """Hyper-parameters in which cells of a (task, method) differ; a record belongs to the cells with its values."""
-        names = set()
-        for cells in self.cells.values():
-            first = dict(cells[0][1])
-            names |= {name for _, values in cells for name, value in values.items() if value != first.get(name)}
-        return sorted(names)
+        pairs = ((values, cells[0][1]) for cells in self.cells.values() for _, values in cells)
+        return sorted({name for values, first in pairs for name in values if values[name] != first.get(name)})
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Effects:
 def build_effects(
     records: pd.DataFrame, grid: Grid, *, benchmark: str, sweep: str, protocol: str | None = None
 ) -> Effects:
-    """Compute the effects of a grid's factors from the records of a store, as `ResultsStore.records` returns them.
+    """Compute the effects of a grid's factors from the `COLUMNS` of a store's records, in any order.
 
     Raises UserError if there is no record of the benchmark, the sweep or the protocol (None: the sweep's, if it has
     only one).
@@ -98,16 +98,16 @@ def build_effects(
         raise UserError(f"{sweep} has records of several protocols: give --protocol {' or '.join(protocols)}")
     rows = select(rows, "protocol", protocol or protocols[0], "")
     table = _Table.fill(rows, grid)
-    comparisons = [table.compare(*each) for each in _questions(table.factors)]
+    comparisons = [table.compare(*each) for each in _questions(grid.factors)]
     counts = rows["status"].value_counts()
     return Effects(
         benchmark=benchmark,
         sweep=sweep,
         protocol=protocol or protocols[0],
-        factors=table.factors,
+        factors=grid.factors,
         metrics=table.metrics,
         seeds=table.seeds,
-        cells=table.levels(),
+        cells=table.cells,
         scores=table.summary(),
         comparisons=[comparison for comparison in comparisons if comparison.planned],
         statuses={status: int(counts.get(status.value, 0)) for status in Status},
@@ -133,13 +133,11 @@ def _questions(factors: Mapping[str, Sequence[str]]) -> Iterator[tuple[Levels, L
 class _Table:
     """The test scores of a grid's cells. Axes of arrays: T tasks, C cells, S seeds, P pairs of cells."""
 
-    factors: Mapping[str, Sequence[str]]
     metrics: Mapping[str, str]
     seeds: Sequence[int]
-    cells: Mapping[tuple[str | None, ...], int]
-    """Index of each cell by its levels, in the order of ``factors``; None for a factor that the cell does not have."""
-    scores_TCS: Floats
-    """NaN where there is no score."""
+    cells: Sequence[Levels]
+    logs: Logs
+    """Of the scores [T, C, S] by the indices of ``cells``; NaN where there is no score."""
     trials_TC: NDArray[np.int64]
     """Equal numbers mark cells that share their trials; -1 marks a cell that is not planned for the task."""
     notes: Sequence[str]
@@ -147,25 +145,21 @@ class _Table:
     @classmethod
     def fill(cls, rows: pd.DataFrame, grid: Grid) -> "_Table":
         """Put the scores of the confirm records among ``rows`` into the cells that they belong to."""
-        tasks = list(dict.fromkeys(task for task, _ in grid.cells))
-        factors, names = grid.factors, grid.names
+        tasks, names = list(dict.fromkeys(task for task, _ in grid.cells)), grid.names
+        cells: list[Levels] = []
+        places: dict[str, list[tuple[int, int]]] = {}  # task and cell, by label
+        sources: dict[tuple[str, str], set[object]] = {}
 
         def label(task: str, method: str, values: Mapping[str, object]) -> str:
             return repr((task, method, *(values.get(name) for name in names)))
 
-        cells: dict[tuple[str | None, ...], int] = {}
-        places: dict[str, list[tuple[int, int]]] = {}  # task and cell, by label
-        for (task, method), planned in grid.cells.items():
-            for levels, values in planned:
-                key = tuple({METHOD: method, **levels}.get(factor) for factor in factors)
-                place = (tasks.index(task), cells.setdefault(key, len(cells)))
-                places.setdefault(label(task, method, values), []).append(place)
+        for task, method, levels, values in grid.planned():
+            cells += [] if levels in cells else [levels]
+            places.setdefault(label(task, method, values), []).append((tasks.index(task), cells.index(levels)))
+            sources.setdefault((task, method), set()).add(values.get(_SOURCE))
         trials_TC = np.full((len(tasks), len(cells)), -1)
         for number, entries in enumerate(places.values()):
-            for place in entries:
-                trials_TC[place] = number
-
-        sources = {key: {values.get(_SOURCE) for _, values in planned} for key, planned in grid.cells.items()}
+            trials_TC[tuple(zip(*entries, strict=True))] = number
 
         def stored(task: str, method: str, text: str) -> str:
             values, known = json.loads(text), sources.get((task, method), set())
@@ -174,7 +168,7 @@ class _Table:
 
         rows = rows.assign(label=list(map(stored, rows["task"], rows["method"], rows["hyperparameters"])))
         inside = rows["label"].isin(places)
-        scored, notes = grid_scores(rows[inside])
+        scored, notes = grid_scores(rows[inside].sort_values(["finished_at", "trial_key"], kind="stable"))
         if outside := int((~inside).sum()):
             notes.append(f"{outside} trial(s) that are not in the grid left out")
         seeds = sorted({*grid.seeds, *map(int, scored["seed"])})
@@ -183,61 +177,40 @@ class _Table:
             for place in places[name]:
                 scores_TCS[(*place, seeds.index(seed))] = score
         found = dict(zip(scored["task"], scored["metric"], strict=True))
-        metrics = {task: found.get(task, "") for task in tasks}
-        return cls(factors, metrics, seeds, cells, scores_TCS, trials_TC, notes)
-
-    def levels(self) -> list[Levels]:
-        """Return the levels of each cell."""
-        return [
-            {factor: level for factor, level in zip(self.factors, key, strict=True) if level is not None}
-            for key in self.cells
-        ]
+        logs = Logs.of(ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS))
+        return cls({task: found.get(task, "") for task in tasks}, seeds, cells, logs, trials_TC, notes)
 
     def summary(self) -> dict[tuple[str, int], Score]:
         """Return mean, standard deviation and number of the scores of each task and cell."""
         summary = {}
         for (t, task), c in product(enumerate(self.metrics), range(len(self.cells))):
-            scores = pd.Series(self.scores_TCS[t, c]).dropna()
+            scores = pd.Series(self.logs.table.scores_TMS[t, c]).dropna()
             summary[task, c] = Score(float(scores.mean()), float(scores.std()), len(scores))
         return summary
 
     def compare(self, levels: Levels, reference: Levels) -> Comparison:
         """Compare the cells that have ``levels`` with those that have ``reference`` and are equal otherwise."""
-        above, below = np.array(self._pairs(levels, reference), dtype=np.int64).reshape(-1, 2).T
+        pairs = [
+            (index, self.cells.index(other))
+            for index, cell in enumerate(self.cells)
+            if levels.items() <= cell.items() and (other := {**cell, **reference}) in self.cells
+        ]
+        above, below = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         trials_TP, bases_TP = self.trials_TC[:, above], self.trials_TC[:, below]
         planned_TP = (trials_TP != bases_TP) & (trials_TP >= 0) & (bases_TP >= 0)
-        paired_TPS = planned_TP[:, :, None] & np.isfinite(self.scores_TCS[:, above] + self.scores_TCS[:, below])
-        logs, errors = [], []
-        tasks = []
-        for task, scores_CS, paired_PS in zip(self.metrics, self.scores_TCS, paired_TPS, strict=True):
-            used_P = paired_PS.any(axis=1)
-            if not used_P.any():
-                continue
-            paired_PS = paired_PS[used_P]
-            means_P, bases_P = (
-                np.maximum(scores_CS[cells[used_P]].mean(axis=1, where=paired_PS), score_floor(scores_CS))
-                for cells in (above, below)
-            )
-            log = float(np.log(means_P / bases_P).mean())
-            # A mean of n log scores has the variance noise² / n; a pair has two such means.
-            error = seed_noise(scores_CS)[0] * float(np.sqrt((2 / paired_PS.sum(axis=1)).sum())) / len(paired_PS)
-            tasks.append(task)
-            logs.append(log)
-            errors.append(error)
-        return Comparison(
-            levels=levels,
-            reference=reference,
-            ratio=ratio_over_tasks(logs, errors, bootstrap=len(self.metrics) >= MIN_TASKS),
-            tasks={task: ratio_within(*numbers) for task, *numbers in zip(tasks, logs, errors, strict=True)},
-            pairs=int(paired_TPS.sum()),
-            planned=int(planned_TP.sum()) * len(self.seeds),
+        above_TPS, below_TPS = (self.logs.table.scores_TMS[:, columns] for columns in (above, below))
+        paired_TPS = planned_TP[:, :, None] & np.isfinite(above_TPS + below_TPS)
+        logs_TP, bases_TP = (
+            np.log(np.maximum(mean_over_seeds(np.where(paired_TPS, scores, np.nan)), self.logs.floors_T))
+            for scores in (above_TPS, below_TPS)
         )
-
-    def _pairs(self, levels: Levels, reference: Levels) -> list[tuple[int, int]]:
-        pairs = []
-        for key, index in self.cells.items():
-            cell = dict(zip(self.factors, key, strict=True))
-            if cell == {**cell, **levels}:
-                other = self.cells.get(tuple({**cell, **reference}.values()))
-                pairs += [] if other is None else [(index, other)]
-        return pairs
+        num_TP = paired_TPS.sum(axis=-1)
+        used = np.flatnonzero(num_TP.any(axis=1))
+        num_T = (num_TP > 0).sum(axis=1)[used]
+        logs_T = np.nansum(logs_TP - bases_TP, axis=1)[used] / num_T
+        # A mean of n log scores has the variance noise² / n; a pair has two such means.
+        variances_TP = np.divide(2.0, num_TP, out=np.zeros(num_TP.shape), where=num_TP > 0)
+        errors_T = self.logs.noise_T[used, 0] * np.sqrt(variances_TP.sum(axis=1)[used]) / num_T
+        tasks, planned = [self.logs.table.tasks[t] for t in used], int(planned_TP.sum()) * len(self.seeds)
+        bootstrap, found = len(self.metrics) >= MIN_TASKS, int(paired_TPS.sum())
+        return compare(levels, reference, tasks, logs_T, errors_T, planned=planned, pairs=found, bootstrap=bootstrap)

@@ -12,6 +12,7 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, compute_all, get_statistic
+from orca_ray.leaderboard.statistics.questions import Answer, answers
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
@@ -31,6 +32,8 @@ class Report:
     """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
     read_records: Callable[[], pd.DataFrame] | None = None
     """Reads the records of the board's sweep, as `ResultsStore.records` returns them, for the page."""
+    read_searches: Callable[[], pd.DataFrame | None] | None = None
+    """Reads the search trials of the board's sweep, as `read_searches` returns them."""
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
     """Reads pictures of trials by trial key, as plain JSON, for the page."""
     read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
@@ -46,6 +49,16 @@ class Report:
     def curves(self) -> pd.DataFrame | None:
         """The learning curves; None if there are none to read."""
         return self.read_curves() if self.read_curves else None
+
+    @cached_property
+    def searches(self) -> pd.DataFrame | None:
+        """The search trials; None if there are none to read, or too many."""
+        return self.read_searches() if self.read_searches else None
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """Whether aligning, pretraining and searching helped, as far as the trials say."""
+        return answers(self.scores, self.searches)
 
     @cached_property
     def scores(self) -> ScoreTable:
@@ -78,6 +91,14 @@ class Report:
         shapes = {name: each.shape for name, each in all_statistics().items()}
         found = compute_all(scores=self.board.scores)
         return {name: _rounded(values) for name, values in found.items() if shapes[name] in ("method", "pair")}
+
+    def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
+        """Return the statistic ``cost`` of a field of `Cost`, of all methods; NaN where it is unknown."""
+        known = [
+            (*key, value) for key, cell in self.board.cells.items() if (value := getattr(cell.cost, name)) == value
+        ]
+        costs = pd.DataFrame(known, columns=["task", "method", "cost"])
+        return get_statistic("cost").compute(costs, over_tasks=over_tasks).reindex(list(self.methods))
 
     @property
     def common_tasks(self) -> tuple[str, ...]:

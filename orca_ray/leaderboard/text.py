@@ -9,8 +9,8 @@ from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.published import PublishedTable
 from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS
 from orca_ray.leaderboard.statistics import get_statistic
-from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.verdict import describe
 from orca_ray.results.record import Status
@@ -55,6 +55,37 @@ def _with_interval(value: float, low: float, high: float) -> str:
         return MISSING
     text, *ends = (f"{each:.2f}".removesuffix(".00") for each in (value, low, high))
     return text if math.isnan(low) else f"{text} [{', '.join(ends)}]"
+
+
+_COSTS = (
+    ("device s", "device_seconds", "sum", 1),
+    ("wall s", "wall_seconds", "sum", 1),
+    ("peak MiB", "peak_memory_mib", "max", 0),
+    ("trained parameters", "num_trainable", "mean", 0),
+)
+"""Title, field of `Cost`, how tasks are put together, and number of decimals of each column of `cost_grid`."""
+
+
+def cost_grid(report: Report) -> tuple[str, list[list[str]]] | None:
+    """Return the title and the cells of the table of costs; None if no cost is known.
+
+    A column is computed on the tasks on which every method has this cost. Its title says how many these are, if they
+    are fewer than those of the first column.
+    """
+    columns, most = [["method", *report.methods]], 0
+    for title, name, over_tasks, digits in _COSTS:
+        costs = report.costs(name, over_tasks)
+        values: list[float] = costs["value"].tolist()
+        num = 0 if costs["value"].isna().all() else int(costs["num_tasks"].max())
+        most = most or num
+        cells = [MISSING if math.isnan(value) else f"{value:,.{digits}f}" for value in values]
+        columns.append([title if num in (0, most) else f"{title} ({num} of {most} tasks)", *cells])
+    if not most:
+        return None
+    grid = [list(row) for row in zip(*columns, strict=True) if set(row[1:]) != {MISSING}]
+    where = f"{most} task{'s' if most != 1 else ''}"
+    about = "mean over seeds; seconds are summed over tasks, memory is the largest, parameters are averaged"
+    return f"cost of one scored trial on each of {where} ({about})", grid
 
 
 def titles(report: Report) -> tuple[str, str]:
@@ -113,7 +144,12 @@ def _verdict(report: Report) -> Iterator[str]:
             f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of {len(tested) // 2} "
             f"(paired test of log ratios, 5% level over all pairs by Holm{few})"
         )
-    yield from (answer.sentence.removesuffix(".") for answer in answers(report.scores))
+    searching = [answer for answer in report.answers if answer.name == "searching"]
+    for answer in report.answers:
+        if answer not in searching[1:]:  # those of single methods are in the formats for programs
+            yield answer.sentence.removesuffix(".")
+    if report.read_searches and report.searches is None:
+        yield f"Did searching help? Not computed: there are more than {MAX_SEARCH_TRIALS} search trials"
 
 
 def published_tables(report: Report) -> list[PublishedTable]:

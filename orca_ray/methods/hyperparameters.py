@@ -20,8 +20,8 @@ _SHARED: Mapping[str, type[Any]] = {
     "align": AlignConfig,
     "refine": RefineConfig,
 }
-_LATER = ("decoder",)
-"""Sections that are younger than the first records."""
+_YOUNGER = {"decoder.context": DecoderConfig.context}
+"""Defaults of the options that are younger than the first records."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,11 @@ class Hyperparameters:
         """
         recipe = get_method(method)
         used = {*recipe.sections, *(["align"] if recipe.aligns else []), *map(section_name, recipe.options)}
-        defaults = resolve(method, {}).to_flat()
+        omitted = {name: recipe.defaults.get(name, value) for name, value in _YOUNGER.items() if name not in searched}
         return {
             name: value
             for name, value in self.to_flat().items()
-            if (section := name.split(".")[0]) in used
-            and (section not in _LATER or name in searched or value != defaults[name])
+            if name.split(".")[0] in used and (name not in omitted or value != omitted[name])
         }
 
 

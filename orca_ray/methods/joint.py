@@ -53,6 +53,7 @@ RECIPE = Recipe(
     title="embedder and head by task loss and distance together, then refine everything (after L2G)",
     reference="Cheng et al., L2G: Repurposing Language Models for Genomics Tasks, TMLR 2025",
     aligns=True,
+    stage_names=("joint", "refine"),
     options=(JointConfig,),
     stages=_stages,
     defaults=MappingProxyType({"align.distance": "mmd", "align.epochs": 0}),

@@ -69,6 +69,7 @@ RECIPE = Recipe(
     reference="Cai et al., Enhancing Cross-Modal Fine-Tuning with Gradually Intermediate Modality Generation, "
     "ICML 2024, arXiv:2406.09003",
     aligns=True,  # for the options of the source
+    stage_names=("refine",),
     options=(PareConfig,),
     stages=_stages,
     defaults=MappingProxyType({"align.epochs": 0}),

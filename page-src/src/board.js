@@ -126,6 +126,11 @@ export class Board {
     return { values: { ...common, ...own }, own: Object.keys(own) };
   }
 
+  /** What a trial minimised while aligning. @param {object} record */
+  distance(record) {
+    return [this.hyperparameters(record).values["align.distance"], "distance"].filter(Boolean).join(" ");
+  }
+
   /** Mean cost of a scored trial. @param {string} task @param {string} method @param {string} name e.g. wall_seconds */
   cost(task, method, name) {
     return this.index.provenance.get(pair(task, method))?.cost[name] ?? NaN;

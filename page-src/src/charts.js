@@ -74,9 +74,9 @@ export function tips(points, options = {}) {
   return Plot.tip(points, (options.pointer ?? Plot.pointer)({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
 }
 
-/** Names of methods with their symbols. @param {string[]} methods */
-export function legend(methods) {
-  return h("div.legend", {}, methods.map((method) => h("span", {}, line(method), method)));
+/** Names of methods with their symbols. @param {string[]} methods @param {(method: string) => string} label */
+export function legend(methods, label = (method) => method) {
+  return h("div.legend", {}, methods.map((method) => h("span", {}, line(method), label(method))));
 }
 
 /** A short piece of the method's line with its symbol. @param {string} method */

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from orca_ray.leaderboard import Report, all_formats, build, empty_board, render
 from orca_ray.leaderboard.export import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
 from orca_ray.leaderboard.published import compare, published_rows
+from orca_ray.leaderboard.searches import read_searches
 from orca_ray.leaderboard.spark import sparkline
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
@@ -130,6 +132,47 @@ def test_a_subset_has_its_own_ranks() -> None:
         subset(board, ["d"], None)
     with pytest.raises(UserError, match=r"unknown method 'nftt'. Did you mean 'nft'"):
         subset(board, None, ["nftt"])
+
+
+def searching(path: Path, board: Sequence[Record], *validation: tuple[str, str, float | None]) -> Report:
+    """Return the report of a store with search trials, given by task, method and score in the order of their starts."""
+    trials = [
+        make_record(f"s{i}", task=f"pocket/{task}", method=method, phase="search", test_score=None, minutes=i,
+                    validation_score=score, status=Status.FAILED_NAN if score is None else Status.COMPLETED)
+        for i, (task, method, score) in enumerate(validation)
+    ]  # fmt: skip
+    store = ResultsStore(path, create=True)
+    store.append([*board, *reversed(trials)])
+    scan = store.scan()
+    found = build(scan, benchmark="pocket")
+    return Report(found, read_searches=lambda: read_searches(scan, found))
+
+
+def test_did_searching_help(tmp_path: Path) -> None:
+    scored = [make_record("a", task="pocket/a"), make_record("b", task="pocket/b")]
+    trials = [("a", "orca", 0.4), ("b", "orca", 0.3), ("a", "orca", None), ("a", "orca", 0.1), ("b", "orca", 0.6)]
+    report = searching(tmp_path, scored, *trials)
+    told = "Did searching help? (orca) Unknown: the ratio of winner to first configuration is 0.50 over 2 tasks"
+    for format in ("table", "markdown"):
+        assert told in " ".join(str(render(report, format)).split()).replace("\\", "")
+    assert json.loads(str(render(report, "json")))["answers"][0]["ratio"]["value"] == pytest.approx(0.5)
+
+
+def test_searching_is_answered_over_all_methods_in_text(tmp_path: Path) -> None:
+    scored = [make_record("a"), make_record("b", method="fpt")]
+    trials = [("digits", m, score) for m, score in (("orca", 0.4), ("orca", 0.1), ("fpt", 0.2), ("fpt", 0.2))]
+    report = searching(tmp_path, scored, *trials)
+    text = str(render(report, "markdown"))
+    assert text.count("Did searching help?") == 1
+    assert "is 0.50 over 1 task" in text
+    ratios = {each["subject"]: each["ratio"]["value"] for each in json.loads(str(render(report, "json")))["answers"]}
+    assert ratios == pytest.approx({"": 0.5, "fpt": 1.0, "orca": 0.25})
+
+
+def test_too_many_search_trials_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.leaderboard.searches.MAX_SEARCH_TRIALS", 1)
+    report = searching(tmp_path, [make_record("a")], ("digits", "orca", 0.4), ("digits", "orca", 0.1))
+    assert "Did searching help? Not computed: there are more than" in str(render(report))
 
 
 class TestCurves:

@@ -80,8 +80,41 @@ def test_a_table_of_five_methods_fits_a_hundred_columns() -> None:
     assert all(metric in "\n".join(lines) for metric in tasks.values())
 
 
+def test_costs() -> None:
+    """Seconds are summed over the tasks that all methods have, memory is the largest, parameters are averaged."""
+    costs = {
+        ("a", "orca"): (10.0, 100.0, 1000),
+        ("b", "orca"): (20.5, None, 3000),
+        ("a", "nft"): (5.0, 1500.0, 1000),
+        ("b", "nft"): (1.0, 300.0, 1000),
+        ("c", "nft"): (99.0, 9999.0, 9999),
+    }
+    runs = [
+        run(task, method, seed=seed, refine_seconds=seconds + seed, align_seconds=0.0, evaluate_seconds=0.0,
+            wall_seconds=2 * seconds, peak_memory_mib=memory, num_trainable=parameters)
+        for (task, method), (seconds, memory, parameters) in costs.items() for seed in (0, 1)
+    ]  # fmt: skip
+    board = build(frame(*runs, failed("a", "scratch", Status.LOST)), benchmark="pocket")
+    lines = render(board).split("\n")
+    start = next(i for i, line in enumerate(lines) if line.startswith("method"))
+    assert re.split("  +", lines[start].strip()) == [
+        "method",
+        "device s",
+        "wall s",
+        "peak MiB (1 of 2 tasks)",
+        "trained parameters",
+    ]
+    assert sorted(line.split() for line in lines[start + 2 :]) == [
+        ["nft", "7.0", "12.0", "1,500", "1,000"],
+        ["orca", "31.5", "61.0", "100", "2,000"],
+    ]
+    assert "on each of 2 tasks" in " ".join(lines)
+    assert "| orca | 31.5 | 61.0 | 100 | 2,000 |" in render(board, "markdown")
+
+
 def test_markdown(board: Board) -> None:
-    rows = [line for line in render(board, "markdown").split("\n") if line.startswith("|")]
+    text = render(board, "markdown").partition("**cost")[0]
+    rows = [line for line in text.split("\n") if line.startswith("|")]
     assert len(rows) == 2 + 2 + len(SHOWN)
     assert {row.count("|") for row in rows} == {3 + len(board.methods)}
     assert re.fullmatch(r"\|(-+:?\|)+", rows[1])

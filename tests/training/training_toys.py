@@ -58,6 +58,8 @@ class ToyEmbedder(nn.Module):
 
 
 class ToyBody(nn.Module):
+    pooling = "mean"
+
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.layer = nn.Linear(6, 6)

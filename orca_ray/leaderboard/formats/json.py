@@ -12,7 +12,7 @@ from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import SHOWN, Report
 from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.statistics.paired import Comparison
-from orca_ray.leaderboard.statistics.questions import Answer, answers
+from orca_ray.leaderboard.statistics.questions import Answer
 from orca_ray.leaderboard.text import dump_json
 from orca_ray.results.record import Status
 
@@ -42,7 +42,7 @@ def _render(report: Report) -> str:
         "tasks": tasks,
         "methods": methods,
         "statistics": {name: _statistic(name, values) for name, values in report.statistics().items()},
-        "answers": [_answer(each) for each in answers(report.scores)],
+        "answers": [_answer(each) for each in report.answers],
         "common_tasks": report.common_tasks,
         "left_out": report.left_out,
         **{key: getattr(board, key) for key in ("notes", "warnings")},

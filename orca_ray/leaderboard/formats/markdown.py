@@ -8,7 +8,7 @@ from orca_ray.leaderboard import effects_text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import Report
-from orca_ray.leaderboard.text import footer, published_footer, published_tables, score_grid, titles
+from orca_ray.leaderboard.text import cost_grid, footer, published_footer, published_tables, score_grid, titles
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
 _BEST = "\0{}\0"
@@ -40,13 +40,11 @@ def _render(report: Report) -> str:
             row.insert(1, metric)
         lines += [*markdown_table(_cells(grid), 2), ""]
     lines += [f"- {escaped(line)}" for line in footer(report)]
-    for table in published_tables(report):
-        lines += [
-            "",
-            f"**{escaped(table.heading(board.benchmark))}**",
-            "",
-            *markdown_table(_cells(table.grid(board.benchmark, _BEST)), 1),
-        ]
+    tables = [
+        (table.heading(board.benchmark), table.grid(board.benchmark, _BEST)) for table in published_tables(report)
+    ]
+    for heading, grid in [*filter(None, [cost_grid(report)]), *tables]:
+        lines += ["", f"**{escaped(heading)}**", "", *markdown_table(_cells(grid), 1)]
     if notes := published_footer(report):
         lines += ["", *(f"- {escaped(line)}" for line in notes)]
     return "\n".join(lines).rstrip()

@@ -12,6 +12,7 @@ from orca_ray.leaderboard.report import Report
 from orca_ray.leaderboard.spark import sparkline
 from orca_ray.leaderboard.text import (
     WIDTH,
+    cost_grid,
     footer,
     metrics_text,
     plain_table,
@@ -49,12 +50,19 @@ def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "
         below += ["curves: validation score by epoch, mean over seeds, one scale per task"] if drawn else []
     if lines := [*below, *footer(report)]:
         yield _sentences(lines, width)
+    if costs := cost_grid(report):
+        yield from _section(*costs, width)
     for table in published_tables(report):
-        heading = wrapped(table.heading(board.benchmark), width)
-        yield Text("\n".join(["", *heading, ""]), style="bold")
-        yield from _tables([[printable(cell) for cell in row] for row in table.grid(board.benchmark)], width)
+        yield from _section(table.heading(board.benchmark), table.grid(board.benchmark), width)
     if lines := published_footer(report):
         yield _sentences(lines, width)
+
+
+def _section(heading: str, grid: Grid, width: int) -> "Iterator[RenderableType]":
+    from rich.text import Text
+
+    yield Text("\n".join(["", *wrapped(heading, width), ""]), style="bold")
+    yield from _tables([[printable(cell) for cell in row] for row in grid], width)
 
 
 def _add_curves(report: Report, grid: list[list[str]]) -> bool:

@@ -34,6 +34,7 @@ _COLUMNS = (
     "distance_after", "num_parameters", "num_trainable", "wall_seconds", "align_seconds", "refine_seconds",
     "evaluate_seconds", "peak_memory_mib", "device", "processor", "started_at", "finished_at", "attempts", "error",
     "notes", "version", "torch_version", "precision", "deterministic", "data_fingerprint", "align_chosen",
+    "align_reused",
 )  # fmt: skip
 """Columns of records that a page shows, beside key, task, method, scores and hyper-parameters."""
 _DIGITS = {"seconds": 4, "distance": 7, "memory": 5}

@@ -12,6 +12,8 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
 Over = Literal["sum", "mean", "max"]
 """How the costs of tasks are put together."""
+SAME_COST = 0.05
+"""Costs of which the lower one is below the other by less than this share are called equal: times vary as much."""
 
 
 def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
@@ -26,6 +28,8 @@ def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
 
 def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
     """1 if no other method has a better score at no higher cost, or a lower cost at no worse score; otherwise 0.
+
+    Costs that differ by less than 5 % are called equal, because times vary as much from run to run.
 
     ``score`` is the geometric mean over tasks of the score relative to the best score on the task. ``cost`` is the sum
     of costs, or what ``over_tasks`` says. Both use the tasks on which every method with a cost has both a score and a
@@ -47,9 +51,13 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum")
 
 
 def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
-    """Return which points no other point beats; a lower score or cost beats, unless the other of both is higher."""
-    not_higher = (scores_M[:, None] <= scores_M) & (costs_M[:, None] <= costs_M)
-    lower = (scores_M[:, None] < scores_M) | (costs_M[:, None] < costs_M)
+    """Return which points no other point beats; a lower score or cost beats, unless the other of both is higher.
+
+    A cost is lower if it is by more than `SAME_COST`.
+    """
+    cheaper = costs_M[:, None] < (1 - SAME_COST) * costs_M
+    not_higher = (scores_M[:, None] <= scores_M) & ~cheaper.T
+    lower = (scores_M[:, None] < scores_M) | cheaper
     return np.array([not column.any() for column in (not_higher & lower).T], dtype=np.bool_)
 
 

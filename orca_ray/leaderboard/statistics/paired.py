@@ -124,6 +124,10 @@ class Logs:
     """NaN where there is no score."""
     errors_TM: Floats
     """Standard errors over seeds; NaN if no method has several seeds on the task."""
+    floors_T: Floats
+    """What lower means are raised to, [T, 1]; see `score_floor`."""
+    noise_T: Floats
+    """Standard deviation of a log score over seeds, [T, 1]; see `seed_noise`."""
     freedom_T: Sequence[int]
     """Degrees of freedom of the noise."""
 
@@ -134,7 +138,8 @@ class Logs:
         noise = [seed_noise(scores_MS) for scores_MS in table.scores_TMS]
         noise_T = np.array([deviation for deviation, _ in noise]).reshape(-1, 1)
         errors_TM = noise_T / np.sqrt(np.maximum(table.num_seeds_TM, 1))
-        return cls(table, np.log(np.maximum(table.means_TM, floors_T)), errors_TM, [freedom for _, freedom in noise])
+        logs_TM = np.log(np.maximum(table.means_TM, floors_T))
+        return cls(table, logs_TM, errors_TM, floors_T, noise_T, [freedom for _, freedom in noise])
 
     def paired(self, method: str, reference: str) -> tuple[list[str], Floats, Floats]:
         """Return the tasks on which both have a score, the logarithms of the ratios, and their standard errors."""
@@ -146,18 +151,25 @@ class Logs:
 
     def compare(self, method: str, reference: str) -> Comparison:
         """Return the comparison of two methods; a pair is a task on which both have a score."""
-        return compare(
-            {"method": method},
-            {"method": reference},
-            *self.paired(method, reference),
-            planned=len(self.table.tasks),
-        )
+        tasks, logs, errors = self.paired(method, reference)
+        return compare({"method": method}, {"method": reference}, tasks, logs, errors, planned=len(self.table.tasks))
 
 
 def compare(
-    levels: Levels, reference: Levels, tasks: Sequence[str], logs: Floats, errors: Floats, *, planned: int
+    levels: Levels,
+    reference: Levels,
+    tasks: Sequence[str],
+    logs: Floats,
+    errors: Floats,
+    *,
+    planned: int,
+    pairs: int | None = None,
+    bootstrap: bool | None = None,
 ) -> Comparison:
-    """Return the comparison with one pair per task, given the logarithms of the ratios and their standard errors."""
-    ratio = ratio_over_tasks(logs, errors, bootstrap=len(tasks) >= MIN_TASKS)
+    """Return a comparison, given the logarithms of the ratios on tasks and their standard errors.
+
+    ``pairs`` is by default one per task, and ``bootstrap`` (see `ratio_over_tasks`) whether the tasks suffice.
+    """
+    ratio = ratio_over_tasks(logs, errors, bootstrap=len(tasks) >= MIN_TASKS if bootstrap is None else bootstrap)
     on_tasks = {task: ratio_within(*numbers) for task, *numbers in zip(tasks, logs, errors, strict=True)}
-    return Comparison(levels, reference, ratio, on_tasks, len(tasks), planned)
+    return Comparison(levels, reference, ratio, on_tasks, len(tasks) if pairs is None else pairs, planned)

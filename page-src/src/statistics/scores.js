@@ -97,6 +97,15 @@ export function bradleyTerry(table) {
   return table.byMethod({ value: known(value), low: known(ends.low), high: known(ends.high), num_tasks: played });
 }
 
+const SAME_COST = 0.05;
+const cheaper = (one, other) => one.cost < (1 - SAME_COST) * other.cost;
+
+/** Whether costs are called equal. @param {{cost: number}} one @param {{cost: number}} other */
+export const sameCost = (one, other) => !cheaper(one, other) && !cheaper(other, one);
+
+/** Whether a score or cost is lower, and the other of both not higher. @param {{score: number, cost: number}} one */
+export const beats = (one, other) => one.score <= other.score && !cheaper(other, one) && (one.score < other.score || cheaper(one, other));
+
 const OVER_TASKS = { sum: (costs) => costs.reduce((sum, each) => sum + each, 0), mean, max: (costs) => Math.max(...costs) };
 
 /**
@@ -115,7 +124,6 @@ export function pareto(table, cost, over = "sum") {
     score: Math.exp(mean(common.map((t) => logs_TM[t][m] - Math.min(...known.map((k) => logs_TM[t][k]))))),
     cost: OVER_TASKS[over](common.map((t) => costs_TM[t][m])),
   }));
-  const beats = (one, other) => one.score <= other.score && one.cost <= other.cost && (one.score < other.score || one.cost < other.cost);
   return Object.fromEntries(table.methods.map((method, m) => {
     const own = common.length ? points.find((point) => point.m === m) : null;
     const value = own ? Number(!points.some((other) => beats(other, own))) : NaN;

@@ -4,11 +4,12 @@ import { axes, chart, legend, narrow, methodDots, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 import { change, place } from "../state.js";
+import { beats, sameCost } from "../statistics/scores.js";
 
 /** Costs, and how those of several tasks are put together. */
 const COSTS = {
-  device_seconds: { title: "device seconds", show: format.duration, over: "sum", words: "summed over tasks" },
-  wall_seconds: { title: "wall seconds", show: format.duration, over: "sum", words: "summed over tasks" },
+  device_seconds: { title: "training seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
+  wall_seconds: { title: "wall seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
   peak_memory_mib: { title: "peak memory in MiB", show: format.memory, over: "max", words: "largest of the tasks" },
   num_trainable: { title: "trained parameters", show: format.count, tick: ".3~s", over: "mean", words: "mean over tasks" },
 };
@@ -18,8 +19,8 @@ export function paretoView(board) {
   const options = place().options;
   const cost = options.get("cost") in COSTS ? options.get("cost") : "device_seconds";
   const task = board.tasks.includes(options.get("on")) ? options.get("on") : "";
-  const points = (task ? onTask(board, cost, task) : overTasks(board, cost)).filter(({ x, y }) => Number.isFinite(x) && Number.isFinite(y))
-    .map((each) => ({ ...each, title: `${each.method}\n${COSTS[cost].show(each.x)}\n${format.short(each.y, 3)}` }));
+  const points = (task ? onTask(board, cost, task) : overTasks(board, cost)).filter((each) => Number.isFinite(each.cost) && Number.isFinite(each.score))
+    .map((each) => ({ ...each, x: each.cost, y: each.score, title: `${each.method}\n${COSTS[cost].show(each.cost)}\n${format.short(each.score, 3)}` }));
   const label = task ? `${board.metric(task)} on ${board.label(task)}` : "score relative to the best";
   const title = `${COSTS[cost].title}${task ? "" : `, ${COSTS[cost].words}`}`;
   const select = (name, value, entries) => h("select", { id: name, onchange: (event) => change({ [name]: event.target.value }) }, entries.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
@@ -31,7 +32,7 @@ export function paretoView(board) {
     legend(points.map((each) => each.method)),
     points.length ? figure({
       title: `${label[0].toUpperCase()}${label.slice(1)} against ${title}`,
-      note: `Down and left is better. The line joins the methods that no other one beats in both. A cost is the mean of the trials with a score${task ? "" : "; a relative score is the geometric mean over tasks of the ratio to the best method"}.${new Set(points.map((each) => each.x)).size === 1 && points.length > 1 ? " All methods have the same cost." : ""}`,
+      note: `Down and left is better. The line joins the methods that no other one beats in both. Costs that differ by less than 5 % are called equal. A cost is the mean of the trials with a score${task ? "" : "; a relative score is the geometric mean over tasks of the ratio to the best method"}.${new Set(points.map((each) => each.x)).size === 1 && points.length > 1 ? " All methods have the same cost." : ""}`,
       chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label, COSTS[cost].tick ?? ","),
       head: ["Method", "Cost", "Score", "Not beaten in both"],
       rows: points.map((each) => [each.method, COSTS[cost].show(each.x), format.short(each.y, 3), beaten(each, points)]),
@@ -41,18 +42,17 @@ export function paretoView(board) {
 
 /** Whether no other method beats this one, and which ones have its score and cost. */
 function beaten(point, points) {
-  const equal = points.filter((each) => each !== point && each.x === point.x && each.y === point.y).map((each) => each.method);
+  const equal = points.filter((each) => each !== point && each.score === point.score && sameCost(each, point)).map((each) => each.method);
   return `${point.front ? "yes" : "no"}${equal.length ? `, equal to ${format.list(equal)}` : ""}`;
 }
 
 function overTasks(board, cost) {
   const found = board.results.pareto((task, method) => board.cost(task, method, cost), COSTS[cost].over);
-  return board.ranked.filter((method) => found[method]).map((method) => ({ method, x: found[method].cost, y: found[method].score, front: found[method].value === 1 }));
+  return board.ranked.filter((method) => found[method]).map((method) => ({ method, ...found[method], front: found[method].value === 1 }));
 }
 
 function onTask(board, cost, task) {
-  const points = board.ranked.map((method) => ({ method, x: board.cost(task, method, cost), y: board.cell(task, method).mean }));
-  const beats = (one, other) => one.x <= other.x && one.y <= other.y && (one.x < other.x || one.y < other.y);
+  const points = board.ranked.map((method) => ({ method, cost: board.cost(task, method, cost), score: board.cell(task, method).mean })).filter((each) => Number.isFinite(each.cost));
   return points.map((each) => ({ ...each, front: !points.some((other) => beats(other, each)) }));
 }
 

@@ -25,6 +25,7 @@ export function recordView(board, argument) {
       h("div.panel", {}, h("h3", {}, "Result"), factList(resultFacts(board, record))),
       h("div.panel", {}, h("h3", {}, "Where it comes from"), factList(originFacts(board, record))),
       h("div.panel", {}, h("h3", {}, "All trials of this method on this task"), factList(cellFacts(board, record)))),
+    record.align_chosen === 0 && board.data.artefacts[record.key] && h("p.note", {}, "Aligning was tried and discarded: “after aligning” shows the features of before."),
     pictures(board.data.artefacts[record.key] ?? []),
     ownCurves(board, record),
     h("div.panel", {}, h("h3", {}, "Configuration"),
@@ -53,7 +54,7 @@ function resultFacts(board, record) {
     ["Test score", record.test === null ? null : `${format.score(record.test)} ${metric} (lower is better)`],
     ["Validation score", record.validation === null ? null : `${format.score(record.validation)} ${metric}`],
     ["Best epoch", record.best_epoch === null ? null : `${record.best_epoch} of ${record.epochs}`],
-    ["Distance", record.distance_before === null ? null : `${format.score(record.distance_before)} before aligning, ${format.score(record.distance_after)} after its last step, both of one fixed sample`],
+    ["Distance", record.distance_before === null ? null : `${format.score(record.distance_before)} before aligning, ${format.score(record.distance_after)} after its last step, both of one fixed sample${record.align_chosen === 0 ? "; tried and discarded" : ""}`],
     ["Guard", (record.align_chosen ?? null) === null ? null : record.align_chosen ? `chose the embedder after ${format.plural(record.align_chosen, "align epoch")}` : "chose not to align: refining is that of nft"],
     ["Wall time", times(record)],
     ["Peak memory", record.peak_memory_mib === null ? null : format.memory(record.peak_memory_mib)],
@@ -62,12 +63,13 @@ function resultFacts(board, record) {
   ];
 }
 
-/** The parts of a trial's wall time; the rest is starting, loading and storing. */
+/** The parts of a trial's wall time; the rest is starting, loading and storing, and reading what is reused. */
 function times(record) {
-  const stages = [["aligning", record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
+  const aligning = record.align_chosen === 0 ? "aligning (tried and discarded)" : "aligning";
+  const stages = [[aligning, record.align_reused ? 0 : record.align_seconds], ["refining", record.refine_seconds], ["evaluating", record.evaluate_seconds]];
   const rest = record.wall_seconds - stages.reduce((sum, [, seconds]) => sum + seconds, 0);
   const parts = [...stages, ["other (starting, loading)", rest]].filter(([, seconds]) => seconds > 0.0005);
-  return `${format.duration(record.wall_seconds)} in all${parts.length ? `: ${parts.map(([name, seconds]) => `${format.duration(seconds)} ${name}`).join(", ")}` : ""}`;
+  return `${format.duration(record.wall_seconds)} in all${parts.length ? `: ${parts.map(([name, seconds]) => `${format.duration(seconds)} ${name}`).join(", ")}` : ""}${record.align_reused ? `; ${aligning} reused from an equal trial` : ""}`;
 }
 
 /** A processor as records name it, "vendor, family, model", in words. @param {string | null} name */
@@ -83,7 +85,7 @@ function originFacts(board, record) {
     ["Metric", `${board.metric(record.task, record.metric)}${record.metric_version ? `, version ${record.metric_version}` : ""}`],
     ["Hardware", [record.device, processor(record.processor)].filter(Boolean).join(", ")],
     ["Precision", record.precision],
-    ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes: a repetition gives the same bits" : "no: a repetition may differ a little, and agrees within the spread of seeds"],
+    ["Deterministic", record.deterministic === null ? null : record.deterministic ? "yes: a repetition gives the same bits" : "no: a repetition may differ a little. It agrees within the spread of seeds; with one seed, only if its score is equal, and the difference is reported"],
     ["Versions", `orca-ray ${record.version}, torch ${record.torch_version}`],
     ["Ran", `${record.started_at.replace("T", " ").slice(0, 16)} – ${record.finished_at.slice(11, 16)} UTC, attempt ${record.attempts}`],
   ];
@@ -97,7 +99,7 @@ function cellFacts(board, { task, method }) {
     ["Mean score", cell.n > 0 && `${format.score(cell.mean)}${cell.n > 1 ? ` ± ${format.score(cell.std)}` : ""} over ${format.plural(cell.n, "seed")}`],
     ["Trials", Object.entries(statuses).map(([status, number]) => `${number} ${status.replaceAll("_", " ")}`).join(", ")],
     ["Starts", String(attempts)],
-    ["Device time", Object.entries(hours).map(([device, number]) => `${format.duration(3600 * number)} on ${device}`).join(", ")],
+    ["Device time of all trials", Object.entries(hours).map(([device, number]) => `${format.duration(3600 * number)} on ${device}`).join(", ")],
     ["Wall time of a scored trial", format.duration(board.cost(task, method, "wall_seconds"))],
     ["Peak memory", format.memory(board.cost(task, method, "peak_memory_mib"))],
   ];
@@ -124,7 +126,7 @@ function ownCurves(board, record) {
       marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), ...methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
     return figure({ title, chart: node, head: ["Epoch", label], rows: points.map((point) => [point.x, format.score(point.y)]) });
   };
-  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", "distance"));
+  return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", board.distance(record)));
 }
 
 function recordList(board, argument) {

@@ -44,7 +44,7 @@ function methodList(board) {
   const title = new Map(board.data.methods.map((method) => [method.name, method.title]));
   const lines = board.methods.map((method) => {
     const tasks = declined(method).map((task) => board.label(task));
-    return [method, [title.get(method), tasks.length && `its probe chose not to align on ${format.list(tasks)}, where it trains as nft does`].filter(Boolean).join("; ")];
+    return [method, [title.get(method), tasks.length && `in its scored configuration, its probe chose not to align on ${format.list(tasks)}, where it trains as nft does`].filter(Boolean).join("; ")];
   }).filter(([, text]) => text);
   return lines.length ? h("dl.facts", {}, lines.map(([method, text]) => [h("dt", {}, method), h("dd", {}, text)])) : null;
 }

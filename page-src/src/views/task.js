@@ -139,9 +139,15 @@ function validation(board, task, width) {
 
 function distance(board, task, width) {
   const found = curveChart(board, task, "align", "distance", { label: "distance to the source features", width });
-  return found && figure({
-    title: "Distance while aligning", note: `What aligning minimises, in its own unit: compare shapes, not heights, across distances. Each point is measured before the step of its epoch, on that epoch's samples.${found.same}`, chart: found.node,
-    head: ["Method", "Epoch", "Distance"], rows: found.mean.map((point) => [point.method, point.x, format.score(point.y)]),
+  if (!found) return null;
+  const label = (method) => {
+    const records = board.cell(task, method).rows.map(({ record }) => record).filter(Boolean);
+    return `${method}: ${board.distance(records[0])}${records.every((record) => record.align_chosen === 0) ? ", tried and discarded" : ""}`;
+  };
+  return figure({
+    title: "Distance while aligning", note: `What aligning minimises, in its own unit: compare shapes, not heights, across distances. Each point is measured before the step of its epoch, on that epoch's samples.${found.same}`,
+    chart: [legend([...new Set(found.mean.map((point) => point.method))], label), found.node],
+    head: ["Method", "Epoch", "Distance"], rows: found.mean.map((point) => [label(point.method), point.x, format.score(point.y)]),
   });
 }
 

@@ -152,7 +152,7 @@ def test_methods_that_tie_are_all_named(open_page: Open) -> None:
         for method, values in scores.items()
         for t, task in enumerate(TASKS)
     ]
-    rows = [replace(row, align_chosen=0) if row.method == "orca_guarded" else row for row in rows]
+    rows = [replace(row, align_chosen=0, align_reused=True) if row.method == "orca_guarded" else row for row in rows]
     page = open_page(content=page_of(rows, about={"nft": {"title": "no align"}}))
     brief = page.locator(".brief p").all_inner_texts()
     assert brief[0] == (
@@ -162,14 +162,42 @@ def test_methods_that_tie_are_all_named(open_page: Open) -> None:
     assert brief[-1] == "One seed per score (seed 1): no spread is known."
     about = page.locator("main dl.facts").first.inner_text()
     assert "no align" in about
-    assert "its probe chose not to align on burgers16, darcy16, digits, mnist, osuleaf and wdbc" in about
+    assert "in its scored configuration, its probe chose not to align on burgers16, darcy16, digits, mnist," in about
     page.evaluate("location.hash = '#/task'")
     assert page.locator("text=Best: nft and orca_guarded").count() == 5
     page.evaluate("location.hash = '#/differences'")
     page.click("text=In sentences")
     assert "nft is better on 5, worse on 1." in page.inner_text("main")
     page.evaluate("location.hash = '#/record/orca_guarded-0'")
-    assert "chose not to align" in page.inner_text("main")
+    text = page.inner_text("main")
+    assert "chose not to align" in text
+    assert "; aligning (tried and discarded) reused from an equal trial" in text
+    assert "both of one fixed sample; tried and discarded" in text
+
+
+def test_curves_of_distances_name_the_distance_of_each_method(open_page: Open) -> None:
+    rows = [
+        make_record(f"{method}-digits", method=method, hyperparameters=json.dumps({"align.distance": distance}))
+        for method, distance in (("orca", "l2"), ("orca_guarded", "otdd"))
+    ]
+    content = page_of(rows)
+    content["curves"]["orca_guarded-digits"] = {"align": {"epoch": [1, 2], "distance": [3.0, 2.0]}}
+    page = open_page("/task/pocket%2Fdigits", content)
+    legend = page.locator('figure[aria-label="Distance while aligning"] .legend').inner_text()
+    assert legend.split("\n") == ["orca: l2 distance", "orca_guarded: otdd distance"]
+
+
+def test_costs_that_differ_by_less_than_five_per_cent_are_equal(open_page: Open) -> None:
+    seconds = {"nft": 100.0, "orca": 96.0, "scratch": 50.0}
+    rows = [
+        make_record(method, method=method, test_score=0.1 + 0.1 * (method == "scratch"), wall_seconds=each)
+        for method, each in seconds.items()
+    ]
+    page = open_page("/pareto?cost=wall_seconds&on=pocket%2Fdigits", page_of(rows))
+    page.click("text=Numbers")
+    assert [row.split("\t")[-1] for row in page.locator("figure tbody tr").all_inner_texts()] == [
+        "yes, equal to orca", "yes, equal to nft", "yes",
+    ]  # fmt: skip
 
 
 def test_trials_are_sorted_and_their_keys_are_links(open_page: Open) -> None:

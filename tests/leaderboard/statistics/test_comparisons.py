@@ -131,6 +131,10 @@ class TestCost:
         scores, costs = np.array([1.0, 2.0, 2.0, 3.0, 1.0]), np.array([5.0, 2.0, 3.0, 1.0, 5.0])
         assert pareto_front(scores, costs).tolist() == [True, True, False, True, True]
 
+    def test_costs_within_five_per_cent_are_equal(self) -> None:
+        assert pareto_front(np.array([1.0, 1.0, 2.0]), np.array([100.0, 96.0, 96.0])).tolist() == [True, True, False]
+        assert pareto_front(np.array([1.0, 1.0]), np.array([100.0, 94.0])).tolist() == [False, True]
+
 
 class TestVerdict:
     def test_many_tasks_against_scipy(self) -> None:

@@ -152,7 +152,7 @@ def test_layers_later_ones_win() -> None:
 def test_shipped_sweeps_are_valid_in_every_budget(name: str) -> None:
     for budget in load_spec(name).file.budgets:
         spec = load_spec(name, budget=budget)
-        assert spec.file.benchmark == {"aligning": "pocket"}.get(name, name)
+        assert spec.file.benchmark == {"aligning": "pocket", "field": "pocket"}.get(name, name)
         assert spec.tasks
 
 

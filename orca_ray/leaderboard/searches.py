@@ -1,0 +1,33 @@
+"""The search trials of a board's sweep, from which it says whether searching helped."""
+
+import pandas as pd
+import pyarrow as pa
+
+from orca_ray.leaderboard.board import Board
+from orca_ray.results.record import Record
+from orca_ray.results.scan import Scan
+
+MAX_SEARCH_TRIALS = 20_000
+"""Number of search trials up to which they are read."""
+_COLUMNS = ["task", "method", "body", "trial_key", "started_at", "validation_score"]
+
+
+def read_searches(scan: Scan, board: Board) -> pd.DataFrame | None:
+    """Return ``task``, ``method``, ``number`` and ``score`` of each search trial of a board's sweep, tasks and methods.
+
+    ``number`` is the place in the search, by the time of the start. Returns None if there are more trials than
+    `MAX_SEARCH_TRIALS`.
+    """
+    wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "phase": ["search"]}
+    schema, found, num = pa.schema([Record.SCHEMA.field(name) for name in _COLUMNS]), [], 0
+    for _, table in scan.batches(_COLUMNS, {**wanted, "task": board.tasks}):
+        num += len(table)
+        if num > MAX_SEARCH_TRIALS:
+            return None
+        found.append(table.cast(schema))
+    rows: pd.DataFrame = pa.concat_tables([schema.empty_table(), *found]).to_pandas()
+    labels = rows["method"] + " (" + rows["body"] + ")"
+    rows["method"] = rows["method"].where(rows["method"].isin(board.methods), labels)
+    rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
+    rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount(), score=rows["validation_score"])
+    return rows[["task", "method", "number", "score"]]
