@@ -81,4 +81,5 @@ RECIPE = Recipe(
     stages=_stages,
     relative_cost=1.5,
     stage_names=("warmup", "bilevel", "refine"),
+    relative_cost=1.6,
 )

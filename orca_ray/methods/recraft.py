@@ -48,12 +48,14 @@ class RecraftConfig(Config):
 
     form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
     """What to follow where the paper's equations and the published code differ."""
-    source_epochs: Number = 20
+    source_epochs: Number = 10
     """Epochs of training the source head. The published code: 20 on images, 30 on text."""
-    penalty_epochs: Count = 2
+    penalty_epochs: Count = 1
     """The last of these epochs, which have the gradient penalty. The published code: 10."""
-    source_learning_rate: Positive = 1e-3
-    """The published code: 1e-4, with ten times as many source samples and batches of 4."""
+    source_batch_size: Number = 8
+    """The published code: 4 on images."""
+    source_learning_rate: Positive = 3e-3
+    """The published code: 1e-4, with ten times as many source samples."""
     penalty: Amount = 100.0
     """Weight ρ of the gradient penalty."""
     threshold: Amount = 0.4
@@ -61,9 +63,8 @@ class RecraftConfig(Config):
     distortion_epochs: Count = 2
     """Epochs of reducing the distortion, each over the whole training split. The published code: 2 to 6, by task."""
     distortion_learning_rate: Positive = 1e-4
-    batch_size: Number = 32
-    """Samples in an optimiser step of the source head, and most samples in one of the distortion. The published
-    code: 4, and 16 to 32."""
+    distortion_batch_size: Number = 32
+    """Most samples of a class in an optimiser step. The published code: 16 to 32."""
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
@@ -95,6 +96,7 @@ RECIPES = (
         stages=_stages,
         relative_cost=1.9,
         stage_names=("align", "source_head", "distortion", "refine"),
+        relative_cost=1.5,
         defaults={"align.distance": "wasserstein"},
     ),
     Recipe(
@@ -107,6 +109,7 @@ RECIPES = (
         stages=_stages,
         relative_cost=1.9,
         stage_names=("align", "source_head", "distortion", "refine"),
+        relative_cost=1.5,
         defaults={"align.distance": "wasserstein", "recraft.form": "code"},
     ),
 )

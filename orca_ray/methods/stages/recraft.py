@@ -22,6 +22,9 @@ from orca_ray.training.micro_batch import budget_bytes, max_micro_batch, measure
 from orca_ray.training.reproducibility import derive_seed
 from orca_ray.training.sampling import ClassIndex
 
+_FEATURE_BATCH = 32
+"""Number of source samples in a forward pass without gradients."""
+
 
 class SourceHead:
     """A linear classifier of source classes on the pooled features of the body. It is not part of the model."""
@@ -103,7 +106,7 @@ class SourceHeadStage(_HeadStage):
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
         """Return all source samples in random order."""
-        size, order = self._config.batch_size, random.permutation(len(self._head.source))
+        size, order = self._config.source_batch_size, random.permutation(len(self._head.source))
         return np.split(order, range(size, len(order), size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
@@ -122,7 +125,7 @@ class SourceHeadStage(_HeadStage):
     def _features(self) -> Tensor:
         """Mean features [N, F] of all source samples, computed once because the body is frozen."""
         rows = torch.arange(len(self._head.source), device=self._trial.device)
-        parts = torch.split(rows, self._config.batch_size)
+        parts = torch.split(rows, _FEATURE_BATCH)
         with torch.no_grad(), self._precision.autocast():
             return torch.cat([self._head.features(self._head.source.tokens(part)) for part in parts])
 
@@ -180,7 +183,9 @@ class DistortionStage(_HeadStage):
         split = [
             part
             for members in self._classes
-            for part in np.array_split(random.permutation(members), -(-len(members) // self._config.batch_size))
+            for part in np.array_split(
+                random.permutation(members), -(-len(members) // self._config.distortion_batch_size)
+            )
         ]
         return [split[number] for number in random.permutation(len(split))]
 
@@ -189,7 +194,7 @@ class DistortionStage(_HeadStage):
         self._head.linear.requires_grad_(self._as_code)
         loss = self._entropy(indices, self._limit)
         # Each batch counts by its size, so an epoch weighs the classes by their shares P(y).
-        (loss * (len(indices) / self._config.batch_size)).backward()  # type: ignore[no-untyped-call]
+        (loss * (len(indices) / self._config.distortion_batch_size)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     @cached_property
