@@ -79,7 +79,6 @@ RECIPE = Recipe(
     sections=("data", "decoder", "embedder", "head", "align", "refine"),  # align.source and align.source_samples
     options=(MonaConfig,),
     stages=_stages,
-    relative_cost=1.5,
     stage_names=("warmup", "bilevel", "refine"),
     relative_cost=1.6,
 )
