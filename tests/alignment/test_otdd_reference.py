@@ -135,6 +135,7 @@ def test_one_source_class_and_fewer_points_than_features() -> None:
     assert call(get_distance(NAME).fit(src), target)[0] == pytest.approx(plainly(src, target).item(), rel=2e-5)
 
 
+@pytest.mark.slow
 def test_equals_what_the_reference_gave() -> None:
     features = make_features(64, 128, 2.0)
     distance = get_distance(NAME).fit(SourceFeatures(features.source_x, features.source_y, "test"))

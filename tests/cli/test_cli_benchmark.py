@@ -345,6 +345,7 @@ def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(command: Comm
     assert cost["gpu_hours"] < cost["cpu_hours"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_gpu")
 def test_a_plan_names_each_command_that_brings_data_once(command: Command) -> None:
     def brings(benchmark: str) -> list[str]:

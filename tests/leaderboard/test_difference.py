@@ -88,6 +88,7 @@ def test_other_versions_are_not_compared(column: str, value: str | int, reason: 
     assert (found.kind, found.reason) == (Kind.INCOMPARABLE, reason)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_the_other_direction_has_the_opposite_sign(before: list[float], after: list[float]) -> None:
     frames = [

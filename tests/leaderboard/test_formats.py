@@ -72,6 +72,7 @@ def stored(path: Path, records: Sequence[Record], curves: Sequence[CurvePoint], 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_time", [False, True])
 def test_the_order_of_files_and_rows_changes_no_byte(same_time: bool, tmp_path: Path) -> None:
     records = trials(same_time=same_time)

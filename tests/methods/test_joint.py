@@ -78,6 +78,7 @@ def test_the_distance_falls(bert: str) -> None:
     assert distances[10.0] < 0.8 * distances[0.0]
 
 
+@pytest.mark.slow
 def test_resume_in_and_between_the_stages(bert: str, tmp_path: Path) -> None:
     whole = start(bert, "joint", hyperparameters=SHORT)
     expected = run(whole)

@@ -135,6 +135,7 @@ def test_trains_updates_embedder_and_head_only(kind: str, tiny: TinyDirectory) -
     )
 
 
+@pytest.mark.slow
 def test_decoders_resume_bit_for_bit(tiny: TinyDirectory, tmp_path: Path) -> None:
     options = {
         **QUICK, "refine.epochs": 2, "lora.dropout": 0.2, "decoder.context": "doubled",

@@ -176,6 +176,7 @@ def test_prefix_tokens_stay(vit: str) -> None:
     assert torch.equal(mixed[:, 1:], source[:, 1:])
 
 
+@pytest.mark.slow
 def test_swin(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its features are wider and fewer than its tokens, and it needs their grid."""
     body = str(save_tiny("swin", tmp_path_factory.mktemp("swin")))

@@ -74,6 +74,7 @@ def test_misspelt_method() -> None:
         get_method("linear-probe")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(TRAINED))
 def test_exactly_the_right_parameters_train(method: str, body: str) -> None:
     adaptation = start(body, method, hyperparameters={**QUICK, "align.epochs": 0, "refine.epochs": 1})

@@ -91,6 +91,7 @@ def test_the_code_also_trains_the_source_head_on_distortion(bert: str) -> None:
     assert not torch.equal(before, head.weight)
 
 
+@pytest.mark.slow
 def test_distortion_falls_and_the_source_is_learnt(vit: str) -> None:
     adaptation = start(
         vit,
@@ -112,6 +113,7 @@ def test_distortion_falls_and_the_source_is_learnt(vit: str) -> None:
         assert losses[stage][-1] < losses[stage][0]
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_result(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(start(bert, "recraft", hyperparameters=SHORT))
     monkeypatch.setattr(recraft, "max_micro_batch", lambda *_: 3)

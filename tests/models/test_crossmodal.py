@@ -37,6 +37,7 @@ def build(
     return build_model(body=body, input_shape=input_shape, target=target, **values)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("input_shape", INPUTS, ids=str)
 @torch.no_grad()

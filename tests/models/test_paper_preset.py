@@ -69,6 +69,7 @@ def _outputs(folder: Path, modality: str, start: Initialisation, target: str) ->
     return {f"{modality}/{start}/{name}": value.numpy() for name, value in arrays.items()}
 
 
+@pytest.mark.slow
 def test_outputs_equal_stored_ones(ours: Arrays) -> None:
     """The numbers come from ``reference_outputs.py`` and commit 19b8c1c of the reference."""
     stored = json.loads(STORED.read_text(encoding="utf-8"))

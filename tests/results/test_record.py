@@ -43,6 +43,7 @@ def strategy(kind: type[Any]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{f.name: BY_FIELD.get(f.name, BY_TYPE[f.type]) for f in dataclasses.fields(kind)})
 
 
+@pytest.mark.slow
 @given(records=st.lists(strategy(Record), max_size=4))
 def test_records_come_back_equal_from_parquet(records: list[Record]) -> None:
     table = decode(encode(from_rows((r.to_row() for r in records), RECORDS)), RECORDS, "memory")

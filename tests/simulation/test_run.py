@@ -163,6 +163,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return solved
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ArithmeticError, OSError])
 def test_what_an_interruption_leaves_is_not_solved_again(

@@ -60,6 +60,7 @@ def test_an_eps_named_png_starts_no_program(tmp_path: Path, monkeypatch: pytest.
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP", "PPM"])
 def test_other_formats_are_refused(kind: str, tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 8))

@@ -196,6 +196,7 @@ def test_principal_components_of_equal_points_are_zero() -> None:
     np.testing.assert_array_equal(principal_plane(np.ones((3, 4)))[1], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [name for name, task in all_tasks().items() if task.input_shape and task.target.size])
 def test_artefacts_of_every_task_are_bounded_and_deterministic(task: str) -> None:
     resolved = get_task(task)

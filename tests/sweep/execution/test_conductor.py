@@ -45,6 +45,7 @@ def test_a_whole_sweep(store: ResultsStore) -> None:
     assert sum(isinstance(event, TrialFinished) for event in events) == 24
 
 
+@pytest.mark.slow
 def test_confirm_trials_take_the_winner_and_never_a_stopped_trial(store: ResultsStore) -> None:
     play(conduct(store))
     records = list(store.load("fake/full").values())
@@ -158,6 +159,7 @@ def test_the_key_of_a_trial_is_what_it_was_before_there_were_deterministic_ones(
     assert trial.key == "ed489adc2eda697ae65d"
 
 
+@pytest.mark.slow
 def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> None:
     conductor = conduct(store)
     play(conductor, fail=frozenset({"pocket/wdbc"}))
@@ -173,6 +175,7 @@ def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> Non
     assert not retry.summary().failed
 
 
+@pytest.mark.slow
 def test_lost_trials_run_again_by_themselves(store: ResultsStore) -> None:
     conductor = conduct(store)
     trial = conductor.next_trial()
@@ -246,6 +249,7 @@ def test_placement() -> None:
     assert "large: 16 CPUs, 1 GPUs" in problem
 
 
+@pytest.mark.slow
 def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore, tmp_path: Path) -> None:
     """A trial saves an epoch before it is judged; killed in between, it resumes past its rung."""
     expected = ResultsStore(tmp_path / "expected", create=True)
@@ -282,6 +286,7 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> N
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_trials_of_an_earlier_version_of_the_metric_run_again(store: ResultsStore, tmp_path: Path) -> None:
     ran = play(conduct(store))
     records = store.load("fake/full")
@@ -308,6 +313,7 @@ def test_a_sweep_does_not_continue_on_a_damaged_store(store: ResultsStore, table
         conduct(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

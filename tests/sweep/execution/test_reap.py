@@ -26,6 +26,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_what_a_killed_driver_left_behind_is_ended_and_nothing_else() -> None:
     driver = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None

@@ -188,6 +188,7 @@ def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPl
     assert outcome_of(finish(TrialRunner(diverging, tmp_path))[1]).num_parameters > 0
 
 
+@pytest.mark.slow
 def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     good = plans["nft"].trial({}, 1, "search")
     report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()

@@ -182,6 +182,7 @@ def test_shipped_sweeps_begin_with_them(benchmark: str, budget: str) -> None:
         assert changed <= QUICK if budget == "quick" else not changed
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     spec = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper"))
     assert spec.settings("nasbench360/ecg", "orca")["align.source"] == "conll2003"
