@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Recipe, Scalar
+from orca_ray.models.modality import patch_side
 from orca_ray.training.config import Config, Number, one_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 TABLES = ("tabular", "drug response")
 """Values of `Task.modality` whose features have no order."""
+MAX_POSITIONS = 128**2
+"""Larger images are reduced to at most so many positions by the stride of the stem, unless the target is dense."""
 
 
 def _odd(option: str, value: int) -> None:
@@ -59,6 +62,11 @@ def _is_table(task: "Task", config: CnnConfig) -> bool:
     return task.modality in TABLES or math.prod(task.input_shape[1:]) == 1
 
 
+def _stem_stride(task: "Task") -> int:
+    assert task.input_shape is not None, "a resolved task knows its shapes"
+    return 1 if task.target.kind == "dense" else patch_side(task.input_shape[1:], MAX_POSITIONS)
+
+
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.convolution import Architecture, build_convolutional
 
@@ -66,7 +74,9 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
     options = {name: value for name, value in asdict(config).items() if name != "network"}
     given = {name: request.arguments[name] for name in ("input_shape", "target", "seed", "statistics")}
     architecture = Architecture(**options, dropout=request.hyperparameters.refine.dropout)
-    return build_convolutional(architecture, **given, table=_is_table(request.task, config))
+    table = _is_table(request.task, config)
+    stride = 1 if table else _stem_stride(request.task)
+    return build_convolutional(architecture, **given, table=table, stride=stride)
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -76,7 +86,7 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     if task.input_shape is None:
         return None
     config = from_flat(values).of(CnnConfig)
-    size = (1,) if _is_table(task, config) else task.input_shape[1:]
+    size = [1] if _is_table(task, config) else [math.ceil(side / _stem_stride(task)) for side in task.input_shape[1:]]
     total = 0.0
     for stage in range(3):
         reduced = 1 if task.target.kind == "dense" else 2**stage

@@ -29,12 +29,14 @@ RECIPES = (
         reference="Tan et al., Are Language Models Actually Useful for Time Series Forecasting?, NeurIPS 2024, "
         "arXiv:2406.16964",
         network=_attention,
+        relative_cost=0.1,
     ),
     Recipe(
         name="random_features",
         title="refine embedder and head around a frozen random body",
         reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
         pretrained=False,
+        relative_cost=0.7,
         trainable=lambda model: chain(model.embedder.parameters(), head_parameters(model)),
         defaults={"refine.learning_rate": 1e-3},
     ),

@@ -56,5 +56,6 @@ RECIPE = Recipe(
     stage_names=("joint", "refine"),
     options=(JointConfig,),
     stages=_stages,
+    relative_cost=1.5,
     defaults=MappingProxyType({"align.distance": "mmd", "align.epochs": 0}),
 )

@@ -72,5 +72,6 @@ RECIPE = Recipe(
     stage_names=("refine",),
     options=(PareConfig,),
     stages=_stages,
+    relative_cost=2.0,
     defaults=MappingProxyType({"align.epochs": 0}),
 )

@@ -49,6 +49,7 @@ RECIPES = (
         title="refine norms, embedder and head only",
         reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
         trainable=_fpt_parameters,
+        relative_cost=0.7,
         # The learning rate of the paper: few parameters are trained, and they must change a lot.
         defaults={"refine.learning_rate": 1e-3},
     ),
@@ -58,6 +59,7 @@ RECIPES = (
         reference=f"{_ORCA}, finetune_method layernorm of its code",
         aligns=True,
         trainable=_fpt_parameters,
+        relative_cost=0.7,
         defaults={"refine.learning_rate": 1e-3},
     ),
     Recipe(
@@ -65,6 +67,7 @@ RECIPES = (
         title="refine the head only",
         reference=_PROBES,
         trainable=head_parameters,
+        relative_cost=0.1,
         # With a linear head on fixed features, training is a convex problem, so a high learning rate is safe.
         defaults={"refine.learning_rate": 1e-2},
     ),

@@ -14,12 +14,10 @@ from torch.nn import functional as F
 from orca_ray.data.rows import Target
 from orca_ray.models.body import Body, Layout, seeded
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.models.embedder import Embedder, patch_side
+from orca_ray.models.embedder import Embedder
 from orca_ray.models.head import build_head
 
 NUM_STAGES = 3
-MAX_POSITIONS = 128**2
-"""Maximum number of positions after the stem, which larger images are reduced to unless the target is dense."""
 _GROUP_WIDTH = 16
 
 
@@ -40,8 +38,6 @@ class Architecture:
 
 class ConvolutionalEmbedder(Embedder):
     """The stem: a convolution makes a token of each position. A table's features are channels of a single position."""
-
-    patch = 1
 
     def __init__(self, input_shape: tuple[int, ...], architecture: Architecture, *, table: bool, stride: int) -> None:
         super().__init__()
@@ -112,21 +108,21 @@ def build_convolutional(
     input_shape: tuple[int, ...],
     target: Target,
     table: bool,
+    stride: int = 1,
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
     """Build a network for inputs of ``input_shape`` (C, L) or (C, H, W).
 
     If the target is dense, all layers keep the resolution and the width of the first one. ``table``: the positions of
-    the input have no order, so that every layer sees all of them; convolutions are then linear layers. ``seed`` and
-    ``statistics`` as in `build_model`.
+    the input have no order, so that every layer sees all of them; convolutions are then linear layers. ``stride`` is
+    the stem's. ``seed`` and ``statistics`` as in `build_model`.
     """
     dense = target.kind == "dense"
     with seeded(seed):
-        stride = 1 if table or dense else patch_side(input_shape[1:], MAX_POSITIONS)
         embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)
         body = ConvolutionalBody(embedder.layout, architecture, shrink=not dense)
-        layout, patch = body.feature_layout(embedder.layout), None if table else embedder.patch
+        layout, patch = body.feature_layout(embedder.layout), None if table else stride
         head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
     return CrossModalModel(embedder, body, head, statistics)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orca_ray.models.body import Layout, Stem
-from orca_ray.models.modality import EmbedderConfig
+from orca_ray.models.modality import EmbedderConfig, patch_side
 from orca_ray.models.stems import ImageStem, TextStem
 
 
@@ -130,19 +130,6 @@ def fold_shape(length: int) -> tuple[int, int]:
     """Return the rows and columns of the nearly square image that a series of ``length`` points is folded into."""
     rows = math.isqrt(length)
     return rows, math.ceil(length / rows)
-
-
-def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
-    """Return the smallest patch side for which a padded input of ``size`` has at most ``most_tokens`` patches.
-
-    With ``divides``, the side must also divide the length of a series, so no padding is needed; images ignore this.
-    """
-    side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
-    while math.prod(math.ceil(length / side) for length in size) > most_tokens:
-        side += 1
-    while divides and len(size) == 1 and size[0] % side:
-        side += 1
-    return side
 
 
 @torch.no_grad()

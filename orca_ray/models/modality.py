@@ -78,6 +78,19 @@ class DecoderConfig:
             raise unknown_name("decoder.context", self.context, get_args(ContextName))
 
 
+def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
+    """Return the smallest patch side for which a padded input of ``size`` has at most ``most_tokens`` patches.
+
+    With ``divides``, the side must also divide the length of a series, so no padding is needed; images ignore this.
+    """
+    side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
+    while math.prod(math.ceil(length / side) for length in size) > most_tokens:
+        side += 1
+    while divides and len(size) == 1 and size[0] % side:
+        side += 1
+    return side
+
+
 @dataclass(frozen=True)
 class Modality(ABC):
     """A kind of body, by what it was pretrained on (text or images), and everything that depends on that.

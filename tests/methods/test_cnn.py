@@ -40,9 +40,12 @@ def test_options_of_other_parts_do_not_belong_to_its_trials() -> None:
         ("time series", (7, 1), "auto", (1,)),
         ("tabular", (2, 16), "convolutional", (16,)),
         ("image", (1, 8, 8), "table", (1,)),
+        ("image", (1, 129, 128), "auto", (65, 64)),  # more than 128 x 128
     ],
 )
-def test_tables_are_told_by_the_task(modality: str, shape: tuple[int, ...], network: str, layout: tuple[int]) -> None:
+def test_the_layout_follows_from_the_task(
+    modality: str, shape: tuple[int, ...], network: str, layout: tuple[int]
+) -> None:
     task = replace(make_task(CLASSES, shape), modality=modality)
     model = start(
         NO_BODY, "cnn", task=task, data=make_data(task), hyperparameters={**SMALL, "cnn.network": network}
@@ -70,7 +73,7 @@ WIDE: dict[str, Scalar] = {"cnn.width": 32, "cnn.kernel": 5, "cnn.dilation": 3}
     "task",
     [
         make_task(CLASSES, (2, 60)),
-        make_task(CLASSES, (3, 16, 20)),
+        make_task(CLASSES, (1, 130, 130)),
         make_task(Target("dense", shape=(20, 20)), (3, 20, 20)),
         replace(make_task(CLASSES, (1, 30)), modality="tabular"),
     ],

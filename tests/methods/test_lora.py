@@ -11,6 +11,7 @@ from torch import nn
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.lora import TARGETS, LoraConfig
+from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.lora import insert_adapters, linear_layers
 from orca_ray.models.body import seeded
 from orca_ray.models.weights import load_body
@@ -118,7 +119,7 @@ def test_the_network_starts_as_that_of_nft(bert: str) -> None:
 
 @pytest.mark.parametrize("kind", ["mpnet", "dinov2", "swin", "gpt2", "llama"])
 def test_trains_updates_embedder_and_head_only(kind: str, tiny: TinyDirectory) -> None:
-    adaptation = start(str(tiny(kind)), "lora", hyperparameters={**QUICK, "refine.epochs": 2, "lora.rank": 2})
+    adaptation = start(str(tiny(kind)), "lora", hyperparameters={**QUICK, "refine.epochs": 1, "lora.rank": 2})
     before, model = copy_of(adaptation.model), adaptation.model
     sizes = {name: value.numel() for name, value in model.named_parameters()}
     adapters = {name for name in sizes if "lora_" in name}
@@ -136,12 +137,12 @@ def test_trains_updates_embedder_and_head_only(kind: str, tiny: TinyDirectory) -
 
 def test_decoders_resume_bit_for_bit(tiny: TinyDirectory, tmp_path: Path) -> None:
     options = {
-        **QUICK, "lora.dropout": 0.2, "refine.gradient_checkpointing": "on", "decoder.context": "doubled",
+        **QUICK, "refine.epochs": 2, "lora.dropout": 0.2, "decoder.context": "doubled",
+        "refine.gradient_checkpointing": "on",
     }  # fmt: skip
     whole, first, second = (start(str(tiny("gpt2")), "lora", hyperparameters=options) for _ in range(3))
     run(whole)
-    for _ in range(2):
-        first.step()
+    first.step()
     first.save(tmp_path / "checkpoint")
     assert second.restore(tmp_path / "checkpoint")
     run(second)
@@ -153,7 +154,8 @@ def test_micro_batches_give_the_same_gradients(tiny: TinyDirectory) -> None:
     task = make_task(Target("dense", shape=(16,)), (1, 16))
     found = []
     for batch, accumulation in ((16, 1), (4, 4)):
-        options = {**QUICK, "refine.dropout": 0.0, "refine.batch_size": batch, "refine.accumulation": accumulation}
+        batches: dict[str, Scalar] = {"refine.batch_size": batch, "refine.accumulation": accumulation}
+        options = {**QUICK, "refine.epochs": 1, "refine.dropout": 0.0, **batches}
         adaptation = start(str(tiny("llama")), "lora", task=task, hyperparameters=options)
         run(adaptation)
         found.append(adaptation.result().validation_score)

@@ -24,10 +24,13 @@ def build(
     table: bool = False,
     kernel: int = 3,
     dilation: int = 1,
+    stride: int = 1,
     seed: int = 0,
 ) -> CrossModalModel:
     architecture = Architecture(kernel=kernel, dilation=dilation, blocks=1, width=16)
-    return build_convolutional(architecture, input_shape=input_shape, target=target, table=table, seed=seed)
+    return build_convolutional(
+        architecture, input_shape=input_shape, target=target, table=table, stride=stride, seed=seed
+    )
 
 
 def size_of(model: CrossModalModel) -> int:
@@ -61,6 +64,7 @@ def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
     model = build((1, 30))
     assert size_of(model) == 48 + sum(blocks) + 2 * 64 + 6 * (64 + 1)
     assert model.body.feature_layout(model.embedder.layout) == (8,)  # 30, 15, 8
+    assert build((3, 21, 50), stride=4).embedder.layout == (6, 13)
 
 
 def test_weights_that_would_only_see_padding_are_left_out() -> None:
@@ -83,12 +87,6 @@ def test_a_table_has_no_neighbourhoods(random_tensor: RandomTensor) -> None:
 def test_samples_of_a_batch_do_not_affect_each_other(random_tensor: RandomTensor) -> None:
     model, x = build((2, 29)).train(), random_tensor(4, 2, 29)
     torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:])]), model(x))
-
-
-def test_large_images_are_reduced_unless_each_point_is_predicted() -> None:
-    assert build((3, 200, 200)).embedder.layout == (100, 100)
-    assert build((3, 128, 128)).embedder.layout == (128, 128)
-    assert build((1, 200, 200), Target("dense", shape=(200, 200))).embedder.layout == (200, 200)
 
 
 def test_the_seed_decides_the_weights(random_tensor: RandomTensor) -> None:

@@ -25,14 +25,19 @@ export function recordView(board, argument) {
       h("div.panel", {}, h("h3", {}, "Result"), factList(resultFacts(board, record))),
       h("div.panel", {}, h("h3", {}, "Where it comes from"), factList(originFacts(board, record))),
       h("div.panel", {}, h("h3", {}, "All trials of this method on this task"), factList(cellFacts(board, record)))),
-    record.align_chosen === 0 && board.data.artefacts[record.key] && h("p.note", {}, "Aligning was tried and discarded: “after aligning” shows the features of before."),
-    pictures(board.data.artefacts[record.key] ?? []),
+    pictures((board.data.artefacts[record.key] ?? []).map((picture) => captioned(record, picture))),
     ownCurves(board, record),
     h("div.panel", {}, h("h3", {}, "Configuration"),
       h("p.note", {}, own.length ? "In bold: what is not the same in all trials of this board." : "The same in all trials of this board."),
       factList(Object.entries(values).sort(([a], [b]) => Number(own.includes(b)) - Number(own.includes(a)) || (a < b ? -1 : 1)).map(([name, value]) =>
         [name, [h(own.includes(name) ? "code.changed" : "code", {}, typeof value === "string" ? value || "“”" : JSON.stringify(value)), AUTOMATIC[name]?.[value]].filter(Boolean)]))),
   ];
+}
+
+/** A picture of features before and after aligning says where aligning was discarded. */
+function captioned(record, picture) {
+  if (record.align_chosen !== 0 || picture.panels?.[1]?.title !== "after") return picture;
+  return { ...picture, caption: `${picture.caption} Aligning was tried and discarded: “after” shows the features before it, too.` };
 }
 
 /** What the command needs and does. */

@@ -153,7 +153,10 @@ def test_methods_that_tie_are_all_named(open_page: Open) -> None:
         for t, task in enumerate(TASKS)
     ]
     rows = [replace(row, align_chosen=0, align_reused=True) if row.method == "orca_guarded" else row for row in rows]
-    page = open_page(content=page_of(rows, about={"nft": {"title": "no align"}}))
+    plots = (Plot("before", ()), Plot("after", ()))
+    features = Points(title="Features", caption="Features.", x="first", y="second", panels=plots)
+    pictures = {"orca_guarded-0": [json.loads(features.to_json())]}
+    page = open_page(content=page_of(rows, about={"nft": {"title": "no align"}}, artefacts=pictures))
     brief = page.locator(".brief p").all_inner_texts()
     assert brief[0] == (
         "nft and orca_guarded are each best on 5 of 6 tasks (tied on 5) and have the lowest mean rank (1.67)."
@@ -173,6 +176,7 @@ def test_methods_that_tie_are_all_named(open_page: Open) -> None:
     assert "chose not to align" in text
     assert "; aligning (tried and discarded) reused from an equal trial" in text
     assert "both of one fixed sample; tried and discarded" in text
+    assert "Features. Aligning was tried and discarded: “after” shows the features before it, too." in text
 
 
 def test_curves_of_distances_name_the_distance_of_each_method(open_page: Open) -> None:
