@@ -16,7 +16,8 @@ Let e be the target's embedder, f the pretrained body, and h a linear head that 
 
 Stages 1 and 2 do not depend on each other. The published code trains h on 5,000 images for 20 epochs, 10 of them with
 the penalty (30 epochs on text, without), aligns for 60 epochs, and reduces the distortion for 2 to 6. Here an epoch
-with the penalty costs about as much as one of fine-tuning on as many samples, and one without nearly nothing.
+with the penalty costs about three times as much as one of fine-tuning on as many samples, because it needs second
+derivatives, and one without costs nearly nothing.
 
 Where the published code (khiembk/RECRAFT, abc2a04) and the equations differ, ``recraft.form`` decides:
 
@@ -54,8 +55,9 @@ class RecraftConfig(Config):
     """The last of these epochs, which have the gradient penalty. The published code: 10."""
     source_batch_size: Number = 8
     """The published code: 4 on images."""
-    source_learning_rate: Positive = 3e-3
-    """The published code: 1e-4, with ten times as many source samples."""
+    source_learning_rate: Positive = 1e-3
+    """A higher rate raises the penalty instead of lowering it. The published code: 1e-4, with ten times as many source
+    samples."""
     penalty: Amount = 100.0
     """Weight ρ of the gradient penalty."""
     threshold: Amount = 0.4

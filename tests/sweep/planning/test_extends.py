@@ -27,7 +27,7 @@ budgets:
 
 FROZEN = {
     "aligning": "e0fd9eabc1b230e9",
-    "field": "313e11a0e41f0b4c",
+    "field": "81a5677de42686ca",
     "domainnet": "18a9d4b1446c3344",
     "drug": "eb12ba3463e62373",
     "nasbench360": "318df413a2b5b49a",
