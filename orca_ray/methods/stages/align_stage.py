@@ -51,9 +51,12 @@ class AlignStage:
             report = self._guard.step(stage.progress, stage.epoch)
         else:
             report = stage.step()
-        if self.done:
-            self._finish(stage)
+        if self.done and isinstance(stage, AlignLoop):
+            self._store(stage)
         self._seconds = perf_counter() - started
+        if self.done:
+            trial = self._trial
+            trial.artefacts.after_aligning(trial.model, trial.device, trial.source_features())
         return self._progress(report)
 
     def add_to(self, outcome: Outcome) -> Outcome:
@@ -77,7 +80,7 @@ class AlignStage:
         """Continue where the stage that returned ``state`` was; the embedder must already have its weights."""
         self._stage = AlignReplay.from_state(self._trial.model.embedder, state)
         if self._stage is None:
-            self._stage = self._make_loop(self._trial.source_features())
+            self._stage = self._make_loop()
             self._stage.load_state_dict(dict(state))
             if self._guard is not None:
                 self._guard.load_state_dict(state["guard"])
@@ -99,11 +102,6 @@ class AlignStage:
             learning_rate=report.learning_rate, seconds=self._seconds,
         )  # fmt: skip
 
-    def _finish(self, stage: AlignLoop | AlignReplay) -> None:
-        if isinstance(stage, AlignLoop):
-            self._store(stage)
-        self._trial.artefacts.after_aligning(self._trial.model, self._trial.device, self._trial.source_features())
-
     def _store(self, loop: AlignLoop) -> None:
         if self._guard is not None:
             self._guard.load_choice()
@@ -120,16 +118,14 @@ class AlignStage:
             self._key = self._make_key(source)
             if alignment := self._trial.cache.load(self._key, self._trial.model.embedder):
                 return AlignReplay(self._trial.model.embedder, alignment)
-        return self._make_loop(source)
+        return self._make_loop()
 
-    def _make_loop(self, source: SourceFeatures) -> AlignLoop:
-        trial, train = self._trial, self._trial.data.train
+    def _make_loop(self) -> AlignLoop:
+        trial = self._trial
         if self._guarded:
             probe = Probe(trial.model, self._probed(), trial.task.target, seed=trial.seed, device=trial.device)
             self._guard = Guard(trial.model.embedder, probe)
-        distance = fitted_distance(self._config.distance, source, trial.device)
-        rows = (train.x, train.y, trial.task.target)
-        return AlignLoop(trial.model, *rows, self._config, distance, seed=trial.seed, device=trial.device)
+        return make_align_loop(trial, self._config)
 
     def _probed(self) -> list[Split]:
         train, validation = self._trial.data.splits["train"], self._trial.data.splits["validation"]
@@ -159,3 +155,11 @@ class AlignStage:
         }
         weights = model if self._guarded else model.embedder
         return alignment_key(weights, source, trial.data.train, trial.device, settings)
+
+
+def make_align_loop(trial: Trial, config: AlignConfig) -> AlignLoop:
+    """Return a loop that aligns the embedder to the trial's source features by the distance of ``config``."""
+    train = trial.data.train
+    distance = fitted_distance(config.distance, trial.source_features(), trial.device)
+    rows = (train.x, train.y, trial.task.target)
+    return AlignLoop(trial.model, *rows, config, distance, seed=trial.seed, device=trial.device)

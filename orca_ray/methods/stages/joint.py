@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.methods.joint import JointConfig
+from orca_ray.methods.recipe import new_parameters
+from orca_ray.methods.stages.align_stage import make_align_loop
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.training.align import AlignLoop
@@ -32,10 +32,7 @@ class DistanceTerm:
 
     @cached_property
     def _aligning(self) -> AlignLoop:  # made on first use, because a finished stage needs no source features
-        trial, train, options = self._trial, self._trial.data.train, self._trial.hyperparameters.align
-        distance = fitted_distance(options.distance, trial.source_features(), trial.device)
-        rows = (train.x, train.y, trial.task.target)
-        return AlignLoop(trial.model, *rows, options, distance, seed=trial.seed, device=trial.device)
+        return make_align_loop(self._trial, self._trial.hyperparameters.align)
 
 
 def joint_stage(trial: Trial) -> RefineStage:
@@ -44,7 +41,7 @@ def joint_stage(trial: Trial) -> RefineStage:
     return RefineStage(
         trial,
         name="joint",
-        parameters=lambda model: chain(model.embedder.parameters(), model.head.parameters()),
+        parameters=new_parameters,
         config=replace(
             trial.hyperparameters.refine, epochs=config.epochs, learning_rate=config.learning_rate, decay_epochs=0.0,
             batch_size=config.batch_size, accumulation=1,
