@@ -5,10 +5,9 @@ body's place, y = norm(x + attention(x)). The embedder starts as that of ``nft``
 ``random_features`` is the row "frozen random" of Lu et al.: body and embedder start random, and the body is frozen.
 """
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, head_parameters
+from orca_ray.methods.recipe import Recipe, new_parameters
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.network import NetworkRequest
@@ -37,7 +36,7 @@ RECIPES = (
         reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
         pretrained=False,
         relative_cost=0.7,
-        trainable=lambda model: chain(model.embedder.parameters(), head_parameters(model)),
+        trainable=new_parameters,
         defaults={"refine.learning_rate": 1e-3},
     ),
 )

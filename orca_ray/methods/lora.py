@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
-from orca_ray.methods.recipe import Recipe, head_parameters
+from orca_ray.methods.recipe import Recipe, new_parameters
 from orca_ray.training.config import Config, Fraction, Number, Positive, one_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
 def _trainable(model: "CrossModalModel") -> "Iterator[Parameter]":
     adapters = (value for name, value in model.body.named_parameters() if "lora_" in name)
-    return chain(model.embedder.parameters(), adapters, head_parameters(model))
+    return chain(new_parameters(model), adapters)
 
 
 def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:

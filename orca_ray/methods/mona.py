@@ -27,7 +27,7 @@ epochs of stage 2.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, head_parameters
+from orca_ray.methods.recipe import Recipe, new_parameters
 from orca_ray.training.config import Amount, Config, Count, Number, Positive
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class MonaConfig(Config):
 
 def _stages(trial: "Trial") -> "list[Stage]":
     from dataclasses import replace
-    from itertools import chain
 
     from orca_ray.methods.stages.mona import BilevelStage
     from orca_ray.methods.stages.refine_stage import RefineStage
@@ -64,7 +63,7 @@ def _stages(trial: "Trial") -> "list[Stage]":
             RefineStage(
                 trial,
                 name="warmup",
-                parameters=lambda model: chain(model.embedder.parameters(), head_parameters(model)),
+                parameters=new_parameters,
                 config=replace(refining, epochs=options.warmup_epochs, warmup_epochs=0.0, schedule="constant"),
                 final=False,
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, align_then_refine, head_parameters, norm_parameters
+from orca_ray.methods.recipe import Recipe, align_then_refine, head_parameters, new_parameters, norm_parameters
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -24,8 +24,7 @@ def _guarded(trial: "Trial") -> "list[Stage]":
 
 
 def _fpt_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
-    # The embedder includes the position embeddings.
-    return chain(model.embedder.parameters(), norm_parameters(model.body), head_parameters(model))
+    return chain(new_parameters(model), norm_parameters(model.body))
 
 
 RECIPES = (

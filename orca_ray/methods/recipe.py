@@ -86,6 +86,12 @@ def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
     yield from model.head.parameters()
 
 
+def new_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
+    """Yield the parameters of the embedder, position embeddings included, and of the head: all outside the body."""
+    yield from model.embedder.parameters()
+    yield from head_parameters(model)
+
+
 def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
     """Yield the parameters of all normalisation layers in ``module``: those with "norm" in their class name.
 

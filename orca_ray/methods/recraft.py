@@ -30,7 +30,7 @@ Both forms differ from the code in this: classes of the target have equal weight
 batches of stage 3 are not skipped; dropout is off in stages 1 to 3.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,8 +70,6 @@ class RecraftConfig(Config):
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from dataclasses import replace
-
     from orca_ray.alignment.labels import NUM_CLASSES
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.recraft import DistortionStage, SourceHead, SourceHeadStage
@@ -88,28 +86,25 @@ def _stages(trial: "Trial") -> "list[Stage]":
     return [*aligning, SourceHeadStage(trial, head), DistortionStage(trial, head), refining]
 
 
+_RECRAFT = Recipe(
+    name="recraft",
+    title="align without labels, reduce the feature-label distortion, then refine everything",
+    reference=_PAPER,
+    aligns=True,
+    options=(RecraftConfig,),
+    stages=_stages,
+    stage_names=("align", "source_head", "distortion", "refine"),
+    relative_cost=1.5,
+    defaults={"align.distance": "wasserstein"},
+)
 RECIPES = (
-    Recipe(
-        name="recraft",
-        title="align without labels, reduce the feature-label distortion, then refine everything",
-        reference=_PAPER,
-        aligns=True,
-        options=(RecraftConfig,),
-        stages=_stages,
-        stage_names=("align", "source_head", "distortion", "refine"),
-        relative_cost=1.5,
-        defaults={"align.distance": "wasserstein"},
-    ),
-    Recipe(
+    _RECRAFT,
+    replace(
+        _RECRAFT,
         name="recraft_code",
         title="recraft, as its published code computes it",
         reference=f"{_PAPER}; khiembk/RECRAFT",
-        aligns=True,
         variant=True,
-        options=(RecraftConfig,),
-        stages=_stages,
-        stage_names=("align", "source_head", "distortion", "refine"),
-        relative_cost=1.5,
-        defaults={"align.distance": "wasserstein", "recraft.form": "code"},
+        defaults={**_RECRAFT.defaults, "recraft.form": "code"},
     ),
 )

@@ -19,7 +19,7 @@ from orca_ray.tasks.task import Task
 
 @dataclass(frozen=True)
 class Evidence:
-    """What artefacts are computed from."""
+    """Input of the functions that compute artefacts; subclasses are its kinds."""
 
     task: Task
     """The task of the trial, resolved."""

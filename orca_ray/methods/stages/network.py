@@ -1,4 +1,4 @@
-"""What a recipe's ``network`` builds a model from."""
+"""`NetworkRequest`, the argument of `Recipe.network`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

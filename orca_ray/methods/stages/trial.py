@@ -23,7 +23,7 @@ from orca_ray.training.evaluate import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What the stages of one trial share."""
+    """Task, data, options and model of one trial, which all its stages use."""
 
     recipe: Recipe
     task: Task
