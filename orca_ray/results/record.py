@@ -1,4 +1,4 @@
-"""Rows of the results store: `Record` for a trial that has ended, `CurvePoint` for one of its epochs."""
+"""Rows of the results store: `Record` for a trial that has ended, `CurvePoint` for one of its epochs, `Suggestion`."""
 
 import math
 from collections.abc import Mapping
@@ -177,3 +177,34 @@ class CurvePoint:
 
 
 CurvePoint.SCHEMA = _schema(CurvePoint)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Entry of the journal of a search: hyper-parameters that were suggested, and what was known then.
+
+    It is stored before its trial starts. A search that continues takes its trial up again with the same values.
+    """
+
+    sweep: str
+    task: str
+    method: str
+    number: int
+    """Number in the search of this task and method, from 0."""
+    trial_key: str
+    """Key of the trial with these values, which also depends on body, data and the other hyper-parameters."""
+    values: str
+    """JSON object with the values of the searched hyper-parameters."""
+    known: str | None
+    """Numbers of the suggestions whose answers were known, as a JSON list of ranges [first, last]; None in entries made
+    from the records of stores that are older than the journal."""
+    suggested_at: datetime
+
+    SCHEMA: ClassVar[Any]
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the suggestion as one row of the journal, by column name."""
+        return asdict(self)
+
+
+Suggestion.SCHEMA = _schema(Suggestion)

@@ -1,4 +1,4 @@
-"""The results store: Parquet files of records, learning curves and artefacts, never changed after they are written."""
+"""The results store: Parquet files of what trials gave and searches suggested, never changed after they are written."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ from orca_ray.errors import UserError
 from orca_ray.results import tables
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import LocalFolder, open_folder
-from orca_ray.results.record import CurvePoint, Record
+from orca_ray.results.record import CurvePoint, Record, Suggestion
 from orca_ray.results.scan import MemoryPart, Part, Scan, invalid_rows_text, matches
-from orca_ray.results.tables import ARTEFACTS, CURVES, RECORDS, FilePart, Table
+from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, RECORDS, FilePart, Table
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ _READ_ATTEMPTS = 100
 
 
 class ResultsStore:
-    """Records, learning curves and artefacts of all trials, in a directory or under a URI.
+    """Records, learning curves, artefacts and suggestions of all trials, in a directory or under a URI.
 
     A store holds a marker file ``orca-ray-results.json``, which contains the schema version, and the tables
-    ``records/*.parquet``, ``curves/*.parquet`` and ``artefacts/*.parquet``. Each `append` adds one file per table and
-    changes no other file. Any number of processes and machines may append, read and compact at the same time without
-    locks: a reader sees only complete files, and duplicate rows count once.
+    ``records/*.parquet``, ``curves/*.parquet``, ``artefacts/*.parquet`` and ``journal/*.parquet``. Each `append` adds
+    one file per table and changes no other file. Any number of processes and machines may append, read and compact at
+    the same time without locks: a reader sees only complete files, and duplicate rows count once.
 
     Args:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
@@ -74,17 +74,23 @@ class ResultsStore:
 
     def append(
         self,
-        records: Sequence[Record],
+        records: Sequence[Record] = (),
         curves: Sequence[CurvePoint] = (),
         artefacts: Sequence[ArtefactRow] = (),
+        suggestions: Sequence[Suggestion] = (),
     ) -> None:
-        """Add records, points of learning curves and artefacts, in one new file per table; that of records is the last.
+        """Add rows of the four tables, in one new file per table; that of records is the last.
 
         After the return, all survive a power cut. After an exception, no record was added, but other rows may have
         been. This does no harm: the rows may be appended again.
         """
         stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
-        for table, items in ((CURVES, curves), (ARTEFACTS, artefacts), (RECORDS, records)):
+        for table, items in (
+            (JOURNAL, suggestions),
+            (CURVES, curves),
+            (ARTEFACTS, artefacts),
+            (RECORDS, records),
+        ):
             if items:
                 self._claim()
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
@@ -132,6 +138,11 @@ class ResultsStore:
         """
         return tables.to_frame(tables.current_artefacts(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key)))
 
+    def journal(self, sweep: str) -> list[Suggestion]:
+        """Return the suggestions of a sweep by task, method and number; of several rows for one, the last appended."""
+        rows = tables.current_suggestions(self._table(JOURNAL, sweep=sweep)).to_pylist()
+        return [Suggestion(**row) for row in rows]
+
     def scan(self) -> Scan:
         """Return a `Scan` of the current records, which reads columns as needed; a leaderboard is built from it.
 
@@ -160,7 +171,7 @@ class ResultsStore:
         append or compact meanwhile: only files that were merged are deleted, after the merged files are written.
         """
         removed = 0
-        for table in (CURVES, ARTEFACTS, RECORDS):
+        for table in (JOURNAL, CURVES, ARTEFACTS, RECORDS):
             self._folder.sweep_temporary(table.directory, _STALE_SECONDS)
             removed += self._compact_table(table)
         return removed

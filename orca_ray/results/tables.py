@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
-from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status
+from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status, Suggestion
 
 MAX_TABLE_BYTES = 2**30
 """Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
@@ -43,14 +43,21 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
             if pc.any(infinite).as_py():
                 infinite = pc.and_(infinite, pc.invert(_none_of(table["status"], _SUCCESSES)))
             yield name, infinite, "finite numbers in trials that did not fail"
-    for name in ("started_at", "finished_at"):
+    yield from _time_problems(table, "started_at", "finished_at")
+    if "hyperparameters" in table.column_names:
+        yield "hyperparameters", _no_objects(table["hyperparameters"]), "JSON objects"
+
+
+def _time_problems(table: Any, *names: str) -> Iterator[tuple[str, Any, str]]:
+    for name in names:
         if name in table.column_names:
             outside = pc.or_(pc.less(table[name], _FIRST_TIME), pc.greater(table[name], _LAST_TIME))
             yield name, outside, "times in the years 1 to 9999"
-    if "hyperparameters" in table.column_names:
-        texts = pc.unique(table["hyperparameters"]).to_pylist()
-        valid = [text for text in texts if _is_json_object(text)]
-        yield "hyperparameters", _none_of(table["hyperparameters"], valid), "JSON objects"
+
+
+def _no_objects(column: Any) -> Any:
+    """Return a mask of the values of a text column that are no JSON objects."""
+    return _none_of(column, [text for text in pc.unique(column).to_pylist() if _is_json_object(text)])
 
 
 def _none_of(column: Any, allowed: Collection[str]) -> Any:
@@ -69,6 +76,25 @@ def _artefact_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     if "payload" in table.column_names:
         too_large = pc.greater(pc.binary_length(table["payload"]), MAX_BYTES)
         yield "payload", too_large, f"JSON objects of at most {MAX_BYTES} bytes"
+
+
+def _journal_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
+    yield "number", pc.less(table["number"], 0), "integers from 0 on"
+    yield "values", _no_objects(table["values"]), "JSON objects"
+    texts = pc.unique(table["known"].drop_null()).to_pylist()
+    wrong = pc.and_(table["known"].is_valid(), _none_of(table["known"], [t for t in texts if _are_ranges(t)]))
+    yield "known", wrong, "JSON lists of ranges [first, last]"
+    yield from _time_problems(table, "suggested_at")
+
+
+def _are_ranges(text: str) -> bool:
+    try:
+        ranges = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(ranges, list) and all(
+        isinstance(each, list) and len(each) == 2 and all(isinstance(number, int) for number in each) for each in ranges
+    )
 
 
 def _is_json_object(text: str) -> bool:
@@ -122,6 +148,9 @@ ARTEFACTS = Table(
     2**12,  # at most 256 MiB
     2**6,
     problems=_artefact_problems,
+)
+JOURNAL = Table(
+    "journal", Suggestion.SCHEMA, ("sweep", "task", "method", "number"), 2**19, 2**14, problems=_journal_problems
 )
 
 
@@ -313,6 +342,11 @@ def current_artefacts(table: Any) -> Any:
 def current_curves(table: Any) -> Any:
     """Return the last row of each (sweep, trial key, stage, epoch), sorted by these columns."""
     return _last_of_each(table, ["sweep", "trial_key", "stage", "epoch"])
+
+
+def current_suggestions(table: Any) -> Any:
+    """Return the last row of each (sweep, task, method, number, trial key), sorted by these columns."""
+    return _last_of_each(table, ["sweep", "task", "method", "number", "trial_key"])
 
 
 def _last_of_each(table: Any, columns: list[str]) -> Any:

@@ -13,12 +13,13 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
 from orca_ray.results.artefacts import ArtefactRow
+from orca_ray.results.copying import copy_trials
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import events
 from orca_ray.sweep.execution.messages import TrialReport, make_record
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
-from orca_ray.sweep.search import Search, comparable_records
+from orca_ray.sweep.search import History, Search
 
 
 @dataclass
@@ -69,13 +70,11 @@ class Conductor:
         self._emit: events.Listener = listener or (lambda event: None)
         self.checkpoints = (store.local_path or cache.home()) / "checkpoints"
         """Directory of the checkpoints: in the store's directory, or in the cache if the store is remote."""
-        existing = {
-            key: record
-            for key, record in comparable_records(store, self._spec.sweep_id).items()
-            if not (record.status is Status.LOST or (retry_failed and record.status.failed))
-        }
-        scores = self._stored_scores() if existing else {}
-        self.searches = [Search(plan, existing, scores) for plan in searches]
+        history = History.read(store, self._spec, retry_failed=retry_failed)
+        self.searches = [Search(plan, history) for plan in searches]
+        self.reused = self._reused()
+        """Sentence about the trials of earlier runs that do not run again; "" if there is none."""
+        self._adopt(self.searches)
         self.finished_before = sum(search.num_finished for search in self.searches)
         self._seconds: dict[tuple[str, str], float] = {}
         self._estimate_error = 1.0
@@ -93,6 +92,8 @@ class Conductor:
         """Return a trial to run, of the search with the most expected time left, or None if none can start now."""
         for search in sorted(self.searches, key=self._seconds_left, reverse=True):
             if (trial := search.take()) is not None:
+                if suggestions := search.new_suggestions():
+                    self._store.append(suggestions=suggestions)
                 lost = self._lost.pop(trial.key, None)
                 self._running[trial.key] = lost or _Running(trial, search, datetime.now(UTC))
                 return trial
@@ -116,7 +117,9 @@ class Conductor:
                 continue
             item.curve.append(point)
             self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
-            if self._stops(item):  # a resumed trial reports several epochs: later ones are dropped
+            if item.search.stops(
+                item.trial, item.scores
+            ):  # a resumed trial reports several epochs: later ones are dropped
                 return True
         return False
 
@@ -131,6 +134,7 @@ class Conductor:
         self._ran.append(record)
         self._learn_seconds(record)
         item.search.finish(record, item.scores)
+        self._adopt([item.search])
         self._emit(events.TrialFinished(record, item.search.num_remaining))
         return record
 
@@ -186,10 +190,10 @@ class Conductor:
                 path.unlink(missing_ok=True)
 
     def _seconds_left(self, search: Search) -> float:
-        """Return the expected seconds until a search is done if its trials run one after another."""
+        """Return the expected seconds of the trials of a search that have not started, one after another."""
         name = (search.plan.task, search.plan.method)
         estimate = self._estimates.get(name, 1.0) * self._estimate_error
-        return search.num_remaining * self._seconds.get(name, estimate)
+        return (search.num_remaining - search.num_running) * self._seconds.get(name, estimate)
 
     def _learn_seconds(self, record: Record) -> None:
         """Store a completed trial's duration, and the mean ratio of durations to estimates, which scales the others."""
@@ -198,22 +202,27 @@ class Conductor:
             errors = [seconds / self._estimates.get(name, 1.0) for name, seconds in self._seconds.items()]
             self._estimate_error = sum(errors) / len(errors)
 
-    def _stops(self, item: _Running) -> bool:
-        rule = self._spec.file.early_stopping
-        if rule is None or item.trial.phase != "search":
-            return False
-        return rule.stops(item.scores, item.trial.epochs, item.search.rivals(item.trial))
+    def _reused(self) -> str:
+        records = [record for search in self.searches for record in search.records.values()]
+        if not records:
+            return ""
+        search = sum(record.phase == "search" for record in records)
+        planned = sum(search.plan.num_trials for search in self.searches)
+        others = Counter(record.sweep for search in self.searches for record in search.adopted)
+        origins = "".join(f", {number} of them from {sweep}" for sweep, number in sorted(others.items()))
+        text = f"reuses {len(records)} of {planned} planned trials"
+        return f"{text}: {search} search + {len(records) - search} confirm{origins}"
+
+    def _adopt(self, searches: Sequence[Search]) -> None:
+        """Copy the trials that searches take over from variants of the sweep, which have other numbers of trials."""
+        copy_trials(self._store, [record for search in searches for record in search.adopted], self._spec.sweep_id)
+        for search in searches:
+            search.adopted.clear()
 
     def _curve_point(self, key: str, point: Progress) -> CurvePoint:
         values = asdict(point)
         del values["epochs"]
         return CurvePoint(sweep=self._spec.sweep_id, trial_key=key, **values)
-
-    def _stored_scores(self) -> dict[str, list[float]]:
-        curves = self._store.curves(sweep=self._spec.sweep_id)
-        refine = curves[(curves["stage"] == "refine") & curves["validation_score"].notna()]
-        ordered = refine.sort_values("epoch")
-        return {str(key): list(group["validation_score"]) for key, group in ordered.groupby("trial_key")}
 
 
 def count_notes(records: Iterable[Record]) -> dict[str, int]:

@@ -67,6 +67,8 @@ def run_sweep(
             searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed, listener=listener
         )
         emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
+        if conductor.reused and not conductor.done:
+            emit(Message(conductor.reused))
         interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds)
     store.compact()
     conductor.tidy()

@@ -17,7 +17,7 @@ from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
 from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
-from orca_ray.sweep.search import Search, comparable_records
+from orca_ray.sweep.search import History, Search
 from orca_ray.tasks.registry import get_task
 
 
@@ -105,11 +105,11 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
         raise UserError("nothing to plan: the sweep has no task or no method")
     check_bodies(searches, local=True)
     searches = with_sources(searches)
-    existing = comparable_records(store, spec.sweep_id) if store else {}
+    history = History.read(store, spec) if store else History()
     rows = [
         PlanRow(
             plan.task, plan.method, plan.body, plan.num_search, plan.num_confirm,
-            Search(plan, existing, {}).num_finished, max(int(each["refine.epochs"]) for each in plan.configurations),
+            Search(plan, history).num_finished, max(int(each["refine.epochs"]) for each in plan.configurations),
             plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
             placement_problem(plan.resources, nodes),
         )

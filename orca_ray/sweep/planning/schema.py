@@ -1,7 +1,7 @@
 """The schema of sweep files: one Pydantic model for each kind of mapping in the YAML, search spaces among them."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
@@ -184,10 +184,10 @@ class ResourceRequest(_Model):
 class SuccessiveHalving(_Model):
     """Early stopping by successive halving: at certain epochs (rungs), only the best ``1 / eta`` trials continue.
 
-    ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning") compares a trial with all trials
-    that have reached the rung so far, so its decisions depend on timing. Here a trial is compared with the trials of
-    earlier generations of its own search, which have all ended. Equal seeds therefore give equal decisions with any
-    number of workers (docs/decisions/0003-replay.md).
+    As in ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning"), a trial never waits: it is
+    compared with all trials of its search that have reached the rung so far, so decisions depend on timing. In a
+    deterministic sweep it is compared with the trials of earlier generations, which have all ended: equal seeds then
+    give equal decisions with any number of workers (docs/decisions/0015-journal.md).
     """
 
     eta: Annotated[float, Field(ge=1.01)] = 2.0
@@ -203,20 +203,20 @@ class SuccessiveHalving(_Model):
             epoch *= self.eta
         return sorted(set(rungs))
 
-    def stops(self, scores: Sequence[float], epochs: int, earlier: Sequence[Sequence[float]]) -> bool:
+    def stops(self, scores: Sequence[float], epochs: int, rivals: Iterable[Sequence[float]]) -> bool:
         """Return whether a trial must stop now; False if the current epoch is not a rung.
 
         Args:
             scores: validation scores of the trial, one per epoch so far; lower is better. The best one counts.
             epochs: number of epochs of the whole trial.
-            earlier: validation scores of each trial to compare with; those that ended before this rung are ignored.
+            rivals: validation scores of each trial to compare with; those that have not reached this rung are ignored.
         """
         reached = len(scores)
         if reached not in self.rungs(epochs):
             return False
-        rivals = [min(other[:reached]) for other in earlier if len(other) >= reached]
-        better = sum(rival < min(scores) for rival in rivals)
-        return better + 1 > math.ceil((len(rivals) + 1) / self.eta)
+        bests = [min(other[:reached]) for other in rivals if len(other) >= reached]
+        better = sum(best < min(scores) for best in bests)
+        return better + 1 > math.ceil((len(bests) + 1) / self.eta)
 
 
 class Layer(_Model):
@@ -259,8 +259,9 @@ class SweepFile(_Model):
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0
     """Seed of all search trials, and of the samplers that suggest hyper-parameters."""
-    parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] = 1
-    """Search trials of one (task, method) that are suggested together and may run at the same time."""
+    parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | None = None
+    """Largest number of search trials of one (task, method) that run at the same time; None: as many as the cluster has
+    room for. In a deterministic sweep, that many are suggested together (None: 1), and the next when all have ended."""
     deterministic: bool = False
     """Whether a trial gives the same scores on every run, on CPUs bit for bit. It then uses one thread, reproducible
     kernels and full precision, and is slower."""

@@ -6,6 +6,7 @@ holds their values, one data set per row.
 """
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -71,7 +72,14 @@ class SweepSpec:
 
         ``--trials`` and determinism add a suffix, as in ``pocket/quick-trials1-deterministic``, to separate records.
         """
-        trials = "" if self.overrides.trials is None else f"-trials{self.overrides.trials}"
+        return self._sweep_id("" if self.overrides.trials is None else f"-trials{self.overrides.trials}")
+
+    def is_variant(self, sweep_id: str) -> bool:
+        """Return whether ``sweep_id`` is another sweep that differs from this one in the number of trials only."""
+        match = re.search(r"-trials\d+", sweep_id.removeprefix(f"{self.file.name}/{self.budget_name}"))
+        return sweep_id != self.sweep_id and sweep_id == self._sweep_id(match.group() if match else "")
+
+    def _sweep_id(self, trials: str) -> str:
         return f"{self.file.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
 
     @property

@@ -79,11 +79,14 @@ def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStor
 
 
 @pytest.mark.slow
-def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", ["deterministic: true\n", "deterministic: true\nparallel: 3\n", "parallel: 1\n"])
+def test_parallel_workers_give_the_same_records(tmp_path: Path, extra: str) -> None:
+    """A deterministic search, or one that runs one trial at a time, does not depend on the number of workers."""
+    spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + extra)
     one = ResultsStore(tmp_path / "one", create=True)
-    play(conduct(one))
+    play(Conductor(fake_searches(spec), one, executor="fake"))
     many = ResultsStore(tmp_path / "many", create=True)
-    conductor = conduct(many)
+    conductor = Conductor(fake_searches(spec), many, executor="fake")
     out: list[tuple[TrialSpec, list[TrialReport]]] = []
     while not conductor.done:
         while (trial := conductor.next_trial()) is not None:
@@ -96,8 +99,9 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
             if report.done:
                 conductor.finish(trial.key, report)
                 break
-    facts = [{key: record.reproducible() for key, record in store.load("fake/full").items()} for store in (one, many)]
+    facts = [{key: each.reproducible() for key, each in s.load(spec.sweep_id).items()} for s in (one, many)]
     assert facts[0] == facts[1]
+    assert len(facts[0]) == 4 * (13 + 2)
 
 
 def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsStore) -> None:

@@ -152,7 +152,7 @@ def test_what_a_sweep_file_sets_wins(no_network: None) -> None:
         asked = Overrides(body=body, tasks=tasks.split(", "))
         spec = parse_spec(text.format(more), overrides=asked)
         plans = with_sources(plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False))
-        assert all(Search(plan, {}, {}).take() for plan in plans)
+        assert all(Search(plan).take() for plan in plans)
         return [plan.trial({}, 1, "confirm").hyperparameters["align.source"] for plan in plans]
 
     assert chosen("sources: {image: imagenet200}") == ["prose", "imagenet200"]

@@ -128,7 +128,7 @@ def test_every_row_is_of_one_task() -> None:
 @pytest.mark.parametrize("task", PAPERS)
 def test_the_first_trial_of_a_search_is_the_row(task: str) -> None:
     plan = planned(task, Overrides(), budget="full")
-    trial = Search(plan, {}, {}).take()
+    trial = Search(plan).take()
     assert trial is not None
     assert trial.phase == "search"
     assert_is_row(trial, ROWS[dataset_of(task)])

@@ -1,13 +1,15 @@
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.schema import Dimension, Scalar
 from orca_ray.sweep.planning.searches import plan_searches
-from orca_ray.sweep.search import NUM_STARTUP, Answer, Candidate, CandidateSampler, Search
+from orca_ray.sweep.search import NUM_STARTUP, Answer, Candidate, CandidateSampler, Search, Study
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}
 FIRST: dict[str, Scalar] = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}
@@ -17,80 +19,170 @@ def loss(candidate: Candidate) -> float:
     return abs(math.log10(float(candidate.values["lr"])) + 2) + (candidate.values["optimizer"] == "sgd")
 
 
-def run(search: CandidateSampler, backwards: bool = False) -> list[Candidate]:
+def answer(candidate: Candidate) -> Answer:
+    return Answer(loss(candidate), scores=[loss(candidate)])
+
+
+def one(candidate: Candidate) -> Answer:
+    return Answer(1.0)
+
+
+def run(
+    search: CandidateSampler,
+    *,
+    workers: int = 1,
+    youngest_first: bool = False,
+    answer: Callable[[Candidate], Answer] = answer,
+) -> list[Candidate]:
+    """Answer candidates until all have one; as many are open at a time as there are workers, if that is allowed."""
     asked: list[Candidate] = []
+    out: list[Candidate] = []
     while not search.done:
-        batch = search.open_candidates()
-        asked += batch
-        for candidate in reversed(batch) if backwards else batch:
-            search.tell(candidate.number, Answer(loss(candidate), scores=[loss(candidate)]))
+        while search.can_ask and len(out) < workers:
+            asked.append(search.ask())
+            out.append(asked[-1])
+        candidate = out.pop() if youngest_first else out.pop(0)
+        search.tell(candidate.number, answer(candidate))
     return asked
 
 
 def test_the_first_candidate_is_the_given_configuration() -> None:
-    search = CandidateSampler(FIRST, SPACE, 3)
-    assert search.open_candidates() == [Candidate(0, {"lr": 1e-3, "optimizer": "adam"})]
+    assert CandidateSampler(FIRST, SPACE, 3).ask() == Candidate(0, {"lr": 1e-3, "optimizer": "adam"}, "[]")
 
 
-@pytest.mark.parametrize("parallel", [1, 3])
-def test_equal_seeds_ask_the_same_whatever_the_order_of_answers(parallel: int) -> None:
-    forwards = run(CandidateSampler(FIRST, SPACE, 9, parallel, seed=4))
-    backwards = run(CandidateSampler(FIRST, SPACE, 9, parallel, seed=4), backwards=True)
-    assert forwards == backwards
-    assert len(forwards) == 9
-    assert run(CandidateSampler(FIRST, SPACE, 9, parallel, seed=5)) != forwards
+@pytest.mark.parametrize("generation", [1, 3])
+def test_generations_do_not_depend_on_the_number_of_workers_or_the_order_of_answers(generation: int) -> None:
+    alone = run(CandidateSampler(FIRST, SPACE, 17, generation=generation, seed=4))
+    many = run(CandidateSampler(FIRST, SPACE, 17, generation=generation, seed=4), workers=5, youngest_first=True)
+    assert alone == many
+    assert len(alone) == 17
+    assert run(CandidateSampler(FIRST, SPACE, 17, generation=generation, seed=5)) != alone
 
 
-def test_a_replay_with_stored_answers_goes_on_with_the_same_next_candidate() -> None:
-    whole = run(CandidateSampler(FIRST, SPACE, 8, seed=1))
-    replay = CandidateSampler(FIRST, SPACE, 8, seed=1)
-    for candidate in whole[:5]:
-        assert replay.open_candidates() == [candidate]
-        replay.tell(candidate.number, Answer(loss(candidate), scores=[loss(candidate)]))
-    assert replay.open_candidates() == [whole[5]]
+@pytest.mark.parametrize("ended", [0, 4, 11, 12, 14])
+@pytest.mark.parametrize("generation", [None, 1, 3])
+def test_a_restored_search_goes_on_with_the_same_candidates(generation: int | None, ended: int) -> None:
+    whole = run(CandidateSampler(FIRST, SPACE, 16, generation=generation, seed=1))
+    again = CandidateSampler(FIRST, SPACE, 16, generation=generation, seed=1)
+    for candidate in whole[:ended]:
+        again.restore(candidate)
+        again.tell(candidate.number, answer(candidate))
+    assert run(again) == whole[ended:]
+
+
+def test_the_next_candidate_waits_for_nothing_and_knows_what_is_known() -> None:
+    search = CandidateSampler(FIRST, SPACE, 20)
+    first = [search.ask() for _ in range(12)]
+    assert [json.loads(each.known or "") for each in first] == [[]] * 12
+    for number in (0, 1, 2, 5, 11):
+        search.tell(number, answer(first[number]))
+    assert json.loads(search.ask().known or "") == [[0, 2], [5, 5], [11, 11]]
+
+
+def test_running_candidates_are_kept_away_from() -> None:
+    """Twelve workers at once: without the constant liar, equal knowledge would give nearly equal suggestions."""
+    search = CandidateSampler({"x": 0.5}, {"x": Dimension(uniform=(0.0, 1.0))}, NUM_STARTUP + 6)
+    for _ in range(NUM_STARTUP):
+        candidate = search.ask()
+        search.tell(candidate.number, Answer(abs(float(candidate.values["x"]) - 0.3)))
+    values = sorted(float(search.ask().values["x"]) for _ in range(6))
+    assert len(set(values)) == 6
+
+
+def test_a_generation_waits_for_the_one_before() -> None:
+    search = CandidateSampler(FIRST, SPACE, 5, generation=2)
+    first = [search.ask(), search.ask()]
+    assert not search.can_ask
+    search.tell(1, answer(first[1]))
+    assert not search.can_ask
+    assert not search.is_open(2)
+    search.tell(0, answer(first[0]))
+    assert search.can_ask
+    assert search.is_open(3)
+    assert not search.is_open(4)
 
 
 def test_the_search_finds_better_than_the_first() -> None:
     search = CandidateSampler(FIRST, SPACE, 25, seed=0)
-    run(search)
+    run(search, workers=3)
     winner = search.winner()
     assert winner is not None
     assert loss(winner) < 0.5
     assert loss(winner) < 1.0  # the first candidate's
 
 
+def optuna_trials(study: Study) -> list[FrozenTrial]:
+    """Return what Optuna holds, without the trials that were only asked or have been replaced."""
+    assert study._study is not None
+    trials = study._study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.intermediate_values or trial.state is not TrialState.FAIL]
+
+
 def test_states_reach_optuna_as_they_are() -> None:
-    search = CandidateSampler(FIRST, SPACE, 4)
-    search.tell(0, Answer(0.5, scores=[0.7, 0.5]))
-    search.tell(1, Answer(0.1, stopped_early=True, scores=[0.1]))
-    search.tell(2, Answer(None))
-    told = search._study.get_trials(deepcopy=False)[:3]
-    assert [trial.state for trial in told] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    assert told[0].intermediate_values == {1: 0.7, 2: 0.5}
-    assert told[1].intermediate_values == {1: 0.1}
-    search.tell(3, Answer(math.nan))
-    winner = search.winner()
-    assert winner is not None
-    assert winner.number == 0, "a stopped trial's partial score never wins"
+    study = Study(SPACE)
+    candidates = [Candidate(number, {"lr": 10.0**-number / 20, "optimizer": "adam"}) for number in range(4)]
+    answers = {0: Answer(0.5, scores=[0.7, 0.5]), 1: Answer(0.1, True, [0.1]), 2: Answer(None, scores=[0.2, math.nan])}
+    study.suggest(candidates, answers, 0)
+    told = optuna_trials(study)
+    assert [trial.state for trial in told] == [
+        TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
+    ]  # fmt: skip
+    assert [trial.intermediate_values for trial in told] == [{1: 0.7, 2: 0.5}, {1: 0.1}, {1: 0.2}, {}]
+    assert [trial.params["lr"] for trial in told] == [0.05, 0.005, 0.0005, 5e-5]
+    study.suggest(candidates, {**answers, 3: Answer(math.nan, scores=[0.3])}, 0)
+    assert [trial.state for trial in optuna_trials(study)][-1] is TrialState.FAIL
+    assert len(optuna_trials(study)) == 4
+
+
+@pytest.mark.parametrize("multiple", [0.1, 100.0])
+def test_candidates_of_another_space_are_told_as_far_as_optuna_can_hold_them(multiple: float) -> None:
+    space = {**SPACE, "lr": Dimension(log_uniform=(1e-5 * multiple, 1e-3 * multiple))}
+    study = Study(space)
+    old = [Candidate(number, {"lr": 1.3e-5 * 2**number, "optimizer": "adam"}) for number in range(12)]
+    foreign = Candidate(12, {"lr": 1e-3, "optimizer": "lion"})
+    answers = {each.number: Answer(loss(each)) for each in (*old, foreign)}
+    values = study.suggest([*old, foreign], answers, 3)
+    assert space["lr"].contains(values["lr"])
+    told = optuna_trials(study)
+    assert [trial.params["lr"] for trial in told] == [each.values["lr"] for each in old]
+
+
+def test_a_value_that_was_rounded_out_of_its_range_is_its_end() -> None:
+    study = Study({"x": Dimension(uniform=(0.0, 0.123449))})
+    study.suggest([Candidate(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
+    assert optuna_trials(study)[0].params == {"x": 0.1235}
+    study = Study({"x": Dimension(uniform=(0.0, 0.12345))})
+    study.suggest([Candidate(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
+    assert optuna_trials(study)[0].params == {"x": 0.12345}
 
 
 def test_no_winner_when_all_fail_and_nothing_to_do_without_trials() -> None:
     search = CandidateSampler(FIRST, SPACE, 1)
+    search.ask()
     search.tell(0, Answer(None))
     assert search.done
     assert search.winner() is None
     empty = CandidateSampler(FIRST, SPACE, 0)
     assert empty.done
-    assert empty.open_candidates() == []
+    assert not empty.can_ask
 
 
-def test_rivals_are_the_earlier_generations() -> None:
-    search = CandidateSampler(FIRST, SPACE, 4, parallel=2)
-    search.tell(0, Answer(0.5, scores=[0.5]))
-    assert search.earlier_scores(1) == []
-    search.tell(1, Answer(None, scores=[0.4]))
-    assert search.earlier_scores(2) == [[0.5]]
-    assert search.earlier_scores(3) == [[0.5]]
+def test_a_stopped_trials_partial_score_never_wins() -> None:
+    search = CandidateSampler(FIRST, SPACE, 3)
+    for given in (Answer(0.5), Answer(0.1, stopped_early=True), Answer(math.nan)):
+        search.tell(search.ask().number, given)
+    winner = search.winner()
+    assert winner is not None
+    assert winner.number == 0
+
+
+def test_rivals_are_the_earlier_generations_or_all_candidates() -> None:
+    search = CandidateSampler(FIRST, SPACE, 6, generation=2)
+    assert [list(search.rivals(number)) for number in range(5)] == [[], [], [0, 1], [0, 1], [0, 1, 2, 3]]
+    free = CandidateSampler(FIRST, SPACE, 6)
+    for _ in range(3):
+        free.ask()
+    assert list(free.rivals(0)) == [0, 1, 2]
 
 
 WIDE = {**SPACE, "align": Dimension(integer=(5, 40)), "dropout": Dimension(uniform=(0.0, 0.5))}
@@ -99,7 +191,7 @@ WIDE = {**SPACE, "align": Dimension(integer=(5, 40)), "dropout": Dimension(unifo
 def test_a_further_dimension_changes_no_value_of_the_others_before_tpe_starts() -> None:
     first: dict[str, Scalar] = {**FIRST, "align": 20, "dropout": 0.1}
     narrow = run(CandidateSampler(first, SPACE, NUM_STARTUP, seed=4))
-    wide = run(CandidateSampler(first, WIDE, NUM_STARTUP, parallel=3, seed=4))
+    wide = run(CandidateSampler(first, WIDE, NUM_STARTUP, generation=3, seed=4))
     assert [{name: each.values[name] for name in SPACE} for each in wide] == [each.values for each in narrow]
     assert len({each.values["lr"] for each in narrow}) == NUM_STARTUP
     assert {each.values["optimizer"] for each in narrow} == {"adam", "sgd"}
@@ -108,37 +200,35 @@ def test_a_further_dimension_changes_no_value_of_the_others_before_tpe_starts() 
 
 
 def test_other_ranges_get_the_same_quantile() -> None:
-    first = run_constant(CandidateSampler({"lr": 1e-3}, {"lr": Dimension(log_uniform=(1e-4, 1e-2))}, 6))
-    tenfold = run_constant(CandidateSampler({"lr": 1e-2}, {"lr": Dimension(log_uniform=(1e-3, 1e-1))}, 6))
+    first = run(CandidateSampler({"lr": 1e-3}, {"lr": Dimension(log_uniform=(1e-4, 1e-2))}, 6), answer=one)
+    tenfold = run(CandidateSampler({"lr": 1e-2}, {"lr": Dimension(log_uniform=(1e-3, 1e-1))}, 6), answer=one)
     assert [float(each.values["lr"]) for each in tenfold] == pytest.approx(
         [10 * float(each.values["lr"]) for each in first], rel=1e-3
     )
 
 
-def test_tpe_uses_results_from_the_first_generation_after_the_start_up() -> None:
+@pytest.mark.parametrize("generation", [None, 1])
+def test_tpe_uses_results_from_the_first_candidate_after_the_start_up(generation: int | None) -> None:
     space = {"x": Dimension(uniform=(0.0, 1.0))}
 
     def last(best: float) -> Candidate:
-        search = CandidateSampler({"x": 0.5}, space, NUM_STARTUP + 1)
+        search = CandidateSampler({"x": 0.5}, space, NUM_STARTUP + 1, generation=generation)
         for _ in range(NUM_STARTUP):
-            [candidate] = search.open_candidates()
+            candidate = search.ask()
             search.tell(candidate.number, Answer(abs(float(candidate.values["x"]) - best)))
-        return search.open_candidates()[0]
+        return search.ask()
 
     assert last(0.0) != last(1.0)
 
 
-def test_all_methods_of_a_task_draw_the_same_candidates() -> None:
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_all_methods_of_a_task_draw_the_same_candidates(deterministic: bool) -> None:
     spec = load_spec("pocket")
+    spec = replace(spec, overrides=replace(spec.overrides, deterministic=deterministic))
     plans = {plan.method: plan for plan in plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)}
     drawn: dict[str, list[Mapping[str, Scalar]]] = {}
     for method in ("orca", "nft", "fpt"):
-        sampler = Search(plans[method], {}, {}).sampler
-        drawn[method] = []
-        while not sampler.done:
-            [candidate] = sampler.open_candidates()
-            drawn[method].append(candidate.values)
-            sampler.tell(candidate.number, Answer(0.5))
+        drawn[method] = [each.values for each in run(Search(plans[method]).sampler, answer=one)]
     for orca, nft, fpt in zip(*drawn.values(), strict=True):
         assert nft == {name: value for name, value in orca.items() if not name.startswith("align.")}
         assert {n: v for n, v in fpt.items() if n != "refine.learning_rate"} == {
@@ -146,15 +236,11 @@ def test_all_methods_of_a_task_draw_the_same_candidates() -> None:
         }
 
 
+def test_the_shared_draws_are_those_of_older_stores() -> None:
+    """Records from before the journal get their numbers by these values."""
+    search = CandidateSampler({**FIRST, "align": 20, "dropout": 0.1}, WIDE, 10, seed=7)
+    assert search.draw(3) == {"align": 36, "dropout": 0.2085, "lr": 2.256e-05, "optimizer": "sgd"}
+
+
 def test_a_space_of_nothing_repeats_the_first() -> None:
-    search = CandidateSampler(FIRST, {}, 3)
-    assert [candidate.values for candidate in run_constant(search)] == [{}, {}, {}]
-
-
-def run_constant(search: CandidateSampler) -> list[Candidate]:
-    asked = []
-    while not search.done:
-        for candidate in search.open_candidates():
-            asked.append(candidate)
-            search.tell(candidate.number, Answer(1.0))
-    return asked
+    assert [each.values for each in run(CandidateSampler(FIRST, {}, 13), answer=one)] == [{}] * 13

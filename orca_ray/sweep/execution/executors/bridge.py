@@ -47,11 +47,13 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         """Return the config of the next trial, None if none can start now, or FINISHED if none will follow."""
         if self.error is not None:
             return Searcher.FINISHED
-        trial = self.conductor.next_trial()
-        if trial is None:
-            return Searcher.FINISHED if self.conductor.done else None
-        self.keys[trial_id] = trial.key
-        return {"assignment": self._assign(trial).to_json()}
+        with self._own_errors():
+            trial = self.conductor.next_trial()
+            if trial is None:
+                return Searcher.FINISHED if self.conductor.done else None
+            self.keys[trial_id] = trial.key
+            return {"assignment": self._assign(trial).to_json()}
+        return Searcher.FINISHED
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Pass the report in ``result`` to the conductor; return True if the trial has ended or must stop."""

@@ -1,0 +1,195 @@
+"""Which trial of one (task, method) runs next: a search trial or, when all of these have ended, a confirm trial."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from heapq import heappop, heappush
+
+from orca_ray.results.record import Record, Status, Suggestion
+from orca_ray.sweep.planning.schema import Scalar
+from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, canonical_json, stable_seed
+from orca_ray.sweep.search.answer import Answer
+from orca_ray.sweep.search.candidate import Candidate
+from orca_ray.sweep.search.history import History
+from orca_ray.sweep.search.restoring import restored
+from orca_ray.sweep.search.sampler import CandidateSampler
+
+
+class Search:
+    """Decides which trial of one (task, method) runs next, given the records of those that have ended.
+
+    A trial that already has a record does not run again. Without search trials, the confirm trials run the first
+    configuration or, if the sweep has a grid, all of its cells.
+    """
+
+    def __init__(self, plan: SearchPlan, history: History | None = None) -> None:
+        """Rebuild the state of the search from the journal and the records.
+
+        Args:
+            plan: first configuration, number of trials and seeds.
+            history: what the store holds; other searches' trials may be among it. None: nothing.
+        """
+        self.plan = plan
+        self.records: dict[str, Record] = {}
+        """Records of this search's ended trials, by trial key."""
+        self.adopted: list[Record] = []
+        """Records that were taken over from variants of the sweep, as they are there."""
+        self._suggestions: list[Suggestion] = []
+        file = plan.spec.file
+        space = plan.spec.space(plan.task, plan.method)
+        self.sampler = CandidateSampler(
+            plan.first,
+            {name: dimension for name, dimension in space.items() if name in plan.first},
+            plan.num_search,
+            generation=(file.parallel or 1) if plan.spec.deterministic else None,
+            seed=stable_seed(file.seed, plan.task),  # not of the method: all methods of a task draw the same candidates
+        )
+        self._history = history or History()
+        self._scores: dict[str, Sequence[float]] = {}
+        self._keys: dict[int, str] = {}
+        self._numbers: dict[str, list[int]] = {}
+        self._waiting: list[tuple[int, TrialSpec]] = []
+        """Heap of the trials that have not started, by number of the candidate or position among the confirm trials."""
+        self._running: dict[str, tuple[int, TrialSpec]] = {}
+        self._confirm: list[str] | None = None
+        self._num_confirmed = 0
+        stored = {(s.number, s.trial_key) for s in self._own_suggestions()}
+        for candidate in restored(plan, self._history, self.sampler):
+            self.sampler.restore(candidate)
+            self._add(self.sampler.candidates[candidate.number], stored)
+        self._confirm_if_searched()
+
+    @property
+    def num_finished(self) -> int:
+        """Number of trials that have ended; if a suggestion repeats an earlier one, both count."""
+        return len(self.sampler.answers) + self._num_confirmed
+
+    @property
+    def num_remaining(self) -> int:
+        """Number of trials that have not ended; 0 if all search trials failed, because no confirm trial follows."""
+        return 0 if self.done else self.plan.num_trials - self.num_finished
+
+    @property
+    def num_running(self) -> int:
+        """Number of trials that run now."""
+        return len(self._running)
+
+    @property
+    def done(self) -> bool:
+        """Whether all search and confirm trials have ended."""
+        return self._confirm is not None and self._num_confirmed == len(self._confirm)
+
+    @property
+    def failure(self) -> str | None:
+        """Why a search that is done has no test score; None if it has one or is not done."""
+        if not self.done:
+            return None
+        if not self._confirm:
+            return "every search trial failed"
+        completed = (self.records[key].status is Status.COMPLETED for key in self._confirm)
+        return None if any(completed) else "every confirm trial failed"
+
+    def take(self) -> TrialSpec | None:
+        """Return the next trial that can start now and mark it as running; None if no trial can.
+
+        Its suggestion must be stored before it starts: see :meth:`new_suggestions`.
+        """
+        most = self.plan.spec.file.parallel
+        if self._confirm is None and most is not None and len(self._running) >= most:
+            return None
+        while self._confirm is None and not self._can_start and self.sampler.can_ask:
+            self._add(self.sampler.ask(), set())
+            self._confirm_if_searched()
+        if not self._can_start:
+            return None
+        number, trial = heappop(self._waiting)
+        self._running[trial.key] = number, trial
+        return trial
+
+    def new_suggestions(self) -> list[Suggestion]:
+        """Return, once, the suggestions that the sweep's journal does not have."""
+        suggestions, self._suggestions = self._suggestions, []
+        return suggestions
+
+    def give_back(self, key: str) -> None:
+        """Mark the running trial ``key`` as not started, so that :meth:`take` returns it again."""
+        heappush(self._waiting, self._running.pop(key))
+
+    def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
+        """Return whether a running trial with the given validation scores per epoch must be stopped early now."""
+        self._scores[trial.key] = scores
+        rule = self.plan.spec.file.early_stopping
+        return rule is not None and trial.phase == "search" and rule.stops(scores, trial.epochs, self._rivals(trial))
+
+    def finish(self, record: Record, scores: Sequence[float]) -> None:
+        """Store the record of a running trial that has ended, and its validation score per epoch."""
+        self._running.pop(record.trial_key, None)
+        self._end(record, scores)
+        self._confirm_if_searched()
+
+    @property
+    def _can_start(self) -> bool:
+        return bool(self._waiting) and (self._confirm is not None or self.sampler.is_open(self._waiting[0][0]))
+
+    def _end(self, record: Record, scores: Sequence[float]) -> None:
+        key = record.trial_key
+        self.records[key], self._scores[key] = record, scores
+        self._num_confirmed += self._confirm is not None
+        for number in self._numbers.get(key, ()):
+            self.sampler.tell(number, Answer.from_record(record, scores))
+
+    def _rivals(self, trial: TrialSpec) -> Iterator[Sequence[float]]:
+        """Yield the validation scores per epoch of each trial that early stopping compares with ``trial``."""
+        for number in self.sampler.rivals(self._numbers[trial.key][0]):
+            answer, key = self.sampler.answers.get(number), self._keys[number]
+            if key != trial.key and not (answer and answer.failed):
+                yield self._scores.get(key, ())
+
+    def _own_suggestions(self) -> Iterator[Suggestion]:
+        entries = self._history.suggestions.get((self.plan.task, self.plan.method), ())
+        return (entry for entry in entries if entry.sweep == self.plan.spec.sweep_id)
+
+    def _add(self, candidate: Candidate, stored: set[tuple[int, str]]) -> None:
+        """Add a candidate: its trial has ended in an earlier run, runs already for an equal candidate, or must wait."""
+        plan, number = self.plan, candidate.number
+        trial = plan.trial(candidate.values, plan.spec.file.seed, "search")
+        key = self._keys[number] = trial.key
+        if (number, key) not in stored:
+            values, now = canonical_json(dict(candidate.values)), datetime.now(UTC)
+            sweep = plan.spec.sweep_id
+            self._suggestions.append(
+                Suggestion(sweep, plan.task, plan.method, number, key, values, candidate.known, now)
+            )
+        twins = self._numbers.setdefault(key, [])
+        twins.append(number)
+        if key in self.records:
+            self.sampler.tell(number, Answer.from_record(self.records[key], self._scores[key]))
+        elif len(twins) == 1 and not self._recall(trial):
+            heappush(self._waiting, (number, trial))
+
+    def _recall(self, trial: TrialSpec) -> bool:
+        """End a trial at once if an earlier run has its record; return whether that is so."""
+        record = self._history.records.get(trial.key)
+        if record is None or record.phase != trial.phase:
+            return False
+        sweep = self.plan.spec.sweep_id
+        if record.sweep != sweep:
+            self.adopted.append(record)
+            record = replace(record, sweep=sweep)
+        self._end(record, self._history.scores.get(trial.key, ()))
+        return True
+
+    def _confirm_if_searched(self) -> None:
+        """Create the confirm trials of the best candidate when all search trials have ended."""
+        if self._confirm is not None or not self.sampler.done:
+            return
+        winner = self.sampler.winner()
+        values: Mapping[str, Scalar] | None = {} if not self.plan.num_search else winner.values if winner else None
+        # All cells of a grid run with one seed before the next: an interrupted study is balanced.
+        trials = [
+            self.plan.trial({**configuration, **(values or {})}, seed, "confirm")
+            for seed in (() if values is None else self.plan.confirm_seeds)
+            for configuration in self.plan.configurations
+        ]
+        self._confirm = [trial.key for trial in trials]
+        self._waiting = [(index, trial) for index, trial in enumerate(trials) if not self._recall(trial)]

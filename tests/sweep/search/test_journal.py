@@ -1,0 +1,320 @@
+"""A sweep goes on from its journal: nothing that has ended runs again, whatever Optuna would suggest now."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.plan import with_sources
+from orca_ray.sweep.planning.searches import TrialSpec, plan_searches
+from orca_ray.sweep.planning.spec import Overrides, SweepSpec
+from orca_ray.sweep.search import NUM_STARTUP, History, Search, Study
+from tests.sweep.fakes import TEXT, fake_reports, fake_searches, fake_spec, play
+
+LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultsStore:
+    return ResultsStore(tmp_path / "results", create=True)
+
+
+def conduct(store: ResultsStore, text: str = LONG, **options: object) -> Conductor:
+    spec = fake_spec(text, Overrides(**options))  # type: ignore[arg-type]
+    return Conductor(fake_searches(spec), store, executor="fake")
+
+
+def end(conductor: Conductor, trial: TrialSpec) -> None:
+    """Run a trial that has been taken to its end."""
+    for report in fake_reports(trial):
+        stop = conductor.report(trial.key, report.progress)
+        if stop or report.done:
+            conductor.finish(trial.key, report.stopped_early() if stop and not report.done else report)
+            return
+
+
+def suggest_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make Optuna suggest other values, as a new version may."""
+    suggest = Study.suggest
+    monkeypatch.setattr(
+        Study, "suggest", lambda self, candidates, answers, seed: suggest(self, candidates, answers, ~seed % 2**32)
+    )
+
+
+def keys(trials: list[TrialSpec]) -> list[str]:
+    return [trial.key for trial in trials]
+
+
+@pytest.mark.parametrize("extra", ["", "deterministic: true\nparallel: 3\n"])
+@pytest.mark.parametrize("most", [5, 23, 26])
+def test_an_upgrade_repeats_no_trial(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch, most: int, extra: str
+) -> None:
+    conductor = conduct(store, LONG + extra)
+    before = play(conductor, most=most)
+    running = [trial for _ in range(3) if (trial := conductor.next_trial())]  # then the driver dies
+    suggest_otherwise(monkeypatch)
+    again = conduct(store, LONG + extra)
+    assert again.finished_before == most
+    after = play(again)
+    assert again.done
+    assert not set(keys(before)) & set(keys(after))
+    assert set(keys(running)) <= set(keys(after)), "those that ran are taken up again"
+    assert len(before) + len(after) == 2 * (14 + 2)
+
+
+def test_without_the_journal_an_upgrade_would_suggest_other_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the journal, all suggestions after the start-up differ."""
+    one, two = (ResultsStore(tmp_path / name, create=True) for name in "ab")
+    play(conduct(one))
+    suggest_otherwise(monkeypatch)
+    play(conduct(two))
+    values = [{(s.method, s.number): s.values for s in each.journal("fake/full")} for each in (one, two)]
+    same = {number for (_, number), text in values[0].items() if text == values[1][_, number]}
+    assert same == set(range(NUM_STARTUP))
+
+
+def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trials: list[TrialSpec] = []
+    while (trial := conductor.next_trial()) is not None:
+        trials.append(trial)
+        assert trial.key in {entry.trial_key for entry in ResultsStore(store.uri).journal("fake/full")}
+    assert len(trials) == 28, "nothing waits for an answer"
+    entries = store.journal("fake/full")
+    assert [(e.method, e.number) for e in entries] == [(m, n) for m in ("nft", "orca") for n in range(14)]
+    assert {entry.known for entry in entries} == {"[]"}
+    for trial in trials[:-1]:
+        end(conductor, trial)
+    conductor.give_back(trials[-1].key)
+    assert conductor.next_trial() == trials[-1]
+
+
+def test_answers_known_are_in_the_journal(store: ResultsStore) -> None:
+    play(conduct(store))
+    known = {entry.number: json.loads(entry.known or "") for entry in store.journal("fake/full")}
+    assert known == {number: [[0, number - 1]] if number else [] for number in range(14)}
+    store.compact()
+    assert {e.number: json.loads(e.known or "") for e in ResultsStore(store.uri).journal("fake/full")} == known
+
+
+def test_a_cap_limits_how_many_search_trials_run(store: ResultsStore) -> None:
+    conductor = conduct(store, LONG + "parallel: 2\n")
+    running = [conductor.next_trial() for _ in range(5)]
+    assert [trial is not None for trial in running] == [True] * 4 + [False]
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32), deterministic=st.booleans(), parallel=st.sampled_from([None, 1, 3]))
+def test_any_interruptions_repeat_nothing(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, deterministic: bool, parallel: int | None
+) -> None:
+    """Workers start, end, fail and are lost in any order, and the driver dies in between, as often as you like."""
+    choose = random.Random(seed)
+    text = LONG.replace("[nft, orca]", "[nft]") + f"deterministic: {str(deterministic).lower()}\n"
+    text += f"parallel: {parallel}\n" if parallel else ""
+    store = ResultsStore(tmp_path_factory.mktemp("store"), create=True)
+    conductor, running, ended = conduct(store, text), [], []
+    sweep = fake_spec(text).sweep_id
+    while not conductor.done:
+        action = choose.choice(["start", "start", "end", "end", "give back", "fail", "die"])
+        if action == "start":
+            if trial := conductor.next_trial():
+                assert trial.key not in ended
+                running.append(trial)
+        elif action == "die":
+            conductor, running = conduct(store, text), []
+        elif running:
+            trial = running.pop(choose.randrange(len(running)))
+            if action == "give back":
+                conductor.give_back(trial.key)
+                continue
+            ended.append(trial.key)
+            if action == "end" or trial.phase == "confirm":
+                end(conductor, trial)
+            else:
+                conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER))
+    assert len(ended) == len(set(ended)) == len(store.load(sweep))
+    entries = store.journal(sweep)
+    assert [entry.number for entry in entries] == list(range(14))
+    assert {entry.trial_key for entry in entries} == {k for k, r in store.load(sweep).items() if r.phase == "search"}
+
+
+def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
+    """Return a copy of a store as an older version has written it."""
+    old = ResultsStore(path, create=True)
+    for sweep in store.records()["sweep"].unique():
+        old.append(list(store.load(sweep).values()))
+    return old
+
+
+@pytest.mark.parametrize("most", [0, 7, 24, 27, 30, 32])
+def test_stores_from_before_the_journal_continue(
+    store: ResultsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    before = play(conduct(store), most=most)
+    old = without_journal(store, tmp_path / "old")
+    suggest_otherwise(monkeypatch)
+    conductor = conduct(old)
+    assert conductor.finished_before == most
+    after = play(conductor)
+    assert not set(keys(before)) & set(keys(after))
+    assert len(before) + len(after) == 32
+    entries = {(entry.method, entry.number): entry for entry in old.journal("fake/full")}
+    firsts = {entries[method, 0].values for method in ("nft", "orca") if (method, 0) in entries}
+    assert firsts <= {'{"refine.learning_rate":0.001}'}
+    assert conduct(old).done
+
+
+def test_a_record_without_a_number_gets_that_of_its_values(store: ResultsStore, tmp_path: Path) -> None:
+    """Number 2 was running when the driver of an older version died; the others had ended."""
+    conductor = conduct(store, LONG.replace("[nft, orca]", "[nft]"))
+    trials = [conductor.next_trial() for _ in range(5)]
+    for trial in (trials[4], trials[1], trials[0], trials[3]):
+        assert trial is not None
+        end(conductor, trial)
+    old = conduct(without_journal(store, tmp_path / "old"), LONG.replace("[nft, orca]", "[nft]"))
+    assert old.next_trial() == trials[2]
+
+
+def test_the_published_store_is_complete() -> None:
+    """It is older than the journal."""
+    spec = load_spec("pocket", budget="quick")
+    store = ResultsStore(Path(__file__).parents[3] / "docs" / "stores" / "pocket-quick")
+    records, history = store.load(spec.sweep_id), History.read(store, spec)
+    fingerprints = {record.task: record.data_fingerprint for record in records.values()}
+    searches = [Search(plan, history) for plan in with_sources(plan_searches(spec, fingerprints, gpus=False))]
+    assert sum(search.num_finished for search in searches) == len(records)
+    assert not any(search.num_remaining or search.take() for search in searches)
+
+
+class TestMore:
+    """More trials, tasks, methods and seeds, and wider spaces, go on from what is there."""
+
+    @pytest.mark.parametrize("first", ["nft", "orca"])
+    def test_methods_and_tasks(self, store: ResultsStore, first: str) -> None:
+        done = play(conduct(store, TEXT, methods=[first], tasks=["wdbc"]))
+        conductor = conduct(store, TEXT)
+        assert conductor.finished_before == 6
+        assert conductor.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
+        assert not set(keys(play(conductor))) & set(keys(done))
+        assert conductor.done
+
+    def test_seeds(self, store: ResultsStore) -> None:
+        play(conduct(store))
+        conductor = conduct(store, seeds=4)
+        assert {(trial.phase, trial.seed) for trial in play(conductor)} == {("confirm", 3), ("confirm", 4)}
+
+    def test_trials_of_the_command_line(self, store: ResultsStore) -> None:
+        """They are a sweep of their own, which takes over what the others have."""
+        done = play(conduct(store, LONG, trials=4, methods=["nft"]))
+        assert len(done) == 6
+        conductor = conduct(store, LONG, trials=12, methods=["nft"])
+        assert (
+            conductor.reused == "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from fake/full-trials4"
+        )
+        records, curves = store.load("fake/full-trials12"), store.curves("fake/full-trials12")
+        assert set(records) == set(keys(done)[:4])
+        old = store.curves("fake/full-trials4", list(records))
+        assert curves.drop(columns="sweep").equals(old.drop(columns="sweep"))
+        after = play(conductor)
+        winner = min(
+            (r for r in store.load("fake/full-trials12").values() if r.phase == "search" and not r.status.failed),
+            key=lambda record: (record.status is not Status.COMPLETED, record.validation_score),
+        )
+        same = winner.trial_key in keys(done)
+        assert len(after) == 8 + (0 if same else 2)
+        assert len(store.journal("fake/full-trials12")) == 12
+        less = conduct(store, LONG, trials=4, methods=["nft"])
+        assert less.done
+        assert conduct(store, LONG, trials=3, methods=["nft"]).finished_before >= 3
+
+    def test_confirm_trials_are_taken_over_when_the_winner_is_the_same(self, store: ResultsStore) -> None:
+        done = play(conduct(store, LONG, trials=13, methods=["nft"]))
+        conductor = conduct(store, LONG, trials=12, methods=["nft"])
+        ran = play(conductor)
+        assert conductor.done
+        best = {r.hyperparameters for r in store.load("fake/full-trials12").values() if r.phase == "confirm"}
+        before = {r.hyperparameters for r in store.load("fake/full-trials13").values() if r.phase == "confirm"}
+        assert len(ran) == (0 if best == before else 2)
+        assert not set(keys(ran)) & set(keys(done))
+
+    def test_wider_and_narrower_spaces(self, store: ResultsStore) -> None:
+        done = play(conduct(store, methods=["nft"]), most=12)
+        for bounds in ("[1e-6, 1.0]", "[1e-4, 1e-2]"):
+            text = LONG.replace("[1e-5, 1e-1]", bounds).replace("search_trials: 14", "search_trials: 20")
+            conductor = conduct(store, text, methods=["nft"])
+            assert conductor.finished_before >= 12
+            ran = play(conductor, most=2)
+            assert len(ran) == 2
+            assert not set(keys(ran)) & set(keys(done))
+            done += ran
+
+    def test_a_further_dimension(self, store: ResultsStore) -> None:
+        done = play(conduct(store, methods=["nft"]), most=12)
+        text = LONG.replace("space: {", "space: {refine.weight_decay: {uniform: [0.0, 0.1]}, ")
+        conductor = conduct(store, text, methods=["nft"])
+        assert conductor.finished_before == 12
+        rest = play(conductor)
+        assert not set(keys(rest)) & set(keys(done))
+        assert len(rest) == 4
+        assert rest[0].hyperparameters["refine.weight_decay"] != done[0].hyperparameters["refine.weight_decay"]
+
+    def test_another_first_configuration_is_tried_and_the_old_one_kept(self, store: ResultsStore) -> None:
+        done = play(conduct(store, methods=["nft"]), most=4)
+        conductor = conduct(store, LONG.replace("learning_rate: 1e-3", "learning_rate: 2e-3"), methods=["nft"])
+        assert conductor.finished_before == 4
+        trial = conductor.next_trial()
+        assert trial is not None
+        assert trial.hyperparameters["refine.learning_rate"] == 2e-3
+        end(conductor, trial)
+        assert not set(keys(play(conductor))) & set(keys([*done, trial]))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda spec: replace(spec, overrides=replace(spec.overrides, body="mpnet-base")),
+            lambda spec: replace(spec, file=spec.file.model_copy(update={"seed": 7})),
+        ],
+    )
+    def test_what_changes_every_trial_reuses_none(
+        self, store: ResultsStore, change: Callable[[SweepSpec], SweepSpec]
+    ) -> None:
+        done = play(conduct(store))
+        spec = change(fake_spec(LONG))
+        conductor = Conductor(fake_searches(spec), store, executor="fake")
+        assert (conductor.finished_before, conductor.reused) == (0, "")
+        assert not set(keys(play(conductor))) & set(keys(done))
+        assert conduct(store).done, "and the first goes on to be complete"
+
+
+class TestAsynchronousHalving:
+    def test_running_and_earlier_trials_are_compared(self, store: ResultsStore) -> None:
+        """With eta 2, at the first rung: the second of two stops if it is worse, whoever of them has ended."""
+        conductor = conduct(store, methods=["nft"])
+        trials = [trial for _ in range(6) if (trial := conductor.next_trial())]
+        stopped = []
+        ordered = sorted(trials, key=lambda each: next(fake_reports(each)).progress[0].validation_score or 0.0)
+        for trial in ordered:
+            for report in list(fake_reports(trial))[:2]:
+                if conductor.report(trial.key, report.progress):
+                    stopped.append(trial)
+        # n reached the rung, the best ceil(n / 2) go on: the second stops, the third is second of three, and so on
+        assert stopped == [ordered[1], *ordered[3:]] or stopped == ordered[1:]
+        conductor.finish(ordered[0].key, list(fake_reports(ordered[0]))[1].stopped_early())
+        again = conduct(store, methods=["nft"])
+        for trial in [trial for _ in range(6) if (trial := again.next_trial())]:
+            reports = list(fake_reports(trial))[:2]
+            assert any(again.report(trial.key, report.progress) for report in reports) or trial not in ordered
