@@ -1,4 +1,4 @@
-"""``orca-sweep benchmark``, ``run`` and ``plan``: start a sweep, or print its plan."""
+"""``orca-sweep benchmark``, ``run``, ``extend`` and ``plan``: start or extend a sweep, or print its plan."""
 
 import os
 import shlex
@@ -19,6 +19,7 @@ from orca_ray.cli.options import (
     takes,
 )
 from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, duration, emit_json, note, plain, say, show
+from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class SweepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(SweepOptions):
-    """Options of `benchmark` and `run`, including those of `SweepOptions`."""
+    """Options of `benchmark`, `run` and `extend`, including those of `SweepOptions`."""
 
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
@@ -124,6 +125,24 @@ def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")
     # `load_spec` would take a name without "/" or suffix for a shipped sweep; `run` always means a file.
     source = sweep if is_path(sweep) else f"./{sweep}"
     _run(options.spec(source), source, options)
+
+
+@takes(RunOptions)
+def extend(
+    source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")], options: RunOptions
+) -> None:
+    """Run more of a sweep that has results: more trials, tasks, methods or seeds, or a wider space.
+
+    The same as `benchmark` or `run`, which continue a sweep too, except that it refuses a sweep without results.
+    """
+    from orca_ray.sweep.search import History
+
+    spec, uri = options.spec(source), results_uri(options.results)
+    store = existing_store(uri)
+    if store is None or not History.read(store, spec).records:
+        advice = "start it with `orca-sweep benchmark` or `orca-sweep run`, or give another store with --results"
+        raise UserError(f"the results store has no trials of {spec.sweep_id} to extend: {advice}")
+    _run(spec, source, options)
 
 
 @takes(SweepOptions)

@@ -100,6 +100,21 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket --sweep mine/full"
 
 
+def test_extend_is_for_sweeps_that_have_trials(command: Command, fake: Install, sweep_file: str) -> None:
+    sweep = fake()
+    for _ in range(2):  # without a store, and with one that has none
+        ending = command("extend", sweep_file)
+        assert ending.code == 2
+        assert "no trials of mine/full to extend: start it with `orca-sweep benchmark`" in ending.err
+        store = ResultsStore("results", create=True)
+    assert sweep.spec is None
+    store.append([make_record("a", sweep="mine/full")])
+    assert command("extend", sweep_file, "--seeds", "5").code == 0
+    assert sweep.spec is not None
+    assert len(sweep.spec.confirm_seeds) == 5
+    assert command("extend", sweep_file, "--trials", "4").code == 0, "the trials of mine/full count"
+
+
 def test_a_sweep_that_cannot_start_leaves_no_store(
     command: Command, sweep_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

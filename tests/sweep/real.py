@@ -13,6 +13,7 @@ methods: [orca, nft]
 tasks: [pocket/wdbc]
 sources: {sequence: prose, image: photographs}
 early_stopping: {eta: 2, min_epochs: 1}
+parallel: 1
 settings:
   embedder.sequence_length: 8
   align.epochs: 2

@@ -45,14 +45,17 @@ def restored(plan: SearchPlan, history: History, sampler: CandidateSampler) -> l
 
 def _suggested(plan: SearchPlan, history: History) -> Iterator[tuple[str, Candidate, bool]]:
     """Yield trial key, candidate (number -1: none) and whether it is in the sweep's own journal."""
-    pair = (plan.task, plan.method)
+    pair, journaled = (plan.task, plan.method), set()
     for entry in history.suggestions.get(pair, ()):
         values = json.loads(entry.values)
         if _key(plan, values) == entry.trial_key:
+            journaled.add(entry.trial_key)
             candidate = Candidate(entry.number, values, entry.known)
             yield entry.trial_key, candidate, entry.sweep == plan.spec.sweep_id
     space = plan.spec.space(*pair)
     for record in history.searched.get(pair, ()):
+        if record.trial_key in journaled:
+            continue
         values = {name: value for name, value in json.loads(record.hyperparameters).items() if name in space}
         if _key(plan, values) == record.trial_key:
             yield record.trial_key, Candidate(-1, values), False

@@ -110,6 +110,18 @@ def test_answers_known_are_in_the_journal(store: ResultsStore) -> None:
     assert {e.number: json.loads(e.known or "") for e in ResultsStore(store.uri).journal("fake/full")} == known
 
 
+def test_a_restart_asks_optuna_for_nothing(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else resuming thousands of trials would take minutes."""
+    play(conduct(store))
+
+    def ask(*_: object) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(Study, "suggest", ask)
+    monkeypatch.setattr("optuna.create_study", ask)
+    assert conduct(store).done
+
+
 def test_a_cap_limits_how_many_search_trials_run(store: ResultsStore) -> None:
     conductor = conduct(store, LONG + "parallel: 2\n")
     running = [conductor.next_trial() for _ in range(5)]
