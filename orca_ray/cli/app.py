@@ -58,7 +58,8 @@ def options(
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
     benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
-    leaderboard.leaderboard_diff, page.site, reproduce.reproduce, catalogue.tasks, catalogue.bodies, catalogue.methods, doctor.doctor,
+    leaderboard.leaderboard_diff, page.site, reproduce.reproduce, catalogue.tasks, catalogue.bodies,
+    catalogue.methods, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):

@@ -19,7 +19,7 @@ from orca_ray.sweep.planning.plan import with_sources
 from orca_ray.sweep.planning.searches import TrialSpec, plan_searches
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec
 from orca_ray.sweep.search import NUM_STARTUP, History, Search, Study
-from tests.sweep.fakes import TEXT, fake_reports, fake_searches, fake_spec, play
+from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
 LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
 
@@ -313,20 +313,29 @@ class TestMore:
 
 
 class TestAsynchronousHalving:
-    def test_running_and_earlier_trials_are_compared(self, store: ResultsStore) -> None:
-        """With eta 2, at the first rung: the second of two stops if it is worse, whoever of them has ended."""
+    """With eta 2, the best ceil(n / 2) of n trials that have reached a rung go on, whether they run or have ended."""
+
+    @staticmethod
+    def stopped(conductor: Conductor, trials: list[TrialSpec]) -> list[TrialSpec]:
+        """Let running trials report their first two epochs, and return those that are stopped at the rung."""
+        points = {trial.key: [point for r in list(fake_reports(trial))[:2] for point in r.progress] for trial in trials}
+        return [trial for trial in trials if conductor.report(trial.key, points[trial.key])]
+
+    def test_all_that_have_reached_the_rung_are_compared(self, store: ResultsStore) -> None:
         conductor = conduct(store, methods=["nft"])
-        trials = [trial for _ in range(6) if (trial := conductor.next_trial())]
-        stopped = []
-        ordered = sorted(trials, key=lambda each: next(fake_reports(each)).progress[0].validation_score or 0.0)
-        for trial in ordered:
-            for report in list(fake_reports(trial))[:2]:
-                if conductor.report(trial.key, report.progress):
-                    stopped.append(trial)
-        # n reached the rung, the best ceil(n / 2) go on: the second stops, the third is second of three, and so on
-        assert stopped == [ordered[1], *ordered[3:]] or stopped == ordered[1:]
-        conductor.finish(ordered[0].key, list(fake_reports(ordered[0]))[1].stopped_early())
+        trials = [trial for _ in range(8) if (trial := conductor.next_trial())]
+        ordered = sorted(trials, key=lambda each: fake_score(each, 2))
+        assert not self.stopped(conductor, ordered[7:3:-1]), "each is the best so far"
+        assert self.stopped(conductor, ordered[:4]) == []  # four better ones: fifth to eighth of at most eight
+        conductor.finish(ordered[0].key, list(fake_reports(ordered[0]))[-1])
         again = conduct(store, methods=["nft"])
-        for trial in [trial for _ in range(6) if (trial := again.next_trial())]:
-            reports = list(fake_reports(trial))[:2]
-            assert any(again.report(trial.key, report.progress) for report in reports) or trial not in ordered
+        assert [again.next_trial() for _ in range(7)] == [trial for trial in trials if trial != ordered[0]]
+        assert self.stopped(again, [ordered[5]]) == [ordered[5]], "the one that has ended in the earlier run is better"
+
+    def test_a_failed_trial_is_no_rival(self, store: ResultsStore) -> None:
+        conductor = conduct(store, methods=["nft"])
+        trials = [trial for _ in range(2) if (trial := conductor.next_trial())]
+        best, worst = sorted(trials, key=lambda each: fake_score(each, 2))
+        assert not self.stopped(conductor, [best])
+        conductor.finish(best.key, TrialReport(status=Status.FAILED_USER))
+        assert not self.stopped(conductor, [worst])
