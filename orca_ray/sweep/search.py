@@ -256,6 +256,16 @@ class Search:
         self._scores[record.trial_key] = scores
         self._replay()
 
+    def retry(self, key: str = "") -> int:
+        """Make failed trials (``key``, or all if it is empty) available again, and return how many there are."""
+        again = {each for each, record in self.records.items() if record.status.failed and key in ("", each)}
+        if again:
+            known = {each: record for each, record in {**self._existing, **self.records}.items() if each not in again}
+            running = self._running
+            Search.__init__(self, self.plan, known, self._scores)
+            self._running = running
+        return len(again)
+
     def rivals(self, trial: TrialSpec) -> list[Sequence[float]]:
         """Return the validation scores per epoch of each trial that early stopping compares with ``trial``."""
         numbers = self._numbers.get(trial.key)

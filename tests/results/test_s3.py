@@ -73,6 +73,7 @@ def test_two_stores_append_while_a_third_compacts(uri: str) -> None:
 
 
 def test_an_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.001)
     store = ResultsStore(uri, create=True)
     store.append([make_record("a")])
     folder: Any = store._folder

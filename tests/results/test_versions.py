@@ -121,10 +121,10 @@ def test_a_version_that_was_raised_meanwhile_is_not_lowered(old: Path) -> None:
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
     (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 1}')
     third = ResultsStore(old)
-    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 5, "created_by": "9.0"}')
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 5"):
+    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 6, "created_by": "9.0"}')
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 6"):
         third.append([make_record("e")])
-    assert version(old) == 5
+    assert version(old) == 6
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
 
 
