@@ -9,11 +9,11 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import pyarrow as pa
 
 from orca_ray.errors import UserError
+from orca_ray.uris import without
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,6 @@ _ADVICE = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions, or choose another directory with --results."),
     errno.ENOTDIR: "A part of the path is a file: choose another directory with --results.",
 }
-
-_PUBLIC_OPTIONS = frozenset(
-    {"region", "scheme", "endpoint_override", "retry_limit_seconds", "allow_bucket_creation", "tls_verify_certificates",
-     "user", "replication", "buffer_size", "default_block_size"}
-)  # fmt: skip
-"""Query parameters of URIs of `pyarrow.fs` that are printed; every other one may be a secret, e.g. ``access_key``."""
 
 
 def may_pass(error: Exception) -> bool:
@@ -92,50 +86,3 @@ def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[
         shown = without(reason, secrets)
         explanation = UserError(f"cannot {verb} {where}: {shown}. {_ADVICE.get(code or 0, '')}".rstrip())
         raise explanation from (error if without(str(error), secrets) == str(error) else None)
-
-
-def without(text: str, secrets: Collection[str]) -> str:
-    """Return ``text`` with each of the ``secrets`` replaced by ``***``."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
-
-
-def public_uri(uri: str, *, options: bool = True) -> str:
-    """Return a path or URI without user name, password and secret query parameters, to be printed.
-
-    Without ``options``, the whole query is left out.
-    """
-    if "://" not in uri:
-        return uri
-    scheme, rest = uri.split("://", 1)
-    place, _, query = rest.partition("?")
-    place = place[len(_user_info(place)) :]
-    kept = [
-        (name, value) for name, value in parse_qsl(query) if options and name in _PUBLIC_OPTIONS and "@" not in value
-    ]
-    return f"{scheme}://{place}{'?' if kept else ''}{urlencode(kept, safe='/:')}"
-
-
-def secrets_in(uri: str) -> frozenset[str]:
-    """Return the texts in a URI that must not be printed: user name, password, and values of secret parameters."""
-    if "://" not in uri:
-        return frozenset()
-    place, _, query = uri.split("://", 1)[1].partition("?")
-    user = _user_info(place).removesuffix("@")
-    found = [user, *user.split(":", 1)]
-    for part in query.split("&"):
-        name, _, value = part.partition("=")
-        if name not in _PUBLIC_OPTIONS or "@" in unquote(value):
-            found.append(value)
-    forms = {form for text in found for form in (text, unquote(text), quote(text, safe=""))}
-    return frozenset(form for form in forms if len(form) > 2)  # shorter ones would spoil every message
-
-
-def _user_info(place: str) -> str:
-    """Return the part of ``user:password@host/path`` up to "@"; a password may hold "/", though it should not."""
-    netloc = place.partition("/")[0]
-    if "@" in netloc:
-        return netloc[: netloc.rindex("@") + 1]
-    port = netloc.partition(":")[2]
-    return place[: place.rindex("@") + 1] if port and not port.isdecimal() and "@" in place else ""

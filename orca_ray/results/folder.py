@@ -18,7 +18,8 @@ import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
 from orca_ray.paths import open_regular, refuse_special, regular_size
-from orca_ray.results.faults import explained, public_uri, retried, secrets_in
+from orca_ray.results.faults import explained, retried
+from orca_ray.uris import public_uri, secrets_in
 
 Kind = Literal["missing", "file", "directory"]
 _Result = TypeVar("_Result")
