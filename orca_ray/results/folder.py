@@ -256,10 +256,10 @@ def open_folder(uri: str | Path) -> Folder:
     if parts.scheme != "file":
         return Folder(uri)
     if parts.netloc not in ("", "localhost"):
-        host = parts.netloc.rpartition("@")[2]
-        advice = f"give a path ({host}{parts.path}), or file:/// with an absolute one"
-        where = f"{public_uri(uri)} names the host {host!r}, and a file URI reaches this machine only"
-        raise UserError(f"{where}: {advice}")
+        shown = public_uri(uri, options=False)
+        place = shown.removeprefix("file://")
+        where = f"{shown} names the host {place.partition('/')[0]!r}, and a file URI reaches this machine only"
+        raise UserError(f"{where}: give a path ({place}), or file:/// with an absolute one")
     return LocalFolder(Path(unquote(parts.path)))
 
 
