@@ -86,7 +86,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
     try:
         summary = driver.run_sweep(spec, uri, executor="inline", checkpoint_seconds=0.0)
     except UserError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     return 130 if summary.interrupted else 1 if summary.failed else 0
 
