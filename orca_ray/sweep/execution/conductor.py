@@ -47,12 +47,12 @@ class _Running:
     def live(self) -> RunningTrial:
         """Return what the live state of the sweep says about this trial."""
         trial, last = self.trial, self.curve[-1] if self.curve else None
-        progress = {} if last is None else {"stage": last.stage, "epoch": last.epoch, "epochs": last.epochs}
         scores = [score for score in self.scores if math.isfinite(score)]
         return RunningTrial(
             key=trial.key, task=trial.task, method=trial.method, phase=trial.phase, seed=trial.seed,
             attempt=self.attempts, started_at=self.started_at.isoformat(), node=self.node,
-            score=scores[-1] if scores else None, best=min(scores, default=None), **progress,
+            score=scores[-1] if scores else None, best=min(scores, default=None),
+            stage=last.stage if last else "", epoch=last.epoch if last else 0, epochs=last.epochs if last else 0,
         )  # fmt: skip
 
     @property
@@ -112,7 +112,7 @@ class Conductor:
         self._lost: dict[str, _Running] = {}
         self._ran: list[Record] = []
         self._began = datetime.now(UTC)
-        self._writer = Writer(store, before=lease and lease.check)
+        self._writer = Writer(store, before=lease.check if lease else None)
         self._logged_at = time.monotonic()
         self.control = Control(self, lease, self._emit)
         """Requests to this sweep. Executors end all trials when it is ``stopping``."""
