@@ -77,11 +77,12 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         Tune passes all results of a trial to the scheduler, except the last one, which arrives here. A trial that the
         scheduler stopped has already been handled.
         """
-        if trial_id not in self.keys or self.error is not None or self.conductor.control.stopping:
+        if trial_id not in self.keys or self.error is not None:
             return
         if error or not result or "report" not in result:
-            with self._own_errors():
-                self._lose(trial_id)
+            if not self.conductor.control.stopping:  # trials that had not reported end so, too
+                with self._own_errors():
+                    self._lose(trial_id)
         else:
             self.report(trial_id, result)
 
