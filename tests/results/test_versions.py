@@ -110,7 +110,7 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
 def test_an_older_program_refuses_the_store_from_then_on(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ResultsStore(old).append([make_record("c")])
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 1)
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 4, this one reads up to 1; .*upgrade orca-ray"):
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 5, this one reads up to 1; .*upgrade orca-ray"):
         ResultsStore(old)
 
 
