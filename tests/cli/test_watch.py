@@ -3,6 +3,7 @@ Ray, torch and Optuna."""
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -125,6 +126,23 @@ def test_a_second_driver_is_refused_and_a_killed_one_succeeded(store: Path, runn
     third = running(0.3)
     until(store, lambda found: found["state"] == "running" and found["holder"]["pid"] == third.pid)
     assert time.monotonic() - begin < 60
+
+
+@pytest.mark.slow
+def test_a_suspended_driver_ends_when_it_finds_another_in_its_place(store: Path, running: Running) -> None:
+    first = running(0.1)
+    until(store, lambda found: bool(found["running"]))
+    first.send_signal(signal.SIGSTOP)
+    second = running(0.1)
+    until(store, lambda found: found["state"] == "running" and found["holder"]["pid"] == second.pid)
+    first.send_signal(signal.SIGCONT)
+    error = first.communicate(timeout=60)[1]
+    assert first.returncode == 2
+    assert f"process {second.pid} on " in error
+    assert "has taken over: this one ends" in error
+    assert second.wait(timeout=120) == 1
+    found = until(store, lambda found: found["state"] == "finished")
+    assert (found["done"], found["failures"]) == (24, {"failed_user": 4})
 
 
 @pytest.mark.slow
