@@ -17,7 +17,21 @@ from typing import Annotated, Any
 import typer
 
 from orca_ray import __version__
-from orca_ray.cli import benchmark, catalogue, data, doctor, leaderboard, log, page, reproduce, results, show
+from orca_ray.cli import (
+    benchmark,
+    catalogue,
+    control,
+    data,
+    doctor,
+    leaderboard,
+    log,
+    page,
+    reproduce,
+    results,
+    show,
+    submit,
+    watch,
+)  # fmt: skip
 from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import UserError, nearest
 
@@ -58,8 +72,9 @@ def options(
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
     benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
-    leaderboard.leaderboard_diff, page.site, reproduce.reproduce, catalogue.tasks, catalogue.bodies,
-    catalogue.methods, doctor.doctor,
+    leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
+    control.cancel, submit.submit, reproduce.reproduce, catalogue.tasks, catalogue.bodies, catalogue.methods,
+    doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):

@@ -21,6 +21,7 @@ from orca_ray.cli.options import (
 from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, duration, emit_json, note, plain, say, show
 from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
+from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.events import Summary
@@ -172,7 +173,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
             retry_failed=options.retry_failed,
         )  # fmt: skip
     if options.json:
-        emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": uri})
+        emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})
     elif not options.quiet:
         _print_summary(summary, spec, source, uri)
     _print_failures(summary)
@@ -300,7 +301,7 @@ def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str)
         name, default = spec.file.benchmark, f"{spec.file.benchmark}/{spec.budget_name}"
     which = "" if spec.sweep_id == default else f" --sweep {shlex.quote(spec.sweep_id)}"
     which += "" if spec.protocol == Protocol.HELD_OUT.value else f" --protocol {spec.protocol}"
-    where = "" if uri == "results" else f" --results {shlex.quote(uri)}"
+    where = "" if uri == "results" else f" --results {shlex.quote(public_uri(uri))}"
     if summary.up_to_date:
         say(f"{summary.sweep}: up to date, {summary.finished_before} trials done")
     else:

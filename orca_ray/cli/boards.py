@@ -10,6 +10,7 @@ from orca_ray.cli.options import ResultsOption, existing_store, is_path, results
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.protocol import Protocol
+from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,11 +64,13 @@ def load_board(name: str, options: BoardOptions) -> "Report":
     if not stored and not options.sweep and not options.budget:
         nothing = empty_board(name, scan.warnings if scan else ())
         if published_for(nothing, imported=_imported(store)[0]) is not None:
-            note(f"no results of {name} at {uri!r}")
+            note(f"no results of {name} at {public_uri(uri)!r}")
             return _report(nothing, options, store)
     if scan is None:
         command = "run" if is_path(name) else "benchmark"
-        raise UserError(f"no results at {uri!r}: run `orca-sweep {command} {name}` first, or give --results URI")
+        raise UserError(
+            f"no results at {public_uri(uri)!r}: run `orca-sweep {command} {name}` first, or give --results URI"
+        )
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
     protocol = options.protocol and options.protocol.value
     try:

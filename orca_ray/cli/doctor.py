@@ -18,6 +18,7 @@ from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, resu
 from orca_ray.cli.output import USER_ERROR, emit_json, show, size
 from orca_ray.data.cache import home
 from orca_ray.errors import UserError
+from orca_ray.uris import public_uri
 
 PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
 LOW_DISK_BYTES = 2 * 2**30
@@ -126,7 +127,7 @@ def _results(uri: str) -> Finding:
         return Finding("results", "store", uri, "problem", str(error))
     if store is None and "://" not in uri and not _writable(Path(uri).absolute()):
         return Finding("results", "store", uri, "problem", "cannot be written: give another directory with --results")
-    return Finding("results", "store", f"{uri} (none yet)" if store is None else uri)
+    return Finding("results", "store", f"{public_uri(uri)} (none yet)" if store is None else public_uri(uri))
 
 
 def _disk(results: str) -> Iterator[Finding]:

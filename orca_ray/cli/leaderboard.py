@@ -16,6 +16,7 @@ from orca_ray.cli.page import REFRESH_SECONDS, show_page
 from orca_ray.errors import UserError, lookup, printable
 from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
+from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,14 +227,18 @@ def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataF
 
     store = existing_store(uri)
     if store is None:
-        raise UserError(f"no results at {uri!r}: give a results store, or a board exported as .json or .parquet")
+        raise UserError(
+            f"no results at {public_uri(uri)!r}: give a results store, or a board exported as .json or .parquet"
+        )
     scan = store.scan()
     if benchmark is None:
         names = scan.values("benchmark")
         if len(names) != 1:
-            raise UserError(f"{uri} has records of {', '.join(map(printable, names))}: give --benchmark NAME")
+            raise UserError(
+                f"{public_uri(uri)} has records of {', '.join(map(printable, names))}: give --benchmark NAME"
+            )
         benchmark = names[0]
     board = build(scan, benchmark=benchmark, sweep=options.sweep, protocol=options.protocol and options.protocol.value)
     for warning in board.warnings:
-        note(f"warning: {uri}: {warning}")
+        note(f"warning: {public_uri(uri)}: {warning}")
     return score_frame(board)

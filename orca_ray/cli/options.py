@@ -111,6 +111,13 @@ def existing_store(uri: str) -> "ResultsStore | None":
     return None if empty else ResultsStore(uri)
 
 
+def required_store(given: str | None) -> "ResultsStore":
+    """Open the store of the option ``--results``; raises UserError if it does not exist."""
+    from orca_ray.results.store import ResultsStore
+
+    return ResultsStore(results_uri(given))
+
+
 def is_path(source: str) -> bool:
     """Return whether an argument NAME|SWEEP.yaml is the path of a sweep file, and not a name."""
     return "/" in source or source.endswith((".yaml", ".yml"))

@@ -7,6 +7,7 @@ from typer import Argument, Exit, Option
 from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
 from orca_ray.errors import UserError
+from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.reproduce import Comparison
@@ -25,7 +26,7 @@ def reproduce(
     """
     uri = results_uri(results)
     if (store := existing_store(uri)) is None:
-        raise UserError(f"no results at {uri!r}: give the store of the trial with --results URI")
+        raise UserError(f"no results at {public_uri(uri)!r}: give the store of the trial with --results URI")
     from orca_ray.sweep.execution import reproduce as again
 
     record = again.find_record(store, key, sweep)

@@ -11,6 +11,7 @@ from orca_ray.cli.output import say
 from orca_ray.errors import UserError
 from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
+from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     from orca_ray.results.submissions import Known
@@ -53,7 +54,7 @@ def import_(
     from orca_ray.results.submissions import import_scores
 
     uri = results_uri(results)
-    say(f"{file}: {import_scores(uri, file, _known())} score(s) imported into {uri}")
+    say(f"{file}: {import_scores(uri, file, _known())} score(s) imported into {public_uri(uri)}")
 
 
 def export(
@@ -77,7 +78,9 @@ def export(
     uri = results_uri(results)
     store = existing_store(uri)
     if store is None:
-        raise UserError(f"no results at {uri!r}: run `orca-sweep benchmark {name}` first, or give --results URI")
+        raise UserError(
+            f"no results at {public_uri(uri)!r}: run `orca-sweep benchmark {name}` first, or give --results URI"
+        )
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=protocol and protocol.value)
     stated = source or f"orca-ray {__version__}, sweep {board.sweep}"
     rows = board.scores[["task", "method", "seed", "score"]].itertuples(index=False)

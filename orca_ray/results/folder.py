@@ -8,9 +8,9 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
@@ -18,8 +18,11 @@ import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
 from orca_ray.paths import open_regular, refuse_special, regular_size
+from orca_ray.results.faults import explained, retried
+from orca_ray.uris import public_uri, secrets_in
 
 Kind = Literal["missing", "file", "directory"]
+_Result = TypeVar("_Result")
 
 TEMPORARY = ".tmp-"
 MAX_FILE_BYTES = 2**30
@@ -28,28 +31,8 @@ MAX_JSON_BYTES = 2**20
 """Largest JSON file that is read, such as the store's marker."""
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
-
-_ADVICE = {
-    errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are stored.",
-    errno.EDQUOT: "Your disk quota is used up: free some of it, then run the same command again.",
-    errno.EROFS: "The file system is read-only: choose another directory with --results.",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions, or choose another directory with --results."),
-    errno.ENOTDIR: "A part of the path is a file: choose another directory with --results.",
-}
-
-
-@contextlib.contextmanager
-def explained(verb: str, where: str) -> Iterator[None]:
-    """Context manager: turn file system errors, except FileNotFoundError, into a UserError "cannot VERB WHERE: ..."."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowException) as error:
-        code = error.errno if isinstance(error, OSError) else None
-        reason = os.strerror(code) if code else str(error).split("\n")[0]
-        advice = _ADVICE.get(code or 0, "")
-        raise UserError(f"cannot {verb} {where}: {reason}. {advice}".rstrip()) from error
+_EXCHANGE_SECONDS = 2.0
+"""How long `Folder.exchange` waits for another writer on an object store, which may have read the same content."""
 
 
 class Folder:
@@ -60,27 +43,24 @@ class Folder:
     """
 
     def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
+        parts, self._secrets = urlsplit(uri), secrets_in(uri)
         if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parse_qs(parts.query):
             uri += f"{'&' if parts.query else '?'}retry_limit_seconds={_RETRY_SECONDS}"
         self.uri = uri
         """URI or absolute path, with which `open_folder` opens this folder again from any working directory."""
-        self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        """The URI without user name and password, for messages."""
-        with explained("open", self.name):
-            self._files, root = pafs.FileSystem.from_uri(uri)
+        self.name = public_uri(uri, options=False)
+        """The URI without user name, password and query, for messages."""
+        self._files, root = self._try("open", "", lambda: pafs.FileSystem.from_uri(uri))
         self._root = root.rstrip("/")
         self._directories: set[str] = set()
 
     def kind(self) -> Kind:
         """Return what exists at the path of this folder now: nothing, a file or a directory."""
-        with explained("reach", self.name):
-            return self._kind()
+        return self._try("reach", "", self._kind)
 
     def create(self) -> None:
         """Create the folder and its parent directories where they are missing."""
-        with explained("create", self.name):
-            self._create()
+        self._try("create", "", self._create)
 
     def names(self, directory: str = "") -> list[str]:
         """Return the sorted names in a directory, without those that start with "."; empty if it does not exist."""
@@ -89,26 +69,31 @@ class Folder:
 
     def read(self, path: str) -> Any:
         """Return the content of a file as a `pyarrow.Buffer`. Raises FileNotFoundError if it does not exist."""
-        with explained("read", f"{self.name}/{path}"):
-            return self._read(path)
+        return self._try("read", path, lambda: self._read(path))
 
     def open(self, path: str) -> Any:
         """Return a file, opened for reading, as a `pyarrow.NativeFile`; it stays readable if the file is deleted.
 
         Raises FileNotFoundError if it does not exist.
         """
-        with explained("read", f"{self.name}/{path}"):
-            return self._open(path)
+        return self._try("read", path, lambda: self._open(path))
 
     def write(self, path: str, content: Any) -> None:
         """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
-        with explained("write", f"{self.name}/{path}"):
-            self._write(path, content)
+        self._try("write", path, lambda: self._write(path, content))
+
+    def exchange(self, path: str, before: Any | None, after: Any) -> bool:
+        """Write ``after`` to a file only if its content is ``before`` (None: there is no file); return whether it did.
+
+        Of several processes that replace the same content, one gets True. In a mounted file system this is exact. An
+        object store keeps what was written last: every writer waits, then reads what won.
+        """
+        return self._try("write", path, lambda: self._exchange(path, before, after))
 
     def delete(self, path: str) -> None:
         """Delete a file, if it exists."""
-        with explained("delete", f"{self.name}/{path}"), contextlib.suppress(FileNotFoundError):
-            self._delete(self._at(path))
+        with contextlib.suppress(FileNotFoundError):
+            self._try("delete", path, lambda: self._delete(self._at(path)))
 
     def sweep_temporary(self, directory: str, older_than_seconds: float) -> None:
         """Delete temporary files older than ``older_than_seconds`` in a directory; killed writers left them."""
@@ -118,12 +103,17 @@ class Folder:
                 with contextlib.suppress(OSError):  # another process deleted it first
                     self._delete(info.path)
 
+    def _try(self, verb: str, path: str, action: Callable[[], _Result]) -> _Result:
+        where = f"{self.name}/{path}" if path else self.name
+        with explained(verb, where, self._secrets):
+            return retried(action, where)
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
     def _infos(self, directory: str) -> list[Any]:
-        with explained("list", self.name):
-            return list(self._files.get_file_info(pafs.FileSelector(self._at(directory), allow_not_found=True)))
+        selector = pafs.FileSelector(self._at(directory), allow_not_found=True)
+        return self._try("list", "", lambda: list(self._files.get_file_info(selector)))
 
     def _kind(self) -> Kind:
         found = self._files.get_file_info(self._root).type
@@ -163,6 +153,19 @@ class Folder:
                 self._files.delete_file(temporary)
             raise
 
+    def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
+        if self._content(path) != before:
+            return False
+        self._write(path, after)
+        time.sleep(_EXCHANGE_SECONDS)
+        return bool(self._content(path) == after)
+
+    def _content(self, path: str) -> Any | None:
+        try:
+            return self._read(path)
+        except FileNotFoundError:
+            return None
+
     def _delete(self, path: str) -> None:
         self._files.delete_file(path)
 
@@ -173,6 +176,7 @@ class LocalFolder(Folder):
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path.expanduser()))
         self.uri = self.name = self._root = str(self.path)
+        self._secrets = frozenset()
         self._files = pafs.LocalFileSystem()
 
     def _kind(self) -> Kind:
@@ -224,6 +228,22 @@ class LocalFolder(Folder):
             raise
         _sync_directory(target.parent)
 
+    def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
+        target = self.path / path
+        _make_directory(target.parent)
+        if before is not None:
+            aside = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
+            try:
+                os.rename(target, aside)  # only one process can take the file away
+            except FileNotFoundError:
+                return False
+            found = aside.read_bytes()
+            os.unlink(aside)
+            if found != before.to_pybytes():
+                _write_new(target, found)
+                return False
+        return _write_new(target, after)
+
     def _delete(self, path: str) -> None:
         os.unlink(path)
 
@@ -236,8 +256,10 @@ def open_folder(uri: str | Path) -> Folder:
     if parts.scheme != "file":
         return Folder(uri)
     if parts.netloc not in ("", "localhost"):
-        advice = f"give a path ({parts.netloc}{parts.path}), or file:/// with an absolute one"
-        raise UserError(f"{uri} names the host {parts.netloc!r}, and a file URI reaches this machine only: {advice}")
+        shown = public_uri(uri, options=False)
+        place = shown.removeprefix("file://")
+        where = f"{shown} names the host {place.partition('/')[0]!r}, and a file URI reaches this machine only"
+        raise UserError(f"{where}: give a path ({place}), or file:/// with an absolute one")
     return LocalFolder(Path(unquote(parts.path)))
 
 
@@ -259,6 +281,16 @@ def _make_directory(path: Path) -> None:
         _sync_directory(path.parent)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def _write_new(path: Path, content: Any) -> bool:
+    """Write a file that does not exist yet, and return whether it did not."""
+    try:
+        with path.open("xb") as stream:
+            stream.write(content)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sync_directory(path: Path) -> None:

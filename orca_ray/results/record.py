@@ -13,7 +13,11 @@ from orca_ray.protocol import Protocol
 
 
 class Status(StrEnum):
-    """How a trial ended. ``failed_oom``: out of memory; ``lost``: its worker is gone; ``failed_user``: other errors."""
+    """How a trial ended.
+
+    ``failed_oom``: out of memory; ``lost``: its worker is gone; ``cancelled``: a user ended it; ``failed_user``: other
+    errors.
+    """
 
     COMPLETED = "completed"
     STOPPED_EARLY = "stopped_early"
@@ -21,6 +25,7 @@ class Status(StrEnum):
     FAILED_OOM = "failed_oom"
     FAILED_NAN = "failed_nan"
     LOST = "lost"
+    CANCELLED = "cancelled"
 
     @property
     def failed(self) -> bool:
@@ -35,7 +40,7 @@ _COLUMN_TYPES = {str: pa.string(), Status: pa.string(), int: pa.int64(), float: 
 _COLUMN_TYPES[datetime] = pa.timestamp("us", tz="UTC")
 
 
-def _schema(kind: type[Any]) -> Any:
+def schema_of(kind: type[Any]) -> Any:
     """Return the Arrow schema of a dataclass: one column per field, nullable if the field may be None."""
     types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
     return pa.schema([pa.field(name, _COLUMN_TYPES[of[0]], nullable=type(None) in of) for name, of in types.items()])
@@ -146,7 +151,7 @@ class Record:
         return {name: value for name, value in self.to_row().items() if name not in self.CIRCUMSTANCES}
 
 
-Record.SCHEMA = _schema(Record)
+Record.SCHEMA = schema_of(Record)
 _LATER = {3: frozenset({"align_chosen"}), 4: frozenset({"metric_version", "processor", "cpus", "gpus"})}
 _VERSION_2 = frozenset(each.name for each in fields(Record) if each.default is None).difference(*_LATER.values())
 Record.LATER = {2: _VERSION_2, **_LATER}
@@ -176,7 +181,7 @@ class CurvePoint:
         return asdict(self)
 
 
-CurvePoint.SCHEMA = _schema(CurvePoint)
+CurvePoint.SCHEMA = schema_of(CurvePoint)
 
 
 @dataclass(frozen=True)
@@ -207,4 +212,4 @@ class Suggestion:
         return asdict(self)
 
 
-Suggestion.SCHEMA = _schema(Suggestion)
+Suggestion.SCHEMA = schema_of(Suggestion)

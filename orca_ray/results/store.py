@@ -17,33 +17,39 @@ import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.results import tables
 from orca_ray.results.artefacts import ArtefactRow
-from orca_ray.results.folder import LocalFolder, open_folder
+from orca_ray.results.folder import Folder, LocalFolder, open_folder
+from orca_ray.results.logs import LogRow
 from orca_ray.results.record import CurvePoint, Record, Suggestion
 from orca_ray.results.scan import MemoryPart, Part, Scan, invalid_rows_text, matches
-from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, RECORDS, FilePart, Table
+from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, FilePart, Table
 
 logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the tables' columns. Stores of older versions can be read; the first write changes their marker to this
 version, so that an older orca-ray refuses the whole store instead of failing on single files."""
 
+_TABLES = (JOURNAL, CURVES, ARTEFACTS, LOGS, RECORDS)
 _COMPACTION = "compaction.json"
 _FORMAT = "orca-ray results"
 SMALL_BYTES = 4 * 2**20
 """Files up to this size are read as a whole; of larger ones, row groups and columns are read as needed."""
 _STALE_SECONDS = 3600.0
 _READ_ATTEMPTS = 100
+MAX_FILES = 12
+"""Number of files of a table from which on `ResultsStore.compact_recent` merges the newest of them."""
+_RECENT_ROWS = 1000
 
 
 class ResultsStore:
     """Records, learning curves, artefacts and suggestions of all trials, in a directory or under a URI.
 
     A store holds a marker file ``orca-ray-results.json``, which contains the schema version, and the tables
-    ``records/*.parquet``, ``curves/*.parquet``, ``artefacts/*.parquet`` and ``journal/*.parquet``. Each `append` adds
-    one file per table and changes no other file. Any number of processes and machines may append, read and compact at
-    the same time without locks: a reader sees only complete files, and duplicate rows count once.
+    ``records/*.parquet``, ``curves/*.parquet``, ``artefacts/*.parquet``, ``logs/*.parquet`` and ``journal/*.parquet``,
+    beside the files of running sweeps (``live/``, ``requests/``; see `live` and `requests`). Each `append` adds one
+    file per table and changes no other file. Any number of processes and machines may append, read and compact at the
+    same time without locks: a reader sees only complete files, and duplicate rows count once.
 
     Args:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
@@ -61,6 +67,8 @@ class ResultsStore:
             raise UserError(f"{self._folder.name} is a file, not a results store: give a directory with --results.")
         if self._read_json(MARKER) is None:
             self._initialise(create)
+        self.num_written = 0
+        """Number of files that this instance has added since `compact_recent` was last called."""
         self._version = 0
         self._check_marker()
 
@@ -68,6 +76,11 @@ class ResultsStore:
     def local_path(self) -> Path | None:
         """The directory of the store, or None if it is on another file system or an object store."""
         return self._folder.path if isinstance(self._folder, LocalFolder) else None
+
+    @property
+    def folder(self) -> Folder:
+        """The folder of the store, for the files beside the tables: those of running sweeps and of requests."""
+        return self._folder
 
     def __repr__(self) -> str:
         return f"ResultsStore({self._folder.name!r})"
@@ -78,23 +91,21 @@ class ResultsStore:
         curves: Sequence[CurvePoint] = (),
         artefacts: Sequence[ArtefactRow] = (),
         suggestions: Sequence[Suggestion] = (),
+        logs: Sequence[LogRow] = (),
     ) -> None:
-        """Add rows of the four tables, in one new file per table; that of records is the last.
+        """Add rows, in one new file per table; that of records is the last.
 
         After the return, all survive a power cut. After an exception, no record was added, but other rows may have
         been. This does no harm: the rows may be appended again.
         """
         stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
-        for table, items in (
-            (JOURNAL, suggestions),
-            (CURVES, curves),
-            (ARTEFACTS, artefacts),
-            (RECORDS, records),
-        ):
+        rows = (suggestions, curves, artefacts, logs, records)
+        for table, items in zip(_TABLES, rows, strict=True):
             if items:
                 self._claim()
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
                 self._folder.write(f"{table.directory}/{stamp}.parquet", content)
+                self.num_written += 1
 
     def records(self, benchmark: str | None = None, sweep: str | None = None) -> pd.DataFrame:
         """Return the records, one row per (sweep, trial key), in the order in which the trials finished.
@@ -143,6 +154,10 @@ class ResultsStore:
         rows = tables.current_suggestions(self._table(JOURNAL, sweep=sweep)).to_pylist()
         return [Suggestion(**row) for row in rows]
 
+    def logs(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
+        """Return the parts of the logs of trials, sorted by sweep, trial and time; columns are those of `LogRow`."""
+        return tables.to_frame(tables.current_logs(self._table(LOGS, sweep=sweep, trial_key=trial_key)))
+
     def scan(self) -> Scan:
         """Return a `Scan` of the current records, which reads columns as needed; a leaderboard is built from it.
 
@@ -171,13 +186,37 @@ class ResultsStore:
         append or compact meanwhile: only files that were merged are deleted, after the merged files are written.
         """
         removed = 0
-        for table in (JOURNAL, CURVES, ARTEFACTS, RECORDS):
+        for table in _TABLES:
             self._folder.sweep_temporary(table.directory, _STALE_SECONDS)
-            removed += self._compact_table(table)
+            removed += self._merge(table, dict(self._files(table)))
         return removed
 
-    def _compact_table(self, table: Table) -> int:
-        parts = {name: part for name, part in self._files(table) if sum(part.group_rows) < table.file_rows}
+    def compact_recent(self) -> int:
+        """Merge the newest files of each table that has more than `MAX_FILES`; return how many were merged and deleted.
+
+        An older file is merged only if the newer ones have half as many rows, so that the time that a sweep spends on
+        this grows with the logarithm of its rows per row. It is as safe as `compact`.
+        """
+        self.num_written = 0
+        return sum(
+            self._merge(table, self._recent(table))
+            for table in _TABLES
+            if len(self._folder.names(table.directory)) > MAX_FILES
+        )
+
+    def _recent(self, table: Table) -> dict[str, Part]:
+        found: dict[str, Part] = {}
+        rows = 0
+        for name, part in self._files(table, newest_first=True):
+            size = sum(part.group_rows)
+            if size > max(_RECENT_ROWS, 2 * rows):
+                break
+            found[name] = part
+            rows += size
+        return dict(sorted(found.items()))
+
+    def _merge(self, table: Table, parts: Mapping[str, Part]) -> int:
+        parts = {name: part for name, part in parts.items() if sum(part.group_rows) < table.file_rows}
         if len(parts) < 2:
             return 0
         self._claim()
@@ -237,13 +276,19 @@ class ResultsStore:
         return [part for part in known.values() if not isinstance(part, UserError)]
 
     def _files(
-        self, table: Table, known: Mapping[str, Any] | None = None, *, strict: bool = True
+        self,
+        table: Table,
+        known: Mapping[str, Any] | None = None,
+        *,
+        strict: bool = True,
+        newest_first: bool = False,
     ) -> Iterator[tuple[str, Any]]:
-        """Yield name and content of each file of a table, oldest first; ``known`` holds those that are already read.
+        """Yield name and content of each file of a table, by default oldest first.
 
-        The content of a damaged file is the error, unless ``strict``: then it is raised.
+        ``known`` holds those that are already read. The content of a damaged file is the error, unless ``strict``: then
+        it is raised.
         """
-        for name in self._folder.names(table.directory):
+        for name in sorted(self._folder.names(table.directory), reverse=newest_first):
             path = f"{table.directory}/{name}"
             if known and name in known:
                 yield name, known[name]

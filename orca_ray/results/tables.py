@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError, printable
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
+from orca_ray.results.logs import LogRow
 from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status, Suggestion
 
 MAX_TABLE_BYTES = 2**30
 """Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
 _MAX_BRACKETS = 100
-_DISTINCT = ("trial_key", "payload")
+_DISTINCT = ("trial_key", "payload", "text")
 """Columns of nearly distinct values."""
 _SUCCESSES = tuple(status.value for status in Status if not status.failed)
 _LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
@@ -152,6 +153,7 @@ ARTEFACTS = Table(
 JOURNAL = Table(
     "journal", Suggestion.SCHEMA, ("sweep", "task", "method", "number"), 2**19, 2**14, problems=_journal_problems
 )
+LOGS = Table("logs", LogRow.SCHEMA, ("sweep", "trial_key", "written_at"), 2**14, 2**8)
 
 
 def encode(table: Any, group_rows: int = 2**17) -> Any:
@@ -337,6 +339,11 @@ def current_records(table: Any) -> Any:
 def current_artefacts(table: Any) -> Any:
     """Return the last row of each (sweep, trial key, kind, name), sorted by these columns."""
     return _last_of_each(table, ["sweep", "trial_key", "kind", "name"])
+
+
+def current_logs(table: Any) -> Any:
+    """Return the rows of the table of logs, sorted by sweep, trial and time."""
+    return _last_of_each(table, ["sweep", "trial_key", "written_at"])
 
 
 def current_curves(table: Any) -> Any:

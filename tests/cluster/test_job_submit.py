@@ -168,6 +168,21 @@ def test_ten_jobs_in_a_row_all_succeed(cluster: Cluster, tmp_path: Path) -> None
     assert set(records["status"]) == {"completed"}
 
 
+def test_orca_sweep_submit(cluster: Cluster, tmp_path: Path) -> None:
+    for command in (["init", "-q"], ["add", "sweep.yaml"]):
+        (tmp_path / "sweep.yaml").write_text(SWEEP.format(number=10))
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    submit = ["orca-sweep", "submit", "--address", cluster.dashboard, "--", "plan", "sweep.yaml"]
+    program = [sys.executable, "-m", "orca_ray.cli.main", *submit[1:]]
+    done = subprocess.run(program, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, follow, _ = done.stdout.splitlines()
+    assert first.endswith(": orca-sweep plan sweep.yaml")
+    command = follow.removeprefix("follow it: ").split()
+    log = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=200).stdout
+    assert "tiny10/full, protocol held-out: 1 trials, 0 done" in log
+
+
 def test_the_templates_parse() -> None:
     documents = list(yaml.safe_load_all((ROOT / "cluster" / "kuberay-rayjob.yaml").read_text()))
     assert {document["kind"] for document in documents} >= {"RayJob"}

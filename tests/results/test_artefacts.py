@@ -113,7 +113,7 @@ def test_a_store_without_artefacts_has_none(store: ResultsStore) -> None:
 
 def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A merged file never exceeds what a file of a store may take in memory."""
-    monkeypatch.setattr("orca_ray.results.store.ARTEFACTS", replace(ARTEFACTS, file_rows=2))
+    monkeypatch.setattr("orca_ray.results.store._TABLES", (replace(ARTEFACTS, file_rows=2),))
     for number in range(5):
         store.append([make_record(str(number))], (), [row(str(number), payload=f'"{number}"')])
     store.compact()

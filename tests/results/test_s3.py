@@ -1,5 +1,6 @@
 """The store on an S3-compatible server, spoken to over HTTP as any bucket would be."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +9,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.results import live, requests
+from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
+from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_point, make_record
 
@@ -73,6 +77,7 @@ def test_two_stores_append_while_a_third_compacts(uri: str) -> None:
 
 
 def test_an_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.001)
     store = ResultsStore(uri, create=True)
     store.append([make_record("a")])
     folder: Any = store._folder
@@ -108,6 +113,24 @@ def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
     with pytest.raises(UserError, match="is a file, not a results store"):
         ResultsStore(uri.replace("/results?", "/results/orca-ray-results.json?"))
     assert store.records().empty
+
+
+def test_lease_requests_and_status(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.1)
+    store, sweep = ResultsStore(uri, create=True), "pocket/quick"
+    store.append([make_record("a")])
+    with Lease(store, sweep, renew_seconds=0.1) as held:
+        with pytest.raises(UserError, match=r"another driver runs pocket/quick in this store \(process "):
+            Lease(ResultsStore(uri), sweep, renew_seconds=0.1).__enter__()
+        requests.write(ResultsStore(uri).folder, sweep, requests.Request("stop"))
+        deadline = time.monotonic() + 20
+        while not (found := held.requests()):
+            assert time.monotonic() < deadline
+        assert found == [requests.Request("stop")]
+        assert sweep_status(ResultsStore(uri), sweep).has_driver
+    found_status = sweep_status(ResultsStore(uri), sweep)
+    assert (found_status.state, found_status.done, found_status.holder) == ("stopped", 1, None)
+    assert live.read(store.folder, "another") is None
 
 
 def test_messages_hold_no_credentials(uri: str) -> None:

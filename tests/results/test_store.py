@@ -153,8 +153,8 @@ class TestBadInput:
     def test_a_newer_version(self, store: ResultsStore) -> None:
         assert store.local_path is not None
         path = store.local_path / MARKER
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 5, "created_by": "9.0"}))
-        with pytest.raises(UserError, match=r"newer orca-ray \(schema 5, this one reads up to 4; created by 9.0\)"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 6, "created_by": "9.0"}))
+        with pytest.raises(UserError, match=r"newer orca-ray \(schema 6, this one reads up to 5; created by 9.0\)"):
             ResultsStore(store.uri)
 
     def test_a_truncated_file_is_named_wherever_it_is_cut(self, store: ResultsStore) -> None:

@@ -110,7 +110,7 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
 def test_an_older_program_refuses_the_store_from_then_on(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ResultsStore(old).append([make_record("c")])
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 1)
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 4, this one reads up to 1; .*upgrade orca-ray"):
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 5, this one reads up to 1; .*upgrade orca-ray"):
         ResultsStore(old)
 
 
@@ -121,10 +121,10 @@ def test_a_version_that_was_raised_meanwhile_is_not_lowered(old: Path) -> None:
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
     (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 1}')
     third = ResultsStore(old)
-    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 5, "created_by": "9.0"}')
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 5"):
+    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 6, "created_by": "9.0"}')
+    with pytest.raises(UserError, match=r"newer orca-ray \(schema 6"):
         third.append([make_record("e")])
-    assert version(old) == 5
+    assert version(old) == 6
     assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
 
 

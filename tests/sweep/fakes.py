@@ -75,4 +75,5 @@ def play(conductor: Conductor, most: int | None = None, fail: frozenset[str] = f
             if report.done or stop:
                 conductor.finish(trial.key, report if report.done else report.stopped_early())
                 break
+    conductor.close()
     return ran

@@ -4,9 +4,11 @@ Not thread-safe: only one thread of the driver may use it.
 """
 
 import contextlib
+import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from orca_ray.data import cache
@@ -14,12 +16,21 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.copying import copy_trials
+from orca_ray.results.lease import Lease
+from orca_ray.results.live import RunningTrial
+from orca_ray.results.logs import LogRow
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.results.writer import Writer
 from orca_ray.sweep.execution import events
+from orca_ray.sweep.execution.control import Control
 from orca_ray.sweep.execution.messages import TrialReport, make_record
+from orca_ray.sweep.execution.trial_log import LogStream
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
 from orca_ray.sweep.search import History, Search
+
+_LOG_SECONDS = 10.0
+"""How often the logs of running trials are stored."""
 
 
 @dataclass
@@ -31,6 +42,19 @@ class _Running:
     started_at: datetime
     curve: list[Progress] = field(default_factory=list)
     attempts: int = 1
+    node: str = ""
+    log: LogStream = field(default_factory=LogStream)
+
+    def live(self) -> RunningTrial:
+        """Return what the live state of the sweep says about this trial."""
+        trial, last = self.trial, self.curve[-1] if self.curve else None
+        scores = [score for score in self.scores if math.isfinite(score)]
+        return RunningTrial(
+            key=trial.key, task=trial.task, method=trial.method, phase=trial.phase, seed=trial.seed,
+            attempt=self.attempts, started_at=self.started_at.isoformat(), node=self.node,
+            score=scores[-1] if scores else None, best=min(scores, default=None),
+            stage=last.stage if last else "", epoch=last.epoch if last else 0, epochs=last.epochs if last else 0,
+        )  # fmt: skip
 
     @property
     def scores(self) -> list[float]:
@@ -50,6 +74,7 @@ class Conductor:
         trial_seconds: Mapping[tuple[str, str], float] | None = None,
         retry_failed: bool = False,
         listener: events.Listener | None = None,
+        lease: Lease | None = None,
     ) -> None:
         """Rebuild the state of the sweep from the records in ``store``.
 
@@ -62,15 +87,18 @@ class Conductor:
             retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
                 always run again.
             listener: called with every event.
+            lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are none.
         """
         if not searches:
             raise UserError("nothing to run: the sweep has no task or no method")
         self._spec = searches[0].spec
-        self._store, self._executor, self._estimates = store, executor, dict(trial_seconds or {})
+        self.sweep, self.executor = self._spec.sweep_id, executor
+        self._store, self._estimates = store, dict(trial_seconds or {})
         self._emit: events.Listener = listener or (lambda event: None)
         self.checkpoints = (store.local_path or cache.home()) / "checkpoints"
         """Directory of the checkpoints: in the store's directory, or in the cache if the store is remote."""
-        history = History.read(store, self._spec, retry_failed=retry_failed)
+        retried = {request.trial for request in lease.retried} if lease else set()
+        history = History.read(store, self._spec, retry={*retried, *([""] if retry_failed else [])})
         self.searches = [Search(plan, history) for plan in searches]
         self.reused = self._reused()
         """Sentence about the trials of earlier runs that do not run again; "" if there is none."""
@@ -82,6 +110,10 @@ class Conductor:
         self._lost: dict[str, _Running] = {}
         self._ran: list[Record] = []
         self._began = datetime.now(UTC)
+        self._writer = Writer(store, before=lease.check if lease else None)
+        self._logged_at = time.monotonic()
+        self.control = Control(self, lease, self._emit)
+        """Requests to this sweep. Executors end all trials when it is ``stopping``."""
 
     @property
     def done(self) -> bool:
@@ -90,14 +122,33 @@ class Conductor:
 
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, of the search with the most expected time left, or None if none can start now."""
+        self.tick()
+        if self.control.paused or self.control.stopping:
+            return None
         for search in sorted(self.searches, key=self._seconds_left, reverse=True):
             if (trial := search.take()) is not None:
                 if suggestions := search.new_suggestions():
-                    self._store.append(suggestions=suggestions)
+                    self._writer.add(suggestions=suggestions)
                 lost = self._lost.pop(trial.key, None)
                 self._running[trial.key] = lost or _Running(trial, search, datetime.now(UTC))
                 return trial
         return None
+
+    def tick(self) -> None:
+        """Write rows that are due, apply requests and publish the live state.
+
+        Executors call it at least every few seconds, in the thread of the driver: from the loop of Tune, or after each
+        epoch. `next_trial` and `report` call it, too. Raises UserError if the store fails or another driver took over.
+        """
+        self._writer.flush_due()
+        if self.control.tick() and time.monotonic() - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = time.monotonic()
+            self._writer.add(logs=[row for key in self._running for row in self._log_rows(key)])
+
+    def close(self) -> None:
+        """Write all rows that wait. To be called at the end, also after an exception."""
+        self._writer.add(logs=[row for key in self._running for row in self._log_rows(key, ended=True)])
+        self._writer.flush()
 
     def started(self, key: str) -> None:
         """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
@@ -106,35 +157,49 @@ class Conductor:
             item.started_at = datetime.now(UTC)
         self._emit(events.TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
 
-    def report(self, key: str, progress: Sequence[Progress]) -> bool:
+    def report(self, key: str, progress: Sequence[Progress], *, log: str = "", node: str = "") -> bool:
         """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
 
-        A trial that resumes on another node reports its earlier epochs again; those already known are skipped.
+        A trial that resumes on another node reports its earlier epochs again; those already known are skipped. ``log``
+        is what the worker logged since its last report, ``node`` its name.
         """
+        self.tick()
         item = self._running[key]
+        item.node = node or item.node
+        item.log.add(log)
         for point in progress:
             if any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in item.curve):
                 continue
             item.curve.append(point)
             self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
-            if item.search.stops(
-                item.trial, item.scores
-            ):  # a resumed trial reports several epochs: later ones are dropped
+            if item.search.stops(item.trial, item.scores):  # a resumed trial reports several epochs: drop later ones
                 return True
-        return False
+        return key in self.control.cancelled
 
     def finish(self, key: str, report: TrialReport) -> Record:
-        """Store and return the record of the trial ``key``, which ended with ``report``, and inform its search."""
+        """Store and return the record of the trial ``key``, which ended with ``report``, and inform its search.
+
+        The record is durable within seconds (`writer.Writer`), and the trial's checkpoint is deleted only then.
+        """
+        logs = self._log_rows(key, ended=True)
         item = self._running.pop(key)
-        run = {"executor": self._executor, "attempts": item.attempts}
+        if key in self.control.cancelled:
+            self.control.cancelled.remove(key)
+            report = replace(report, status=Status.CANCELLED, error="cancelled by request")
+        run = {"executor": self.executor, "attempts": item.attempts}
         record = make_record(item.trial, self._spec.sweep_id, report, item.curve, item.started_at, **run)
         artefacts = [ArtefactRow(record.sweep, key, **asdict(artefact)) for artefact in report.artefacts]
-        self._store.append([record], [self._curve_point(key, point) for point in item.curve], artefacts)
-        self._remove_checkpoint(key)
+        self._writer.add(
+            records=[record], curves=[self._curve_point(key, point) for point in item.curve], artefacts=artefacts,
+            logs=logs, then=lambda: self._remove_checkpoint(key),
+        )  # fmt: skip
+        self.control.trial_ended()
         self._ran.append(record)
         self._learn_seconds(record)
         item.search.finish(record, item.scores)
         self._adopt([item.search])
+        if self.done:
+            self._writer.flush()
         self._emit(events.TrialFinished(record, item.search.num_remaining))
         return record
 
@@ -150,6 +215,29 @@ class Conductor:
         self._lost[key] = item
         name = f"{item.trial.task} {item.trial.method}"
         self._emit(events.Message(f"{name}: worker lost, attempt {item.attempts} follows"))
+
+    def retry(self, key: str = "") -> int:
+        """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
+        failed = [record for search in self.searches for record in search.records.values() if record.status.failed]
+        again = {record.trial_key for record in failed if key in ("", record.trial_key)}
+        if again:
+            self._writer.flush()
+            history = History.read(self._store, self._spec, retry=again)
+            self.searches = [Search(search.plan, history, running=self._running) for search in self.searches]
+            searches = {(search.plan.task, search.plan.method): search for search in self.searches}
+            for item in self._running.values():
+                item.search = searches[item.trial.task, item.trial.method]
+        return len(again)
+
+    def running_trials(self) -> list[RunningTrial]:
+        """Return the running trials."""
+        return [item.live() for item in self._running.values()]
+
+    def seconds_left(self) -> float | None:
+        """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
+        if not self._seconds:
+            return None
+        return sum(map(self._seconds_left, self.searches)) / max(1, len(self._running))
 
     def rows(self) -> tuple[events.SearchRow, ...]:
         """Return a row for each (task, method) of the sweep, with its number of trials, for a progress table."""
@@ -218,6 +306,11 @@ class Conductor:
         copy_trials(self._store, [record for search in searches for record in search.adopted], self._spec.sweep_id)
         for search in searches:
             search.adopted.clear()
+
+    def _log_rows(self, key: str, *, ended: bool = False) -> list[LogRow]:
+        item = self._running[key]
+        text = item.log.take(ended=ended)
+        return [LogRow(self.sweep, key, item.attempts, datetime.now(UTC), text)] if text else []
 
     def _curve_point(self, key: str, point: Progress) -> CurvePoint:
         values = asdict(point)

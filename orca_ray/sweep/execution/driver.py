@@ -1,10 +1,12 @@
 """Run a whole sweep: plan it, fetch and prepare data, run the trials, and store their records."""
 
+import contextlib
 import logging
 from dataclasses import replace
 from pkgutil import resolve_name
 
 from orca_ray.errors import lookup
+from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
@@ -51,7 +53,8 @@ def run_sweep(
         checkpoint_seconds: minimum time between two checkpoints of a trial.
 
     Raises:
-        UserError: the cluster cannot be reached, a trial fits on no node, or a body or data cannot be fetched or read.
+        UserError: the cluster cannot be reached, a trial fits on no node, a body or data cannot be fetched or read, or
+            another driver runs this sweep (`lease.Lease`).
     """
     emit = listener or (lambda event: logger.debug("%s", event))
     with make_executor(executor) as engine:
@@ -63,15 +66,18 @@ def run_sweep(
         searches = [replace(search, fingerprint=known[search.task]) for search in searches]
         estimates = trial_seconds(searches)
         store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
-        conductor = Conductor(
-            searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed, listener=listener
-        )
-        emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
-        if conductor.reused and not conductor.done:
-            emit(Message(conductor.reused))
-        interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds)
-    store.compact()
-    conductor.tidy()
+        with Lease(store, spec.sweep_id) as lease:
+            conductor = Conductor(
+                searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed,
+                listener=listener, lease=lease,
+            )  # fmt: skip
+            with contextlib.closing(conductor):
+                emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
+                if conductor.reused and not conductor.done:
+                    emit(Message(conductor.reused))
+                interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds)
+            store.compact()
+            conductor.tidy()
     summary = conductor.summary(interrupted=interrupted)
     emit(SweepFinished(summary))
     return summary

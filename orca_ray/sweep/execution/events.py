@@ -47,7 +47,7 @@ class TrialProgress(NamedTuple):
 
 
 class TrialFinished(NamedTuple):
-    """A trial has ended, and its record is in the store."""
+    """A trial has ended; its record is in the store within seconds."""
 
     record: Record
     remaining: int

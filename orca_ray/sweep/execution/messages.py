@@ -76,6 +76,8 @@ class TrialReport(_Message):
     error: str | None = None
     artefacts: tuple[Artefact, ...] = ()
     """Small pictures of what the model does; only in the last report of a confirm trial that completed."""
+    log: str = ""
+    """What the worker has logged since the last report, with the traceback of a failure."""
 
     @property
     def done(self) -> bool:

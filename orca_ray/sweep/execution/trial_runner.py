@@ -18,6 +18,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.messages import TrialReport, Worker
+from orca_ray.sweep.execution.trial_log import TrialLog
 from orca_ray.sweep.planning.searches import TrialSpec
 
 if TYPE_CHECKING:
@@ -54,10 +55,16 @@ class TrialRunner:
         self._curve: list[Progress] = []
         self._adaptation: Adaptation | None = None
         self._last: TrialReport | None = None
+        self._log = TrialLog()
         self._between_epochs = True  # False during an epoch: the state is then inconsistent
 
     def step(self) -> TrialReport:
         """Run one epoch of the current stage (align or refine) and report it; an exception ends the trial as failed."""
+        with self._log.collecting():
+            report = self._caught_step()
+        return replace(report, log=self._log.take())
+
+    def _caught_step(self) -> TrialReport:
         try:
             if self._last is None and (finished := _read(self._outcome_file)):
                 logger.info("trial %s had ended before its record was written", self.trial.key)

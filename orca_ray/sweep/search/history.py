@@ -1,7 +1,7 @@
 """What the results store knows of a sweep when it starts: records, learning curves and the journal of suggestions."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -33,11 +33,12 @@ class History:
     """The journal, by ascending number; the sweep's own suggestions are the first."""
 
     @classmethod
-    def read(cls, store: ResultsStore, spec: SweepSpec, *, retry_failed: bool = False) -> Self:
+    def read(cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()) -> Self:
         """Read the history of a sweep.
 
-        Lost trials always run again, other failed ones with ``retry_failed``. So do trials whose scores a new version
-        of orca-ray would change: those of another metric than their task has now, or of another version of it.
+        Lost trials always run again, other failed ones if ``retry`` has their key, or "" for all of them. So do trials
+        whose scores a new version of orca-ray would change: those of another metric than their task has now, or of
+        another version of it.
         """
         variants = [name for name in store.scan().values("sweep") if spec.is_variant(name)]
         records: dict[str, Record] = {}
@@ -45,8 +46,7 @@ class History:
         searched, suggestions = defaultdict[Pair, list[Record]](list), defaultdict[Pair, list[Suggestion]](list)
         for sweep in (spec.sweep_id, *sorted(variants)):
             found = _comparable(store.load(sweep))
-            rerun = {key for key, r in found.items() if r.status is Status.LOST or (retry_failed and r.status.failed)}
-            records = {key: record for key, record in found.items() if key not in rerun} | records
+            records = {key: record for key, record in found.items() if not _runs_again(record, retry)} | records
             scores = _scores(store, sweep) | scores if found else scores
             for record in sorted(found.values(), key=lambda each: (each.started_at, each.trial_key)):
                 if record.phase == "search":
@@ -54,6 +54,11 @@ class History:
             for suggestion in store.journal(sweep):
                 suggestions[suggestion.task, suggestion.method].append(suggestion)
         return cls(records, scores, searched, suggestions)
+
+
+def _runs_again(record: Record, retry: Collection[str]) -> bool:
+    wanted = "" in retry or record.trial_key in retry
+    return record.status is Status.LOST or (record.status.failed and wanted)
 
 
 def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:

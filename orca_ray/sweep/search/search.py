@@ -1,9 +1,9 @@
 """Which trial of one (task, method) runs next: a search trial or, when all of these have ended, a confirm trial."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from orca_ray.results.record import Record, Status, Suggestion
 from orca_ray.sweep.planning.schema import Scalar
@@ -22,12 +22,13 @@ class Search:
     configuration or, if the sweep has a grid, all of its cells.
     """
 
-    def __init__(self, plan: SearchPlan, history: History | None = None) -> None:
+    def __init__(self, plan: SearchPlan, history: History | None = None, *, running: Collection[str] = ()) -> None:
         """Rebuild the state of the search from the journal and the records.
 
         Args:
             plan: first configuration, number of trials and seeds.
             history: what the store holds; other searches' trials may be among it. None: nothing.
+            running: keys of the trials that run now, if the state is rebuilt while they run.
         """
         self.plan = plan
         self.records: dict[str, Record] = {}
@@ -58,6 +59,10 @@ class Search:
             self.sampler.restore(candidate)
             self._add(self.sampler.candidates[candidate.number], stored)
         self._confirm_if_searched()
+        for number, trial in [each for each in self._waiting if each[1].key in running]:
+            self._waiting.remove((number, trial))
+            self._running[trial.key] = number, trial
+        heapify(self._waiting)
 
     @property
     def num_finished(self) -> int:
@@ -169,7 +174,7 @@ class Search:
 
     def _recall(self, trial: TrialSpec) -> bool:
         """End a trial at once if an earlier run has its record; return whether that is so."""
-        record = self._history.records.get(trial.key)
+        record = self.records.get(trial.key) or self._history.records.get(trial.key)
         if record is None or record.phase != trial.phase:
             return False
         sweep = self.plan.spec.sweep_id

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import psutil
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.results import requests
+from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution import driver
 from orca_ray.sweep.execution.driver import make_executor, run_sweep
 from orca_ray.sweep.execution.events import Event, SweepStarted, TrialFinished
 from orca_ray.sweep.execution.executors.ray import placement, working_in
@@ -60,6 +64,32 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
 def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Ray start one worker: each costs five seconds of CPU time for its imports."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_request_stops_ray_and_the_sweep_goes_on(
+    inline: dict[str, dict[str, Any]],
+    one_cpu: None,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+    store, spec = ResultsStore(tmp_path / "results", create=True), tiny_spec(body_directory(tmp_path_factory))
+
+    def ask(event: Event) -> None:
+        if isinstance(event, TrialFinished) and not requests.pending(store.folder, spec.sweep_id):
+            requests.write(store.folder, spec.sweep_id, requests.Request("stop"))
+            time.sleep(1)  # until the thread of the lease has read it
+
+    monkeypatch.setattr(driver, "Lease", partial(Lease, renew_seconds=0.2))
+    summary = run_sweep(spec, store, executor="ray", listener=ask, checkpoint_seconds=0.0)
+    assert summary.interrupted
+    assert 0 < summary.ran < 10
+    again = run_sweep(spec, store, executor="inline")
+    assert again.ran == 10 - summary.ran
+    assert facts(store) == inline
 
 
 @pytest.mark.ray

@@ -1,17 +1,21 @@
 """The interface of executors, which run the trials of a sweep, and the executor that runs them in this process."""
 
+import contextlib
 import logging
 import os
 import platform
+import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.trial_runner import TrialRunner
-from orca_ray.sweep.planning.searches import NodeResources
+from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
 
 logger = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.5
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
@@ -65,8 +69,8 @@ class InlineExecutor(Executor):
         return [this_node()]
 
     def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
-        """Run all trials and return False; after Ctrl-C, save a checkpoint of the current trial and return True."""
-        while (trial := conductor.next_trial()) is not None:
+        """Run all trials and return False; after Ctrl-C or a stop, save a checkpoint and return True."""
+        while (trial := self._next(conductor)) is not None:
             runner = TrialRunner(trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds)
             try:
                 self._run_trial(runner, conductor)
@@ -78,10 +82,21 @@ class InlineExecutor(Executor):
         return False
 
     @staticmethod
+    def _next(conductor: Conductor) -> TrialSpec | None:
+        """Return the next trial, after the end of a pause; None if there is none, or after Ctrl-C during a pause."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while (trial := conductor.next_trial()) is None and conductor.control.paused and not conductor.done:
+                time.sleep(_PAUSE_SECONDS)
+            return trial
+        return None
+
+    @staticmethod
     def _run_trial(runner: TrialRunner, conductor: Conductor) -> None:
         key, stop, report = runner.trial.key, False, TrialReport()
         conductor.started(key)
         while not (stop or report.done):
             report = runner.step()
-            stop = conductor.report(key, report.progress)
+            stop = conductor.report(key, report.progress, log=report.log, node=report.worker.node)
+            if conductor.control.stopping and not (stop or report.done):
+                raise KeyboardInterrupt
         conductor.finish(key, report.stopped_early() if stop else report)

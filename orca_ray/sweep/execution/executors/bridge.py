@@ -50,16 +50,22 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         with self._own_errors():
             trial = self.conductor.next_trial()
             if trial is None:
-                return Searcher.FINISHED if self.conductor.done else None
+                return Searcher.FINISHED if self.conductor.done or self.conductor.control.stopping else None
             self.keys[trial_id] = trial.key
             return {"assignment": self._assign(trial).to_json()}
         return Searcher.FINISHED
+
+    def tick(self) -> None:
+        """Let the conductor write what is due, and apply requests."""
+        with self._own_errors():
+            self.conductor.tick()
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Pass the report in ``result`` to the conductor; return True if the trial has ended or must stop."""
         report = TrialReport.from_json(result["report"])
         with self._own_errors():
-            stop = self.conductor.report(self.keys[trial_id], report.progress)
+            key, node = self.keys[trial_id], report.worker.node
+            stop = self.conductor.report(key, report.progress, log=report.log, node=node)
             if stop or report.done:
                 self.conductor.finish(self.keys.pop(trial_id), report.stopped_early() if stop else report)
             return stop or report.done
@@ -74,8 +80,9 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         if trial_id not in self.keys or self.error is not None:
             return
         if error or not result or "report" not in result:
-            with self._own_errors():
-                self._lose(trial_id)
+            if not self.conductor.control.stopping:  # trials that had not reported end so, too
+                with self._own_errors():
+                    self._lose(trial_id)
         else:
             self.report(trial_id, result)
 
@@ -140,6 +147,10 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
         if trial.trial_id in self._bridge.keys:
             self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Let the conductor do its periodic work; Tune's loop makes about ten steps a second."""
+        self._bridge.tick()
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Drop the report, which is stored by now: Tune keeps and saves the last result of every trial, to the end."""
         trial.last_result.pop("report", None)
@@ -149,8 +160,8 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the driver has had an exception; True makes Tune end all trials."""
-        return self._bridge.error is not None
+        """Return whether the driver has had an exception or must stop; True makes Tune end all trials."""
+        return self._bridge.error is not None or self._bridge.conductor.control.stopping
 
 
 def _last_line(path: str | None) -> str:

@@ -1,0 +1,129 @@
+"""``orca-sweep status`` and ``logs``: watch a sweep from any machine that sees its store, without Ray."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from orca_ray.cli.options import JsonOption, ResultsOption, required_store
+from orca_ray.cli.output import console, duration, emit_json, say, score, show
+
+if TYPE_CHECKING:
+    from orca_ray.results.status import SweepStatus
+    from orca_ray.results.store import ResultsStore
+
+WATCH_SECONDS = 3.0
+"""How often ``--watch`` and ``--follow`` read the store."""
+
+SweepArgument = Annotated[
+    str, Argument(metavar="SWEEP", help="Sweep, e.g. pocket/full, or pocket if it has one sweep in this store.")
+]
+TrialArgument = Annotated[str, Argument(metavar="TRIAL", help="Key of the trial, or the start of it.")]
+OneSweepOption = Annotated[str | None, Option("--sweep", help="Sweep of the trial, if several have it.")]
+_STATES = {
+    "finished": "finished; no driver runs",
+    "stopped": "no driver runs; the same command continues",
+    "dead": "no driver runs: the last one was killed; the same command continues",
+}
+
+
+def status(
+    sweep: SweepArgument,
+    results: ResultsOption = None,
+    watch: Annotated[
+        bool, Option("--watch", "-w", help="Print again every few seconds, until no driver runs.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show the state of a sweep: trials done and running, nodes, best scores, rate, time left, failures, driver."""
+    from orca_ray.results.status import find_sweep, sweep_status
+
+    store = required_store(results)
+    name = find_sweep(store, sweep)
+    while True:
+        found = sweep_status(store, name)
+        if json:
+            emit_json(found)
+        else:
+            if watch and sys.stdout.isatty():
+                console().clear()
+            _print(found)
+        if not (watch and found.has_driver):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def logs(
+    trial: TrialArgument,
+    follow: Annotated[bool, Option("--follow", "-f", help="Print what a running trial adds, until it ends.")] = False,
+    sweep: OneSweepOption = None,
+    results: ResultsOption = None,
+) -> None:
+    """Print what the worker of a trial has logged, with the traceback of a failure."""
+    from orca_ray.results.status import find_trial
+
+    store = required_store(results)
+    name, key = find_trial(store, trial, sweep)
+    shown = 0
+    while True:
+        runs = follow and _runs(store, name, key)  # before the log is read: what a trial adds at its end is not missed
+        text = "".join(store.logs(sweep=name, trial_key=key)["text"])
+        if text[shown:]:
+            say(text[shown:].rstrip("\n"))
+        shown = len(text)
+        if not runs:
+            break
+        time.sleep(WATCH_SECONDS)
+    if not shown:
+        say(f"trial {key} of {name} has no log yet, or ran with a version of orca-ray that stored none")
+
+
+def _runs(store: "ResultsStore", sweep: str, key: str) -> bool:
+    """Return whether a trial runs, or has ended and waits in its driver to be stored."""
+    from orca_ray.results import live
+    from orca_ray.results.lease import driver_lives
+
+    state = live.read(store.folder, sweep)
+    if state is None or not driver_lives(store.folder, state):
+        return False
+    return any(trial.key == key for trial in state.running) or key not in store.load(sweep)
+
+
+def _print(found: "SweepStatus") -> None:
+    rows = []
+    for row in found.rows:
+        failed = ", ".join(f"{number} {status}" for status, number in row.failures.items())
+        planned = "?" if row.planned is None else row.planned
+        cells = (row.task.partition("/")[2], row.method, f"{row.done}/{planned}", row.running or "", score(row.best))
+        rows.append((*cells, failed))
+    show(("task", "method", "done", "run", "best val.", "failed"), rows, right=("done", "run", "best val."))
+    if found.running:
+        say()
+        _print_running(found)
+    facts = [f"{found.done}/{'?' if found.planned is None else found.planned} trials", f"{found.num_running} running"]
+    if found.trials_per_minute is not None:
+        facts.append(f"{found.trials_per_minute:.3g} a minute")
+    if found.seconds_left is not None:
+        facts.append(f"{duration(found.seconds_left)} left")
+    facts += [f"{number} {status}" for status, number in found.failures.items()]
+    say(f"\n{found.sweep}: {', '.join(facts)}")
+    if found.nodes:
+        say("nodes: " + ", ".join(f"{node} ({number})" for node, number in sorted(found.nodes.items())))
+    if found.quarantined:
+        say(f"nodes that get no trials: {', '.join(found.quarantined)}")
+    say(f"{found.state}: {found.holder}" if found.has_driver else _STATES[found.state])
+
+
+def _print_running(found: "SweepStatus") -> None:
+    rows = []
+    for trial in found.running:
+        stage = f"{trial.stage} {trial.epoch}/{trial.epochs}" if trial.stage else "waiting"
+        task = trial.task.partition("/")[2]
+        since = f"{trial.started_at[:19].replace('T', ' ')}"
+        which = f"{trial.phase} {trial.seed}"
+        rows.append(
+            (trial.key, task, trial.method, which, stage, score(trial.score), score(trial.best), since, trial.node)
+        )
+    columns = ("trial", "task", "method", "seed", "stage", "val.", "best", "since (UTC)", "node")
+    show(columns, rows, right=("val.", "best"))

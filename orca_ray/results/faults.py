@@ -1,0 +1,88 @@
+"""Errors of file systems: which ones may pass and are retried, and messages without credentials."""
+
+import contextlib
+import errno
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
+
+import pyarrow as pa
+
+from orca_ray.errors import UserError
+from orca_ray.uris import without
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+ATTEMPTS = 5
+"""How often an operation is tried in total."""
+FIRST_PAUSE_SECONDS = 0.5
+"""Mean pause before the second attempt; each later pause is twice as long."""
+
+_PASSING_CODES = {
+    errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ENETUNREACH,
+}  # fmt: skip
+_PASSING = re.compile(
+    r"timed? ?out|request_?timeout|connection (was )?(reset|refused|closed|aborted)|couldn't connect|broken pipe"
+    r"|network_connection|slow_?down|service_?unavailable|internal_?(failure|error)|throttl|\bunavailable\b"
+    r"|http (status|response)( code)?:? (5\d\d|429)|curlcode: (7|28|35|52|55|56)\b",
+    re.IGNORECASE,
+)
+_LASTING = re.compile(r"access_?denied|no_?such_?bucket|invalid_?access|signature|forbidden|\b40[134]\b", re.IGNORECASE)
+"""Answers that stay the same however often a request is repeated."""
+
+_ADVICE = {
+    errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are stored.",
+    errno.EDQUOT: "Your disk quota is used up: free some of it, then run the same command again.",
+    errno.EROFS: "The file system is read-only: choose another directory with --results.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions, or choose another directory with --results."),
+    errno.ENOTDIR: "A part of the path is a file: choose another directory with --results.",
+}
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether an error is a time-out, a broken connection or an answer 5xx, which a repetition may not meet."""
+    if isinstance(error, OSError) and error.errno in _PASSING_CODES:
+        return True
+    return bool(_PASSING.search(str(error))) and not _LASTING.search(str(error))
+
+
+def retried(action: Callable[[], _Result], where: str) -> _Result:
+    """Return what ``action`` returns; repeat it up to `ATTEMPTS` times after errors that `may_pass`.
+
+    Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return action()
+        except (OSError, pa.ArrowException) as error:
+            if not may_pass(error):
+                raise
+            pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            logger.info("%s: %s; attempt %d follows in %.1f s", where, type(error).__name__, attempt + 1, pause)
+            time.sleep(pause)
+    return action()
+
+
+@contextlib.contextmanager
+def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[None]:
+    """Context manager: turn file system errors, except FileNotFoundError, into a UserError "cannot VERB WHERE: ...".
+
+    Texts in ``secrets`` are left out of the message. If the original error has one, it is not chained either, because
+    the log would print it.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        code = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(code) if code else str(error).split("\n")[0]
+        shown = without(reason, secrets)
+        explanation = UserError(f"cannot {verb} {where}: {shown}. {_ADVICE.get(code or 0, '')}".rstrip())
+        raise explanation from (error if without(str(error), secrets) == str(error) else None)

@@ -1,0 +1,252 @@
+"""The lease of a sweep: at most one driver runs a sweep of a store, and others learn which one does.
+
+The lease is the field ``holder`` of the sweep's live state, which its driver rewrites every few seconds with a higher
+sequence number. A second driver watches that number by its own clock; clocks of different machines are never compared.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+import queue
+import threading
+import time
+import uuid
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from orca_ray.errors import UserError
+from orca_ray.results import live, requests
+from orca_ray.results.folder import Folder
+from orca_ray.results.live import Holder, LiveState
+from orca_ray.results.store import ResultsStore
+
+logger = logging.getLogger(__name__)
+
+RENEW_SECONDS = 3.0
+"""How often the live state is rewritten, and requests are read."""
+EXPIRY_SECONDS = 30.0
+"""How long a sequence number stays the same until its driver counts as dead."""
+
+
+class Lease(AbstractContextManager["Lease"]):
+    """Holds the lease of a sweep while its ``with`` block runs.
+
+    A thread rewrites the live state and reads requests; it touches no other file. The thread of the driver calls
+    `publish`, `requests` and `check`.
+
+    Args:
+        store: the store of the sweep.
+        sweep: id of the sweep.
+        renew_seconds: see `RENEW_SECONDS`.
+        expiry_seconds: see `EXPIRY_SECONDS`.
+
+    Entering the block raises UserError if another driver runs the sweep. After the holder's death it waits up to
+    ``expiry_seconds``; if the dead process ran on this machine, it does not wait.
+    """
+
+    def __init__(
+        self,
+        store: ResultsStore,
+        sweep: str,
+        *,
+        renew_seconds: float = RENEW_SECONDS,
+        expiry_seconds: float = EXPIRY_SECONDS,
+    ) -> None:
+        self.retried: tuple[requests.Request, ...] = ()
+        """Requests of kind ``retry`` that were written while no driver ran; set when the block is entered."""
+        self._folder, self._path, self._sweep = store.folder, live.path_of(sweep), sweep
+        self._renew_seconds, self._expiry_seconds = renew_seconds, expiry_seconds
+        self._holder = this_process()
+        self._state = LiveState(sweep=sweep)
+        self._sequence = 0
+        self._renewed = time.monotonic()
+        self._lost = ""
+        self._missing = False
+        self._requests: queue.SimpleQueue[requests.Request] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orca-ray lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._acquire()
+        # Requests other than "retry" were meant for an earlier driver, which ended before it read them.
+        taken = requests.take(self._folder, self._sweep)
+        self.retried = tuple(request for request in taken if request.kind == requests.RETRY)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if not self._lost:
+            self._holder_left()
+
+    def publish(self, state: LiveState) -> None:
+        """Set the state that the next rewrite stores; holder, sequence and time are filled in."""
+        self._state = state
+
+    def requests(self) -> list[requests.Request]:
+        """Return the requests that arrived since the last call."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._requests.get_nowait())
+        return found
+
+    def check(self) -> None:
+        """Raise UserError if another driver has taken over the sweep.
+
+        Called before records are written. A process that was suspended asks the store before it goes on.
+        """
+        if not self._lost and time.monotonic() - self._renewed > self._expiry_seconds / 2:
+            self._other_holder()
+        if self._lost:
+            raise UserError(self._lost)
+
+    def _acquire(self) -> None:
+        """Take the lease, or raise UserError if its holder is alive."""
+        taken = False
+        while not taken:  # False: another driver took it at the same time, and is found alive next
+            before = self._dead()
+            taken = self._folder.exchange(self._path, before, self._encoded(before))
+
+    def _dead(self) -> Any | None:
+        """Return the content of the live state when it has no living holder; None if there is no such file."""
+        content, state = self._read()
+        deadline = time.monotonic() + self._expiry_seconds
+        while content is not None and (state is None or state.holder is not None):
+            if state is not None and state.holder is not None and ended_here(state.holder):
+                logger.info("%s: the driver before this one has ended (%s)", self._sweep, state.holder)
+                break
+            if time.monotonic() >= deadline:
+                logger.info("%s: no sign of life of %s", self._sweep, state and state.holder)
+                break
+            time.sleep(min(0.5, self._renew_seconds))
+            later, found = self._read()
+            if later != content and found is not None and found.holder is not None:
+                raise UserError(in_use(self._sweep, found.holder))
+            if later != content:
+                content, state = later, found
+        return content
+
+    def _read(self) -> tuple[Any | None, LiveState | None]:
+        try:
+            content = self._folder.read(self._path)
+        except FileNotFoundError:
+            return None, None
+        return content, live.decode(content)
+
+    def _encoded(self, before: Any | None) -> Any:
+        """Return the content that takes the lease: what was known about the sweep stays."""
+        known = live.decode(before) if before is not None else None
+        self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
+        self._sequence = self._state.sequence
+        return self._next()
+
+    def _next(self, *, left: bool = False) -> Any:
+        self._sequence += 1
+        holder = None if left else self._holder
+        return replace(self._state, holder=holder, sequence=self._sequence, renewed_at=_now()).encode()
+
+    def _run(self) -> None:
+        """Rewrite the live state until the block ends or another driver has the lease; errors are only logged."""
+        while not self._ended.wait(self._renew_seconds) and not self._lost:
+            try:
+                self._renew()
+                for request in requests.take(self._folder, self._sweep):
+                    self._requests.put(request)
+            except UserError as error:
+                logger.warning("%s: the live state cannot be written: %s", self._sweep, error)
+
+    def _renew(self) -> None:
+        content = self._other_holder()
+        if self._lost:
+            return
+        if content is not None or self._missing:  # missing once: another driver's exchange may be under way
+            self._folder.write(self._path, self._next())
+            self._renewed = time.monotonic()
+        self._missing = content is None
+
+    def _other_holder(self) -> Any | None:
+        """Return the content of the live state; if another driver holds the lease now, store a message about it."""
+        content, state = self._read()
+        if state is None or (state.holder is not None and state.holder.id == self._holder.id):
+            return content
+        other = "another driver" if state.holder is None else str(state.holder)
+        self._lost = (
+            f"this driver of {self._sweep} gave no sign of life for {self._expiry_seconds:g} s (was the machine "
+            f"suspended, or the store unreachable?), and {other} has taken over: this one ends. Finished trials are "
+            f"stored. Watch the other one with 'orca-sweep status {self._sweep}'."
+        )
+        return content
+
+    def _holder_left(self) -> None:
+        with contextlib.suppress(UserError):  # the store is gone or full: the lease expires by itself
+            self._other_holder()
+            if not self._lost:
+                self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
+                self._folder.write(self._path, self._next(left=True))
+
+
+def in_use(sweep: str, holder: Holder) -> str:
+    """Return the message for a second driver of a sweep."""
+    return (
+        f"another driver runs {sweep} in this store ({holder}). Watch it with 'orca-sweep status {sweep}', end it with "
+        f"'orca-sweep stop {sweep}' before starting this one, or give another store with --results."
+    )
+
+
+def driver_lives(folder: Folder, state: LiveState, *, renew_seconds: float = RENEW_SECONDS) -> bool:
+    """Return whether the driver that holds the lease lives, after watching the file if this machine cannot tell."""
+    if state.holder is None:
+        return False
+    if state.holder.machine and state.holder.machine == machine():
+        return not ended_here(state.holder)
+    deadline = time.monotonic() + 3 * renew_seconds
+    while time.monotonic() < deadline:
+        time.sleep(renew_seconds / 6)
+        later = live.read(folder, state.sweep)
+        if later is None or later.sequence != state.sequence:
+            return later is not None and later.holder is not None
+    return False
+
+
+def this_process() -> Holder:
+    """Return this process as a holder."""
+    return Holder(
+        id=uuid.uuid4().hex, host=platform.node(), pid=os.getpid(), created=_created(os.getpid()) or 0.0,
+        machine=machine(), started_at=_now(),
+    )  # fmt: skip
+
+
+def ended_here(holder: Holder) -> bool:
+    """Return whether the holder ran on this machine and has ended; False if it may be alive, here or elsewhere."""
+    if not holder.machine or holder.machine != machine():
+        return False
+    created = _created(holder.pid)
+    return created is None or abs(created - holder.created) > 1
+
+
+def machine() -> str:
+    """Return what identifies the boot of this machine and its process namespace; "" if the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _created(pid: int) -> float | None:
+    """Return the creation time of a process, in seconds after the boot; None if there is none, or a dead one."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

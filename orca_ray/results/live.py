@@ -1,0 +1,142 @@
+"""The live state of a sweep: one small JSON file a sweep in its store, rewritten every few seconds while it runs.
+
+It says which driver holds the sweep, and which trials run. `lease` writes it; ``orca-sweep status`` reads it, without
+Ray. Numbers of trials that have ended also follow from the records.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from orca_ray.results.folder import Folder
+
+DIRECTORY = "live"
+MAX_RUNNING = 2000
+"""Largest number of running trials that are listed, which keeps the file under `folder.MAX_JSON_BYTES`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The driver that runs a sweep: the process that holds its lease."""
+
+    id: str
+    """Random; another driver has another one."""
+    host: str
+    pid: int
+    created: float
+    """Creation time of the process, in seconds after the boot of its machine; process ids are reused."""
+    machine: str
+    """Identifies the boot of the machine and the process namespace, in which ``pid`` has a meaning."""
+    started_at: str
+    """Time in ISO format, UTC."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.started_at[:19].replace('T', ' ')} UTC"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningTrial:
+    """A trial that a worker runs, or that waits for resources."""
+
+    key: str
+    task: str
+    method: str
+    phase: str
+    seed: int
+    attempt: int
+    started_at: str
+    node: str = ""
+    """Name of the node; empty before the first report."""
+    stage: str = ""
+    epoch: int = 0
+    epochs: int = 0
+    score: float | None = None
+    """Last validation score; lower is better."""
+    best: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Numbers of trials of one (task, method)."""
+
+    task: str
+    method: str
+    planned: int
+    done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveState:
+    """State of a sweep, as its driver last wrote it."""
+
+    sweep: str
+    holder: Holder | None = None
+    """The driver that runs the sweep; None after it has ended."""
+    sequence: int = 0
+    """Grows with every rewrite: a reader who sees it change knows that the driver lives, without comparing clocks."""
+    renewed_at: str = ""
+    executor: str = ""
+    rows: tuple[Row, ...] = ()
+    running: tuple[RunningTrial, ...] = ()
+    num_running: int = 0
+    """Number of running trials, of which ``running`` lists at most `MAX_RUNNING`."""
+    trials_per_minute: float | None = None
+    seconds_left: float | None = None
+    paused: bool = False
+    stopping: bool = False
+    quarantined: tuple[str, ...] = ()
+    """Names of nodes that get no trials, because several failed there."""
+
+    def encode(self) -> Any:
+        """Return the state as a buffer of JSON text."""
+        return pa.py_buffer(json.dumps(asdict(self), indent=1).encode())
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[LiveState]:
+    return TypeAdapter(LiveState)
+
+
+def decode(content: Any) -> LiveState | None:
+    """Return the state in a file; None if the file is damaged, e.g. by a driver that was killed as it created it."""
+    try:
+        return _adapter().validate_json(content.to_pybytes())
+    except ValueError:
+        return None
+
+
+def file_name(sweep: str) -> str:
+    """Return a file name for a sweep: its id without "/" and special characters, and a hash against collisions."""
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", sweep)[:80].lstrip(".")
+    return f"{readable}-{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
+
+
+def path_of(sweep: str) -> str:
+    """Return the path of a sweep's live state in its store."""
+    return f"{DIRECTORY}/{file_name(sweep)}.json"
+
+
+def read(folder: Folder, sweep: str) -> LiveState | None:
+    """Return the live state of a sweep; None if it has none, because it never ran with this version of orca-ray."""
+    try:
+        return decode(folder.read(path_of(sweep)))
+    except FileNotFoundError:
+        return None
+
+
+def read_all(folder: Folder) -> Iterator[LiveState]:
+    """Yield the live state of each sweep of a store that has one."""
+    for name in folder.names(DIRECTORY):
+        try:
+            state = decode(folder.read(f"{DIRECTORY}/{name}"))
+        except FileNotFoundError:
+            continue
+        if state is not None:
+            yield state

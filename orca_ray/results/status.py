@@ -1,0 +1,164 @@
+"""What is known about a sweep, running or not: its live state and its records, read without Ray."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from orca_ray.errors import UserError, lookup
+from orca_ray.results import live
+from orca_ray.results.lease import driver_lives
+from orca_ray.results.live import Holder, LiveState, RunningTrial
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+
+_MOST_NAMED = 10
+
+
+@dataclass
+class SearchStatus:
+    """State of one (task, method). Scores are validation scores; lower is better."""
+
+    task: str
+    method: str
+    planned: int | None = None
+    """Number of planned trials; None if the sweep ran with a version of orca-ray that did not store it."""
+    done: int = 0
+    running: int = 0
+    best: float | None = None
+    failures: Counter[str] = field(default_factory=Counter)
+    """Number of failed trials by status."""
+
+    def see(self, score: float | None) -> None:
+        """Lower ``best`` to ``score`` if it is better."""
+        if score is not None and score == score and (self.best is None or score < self.best):
+            self.best = score
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStatus:
+    """State of a sweep."""
+
+    sweep: str
+    state: str
+    """``running``, ``paused``, ``stopping``, ``finished``, ``dead`` (its driver was killed) or ``stopped``."""
+    holder: Holder | None
+    """The driver that runs it, or that was killed."""
+    rows: list[SearchStatus]
+    running: list[RunningTrial]
+    nodes: dict[str, int]
+    """Number of running trials by node."""
+    planned: int | None
+    done: int
+    num_running: int
+    failures: dict[str, int]
+    trials_per_minute: float | None
+    seconds_left: float | None
+    renewed_at: str
+    quarantined: list[str]
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether a driver runs the sweep."""
+        return self.state in ("running", "paused", "stopping")
+
+
+def sweep_names(store: ResultsStore) -> list[str]:
+    """Return the ids of the sweeps in a store, sorted."""
+    return sorted({*store.scan().values("sweep"), *(state.sweep for state in live.read_all(store.folder))})
+
+
+def find_sweep(store: ResultsStore, given: str) -> str:
+    """Return the sweep that ``given`` names: its id, or the part before "/" if only one sweep starts with it.
+
+    Raises UserError if there is none.
+    """
+    names = sweep_names(store)
+    starting = [name for name in names if name.startswith(f"{given}/")]
+    if given not in names and len(starting) == 1:
+        return starting[0]
+    return lookup("sweep", given, dict(zip(names, names, strict=True)))
+
+
+def find_trial(store: ResultsStore, prefix: str, sweep: str | None = None) -> tuple[str, str]:
+    """Return sweep and key of the trial, running or ended, whose key starts with ``prefix``.
+
+    Raises UserError unless it is one trial of one sweep.
+    """
+    found = {(record.sweep, record.trial_key) for record in store.select({}, key_prefix=prefix)}
+    found |= running_keys(store)
+    return only_trial(found, prefix, sweep)
+
+
+def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
+    """Return sweep and key of each trial that runs, by the live states."""
+    return {(state.sweep, trial.key) for state in live.read_all(store.folder) for trial in state.running}
+
+
+def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | None) -> tuple[str, str]:
+    """Return the pair (sweep, key) whose key starts with ``prefix``; raise UserError unless there is exactly one."""
+    found = sorted(pair for pair in among if pair[1].startswith(prefix) and sweep in (None, pair[0]))
+    if not found or not prefix:
+        raise UserError(f"no trial with the key {prefix!r} here: 'orca-sweep status SWEEP' lists those that run")
+    if len({key for _, key in found}) > 1:
+        named = ", ".join(key for _, key in found[:_MOST_NAMED])
+        raise UserError(f"{len(found)} trials have a key that starts with {prefix!r}: {named}; give more digits")
+    if len(found) > 1:
+        sweeps = ", ".join(name for name, _ in found)
+        raise UserError(f"trial {found[0][1]} belongs to {len(found)} sweeps: give --sweep, one of {sweeps}")
+    return found[0]
+
+
+def sweep_status(store: ResultsStore, sweep: str) -> SweepStatus:
+    """Return the state of a sweep; if its driver ran on another machine, this may take seconds (`driver_lives`)."""
+    state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
+    alive = driver_lives(store.folder, state)
+    running = list(state.running) if alive else []
+    rows = _rows(store, state, running)
+    planned = sum(row.planned or 0 for row in rows) if state.rows else None
+    done = sum(row.done for row in rows)
+    return SweepStatus(
+        sweep=sweep,
+        state=_state(state, alive, finished=planned is not None and done >= planned),
+        holder=state.holder,
+        rows=rows,
+        running=running,
+        nodes=dict(Counter(trial.node for trial in running if trial.node)),
+        planned=planned,
+        done=done,
+        num_running=state.num_running if alive else 0,
+        failures=dict(sum((row.failures for row in rows), Counter())),
+        trials_per_minute=state.trials_per_minute if alive else None,
+        seconds_left=state.seconds_left if alive else None,
+        renewed_at=state.renewed_at,
+        quarantined=list(state.quarantined) if alive else [],
+    )
+
+
+def _state(state: LiveState, alive: bool, *, finished: bool) -> str:
+    if not alive:
+        return "finished" if finished else "dead" if state.holder is not None else "stopped"
+    return "stopping" if state.stopping else "paused" if state.paused else "running"
+
+
+def _rows(store: ResultsStore, state: LiveState, running: list[RunningTrial]) -> list[SearchStatus]:
+    rows = {(row.task, row.method): SearchStatus(row.task, row.method, row.planned) for row in state.rows}
+
+    def row(task: str, method: str) -> SearchStatus:
+        return rows.setdefault((task, method), SearchStatus(task, method))
+
+    columns = ["task", "method", "status", "validation_score"]
+    for _, table in store.scan().batches(columns, {"sweep": [state.sweep]}):
+        for record in table.to_pylist():
+            status, each = Status(record["status"]), row(record["task"], record["method"])
+            each.done += 1
+            if status.failed:
+                each.failures[status.value] += 1
+            else:
+                each.see(record["validation_score"])
+    for trial in running:
+        each = row(trial.task, trial.method)
+        each.running += 1
+        each.see(trial.best)
+    for stored in state.rows:  # a suggestion that repeats another counts twice there, and has one record
+        row(stored.task, stored.method).done = max(row(stored.task, stored.method).done, stored.done)
+    return list(rows.values())

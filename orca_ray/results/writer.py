@@ -1,0 +1,75 @@
+"""Collects the rows of a running sweep, and writes them to the results store in batches."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orca_ray.results.store import ResultsStore
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORDS = 50
+"""Number of waiting records that are written at once."""
+MAX_SECONDS = 2.0
+"""How long rows wait at most, if `Writer.flush_due` is called."""
+MAX_NEW_FILES = 40
+"""Number of files that the store may gain before its newest ones are merged."""
+
+
+class Writer:
+    """Writes rows to a store at most every few seconds: thousands of short trials share a few files.
+
+    Rows that are added later than `MAX_SECONDS` after the last write are written at once, so a sweep of long trials
+    stores each record when its trial ends. An exception while rows are written keeps them for the next flush. The files
+    of a store are compacted meanwhile. Not thread-safe.
+
+    Args:
+        store: store to write to.
+        before: called before each write; an exception in it prevents the write, and is raised.
+        clock: returns seconds that only increase.
+    """
+
+    def __init__(
+        self,
+        store: ResultsStore,
+        *,
+        before: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._before, self._clock = store, before, clock
+        self._rows: dict[str, list[Any]] = {}
+        self._then: list[Callable[[], None]] = []
+        self._flushed_at = clock() - MAX_SECONDS
+
+    def add(self, *, then: Callable[[], None] | None = None, **rows: Sequence[Any]) -> None:
+        """Add rows, by the names of the arguments of `ResultsStore.append`, e.g. ``records=[record]``.
+
+        ``then`` is called when they are durable, e.g. to delete a checkpoint. Raises UserError as `flush` does.
+        """
+        for name, values in rows.items():
+            self._rows.setdefault(name, []).extend(values)
+        if then is not None:
+            self._then.append(then)
+        if len(self._rows.get("records", ())) >= MAX_RECORDS:
+            self.flush()
+        self.flush_due()
+
+    def flush_due(self) -> None:
+        """Write the waiting rows if the last write was `MAX_SECONDS` ago or longer."""
+        if self._rows and self._clock() - self._flushed_at >= MAX_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all waiting rows now. Raises UserError if the store fails; the rows then wait for the next flush."""
+        if any(self._rows.values()):
+            if self._before is not None:
+                self._before()
+            self._store.append(**self._rows)
+        if self._store.num_written >= MAX_NEW_FILES:
+            self._store.compact_recent()
+        self._rows = {}
+        self._flushed_at = self._clock()
+        then, self._then = self._then, []
+        for call in then:
+            call()

@@ -1,0 +1,101 @@
+"""Requests to a running sweep, and the live state that its driver publishes."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from orca_ray.results import requests
+from orca_ray.results.lease import Lease
+from orca_ray.results.live import MAX_RUNNING, LiveState, Row
+from orca_ray.sweep.execution.events import Listener, Message
+
+if TYPE_CHECKING:
+    from orca_ray.sweep.execution.conductor import Conductor
+
+_TICK_SECONDS = 1.0
+_RATE_SECONDS = 600.0
+"""Trials that ended within this time count for the rate."""
+
+
+class Control:
+    """Applies requests to a sweep and publishes its live state, in the driver's thread.
+
+    Without a lease it only keeps the three attributes, which nothing then changes.
+    """
+
+    def __init__(self, conductor: "Conductor", lease: Lease | None, emit: Listener) -> None:
+        self.stopping = False
+        """Whether the sweep must end as after Ctrl-C."""
+        self.paused = False
+        """Whether no more trials may start."""
+        self.cancelled: set[str] = set()
+        """Keys of trials that must end at their next report."""
+        self._conductor, self._lease, self._emit = conductor, lease, emit
+        self._next_tick = 0.0
+        self._ended: deque[float] = deque()
+        self._apply: dict[str, Callable[[str], None]] = {
+            requests.STOP: self._stop,
+            requests.PAUSE: lambda _: self._pause(True),
+            requests.RESUME: lambda _: self._pause(False),
+            requests.CANCEL: self._cancel,
+            requests.RETRY: self._retry,
+        }
+
+    def tick(self) -> bool:
+        """Apply new requests and publish the state; does so once a second at most, and returns whether it did.
+
+        Raises UserError if another driver has taken over the sweep.
+        """
+        now = time.monotonic()
+        if now < self._next_tick:
+            return False
+        self._next_tick = now + _TICK_SECONDS
+        if self._lease is not None:
+            self._lease.check()
+            for request in self._lease.requests():
+                self._apply[request.kind](request.trial)
+            self._lease.publish(self._state(now))
+        return True
+
+    def trial_ended(self) -> None:
+        """Count a trial for the rate."""
+        self._ended.append(time.monotonic())
+
+    def _say(self, text: str) -> None:
+        self._emit(Message(text))
+
+    def _stop(self, _: str) -> None:
+        self.stopping = True
+        self._say("stopped by request: running trials save a checkpoint; the same command continues")
+
+    def _pause(self, paused: bool) -> None:
+        self.paused = paused
+        self._say("paused by request: no trial starts" if paused else "resumed by request")
+
+    def _cancel(self, trial: str) -> None:
+        if any(trial == each.key for each in self._conductor.running_trials()):
+            self.cancelled.add(trial)
+            self._say(f"trial {trial} will be cancelled after its epoch")
+
+    def _retry(self, trial: str) -> None:
+        number = self._conductor.retry(trial)
+        self._say(f"{number} failed trial{'s' * (number != 1)} will run again by request")
+
+    def _state(self, now: float) -> LiveState:
+        while self._ended and self._ended[0] < now - _RATE_SECONDS:
+            self._ended.popleft()
+        window = now - self._ended[0] if len(self._ended) > 1 else 0.0
+        running = self._conductor.running_trials()
+        return LiveState(
+            sweep=self._conductor.sweep,
+            executor=self._conductor.executor,
+            rows=tuple(Row(task=r.task, method=r.method, planned=r.planned, done=r.finished)
+                       for r in self._conductor.rows()),
+            running=tuple(running[:MAX_RUNNING]),
+            num_running=len(running),
+            trials_per_minute=60 * (len(self._ended) - 1) / window if window else None,
+            seconds_left=self._conductor.seconds_left(),
+            paused=self.paused,
+            stopping=self.stopping,
+        )  # fmt: skip

@@ -1,0 +1,252 @@
+"""The lease of a sweep: one driver at a time, named to others, and free again soon after its death."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import live, requests
+from orca_ray.results.folder import Folder, LocalFolder
+from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
+from orca_ray.results.live import LiveState, RunningTrial
+from orca_ray.results.requests import Request
+from orca_ray.results.store import ResultsStore
+
+SWEEP = "pocket/quick"
+RENEW = 0.05
+
+
+class Remote(Folder):
+    """A local directory that is used as an object store is: without a rename that only one process can do."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.fs as pafs
+
+        self.uri = self.name = self._root = str(path)
+        self._secrets, self._files, self._directories = frozenset(), pafs.LocalFileSystem(), set()
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsStore:
+    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.05)
+    made = ResultsStore(tmp_path / "results", create=True)
+    if request.param == "remote":
+        made._folder = Remote(tmp_path / "results")
+    return made
+
+
+def lease(store: ResultsStore, sweep: str = SWEEP, expiry: float = 1.0) -> Lease:
+    return Lease(store, sweep, renew_seconds=RENEW, expiry_seconds=expiry)
+
+
+def state(store: ResultsStore, sweep: str = SWEEP) -> LiveState:
+    found = live.read(store.folder, sweep)
+    assert found is not None
+    return found
+
+
+def wait(true: Any, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def abandon(store: ResultsStore, **changes: Any) -> None:
+    """Leave the live state of a driver that was killed."""
+    holder = replace(this_process(), id="dead", **changes)
+    store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=holder, sequence=7).encode())
+
+
+def test_a_second_driver_is_refused_and_the_first_one_named(store: ResultsStore) -> None:
+    with lease(store):
+        with pytest.raises(UserError, match=r"another driver runs pocket/quick.*process \d+ on .*, since 20.*UTC") as e:
+            lease(store).__enter__()
+        assert "orca-sweep status pocket/quick" in str(e.value)
+        assert state(store).holder is not None
+    assert state(store).holder is None
+    with lease(store):
+        pass
+
+
+def test_two_sweeps_of_a_store_have_leases_of_their_own(store: ResultsStore) -> None:
+    with lease(store) as one, lease(store, "pocket/full") as other:
+        requests.write(store.folder, SWEEP, Request("pause"))
+        wait(lambda: one.requests() == [Request("pause")])
+        assert not other.requests()
+        one.publish(LiveState(sweep=SWEEP, paused=True))
+        wait(lambda: state(store).paused)
+        assert not state(store, "pocket/full").paused
+
+
+def test_the_state_is_rewritten_with_a_higher_sequence(store: ResultsStore) -> None:
+    trial = RunningTrial(key="k", task="t", method="m", phase="search", seed=1, attempt=1, started_at="")
+    with lease(store) as held:
+        first = state(store).sequence
+        held.publish(LiveState(sweep=SWEEP, running=(trial,), num_running=1))
+        wait(lambda: state(store).running == (trial,))
+        assert state(store).sequence > first
+        assert driver_lives(store.folder, state(store))
+        held.check()
+    assert not state(store).running
+    assert not driver_lives(store.folder, state(store))
+
+
+def test_a_process_that_died_on_this_machine_is_succeeded_at_once(store: ResultsStore) -> None:
+    abandon(store, pid=2**22 + 1)
+    begin = time.monotonic()
+    with lease(store, expiry=60):
+        assert time.monotonic() - begin < 5
+        assert state(store).sequence == 8
+
+
+def test_a_reused_process_id_is_not_taken_for_the_dead_driver(store: ResultsStore) -> None:
+    assert ended_here(replace(this_process(), created=this_process().created - 100))
+    assert not ended_here(this_process())
+    assert not ended_here(replace(this_process(), pid=2**22 + 1, machine="another"))
+
+
+def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still(store: ResultsStore) -> None:
+    abandon(store, machine="another", host="far")
+    assert not driver_lives(store.folder, state(store), renew_seconds=RENEW)
+    begin = time.monotonic()
+    with lease(store):
+        assert 0.9 < time.monotonic() - begin < 10
+
+
+def test_clocks_do_not_matter(store: ResultsStore) -> None:
+    """The holder's time stamps are a century off; only the change of its sequence counts."""
+    abandon(store, machine="another", started_at="1926-01-01T00:00:00+00:00")
+    ended = threading.Event()
+
+    def renew() -> None:
+        sequence = 8
+        while not ended.wait(RENEW):
+            store.folder.write(live.path_of(SWEEP), replace(state(store), sequence=(sequence := sequence + 1)).encode())
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        assert driver_lives(store.folder, state(store), renew_seconds=RENEW)
+        with pytest.raises(UserError, match="since 1926-01-01"):
+            lease(store).__enter__()
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
+    abandon(store, pid=2**22 + 1)
+    won: list[Lease] = []
+    refused: list[str] = []
+
+    def drive() -> None:
+        try:
+            won.append(lease(ResultsStore(store.uri) if isinstance(store.folder, LocalFolder) else store).__enter__())
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=drive) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert len(refused) == 5
+    won[0].check()
+    won[0].__exit__()
+
+
+def test_a_driver_whose_lease_was_taken_is_told(store: ResultsStore) -> None:
+    with lease(store) as held:
+        other = replace(this_process(), id="other", host="elsewhere")
+        store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=other, sequence=50).encode())
+        wait(lambda: not held._thread.is_alive())
+        with pytest.raises(UserError, match=r"on elsewhere, since .* has taken over: this one ends"):
+            held.check()
+    assert state(store).holder == other, "the lease of the other driver must stay"
+
+
+def test_a_driver_that_was_suspended_asks_before_it_goes_on(store: ResultsStore) -> None:
+    with lease(store) as held:
+        held._ended.set()  # its thread stands still, as during a suspension
+        held._thread.join()
+        held._renewed -= 3600
+        held.check()
+        store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=this_process(), sequence=50).encode())
+        with pytest.raises(UserError, match="has taken over"):
+            held.check()
+
+
+def test_a_file_of_a_driver_killed_as_it_created_it_does_not_block(store: ResultsStore) -> None:
+    store.folder.write(live.path_of(SWEEP), pa.py_buffer(b""))
+    with lease(store, expiry=0.3):
+        assert state(store).holder is not None
+
+
+def test_a_deleted_live_state_is_written_again(store: ResultsStore) -> None:
+    with lease(store):
+        store.folder.delete(live.path_of(SWEEP))
+        wait(lambda: live.read(store.folder, SWEEP) is not None)
+
+
+def test_requests_of_an_earlier_driver_are_dropped_except_retries(store: ResultsStore) -> None:
+    for request in (Request("stop"), Request("retry", "k1"), Request("pause")):
+        requests.write(store.folder, SWEEP, request)
+    store.folder.write("requests/x-y.json", pa.py_buffer(b"{"))
+    with lease(store) as held:
+        assert held.retried == (Request("retry", "k1"),)
+        assert held.requests() == []
+    assert requests.take(store.folder, SWEEP) == []
+
+
+def test_damaged_and_unknown_requests_are_skipped(store: ResultsStore) -> None:
+    requests.write(store.folder, SWEEP, Request("dance"))
+    place = f"requests/{live.file_name(SWEEP)}"
+    store.folder.write(f"{place}/0.json", pa.py_buffer(b"[1"))
+    requests.write(store.folder, SWEEP, Request("stop"))
+    assert requests.take(store.folder, SWEEP) == [Request("stop")]
+    assert store.folder.names(place) == []
+
+
+def test_names_of_sweeps_do_not_collide() -> None:
+    names = ["a/b", "a_b", "a/b/", "../a", "ä", "a" * 300, "a" * 301]
+    assert len({live.file_name(name) for name in names}) == len(names)
+    assert all("/" not in live.file_name(name) and not live.file_name(name).startswith(".") for name in names)
+
+
+def numbers() -> Iterator[int]:
+    yield from range(20)
+
+
+def test_one_of_many_exchanges_succeeds(tmp_path: Path) -> None:
+    """In a mounted file system an exchange is exact, however many processes or threads try it at once."""
+    for round_ in numbers():
+        folder = LocalFolder(tmp_path)
+        before = None if round_ % 2 else pa.py_buffer(b"before")
+        path = f"live/{round_}.json"
+        if before is not None:
+            folder.write(path, before)
+        won: list[int] = []
+        start = threading.Barrier(8)
+
+        def exchange(number: int, start: threading.Barrier = start, path: str = path, before: Any = before,
+                     won: list[int] = won, folder: Folder = folder) -> None:  # fmt: skip
+            start.wait()
+            if folder.exchange(path, before, pa.py_buffer(str(number).encode())):
+                won.append(number)
+
+        threads = [threading.Thread(target=exchange, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert folder.read(path).to_pybytes() == str(won[0]).encode()
+        assert not folder.exchange(path, pa.py_buffer(b"before"), pa.py_buffer(b"late"))

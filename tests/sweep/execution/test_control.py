@@ -1,0 +1,261 @@
+"""Requests to a running sweep, its live state, and what happens to records that wait to be written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import live, requests
+from orca_ray.results.lease import Lease
+from orca_ray.results.record import Status
+from orca_ray.results.requests import Request
+from orca_ray.results.store import ResultsStore
+from orca_ray.results.writer import Writer
+from orca_ray.sweep.execution import control
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.events import Event, Message
+from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.planning.searches import TrialSpec
+from tests.sweep.fakes import fake_reports, fake_searches, play
+
+SWEEP = "fake/full"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultsStore:
+    return ResultsStore(tmp_path / "results", create=True)
+
+
+@pytest.fixture
+def held(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lease]:
+    monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
+    with Lease(store, SWEEP, renew_seconds=0.02) as lease:
+        yield lease
+
+
+def conduct(store: ResultsStore, lease: Lease | None = None, **options: Any) -> Conductor:
+    return Conductor(fake_searches(), store, executor="fake", lease=lease, **options)
+
+
+def ask(store: ResultsStore, conductor: Conductor, kind: str, trial: str, true: Callable[[], bool]) -> None:
+    """Write a request, and let the conductor do its periodic work until it is carried out."""
+    requests.write(store.folder, SWEEP, Request(kind, trial))
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        conductor.tick()
+        time.sleep(0.01)
+
+
+def started(conductor: Conductor) -> TrialSpec:
+    trial = conductor.next_trial()
+    assert trial is not None
+    conductor.started(trial.key)
+    return trial
+
+
+def test_no_trial_starts_during_a_pause(store: ResultsStore, held: Lease) -> None:
+    conductor = conduct(store, held)
+    trial = started(conductor)
+    ask(store, conductor, "pause", "", lambda: conductor.control.paused)
+    assert conductor.next_trial() is None
+    assert not conductor.report(trial.key, next(fake_reports(trial)).progress)
+    ask(store, conductor, "resume", "", lambda: not conductor.control.paused)
+    assert conductor.next_trial() is not None
+
+
+def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
+    store: ResultsStore, held: Lease
+) -> None:
+    events: list[Event] = []
+    conductor = conduct(store, held, listener=events.append)
+    trial = started(conductor)
+    reports = list(fake_reports(trial))
+    assert not conductor.report(trial.key, reports[0].progress)
+    ask(store, conductor, "cancel", "no such key", lambda: not requests.pending(store.folder, SWEEP))
+    ask(store, conductor, "cancel", trial.key, lambda: trial.key in conductor.control.cancelled)
+    assert conductor.report(trial.key, reports[1].progress)
+    record = conductor.finish(trial.key, reports[1].stopped_early())
+    assert (record.status, record.error, record.epochs) == (Status.CANCELLED, "cancelled by request", 2)
+    assert Message(f"trial {trial.key} will be cancelled after its epoch") in events
+    conductor.close()
+    assert trial.key not in {each.key for each in play(conduct(store), most=5)}
+    assert conduct(store).finished_before == 6
+
+
+def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held: Lease) -> None:
+    conductor = conduct(store, held)
+    failed = [started(conductor), started(conductor)]
+    other = started(conductor)
+    for trial in failed:
+        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    before = conductor.summary().statuses[Status.FAILED_USER]
+    ask(store, conductor, "retry", failed[0].key, lambda: conductor.summary().statuses[Status.FAILED_USER] < before)
+    out = {trial.key for trial in iter(conductor.next_trial, None)}
+    assert {trial.key for trial in failed} & out == {failed[0].key}
+    assert other.key not in out
+    for report in fake_reports(other):
+        conductor.report(other.key, report.progress)
+    assert conductor.finish(other.key, report).status is Status.COMPLETED
+
+
+def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    one, other = started(conductor), started(conductor)
+    for trial in (one, other):
+        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    conductor.close()
+    assert conduct(store).finished_before == 2
+    requests.write(store.folder, SWEEP, Request("retry", one.key))
+    with Lease(store, SWEEP) as lease:
+        again = conduct(store, lease)
+        assert again.finished_before == 1
+        assert one.key in {trial.key for trial in play(again)}
+    assert store.load(SWEEP)[one.key].status in (Status.COMPLETED, Status.STOPPED_EARLY)
+    assert store.load(SWEEP)[other.key].status is Status.FAILED_USER
+
+
+def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:
+    conductor = conduct(store, held)
+    trial = started(conductor)
+    for report in list(fake_reports(trial))[:2]:
+        conductor.report(trial.key, report.progress, node="node7")
+    deadline = time.monotonic() + 20
+    while not ((state := live.read(store.folder, SWEEP)) and state.running and state.running[0].epoch == 2):
+        assert time.monotonic() < deadline
+        conductor.tick()
+    [shown] = state.running
+    assert (shown.key, shown.task, shown.node, shown.stage, shown.epochs) == (
+        trial.key, trial.task, "node7", "refine", 6
+    )  # fmt: skip
+    assert shown.score == shown.best == report.progress[0].validation_score
+    assert sum(row.planned for row in state.rows) == 24
+
+
+def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trial = started(conductor)
+    reports = list(fake_reports(trial))
+    conductor.report(trial.key, reports[0].progress, log="one\n")
+    for number in range(4000):
+        conductor.report(trial.key, (), log=f"line {number} {'x' * 40}\n")
+    conductor.report(trial.key, reports[1].progress, log="Traceback\nValueError: the end\n")
+    conductor.finish(trial.key, reports[1].stopped_early())
+    conductor.close()
+    text = "".join(store.logs(trial_key=trial.key)["text"])
+    assert text.endswith("Traceback\nValueError: the end\n")
+    assert len(text) < 70_000
+    assert "bytes left out]" in text
+
+
+def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    conductor = conduct(store)
+    monkeypatch.setattr(Writer, "flush_due", lambda self: None)
+    trial = started(conductor)
+    conductor.checkpoints.mkdir(parents=True, exist_ok=True)
+    outcome = conductor.checkpoints / f"{trial.key}.outcome.json"
+    outcome.write_text("{}")
+    conductor.finish(trial.key, list(fake_reports(trial))[-1])
+    assert outcome.exists()
+    assert not store.load(SWEEP)
+    conductor.close()
+    assert not outcome.exists()
+    assert set(store.load(SWEEP)) == {trial.key}
+
+
+def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orca_ray.sweep.execution import driver
+    from tests.sweep.fakes import fake_spec
+
+    class Broken:
+        where = "nowhere"
+
+        def __enter__(self) -> "Broken":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def open(self, address: str | None) -> list[Any]:
+            return []
+
+        def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+            monkeypatch.setattr(Writer, "flush_due", lambda self: None)
+            trial = started(conductor)
+            conductor.finish(trial.key, list(fake_reports(trial))[-1])
+            raise UserError("the cluster is gone")
+
+    for name, value in {
+        "make_executor": lambda name: Broken(), "refuse_unplaceable": lambda *_: None, "fetch": lambda given, _: given,
+        "fingerprints": lambda spec, prepare: dict.fromkeys(spec.tasks, "0" * 16), "trial_seconds": lambda _: {},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(driver, name, value)
+    with pytest.raises(UserError, match="the cluster is gone"):
+        driver.run_sweep(fake_spec(), store)
+    assert len(store.load(SWEEP)) == 1
+    state = live.read(store.folder, SWEEP)
+    assert state is not None
+    assert state.holder is None
+
+
+def slow_sweep(store: Path, seconds: float, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.sweep.slow_sweep", str(store), str(seconds), *arguments]
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(root), "ORCA_RAY_HOME": str(store.parent / "home")}
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def ended(store: Path) -> int:
+    """Return the number of outcome files, of trials that have ended and whose records are not stored yet."""
+    return len(list((store / "checkpoints").glob("**/*.outcome.json")))
+
+
+@pytest.mark.slow
+def test_a_kill_between_the_end_of_a_trial_and_its_record_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """Outcome files bring the records back: 24 trials of 6 epochs, of which 4 fail, are each stored once."""
+    path, kills = tmp_path / "results", 0
+    for _ in range(3):
+        process = slow_sweep(path, 0.01)
+        while process.poll() is None and ended(path) < 3:
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate(timeout=60)
+    waiting = {file.name.partition(".")[0] for file in (path / "checkpoints").glob("**/*.outcome.json")}
+    stored = set(ResultsStore(path).load(SWEEP))
+    assert kills == 3
+    assert waiting - stored, "no trial had ended without a record: the test shows nothing"
+    last = slow_sweep(path, 0.01)
+    assert last.communicate(timeout=120) is not None
+    assert last.returncode == 1  # some trials failed
+    frame = ResultsStore(path).records()
+    assert sorted(frame["status"].value_counts().items()) == [("completed", 20), ("failed_user", 4)]
+    assert frame["trial_key"].is_unique
+    assert all(frame.loc[frame["status"] == "completed", "epochs"] == 6)
+    points = ResultsStore(path).curves()
+    assert len(points) == 20 * 6
+    assert not list((path / "checkpoints").glob("**/*.*"))
+
+
+@pytest.mark.slow
+def test_two_sweeps_with_the_same_trials_in_one_store_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    processes = [slow_sweep(path, 0.005), slow_sweep(path, 0.005, "other")]
+    assert [process.wait(timeout=120) for process in processes] == [1, 1]
+    alone = tmp_path / "alone" / "results"
+    assert slow_sweep(alone, 0.0).wait(timeout=120) == 1
+    store, expected = ResultsStore(path), ResultsStore(alone).load("fake/full")
+    for sweep in ("fake/full", "other/full"):
+        found = store.load(sweep)
+        assert {key: record.validation_score for key, record in found.items()} == {
+            key: record.validation_score for key, record in expected.items()
+        }
+        assert len(store.curves(sweep=sweep)) == 120

@@ -1,0 +1,95 @@
+"""A process that runs the fake sweep with the inline executor, one epoch every ``SECONDS``, for tests that watch it.
+
+``python -m tests.sweep.slow_sweep STORE SECONDS [SWEEP]``. Driver, lease, conductor, writer, runner, checkpoints and
+outcome files are real; data and model are not. It ends with the exit code of ``orca-sweep run``.
+"""
+
+import logging
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results import lease
+from orca_ray.results.record import Status
+from orca_ray.sweep.execution import driver, trial_runner
+from orca_ray.sweep.execution.executors import base
+from orca_ray.sweep.execution.messages import Worker
+from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
+from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
+
+RENEW_SECONDS = 0.2
+EXPIRY_SECONDS = 3.0
+FAILING_SEED = 2
+"""Trials with this seed fail, unless the file ``mended`` lies beside the store."""
+
+logger = logging.getLogger("orca_ray.tests.slow_sweep")
+
+
+class SlowAdaptation:
+    """Stands in for the adaptation of a trial: each step sleeps and makes up a score."""
+
+    def __init__(self, trial: TrialSpec, seconds: float, mended: Path) -> None:
+        self._trial, self._seconds, self._mended, self._epochs = trial, seconds, mended, 0
+
+    @property
+    def done(self) -> bool:
+        return self._epochs >= self._trial.epochs
+
+    def step(self) -> Progress:
+        time.sleep(self._seconds)
+        if self._trial.seed == FAILING_SEED and not self._mended.exists():
+            raise UserError("the data are spoilt")
+        self._epochs += 1
+        logger.info("epoch %d of seed %d", self._epochs, self._trial.seed)
+        return list(fake_reports(self._trial))[self._epochs - 1].progress[0]
+
+    def result(self) -> Outcome:
+        return fake_outcome(self._trial, max(1, self._epochs))
+
+    def artefacts(self) -> tuple[()]:
+        return ()
+
+    def save(self, path: Path) -> None:
+        path.write_text(str(self._epochs))
+
+    def restore(self, path: Path) -> bool:
+        self._epochs = int(path.read_text()) if path.exists() else 0
+        return path.exists()
+
+    def close(self) -> None:
+        pass
+
+
+def main(uri: str, seconds: float, name: str = "fake") -> int:
+    spec = fake_spec(TEXT.replace("name: fake", f"name: {name}").replace("{eta: 2, min_epochs: 2}", "null"))
+    mended = Path(uri).parent / "mended"
+
+    def build(runner: Any) -> SlowAdaptation:
+        return SlowAdaptation(runner.trial, seconds, mended)
+
+    patches: list[tuple[Any, str, Any]] = [
+        (trial_runner.TrialRunner, "_build", build),
+        (trial_runner, "classify", lambda error: Status.FAILED_USER),  # does not import torch
+        (trial_runner, "this_worker", lambda device: Worker(node="here")),
+        (base, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
+        (driver, "fetch", lambda searches, say: searches),
+        (driver, "fingerprints", lambda spec, prepare: dict.fromkeys(spec.tasks, "0123456789abcdef")),
+        (driver, "trial_seconds", lambda searches: {}),
+        (driver, "Lease", partial(lease.Lease, renew_seconds=RENEW_SECONDS, expiry_seconds=EXPIRY_SECONDS)),
+    ]
+    for owner, attribute, value in patches:
+        setattr(owner, attribute, value)
+    try:
+        summary = driver.run_sweep(spec, uri, executor="inline", checkpoint_seconds=0.0)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 130 if summary.interrupted else 1 if summary.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], float(sys.argv[2]), *sys.argv[3:]))
