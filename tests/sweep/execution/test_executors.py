@@ -222,7 +222,7 @@ def test_sigkill_then_ctrl_c_then_the_same_sweep_again(
     first.end()
     store = ResultsStore(tmp_path / "results")
     kept = store.load("tiny/full")
-    assert 3 <= len(kept) < 10
+    assert 1 <= len(kept) < 10  # records of the last two seconds may wait: outcome files bring them back
     second = Driver(sweep_file, tmp_path / "results", executor)
     second.wait_for("TrialFinished", 2)
     second.wait_for("TrialProgress", 2)
@@ -299,7 +299,7 @@ def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
 ) -> None:
     store = ResultsStore(tmp_path / "results", create=True)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise UserError("no space left on the disk")
 
     monkeypatch.setattr(store, "append", full)
