@@ -117,10 +117,8 @@ class Conductor:
                 continue
             item.curve.append(point)
             self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
-            if item.search.stops(
-                item.trial, item.scores
-            ):  # a resumed trial reports several epochs: later ones are dropped
-                return True
+            if item.search.stops(item.trial, item.scores):
+                return True  # a resumed trial reports several epochs: later ones are dropped
         return False
 
     def finish(self, key: str, report: TrialReport) -> Record:
