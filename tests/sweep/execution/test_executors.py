@@ -269,7 +269,7 @@ def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
 ) -> None:
     store = ResultsStore(tmp_path / "results", create=True)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise UserError("no space left on the disk")
 
     monkeypatch.setattr(store, "append", full)

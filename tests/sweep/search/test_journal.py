@@ -55,6 +55,7 @@ def keys(trials: list[TrialSpec]) -> list[str]:
     return [trial.key for trial in trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", ["", "deterministic: true\nparallel: 3\n"])
 @pytest.mark.parametrize("most", [5, 23, 26])
 def test_an_upgrade_repeats_no_trial(
@@ -190,6 +191,7 @@ def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
     return old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 7, 24, 27, 30, 32])
 def test_stores_from_before_the_journal_continue(
     store: ResultsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
