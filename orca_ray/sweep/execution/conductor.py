@@ -172,8 +172,8 @@ class Conductor:
                 continue
             item.curve.append(point)
             self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
-            if item.search.stops(item.trial, item.scores):  # a resumed trial reports several epochs: drop later ones
-                return True
+            if item.search.stops(item.trial, item.scores):
+                return True  # a resumed trial reports several epochs: later ones are dropped
         return key in self.control.cancelled
 
     def finish(self, key: str, report: TrialReport) -> Record:

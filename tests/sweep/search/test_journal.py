@@ -55,6 +55,7 @@ def keys(trials: list[TrialSpec]) -> list[str]:
     return [trial.key for trial in trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", ["", "deterministic: true\nparallel: 3\n"])
 @pytest.mark.parametrize("most", [5, 23, 26])
 def test_an_upgrade_repeats_no_trial(
@@ -128,20 +129,11 @@ def test_a_cap_limits_how_many_search_trials_run(store: ResultsStore) -> None:
     assert [trial is not None for trial in running] == [True] * 4 + [False]
 
 
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**32), deterministic=st.booleans(), parallel=st.sampled_from([None, 1, 3]))
-def test_any_interruptions_repeat_nothing(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, deterministic: bool, parallel: int | None
-) -> None:
-    """Workers start, end, fail and are lost in any order, and the driver dies in between, as often as you like."""
-    choose = random.Random(seed)
-    text = LONG.replace("[nft, orca]", "[nft]") + f"deterministic: {str(deterministic).lower()}\n"
-    text += f"parallel: {parallel}\n" if parallel else ""
-    store = ResultsStore(tmp_path_factory.mktemp("store"), create=True)
+def disturb(store: ResultsStore, text: str, choose: random.Random, *actions: str) -> list[str]:
+    """Run a sweep by random actions of workers, the user and the driver; return the keys of the trials that ended."""
     conductor, running, ended = conduct(store, text), [], []
-    sweep = fake_spec(text).sweep_id
     while not conductor.done:
-        action = choose.choice(["start", "start", "end", "end", "give back", "fail", "die"])
+        action = choose.choice(["start", "start", "end", "end", *actions])
         if action == "start":
             if trial := conductor.next_trial():
                 assert trial.key not in ended
@@ -158,10 +150,37 @@ def test_any_interruptions_repeat_nothing(
                 end(conductor, trial)
             else:
                 conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER))
+    return ended
+
+
+@pytest.mark.slow
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32), deterministic=st.booleans(), parallel=st.sampled_from([None, 1, 3]))
+def test_any_interruptions_repeat_nothing(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, deterministic: bool, parallel: int | None
+) -> None:
+    """Workers start, end, fail and are lost in any order, and the driver dies in between, as often as you like."""
+    text = LONG.replace("[nft, orca]", "[nft]") + f"deterministic: {str(deterministic).lower()}\n"
+    text += f"parallel: {parallel}\n" if parallel else ""
+    store, sweep = ResultsStore(tmp_path_factory.mktemp("store"), create=True), fake_spec(text).sweep_id
+    ended = disturb(store, text, random.Random(seed), "give back", "fail", "die")
     assert len(ended) == len(set(ended)) == len(store.load(sweep))
     entries = store.journal(sweep)
     assert [entry.number for entry in entries] == list(range(14))
     assert {entry.trial_key for entry in entries} == {k for k, r in store.load(sweep).items() if r.phase == "search"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ["deterministic: true\n", "deterministic: true\nparallel: 4\n"])
+def test_disturbed_deterministic_sweeps_have_equal_records(tmp_path: Path, extra: str) -> None:
+    found, text = [], LONG.replace("[nft, orca]", "[nft]") + extra
+    for number in range(3):
+        store = ResultsStore(tmp_path / str(number), create=True)
+        disturb(store, text, random.Random(number), *(("give back", "die") if number else ()))
+        records = store.load("fake/full-deterministic")
+        found.append({key: record.reproducible() for key, record in records.items()})
+    assert len(found[0]) == 16
+    assert found == found[:1] * 3
 
 
 def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
@@ -172,6 +191,7 @@ def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
     return old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 7, 24, 27, 30, 32])
 def test_stores_from_before_the_journal_continue(
     store: ResultsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
