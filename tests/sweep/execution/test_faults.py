@@ -1,10 +1,9 @@
-"""Faults on a real Ray cluster, with actors whose trials are arithmetic: hanging and dying workers, bad nodes, raylets."""
+"""Faults on a real Ray cluster: a worker hangs, a node is bad, the driver loses its raylet or the GCS."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,16 @@ from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.executors.base import RunOptions
 from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 from orca_ray.sweep.planning.loading import load_spec
-from tests.sweep import fakes
+from tests.sweep import fakes, real
 from tests.sweep.fakes import fake_searches, fake_spec
 from tests.sweep.real import tiny_text
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
+
+SLOW = real.TEXT.replace("search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3, 4]")
+SLOW = SLOW.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 30")
 
 
 def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
@@ -62,10 +64,10 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
 
 
 @pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ORCA_TEST_MARKER", str(tmp_path / "marker"))
-    yield tmp_path / "marker"
+    return tmp_path / "marker"
 
 
 def fake_conductor(folder: Path, events: list[Event]) -> Conductor:
@@ -116,7 +118,7 @@ def test_a_bad_node_is_quarantined(tmp_path: Path, marker: Path, monkeypatch: py
 @pytest.mark.parametrize("service", ["raylet", "gcs_server"])
 def test_a_lost_cluster_ends_the_driver_and_the_same_command_continues(tmp_path: Path, service: str) -> None:
     sweep, results = tmp_path / "tiny.yaml", tmp_path / "results"
-    sweep.write_text(tiny_text(tmp_path))
+    sweep.write_text(tiny_text(tmp_path, SLOW))
     code = "import os, sys; os.sched_getaffinity = lambda _: {0}; from orca_ray.cli.main import entry; entry()"
     environment = {**os.environ, "ORCA_RAY_HOME": str(tmp_path / "home")}
     driver = subprocess.Popen(
@@ -146,7 +148,7 @@ def test_a_lost_cluster_ends_the_driver_and_the_same_command_continues(tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
         summary = run_sweep(load_spec(sweep), str(results), executor="inline")
-    assert summary.statuses[Status.COMPLETED] + summary.statuses[Status.STOPPED_EARLY] == summary.planned == 10
+    assert summary.statuses[Status.COMPLETED] == summary.planned == 4
     assert summary.finished_before >= 1
 
 

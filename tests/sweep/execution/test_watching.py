@@ -25,7 +25,7 @@ class Watched:
         self.deadlines.started("t")
 
     def advance(self, seconds: float, *, beats: bool = False) -> list[str]:
-        """Let time pass in steps of a second, with a beat at each or none, and return the trials that exceed a limit."""
+        """Let seconds pass, with or without beats, until a trial exceeds a limit; return the reasons."""
         for _ in range(int(seconds)):
             self.now += 1
             self.beat = ("node", self.beat[1] + beats)

@@ -12,6 +12,7 @@ class Background:
         self._work = work
         self._ended = threading.Event()
         self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="work", daemon=True)
 
     def wait(self, interrupt: Callable[[], None]) -> None:
         """Run the function and wait for its end; its exception, or that given to :meth:`abandon`, is raised here.
@@ -19,7 +20,7 @@ class Background:
         The first Ctrl-C calls ``interrupt``, which should make the function end; the second one raises
         KeyboardInterrupt.
         """
-        threading.Thread(target=self._run, name="work", daemon=True).start()
+        self._thread.start()
         interrupted = False
         while not self._ended.is_set():
             try:
@@ -36,6 +37,11 @@ class Background:
         """Make :meth:`wait` raise ``error`` now, although the function may never return."""
         self._error = error
         self._ended.set()
+
+    def ends(self, seconds: float) -> bool:
+        """Wait at most ``seconds`` seconds for the function's end, and return whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

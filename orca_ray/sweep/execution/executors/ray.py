@@ -4,6 +4,7 @@ Tune places trials on nodes. The conductor decides which trial runs next, is run
 `bridge` pass its decisions to Tune. Tune's snapshots and loggers are not used.
 """
 
+import atexit
 import contextlib
 import json
 import logging
@@ -53,6 +54,8 @@ MEMORY_FOR_TRIALS = 0.7
 """Part of a container's memory that trials may reserve; Ray's own default for a machine."""
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
+END_SECONDS = 8.0
+"""How long Tune may take to end after its cluster was lost."""
 ANSWER_SECONDS = 10.0
 """How long a cluster may take to answer before it counts as unreachable."""
 
@@ -63,6 +66,8 @@ class RayExecutor(Executor):
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()
         self._announced: list[dict[str, float]] = []
+        self._abandoned = False
+        """Whether a thread still waits for a cluster that is lost."""
 
     def open(self, address: str | None) -> list[NodeResources]:
         """Join the cluster at ``address`` or else at RAY_ADDRESS; without both, start one on this machine."""
@@ -112,7 +117,8 @@ class RayExecutor(Executor):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
         if address == "local":
             self._cleanup.callback(note_processes().unlink, missing_ok=True)
-        self._cleanup.callback(ray.shutdown)
+        self._shutdown = ray.shutdown
+        self._cleanup.callback(self._shutdown)
 
     def run(self, conductor: Conductor, checkpoint_seconds: float, options: RunOptions | None = None) -> bool:
         """Run Tune until the conductor is done; return True if Ctrl-C ended it before that.
@@ -140,6 +146,8 @@ class RayExecutor(Executor):
             try:
                 work.wait(lambda: setattr(searcher, "interrupted", True))
             except Exception as error:
+                searcher.interrupted = True
+                self._abandoned = not work.ends(END_SECONDS)
                 raise watchdog.lost_service(services, error) from error
         if searcher.error is not None:
             raise searcher.error
@@ -179,7 +187,11 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """Disconnect from the cluster, and end it if this executor started it."""
-        with contextlib.suppress(Exception):  # a lost cluster needs no autoscaler
+        if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
+            atexit.unregister(self._shutdown)
+            kill_children()
+            return
+        if self._announced:
             self.announce({})
         self._cleanup.close()
 
@@ -259,6 +271,13 @@ def note_processes() -> Path:
     started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
     note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
     return note
+
+
+def kill_children() -> None:
+    """Kill the descendants of this process, such as the remaining services of a local cluster that was lost."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def reap_orphans() -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 from orca_ray.errors import ClusterLostError
 
 CHECK_SECONDS = 2.0
-MISSES = 4
+MISSES = 3
 """Number of failed checks in a row after which a service counts as lost, so that a short pause of it is survived."""
 
 
