@@ -55,6 +55,9 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
                 marker.touch()
                 time.sleep(600)
 
+        def wait(self) -> None:
+            time.sleep(600)
+
         def fail_on_the_bad_node(self) -> None:
             if self._node == Path(os.environ["ORCA_TEST_MARKER"]).read_text():
                 raise OSError("the disk of this node is broken")
@@ -113,6 +116,26 @@ def test_a_bad_node_is_quarantined(tmp_path: Path, marker: Path, monkeypatch: py
     assert summary.statuses[Status.COMPLETED] == summary.planned
     assert list(conductor.failures.quarantined) == [bad.node_id]
     assert "the disk of this node is broken" in summary.quarantined[0]
+
+
+def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
+    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orca_ray.sweep.execution.executors.ray import RayExecutor
+
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")  # Ray kills every worker, whatever it uses
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    fake_actors(monkeypatch, "wait")
+    spec = fake_spec(TEXT.replace("[1, 2, 3]", "[1]").replace("[nft, orca]", "[nft]").replace("pocket/digits, ", ""))
+    store = ResultsStore(tmp_path / "results", create=True)
+    conductor = Conductor(fake_searches(spec), store, executor="ray")
+    with RayExecutor() as engine:
+        engine.open("local")
+        engine.run(conductor, 30.0)
+    (record,) = conductor.summary().failed
+    assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
+    assert "memory" in (record.error or "")
 
 
 @pytest.mark.parametrize("service", ["raylet", "gcs_server"])
