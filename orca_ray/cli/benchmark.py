@@ -142,9 +142,10 @@ class RunOptions(SweepOptions):
         from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 
         trial = None if self.trial_minutes is None else 60 * self.trial_minutes
-        given = self.gpus_per_trial
-        gpus = float(given) if given and given != "auto" else "auto" if given else None
-        return ExecutorOptions(TimeLimits(trial, 60 * self.hang_minutes), gpus)
+        time = TimeLimits(trial, 60 * self.hang_minutes)
+        if self.gpus_per_trial in (None, "auto"):
+            return ExecutorOptions(time, "auto" if self.gpus_per_trial else None)
+        return ExecutorOptions(time, float(self.gpus_per_trial or 1))
 
 
 @takes(RunOptions)
