@@ -6,15 +6,12 @@ Tune places trials on nodes. The conductor decides which trial runs next, is run
 
 import atexit
 import contextlib
-import json
 import logging
 import os
-import platform
 import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
@@ -26,6 +23,7 @@ from orca_ray.sweep.execution.executors.background import Background
 from orca_ray.sweep.execution.executors.base import Executor, RunOptions
 from orca_ray.sweep.execution.executors.heartbeats import Deadlines
 from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memory
+from orca_ray.sweep.execution.executors.processes import kill_children, note_processes, reap_orphans
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPlan, TrialSpec
@@ -261,55 +259,3 @@ def placement(config: dict[str, Any]) -> Any:
 def _bundle(wanted: Resources) -> dict[str, float]:
     named = {"CPU": wanted.cpus, "GPU": wanted.gpus, "memory": wanted.memory_gib * 2**30}
     return {name: amount for name, amount in named.items() if amount or name == "CPU"}
-
-
-def note_processes() -> Path:
-    """Write the ids of this process and its descendants to a file; return its path, to delete after a normal end."""
-    driver = psutil.Process()
-    note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
-    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
-    return note
-
-
-def kill_children() -> None:
-    """Kill the descendants of this process, such as the remaining services of a local cluster that was lost."""
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
-def reap_orphans() -> list[int]:
-    """Kill the recorded processes of drivers on this machine that were killed; return the ids of the killed processes.
-
-    If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
-    remain. Processes are identified by id and creation time, because ids are reused; files contain the machine's name,
-    because machines may share the cache.
-    """
-    ended: list[int] = []
-    for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
-        try:
-            content = cache.read_json(note)
-            if _living(*content["driver"]):
-                continue
-            for process in filter(None, (_living(*each) for each in content["started"])):
-                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                    process.kill()
-                    ended.append(process.pid)
-        except (OSError, ValueError, TypeError, KeyError, psutil.Error) as error:  # also UserError: a damaged file
-            logger.debug("%s: %s", note, error)
-        note.unlink(missing_ok=True)
-    if ended:
-        logger.info("ended %d processes of an earlier driver: %s", len(ended), ended)
-    return ended
-
-
-def _living(pid: int, created: float) -> psutil.Process | None:
-    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
