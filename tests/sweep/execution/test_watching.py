@@ -116,8 +116,9 @@ def test_causes_of_what_ray_reports() -> None:
     assert failure_of(task, "").cause is Cause.CODE
     assert failure_of(memory, "").cause is Cause.MEMORY
     assert failure_of(ActorDiedError(task), "").cause is Cause.CODE, "the worker cannot be built"
-    lost = failure_of(ActorDiedError(), "The actor died", "node")
-    assert (lost.cause, lost.reason, lost.node) == (Cause.LOST, "The actor died", "node")
+    text = "Worker exit type: SYSTEM_ERROR. Possible reasons: (1) killed by the OOM killer due to high memory usage"
+    lost = failure_of(ActorDiedError(), text, "node")
+    assert (lost.cause, lost.reason, lost.node) == (Cause.LOST, text, "node")
 
 
 def write(path: Path, text: str) -> None:

@@ -7,8 +7,9 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from orca_ray.sweep.execution.failures import CAUSES, Cause, Failure, bounded
 from orca_ray.sweep.execution.trial_runner import classify
 
-_MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "OOM killer", "out-of-memory")
-"""Parts of messages about a worker that Ray's memory monitor killed."""
+_MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
+"""Parts of messages about a worker that Ray's memory monitor killed. Those about any dead worker mention the kernel's
+OOM killer, as one of several possible reasons."""
 
 
 def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
