@@ -14,6 +14,10 @@ class UserError(ValueError):
     """
 
 
+class ClusterLostError(RuntimeError):
+    """The Ray cluster of a running sweep is gone. The command line exits with code 75: the same command continues."""
+
+
 def quoted(value: object, limit: int = 200) -> str:
     """Return the ``repr`` of a value from a file; beyond ``limit`` characters, its middle is replaced by "…"."""
     try:

@@ -32,8 +32,8 @@ from orca_ray.cli import (
     submit,
     watch,
 )  # fmt: skip
-from orca_ray.cli.output import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
-from orca_ray.errors import UserError, nearest
+from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
+from orca_ray.errors import ClusterLostError, UserError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,9 @@ def _failed(error: Exception) -> int:
     if message := str(error) if isinstance(error, UserError) else _missing_package(error) or _refused(error):
         logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
+    if isinstance(error, ClusterLostError):
+        logger.error("the cluster is lost", exc_info=error)
+        return fail(f"{error}: the sweep has ended; the same command continues it", CLUSTER_LOST)
     logger.error("unexpected error", exc_info=error)
     path = log.path()
     trace = f"the traceback is in {path}" if path else "".join(traceback.format_exception(error))

@@ -25,6 +25,7 @@ from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.events import Summary
+    from orca_ray.sweep.execution.executors.base import RunOptions as ExecutorOptions
     from orca_ray.sweep.planning.cost import TaskCost
     from orca_ray.sweep.planning.plan import Plan
     from orca_ray.sweep.planning.spec import SweepSpec
@@ -46,6 +47,16 @@ def _address(given: str | None) -> str | None:
     if given not in (None, "auto", "local") and not (host and port.isdecimal() and 0 < int(port[:6]) < 65536):
         raise BadParameter(f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto")
     return given
+
+
+def _gpus(given: str | None) -> str | None:
+    """Refuse what is neither ``auto`` nor a number in (0, 1]."""
+    try:
+        if given in (None, "auto") or 0 < float(given or 0) <= 1:
+            return given
+    except ValueError:
+        pass
+    raise BadParameter(f"{given!r} is neither auto nor a part of one GPU; give e.g. 0.25 or 1")
 
 
 AddressOption = Annotated[
@@ -108,8 +119,35 @@ class RunOptions(SweepOptions):
     """Options of `benchmark`, `run` and `extend`, including those of `SweepOptions`."""
 
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
+    gpus_per_trial: Annotated[
+        str | None,
+        Option(
+            callback=_gpus, metavar="auto|FRACTION",
+            help="GPU memory of a trial: auto follows the measured peak of earlier trials; or a fraction such as 0.25.",
+        ),
+    ] = None  # fmt: skip
+    trial_minutes: Annotated[
+        float | None, Option(min=0.001, help="Limit of a trial's time; one that exceeds it runs once more.")
+    ] = None
+    hang_minutes: Annotated[
+        float, Option(min=0.001, help="Time without any progress after which a worker counts as hung.")
+    ] = 30.0
+    wait: Annotated[
+        float, Option(min=0, help="Seconds to wait for nodes that are large enough, if --address is a cluster.")
+    ] = 300.0
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
     quiet: QuietOption = False
+
+    def run_options(self) -> "ExecutorOptions":
+        """Return the options of the executor."""
+        from orca_ray.sweep.execution.executors.base import RunOptions as ExecutorOptions
+        from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
+
+        trial = None if self.trial_minutes is None else 60 * self.trial_minutes
+        time = TimeLimits(trial, 60 * self.hang_minutes)
+        if self.gpus_per_trial in (None, "auto"):
+            return ExecutorOptions(time, "auto" if self.gpus_per_trial else None)
+        return ExecutorOptions(time, float(self.gpus_per_trial or 1))
 
 
 @takes(RunOptions)
@@ -170,7 +208,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
     with SweepProgress(quiet=options.quiet or options.json) as listener:
         summary = run_sweep(
             spec, uri, executor=options.executor.value, listener=listener, address=options.address,
-            retry_failed=options.retry_failed,
+            retry_failed=options.retry_failed, options=options.run_options(), wait_seconds=options.wait,
         )  # fmt: skip
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})
@@ -325,5 +363,7 @@ def _print_failures(summary: "Summary") -> None:
             f"{record.status.value}: {record.task} {record.method} {record.phase} seed {record.seed} "
             f"(trial {record.trial_key}): {reason}"
         )
+    for node in summary.quarantined:
+        note(f"no more trials were placed on {node}")
     for pair in summary.unfinished:
         note(f"no confirmed score: {pair}")

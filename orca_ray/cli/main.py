@@ -4,6 +4,9 @@ import io
 import os
 import sys
 
+CLUSTER_LOST = 75
+"""Exit code if the cluster of a running sweep is lost, also in `orca_ray.cli.output`; importing that takes time."""
+
 
 def entry() -> None:
     """Run the process's command line and exit."""
@@ -25,6 +28,8 @@ def entry() -> None:
             stream.flush()
         except OSError:  # the interpreter would report it again when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if code == CLUSTER_LOST:  # threads of Ray may wait for ever for what is lost
+        os._exit(code)
     sys.exit(code)
 
 

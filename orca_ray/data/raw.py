@@ -16,6 +16,7 @@ import numpy.typing as npt
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted
+from orca_ray.heartbeat import beat
 
 logger = logging.getLogger(__name__)
 
@@ -256,6 +257,7 @@ class Workspace:
         for start in range(first, num_items, size):
             end = min(start + size, num_items)
             yield slice(start, end)
+            beat()
             for array in arrays:
                 if isinstance(array, np.memmap):
                     array.flush()

@@ -15,8 +15,9 @@ from orca_ray.protocol import Protocol
 class Status(StrEnum):
     """How a trial ended.
 
-    ``failed_oom``: out of memory; ``lost``: its worker is gone; ``cancelled``: a user ended it; ``failed_user``: other
-    errors.
+    ``failed_user``: bad data or configuration; ``failed_oom``: out of memory; ``failed_nan``: a value that is not
+    finite; ``failed_code``: another exception, with its traceback in ``error``; ``lost``: its worker or node is gone;
+    ``timed_out``: it took longer than its limit, or stopped reporting; ``cancelled``: a user ended it.
     """
 
     COMPLETED = "completed"
@@ -24,7 +25,9 @@ class Status(StrEnum):
     FAILED_USER = "failed_user"
     FAILED_OOM = "failed_oom"
     FAILED_NAN = "failed_nan"
+    FAILED_CODE = "failed_code"
     LOST = "lost"
+    TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
 
     @property

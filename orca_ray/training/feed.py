@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
+from orca_ray.heartbeat import beat
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.precision import Precision
 
 _CACHE_BATCH = 64
@@ -119,6 +121,7 @@ class Samples:
                 yield tuple(row.to(self._device, non_blocking=True) for row in rows)
 
     def _read(self, selection: RowIndex) -> tuple[Tensor, ...]:
+        beat()
         rows = tuple(_select(array, selection) for array in self._rows)
         pinned = self.streamed and self._device.type == "cuda"
         return tuple(row.pin_memory() for row in rows) if pinned else rows
@@ -146,8 +149,14 @@ def _select(rows: Rows | Tensor, selection: RowIndex) -> Tensor:
 def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
     """Return a reader of ``arrays`` [N, ...], streamed if they need more than `RESIDENT_FRACTION` of CUDA's memory."""
     needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
-    too_large = device.type == "cuda" and needed > RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]
+    too_large = device.type == "cuda" and needed > RESIDENT_FRACTION * _free_bytes(device)
     return Samples(arrays, device, streamed=too_large)
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Return the memory of a GPU that is free and belongs to this trial's share."""
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, memory_limits().share * total - torch.cuda.memory_allocated(device))
 
 
 def to_tensor(rows: Rows, device: torch.device) -> Tensor:

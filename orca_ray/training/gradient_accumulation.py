@@ -16,7 +16,8 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import is_out_of_memory
 from orca_ray.training.feed import Feed, forward
-from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, max_micro_batch, measure_cost
+from orca_ray.training.memory_limits import memory_limits
+from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, halved, max_micro_batch, measure_cost
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
 from orca_ray.training.terms import BatchTerm
 
@@ -56,6 +57,8 @@ class GradientAccumulator:
         self.cost = self._measure_cost()
         """Measured cost of one training sample without gradient checkpointing."""
         self.limit = self._choose_limit()
+        if memory_limits().halvings:
+            self.limit = halved(self.micro_batch)
         """Maximum number of samples of a micro-batch; halved when memory runs out."""
 
     @property

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from orca_ray.training.memory_limits import memory_limits
+
 CPU_MIB = 1024
 """Default memory for the activations of a micro-batch on a CPU, in MiB."""
 CUDA_FRACTION = 1 / 8
-"""Default on CUDA as a share of total (not of free) memory, so that results do not depend on other processes."""
+"""Default on CUDA as a part of the trial's share of total (not of free) memory, whatever other processes use."""
 CPU_TENSOR_BYTES = 16 * 2**20
 """Maximum size of one activation tensor on a CPU. Above 32 MiB, glibc would allocate and zero memory for every tensor
 anew. For a 2-layer, 768-wide body this gives the fastest micro-batches: 16 samples (float32), 32 (bfloat16)."""
@@ -41,7 +43,8 @@ def budget_bytes(memory_mib: int, device: torch.device) -> int:
     if memory_mib:
         return memory_mib * 2**20
     if device.type == "cuda":
-        return int(CUDA_FRACTION * torch.cuda.get_device_properties(device).total_memory)
+        total = torch.cuda.get_device_properties(device).total_memory
+        return int(CUDA_FRACTION * memory_limits().share * total)
     return CPU_MIB * 2**20
 
 
@@ -54,6 +57,11 @@ def max_micro_batch(cost: Cost, budget: int, device: torch.device, extra_bytes: 
     if device.type == "cpu":
         limit = min(limit, CPU_TENSOR_BYTES // max(1, cost.largest_bytes))
     return int(min(max(1, limit), MAX_SAMPLES))
+
+
+def halved(num_samples: int) -> int:
+    """Return a micro-batch size halved as often as `MemoryLimits.halvings` says, at least 1."""
+    return max(1, num_samples >> memory_limits().halvings)
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:

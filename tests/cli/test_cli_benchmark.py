@@ -11,7 +11,8 @@ from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import driver, events
-from orca_ray.sweep.execution.executors.base import InlineExecutor
+from orca_ray.sweep.execution.executors.base import InlineExecutor, RunOptions
+from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 from orca_ray.sweep.planning.searches import NodeResources
 from orca_ray.sweep.planning.spec import SweepSpec
 from tests.cli.conftest import Command
@@ -90,7 +91,9 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     sweep = fake()
     ending = command("run", sweep_file)
     assert (ending.code, ending.err) == (0, "")
-    assert sweep.options == {"executor": "ray", "address": None, "retry_failed": False}
+    assert sweep.options == {
+        "executor": "ray", "address": None, "retry_failed": False, "options": RunOptions(), "wait_seconds": 300.0
+    }  # fmt: skip
     assert sweep.store is not None
     assert sweep.store.local_path == Path.cwd() / "results"
     lines = ending.out.splitlines()
@@ -147,6 +150,7 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
         "run", sweep_file, "--tasks", "digits,wdbc", "--tasks", "pocket/mnist", "--methods", "orca,nft", "--trials",
         "3", "--seeds", "2", "--protocol", "paper", "--body", "minilm-l6:layers=2", "--executor", "inline",
         "--address", "10.0.0.1:6379", "--results", str(place), "--retry-failed", "--deterministic",
+        "--gpus-per-trial", "0.25", "--trial-minutes", "1.5", "--hang-minutes", "20", "--wait", "5",
     )  # fmt: skip
     assert ending.code == 0
     assert sweep.spec is not None
@@ -158,7 +162,10 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert sweep.spec.deterministic
     assert sweep.spec.sweep_id == "mine/full-trials3-deterministic"
     assert sweep.spec.body("pocket/wdbc", "nft") == "minilm-l6:layers=2"
-    assert sweep.options == {"executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True}
+    assert sweep.options == {
+        "executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True, "wait_seconds": 5.0,
+        "options": RunOptions(TimeLimits(90.0, 1200.0), 0.25),
+    }  # fmt: skip
     assert sweep.store is not None
     assert sweep.store.local_path == place
     which = "--sweep mine/full-trials3-deterministic --protocol paper"

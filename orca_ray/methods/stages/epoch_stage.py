@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from orca_ray.alignment.cost import recomputed
+from orca_ray.heartbeat import beat
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.training.errors import NotFiniteError
@@ -99,6 +100,7 @@ class EpochStage(ABC):
         return choose_precision(option, self._trial.device, self._trial.model.body.feature_width)
 
     def _update(self, indices: np.ndarray) -> Tensor:
+        beat()
         loss = self.backward(indices)
         if (clip := self._trial.hyperparameters.refine.clip) > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters(), clip)

@@ -18,7 +18,7 @@ from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.head import pooled
-from orca_ray.training.micro_batch import budget_bytes, max_micro_batch, measure_cost
+from orca_ray.training.micro_batch import budget_bytes, halved, max_micro_batch, measure_cost
 from orca_ray.training.reproducibility import derive_seed
 from orca_ray.training.sampling import ClassIndex
 
@@ -84,7 +84,7 @@ class _HeadStage(EpochStage):
         body, device = self._trial.model.body, self._trial.device
         cost = measure_cost(loss, self.parameters(), body, num_samples=min(2, num_samples))
         budget = budget_bytes(self._trial.hyperparameters.refine.memory_mib, device)
-        return max_micro_batch(cost, budget // graphs, device)
+        return halved(max_micro_batch(cost, budget // graphs, device))
 
 
 class SourceHeadStage(_HeadStage):

@@ -107,7 +107,11 @@ class Conductor:
         self._seconds: dict[tuple[str, str], float] = {}
         self._estimate_error = 1.0
         self._running: dict[str, _Running] = {}
-        self._lost: dict[str, _Running] = {}
+        self._waiting: dict[str, _Running] = {}
+        self.failures = FailureLedger()
+        """Decides which failed trials run again, and on which nodes trials may run."""
+        self.placement = Placement()
+        """Decides which resources a trial gets, and whether it may start now; executors set their own."""
         self._ran: list[Record] = []
         self._began = datetime.now(UTC)
         self._writer = Writer(store, before=lease.check if lease else None)
@@ -118,7 +122,7 @@ class Conductor:
     @property
     def done(self) -> bool:
         """Whether all trials of the sweep have ended."""
-        return not self._running and all(search.done for search in self.searches)
+        return not self._running and not self._waiting and all(search.done for search in self.searches)
 
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, of the search with the most expected time left, or None if none can start now."""
@@ -153,6 +157,7 @@ class Conductor:
     def started(self, key: str) -> None:
         """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
         item = self._running[key]
+        item.placed = True
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
         self._emit(events.TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
@@ -203,18 +208,54 @@ class Conductor:
         self._emit(events.TrialFinished(record, item.search.num_remaining))
         return record
 
-    def attempt(self, key: str) -> int:
-        """Return which attempt at the trial is running (1, 2, ...)."""
-        return self._running[key].attempts
+    def observe(self, key: str, report: TrialReport, node: str = "") -> None:
+        """Take note of what a report shows about memory, and of the node (its id) on which the trial runs."""
+        self.placement.learn(self._running[key].trial, report)
+        if not (report.status and report.status.failed):
+            self.failures.works(node, ended=report.done)
 
-    def give_back(self, key: str) -> None:
-        """Make a trial whose worker or node disappeared available again; it will resume from its last checkpoint."""
-        item = self._running.pop(key)
-        item.attempts += 1
-        item.search.give_back(key)
-        self._lost[key] = item
-        name = f"{item.trial.task} {item.trial.method}"
-        self._emit(events.Message(f"{name}: worker lost, attempt {item.attempts} follows"))
+    def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
+        """Store the record of a trial that ended on ``node``; None if it failed and runs again (`failures.RULES`)."""
+        self.observe(key, report, node)
+        if report.status is not None and report.status.failed:
+            return self.failed(key, Failure(CAUSES[report.status], report.error or "no message", node), report)
+        return self.finish(key, report)
+
+    def failed(self, key: str, failure: Failure, report: TrialReport | None = None) -> Record | None:
+        """Let a trial wait for its next attempt, and return None; after its last attempt, store and return its record.
+
+        ``report`` is the last one of the worker, if the worker reported the failure. The next attempt resumes from the
+        trial's last checkpoint.
+        """
+        again = self.failures.retries(key, failure)
+        for node in self.failures.new_quarantines():
+            reason = self.failures.quarantined[node]
+            self._emit(events.Message(f"no more trials on node {self.placement.node_name(node)}: {reason}"))
+        if not again:
+            last = report or TrialReport(status=RULES[failure.cause].status, error=failure.reason)
+            return self.finish(key, last)
+        item = self._waiting[key] = self._running.pop(key)
+        item.attempts += RULES[failure.cause].counts
+        name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
+        self._emit(events.Message(f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempts} follows"))
+        return None
+
+    def running(self, key: str) -> TrialSpec:
+        """Return the running trial ``key``, with the resources that it has."""
+        return self._running[key].trial
+
+    def demand(self) -> Counter[Resources]:
+        """Return how many trials could run at the same time if there were room for all, by their resources."""
+        found: Counter[Resources] = Counter()
+        for search in self.searches:
+            resources = self.placement.resources(search.plan.trial({}, 0, "search"), History())
+            most = max(self._spec.file.parallel, search.plan.num_confirm) if search.plan.num_search else math.inf
+            found[resources] += int(min(search.num_remaining, most))
+        return found
+
+    def history(self, key: str) -> History:
+        """Return the failures of the trial ``key`` so far."""
+        return self.failures.history(key)
 
     def retry(self, key: str = "") -> int:
         """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
@@ -262,6 +303,9 @@ class Conductor:
             aligned=sum(bool(record.align_epochs) for record in records),
             reused=sum(bool(record.align_reused) for record in records),
             notes=count_notes(records),
+            quarantined=tuple(
+                f"{self.placement.node_name(node)}: {reason}" for node, reason in self.failures.quarantined.items()
+            ),
         )
 
     def tidy(self) -> None:

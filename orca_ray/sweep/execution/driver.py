@@ -10,10 +10,11 @@ from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
-from orca_ray.sweep.execution.executors.base import Executor
+from orca_ray.sweep.execution.executors.base import Executor, RunOptions
+from orca_ray.sweep.execution.waiting import wait_for_room
 from orca_ray.sweep.planning.cost import trial_seconds
 from orca_ray.sweep.planning.plan import fetch, fingerprints
-from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
+from orca_ray.sweep.planning.searches import plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def run_sweep(
     address: str | None = None,
     retry_failed: bool = False,
     checkpoint_seconds: float = 30.0,
+    options: RunOptions | None = None,
+    wait_seconds: float = 300.0,
 ) -> Summary:
     """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
@@ -51,6 +54,8 @@ def run_sweep(
         address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
         retry_failed: whether to run trials again whose record says that they failed.
         checkpoint_seconds: minimum time between two checkpoints of a trial.
+        options: time limits and GPUs of trials; None: the defaults.
+        wait_seconds: how long to wait for nodes that are large enough, if the cluster is one that nodes may join.
 
     Raises:
         UserError: the cluster cannot be reached, a trial fits on no node, a body or data cannot be fetched or read, or
@@ -58,9 +63,8 @@ def run_sweep(
     """
     emit = listener or (lambda event: logger.debug("%s", event))
     with make_executor(executor) as engine:
-        nodes = engine.open(address)
+        nodes = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit)
         searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=any(node.gpus > 0 for node in nodes))
-        refuse_unplaceable(searches, nodes)
         searches = fetch(searches, lambda text: emit(Message(text)))
         known = fingerprints(spec, prepare=True)
         searches = [replace(search, fingerprint=known[search.task]) for search in searches]
@@ -75,7 +79,7 @@ def run_sweep(
                 emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
                 if conductor.reused and not conductor.done:
                     emit(Message(conductor.reused))
-                interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds)
+                interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds, options)
             store.compact()
             conductor.tidy()
     summary = conductor.summary(interrupted=interrupted)

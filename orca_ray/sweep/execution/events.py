@@ -81,6 +81,8 @@ class Summary:
     """Number of trials, among ``aligned``, whose aligned embedder was computed by another trial."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Notes in the records, e.g. on a class that was left out, with the number of trials, most frequent first."""
+    quarantined: tuple[str, ...] = ()
+    """Lines "node: reason" for each node that got no more trials."""
 
     @property
     def up_to_date(self) -> bool:

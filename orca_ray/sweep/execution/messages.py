@@ -46,6 +46,10 @@ class Assignment(_Message):
     """Absolute path of the checkpoint directory, which all workers share."""
     checkpoint_seconds: float
     """Minimum time between two checkpoints."""
+    halvings: int = 0
+    """How often the micro-batch is halved, because memory ran out in earlier attempts."""
+    heartbeat_seconds: float = 30.0
+    """Minimum time between two heartbeats."""
     home: str | None = None
     """Cache directory, if the driver's environment sets ORCA_RAY_HOME; None otherwise."""
 
@@ -59,6 +63,8 @@ class Worker:
     torch: str = ""
     processor: str = ""
     """Maker and model of the CPU."""
+    device_memory_mib: float | None = None
+    """Total memory of the GPU; None on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ An exception in a trial is not raised to the caller: the status in the last repo
 import logging
 import platform
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
+from orca_ray.sweep.execution.failures import bounded
 from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.execution.trial_log import TrialLog
 from orca_ray.sweep.planning.searches import TrialSpec
@@ -37,16 +39,23 @@ class TrialRunner:
     """Runs the epochs of a trial one by one, saves checkpoints at intervals, and reports each epoch and the end."""
 
     def __init__(
-        self, trial: TrialSpec, checkpoints: Path, *, checkpoint_seconds: float = 30.0, reuse_aligned: bool = True
+        self,
+        trial: TrialSpec,
+        checkpoints: Path,
+        *,
+        checkpoint_seconds: float = 30.0,
+        reuse_aligned: bool = True,
+        halvings: int = 0,
     ) -> None:
         """Store the arguments; data and model are loaded by the first :meth:`step`.
 
         ``checkpoints`` is the checkpoint directory, which all nodes that may run the trial share.
         ``checkpoint_seconds`` is the minimum time between two checkpoints. Without ``reuse_aligned``, the trial neither
-        takes an alignment from other trials nor stores one for them.
+        takes an alignment from other trials nor stores one for them. ``halvings`` says how often the micro-batch is
+        halved, because memory ran out in earlier attempts.
         """
         self.trial = trial
-        self._reuse_aligned = reuse_aligned
+        self._reuse_aligned, self._halvings = reuse_aligned, halvings
         self._state = checkpoints / f"{trial.key}.pt"
         self._curve_file = checkpoints / f"{trial.key}.curve.json"
         self._outcome_file = checkpoints / f"{trial.key}.outcome.json"
@@ -85,6 +94,7 @@ class TrialRunner:
         if self._adaptation is not None:
             self._adaptation.close()
             self._adaptation = None
+            self._limit_memory(1.0, 0)
 
     def _step(self) -> TrialReport:
         resumed: list[Progress] = []
@@ -104,12 +114,20 @@ class TrialRunner:
             self._save(self._adaptation)
         return self._report(points)
 
+    def _limit_memory(self, share: float, halvings: int) -> None:
+        import torch
+
+        from orca_ray.training.memory_limits import MemoryLimits, limit_memory
+
+        limit_memory(MemoryLimits(share, halvings), torch.device(device_for(self.trial)))
+
     def _build(self) -> "Adaptation":
         from orca_ray.data.prepared import under_protocol
         from orca_ray.methods.stages.adaptation import Adaptation
         from orca_ray.tasks.registry import get_task
 
         trial = self.trial
+        self._limit_memory(min(trial.resources.gpus or 1.0, 1.0), self._halvings)
         task = get_task(trial.task)
         data = task.prepare(trial.protocol)
         if data.fingerprint != trial.data_fingerprint:
@@ -153,8 +171,10 @@ class TrialRunner:
     def _failure(self, error: Exception) -> TrialReport:
         # Logged at INFO, not as an error: the reason is in the record, which the driver prints.
         logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
-        detail = f"{type(error).__name__}: {error}"[:2000]
-        self._last = self._report(self._curve, classify(error), detail)  # all epochs: resumed ones may be unreported
+        status, detail = classify(error), f"{type(error).__name__}: {error}"[:2000]
+        if status is Status.FAILED_CODE:
+            detail = bounded("".join(traceback.format_exception(error)))
+        self._last = self._report(self._curve, status, detail)  # all epochs: resumed ones may be unreported
         return self._last
 
     def _report(self, progress: list[Progress], status: Status | None = None, error: str | None = None) -> TrialReport:
@@ -174,6 +194,8 @@ class TrialRunner:
         if (absent := self.trial.stands_in_for) and outcome.align_epochs:
             name = self.trial.hyperparameters["align.source"]
             notes.append(f"aligned to {name}, which stands in for the paper's source: 'orca-sweep data fetch {absent}'")
+        if self._halvings:
+            notes.append(f"memory ran out in an earlier attempt: micro-batch halved {self._halvings} times")
         if self.trial.protocol == PAPER:
             notes.append(PAPER_NOTE)
         return replace(outcome, notes="; ".join(filter(None, notes)) or None)
@@ -208,7 +230,7 @@ def classify(error: Exception) -> Status:
         return Status.FAILED_NAN
     if is_out_of_memory(error):
         return Status.FAILED_OOM
-    return Status.FAILED_USER
+    return Status.FAILED_USER if isinstance(error, UserError) else Status.FAILED_CODE
 
 
 def device_for(trial: TrialSpec) -> str:
@@ -222,5 +244,10 @@ def this_worker(device: str) -> Worker:
 
     from orca_ray.alignment.tensor_cache import processor
 
-    name = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else "cpu"
-    return Worker(node=platform.node(), device=name, torch=str(torch.__version__), processor=processor())
+    name, memory = "cpu", None
+    if device == "cuda" and torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**20
+    return Worker(
+        node=platform.node(), device=name, torch=str(torch.__version__), processor=processor(), device_memory_mib=memory
+    )

@@ -173,11 +173,17 @@ Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
 
+def _at_most_one(gpus: float) -> float:
+    if gpus > 1:
+        raise ValueError("a trial trains on one GPU: give 1, or a part of one such as 0.5")
+    return gpus
+
+
 class ResourceRequest(_Model):
     """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster has a GPU."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_at_most_one)] = 1.0
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,6 +89,19 @@ class NodeResources:
     cpus: float
     gpus: float
     memory_gib: float
+    id: str = ""
+    """Ray's id of the node."""
+
+    def slots(self, wanted: Resources) -> int:
+        """Return how many trials with the resources ``wanted`` fit on the node, if nothing else runs there."""
+        fits = [self.cpus / wanted.cpus if wanted.cpus else math.inf]
+        if wanted.memory_gib:
+            fits.append(self.memory_gib / wanted.memory_gib)
+        if 0 < wanted.gpus < 1:  # a share lies on one card
+            fits.append(int(self.gpus) * int(1 / wanted.gpus + 1e-9))
+        elif wanted.gpus:
+            fits.append(self.gpus / wanted.gpus)
+        return int(min(fits) + 1e-9)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, TrialFinished
+from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, placement_problem
 from orca_ray.sweep.planning.spec import Overrides
@@ -197,9 +198,8 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
     reports = list(fake_reports(trial))
     points = [report.progress[0] for report in reports]
     conductor.report(trial.key, points[:2])
-    conductor.give_back(trial.key)
+    conductor.failed(trial.key, Failure(Cause.TIME, "no progress"))
     assert conductor.next_trial() == trial
-    assert conductor.attempt(trial.key) == 2
     conductor.report(trial.key, points[:3])
     conductor.report(trial.key, points[3:])
     record = conductor.finish(trial.key, reports[-1])

@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orca_ray.sweep.execution.executors.ray import note_processes, reap_orphans
+from orca_ray.sweep.execution.executors.processes import note_processes, reap_orphans
 
 DRIVER = """
 import subprocess, sys, time
-from orca_ray.sweep.execution.executors.ray import note_processes
+from orca_ray.sweep.execution.executors.processes import note_processes
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 note_processes()
 print(child.pid, flush=True)

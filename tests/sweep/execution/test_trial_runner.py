@@ -212,7 +212,7 @@ def test_classification() -> None:
     allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
     assert classify(allocator) is Status.FAILED_OOM
     assert classify(UserError("x")) is Status.FAILED_USER
-    assert classify(RuntimeError("x")) is Status.FAILED_USER
+    assert classify(RuntimeError("x")) is Status.FAILED_CODE
 
 
 def test_a_damaged_checkpoint_starts_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:

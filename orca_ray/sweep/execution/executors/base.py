@@ -2,20 +2,35 @@
 
 import contextlib
 import logging
-import os
+import math
 import platform
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal
 
 from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
+from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memory
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.trial_runner import TrialRunner
-from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
+from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
 
 logger = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How an executor runs trials."""
+
+    time: TimeLimits = field(default_factory=TimeLimits)
+    """Time limits of a trial. The inline executor has none."""
+    gpus_per_trial: float | Literal["auto"] | None = None
+    """GPUs of each trial; ``auto``: by the measured memory of earlier trials; None: as the sweep file says."""
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
@@ -27,6 +42,8 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
     where: str = ""
     """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ..."; ``open`` sets it."""
+    grows: bool = False
+    """Whether more nodes may join while it runs; ``open`` sets it."""
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
@@ -36,8 +53,15 @@ class Executor(AbstractContextManager["Executor"], ABC):
             UserError: the cluster cannot be reached.
         """
 
+    def nodes(self) -> list[NodeResources]:
+        """Return the nodes that the cluster has now."""
+        return [this_node()]
+
+    def announce(self, demand: Mapping[Resources, int]) -> None:
+        """Inform the cluster's autoscaler, if there is one, how many trials could run, by their resources."""
+
     @abstractmethod
-    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, checkpoint_seconds: float, options: RunOptions | None = None) -> bool:
         """Run trials until the conductor is done, and return whether the user interrupted the run before that."""
 
     def close(self) -> None:
@@ -49,12 +73,12 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
 
 def this_node() -> NodeResources:
-    """Return the resources of this machine: CPU cores that the process may use, visible GPUs, and total memory."""
+    """Return the resources of this machine: CPU cores and memory that the process may use, and visible GPUs."""
     import psutil
     import torch
 
-    memory = psutil.virtual_memory().total / 2**30
-    return NodeResources(platform.node(), float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()), memory)
+    memory = min(psutil.virtual_memory().total, allowed_memory() or math.inf) / 2**30
+    return NodeResources(platform.node(), float(allowed_cpus()), float(torch.cuda.device_count()), memory)
 
 
 class InlineExecutor(Executor):
@@ -68,10 +92,13 @@ class InlineExecutor(Executor):
             logger.warning("--address %s is ignored: the inline executor runs in this process", address)
         return [this_node()]
 
-    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, checkpoint_seconds: float, options: RunOptions | None = None) -> bool:
         """Run all trials and return False; after Ctrl-C or a stop, save a checkpoint and return True."""
         while (trial := self._next(conductor)) is not None:
-            runner = TrialRunner(trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds)
+            runner = TrialRunner(
+                trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds,
+                halvings=conductor.failures.of(trial.key).halvings,
+            )  # fmt: skip
             try:
                 self._run_trial(runner, conductor)
             except KeyboardInterrupt:
@@ -99,4 +126,4 @@ class InlineExecutor(Executor):
             stop = conductor.report(key, report.progress, log=report.log, node=report.worker.node)
             if conductor.control.stopping and not (stop or report.done):
                 raise KeyboardInterrupt
-        conductor.finish(key, report.stopped_early() if stop else report)
+        conductor.ended(key, report.stopped_early() if stop else report)

@@ -1,8 +1,10 @@
 """Searcher, scheduler and callback for Ray Tune; they pass Tune's calls on to the conductor, which decides."""
 
+import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,33 +13,35 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from orca_ray.results.record import Status
 from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.executors.heartbeats import Deadlines, delete_heartbeat, read_heartbeat
+from orca_ray.sweep.execution.executors.loss import failure_of
+from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
-from orca_ray.sweep.planning.searches import TrialSpec
+from orca_ray.sweep.planning.searches import Resources, TrialSpec
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 6
-"""How often a trial is started if its worker disappears each time. Errors raised by the trial itself are not retried.
-Tune's own retries are off: it gives up on a trial that fails before it has started, e.g. on a node that just died."""
-MAX_BACKOFF_SECONDS = 8.0
-"""Longest pause before a trial whose worker disappeared starts again; other trials continue during the pause."""
+ANNOUNCE_SECONDS = 10.0
+"""Time between two announcements to an autoscaler."""
 
 
 class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     """Gives Tune the trials that the conductor chooses, and gives the conductor the reports of these trials."""
 
-    def __init__(self, conductor: Conductor, assign: Callable[[TrialSpec], Assignment]) -> None:
+    def __init__(self, conductor: Conductor, assign: Callable[[TrialSpec], Assignment], deadlines: Deadlines) -> None:
         super().__init__(metric="score", mode="min")
-        self.conductor = conductor
-        self._assign = assign
+        self.conductor, self._assign, self.deadlines = conductor, assign, deadlines
         self.keys: dict[str, str] = {}
         """`TrialSpec.key` of each running trial, by Tune's trial id."""
-        self.reasons: dict[str, str] = {}
-        """Last line of Tune's error for each trial whose worker disappeared, by Tune's trial id."""
+        self.losses: dict[str, tuple[Exception | None, str]] = {}
+        """Ray's exception and its text for each trial whose worker disappeared, by Tune's trial id."""
+        self.expired: dict[str, str] = {}
+        """Reason for each trial whose worker was killed because of a time limit, by Tune's trial id."""
         self.error: Exception | None = None
         """Exception in the driver itself, e.g. a full disk; it ends Tune's run and is raised afterwards."""
+        self.interrupted = False
+        """Whether the user wants to end the run."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing to pickle: Tune saves its searcher to disk, but the conductor must not be copied."""
@@ -45,14 +49,15 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial, None if none can start now, or FINISHED if none will follow."""
-        if self.error is not None:
+        if self.error is not None or self.interrupted:
             return Searcher.FINISHED
         with self._own_errors():
             trial = self.conductor.next_trial()
             if trial is None:
-                return Searcher.FINISHED if self.conductor.done or self.conductor.control.stopping else None
+                return Searcher.FINISHED if self.conductor.done or self.ending else None
             self.keys[trial_id] = trial.key
-            return {"assignment": self._assign(trial).to_json()}
+            avoid = self.conductor.placement.avoided(trial.resources, self.conductor.failures.of(trial.key))
+            return {"assignment": self._assign(trial).to_json(), "avoid": avoid}
         return Searcher.FINISHED
 
     def tick(self) -> None:
@@ -62,12 +67,16 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Pass the report in ``result`` to the conductor; return True if the trial has ended or must stop."""
-        report = TrialReport.from_json(result["report"])
+        report, node = TrialReport.from_json(result["report"]), result.get("node", "")
         with self._own_errors():
-            key, node = self.keys[trial_id], report.worker.node
-            stop = self.conductor.report(key, report.progress, log=report.log, node=node)
+            key = self.keys[trial_id]
+            self.deadlines.reported(trial_id)
+            stop = self.conductor.report(key, report.progress, log=report.log, node=report.worker.node)
             if stop or report.done:
-                self.conductor.finish(self.keys.pop(trial_id), report.stopped_early() if stop else report)
+                self._forget(trial_id)
+                self.conductor.ended(key, report.stopped_early() if stop else report, node)
+            else:
+                self.conductor.observe(key, report, node)
             return stop or report.done
         return True
 
@@ -87,17 +96,21 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.report(trial_id, result)
 
     def _lose(self, trial_id: str) -> None:
-        """Pause, then let the conductor restart a trial whose worker disappeared; the last attempt ends as ``lost``."""
-        key = self.keys.pop(trial_id)
-        attempt = self.conductor.attempt(key)
-        reason = self.reasons.pop(trial_id, "") or "out of memory?"
-        if attempt >= MAX_ATTEMPTS:
-            text = f"the worker or its node was lost, {attempt} times; the last: {reason}"
-            self.conductor.finish(key, TrialReport(status=Status.LOST, error=text))
-            return
-        logger.warning("trial %s: worker lost (%s)", key, reason)
-        self.conductor.give_back(key)
-        time.sleep(min(2.0 ** (attempt - 1), MAX_BACKOFF_SECONDS))  # Ray needs a moment to notice that a node is gone
+        """Tell the conductor why the worker of a trial is gone; it decides whether the trial runs again."""
+        key = self.keys[trial_id]
+        node, _ = read_heartbeat(trial_id)
+        error, text = self.losses.pop(trial_id, (None, ""))
+        failure = failure_of(error, text, node)
+        if reason := self.expired.pop(trial_id, ""):
+            failure = Failure(Cause.TIME, reason, node)
+        logger.warning("trial %s: %s: %s", key, failure.cause, failure.reason)
+        self._forget(trial_id)
+        self.conductor.failed(key, failure)
+
+    def _forget(self, trial_id: str) -> None:
+        del self.keys[trial_id]
+        self.deadlines.ended(trial_id)
+        delete_heartbeat(trial_id)
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
@@ -122,8 +135,8 @@ class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
         self._bridge = bridge
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store the last line of Tune's error, for the log, and for the record if the trial ends as ``lost``."""
-        self._bridge.reasons[trial.trial_id] = _last_line(trial.error_file)
+        """Store Ray's exception, from which the cause of the failure follows."""
+        self._bridge.losses[trial.trial_id] = _error_of(trial)
         super().on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -135,8 +148,9 @@ class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
 class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
     """Tells the conductor when a trial starts, and ends Tune's run after an exception in the driver itself."""
 
-    def __init__(self, bridge: ConductorSearcher) -> None:
-        self._bridge = bridge
+    def __init__(self, bridge: ConductorSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
+        """Store the arguments; ``announce`` informs an autoscaler how many trials could run."""
+        self._bridge, self._announce, self._announced_at = bridge, announce, -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing to pickle; see `ConductorSearcher`."""
@@ -146,6 +160,21 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
         """Tell the conductor that a trial has started."""
         if trial.trial_id in self._bridge.keys:
             self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
+            self._bridge.deadlines.started(trial.trial_id)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Kill the workers of trials that exceed a time limit; Tune then reports these trials as failed."""
+        import ray
+
+        if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
+            self._announced_at = time.monotonic()
+            self._announce(self._bridge.conductor.demand())
+        exceeded = self._bridge.deadlines.exceeded()
+        for trial in trials if exceeded else ():
+            if trial.trial_id in exceeded and trial.temporary_state.ray_actor is not None:
+                self._bridge.expired[trial.trial_id] = exceeded[trial.trial_id]
+                self._bridge.deadlines.ended(trial.trial_id)
+                ray.kill(trial.temporary_state.ray_actor)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Let the conductor do its periodic work; Tune's loop makes about ten steps a second."""
@@ -161,11 +190,14 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Return whether the driver has had an exception or must stop; True makes Tune end all trials."""
-        return self._bridge.error is not None or self._bridge.conductor.control.stopping
+        return self._bridge.ending
 
 
-def _last_line(path: str | None) -> str:
-    try:
-        return Path(path or "").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1][:500]
-    except (OSError, IndexError):
-        return ""
+def _error_of(trial: Any) -> tuple[Exception | None, str]:
+    """Return Ray's exception of a failed trial, None if it cannot be read, and the text that Tune wrote about it."""
+    error, text = None, ""
+    with contextlib.suppress(Exception):  # it may be of a class that only the worker has
+        error = trial.get_pickled_error()
+    with contextlib.suppress(OSError):
+        text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+    return error, text

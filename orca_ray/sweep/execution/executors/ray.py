@@ -4,26 +4,32 @@ Tune places trials on nodes. The conductor decides which trial runs next, is run
 `bridge` pass its decisions to Tune. Tune's snapshots and loggers are not used.
 """
 
+import atexit
 import contextlib
-import json
 import logging
 import os
-import platform
 import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.executors.base import Executor
+from orca_ray.sweep.execution.executors.background import Background
+from orca_ray.sweep.execution.executors.base import Executor, RunOptions
+from orca_ray.sweep.execution.executors.heartbeats import Deadlines
+from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memory
+from orca_ray.sweep.execution.executors.processes import kill_children, note_processes, reap_orphans
 from orca_ray.sweep.execution.messages import Assignment
-from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
+from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPlan, TrialSpec
+
+if TYPE_CHECKING:
+    from orca_ray.sweep.execution.executors.bridge import ConductorSearcher
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +45,15 @@ _TUNE_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records hold the reason
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # or a run that lost its cluster would start another one
 }
+_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+MEMORY_FOR_TRIALS = 0.7
+"""Part of a container's memory that trials may reserve; Ray's own default for a machine."""
+MAX_ANNOUNCED = 1000
+"""Largest number of trials of one size that an autoscaler is asked to make room for."""
+END_SECONDS = 8.0
+"""How long Tune may take to end after its cluster was lost."""
 ANSWER_SECONDS = 10.0
 """How long a cluster may take to answer before it counts as unreachable."""
 
@@ -49,6 +63,9 @@ class RayExecutor(Executor):
 
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()
+        self._announced: list[dict[str, float]] = []
+        self._abandoned = False
+        """Whether a thread still waits for a cluster that is lost."""
 
     def open(self, address: str | None) -> list[NodeResources]:
         """Join the cluster at ``address`` or else at RAY_ADDRESS; without both, start one on this machine."""
@@ -66,61 +83,141 @@ class RayExecutor(Executor):
                 "token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address and RAY_ADDRESS a cluster is "
                 "started on this machine."
             ) from error
-        nodes = [_resources(node) for node in ray.nodes() if node["Alive"]]
+        nodes, self.grows = self.nodes(), address != "local"
         kind = "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         self.where = f"{kind}, {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
         return nodes
+
+    def nodes(self) -> list[NodeResources]:
+        """Return the nodes that are alive."""
+        import ray
+
+        return [_resources(node) for node in ray.nodes() if node["Alive"]]
+
+    def announce(self, demand: Mapping[Resources, int]) -> None:
+        """Request resources for ``demand`` from the autoscaler; it replaces what was requested before."""
+        from ray.autoscaler.sdk import request_resources
+
+        bundles = [_bundle(each) for each, count in demand.items() for _ in range(min(count, MAX_ANNOUNCED))]
+        if self.grows and bundles != self._announced:
+            request_resources(bundles=bundles)
+            self._announced = bundles
 
     def _init(self, address: str) -> None:
         import ray
 
         options: dict[str, Any] = {"ignore_reinit_error": True}
         if address == "local":  # a small object store: trials exchange kilobytes
-            cpus = len(os.sched_getaffinity(0))
-            options = {"num_cpus": cpus, "object_store_memory": 128 * 2**20, "include_dashboard": False}
+            options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
+            if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
+                options["_memory"] = int(MEMORY_FOR_TRIALS * memory)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
         if address == "local":
             self._cleanup.callback(note_processes().unlink, missing_ok=True)
-        self._cleanup.callback(ray.shutdown)
+        self._shutdown = ray.shutdown
+        self._cleanup.callback(self._shutdown)
 
-    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
-        """Run Tune until the conductor is done; return True if Ctrl-C ended it before that."""
+    def run(self, conductor: Conductor, checkpoint_seconds: float, options: RunOptions | None = None) -> bool:
+        """Run Tune until the conductor is done; return True if Ctrl-C ended it before that.
+
+        Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
+        """
+        from orca_ray.sweep.execution.executors import bridge, watchdog
+
+        options = options or RunOptions()
+        home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
+        directory = str(conductor.checkpoints.resolve())
+        heartbeat = min(options.time.heartbeat / 8, 30.0)
+
+        def assign(trial: TrialSpec) -> Assignment:
+            return Assignment(
+                trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home,
+                halvings=conductor.history(trial.key).halvings, heartbeat_seconds=heartbeat,
+            )  # fmt: skip
+
+        conductor.placement = self._placement(conductor, options)
+        searcher = bridge.ConductorSearcher(conductor, assign, Deadlines(options.time))
+        work = Background(lambda: self._tune(searcher))
+        services = watchdog.services()
+        with watchdog.Watchdog(services, work.abandon):
+            try:
+                work.wait(lambda: setattr(searcher, "interrupted", True))
+            except Exception as error:
+                searcher.interrupted = True
+                self._abandoned = not work.ends(END_SECONDS)
+                raise watchdog.lost_service(services, error) from error
+        if searcher.error is not None:
+            raise searcher.error
+        return not conductor.done
+
+    def _placement(self, conductor: Conductor, options: RunOptions) -> ClusterPlacement:
+        """Return the placement of a conductor's trials, which knows the peak memory in the records."""
+        searches, given = conductor.searches, options.gpus_per_trial
+        requests = {(s.plan.task, s.plan.method): _gpu_request(s.plan, given) for s in searches}
+        spare = os.environ.get(_PENDING)
+        placement = ClusterPlacement(
+            self.nodes, requests, quarantined=conductor.failures.quarantined, spare=int(spare) if spare else None
+        )
+        for search in searches:
+            for record in search.records.values():
+                placement.learn_record(record)
+        return placement
+
+    def _tune(self, searcher: "ConductorSearcher") -> None:
         from ray import tune
 
         from orca_ray.sweep.execution.executors import bridge
         from orca_ray.sweep.execution.executors.trainable import make_trainable
 
-        home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
-        directory = str(conductor.checkpoints.resolve())
-
-        def assign(trial: TrialSpec) -> Assignment:
-            return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
-
-        searcher = bridge.ConductorSearcher(conductor, assign)
-        scheduler, hooks = bridge.ConductorScheduler(searcher), bridge.ConductorHooks(searcher)
+        scheduler = bridge.ConductorScheduler(searcher)
+        hooks = bridge.ConductorHooks(searcher, self.announce)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
         trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement)
-        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch):
+        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch), _many_pending():
             run_config = tune.RunConfig(
                 name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=scratch, verbose=0, log_to_file=False,
-                failure_config=tune.FailureConfig(max_failures=0),  # the searcher retries
+                failure_config=tune.FailureConfig(max_failures=0),  # the conductor retries
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 callbacks=[hooks], stop=hooks,
             )  # fmt: skip
             tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
-        if searcher.error is not None:
-            raise searcher.error
-        return not conductor.done
 
     def close(self) -> None:
         """Disconnect from the cluster, and end it if this executor started it."""
+        if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
+            atexit.unregister(self._shutdown)
+            kill_children()
+            return
+        if self._announced:
+            self.announce({})
         self._cleanup.close()
 
 
 def _resources(node: Mapping[str, Any]) -> NodeResources:
     cpus, gpus, memory = (node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "memory"))
-    return NodeResources(node["NodeManagerHostname"], cpus, gpus, memory / 2**30)
+    return NodeResources(node["NodeManagerHostname"], cpus, gpus, memory / 2**30, node["NodeID"])
+
+
+def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> GpuRequest:
+    """Return the GPUs of a search's trials: those ``given`` on the command line, else those of the sweep file."""
+    request = plan.spec.resources(plan.task, plan.method)
+    if isinstance(given, float):
+        return GpuRequest(given)
+    return GpuRequest(request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set)
+
+
+@contextlib.contextmanager
+def _many_pending() -> Iterator[None]:
+    """Let Tune start any number of actors at a time in the block, instead of one; `ClusterPlacement` limits them."""
+    before = os.environ.get(_PENDING)
+    os.environ[_PENDING] = str(10**6)
+    try:
+        yield
+    finally:
+        os.environ.pop(_PENDING)
+        if before is not None:
+            os.environ[_PENDING] = before
 
 
 @contextlib.contextmanager
@@ -148,58 +245,17 @@ def require_answer(address: str) -> None:
 
 
 def placement(config: dict[str, Any]) -> Any:
-    """Return the resources of the trial in a Tune config, as a placement group of one bundle (all on one node)."""
+    """Return the resources of the trial in a Tune config, as a placement group of one bundle (all on one node).
+
+    The config's ``avoid`` lists the ids of nodes on which it must not lie.
+    """
     from ray import tune
 
-    wanted = Assignment.from_json(config["assignment"]).trial.resources
-    bundle = {"CPU": wanted.cpus}
-    if wanted.gpus:
-        bundle["GPU"] = wanted.gpus
-    if wanted.memory_gib:
-        bundle["memory"] = wanted.memory_gib * 2**30
-    return tune.PlacementGroupFactory([bundle])
+    bundle, avoid = _bundle(Assignment.from_json(config["assignment"]).trial.resources), config.get("avoid")
+    options = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoid)})"}]} if avoid else {}
+    return tune.PlacementGroupFactory([bundle], **options)
 
 
-def note_processes() -> Path:
-    """Write the ids of this process and its descendants to a file; return its path, to delete after a normal end."""
-    driver = psutil.Process()
-    note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
-    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
-    return note
-
-
-def reap_orphans() -> list[int]:
-    """Kill the recorded processes of drivers on this machine that were killed; return the ids of the killed processes.
-
-    If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
-    remain. Processes are identified by id and creation time, because ids are reused; files contain the machine's name,
-    because machines may share the cache.
-    """
-    ended: list[int] = []
-    for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
-        try:
-            content = cache.read_json(note)
-            if _living(*content["driver"]):
-                continue
-            for process in filter(None, (_living(*each) for each in content["started"])):
-                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                    process.kill()
-                    ended.append(process.pid)
-        except (OSError, ValueError, TypeError, KeyError, psutil.Error) as error:  # also UserError: a damaged file
-            logger.debug("%s: %s", note, error)
-        note.unlink(missing_ok=True)
-    if ended:
-        logger.info("ended %d processes of an earlier driver: %s", len(ended), ended)
-    return ended
-
-
-def _living(pid: int, created: float) -> psutil.Process | None:
-    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
+def _bundle(wanted: Resources) -> dict[str, float]:
+    named = {"CPU": wanted.cpus, "GPU": wanted.gpus, "memory": wanted.memory_gib * 2**30}
+    return {name: amount for name, amount in named.items() if amount or name == "CPU"}

@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
+from orca_ray.heartbeat import beat
+from orca_ray.sweep.execution.executors.heartbeats import Heart
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.trial_runner import TrialRunner
 
@@ -18,7 +21,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         order = Assignment.from_json(config["assignment"])
         if order.home:
             os.environ["ORCA_RAY_HOME"] = order.home
-        self._runner = TrialRunner(order.trial, Path(order.checkpoints), checkpoint_seconds=order.checkpoint_seconds)
+        if not hasattr(self, "_heart"):
+            self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+            self._heart = Heart(order.heartbeat_seconds, self._node)
+        self._heart.follow(self.trial_id)
+        self._runner = TrialRunner(
+            order.trial, Path(order.checkpoints), checkpoint_seconds=order.checkpoint_seconds, halvings=order.halvings
+        )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
@@ -28,10 +37,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     def step(self) -> dict[str, Any]:
         """Run one epoch and return its report, as JSON text so that Tune does not flatten it."""
+        beat()
         report = self._runner.step()
         if report.done and "CUDA error" in (report.error or ""):
             os._exit(1)  # the CUDA context is lost for later trials too; the conductor restarts this one elsewhere
-        return {"report": report.to_json(), "done": report.done}
+        return {"report": report.to_json(), "done": report.done, "node": self._node}
 
     def cleanup(self) -> None:
         """Save a checkpoint of a trial that has not ended."""

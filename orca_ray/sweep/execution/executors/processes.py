@@ -1,0 +1,65 @@
+"""Processes that Ray starts beside the driver: they end with it, or are ended by the next driver."""
+
+import contextlib
+import json
+import logging
+import platform
+from pathlib import Path
+
+import psutil
+
+from orca_ray.data import cache
+
+logger = logging.getLogger(__name__)
+
+
+def note_processes() -> Path:
+    """Write the ids of this process and its descendants to a file; return its path, to delete after a normal end."""
+    driver = psutil.Process()
+    note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
+    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
+    return note
+
+
+def kill_children() -> None:
+    """Kill the descendants of this process, such as the remaining services of a local cluster that was lost."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def reap_orphans() -> list[int]:
+    """Kill the recorded processes of drivers on this machine that were killed; return the ids of the killed processes.
+
+    If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
+    remain. Processes are identified by id and creation time, because ids are reused; files contain the machine's name,
+    because machines may share the cache.
+    """
+    ended: list[int] = []
+    for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
+        try:
+            content = cache.read_json(note)
+            if _living(*content["driver"]):
+                continue
+            for process in filter(None, (_living(*each) for each in content["started"])):
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    process.kill()
+                    ended.append(process.pid)
+        except (OSError, ValueError, TypeError, KeyError, psutil.Error) as error:  # also UserError: a damaged file
+            logger.debug("%s: %s", note, error)
+        note.unlink(missing_ok=True)
+    if ended:
+        logger.info("ended %d processes of an earlier driver: %s", len(ended), ended)
+    return ended
+
+
+def _living(pid: int, created: float) -> psutil.Process | None:
+    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None

@@ -1,0 +1,164 @@
+"""One rule for each cause of a failure, and what the conductor makes of it."""
+
+from pathlib import Path
+
+import pytest
+
+from orca_ray.results.record import Record, Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.events import Event, Message
+from orca_ray.sweep.execution.failures import MAX_ERROR_BYTES, RULES, Cause, Failure, FailureLedger, bounded
+from orca_ray.sweep.execution.messages import TrialReport
+from tests.sweep.fakes import fake_reports, fake_searches, play
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def conductor(tmp_path: Path) -> Conductor:
+    return Conductor(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
+
+
+def fail_until_recorded(conductor: Conductor, cause: Cause) -> tuple[Record, int]:
+    """Let the first trial fail with ``cause`` each time; return its record and the number of attempts."""
+    conductor.failures = FailureLedger(clock := Clock())
+    trial = conductor.next_trial()
+    assert trial is not None
+    attempts = 1
+    while (record := conductor.failed(trial.key, Failure(cause, "why"))) is None:
+        clock.now += 60
+        again = conductor.next_trial()
+        assert again is not None
+        assert again.key == trial.key, "a trial that failed comes before those that have not run"
+        attempts += 1
+    return record, attempts
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "attempts"),
+    [
+        (Cause.USER, Status.FAILED_USER, 1),
+        (Cause.NOT_FINITE, Status.FAILED_NAN, 1),
+        (Cause.CODE, Status.FAILED_CODE, 2),
+        (Cause.TIME, Status.TIMED_OUT, 2),
+        (Cause.MEMORY, Status.FAILED_OOM, 4),
+        (Cause.LOST, Status.LOST, 6),
+    ],
+)
+def test_each_cause_has_a_status_and_a_number_of_attempts(
+    conductor: Conductor, cause: Cause, status: Status, attempts: int
+) -> None:
+    record, started = fail_until_recorded(conductor, cause)
+    assert (record.status, record.attempts, record.error) == (status, attempts, "why")
+    assert started == attempts
+
+
+def test_preemption_never_counts(conductor: Conductor) -> None:
+    conductor.failures = FailureLedger(clock := Clock())
+    trial = conductor.next_trial()
+    assert trial is not None
+    for _ in range(50):
+        assert conductor.failed(trial.key, Failure(Cause.PREEMPTED, "spot instance")) is None
+        clock.now += 60
+        assert conductor.next_trial() == trial
+    record = conductor.ended(trial.key, list(fake_reports(trial))[-1])
+    assert record is not None
+    assert (record.status, record.attempts) == (Status.COMPLETED, 1)
+
+
+def test_a_pause_lets_other_trials_pass(conductor: Conductor) -> None:
+    conductor.failures = FailureLedger(clock := Clock())
+    lost = conductor.next_trial()
+    assert lost is not None
+    conductor.failed(lost.key, Failure(Cause.LOST, "node gone"))
+    other = conductor.next_trial()
+    assert other is not None
+    assert other.key != lost.key
+    assert not conductor.done
+    clock.now += 1.1
+    again = conductor.next_trial()
+    assert again is not None
+    assert again.key == lost.key
+
+
+def test_a_worker_that_ran_out_of_memory_gets_smaller_micro_batches(conductor: Conductor) -> None:
+    trial = conductor.next_trial()
+    assert trial is not None
+    for halvings in (1, 2, 3):
+        report = TrialReport(status=Status.FAILED_OOM, error="OutOfMemoryError: CUDA")
+        assert conductor.ended(trial.key, report) is None
+        assert conductor.history(trial.key).halvings == halvings
+        assert conductor.next_trial() == trial
+
+
+def test_a_failed_trial_keeps_the_others_going(conductor: Conductor) -> None:
+    trial = conductor.next_trial()
+    assert trial is not None
+    conductor.failed(trial.key, Failure(Cause.CODE, "KeyError"))
+    assert len(play(conductor)) == 24
+    assert conductor.done
+
+
+def test_a_node_that_fails_trials_is_quarantined_and_named(tmp_path: Path) -> None:
+    events: list[Event] = []
+    store = ResultsStore(tmp_path / "results", create=True)
+    conductor = Conductor(fake_searches(), store, executor="fake", listener=events.append)
+    trials = [conductor.next_trial() for _ in range(4)]
+    good, *bad = [trial for trial in trials if trial is not None]
+    conductor.observe(good.key, next(fake_reports(good)), "node-a")
+    for trial in bad[:2]:
+        conductor.failed(trial.key, Failure(Cause.LOST, "worker died", "node-b"))
+    assert not conductor.failures.quarantined
+    conductor.failed(bad[2].key, Failure(Cause.CODE, "OSError: disk", "node-b"))
+    assert list(conductor.failures.quarantined) == ["node-b"]
+    assert any(isinstance(event, Message) and "node-b" in event.text and "disk" in event.text for event in events)
+    assert conductor.summary(interrupted=True).quarantined[0].startswith("node-b: 3 trials")
+
+
+def test_a_node_is_not_blamed_without_a_reason() -> None:
+    ledger = FailureLedger()
+    for key in "abc":
+        ledger.retries(key, Failure(Cause.LOST, "gone", "only"))
+    assert ledger.new_quarantines() == [], "no other node works"
+    ledger.works("other", ended=False)
+    assert ledger.new_quarantines() == ["only"]
+    ledger.retries("a", Failure(Cause.LOST, "gone", "other"))
+    assert not ledger.quarantined, "the trial fails everywhere"
+    for key in "xyz":
+        ledger.retries(key, Failure(Cause.MEMORY, "large", "third"))
+    for key in "uv":
+        ledger.retries(key, Failure(Cause.LOST, "gone", "third"))
+    ledger.works("third", ended=True)
+    ledger.retries("w", Failure(Cause.LOST, "gone", "third"))
+    assert ledger.new_quarantines() == []
+
+
+def test_failures_on_a_node_in_quarantine_do_not_count() -> None:
+    ledger = FailureLedger()
+    ledger.works("good", ended=False)
+    for key in "abc":
+        ledger.retries(key, Failure(Cause.CODE, "broken", "bad"))
+    ledger.new_quarantines()
+    assert all(ledger.retries("d", Failure(Cause.CODE, "broken", "bad")) for _ in range(5))
+    assert ledger.history("d").avoid == {"bad"}
+
+
+def test_every_failed_status_has_a_rule() -> None:
+    assert {rule.status for rule in RULES.values()} == {status for status in Status if status.failed}
+
+
+def test_error_texts_are_bounded() -> None:
+    text = "first line\n" + "ü" * 10**5 + "\nKeyError: 'x'"
+    assert bounded("short") == "short"
+    assert len(bounded(text).encode()) <= MAX_ERROR_BYTES
+    assert bounded(text).startswith("first line")
+    assert bounded(text).endswith("KeyError: 'x'")

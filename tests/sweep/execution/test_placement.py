@@ -1,0 +1,206 @@
+"""Placement on clusters that change, and GPU shares by measured memory."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.events import Event, Message
+from orca_ray.sweep.execution.executors.base import InlineExecutor
+from orca_ray.sweep.execution.failures import Cause, Failure, History
+from orca_ray.sweep.execution.messages import TrialReport, Worker
+from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.execution.waiting import wait_for_room
+from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
+from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec
+
+CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
+METHODS = [(task, method) for task in ("pocket/digits", "pocket/wdbc") for method in ("nft", "orca")]
+
+
+class Cluster:
+    """Nodes that a test changes, and a clock."""
+
+    def __init__(self, *nodes: NodeResources) -> None:
+        self.nodes, self.now = list(nodes), 0.0
+
+    def placement(self, request: GpuRequest, quarantined: dict[str, str] | None = None) -> ClusterPlacement:
+        requests = dict.fromkeys(METHODS, request)
+        return ClusterPlacement(lambda: self.nodes, requests, quarantined=quarantined or {}, clock=lambda: self.now)
+
+
+@pytest.fixture
+def trial() -> TrialSpec:
+    return fake_searches()[0].trial({}, 1, "confirm")
+
+
+def measured(trial: TrialSpec, peak_mib: float, status: Status | None = None) -> TrialReport:
+    """Return a report of a trial with this peak on a card of 16 GiB."""
+    outcome = replace(fake_outcome(trial, 1), peak_memory_mib=peak_mib)
+    return TrialReport(outcome=outcome, worker=Worker(device="card", device_memory_mib=16384.0), status=status)
+
+
+def test_slots_of_a_node() -> None:
+    assert GPU_NODE.slots(Resources(1, 0.25)) == 8
+    assert GPU_NODE.slots(Resources(2, 1)) == 2
+    assert GPU_NODE.slots(Resources(1, 0.1)) == 8
+    assert NodeResources("n", 100, 2, 64.0).slots(Resources(1, 0.3)) == 6, "a share lies on one card"
+    assert GPU_NODE.slots(Resources(1, 0, 20.0)) == 3
+    assert CPU_NODE.slots(Resources(1, 0.5)) == 0
+
+
+def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
+    cluster = Cluster(CPU_NODE)
+    placement = cluster.placement(GpuRequest(0.5))
+    assert placement.resources(trial, History()).gpus == 0.0
+    cluster.nodes.append(GPU_NODE)
+    cluster.now += 6
+    assert placement.resources(trial, History()).gpus == 0.5
+
+
+def test_as_many_trials_are_handed_out_as_fit() -> None:
+    placement = Cluster(CPU_NODE, GPU_NODE).placement(GpuRequest(1.0))
+    small, large = Resources(1), Resources(1, 1.0)
+    assert placement.admits(small, Counter({small: 18}))
+    assert not placement.admits(small, Counter({small: 19}))
+    assert not placement.admits(large, Counter({large: 3}))
+    assert placement.admits(small, Counter({large: 3})), "whole-GPU trials do not block smaller ones"
+    assert not placement.admits(small, Counter({large: 3}), {large}), "but they do not wait for ever"
+    assert placement.admits(small, Counter(), {Resources(1, 9.0)}), "what fits nowhere blocks nothing"
+
+
+def test_trials_start_together_and_pass_one_that_waits(tmp_path: Path) -> None:
+    conductor = Conductor(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
+    requests = {pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS}
+    conductor.placement = ClusterPlacement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
+    out = [trial for _ in range(20) if (trial := conductor.next_trial()) is not None]
+    shapes = Counter(trial.resources.gpus for trial in out)
+    assert shapes[1.0] == 2, "one runs, one waits"
+    assert shapes[0.0] == 2, "the searches of the other task go on"
+    assert conductor.demand()[Resources(1, 1.0)] > 0
+
+
+def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
+    placement = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    on_gpu = replace(trial, resources=Resources(1, 1.0))
+    assert placement.resources(trial, History()).gpus == 1.0, "nothing is known"
+    placement.learn(on_gpu, measured(trial, 1000.0))
+    assert placement.resources(trial, History()).gpus == 0.125
+    placement.learn(on_gpu, measured(trial, 2500.0))
+    assert placement.resources(trial, History()).gpus == 0.25, "1.2 times 2500 MiB and a context are more than 2 GiB"
+    other = replace(trial, hyperparameters={**trial.hyperparameters, "refine.batch_size": 4096})
+    assert placement.resources(other, History()).gpus == 1.0, "another batch size is another workload"
+    fixed = Cluster(GPU_NODE).placement(GpuRequest(0.5))
+    fixed.learn(on_gpu, measured(trial, 1000.0))
+    assert fixed.resources(trial, History()).gpus == 0.5
+    assert placement.resources(replace(trial, deterministic=True), History()).gpus == 1.0
+
+
+def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
+    placement = Cluster(GPU_NODE).placement(GpuRequest(0.25))
+    placement.learn(replace(trial, resources=Resources(1, 0.25)), measured(trial, 4096.0, Status.FAILED_OOM))
+    assert placement.resources(trial, History()).gpus == 0.5
+    placement.learn(replace(trial, resources=Resources(1, 1.0)), measured(trial, 4096.0, Status.FAILED_OOM))
+    assert placement.resources(trial, History()).gpus == 1.0
+
+
+def test_known_peaks_come_from_the_store(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path / "results", create=True)
+    conductor = Conductor(fake_searches(), store, executor="fake")
+    conductor.placement = first = Cluster(GPU_NODE).placement(GpuRequest(1.0))
+    ran = conductor.next_trial()
+    assert ran is not None
+    record = conductor.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))
+    assert record is not None
+    assert (record.gpus, first.packing.share(ran, 1.0, measured=True)) == (1.0, 0.25)
+    restarted = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    restarted.learn_record(store.load("fake/full")[ran.key])
+    restarted.packing.learn_card(16384.0)
+    assert restarted.resources(ran, History()).gpus == 0.25
+
+
+def test_memory_that_ran_out_twice_is_reserved(trial: TrialSpec) -> None:
+    placement = Cluster(CPU_NODE).placement(GpuRequest(0.0))
+    once, twice = History(), History()
+    once.counts[Cause.MEMORY], twice.counts[Cause.MEMORY] = 1, 2
+    assert placement.resources(trial, once).memory_gib == 0.0
+    assert placement.resources(trial, twice).memory_gib == 8.0
+    reserved = replace(trial, resources=Resources(1, 0, 12.0))
+    assert placement.resources(reserved, twice).memory_gib == 16.0, "no more than the largest node has"
+
+
+def test_quarantined_nodes_get_no_trials_unless_no_other_is_left(trial: TrialSpec) -> None:
+    cluster, wanted = Cluster(CPU_NODE, GPU_NODE), Resources(1)
+    quarantined = {CPU_NODE.id: "broken"}
+    placement = cluster.placement(GpuRequest(0.0), quarantined)
+    assert placement.avoided(wanted, History()) == [CPU_NODE.id]
+    assert not placement.admits(wanted, Counter({wanted: 10}))
+    assert placement.avoided(wanted, History(avoid=frozenset({GPU_NODE.id}))) == [CPU_NODE.id]
+    cluster.nodes, cluster.now = [CPU_NODE], 10.0
+    assert placement.avoided(wanted, History()) == []
+    assert placement.admits(wanted, Counter())
+    assert placement.node_name(CPU_NODE.id) == "cpu (cccccccc)"
+
+
+def test_a_lost_trial_prefers_another_node() -> None:
+    placement = Cluster(CPU_NODE, GPU_NODE).placement(GpuRequest(0.0))
+    assert placement.avoided(Resources(1), History(avoid=frozenset({CPU_NODE.id}))) == [CPU_NODE.id]
+    assert placement.avoided(Resources(1, 1.0), History(avoid=frozenset({GPU_NODE.id}))) == [], "no other fits"
+
+
+class Growing(InlineExecutor):
+    """A cluster with a head of no CPUs that a node joins at the third look."""
+
+    grows = True
+
+    def __init__(self) -> None:
+        self.looks, self.demand = 0, Counter[Resources]()
+
+    def nodes(self) -> list[NodeResources]:
+        self.looks += 1
+        return [NodeResources("head", 0, 0, 4.0), *([GPU_NODE] if self.looks >= 3 else [])]
+
+    def announce(self, demand: object) -> None:
+        assert isinstance(demand, Counter)
+        self.demand = demand
+
+
+def test_a_cluster_that_starts_is_waited_for() -> None:
+    engine, events, spec = Growing(), list[Event](), fake_spec(TEXT + "resources: {cpus: 2, gpus: 0.5}\n")
+    slept: list[float] = []
+    nodes = wait_for_room(engine, spec, engine.nodes(), 300.0, events.append, slept.append)
+    assert GPU_NODE in nodes
+    assert len(slept) == 2
+    (message,) = events
+    assert isinstance(message, Message)
+    assert "waiting up to 300 s" in message.text
+    assert engine.demand == {Resources(2.0, 0.5): 4}
+
+
+def test_waiting_ends() -> None:
+    engine = Growing()
+    with pytest.raises(UserError, match="more than any node has"):
+        wait_for_room(engine, fake_spec(), engine.nodes(), 1.0, lambda event: None, lambda seconds: None)
+    assert engine.looks == 2
+
+
+def test_more_than_one_gpu_is_refused() -> None:
+    with pytest.raises(UserError, match="a trial trains on one GPU"):
+        fake_spec(TEXT + "resources: {gpus: 2}\n")
+
+
+def test_failures_reach_the_placement(tmp_path: Path) -> None:
+    conductor = Conductor(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
+    conductor.placement = Cluster(GPU_NODE).placement(GpuRequest(0.125))
+    trial = conductor.next_trial()
+    assert trial is not None
+    conductor.ended(trial.key, measured(trial, 2000.0, Status.FAILED_OOM))
+    again = conductor.next_trial()
+    assert again is not None
+    assert (again.key, again.resources.gpus) == (trial.key, 0.25)
+    conductor.failed(trial.key, Failure(Cause.USER, "bad data"))
