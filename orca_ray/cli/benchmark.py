@@ -106,6 +106,13 @@ class RunOptions(SweepOptions):
     """Options of `benchmark` and `run`, including those of `SweepOptions`."""
 
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
+    staging: Annotated[
+        str | None,
+        Option(
+            metavar="URI", envvar="ORCA_RAY_STAGING",
+            help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
+        ),
+    ] = None  # fmt: skip
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
     quiet: QuietOption = False
 
@@ -150,7 +157,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
     with SweepProgress(quiet=options.quiet or options.json) as listener:
         summary = run_sweep(
             spec, uri, executor=options.executor.value, listener=listener, address=options.address,
-            retry_failed=options.retry_failed,
+            retry_failed=options.retry_failed, staging=options.staging,
         )  # fmt: skip
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": uri})

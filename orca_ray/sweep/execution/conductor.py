@@ -3,20 +3,20 @@
 Not thread-safe: only one thread of the driver may use it.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import events
+from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.messages import TrialReport, make_record
+from orca_ray.sweep.execution.staging import Stager
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
 from orca_ray.sweep.search import Search, comparable_records
 
@@ -49,11 +49,12 @@ class Conductor:
         trial_seconds: Mapping[tuple[str, str], float] | None = None,
         retry_failed: bool = False,
         listener: events.Listener | None = None,
+        stager: Stager | None = None,
     ) -> None:
         """Rebuild the state of the sweep from the records in ``store``.
 
         Args:
-            searches: plans of the searches to run.
+            searches: plans of the searches to run; those without a fingerprint are opened when `stager` returns it.
             store: results store that records are read from and written to.
             executor: name of the executor, for the records.
             trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
@@ -61,21 +62,26 @@ class Conductor:
             retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
                 always run again.
             listener: called with every event.
+            stager: says when the trials of a task may start; None: at once. It may also be set later, as `stager`.
         """
         if not searches:
             raise UserError("nothing to run: the sweep has no task or no method")
         self._spec = searches[0].spec
         self._store, self._executor, self._estimates = store, executor, dict(trial_seconds or {})
         self._emit: events.Listener = listener or (lambda event: None)
-        self.checkpoints = (store.local_path or cache.home()) / "checkpoints"
-        """Directory of the checkpoints: in the store's directory, or in the cache if the store is remote."""
+        self.checkpoints = Checkpoints(store.uri)
+        """Checkpoints of the trials, in the store's folder."""
+        self.stager = stager
         existing = {
             key: record
             for key, record in comparable_records(store, self._spec.sweep_id).items()
             if not (record.status is Status.LOST or (retry_failed and record.status.failed))
         }
-        scores = self._stored_scores() if existing else {}
-        self.searches = [Search(plan, existing, scores) for plan in searches]
+        self._existing, self._scores = existing, self._stored_scores() if existing else {}
+        self.searches = [self._open(plan) for plan in searches if plan.fingerprint]
+        self._unopened = [plan for plan in searches if not plan.fingerprint]
+        self._ready: set[str] = set()  # tasks whose trials may start, if there is a stager
+        self._unstaged: dict[str, str] = {}  # reason, by task that cannot be staged
         self.finished_before = sum(search.num_finished for search in self.searches)
         self._seconds: dict[tuple[str, str], float] = {}
         self._estimate_error = 1.0
@@ -87,11 +93,46 @@ class Conductor:
     @property
     def done(self) -> bool:
         """Whether all trials of the sweep have ended."""
-        return not self._running and all(search.done for search in self.searches)
+        return not self._running and not self.unfinished_tasks
+
+    @property
+    def unfinished_tasks(self) -> set[str]:
+        """Tasks with trials that have not ended, except those that cannot be staged."""
+        tasks = {plan.task for plan in self._unopened} | {s.plan.task for s in self.searches if not s.done}
+        return tasks - self._unstaged.keys()
 
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, of the search with the most expected time left, or None if none can start now."""
+        self._take_staged(idle=False)
+        trial = self._next_trial()
+        while trial is None and self._take_staged(idle=True):
+            trial = self._next_trial()
+        return trial
+
+    def _take_staged(self, *, idle: bool) -> bool:
+        """Open the searches of tasks that were staged since the last call; return whether there was any."""
+        found = [] if self.stager is None else self.stager.poll(idle=idle)
+        for task, fingerprint, error in found:
+            if error:
+                self._unstaged[task] = error
+                self._emit(events.Message(f"{task}: no trial can run: {error}"))
+                continue
+            self._ready.add(task)
+            plans = [plan for plan in self._unopened if plan.task == task]
+            self._unopened = [plan for plan in self._unopened if plan.task != task]
+            opened = [self._open(replace(plan, fingerprint=fingerprint)) for plan in plans]
+            self.searches += opened
+            self.finished_before += sum(search.num_finished for search in opened)
+            self._emit(events.TaskStaged(tuple(row for row in self.rows() if row.task == task)))
+        return bool(found)
+
+    def _open(self, plan: SearchPlan) -> Search:
+        return Search(plan, self._existing, self._scores)
+
+    def _next_trial(self) -> TrialSpec | None:
         for search in sorted(self.searches, key=self._seconds_left, reverse=True):
+            if self.stager is not None and search.plan.task not in self._ready:
+                continue
             if (trial := search.take()) is not None:
                 lost = self._lost.pop(trial.key, None)
                 self._running[trial.key] = lost or _Running(trial, search, datetime.now(UTC))
@@ -127,7 +168,7 @@ class Conductor:
         record = make_record(item.trial, self._spec.sweep_id, report, item.curve, item.started_at, **run)
         artefacts = [ArtefactRow(record.sweep, key, **asdict(artefact)) for artefact in report.artefacts]
         self._store.append([record], [self._curve_point(key, point) for point in item.curve], artefacts)
-        self._remove_checkpoint(key)
+        self.checkpoints.remove(key)
         self._ran.append(record)
         self._learn_seconds(record)
         item.search.finish(record, item.scores)
@@ -150,15 +191,18 @@ class Conductor:
     def rows(self) -> tuple[events.SearchRow, ...]:
         """Return a row for each (task, method) of the sweep, with its number of trials, for a progress table."""
         plans = [(search.plan, search.num_finished) for search in self.searches]
+        plans += [(plan, 0) for plan in self._unopened]
         return tuple(events.SearchRow(p.task, p.method, p.body, p.num_trials, done) for p, done in plans)
 
     def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""
         records = [record for search in self.searches for record in search.records.values()]
         unfinished = [f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self.searches if s.failure]
+        missing = [*self._unopened, *(search.plan for search in self.searches if not search.done)]
+        unfinished += [f"{p.task} {p.method}: {self._unstaged[p.task]}" for p in missing if p.task in self._unstaged]
         return events.Summary(
             sweep=self._spec.sweep_id,
-            planned=sum(search.plan.num_trials for search in self.searches),
+            planned=sum(plan.num_trials for plan in (*(s.plan for s in self.searches), *self._unopened)),
             finished_before=self.finished_before,
             ran=len(self._ran),
             statuses={status: sum(r.status is status for r in records) for status in Status},
@@ -174,16 +218,8 @@ class Conductor:
 
     def tidy(self) -> None:
         """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
-        for search in self.searches:
-            for key in search.records:
-                self._remove_checkpoint(key)
-        with contextlib.suppress(OSError):  # it does not exist, or holds another sweep's state
-            self.checkpoints.rmdir()
-
-    def _remove_checkpoint(self, key: str) -> None:
-        for pattern in (f"{key}.*", f".{key}.*"):  # a kill in the middle of a write leaves a hidden temporary file
-            for path in self.checkpoints.glob(pattern):
-                path.unlink(missing_ok=True)
+        self.checkpoints.remove(*(key for search in self.searches for key in search.records))
+        self.checkpoints.remove_directory()
 
     def _seconds_left(self, search: Search) -> float:
         """Return the expected seconds until a search is done if its trials run one after another."""

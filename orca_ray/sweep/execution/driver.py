@@ -1,17 +1,23 @@
-"""Run a whole sweep: plan it, fetch and prepare data, run the trials, and store their records."""
+"""Run a whole sweep: plan it, stage its data on the nodes, run the trials, and store their records."""
 
+import contextlib
 import logging
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from functools import partial
 from pkgutil import resolve_name
 
-from orca_ray.errors import lookup
+from orca_ray.errors import UserError, lookup
+from orca_ray.methods.recipe import get_method
+from orca_ray.results.folder import open_folder
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
 from orca_ray.sweep.execution.executors.base import Executor
+from orca_ray.sweep.execution.staging import Staged, StagingRequest
+from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
 from orca_ray.sweep.planning.cost import trial_seconds
-from orca_ray.sweep.planning.plan import fetch, fingerprints
-from orca_ray.sweep.planning.searches import plan_searches, refuse_unplaceable
+from orca_ray.sweep.planning.plan import fingerprints, resolve, sources_of
+from orca_ray.sweep.planning.searches import SearchPlan, plan_searches, refuse_unplaceable
 from orca_ray.sweep.planning.spec import SweepSpec
 
 logger = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ def run_sweep(
     address: str | None = None,
     retry_failed: bool = False,
     checkpoint_seconds: float = 30.0,
+    staging: str | None = None,
 ) -> Summary:
     """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
@@ -49,27 +56,72 @@ def run_sweep(
         address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
         retry_failed: whether to run trials again whose record says that they failed.
         checkpoint_seconds: minimum time between two checkpoints of a trial.
+        staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
 
     Raises:
-        UserError: the cluster cannot be reached, a trial fits on no node, or a body or data cannot be fetched or read.
+        UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, or no task has data.
     """
     emit = listener or (lambda event: logger.debug("%s", event))
+    shared = open_folder(staging).uri if staging else None
+
+    def tell(text: str) -> None:
+        emit(Message(text))
+
     with make_executor(executor) as engine:
         nodes = engine.open(address)
-        searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=any(node.gpus > 0 for node in nodes))
+        searches = plan_searches(spec, fingerprints(spec), gpus=any(node.gpus > 0 for node in nodes))
         refuse_unplaceable(searches, nodes)
-        searches = fetch(searches, lambda text: emit(Message(text)))
-        known = fingerprints(spec, prepare=True)
-        searches = [replace(search, fingerprint=known[search.task]) for search in searches]
-        estimates = trial_seconds(searches)
-        store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
-        conductor = Conductor(
-            searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed, listener=listener
-        )
-        emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
-        interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds)
+        searches = resolve(searches, tell)
+        conduct = partial(
+            Conductor, searches, executor=executor, trial_seconds=trial_seconds(searches), retry_failed=retry_failed,
+            listener=listener,
+        )  # fmt: skip
+        store = results if isinstance(results, ResultsStore) else _existing(results)
+        conductor = None if store is None else conduct(store)
+        requests = staging_requests(searches, set(spec.tasks) if conductor is None else conductor.unfinished_tasks)
+        uri = open_folder(results).uri if isinstance(results, str) else results.uri
+        settings = WorkerSettings(uri, shared, checkpoint_seconds, passed_environment())
+        with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
+            if (staged := stager.first()) and not (conductor and conductor.finished_before):
+                refuse_unstaged(staged)
+            store = store or ResultsStore(results, create=True)
+            conductor = conductor or conduct(store)
+            conductor.stager = stager
+            emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
+            interrupted = not conductor.done and engine.run(conductor, settings)
     store.compact()
     conductor.tidy()
     summary = conductor.summary(interrupted=interrupted)
     emit(SweepFinished(summary))
     return summary
+
+
+def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
+    """Return what the trials of each of the ``tasks`` need on a node, in the order of ``searches``."""
+    requests = []
+    for task in dict.fromkeys(search.task for search in searches if search.task in tasks):
+        own = [search for search in searches if search.task == task]
+        bodies = dict.fromkeys(search.body for search in own if get_method(search.method).pretrained)
+        requests.append(
+            StagingRequest(
+                task=task, protocol=own[0].spec.protocol, fingerprint=own[0].fingerprint,
+                bodies=tuple(bodies), sources=tuple(sorted(set().union(*map(sources_of, own)))),
+            )
+        )  # fmt: skip
+    return requests
+
+
+def refuse_unstaged(staged: Sequence[Staged]) -> None:
+    """Raise UserError if no task could be staged, with the reason of the first."""
+    reasons = [each.error for each in staged]
+    if all(reasons):
+        more = f" (and {len(reasons) - 1} more tasks could not be staged)" if len(reasons) > 1 else ""
+        raise UserError(f"{reasons[0]}{more}")
+
+
+def _existing(results: str) -> ResultsStore | None:
+    try:
+        return ResultsStore(results)
+    except UserError as error:  # if it is more than that there is none yet, creating it raises the error again
+        logger.debug("%s", error)
+        return None

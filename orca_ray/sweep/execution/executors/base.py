@@ -4,11 +4,14 @@ import logging
 import os
 import platform
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.execution.staging import InlineStager, Stager, StagingRequest
 from orca_ray.sweep.execution.trial_runner import TrialRunner
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import NodeResources
 
 logger = logging.getLogger(__name__)
@@ -32,8 +35,14 @@ class Executor(AbstractContextManager["Executor"], ABC):
             UserError: the cluster cannot be reached.
         """
 
+    def stager(
+        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+    ) -> Stager:
+        """Return what stages the tasks on the nodes; ``progress`` is called with one line of text per message."""
+        return InlineStager(requests, settings.staging, progress)
+
     @abstractmethod
-    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, settings: WorkerSettings) -> bool:
         """Run trials until the conductor is done, and return whether the user interrupted the run before that."""
 
     def close(self) -> None:
@@ -64,10 +73,12 @@ class InlineExecutor(Executor):
             logger.warning("--address %s is ignored: the inline executor runs in this process", address)
         return [this_node()]
 
-    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+    def run(self, conductor: Conductor, settings: WorkerSettings) -> bool:
         """Run all trials and return False; after Ctrl-C, save a checkpoint of the current trial and return True."""
         while (trial := conductor.next_trial()) is not None:
-            runner = TrialRunner(trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds)
+            runner = TrialRunner(
+                trial, settings.store, staging=settings.staging, checkpoint_seconds=settings.checkpoint_seconds
+            )
             try:
                 self._run_trial(runner, conductor)
             except KeyboardInterrupt:

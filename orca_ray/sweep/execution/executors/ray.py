@@ -12,7 +12,7 @@ import platform
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from orca_ray.errors import UserError
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors.base import Executor
 from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.execution.staging import Stager, StagingRequest
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
 
 logger = logging.getLogger(__name__)
@@ -84,23 +86,31 @@ class RayExecutor(Executor):
             self._cleanup.callback(note_processes().unlink, missing_ok=True)
         self._cleanup.callback(ray.shutdown)
 
-    def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+    def stager(
+        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+    ) -> Stager:
+        """Return the stager of all nodes of the cluster."""
+        import ray
+
+        from orca_ray.sweep.execution.staging.ray_stager import RayStager
+
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        return RayStager(requests, settings, nodes, progress)
+
+    def run(self, conductor: Conductor, settings: WorkerSettings) -> bool:
         """Run Tune until the conductor is done; return True if Ctrl-C ended it before that."""
         from ray import tune
 
         from orca_ray.sweep.execution.executors import bridge
         from orca_ray.sweep.execution.executors.trainable import make_trainable
 
-        home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
-        directory = str(conductor.checkpoints.resolve())
-
         def assign(trial: TrialSpec) -> Assignment:
-            return Assignment(trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home)
+            return Assignment(trial=trial)
 
         searcher = bridge.ConductorSearcher(conductor, assign)
         scheduler, hooks = bridge.ConductorScheduler(searcher), bridge.ConductorHooks(searcher)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
-        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement)
+        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
         with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch):
             run_config = tune.RunConfig(
                 name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=scratch, verbose=0, log_to_file=False,
