@@ -103,8 +103,7 @@ class TrialRunner:
         points = [*resumed, progress]
         if self._adaptation.done:
             return self._finish(points)
-        if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
-            self._save(self._adaptation)
+        self._save_in_time()
         return self._report(points)
 
     def _build(self) -> "Adaptation":
@@ -121,7 +120,7 @@ class TrialRunner:
             method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
             test=trial.phase == "confirm", device=device_for(trial), threads=trial.threads,
             deterministic=trial.deterministic, reuse_aligned=self._reuse_aligned,
-            standardise=trial.protocol != PAPER,
+            standardise=trial.protocol != PAPER, on_step=self._save_in_time,
         )  # fmt: skip
 
     def _resume(self, adaptation: "Adaptation") -> list[Progress]:
@@ -132,6 +131,11 @@ class TrialRunner:
         logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
         self._curve = list(saved.progress)
         return list(saved.progress)
+
+    def _save_in_time(self) -> None:
+        """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long ones."""
+        if self._adaptation is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self._save(self._adaptation)
 
     def _save(self, adaptation: "Adaptation") -> None:
         with self._best_effort():

@@ -10,6 +10,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
+from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.executors.trainable import TrialActor, make_trainable
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
 from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, classify
@@ -17,6 +18,7 @@ from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import Resources, SearchPlan, TrialSpec, plan_searches
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.refine import RefineLoop
 from tests.methods.tiny_trials import make_home
 from tests.sweep.real import tiny_spec
 
@@ -115,6 +117,50 @@ def test_an_interrupted_trial_resumes_exactly(
     assert not outcome_of(report).align_reused
     assert facts(points) == facts(expected_points)
     assert scores(report) == scores(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [4, 9])
+def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
+    plans: dict[str, SearchPlan], tmp_path: Path, saves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints are written by time, also between the steps of an epoch; both kills are in the first refine epoch."""
+    trial = plans["orca"].trial({"refine.batch_size": 16}, 1, "confirm")
+    own_home(monkeypatch, tmp_path / "home")
+    expected_points, expected = finish(TrialRunner(trial, folder(tmp_path / "whole")))
+
+    class Killed(BaseException):
+        pass
+
+    save, count = Checkpoints.save, 0
+
+    def save_and_die(*arguments: Any) -> None:
+        nonlocal count
+        save(*arguments)
+        count += 1
+        if count == saves:
+            raise Killed
+
+    own_home(monkeypatch, tmp_path / "another")
+    first, points = TrialRunner(trial, folder(tmp_path / "cut"), checkpoint_seconds=0.0), list[Progress]()
+
+    def run() -> None:
+        while True:
+            points.extend(first.step().progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            run()
+    assert [point.stage for point in points] == ["align", "align"]
+    resumed, steps = TrialRunner(trial, tmp_path / "cut"), list[int]()
+    update = RefineLoop._update
+    monkeypatch.setattr(RefineLoop, "_update", lambda *arguments: steps.append(1) or update(*arguments))
+    points, report = finish(resumed)
+    assert facts(points) == facts(expected_points)
+    assert scores(report) == scores(expected)
+    whole_steps = trial.epochs * -(-len(get_task("pocket/wdbc").prepare().train) // 16)
+    assert len(steps) == whole_steps - (saves - 2), "steps before the kill were repeated"
 
 
 def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:

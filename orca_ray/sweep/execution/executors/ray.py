@@ -89,12 +89,14 @@ class RayExecutor(Executor):
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
     ) -> Stager:
-        """Return the stager of all nodes of the cluster."""
+        """Return the stager of all nodes of the cluster; the driver's own is the first."""
         import ray
 
         from orca_ray.sweep.execution.staging.ray_stager import RayStager
 
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        own = ray.get_runtime_context().get_node_id()
+        nodes.sort(key=lambda name: name != own)
         return RayStager(requests, settings, nodes, progress)
 
     def run(self, conductor: Conductor, settings: WorkerSettings) -> bool:

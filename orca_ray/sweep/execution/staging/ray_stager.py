@@ -16,7 +16,7 @@ from orca_ray.sweep.execution.worker_settings import WorkerSettings
 
 AT_ONCE = 2
 """Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""
-MOST_NODES = 2
+MOST_NODES = 3
 """Nodes on which the first staging of a task is tried before the task counts as failed."""
 _MESSAGE_SECONDS = 1.0
 
@@ -54,6 +54,7 @@ class RayStager(Stager):
     """Gives each task to one node first, different tasks to different nodes; when it is staged there, to all others.
 
     So the nodes prepare different tasks at the same time, and copy what another has published in the shared folder. A
+    task that the first node cannot stage is given to the driver's node: often that alone has the data, or a network. A
     trial may start where its task is not staged yet: its worker stages it then, or waits for the node's actor.
     """
 
@@ -64,6 +65,7 @@ class RayStager(Stager):
         node_ids: Sequence[str],
         progress: Callable[[str], None],
     ) -> None:
+        """Start an actor on each node in ``node_ids`` (Ray's ids), the driver's node first."""
         super().__init__(requests)
         self._progress, self._failures, self._resolved = progress, Counter[str](), set[str]()
         self._nodes = {name: _Node(self._start(name, settings)) for name in node_ids if requests}
