@@ -29,7 +29,7 @@ from tests.sweep.execution.test_executors import facts
 moto = pytest.importorskip(
     "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"
 )
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SWEEP = """\
 name: apart
