@@ -49,6 +49,11 @@ class _Node:
     tried: set[str] = field(default_factory=set)
     """Tasks that were given to this node."""
 
+    def give(self, request: StagingRequest) -> None:
+        """Let the node stage a task after those that wait, unless it does so already."""
+        if all(each.task != request.task for each in (*self.waiting, *self.running.values())):
+            self.waiting.append(request)
+
 
 class RayStager(Stager):
     """Gives each task to one node first, different tasks to different nodes; when it is staged there, to all others.
@@ -98,23 +103,21 @@ class RayStager(Stager):
         return [(node.running.pop(reference), result) for reference, result in results]
 
     def _handle(self, name: str, request: StagingRequest, result: Staged) -> list[Staged]:
-        """Return the result if it is the first one of its task that counts; hand the task on to other nodes."""
+        """Return the first result of a task that is final, and hand the task on to other nodes."""
         others = [node for other, node in self._nodes.items() if other != name]
-        if not result.error:
-            for node in others:
-                if request.task not in node.tried and all(each.task != request.task for each in node.waiting):
-                    node.waiting.append(replace(request, fingerprint=result.fingerprint))
-        elif request.task in self._resolved:
-            self._progress(f"{result.error}; trials of {request.task} that start there try again")
-        else:
+        if request.task in self._resolved:
+            if result.error:
+                self._progress(f"{result.error}; trials of {request.task} that start there try again")
+            return []
+        if result.error:
             self._failures[request.task] += 1
             untried = [node for node in others if request.task not in node.tried]
             if untried and self._failures[request.task] < MOST_NODES:
                 self._progress(f"{result.error}; another node tries")
                 untried[0].waiting.appendleft(request)
                 return []
-        if request.task in self._resolved:
-            return []
+        for node in others if not result.error else []:
+            node.give(replace(request, fingerprint=result.fingerprint))
         self._resolved.add(request.task)
         return [result]
 
