@@ -156,7 +156,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Apa
 
 def wait_for(script: subprocess.Popen[bytes], log: Path) -> str:
     """Return the first three bytes of the nodes' addresses when the script has started all of them."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         text = log.read_text()
         if script.poll() == 77:

@@ -76,15 +76,14 @@ def run_sweep(
             Conductor, searches, executor=executor, trial_seconds=trial_seconds(searches), retry_failed=retry_failed,
             listener=listener,
         )  # fmt: skip
-        store = results if isinstance(results, ResultsStore) else _existing(results)
+        store, uri = (results, results.uri) if isinstance(results, ResultsStore) else _existing(results)
         conductor = None if store is None else conduct(store)
         requests = staging_requests(searches, set(spec.tasks) if conductor is None else conductor.unfinished_tasks)
-        uri = open_folder(results).uri if isinstance(results, str) else results.uri
         settings = WorkerSettings(uri, shared, checkpoint_seconds, passed_environment())
         with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
             if (staged := stager.first()) and not (conductor and conductor.finished_before):
                 refuse_unstaged(staged)
-            store = store or ResultsStore(results, create=True)
+            store = store or ResultsStore(uri, create=True)
             conductor = conductor or conduct(store)
             conductor.stager = stager
             emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
@@ -119,9 +118,11 @@ def refuse_unstaged(staged: Sequence[Staged]) -> None:
         raise UserError(f"{reasons[0]}{more}")
 
 
-def _existing(results: str) -> ResultsStore | None:
+def _existing(results: str) -> tuple[ResultsStore | None, str]:
+    """Return the store at a path or URI, None if there is none yet, and its absolute path or URI."""
+    uri = open_folder(results).uri
     try:
-        return ResultsStore(results)
-    except UserError as error:  # if it is more than that there is none yet, creating it raises the error again
+        return ResultsStore(uri), uri
+    except UserError as error:  # if it is more than that there is none, creating it raises the error again
         logger.debug("%s", error)
-        return None
+        return None, uri

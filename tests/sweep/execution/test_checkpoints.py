@@ -24,7 +24,10 @@ ENDED = TrialReport(progress=(POINT,), status=Status.COMPLETED)
 
 
 def writes(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
 
 
 def restored(store: Checkpoints, key: str = KEY) -> bytes | None:

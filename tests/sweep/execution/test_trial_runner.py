@@ -155,7 +155,12 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
     assert [point.stage for point in points] == ["align", "align"]
     resumed, steps = TrialRunner(trial, tmp_path / "cut"), list[int]()
     update = RefineLoop._update
-    monkeypatch.setattr(RefineLoop, "_update", lambda *arguments: steps.append(1) or update(*arguments))
+
+    def count_steps(loop: RefineLoop, learning_rate: float) -> None:
+        steps.append(1)
+        update(loop, learning_rate)
+
+    monkeypatch.setattr(RefineLoop, "_update", count_steps)
     points, report = finish(resumed)
     assert facts(points) == facts(expected_points)
     assert scores(report) == scores(expected)

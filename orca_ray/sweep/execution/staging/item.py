@@ -25,10 +25,15 @@ Progress = Callable[[str], None]
 class Item(ABC):
     """One thing to stage; all methods but `present` are called under a lock that only one process of the node has."""
 
-    name: str
-    """Name for users."""
-    advice: str = ""
-    """What is expected and what to do, for the error that it is not what the sweep was planned with."""
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name for users."""
+
+    @property
+    def advice(self) -> str:
+        """What is expected and what to do, for the error that it is not what the sweep was planned with."""
+        return ""
 
     @abstractmethod
     def present(self) -> bool:
@@ -62,7 +67,7 @@ class DataItem(Item):
         return f"data of {self.task.name}"
 
     @property
-    def advice(self) -> str:  # type: ignore[override]
+    def advice(self) -> str:
         """The expected fingerprint, and the command that verifies the data."""
         return f" (fingerprint {self.fingerprint}): run 'orca-sweep data verify {self.task.name}' there"
 
