@@ -88,7 +88,7 @@ def on_ray(work: Conductor) -> tuple[float, float]:
     with RayExecutor() as engine:
         engine.open("local")
         opened = time.perf_counter()
-        engine.run(work, WorkerSettings("")  # no-op trials have no checkpoints)
+        engine.run(work, WorkerSettings(""))  # no-op trials have no checkpoints
         return opened - begin, time.perf_counter() - opened
 
 
