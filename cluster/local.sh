@@ -11,7 +11,8 @@
 # With --isolated (as root, on Linux) nodes share nothing, as machines on a network do: each has its own network and host
 # name, and its own /tmp, /dev/shm and ~/.cache; it cannot write anywhere else. This machine is 10.213.N.1 for them, the
 # head is 10.213.N.10; the script prints both. A node that dies does not end such a cluster. ORCA_LOCAL_FOLDER names a
-# directory for the nodes' files, to fill NODE/cache before the start; by default it is temporary.
+# directory for the nodes' files, to fill NODE/cache before the start; by default it is temporary. ORCA_HEAD_CPUS=0 keeps
+# trials off the head.
 # Exit code 77: this machine or user cannot make such nodes; the reason is printed.
 set -euo pipefail
 
@@ -93,9 +94,10 @@ on_node() {
 
 # Ports of agents are chosen by the system, so that several clusters can run on one machine.
 start() {
-  local number=$1 command=() temporary="$folder/$1"
+  local number=$1 command=() temporary="$folder/$1" own_cpus=$cpus
+  if [[ $number == 0 ]]; then own_cpus=${ORCA_HEAD_CPUS:-$cpus}; fi
   if [[ $isolated ]]; then command=(on_node "$number") temporary=/tmp/ray; fi
-  "${command[@]}" ray start --block --temp-dir="$temporary" --num-cpus="$cpus" --object-store-memory=200000000 \
+  "${command[@]}" ray start --block --temp-dir="$temporary" --num-cpus="$own_cpus" --object-store-memory=200000000 \
     --dashboard-agent-listen-port=0 "${@:2}" &
   started+=($!)
 }

@@ -158,7 +158,8 @@ class SourceItem(Item):
 
     def present(self) -> bool:
         """Return whether the file is in the cache; its hash was compared when it was fetched or copied."""
-        return self.source.file is None or self.source.file.present(self.source.directory)
+        assert self.source.file is not None, "a source of packages alone has no raw file"
+        return self.source.file.present(self.source.directory)
 
     def make(self, progress: Progress) -> None:
         """Download the file."""

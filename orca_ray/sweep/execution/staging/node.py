@@ -91,5 +91,6 @@ def _items(request: StagingRequest) -> list[Item]:
             items.append(HubItem(body))
     for name in request.sources:
         source = get_source(name)
-        items += [*map(WheelItem, source.packages), SourceItem(source)]
+        items += map(WheelItem, source.packages)
+        items += [SourceItem(source)] if source.file else []
     return items
