@@ -135,6 +135,13 @@ class RunOptions(SweepOptions):
     wait: Annotated[
         float, Option(min=0, help="Seconds to wait for nodes that are large enough, if --address is a cluster.")
     ] = 300.0
+    staging: Annotated[
+        str | None,
+        Option(
+            metavar="URI", envvar="ORCA_RAY_STAGING",
+            help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
+        ),
+    ] = None  # fmt: skip
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
     quiet: QuietOption = False
 
@@ -209,6 +216,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         summary = run_sweep(
             spec, uri, executor=options.executor.value, listener=listener, address=options.address,
             retry_failed=options.retry_failed, options=options.run_options(), wait_seconds=options.wait,
+            staging=options.staging,
         )  # fmt: skip
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})

@@ -74,6 +74,9 @@ class SweepState:
                     self.started = self.clock()
                     for row in event.rows:
                         self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
+                case events.TaskStaged():
+                    for row in event.rows:
+                        self._row(row.task, row.method).done = row.finished
                 case events.TrialStarted():
                     self._row(event.task, event.method).running[event.trial_key] = event.phase
                 case events.TrialProgress():

@@ -74,6 +74,19 @@ def wheel(package: Package, progress: Progress | None = None) -> Path:
         )
 
 
+def verified(package: Package) -> Path | None:
+    """Return the path of the package's wheel in the cache if its hash is right; None otherwise. Fetches nothing."""
+    paths = _cached(cache.home() / "packages", package)
+    return next((path for path in paths if cache.sha256_file(path) == package.sha256), None)
+
+
+def wheel_names(package: Package, names: Iterable[str]) -> list[str]:
+    """Return those of the file names that a wheel of the package's name and version has."""
+    wanted = [_canonical(package.name), package.version]
+    split = ((name, name.split("-")[:2]) for name in names if name.endswith(".whl"))
+    return [file for file, (name, *version) in split if [_canonical(name), *version] == wanted]
+
+
 def is_cached(package: Package) -> bool:
     """Return whether a wheel of the package's name and version is in the cache, without verifying its hash."""
     return bool(_cached(cache.home() / "packages", package))
@@ -107,9 +120,7 @@ def _canonical(name: str) -> str:
 
 
 def _cached(directory: Path, package: Package) -> list[Path]:
-    wanted = [_canonical(package.name), package.version]
-    named = ((path, path.name.split("-")[:2]) for path in sorted(directory.glob("*.whl")))
-    return [path for path, (name, *version) in named if [_canonical(name), *version] == wanted]
+    return [directory / name for name in wheel_names(package, sorted(path.name for path in directory.glob("*.whl")))]
 
 
 def _fetch(package: Package, directory: Path, *, use_pip_cache: bool) -> Path:

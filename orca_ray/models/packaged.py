@@ -21,6 +21,11 @@ def fetch_body(name: str, progress: Progress | None = None) -> None:
         body_directory(PACKAGED[base], progress)
 
 
+def is_converted(base: str) -> bool:
+    """Return whether the directory of the packaged body ``base`` is in the cache and undamaged."""
+    return _is_sound(cache.home() / "bodies" / base, PACKAGED[base])
+
+
 def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path:
     """Return a directory with ``config.json`` and ``model.safetensors`` that ``from_pretrained`` reads.
 

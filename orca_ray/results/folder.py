@@ -29,6 +29,7 @@ MAX_FILE_BYTES = 2**30
 """Largest file that is read; the store's own files are far smaller."""
 MAX_JSON_BYTES = 2**20
 """Largest JSON file that is read, such as the store's marker."""
+_CHUNK_BYTES = 8 * 2**20
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
 _EXCHANGE_SECONDS = 2.0
@@ -62,10 +63,10 @@ class Folder:
         """Create the folder and its parent directories where they are missing."""
         self._try("create", "", self._create)
 
-    def names(self, directory: str = "") -> list[str]:
-        """Return the sorted names in a directory, without those that start with "."; empty if it does not exist."""
+    def names(self, directory: str = "", *, hidden: bool = False) -> list[str]:
+        """Return the sorted names in a directory; empty if it does not exist. ``hidden``: also those that start "."."""
         names = (info.base_name for info in self._infos(directory))
-        return sorted(name for name in names if not name.startswith("."))
+        return sorted(name for name in names if hidden or not name.startswith("."))
 
     def read(self, path: str) -> Any:
         """Return the content of a file as a `pyarrow.Buffer`. Raises FileNotFoundError if it does not exist."""
@@ -89,6 +90,24 @@ class Folder:
         object store keeps what was written last: every writer waits, then reads what won.
         """
         return self._try("write", path, lambda: self._exchange(path, before, after))
+
+    def upload(self, source: Path, path: str) -> None:
+        """Write the content of the local file ``source`` as `write` does, without reading it into memory."""
+        if not source.stat().st_size:  # an empty file cannot be mapped
+            self.write(path, pa.py_buffer(b""))
+            return
+        with pa.memory_map(str(source)) as mapped:
+            self.write(path, mapped.read_buffer())
+
+    def download(self, path: str, target: Path) -> None:
+        """Copy a file of any size to the local path ``target``. Raises FileNotFoundError if it does not exist."""
+        with (
+            explained("read", f"{self.name}/{path}"),
+            self._files.open_input_file(self._at(path)) as stream,
+            target.open("wb") as copy,
+        ):
+            while chunk := stream.read(_CHUNK_BYTES):
+                copy.write(chunk)
 
     def delete(self, path: str) -> None:
         """Delete a file, if it exists."""

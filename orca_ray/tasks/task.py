@@ -135,12 +135,16 @@ class Task:
 
             fetch(self.files, raw, progress, workers=workers)
 
+    def prepared_directory(self, protocol: str = HELD_OUT) -> Path:
+        """Return the directory in the cache that the prepared data are in, or will be."""
+        return prepared.directory_of(self.name, self.version, self._splits(protocol))
+
     def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:
         """Return the prepared data; None if there are none, or if the raw files in the cache have changed since."""
         splits, raw = self._splits(protocol), self.raw_directory
         return prepared.opened(
             self.name,
-            prepared.directory_of(self.name, self.version, splits),
+            self.prepared_directory(protocol),
             expected=self._expected(protocol),
             identity=self._identity(raw, splits) if self._has_files(raw) else None,
         )
@@ -171,7 +175,7 @@ class Task:
 
         return prepared.prepare(
             self.name,
-            out or prepared.directory_of(self.name, self.version, splits),
+            out or self.prepared_directory(protocol),
             build,
             raw=raw,
             protocol=splits,

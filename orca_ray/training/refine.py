@@ -1,7 +1,7 @@
 """The refine stage: fine-tune the method's trainable parameters; keep the weights of the best validation score."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -47,6 +47,32 @@ class RefineEpoch:
     validation_seconds: float
 
 
+@dataclass(frozen=True)
+class _PartialEpoch:
+    """Where an epoch is between two of its optimiser steps."""
+
+    steps: int
+    """Number of steps done."""
+    loss: Tensor
+    """Sum of the losses of all samples so far, float64."""
+    seconds: float
+    """Duration of these steps."""
+    generators: tuple[Tensor, ...] = ()
+    """State of torch's global generators of the CPU and, if used, the GPU; empty while the epoch runs."""
+
+    def to_state(self, device: torch.device) -> dict[str, Any]:
+        """Return plain containers for a checkpoint, with the present state of the generators."""
+        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        return {**vars(replace(self, loss=self.loss.cpu().clone())), "generators": [torch.get_rng_state(), *cuda]}
+
+    def restore_generators(self, device: torch.device) -> None:
+        """Set the generators to their stored state, if there is one."""
+        if self.generators:
+            torch.set_rng_state(self.generators[0])
+        for state in self.generators[1:]:
+            torch.cuda.set_rng_state(state, device)
+
+
 class RefineLoop:
     """Trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
@@ -67,7 +93,12 @@ class RefineLoop:
         augmentation: Augmentation | None = None,
         batch_term: BatchTerm | None = None,
         step_term: StepTerm | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> None:
+        """Freeze all parameters but ``parameters``, and build the optimiser.
+
+        ``on_step`` is called after each optimiser step but an epoch's last; it may store the `state_dict`.
+        """
         chosen = {id(parameter) for parameter in parameters}
         self._trained = {name: value for name, value in model.named_parameters() if id(value) in chosen}
         if not self._trained:
@@ -77,7 +108,8 @@ class RefineLoop:
         self._model, self._config, self._seed, self._device = model, config, seed, device
         self._train, self._validation, self._augmentation = train, validation, augmentation
         self._objective, self._notes = objective, list[str]()
-        self._batch_term, self._step_term = batch_term, step_term
+        self._batch_term, self._step_term, self._on_step = batch_term, step_term, on_step
+        self._partial: _PartialEpoch | None = None
         self._fitting: int | None = None  # batch size that evaluation was reduced to, as memory ran out
         self._parameters = list(self._trained.values())
         self._loss = objective.training_loss(train.y, device)
@@ -132,10 +164,11 @@ class RefineLoop:
             self._batch_term.start(self.epoch, self._config.epochs)
         self._accumulator.compile(self._config.epochs - self.epoch)
         prepared = perf_counter()
+        earlier = self._partial.seconds if self._partial else 0.0
         with isolated_rng(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
             loss, learning_rate = self._train_epoch()
         trained = perf_counter()
-        self._training_seconds += trained - prepared
+        self._training_seconds += trained - prepared + earlier
         validation = self._validation
         predictions = self._predict(self._validation_feed, len(validation), self._evaluation_batch)
         value = score(predictions, validation.y, self._objective, validation.group)
@@ -144,7 +177,7 @@ class RefineLoop:
             self.best_epoch, self.best_score = self.epoch, value
             self._best = {name: weight.to("cpu", copy=True) for name, weight in self._weights().items()}
         ended = perf_counter()
-        return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started, ended - trained)
+        return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started + earlier, ended - trained)
 
     def evaluate(self, split: Split) -> float:
         """Return the metric of a whole split with the model's present weights, as in validation; lower is better."""
@@ -174,12 +207,14 @@ class RefineLoop:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume. The next `step` changes its tensors, so store or copy them before.
 
-        It contains neither frozen parameters nor random generators: every epoch derives its seeds from the trial's.
+        It contains neither frozen parameters nor, between epochs, random generators: every epoch derives its seeds from
+        the trial's. Within an epoch (see ``on_step``) it also has the position and the generators.
         """
         return {
             "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,
             "weights": self._weights(), "optimizer": self._optimizer.state_dict(),
             "samples_seen": self._samples_seen, "training_seconds": self._training_seconds,
+            "partial": self._partial.to_state(self._device) if self._partial else None,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -189,6 +224,7 @@ class RefineLoop:
         self._best = dict(state["best"])
         self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
         self.epoch, self.best_epoch, self.best_score = state["epoch"], state["best_epoch"], state["best_score"]
+        self._partial = _PartialEpoch(**state["partial"]) if state.get("partial") else None
 
     # Created on first use, because a finished trial that is restored needs no cached features.
     @cached_property
@@ -224,27 +260,37 @@ class RefineLoop:
         return [ParameterGroup(outside), ParameterGroup(inside, self._config.body_learning_rate_scale)]
 
     def _train_epoch(self) -> tuple[float, float]:
-        """Run the optimiser steps of one epoch; return their mean loss and the last learning rate."""
+        """Run the optimiser steps of one epoch that are left; return their mean loss and the last learning rate."""
         self._model.train()
-        steps = self._step_indices()
-        losses = self._accumulator.gradients(steps, self._augment())
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
-        for number, (indices, loss) in enumerate(zip(steps, losses, strict=True)):
+        steps, started = self._step_indices(), perf_counter()
+        partial = self._partial or _PartialEpoch(0, torch.zeros((), dtype=torch.float64), 0.0)  # unless resumed
+        partial.restore_generators(self._device)
+        total = partial.loss.to(self._device, copy=True)
+        losses = self._accumulator.gradients(steps[partial.steps :], self._augment())
+        for number, (indices, loss) in enumerate(zip(steps[partial.steps :], losses, strict=True), partial.steps):
             if self._step_term is not None:
                 loss = loss + self._step_term.backward(indices, self.epoch)
             if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
             learning_rate = self._config.learning_rate * self._schedule(self.epoch * len(steps) + number)
-            set_learning_rate(self._optimizer, learning_rate)
-            if self._config.clip > 0:
-                torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+            self._update(learning_rate)
             total += loss * len(indices)
+            if self._on_step is not None and number + 1 < len(steps):
+                self._partial = _PartialEpoch(number + 1, total, partial.seconds + perf_counter() - started)
+                self._on_step()
+        self._partial = None
         self._check(total)
         seen = sum(map(len, steps))
         self._samples_seen += seen
         return float(total) / seen, learning_rate
+
+    def _update(self, learning_rate: float) -> None:
+        """Run one optimiser step with the present gradients, and clear them."""
+        set_learning_rate(self._optimizer, learning_rate)
+        if self._config.clip > 0:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _augment(self) -> Augment | None:
         """Return this epoch's augmentation; its random numbers are drawn here, for all training samples at once."""

@@ -92,7 +92,8 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     ending = command("run", sweep_file)
     assert (ending.code, ending.err) == (0, "")
     assert sweep.options == {
-        "executor": "ray", "address": None, "retry_failed": False, "options": RunOptions(), "wait_seconds": 300.0
+        "executor": "ray", "address": None, "retry_failed": False, "options": RunOptions(), "wait_seconds": 300.0,
+        "staging": None,
     }  # fmt: skip
     assert sweep.store is not None
     assert sweep.store.local_path == Path.cwd() / "results"
@@ -124,7 +125,7 @@ def test_a_sweep_that_cannot_start_leaves_no_store(
     def unreachable(*_: object) -> None:
         raise UserError("the body is nowhere")
 
-    monkeypatch.setattr(driver, "fetch", unreachable)
+    monkeypatch.setattr(driver, "resolve", unreachable)
     ending = command("run", sweep_file, "--executor", "inline")
     assert ending.code == 2
     assert "the body is nowhere" in ending.err
@@ -135,7 +136,7 @@ def test_a_cluster_that_cannot_be_joined_leaves_no_store(
     command: Command, sweep_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[object] = []
-    monkeypatch.setattr(driver, "fetch", lambda *arguments: fetched.append(arguments))
+    monkeypatch.setattr(driver, "resolve", lambda *arguments: fetched.append(arguments))
     ending = command("run", sweep_file, "--address", "127.0.0.1:1")
     assert ending.code == 2
     assert "cannot reach a Ray cluster at '127.0.0.1:1'" in ending.err
@@ -151,6 +152,7 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
         "3", "--seeds", "2", "--protocol", "paper", "--body", "minilm-l6:layers=2", "--executor", "inline",
         "--address", "10.0.0.1:6379", "--results", str(place), "--retry-failed", "--deterministic",
         "--gpus-per-trial", "0.25", "--trial-minutes", "1.5", "--hang-minutes", "20", "--wait", "5",
+        "--staging", "s3://bucket/staged",
     )  # fmt: skip
     assert ending.code == 0
     assert sweep.spec is not None
@@ -164,6 +166,7 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert sweep.spec.body("pocket/wdbc", "nft") == "minilm-l6:layers=2"
     assert sweep.options == {
         "executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True, "wait_seconds": 5.0,
+        "staging": "s3://bucket/staged",
         "options": RunOptions(TimeLimits(90.0, 1200.0), 0.25),
     }  # fmt: skip
     assert sweep.store is not None
@@ -336,7 +339,7 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
         def open(self, address: str | None) -> list[NodeResources]:
             return [NodeResources("large", 5000.0, 0.0, 1.0)]
 
-    monkeypatch.setattr(driver, "fetch", fetch)
+    monkeypatch.setattr(driver, "resolve", fetch)
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
     ending = command("run", "big.yaml", "--executor", "inline")
     assert ending.code == 2

@@ -24,6 +24,7 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors import trainable
 from orca_ray.sweep.execution.executors.ray import RayExecutor
 from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.loading import parse_spec
 from orca_ray.sweep.planning.searches import plan_searches
 from tests.sweep.fakes import fake_reports, play
@@ -79,15 +80,15 @@ def in_driver(work: Conductor) -> float:
 def on_ray(work: Conductor) -> tuple[float, float]:
     """Run all trials on a local Ray cluster; return seconds to start it and seconds to run."""
 
-    def make_noop(name: str) -> Any:
-        return type(name, (NoopActor,), {})
+    def make_noop(name: str, settings: WorkerSettings) -> Any:
+        return type(name, (NoopActor,), {"settings": settings})
 
     trainable.make_trainable = make_noop
     begin = time.perf_counter()
     with RayExecutor() as engine:
         engine.open("local")
         opened = time.perf_counter()
-        engine.run(work, 30.0)
+        engine.run(work, WorkerSettings(""))  # no-op trials have no checkpoints
         return opened - begin, time.perf_counter() - opened
 
 

@@ -147,6 +147,47 @@ def test_resume_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path)
     assert same(copy_of(model), copy_of(whole_model))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("interrupted_after", [1, 8, 12])
+def test_resume_within_an_epoch_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path) -> None:
+    """A loop resumed from a state between two steps of an epoch, too, draws the same dropout and reports the same."""
+    config = RefineConfig(epochs=2, learning_rate=1e-2, optimizer=optimizer, dropout=0.3, batch_size=8)
+    whole_model = toy_model(dropout=0.3)
+    whole = make_loop(whole_model, config)
+    expected = [curve(whole.step()) for _ in range(2)]
+    done = 0
+
+    class Killed(Exception):
+        pass
+
+    def save() -> None:
+        nonlocal done
+        done += 1
+        if done == interrupted_after:
+            checkpoint.save(tmp_path / "state", first.state_dict())
+            raise Killed
+
+    def run() -> None:
+        for _ in range(2):
+            first.step()
+
+    first = make_loop(toy_model(dropout=0.3), config, on_step=save)
+    with pytest.raises(Killed):
+        run()
+    torch.rand(7)
+    model = toy_model(dropout=0.3, seed=99)
+    resumed = make_loop(model, config)
+    state = checkpoint.load(tmp_path / "state")
+    assert state is not None
+    resumed.load_state_dict(state)
+    steps = resumed.steps_per_epoch - 1  # calls of `on_step` in an epoch
+    finished = (interrupted_after - 1) // steps
+    assert resumed.epoch == finished
+    assert [curve(resumed.step()) for _ in range(2 - finished)] == expected[finished:]
+    assert same(copy_of(model), copy_of(whole_model))
+    assert resumed.state_dict()["partial"] is None
+
+
 def test_dropout_draws_depend_on_the_seed_and_leave_the_global_generator_alone() -> None:
     config = RefineConfig(epochs=1, dropout=0.3)
     losses = []

@@ -1,7 +1,7 @@
 """A network of the shape of CrossModalModel, small enough to train in milliseconds, and data for it."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -157,11 +157,21 @@ def make_refine(
     objective: Objective = OBJECTIVE,
     head_only: bool = False,
     augmentation: Augmentation | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> RefineLoop:
     parameters = model.head.parameters() if head_only else model.parameters()
     train, validation = train or toy_split(75), validation or toy_split(100, 1)
     return RefineLoop(
-        model, parameters, train, validation, objective, config, seed=seed, device=CPU, augmentation=augmentation
+        model,
+        parameters,
+        train,
+        validation,
+        objective,
+        config,
+        seed=seed,
+        device=CPU,
+        augmentation=augmentation,
+        on_step=on_step,
     )
 
 

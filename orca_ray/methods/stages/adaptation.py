@@ -5,7 +5,7 @@ UserError, NotFiniteError and out-of-memory errors are not handled here; the cal
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -60,6 +60,7 @@ class Adaptation:
         reuse_aligned: bool = True,
         aligned: Path | None = None,
         standardise: bool = True,
+        on_step: Callable[[], None] | None = None,
     ) -> None:
         """Build the model.
 
@@ -75,6 +76,7 @@ class Adaptation:
             reuse_aligned: whether to load the aligned embedder from a cache, and to store it for other trials.
             aligned: directory of that cache; None: ``aligned`` in the cache directory.
             standardise: whether to standardise inputs and regression targets, unless the data set already is.
+            on_step: called between optimiser steps of refining; it may call `save`.
 
         Raises UserError for an unknown name, a value out of range, or data whose shapes differ from the task's.
         """
@@ -98,6 +100,7 @@ class Adaptation:
                 device=self._device, objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
                 augmentation=get_augmentation(task.augmentation), model=self._model,
                 cache=AlignedCache(aligned) if reuse_aligned else None, test=test, artefacts=self._artefacts,
+                on_step=on_step,
             )  # fmt: skip
             self._stages: list[Stage] = list(self._recipe.stages(trial))  # the current one and those after it
         self.stage: StageName = self._stages[0].name
@@ -143,7 +146,7 @@ class Adaptation:
         return tuple(self._artefacts.found)
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint to ``path`` atomically; possible between any two steps."""
+        """Write a checkpoint to ``path`` atomically; possible between any two steps, and in ``on_step``."""
         checkpoint.save(path, {
             "format": _FORMAT, "identity": self._identity(), "stages": len(self._stages),
             "stage": self._stages[0].state_dict(), "weights": self._outside_the_body(),

@@ -107,5 +107,5 @@ class RefineStage:
         return RefineLoop(
             trial.model, self._choose(trial.model), trial.data.train, trial.data.validation, trial.objective,
             self._config, seed=trial.seed, device=trial.device, augmentation=trial.augmentation,
-            batch_term=batch_term, step_term=step_term,
+            batch_term=batch_term, step_term=step_term, on_step=trial.on_step,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """A trial's stages, and what they share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ class Trial:
     test: bool
     """Whether to evaluate on the test split at the end."""
     artefacts: ArtefactCollector
+    on_step: Callable[[], None] | None = None
+    """Called between optimiser steps of a long epoch, where the state of the trial can be stored."""
 
     def source_features(self) -> SourceFeatures:
         """Return the features and labels of the alignment source ``align.source``, which are cached."""

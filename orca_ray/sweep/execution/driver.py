@@ -1,20 +1,24 @@
-"""Run a whole sweep: plan it, fetch and prepare data, run the trials, and store their records."""
+"""Run a whole sweep: plan it, stage its data on the nodes, run the trials, and store their records."""
 
 import contextlib
 import logging
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from pkgutil import resolve_name
 
-from orca_ray.errors import lookup
+from orca_ray.errors import UserError, lookup
+from orca_ray.methods.recipe import get_method
+from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
 from orca_ray.sweep.execution.executors.base import Executor, RunOptions
+from orca_ray.sweep.execution.staging import Staged, StagingRequest
 from orca_ray.sweep.execution.waiting import wait_for_room
+from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
 from orca_ray.sweep.planning.cost import trial_seconds
-from orca_ray.sweep.planning.plan import fetch, fingerprints
-from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.planning.plan import fingerprints, resolve, sources_of
+from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 
 logger = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ def run_sweep(
     checkpoint_seconds: float = 30.0,
     options: RunOptions | None = None,
     wait_seconds: float = 300.0,
+    staging: str | None = None,
 ) -> Summary:
     """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
@@ -56,32 +61,86 @@ def run_sweep(
         checkpoint_seconds: minimum time between two checkpoints of a trial.
         options: time limits and GPUs of trials; None: the defaults.
         wait_seconds: how long to wait for nodes that are large enough, if the cluster is one that nodes may join.
+        staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
 
     Raises:
-        UserError: the cluster cannot be reached, a trial fits on no node, a body or data cannot be fetched or read, or
+        UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
             another driver runs this sweep (`lease.Lease`).
     """
+    options = options or RunOptions()
     emit = listener or (lambda event: logger.debug("%s", event))
+    shared = open_folder(staging).uri if staging else None
+
+    def tell(text: str) -> None:
+        emit(Message(text))
+
     with make_executor(executor) as engine:
         nodes = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit)
-        searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=any(node.gpus > 0 for node in nodes))
-        searches = fetch(searches, lambda text: emit(Message(text)))
-        known = fingerprints(spec, prepare=True)
-        searches = [replace(search, fingerprint=known[search.task]) for search in searches]
-        estimates = trial_seconds(searches)
-        store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
-        with Lease(store, spec.sweep_id) as lease:
+        searches = plan_searches(spec, fingerprints(spec), gpus=any(node.gpus > 0 for node in nodes))
+        searches = resolve(searches, tell)
+        seconds = trial_seconds(searches)
+        store, uri = (results, results.uri) if isinstance(results, ResultsStore) else _existing(results)
+
+        def conduct(store: ResultsStore) -> Conductor:
+            lease = stack.enter_context(Lease(store, spec.sweep_id))
             conductor = Conductor(
-                searches, store, executor=executor, trial_seconds=estimates, retry_failed=retry_failed,
+                searches, store, executor=executor, trial_seconds=seconds, retry_failed=retry_failed,
                 listener=listener, lease=lease,
             )  # fmt: skip
-            with contextlib.closing(conductor):
+            return stack.enter_context(contextlib.closing(conductor))
+
+        with contextlib.ExitStack() as stack:
+            conductor = None if store is None else conduct(store)
+            requests = staging_requests(searches, set(spec.tasks) if conductor is None else conductor.unfinished_tasks)
+            settings = WorkerSettings(
+                uri, shared, checkpoint_seconds, options.time.heartbeat_interval, passed_environment()
+            )
+            with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
+                if (staged := stager.first()) and not (conductor and conductor.finished_before):
+                    refuse_unstaged(staged)
+                store = store or ResultsStore(uri, create=True)
+                conductor = conductor or conduct(store)
+                conductor.stager = stager
                 emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
                 if conductor.reused and not conductor.done:
-                    emit(Message(conductor.reused))
-                interrupted = not conductor.done and engine.run(conductor, checkpoint_seconds, options)
+                    tell(conductor.reused)
+                interrupted = not conductor.done and engine.run(conductor, settings, options)
+            conductor.close()
             store.compact()
             conductor.tidy()
     summary = conductor.summary(interrupted=interrupted)
     emit(SweepFinished(summary))
     return summary
+
+
+def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
+    """Return what the trials of each of the ``tasks`` need on a node, in the order of ``searches``."""
+    requests = []
+    for task in dict.fromkeys(search.task for search in searches if search.task in tasks):
+        own = [search for search in searches if search.task == task]
+        bodies = dict.fromkeys(search.body for search in own if get_method(search.method).pretrained)
+        requests.append(
+            StagingRequest(
+                task=task, protocol=own[0].spec.protocol, fingerprint=own[0].fingerprint,
+                bodies=tuple(bodies), sources=tuple(sorted(set().union(*map(sources_of, own)))),
+            )
+        )  # fmt: skip
+    return requests
+
+
+def refuse_unstaged(staged: Sequence[Staged]) -> None:
+    """Raise UserError if no task could be staged, with the reason of the first."""
+    reasons = [each.error for each in staged]
+    if all(reasons):
+        more = f" (and {len(reasons) - 1} more tasks could not be staged)" if len(reasons) > 1 else ""
+        raise UserError(f"{reasons[0]}{more}")
+
+
+def _existing(results: str) -> tuple[ResultsStore | None, str]:
+    """Return the store at a path or URI, None if there is none yet, and its absolute path or URI."""
+    uri = open_folder(results).uri
+    try:
+        return ResultsStore(uri), uri
+    except UserError as error:  # if it is more than that there is none, creating it raises the error again
+        logger.debug("%s", error)
+        return None, uri

@@ -19,12 +19,18 @@ class SearchRow(NamedTuple):
 
 
 class SweepStarted(NamedTuple):
-    """Data and bodies are ready, and trials are about to start."""
+    """Data of at least one task are ready, and trials are about to start."""
 
     sweep: str
     executor: str
     where: str
     """Description of the machine or cluster, for users."""
+    rows: tuple[SearchRow, ...]
+
+
+class TaskStaged(NamedTuple):
+    """The data of a task are on a node, and its trials can start; it is now known how many have finished before."""
+
     rows: tuple[SearchRow, ...]
 
 
@@ -73,7 +79,7 @@ class Summary:
     interrupted: bool = False
     seconds: float = 0.0
     unfinished: tuple[str, ...] = ()
-    """Lines "task method: reason" for each (task, method) that has no test score, because its trials failed."""
+    """Lines "task method: reason" for each (task, method) without a test score: no data, or its trials failed."""
     deterministic: bool = False
     aligned: int = 0
     """Number of trials with an align stage."""
@@ -96,5 +102,5 @@ class SweepFinished(NamedTuple):
     summary: Summary
 
 
-Event = SweepStarted | TrialStarted | TrialProgress | TrialFinished | Message | SweepFinished
+Event = SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialFinished | Message | SweepFinished
 Listener = Callable[[Event], None]

@@ -73,7 +73,7 @@ class Failure:
 
 
 @dataclass
-class History:
+class FailuresOfTrial:
     """The failures of one trial so far, and what they change for its next attempt."""
 
     counts: Counter[Cause] = field(default_factory=Counter)
@@ -90,18 +90,18 @@ class FailureLedger:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._histories: dict[str, History] = {}
+        self._histories: dict[str, FailuresOfTrial] = {}
         self._suspicions: dict[str, dict[str, str]] = {}
         self._works: set[str] = set()
         self.quarantined: dict[str, str] = {}
         """Reason for the quarantine by node id."""
 
-    def history(self, key: str) -> History:
-        """Return what is known of the trial ``key``; an empty history if it never failed."""
-        return self._histories.get(key) or History()
+    def of(self, key: str) -> FailuresOfTrial:
+        """Return the failures of the trial ``key`` so far."""
+        return self._histories.get(key) or FailuresOfTrial()
 
     def now(self) -> float:
-        """Return the time of the clock that `History.not_before` refers to, in seconds."""
+        """Return the time of the clock that `FailuresOfTrial.not_before` refers to, in seconds."""
         return self._clock()
 
     def retries(self, key: str, failure: Failure) -> bool:
@@ -109,7 +109,7 @@ class FailureLedger:
 
         Failures on a node in quarantine are not counted: that node is the reason.
         """
-        rule, history = RULES[failure.cause], self._histories.setdefault(key, History())
+        rule, history = RULES[failure.cause], self._histories.setdefault(key, FailuresOfTrial())
         known_bad = failure.node in self.quarantined and rule.blames_node
         history.counts[failure.cause] += not known_bad
         count = history.counts[failure.cause]

@@ -39,19 +39,11 @@ class _Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment(_Message):
-    """A trial for a worker to run, and where and how often to save checkpoints."""
+    """A trial for a worker to run; what all workers get alike is in `WorkerSettings`."""
 
     trial: TrialSpec
-    checkpoints: str
-    """Absolute path of the checkpoint directory, which all workers share."""
-    checkpoint_seconds: float
-    """Minimum time between two checkpoints."""
     halvings: int = 0
     """How often the micro-batch is halved, because memory ran out in earlier attempts."""
-    heartbeat_seconds: float = 30.0
-    """Minimum time between two heartbeats."""
-    home: str | None = None
-    """Cache directory, if the driver's environment sets ORCA_RAY_HOME; None otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_ray.results.record import Record, Status
-from orca_ray.sweep.execution.failures import Cause, History
+from orca_ray.sweep.execution.failures import Cause, FailuresOfTrial
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.packing import Packing, workload
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 300.0
 class Placement:
     """Every trial gets the resources that were planned, and may start at once."""
 
-    def resources(self, trial: TrialSpec, history: History) -> Resources:
+    def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
         """Return the resources of the next attempt at ``trial``."""
         return trial.resources
 
@@ -35,7 +35,7 @@ class Placement:
         """
         return True
 
-    def avoided(self, wanted: Resources, history: History) -> list[str]:
+    def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of nodes on which a trial with the resources ``wanted`` must not start."""
         return []
 
@@ -93,7 +93,7 @@ class ClusterPlacement(Placement):
             self._names.update({node.id: node.name for node in self._nodes})
         return [node for node in self._nodes if node.id not in self._quarantined] or list(self._nodes)
 
-    def avoided(self, wanted: Resources, history: History) -> list[str]:
+    def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of the nodes in quarantine and, if others fit, of those on which the trial has failed.
 
         Returns none if no other node has the resources ``wanted``.
@@ -106,7 +106,7 @@ class ClusterPlacement(Placement):
         alive = {node.id for node in self._nodes}
         return sorted(bad & alive) if usable else []
 
-    def resources(self, trial: TrialSpec, history: History) -> Resources:
+    def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
         """Return the planned CPUs, the share of a GPU that fits, and more memory after it ran out twice."""
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
         gpus = 0.0

@@ -138,8 +138,8 @@ def run_again(record: Record, trial: TrialSpec) -> Record:
                     report = report.stopped_early()
         finally:
             runner.close()
-    if report.error and report.error.startswith(UserError.__name__):
-        raise UserError(f"trial {record.trial_key} cannot run here: {report.error.removeprefix('UserError: ')}")
+    if report.error and (cause := re.match(r"(?:UserError|StagingError): (.*)", report.error, re.DOTALL)):
+        raise UserError(f"trial {record.trial_key} cannot run here: {cause[1]}")
     return make_record(trial, record.sweep, report, curve, started, executor="inline", attempts=1)
 
 

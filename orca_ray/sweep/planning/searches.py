@@ -139,6 +139,13 @@ class SearchPlan:
         """Number of planned trials, search and confirm."""
         return self.num_search + self.num_confirm
 
+    @property
+    def most_at_once(self) -> float:
+        """Largest number of trials that can run at the same time; infinite without a limit."""
+        if not self.num_search or (self.spec.file.parallel is None and not self.spec.deterministic):
+            return math.inf
+        return max(self.spec.file.parallel or 1, self.num_confirm)
+
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
         hyperparameters = self._named({**self.first, **values})

@@ -281,9 +281,9 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> N
     conductor = conduct(store)
     trial = conductor.next_trial()
     assert trial is not None
-    folder = conductor.checkpoints
+    folder = Path(store.uri) / "checkpoints"
     folder.mkdir()
-    for name in (f"{trial.key}.pt", f".{trial.key}.pt.1.tmp"):
+    for name in (f"{trial.key}.state", f"{trial.key}.pt", f".tmp-{'0' * 32}-{trial.key}.state"):
         (folder / name).touch()
     conductor.finish(trial.key, list(fake_reports(trial))[-1])
     conductor.tidy()

@@ -323,7 +323,7 @@ def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: 
 @pytest.mark.ray
 def test_resources_of_a_trial_become_a_placement_group() -> None:
     trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
-    order = Assignment(trial=trial, checkpoints="/", checkpoint_seconds=1.0)
+    order = Assignment(trial=trial)
     group = placement({"assignment": order.to_json()})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 

@@ -96,7 +96,7 @@ def test_a_worker_that_ran_out_of_memory_gets_smaller_micro_batches(conductor: C
     for halvings in (1, 2, 3):
         report = TrialReport(status=Status.FAILED_OOM, error="OutOfMemoryError: CUDA")
         assert conductor.ended(trial.key, report) is None
-        assert conductor.history(trial.key).halvings == halvings
+        assert conductor.failures.of(trial.key).halvings == halvings
         assert conductor.next_trial() == trial
 
 
@@ -149,7 +149,7 @@ def test_failures_on_a_node_in_quarantine_do_not_count() -> None:
         ledger.retries(key, Failure(Cause.CODE, "broken", "bad"))
     ledger.new_quarantines()
     assert all(ledger.retries("d", Failure(Cause.CODE, "broken", "bad")) for _ in range(5))
-    assert ledger.history("d").avoid == {"bad"}
+    assert ledger.of("d").avoid == {"bad"}
 
 
 def test_every_failed_status_has_a_rule() -> None:

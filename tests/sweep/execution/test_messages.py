@@ -24,7 +24,7 @@ def test_an_assignment_arrives_with_its_key(hyperparameters: dict[str, Scalar], 
         protocol="held-out", data_fingerprint="0" * 16, phase="search", epochs=3, resources=Resources(cpus),
         deterministic=cpus > 32,
     )  # fmt: skip
-    sent = Assignment(trial=trial, checkpoints="/a/b", checkpoint_seconds=0.5, home=None)
+    sent = Assignment(trial=trial)
     arrived = Assignment.from_json(sent.to_json())
     assert arrived == sent
     assert arrived.trial.key == trial.key  # 1, 1.0 and true are equal, but not the same hyper-parameter

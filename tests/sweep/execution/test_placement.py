@@ -12,7 +12,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.executors.base import InlineExecutor
-from orca_ray.sweep.execution.failures import Cause, Failure, History
+from orca_ray.sweep.execution.failures import Cause, Failure, FailuresOfTrial
 from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.execution.waiting import wait_for_room
@@ -57,10 +57,10 @@ def test_slots_of_a_node() -> None:
 def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
     cluster = Cluster(CPU_NODE)
     placement = cluster.placement(GpuRequest(0.5))
-    assert placement.resources(trial, History()).gpus == 0.0
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.0
     cluster.nodes.append(GPU_NODE)
     cluster.now += 6
-    assert placement.resources(trial, History()).gpus == 0.5
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5
 
 
 def test_as_many_trials_are_handed_out_as_fit() -> None:
@@ -88,25 +88,27 @@ def test_trials_start_together_and_pass_one_that_waits(tmp_path: Path) -> None:
 def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
     placement = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
     on_gpu = replace(trial, resources=Resources(1, 1.0))
-    assert placement.resources(trial, History()).gpus == 1.0, "nothing is known"
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 1.0, "nothing is known"
     placement.learn(on_gpu, measured(trial, 1000.0))
-    assert placement.resources(trial, History()).gpus == 0.125
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.125
     placement.learn(on_gpu, measured(trial, 2500.0))
-    assert placement.resources(trial, History()).gpus == 0.25, "1.2 times 2500 MiB and a context are more than 2 GiB"
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.25, (
+        "1.2 times 2500 MiB and a context are more than 2 GiB"
+    )
     other = replace(trial, hyperparameters={**trial.hyperparameters, "refine.batch_size": 4096})
-    assert placement.resources(other, History()).gpus == 1.0, "another batch size is another workload"
+    assert placement.resources(other, FailuresOfTrial()).gpus == 1.0, "another batch size is another workload"
     fixed = Cluster(GPU_NODE).placement(GpuRequest(0.5))
     fixed.learn(on_gpu, measured(trial, 1000.0))
-    assert fixed.resources(trial, History()).gpus == 0.5
-    assert placement.resources(replace(trial, deterministic=True), History()).gpus == 1.0
+    assert fixed.resources(trial, FailuresOfTrial()).gpus == 0.5
+    assert placement.resources(replace(trial, deterministic=True), FailuresOfTrial()).gpus == 1.0
 
 
 def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
     placement = Cluster(GPU_NODE).placement(GpuRequest(0.25))
     placement.learn(replace(trial, resources=Resources(1, 0.25)), measured(trial, 4096.0, Status.FAILED_OOM))
-    assert placement.resources(trial, History()).gpus == 0.5
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5
     placement.learn(replace(trial, resources=Resources(1, 1.0)), measured(trial, 4096.0, Status.FAILED_OOM))
-    assert placement.resources(trial, History()).gpus == 1.0
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 1.0
 
 
 def test_known_peaks_come_from_the_store(tmp_path: Path) -> None:
@@ -121,12 +123,12 @@ def test_known_peaks_come_from_the_store(tmp_path: Path) -> None:
     restarted = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
     restarted.learn_record(store.load("fake/full")[ran.key])
     restarted.packing.learn_card(16384.0)
-    assert restarted.resources(ran, History()).gpus == 0.25
+    assert restarted.resources(ran, FailuresOfTrial()).gpus == 0.25
 
 
 def test_memory_that_ran_out_twice_is_reserved(trial: TrialSpec) -> None:
     placement = Cluster(CPU_NODE).placement(GpuRequest(0.0))
-    once, twice = History(), History()
+    once, twice = FailuresOfTrial(), FailuresOfTrial()
     once.counts[Cause.MEMORY], twice.counts[Cause.MEMORY] = 1, 2
     assert placement.resources(trial, once).memory_gib == 0.0
     assert placement.resources(trial, twice).memory_gib == 8.0
@@ -138,19 +140,19 @@ def test_quarantined_nodes_get_no_trials_unless_no_other_is_left(trial: TrialSpe
     cluster, wanted = Cluster(CPU_NODE, GPU_NODE), Resources(1)
     quarantined = {CPU_NODE.id: "broken"}
     placement = cluster.placement(GpuRequest(0.0), quarantined)
-    assert placement.avoided(wanted, History()) == [CPU_NODE.id]
+    assert placement.avoided(wanted, FailuresOfTrial()) == [CPU_NODE.id]
     assert not placement.admits(wanted, Counter({wanted: 10}))
-    assert placement.avoided(wanted, History(avoid=frozenset({GPU_NODE.id}))) == [CPU_NODE.id]
+    assert placement.avoided(wanted, FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))) == [CPU_NODE.id]
     cluster.nodes, cluster.now = [CPU_NODE], 10.0
-    assert placement.avoided(wanted, History()) == []
+    assert placement.avoided(wanted, FailuresOfTrial()) == []
     assert placement.admits(wanted, Counter())
     assert placement.node_name(CPU_NODE.id) == "cpu (cccccccc)"
 
 
 def test_a_lost_trial_prefers_another_node() -> None:
     placement = Cluster(CPU_NODE, GPU_NODE).placement(GpuRequest(0.0))
-    assert placement.avoided(Resources(1), History(avoid=frozenset({CPU_NODE.id}))) == [CPU_NODE.id]
-    assert placement.avoided(Resources(1, 1.0), History(avoid=frozenset({GPU_NODE.id}))) == [], "no other fits"
+    assert placement.avoided(Resources(1), FailuresOfTrial(avoid=frozenset({CPU_NODE.id}))) == [CPU_NODE.id]
+    assert placement.avoided(Resources(1, 1.0), FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))) == [], "no other fits"
 
 
 class Growing(InlineExecutor):

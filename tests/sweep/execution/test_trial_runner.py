@@ -10,12 +10,15 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
-from orca_ray.sweep.execution.executors.trainable import TrialActor
+from orca_ray.sweep.execution.checkpoints import Checkpoints
+from orca_ray.sweep.execution.executors.trainable import TrialActor, make_trainable
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
 from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, classify
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import Resources, SearchPlan, TrialSpec, plan_searches
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.refine import RefineLoop
 from tests.methods.tiny_trials import make_home
 from tests.sweep.real import tiny_spec
 
@@ -31,6 +34,12 @@ def own_home(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     """From now on nothing that an earlier trial of the test aligned is taken over."""
     directory.mkdir(parents=True)
     monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(directory)))
+
+
+def folder(path: Path) -> Path:
+    """Return a new directory for checkpoints, as a results store is one."""
+    path.mkdir()
+    return path
 
 
 def finish(runner: TrialRunner) -> tuple[list[Progress], TrialReport]:
@@ -70,9 +79,9 @@ def test_a_stand_in_for_the_papers_source_is_noted(plans: dict[str, SearchPlan],
     plan = dataclasses.replace(plans["orca"], source="prose", stands_in_for="conll2003")
     trial = plan.trial({}, 1, "search")
     note = "aligned to prose, which stands in for the paper's source: 'orca-sweep data fetch conll2003'"
-    assert note in str(outcome_of(finish(TrialRunner(trial, tmp_path / "aligned"))[1]).notes)
+    assert note in str(outcome_of(finish(TrialRunner(trial, tmp_path))[1]).notes)
     unaligned = plan.trial({"align.epochs": 0}, 1, "search")
-    assert "prose" not in str(outcome_of(finish(TrialRunner(unaligned, tmp_path / "not"))[1]).notes)
+    assert "prose" not in str(outcome_of(finish(TrialRunner(unaligned, tmp_path))[1]).notes)
 
 
 def test_search_trials_do_not_see_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
@@ -98,9 +107,9 @@ def test_an_interrupted_trial_resumes_exactly(
 ) -> None:
     trial = plans["orca"].trial({}, 1, "confirm")
     own_home(monkeypatch, tmp_path / "home")
-    expected_points, expected = finish(TrialRunner(trial, tmp_path / "whole"))
+    expected_points, expected = finish(TrialRunner(trial, folder(tmp_path / "whole")))
     own_home(monkeypatch, tmp_path / "another")
-    first = TrialRunner(trial, tmp_path / "cut")
+    first = TrialRunner(trial, folder(tmp_path / "cut"))
     for _ in range(after):
         first.step()
     first.interrupt()
@@ -108,6 +117,55 @@ def test_an_interrupted_trial_resumes_exactly(
     assert not outcome_of(report).align_reused
     assert facts(points) == facts(expected_points)
     assert scores(report) == scores(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [4, 9])
+def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
+    plans: dict[str, SearchPlan], tmp_path: Path, saves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints are written by time, also between the steps of an epoch; both kills are in the first refine epoch."""
+    trial = plans["orca"].trial({"refine.batch_size": 16}, 1, "confirm")
+    own_home(monkeypatch, tmp_path / "home")
+    expected_points, expected = finish(TrialRunner(trial, folder(tmp_path / "whole")))
+
+    class Killed(BaseException):
+        pass
+
+    save, count = Checkpoints.save, 0
+
+    def save_and_die(*arguments: Any) -> None:
+        nonlocal count
+        save(*arguments)
+        count += 1
+        if count == saves:
+            raise Killed
+
+    own_home(monkeypatch, tmp_path / "another")
+    first, points = TrialRunner(trial, folder(tmp_path / "cut"), checkpoint_seconds=0.0), list[Progress]()
+
+    def run() -> None:
+        while True:
+            points.extend(first.step().progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            run()
+    assert [point.stage for point in points] == ["align", "align"]
+    resumed, steps = TrialRunner(trial, tmp_path / "cut"), list[int]()
+    update = RefineLoop._update
+
+    def count_steps(loop: RefineLoop, learning_rate: float) -> None:
+        steps.append(1)
+        update(loop, learning_rate)
+
+    monkeypatch.setattr(RefineLoop, "_update", count_steps)
+    points, report = finish(resumed)
+    assert facts(points) == facts(expected_points)
+    assert scores(report) == scores(expected)
+    whole_steps = trial.epochs * -(-len(get_task("pocket/wdbc").prepare().train) // 16)
+    assert len(steps) == whole_steps - (saves - 2), "steps before the kill were repeated"
 
 
 def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
@@ -126,9 +184,8 @@ def test_a_warm_actor_scores_like_a_fresh_one(
 ) -> None:
     """A deterministic trial also after one of the same settings that ran with two threads."""
 
-    def config(trial: TrialSpec, directory: str) -> dict[str, Any]:
-        checkpoints = str(tmp_path / directory)
-        return {"assignment": Assignment(trial=trial, checkpoints=checkpoints, checkpoint_seconds=1e9).to_json()}
+    def config(trial: TrialSpec) -> dict[str, Any]:
+        return {"assignment": Assignment(trial=trial).to_json()}
 
     def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
         while True:
@@ -141,18 +198,18 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     fixed = [dataclasses.replace(trial, resources=two, deterministic=True) for trial in usual]
     trials = fixed if deterministic else usual
     own_home(monkeypatch, tmp_path / "home")
-    warm = TrialActor.__new__(TrialActor)
+    warm = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(folder(tmp_path / "warm")))))
     if deterministic:
-        warm.setup(config(dataclasses.replace(usual[0], resources=two), "warm"))
+        warm.setup(config(dataclasses.replace(usual[0], resources=two)))
         run(warm)
-        assert warm.reset_config(config(trials[0], "warm"))
+        assert warm.reset_config(config(trials[0]))
     else:
-        warm.setup(config(trials[0], "warm"))
+        warm.setup(config(trials[0]))
     first = run(warm)
-    assert warm.reset_config(config(trials[1], "warm"))
+    assert warm.reset_config(config(trials[1]))
     second = run(warm)
     own_home(monkeypatch, tmp_path / "another")
-    fresh = [finish(TrialRunner(trial, tmp_path / "fresh"))[1] for trial in reversed(trials)]
+    fresh = [finish(TrialRunner(trial, tmp_path))[1] for trial in reversed(trials)]
     assert [second, first] == [scores(report) for report in fresh]
 
 
@@ -192,7 +249,7 @@ def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPl
 def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     good = plans["nft"].trial({}, 1, "search")
     report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
-    assert report.status is Status.FAILED_USER
+    assert report.status is Status.LOST  # the node's failure, not the trial's
     assert "data verify pocket/wdbc" in str(report.error)
     assert report.outcome is None
     report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
@@ -217,11 +274,11 @@ def test_classification() -> None:
 
 def test_a_damaged_checkpoint_starts_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     trial = plans["nft"].trial({}, 1, "confirm")
-    expected = scores(finish(TrialRunner(trial, tmp_path / "whole"))[1])
-    runner = TrialRunner(trial, tmp_path / "cut")
+    expected = scores(finish(TrialRunner(trial, folder(tmp_path / "whole")))[1])
+    runner = TrialRunner(trial, folder(tmp_path / "cut"))
     runner.step()
     runner.interrupt()
-    state = tmp_path / "cut" / f"{trial.key}.pt"
+    state = tmp_path / "cut" / "checkpoints" / f"{trial.key}.state"
     state.write_bytes(state.read_bytes()[:100])
     assert scores(finish(TrialRunner(trial, tmp_path / "cut"))[1]) == expected
 
@@ -231,5 +288,5 @@ def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
 ) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    runner = TrialRunner(plans["nft"].trial({}, 1, "confirm"), blocked / "checkpoints", checkpoint_seconds=0.0)
+    runner = TrialRunner(plans["nft"].trial({}, 1, "confirm"), blocked, checkpoint_seconds=0.0)
     scores(finish(runner)[1])

@@ -8,9 +8,10 @@ import pytest
 from orca_ray.alignment.source import Source
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import NO_BODY
-from orca_ray.sweep.execution.driver import run_sweep
+from orca_ray.sweep.execution.driver import run_sweep, staging_requests
+from orca_ray.sweep.execution.staging import StagingRequest
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
-from orca_ray.sweep.planning.plan import Absent, absent, build_plan, fetch, with_sources
+from orca_ray.sweep.planning.plan import Absent, absent, build_plan, resolve, with_sources
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.sweep.search import Search
@@ -68,7 +69,7 @@ def test_a_method_that_uses_no_body_lacks_and_fetches_none(monkeypatch: pytest.M
     for body in (None, "a-body-that-no-hub-has"):
         asked = searches("nasbench360", Overrides(tasks=["ecg", "cifar100"], methods=["cnn"], body=body))
         assert absent(asked) == []
-        assert [each.trial({}, 1, "confirm").body for each in fetch(asked, pytest.fail)] == [NO_BODY, NO_BODY]
+        assert [each.trial({}, 1, "confirm").body for each in resolve(asked, pytest.fail)] == [NO_BODY, NO_BODY]
     both = searches("nasbench360", Overrides(tasks=["ecg"], methods=["cnn", "nft"]))
     assert [each.names for each in absent(both)] == [("roberta-base",)]
 
@@ -98,19 +99,16 @@ def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_
     assert not (tmp_path / "results").exists()
 
 
-def test_everything_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched: list[str] = []
-    monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda task, *_, **__: fetched.append(task.name))
-    monkeypatch.setattr("orca_ray.models.packaged.fetch_body", lambda name, *_: fetched.append(name))
-    monkeypatch.setattr("orca_ray.alignment.source.Source.fetch", lambda source, *_: fetched.append(source.name))
-    asked = Overrides(tasks=["wdbc", "digits"], methods=["orca", "nft"])
-    ready = fetch(searches("pocket", asked), lambda text: None)
-    assert sorted(fetched) == sorted(
-        ["pocket/wdbc", "pocket/digits", "minilm-l6:layers=4", "vit-s14:layers=4", "photographs", "prose"]
-    )
-    trials = [each.trial({}, 1, "confirm") for each in ready]
+def test_a_request_names_all_that_the_trials_of_a_task_read() -> None:
+    asked = resolve(searches("pocket", Overrides(tasks=["wdbc", "digits"], methods=["orca", "nft"])), pytest.fail)
+    wdbc, digits = staging_requests(asked, {"pocket/wdbc", "pocket/digits"})
+    assert (wdbc.task, wdbc.bodies, wdbc.sources) == ("pocket/wdbc", ("minilm-l6:layers=4",), ("prose",))
+    assert (digits.task, digits.bodies, digits.sources) == ("pocket/digits", ("vit-s14:layers=4",), ("photographs",))
+    trials = [each.trial({}, 1, "confirm") for each in asked]
     assert {each.hyperparameters.get("align.source") for each in trials} == {"photographs", "prose", None}
     assert {each.stands_in_for for each in trials} == {""}
+    requests = [StagingRequest.of_trial(trial) for trial in trials if trial.task == "pocket/wdbc"]
+    assert [(each.bodies, each.sources) for each in requests] == [(wdbc.bodies, ("prose",)), (wdbc.bodies, ())]
 
 
 @pytest.fixture
@@ -129,7 +127,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stand_in_is_named_in_key_and_notes_until_the_papers_source_is_here(tmp_path: Path, no_network: None) -> None:
     asked = Overrides(tasks=["ecg"], methods=["orca"], body="minilm-l6:layers=1", trials=1)
     told: list[str] = []
-    (stand_in,) = fetch(searches("nasbench360", asked), told.append)
+    (stand_in,) = resolve(searches("nasbench360", asked), told.append)
     assert told == ["source conll2003 cannot be fetched: prose stands in for it"]
     trial = stand_in.trial({}, 1, "confirm")
     assert (trial.hyperparameters["align.source"], trial.stands_in_for) == ("prose", "conll2003")
@@ -138,7 +136,7 @@ def test_a_stand_in_is_named_in_key_and_notes_until_the_papers_source_is_here(tm
     source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
     source.parent.mkdir(parents=True)
     source.write_text("words")
-    (paper,) = fetch(searches("nasbench360", asked), told.append)
+    (paper,) = resolve(searches("nasbench360", asked), told.append)
     assert len(told) == 1
     again = paper.trial({}, 1, "confirm")
     assert (again.hyperparameters["align.source"], again.stands_in_for) == ("conll2003", "")

@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,7 +15,9 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memory
 from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.execution.staging import InlineStager, Stager, StagingRequest
 from orca_ray.sweep.execution.trial_runner import TrialRunner
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
 
 logger = logging.getLogger(__name__)
@@ -60,8 +62,14 @@ class Executor(AbstractContextManager["Executor"], ABC):
     def announce(self, demand: Mapping[Resources, int]) -> None:
         """Inform the cluster's autoscaler, if there is one, how many trials could run, by their resources."""
 
+    def stager(
+        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+    ) -> Stager:
+        """Return what stages the tasks on the nodes; ``progress`` is called with one line of text per message."""
+        return InlineStager(requests, settings.staging, progress)
+
     @abstractmethod
-    def run(self, conductor: Conductor, checkpoint_seconds: float, options: RunOptions | None = None) -> bool:
+    def run(self, conductor: Conductor, settings: WorkerSettings, options: RunOptions) -> bool:
         """Run trials until the conductor is done, and return whether the user interrupted the run before that."""
 
     def close(self) -> None:
@@ -92,11 +100,11 @@ class InlineExecutor(Executor):
             logger.warning("--address %s is ignored: the inline executor runs in this process", address)
         return [this_node()]
 
-    def run(self, conductor: Conductor, checkpoint_seconds: float, options: RunOptions | None = None) -> bool:
+    def run(self, conductor: Conductor, settings: WorkerSettings, options: RunOptions) -> bool:
         """Run all trials and return False; after Ctrl-C or a stop, save a checkpoint and return True."""
         while (trial := self._next(conductor)) is not None:
             runner = TrialRunner(
-                trial, conductor.checkpoints, checkpoint_seconds=checkpoint_seconds,
+                trial, settings.store, staging=settings.staging, checkpoint_seconds=settings.checkpoint_seconds,
                 halvings=conductor.failures.of(trial.key).halvings,
             )  # fmt: skip
             try:
@@ -112,7 +120,7 @@ class InlineExecutor(Executor):
     def _next(conductor: Conductor) -> TrialSpec | None:
         """Return the next trial, after the end of a pause; None if there is none, or after Ctrl-C during a pause."""
         with contextlib.suppress(KeyboardInterrupt):
-            while (trial := conductor.next_trial()) is None and conductor.control.paused and not conductor.done:
+            while (trial := conductor.next_trial()) is None and conductor.pausing and not conductor.done:
                 time.sleep(_PAUSE_SECONDS)
             return trial
         return None

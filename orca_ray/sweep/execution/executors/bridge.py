@@ -18,7 +18,7 @@ from orca_ray.sweep.execution.executors.heartbeats import Deadlines, delete_hear
 from orca_ray.sweep.execution.executors.loss import failure_of
 from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
-from orca_ray.sweep.planning.searches import Resources, TrialSpec
+from orca_ray.sweep.planning.searches import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ ANNOUNCE_SECONDS = 10.0
 class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     """Gives Tune the trials that the conductor chooses, and gives the conductor the reports of these trials."""
 
-    def __init__(self, conductor: Conductor, assign: Callable[[TrialSpec], Assignment], deadlines: Deadlines) -> None:
+    def __init__(self, conductor: Conductor, deadlines: Deadlines) -> None:
         super().__init__(metric="score", mode="min")
-        self.conductor, self._assign, self.deadlines = conductor, assign, deadlines
+        self.conductor, self.deadlines = conductor, deadlines
         self.keys: dict[str, str] = {}
         """`TrialSpec.key` of each running trial, by Tune's trial id."""
         self.losses: dict[str, tuple[Exception | None, str]] = {}
@@ -49,16 +49,22 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial, None if none can start now, or FINISHED if none will follow."""
-        if self.error is not None or self.interrupted:
+        if self.ending:
             return Searcher.FINISHED
         with self._own_errors():
             trial = self.conductor.next_trial()
             if trial is None:
                 return Searcher.FINISHED if self.conductor.done or self.ending else None
             self.keys[trial_id] = trial.key
-            avoid = self.conductor.placement.avoided(trial.resources, self.conductor.failures.of(trial.key))
-            return {"assignment": self._assign(trial).to_json(), "avoid": avoid}
+            failures = self.conductor.failures.of(trial.key)
+            avoid = self.conductor.placement.avoided(trial.resources, failures)
+            return {"assignment": Assignment(trial=trial, halvings=failures.halvings).to_json(), "avoid": avoid}
         return Searcher.FINISHED
+
+    @property
+    def ending(self) -> bool:
+        """Whether Tune must end all trials: after an exception in the driver, an interruption or a request."""
+        return self.error is not None or self.interrupted or self.conductor.control.stopping
 
     def tick(self) -> None:
         """Let the conductor write what is due, and apply requests."""

@@ -73,6 +73,11 @@ class TimeLimits:
     heartbeat: float = 1800.0
     """Limit of the time without an epoch or any other progress, after which a trial counts as hung."""
 
+    @property
+    def heartbeat_interval(self) -> float:
+        """Minimum time between two heartbeats of a worker."""
+        return min(self.heartbeat / 8, 30.0)
+
 
 @dataclass
 class _Watch:

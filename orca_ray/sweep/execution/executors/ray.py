@@ -11,12 +11,11 @@ import os
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors.background import Background
@@ -26,7 +25,9 @@ from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memo
 from orca_ray.sweep.execution.executors.processes import kill_children, note_processes, reap_orphans
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
-from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPlan, TrialSpec
+from orca_ray.sweep.execution.staging import Stager, StagingRequest
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
+from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPlan
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.executors.bridge import ConductorSearcher
@@ -118,27 +119,29 @@ class RayExecutor(Executor):
         self._shutdown = ray.shutdown
         self._cleanup.callback(self._shutdown)
 
-    def run(self, conductor: Conductor, checkpoint_seconds: float, options: RunOptions | None = None) -> bool:
+    def stager(
+        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+    ) -> Stager:
+        """Return the stager of all nodes of the cluster; the driver's own is the first."""
+        import ray
+
+        from orca_ray.sweep.execution.staging.ray_stager import RayStager
+
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        own = ray.get_runtime_context().get_node_id()
+        nodes.sort(key=lambda name: name != own)
+        return RayStager(requests, settings, nodes, progress)
+
+    def run(self, conductor: Conductor, settings: WorkerSettings, options: RunOptions) -> bool:
         """Run Tune until the conductor is done; return True if Ctrl-C ended it before that.
 
         Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
         """
         from orca_ray.sweep.execution.executors import bridge, watchdog
 
-        options = options or RunOptions()
-        home = str(cache.home()) if os.environ.get(cache.HOME_VARIABLE) else None
-        directory = str(conductor.checkpoints.resolve())
-        heartbeat = min(options.time.heartbeat / 8, 30.0)
-
-        def assign(trial: TrialSpec) -> Assignment:
-            return Assignment(
-                trial=trial, checkpoints=directory, checkpoint_seconds=checkpoint_seconds, home=home,
-                halvings=conductor.history(trial.key).halvings, heartbeat_seconds=heartbeat,
-            )  # fmt: skip
-
         conductor.placement = self._placement(conductor, options)
-        searcher = bridge.ConductorSearcher(conductor, assign, Deadlines(options.time))
-        work = Background(lambda: self._tune(searcher))
+        searcher = bridge.ConductorSearcher(conductor, Deadlines(options.time))
+        work = Background(lambda: self._tune(searcher, settings))
         services = watchdog.services()
         with watchdog.Watchdog(services, work.abandon):
             try:
@@ -153,18 +156,18 @@ class RayExecutor(Executor):
 
     def _placement(self, conductor: Conductor, options: RunOptions) -> ClusterPlacement:
         """Return the placement of a conductor's trials, which knows the peak memory in the records."""
-        searches, given = conductor.searches, options.gpus_per_trial
-        requests = {(s.plan.task, s.plan.method): _gpu_request(s.plan, given) for s in searches}
+        given = options.gpus_per_trial
+        requests = {(plan.task, plan.method): _gpu_request(plan, given) for plan in conductor.plans}
         spare = os.environ.get(_PENDING)
         placement = ClusterPlacement(
             self.nodes, requests, quarantined=conductor.failures.quarantined, spare=int(spare) if spare else None
         )
-        for search in searches:
+        for search in conductor.searches:
             for record in search.records.values():
                 placement.learn_record(record)
         return placement
 
-    def _tune(self, searcher: "ConductorSearcher") -> None:
+    def _tune(self, searcher: "ConductorSearcher", settings: WorkerSettings) -> None:
         from ray import tune
 
         from orca_ray.sweep.execution.executors import bridge
@@ -173,7 +176,7 @@ class RayExecutor(Executor):
         scheduler = bridge.ConductorScheduler(searcher)
         hooks = bridge.ConductorHooks(searcher, self.announce)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
-        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}"), placement)
+        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
         with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch), _many_pending():
             run_config = tune.RunConfig(
                 name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=scratch, verbose=0, log_to_file=False,

@@ -1,32 +1,39 @@
 """The trainable for Ray Tune: an actor that runs one trial after another in the same process."""
 
 import os
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray import tune
 
 from orca_ray.heartbeat import beat
+from orca_ray.results.record import Status
 from orca_ray.sweep.execution.executors.heartbeats import Heart
 from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.execution.staging import StagingError
 from orca_ray.sweep.execution.trial_runner import TrialRunner
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     """Actor that runs trials; a step is one epoch. The pretrained body stays in memory from one trial to the next."""
 
+    settings: ClassVar[WorkerSettings]
+
     def setup(self, config: dict[str, Any]) -> None:
         """Set up the trial in ``config``."""
-        order = Assignment.from_json(config["assignment"])
-        if order.home:
-            os.environ["ORCA_RAY_HOME"] = order.home
+        order, settings = Assignment.from_json(config["assignment"]), self.settings
+        settings.apply()
         if not hasattr(self, "_heart"):
             self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-            self._heart = Heart(order.heartbeat_seconds, self._node)
+            self._heart = Heart(settings.heartbeat_seconds, self._node)
         self._heart.follow(self.trial_id)
         self._runner = TrialRunner(
-            order.trial, Path(order.checkpoints), checkpoint_seconds=order.checkpoint_seconds, halvings=order.halvings
+            order.trial,
+            settings.store,
+            staging=settings.staging,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            halvings=order.halvings,
         )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -41,6 +48,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         report = self._runner.step()
         if report.done and "CUDA error" in (report.error or ""):
             os._exit(1)  # the CUDA context is lost for later trials too; the conductor restarts this one elsewhere
+        if report.status is Status.LOST:
+            raise StagingError(report.error)  # of this node, not of the trial: the conductor restarts it
         return {"report": report.to_json(), "done": report.done, "node": self._node}
 
     def cleanup(self) -> None:
@@ -54,6 +63,6 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         """Do nothing; see :meth:`save_checkpoint`."""
 
 
-def make_trainable(name: str) -> type[TrialActor]:
+def make_trainable(name: str, settings: WorkerSettings) -> type[TrialActor]:
     """Return a subclass of `TrialActor` called ``name``; Tune registers trainables by name, once per process."""
-    return type(name, (TrialActor,), {})
+    return type(name, (TrialActor,), {"settings": settings})

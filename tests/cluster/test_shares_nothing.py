@@ -1,0 +1,239 @@
+"""A sweep on nodes that share neither disk nor loopback: they have a store on S3, and what they stage themselves."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow.fs as pafs
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.driver import run_sweep, staging_requests
+from orca_ray.sweep.execution.staging import stage
+from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.planning.plan import fingerprints, resolve
+from orca_ray.sweep.planning.searches import plan_searches
+from tests.cluster.test_job_submit import ROOT, TOKEN, free_ports
+from tests.methods.tiny_trials import make_home
+from tests.sweep.execution.test_executors import facts
+
+moto = pytest.importorskip(
+    "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"
+)
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SWEEP = """\
+name: apart
+benchmark: pocket
+methods: [orca, nft]
+tasks: [pocket/digits, pocket/wdbc]
+bodies: {sequence: "minilm-l6:layers=1", image: "vit-s14:layers=1"}
+sources: {sequence: prose, image: photographs}
+resources: {cpus: 1, gpus: 0}
+deterministic: true
+early_stopping: {eta: 2, min_epochs: 1}
+settings:
+  embedder.sequence_length: 8
+  embedder.image_size: 28
+  align.epochs: 2
+  align.samples_per_class: 16
+  align.source_samples: 32
+  align.distance: l2
+  refine.epochs: 2
+  refine.warmup_epochs: 1
+space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}
+budgets:
+  full: {search_trials: 3, confirm_seeds: [1, 2]}
+"""
+START = """\
+export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=hidden
+orca-sweep run sweep.yaml --results "s3://bucket/results?{where}" --staging "s3://bucket/staged?{where}"
+"""
+"""Only the driver has the credentials; workers get them from it."""
+NAME, TRIALS = "apart/full-deterministic", 20
+WAIT_SECONDS = 400
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Three nodes that share nothing: a head with all data and no trials, one with damaged data, and one with none."""
+
+    folder: Path
+    """Directory of the nodes' own directories."""
+    network: str
+    """First three bytes of the addresses."""
+    dashboard: str
+    environment: dict[str, str]
+    script: subprocess.Popen[bytes]
+
+    def raylet(self, node: int) -> psutil.Process:
+        """Return the process of a node's raylet."""
+        address = f"--node_ip_address={self.network}.{10 + node}"
+        (found,) = [p for p in psutil.process_iter() if p.name() == "raylet" and address in p.cmdline()]
+        return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a new cache directory of this process, which has the wheels of the user's."""
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    """Return a directory with the prepared data and wheels that the sweep reads, and no others."""
+    spec, directory = parse_spec(SWEEP), tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(home))
+        searches = resolve(plan_searches(spec, fingerprints(spec), gpus=False), print)
+        for request in staging_requests(searches, spec.tasks):
+            stage(request, str(directory))
+    return directory
+
+
+def fill(node: Path, whole: Path, *, damaged: bool) -> None:
+    """Give a node the data and wheels of the sweep; ``damaged``: with a wrong last byte in arrays and wheels."""
+    cache_directory = node / "cache" / "orca-ray"
+    shutil.copytree(whole, cache_directory)
+    arrays, wheels = list(cache_directory.rglob("train_x.npy")), list(cache_directory.rglob("*.whl"))
+    assert len(arrays) == 2
+    assert len(wheels) >= 4  # two bodies, two sources
+    for path in [*arrays, *wheels] if damaged else []:
+        with path.open("r+b") as stream:
+            stream.seek(-1, os.SEEK_END)
+            (last,) = stream.read(1)
+            stream.seek(-1, os.SEEK_END)
+            stream.write(bytes([last ^ 1]))
+
+
+@pytest.fixture
+def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Apart]:
+    folder = tmp_path_factory.mktemp("nodes")
+    fill(folder / "0", whole, damaged=False)
+    fill(folder / "1", whole, damaged=True)
+    port, dashboard = free_ports(2)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_PORT": str(port),
+        "RAY_DASHBOARD_PORT": str(dashboard),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "ORCA_LOCAL_FOLDER": str(folder),
+        "ORCA_HEAD_CPUS": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    log = folder / "log"
+    with log.open("w") as stream:
+        script = subprocess.Popen(
+            ["bash", str(ROOT / "cluster" / "local.sh"), "--isolated", "3", "1"],
+            env=environment, stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
+        try:
+            network = wait_for(script, log)
+            yield Apart(folder, network, f"http://{network}.10:{dashboard}", environment, script)
+        finally:
+            script.send_signal(signal.SIGTERM)
+            try:
+                script.wait(60)
+            except subprocess.TimeoutExpired:
+                script.kill()
+    assert f"orca{script.pid}" not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
+    assert not [process for process in psutil.process_iter() if f"{network}.10" in " ".join(cmdline(process))]
+
+
+def wait_for(script: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the first three bytes of the nodes' addresses when the script has started all of them."""
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline:
+        text = log.read_text()
+        if script.poll() == 77:
+            pytest.skip(text.strip().splitlines()[-1])
+        assert script.poll() is None, text
+        if text.count("Ray runtime started") == 3 and (found := re.search(r"this machine is (\S+)\.1 for", text)):
+            return found[1]
+        time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture
+def bucket() -> Iterator[int]:
+    """Serve S3 on all interfaces of this machine, the bridge of the nodes included; return the port."""
+    server = moto.ThreadedMotoServer(ip_address="0.0.0.0", port=0)
+    server.start()
+    _, port = server.get_host_and_port()
+    files = pafs.S3FileSystem(
+        access_key="key", secret_key="hidden", endpoint_override=f"127.0.0.1:{port}", scheme="http",
+        allow_bucket_creation=True,
+    )  # fmt: skip
+    files.create_dir("bucket")
+    yield port
+    server.stop()
+
+
+def ran_on(results: ResultsStore) -> dict[str, int]:
+    """Return the number of records by node."""
+    try:
+        counts = results.records()["node"].value_counts()
+    except UserError:
+        return {}
+    return {str(node): int(count) for node, count in counts.items()}
+
+
+def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
+    apart: Apart, bucket: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but S3 and Ray connects the nodes; the records are those of one process."""
+
+    where = f"endpoint_override={apart.network}.1:{bucket}&scheme=http&region=us-east-1"
+    job = tmp_path / "job"
+    job.mkdir()
+    (job / "sweep.yaml").write_text(SWEEP)
+    (job / "start.sh").write_text(START.format(where=where))
+    start = ["--working-dir", str(job), "--", "bash", "start.sh"]
+    submit = ["ray", "job", "submit", f"--address={apart.dashboard}", *start]
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        driver = subprocess.Popen(submit, env=apart.environment, stdout=stream, stderr=stream)
+        try:
+            results = ResultsStore(f"s3://key:hidden@bucket/results?{where}", create=True)
+            deadline = time.monotonic() + WAIT_SECONDS
+            while not ran_on(results).get("orca-node-2"):  # it began with an empty disk
+                assert driver.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(1)
+            apart.raylet(2).kill()
+            code = driver.wait(WAIT_SECONDS)
+        finally:
+            driver.kill()
+    output = log.read_text()
+    assert code == 0, output
+    nodes = ran_on(results)
+    assert sum(nodes.values()) == TRIALS
+    assert set(nodes) == {"orca-node-1", "orca-node-2"}, nodes
+    assert "hidden" not in output
+    assert not results._folder.names("checkpoints", hidden=True)
+    monkeypatch.setenv("ORCA_RAY_HOME", str(home))
+    inline = ResultsStore(tmp_path / "inline", create=True)
+    assert run_sweep(parse_spec(SWEEP), inline, executor="inline").ran == TRIALS
+    assert facts(results, NAME) == facts(inline, NAME)

@@ -1,0 +1,122 @@
+"""Checkpoints and outcomes in a results store: versions, foreign files, deletion, and a disk that is nearly full."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import orca_ray
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import Progress
+from orca_ray.results.record import Status
+from orca_ray.sweep.execution import checkpoints
+from orca_ray.sweep.execution.checkpoints import Checkpoints
+from orca_ray.sweep.execution.messages import TrialReport
+
+KEY, OTHER = "0123456789abcdef0123", "f" * 20
+POINT = Progress(
+    stage="refine", epoch=1, epochs=2, loss=1.0, validation_score=0.5, learning_rate=1e-3, seconds=0.1,
+)  # fmt: skip
+RUNNING = TrialReport(progress=(POINT,))
+ENDED = TrialReport(progress=(POINT,), status=Status.COMPLETED)
+
+
+def writes(content: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
+
+
+def restored(store: Checkpoints, key: str = KEY) -> bytes | None:
+    """Return the state, or None if there is none."""
+    found: list[bytes] = []
+
+    def read(path: Path) -> bool:
+        found.append(path.read_bytes())
+        return True
+
+    return found[0] if store.restore(key, read) == RUNNING else None
+
+
+def test_state_and_outcome_come_back(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    assert restored(store) is None
+    assert store.outcome(KEY) is None
+    store.save(KEY, RUNNING, writes(b"weights\nand more"))
+    store.save_outcome(OTHER, ENDED)
+    again = Checkpoints(str(tmp_path))
+    assert restored(again) == b"weights\nand more"
+    assert again.outcome(OTHER) == ENDED
+    assert again.restore(KEY, lambda path: False) is None, "a state that is not accepted counts as missing"
+
+
+@pytest.mark.parametrize("change", ["version", "schema", "trial", "torn", "foreign"])
+def test_files_of_another_version_or_trial_are_never_taken(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(KEY, RUNNING, writes(b"weights"))
+    store.save_outcome(KEY, ENDED)
+    for path in (tmp_path / "checkpoints").iterdir():
+        if change == "trial":
+            path.rename(path.with_stem(OTHER))
+        elif change == "torn":
+            path.write_bytes(path.read_bytes()[:50])
+        elif change == "foreign":
+            path.write_bytes(b"[1]\n")
+    if change == "version":
+        monkeypatch.setattr(orca_ray, "__version__", "99.0")
+    if change == "schema":
+        monkeypatch.setattr(checkpoints, "SCHEMA", 99)
+    key = OTHER if change == "trial" else KEY
+    assert restored(store, key) is None
+    assert store.outcome(key) is None
+
+
+def test_removing_takes_all_files_of_a_trial_and_no_others(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    store.remove(KEY)  # there is no directory yet
+    for key in (KEY, OTHER):
+        store.save(key, RUNNING, writes(b"weights"))
+        store.save_outcome(key, ENDED)
+    directory = tmp_path / "checkpoints"
+    for name in (f"{KEY}.pt", f"{KEY}.curve.json", f".tmp-{'0' * 32}-{KEY}.state"):  # of earlier versions, of a kill
+        (directory / name).touch()
+    store.remove(KEY)
+    store.remove_directory()
+    assert sorted(path.name for path in directory.iterdir()) == [f"{OTHER}.outcome", f"{OTHER}.state"]
+    store.remove(KEY, OTHER)
+    store.remove_directory()
+    assert not directory.exists()
+
+
+def test_a_disk_that_is_nearly_full_keeps_the_states_that_running_trials_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Checkpoints(tmp_path)
+    keys = [f"{number:020x}" for number in range(4)]
+    for key in keys:
+        store.save(key, RUNNING, writes(b"weights"))
+    store.save_outcome(keys[1], ENDED)
+    directory = tmp_path / "checkpoints"
+    os.utime(directory / f"{keys[2]}.state", (0, 0))
+    needed = iter([0, 0, 0])
+    free = shutil.disk_usage(tmp_path)._replace(free=2**40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=next(needed, 2**40)))
+    with pytest.raises(UserError, match=r"0\.0 GiB free"):
+        store.save(keys[3], RUNNING, writes(b"new"))
+    assert sorted(path.name for path in directory.glob("*.state")) == [f"{keys[0]}.state", f"{keys[3]}.state"]
+    assert restored(store, keys[3]) == b"weights"
+    store.save(keys[3], RUNNING, writes(b"new"))
+    assert restored(store, keys[3]) == b"new"
+
+
+def test_a_store_that_is_out_of_reach_is_no_error_when_reading(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path / "none")
+    assert store.outcome(KEY) is None
+    store.remove(KEY)
+    with pytest.raises((UserError, OSError)):
+        store.save(KEY, RUNNING, writes(b"weights"))
