@@ -93,7 +93,7 @@ def title(effects: Effects) -> str:
 
 def footer(effects: Effects) -> list[str]:
     """Return the sentences that explain the effects, and the numbers of scores and trials."""
-    totals = ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items())
+    totals = ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items() if count)
     missing = sum(len(effects.seeds) - score.n for score in effects.scores.values())
     counted = f"scores: {len(effects.scores) * len(effects.seeds) - missing} found, {missing} missing"
     return [

@@ -120,8 +120,8 @@ def _own_lines(report: Report) -> Iterator[str]:
     prefix = f"{board.benchmark}/"
     for method, tasks in report.missing().items():
         yield f"no score of {method}: {', '.join(task.removeprefix(prefix) for task in tasks)}"
-    totals = ", ".join(f"{status.value} {sum(board.count(m, status) for m in board.methods)}" for status in Status)
-    yield f"trials by status: {totals}"
+    totals = {status.value: sum(board.count(m, status) for m in board.methods) for status in Status}
+    yield f"trials by status: {', '.join(f'{status} {count}' for status, count in totals.items() if count)}"
     for method in report.methods:
         failed = {status.value: board.count(method, status) for status in Status if status.failed}
         if counts := ", ".join(f"{status} {count}" for status, count in failed.items() if count):

@@ -183,9 +183,8 @@ def test_reading_by_row_group_equals_reading_whole(tmp_path: Path, monkeypatch: 
         whole.append(records, [make_point(record.trial_key, epoch) for record in records for epoch in (1, 2)])
     expected, curves = build(whole, benchmark="pocket"), whole.curves(trial_key=["1a", "2b"])
     monkeypatch.setattr(store, "SMALL_BYTES", 0)
-    compacted = {"RECORDS": RECORDS, "CURVES": tables.CURVES}
-    for name, table in compacted.items():
-        monkeypatch.setattr(store, name, replace(table, file_rows=200, group_rows=32))
+    compacted = tuple(replace(table, file_rows=200, group_rows=32) for table in (RECORDS, tables.CURVES))
+    monkeypatch.setattr(store, "_TABLES", compacted)
     assert whole.compact() > 0
     assert len(files_of(whole)) == 3
     found = build(ResultsStore(whole.uri), benchmark="pocket")

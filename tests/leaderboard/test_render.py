@@ -56,8 +56,7 @@ def test_table(board: Board) -> None:
     assert darcy.count("*") == digits.count("*") == 1
     text = "\n".join(lines)
     assert "metrics: relative_l2 (darcy16); error (digits)" in text
-    counts = "failed_user 0, failed_oom 1, failed_nan 1, failed_code 0, lost 0, timed_out 0"
-    assert f"trials by status: completed 10, stopped_early 0, {counts}" in " ".join(text.split())
+    assert "trials by status: completed 10, failed_oom 1, failed_nan 1" in " ".join(text.split())
     assert "failed trials of scratch: failed_oom 1, failed_nan 1" in text
     assert "mean rank and wins use the 2 of 2 tasks with scores of every method that has any" in text
     assert "no score of scratch: darcy16, digits" in text
