@@ -103,7 +103,8 @@ class Conductor:
         item = self._running[key]
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
-        self._emit(events.TrialStarted(key, item.trial.task, item.trial.method, item.trial.phase))
+        trial = item.trial
+        self._emit(events.TrialStarted(key, trial.task, trial.method, trial.phase, trial.seed, trial.hyperparameters))
 
     def report(self, key: str, progress: Sequence[Progress]) -> bool:
         """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
