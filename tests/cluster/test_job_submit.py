@@ -16,7 +16,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -166,10 +165,3 @@ def test_ten_jobs_in_a_row_all_succeed(cluster: Cluster, tmp_path: Path) -> None
     records = ResultsStore(results).records()
     assert sorted(records["sweep"]) == ["pocket/full-trials1", *(f"tiny{number}/full" for number in range(9))]
     assert set(records["status"]) == {"completed"}
-
-
-def test_the_templates_parse() -> None:
-    documents = list(yaml.safe_load_all((ROOT / "cluster" / "kuberay-rayjob.yaml").read_text()))
-    assert {document["kind"] for document in documents} >= {"RayJob"}
-    for script in ("local.sh", "slurm.sbatch"):
-        subprocess.run(["bash", "-n", str(ROOT / "cluster" / script)], check=True)
