@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -97,3 +97,12 @@ def interrupt(script: subprocess.Popen[bytes], number: signal.Signals, seconds: 
     code = script.wait(seconds)
     assert gone(members), [process for process in members if process.is_running()]
     return code
+
+
+def arguments(pid: int) -> set[str]:
+    """Return all arguments of the processes that the process started."""
+    found: set[str] = set()
+    for process in descendants(pid):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found.update(process.cmdline())
+    return found
