@@ -78,10 +78,10 @@ def test_the_package_builds_from_what_is_copied(tmp_path: Path) -> None:
     source = tmp_path / "src"
     source.mkdir()
     for path in copied():
-        kept = shutil.ignore_patterns("__pycache__")
-        (shutil.copytree if (ROOT / path).is_dir() else shutil.copy)(
-            ROOT / path, source / path, **({"ignore": kept} if (ROOT / path).is_dir() else {})
-        )
+        if (ROOT / path).is_dir():
+            shutil.copytree(ROOT / path, source / path, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / path, source / path)
     build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

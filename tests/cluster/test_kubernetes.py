@@ -49,7 +49,8 @@ def ray_document(name: str) -> Tree:
 
 def cluster_spec(name: str) -> Tree:
     spec: Tree = ray_document(name)["spec"]
-    return spec.get("rayClusterSpec", spec)
+    found: Tree = spec.get("rayClusterSpec", spec)
+    return found
 
 
 def pods(name: str) -> list[Tree]:

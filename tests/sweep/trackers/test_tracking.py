@@ -93,7 +93,8 @@ def of_mlflow(place: Path) -> Shown:
     from mlflow import MlflowClient
 
     uri = place.as_uri() if place.is_dir() else f"sqlite:///{place}"
-    client, shown = MlflowClient(uri), {}
+    client = MlflowClient(uri)
+    shown: Shown = {}
     experiment = client.get_experiment_by_name("fake/full")
     for found in client.search_runs([experiment.experiment_id]):
         tags = dict(found.data.tags)
