@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 100_000
 """Events that may wait for a tracker (a few tens of MiB); one that is so far behind is given up."""
 CLOSE_SECONDS = 60.0
-"""How long the end of a sweep waits for its trackers to write what is left."""
+"""How long the end of a sweep waits for a tracker that makes no progress with the events that are left."""
 
 
 @cache
@@ -54,7 +54,7 @@ class _Feed:
     """A tracker, the events that wait for it, and the thread that passes them on."""
 
     def __init__(self, option: str, tracker: Tracker) -> None:
-        self._name, self._tracker = option.partition(":")[0], tracker
+        self._name, self._tracker = _without_password(option), tracker
         self._waiting: queue.Queue[events.Event | None] = queue.Queue(MAX_WAITING)
         self._sweep = ""
         self._started: set[str] = set()
@@ -71,11 +71,15 @@ class _Feed:
             self._give_up("it is too slow")
 
     def close(self) -> None:
-        """Wait until the tracker has written everything, but not for ever."""
+        """Wait until the tracker has written everything, or makes no progress any more."""
         self.put(None)
-        self._thread.join(CLOSE_SECONDS)
-        if self._thread.is_alive():
-            self._give_up(f"it did not end within {CLOSE_SECONDS:.0f} s")
+        left = MAX_WAITING + 1
+        while self._thread.is_alive():
+            if (now := self._waiting.qsize()) >= left:
+                self._give_up(f"it made no progress for {CLOSE_SECONDS:.0f} s")
+                return
+            left = now
+            self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         try:
@@ -113,9 +117,13 @@ class _Feed:
     def _give_up(self, why: str) -> None:
         if not self._given_up:
             self._given_up = True
-            # An address in the message of a foreign library may hold a password.
-            why = re.sub(r"//[^/@\s]*@", "//", why.partition("\n")[0])
+            why = _without_password(why.partition("\n")[0])
             logger.warning("--track %s is given up, and the sweep goes on without it: %s", self._name, why)
+
+
+def _without_password(text: str) -> str:
+    """Return ``text``, e.g. a message of a foreign library, without user names and passwords in addresses."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 class Tracking:

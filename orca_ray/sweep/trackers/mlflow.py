@@ -1,5 +1,6 @@
 """MLflow: an experiment per sweep, on a tracking server or in a local database or directory."""
 
+import logging
 import os
 import re
 import time
@@ -32,6 +33,7 @@ class MLflowTracker(Tracker):
         if self._client is None:
             from mlflow import MlflowClient
 
+            logging.getLogger("mlflow").setLevel(logging.WARNING)  # it prints that it makes tables
             self._client = MlflowClient(self._uri)
         found = self._client.search_runs([self._experiment(run.sweep)], f"tags.`{_KEY}` = '{run.key}'", max_results=1)
         if found:

@@ -263,7 +263,8 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"), [("broken", "ConnectionError: cannot reach https://tracker.example"), ("slow", "did not end")]
+    ("option", "told"),
+    [("broken", "ConnectionError: cannot reach https://tracker.example"), ("slow", "made no progress")],
 )
 def test_a_tracker_that_fails_warns_once_and_disturbs_nothing(
     option: str, told: str, kinds: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
