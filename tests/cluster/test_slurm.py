@@ -39,7 +39,7 @@ def job(folder: Path, number: int, nodes: int) -> dict[str, str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # it starts and ends four raylets
+@pytest.mark.timeout(1200)  # it starts and ends four raylets
 def test_a_job_is_requeued_before_its_time_limit_and_continues_beside_another(tmp_path: Path) -> None:
     number = 100 + os.getpid() % 2000
     mine, other = (checkout(tmp_path / name, name, seeds) for name, seeds in (("mine", 12), ("other", 1)))
@@ -54,10 +54,10 @@ def test_a_job_is_requeued_before_its_time_limit_and_continues_beside_another(tm
         running(command, job(mine, number, nodes=2), log) as script,
         running(command, job(other, number + 1, nodes=1), other / "log") as second,
     ):
-        wait_until(lambda: finished() > 0, script, 200, log)
+        wait_until(lambda: finished() > 0, script, 300, log)
         assert interrupt(script, signal.SIGUSR1) == 130, log.read_text()
         members = descendants(second.pid)
-        assert second.wait(200) == 0, (other / "log").read_text()
+        assert second.wait(300) == 0, (other / "log").read_text()
         assert gone(members)
     before = ResultsStore(store).load("mine/full")
     assert 0 < len(before) < 12
@@ -68,7 +68,7 @@ def test_a_job_is_requeued_before_its_time_limit_and_continues_beside_another(tm
     assert any("--exclude=node1" in line and "--nodes=1" in line for line in called)
 
     with running(command, job(mine, number, nodes=1), log) as script:
-        assert script.wait(200) == 0, log.read_text()
+        assert script.wait(300) == 0, log.read_text()
     records = ResultsStore(store).load("mine/full")
     assert len(records) == 12
     assert {key: records[key] for key in before} == before  # not run again

@@ -44,7 +44,7 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
         return (results / "records").exists() and len(ResultsStore(results).load("hosts/full")) > 0
 
     with running(command, settings(folder), log) as script:
-        wait_until(finished, script, 200, log)
+        wait_until(finished, script, 300, log)
         assert interrupt(script, signal.SIGINT) == 130, log.read_text()
     assert "2 node(s)" in log.read_text()
     assert "interrupted; the same command continues" in log.read_text()
@@ -56,13 +56,14 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
     env = settings(tmp_path)
     programs(tmp_path / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"})
     log = tmp_path / "log"
     with running(["bash", SCRIPT, "--head-cpus", "0", "nowhere"], env, log) as script:
         wait_until(lambda: bool(descendants(script.pid)), script, 30, log)
-        assert script.wait(200) == 1
+        assert script.wait(300) == 1
     assert "nowhere did not join" in log.read_text()
 
 

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,7 +175,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No tracker may look for a server, or read what this machine's user has set up."""
+    """No tracker may connect to a server, or read what this machine's user has set up."""
     for name in [*os.environ]:
         if name.startswith(("WANDB_", "MLFLOW_")):
             monkeypatch.delenv(name)
@@ -181,7 +183,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "shown"))
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
-    yield
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        yield
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()  # its process has the environment of the test that started it
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            proxy.accept()
     assert [each for each in threading.enumerate() if each.name.startswith("track-")] == []
 
 
@@ -300,12 +310,8 @@ def test_a_bad_option_is_a_user_error(option: str, told: str, monkeypatch: pytes
 @pytest.mark.slow
 def test_wandb_without_a_key_does_not_ask_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    import wandb
-
-    wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     with pytest.raises(UserError, match="wandb login"):
         open_tracker("wandb")
-    wandb.teardown()
