@@ -50,18 +50,16 @@ def test_a_job_is_requeued_before_its_time_limit_and_continues_beside_another(tm
     def finished() -> int:
         return len(ResultsStore(store).load("mine/full")) if (store / "records").exists() else 0
 
-    with (
-        running(command, job(mine, number, nodes=2), log) as script,
-        running(command, job(other, number + 1, nodes=1), other / "log") as second,
-    ):
-        wait_until(lambda: finished() > 0, script, 300, log)
-        assert interrupt(script, signal.SIGUSR1) == 130, log.read_text()
-        members = descendants(second.pid)
-        assert second.wait(300) == 0, (other / "log").read_text()
-        assert gone(members)
+    with running(command, job(mine, number, nodes=2), log) as script:
+        wait_until(lambda: "2 node(s)" in log.read_text(), script, 300, log)
+        with running(command, job(other, number + 1, nodes=1), other / "log") as second:
+            wait_until(lambda: finished() > 0, script, 300, log)
+            assert interrupt(script, signal.SIGUSR1) == 130, log.read_text()
+            members = descendants(second.pid)
+            assert second.wait(300) == 0, (other / "log").read_text()
+            assert gone(members)
     before = ResultsStore(store).load("mine/full")
     assert 0 < len(before) < 12
-    assert "2 node(s)" in log.read_text()
     assert len(ResultsStore(other / "results").load("other/full")) == 1
     called = calls.read_text().splitlines()
     assert [line for line in called if line.startswith("scontrol")] == [f"scontrol requeue {number}"]
