@@ -24,7 +24,7 @@ from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.execution.events import Summary
+    from orca_ray.sweep.execution.events import Event, Summary
     from orca_ray.sweep.execution.executors.base import RunOptions as ExecutorOptions
     from orca_ray.sweep.planning.cost import TaskCost
     from orca_ray.sweep.planning.plan import Plan
@@ -142,6 +142,13 @@ class RunOptions(SweepOptions):
             help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
         ),
     ] = None  # fmt: skip
+    track: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME[:TARGET]",
+            help="Also show trials in tensorboard[:DIR], mlflow[:URI] or wandb[:PROJECT]; may be repeated.",
+        ),
+    ] = None
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
     quiet: QuietOption = False
 
@@ -210,9 +217,15 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         return
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.sweep.execution.driver import run_sweep
+    from orca_ray.sweep.tracking import Tracking
 
     existing_store(uri)  # raises if something else is at this path, before data are fetched
-    with SweepProgress(quiet=options.quiet or options.json) as listener:
+    with Tracking(options.track or ()) as tracking, SweepProgress(quiet=options.quiet or options.json) as progress:
+
+        def listener(event: "Event") -> None:
+            progress(event)
+            tracking(event)
+
         summary = run_sweep(
             spec, uri, executor=options.executor.value, listener=listener, address=options.address,
             retry_failed=options.retry_failed, options=options.run_options(), wait_seconds=options.wait,

@@ -176,6 +176,19 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert ending.out.splitlines()[-1] == shown
 
 
+def test_trials_are_shown_in_a_tracker(command: Command, fake: Install, sweep_file: str) -> None:
+    fake()
+    assert command("run", sweep_file, "--track", "tensorboard:shown").code == 0
+    assert {path.parent.name for path in Path("shown/mine/full/pocket/digits/nft").glob("*/events.*")} == {"k1", "k2"}
+
+
+def test_an_unknown_tracker_starts_no_sweep(command: Command, fake: Install, sweep_file: str) -> None:
+    sweep = fake()
+    ending = command("run", sweep_file, "--track", "tensorbord")
+    assert (ending.code, sweep.spec) == (2, None)
+    assert "Did you mean 'tensorboard'?" in ending.err
+
+
 @pytest.mark.parametrize(
     ("options", "which"), [((), ""), (("--deterministic", "--seeds", "1"), " --sweep mine/full-deterministic")]
 )

@@ -143,7 +143,7 @@ class Conductor:
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
         trial = item.trial
-        self._emit(events.TrialStarted(key, trial.task, trial.method, trial.phase))
+        self._emit(events.TrialStarted(key, trial.task, trial.method, trial.phase, trial.seed, trial.hyperparameters))
 
     def report(self, key: str, progress: Sequence[Progress], *, log: str = "", node: str = "") -> bool:
         """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Record, Status
+from orca_ray.sweep.planning.schema import Scalar
 
 
 class SearchRow(NamedTuple):
@@ -41,6 +43,8 @@ class TrialStarted(NamedTuple):
     task: str
     method: str
     phase: str
+    seed: int = 0
+    hyperparameters: Mapping[str, Scalar] = MappingProxyType({})
 
 
 class TrialProgress(NamedTuple):

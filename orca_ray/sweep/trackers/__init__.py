@@ -1,0 +1,1 @@
+"""Experiment trackers: each module of this package may declare one as ``TRACKER``."""

@@ -1,0 +1,93 @@
+"""MLflow: an experiment per sweep, on a tracking server or in a local database or directory."""
+
+import logging
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from orca_ray.methods.reports import Progress
+from orca_ray.paths import require_directory
+from orca_ray.results.record import Record
+from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
+
+_KEY = "orca_ray.trial_key"
+
+
+class MLflowTracker(Tracker):
+    """Writes runs through MLflow's client. Each run has the key of its trial as a tag, by which it is found again."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client: Any = None
+        self._experiments: dict[str, str] = {}
+        self._open: dict[str, str] = {}
+
+    def start(self, run: Run) -> None:
+        """Create the experiment and the run if they do not exist, and log the hyperparameters."""
+        from mlflow.entities import Param
+
+        if run.key in self._open:
+            return
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            logging.getLogger("mlflow").setLevel(logging.WARNING)  # it prints that it makes tables
+            self._client = MlflowClient(self._uri)
+        found = self._client.search_runs([self._experiment(run.sweep)], f"tags.`{_KEY}` = '{run.key}'", max_results=1)
+        if found:
+            identity = found[0].info.run_id
+            self._client.update_run(identity, status="RUNNING")
+        else:
+            tags = {**run.tags, _KEY: run.key}
+            created = self._client.create_run(self._experiment(run.sweep), tags=tags, run_name=run.name)
+            identity = created.info.run_id
+            self._client.log_batch(identity, params=[Param(*item) for item in _text(run)])
+        self._open[run.key] = identity
+
+    def log(self, key: str, progress: Progress) -> None:
+        """Add the values of an epoch at that epoch."""
+        self._log(key, epoch_values(progress), progress.epoch)
+
+    def finish(self, key: str, record: Record) -> None:
+        """Add the final values, and the status as a tag."""
+        self._log(key, final_values(record), record.epochs)
+        self._client.set_tag(self._open[key], "status", record.status.value)
+        self._client.set_terminated(self._open.pop(key), "FAILED" if record.status.failed else "FINISHED")
+
+    def close(self) -> None:
+        """Mark unfinished runs as killed; the sweep continues them."""
+        for identity in self._open.values():
+            self._client.set_terminated(identity, "KILLED")
+
+    def _log(self, key: str, values: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._open[key], metrics=metrics)
+
+    def _experiment(self, name: str) -> str:
+        if name not in self._experiments:
+            found = self._client.get_experiment_by_name(name)
+            self._experiments[name] = found.experiment_id if found else self._client.create_experiment(name)
+        return self._experiments[name]
+
+
+def _text(run: Run) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in run.hyperparameters.items()]
+
+
+def _open(target: str) -> Tracker:
+    uri = target or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    if not re.match(r"[a-z][a-z0-9+.-]*:|databricks$|uc$", uri):
+        directory = Path(uri).expanduser().absolute()
+        require_directory(directory, "the directory of --track mlflow")
+        uri = directory.as_uri()
+    if uri.startswith("file:"):  # otherwise MLflow refuses directories since 3.13
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    return MLflowTracker(uri)
+
+
+TRACKER = TrackerKind("mlflow", "URI", "mlflow", _open)

@@ -1,0 +1,69 @@
+"""Weights & Biases: a group of runs per sweep. ``WANDB_MODE=offline`` writes files for ``wandb sync``."""
+
+import os
+from typing import Any
+
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import Progress
+from orca_ray.results.record import Record
+from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
+
+_NO_NETWORK = ("offline", "dryrun", "disabled", "shared")
+
+
+class WandbTracker(Tracker):
+    """Writes several runs at a time from one process. The key of a trial is the id of its run."""
+
+    def __init__(self, project: str, directory: str) -> None:
+        self._project, self._directory = project, directory
+        self._open: dict[str, Any] = {}
+
+    def start(self, run: Run) -> None:
+        """Create the run, or continue it."""
+        import wandb
+
+        if run.key in self._open:
+            return
+        # Statistics, code and output would be the driver's, which trains nothing.
+        quiet = wandb.Settings(
+            silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True, init_timeout=60
+        )
+        opened = wandb.init(
+            project=self._project, dir=self._directory, id=run.key, name=run.name, group=run.sweep,
+            job_type=run.tags["phase"], config={**run.hyperparameters, **run.tags}, resume="allow",
+            tags=[f"{name}: {value}"[:64] for name, value in run.tags.items()], reinit="create_new", settings=quiet,
+        )  # fmt: skip
+        self._open[run.key] = opened
+
+    def log(self, key: str, progress: Progress) -> None:
+        """Add the values of an epoch; charts have the epoch of the stage as their horizontal axis."""
+        axis = f"{progress.stage}/epoch"
+        if progress.epoch == 1:
+            self._open[key].define_metric(f"{progress.stage}/*", step_metric=axis)
+        self._open[key].log({axis: progress.epoch, **epoch_values(progress)})
+
+    def finish(self, key: str, record: Record) -> None:
+        """Add the final values and the status to the summary."""
+        run = self._open.pop(key)
+        run.summary.update({**final_values(record), "status": record.status.value})
+        run.finish(exit_code=int(record.status.failed))
+
+    def close(self) -> None:
+        """End unfinished runs as failed; the sweep continues them."""
+        for run in self._open.values():
+            run.finish(exit_code=1)
+
+
+def _open(target: str) -> Tracker:
+    import wandb
+
+    # Without this check the first run would ask for a key on the terminal, under the table of progress.
+    if wandb.setup().settings.mode not in _NO_NETWORK and not wandb.login(prompt=False):
+        raise UserError(
+            "--track wandb: no API key on this machine. Type `wandb login`, set WANDB_API_KEY, or set "
+            "WANDB_MODE=offline to write runs to files for `wandb sync`"
+        )
+    return WandbTracker(target or os.environ.get("WANDB_PROJECT", "orca-ray"), os.environ.get("WANDB_DIR", os.getcwd()))
+
+
+TRACKER = TrackerKind("wandb", "PROJECT", "wandb", _open)

@@ -1,0 +1,108 @@
+"""A small sweep for test clusters, and how to run a script of ``cluster/`` and see that it leaves nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = """\
+name: {name}
+benchmark: pocket
+methods: [linear_probe]
+tasks: [pocket/wdbc]
+bodies: {{sequence: "minilm-l6:layers=1"}}
+resources: {{cpus: 1, gpus: 0}}
+settings: {{embedder.sequence_length: 8, refine.epochs: 2, refine.warmup_epochs: 0}}
+budgets: {{full: {{confirm_seeds: {seeds}}}}}
+"""
+
+
+def checkout(folder: Path, name: str, seeds: int) -> Path:
+    """Make a directory that looks like a checkout with a virtual environment, and holds ``sweep.yaml``."""
+    activate = folder / ".venv" / "bin" / "activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f'export PATH="{Path(sys.executable).parent}:$PATH" PYTHONPATH="{ROOT}"\n')
+    (folder / "sweep.yaml").write_text(SWEEP.format(name=name, seeds=list(range(1, seeds + 1))))
+    return folder
+
+
+def programs(folder: Path, scripts: Mapping[str, str]) -> Path:
+    """Write executable Bash scripts, by name, to a directory for the front of PATH."""
+    folder.mkdir(exist_ok=True)
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def environment(first_on_path: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a script, without that of any other cluster."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "ORCA_"))}
+    path = f"{first_on_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = {"PATH": path, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    home = {"ORCA_RAY_HOME": os.environ["ORCA_RAY_HOME"]} if "ORCA_RAY_HOME" in os.environ else {}
+    return {**kept, **given, **home, **more}
+
+
+@contextmanager
+def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Context manager that starts a script, and at the end kills what is left of it."""
+    with log.open("ab") as stream:
+        script = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+    try:
+        yield script
+    finally:
+        for process in [*descendants(script.pid), *([psutil.Process(script.pid)] if script.poll() is None else [])]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return the living processes that the process started, those of its children included."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def wait_until(condition: Callable[[], bool], script: subprocess.Popen[bytes], seconds: float, log: Path) -> None:
+    """Wait until ``condition`` holds; fail with the log if the script ends before that, or too much time passes."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert script.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+def gone(processes: list[psutil.Process], seconds: float = 20.0) -> bool:
+    """Whether all of the processes end within some seconds."""
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def interrupt(script: subprocess.Popen[bytes], number: signal.Signals, seconds: float = 90.0) -> int:
+    """Send a signal to the script alone; return its exit code, and fail if one of its processes stays."""
+    members = descendants(script.pid)
+    script.send_signal(number)
+    code = script.wait(seconds)
+    assert gone(members), [process for process in members if process.is_running()]
+    return code
+
+
+def arguments(pid: int) -> set[str]:
+    """Return all arguments of the processes that the process started."""
+    found: set[str] = set()
+    for process in descendants(pid):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found.update(process.cmdline())
+    return found

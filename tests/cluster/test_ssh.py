@@ -1,0 +1,87 @@
+"""``cluster/ssh.sh`` with an ``ssh`` that runs commands on this machine: real raylets, the token in no argument."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orca_ray.results.store import ResultsStore
+
+from .processes import ROOT, arguments, checkout, descendants, environment, interrupt, programs, running, wait_until
+from .test_job_submit import free_ports
+
+SCRIPT = str(ROOT / "cluster" / "ssh.sh")
+TOKEN = "2b7e151628aed2a6abf7158809cf4f3c"
+SSH = """\
+echo "$@" >>"$CALLS"
+while [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done
+unset RAY_AUTH_TOKEN RAY_AUTH_MODE RAY_ADDRESS # as a login on another machine
+exec "${@:2}"
+"""
+
+
+def settings(folder: Path) -> dict[str, str]:
+    port, dashboard = free_ports(2)
+    return environment(
+        programs(folder / "bin", {"ssh": SSH}), CALLS=str(folder / "calls"), RAY_AUTH_TOKEN=TOKEN, RAY_PORT=str(port),
+        RAY_DASHBOARD_PORT=str(dashboard), ORCA_HEAD_IP="127.0.0.1",
+    )  # fmt: skip
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # it starts and ends two raylets, on a machine with other tests
+def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "ssh", "hosts", 12)
+    log, results, folders = folder / "log", folder / "results", set(Path("/tmp").glob("orca-ssh-*"))
+    sweep = ["orca-sweep", "run", str(folder / "sweep.yaml"), "--results", str(results)]
+    command = ["bash", SCRIPT, "--head-cpus", "0", "me@host1", "--", *sweep]
+    seen: set[str] = set()
+
+    def finished() -> bool:
+        seen.update(arguments(script.pid))
+        return (results / "records").exists() and len(ResultsStore(results).load("hosts/full")) > 0
+
+    with running(command, settings(folder), log) as script:
+        wait_until(finished, script, 300, log)
+        assert interrupt(script, signal.SIGINT) == 130, log.read_text()
+    assert "2 node(s)" in log.read_text()
+    assert "interrupted; the same command continues" in log.read_text()
+    assert (folder / "calls").read_text().split()[-3:] == ["me@host1", "bash", "-s"]
+    assert any("--address=127.0.0.1:" in argument for argument in seen)
+    assert not [argument for argument in seen if TOKEN in argument]
+    assert set(Path("/tmp").glob("orca-ssh-*")) <= folders
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
+    env = settings(tmp_path)
+    programs(tmp_path / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"})
+    log = tmp_path / "log"
+    with running(["bash", SCRIPT, "--head-cpus", "0", "nowhere"], env, log) as script:
+        wait_until(lambda: bool(descendants(script.pid)), script, 30, log)
+        assert script.wait(300) == 1
+    assert "nowhere did not join" in log.read_text()
+
+
+def test_a_dry_run_prints_what_would_run(tmp_path: Path) -> None:
+    env = {**settings(tmp_path), "RAY_PORT": "6380", "ORCA_REMOTE_BIN": "/opt/orca-ray/bin"}
+    done = subprocess.run(
+        ["bash", SCRIPT, "--dry-run", "a", "me@b"], env=env, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("here: ray start --block --head --node-ip-address=127.0.0.1 --port=6380 ")
+    login = "ssh -T -o BatchMode=yes -o ServerAliveInterval=20 -o ServerAliveCountMax=3"
+    assert lines[1:3] == [f"a: {login} a bash -s", f"me@b: {login} me@b bash -s"]
+    assert lines[-1] == "join_cluster /opt/orca-ray/bin 127.0.0.1:6380"
+    assert TOKEN not in done.stdout
+
+
+@pytest.mark.parametrize("given", [[], ["--dry-run"], ["--hots", "a"]])
+def test_a_wrong_command_line_is_refused(given: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(["bash", SCRIPT, *given], env=settings(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "cluster/ssh.sh [--dry-run] [--head-cpus N] HOST... [-- COMMAND...]" in done.stderr
