@@ -99,7 +99,7 @@ class ResultsStore:
         been. This does no harm: the rows may be appended again.
         """
         stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
-        rows = (suggestions, curves, artefacts, logs, records)
+        rows: tuple[Sequence[Any], ...] = (suggestions, curves, artefacts, logs, records)
         for table, items in zip(_TABLES, rows, strict=True):
             if items:
                 self._claim()

@@ -24,7 +24,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.planning.loading import parse_spec
 from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
-from orca_ray.sweep.search import comparable_records
+from orca_ray.sweep.search import History
 from tests.sweep.fakes import play
 
 SWEEP = """\
@@ -86,7 +86,7 @@ def main() -> None:
         most = counter.end()
         begin = time.perf_counter()
         again = ResultsStore(uri)
-        records = comparable_records(again, searches[0].spec.sweep_id)
+        records = History.read(again, searches[0].spec).records
         read = time.perf_counter() - begin
         begin = time.perf_counter()
         resumed = Conductor(searches, again, executor="noop")

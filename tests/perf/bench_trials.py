@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors import trainable
+from orca_ray.sweep.execution.executors.base import RunOptions
 from orca_ray.sweep.execution.executors.ray import RayExecutor
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
@@ -88,7 +89,7 @@ def on_ray(work: Conductor) -> tuple[float, float]:
     with RayExecutor() as engine:
         engine.open("local")
         opened = time.perf_counter()
-        engine.run(work, WorkerSettings(""))  # no-op trials have no checkpoints
+        engine.run(work, WorkerSettings(""), RunOptions())  # no-op trials have no checkpoints
         return opened - begin, time.perf_counter() - opened
 
 

@@ -18,6 +18,7 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.execution import driver, trial_runner
 from orca_ray.sweep.execution.executors import base
 from orca_ray.sweep.execution.messages import Worker
+from orca_ray.sweep.execution.staging import stager
 from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
 from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
 
@@ -76,8 +77,10 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (trial_runner, "classify", lambda error: Status.FAILED_USER),  # does not import torch
         (trial_runner, "this_worker", lambda device: Worker(node="here")),
         (base, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
-        (driver, "fetch", lambda searches, say: searches),
-        (driver, "fingerprints", lambda spec, prepare: dict.fromkeys(spec.tasks, "0123456789abcdef")),
+        (trial_runner.TrialRunner, "_limit_memory", lambda self, share, halvings: None),
+        (driver, "resolve", lambda searches, say: searches),
+        (driver, "fingerprints", lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef")),
+        (stager, "stage", lambda request, staging, progress: request.fingerprint),
         (driver, "trial_seconds", lambda searches: {}),
         (driver, "Lease", partial(lease.Lease, renew_seconds=RENEW_SECONDS, expiry_seconds=EXPIRY_SECONDS)),
     ]

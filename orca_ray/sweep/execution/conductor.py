@@ -173,7 +173,7 @@ class Conductor:
     def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
         """Store the record of a trial that ended on ``node``; None if it failed and runs again (`failures.RULES`)."""
         self.observe(key, report, node)
-        if report.status in CAUSES:
+        if report.status is not None and report.status in CAUSES:
             return self.failed(key, Failure(CAUSES[report.status], report.error or "no message", node), report)
         return self.finish(key, report)
 

@@ -116,10 +116,6 @@ class Search:
         suggestions, self._suggestions = self._suggestions, []
         return suggestions
 
-    def give_back(self, key: str) -> None:
-        """Mark the running trial ``key`` as not started, so that :meth:`take` returns it again."""
-        heappush(self._waiting, self._running.pop(key))
-
     def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
         """Return whether a running trial with the given validation scores per epoch must be stopped early now."""
         self._scores[trial.key] = scores

@@ -19,6 +19,7 @@ from orca_ray.results.requests import Request
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer
 from orca_ray.sweep.execution import control
+from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.messages import TrialReport
@@ -159,9 +160,8 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
     conductor = conduct(store)
     monkeypatch.setattr(Writer, "flush_due", lambda self: None)
     trial = started(conductor)
-    conductor.checkpoints.mkdir(parents=True, exist_ok=True)
-    outcome = conductor.checkpoints / f"{trial.key}.outcome.json"
-    outcome.write_text("{}")
+    Checkpoints(store.uri).save_outcome(trial.key, TrialReport())
+    outcome = Path(store.uri) / "checkpoints" / f"{trial.key}.outcome"
     conductor.finish(trial.key, list(fake_reports(trial))[-1])
     assert outcome.exists()
     assert not store.load(SWEEP)

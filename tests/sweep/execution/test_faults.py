@@ -17,6 +17,7 @@ from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.executors.base import RunOptions
 from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
+from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
 from orca_ray.sweep.planning.loading import load_spec
 from tests.sweep import fakes, real
 from tests.sweep.fakes import fake_searches, fake_spec
@@ -63,7 +64,10 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
                 raise OSError("the disk of this node is broken")
             time.sleep(0.3)
 
-    monkeypatch.setattr(trainable, "make_trainable", lambda name: type(name, (FakeActor,), {}))
+    def make_trainable(name: str, settings: WorkerSettings) -> Any:
+        return type(name, (FakeActor,), {"settings": settings})
+
+    monkeypatch.setattr(trainable, "make_trainable", make_trainable)
 
 
 @pytest.fixture
@@ -71,6 +75,12 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ORCA_TEST_MARKER", str(tmp_path / "marker"))
     return tmp_path / "marker"
+
+
+def settings(conductor_folder: Path, hang_seconds: float = 1800.0) -> WorkerSettings:
+    limits = TimeLimits(heartbeat=hang_seconds)
+    uri, environment = str(conductor_folder / "results"), passed_environment()
+    return WorkerSettings(uri, heartbeat_seconds=limits.heartbeat_interval, environment=environment)
 
 
 def fake_conductor(folder: Path, events: list[Event]) -> Conductor:
@@ -89,7 +99,7 @@ def test_a_hung_worker_is_killed_and_its_trial_runs_again(
     conductor = fake_conductor(tmp_path, events)
     with RayExecutor() as engine:
         engine.open("local")
-        assert not engine.run(conductor, 30.0, RunOptions(TimeLimits(heartbeat=3.0)))
+        assert not engine.run(conductor, settings(tmp_path, 3.0), RunOptions(TimeLimits(heartbeat=3.0)))
     summary = conductor.summary()
     assert summary.statuses[Status.COMPLETED] == summary.planned == 12
     assert any(isinstance(event, Message) and "the worker hangs" in event.text for event in events)
@@ -109,7 +119,7 @@ def test_a_bad_node_is_quarantined(tmp_path: Path, marker: Path, monkeypatch: py
     try:
         with RayExecutor() as engine:
             engine.open(cluster.address)
-            engine.run(conductor, 30.0)
+            engine.run(conductor, settings(tmp_path), RunOptions())
     finally:
         cluster.shutdown()
     summary = conductor.summary()
@@ -132,7 +142,7 @@ def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     conductor = Conductor(fake_searches(spec), store, executor="ray")
     with RayExecutor() as engine:
         engine.open("local")
-        engine.run(conductor, 30.0)
+        engine.run(conductor, settings(tmp_path), RunOptions())
     (record,) = conductor.summary().failed
     assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
     assert "memory" in (record.error or "")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.plan import with_sources
@@ -87,7 +88,10 @@ def test_without_the_journal_an_upgrade_would_suggest_other_trials(
     assert same == set(range(NUM_STARTUP))
 
 
-def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsStore) -> None:
+def test_the_journal_has_each_suggestion_before_its_trial_starts(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.results.writer.MAX_SECONDS", 0.0)
     conductor = conduct(store)
     trials: list[TrialSpec] = []
     while (trial := conductor.next_trial()) is not None:
@@ -99,7 +103,8 @@ def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsS
     assert {entry.known for entry in entries} == {"[]"}
     for trial in trials[:-1]:
         end(conductor, trial)
-    conductor.give_back(trials[-1].key)
+    conductor.failed(trials[-1].key, Failure(Cause.PREEMPTED, "gone"))
+    conductor.failures.of(trials[-1].key).not_before = 0.0
     assert conductor.next_trial() == trials[-1]
 
 
@@ -143,7 +148,8 @@ def disturb(store: ResultsStore, text: str, choose: random.Random, *actions: str
         elif running:
             trial = running.pop(choose.randrange(len(running)))
             if action == "give back":
-                conductor.give_back(trial.key)
+                conductor.failed(trial.key, Failure(Cause.PREEMPTED, "gone"))
+                conductor.failures.of(trial.key).not_before = 0.0
                 continue
             ended.append(trial.key)
             if action == "end" or trial.phase == "confirm":
