@@ -130,6 +130,7 @@ def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsSt
         assert (record.distance_before, record.distance_after, record.align_epochs) == (3.0, 1.0, 2)
         assert record.notes == "a class was left out; solved in chunks"
     assert (three.num_parameters, three.samples_per_second, three.notes, three.align_epochs) == (None, None, None, 0)
+    conductor.close()
     assert store.load("fake/full")[one.trial_key] == one
 
 
@@ -204,6 +205,7 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
     conductor.report(trial.key, points[3:])
     record = conductor.finish(trial.key, reports[-1])
     assert record.attempts == 2
+    conductor.close()
     assert len(store.curves(trial_key=trial.key)) == trial.epochs
 
 

@@ -23,6 +23,7 @@ from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.execution.staging import InlineStager, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
 from tests.sweep.fakes import fake_reports, fake_searches, play
 
@@ -186,15 +187,22 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
         def open(self, address: str | None) -> list[Any]:
             return []
 
-        def run(self, conductor: Conductor, checkpoint_seconds: float) -> bool:
+        def stager(self, *_: object) -> Stager:
+            return InlineStager([], None, print)
+
+        def nodes(self) -> list[Any]:
+            return []
+
+        def run(self, conductor: Conductor, *_: object) -> bool:
+            conductor.stager = None
             monkeypatch.setattr(Writer, "flush_due", lambda self: None)
             trial = started(conductor)
             conductor.finish(trial.key, list(fake_reports(trial))[-1])
             raise UserError("the cluster is gone")
 
     for name, value in {
-        "make_executor": lambda name: Broken(), "refuse_unplaceable": lambda *_: None, "fetch": lambda given, _: given,
-        "fingerprints": lambda spec, prepare: dict.fromkeys(spec.tasks, "0" * 16), "trial_seconds": lambda _: {},
+        "make_executor": lambda name: Broken(), "wait_for_room": lambda *_: [], "resolve": lambda given, _: given,
+        "fingerprints": lambda spec: dict.fromkeys(spec.tasks, "0" * 16), "trial_seconds": lambda _: {},
     }.items():  # fmt: skip
         monkeypatch.setattr(driver, name, value)
     with pytest.raises(UserError, match="the cluster is gone"):

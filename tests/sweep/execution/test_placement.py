@@ -17,7 +17,7 @@ from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.execution.waiting import wait_for_room
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
-from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec
+from tests.sweep.fakes import TEXT, fake_searches, fake_spec
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
 METHODS = [(task, method) for task in ("pocket/digits", "pocket/wdbc") for method in ("nft", "orca")]
@@ -75,7 +75,8 @@ def test_as_many_trials_are_handed_out_as_fit() -> None:
 
 
 def test_trials_start_together_and_pass_one_that_waits(tmp_path: Path) -> None:
-    conductor = Conductor(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
+    searches = fake_searches(fake_spec(f"{TEXT}parallel: 1\n"))
+    conductor = Conductor(searches, ResultsStore(tmp_path / "results", create=True), executor="fake")
     requests = {pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS}
     conductor.placement = ClusterPlacement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
     out = [trial for _ in range(20) if (trial := conductor.next_trial()) is not None]
@@ -121,6 +122,7 @@ def test_known_peaks_come_from_the_store(tmp_path: Path) -> None:
     assert record is not None
     assert (record.gpus, first.packing.share(ran, 1.0, measured=True)) == (1.0, 0.25)
     restarted = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    conductor.close()
     restarted.learn_record(store.load("fake/full")[ran.key])
     restarted.packing.learn_card(16384.0)
     assert restarted.resources(ran, FailuresOfTrial()).gpus == 0.25

@@ -223,6 +223,7 @@ def test_a_record_without_a_number_gets_that_of_its_values(store: ResultsStore, 
     for trial in (trials[4], trials[1], trials[0], trials[3]):
         assert trial is not None
         end(conductor, trial)
+    conductor.close()
     old = conduct(without_journal(store, tmp_path / "old"), LONG.replace("[nft, orca]", "[nft]"))
     assert old.next_trial() == trials[2]
 
@@ -354,6 +355,7 @@ class TestAsynchronousHalving:
         assert not self.stopped(conductor, ordered[7:3:-1]), "each is the best so far"
         assert self.stopped(conductor, ordered[:4]) == []  # four better ones: fifth to eighth of at most eight
         conductor.finish(ordered[0].key, list(fake_reports(ordered[0]))[-1])
+        conductor.close()
         again = conduct(store, methods=["nft"])
         assert [again.next_trial() for _ in range(7)] == [trial for trial in trials if trial != ordered[0]]
         assert self.stopped(again, [ordered[5]]) == [ordered[5]], "the one that has ended in the earlier run is better"
