@@ -303,12 +303,18 @@ def _make_directory(path: Path) -> None:
 
 
 def _write_new(path: Path, content: Any) -> bool:
-    """Write a file that does not exist yet, and return whether it did not."""
+    """Write a file that does not exist yet, and return whether it did not; nobody sees a part of it."""
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+    temporary.write_bytes(content)
     try:
-        with path.open("xb") as stream:
-            stream.write(content)
+        os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError:  # a file system without hard links: readers may see a part
+        with path.open("xb") as stream:
+            stream.write(content)
+    finally:
+        os.unlink(temporary)
     return True
 
 

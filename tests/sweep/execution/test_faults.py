@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
 
-SLOW = real.TEXT.replace("search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3, 4]")
-SLOW = SLOW.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 30")
+SLOW = real.TEXT.replace("search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3, 4, 5, 6]")
+SLOW = SLOW.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 60")
 
 
 def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
@@ -181,7 +181,7 @@ def test_a_lost_cluster_ends_the_driver_and_the_same_command_continues(tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
         summary = run_sweep(load_spec(sweep), str(results), executor="inline")
-    assert summary.statuses[Status.COMPLETED] == summary.planned == 4
+    assert summary.statuses[Status.COMPLETED] == summary.planned == 6
     assert summary.finished_before >= 1
 
 

@@ -17,7 +17,7 @@ from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.execution.waiting import wait_for_room
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
-from tests.sweep.fakes import TEXT, fake_searches, fake_spec
+from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
 METHODS = [(task, method) for task in ("pocket/digits", "pocket/wdbc") for method in ("nft", "orca")]
