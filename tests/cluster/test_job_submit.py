@@ -1,5 +1,6 @@
 """``ray job submit`` to the two nodes of ``cluster/local.sh``, with token authentication."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,3 +182,67 @@ def test_orca_sweep_submit(cluster: Cluster, tmp_path: Path) -> None:
     command = follow.removeprefix("follow it: ").split()
     log = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=200).stdout
     assert "tiny10/full, protocol held-out: 1 trials, 0 done" in log
+
+
+@contextlib.contextmanager
+def gpu_node(cluster: Cluster, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a node with two logical GPUs; it is killed, with all of its processes, at the end of the block."""
+    command = [
+        "ray", "start", "--block", f"--address=127.0.0.1:{cluster.port}", "--num-cpus=2", "--num-gpus=2",
+        "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--dashboard-agent-listen-port=0",
+        f"--temp-dir={folder}",
+    ]  # fmt: skip
+    node = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield node
+    finally:
+        kill_family(node)
+
+
+def kill_family(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for each in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
+            each.kill()
+    process.wait(30)
+
+
+def steps_of(file: Path) -> list[tuple[str, str, str]]:
+    """Return the trial key, node id and process id of each step so far."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(key, node, process) for key, node, process in map(str.split, lines)]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def test_four_trials_share_two_gpus_and_move_when_their_node_dies(cluster: Cluster, tmp_path: Path) -> None:
+    """The nodes of the cluster have no GPU; a worker with two logical ones joins, dies, and another one joins."""
+    steps = tmp_path / "steps"
+    with short_directory() as one, short_directory() as two, gpu_node(cluster, one) as node:
+        program = [sys.executable, "-m", "tests.cluster.logical_gpus", str(tmp_path)]
+        submit = ["ray", "job", "submit", f"--address={cluster.dashboard}", "--working-dir", str(ROOT), "--", *program]
+        job = subprocess.Popen(submit, env=cluster.environment, stdout=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: len({process for *_, process in steps_of(steps)[-8:]}) == 4, 150, "not four at a time")
+            assert len({process for *_, process in steps_of(steps)}) == 4, "and never five"
+            [first] = {node_id for _, node_id, _ in steps_of(steps)}
+            kill_family(node)
+            moved = {key for key, *_ in steps_of(steps)[-4:]}
+            with gpu_node(cluster, two):
+                output, _ = job.communicate(timeout=200)
+        finally:
+            job.kill()
+    assert '{"completed": 8}' in output
+    ran = {key: {node_id for each, node_id, _ in steps_of(steps) if each == key} for key in moved}
+    assert all(len(nodes) == 2 and first in nodes for nodes in ran.values()), "they went on elsewhere"
+
+
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """Context manager: a directory with a short path, because Ray has Unix sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="orca-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)

@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
 
-SLOW = real.TEXT.replace("search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3, 4, 5, 6]")
+SLOW = real.TEXT.replace(
+    "search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3, 4, 5, 6]"
+)
 SLOW = SLOW.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 60")
 
 
