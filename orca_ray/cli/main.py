@@ -22,7 +22,8 @@ def entry() -> None:
         code = 2
     import signal  # the interpreter has not loaded it yet: at the top, Ctrl-C could interrupt it
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C ends the process without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):  # another one ends the process without a traceback
+        signal.signal(number, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -34,7 +35,10 @@ def entry() -> None:
 
 
 def _prepare() -> None:
-    """Make the environment of the process one that every command can rely on."""
+    """Make the environment of the process one that every command can rely on, and SIGTERM the same as Ctrl-C."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed; opening in this order fills the free descriptors 0, 1 and 2
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 # open until the process ends

@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -19,6 +18,7 @@ import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder, LocalFolder, open_folder
 from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.execution.scratch import scratch_directory
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class Checkpoints:
         a local store. Before that, checkpoints that no running trial needs are deleted (see `_unneeded`).
         """
         self._make_room()
-        with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
-            payload = Path(scratch, "payload")
+        with scratch_directory() as scratch:
+            payload = scratch / "payload"
             write(payload)
             self._write(f"{key}.state", key, report, payload)
 
@@ -90,8 +90,8 @@ class Checkpoints:
 
     def _write(self, name: str, key: str, report: TrialReport, payload: Path | None = None) -> None:
         header = {**_stamp(key), "report": json.loads(report.to_json())}
-        with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
-            path = Path(scratch, name)
+        with scratch_directory() as scratch:
+            path = scratch / name
             with path.open("wb") as stream:
                 stream.write(json.dumps(header).encode() + b"\n")
                 if payload is not None:
@@ -101,12 +101,12 @@ class Checkpoints:
 
     def _read(self, name: str, key: str, read: Callable[[Path], bool] | None = None) -> TrialReport | None:
         try:
-            with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
-                path = Path(scratch, name)
+            with scratch_directory() as scratch:
+                path = scratch / name
                 self._folder.download(f"{DIRECTORY}/{name}", path)
                 with path.open("rb") as stream:
                     report = _report(stream.readline(_MOST_HEADER_BYTES), key)
-                    payload = Path(scratch, "payload")
+                    payload = scratch / "payload"
                     if read is not None:
                         with payload.open("wb") as content:
                             shutil.copyfileobj(stream, content, 2**20)

@@ -8,8 +8,9 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import socket
-import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memo
 from orca_ray.sweep.execution.executors.processes import kill_children, note_processes, reap_orphans
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.execution.scratch import remove_abandoned, scratch_directory
 from orca_ray.sweep.execution.staging import Stager, StagingRequest
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPlan
@@ -75,6 +77,7 @@ class RayExecutor(Executor):
 
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         reap_orphans()
+        remove_abandoned()
         try:
             require_answer(address)
             self._init(address)
@@ -113,7 +116,10 @@ class RayExecutor(Executor):
             options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
             if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
                 options["_memory"] = int(MEMORY_FOR_TRIALS * memory)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+        with _own_handler_of_sigterm():
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
+            )  # fmt: skip
         if address == "local":
             self._cleanup.callback(note_processes().unlink, missing_ok=True)
         self._shutdown = ray.shutdown
@@ -177,9 +183,9 @@ class RayExecutor(Executor):
         hooks = bridge.ConductorHooks(searcher, self.announce)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
         trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
-        with tempfile.TemporaryDirectory(prefix="orca-ray-tune-") as scratch, working_in(scratch), _many_pending():
+        with scratch_directory() as scratch, working_in(str(scratch)), _many_pending():
             run_config = tune.RunConfig(
-                name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=scratch, verbose=0, log_to_file=False,
+                name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
                 failure_config=tune.FailureConfig(max_failures=0),  # the conductor retries
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 callbacks=[hooks], stop=hooks,
@@ -208,6 +214,15 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
     if isinstance(given, float):
         return GpuRequest(given)
     return GpuRequest(request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set)
+
+
+@contextlib.contextmanager
+def _own_handler_of_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: that of Ray would end the driver before running trials have saved a checkpoint."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

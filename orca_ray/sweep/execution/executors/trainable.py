@@ -10,6 +10,7 @@ from orca_ray.heartbeat import beat
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.executors.heartbeats import Heart
 from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.execution.scratch import remove_abandoned
 from orca_ray.sweep.execution.staging import StagingError
 from orca_ray.sweep.execution.trial_runner import TrialRunner
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
@@ -25,6 +26,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         order, settings = Assignment.from_json(config["assignment"]), self.settings
         settings.apply()
         if not hasattr(self, "_heart"):
+            remove_abandoned()  # of workers that were killed on this node
             self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
             self._heart = Heart(settings.heartbeat_seconds, self._node)
         self._heart.follow(self.trial_id)

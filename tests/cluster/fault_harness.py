@@ -1,0 +1,190 @@
+"""Runs a small sweep again and again, each time with a fault in its middle, and checks what it leaves.
+
+``python -m tests.cluster.fault_harness --runs 50 --seed 0 [--kinds driver,node]`` prints a line per run, then a table.
+"""
+
+import argparse
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.cluster.faults import KINDS, Fault
+from tests.cluster.faults.checks import check
+from tests.cluster.faults.run import Run
+from tests.cluster.faults.site import Site
+
+END_SECONDS = 60.0
+"""How long a command may take to end after a fault with which it cannot go on."""
+WHOLE_SECONDS = 300.0
+"""How long a command may take that is not disturbed, or goes on."""
+ATTEMPTS = 4
+"""How often a run is repeated, with a shorter delay, if the sweep ends before its fault."""
+
+
+@dataclass
+class Result:
+    """What became of one run."""
+
+    number: int
+    kind: str
+    seed: int
+    num_done: int = 0
+    """Number of trials that had ended when the time of the fault was set."""
+    delay: float = 0.0
+    """Seconds between that and the fault."""
+    num_records: int = 0
+    """Number of records just after the fault."""
+    codes: list[int] = field(default_factory=list)
+    """Exit codes of the commands: the disturbed one first."""
+    end_seconds: float = 0.0
+    """Seconds between the fault and the end of the disturbed command."""
+    problems: list[str] = field(default_factory=list)
+    skipped: str = ""
+    missed: bool = False
+    """Whether the sweep ended before the fault."""
+
+    @property
+    def verdict(self) -> str:
+        """One word."""
+        return "skipped" if self.skipped else "missed" if self.missed else "FAILED" if self.problems else "clean"
+
+    def __str__(self) -> str:
+        text = (
+            f"run {self.number:2} {self.kind:12} seed {self.seed:<4} fault {self.delay:3.1f} s after "
+            f"{self.num_done} trials with {self.num_records} records, "
+            f"end after {self.end_seconds:5.1f} s, exit codes {self.codes}: {self.verdict}"
+        )
+        return "\n    ".join([text, *([self.skipped] if self.skipped else self.problems)])
+
+
+def disturbed_run(site: Site, number: int, kind: str, seed: int) -> Result:
+    """Run the sweep with a fault of a kind, then until it is done, and check the results.
+
+    The seed decides when the fault happens, whom it hits and how long it lasts.
+    """
+    for attempt in range(ATTEMPTS):
+        chance = random.Random(f"{kind} {seed}")
+        result = Result(number, kind, seed, chance.randrange(site.num_trials - 2) // 2**attempt, chance.uniform(0, 3))
+        run = Run(site, number)
+        fault = KINDS[kind](run, chance)
+        try:
+            result.skipped = fault.prepare()
+            if not result.skipped:
+                _disturb(run, fault, result)
+                if not result.missed:
+                    _finish(run, result)
+        finally:
+            fault.clean()
+            if not result.missed and not result.skipped:
+                result.problems += _left(run)
+            run.kill()
+        if result.verdict != "FAILED":
+            shutil.rmtree(run.folder, ignore_errors=True)
+        if not result.missed:
+            break
+    return result
+
+
+def _disturb(run: Run, fault: Fault, result: Result) -> None:
+    """Start the command, make the fault, and wait for the command's end."""
+    run.start(*fault.options)
+    started = run.wait_for_trials(result.num_done, WHOLE_SECONDS)
+    if not started and run.command.poll() != 0:
+        result.problems.append(f"no trial started: {run.tail()}")
+        return
+    time.sleep(result.delay)
+    if run.num_records() == run.site.num_trials or not fault.inject():
+        result.missed = True
+        return
+    result.num_records, began = run.num_records(), time.monotonic()
+    allowed = WHOLE_SECONDS if 0 in fault.codes and fault.lasts < math.inf else END_SECONDS
+    allowed = WHOLE_SECONDS if tuple(fault.codes) == (0,) else allowed
+    code = wait(run.command, min(fault.lasts, allowed))
+    fault.relieve()
+    if code is None and fault.lasts < allowed:
+        code = wait(run.command, allowed - fault.lasts)
+    result.end_seconds = time.monotonic() - began
+    if code is None:
+        result.problems.append(f"the command still ran {allowed:.0f} s after the fault: {run.tail()}")
+        run.command.kill()
+        code = run.command.wait()
+    elif code not in fault.codes:
+        result.problems.append(f"exit code {code} instead of {' or '.join(map(str, fault.codes))}: {run.tail()}")
+    elif code and fault.message not in run.log.read_text():
+        result.problems.append(f"the message lacks {fault.message!r}: {run.tail()}")
+    result.codes.append(code)
+
+
+def _finish(run: Run, result: Result) -> None:
+    """Run the same command until it has done everything: once more, or twice after a command that had gone on."""
+    run.start()
+    code = wait(run.command, WHOLE_SECONDS)
+    result.codes.append(code if code is not None else -1)
+    if code != 0:
+        result.problems.append(f"the same command again ended with {code}: {run.tail()}")
+
+
+def _left(run: Run) -> list[str]:
+    try:
+        return check(run)
+    except Exception as error:
+        return [f"the store cannot be checked: {type(error).__name__}: {error}"]
+
+
+def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """Wait for the end of a process, and return its exit code; None if it takes longer."""
+    try:
+        return command.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+@contextmanager
+def new_site() -> Iterator[Site]:
+    """Context manager that makes a site in a new directory, which stays if a run in it has failed."""
+    folder = Path(tempfile.mkdtemp(prefix="of-", dir="/tmp"))
+    site = Site(folder)
+    try:
+        yield site
+    finally:
+        site.close()
+        if not any(path.is_dir() and path.name.isdigit() for path in folder.iterdir()):
+            shutil.rmtree(folder)
+
+
+def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] = print) -> int:
+    """Run the command line; return 1 if a run was not clean."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"any of {', '.join(KINDS)}; they take turns")
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left then, either
+    kinds = given.kinds.split(",")
+    results = []
+    with new_site() as site:
+        say(f"{site.num_trials} trials, {site.seconds:.0f} s undisturbed in one process; directory {site.folder}")
+        for number in range(given.runs):
+            kind = kinds[number % len(kinds)]
+            results.append(disturbed_run(site, number, kind, given.seed + number))
+            say(str(results[-1]))
+    counts = Counter((result.kind, result.verdict) for result in results)
+    say("\nkind          clean  FAILED  missed  skipped")
+    for kind in dict.fromkeys(kinds):
+        cells = [counts[kind, verdict] for verdict in ("clean", "FAILED", "missed", "skipped")]
+        say(f"{kind:12} {cells[0]:6} {cells[1]:7} {cells[2]:7} {cells[3]:8}")
+    return int(any(result.verdict == "FAILED" for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The interface of faults."""
+
+import random
+from collections.abc import Collection
+
+from tests.cluster.faults.run import Run
+
+
+class Fault:
+    """A fault in a running sweep. Subclasses say what happens, and how the disturbed command may end."""
+
+    codes: Collection[int] = (0,)
+    """Exit codes that the disturbed command may have. With 0 among them it may go on, for as long as it takes."""
+    message: str = ""
+    """Text that the command prints if it ends with another code than 0."""
+    options: tuple[str, ...] = ()
+    """More options of the disturbed command."""
+
+    def __init__(self, run: Run, chance: random.Random) -> None:
+        """Store the arguments; ``chance`` decides everything that is random."""
+        self.run, self.chance = run, chance
+
+    def prepare(self) -> str:
+        """Prepare the surroundings before the first command; return the reason if this machine cannot, else ""."""
+        return ""
+
+    def inject(self) -> bool:
+        """Make the fault; return False if there is nothing (any more) that it could hit."""
+        raise NotImplementedError
+
+    def relieve(self) -> None:
+        """End the fault; called once, after the disturbed command ended or the fault has lasted for `lasts`."""
+
+    @property
+    def lasts(self) -> float:
+        """Seconds until `relieve` if the command still runs."""
+        return float("inf")
+
+    def clean(self) -> None:
+        """Remove what `prepare` made, at the end of the run."""

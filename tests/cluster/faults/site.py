@@ -1,0 +1,106 @@
+"""What all runs of the fault harness share: the sweep, its body and data, and the scores of an undisturbed run."""
+
+import os
+import subprocess
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from orca_ray.results.store import ResultsStore
+from tests.cluster.processes import ROOT
+from tests.methods.tiny_trials import make_home
+from tests.sweep.execution.test_executors import facts
+from tests.sweep.real import tiny_text
+
+SWEEP = """\
+name: faults
+benchmark: pocket
+methods: [orca, nft]
+tasks: [pocket/wdbc]
+sources: {sequence: prose, image: photographs}
+resources: {cpus: 1, gpus: 0}
+deterministic: true
+early_stopping: {eta: 2, min_epochs: 4}
+settings:
+  embedder.sequence_length: 8
+  align.epochs: 2
+  align.samples_per_class: 16
+  align.source_samples: 32
+  align.distance: l2
+  refine.epochs: 48
+  refine.warmup_epochs: 1
+  refine.dropout: 0.1
+space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}
+budgets:
+  full: {search_trials: 2, confirm_seeds: [1, 2]}
+"""
+NAME = "faults/full-deterministic"
+BUCKET = "bucket"
+_ACCESS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
+
+
+class Site:
+    """A directory with the sweep and its reference; each run has its own directory in it.
+
+    Args:
+        folder: an empty directory with a short path, because sockets of Ray lie in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.sweep = folder, folder / "sweep.yaml"
+        (folder / "home").mkdir()
+        self.home = make_home(folder / "home")
+        self.sweep.write_text(tiny_text(folder, SWEEP))
+        began = time.monotonic()
+        store = folder / "reference"
+        self.run_reference(store)
+        self.seconds = time.monotonic() - began
+        """Duration of the undisturbed command, in one process."""
+        self.reference: dict[str, dict[str, Any]] = facts(ResultsStore(store), NAME)
+        """What is equal in every run, by trial key."""
+        self._server: Any = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of commands, without that of any other cluster."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ORCA_", "AWS_"))}
+        niceness = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        return {**kept, **niceness, **_ACCESS, "ORCA_RAY_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+
+    def command(self, store: str, *options: str) -> list[str]:
+        """Return the command that runs the sweep."""
+        start = [sys.executable, "-m", "orca_ray.cli.main", "run", str(self.sweep), "--results", store]
+        return [*start, "--quiet", *options]
+
+    def run_reference(self, store: Path) -> None:
+        """Run the sweep undisturbed, in one process."""
+        command = self.command(str(store), "--executor", "inline")
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def s3_port(self) -> int:
+        """Return the port of the S3 server of this site, which the first call starts."""
+        if self._server is None:
+            from moto.server import ThreadedMotoServer
+
+            self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+            self._server.start()
+            _, self._port = self._server.get_host_and_port()
+            pafs.S3FileSystem(
+                access_key="key", secret_key="word", endpoint_override=f"127.0.0.1:{self._port}", scheme="http",
+                allow_bucket_creation=True,
+            ).create_dir(BUCKET)  # fmt: skip
+        return int(self._port)
+
+    def close(self) -> None:
+        """End the S3 server."""
+        if self._server is not None:
+            self._server.stop()
+
+    @cached_property
+    def num_trials(self) -> int:
+        """Number of trials of the sweep."""
+        return len(self.reference)
