@@ -124,7 +124,7 @@ def _results(uri: str) -> Finding:
     try:
         store = existing_store(uri)
     except UserError as error:
-        return Finding("results", "store", uri, "problem", str(error))
+        return Finding("results", "store", public_uri(uri), "problem", str(error))
     if store is None and "://" not in uri and not _writable(Path(uri).absolute()):
         return Finding("results", "store", uri, "problem", "cannot be written: give another directory with --results")
     return Finding("results", "store", f"{public_uri(uri)} (none yet)" if store is None else public_uri(uri))

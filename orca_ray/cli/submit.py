@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from orca_ray.cli.output import note, say, size
 from orca_ray.errors import UserError
+from orca_ray.uris import public_uri
 
 WARN_BYTES = 50 * 2**20
 """Size of a package from which on a warning is printed: every node downloads it."""
@@ -62,9 +63,13 @@ def submit(
                 "--address, and its token with --token-path, if it needs one."
             ) from error
     option = f" --address {shlex.quote(address)}" if address else ""
-    say(f"job {job}: {entrypoint}")
+    say(f"job {job}: {shlex.join(['orca-sweep', *map(_shown, command)])}")
     say(f"follow it: ray job logs{option} --follow {job}")
     say(f"end it: ray job stop{option} {job}")
+
+
+def _shown(argument: str) -> str:
+    return public_uri(argument) if "://" in argument else argument
 
 
 def tracked_files(directory: Path) -> list[Path]:

@@ -101,13 +101,7 @@ class Folder:
 
     def download(self, path: str, target: Path) -> None:
         """Copy a file of any size to the local path ``target``. Raises FileNotFoundError if it does not exist."""
-        with (
-            explained("read", f"{self.name}/{path}"),
-            self._files.open_input_file(self._at(path)) as stream,
-            target.open("wb") as copy,
-        ):
-            while chunk := stream.read(_CHUNK_BYTES):
-                copy.write(chunk)
+        self._try("read", path, lambda: self._download(path, target))
 
     def delete(self, path: str) -> None:
         """Delete a file, if it exists."""
@@ -178,6 +172,11 @@ class Folder:
         self._write(path, after)
         time.sleep(_EXCHANGE_SECONDS)
         return bool(self._content(path) == after)
+
+    def _download(self, path: str, target: Path) -> None:
+        with self._files.open_input_file(self._at(path)) as stream, target.open("wb") as copy:
+            while chunk := stream.read(_CHUNK_BYTES):
+                copy.write(chunk)
 
     def _content(self, path: str) -> Any | None:
         try:

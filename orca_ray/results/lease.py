@@ -158,8 +158,8 @@ class Lease(AbstractContextManager["Lease"]):
                 self._renew()
                 for request in requests.take(self._folder, self._sweep):
                     self._requests.put(request)
-            except UserError as error:
-                logger.warning("%s: the live state cannot be written: %s", self._sweep, error)
+            except Exception as error:  # the thread must not die: the lease would expire while the sweep runs
+                logger.warning("%s: the live state cannot be renewed: %s", self._sweep, error)
 
     def _renew(self) -> None:
         content = self._other_holder()
@@ -227,7 +227,15 @@ def ended_here(holder: Holder) -> bool:
     if not holder.machine or holder.machine != machine():
         return False
     created = _created(holder.pid)
-    return created is None or abs(created - holder.created) > 1
+    if created is not None:
+        return abs(created - holder.created) > 1
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's process, which this system may hide
+        return False
+    return True  # a process that has ended, and whose parent has not taken note of it
 
 
 def machine() -> str:

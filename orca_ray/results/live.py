@@ -92,7 +92,7 @@ class LiveState:
     paused: bool = False
     stopping: bool = False
     quarantined: tuple[str, ...] = ()
-    """Names of nodes that get no trials, because several failed there."""
+    """Name of each node that gets no more trials, and the reason."""
 
     def encode(self) -> Any:
         """Return the state as a buffer of JSON text."""

@@ -191,7 +191,8 @@ CurvePoint.SCHEMA = schema_of(CurvePoint)
 class Suggestion:
     """Entry of the journal of a search: hyper-parameters that were suggested, and what was known then.
 
-    It is stored before its trial starts. A search that continues takes its trial up again with the same values.
+    It is stored within seconds of the start of its trial, and not after its record. A search that continues takes its
+    trial up again with the same values.
     """
 
     sweep: str

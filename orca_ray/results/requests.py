@@ -5,6 +5,7 @@ share a store get only their own.
 """
 
 import functools
+import itertools
 import json
 import time
 import uuid
@@ -14,10 +15,13 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder
 from orca_ray.results.live import file_name
 
 _DIRECTORY = "requests"
+MAX_TAKEN = 50
+"""Number of requests that are read at a time: the lease must be renewed meanwhile."""
 
 STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = ("stop", "pause", "resume", "cancel", "retry")
 
@@ -53,7 +57,7 @@ def pending(folder: Folder, sweep: str, kinds: Collection[str] = KINDS) -> list[
 
 def take(folder: Folder, sweep: str) -> list[Request]:
     """Return the requests for a sweep, oldest first, and delete them; damaged files and unknown kinds are skipped."""
-    found = list(_read(folder, sweep))
+    found = list(itertools.islice(_read(folder, sweep), MAX_TAKEN))
     for path, _ in found:
         folder.delete(path)
     return [request for _, request in found if request.kind in KINDS]
@@ -68,7 +72,7 @@ def _read(folder: Folder, sweep: str) -> Iterator[tuple[str, Request]]:
         path = f"{_place(sweep)}/{name}"
         try:
             yield path, _adapter().validate_json(folder.read(path).to_pybytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, UserError):  # UserError: not a file, or one that is too large
             continue
         except ValueError:
             yield path, Request("")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)
@@ -62,14 +63,20 @@ class Writer:
 
     def flush(self) -> None:
         """Write all waiting rows now. Raises UserError if the store fails; the rows then wait for the next flush."""
-        if any(self._rows.values()):
+        rows, then = self._rows, self._then
+        if any(rows.values()):
             if self._before is not None:
                 self._before()
-            self._store.append(**self._rows)
-        if self._store.num_written >= MAX_NEW_FILES:
-            self._store.compact_recent()
-        self._rows = {}
+            self._store.append(**rows)
+        self._rows, self._then = {}, []
         self._flushed_at = self._clock()
-        then, self._then = self._then, []
         for call in then:
             call()
+        if self._store.num_written >= MAX_NEW_FILES:
+            self._compact()
+
+    def _compact(self) -> None:
+        try:
+            self._store.compact_recent()
+        except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
+            logger.warning("the store cannot be compacted now: %s", error)

@@ -64,6 +64,7 @@ class Conductor:
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
         self._history = History.read(store, self._spec, retry={*retried, *([""] if retry_failed else [])})
+        self._retrying = set(self._history.rerun)
         self.searches = [Search(plan, self._history) for plan in searches if plan.fingerprint]
         self._unopened = [plan for plan in searches if not plan.fingerprint]
         self.reused = self._reused()
@@ -105,7 +106,13 @@ class Conductor:
     @property
     def pausing(self) -> bool:
         """Whether no trial starts now although some will: by request, or after failures."""
-        return self.control.paused or bool(self._waiting)
+        waits = self.control.paused or bool(self._waiting)
+        return waits and not self.control.stopping and not self.done
+
+    @property
+    def quarantined(self) -> tuple[str, ...]:
+        """Name of each node that gets no more trials, and the reason."""
+        return tuple(f"{self.placement.node_name(node)}: {why}" for node, why in self.failures.quarantined.items())
 
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, or None if none can start now.
@@ -118,7 +125,8 @@ class Conductor:
             return None
         self._take_staged(idle=False)
         trial = self._next_trial()
-        while trial is None and self._take_staged(idle=True):
+        while trial is None and not self.control.stopping and self._take_staged(idle=True):
+            self.tick()
             trial = self._next_trial()
         return trial
 
@@ -209,6 +217,7 @@ class Conductor:
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
         self._ran.append(record)
+        self._retrying.discard(key)
         self._durations.learn(record)
         item.search.finish(record, item.scores)
         self._adopt([item.search])
@@ -223,7 +232,8 @@ class Conductor:
         again = {record.trial_key for record in failed if key in ("", record.trial_key)}
         if again:
             self._recorder.flush()
-            self._history = History.read(self._store, self._spec, retry=again)
+            self._retrying |= again
+            self._history = History.read(self._store, self._spec, retry=self._retrying)
             busy = self._running.keys() | self._waiting.keys()
             self.searches = [Search(search.plan, self._history, running=busy) for search in self.searches]
             searches = {(search.plan.task, search.plan.method): search for search in self.searches}
@@ -248,7 +258,7 @@ class Conductor:
     def demand(self) -> Counter[Resources]:
         """Return how many trials could run at the same time if there were room for all, by their resources."""
         found: Counter[Resources] = Counter()
-        for search in self.searches:
+        for search in self.searches if not (self.control.paused or self.control.stopping) else ():
             resources = self.placement.resources(search.plan.trial({}, 0, "search"), FailuresOfTrial())
             found[resources] += int(min(search.num_remaining, search.plan.most_at_once))
         return found
@@ -264,7 +274,6 @@ class Conductor:
         unfinished = [f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self.searches if s.failure]
         missing = [*(search.plan for search in self.searches if not search.done), *self._unopened]
         unfinished += [f"{p.task} {p.method}: {self._unstaged[p.task]}" for p in missing if p.task in self._unstaged]
-        quarantined = self.failures.quarantined.items()
         return events.Summary(
             sweep=self.sweep,
             planned=sum(plan.num_trials for plan in self.plans),
@@ -279,7 +288,7 @@ class Conductor:
             aligned=sum(bool(record.align_epochs) for record in records),
             reused=sum(bool(record.align_reused) for record in records),
             notes=count_notes(records),
-            quarantined=tuple(f"{self.placement.node_name(node)}: {reason}" for node, reason in quarantined),
+            quarantined=self.quarantined,
         )
 
     def tidy(self) -> None:

@@ -96,7 +96,7 @@ class Control:
             num_running=len(running),
             trials_per_minute=60 * (len(self._ended) - 1) / window if window else None,
             seconds_left=self._conductor.seconds_left(),
-            quarantined=tuple(self._conductor.failures.quarantined.values()),
+            quarantined=self._conductor.quarantined,
             paused=self.paused,
             stopping=self.stopping,
         )  # fmt: skip

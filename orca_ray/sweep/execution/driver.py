@@ -96,7 +96,7 @@ def run_sweep(
                 uri, shared, checkpoint_seconds, options.time.heartbeat_interval, passed_environment()
             )
             with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
-                if (staged := stager.first()) and not (conductor and conductor.finished_before):
+                if (staged := engine.first_staged(stager)) and not (conductor and conductor.finished_before):
                     refuse_unstaged(staged)
                 store = store or ResultsStore(uri, create=True)
                 conductor = conductor or conduct(store)

@@ -77,6 +77,8 @@ class FailuresOfTrial:
     """The failures of one trial so far, and what they change for its next attempt."""
 
     counts: Counter[Cause] = field(default_factory=Counter)
+    excused: int = 0
+    """Number of failures that were not counted, because the node is in quarantine."""
     not_before: float = 0.0
     """Time of the monotonic clock before which the trial must not start."""
     halvings: int = 0
@@ -107,10 +109,11 @@ class FailureLedger:
     def retries(self, key: str, failure: Failure) -> bool:
         """Add a failure of the trial ``key``, and return whether the trial runs again.
 
-        Failures on a node in quarantine are not counted: that node is the reason.
+        The first `SUSPICIOUS_TRIALS` failures on a node in quarantine are not counted: that node is the reason.
         """
         rule, history = RULES[failure.cause], self._histories.setdefault(key, FailuresOfTrial())
-        known_bad = failure.node in self.quarantined and rule.blames_node
+        known_bad = failure.node in self.quarantined and rule.blames_node and history.excused < SUSPICIOUS_TRIALS
+        history.excused += known_bad
         history.counts[failure.cause] += not known_bad
         count = history.counts[failure.cause]
         if rule.pauses:

@@ -52,17 +52,15 @@ class Search:
         self._waiting: list[tuple[int, TrialSpec]] = []
         """Heap of the trials that have not started, by number of the candidate or position among the confirm trials."""
         self._running: dict[str, tuple[int, TrialSpec]] = {}
+        self._busy = set(running)
         self._confirm: list[str] | None = None
         self._num_confirmed = 0
         stored = {(s.number, s.trial_key) for s in self._own_suggestions()}
         for candidate in restored(plan, self._history, self.sampler):
             self.sampler.restore(candidate)
             self._add(self.sampler.candidates[candidate.number], stored)
+        self._keep_running()
         self._confirm_if_searched()
-        for number, trial in [each for each in self._waiting if each[1].key in running]:
-            self._waiting.remove((number, trial))
-            self._running[trial.key] = number, trial
-        heapify(self._waiting)
 
     @property
     def num_finished(self) -> int:
@@ -125,6 +123,7 @@ class Search:
     def finish(self, record: Record, scores: Sequence[float]) -> None:
         """Store the record of a running trial that has ended, and its validation score per epoch."""
         self._running.pop(record.trial_key, None)
+        self._busy.discard(record.trial_key)
         self._end(record, scores)
         self._confirm_if_searched()
 
@@ -171,13 +170,13 @@ class Search:
     def _recall(self, trial: TrialSpec) -> bool:
         """End a trial at once if an earlier run has its record; return whether that is so."""
         record = self.records.get(trial.key) or self._history.records.get(trial.key)
-        if record is None or record.phase != trial.phase:
+        if record is None or record.phase != trial.phase or trial.key in self._busy:
             return False
         sweep = self.plan.spec.sweep_id
         if record.sweep != sweep:
             self.adopted.append(record)
             record = replace(record, sweep=sweep)
-        self._end(record, self._history.scores.get(trial.key, ()))
+        self._end(record, self._scores.get(trial.key) or self._history.scores.get(trial.key, ()))
         return True
 
     def _confirm_if_searched(self) -> None:
@@ -194,3 +193,11 @@ class Search:
         ]
         self._confirm = [trial.key for trial in trials]
         self._waiting = [(index, trial) for index, trial in enumerate(trials) if not self._recall(trial)]
+        self._keep_running()
+
+    def _keep_running(self) -> None:
+        """Move the trials that run already from the waiting to the running ones."""
+        for number, trial in [each for each in self._waiting if each[1].key in self._busy]:
+            self._waiting.remove((number, trial))
+            self._running[trial.key] = number, trial
+        heapify(self._waiting)

@@ -22,6 +22,7 @@ from orca_ray.sweep.execution import control
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message
+from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.staging import InlineStager, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
@@ -106,6 +107,44 @@ def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held:
     for report in fake_reports(other):
         conductor.report(other.key, report.progress)
     assert conductor.finish(other.key, report).status is Status.COMPLETED
+
+
+def test_a_retry_remembers_the_one_before(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    one, other = started(conductor), started(conductor)
+    for trial in (one, other):
+        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+        assert conductor.retry() == 1
+    play(conductor)
+    assert conductor.done
+    assert conductor.summary().statuses[Status.FAILED_USER] == 0
+    assert conductor.finished_before + len(set(store.load(SWEEP))) == 24
+
+
+def test_a_search_trial_that_is_retried_while_confirm_trials_run(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    failed = started(conductor)
+    conductor.finish(failed.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    running = None
+    while running is None:
+        for trial in play(conductor, most=1):
+            assert trial.phase == "search"
+        search = next(each for each in conductor.searches if each.plan.method == failed.method)
+        if search.sampler.done:
+            running = next(trial for trial in iter(conductor.next_trial, None) if trial.phase == "confirm")
+    assert conductor.retry() == 1
+    out = [trial.key for trial in iter(conductor.next_trial, None)]
+    assert failed.key in out
+    assert running.key not in out, "it runs already"
+
+
+def test_a_paused_inline_sweep_can_be_stopped(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    conductor.control.paused = True
+    assert conductor.pausing
+    conductor.control.stopping = True
+    assert not conductor.pausing
+    assert InlineExecutor._next(conductor) is None
 
 
 def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store: ResultsStore) -> None:

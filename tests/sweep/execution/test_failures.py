@@ -148,8 +148,9 @@ def test_failures_on_a_node_in_quarantine_do_not_count() -> None:
     for key in "abc":
         ledger.retries(key, Failure(Cause.CODE, "broken", "bad"))
     ledger.new_quarantines()
-    assert all(ledger.retries("d", Failure(Cause.CODE, "broken", "bad")) for _ in range(5))
+    assert all(ledger.retries("d", Failure(Cause.CODE, "broken", "bad")) for _ in range(4))
     assert ledger.of("d").avoid == {"bad"}
+    assert not ledger.retries("d", Failure(Cause.CODE, "broken", "bad")), "but no trial runs for ever"
 
 
 def test_every_failed_status_has_a_rule() -> None:

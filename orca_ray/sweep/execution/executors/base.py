@@ -15,7 +15,7 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memory
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.staging import InlineStager, Stager, StagingRequest
+from orca_ray.sweep.execution.staging import InlineStager, Staged, Stager, StagingRequest
 from orca_ray.sweep.execution.trial_runner import TrialRunner
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
@@ -67,6 +67,10 @@ class Executor(AbstractContextManager["Executor"], ABC):
     ) -> Stager:
         """Return what stages the tasks on the nodes; ``progress`` is called with one line of text per message."""
         return InlineStager(requests, settings.staging, progress)
+
+    def first_staged(self, stager: Stager) -> list[Staged]:
+        """Wait until a task is staged or all have failed, and return what is known then."""
+        return stager.first()
 
     @abstractmethod
     def run(self, conductor: Conductor, settings: WorkerSettings, options: RunOptions) -> bool:
@@ -120,7 +124,7 @@ class InlineExecutor(Executor):
     def _next(conductor: Conductor) -> TrialSpec | None:
         """Return the next trial, after the end of a pause; None if there is none, or after Ctrl-C during a pause."""
         with contextlib.suppress(KeyboardInterrupt):
-            while (trial := conductor.next_trial()) is None and conductor.pausing and not conductor.done:
+            while (trial := conductor.next_trial()) is None and conductor.pausing:
                 time.sleep(_PAUSE_SECONDS)
             return trial
         return None

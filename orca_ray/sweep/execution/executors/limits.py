@@ -12,7 +12,7 @@ _UNLIMITED_BYTES = 2**60
 
 def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
     """Return the number of CPU cores that this process may use: those of its affinity, but at most its quota."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [*_quotas(_folders(root, own, "")), *_old_quotas(_folders(root, own, "cpu"))]
     return max(1, min([cores, *(int(quota) for quota in quotas)]))
 

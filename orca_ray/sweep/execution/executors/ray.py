@@ -27,7 +27,7 @@ from orca_ray.sweep.execution.executors.processes import kill_children, note_pro
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.execution.scratch import remove_abandoned, scratch_directory
-from orca_ray.sweep.execution.staging import Stager, StagingRequest
+from orca_ray.sweep.execution.staging import Staged, Stager, StagingRequest
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPlan
 
@@ -143,22 +143,40 @@ class RayExecutor(Executor):
 
         Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
         """
-        from orca_ray.sweep.execution.executors import bridge, watchdog
+        from orca_ray.sweep.execution.executors import bridge
 
         conductor.placement = self._placement(conductor, options)
         searcher = bridge.ConductorSearcher(conductor, Deadlines(options.time))
-        work = Background(lambda: self._tune(searcher, settings))
-        services = watchdog.services()
-        with watchdog.Watchdog(services, work.abandon):
-            try:
-                work.wait(lambda: setattr(searcher, "interrupted", True))
-            except Exception as error:
-                searcher.interrupted = True
-                self._abandoned = not work.ends(END_SECONDS)
-                raise watchdog.lost_service(services, error) from error
+        self._watched(lambda: self._tune(searcher, settings), lambda: setattr(searcher, "interrupted", True))
         if searcher.error is not None:
             raise searcher.error
         return not conductor.done
+
+    def first_staged(self, stager: Stager) -> list[Staged]:
+        """Wait as `Stager.first` does. Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
+        found: list[Staged] = []
+        self._watched(lambda: found.extend(stager.first()), stager.interrupt)
+        if stager.interrupted:
+            raise KeyboardInterrupt
+        return found
+
+    def _watched(self, work: Callable[[], None], interrupt: Callable[[], None]) -> None:
+        """Run ``work`` in a thread, because calls to a cluster that is lost do not return. Raises ClusterLostError.
+
+        ``interrupt`` is called after Ctrl-C, and must make it end.
+        """
+        from orca_ray.sweep.execution.executors import watchdog
+
+        background, services = Background(work), watchdog.services()
+        with watchdog.Watchdog(services, background.abandon):
+            try:
+                background.wait(interrupt)
+            except BaseException as error:
+                interrupt()
+                self._abandoned = not background.ends(END_SECONDS)
+                if not isinstance(error, Exception):
+                    raise
+                raise watchdog.lost_service(services, error) from error
 
     def _placement(self, conductor: Conductor, options: RunOptions) -> ClusterPlacement:
         """Return the placement of a conductor's trials, which knows the peak memory in the records."""

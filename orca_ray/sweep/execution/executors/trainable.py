@@ -1,6 +1,5 @@
 """The trainable for Ray Tune: an actor that runs one trial after another in the same process."""
 
-import os
 from typing import Any, ClassVar
 
 import ray
@@ -48,8 +47,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         """Run one epoch and return its report, as JSON text so that Tune does not flatten it."""
         beat()
         report = self._runner.step()
-        if report.done and "CUDA error" in (report.error or ""):
-            os._exit(1)  # the CUDA context is lost for later trials too; the conductor restarts this one elsewhere
+        if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):
+            raise RuntimeError(report.error)  # Tune ends this process: its CUDA context is lost for later trials, too
         if report.status is Status.LOST:
             raise StagingError(report.error)  # of this node, not of the trial: the conductor restarts it
         return {"report": report.to_json(), "done": report.done, "node": self._node}

@@ -9,6 +9,7 @@ from orca_ray.alignment.registry import get_source
 from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
+from orca_ray.heartbeat import beating
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
 from orca_ray.sweep.execution.staging.errors import StagingError
@@ -52,7 +53,8 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
     task, known = get_task(request.task), (cache.home(), request)
     for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
         if known not in _staged:
-            stage(request, staging)
+            with beating():
+                stage(request, staging)
             _staged.add(known)
         data = task.prepared(request.protocol)
         if data is not None and data.fingerprint == request.fingerprint:

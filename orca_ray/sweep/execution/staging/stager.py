@@ -42,16 +42,22 @@ class Stager(ABC):
     def __init__(self, requests: Sequence[StagingRequest]) -> None:
         self._unresolved = {request.task for request in requests}
         self._kept: list[Staged] = []
+        self.interrupted = False
+        """Whether `first` must return now."""
 
     def first(self) -> list[Staged]:
         """Wait until a task is staged or all have failed; return what is known then, which `poll` returns again."""
-        while self._unresolved and all(each.error for each in self._kept):
+        while self._unresolved and all(each.error for each in self._kept) and not self.interrupted:
             found = self._poll(idle=True)
             self._unresolved -= {each.task for each in found}
             self._kept += found
             if not found:
                 time.sleep(_PAUSE_SECONDS)
         return list(self._kept)
+
+    def interrupt(self) -> None:
+        """Make `first` return now. May be called in another thread."""
+        self.interrupted = True
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
         """Return the tasks that were staged or failed since the last call; ``idle``: no other trial can start."""
