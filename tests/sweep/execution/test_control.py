@@ -232,6 +232,9 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
         def nodes(self) -> list[Any]:
             return []
 
+        def first_staged(self, _: Stager) -> list[Any]:
+            return []
+
         def run(self, conductor: Conductor, *_: object) -> bool:
             conductor.stager = None
             monkeypatch.setattr(Writer, "flush_due", lambda self: None)
