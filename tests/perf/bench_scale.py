@@ -2,8 +2,8 @@
 
 ``python tests/perf/bench_scale.py [MEASUREMENT ...] [--trials N] [--workers N] [--json FILE]``
 
-- ``driver``: trials of 126 searches with conductor, search, placement and store, on a cluster in virtual time: rate,
-  last thousand against the first, memory, files, resumption.
+- ``driver``: 126 searches with conductor, search, placement and store, on a cluster in virtual time: rate,
+  last thousand trials against the first one and against the first one that TPE suggests, memory, files, resumption.
 - ``ray``: the same through Tune and warm actors, on a local Ray cluster with logical CPUs.
 - ``makespan``: 60 uneven searches on 64 logical GPUs in virtual time, against a lower bound.
 - ``start``: workers that need 5 s of sleep to start, on a local Ray cluster; all must run at the same time.
@@ -40,7 +40,7 @@ from orca_ray.sweep.execution.executors.base import RunOptions
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import SearchPlan
-from orca_ray.sweep.search import History
+from orca_ray.sweep.search import NUM_STARTUP, History
 from tests.perf.simulated_sweep import FileCounter, Meter, SimulatedRunner, plans, uneven_seconds
 from tests.perf.virtual_cluster import VirtualCluster
 
@@ -57,7 +57,8 @@ def sweep(searches: list[SearchPlan], run: Callable[[Conductor], None], **option
         with Lease(store, searches[0].spec.sweep_id) as lease:
             meter = Meter()
             run(Conductor(searches, store, executor="simulated", listener=meter, lease=lease, **options))
-        figures = {**meter.figures(), "files": files.end()}
+        num_random = sum(min(NUM_STARTUP, plan.num_search // 2) for plan in searches)
+        figures = {**meter.figures(num_random), "files": files.end()}
         meter.check(searches, store)
         begin, cpu = time.perf_counter(), time.process_time()
         again = ResultsStore(store.uri)
@@ -77,8 +78,9 @@ def driver(trials: int, workers: int) -> Figures:
 
 
 def many(trials: int) -> list[SearchPlan]:
-    """Plan about ``trials`` trials of 126 searches."""
-    return plans(SEARCHES, max(1, round(trials / SEARCHES) - 1))
+    """Plan about ``trials`` trials: up to 126 searches of 79, more in each if that is not enough."""
+    searches = max(1, min(SEARCHES, round(trials / 79)))
+    return plans(searches, max(1, round(trials / searches) - 1))
 
 
 def on_ray(trials: int, workers: int) -> Figures:
@@ -108,6 +110,7 @@ def run_on_ray(conductor: Conductor, workers: int, actor: type[SimulatedActor]) 
 
     with (
         mock.patch.object(ray_executor, "allowed_cpus", return_value=workers),
+        mock.patch("multiprocessing.cpu_count", return_value=workers),  # Ray starts as many processes at a time
         mock.patch.object(trainable, "make_trainable", make),
         ray_executor.RayExecutor() as executor,
     ):
@@ -144,17 +147,18 @@ def makespan(trials: int, workers: int) -> Figures:
 def start(trials: int, workers: int) -> Figures:
     """Measure the start of workers that sleep first; each has one trial, which ends when all have started.
 
-    Started in sequence, they would need the sum of their sleeps and CPU times; in parallel, one sleep, and the CPU
-    times shared by the cores of this machine.
+    The time until all have started is compared with the longest time that a worker takes from the creation of its
+    process (parallel) and with the sum of these times (sequence).
     """
     with tempfile.TemporaryDirectory(prefix="orca-ray-bench-") as name:
         folder = Path(name)
 
         class Runner(SimulatedRunner):
             def step(self) -> TrialReport:
-                ready, used = time.time(), psutil.Process().cpu_times()
-                text = json.dumps([ready, used.user + used.system])
-                (folder / f"{os.getpid()}.json").write_text(text)
+                process, ready = psutil.Process(), time.time()
+                cpu = process.cpu_times()
+                text = json.dumps([process.create_time(), ready, cpu.user + cpu.system])
+                (folder / f"{process.pid}.json").write_text(text)
                 while len(list(folder.glob("*.json"))) < workers:
                     time.sleep(0.2)
                 return super().step()
@@ -165,12 +169,16 @@ def start(trials: int, workers: int) -> Figures:
         begin = time.time()
         sweep(plans(workers, 0), lambda conductor: run_on_ray(conductor, workers, Actor))
         started = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    cpu = sum(seconds for _, seconds in started)
+    own = [ready - created for created, ready, _ in started]
+    asleep = [ready - SETUP_SECONDS for _, ready, _ in started]
     return {
         "workers": len(started),
-        "seconds": max(ready for ready, _ in started) - begin,
-        "in_parallel": SETUP_SECONDS + cpu / (os.cpu_count() or 1),
-        "in_sequence": len(started) * SETUP_SECONDS + cpu,
+        "seconds_with_ray": max(ready for _, ready, _ in started) - begin,
+        "seconds": max(ready for _, ready, _ in started) - min(created for created, _, _ in started),
+        "in_parallel": max(own),
+        "in_sequence": sum(own),
+        "cpu_seconds": sum(cpu for _, _, cpu in started),
+        "asleep_at_once": max(sum(a <= b <= a + SETUP_SECONDS for a in asleep) for b in asleep),
     }
 
 

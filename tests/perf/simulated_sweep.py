@@ -80,21 +80,21 @@ class Meter:
             self.keys.append(event.record.trial_key)
             self.points.append(self._now())
 
-    def figures(self) -> dict[str, float]:
-        """Return the rate, and ratio and growth in MB between the first and the last thousand (or tenth) of the trials.
+    def figures(self, num_random: int) -> dict[str, float]:
+        """Return rate, durations of the last thousand (or tenth) of the trials relative to the first, and growth in MB.
 
-        Times count from the end of the first trial, when a worker is warm.
+        Times count from the end of the first trial, when a worker is warm. ``num_random`` is the number of trials that
+        start before TPE suggests others: each of its suggestions takes milliseconds, random ones nothing.
         """
-        points = self.points
-        some = max(1, min(THOUSAND, len(self.keys) // 10))
-        first, last = (points[0], points[some]), (points[-1 - some], points[-1])
-        wall, cpu = points[-1].wall - points[0].wall, points[-1].cpu - points[0].cpu
+        points, some = self.points, max(1, min(THOUSAND, len(self.keys) // 10))
+        spans = {name: (points[start], points[start + some]) for name, start in (("first", 0), ("tpe", num_random))}
+        last, cpu_last = points[-1].wall - points[-1 - some].wall, points[-1].cpu - points[-1 - some].cpu
         return {
             "trials": len(self.keys),
-            "trials_per_second": (len(points) - 1) / wall,
-            "trials_per_cpu_second": (len(points) - 1) / cpu,
-            "last_to_first_wall": (last[1].wall - last[0].wall) / (first[1].wall - first[0].wall),
-            "last_to_first_cpu": (last[1].cpu - last[0].cpu) / (first[1].cpu - first[0].cpu),
+            "trials_per_second": (len(points) - 1) / (points[-1].wall - points[0].wall),
+            "trials_per_cpu_second": (len(points) - 1) / (points[-1].cpu - points[0].cpu),
+            **{f"last_to_{name}": last / (b.wall - a.wall) for name, (a, b) in spans.items()},
+            **{f"last_to_{name}_cpu": cpu_last / (b.cpu - a.cpu) for name, (a, b) in spans.items()},
             "growth_mb": points[-1].rss_mb - points[some].rss_mb,
         }
 
