@@ -111,8 +111,8 @@ class Conductor:
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, or None if none can start now.
 
-        Trials that wait (for the end of a pause, or for resources) come first, then one of the search with the most
-        expected time left. A trial that waits for resources lets trials pass that need others.
+        Trials that wait (for the end of a pause, or for resources) come first, then one of the search that is the most
+        urgent (`Durations.urgency`). A trial that waits for resources lets trials pass that need others.
         """
         self.tick()
         if self.control.paused or self.control.stopping:
@@ -292,7 +292,7 @@ class Conductor:
             if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item, admits):
                 return item.trial
         blocked = {id(item.search) for key, item in self._waiting.items() if not self.failures.of(key).counts}
-        for search in sorted(self.searches, key=self._durations.of_waiting, reverse=True):
+        for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
             staged = self.stager is None or search.plan.task in self._ready
             if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
                 continue
