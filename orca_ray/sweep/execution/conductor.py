@@ -3,8 +3,9 @@
 Not thread-safe: only one thread of the driver may use it.
 """
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -117,8 +118,8 @@ class Conductor:
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, or None if none can start now.
 
-        Trials that wait (for the end of a pause, or for resources) come first, then one of the search with the most
-        expected time left. A trial that waits for resources lets trials pass that need others.
+        Trials that wait (for the end of a pause, or for resources) come first, then one of the search that is the most
+        urgent (`Durations.urgency`). A trial that waits for resources lets trials pass that need others.
         """
         self.tick()
         if self.control.paused or self.control.stopping:
@@ -259,8 +260,7 @@ class Conductor:
         """Return how many trials could run at the same time if there were room for all, by their resources."""
         found: Counter[Resources] = Counter()
         for search in self.searches if not (self.control.paused or self.control.stopping) else ():
-            resources = self.placement.resources(search.plan.trial({}, 0, "search"), FailuresOfTrial())
-            found[resources] += int(min(search.num_remaining, search.plan.most_at_once))
+            found[self._usual_resources(search)] += int(min(search.num_remaining, search.plan.most_at_once))
         return found
 
     def rows(self) -> tuple[events.SearchRow, ...]:
@@ -296,27 +296,38 @@ class Conductor:
         self._recorder.tidy(key for search in self.searches for key in search.records)
 
     def _next_trial(self) -> TrialSpec | None:
+        admits = self._room()
         for item in list(self._waiting.values()):
-            if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item):
+            if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item, admits):
                 return item.trial
         blocked = {id(item.search) for key, item in self._waiting.items() if not self.failures.of(key).counts}
-        for search in sorted(self.searches, key=self._durations.of_waiting, reverse=True):
+        for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
             staged = self.stager is None or search.plan.task in self._ready
-            if not staged or id(search) in blocked or (trial := search.take()) is None:
+            if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
+                continue
+            if (trial := search.take()) is None:
                 continue
             self._recorder.suggestions(search.new_suggestions())
             item = self._waiting[trial.key] = Running(trial, search, datetime.now(UTC))
-            if self._starts(item):
+            if self._starts(item, admits):
                 return item.trial
         return None
 
-    def _starts(self, item: Running) -> bool:
-        """Move a waiting trial to the running ones if there is room for it, with the resources it gets now."""
-        resources = self.placement.resources(item.trial, self.failures.of(item.trial.key))
-        in_flight = Counter(other.trial.resources for other in self._running.values())
+    def _room(self) -> Callable[[Resources], bool]:
+        """Return a function that says whether a trial with some resources may start; it is valid until one starts."""
+        in_flight = Counter(item.trial.resources for item in self._running.values())
         long_ago = self.failures.now() - PATIENCE_SECONDS
         overdue = {i.trial.resources for i in self._running.values() if not i.placed and i.handed_out < long_ago}
-        if not self.placement.admits(resources, in_flight, overdue):
+        return functools.cache(lambda wanted: self.placement.admits(wanted, in_flight, overdue))
+
+    def _usual_resources(self, search: Search) -> Resources:
+        """Return the resources that the next trial of a search gets, unless its batch size changes them."""
+        return self.placement.resources(search.plan.usual_trial, FailuresOfTrial())
+
+    def _starts(self, item: Running, admits: Callable[[Resources], bool]) -> bool:
+        """Move a waiting trial to the running ones if there is room for it, with the resources it gets now."""
+        resources = self.placement.resources(item.trial, self.failures.of(item.trial.key))
+        if not admits(resources):
             return False
         item.trial = replace(item.trial, resources=resources)
         item.handed_out, item.placed = self.failures.now(), False

@@ -124,7 +124,7 @@ class SearchPlan:
     cells: tuple[Mapping[str, Scalar], ...] = ()
     """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
 
-    @property
+    @cached_property
     def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
         """Hyper-parameters that are known before any trial has run: those of the cells, or the first configuration."""
         return _distinct(map(self._named, self.cells or (self.first,)))
@@ -145,6 +145,11 @@ class SearchPlan:
         if not self.num_search or (self.spec.file.parallel is None and not self.spec.deterministic):
             return math.inf
         return max(self.spec.file.parallel or 1, self.num_confirm)
+
+    @cached_property
+    def usual_trial(self) -> TrialSpec:
+        """A trial of the first configuration, whose resources most trials have."""
+        return self.trial({}, 0, "search")
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""

@@ -273,7 +273,9 @@ def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore,
 def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
     conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds)
-    play(conductor, most=2)
+    assert {trial.task for trial in play(conductor, most=2)} == {"pocket/wdbc"}
+    unknown = [conductor.next_trial() for _ in range(2)]
+    assert {trial.task for trial in unknown if trial} == {"pocket/digits"}, "one trial of each search comes first"
     following = conductor.next_trial()
     assert following is not None
     assert following.task == "pocket/wdbc"

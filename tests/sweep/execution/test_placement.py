@@ -86,6 +86,17 @@ def test_trials_start_together_and_pass_one_that_waits(tmp_path: Path) -> None:
     assert conductor.demand()[Resources(1, 1.0)] > 0
 
 
+def test_a_search_without_room_suggests_nothing(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path / "results", create=True)
+    conductor = Conductor(fake_searches(), store, executor="fake")
+    requests = dict.fromkeys(METHODS, GpuRequest(0.0))
+    conductor.placement = ClusterPlacement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
+    out = [trial for _ in range(20) if (trial := conductor.next_trial()) is not None]
+    conductor.close()
+    assert len(out) == len(store.journal(conductor.sweep)) == 3, "two run, one follows"
+    assert len({(trial.task, trial.method) for trial in out}) == 3, "the duration of each search is measured first"
+
+
 def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
     placement = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
     on_gpu = replace(trial, resources=Resources(1, 1.0))

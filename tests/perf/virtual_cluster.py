@@ -1,0 +1,78 @@
+"""A cluster of logical GPUs in virtual time: trials end at once, and the clock jumps from one end to the next."""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, tzinfo
+from unittest import mock
+
+from orca_ray.sweep.execution import conductor as conductor_module
+from orca_ray.sweep.execution import messages
+from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
+from tests.sweep.fakes import fake_reports
+
+GPUS_PER_NODE = 8
+
+
+class VirtualCluster:
+    """Runs the trials that a conductor chooses on logical GPUs, one trial a GPU.
+
+    As on Ray, the placement decides how many trials are handed out, and those that find no free GPU wait in order.
+    """
+
+    def __init__(self, gpus: int, seconds: Callable[[TrialSpec], float]) -> None:
+        """Store the number of GPUs and the function that returns the virtual duration of a trial."""
+        self._gpus, self._seconds = gpus, seconds
+        self._nodes = [
+            NodeResources(f"node{number}", 2.0 * GPUS_PER_NODE, min(GPUS_PER_NODE, gpus - first), 64.0, f"{number}")
+            for number, first in enumerate(range(0, gpus, GPUS_PER_NODE))
+        ]
+        self.now = 0.0
+        """Virtual time in seconds."""
+        self.busy = 0.0
+        """Virtual GPU seconds of all trials so far."""
+
+    def run(self, conductor: Conductor) -> None:
+        """Run trials until the conductor has none."""
+        requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in conductor.plans}
+        conductor.placement = ClusterPlacement(lambda: self._nodes, requests)
+        waiting: deque[TrialSpec] = deque()
+        ends: list[tuple[float, str]] = []
+        with self._virtual_dates():
+            while True:
+                while (trial := conductor.next_trial()) is not None:
+                    waiting.append(trial)
+                while waiting and len(ends) < self._gpus:
+                    heapq.heappush(ends, self._start(conductor, waiting.popleft()))
+                if not ends:
+                    break
+                self.now, key = heapq.heappop(ends)
+                (report,) = fake_reports(conductor.running(key))
+                conductor.report(key, report.progress)
+                conductor.ended(key, report)
+            conductor.close()
+
+    def _start(self, conductor: Conductor, trial: TrialSpec) -> tuple[float, str]:
+        conductor.started(trial.key)
+        seconds = self._seconds(trial)
+        self.busy += seconds
+        return self.now + seconds, trial.key
+
+    @contextmanager
+    def _virtual_dates(self) -> Iterator[None]:
+        """Context manager: records get virtual dates, so that the conductor learns virtual durations from them."""
+        cluster = self
+
+        class VirtualDate(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = UTC) -> datetime:  # type: ignore[override]
+                return datetime.fromtimestamp(1e9 + cluster.now, tz)
+
+        with (
+            mock.patch.object(conductor_module, "datetime", VirtualDate),
+            mock.patch.object(messages, "datetime", VirtualDate),
+        ):
+            yield
