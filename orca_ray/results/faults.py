@@ -52,12 +52,12 @@ def may_pass(error: Exception) -> bool:
     return bool(_PASSING.search(str(error))) and not _LASTING.search(str(error))
 
 
-def retried(action: Callable[[], _Result], where: str) -> _Result:
-    """Return what ``action`` returns; repeat it up to `ATTEMPTS` times after errors that `may_pass`.
+def retried(action: Callable[[], _Result], where: str, attempts: int = ATTEMPTS) -> _Result:
+    """Return what ``action`` returns; try it up to ``attempts`` times while its errors `may_pass`.
 
     Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time.
     """
-    for attempt in range(1, ATTEMPTS):
+    for attempt in range(1, attempts):
         try:
             return action()
         except (OSError, pa.ArrowException) as error:

@@ -5,6 +5,7 @@ Writes are atomic: a reader sees a complete file or none. Paths are relative to 
 
 import contextlib
 import errno
+import math
 import os
 import time
 import uuid
@@ -18,7 +19,8 @@ import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
 from orca_ray.paths import open_regular, refuse_special, regular_size
-from orca_ray.results.faults import explained, retried
+from orca_ray.results import faults
+from orca_ray.results.faults import explained
 from orca_ray.uris import public_uri, secrets_in
 
 Kind = Literal["missing", "file", "directory"]
@@ -32,6 +34,8 @@ MAX_JSON_BYTES = 2**20
 _CHUNK_BYTES = 8 * 2**20
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
+_FAILED_SECONDS = 60.0
+"""For how long operations are tried only once, after one failed in all its attempts: a command can then end soon."""
 _EXCHANGE_SECONDS = 2.0
 """How long `Folder.exchange` waits for another writer on an object store, which may have read the same content."""
 
@@ -43,6 +47,9 @@ class Folder:
     processes may share an instance.
     """
 
+    _failed_at = -math.inf
+    """When an operation last failed in all its attempts."""
+
     def __init__(self, uri: str) -> None:
         parts, self._secrets = urlsplit(uri), secrets_in(uri)
         if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parse_qs(parts.query):
@@ -51,7 +58,8 @@ class Folder:
         """URI or absolute path, with which `open_folder` opens this folder again from any working directory."""
         self.name = public_uri(uri, options=False)
         """The URI without user name, password and query, for messages."""
-        self._files, root = self._try("open", "", lambda: pafs.FileSystem.from_uri(uri))
+        files, root = self._try("open", "", lambda: pafs.FileSystem.from_uri(uri))
+        self._files = _that_retries_little(files)
         self._root = root.rstrip("/")
         self._directories: set[str] = set()
 
@@ -118,8 +126,14 @@ class Folder:
 
     def _try(self, verb: str, path: str, action: Callable[[], _Result]) -> _Result:
         where = f"{self.name}/{path}" if path else self.name
+        attempts = 1 if time.monotonic() - self._failed_at < _FAILED_SECONDS else faults.ATTEMPTS
         with explained(verb, where, self._secrets):
-            return retried(action, where)
+            try:
+                return faults.retried(action, where, attempts)
+            except (OSError, pa.ArrowException) as error:
+                if faults.may_pass(error):
+                    self._failed_at = time.monotonic()
+                raise
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -279,6 +293,14 @@ def open_folder(uri: str | Path) -> Folder:
         where = f"{shown} names the host {place.partition('/')[0]!r}, and a file URI reaches this machine only"
         raise UserError(f"{where}: give a path ({place}), or file:/// with an absolute one")
     return LocalFolder(Path(unquote(parts.path)))
+
+
+def _that_retries_little(files: Any) -> Any:
+    """Return the file system with one attempt per request: Arrow tries 31 times, 100 s if a server does not answer."""
+    if not isinstance(files, getattr(pafs, "S3FileSystem", ())):
+        return files
+    _, (options,) = files.__reduce__()
+    return pafs.S3FileSystem(**{**options, "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1)})
 
 
 def _check_size(name: str, num_bytes: int) -> None:

@@ -75,6 +75,7 @@ def disturbed_run(site: Site, number: int, kind: str, seed: int) -> Result:
     for attempt in range(ATTEMPTS):
         chance = random.Random(f"{kind} {seed}")
         result = Result(number, kind, seed, chance.randrange(site.num_trials - 2) // 2**attempt, chance.uniform(0, 3))
+        shutil.rmtree(site.folder / str(number), ignore_errors=True)
         run = Run(site, number)
         fault = KINDS[kind](run, chance)
         try:
@@ -150,15 +151,19 @@ def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:
 
 
 @contextmanager
-def new_site() -> Iterator[Site]:
-    """Context manager that makes a site in a new directory, which stays if a run in it has failed."""
-    folder = Path(tempfile.mkdtemp(prefix="of-", dir="/tmp"))
+def new_site(given: Path | None = None) -> Iterator[Site]:
+    """Context manager that makes a site in a new directory, which stays if a run in it has failed, or a ``given`` one.
+
+    Ctrl-C reaches the commands even if this process, as a background job of a shell, has inherited to ignore it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = given or Path(tempfile.mkdtemp(prefix="of-", dir="/tmp"))
     site = Site(folder)
     try:
         yield site
     finally:
         site.close()
-        if not any(path.is_dir() and path.name.isdigit() for path in folder.iterdir()):
+        if given is None and not any(path.is_dir() and path.name.isdigit() for path in folder.iterdir()):
             shutil.rmtree(folder)
 
 
@@ -168,12 +173,13 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] = 
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"any of {', '.join(KINDS)}; they take turns")
+    parser.add_argument("--folder", type=Path, help="directory of an earlier call, whose reference is used again")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left then, either
     kinds = given.kinds.split(",")
     results = []
-    with new_site() as site:
-        say(f"{site.num_trials} trials, {site.seconds:.0f} s undisturbed in one process; directory {site.folder}")
+    with new_site(given.folder) as site:
+        say(f"{site.num_trials} trials; directory {site.folder}")
         for number in range(given.runs):
             kind = kinds[number % len(kinds)]
             results.append(disturbed_run(site, number, kind, given.seed + number))

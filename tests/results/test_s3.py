@@ -1,5 +1,6 @@
 """The store on an S3-compatible server, spoken to over HTTP as any bucket would be."""
 
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.results import live, requests
+from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.status import sweep_status
@@ -140,3 +142,14 @@ def test_messages_hold_no_credentials(uri: str) -> None:
         ResultsStore(uri.replace("@bucket/", "@nobucket/"), create=True)
     assert "s3://nobucket/" in str(caught.value)
     assert "word" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.results.faults.ATTEMPTS", 1)  # Arrow's own attempts alone would take 100 s
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = silent.getsockname()
+        folder = open_folder(f"s3://key:word@bucket/x?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
+        began = time.monotonic()
+        with pytest.raises(UserError, match="cannot read s3://bucket/x/a"):
+            folder.read("a")
+        assert time.monotonic() - began < 30

@@ -70,10 +70,11 @@ def files(folder: Folder) -> list[str]:
 def scratch(temporary: Path) -> list[str]:
     """Check that the directory for temporary files is empty.
 
-    It may hold the logs of Ray's sessions, and empty directories of wandb, which Ray imports where it is installed.
+    It may hold the logs of Ray's sessions, the cache of PyTorch's compiler, and empty directories of wandb, which Ray
+    imports where it is installed.
     """
-    names = [path.name for path in temporary.iterdir()]
-    return [f"{name} is left in TMPDIR" for name in names if name != "ray" and "wandb-" not in name]
+    names = [path.name for path in temporary.iterdir() if not path.name.startswith(("ray", "torchinductor_"))]
+    return [f"{name} is left in TMPDIR" for name in names if "wandb-" not in name]
 
 
 def processes(run: Run) -> list[str]:

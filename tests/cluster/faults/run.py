@@ -100,7 +100,7 @@ class Run:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 title = " ".join(process.cmdline())
-                if title.startswith("ray::orca_") and title.split("(")[0].split(".")[-1].strip() == "train":
+                if title.startswith("ray::ResourceTrainable"):  # the class that Tune makes of ours
                     found.append(process)
         return found
 

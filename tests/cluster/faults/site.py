@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,19 +46,18 @@ class Site:
     """A directory with the sweep and its reference; each run has its own directory in it.
 
     Args:
-        folder: an empty directory with a short path, because sockets of Ray lie in it.
+        folder: a directory, empty or of an earlier site; its path is short, because sockets of Ray lie in it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.sweep = folder, folder / "sweep.yaml"
-        (folder / "home").mkdir()
-        self.home = make_home(folder / "home")
-        self.sweep.write_text(tiny_text(folder, SWEEP))
-        began = time.monotonic()
+        self.home = folder / "home"
         store = folder / "reference"
-        self.run_reference(store)
-        self.seconds = time.monotonic() - began
-        """Duration of the undisturbed command, in one process."""
+        if not store.exists():
+            self.home.mkdir()
+            make_home(self.home)
+            self.sweep.write_text(tiny_text(folder, SWEEP))
+            self.run_reference(store)
         self.reference: dict[str, dict[str, Any]] = facts(ResultsStore(store), NAME)
         """What is equal in every run, by trial key."""
         self._server: Any = None
