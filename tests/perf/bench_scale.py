@@ -21,7 +21,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -39,7 +40,7 @@ from orca_ray.sweep.execution.executors import trainable
 from orca_ray.sweep.execution.executors.base import RunOptions
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
-from orca_ray.sweep.planning.searches import SearchPlan
+from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
 from orca_ray.sweep.search import NUM_STARTUP, History
 from tests.perf.simulated_sweep import FileCounter, Meter, SimulatedRunner, plans, uneven_seconds
 from tests.perf.virtual_cluster import VirtualCluster
@@ -118,6 +119,10 @@ def run_on_ray(conductor: Conductor, workers: int, actor: type[SimulatedActor]) 
         executor.run(conductor, WorkerSettings(""), RunOptions())
 
 
+def _seconds_of(seconds: Mapping[tuple[str, str], float], trial: TrialSpec) -> float:
+    return seconds[trial.task, trial.method]
+
+
 def makespan(trials: int, workers: int) -> Figures:
     """Measure 60 searches of 10 search and 3 confirm trials, whose durations are known, unknown or badly estimated.
 
@@ -130,13 +135,13 @@ def makespan(trials: int, workers: int) -> Figures:
         "factor_4": lambda seconds, noise: seconds * noise,
         "unknown": lambda seconds, noise: 1.0,
     }
-    figures = {}
+    figures: Figures = {}
     for name, estimate in estimates.items():
         ratios = []
         for seed in range(5):
             seconds = {(p.task, p.method): uneven_seconds(p.task, p.method, seed) for p in searches}
             noise = {pair: 4 ** (1 - uneven_seconds(*pair, seed + 100) / 15) for pair in seconds}
-            cluster = VirtualCluster(workers, lambda trial, seconds=seconds: seconds[trial.task, trial.method])
+            cluster = VirtualCluster(workers, partial(_seconds_of, seconds))
             given = {pair: estimate(each, noise[pair]) for pair, each in seconds.items()}
             sweep(searches, cluster.run, trial_seconds=given)
             ratios.append(cluster.now / max(cluster.busy / workers, 2 * max(seconds.values())))
