@@ -14,8 +14,8 @@ from tests.cluster.faults.site import NAME
 from tests.sweep.execution.test_executors import facts
 
 TABLES = ("records", "curves", "artefacts", "journal", "logs")
-FILES = {MARKER, "compaction.json", *TABLES, "live"}
-"""Names in a store of which no sweep runs; ``live`` says how it ended."""
+FILES = {MARKER, "compaction.json", *TABLES, "live", "checkpoints"}
+"""Names in a store of which no sweep runs; ``live`` says how it ended, and ``checkpoints`` is empty."""
 END_SECONDS = 20.0
 """How long processes may take to end after their command."""
 

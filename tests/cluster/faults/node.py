@@ -1,10 +1,12 @@
 """A node of a cluster that dies."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.cluster.faults.fault import Fault
+from tests.cluster.faults.run import Run
 from tests.cluster.processes import descendants
 from tests.cluster.test_job_submit import free_ports
 
@@ -12,13 +14,17 @@ from tests.cluster.test_job_submit import free_ports
 class KillNode(Fault):
     """Kills all processes of the second node of a cluster, which the driver has joined at the first."""
 
+    def __init__(self, run: Run, chance: random.Random) -> None:
+        super().__init__(run, chance)
+        self._started: list[subprocess.Popen[bytes]] = []
+
     def prepare(self) -> str:
-        (port,) = free_ports(1)
-        self.options = ("--address", f"127.0.0.1:{port}")
-        self.head = self._start("--head", f"--port={port}", "--include-dashboard=false", "--ray-client-server-port=0")
+        port, client = free_ports(2)
+        head = ("--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false")
+        self._start(*head)
         self.run.wait_for_port(port)
         self.node = self._start(f"--address=127.0.0.1:{port}")
-        self.run.options = self.options
+        self.run.options = ("--address", f"127.0.0.1:{port}")
         return ""
 
     def inject(self) -> bool:
@@ -28,7 +34,7 @@ class KillNode(Fault):
         return True
 
     def clean(self) -> None:
-        for ray in (self.head, self.node):
+        for ray in self._started:
             for process in [*descendants(ray.pid), ray]:
                 process.kill()
             ray.wait()
@@ -36,4 +42,5 @@ class KillNode(Fault):
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         ray = str(Path(sys.executable).parent / "ray")
         command = [ray, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
-        return self.run.popen([*command, "--dashboard-agent-listen-port=0"])
+        self._started.append(self.run.popen([*command, "--dashboard-agent-listen-port=0"]))
+        return self._started[-1]

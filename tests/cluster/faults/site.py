@@ -1,5 +1,6 @@
 """What all runs of the fault harness share: the sweep, its body and data, and the scores of an undisturbed run."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pyarrow.fs as pafs
 
 from orca_ray.results.store import ResultsStore
 from tests.cluster.processes import ROOT
+from tests.cluster.test_job_submit import TOKEN
 from tests.methods.tiny_trials import make_home
 from tests.sweep.execution.test_executors import facts
 from tests.sweep.real import tiny_text
@@ -65,8 +67,9 @@ class Site:
     def environment(self) -> dict[str, str]:
         """Return the environment of commands, without that of any other cluster."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ORCA_", "AWS_"))}
-        niceness = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        return {**kept, **niceness, **_ACCESS, "ORCA_RAY_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        own = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}  # that in a file may change meanwhile
+        return {**kept, **own, **token, **_ACCESS, "ORCA_RAY_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
 
     def command(self, store: str, *options: str) -> list[str]:
         """Return the command that runs the sweep."""
@@ -84,6 +87,7 @@ class Site:
         if self._server is None:
             from moto.server import ThreadedMotoServer
 
+            logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it prints every request
             self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
             self._server.start()
             _, self._port = self._server.get_host_and_port()
