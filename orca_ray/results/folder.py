@@ -299,7 +299,8 @@ def _that_retries_little(files: Any) -> Any:
     """Return the file system with one attempt per request: Arrow tries 31 times, 100 s if a server does not answer."""
     if not isinstance(files, getattr(pafs, "S3FileSystem", ())):
         return files
-    _, (options,) = files.__reduce__()
+    state: Any = files.__reduce__()
+    (options,) = state[1]
     return pafs.S3FileSystem(**{**options, "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1)})
 
 

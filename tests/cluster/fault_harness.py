@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.faults import KINDS, Fault
-from tests.cluster.faults.checks import check
+from tests.cluster.faults import KINDS
+from tests.cluster.faults.checks import check_machine, check_store
+from tests.cluster.faults.fault import Fault
 from tests.cluster.faults.run import Run
 from tests.cluster.faults.site import Site
 
@@ -85,9 +86,12 @@ def disturbed_run(site: Site, number: int, kind: str, seed: int) -> Result:
                 if not result.missed:
                     _finish(run, result)
         finally:
+            judged = not result.missed and not result.skipped
+            if judged:
+                result.problems += _left(check_store, run)
             fault.clean()
-            if not result.missed and not result.skipped:
-                result.problems += _left(run)
+            if judged:
+                result.problems += _left(check_machine, run)
             run.kill()
         if result.verdict != "FAILED":
             shutil.rmtree(run.folder, ignore_errors=True)
@@ -127,7 +131,7 @@ def _disturb(run: Run, fault: Fault, result: Result) -> None:
 
 
 def _finish(run: Run, result: Result) -> None:
-    """Run the same command until it has done everything: once more, or twice after a command that had gone on."""
+    """Run the same command again."""
     run.start()
     code = wait(run.command, WHOLE_SECONDS)
     result.codes.append(code if code is not None else -1)
@@ -135,11 +139,11 @@ def _finish(run: Run, result: Result) -> None:
         result.problems.append(f"the same command again ended with {code}: {run.tail()}")
 
 
-def _left(run: Run) -> list[str]:
+def _left(check: Callable[[Run], list[str]], run: Run) -> list[str]:
     try:
         return check(run)
     except Exception as error:
-        return [f"the store cannot be checked: {type(error).__name__}: {error}"]
+        return [f"{check.__name__}: {type(error).__name__}: {error}"]
 
 
 def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:

@@ -20,10 +20,15 @@ END_SECONDS = 20.0
 """How long processes may take to end after their command."""
 
 
-def check(run: Run) -> list[str]:
-    """Return all problems."""
+def check_store(run: Run) -> list[str]:
+    """Return the problems of the results store."""
     store = ResultsStore(run.direct_uri)
-    return [*trials(run, store), *scores(run, store), *files(store.folder), *scratch(run.temporary), *processes(run)]
+    return [*trials(run, store), *scores(run, store), *files(store.folder)]
+
+
+def check_machine(run: Run) -> list[str]:
+    """Return the problems of what is left outside the store."""
+    return [*scratch(run.temporary), *processes(run)]
 
 
 def trials(run: Run, store: ResultsStore) -> list[str]:

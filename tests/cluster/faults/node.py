@@ -1,9 +1,12 @@
 """A node of a cluster that dies."""
 
+import contextlib
 import random
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from tests.cluster.faults.fault import Fault
 from tests.cluster.faults.run import Run
@@ -28,19 +31,24 @@ class KillNode(Fault):
         return ""
 
     def inject(self) -> bool:
-        for process in [*descendants(self.node.pid), self.node]:
-            process.kill()
-        self.node.wait()
+        kill(self.node)
         return True
 
     def clean(self) -> None:
         for ray in self._started:
-            for process in [*descendants(ray.pid), ray]:
-                process.kill()
-            ray.wait()
+            kill(ray)
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         ray = str(Path(sys.executable).parent / "ray")
         command = [ray, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
         self._started.append(self.run.popen([*command, "--dashboard-agent-listen-port=0"]))
         return self._started[-1]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its descendants."""
+    for each in descendants(process.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.kill()
+    process.wait()

@@ -2,6 +2,7 @@
 
 import random
 from abc import abstractmethod
+from collections.abc import Collection
 
 from tests.cluster.faults.fault import Fault
 from tests.cluster.faults.proxy import Proxy
@@ -14,7 +15,7 @@ SHORT_SECONDS = (3.0, 15.0)
 class _StoreFault(Fault):
     """A fault of the object store: half of them pass after some seconds, the others last until the command ends."""
 
-    codes = (0, 2)
+    codes: Collection[int] = (0, 2)
     message = "s3://"
 
     def __init__(self, run: Run, chance: random.Random) -> None:
