@@ -199,6 +199,7 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     trials = fixed if deterministic else usual
     own_home(monkeypatch, tmp_path / "home")
     warm = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(folder(tmp_path / "warm")))))
+    warm._trial_info = None  # the attribute that its __init__ would set
     if deterministic:
         warm.setup(config(dataclasses.replace(usual[0], resources=two)))
         run(warm)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,14 @@ from orca_ray.sweep.search import NUM_STARTUP, History, Search, Study
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
 LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def rows_are_written_at_once() -> Iterator[None]:
+    """Suggestions and records of the last two seconds may otherwise be lost with the driver."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orca_ray.results.writer.MAX_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture
@@ -88,10 +96,7 @@ def test_without_the_journal_an_upgrade_would_suggest_other_trials(
     assert same == set(range(NUM_STARTUP))
 
 
-def test_the_journal_has_each_suggestion_before_its_trial_starts(
-    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orca_ray.results.writer.MAX_SECONDS", 0.0)
+def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsStore) -> None:
     conductor = conduct(store)
     trials: list[TrialSpec] = []
     while (trial := conductor.next_trial()) is not None:
