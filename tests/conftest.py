@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import settings
 
 # Set before torch or numpy is imported: thread pools read it once.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell without job control lets background commands ignore Ctrl-C, and the processes of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A deadline would measure the load of the machine, not the code.
 settings.register_profile("orca-ray", deadline=None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from orca_ray.cli.output import console, duration, note, say, score, table
 from orca_ray.errors import printable
+from orca_ray.results.record import lower
 from orca_ray.sweep.execution import events
 
 if TYPE_CHECKING:
@@ -48,11 +49,6 @@ class RowState:
             return next(reversed(self.running.values()))
         return "waiting" if self.remaining else "done"
 
-    def update_best(self, value: float | None) -> None:
-        """Lower ``best`` to the validation score ``value`` if it is better; None and NaN are ignored."""
-        if value is not None and value == value and (self.best is None or value < self.best):
-            self.best = value
-
 
 class SweepState:
     """Progress of the whole sweep. One thread updates it by events, another one draws it, both under ``lock``."""
@@ -84,7 +80,7 @@ class SweepState:
                     state.running.pop(event.trial_key, None)  # to insert it again at the end
                     progress = event.progress
                     state.running[event.trial_key] = f"{progress.stage} {progress.epoch}/{progress.epochs}"
-                    state.update_best(progress.validation_score)
+                    state.best = lower(state.best, progress.validation_score)
                 case events.TrialFinished(record, remaining):
                     state = self._row(record.task, record.method)
                     state.running.pop(record.trial_key, None)
@@ -92,7 +88,7 @@ class SweepState:
                     state.planned = state.done + remaining
                     state.failed += record.status.failed
                     state.seconds.append(record.wall_seconds)
-                    state.update_best(record.validation_score)
+                    state.best = lower(state.best, record.validation_score)
                 case events.Message():
                     self.last_message = printable(event.text)
 

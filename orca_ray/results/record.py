@@ -36,6 +36,11 @@ class Status(StrEnum):
         return self not in (Status.COMPLETED, Status.STOPPED_EARLY)
 
 
+def lower(score: float | None, other: float | None) -> float | None:
+    """Return the lower, i.e. better, of two scores; None and NaN count as missing."""
+    return min((each for each in (score, other) if each is not None and each == each), default=None)
+
+
 PHASES = ("search", "confirm")
 PROTOCOLS = tuple(protocol.value for protocol in Protocol)
 

@@ -9,7 +9,7 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = ("stop", "pause", "resume", "cancel
 
 @dataclass(frozen=True)
 class Request:
-    """What a driver is asked to do with its sweep, or with one trial of it.
+    """Request to the driver of a sweep, about the sweep or one of its trials.
 
     ``stop``: end as after Ctrl-C. ``pause``: start no more trials until ``resume``. ``cancel``: end ``trial``.
     ``retry``: run failed trials again: ``trial``, or all if it is empty.
@@ -48,11 +48,6 @@ def write(folder: Folder, sweep: str, request: Request) -> None:
     """Add a request for the driver of ``sweep``."""
     path = f"{_place(sweep)}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
     folder.write(path, pa.py_buffer(json.dumps(asdict(request)).encode()))
-
-
-def pending(folder: Folder, sweep: str, kinds: Collection[str] = KINDS) -> list[Request]:
-    """Return the requests for a sweep of some kinds, oldest first; they stay in the store."""
-    return [request for _, request in _read(folder, sweep) if request.kind in kinds]
 
 
 def take(folder: Folder, sweep: str) -> list[Request]:

@@ -1,4 +1,4 @@
-"""What is known about a sweep, running or not: its live state and its records, read without Ray."""
+"""State of a sweep, running or not, from its live state and its records; needs no Ray."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -8,7 +8,7 @@ from orca_ray.errors import UserError, lookup
 from orca_ray.results import live
 from orca_ray.results.lease import driver_lives
 from orca_ray.results.live import Holder, LiveState, RunningTrial
-from orca_ray.results.record import Status
+from orca_ray.results.record import Status, lower
 from orca_ray.results.store import ResultsStore
 
 _MOST_NAMED = 10
@@ -27,11 +27,6 @@ class SearchStatus:
     best: float | None = None
     failures: Counter[str] = field(default_factory=Counter)
     """Number of failed trials by status."""
-
-    def see(self, score: float | None) -> None:
-        """Lower ``best`` to ``score`` if it is better."""
-        if score is not None and score == score and (self.best is None or score < self.best):
-            self.best = score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +149,11 @@ def _rows(store: ResultsStore, state: LiveState, running: list[RunningTrial]) ->
             if status.failed:
                 each.failures[status.value] += 1
             else:
-                each.see(record["validation_score"])
+                each.best = lower(each.best, record["validation_score"])
     for trial in running:
         each = row(trial.task, trial.method)
         each.running += 1
-        each.see(trial.best)
+        each.best = lower(each.best, trial.best)
     for stored in state.rows:  # a suggestion that repeats another counts twice there, and has one record
         row(stored.task, stored.method).done = max(row(stored.task, stored.method).done, stored.done)
     return list(rows.values())

@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator
 
 from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.live import file_name
 from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.loading import parse_spec
@@ -77,3 +79,8 @@ def play(conductor: Conductor, most: int | None = None, fail: frozenset[str] = f
                 break
     conductor.close()
     return ran
+
+
+def waiting_requests(store: ResultsStore, sweep: str) -> list[str]:
+    """Return the names of the requests that the driver of a sweep has not taken."""
+    return store.folder.names(f"requests/{file_name(sweep)}")

@@ -1,4 +1,4 @@
-"""What happens to a trial that failed, by cause: whether it runs again, when, how, and whether its node is to blame."""
+"""Rules for failed trials by cause: number of retries, pauses between them, smaller batches, quarantine of nodes."""
 
 import time
 from collections import Counter
@@ -30,7 +30,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What follows from a cause."""
+    """Rule for the failures with one cause."""
 
     status: Status
     """Status of the trial when it does not run again."""

@@ -15,7 +15,7 @@ CONTEXT_MIB = 600.0
 
 
 class Workload(NamedTuple):
-    """What the peak memory of a trial depends on."""
+    """Properties of a trial that determine its peak memory."""
 
     task: str
     method: str

@@ -1,4 +1,4 @@
-"""What all workers of a sweep get from the driver besides their trials."""
+"""Settings that the driver passes to all workers of a sweep."""
 
 import os
 from collections.abc import Mapping

@@ -15,30 +15,15 @@ from tests.cluster.processes import ROOT
 from tests.cluster.test_job_submit import TOKEN
 from tests.methods.tiny_trials import make_home
 from tests.sweep.execution.test_executors import facts
-from tests.sweep.real import tiny_text
+from tests.sweep.real import TEXT, tiny_text
 
-SWEEP = """\
-name: faults
-benchmark: pocket
-methods: [orca, nft]
-tasks: [pocket/wdbc]
-sources: {sequence: prose, image: photographs}
-resources: {cpus: 1, gpus: 0}
-deterministic: true
-early_stopping: {eta: 2, min_epochs: 4}
-settings:
-  embedder.sequence_length: 8
-  align.epochs: 2
-  align.samples_per_class: 16
-  align.source_samples: 32
-  align.distance: l2
-  refine.epochs: 48
-  refine.warmup_epochs: 1
-  refine.dropout: 0.1
-space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}
-budgets:
-  full: {search_trials: 2, confirm_seeds: [1, 2]}
-"""
+SWEEP = (
+    TEXT.replace("name: tiny", "name: faults")
+    .replace("parallel: 1", "resources: {cpus: 1, gpus: 0}\ndeterministic: true")
+    .replace("min_epochs: 1", "min_epochs: 4")
+    .replace("refine.epochs: 3", "refine.epochs: 48")
+    .replace("search_trials: 3", "search_trials: 2")
+)
 NAME = "faults/full-deterministic"
 BUCKET = "bucket"
 _ACCESS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}

@@ -26,7 +26,7 @@ from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.staging import InlineStager, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
-from tests.sweep.fakes import fake_reports, fake_searches, play
+from tests.sweep.fakes import fake_reports, fake_searches, play, waiting_requests
 
 SWEEP = "fake/full"
 
@@ -82,7 +82,7 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     trial = started(conductor)
     reports = list(fake_reports(trial))
     assert not conductor.report(trial.key, reports[0].progress)
-    ask(store, conductor, "cancel", "no such key", lambda: not requests.pending(store.folder, SWEEP))
+    ask(store, conductor, "cancel", "no such key", lambda: not waiting_requests(store, SWEEP))
     ask(store, conductor, "cancel", trial.key, lambda: trial.key in conductor.control.cancelled)
     assert conductor.report(trial.key, reports[1].progress)
     record = conductor.finish(trial.key, reports[1].stopped_early())

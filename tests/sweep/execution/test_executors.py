@@ -27,7 +27,7 @@ from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import Resources, plan_searches
 from tests.methods.tiny_trials import make_home
-from tests.sweep.fakes import fake_searches
+from tests.sweep.fakes import fake_searches, waiting_requests
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 
 EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
@@ -61,6 +61,12 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
 
 
 @pytest.fixture
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a cache that has prepared data, but no alignments of other tests."""
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+
+
+@pytest.fixture
 def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Ray start one worker: each costs five seconds of CPU time for its imports."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
@@ -71,15 +77,15 @@ def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_request_stops_ray_and_the_sweep_goes_on(
     inline: dict[str, dict[str, Any]],
     one_cpu: None,
+    own_home: None,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
     store, spec = ResultsStore(tmp_path / "results", create=True), tiny_spec(body_directory(tmp_path_factory))
 
     def ask(event: Event) -> None:
-        if isinstance(event, TrialFinished) and not requests.pending(store.folder, spec.sweep_id):
+        if isinstance(event, TrialFinished) and not waiting_requests(store, spec.sweep_id):
             requests.write(store.folder, spec.sweep_id, requests.Request("stop"))
             time.sleep(1)  # until the thread of the lease has read it
 
@@ -97,12 +103,11 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
 def test_ray_gives_the_same_records_although_a_worker_is_lost(
     inline: dict[str, dict[str, Any]],
     one_cpu: None,
+    own_home: None,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The killed worker is replaced, and its trial goes on."""
-    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
     killed: list[int] = []
     events: list[Event] = []
 
@@ -292,6 +297,7 @@ def title(process: psutil.Process) -> str:
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
     one_cpu: None,
+    own_home: None,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,

@@ -102,7 +102,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.report(trial_id, result)
 
     def _lose(self, trial_id: str) -> None:
-        """Tell the conductor why the worker of a trial is gone; it decides whether the trial runs again."""
+        """Report to the conductor why the worker of a trial is gone; it decides whether the trial runs again."""
         key = self.keys[trial_id]
         node, _ = read_heartbeat(trial_id)
         error, text = self.losses.pop(trial_id, (None, ""))

@@ -32,7 +32,7 @@ class Item(ABC):
 
     @property
     def advice(self) -> str:
-        """What is expected and what to do, for the error that it is not what the sweep was planned with."""
+        """End of the error message about an item with another hash or fingerprint than the sweep was planned with."""
         return ""
 
     @abstractmethod
@@ -52,8 +52,30 @@ class Item(ABC):
         """Copy it to the shared folder, if it is not there; with ``replace``, also if another copy is there."""
 
 
+class CachedItem(Item):
+    """An item that is one directory of the cache."""
+
+    @property
+    @abstractmethod
+    def directory(self) -> Path:
+        """The directory."""
+
+    @property
+    def path(self) -> str:
+        """Path of the directory relative to the cache, and in the shared folder."""
+        return self.directory.relative_to(cache.home()).as_posix()
+
+    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+        """Copy the directory from the shared folder, if it is there."""
+        shared.bring(self.path, cache.home(), progress)
+
+    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
+        """Copy the directory to the shared folder, if it is not there; with ``replace``, also if a copy is there."""
+        shared.publish(self.path, cache.home(), replace=replace)
+
+
 @dataclass(frozen=True)
-class DataItem(Item):
+class DataItem(CachedItem):
     """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings."""
 
     task: Task
@@ -99,20 +121,17 @@ class DataItem(Item):
 
     def bring(self, shared: SharedFolder, progress: Progress) -> None:
         """Copy the directory of the prepared data if they have the fingerprint."""
-        if not self.fingerprint or shared.read_json(f"{self._path}/{META}").get("fingerprint") == self.fingerprint:
-            shared.bring(self._path, cache.home(), progress)
-
-    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the directory of the prepared data."""
-        shared.publish(self._path, cache.home(), replace=replace)
+        if not self.fingerprint or shared.read_json(f"{self.path}/{META}").get("fingerprint") == self.fingerprint:
+            super().bring(shared, progress)
 
     @property
-    def _path(self) -> str:
-        return self.task.prepared_directory(self.protocol).relative_to(cache.home()).as_posix()
+    def directory(self) -> Path:
+        """The directory of the prepared data."""
+        return self.task.prepared_directory(self.protocol)
 
     @property
     def _stamp(self) -> Path:
-        return cache.home() / "staged" / f"{self._path.replace('/', '+')}.json"
+        return cache.home() / "staged" / f"{self.path.replace('/', '+')}.json"
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ class WheelItem(Item):
 
 
 @dataclass(frozen=True)
-class SourceItem(Item):
+class SourceItem(CachedItem):
     """The raw file of an alignment source, with what it was unpacked to."""
 
     source: Source
@@ -165,17 +184,10 @@ class SourceItem(Item):
         """Download the file."""
         self.source.fetch(progress)
 
-    def bring(self, shared: SharedFolder, progress: Progress) -> None:
-        """Copy the directory of the source."""
-        shared.bring(self._path, cache.home(), progress)
-
-    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the directory of the source."""
-        shared.publish(self._path, cache.home(), replace=replace)
-
     @property
-    def _path(self) -> str:
-        return self.source.directory.relative_to(cache.home()).as_posix()
+    def directory(self) -> Path:
+        """The directory of the source."""
+        return self.source.directory
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the trials of one task need on a node."""
+"""Data, bodies and alignment sources that a node needs before it runs the trials of one task."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from orca_ray.sweep.planning.searches import TrialSpec
 
 @dataclass(frozen=True, kw_only=True)
 class StagingRequest:
-    """Prepared data of a task, bodies and alignment sources that its trials read."""
+    """Request to stage the prepared data of a task, and the bodies and sources that its trials read."""
 
     task: str
     protocol: str
