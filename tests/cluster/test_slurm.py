@@ -37,7 +37,6 @@ def job(folder: Path, number: int, nodes: int) -> dict[str, str]:
     )  # fmt: skip
 
 
-@pytest.mark.skipif("ORCA_CLUSTER_TESTS" not in os.environ, reason="takes minutes: set ORCA_CLUSTER_TESTS=1 to run it")
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # it starts and ends four raylets

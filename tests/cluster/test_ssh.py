@@ -1,6 +1,5 @@
 """``cluster/ssh.sh`` with an ``ssh`` that runs commands on this machine: real raylets, the token in no argument."""
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -30,7 +29,6 @@ def settings(folder: Path) -> dict[str, str]:
     )  # fmt: skip
 
 
-@pytest.mark.skipif("ORCA_CLUSTER_TESTS" not in os.environ, reason="takes minutes: set ORCA_CLUSTER_TESTS=1 to run it")
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # it starts and ends two raylets, on a machine with other tests
@@ -56,7 +54,6 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
     assert set(Path("/tmp").glob("orca-ssh-*")) <= folders
 
 
-@pytest.mark.skipif("ORCA_CLUSTER_TESTS" not in os.environ, reason="takes minutes: set ORCA_CLUSTER_TESTS=1 to run it")
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
