@@ -40,17 +40,20 @@ class VirtualCluster:
         requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in conductor.plans}
         conductor.placement = ClusterPlacement(lambda: self._nodes, requests)
         waiting: deque[TrialSpec] = deque()
+        running: dict[str, TrialSpec] = {}
         ends: list[tuple[float, str]] = []
         with self._virtual_dates():
             while True:
                 while (trial := conductor.next_trial()) is not None:
                     waiting.append(trial)
                 while waiting and len(ends) < self._gpus:
-                    heapq.heappush(ends, self._start(conductor, waiting.popleft()))
+                    trial = waiting.popleft()
+                    running[trial.key] = trial
+                    heapq.heappush(ends, self._start(conductor, trial))
                 if not ends:
                     break
                 self.now, key = heapq.heappop(ends)
-                (report,) = fake_reports(conductor.running(key))
+                (report,) = fake_reports(running.pop(key))
                 conductor.report(key, report.progress)
                 conductor.ended(key, report)
             conductor.close()

@@ -242,10 +242,6 @@ class Conductor:
                 item.search = searches[item.trial.task, item.trial.method]
         return len(again)
 
-    def running(self, key: str) -> TrialSpec:
-        """Return the running trial ``key``, with the resources that it has."""
-        return self._running[key].trial
-
     def running_trials(self) -> list[RunningTrial]:
         """Return the running trials."""
         return [item.live() for item in self._running.values()]
