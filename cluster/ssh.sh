@@ -88,6 +88,7 @@ interrupt() { if [[ -n $command ]]; then kill -INT "$command" 2>/dev/null || tru
 trap end EXIT
 trap 'interrupt 130' INT
 trap 'interrupt 143' TERM
+trap : PIPE
 
 export RAY_ADDRESS=$ip:$port
 nodes() { ray status 2>/dev/null | sed '/^Pending/,$d' | grep -c '^ 1 node_' || true; }
@@ -108,7 +109,7 @@ for host in "${hosts[@]}"; do
   {
     declare -f join_cluster
     printf 'export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=%q\njoin_cluster %q %q\n' "$RAY_AUTH_TOKEN" "$bin" "$RAY_ADDRESS"
-  } >&"$input"
+  } 1>&"$input" 2>/dev/null || true # if the connection has already failed, the loop below tells
 done
 for ((waited = 0; $(nodes) <= ${#hosts[@]}; waited++)); do
   for number in "${!hosts[@]}"; do

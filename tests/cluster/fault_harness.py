@@ -52,7 +52,7 @@ class Result:
     problems: list[str] = field(default_factory=list)
     skipped: str = ""
     missed: bool = False
-    """Whether the sweep ended before the fault."""
+    """Whether the sweep ended before the fault, or needed nothing more of what the fault took away."""
 
     @property
     def verdict(self) -> str:
@@ -119,6 +119,9 @@ def _disturb(run: Run, fault: Fault, result: Result) -> None:
     if code is None and fault.lasts < allowed:
         code = wait(run.command, allowed - fault.lasts)
     result.end_seconds = time.monotonic() - began
+    if code == 0 and code not in fault.codes and run.num_records() == run.site.num_trials:
+        result.missed = True
+        return
     if code is None:
         result.problems.append(f"the command still ran {allowed:.0f} s after the fault: {run.tail()}")
         run.command.kill()
