@@ -127,7 +127,8 @@ class RunOptions(SweepOptions):
         ),
     ] = None  # fmt: skip
     trial_minutes: Annotated[
-        float | None, Option(min=0.001, help="Limit of a trial's time, without staging; one that exceeds it runs once more.")
+        float | None,
+        Option(min=0.001, help="Limit of a trial's time, without staging; one that exceeds it runs once more."),
     ] = None
     hang_minutes: Annotated[
         float, Option(min=0.001, help="Time without any progress after which a worker counts as hung.")

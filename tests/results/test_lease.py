@@ -17,6 +17,7 @@ from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
 from orca_ray.results.live import LiveState, RunningTrial
 from orca_ray.results.requests import Request
 from orca_ray.results.store import ResultsStore
+from tests.sweep.fakes import waiting_requests
 
 SWEEP = "pocket/quick"
 RENEW = 0.05
@@ -203,7 +204,25 @@ def test_requests_of_an_earlier_driver_are_dropped_except_retries(store: Results
     with lease(store) as held:
         assert held.retried == (Request("retry", "k1"),)
         assert held.requests() == []
-    assert requests.take(store.folder, SWEEP) == []
+    assert [path.rpartition("/")[2] for path in (each.path for each in held.retried)] == waiting_requests(store, SWEEP)
+
+
+def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
+    for number in range(requests.MAX_TAKEN):
+        requests.write(store.folder, SWEEP, Request("retry", f"k{number}"))
+    with lease(store):
+        pass  # its driver ended before it did anything
+    with lease(store) as held:
+        assert len(held.retried) == requests.MAX_TAKEN
+        requests.write(store.folder, SWEEP, Request("retry", "last"))
+        requests.write(store.folder, SWEEP, Request("stop"))
+        found: list[Request] = []
+        wait(lambda: found.extend(held.requests()) or len(found) == 2)
+        assert found == [Request("retry", "last"), Request("stop")]
+        held.carried_out(held.retried)
+        wait(lambda: len(waiting_requests(store, SWEEP)) == 1)
+        held.carried_out(found[:1])
+    assert waiting_requests(store, SWEEP) == []
 
 
 def test_damaged_and_unknown_requests_are_skipped(store: ResultsStore) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.staging import InlineStager, Stager
+from orca_ray.sweep.execution.staging import InlineStager, Staged, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
 from tests.sweep.fakes import fake_reports, fake_searches, play, waiting_requests
 
@@ -161,6 +162,75 @@ def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store
         assert one.key in {trial.key for trial in play(again)}
     assert store.load(SWEEP)[one.key].status in (Status.COMPLETED, Status.STOPPED_EARLY)
     assert store.load(SWEEP)[other.key].status is Status.FAILED_USER
+
+
+def fail_two(store: ResultsStore) -> list[str]:
+    """Let two trials of a sweep fail, and return their keys; the driver then ends."""
+    conductor = conduct(store)
+    keys = [started(conductor).key for _ in range(2)]
+    for key in keys:
+        conductor.finish(key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    conductor.close()
+    return keys
+
+
+def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -> None:
+    """Whether the driver ends before it carries the request out, in between, or after."""
+    failed = fail_two(store)
+    requests.write(store.folder, SWEEP, Request("retry"))
+    with Lease(store, SWEEP) as lease:
+        conduct(store, lease)  # killed: neither closed nor asked for a trial
+    with Lease(store, SWEEP) as lease:
+        again = conduct(store, lease)
+        assert again.retrying
+        one = started(again)
+        for report in fake_reports(one):
+            again.report(one.key, report.progress)
+        again.finish(one.key, report)
+        again.close()
+    assert len(waiting_requests(store, SWEEP)) == 1
+    with Lease(store, SWEEP) as lease:
+        again = conduct(store, lease)
+        (other,) = play(again, most=1)
+        assert {one.key, other.key} == set(failed)
+        assert not again.retrying
+    assert waiting_requests(store, SWEEP) == []
+    assert not conduct(store).retrying
+
+
+def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
+    store: ResultsStore, held: Lease
+) -> None:
+    failed = fail_two(store)
+    conductor = conduct(store, held)
+    ask(store, conductor, "retry", failed[0], lambda: conductor.retrying)
+    assert len(waiting_requests(store, SWEEP)) == 1
+    (trial,) = play(conductor, most=1)
+    assert trial.key == failed[0]
+    ask(store, conductor, "pause", "", lambda: not waiting_requests(store, SWEEP))
+    assert store.load(SWEEP)[trial.key].status is Status.COMPLETED
+
+
+class LateStager(Stager):
+    """A stager that has staged its tasks when ``staged`` says so."""
+
+    staged: tuple[Staged, ...] = ()
+
+    def _poll(self, *, idle: bool) -> list[Staged]:
+        found, self.staged = list(self.staged), ()
+        return found
+
+
+def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStore) -> None:
+    failed = fail_two(store)
+    stager = LateStager([])
+    searches = [replace(plan, fingerprint="") for plan in fake_searches()]
+    conductor = Conductor(searches, store, executor="fake", stager=stager)
+    assert conductor.retry() == 2
+    assert conductor.retrying
+    stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
+    assert set(failed) <= {trial.key for trial in play(conductor)}
+    assert not conductor.retrying
 
 
 def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:
