@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -222,15 +222,27 @@ def in_use(sweep: str, holder: Holder) -> str:
     )
 
 
-def driver_lives(folder: Folder, state: LiveState, *, renew_seconds: float = RENEW_SECONDS) -> bool:
-    """Return whether the driver that holds the lease lives, after watching the file if this machine cannot tell."""
+def driver_lives(
+    folder: Folder,
+    state: LiveState,
+    tell: Callable[[str], None] = logger.info,
+    *,
+    expiry_seconds: float = EXPIRY_SECONDS,
+) -> bool:
+    """Return whether the driver that holds the lease lives, by the rule by which another driver may take the lease.
+
+    If it runs on another machine, this takes up to ``expiry_seconds``; ``tell`` is called with a sentence if it does.
+    """
     if state.holder is None:
         return False
     if state.holder.machine and state.holder.machine == machine():
         return not ended_here(state.holder)
-    deadline = time.monotonic() + 3 * renew_seconds
-    while time.monotonic() < deadline:
-        time.sleep(renew_seconds / 6)
+    begin, told = time.monotonic(), False
+    while (waited := time.monotonic() - begin) < expiry_seconds:
+        if waited > expiry_seconds / 4 and not told:
+            told = True
+            tell(f"no sign of life of {state.holder} for {waited:.0f} s; after {expiry_seconds:g} s it counts as dead")
+        time.sleep(min(0.5, expiry_seconds / 20))
         later = live.read(folder, state.sweep)
         if later is None or later.sequence != state.sequence:
             return later is not None and later.holder is not None

@@ -1,5 +1,6 @@
 """The lease of a sweep: one driver at a time, named to others, and free again soon after its death."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -115,7 +116,11 @@ def test_a_reused_process_id_is_not_taken_for_the_dead_driver(store: ResultsStor
 
 def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still(store: ResultsStore) -> None:
     abandon(store, machine="another", host="far")
-    assert not driver_lives(store.folder, state(store), renew_seconds=RENEW)
+    begin, told = time.monotonic(), list[str]()
+    assert not driver_lives(store.folder, state(store), told.append, expiry_seconds=1.0)
+    assert 0.9 < time.monotonic() - begin < 10, "as long as a second driver waits"
+    assert len(told) == 1
+    assert re.match(r"no sign of life of process \d+ on far, .* after 1 s it counts as dead", told[0])
     begin = time.monotonic()
     with lease(store):
         assert 0.9 < time.monotonic() - begin < 10
@@ -134,7 +139,7 @@ def test_clocks_do_not_matter(store: ResultsStore) -> None:
     thread = threading.Thread(target=renew)
     thread.start()
     try:
-        assert driver_lives(store.folder, state(store), renew_seconds=RENEW)
+        assert driver_lives(store.folder, state(store), pytest.fail)
         with pytest.raises(UserError, match="since 1926-01-01"):
             lease(store).__enter__()
     finally:
