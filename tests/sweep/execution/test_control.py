@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, requests
+from orca_ray.results import live, requests, writer
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.requests import Request
@@ -278,6 +279,31 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
     conductor.close()
     assert not outcome.exists()
     assert set(store.load(SWEEP)) == {trial.key}
+
+
+def test_a_slow_store_of_checkpoints_delays_no_trial(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are deleted in a thread; before trials run again it is waited for, so that these find none."""
+    remove, deleting, go_on = Checkpoints.remove, threading.Event(), threading.Event()
+
+    def slow_remove(checkpoints: Checkpoints, *keys: str) -> None:
+        deleting.set()
+        assert go_on.wait(20)
+        remove(checkpoints, *keys)
+
+    monkeypatch.setattr(Checkpoints, "remove", slow_remove)
+    monkeypatch.setattr(writer, "MAX_SECONDS", 0.0)
+    conductor = conduct(store)
+    trial = started(conductor)
+    checkpoints = Checkpoints(store.uri)
+    checkpoints.save_outcome(trial.key, TrialReport())
+    conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    assert deleting.wait(20)
+    assert set(store.load(SWEEP)) == {trial.key}
+    assert started(conductor)
+    assert checkpoints.outcome(trial.key) is not None, "the store is still busy with it"
+    threading.Timer(0.2, go_on.set).start()
+    assert conductor.retry() == 1
+    assert checkpoints.outcome(trial.key) is None
 
 
 def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
