@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import MAX_RUNNING, LiveState, Row
-from orca_ray.sweep.execution.events import Listener, Message
+from orca_ray.sweep.execution.events import Listener, Message, TimeLeft
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.conductor import Conductor
@@ -53,6 +53,8 @@ class Control:
         if now < self._next_tick:
             return False
         self._next_tick = now + _TICK_SECONDS
+        if (seconds := self._conductor.seconds_left()) is not None:
+            self._emit(TimeLeft(seconds))
         if self._lease is not None:
             self._lease.check()
             for request in self._lease.requests():

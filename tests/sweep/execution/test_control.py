@@ -23,7 +23,7 @@ from orca_ray.results.writer import Writer
 from orca_ray.sweep.execution import control
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, Message
+from orca_ray.sweep.execution.events import Event, Message, TimeLeft
 from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.staging import InlineStager, Staged, Stager
@@ -249,6 +249,19 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
     )  # fmt: skip
     assert shown.score == shown.best == report.progress[0].validation_score
     assert sum(row.planned for row in state.rows) == 24
+
+
+def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
+    events: list[Event] = []
+    conductor = conduct(store, listener=events.append)
+    conductor.tick()
+    assert not any(isinstance(event, TimeLeft) for event in events)
+    play(conductor)
+    estimates = [event.seconds for event in events if isinstance(event, TimeLeft)]
+    conductor.tick()
+    assert estimates[0] > estimates[-1]
+    assert events[-1] == TimeLeft(0.0)
 
 
 def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) -> None:
