@@ -127,7 +127,8 @@ class RunOptions(SweepOptions):
         ),
     ] = None  # fmt: skip
     trial_minutes: Annotated[
-        float | None, Option(min=0.001, help="Limit of a trial's time; one that exceeds it runs once more.")
+        float | None,
+        Option(min=0.001, help="Limit of a trial's time, without staging; one that exceeds it runs once more."),
     ] = None
     hang_minutes: Annotated[
         float, Option(min=0.001, help="Time without any progress after which a worker counts as hung.")
@@ -188,11 +189,10 @@ def extend(
 
     The same as `benchmark` or `run`, which continue a sweep too, except that it refuses a sweep without results.
     """
-    from orca_ray.sweep.search import History
-
     spec, uri = options.spec(source), results_uri(options.results)
     store = existing_store(uri)
-    if store is None or not History.read(store, spec).records:
+    sweeps = () if store is None else store.scan().values("sweep")
+    if not any(name == spec.sweep_id or spec.is_variant(name) for name in sweeps):
         advice = "start it with `orca-sweep benchmark` or `orca-sweep run`, or give another store with --results"
         raise UserError(f"the results store has no trials of {spec.sweep_id} to extend: {advice}")
     _run(spec, source, options)

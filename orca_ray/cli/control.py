@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from orca_ray.cli.options import ResultsOption, required_store
-from orca_ray.cli.output import say
+from orca_ray.cli.output import note, say
 from orca_ray.cli.watch import OneSweepOption, SweepArgument, TrialArgument
 from orca_ray.errors import UserError
 
@@ -61,7 +61,7 @@ def retry(
     key = "" if trial is None else only_trial(failed, trial, name)[1]
     requests.write(store.folder, name, requests.Request("retry", key))
     number = 1 if key else len(failed)
-    found = sweep_status(store, name)
+    found = sweep_status(store, name, note)
     when = f"asked {found.holder}" if found.has_driver else "no driver runs: with the next run of the same command"
     say(f"{name}: {number} failed trial{'s' * (number != 1)} will run again ({when})")
 
@@ -83,6 +83,6 @@ def _driver(store: "ResultsStore", sweep: str) -> "Holder":
     from orca_ray.results.lease import driver_lives
 
     state = live.read(store.folder, sweep)
-    if state is None or state.holder is None or not driver_lives(store.folder, state):
+    if state is None or state.holder is None or not driver_lives(store.folder, state, note):
         raise UserError(f"no driver runs {sweep} in this store, so there is nothing to stop, pause or cancel")
     return state.holder

@@ -1,6 +1,5 @@
 """Shows the progress of a sweep: a live table if the output is a terminal, else one line per finished trial."""
 
-import statistics
 import sys
 import threading
 import time
@@ -34,8 +33,6 @@ class RowState:
     """Lowest validation score so far."""
     running: dict[str, str] = field(default_factory=dict)
     """Stage and epoch of each running trial, by trial key; the trial with the latest report is last."""
-    seconds: list[float] = field(default_factory=list)
-    """Durations of the trials that have ended since this run of the sweep started."""
 
     @property
     def remaining(self) -> int:
@@ -58,6 +55,8 @@ class SweepState:
         self.rows: dict[tuple[str, str], RowState] = {}
         self.title = ""
         self.last_message = ""
+        self.seconds_left: float | None = None
+        """Estimate of the driver; None before a trial has completed."""
         self.clock = clock
         self.started = clock()
 
@@ -87,8 +86,11 @@ class SweepState:
                     state.done += 1
                     state.planned = state.done + remaining
                     state.failed += record.status.failed
-                    state.seconds.append(record.wall_seconds)
                     state.best = lower(state.best, record.validation_score)
+                case events.TimeLeft():
+                    self.seconds_left = event.seconds
+                case events.SweepFinished() if not event.summary.interrupted:
+                    self.seconds_left = 0.0
                 case events.Message():
                     self.last_message = printable(event.text)
 
@@ -96,19 +98,6 @@ class SweepState:
         """Return the numbers of ended, planned and running trials of the sweep."""
         rows = self.rows.values()
         return sum(row.done for row in rows), sum(row.planned for row in rows), sum(len(row.running) for row in rows)
-
-    def seconds_left(self, row: RowState | None = None) -> float | None:
-        """Estimate the seconds until ``row`` is done, or the sweep if it is None; None if no trial has ended yet.
-
-        A trial is expected to take the mean duration of the ended trials in its row, or of all ended trials if its row
-        has none. The number of trials that run at the same time is assumed to stay as it is now.
-        """
-        everything = [value for each in self.rows.values() for value in each.seconds]
-        if not everything:
-            return None
-        rows = [row] if row is not None else list(self.rows.values())
-        work = sum(r.remaining * statistics.fmean(r.seconds or everything) for r in rows)
-        return work / max(1, sum(len(r.running) for r in rows))
 
     def _row(self, task: str, method: str) -> RowState:
         return self.rows.setdefault((task, method), RowState(task, method, planned=0, done=0))
@@ -124,19 +113,19 @@ def render(state: SweepState, height: int | None = None) -> "RenderableType":
         rows = []
         for row in shown:
             done = f"{row.done}/{row.planned}" + (f" ({row.failed} failed)" if row.failed else "")
-            left = "" if not row.remaining else _left(state.seconds_left(row))
             task = row.task.partition("/")[2] or row.task
-            rows.append((task, row.method, done, len(row.running) or "", score(row.best), row.stage, left))
+            rows.append((task, row.method, done, len(row.running) or "", score(row.best), row.stage))
         hidden = len(state.rows) - len(shown)
         ended, planned, running = state.totals()
+        left = "?" if state.seconds_left is None else duration(state.seconds_left)
         footer = (
             f"{state.title} · {ended}/{planned} trials, {running} running · "
-            f"{duration(state.clock() - state.started)}, left {_left(state.seconds_left())}"
+            f"{duration(state.clock() - state.started)}, left {left}"
             + (f" · {hidden} rows not shown" if hidden else "")
         )
         message = state.last_message
-    headers = ("task", "method", "done", "run", "best val.", "stage", "left")  # fits 80 columns
-    body = table(headers, rows, right=("done", "run", "best val.", "left"))
+    headers = ("task", "method", "done", "run", "best val.", "stage")  # fits 80 columns
+    body = table(headers, rows, right=("done", "run", "best val."))
     return Group(body, Text(footer), *([Text(message, style="dim")] if message else []))
 
 
@@ -146,10 +135,6 @@ def _fitting(rows: list[RowState], room: int | None) -> list[RowState]:
         return rows
     urgent = sorted(range(len(rows)), key=lambda index: (not rows[index].running, not rows[index].remaining))
     return [rows[index] for index in sorted(urgent[: max(1, room)])]
-
-
-def _left(seconds: float | None) -> str:
-    return "?" if seconds is None else duration(seconds)
 
 
 def trial_line(event: events.TrialFinished, state: SweepState) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from orca_ray.cli.options import JsonOption, ResultsOption, required_store
-from orca_ray.cli.output import console, duration, emit_json, say, score, show
+from orca_ray.cli.output import console, duration, emit_json, note, say, score, show
 
 if TYPE_CHECKING:
     from orca_ray.results.status import SweepStatus
@@ -42,7 +42,7 @@ def status(
     store = required_store(results)
     name = find_sweep(store, sweep)
     while True:
-        found = sweep_status(store, name)
+        found = sweep_status(store, name, note)
         if json:
             emit_json(found)
         else:
@@ -85,7 +85,7 @@ def _runs(store: "ResultsStore", sweep: str, key: str) -> bool:
     from orca_ray.results.lease import driver_lives
 
     state = live.read(store.folder, sweep)
-    if state is None or not driver_lives(store.folder, state):
+    if state is None or not driver_lives(store.folder, state, note):
         return False
     return any(trial.key == key for trial in state.running) or key not in store.load(sweep)
 

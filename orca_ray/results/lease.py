@@ -12,19 +12,22 @@ import queue
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from orca_ray.errors import UserError
 from orca_ray.results import live, requests
 from orca_ray.results.folder import Folder
 from orca_ray.results.live import Holder, LiveState
+from orca_ray.results.requests import Request
 from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
 
 RENEW_SECONDS = 3.0
 """How often the live state is rewritten, and requests are read."""
@@ -56,8 +59,8 @@ class Lease(AbstractContextManager["Lease"]):
         renew_seconds: float = RENEW_SECONDS,
         expiry_seconds: float = EXPIRY_SECONDS,
     ) -> None:
-        self.retried: tuple[requests.Request, ...] = ()
-        """Requests of kind ``retry`` that were written while no driver ran; set when the block is entered."""
+        self.retried: tuple[Request, ...] = ()
+        """Requests of kind ``retry`` that no earlier driver has carried out; set when the block is entered."""
         self._folder, self._path, self._sweep = store.folder, live.path_of(sweep), sweep
         self._renew_seconds, self._expiry_seconds = renew_seconds, expiry_seconds
         self._holder = this_process()
@@ -66,15 +69,16 @@ class Lease(AbstractContextManager["Lease"]):
         self._renewed = time.monotonic()
         self._lost = ""
         self._missing = False
-        self._requests: queue.SimpleQueue[requests.Request] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._retries: set[str] = set()  # paths of retries that were read, and not carried out
+        self._carried_out: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orca-ray lease", daemon=True)
 
     def __enter__(self) -> Self:
         self._acquire()
         # Requests other than "retry" were meant for an earlier driver, which ended before it read them.
-        taken = requests.take(self._folder, self._sweep)
-        self.retried = tuple(request for request in taken if request.kind == requests.RETRY)
+        self.retried = tuple(request for request in self._take() if request.kind == requests.RETRY)
         self._thread.start()
         return self
 
@@ -82,19 +86,22 @@ class Lease(AbstractContextManager["Lease"]):
         self._ended.set()
         self._thread.join()
         if not self._lost:
-            self._holder_left()
+            with contextlib.suppress(UserError):  # the store is gone or full: the lease expires by itself
+                self._delete_carried_out()
+                self._leave()
 
     def publish(self, state: LiveState) -> None:
         """Set the state that the next rewrite stores; holder, sequence and time are filled in."""
         self._state = state
 
-    def requests(self) -> list[requests.Request]:
+    def requests(self) -> list[Request]:
         """Return the requests that arrived since the last call."""
-        found = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self._requests.get_nowait())
-        return found
+        return list(_drained(self._requests))
+
+    def carried_out(self, retries: Iterable[Request]) -> None:
+        """Delete requests of kind ``retry``, in the thread; their trials have ended, and the records are stored."""
+        for request in retries:
+            self._carried_out.put(request.path)
 
     def check(self) -> None:
         """Raise UserError if another driver has taken over the sweep.
@@ -156,10 +163,21 @@ class Lease(AbstractContextManager["Lease"]):
         while not self._ended.wait(self._renew_seconds) and not self._lost:
             try:
                 self._renew()
-                for request in requests.take(self._folder, self._sweep):
+                self._delete_carried_out()
+                for request in self._take():
                     self._requests.put(request)
             except Exception as error:  # the thread must not die: the lease would expire while the sweep runs
                 logger.warning("%s: the live state cannot be renewed: %s", self._sweep, error)
+
+    def _take(self) -> list[Request]:
+        taken = requests.take(self._folder, self._sweep, self._retries)
+        self._retries |= {request.path for request in taken if request.kind == requests.RETRY}
+        return taken
+
+    def _delete_carried_out(self) -> None:
+        for path in _drained(self._carried_out):
+            self._folder.delete(path)
+            self._retries.discard(path)
 
     def _renew(self) -> None:
         content = self._other_holder()
@@ -183,12 +201,17 @@ class Lease(AbstractContextManager["Lease"]):
         )
         return content
 
-    def _holder_left(self) -> None:
-        with contextlib.suppress(UserError):  # the store is gone or full: the lease expires by itself
-            self._other_holder()
-            if not self._lost:
-                self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
-                self._folder.write(self._path, self._next(left=True))
+    def _leave(self) -> None:
+        self._other_holder()
+        if not self._lost:
+            self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
+            self._folder.write(self._path, self._next(left=True))
+
+
+def _drained(waiting: "queue.SimpleQueue[_Item]") -> Iterator[_Item]:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            yield waiting.get_nowait()
 
 
 def in_use(sweep: str, holder: Holder) -> str:
@@ -199,15 +222,27 @@ def in_use(sweep: str, holder: Holder) -> str:
     )
 
 
-def driver_lives(folder: Folder, state: LiveState, *, renew_seconds: float = RENEW_SECONDS) -> bool:
-    """Return whether the driver that holds the lease lives, after watching the file if this machine cannot tell."""
+def driver_lives(
+    folder: Folder,
+    state: LiveState,
+    tell: Callable[[str], None] = logger.info,
+    *,
+    expiry_seconds: float = EXPIRY_SECONDS,
+) -> bool:
+    """Return whether the driver that holds the lease lives, by the rule by which another driver may take the lease.
+
+    If it runs on another machine, this takes up to ``expiry_seconds``; ``tell`` is called with a sentence if it does.
+    """
     if state.holder is None:
         return False
     if state.holder.machine and state.holder.machine == machine():
         return not ended_here(state.holder)
-    deadline = time.monotonic() + 3 * renew_seconds
-    while time.monotonic() < deadline:
-        time.sleep(renew_seconds / 6)
+    begin, told = time.monotonic(), False
+    while (waited := time.monotonic() - begin) < expiry_seconds:
+        if waited > expiry_seconds / 4 and not told:
+            told = True
+            tell(f"no sign of life of {state.holder} for {waited:.0f} s; after {expiry_seconds:g} s it counts as dead")
+        time.sleep(min(0.5, expiry_seconds / 20))
         later = live.read(folder, state.sweep)
         if later is None or later.sequence != state.sequence:
             return later is not None and later.holder is not None

@@ -1,7 +1,8 @@
 """Requests to the driver of a sweep, as small JSON files in its store; any process that sees the store may write one.
 
-The driver reads them every few seconds, deletes them and carries them out. They name the sweep, so that sweeps that
-share a store get only their own.
+The driver reads them every few seconds, deletes them and carries them out; a retry, which may take days, is deleted
+when it is carried out, so that it survives the driver. They name the sweep, so that sweeps that share a store get only
+their own.
 """
 
 import functools
@@ -9,8 +10,8 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -37,6 +38,8 @@ class Request:
     kind: str
     trial: str = ""
     """Key of a trial; empty for all."""
+    path: str = field(default="", compare=False)
+    """Path of its file in the store; empty before it is written."""
 
 
 @functools.cache
@@ -47,27 +50,33 @@ def _adapter() -> TypeAdapter[Request]:
 def write(folder: Folder, sweep: str, request: Request) -> None:
     """Add a request for the driver of ``sweep``."""
     path = f"{_place(sweep)}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
-    folder.write(path, pa.py_buffer(json.dumps(asdict(request)).encode()))
+    folder.write(path, pa.py_buffer(json.dumps({"kind": request.kind, "trial": request.trial}).encode()))
 
 
-def take(folder: Folder, sweep: str) -> list[Request]:
-    """Return the requests for a sweep, oldest first, and delete them; damaged files and unknown kinds are skipped."""
-    found = list(itertools.islice(_read(folder, sweep), MAX_TAKEN))
-    for path, _ in found:
-        folder.delete(path)
-    return [request for _, request in found if request.kind in KINDS]
+def take(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Request]:
+    """Return the requests for a sweep, oldest first, and delete all but retries, which the caller deletes later.
+
+    Those with a path in ``known`` are left out. Damaged files and unknown kinds are only deleted.
+    """
+    found = list(itertools.islice(_read(folder, sweep, known), MAX_TAKEN))
+    for request in found:
+        if request.kind != RETRY:
+            folder.delete(request.path)
+    return [request for request in found if request.kind in KINDS]
 
 
 def _place(sweep: str) -> str:
     return f"{_DIRECTORY}/{file_name(sweep)}"
 
 
-def _read(folder: Folder, sweep: str) -> Iterator[tuple[str, Request]]:
+def _read(folder: Folder, sweep: str, known: Collection[str]) -> Iterator[Request]:
     for name in folder.names(_place(sweep)):
         path = f"{_place(sweep)}/{name}"
+        if path in known:
+            continue
         try:
-            yield path, _adapter().validate_json(folder.read(path).to_pybytes())
+            yield replace(_adapter().validate_json(folder.read(path).to_pybytes()), path=path)
         except (FileNotFoundError, UserError):  # UserError: not a file, or one that is too large
             continue
         except ValueError:
-            yield path, Request("")
+            yield Request("", path=path)

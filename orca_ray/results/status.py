@@ -1,7 +1,8 @@
 """State of a sweep, running or not, from its live state and its records; needs no Ray."""
 
+import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from orca_ray.errors import UserError, lookup
@@ -10,6 +11,8 @@ from orca_ray.results.lease import driver_lives
 from orca_ray.results.live import Holder, LiveState, RunningTrial
 from orca_ray.results.record import Status, lower
 from orca_ray.results.store import ResultsStore
+
+logger = logging.getLogger(__name__)
 
 _MOST_NAMED = 10
 
@@ -103,10 +106,13 @@ def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | Non
     return found[0]
 
 
-def sweep_status(store: ResultsStore, sweep: str) -> SweepStatus:
-    """Return the state of a sweep; if its driver ran on another machine, this may take seconds (`driver_lives`)."""
+def sweep_status(store: ResultsStore, sweep: str, tell: Callable[[str], None] = logger.info) -> SweepStatus:
+    """Return the state of a sweep; if its driver ran on another machine, this may take half a minute (`driver_lives`).
+
+    ``tell`` is called with a sentence if it does.
+    """
     state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
-    alive = driver_lives(store.folder, state)
+    alive = driver_lives(store.folder, state, tell)
     running = list(state.running) if alive else []
     rows = _rows(store, state, running)
     planned = sum(row.planned or 0 for row in rows) if state.rows else None

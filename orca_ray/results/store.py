@@ -17,7 +17,7 @@ import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.results import tables
 from orca_ray.results.artefacts import ArtefactRow
-from orca_ray.results.folder import Folder, LocalFolder, open_folder
+from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.logs import LogRow
 from orca_ray.results.record import CurvePoint, Record, Suggestion
 from orca_ray.results.scan import MemoryPart, Part, Scan, invalid_rows_text, matches
@@ -71,11 +71,6 @@ class ResultsStore:
         """Number of files that this instance has added since `compact_recent` was last called."""
         self._version = 0
         self._check_marker()
-
-    @property
-    def local_path(self) -> Path | None:
-        """The directory of the store, or None if it is on another file system or an object store."""
-        return self._folder.path if isinstance(self._folder, LocalFolder) else None
 
     @property
     def folder(self) -> Folder:

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
 from orca_ray.heartbeat import beat
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.training.memory_limits import memory_limits
+from orca_ray.training.memory_limits import allocatable_bytes
 from orca_ray.training.precision import Precision
 
 _CACHE_BATCH = 64
@@ -154,9 +154,9 @@ def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Sampl
 
 
 def _free_bytes(device: torch.device) -> float:
-    """Return the memory of a GPU that is free and belongs to this trial's share."""
+    """Return the memory of a GPU that is free and that this trial may allocate."""
     free, total = torch.cuda.mem_get_info(device)
-    return min(free, memory_limits().share * total - torch.cuda.memory_allocated(device))
+    return min(free, allocatable_bytes(total) - torch.cuda.memory_allocated(device))
 
 
 def to_tensor(rows: Rows, device: torch.device) -> Tensor:

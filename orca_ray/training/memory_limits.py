@@ -1,8 +1,14 @@
 """The part of a device's memory that the trial in this process may use; process-wide, as torch's own limit is."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+CONTEXT_MIB = 600.0
+"""Memory of a process's CUDA context and kernels, which torch does not count. It is not measured, because the free
+memory of a card also depends on the other trials there."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,22 @@ def memory_limits() -> MemoryLimits:
     return _limits
 
 
-def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
-    """Set the limits of this process; on CUDA, an allocation beyond the share then raises an out-of-memory error."""
+def limit_memory(limits: MemoryLimits, device: "torch.device") -> None:
+    """Set the limits of this process; on CUDA, an allocation beyond `allocatable_bytes` is then out of memory."""
+    import torch
+
     global _limits
     _limits = limits
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(limits.share)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(allocatable_bytes(total) / total)
+
+
+def allocatable_bytes(total: int) -> float:
+    """Return how many of a card's ``total`` bytes torch may allocate: the trial's share, less its CUDA context.
+
+    So the trials that share a card fit on it together, with their contexts. A trial with a whole card has no limit.
+    """
+    if _limits.share >= 1:
+        return float(total)
+    return max(0.0, _limits.share * total - CONTEXT_MIB * 2**20)

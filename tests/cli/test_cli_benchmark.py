@@ -96,7 +96,7 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
         "staging": None,
     }  # fmt: skip
     assert sweep.store is not None
-    assert sweep.store.local_path == Path.cwd() / "results"
+    assert Path(sweep.store.uri) == Path.cwd() / "results"
     lines = ending.out.splitlines()
     assert lines[0] == "mine/full: 2 trials, 0 already done; running on this process"
     assert lines[1].startswith("[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test 0.5000")
@@ -170,7 +170,7 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
         "options": RunOptions(TimeLimits(90.0, 1200.0), 0.25),
     }  # fmt: skip
     assert sweep.store is not None
-    assert sweep.store.local_path == place
+    assert Path(sweep.store.uri) == place
     which = "--sweep mine/full-trials3-deterministic --protocol paper"
     shown = f"leaderboard: orca-sweep leaderboard pocket {which} --results '{place}'"
     assert ending.out.splitlines()[-1] == shown
@@ -406,7 +406,7 @@ def test_a_submitted_job_keeps_its_results_out_of_its_temporary_directory(
     ending = command("run", sweep_file)
     assert ending.code == 0
     assert sweep.store is not None
-    assert sweep.store.local_path == own_cache / "results"
+    assert Path(sweep.store.uri) == own_cache / "results"
     assert str(own_cache / "results") in ending.err
     assert not Path("results").exists()
 
@@ -418,7 +418,7 @@ def test_results_may_come_from_the_environment(
     sweep = fake()
     assert command("run", sweep_file).code == 0
     assert sweep.store is not None
-    assert sweep.store.local_path == tmp_path / "elsewhere"
+    assert Path(sweep.store.uri) == tmp_path / "elsewhere"
 
 
 @pytest.mark.parametrize(

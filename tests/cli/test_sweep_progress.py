@@ -1,6 +1,7 @@
 """The live table's state: counts, best scores and the time left."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,15 +101,16 @@ def test_the_plan_follows_what_the_sweep_says_remains() -> None:
     assert (row.done, row.planned, row.remaining) == (2, 2, 0)
 
 
-def test_time_left_is_remaining_work_over_what_runs_at_once() -> None:
+def test_the_time_left_is_that_of_the_driver() -> None:
     state = started(Clock())
-    assert state.seconds_left() is None
-    finish(state, "a", 2, wall_seconds=10.0)
-    assert state.seconds_left() == pytest.approx(20.0)
-    state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
-    state.apply(events.TrialStarted("c", "pocket/digits", "orca", "search"))
-    assert state.seconds_left() == pytest.approx(10.0)
-    assert state.seconds_left(state.rows["pocket/wdbc", "nft"]) == 0.0
+    assert "left ?" in text(state)
+    state.apply(events.TimeLeft(65.0))
+    assert "left 1 min 05 s" in text(state)
+    summary = events.Summary("pocket/quick", planned=6, finished_before=3, ran=2, statuses={}, interrupted=True)
+    state.apply(events.SweepFinished(summary))
+    assert "left 1 min 05 s" in text(state)
+    state.apply(events.SweepFinished(replace(summary, ran=3, interrupted=False)))
+    assert "left 0.0 s" in text(state)
 
 
 def test_the_table_shows_each_row_and_the_totals() -> None:

@@ -70,5 +70,4 @@ def make_point(key: str = "k0", epoch: int = 1, **changes: Any) -> CurvePoint:
 
 def files_of(store: ResultsStore, table: str = "records") -> list[Path]:
     """Return the files of a table of a local store."""
-    assert store.local_path is not None
-    return sorted((store.local_path / table).iterdir())
+    return sorted((Path(store.uri) / table).iterdir())

@@ -102,8 +102,7 @@ def test_the_last_of_equal_names_counts_also_after_compaction(store: ResultsStor
     assert list(store.artefacts()["payload"]) == ['{"form":"images"}']
     store.compact()
     assert list(store.artefacts()["payload"]) == ['{"form":"images"}']
-    assert store.local_path is not None
-    assert len(list((store.local_path / "artefacts").glob("*.parquet"))) == 1
+    assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 1
 
 
 def test_a_store_without_artefacts_has_none(store: ResultsStore) -> None:
@@ -119,8 +118,7 @@ def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypa
     for number in range(5):
         store.append([make_record(str(number))], (), [row(str(number), payload=f'"{number}"')])
     store.compact()
-    assert store.local_path is not None
-    assert len(list((store.local_path / "artefacts").glob("*.parquet"))) == 3
+    assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 3
     assert list(store.artefacts(trial_key=["3", "1"])["payload"]) == ['"1"', '"3"']
     assert ARTEFACTS.file_rows * MAX_BYTES < MAX_TABLE_BYTES
 
@@ -128,11 +126,10 @@ def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypa
 def test_a_payload_that_is_too_large_is_named(store: ResultsStore) -> None:
     import pyarrow as pa
 
-    assert store.local_path is not None
     values = row(payload="x" * (MAX_BYTES + 1)).to_row()
-    (store.local_path / "artefacts").mkdir()
+    (Path(store.uri) / "artefacts").mkdir()
     parquet.write_table(
-        pa.Table.from_pylist([values], schema=ArtefactRow.SCHEMA), store.local_path / "artefacts" / "1-a.parquet"
+        pa.Table.from_pylist([values], schema=ArtefactRow.SCHEMA), Path(store.uri) / "artefacts" / "1-a.parquet"
     )
     with pytest.raises(UserError, match=f"row 1 has payload .* at most {MAX_BYTES} bytes"):
         store.artefacts()

@@ -1,5 +1,6 @@
 """The lease of a sweep: one driver at a time, named to others, and free again soon after its death."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
 from orca_ray.results.live import LiveState, RunningTrial
 from orca_ray.results.requests import Request
 from orca_ray.results.store import ResultsStore
+from tests.sweep.fakes import waiting_requests
 
 SWEEP = "pocket/quick"
 RENEW = 0.05
@@ -114,7 +116,11 @@ def test_a_reused_process_id_is_not_taken_for_the_dead_driver(store: ResultsStor
 
 def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still(store: ResultsStore) -> None:
     abandon(store, machine="another", host="far")
-    assert not driver_lives(store.folder, state(store), renew_seconds=RENEW)
+    begin, told = time.monotonic(), list[str]()
+    assert not driver_lives(store.folder, state(store), told.append, expiry_seconds=1.0)
+    assert 0.9 < time.monotonic() - begin < 10, "as long as a second driver waits"
+    assert len(told) == 1
+    assert re.match(r"no sign of life of process \d+ on far, .* after 1 s it counts as dead", told[0])
     begin = time.monotonic()
     with lease(store):
         assert 0.9 < time.monotonic() - begin < 10
@@ -133,7 +139,7 @@ def test_clocks_do_not_matter(store: ResultsStore) -> None:
     thread = threading.Thread(target=renew)
     thread.start()
     try:
-        assert driver_lives(store.folder, state(store), renew_seconds=RENEW)
+        assert driver_lives(store.folder, state(store), pytest.fail)
         with pytest.raises(UserError, match="since 1926-01-01"):
             lease(store).__enter__()
     finally:
@@ -203,7 +209,25 @@ def test_requests_of_an_earlier_driver_are_dropped_except_retries(store: Results
     with lease(store) as held:
         assert held.retried == (Request("retry", "k1"),)
         assert held.requests() == []
-    assert requests.take(store.folder, SWEEP) == []
+    assert [path.rpartition("/")[2] for path in (each.path for each in held.retried)] == waiting_requests(store, SWEEP)
+
+
+def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
+    for number in range(requests.MAX_TAKEN):
+        requests.write(store.folder, SWEEP, Request("retry", f"k{number}"))
+    with lease(store):
+        pass  # its driver ended before it did anything
+    with lease(store) as held:
+        assert len(held.retried) == requests.MAX_TAKEN
+        requests.write(store.folder, SWEEP, Request("retry", "last"))
+        requests.write(store.folder, SWEEP, Request("stop"))
+        found: list[Request] = []
+        wait(lambda: found.extend(held.requests()) or len(found) == 2)
+        assert found == [Request("retry", "last"), Request("stop")]
+        held.carried_out(held.retried)
+        wait(lambda: len(waiting_requests(store, SWEEP)) == 1)
+        held.carried_out(found[:1])
+    assert waiting_requests(store, SWEEP) == []
 
 
 def test_damaged_and_unknown_requests_are_skipped(store: ResultsStore) -> None:

@@ -9,7 +9,7 @@ import torch
 from orca_ray.heartbeat import beats
 from orca_ray.training import feed
 from orca_ray.training.feed import Samples
-from orca_ray.training.memory_limits import MemoryLimits, limit_memory, memory_limits
+from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits
 from orca_ray.training.micro_batch import budget_bytes, halved
 from tests.training.test_gradient_accumulation import make_accumulator
 from tests.training.training_toys import toy_model, toy_split
@@ -44,11 +44,14 @@ def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
     whole, free = budget_bytes(0, CUDA), feed._free_bytes(CUDA)
     limit_memory(MemoryLimits(share=0.25), CUDA)
-    assert shares == [0.25]
+    assert 4 * (shares.pop() * 2**34 + CONTEXT_MIB * 2**20) == 2**34, "four trials and their CUDA contexts fit"
     assert memory_limits().share == 0.25
     assert budget_bytes(0, CUDA) == whole // 4
-    assert (free, feed._free_bytes(CUDA)) == (2**33, 2**32 - 2**30)
+    assert (free, feed._free_bytes(CUDA)) == (2**33, 2**32 - CONTEXT_MIB * 2**20 - 2**30)
     assert budget_bytes(100, CUDA) == 100 * 2**20, "what a sweep sets stays"
+    limit_memory(MemoryLimits(share=0.01), CUDA)
+    limit_memory(MemoryLimits(), CUDA)
+    assert shares == [0.0, 1.0], "a context alone exceeds a hundredth of the card; a whole card has no limit"
 
 
 def test_reading_a_batch_is_progress() -> None:

@@ -65,7 +65,7 @@ class Conductor:
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
         self._history = History.read(store, self._spec, retry={*retried, *([""] if retry_failed else [])})
-        self._retrying = set(self._history.rerun)
+        self._retrying = dict(self._history.rerun)
         self.searches = [Search(plan, self._history) for plan in searches if plan.fingerprint]
         self._unopened = [plan for plan in searches if not plan.fingerprint]
         self.reused = self._reused()
@@ -98,6 +98,13 @@ class Conductor:
         """Tasks with trials that have not ended, except those that cannot be staged."""
         tasks = {plan.task for plan in self._unopened} | {s.plan.task for s in self.searches if not s.done}
         return tasks - self._unstaged.keys()
+
+    @property
+    def retrying(self) -> bool:
+        """Whether trials that had failed before have to run again."""
+        unopened = {plan.task for plan in self._unopened}
+        unended = set[str]().union(*(search.unended for search in self.searches))
+        return any(key in unended or record.task in unopened for key, record in self._retrying.items())
 
     @property
     def plans(self) -> list[SearchPlan]:
@@ -140,10 +147,15 @@ class Conductor:
         self._recorder.flush_due()
         if self.control.tick():
             self._recorder.logs(self._running.values())
+            if self.control.retries and not self.retrying:
+                self._recorder.flush()
+                self.control.forget_retries()
 
     def close(self) -> None:
         """Write all rows that wait. To be called at the end, also after an exception."""
         self._recorder.close(self._running.values())
+        if not self.retrying:
+            self.control.forget_retries()
 
     def started(self, key: str) -> None:
         """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
@@ -218,7 +230,7 @@ class Conductor:
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
         self._ran.append(record)
-        self._retrying.discard(key)
+        self._retrying.pop(key, None)
         self._durations.learn(record)
         item.search.finish(record, item.scores)
         self._adopt([item.search])
@@ -229,12 +241,12 @@ class Conductor:
 
     def retry(self, key: str = "") -> int:
         """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
-        failed = [record for search in self.searches for record in search.records.values() if record.status.failed]
-        again = {record.trial_key for record in failed if key in ("", record.trial_key)}
+        self._recorder.flush()
+        history = History.read(self._store, self._spec, retry={key, *self._retrying})
+        failed = [record for record in history.rerun.values() if record.sweep == self.sweep]
+        again = {each.trial_key for each in failed if key in ("", each.trial_key)} - self._retrying.keys()
         if again:
-            self._recorder.flush()
-            self._retrying |= again
-            self._history = History.read(self._store, self._spec, retry=self._retrying)
+            self._history, self._retrying = history, dict(history.rerun)
             busy = self._running.keys() | self._waiting.keys()
             self.searches = [Search(search.plan, self._history, running=busy) for search in self.searches]
             searches = {(search.plan.task, search.plan.method): search for search in self.searches}

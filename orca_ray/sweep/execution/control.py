@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import MAX_RUNNING, LiveState, Row
-from orca_ray.sweep.execution.events import Listener, Message
+from orca_ray.sweep.execution.events import Listener, Message, TimeLeft
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.conductor import Conductor
@@ -31,6 +31,8 @@ class Control:
         """Whether no more trials may start."""
         self.cancelled: set[str] = set()
         """Keys of trials that must end at their next report."""
+        self.retries = list(lease.retried) if lease else []
+        """Requests to run failed trials again that stay in the store, because some of these trials have not ended."""
         self._conductor, self._lease, self._emit = conductor, lease, emit
         self._next_tick = 0.0
         self._ended: deque[float] = deque()
@@ -51,12 +53,21 @@ class Control:
         if now < self._next_tick:
             return False
         self._next_tick = now + _TICK_SECONDS
+        if (seconds := self._conductor.seconds_left()) is not None:
+            self._emit(TimeLeft(seconds))
         if self._lease is not None:
             self._lease.check()
             for request in self._lease.requests():
+                self.retries += [request] if request.kind == requests.RETRY else []
                 self._apply[request.kind](request.trial)
             self._lease.publish(self._state(now))
         return True
+
+    def forget_retries(self) -> None:
+        """Delete the `retries` from the store: their trials have ended."""
+        if self._lease is not None:
+            self._lease.carried_out(self.retries)
+        self.retries.clear()
 
     def trial_ended(self) -> None:
         """Count a trial for the rate."""

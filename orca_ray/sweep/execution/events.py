@@ -64,6 +64,12 @@ class TrialFinished(NamedTuple):
     """Trials of the same (task, method) that have not ended."""
 
 
+class TimeLeft(NamedTuple):
+    """Estimate of the seconds until the sweep is done; sent about once a second, once a trial has completed."""
+
+    seconds: float
+
+
 class Message(NamedTuple):
     """A line of text for the user, about a download or a trial that is run again."""
 
@@ -106,5 +112,5 @@ class SweepFinished(NamedTuple):
     summary: Summary
 
 
-Event = SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialFinished | Message | SweepFinished
+Event = SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialFinished | TimeLeft | Message | SweepFinished
 Listener = Callable[[Event], None]

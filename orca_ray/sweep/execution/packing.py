@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 from orca_ray.sweep.planning.schema import Scalar
 from orca_ray.sweep.planning.searches import TrialSpec
+from orca_ray.training.memory_limits import CONTEXT_MIB
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Shares of a card; each divides the next, so that trials pack without gaps."""
 MARGIN = 1.2
 """Memory that a trial gets, relative to the measured peak: torch reserves more than it allocates."""
-CONTEXT_MIB = 600.0
-"""Memory of a process's CUDA context, which torch does not count."""
 
 
 class Workload(NamedTuple):

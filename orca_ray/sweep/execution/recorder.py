@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -22,6 +23,7 @@ LOG_SECONDS = 10.0
 class Recorder:
     """Writes rows to the results store in batches, and deletes the checkpoints of trials whose records are durable.
 
+    They are deleted in a thread: an object store may take seconds for a batch, in which no other trial could start.
     Every method may raise UserError: the store fails.
     """
 
@@ -30,6 +32,8 @@ class Recorder:
         self._sweep, self._writer = sweep, Writer(store, before=before)
         self._checkpoints = Checkpoints(store.uri)
         self._ended: list[str] = []
+        self._thread = ThreadPoolExecutor(1, "orca-ray checkpoints")
+        self._deletion: Future[None] | None = None
         self._logged_at = time.monotonic()
 
     def suggestions(self, suggestions: Sequence[Suggestion]) -> None:
@@ -59,13 +63,15 @@ class Recorder:
         self._writer.flush_due()
 
     def flush(self) -> None:
-        """Write all rows now."""
+        """Write all rows now, and wait until the checkpoints of trials that have ended are deleted."""
         self._writer.flush()
+        if self._deletion is not None:  # the last one; they run one after another
+            self._deletion.result()
 
     def close(self, items: Iterable[Running]) -> None:
         """Write all rows, and the logs of trials that have not ended."""
         self._writer.add(logs=self._log_rows(items, ended=True))
-        self._writer.flush()
+        self.flush()
 
     def tidy(self, keys: Iterable[str]) -> None:
         """Delete the checkpoints of the trials ``keys``, which have ended, then their directory if it is empty."""
@@ -75,7 +81,7 @@ class Recorder:
     def _remove_checkpoints(self) -> None:
         keys, self._ended = self._ended, []
         if keys:  # one listing of the directory for a batch
-            self._checkpoints.remove(*keys)
+            self._deletion = self._thread.submit(self._checkpoints.remove, *keys)
 
     def _log_rows(self, items: Iterable[Running], *, ended: bool = False) -> list[LogRow]:
         texts = [(item, item.log.take(ended=ended)) for item in items]

@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -67,25 +67,24 @@ class TrialRunner:
         self._log = TrialLog()
         self._between_epochs = True  # False during an epoch: the state is then inconsistent
 
+    def stage(self) -> TrialReport:
+        """Make the trial's data present on this node, and report that; an exception ends the trial as failed.
+
+        May be left out, since :meth:`step` does it too. A node that has just joined may need many minutes for it.
+        """
+        return self._reported(self._stage)
+
     def step(self) -> TrialReport:
         """Run one epoch of the current stage (align or refine) and report it; an exception ends the trial as failed."""
-        with self._log.collecting():
-            report = self._caught_step()
-        return replace(report, log=self._log.take())
+        return self._reported(self._step)
 
-    def _caught_step(self) -> TrialReport:
-        try:
-            if (
-                self._last is None
-                and self._adaptation is None
-                and (finished := self._checkpoints.outcome(self.trial.key))
-            ):
-                logger.info("trial %s had ended before its record was written", self.trial.key)
-                self._last = finished
-                return finished
-            return self._step()
-        except Exception as error:
-            return self._failure(error)
+    def _reported(self, work: Callable[[], TrialReport]) -> TrialReport:
+        with self._log.collecting():
+            try:
+                report = work()
+            except Exception as error:
+                report = self._failure(error)
+        return replace(report, log=self._log.take())
 
     def interrupt(self) -> None:
         """Free the model; first save a checkpoint, unless the trial has ended or is in the middle of an epoch."""
@@ -100,9 +99,17 @@ class TrialRunner:
             self._adaptation = None
             self._limit_memory(1.0, 0)
 
+    def _stage(self) -> TrialReport:
+        staged_data(StagingRequest.of_trial(self.trial), self._staging)
+        return self._report([])
+
     def _step(self) -> TrialReport:
         resumed: list[Progress] = []
         if self._adaptation is None:
+            if self._last is None and (finished := self._checkpoints.outcome(self.trial.key)):
+                logger.info("trial %s had ended before its record was written", self.trial.key)
+                self._last = finished
+                return finished
             self._adaptation = self._build()
             resumed = self._resume(self._adaptation)
         if self._adaptation.done:

@@ -29,8 +29,8 @@ class History:
     """Validation score of each epoch, by trial key."""
     searched: Mapping[Pair, Sequence[Record]] = field(default_factory=dict)
     """Records of search trials in the order in which they started, those that run again included."""
-    rerun: Collection[str] = ()
-    """Keys of trials that have failed and run again."""
+    rerun: Mapping[str, Record] = field(default_factory=dict)
+    """Record of each trial that has failed and runs again, by trial key."""
     suggestions: Mapping[Pair, Sequence[Suggestion]] = field(default_factory=dict)
     """The journal, by ascending number; the sweep's own suggestions are the first."""
 
@@ -45,12 +45,12 @@ class History:
         variants = [name for name in store.scan().values("sweep") if spec.is_variant(name)]
         records: dict[str, Record] = {}
         scores: dict[str, Sequence[float]] = {}
-        rerun: set[str] = set()
+        rerun: dict[str, Record] = {}
         searched, suggestions = defaultdict[Pair, list[Record]](list), defaultdict[Pair, list[Suggestion]](list)
         for sweep in (spec.sweep_id, *sorted(variants)):
             found = _comparable(store.load(sweep))
-            again = {key for key, record in found.items() if _runs_again(record, retry)}
-            rerun |= again - records.keys()
+            again = {key: record for key, record in found.items() if _runs_again(record, retry)}
+            rerun = {key: record for key, record in again.items() if key not in records} | rerun
             records = {key: record for key, record in found.items() if key not in again} | records
             scores = _scores(store, sweep) | scores if found else scores
             for record in sorted(found.values(), key=lambda each: (each.started_at, each.trial_key)):

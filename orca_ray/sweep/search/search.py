@@ -78,6 +78,11 @@ class Search:
         return len(self._running)
 
     @property
+    def unended(self) -> set[str]:
+        """Keys of the trials that run or wait for their start; others may follow."""
+        return {*self._running, *(trial.key for _, trial in self._waiting)}
+
+    @property
     def done(self) -> bool:
         """Whether all search and confirm trials have ended."""
         return self._confirm is not None and self._num_confirmed == len(self._confirm)

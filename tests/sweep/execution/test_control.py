@@ -4,15 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, requests
+from orca_ray.results import live, requests, writer
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.requests import Request
@@ -21,10 +23,10 @@ from orca_ray.results.writer import Writer
 from orca_ray.sweep.execution import control
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, Message
+from orca_ray.sweep.execution.events import Event, Message, TimeLeft
 from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.staging import InlineStager, Stager
+from orca_ray.sweep.execution.staging import InlineStager, Staged, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
 from tests.sweep.fakes import fake_reports, fake_searches, play, waiting_requests
 
@@ -163,6 +165,75 @@ def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store
     assert store.load(SWEEP)[other.key].status is Status.FAILED_USER
 
 
+def fail_two(store: ResultsStore) -> list[str]:
+    """Let two trials of a sweep fail, and return their keys; the driver then ends."""
+    conductor = conduct(store)
+    keys = [started(conductor).key for _ in range(2)]
+    for key in keys:
+        conductor.finish(key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    conductor.close()
+    return keys
+
+
+def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -> None:
+    """Whether the driver ends before it carries the request out, in between, or after."""
+    failed = fail_two(store)
+    requests.write(store.folder, SWEEP, Request("retry"))
+    with Lease(store, SWEEP) as lease:
+        conduct(store, lease)  # killed: neither closed nor asked for a trial
+    with Lease(store, SWEEP) as lease:
+        again = conduct(store, lease)
+        assert again.retrying
+        one = started(again)
+        for report in fake_reports(one):
+            again.report(one.key, report.progress)
+        again.finish(one.key, report)
+        again.close()
+    assert len(waiting_requests(store, SWEEP)) == 1
+    with Lease(store, SWEEP) as lease:
+        again = conduct(store, lease)
+        (other,) = play(again, most=1)
+        assert {one.key, other.key} == set(failed)
+        assert not again.retrying
+    assert waiting_requests(store, SWEEP) == []
+    assert not conduct(store).retrying
+
+
+def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
+    store: ResultsStore, held: Lease
+) -> None:
+    failed = fail_two(store)
+    conductor = conduct(store, held)
+    ask(store, conductor, "retry", failed[0], lambda: conductor.retrying)
+    assert len(waiting_requests(store, SWEEP)) == 1
+    (trial,) = play(conductor, most=1)
+    assert trial.key == failed[0]
+    ask(store, conductor, "pause", "", lambda: not waiting_requests(store, SWEEP))
+    assert store.load(SWEEP)[trial.key].status is Status.COMPLETED
+
+
+class LateStager(Stager):
+    """A stager that has staged its tasks when ``staged`` says so."""
+
+    staged: tuple[Staged, ...] = ()
+
+    def _poll(self, *, idle: bool) -> list[Staged]:
+        found, self.staged = list(self.staged), ()
+        return found
+
+
+def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStore) -> None:
+    failed = fail_two(store)
+    stager = LateStager([])
+    searches = [replace(plan, fingerprint="") for plan in fake_searches()]
+    conductor = Conductor(searches, store, executor="fake", stager=stager)
+    assert conductor.retry() == 2
+    assert conductor.retrying
+    stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
+    assert set(failed) <= {trial.key for trial in play(conductor)}
+    assert not conductor.retrying
+
+
 def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:
     conductor = conduct(store, held)
     trial = started(conductor)
@@ -178,6 +249,19 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
     )  # fmt: skip
     assert shown.score == shown.best == report.progress[0].validation_score
     assert sum(row.planned for row in state.rows) == 24
+
+
+def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
+    events: list[Event] = []
+    conductor = conduct(store, listener=events.append)
+    conductor.tick()
+    assert not any(isinstance(event, TimeLeft) for event in events)
+    play(conductor)
+    estimates = [event.seconds for event in events if isinstance(event, TimeLeft)]
+    conductor.tick()
+    assert estimates[0] > estimates[-1]
+    assert events[-1] == TimeLeft(0.0)
 
 
 def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) -> None:
@@ -208,6 +292,31 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
     conductor.close()
     assert not outcome.exists()
     assert set(store.load(SWEEP)) == {trial.key}
+
+
+def test_a_slow_store_of_checkpoints_delays_no_trial(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are deleted in a thread; before trials run again it is waited for, so that these find none."""
+    remove, deleting, go_on = Checkpoints.remove, threading.Event(), threading.Event()
+
+    def slow_remove(checkpoints: Checkpoints, *keys: str) -> None:
+        deleting.set()
+        assert go_on.wait(20)
+        remove(checkpoints, *keys)
+
+    monkeypatch.setattr(Checkpoints, "remove", slow_remove)
+    monkeypatch.setattr(writer, "MAX_SECONDS", 0.0)
+    conductor = conduct(store)
+    trial = started(conductor)
+    checkpoints = Checkpoints(store.uri)
+    checkpoints.save_outcome(trial.key, TrialReport())
+    conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    assert deleting.wait(20)
+    assert set(store.load(SWEEP)) == {trial.key}
+    assert started(conductor)
+    assert checkpoints.outcome(trial.key) is not None, "the store is still busy with it"
+    threading.Timer(0.2, go_on.set).start()
+    assert conductor.retry() == 1
+    assert checkpoints.outcome(trial.key) is None
 
 
 def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orca_ray.sweep.execution.executors.processes import note_processes, reap_orphans
+from orca_ray.sweep.execution.executors.processes import (
+    descendants,
+    kill_with_descendants,
+    note_processes,
+    reap_orphans,
+)
 
 DRIVER = """
 import subprocess, sys, time
-from orca_ray.sweep.execution.executors.processes import note_processes
+from orca_ray.sweep.execution.executors.processes import descendants, note_processes
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-note_processes()
+note_processes(descendants())
 print(child.pid, flush=True)
 time.sleep(600)
 """
@@ -48,7 +53,7 @@ def test_what_a_killed_driver_left_behind_is_ended_and_nothing_else() -> None:
 def test_a_recycled_process_id_is_left_alone() -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        note = note_processes()
+        note = note_processes(())
         content = json.loads(note.read_text())
         content["driver"] = [2**22 + 1, 0.0]
         content["started"] = [[bystander.pid, psutil.Process(bystander.pid).create_time() - 100]]
@@ -60,9 +65,32 @@ def test_a_recycled_process_id_is_left_alone() -> None:
         bystander.wait()
 
 
+def test_what_was_there_before_is_neither_noted_nor_killed() -> None:
+    """E.g. the process of a tracker, or one of a program that calls `run_sweep`."""
+    code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); input()"
+    with subprocess.Popen(["sleep", "60"]) as earlier:
+        before = descendants()
+        service = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            assert service.stdout is not None
+            worker = psutil.Process(int(service.stdout.readline()))
+            started = descendants() - before
+            noted = json.loads(note_processes(started).read_text())["started"]
+            assert {pid for pid, _ in noted} == {service.pid, worker.pid}
+            kill_with_descendants([each for each in started if each.pid == service.pid])
+            assert service.wait(10) == -9
+            assert psutil.wait_procs([worker], timeout=10)[1] == []
+            kill_with_descendants(started)
+            assert earlier.poll() is None
+        finally:
+            earlier.kill()
+            service.kill()
+            service.communicate()
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"driver": 5}', '{"driver": ["x", 0]}', "[" * 100_000, None])
 def test_a_broken_note_is_dropped(content: str | None) -> None:
-    note = note_processes()
+    note = note_processes(())
     note.unlink()
     if content is None:
         os.mkfifo(note)

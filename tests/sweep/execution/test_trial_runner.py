@@ -13,6 +13,7 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.executors.trainable import TrialActor, make_trainable
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
+from orca_ray.sweep.execution.staging import StagingError, StagingRequest, node
 from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, classify
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import Resources, SearchPlan, TrialSpec, plan_searches
@@ -73,6 +74,30 @@ def test_a_trial_to_its_end(plans: dict[str, SearchPlan], tmp_path: Path) -> Non
     ]  # fmt: skip
     assert outcome_of(report).test_score is not None
     assert TrialReport.from_json(report.to_json()) == report
+
+
+def test_the_first_report_of_an_actor_says_that_data_are_staged(
+    plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time limit of a trial counts from it on, so that a node that has just joined may stage for long."""
+    asked: list[StagingRequest] = []
+    monkeypatch.setattr(node, "stage", lambda request, _: asked.append(request))
+    trial = plans["nft"].trial({}, 1, "confirm")
+    actor = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(tmp_path))))
+    actor._trial_info = None
+    actor.setup({"assignment": Assignment(trial=trial).to_json()})
+    monkeypatch.setattr(node, "_staged", set())
+    report = TrialReport.from_json(actor.step()["report"])
+    assert asked == [StagingRequest.of_trial(trial)]
+    assert (report.progress, report.outcome, report.status) == ((), None, None)
+    assert report.worker.node
+    points, _ = finish(actor._runner)
+    assert [point.epoch for point in points] == [1, 2, 3]
+    assert len(asked) == 1, "it is staged by then"
+    missing = dataclasses.replace(trial, data_fingerprint="0" * 16)
+    actor.reset_config({"assignment": Assignment(trial=missing).to_json()})
+    with pytest.raises(StagingError):
+        actor.step()
 
 
 def test_a_stand_in_for_the_papers_source_is_noted(plans: dict[str, SearchPlan], tmp_path: Path) -> None:

@@ -47,7 +47,11 @@ def test_a_worker_without_progress_hangs() -> None:
 
 def test_a_trial_has_a_deadline() -> None:
     watched = Watched(TimeLimits(trial=120.0))
-    assert watched.advance(120, beats=True) == []
+    assert watched.advance(3600, beats=True) == [], "its node stages the data"
+    watched.deadlines.reported("t")
+    assert watched.advance(60, beats=True) == []
+    watched.deadlines.reported("t")
+    assert watched.advance(60, beats=True) == []
     assert "limit of 2 minutes" in watched.advance(1, beats=True)[0]
 
 

@@ -81,7 +81,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             if stop or report.done:
                 self._forget(trial_id)
                 self.conductor.ended(key, report.stopped_early() if stop else report, node)
-            else:
+            elif report.progress:  # its node works; staging alone does not show that
                 self.conductor.observe(key, report, node)
             return stop or report.done
         return True

@@ -69,7 +69,7 @@ class TimeLimits:
     """How long a trial may take, in seconds."""
 
     trial: float | None = None
-    """Limit of one attempt at a trial; None: no limit."""
+    """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.stage`); None: no limit."""
     heartbeat: float = 1800.0
     """Limit of the time without an epoch or any other progress, after which a trial counts as hung."""
 
@@ -81,10 +81,11 @@ class TimeLimits:
 
 @dataclass
 class _Watch:
-    started: float
     alive: float
     read_at: float
     count: int = -1
+    began: float | None = None
+    """Time of the first report; before it, the worker may stage data."""
 
 
 class Deadlines:
@@ -103,12 +104,13 @@ class Deadlines:
     def started(self, name: str) -> None:
         """Watch the trial ``name``, which has just started."""
         now = self._clock()
-        self._watches[name] = _Watch(now, now, now)
+        self._watches[name] = _Watch(now, now)
 
     def reported(self, name: str) -> None:
-        """Note that the trial ``name`` has reported an epoch."""
-        if name in self._watches:
-            self._watches[name].alive = self._clock()
+        """Note that the trial ``name`` has reported that its data are staged, or an epoch."""
+        if (watch := self._watches.get(name)) is not None:
+            watch.alive = self._clock()
+            watch.began = watch.alive if watch.began is None else watch.began
 
     def ended(self, name: str) -> None:
         """Watch the trial ``name`` no longer."""
@@ -118,7 +120,7 @@ class Deadlines:
         """Return the reason for each trial that has exceeded a limit, by name."""
         now, found = self._clock(), {}
         for name, watch in self._watches.items():
-            if self._limits.trial is not None and now - watch.started > self._limits.trial:
+            if self._limits.trial is not None and watch.began is not None and now - watch.began > self._limits.trial:
                 found[name] = f"the trial took longer than its limit of {self._limits.trial / 60:g} minutes"
             elif self._is_silent(name, watch, now):
                 found[name] = f"no progress for {self._limits.heartbeat / 60:g} minutes: the worker hangs"

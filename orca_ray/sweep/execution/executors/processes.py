@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -13,21 +14,31 @@ from orca_ray.data import cache
 logger = logging.getLogger(__name__)
 
 
-def note_processes() -> Path:
-    """Write the ids of this process and its descendants to a file; return its path, to delete after a normal end."""
+def descendants() -> frozenset[psutil.Process]:
+    """Return the living processes that this process or its descendants have started."""
+    return frozenset(psutil.Process().children(recursive=True))
+
+
+def note_processes(started: Iterable[psutil.Process]) -> Path:
+    """Write the ids of this process and of those in ``started`` to a file; return its path.
+
+    The file must be deleted after a normal end.
+    """
     driver = psutil.Process()
     note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
-    started = [[child.pid, child.create_time()] for child in driver.children(recursive=True)]
-    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": started}))
+    ids = [[each.pid, each.create_time()] for each in started if each.is_running()]
+    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": ids}))
     return note
 
 
-def kill_children() -> None:
-    """Kill the descendants of this process, such as the remaining services of a local cluster that was lost."""
-    for child in psutil.Process().children(recursive=True):
+def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
+    """Kill processes and all that they have started, e.g. the remaining services of a local cluster that was lost."""
+    for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+            family = [*process.children(recursive=True), process]  # raises if another process has the id now
+            for each in family:
+                each.kill()
 
 
 def reap_orphans() -> list[int]:

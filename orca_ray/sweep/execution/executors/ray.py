@@ -23,7 +23,12 @@ from orca_ray.sweep.execution.executors.background import Background
 from orca_ray.sweep.execution.executors.base import Executor, RunOptions
 from orca_ray.sweep.execution.executors.heartbeats import Deadlines
 from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memory
-from orca_ray.sweep.execution.executors.processes import kill_children, note_processes, reap_orphans
+from orca_ray.sweep.execution.executors.processes import (
+    descendants,
+    kill_with_descendants,
+    note_processes,
+    reap_orphans,
+)
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.execution.scratch import remove_abandoned, scratch_directory
@@ -67,6 +72,8 @@ class RayExecutor(Executor):
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()
         self._announced: list[dict[str, float]] = []
+        self._started: frozenset[psutil.Process] = frozenset()
+        """Processes of the cluster that was started here; there may be others, e.g. of a tracker."""
         self._abandoned = False
         """Whether a thread still waits for a cluster that is lost."""
 
@@ -116,12 +123,14 @@ class RayExecutor(Executor):
             options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
             if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
                 options["_memory"] = int(MEMORY_FOR_TRIALS * memory)
+        before = descendants()
         with _own_handler_of_sigterm():
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
             )  # fmt: skip
         if address == "local":
-            self._cleanup.callback(note_processes().unlink, missing_ok=True)
+            self._started = descendants() - before
+            self._cleanup.callback(note_processes(self._started).unlink, missing_ok=True)
         self._shutdown = ray.shutdown
         self._cleanup.callback(self._shutdown)
 
@@ -214,7 +223,7 @@ class RayExecutor(Executor):
         """Disconnect from the cluster, and end it if this executor started it."""
         if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
             atexit.unregister(self._shutdown)
-            kill_children()
+            kill_with_descendants(self._started)
             return
         if self._announced:
             self.announce({})

@@ -36,6 +36,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
             checkpoint_seconds=settings.checkpoint_seconds,
             halvings=order.halvings,
         )
+        self._staged = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
@@ -44,9 +45,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one epoch and return its report, as JSON text so that Tune does not flatten it."""
+        """Stage the trial's data, or from the second call on run one epoch; return the report.
+
+        It is JSON text, so that Tune does not flatten it. The time limit of a trial counts from the first report on.
+        """
         beat()
-        report = self._runner.step()
+        report = self._runner.step() if self._staged else self._runner.stage()
+        self._staged = True
         if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):
             raise RuntimeError(report.error)  # Tune ends this process: its CUDA context is lost for later trials, too
         if report.status is Status.LOST:
