@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.protocol import Protocol
-from orca_ray.sweep.planning.yaml_reader import MAX_INTEGER
+from orca_ray.yaml_reader import MAX_INTEGER
 
 MAX_TRIALS = 100_000
 """Largest number of search trials of one (task, method)."""
@@ -148,7 +148,7 @@ def _printable(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks")]
+TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:known_tasks")]
 MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
 MethodChoice = Annotated[str, _known("method", "orca_ray.methods.recipe:method_choices")]
 HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]
