@@ -10,7 +10,7 @@ import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from orca_ray.errors import UserError, quoted, shorten
 
 __all__ = [
     "MatArray", "Npz", "open_hdf5", "pad", "parse_ts", "read_csv", "read_json", "read_lines", "read_mat", "read_npy",
-    "read_wav", "refuse_labels", "refuse_not_finite", "refuse_shape",
+    "read_recording", "read_wav", "refuse_labels", "refuse_not_finite", "refuse_shape",
 ]  # fmt: skip
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -128,9 +128,38 @@ def _text(path: Path) -> str:
 def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    PCM of 8 to 32 bits and floating point are supported. Raises UserError for other encodings, a sample rate other than
-    ``sample_rate`` (hertz), several channels, no samples, NaN or infinity, and a file that ends early.
+    Raises UserError as `read_recording` does, and for a sample rate other than ``sample_rate`` (hertz) and several
+    channels.
     """
+    recording = _wav(path)
+    if recording.rate != sample_rate:
+        raise UserError(f"{path}: expected {sample_rate} samples a second, found {recording.rate}; resample it")
+    if recording.channels != 1:
+        raise UserError(f"{path}: expected one channel, found {recording.channels}; mix them into one")
+    return _wav_samples(path, recording)[:, 0]
+
+
+def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+    """Return the samples [n, channels] of a WAV file as float32, PCM scaled to [-1, 1), and its rate in hertz.
+
+    PCM of 8 to 32 bits and floating point are supported. Raises UserError for other encodings, no samples, NaN or
+    infinity, and a file that ends early.
+    """
+    recording = _wav(path)
+    if not recording.channels or not recording.rate:
+        raise UserError(f"{path}: expected channels and a rate, found {recording.channels} and {recording.rate}")
+    return _wav_samples(path, recording), recording.rate
+
+
+class _Wav(NamedTuple):
+    encoding: int
+    channels: int
+    rate: int
+    bits: int
+    data: bytes
+
+
+def _wav(path: Path) -> _Wav:
     chunks = _chunks(path, cache.read_bytes(path))
     if missing := [name for name in (b"fmt ", b"data") if name not in chunks]:
         raise UserError(f"{path}: expected a chunk {missing[0].decode()!r}, found {quoted(list(chunks))}")
@@ -140,20 +169,22 @@ def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
     encoding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", header)
     if encoding == _EXTENSIBLE and len(header) >= 26:
         (encoding,) = struct.unpack_from("<H", header, 24)
-    if rate != sample_rate:
-        raise UserError(f"{path}: expected {sample_rate} samples a second, found {rate}; resample it")
-    if channels != 1:
-        raise UserError(f"{path}: expected one channel, found {channels}; mix them into one")
+    return _Wav(encoding, channels, rate, bits, data)
+
+
+def _wav_samples(path: Path, wav: _Wav) -> npt.NDArray[np.float32]:
+    encoding, channels, _, bits, data = wav
     if (encoding, bits) not in _ENCODINGS:
         found = f"encoding {encoding} of {bits} bits"
         raise UserError(f"{path}: expected PCM of 8 to 32 bits or floating point, found {found}; convert it")
-    if len(data) % (bits // 8):
-        raise UserError(f"{path}: expected samples of {bits // 8} bytes in chunk 'data', found {len(data)} bytes")
+    if len(data) % (bits // 8 * channels):
+        width = f"samples of {bits // 8 * channels} bytes"
+        raise UserError(f"{path}: expected {width} in chunk 'data', found {len(data)} bytes")
     samples = np.frombuffer(data, f"<f{bits // 8}") if encoding == _FLOAT else _pcm(data, bits // 8)
     if not len(samples):
         raise UserError(f"{path}: expected samples, found none")
     refuse_not_finite(path, "samples", samples)
-    return samples.astype(np.float32)
+    return samples.astype(np.float32).reshape(-1, channels)
 
 
 def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:

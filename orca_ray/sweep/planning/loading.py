@@ -14,7 +14,7 @@ from orca_ray.paths import open_regular, refuse_special
 from orca_ray.sweep.planning.grid import check_cells, check_grid
 from orca_ray.sweep.planning.schema import Budget, Dimension, Layer, ResourceRequest, SuccessiveHalving, SweepFile
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
-from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, PositionedYaml
+from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 MAX_MISTAKES = 5
 """Largest number of mistakes reported for a sweep file; a file of another kind would otherwise fill the screen."""

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.protocol import Protocol
-from orca_ray.sweep.planning.yaml_reader import MAX_INTEGER
+from orca_ray.yaml_reader import MAX_INTEGER
 
 MAX_TRIALS = 100_000
 """Largest number of search trials of one (task, method)."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orca_ray.errors import UserError
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
 from orca_ray.sweep.planning.spec import MAX_SEEDS, Overrides
-from orca_ray.sweep.planning.yaml_reader import MAX_BYTES, MAX_NODES
+from orca_ray.yaml_reader import MAX_BYTES, MAX_NODES
 
 HEAD = "name: mine\nbenchmark: pocket\nmethods: [nft]\ntasks: [pocket/digits]\n"
 

@@ -1,0 +1,31 @@
+"""Parquet tables."""
+
+from pathlib import Path
+
+from orca_ray.data import cache
+from orca_ray.data.user._tables import from_arrow
+from orca_ray.data.user.format import Format
+from orca_ray.data.user.options import Options
+from orca_ray.data.user.user_data import UserData
+from orca_ray.errors import UserError, shorten
+
+
+def _read(path: Path, options: Options, labelled: bool) -> UserData:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    cache.refuse_special(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            meta = file.metadata
+            size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+            cache.require_memory(2.0 * size, f"{path}: its table", "split it")
+            table = file.read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: expected a Parquet table: {shorten(error)}") from error
+    return from_arrow(str(path), table, options, labelled)
+
+
+FORMAT = Format("Parquet table", (".parquet", ".pq"), _read)

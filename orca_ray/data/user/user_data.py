@@ -1,0 +1,99 @@
+"""`UserData`: what was read from a user's file, folder or arrays."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol, Self, Union
+
+import numpy as np
+
+from orca_ray.data.rows import Array, RowIndex
+from orca_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["table", "array", "images", "audio"]
+Splits = Literal["train", "validation", "test"]
+
+
+class Samples(Protocol):
+    """N samples that are read when they are selected: as one array [b, ...], or a list of arrays of unequal shapes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: RowIndex, /) -> "Array | list[Array]":
+        """Return the selected samples."""
+
+
+Inputs = Union[Array, Samples, list[Array], "pd.DataFrame"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserData:
+    """N samples of a user, with their targets if there are any.
+
+    Raises UserError if the lengths of the parts differ.
+    """
+
+    x: Inputs
+    """Inputs: an array [N, ...] (memory-mapped where the format allows it), samples that are read when selected, a list
+    of arrays of unequal shapes, or a table."""
+    y: Array | None = None
+    """Targets: [N] numbers or text, [N, K] for several labels or numbers, or fields [N, ...]; None: only inputs."""
+    kind_hint: Kind = "array"
+    source: str = "the data"
+    """Path that the samples were read from, for messages."""
+    names: Sequence[str] = ()
+    """Names of the samples, such as paths of files; empty: they are numbered."""
+    target_names: tuple[str, ...] = ()
+    """Columns or key that the targets were read from."""
+    rate: float | None = None
+    """Sampling rate in Hz; None: unknown."""
+    groups: Array | None = None
+    """Group of each sample [N]; samples of one group must not be in different splits."""
+    times: Array | None = None
+    """Times of the samples [N], by which they are split."""
+    splits: Array | None = None
+    """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
+    notes: tuple[str, ...] = ()
+    """What the reader decided or left out, one sentence each."""
+
+    def __post_init__(self) -> None:
+        for what, part in (
+            ("targets", self.y), ("groups", self.groups), ("times", self.times), ("splits", self.splits),
+            ("names", self.names or None),
+        ):  # fmt: skip
+            if part is not None and len(part) != len(self.x):
+                raise UserError(
+                    f"{self.source}: {len(self.x)} samples but {len(part)} {what}; give one of {what} a sample"
+                )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, part: RowIndex) -> Self:
+        """Return the selected samples in memory."""
+        rows = np.arange(len(self))[part]
+
+        def taken(values: Array | None) -> Array | None:
+            return None if values is None else np.asarray(values[part])
+
+        return replace(
+            self, x=_taken(self.x, part), y=taken(self.y), groups=taken(self.groups), times=taken(self.times),
+            splits=taken(self.splits), names=[self.names[row] for row in rows] if self.names else (),
+        )  # fmt: skip
+
+    def batches(self, size: int) -> Iterator[Self]:
+        """Yield the samples in memory, in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.select(slice(start, min(start + size, len(self))))
+
+    def place(self, row: int) -> str:
+        """Return the source and the name or number of a sample, for messages."""
+        return f"{self.source}, {self.names[row]}" if self.names else f"{self.source}, row {row + 1}"
+
+
+def _taken(x: Inputs, part: RowIndex) -> Inputs:
+    if isinstance(x, list):
+        return [x[row] for row in np.arange(len(x))[part]]
+    return x.iloc[part] if hasattr(x, "iloc") else x[part]
