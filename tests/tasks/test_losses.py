@@ -12,7 +12,7 @@ from torch import Tensor
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import IGNORED
-from orca_ray.tasks.losses import LOSSES, Loss, get_loss
+from orca_ray.tasks.losses import Loss, all_losses, get_loss
 from orca_ray.tasks.metrics import get_metric
 
 from .reference_utils import needs_reference, reference
@@ -38,7 +38,7 @@ def _inputs(name: str) -> tuple[Tensor, Tensor]:
     return predictions, (other > 0).double() if "bce" in name else other
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", all_losses())
 class TestEveryLoss:
     def test_it_is_the_mean_of_the_samples_losses(self, name: str) -> None:
         predictions, y = _inputs(name)

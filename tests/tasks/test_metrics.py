@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING, area_under_roc
-from orca_ray.tasks.metrics import METRICS, get_metric
+from orca_ray.tasks.metrics import all_metrics, get_metric
 
 from .reference_utils import needs_reference, reference
 
@@ -50,7 +50,7 @@ PERFECT = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", all_metrics())
 class TestEveryMetric:
     def test_perfect_predictions_score_zero_and_worse_ones_more(self, name: str) -> None:
         predictions, targets = PERFECT[name]

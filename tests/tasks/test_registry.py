@@ -18,9 +18,9 @@ from orca_ray.data.raw import Workspace
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.sweep.planning.spec import published_settings
-from orca_ray.tasks.augmentations import AUGMENTATIONS
-from orca_ray.tasks.losses import LOSSES
-from orca_ray.tasks.metrics import METRICS
+from orca_ray.tasks.augmentations import all_augmentations
+from orca_ray.tasks.losses import all_losses
+from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
 from orca_ray.tasks.task import Task
@@ -58,10 +58,10 @@ class TestEveryDeclaration:
         for field in (task.title, task.modality, task.body, task.licence, task.citation):
             assert field.strip()
         assert task.reference.startswith("https://")
-        assert task.loss in LOSSES
-        assert task.metric in METRICS
-        assert task.under("paper").metric in METRICS
-        assert task.augmentation in ("", *AUGMENTATIONS)
+        assert task.loss in all_losses()
+        assert task.metric in all_metrics()
+        assert task.under("paper").metric in all_metrics()
+        assert task.augmentation in ("", *all_augmentations())
         assert all(re.fullmatch(r"[0-9a-f]{64}", package.sha256) and package.licence for package in task.packages)
         assert not (task.target.kind == "dense" and task.loss == "cross_entropy")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from orca_ray.discovery import declared, modules
+from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import lookup
 from orca_ray.leaderboard import statistics
 from orca_ray.leaderboard.statistics.table import ScoreTable
@@ -71,8 +71,8 @@ class Statistic:
 
 @cache
 def all_statistics() -> Mapping[str, Statistic]:
-    """Return all statistics by name, sorted by name; raises ValueError if two have the same name."""
-    return declared(Statistic, "STATISTIC", modules(statistics))
+    """Return all statistics by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    return with_plug_ins("statistic", Statistic, declared(Statistic, "STATISTIC", modules(statistics)))
 
 
 def get_statistic(name: str) -> Statistic:
