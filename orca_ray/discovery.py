@@ -1,7 +1,7 @@
 """Find the objects that can be added, such as tasks and methods: in modules of a package, and in other packages.
 
-Another package adds an object by an entry point of a group in `GROUPS`, whose value is the object or a sequence of them
-(docs/plug-ins.md). One that cannot be used is left out and logged; looking up its name raises a UserError that says why.
+Another package adds an object by an entry point of a group in `GROUPS`, whose value is the object or a tuple of them
+(docs/plug-ins.md). A plug-in that cannot be used is left out, with a warning; looking up its name raises a UserError.
 """
 
 import importlib
@@ -72,7 +72,7 @@ class PlugIn:
             raise self.error(f"cannot be imported ({type(error).__name__}: {error})") from error
 
     def objects(self, kind: type[_Declared]) -> tuple[_Declared, ...]:
-        """Return the object, or the objects of a sequence; raises UserError if one is no ``kind``, or as `load` does."""
+        """Return the object, or those of a tuple or list; raises UserError if one is no ``kind``, or as `load` does."""
         loaded = self.load()
         found = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
         for each in found:
