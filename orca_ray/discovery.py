@@ -173,5 +173,10 @@ def ambiguous(kind: str, name: str, owners: Iterable[str]) -> str:
 
 
 def origin(kind: str, name: str) -> str:
-    """Return the package and its version that an object found by `with_plug_ins` comes from; "" for orca-ray itself."""
+    """Return the package and its version that an object comes from, e.g. ``orca-ray-example 0.1.0``; "": orca-ray."""
     return _origins.get(kind, {}).get(name, "")
+
+
+def came_from(plug_in: PlugIn) -> None:
+    """Let `origin` know the package of an object that is not found by `with_plug_ins`, but has its plug-in's name."""
+    _origins.setdefault(plug_in.kind, {})[plug_in.name] = plug_in.package

@@ -28,6 +28,7 @@ FLOORS = {
     "methods": 5,
     "sweep": 6,
     "cli": 7,
+    "testing": 7,
 }
 SIDEWAYS = {("leaderboard", "results")}
 """Arrows within a floor: a board is built from records. There is none back."""

@@ -14,7 +14,7 @@ from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import BRIEF, Source
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import Progress
-from orca_ray.discovery import ambiguous, declared, module_names, modules, plug_ins, with_plug_ins
+from orca_ray.discovery import ambiguous, came_from, declared, module_names, modules, plug_ins, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.models.modality import get_modality
 
@@ -46,6 +46,8 @@ def get_distance(name: str) -> "Distance":
         if others:
             raise others[0].error(f"must give a subclass of Distance with the name {name!r}, but it gives {found!r}")
         raise ValueError(f"{module} must define DISTANCE with the name {name!r}, got {found!r}")
+    if others:
+        came_from(others[0])
     distance: Distance = found()
     return distance
 

@@ -181,7 +181,7 @@ def test_swin(tmp_path_factory: pytest.TempPathFactory) -> None:
     body = tmp_path_factory.mktemp("swin")
     save_tiny("swin", body)
     adaptation = start(
-        body, "pare", hyperparameters={**QUIET, "embedder.image_size": 32, "refine.epochs": 1}, test=False
+        str(body), "pare", hyperparameters={**QUIET, "embedder.image_size": 32, "refine.epochs": 1}, test=False
     )
     assert 0 < adaptation.step().loss < 10  # type: ignore[operator]
 

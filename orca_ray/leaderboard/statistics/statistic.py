@@ -56,6 +56,12 @@ class Statistic:
     better: Literal["lower", "higher"] | None = None
     """Which values are better; None if neither."""
     inputs: tuple[Input, ...] = ("scores",)
+    on_boards: bool = False
+    """Whether it is a row below the scores of a leaderboard; only for statistics of the shape ``method`` of scores."""
+
+    def __post_init__(self) -> None:
+        if self.on_boards and (self.shape, self.inputs) != ("method", ("scores",)):
+            raise ValueError(f"{self.name} has the shape {self.shape} of {self.inputs}: it is no row of a leaderboard")
 
     @property
     def definition(self) -> str:
@@ -78,6 +84,11 @@ def all_statistics() -> Mapping[str, Statistic]:
 def get_statistic(name: str) -> Statistic:
     """Return a statistic; raises UserError with the nearest name for an unknown one."""
     return lookup("statistic", name, all_statistics())
+
+
+def on_boards() -> list[str]:
+    """Return the names of the statistics that are rows below the scores of a leaderboard."""
+    return [name for name, each in all_statistics().items() if each.on_boards]
 
 
 def compute_all(**tables: pd.DataFrame) -> dict[str, pd.DataFrame]:
