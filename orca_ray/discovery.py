@@ -1,10 +1,24 @@
-"""Import the modules of a package and collect the objects that they declare, such as ``TASK``."""
+"""Find the objects that can be added, such as tasks and methods: in modules of a package, and in other packages.
+
+Another package adds an object by an entry point of a group in `GROUPS`, whose value is the object or a tuple of them
+(docs/plug-ins.md). A plug-in that cannot be used is left out, with a warning; looking up its name raises a UserError.
+"""
 
 import importlib
+import logging
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType, ModuleType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from orca_ray.errors import UNUSABLE, UserError
+
+if TYPE_CHECKING:  # importing it takes 20 ms
+    from importlib.metadata import EntryPoint, EntryPoints
+
+logger = logging.getLogger(__name__)
 
 
 class _Named(Protocol):
@@ -13,6 +27,62 @@ class _Named(Protocol):
 
 
 _Declared = TypeVar("_Declared", bound=_Named)
+_Loaded = TypeVar("_Loaded")
+
+GROUPS: Mapping[str, str] = {
+    "artefact": "orca_ray.artefacts",
+    "augmentation": "orca_ray.augmentations",
+    "body family": "orca_ray.body_families",
+    "distance": "orca_ray.distances",
+    "loss": "orca_ray.losses",
+    "method": "orca_ray.methods",
+    "metric": "orca_ray.metrics",
+    "source": "orca_ray.sources",
+    "statistic": "orca_ray.statistics",
+    "task": "orca_ray.tasks",
+    "tracker": "orca_ray.trackers",
+}
+"""Group of the entry points of each kind of object; the kinds are the words that errors use."""
+_origins: dict[str, dict[str, str]] = {}
+"""Package and version that each object of a plug-in comes from, by kind and name."""
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """An entry point of another package."""
+
+    kind: str
+    name: str
+    """Name of the entry point, usually that of the object."""
+    package: str
+    """Name and version of the package, e.g. ``orca-ray-example 0.1.0``."""
+    entry: "EntryPoint"
+
+    def __str__(self) -> str:
+        return (
+            f"the entry point '{self.name} = {self.entry.value}' in {GROUPS[self.kind]} of the package {self.package}"
+        )
+
+    def load(self) -> object:
+        """Import and return what the entry point names; raises UserError, whatever its package raises."""
+        try:
+            return self.entry.load()
+        except Exception as error:  # another package's code
+            logger.debug("%s", self, exc_info=error)
+            raise self.error(f"cannot be imported ({type(error).__name__}: {error})") from error
+
+    def objects(self, kind: type[_Declared]) -> tuple[_Declared, ...]:
+        """Return the object, or those of a tuple or list; raises UserError if one is no ``kind``, or as `load` does."""
+        loaded = self.load()
+        found = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
+        for each in found:
+            if not isinstance(each, kind):
+                raise self.error(f"must be a {kind.__name__}, or a tuple of them, but it gives {type(each).__name__}")
+        return found
+
+    def error(self, reason: str) -> UserError:
+        """Return the error that this plug-in cannot be used for a reason, such as ``cannot be imported``."""
+        return UserError(f"{self} {reason}: update or uninstall {self.package.partition(' ')[0]}")
 
 
 def module_names(package: ModuleType, *, only_packages: bool = False) -> list[str]:
@@ -26,19 +96,87 @@ def modules(package: ModuleType, *, only_packages: bool = False) -> Iterator[Mod
     return map(importlib.import_module, module_names(package, only_packages=only_packages))
 
 
-def declared(kind: type[_Declared], attribute: str, modules: Iterable[ModuleType]) -> Mapping[str, _Declared]:
+def declared(
+    kind: type[_Declared], attribute: str, modules: Iterable[ModuleType], *, plural: str = ""
+) -> Mapping[str, _Declared]:
     """Collect the objects that ``modules`` declare, and return them by name, sorted by name.
 
-    For ``attribute`` = "TASK", a module declares one object as ``TASK``, several in a sequence ``TASKS``, or none.
+    For ``attribute`` = "TASK", a module declares one object as ``TASK``, several in a sequence ``TASKS`` (or as
+    ``plural`` says), or none.
     Raises ValueError if an object is not an instance of ``kind``, or if two objects have the same ``name``.
     """
     found: dict[str, _Declared] = {}
     for module in modules:
         single = [getattr(module, attribute)] if hasattr(module, attribute) else []
-        for entry in [*single, *getattr(module, f"{attribute}S", ())]:
+        for entry in [*single, *getattr(module, plural or f"{attribute}S", ())]:
             if not isinstance(entry, kind):
                 raise ValueError(f"{module.__name__} declares {entry!r}, which is no {kind.__name__}")
             if entry.name in found:
                 raise ValueError(f"two modules declare the {kind.__name__.lower()} {entry.name!r}")
             found[entry.name] = entry
     return MappingProxyType(dict(sorted(found.items())))
+
+
+def plug_ins(kind: str) -> list[PlugIn]:
+    """Return the entry points of a kind in `GROUPS`, sorted, without importing their modules."""
+    entries = _entry_points().select(group=GROUPS[kind])
+    found = [PlugIn(kind, each.name, f"{each.dist.name} {each.dist.version}", each) for each in entries if each.dist]
+    return sorted(found, key=lambda each: (each.name, each.package))
+
+
+@cache
+def _entry_points() -> "EntryPoints":
+    from importlib.metadata import entry_points
+
+    return entry_points()  # reads the metadata of every installed package: 30 ms
+
+
+def with_plug_ins(
+    kind: str,
+    cls: type[_Declared],
+    own: Mapping[str, _Declared],
+    objection: Callable[[_Declared, Mapping[str, _Declared]], str] = lambda new, found: "",
+) -> Mapping[str, _Declared]:
+    """Return the objects ``own`` of this package by name, followed by those of plug-ins, sorted by name.
+
+    A plug-in that `PlugIn.objects` refuses is left out, with a warning in the log. So is one for which ``objection``
+    returns a reason, given an object of it and those found so far. A name that two packages declare is left out, too,
+    because scores of one method must not be taken for those of another; looking it up raises a UserError.
+    """
+    found: dict[str, _Declared] = {}
+    owners: dict[str, list[str]] = {name: ["orca-ray"] for name in own}
+    unusable: dict[str, str] = {}
+    for plug_in in plug_ins(kind):
+        try:
+            objects = plug_in.objects(cls)
+            for new in objects:
+                if reason := objection(new, {**own, **found}):
+                    raise plug_in.error(reason)
+        except UserError as error:
+            unusable[plug_in.name] = str(error)
+            continue
+        for new in objects:
+            owners.setdefault(new.name, []).append(str(plug_in))
+            found[new.name] = new
+            _origins.setdefault(kind, {})[new.name] = plug_in.package
+    unusable |= {name: ambiguous(kind, name, given) for name, given in owners.items() if len(given) > 1}
+    for message in unusable.values():
+        logger.warning("left out: %s", message)
+    UNUSABLE[kind] = unusable
+    every = {**own, **dict(sorted(found.items()))}
+    return MappingProxyType({name: each for name, each in every.items() if len(owners[name]) == 1})
+
+
+def ambiguous(kind: str, name: str, owners: Iterable[str]) -> str:
+    """Return the message for a name that several packages declare."""
+    return f"the {kind} {name!r} is declared by {' and by '.join(owners)}: rename one, or uninstall its package"
+
+
+def origin(kind: str, name: str) -> str:
+    """Return the package and its version that an object comes from, e.g. ``orca-ray-example 0.1.0``; "": orca-ray."""
+    return _origins.get(kind, {}).get(name, "")
+
+
+def came_from(plug_in: PlugIn) -> None:
+    """Let `origin` know the package of an object that is not found by `with_plug_ins`, but has its plug-in's name."""
+    _origins.setdefault(plug_in.kind, {})[plug_in.name] = plug_in.package

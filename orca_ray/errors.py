@@ -6,6 +6,9 @@ from typing import TypeVar
 
 _Value = TypeVar("_Value")
 
+UNUSABLE: dict[str, Mapping[str, str]] = {}
+"""Why plug-ins cannot be used, by kind (such as "task") and name; `orca_ray.discovery` fills it."""
+
 
 class UserError(ValueError):
     """Bad input, configuration or data. The message says what was given, what is allowed and what to do.
@@ -55,11 +58,17 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
-    """Return the error for an unknown ``kind`` of name, e.g. "task"; it suggests the most similar and lists all."""
+    """Return the error for an unknown ``kind`` of name, e.g. "task"; it suggests the most similar and lists all.
+
+    If a plug-in of this name cannot be used, the error says why. Else it names the plug-ins that cannot be used, since
+    one of them may declare the name.
+    """
+    if given in (unusable := UNUSABLE.get(kind, {})):
+        return UserError(unusable[given])
     names = sorted(allowed)
     close = nearest(given, names)
     question = f" Did you mean {close!r}?" if close else ""
-    tail = f" {hint}" if hint else ""
+    tail = "".join(f" {each}" for each in (hint, *(f"Left out: {why}." for why in unusable.values())) if each)
     return UserError(f"unknown {kind} {quoted(given)}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
 
 

@@ -28,6 +28,7 @@ FLOORS = {
     "methods": 5,
     "sweep": 6,
     "cli": 7,
+    "testing": 7,
 }
 INTERFACE = {"adapted": 7}
 """Modules at the top of the package that are the Python interface; ``orca_ray`` itself names them, lazily."""

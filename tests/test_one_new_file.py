@@ -22,8 +22,8 @@ from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import body_modality, check_body, load_body
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
-
-from .methods.tiny_trials import QUICK, copy_of, run, save_bert, start
+from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.trials import QUICK, copy_of, run, start
 
 Drop = Callable[[str, str, str], None]
 

@@ -1,19 +1,21 @@
-"""Look up distances and alignment sources by name. Each is a public module of `distances` or `sources`, named alike.
+"""Look up distances and alignment sources by name.
 
-Listing names and looking up a source do not import torch.
+A distance is a public module of `distances`, named alike; sources are declared as ``SOURCE`` by modules of `sources`.
+Other packages add both by entry points (docs/plug-ins.md). Listing names and looking up a source do not import torch.
 """
 
+import functools
 import importlib
 import logging
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import BRIEF, Source
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import Progress
-from orca_ray.discovery import module_names
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.discovery import ambiguous, came_from, declared, module_names, modules, plug_ins, with_plug_ins
+from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.models.modality import get_modality
 
 if TYPE_CHECKING:
@@ -24,22 +26,51 @@ logger = logging.getLogger(__name__)
 
 def distance_names() -> list[str]:
     """Return the names of all distances, sorted."""
-    return _names(distances)
+    return sorted({*_own_distances(), *(plug_in.name for plug_in in plug_ins("distance"))})
 
 
 def get_distance(name: str) -> "Distance":
-    """Return a new, unfitted distance; raises UserError with the nearest name for an unknown one."""
-    return cast("Distance", _declared(distances, "DISTANCE", name)())
+    """Return a new, unfitted distance.
+
+    Raises UserError with the nearest name for an unknown one, and for a plug-in that cannot be used.
+    """
+    others = [plug_in for plug_in in plug_ins("distance") if plug_in.name == name]
+    owners = [*(["orca-ray"] if name in _own_distances() else []), *map(str, others)]
+    if not owners:
+        raise unknown_name("distance", name, distance_names())
+    if len(owners) > 1:
+        raise UserError(ambiguous("distance", name, owners))
+    module = f"{distances.__name__}.{name}"
+    found = others[0].load() if others else getattr(importlib.import_module(module), "DISTANCE", None)
+    if not isinstance(found, type) or getattr(found, "name", None) != name:
+        if others:
+            raise others[0].error(f"must give a subclass of Distance with the name {name!r}, but it gives {found!r}")
+        raise ValueError(f"{module} must define DISTANCE with the name {name!r}, got {found!r}")
+    if others:
+        came_from(others[0])
+    distance: Distance = found()
+    return distance
+
+
+def _own_distances() -> list[str]:
+    names = (name.rpartition(".")[2] for name in module_names(distances))
+    return [name for name in names if not name.startswith("_")]
+
+
+@functools.cache
+def all_sources() -> Mapping[str, Source]:
+    """Return all sources by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    return with_plug_ins("source", Source, declared(Source, "SOURCE", modules(sources)))
 
 
 def source_names(modality: ModalityName | None = None) -> list[str]:
     """Return the sorted names of all sources; with ``modality``, of those for bodies of that modality."""
-    return [name for name in _names(sources) if modality is None or get_source(name).modality == modality]
+    return sorted(name for name, source in all_sources().items() if modality in (None, source.modality))
 
 
 def get_source(name: str) -> Source:
     """Return a source; raises UserError with the nearest name for an unknown one."""
-    return cast(Source, _declared(sources, "SOURCE", name))
+    return lookup("source", name, all_sources())
 
 
 def require_suitable(name: str, modality: ModalityName) -> None:
@@ -70,19 +101,3 @@ def fetch_source(name: str, modality: ModalityName, progress: Progress | None = 
     name = name or default_source(modality)
     get_source(name).fetch(progress)
     return name
-
-
-def _names(package: ModuleType) -> list[str]:
-    names = (name.rpartition(".")[2] for name in module_names(package))
-    return sorted(name for name in names if not name.startswith("_"))
-
-
-def _declared(package: ModuleType, attribute: str, name: str) -> Any:
-    """Import the module ``name`` of ``package`` and return its variable called ``attribute``."""
-    names = _names(package)
-    if name not in names:
-        raise unknown_name(attribute.lower(), name, names)
-    found = getattr(importlib.import_module(f"{package.__name__}.{name}"), attribute, None)
-    if getattr(found, "name", None) != name:
-        raise ValueError(f"{package.__name__}.{name} must define {attribute} with the name {name!r}, got {found!r}")
-    return found

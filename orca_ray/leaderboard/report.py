@@ -11,13 +11,11 @@ from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
-from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, compute_all, get_statistic
+from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, compute_all, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.questions import Answer, answers
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
-SHOWN = ("mean_rank", "wins")
-"""Statistics below the scores in the formats for people."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,12 @@ class Report:
         return ScoreTable.of(self.board.scores)
 
     def statistic(self, name: str) -> pd.DataFrame:
-        """Return a statistic of the shape ``method``: one row for each of `methods`; NaN where it is undefined."""
+        """Return a statistic that is `on_boards`: one row for each of `methods`; NaN where it is undefined."""
         return self._statistics[name]
 
     @cached_property
     def _statistics(self) -> dict[str, pd.DataFrame]:
-        found = {name: _rounded(get_statistic(name).compute(self.scores)) for name in SHOWN}
+        found = {name: _rounded(get_statistic(name).compute(self.scores)) for name in on_boards()}
         methods = list(self.board.methods)
         order = found["mean_rank"]["value"].reindex(methods).sort_values(kind="stable").index
         return {name: values.reindex(order) for name, values in found.items()}

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.published import PublishedTable
-from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.report import Report
 from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS
-from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.verdict import describe
 from orca_ray.results.record import Status
@@ -44,7 +44,7 @@ def score_grid(report: Report, mark: str, between: str) -> list[list[str]]:
         cells = {m: score_text(board.score(task, m), len(board.seeds), between) for m in report.methods}
         scores = (mark.format(text) if method in best else text for method, text in cells.items())
         grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
-    for name in SHOWN:
+    for name in on_boards():
         rows = report.statistic(name)[["value", "low", "high"]].itertuples(index=False)
         grid.append([get_statistic(name).title, *(_with_interval(*row) for row in rows)])
     return grid

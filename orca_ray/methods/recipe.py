@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orca_ray import methods
-from orca_ray.discovery import declared, modules
+from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
+from orca_ray.training.config import section_name
 
 if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
@@ -139,5 +140,15 @@ def get_method(name: str) -> Recipe:
 
 @cache
 def all_methods() -> Mapping[str, Recipe]:
-    """Return all recipes of this package by name; raises ValueError if two modules declare the same name."""
-    return declared(Recipe, "RECIPE", modules(methods))
+    """Return all recipes by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    return with_plug_ins("method", Recipe, declared(Recipe, "RECIPE", modules(methods)), _objection)
+
+
+def _objection(new: Recipe, found: Mapping[str, Recipe]) -> str:
+    """Return why the options of a method cannot be added to those of the methods ``found``; "" if they can."""
+    known = {section_name(each): each for recipe in found.values() for each in recipe.options}
+    for config in new.options:
+        section = section_name(config)
+        if section in {*Recipe.sections, "align"} or known.get(section, config) is not config:
+            return f"declares the options {section}.*, which exist: give {config.__name__} another name"
+    return ""

@@ -1,15 +1,17 @@
 """Body families: how a Hugging Face or timm model is recognised, shortened, and split into stem and body.
 
-Each module in ``orca_ray/models/families`` declares one ``FAMILY`` or several ``FAMILIES``. To add one, add a module.
+Each module in ``orca_ray/models/families`` declares one ``FAMILY`` or several ``FAMILIES``. To add one, add a module,
+or an entry point to another package (docs/plug-ins.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from orca_ray.data.bodies import ModalityName
-from orca_ray.discovery import modules
-from orca_ray.errors import UserError
+from orca_ray.discovery import declared, modules, with_plug_ins
+from orca_ray.errors import UNUSABLE, UserError
 from orca_ray.models import families
 from orca_ray.models.body import Body, Stem
 
@@ -39,7 +41,8 @@ class Family:
     model_types: Sequence[str] = ()
     """Values of ``config.model_type`` that belong to this family; `resembles` is not called for them."""
     resembles: Callable[[Any], bool] = lambda specification: False
-    """Returns whether a specification, whose model type no family lists, belongs to this family."""
+    """Returns whether a specification, whose model type no family lists, belongs to this family. Families of plug-ins
+    come last, so that most of them must list their model types."""
     depths: Callable[[Any], list[int]] = _depths
     """Returns the number of layers in each stage of a specification; a model without stages counts as one stage."""
     set_depths: Callable[[Any, list[int]], None] = _set_depths
@@ -48,26 +51,30 @@ class Family:
     """Splits a model into body and stem and changes it, so it must not be used again; UserError if it does not fit."""
 
 
-def all_families() -> list[Family]:
-    """Return all families; raises ValueError if two list the same model type."""
-    declared = (getattr(module, "FAMILIES", None) or [module.FAMILY] for module in modules(families))
-    found: list[Family] = [family for each in declared for family in each]
-    claimed = [model_type for family in found for model_type in family.model_types]
-    if twice := {model_type for model_type in claimed if claimed.count(model_type) > 1}:
-        raise ValueError(f"two body families claim the model types {', '.join(sorted(twice))}")
-    return found
+@cache
+def all_families() -> Mapping[str, Family]:
+    """Return all families by name, those of plug-ins last; a plug-in that lists a model type of another is left out."""
+    own = declared(Family, "FAMILY", modules(families), plural="FAMILIES")
+    return with_plug_ins("body family", Family, own, _objection)
+
+
+def _objection(new: Family, found: Mapping[str, Family]) -> str:
+    claimed = {model_type: name for name, family in found.items() for model_type in family.model_types}
+    taken = [model_type for model_type in new.model_types if model_type in claimed]
+    return f"lists the model type {taken[0]!r}, which {claimed[taken[0]]!r} has" if taken else ""
 
 
 def family_of(specification: Any, library: Library = "transformers") -> Family:
     """Return the family that a specification of ``library`` belongs to; raises UserError if there is none."""
-    candidates = [family for family in all_families() if family.library == library]
+    candidates = [family for family in all_families().values() if family.library == library]
     model_type = getattr(getattr(specification, "config", specification), "model_type", None)
     claimed = [family for family in candidates if model_type in family.model_types]
     for family in claimed or candidates:
         if claimed or family.resembles(specification):
             return family
     known = ", ".join(family.name for family in candidates)
-    raise UserError(f"cannot use {library}'s {type(specification).__name__} as a body: supported are {known}")
+    unusable = "".join(f". Left out: {why}" for why in UNUSABLE.get("body family", {}).values())
+    raise UserError(f"cannot use {library}'s {type(specification).__name__} as a body: supported are {known}{unusable}")
 
 
 def shorten(family: Family, specification: Any, body: str, layers: int | None) -> None:

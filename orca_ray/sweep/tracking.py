@@ -13,7 +13,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Self
 
-from orca_ray.discovery import declared, modules
+from orca_ray.discovery import declared, modules, origin, with_plug_ins
 from orca_ray.errors import UserError, lookup, quoted
 from orca_ray.results.record import Record
 from orca_ray.sweep import trackers
@@ -31,8 +31,8 @@ CLOSE_SECONDS = 60.0
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all trackers by name, sorted by name; raises ValueError if two modules declare the same name."""
-    return declared(TrackerKind, "TRACKER", modules(trackers))
+    """Return all trackers by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    return with_plug_ins("tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers)))
 
 
 def open_tracker(option: str) -> Tracker:
@@ -46,7 +46,8 @@ def open_tracker(option: str) -> Tracker:
     if colon and not target:
         raise UserError(f"--track {quoted(option)} names no {kind.target}: give {name}:{kind.target}, or {name} alone")
     if find_spec(kind.module) is None:
-        raise UserError(f"--track {name} needs the package {kind.module}: pip install 'orca-ray[{name}]'")
+        package = kind.module if origin("tracker", name) else f"'orca-ray[{name}]'"
+        raise UserError(f"--track {name} needs the package {kind.module}: pip install {package}")
     return kind.open(target)
 
 

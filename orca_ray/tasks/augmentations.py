@@ -4,14 +4,18 @@ Every epoch, parameters are drawn for all samples of the split, in order of thei
 order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
 align stage use the inputs unchanged, whereas ORCA's code aligns on augmented inputs.
 
-To add an augmentation, add an entry to `_ALL`. Letters: N samples of a split, B of a batch, C channels, H, W sides.
+To add an augmentation, add an entry to `_ALL`, or an entry point to another package.
+
+Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
+from orca_ray.discovery import with_plug_ins
 from orca_ray.errors import lookup
 
 if TYPE_CHECKING:  # task modules import this one, and importing them all must stay cheap
@@ -27,7 +31,7 @@ class Augmentation(ABC):
     """A random change of inputs in two steps: draw parameters for a split, then apply them to a batch on the device."""
 
     name: str
-    """Name in `AUGMENTATIONS`."""
+    """Name by which tasks refer to it."""
     definition: str
     """Definition in words, with its source."""
 
@@ -91,9 +95,14 @@ _ALL: tuple[Augmentation, ...] = (
         tuple(-mean / std for mean, std in zip(CIFAR100_MEAN, CIFAR100_STD, strict=True)),
     ),
 )
-AUGMENTATIONS: Mapping[str, Augmentation] = {augmentation.name: augmentation for augmentation in _ALL}
+
+
+@cache
+def all_augmentations() -> Mapping[str, Augmentation]:
+    """Return all augmentations by name, those of plug-ins last."""
+    return with_plug_ins("augmentation", Augmentation, {each.name: each for each in _ALL})
 
 
 def get_augmentation(name: str) -> Augmentation | None:
     """Return an augmentation by name, None for ""; raises UserError for an unknown one."""
-    return lookup("augmentation", name, AUGMENTATIONS) if name else None
+    return lookup("augmentation", name, all_augmentations()) if name else None

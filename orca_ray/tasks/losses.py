@@ -7,6 +7,7 @@ gradient of a batch is the same if it is accumulated over smaller batches that a
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from orca_ray.data.rows import Rows, Target
+from orca_ray.discovery import with_plug_ins
 from orca_ray.errors import UserError, lookup
 from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
 from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2
@@ -141,9 +143,14 @@ _ALL = (
     TrainingLoss("relative_l2", RELATIVE_L2, "Fourier neural operator (Li et al., 2021)", _plain(_relative_l2), True),
     TrainingLoss("nrmse", RELATIVE_L2, "PDEBench (Takamoto et al., 2022)", _plain(_relative_l2), True),
 )
-LOSSES: Mapping[str, TrainingLoss] = {loss.name: loss for loss in _ALL}
+
+
+@cache
+def all_losses() -> Mapping[str, TrainingLoss]:
+    """Return all losses by name, those of plug-ins last."""
+    return with_plug_ins("loss", TrainingLoss, {loss.name: loss for loss in _ALL})
 
 
 def get_loss(name: str) -> TrainingLoss:
     """Return a loss by name; raises UserError for an unknown one."""
-    return lookup("loss", name, LOSSES)
+    return lookup("loss", name, all_losses())

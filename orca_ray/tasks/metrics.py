@@ -7,10 +7,12 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from orca_ray.data.rows import Array
+from orca_ray.discovery import with_plug_ins
 from orca_ray.errors import UserError, lookup
 from orca_ray.tasks import dense_metrics
 from orca_ray.tasks.dense_metrics import area_under_roc
@@ -212,9 +214,14 @@ _ALL = (
         _one_minus_r2,
     ),
 )
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+@cache
+def all_metrics() -> Mapping[str, Metric]:
+    """Return all metrics by name, those of plug-ins last."""
+    return with_plug_ins("metric", Metric, {metric.name: metric for metric in _ALL})
 
 
 def get_metric(name: str) -> Metric:
     """Return a metric by name; raises UserError for an unknown one."""
-    return lookup("metric", name, METRICS)
+    return lookup("metric", name, all_metrics())

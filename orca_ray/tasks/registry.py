@@ -1,10 +1,13 @@
-"""All tasks by name. Modules ``orca_ray/tasks/<benchmark>/*.py`` declare one task as ``TASK``, several as ``TASKS``."""
+"""All tasks by name. Modules ``orca_ray/tasks/<benchmark>/*.py`` declare one task as ``TASK``, several as ``TASKS``.
+
+Other packages add benchmarks by entry points (docs/plug-ins.md).
+"""
 
 import functools
 from collections.abc import Mapping
 
 from orca_ray import tasks as benchmarks
-from orca_ray.discovery import declared, modules
+from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import lookup, unknown_name
 from orca_ray.tasks.own import BENCHMARK, get_own_task, own_tasks
 from orca_ray.tasks.task import Task
@@ -12,10 +15,21 @@ from orca_ray.tasks.task import Task
 
 @functools.cache
 def all_tasks() -> Mapping[str, Task]:
-    """Return all tasks by full name, sorted by name; raises ValueError if two tasks have the same name."""
+    """Return all tasks by full name, sorted by name, those of plug-ins last.
+
+    A plug-in cannot add tasks to a benchmark of this package, whose boards would then be others on each installation.
+    Raises ValueError if two tasks of this package have the same name.
+    """
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)
-    return declared(Task, "TASK", (module for package in packages for module in modules(package)))
+    own = declared(Task, "TASK", (module for package in packages for module in modules(package)))
+    benchmarks_here = {task.benchmark for task in own.values()}
+
+    def objection(new: Task, found: Mapping[str, Task]) -> str:
+        taken = new.benchmark in benchmarks_here
+        return f"declares {new.name!r}, but the benchmark {new.benchmark!r} is orca-ray's" if taken else ""
+
+    return with_plug_ins("task", Task, own, objection)
 
 
 def known_tasks() -> Mapping[str, Task]:

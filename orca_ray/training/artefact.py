@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data.rows import Array, Rows
-from orca_ray.discovery import declared, modules
+from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.results.artefacts import Artefact, Picture
 from orca_ray.tasks.task import Task
 
@@ -72,10 +72,10 @@ class ArtefactKind:
 
 @functools.cache
 def all_artefacts() -> Mapping[str, ArtefactKind]:
-    """Return all kinds by name; raises ValueError if two modules declare the same name."""
+    """Return all kinds by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
     from orca_ray.training import artefacts
 
-    return declared(ArtefactKind, "ARTEFACT", modules(artefacts))
+    return with_plug_ins("artefact", ArtefactKind, declared(ArtefactKind, "ARTEFACT", modules(artefacts)))
 
 
 def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:

@@ -1,9 +1,5 @@
 """Every distance, by its registered name, against the contract in `Distance`'s docstring."""
 
-import logging
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import numpy as np
 import ot
 import pytest
@@ -11,7 +7,6 @@ import torch
 from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from orca_ray.alignment import distance as contract
 from orca_ray.alignment.distance import Distance, SourceFeatures
@@ -19,33 +14,10 @@ from orca_ray.alignment.distances.mmd import MMD
 from orca_ray.alignment.distances.sliced import Sliced, directions
 from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.errors import UserError
+from orca_ray.testing import DistanceSuite
+from orca_ray.testing.distances import cloud, source, value_and_gradient
 
-NAMES = distance_names()
 OWN_SOLVER = ["sinkhorn", "otdd"]
-Fit = Callable[[str, SourceFeatures], Distance]
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def fit(request: pytest.FixtureRequest) -> Fit:
-    """Fits a distance by name on each device in turn."""
-    device: str = request.param
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return lambda name, source: get_distance(name).fit(source.to(device))
-
-
-def cloud(n: int, d: int = 4, classes: int = 3, seed: int = 0, shift: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Class-wise separated points [n, d] in float64, and labels [n] in which every class occurs."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % classes
-    means = 1.5 * torch.randn(classes, d, generator=generator, dtype=torch.float64)
-    points = means[labels] + torch.randn(n, d, generator=generator, dtype=torch.float64) + shift
-    order = torch.randperm(n, generator=generator)
-    return points[order], labels[order]
-
-
-def source(n: int = 24, seed: int = 1, **kwargs: int) -> SourceFeatures:
-    return SourceFeatures(*cloud(n, seed=seed, **kwargs), "test")
 
 
 def bures(a: np.ndarray, b: np.ndarray) -> float:
@@ -56,340 +28,50 @@ def bures(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(cross))
 
 
-def value_and_gradient(distance: Distance, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
-    assert distance._source is not None
-    device = distance._source.x.device
-    x = x.to(device, copy=True).requires_grad_()
-    value = distance(x, y.to(device))
-    assert value.shape == ()
-    assert value.device == device
-    value.backward()  # type: ignore[no-untyped-call]
-    assert x.grad is not None
-    return value.item(), x.grad.cpu()
+class TestEveryDistance(DistanceSuite):
+    names = distance_names()
+    steps = {"sliced": 1e-6}  # noqa: RUF012 - projections change places
+    exchange_tolerance = dict.fromkeys(OWN_SOLVER, 0.05)
+    fixed_blocks = ("otdd_reference",)
+    untrained_labels = ("otdd_reference",)
+
+    @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+    def device(self, request: pytest.FixtureRequest) -> str:
+        if request.param == "cuda" and not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        device: str = request.param
+        return device
+
+    def refusal(self, name: str, num_source: int, source_classes: int) -> str:
+        alone = name == "otdd_reference" and num_source == source_classes
+        return rf"shape \({num_source}, 4\): .* choose another distance" if alone else ""
+
+    def frozen(self, distance: Distance, x_nD: Tensor, source: SourceFeatures) -> Distance:
+        if not isinstance(distance, MMD):
+            return distance
+        return MMD(bandwidth=distance.bandwidth(x_nD)).fit(source.to(distance._x_ND.device))
 
 
-def frozen(distance: Distance, x: Tensor, fit: Fit, src: SourceFeatures) -> Distance:
-    """The distance with what is constant in its gradient held fixed."""
-    if not isinstance(distance, MMD):
-        return distance
-    return MMD(bandwidth=distance.bandwidth(x)).fit(src.to(distance._x_ND.device))
-
-
-@pytest.mark.parametrize("name", NAMES)
-class TestEveryDistance:
-    def test_zero_on_itself_and_positive_elsewhere(self, name: str, fit: Fit) -> None:
-        src = source(30)
-        distance = fit(name, src)
-        elsewhere = distance(*cloud(20, shift=1.0)).item()
-        order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-        own, gradient = value_and_gradient(distance, src.x[order], src.y[order] * 5 + 2)
-        assert elsewhere > 0.01
-        if not distance.debiased:
-            return
-        assert abs(own) < 1e-5 * elsewhere
-        assert gradient.norm() < 1e-3 * value_and_gradient(distance, src.x + 1.0, src.y)[1].norm()
-
-    def test_never_negative_where_debiased(self, name: str, fit: Fit) -> None:
-        for seed in range(8):
-            distance = fit(name, source(20, seed=seed))
-            value = distance(*cloud(11 + seed, seed=seed + 50)).item()
-            assert value >= 0.0 or not distance.debiased
-
-    def test_symmetric(self, name: str, fit: Fit) -> None:
-        src, target = source(24), cloud(17, shift=0.5)
-        distance = fit(name, src)
-        if not distance.symmetric:
-            pytest.skip("not symmetric")
-        there = distance(*target).item()
-        back = fit(name, SourceFeatures(*target, "test"))(src.x, src.y).item()
-        # Where eps is taken from the source, sides that change places change it.
-        assert back == pytest.approx(there, rel=0.05 if name in OWN_SOLVER else 1e-9)
-
-    def test_grows_with_a_shift(self, name: str, fit: Fit) -> None:
-        src = source(30)
-        distance = fit(name, src)
-        values = [distance(src.x + shift, src.y).item() for shift in (0.0, 0.3, 0.6, 1.2)]
-        assert values == sorted(values)
-
-    def test_permutation_invariance(self, name: str, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(17)
-        value, gradient = value_and_gradient(fit(name, src), x, y)
-        generator = torch.Generator().manual_seed(0)
-        a, b = torch.randperm(24, generator=generator), torch.randperm(17, generator=generator)
-        permuted = fit(name, SourceFeatures(src.x[a], src.y[a], "test"))
-        value_b, gradient_b = value_and_gradient(permuted, x[b], y[b])
-        assert value_b == pytest.approx(value, rel=1e-7)
-        torch.testing.assert_close(gradient_b, gradient[b], rtol=1e-4, atol=1e-7)
-
-    def test_labels_are_only_names_and_may_have_gaps(self, name: str, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(17)
-        value, gradient = value_and_gradient(fit(name, src), x, y)
-        ids = torch.tensor([900, -7, 12])
-        renamed = fit(name, SourceFeatures(src.x, ids.flip(0)[src.y], "test"))
-        value_b, gradient_b = value_and_gradient(renamed, x, ids[y].to(torch.int32))
-        assert value_b == pytest.approx(value, rel=1e-7)
-        torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)
-
-    @pytest.mark.parametrize(("n", "d"), [(9, 4), (15, 2), (8, 20)])
-    def test_gradient_equals_finite_differences(self, name: str, n: int, d: int, fit: Fit) -> None:
-        src, (x, y) = source(d=d), cloud(n, d=d, shift=0.4)
-        distance = fit(name, src)
-        if not distance.exact_gradient:
-            pytest.skip("the gradient is not the value's own")
-        distance = frozen(distance, x, fit, src)
-        _, gradient = value_and_gradient(distance, x, y)
-        generator = torch.Generator().manual_seed(7)
-        moves = torch.randn(8, n, d, generator=generator, dtype=torch.float64)
-        step = 1e-6 if isinstance(distance, Sliced) else 1e-4  # sliced has kinks where projections change places
-        numeric = [(distance(x + step * u, y) - distance(x - step * u, y)) / (2 * step) for u in moves]
-        expected = (moves * gradient).sum((1, 2))
-        assert expected.abs().max() > 1e-3
-        torch.testing.assert_close(torch.stack(numeric), expected, rtol=2e-4, atol=2e-5 * float(gradient.norm()))
-
-    @pytest.mark.parametrize(
-        ("num_source", "source_classes", "num_target", "target_classes"),
-        [(1, 1, 1, 1), (1, 1, 6, 2), (12, 3, 1, 1), (12, 1, 9, 1), (12, 12, 9, 9), (12, 1, 9, 9), (40, 2, 3, 3)],
-    )
-    def test_few_samples_and_classes(
-        self, name: str, num_source: int, source_classes: int, num_target: int, target_classes: int, fit: Fit
-    ) -> None:
-        src = source(num_source, classes=source_classes)
-        if name == "otdd_reference" and num_source == source_classes:
-            with pytest.raises(UserError, match=rf"shape \({num_source}, 4\): .* choose another distance"):
-                fit(name, src)
-            return
-        distance = fit(name, src)
-        value, gradient = value_and_gradient(distance, *cloud(num_target, classes=target_classes, shift=2.0))
-        assert torch.isfinite(torch.tensor(value))
-        assert torch.isfinite(gradient).all()
-        if distance.debiased:
-            assert value > 0
-            assert distance.diagnosis.converged
-        # A sample without a say is told of.
-        assert (gradient.norm(dim=1) > 0).all() or distance.diagnosis.notes
-
-    def test_duplicated_points_change_nothing(self, name: str, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(9)
-        once, gradient = value_and_gradient(fit(name, src), x, y)
-        doubled = SourceFeatures(src.x.repeat(2, 1), src.y.repeat(2), "test")
-        distance = fit(name, doubled)
-        twice, gradient_b = value_and_gradient(distance, x.repeat(3, 1), y.repeat(3))
-        assert torch.isfinite(gradient_b).all()
-        if not distance.debiased:
-            return  # an unconverged ladder counts points
-        # OTDD's eps and the MMD's bandwidth are means over pairs: duplicates move them a little, and nothing else.
-        assert twice == pytest.approx(once, rel=0.02)
-        torch.testing.assert_close(gradient_b.view(3, 9, -1).sum(0), gradient, rtol=0.1, atol=0.02)
-
-    def test_all_points_the_same(self, name: str, fit: Fit) -> None:
-        point = torch.full((6, 4), 3.1, dtype=torch.float64)
-        distance = fit(name, SourceFeatures(point, torch.arange(6) % 2, "test"))
-        own = distance(point[:3], torch.zeros(3, dtype=torch.int64)).item()
-        assert own == pytest.approx(0.0, abs=1e-9) or not distance.debiased
-        value, gradient = value_and_gradient(distance, point + 1.0, torch.arange(6) % 3)
-        assert value > 0
-        assert torch.isfinite(gradient).all()
-
-    @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e4, 1e8])
-    def test_common_scale_only_rescales(self, name: str, scale: float, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(17, shift=0.5)
-        distance = fit(name, src)
-        value, gradient = value_and_gradient(distance, x, y)
-        scaled = fit(name, SourceFeatures(src.x * scale, src.y, "test"))
-        value_b, gradient_b = value_and_gradient(scaled, x * scale, y)
-        assert torch.isfinite(torch.tensor(value_b))
-        assert torch.isfinite(gradient_b).all()
-        if distance.degree is not None:
-            assert value_b / scale**distance.degree == pytest.approx(value, rel=1e-5)
-            torch.testing.assert_close(gradient_b / scale ** (distance.degree - 1), gradient, rtol=1e-3, atol=1e-5)
-
-    @pytest.mark.parametrize("scale", [1e-6, 1e-2, 1e2, 1e6])
-    def test_sides_of_different_scale_stay_finite(self, name: str, scale: float, fit: Fit) -> None:
-        x, y = cloud(17)
-        distance = fit(name, source())
-        value, gradient = value_and_gradient(distance, (x * scale).float(), y)
-        assert torch.isfinite(torch.tensor(value))
-        assert value > 0 or not distance.debiased
-        assert torch.isfinite(gradient).all()
-        assert distance.diagnosis.converged or distance.diagnosis.notes or name not in OWN_SOLVER
-
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-    @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-    def test_half_precision(self, name: str, dtype: torch.dtype, scale: float, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(17, shift=0.5)
-        distance = fit(name, SourceFeatures((src.x * scale).to(dtype), src.y, "test"))
-        halves = (x * scale).to(dtype)
-        value, gradient = value_and_gradient(distance, halves, y)
-        assert gradient.dtype == dtype
-        assert torch.isfinite(gradient).all()
-        single, gradient_b = value_and_gradient(distance, halves.float(), y)
-        assert value == single
-        if dtype == torch.bfloat16:  # float16's smallest step is as large as the smallest gradients here
-            torch.testing.assert_close(gradient.float(), gradient_b, rtol=0.01, atol=1e-30)
-
-    def test_far_from_the_origin(self, name: str, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(17, shift=0.5)
-        distance = fit(name, src)
-        value, gradient = value_and_gradient(distance, x, y)
-        moved = fit(name, SourceFeatures(src.x + 1e4, src.y, "test"))
-        value_b, gradient_b = value_and_gradient(moved, x + 1e4, y)
-        assert value_b == pytest.approx(value, rel=1e-5)
-        torch.testing.assert_close(gradient_b, gradient, rtol=1e-3, atol=1e-5)
-
-    def test_pure_deterministic_and_reusable(self, name: str, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(17)
-        before = [tensor.clone() for tensor in (src.x, src.y, x, y)]
-        state = torch.get_rng_state()
-        distance = fit(name, src)
-        first = value_and_gradient(distance, x, y)
-        told = distance.diagnosis
-        distance(*cloud(5, classes=2, seed=9))
-        second = value_and_gradient(distance, x, y)
-        assert distance.diagnosis == told
-        assert distance._source is not None
-        placed = distance._source
-        refitted = value_and_gradient(distance.fit(source(9, seed=3).to(placed.x.device)).fit(placed), x, y)
-        for other in (second, refitted):
-            assert other[0] == first[0]
-            assert torch.equal(other[1], first[1])
-        assert torch.equal(torch.get_rng_state(), state)
-        assert all(torch.equal(a, b) for a, b in zip(before, (src.x, src.y, x, y), strict=True))
-
-    def test_terms_take_the_place_of_a_fit(self, name: str, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-        src, (x, y) = source(), cloud(17, shift=0.5)
-        distance = fit(name, src)
-        assert all(isinstance(tensor, Tensor) and not tensor.requires_grad for tensor in distance.terms.values())
-        first = value_and_gradient(distance, x, y)
-        kept = {key: tensor.cpu().clone() for key, tensor in distance.terms.items()}
-
-        def never(*_: Any) -> Mapping[str, Tensor]:
-            raise AssertionError("computed again")
-
-        again = get_distance(name)
-        monkeypatch.setattr(type(again), "_source_terms", never)
-        assert distance._source is not None
-        second = value_and_gradient(again.fit(distance._source, kept), x, y)
-        assert second[0] == first[0]
-        assert torch.equal(second[1], first[1])
-
-    def test_precision_follows_the_features(self, name: str, fit: Fit) -> None:
-        distance, (x, y) = fit(name, source()), cloud(17, shift=0.5)
-        exact = distance(x, y)
-        assert exact.dtype == torch.float64
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            single, gradient = distance(x.float(), y), value_and_gradient(distance, x.float(), y)[1]
-        assert single.dtype == gradient.dtype == torch.float32
-        assert single.item() == pytest.approx(exact.item(), rel=1e-5)
-        assert distance(x.bfloat16(), y).dtype == torch.float32
-
-    def test_no_gradient_is_asked_for(self, name: str, fit: Fit) -> None:
-        distance, (x, y) = fit(name, source()), cloud(17, shift=0.5)
-        value, _ = value_and_gradient(distance, x, y)
-        with torch.no_grad():
-            assert distance(x, y).item() == pytest.approx(value, rel=1e-12)
-
-    def test_memory_is_bounded(
-        self, name: str, fit: Fit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        src, (x, y) = source(120), cloud(40, shift=0.5)
-        distance = fit(name, src)
-        value, gradient = value_and_gradient(distance, x, y)
-        monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
-        if name == "wasserstein":  # a plan cannot be found in blocks
-            with pytest.raises(UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"):
-                fit(name, src)(x, y)
-            return
-        with Largest() as largest:  # type: ignore[no-untyped-call]
-            small = fit(name, src)
-            value_b, gradient_b = value_and_gradient(small, x, y)
-        assert value_b == pytest.approx(value, rel=1e-6)
-        torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)
-        if name != "otdd_reference":  # whose blocks have a size of their own
-            # Six matrices [40, 120] in float64 are more than it, and so is [120, 120].
-            held = max(tensor.numel() * tensor.element_size() for tensor in vars(small).values() if _is_tensor(tensor))
-            assert largest.num_bytes <= max(100_000, held)
-        assert distance.diagnosis.notes == () or not distance.debiased
-        assert ("the source and itself (120 x 120 points) exceeds" in caplog.text) == (name in OWN_SOLVER)
-        if name in OWN_SOLVER:
-            assert "between target and source (40 x 120 points) exceeds the memory" in small.diagnosis.notes[0]
-            assert small.diagnosis.converged
-        else:
-            assert small.diagnosis.notes == distance.diagnosis.notes
-
-    def test_notes_are_logged_once(self, name: str, fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
-        distance, (x, y) = fit(name, source(12)), cloud(9, classes=9)
-        with caplog.at_level(logging.INFO, "orca_ray.alignment.distance"):
-            for _ in range(3):
-                distance(x, y)
-        told = [record.getMessage() for record in caplog.records]
-        assert told == [f"distance {name}: {note}" for note in distance.diagnosis.notes]
-
-    def test_labels_that_cannot_act_are_told(self, name: str, fit: Fit) -> None:
-        """A source of one class, and target classes of one sample."""
-        several, one = fit(name, source(24)), fit(name, source(24, classes=1))
-        (x, y), lone = cloud(17), torch.tensor([7, *[1] * 10, *[2] * 6])
-        several(x, y)
-        usual = several.diagnosis.notes
-        one(x, y)
-        told = [note for note in one.diagnosis.notes if "source samples are of one class" in note]
-        assert len(told) == one.uses_labels
-        assert not any("; " in note for note in one.diagnosis.notes)  # which parts the sentences of a record's notes
-        several(x, lone)
-        told = [note for note in several.diagnosis.notes if note not in usual and "one sample" in note]
-        assert len(told) == several.uses_labels
-
-    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-    def test_not_finite_is_refused_by_name_and_shape(self, name: str, bad: float, fit: Fit) -> None:
-        distance, (x, y) = fit(name, source()), cloud(17)
-        x[3, 1] = bad
-        with pytest.raises(
-            UserError, match=r"target features of shape \(17, 4\): 1 of 68 values are NaN or infinite; check"
-        ):
-            distance(x, y)
-
-    def test_wrong_shapes_are_refused(self, name: str, fit: Fit) -> None:
-        distance, (x, y) = fit(name, source()), cloud(17)
-        with pytest.raises(UserError, match=r"shape \(17, 3\), but the source has 4 features"):
-            distance(x[:, :3], y)
-        with pytest.raises(UserError, match="expected 17 integer class ids"):
-            distance(x, y[:5])
-        with pytest.raises(UserError, match="expected 17 integer class ids"):
-            distance(x, y.float())
-        with pytest.raises(UserError, match="expected a float matrix"):
-            distance(x[:0], y[:0])
-        with pytest.raises(RuntimeError, match="fit"):
-            get_distance(name)(x, y)
-
-    def test_labels_matter_where_the_distance_uses_them(self, name: str, fit: Fit) -> None:
-        src, (x, y) = source(30), cloud(17)
-        shuffled = SourceFeatures(src.x, src.y[torch.randperm(30, generator=torch.Generator().manual_seed(3))], "test")
-        distance, other = fit(name, src), fit(name, shuffled)
-        value, gradient = value_and_gradient(distance, x, y)
-        value_b, gradient_b = value_and_gradient(other, x, y)
-        cosine = torch.nn.functional.cosine_similarity(gradient.flatten(), gradient_b.flatten(), dim=0)
-        if not distance.uses_labels:
-            torch.testing.assert_close(gradient, gradient_b, rtol=1e-9, atol=1e-12)  # the order of summation differs
-            return
-        assert value_b != pytest.approx(value, rel=1e-3)
-        if name != "otdd_reference":  # whose labels do not train
-            assert cosine < 0.999
-
-
-class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every tensor that an operation makes."""
-
-    num_bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if _is_tensor(tensor) and tensor.device.type != "meta":
-                self.num_bytes = max(self.num_bytes, tensor.numel() * tensor.element_size())
-        return result
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
+@pytest.mark.parametrize("name", distance_names())
+def test_solvers_of_this_package_note_that_they_work_in_blocks(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    src, (x, y) = source(120), cloud(40, shift=0.5)
+    distance = get_distance(name).fit(src)
+    distance(x, y)
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
+    if name == "wasserstein":  # a plan cannot be found in blocks
+        with pytest.raises(UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"):
+            get_distance(name).fit(src)(x, y)
+        return
+    small = get_distance(name).fit(src)
+    small(x, y)
+    assert ("the source and itself (120 x 120 points) exceeds" in caplog.text) == (name in OWN_SOLVER)
+    if name in OWN_SOLVER:
+        assert "between target and source (40 x 120 points) exceeds the memory" in small.diagnosis.notes[0]
+        assert small.diagnosis.converged
+    else:
+        assert small.diagnosis.notes == distance.diagnosis.notes
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.data import cache
 from orca_ray.devices import has_bfloat16_units
 from orca_ray.errors import UserError
-from tests.alignment.test_distances import cloud, source, value_and_gradient
+from orca_ray.testing.distances import cloud, source, value_and_gradient
 
 WITH_TERMS = [name for name in distance_names() if get_distance(name).fit(source()).terms]
 

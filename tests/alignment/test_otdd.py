@@ -13,7 +13,8 @@ from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.gaussian import Gaussians
 from orca_ray.alignment.registry import get_distance
 from orca_ray.alignment.transport import TOLERANCE, Report, self_transport, transport
-from tests.alignment.test_distances import bures, cloud, source, value_and_gradient
+from orca_ray.testing.distances import cloud, source, value_and_gradient
+from tests.alignment.test_distances import bures
 
 
 def transport_plan(cost: np.ndarray, epsilon: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.registry import distance_names, get_distance, get_source, source_names
+from orca_ray.alignment.registry import all_sources, distance_names, get_distance, get_source, source_names
 from orca_ray.errors import UserError
 
 Drop = Callable[[str, str, str], None]
@@ -48,7 +48,11 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
         monkeypatch.setattr(module, "__path__", [*module.__path__, str(tmp_path / package)])
         dropped.append(f"{module.__name__}.{name}")
 
+        all_sources.cache_clear()
+
     yield write
+    monkeypatch.undo()
+    all_sources.cache_clear()
     for name in dropped:
         sys.modules.pop(name, None)
 
@@ -71,13 +75,13 @@ def test_a_new_source_is_one_new_file(drop: Drop) -> None:
     assert get_source("noise").present()
 
 
-def test_helpers_are_not_listed_and_other_names_are_refused(drop: Drop) -> None:
+def test_helpers_are_not_listed_and_a_distance_is_named_like_its_module(drop: Drop) -> None:
     before = source_names()
     drop("sources", "_helper", "")
     assert source_names() == before
-    drop("sources", "silent", SOURCE)
-    with pytest.raises(ValueError, match="silent must define SOURCE with the name 'silent'"):
-        get_source("silent")
+    drop("distances", "silent", DISTANCE)
+    with pytest.raises(ValueError, match="silent must define DISTANCE with the name 'silent'"):
+        get_distance("silent")
 
 
 def test_names_and_sources_need_no_torch() -> None:

@@ -22,8 +22,8 @@ from orca_ray.sweep.execution.staging import stage
 from orca_ray.sweep.planning.loading import parse_spec
 from orca_ray.sweep.planning.plan import fingerprints, resolve
 from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.testing.suite import make_home
 from tests.cluster.test_job_submit import ROOT, TOKEN, free_ports
-from tests.methods.tiny_trials import make_home
 from tests.sweep.execution.test_executors import facts
 
 moto = pytest.importorskip(

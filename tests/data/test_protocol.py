@@ -8,7 +8,8 @@ from orca_ray.data import prepared
 from orca_ray.data.prepared import Split, under_protocol, with_train_fraction
 from orca_ray.data.rows import Rows, Target
 from orca_ray.tasks.registry import get_task
-from tests.methods.tiny_trials import QUICK, make_data, make_task, run, save_bert, scores, start
+from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.trials import QUICK, make_data, make_task, run, scores, start
 
 
 def test_held_out_leaves_the_splits_alone() -> None:

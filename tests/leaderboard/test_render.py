@@ -9,7 +9,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import Board, Report, all_formats, build
 from orca_ray.leaderboard import render as render_any
-from orca_ray.leaderboard.report import SHOWN
+from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
 
@@ -115,7 +115,7 @@ def test_costs() -> None:
 def test_markdown(board: Board) -> None:
     text = render(board, "markdown").partition("**cost")[0]
     rows = [line for line in text.split("\n") if line.startswith("|")]
-    assert len(rows) == 2 + 2 + len(SHOWN)
+    assert len(rows) == 2 + 2 + len(on_boards())
     assert {row.count("|") for row in rows} == {3 + len(board.methods)}
     assert re.fullmatch(r"\|(-+:?\|)+", rows[1])
     assert sum(row.count("**") for row in rows) == 4
@@ -140,7 +140,7 @@ def test_csv_holds_everything_in_full(board: Board) -> None:
     assert sum(int(row["value"]) for row in statuses) == int(board.statuses.to_numpy().sum()) == 12
     assert {row["metric"] for row in statuses} == {status.value for status in Status}
     summary = [row for row in rows if row["section"] == "summary"]
-    assert {row["metric"] for row in summary} == set(SHOWN)
+    assert {row["metric"] for row in summary} == set(on_boards())
     assert {(row["sweep"], row["protocol"]) for row in rows} == {("pocket/quick", "held-out")}
 
 
@@ -155,7 +155,7 @@ def test_json_holds_everything_in_full(board: Board) -> None:
     methods = {method["name"]: method for method in document["methods"]}
     assert set(methods) == set(board.methods)
     assert methods["scratch"]["statuses"]["failed_oom"] == 1
-    assert set(SHOWN) <= set(methods["orca"])
+    assert set(on_boards()) <= set(methods["orca"])
     verdicts = document["statistics"]["verdict"]["values"]
     assert {(each["method"], each["other"]) for each in verdicts} == {("orca", "nft"), ("nft", "orca")}
     assert [each["question"] for each in document["answers"]] == ["Did aligning help?"]

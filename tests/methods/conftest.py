@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .tiny_trials import make_home, save_bert, save_vit
+from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import make_home
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,17 +16,12 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.adaptation import Adaptation
-from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.evaluate import Objective
-
-from ..training.training_toys import evaluate, limited_memory
-from .tiny_trials import (
+from orca_ray.testing.trials import (
     CLASSES,
     QUICK,
     TASK,
     changed,
     copy_of,
-    every_target,
     make_data,
     make_task,
     reported,
@@ -34,6 +29,11 @@ from .tiny_trials import (
     scores,
     start,
 )
+from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.evaluate import Objective
+
+from ..training.training_toys import evaluate, limited_memory
+from .targets import every_target
 
 Reports = list[dict[str, Any]]
 

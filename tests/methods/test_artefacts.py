@@ -9,9 +9,8 @@ import pytest
 from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import Scalar
 from orca_ray.results.artefacts import Artefact, Quantised
+from orca_ray.testing.trials import QUICK, make_data, make_task, run, scores, start
 from orca_ray.training.artefact import ArtefactKind, all_artefacts
-
-from .tiny_trials import QUICK, make_data, make_task, run, scores, start
 
 SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 2, "refine.epochs": 1}
 

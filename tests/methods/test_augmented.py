@@ -9,8 +9,7 @@ import pytest
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.tasks.task import Task
-
-from .tiny_trials import QUICK, make_task, reported, run, start
+from orca_ray.testing.trials import QUICK, make_task, reported, run, start
 
 IMAGES = make_task(Target("classes", size=3), (3, 16, 16))
 CROPPED = replace(IMAGES, augmentation="crop_flip")

@@ -12,8 +12,7 @@ from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
 from orca_ray.models import crossmodal
 from orca_ray.tasks.task import Task
-
-from .tiny_trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
+from orca_ray.testing.trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
 
 SMALL: dict[str, Scalar] = {**QUICK, "cnn.width": 16, "cnn.blocks": 1}
 

@@ -1,72 +1,11 @@
-"""What every method must do: adapt to every kind of task, resume bit for bit, leave nothing behind, not read test."""
+"""Every method, by its registered name: it adapts to every kind of task, resumes exactly, and does not read test."""
 
-import math
-from pathlib import Path
-
-import numpy as np
 import pytest
-import torch
 
-from orca_ray.data.rows import Target
-from orca_ray.methods.recipe import all_methods, get_method
-
-from .tiny_trials import CLASSES, QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
-
-SHORT = {**QUICK, "align.epochs": 2, "refine.epochs": 2}
-TASKS = {
-    "series": (CLASSES, (2, 16)),
-    "labels": (Target("labels", size=3), (2, 16)),
-    "table": (Target("scalar"), (7, 1)),
-    "field-1d": (Target("dense", shape=(16,)), (1, 16)),
-    "image": (CLASSES, (1, 8, 8)),
-    "field-2d": (Target("dense", shape=(8, 8)), (2, 8, 8)),
-}
-every_method = pytest.mark.parametrize("method", all_methods())
+from orca_ray.methods.recipe import all_methods
+from orca_ray.testing import MethodSuite
 
 
 @pytest.mark.slow
-@every_method
-@pytest.mark.parametrize("kind", TASKS)
-def test_every_kind_of_task(request: pytest.FixtureRequest, method: str, kind: str) -> None:
-    task = make_task(*TASKS[kind])
-    body = "vit" if len(TASKS[kind][1]) == 3 else "bert"
-    adaptation = start(request.getfixturevalue(body), method, task=task, hyperparameters=SHORT)
-    reports = run(adaptation)
-    outcome = adaptation.result()
-    assert [report["epoch"] for report in reports if report["stage"] == "refine"] == [1, 2]
-    stages = dict.fromkeys(report["stage"] for report in reports if report["stage"] != "probe")
-    assert tuple(stages) == get_method(method).stage_names
-    assert len({(report["stage"], report["epoch"]) for report in reports}) == len(reports)
-    for value in (outcome.validation_score, outcome.test_score, outcome.peak_memory_mib):
-        assert value is not None
-        assert math.isfinite(value)
-    assert 0 < outcome.num_trainable <= outcome.num_parameters
-
-
-@pytest.mark.slow
-@every_method
-def test_resume_after_every_step_is_exact_and_nothing_leaks(bert: str, method: str, tmp_path: Path) -> None:
-    whole = start(bert, method, hyperparameters=SHORT)
-    state = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    expected = run(whole)
-    assert torch.equal(state[0], torch.get_rng_state())
-    assert state[1:] == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
-    torch.manual_seed(2)
-    np.random.seed(3)
-    reports, piece = [], start(bert, method, hyperparameters=SHORT)
-    while not piece.done:
-        reports.append(reported(piece.step()))
-        piece.save(tmp_path / "trial")
-        piece = start(bert, method, hyperparameters=SHORT)
-        assert piece.restore(tmp_path / "trial")
-    assert reports == expected
-    assert scores(piece.result()) == scores(whole.result())
-    assert not changed(copy_of(piece.model), copy_of(whole.model))
-
-
-@pytest.mark.slow
-@every_method
-def test_a_search_trial_does_not_read_test(bert: str, method: str) -> None:
-    search = start(bert, method, data=make_data(TASK, readable_test=False), test=False, hyperparameters=SHORT)
-    run(search)
-    assert search.result().test_score is None
+class TestEveryMethod(MethodSuite):
+    names = all_methods()

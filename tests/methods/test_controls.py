@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from orca_ray.data.rows import Target
 from orca_ray.methods.stages.no_body import AttentionBody
 from orca_ray.models.weights import load_body
-
-from .tiny_trials import QUICK, changed, copy_of, make_task, run, start
+from orca_ray.testing.trials import QUICK, changed, copy_of, make_task, run, start
 
 
 @torch.no_grad()

@@ -10,8 +10,7 @@ import pytest
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Array, RowIndex, Rows, Target
 from orca_ray.errors import UserError
-
-from .tiny_trials import QUICK, TASK, make_data, make_task, run, scores, start
+from orca_ray.testing.trials import QUICK, TASK, make_data, make_task, run, scores, start
 
 RAW_UNITS = replace(make_task(Target("scalar")), target_scale="measured")
 

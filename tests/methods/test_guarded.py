@@ -18,9 +18,10 @@ from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages import guard as guard_module
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.guard import POINTS, Guard
+from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 from orca_ray.training.errors import NotFiniteError
 
-from .tiny_trials import QUICK, TASK, changed, copy_of, every_target, make_data, make_task, reported, run, scores, start
+from .targets import every_target
 
 SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.schedule": "reference_step", "refine.epochs": 2}
 SCALAR = make_task(Target("scalar"))  # errors of classes may stay equal, so that no margin is low enough

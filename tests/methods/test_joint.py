@@ -12,8 +12,7 @@ from orca_ray.methods.joint import JointConfig
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.joint import DistanceTerm
 from orca_ray.methods.stages.refine_stage import RefineStage
-
-from .tiny_trials import QUICK, changed, copy_of, reported, run, scores, start
+from orca_ray.testing.trials import QUICK, changed, copy_of, reported, run, scores, start
 
 SHORT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}
 

@@ -15,11 +15,10 @@ from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.lora import insert_adapters, linear_layers
 from orca_ray.models.body import seeded
 from orca_ray.models.weights import load_body
+from orca_ray.testing.trials import QUICK, changed, copy_of, make_task, run, scores, start
 from tests.models.conftest import TinyDirectory
 from tests.models.conftest import tiny as tiny  # a fixture
 from tests.models.tiny import DECODERS, IMAGE, TEXT
-
-from .tiny_trials import QUICK, changed, copy_of, make_task, run, scores, start
 
 TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
 FUSED = {"modernbert", "gpt2", "gpt_neox", *TIMM}

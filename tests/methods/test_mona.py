@@ -10,10 +10,9 @@ from torch.nn import Parameter
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.stages.mona import alignment_and_uniformity, bilevel_gradients, positive_pairs
+from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.gradient_accumulation import GradientAccumulator
-
-from .tiny_trials import QUICK, changed, copy_of, run, start
 
 SHORT = {**QUICK, "mona.source_batch": 8, "mona.epochs": 1, "refine.epochs": 1}
 

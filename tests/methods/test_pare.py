@@ -14,14 +14,13 @@ from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
+from orca_ray.testing.trials import QUICK, make_task, start
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.feed import Feed
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.precision import Precision
 from tests.models.tiny import save_tiny
-
-from .tiny_trials import QUICK, make_task, start
 
 CPU = torch.device("cpu")
 QUIET = {**QUICK, "refine.dropout": 0.0}
@@ -179,9 +178,10 @@ def test_prefix_tokens_stay(vit: str) -> None:
 @pytest.mark.slow
 def test_swin(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its features are wider and fewer than its tokens, and it needs their grid."""
-    body = str(save_tiny("swin", tmp_path_factory.mktemp("swin")))
+    body = tmp_path_factory.mktemp("swin")
+    save_tiny("swin", body)
     adaptation = start(
-        body, "pare", hyperparameters={**QUIET, "embedder.image_size": 32, "refine.epochs": 1}, test=False
+        str(body), "pare", hyperparameters={**QUIET, "embedder.image_size": 32, "refine.epochs": 1}, test=False
     )
     assert 0 < adaptation.step().loss < 10  # type: ignore[operator]
 

@@ -10,8 +10,7 @@ from orca_ray import methods
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import CrossModalModel
-
-from .tiny_trials import QUICK, changed, copy_of, run, start
+from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
 
 
 @pytest.fixture(params=["bert", "vit"])

@@ -13,9 +13,8 @@ from orca_ray.methods.recraft import RecraftConfig
 from orca_ray.methods.stages import recraft
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
 from orca_ray.methods.stages.trial import Trial
+from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
 from orca_ray.training.errors import NotFiniteError
-
-from .tiny_trials import QUICK, changed, copy_of, run, start
 
 SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
 

@@ -10,7 +10,7 @@ import torch
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
 from orca_ray.methods.stages.adaptation import Adaptation
-from tests.methods.tiny_trials import QUICK, make_data, make_task
+from orca_ray.testing.trials import QUICK, make_data, make_task
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
 

@@ -19,7 +19,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyDirectory:
 
     def directory(kind: str) -> Path:
         path = root / kind
-        return path if path.exists() else save_tiny(kind, root)
+        if not path.exists():
+            save_tiny(kind, path)
+        return path
 
     return directory
 

@@ -18,10 +18,12 @@ from orca_ray.alignment.source import SampleRequest
 from orca_ray.errors import UserError
 from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.families.vision import SwinBody
+from orca_ray.models.family import all_families
 from orca_ray.models.stems import ImageStem, TextStem
-from orca_ray.models.weights import LoadedBody, body_modality, load_body
+from orca_ray.models.weights import LoadedBody, load_body
+from orca_ray.testing import FamilySuite
 from tests.models.conftest import TinyDirectory
-from tests.models.tiny import IMAGE, TEXT, VOCABULARY
+from tests.models.tiny import DECODERS, IMAGE, TEXT, save_tiny
 
 RandomTensor = Callable[..., Tensor]
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -41,41 +43,23 @@ def tokens_of(loaded: LoadedBody, pixels: Tensor) -> tuple[Tensor, tuple[int, in
     return loaded.stem.embed_images(pixels), (pixels.shape[2] // patch, pixels.shape[3] // patch)
 
 
+class TestEveryFamily(FamilySuite):
+    names = (*TEXT, *IMAGE, *DECODERS)
+
+    def save(self, name: str, directory: Path) -> None:
+        save_tiny(name, directory)
+
+
 @pytest.mark.parametrize("kind", TEXT)
-@torch.no_grad()
-def test_text_body_is_the_model(kind: str, tiny: TinyDirectory) -> None:
-    loaded = load_body(str(tiny(kind)))
-    ids = torch.arange(5, 5 + 2 * 60).view(2, 60) % VOCABULARY
-    assert isinstance(loaded.stem, TextStem)
-    features = loaded.body(loaded.stem.embed_tokens(ids))
-    expected = reference(tiny(kind))(ids).last_hidden_state
-    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
-    assert expected.std() > 0.1
-    assert features.shape == (2, 60, loaded.body.feature_width)
-    assert loaded.stem.embed_tokens(ids).shape == (2, 60, loaded.stem.width)
-    assert loaded.body.modality == body_modality(str(tiny(kind))) == "sequence"
-    places = loaded.stem.places
-    assert (None if places is None else len(places)) == (None if kind == "modernbert" else 64)
+def test_position_tables_are_whole(kind: str, tiny: TinyDirectory) -> None:
+    stem = load_body(str(tiny(kind))).stem
+    assert isinstance(stem, TextStem)
+    assert (None if stem.places is None else len(stem.places)) == (None if kind == "modernbert" else 64)
 
 
-@pytest.mark.parametrize("kind", IMAGE)
-@pytest.mark.parametrize("size", ["native", "other"])
-@torch.no_grad()
-def test_image_body_is_the_model(kind: str, size: str, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
-    side = IMAGE[kind]["image_size"]
-    pixels = random_tensor(2, 3, side, side) if size == "native" else random_tensor(2, 3, side // 2, 3 * side // 2)
-    loaded = load_body(str(tiny(kind)))
-    tokens, grid = tokens_of(loaded, pixels)
-    loaded.body.fit_grid(grid)  # no window is larger than its stage here: only shifts may go, as in the model itself
-    model = reference(tiny(kind))
-    interpolate = {} if kind.startswith("dinov2") or kind == "swin" else {"interpolate_pos_encoding": True}
-    expected = model(pixels, **interpolate).last_hidden_state
-    features = loaded.body(tokens, grid)
-    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
-    assert expected.std() > 0.1
-    rows, columns = loaded.body.feature_layout(grid)
-    assert features.shape == (2, loaded.body.num_prefix_tokens + rows * columns, loaded.body.feature_width)
-    assert loaded.body.modality == body_modality(str(tiny(kind))) == "image"
+def test_no_two_families_list_a_model_type() -> None:
+    listed = [model_type for family in all_families().values() for model_type in family.model_types]
+    assert len(listed) == len(set(listed))
 
 
 @torch.no_grad()
@@ -152,32 +136,6 @@ def test_swin_shrinks_windows_to_small_grids(tiny: TinyDirectory, random_tensor:
     features = loaded.body(*tokens_of(loaded, random_tensor(3, 3, 16, 16)))
     assert features.shape == (3, 4, 32)
     assert features.isfinite().all()
-
-
-@torch.no_grad()
-def test_bodies_keep_no_state_between_calls(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
-    """Hugging Face's Swin remembers the smallest grid it saw; the body must not."""
-    loaded = load_body(str(tiny("swin")))
-    large, small = random_tensor(1, 3, 64, 64), random_tensor(1, 3, 32, 16)
-    first = loaded.body(*tokens_of(loaded, large))
-    loaded.body(*tokens_of(loaded, small))
-    assert torch.equal(loaded.body(*tokens_of(loaded, large)), first)
-
-
-@pytest.mark.parametrize("kind", ["roberta", "modernbert", "mpnet", "distilbert", "vit", "dinov2", "swin"])
-def test_dropout_reaches_attention_and_layers(kind: str, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
-    loaded = load_body(str(tiny(kind)))
-    switch_stochastic_depth_off(loaded.body)
-    tokens = random_tensor(2, 16, loaded.stem.width)
-
-    def spread(probability: float) -> float:
-        set_dropout(loaded.body, probability)
-        loaded.body.train()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return float((loaded.body(tokens, (4, 4)) - loaded.body(tokens, (4, 4))).abs().max())
-
-    assert spread(0.0) == 0.0
-    assert spread(0.5) > 0.01
 
 
 @pytest.mark.parametrize(("off", "least", "most"), [(True, 0.0, 0.0), (False, 0.01, math.inf)])

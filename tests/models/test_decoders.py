@@ -14,7 +14,7 @@ from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.head import pooled
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import TextStem
-from orca_ray.models.weights import LoadedBody, body_modality, check_body, load_body
+from orca_ray.models.weights import LoadedBody, load_body
 from tests.models.conftest import TinyDirectory
 from tests.models.tiny import DECODERS, VOCABULARY
 
@@ -51,22 +51,6 @@ def adapted(name: str, target: Target, context: Any = "causal", length: int = 30
         context=context,
         seed=0,
     )
-
-
-@torch.no_grad()
-def test_the_body_is_the_model(name: str, model: Any) -> None:
-    check_body(name)
-    assert body_modality(name) == "sequence"
-    expected = model(IDS).last_hidden_state
-    torch.testing.assert_close(features(load_body(name)), expected, atol=1e-5, rtol=1e-5)
-    assert expected.std() > 0.1
-    assert not torch.allclose(features(load_body(f"{name}:layers=2")), expected, atol=1e-3)
-
-
-def test_every_parameter_of_the_body_gets_a_gradient(name: str) -> None:
-    loaded = load_body(name)
-    features(loaded).square().sum().backward()  # type: ignore[no-untyped-call]
-    assert [part for part, value in loaded.body.named_parameters() if value.grad is None] == []
 
 
 @torch.no_grad()

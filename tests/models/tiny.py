@@ -1,6 +1,5 @@
 """Tiny random models of the classes users name, as Hugging Face directories: what stands in for the hub."""
 
-import string
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +45,10 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 _SHARED = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 VOCABULARY = 300
-LETTERS = ("[UNK]", *string.ascii_lowercase, *string.digits, *string.punctuation)
-"""Tokens of `save_tokenizer`, in the order of their ids."""
 
 
-def save_tokenizer(directory: Path) -> None:
-    """Write a tokenizer whose tokens are single characters, 69 in all; words after the first begin with no mark."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(LETTERS)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("", "isolated")]
-    )
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(directory)
-
-
-def save_tiny(kind: str, root: Path) -> Path:
-    """Write a tiny model with every parameter random (norms and biases, too) and return its directory."""
+def save_tiny(kind: str, directory: Path) -> None:
+    """Write a tiny model with every parameter random (norms and biases, too)."""
     from transformers import AutoConfig, AutoModel
 
     values = {**TEXT, **IMAGE, **DECODERS}[kind]
@@ -76,6 +60,4 @@ def save_tiny(kind: str, root: Path) -> Path:
         model = AutoModel.from_config(config)
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
-    directory = root / kind
     model.save_pretrained(directory)
-    return directory

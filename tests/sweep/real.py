@@ -4,7 +4,7 @@ from pathlib import Path
 
 from orca_ray.sweep.planning.loading import parse_spec
 from orca_ray.sweep.planning.spec import SweepSpec
-from tests.models.tiny import save_tokenizer
+from orca_ray.testing.bodies import save_tokenizer
 
 TEXT = """\
 name: tiny

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import (
-    AUGMENTATIONS,
     CIFAR100_MEAN,
     CIFAR100_STD,
     Augmentation,
     CropFlip,
+    all_augmentations,
     get_augmentation,
 )
 
@@ -37,7 +37,7 @@ def draw(name: str, num: int, seed: int = 0) -> Tensor:
     return augmentation(name).draw(num, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", all_augmentations())
 class TestEveryAugmentation:
     def test_it_returns_other_tensors_of_the_same_kind(self, name: str) -> None:
         x = images(20)
@@ -134,7 +134,7 @@ def test_declaring_an_augmentation_imports_no_torch() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", all_augmentations())
 def test_devices_agree(name: str) -> None:
     x, drawn = images(20), draw(name, 20)
     assert torch.equal(augmentation(name).apply(x.cuda(), drawn.cuda()).cpu(), augmentation(name).apply(x, drawn))

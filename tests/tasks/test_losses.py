@@ -12,8 +12,9 @@ from torch import Tensor
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import IGNORED
-from orca_ray.tasks.losses import LOSSES, Loss, get_loss
+from orca_ray.tasks.losses import all_losses, get_loss
 from orca_ray.tasks.metrics import get_metric
+from orca_ray.testing import LossSuite
 
 from .reference_utils import needs_reference, reference
 
@@ -22,47 +23,22 @@ TRAIN_Y = np.array([0, 0, 0, 0, 1, 1, 2, 3])
 CLASSES = Target("classes", size=4)
 
 
-def _loss(name: str) -> Loss:
-    """Make a loss for four classes, of training frequencies ½, ¼, ⅛ and ⅛."""
-    return get_loss(name).make(TRAIN_Y, CLASSES, CPU)
+class TestEveryLoss(LossSuite):
+    names = all_losses()
+    target = CLASSES
+    train_y = TRAIN_Y
+
+    def inputs(self, name: str) -> tuple[Tensor, Tensor]:
+        predictions, y = super().inputs(name)
+        other = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        if name in ("cross_entropy", "weighted_cross_entropy", "softmax_focal"):
+            return predictions, y
+        if name == "masked_bce":
+            return predictions, torch.where(other.abs() < 0.5, IGNORED, (other > 0).double())
+        return predictions, (other > 0).double() if "bce" in name else other
 
 
-def _inputs(name: str) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    predictions = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    other = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    if name in ("cross_entropy", "weighted_cross_entropy", "softmax_focal"):
-        return predictions, torch.tensor([0, 1, 2, 3, 0])
-    if name == "masked_bce":
-        return predictions, torch.where(other.abs() < 0.5, IGNORED, (other > 0).double())
-    return predictions, (other > 0).double() if "bce" in name else other
-
-
-@pytest.mark.parametrize("name", LOSSES)
-class TestEveryLoss:
-    def test_it_is_the_mean_of_the_samples_losses(self, name: str) -> None:
-        predictions, y = _inputs(name)
-        loss = _loss(name)
-        each = torch.stack([loss(predictions[i : i + 1], y[i : i + 1]) for i in range(5)])
-        torch.testing.assert_close(loss(predictions, y), each.mean())
-
-    def test_its_gradient_agrees_with_finite_differences(self, name: str) -> None:
-        predictions, y = _inputs(name)
-        assert torch.autograd.gradcheck(lambda p: _loss(name)(p, y), predictions.requires_grad_())
-
-    def test_it_has_a_finite_gradient_far_out(self, name: str) -> None:
-        predictions, y = _inputs(name)
-        far = (1e4 * predictions).float().requires_grad_()
-        loss = _loss(name)(far, y if y.dtype == torch.int64 else y.float())
-        (gradient,) = torch.autograd.grad(loss, far)
-        assert torch.isfinite(loss)
-        assert torch.isfinite(gradient).all()
-
-    def test_its_name_definition_and_source_are_there(self, name: str) -> None:
-        loss = get_loss(name)
-        assert loss.name == name
-        assert len(loss.definition) > 20
-        assert loss.source
+_loss, _inputs = TestEveryLoss().loss, TestEveryLoss().inputs
 
 
 @pytest.mark.parametrize("name", ["relative_l2", "nrmse"])

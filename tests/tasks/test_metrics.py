@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING, area_under_roc
-from orca_ray.tasks.metrics import METRICS, get_metric
+from orca_ray.tasks.metrics import all_metrics, get_metric
+from orca_ray.testing import MetricSuite
 
 from .reference_utils import needs_reference, reference
 
@@ -50,34 +51,10 @@ PERFECT = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
-class TestEveryMetric:
-    def test_perfect_predictions_score_zero_and_worse_ones_more(self, name: str) -> None:
-        predictions, targets = PERFECT[name]
-        assert get_metric(name).compute(predictions, targets) == pytest.approx(0, abs=1e-12)
-        assert get_metric(name).compute(-predictions, targets) > 0.4
-
-    def test_predictions_that_are_not_finite_are_refused(self, name: str) -> None:
-        predictions, targets = PERFECT[name]
-        for value in (np.nan, np.inf):
-            broken = predictions.astype(np.float64)
-            broken[0, 0] = value
-            with pytest.raises(ValueError, match="not finite"):
-                get_metric(name).compute(broken, targets)
-
-    def test_other_lengths_and_empty_splits_are_refused(self, name: str) -> None:
-        predictions, targets = PERFECT[name]
-        with pytest.raises(ValueError, match="predictions for"):
-            get_metric(name).compute(predictions[1:], targets)
-        with pytest.raises(ValueError, match="0 predictions for 0 targets"):
-            get_metric(name).compute(predictions[:0], targets[:0])
-
-    def test_its_name_title_definition_and_source_are_there(self, name: str) -> None:
-        metric = get_metric(name)
-        assert metric.name == name
-        assert metric.title
-        assert len(metric.definition) > 20
-        assert metric.source
+class TestEveryMetric(MetricSuite):
+    names = all_metrics()
+    perfect = PERFECT
+    ordered = ("mae_lr_d8_reference",)  # every protein is cut to the length of the first
 
 
 def test_a_misspelt_metric_gets_the_nearest() -> None:

@@ -1,6 +1,5 @@
 """One walk over every task of the registry, and the registry itself."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,12 +17,10 @@ from orca_ray.data.raw import Workspace
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.sweep.planning.spec import published_settings
-from orca_ray.tasks.augmentations import AUGMENTATIONS
-from orca_ray.tasks.losses import LOSSES
-from orca_ray.tasks.metrics import METRICS
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
 from orca_ray.tasks.task import Task
+from orca_ray.testing import TaskSuite
 
 Array = npt.NDArray[Any]
 
@@ -50,28 +47,8 @@ BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml
 PUBLISHED = [name for name in all_tasks() if name.split("/")[0] in BENCHMARKS]
 
 
-@pytest.mark.parametrize("name", all_tasks())
-class TestEveryDeclaration:
-    def test_it_is_complete(self, name: str) -> None:
-        task = get_task(name)
-        assert task.name == name
-        for field in (task.title, task.modality, task.body, task.licence, task.citation):
-            assert field.strip()
-        assert task.reference.startswith("https://")
-        assert task.loss in LOSSES
-        assert task.metric in METRICS
-        assert task.under("paper").metric in METRICS
-        assert task.augmentation in ("", *AUGMENTATIONS)
-        assert all(re.fullmatch(r"[0-9a-f]{64}", package.sha256) and package.licence for package in task.packages)
-        assert not (task.target.kind == "dense" and task.loss == "cross_entropy")
-
-    def test_its_raw_files_are_named_once_and_hashes_are_hashes(self, name: str) -> None:
-        files = get_task(name).files
-        assert len({file.path for file in files}) == len(files)
-        for file in files:
-            assert re.fullmatch(r"([0-9a-f]{64})?", file.sha256)
-            assert re.fullmatch(r"([0-9a-f]{32})?", file.md5)
-            assert all(re.match(r"https?://", url) for url in file.urls)
+class TestEveryDeclaration(TaskSuite):
+    names = all_tasks()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,7 +8,7 @@ import pytest
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
-from tests.methods.tiny_trials import make_data, make_task
+from orca_ray.testing.trials import make_data, make_task
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
 

@@ -10,10 +10,10 @@ from orca_ray.data.rows import Array, Target
 from orca_ray.results.artefacts import FORMS, MAX_BYTES, MAX_TRIAL_BYTES, Artefact, Quantised, parse_payload
 from orca_ray.tasks.registry import all_tasks, get_task
 from orca_ray.tasks.task import Task
+from orca_ray.testing.trials import make_task
 from orca_ray.training.artefact import Aligned, Evaluated, Evidence, all_artefacts, compute_artefacts, evenly, shrunk
 from orca_ray.training.artefacts.features import principal_plane
 from orca_ray.training.evaluate import of_samples
-from tests.methods.tiny_trials import make_task
 
 
 def evaluated(task: Task, predictions: Any, y: Any, *inputs: Array) -> Evaluated:

@@ -2,15 +2,10 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-Writer = Callable[[Path], None]
-"""Writes all raw files of one task below a directory, or damages those that are there."""
-Damage = tuple[str, Writer, str]
-"""What it is called, what it does to a good twin, and what the error must say (a regular expression)."""
+from orca_ray.testing.damages import Damage, Writer
 
 
 @cache
@@ -20,9 +15,9 @@ def twins() -> dict[str, Writer]:
 
 
 @cache
-def damages() -> list[tuple[str, Damage]]:
-    """Return every damage to a twin, with the task's name."""
-    return [(name, damage) for module in _modules() for name, found in module.BAD.items() for damage in found]
+def damages() -> dict[str, list[Damage]]:
+    """Return the damages to every task's twin by the task's name."""
+    return {name: list(found) for module in _modules() for name, found in module.BAD.items()}
 
 
 def _modules() -> list[Any]:

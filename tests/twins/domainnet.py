@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.twins import Damage, Writer
-from tests.twins._spoiling import appended, cut, deleted, garbage
+from orca_ray.testing.damages import Damage, Writer, appended, cut, deleted, garbage
 
 IMAGES_A_CLASS = {"train": 3, "test": 1}
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.twins import Damage, Writer
-from tests.twins._spoiling import Hostile, changed, cut, deleted, garbage, with_item
+from orca_ray.testing.damages import Damage, Hostile, Writer, changed, cut, deleted, garbage, with_item
 
 
 def write_drug(raw: Path, *, name: str, seed: int = 0) -> None:

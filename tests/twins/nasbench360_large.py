@@ -7,9 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from tests.twins import Damage, Writer
+from orca_ray.testing.damages import (
+    Array,
+    Damage,
+    Hostile,
+    Writer,
+    appended,
+    changed,
+    cut,
+    deleted,
+    garbage,
+    replaced,
+    with_item,
+)
 from tests.twins import _nasbench360_large_files as files
-from tests.twins._spoiling import Array, Hostile, appended, changed, cut, deleted, garbage, replaced, with_item
 
 
 def _features(**changes: Any) -> Writer:

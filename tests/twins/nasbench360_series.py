@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.twins import Damage, Writer
+from orca_ray.testing.damages import Damage, Writer
 from tests.twins import nasbench360_series_files as files
 from tests.twins.nasbench360_series_files import Array, Content, Hostile
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tests.twins import Damage, Writer
+from orca_ray.testing.damages import Damage, Writer
 
 Array = npt.NDArray[Any]
 

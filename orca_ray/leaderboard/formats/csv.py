@@ -6,7 +6,8 @@ import math
 
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
 
@@ -48,7 +49,7 @@ def _render(report: Report) -> str:
     for task, method, seed, score in board.scores.itertuples(index=False):
         write("seed", task=task, metric=board.metrics[task], method=method, seed=seed, value=score)
     for method in report.methods:
-        for name in SHOWN:
+        for name in on_boards():
             numbers = report.statistic(name).loc[method, ["value", "low", "high"]]
             write("summary", metric=name, method=method, n=len(report.common_tasks), **numbers)
         for status in Status:

@@ -9,8 +9,8 @@ from orca_ray.leaderboard.board import Cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.export import KIND, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import SHOWN, Report
-from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Comparison
 from orca_ray.leaderboard.statistics.questions import Answer
 from orca_ray.leaderboard.text import dump_json
@@ -30,7 +30,7 @@ def _render(report: Report) -> str:
     methods = [
         {
             "name": method,
-            **{name: report.statistic(name).loc[method].to_dict() for name in SHOWN},
+            **{name: report.statistic(name).loc[method].to_dict() for name in on_boards()},
             "statuses": {status.value: board.count(method, status) for status in Status},
         }
         for method in report.methods

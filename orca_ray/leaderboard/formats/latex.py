@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from orca_ray.errors import printable
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import SHOWN, Report
+from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.leaderboard.text import footer, metrics_text, published_footer, published_tables, score_grid, titles
 
 _SPECIAL = {
@@ -63,7 +64,7 @@ def _render(report: Report) -> str:
     lines = [r"% requires \usepackage{booktabs}", rf"\par {escaped(title)}; {escaped(subtitle)}.\par"]
     if board.tasks:
         grid = score_grid(report, _BEST, " ± ")
-        lines += _tabular(grid, 1, len(grid) - len(SHOWN))
+        lines += _tabular(grid, 1, len(grid) - len(on_boards()))
         lines += _notes(["bold: best score of the task", metrics_text(board.metrics, board.benchmark)])
     lines += _notes(footer(report))
     for table in published_tables(report):

@@ -24,4 +24,4 @@ def mean_rank(table: ScoreTable) -> pd.DataFrame:
     return table.by_method(value=value, low=low, high=high, num_tasks=len(common.tasks))
 
 
-STATISTIC = Statistic("mean_rank", "mean rank", mean_rank, shape="method", better="lower")
+STATISTIC = Statistic("mean_rank", "mean rank", mean_rank, shape="method", better="lower", on_boards=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from orca_ray.discovery import declared, modules
+from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import lookup
 from orca_ray.leaderboard import statistics
 from orca_ray.leaderboard.statistics.table import ScoreTable
@@ -56,6 +56,12 @@ class Statistic:
     better: Literal["lower", "higher"] | None = None
     """Which values are better; None if neither."""
     inputs: tuple[Input, ...] = ("scores",)
+    on_boards: bool = False
+    """Whether it is a row below the scores of a leaderboard; only for statistics of the shape ``method`` of scores."""
+
+    def __post_init__(self) -> None:
+        if self.on_boards and (self.shape, self.inputs) != ("method", ("scores",)):
+            raise ValueError(f"{self.name} has the shape {self.shape} of {self.inputs}: it is no row of a leaderboard")
 
     @property
     def definition(self) -> str:
@@ -71,13 +77,18 @@ class Statistic:
 
 @cache
 def all_statistics() -> Mapping[str, Statistic]:
-    """Return all statistics by name, sorted by name; raises ValueError if two have the same name."""
-    return declared(Statistic, "STATISTIC", modules(statistics))
+    """Return all statistics by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    return with_plug_ins("statistic", Statistic, declared(Statistic, "STATISTIC", modules(statistics)))
 
 
 def get_statistic(name: str) -> Statistic:
     """Return a statistic; raises UserError with the nearest name for an unknown one."""
     return lookup("statistic", name, all_statistics())
+
+
+def on_boards() -> list[str]:
+    """Return the names of the statistics that are rows below the scores of a leaderboard."""
+    return [name for name, each in all_statistics().items() if each.on_boards]
 
 
 def compute_all(**tables: pd.DataFrame) -> dict[str, pd.DataFrame]:

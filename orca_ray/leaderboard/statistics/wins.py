@@ -31,4 +31,4 @@ def wins(table: ScoreTable) -> pd.DataFrame:
     return table.by_method(value=value, low=low, high=high, num_tasks=num, ties=ties)
 
 
-STATISTIC = Statistic("wins", "wins", wins, shape="method", better="higher")
+STATISTIC = Statistic("wins", "wins", wins, shape="method", better="higher", on_boards=True)

@@ -88,7 +88,7 @@ def _set_swin_depths(model: Any, depths: list[int]) -> None:
 
 FAMILIES = (
     Family(
-        name="Swin",
+        name="Swin of timm",
         modality="image",
         library="timm",
         resembles=_is_swin,
@@ -97,7 +97,7 @@ FAMILIES = (
         cut=lambda model: _cut(model, TimmSwinBody),
     ),
     Family(
-        name="plain ViTs",
+        name="plain ViTs of timm",
         modality="image",
         library="timm",
         resembles=_is_vit,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.data.prepared import PAPER
+from orca_ray.discovery import origin
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
@@ -219,6 +220,7 @@ class TrialRunner:
             notes.append(f"memory ran out in an earlier attempt: micro-batch halved {self._halvings} times")
         if self.trial.protocol == PAPER:
             notes.append(PAPER_NOTE)
+        notes += _plug_ins(self.trial)
         return replace(outcome, notes="; ".join(filter(None, notes)) or None)
 
     @property
@@ -232,6 +234,21 @@ class TrialRunner:
             yield
         except (OSError, UserError) as error:
             logger.warning("trial %s: its %s cannot be saved: %s", self.trial.key, what, error)
+
+
+def _plug_ins(trial: TrialSpec) -> list[str]:
+    """Return a sentence for each plug-in that the trial uses, with its version, for the notes of the record."""
+    from orca_ray.tasks.registry import get_task
+
+    task = get_task(trial.task).under(trial.protocol)
+    used = {"task": task.name, "method": trial.method, "metric": task.metric, "loss": task.loss}
+    used |= {"augmentation": task.augmentation}
+    used |= {name: str(trial.hyperparameters.get(f"align.{name}", "")) for name in ("distance", "source")}
+    found: dict[str, list[str]] = {}
+    for kind, name in used.items():
+        if package := origin(kind, name):
+            found.setdefault(package, []).append(f"{kind} {name}")
+    return [f"from the package {package}: {', '.join(names)}" for package, names in found.items()]
 
 
 def classify(error: Exception) -> Status:

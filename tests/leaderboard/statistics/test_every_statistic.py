@@ -1,125 +1,18 @@
 """Every statistic, by its registered name, against the contract in `Statistic`'s docstring."""
 
-from functools import cache
-from typing import Any
-
-import numpy as np
-import pandas as pd
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.statistics.statistic import INDEX, Statistic, all_statistics, get_statistic
-from tests.leaderboard.statistics.tables import random_table, table
-
-NAMES = sorted(all_statistics())
+from orca_ray.leaderboard.statistics.statistic import Statistic, all_statistics, get_statistic
+from orca_ray.testing import StatisticSuite
 
 
-def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return a table of each input, with the tasks and methods of ``scores``."""
-    random = np.random.default_rng(1)
-    cells = scores[["task", "method"]].drop_duplicates()
-    searches = pd.concat([scores.assign(number=number) for number in range(4)])
-    hyperparameters = pd.Series([{"rate": float(rate)} for rate in random.random(len(searches))], dtype=object)
-    return {
-        "scores": scores,
-        "costs": cells.assign(cost=random.random(len(cells)) + 0.1),
-        "searches": searches.assign(hyperparameters=hyperparameters.to_numpy()).drop(columns="seed"),
-    }
-
-
-def compute(name: str, scores: pd.DataFrame, *, shuffled: bool = False, **options: Any) -> pd.DataFrame:
-    statistic = get_statistic(name)
-    tables = [inputs(scores)[each] for each in statistic.inputs]
-    return statistic.compute(*(each.sample(frac=1, random_state=0) if shuffled else each for each in tables), **options)
-
-
-TABLES = {
-    "many tasks": random_table(12, 4, 3),
-    "missing cells": random_table(12, 4, 2, missing=0.2),
-    "few tasks": random_table(3, 4, 3),
-    "one seed": random_table(8, 3, 1),
-    "one method": random_table(6, 1, 2),
-    "one score": table({"t": {"a": 0.5}}),
-    "no common task": table({"t": {"a": 0.5}, "u": {"b": 0.5}}),
-    "equal scores": table({f"t{task}": {"a": [0.5, 0.5], "b": [0.5, 0.5], "c": [0.5, 0.5]} for task in range(6)}),
-    "zeros": table({f"t{task}": {"a": [0.0, 0.0], "b": [0.0, 0.1], "c": [0.0, 0.0]} for task in range(6)}),
-    "nothing": table({}),
-}
-UNCHANGED = {kind: scores.copy() for kind, scores in TABLES.items()}
-
-
-@cache
-def computed(name: str, kind: str) -> pd.DataFrame:
-    return compute(name, TABLES[kind])
-
-
-@pytest.mark.parametrize("name", NAMES)
-class TestEveryStatistic:
-    def test_has_words(self, name: str) -> None:
-        statistic = get_statistic(name)
-        assert statistic.title
-        assert len(statistic.definition) > 40
-        assert "Error" not in statistic.definition  # readers of the page see it
-
-    @pytest.mark.parametrize("kind", TABLES)
-    def test_shape(self, name: str, kind: str) -> None:
-        statistic, scores = get_statistic(name), TABLES[kind]
-        found = computed(name, kind)
-        assert tuple(found.index.names) == INDEX[statistic.shape]
-        assert found.index.is_unique
-        methods = set(scores["method"])
-        if statistic.shape == "method":
-            assert set(found.index) == methods
-        elif statistic.shape == "pair":
-            assert set(found.index) == {(one, other) for one in methods for other in methods - {one}}
-        elif statistic.shape == "cell":
-            assert set(found.index) == set(zip(scores["task"], scores["method"], strict=True))
-        else:
-            assert set(found.index.get_level_values("method")) <= methods
-        assert found["value"].dtype == np.float64
-        if statistic.shape == "method":
-            assert {"low", "high"} <= set(found)
-        if statistic.shape in ("method", "pair"):
-            assert found["num_tasks"].dtype == np.int64
-        if "low" in found:
-            assert not (found["low"] > found["value"] + 1e-12).any()
-            assert not (found["high"] < found["value"] - 1e-12).any()
-            assert found["low"].isna().equals(found["high"].isna())
-
-    @pytest.mark.parametrize("kind", TABLES)
-    def test_the_order_of_rows_does_not_matter_and_tables_stay_as_they_are(self, name: str, kind: str) -> None:
-        pd.testing.assert_frame_equal(computed(name, kind), compute(name, TABLES[kind], shuffled=True))
-        pd.testing.assert_frame_equal(TABLES[kind], UNCHANGED[kind])
-
-    def test_renamed_methods_and_tasks_get_the_same_values(self, name: str) -> None:
-        if get_statistic(name).shape == "curve":
-            return
-        scores = random_table(7, 3, 2)
-        renamed = scores.assign(method="x" + scores["method"], task="x" + scores["task"])
-        found, expected = (compute(name, each).select_dtypes("number") for each in (renamed, scores))
-        np.testing.assert_array_equal(found, expected)
-
-    def test_units_do_not_matter(self, name: str) -> None:
-        """Scores of tasks have different units; only a statistic of cells has one."""
-        if get_statistic(name).shape == "cell":
-            return
-        scores = random_table(7, 3, 2)
-        scaled = scores.assign(score=scores["score"] * np.where(scores["task"] < "t03", 256.0, 1.0))
-        pd.testing.assert_frame_equal(compute(name, scores), compute(name, scaled), rtol=1e-9)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if get_statistic(name).inputs == ("scores",)])
-def test_a_method_that_is_better_on_every_task(name: str) -> None:
-    statistic = get_statistic(name)
-    if statistic.better and statistic.shape != "pair":
-        found = compute(name, table({f"t{n}": {"a": [0.1, 0.2], "b": [0.3, 0.4]} for n in range(6)}))["value"]
-        good, bad = found.groupby("method").mean()
-        assert good != bad
-        assert (good < bad) == (statistic.better == "lower")
+class TestEveryStatistic(StatisticSuite):
+    names = all_statistics()
 
 
 def test_names() -> None:
-    assert {"mean_rank", "win_rate", "wins"} <= set(NAMES)
+    assert {"mean_rank", "win_rate", "wins"} <= set(all_statistics())
     with pytest.raises(UserError, match="Did you mean 'mean_rank'"):
         get_statistic("mean_rang")
 

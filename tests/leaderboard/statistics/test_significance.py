@@ -16,7 +16,7 @@ from orca_ray.leaderboard.statistics.distributions import (
 )
 from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
 from orca_ray.leaderboard.statistics.mean_rank import ranks
-from tests.leaderboard.statistics.tables import random_table, table
+from orca_ray.testing.tables import random_table, table
 
 
 class TestDistributions:

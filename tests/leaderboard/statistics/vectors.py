@@ -23,7 +23,7 @@ from orca_ray.leaderboard.statistics.distributions import (
 )
 from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.resampling import indices, tail, words
-from tests.leaderboard.statistics.tables import random_table, table
+from orca_ray.testing.tables import random_table, table
 
 FILE = Path(__file__).with_name("vectors.json")
 

@@ -26,7 +26,7 @@ from orca_ray.sweep.execution.executors.ray import placement, working_in
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import Resources, plan_searches
-from tests.methods.tiny_trials import make_home
+from orca_ray.testing.suite import make_home
 from tests.sweep.fakes import fake_searches, waiting_requests
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 

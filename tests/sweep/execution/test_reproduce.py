@@ -14,7 +14,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import reproduce as module
 from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.reproduce import find_record, make_trial, reproduce
-from tests.methods.tiny_trials import make_home
+from orca_ray.testing.suite import make_home
 from tests.sweep.real import TEXT, tiny_spec
 
 pytestmark = pytest.mark.slow

@@ -18,9 +18,9 @@ from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, class
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import Resources, SearchPlan, TrialSpec, plan_searches
 from orca_ray.tasks.registry import get_task
+from orca_ray.testing.suite import make_home
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.refine import RefineLoop
-from tests.methods.tiny_trials import make_home
 from tests.sweep.real import tiny_spec
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.tasks.augmentations import AUGMENTATIONS
+from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.nasbench360.cifar import CIFAR100 as TASK
 from tests.tasks.nasbench360.reference_loaders import reference_arrays
 from tests.tasks.nasbench360.twin_data import ordered, prepare, raw_twin, training_rows
@@ -49,7 +49,7 @@ def test_what_its_augmentation_pads_with_is_a_black_pixel(tmp_path: Path) -> Non
     content["test"]["data"][:] = 0
     save_cifar100(raw, content)
     black = np.asarray(prepare(TASK, tmp_path).test.x[:1])[0, :, 0, 0]
-    padding = getattr(AUGMENTATIONS[TASK.augmentation], "padding")  # noqa: B009 - of that one class alone
+    padding = getattr(all_augmentations()[TASK.augmentation], "padding")  # noqa: B009 - of that one class alone
     np.testing.assert_allclose(padding, black, rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Tasks and bodies small enough for a whole trial to take a fraction of a second."""
+"""Tasks, data and hyper-parameters that are so small that a whole trial takes a fraction of a second."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
-from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import Scalar
@@ -18,9 +16,8 @@ from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
-from tests.models.tiny import save_tokenizer
 
-QUICK: dict[str, Scalar] = {
+QUICK: Mapping[str, Scalar] = {
     "embedder.sequence_length": 8,
     "embedder.image_size": 16,
     "align.epochs": 3,
@@ -31,55 +28,20 @@ QUICK: dict[str, Scalar] = {
     "refine.learning_rate": 1e-2,
     "refine.dropout": 0.1,
 }
+"""Hyper-parameters of three epochs in each stage."""
 
 
 class NoTest(dict[SplitName, Split]):
-    """Splits of which test must not be touched."""
+    """Splits whose test split fails an assertion when it is read."""
 
     def __getitem__(self, name: SplitName) -> Split:
+        """Return a split other than test."""
         assert name != "test", "the test split was read"
         return super().__getitem__(name)
 
 
-def make_home(directory: Path) -> Path:
-    """Make an empty cache directory that shares fetched packages and bodies with the user's."""
-    for shared in (cache.subdirectory("packages"), cache.subdirectory("bodies")):
-        shared.mkdir(parents=True, exist_ok=True)
-        (directory / shared.name).symlink_to(shared, target_is_directory=True)
-    return directory
-
-
-def save_bert(directory: Path) -> str:
-    """Save a random two-layer BERT; return its name as a body."""
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(1234)
-    config = BertConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        vocab_size=120,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(directory)
-    save_tokenizer(directory)
-    return str(directory)
-
-
-def save_vit(directory: Path) -> str:
-    """Save a random two-layer ViT with 8-pixel patches; return its name as a body."""
-    from transformers import ViTConfig, ViTModel
-
-    torch.manual_seed(1234)
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
-    )
-    ViTModel(config).save_pretrained(directory)
-    return str(directory)
-
-
 def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
+    """Return a task of 50, 40 and 45 samples; `make_data` draws its data."""
     loss, metric = {
         "classes": ("cross_entropy", "error"),
         "labels": ("bce", "one_minus_auroc"),
@@ -104,17 +66,6 @@ def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
 
 
 CLASSES = Target("classes", size=3)
-every_target = pytest.mark.parametrize(
-    ("target", "input_shape"),
-    [
-        (Target("labels", size=3), (2, 16)),
-        (Target("scalar"), (1, 30)),
-        (Target("dense", shape=(16,)), (1, 16)),
-        (Target("dense", shape=(8, 8)), (1, 8, 8)),
-    ],
-    ids=["labels", "scalar", "dense-1d", "dense-2d"],
-)
-"""Runs a test with each kind of target other than classes."""
 TASK = make_task(CLASSES)
 
 
@@ -189,7 +140,7 @@ def start(
 
 
 def run(adaptation: Adaptation) -> list[dict[str, Any]]:
-    """Run to the end; return the progress after every step, without durations."""
+    """Run a trial to its end; return the progress after every step, without durations."""
     reports = []
     while not adaptation.done:
         reports.append(reported(adaptation.step()))
@@ -197,6 +148,7 @@ def run(adaptation: Adaptation) -> list[dict[str, Any]]:
 
 
 def reported(progress: Progress) -> dict[str, Any]:
+    """Return the progress of a step without its duration."""
     values = asdict(progress)
     del values["seconds"]
     return values
@@ -208,6 +160,7 @@ def scores(outcome: Outcome) -> dict[str, Any]:
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's weights."""
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 

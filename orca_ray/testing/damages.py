@@ -1,4 +1,4 @@
-"""Ways to damage any file of a twin."""
+"""Ways to damage the raw files of a task, for `TwinSuite.damages`."""
 
 import shutil
 from collections.abc import Callable
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.twins import Writer
-
 Array = npt.NDArray[Any]
+Writer = Callable[[Path], None]
+"""Writes the raw files of one task below a directory, or damages those that are there."""
+Damage = tuple[str, Writer, str]
+"""What the damage is called, what it does to good files, and what the error must say (a regular expression)."""
 
 
 class Hostile:
@@ -23,7 +25,7 @@ class Hostile:
 
 
 def deleted(name: str) -> Writer:
-    """Return what removes a file, or a folder and all in it."""
+    """Return a damage that removes a file, or a folder and all in it."""
 
     def damage(raw: Path) -> None:
         path = raw / name
@@ -33,22 +35,22 @@ def deleted(name: str) -> Writer:
 
 
 def cut(name: str) -> Writer:
-    """Return what leaves the first half of a file."""
+    """Return a damage that leaves the first half of a file."""
     return lambda raw: rewritten(raw / name, lambda content: content[: len(content) // 2])
 
 
 def garbage(name: str) -> Writer:
-    """Return what overwrites a file with random bytes."""
+    """Return a damage that overwrites a file with random bytes."""
     return lambda raw: rewritten(raw / name, lambda content: np.random.RandomState(0).bytes(len(content)))
 
 
 def appended(name: str, line: str) -> Writer:
-    """Return what adds a line to a text file."""
+    """Return a damage that adds a line to a text file."""
     return lambda raw: rewritten(raw / name, lambda content: content + f"{line}\n".encode())
 
 
 def replaced(name: str, old: str, new: str) -> Writer:
-    """Return what replaces the first occurrence of a text, which must be there."""
+    """Return a damage that replaces the first occurrence of a text, which must be there."""
 
     def change(content: bytes) -> bytes:
         assert old.encode() in content
@@ -58,7 +60,7 @@ def replaced(name: str, old: str, new: str) -> Writer:
 
 
 def changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return what changes the array of an ``.npy`` file, into one of objects if need be."""
+    """Return a damage that changes the array of an ``.npy`` file, which may become one of objects."""
     return lambda raw: np.save(raw / name, change(np.load(raw / name)), allow_pickle=True)
 
 

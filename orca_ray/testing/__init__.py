@@ -1,0 +1,36 @@
+"""Conformance suites for what can be added to orca-ray, for this package and for plug-ins (docs/plug-ins.md).
+
+A suite is a class of pytest tests. Subclass it in a test module, and name what it is to test::
+
+    from orca_ray.testing import DistanceSuite
+
+
+    class TestDistances(DistanceSuite):
+        names = ("energy",)
+
+It needs ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray imports this one.
+"""
+
+import pytest
+
+_MODULES = ("distances", "families", "losses", "methods", "metrics", "statistics", "suite", "tasks")
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))  # failures show values
+
+from orca_ray.testing.distances import DistanceSuite  # noqa: E402 - after the registration
+from orca_ray.testing.families import FamilySuite  # noqa: E402
+from orca_ray.testing.losses import LossSuite  # noqa: E402
+from orca_ray.testing.methods import MethodSuite  # noqa: E402
+from orca_ray.testing.metrics import MetricSuite  # noqa: E402
+from orca_ray.testing.statistics import StatisticSuite  # noqa: E402
+from orca_ray.testing.tasks import TaskSuite, TwinSuite  # noqa: E402
+
+__all__ = [
+    "DistanceSuite",
+    "FamilySuite",
+    "LossSuite",
+    "MethodSuite",
+    "MetricSuite",
+    "StatisticSuite",
+    "TaskSuite",
+    "TwinSuite",
+]

@@ -1,0 +1,97 @@
+"""The conformance suite of methods: they adapt to every kind of task, resume exactly, and do not read test."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.data.rows import Target
+from orca_ray.methods.recipe import get_method
+from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import Suite, make_home
+from orca_ray.testing.trials import (
+    CLASSES,
+    QUICK,
+    TASK,
+    changed,
+    copy_of,
+    make_data,
+    make_task,
+    reported,
+    run,
+    scores,
+    start,
+)
+
+SHORT = {**QUICK, "align.epochs": 2, "refine.epochs": 2}
+TASKS = {
+    "series": (CLASSES, (2, 16)),
+    "labels": (Target("labels", size=3), (2, 16)),
+    "table": (Target("scalar"), (7, 1)),
+    "field-1d": (Target("dense", shape=(16,)), (1, 16)),
+    "image": (CLASSES, (1, 8, 8)),
+    "field-2d": (Target("dense", shape=(8, 8)), (2, 8, 8)),
+}
+
+
+class MethodSuite(Suite):
+    """Tests of methods, by the names under which they are registered, on random bodies of two layers."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    def home(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        """Use a cache directory of the class's own."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+            yield
+
+    @pytest.fixture(scope="class")
+    def bert(self, tmp_path_factory: pytest.TempPathFactory) -> str:
+        """Return the name of a random sequence body."""
+        return save_bert(tmp_path_factory.mktemp("bert"))
+
+    @pytest.fixture(scope="class")
+    def vit(self, tmp_path_factory: pytest.TempPathFactory) -> str:
+        """Return the name of a random image body."""
+        return save_vit(tmp_path_factory.mktemp("vit"))
+
+    @pytest.mark.parametrize("kind", TASKS)
+    def test_every_kind_of_task(self, name: str, kind: str, bert: str, vit: str) -> None:
+        task = make_task(*TASKS[kind])
+        body = vit if len(TASKS[kind][1]) == 3 else bert
+        adaptation = start(body, name, task=task, hyperparameters=SHORT)
+        reports = run(adaptation)
+        outcome = adaptation.result()
+        assert [report["epoch"] for report in reports if report["stage"] == "refine"] == [1, 2]
+        stages = dict.fromkeys(report["stage"] for report in reports if report["stage"] != "probe")
+        assert tuple(stages) == get_method(name).stage_names
+        assert len({(report["stage"], report["epoch"]) for report in reports}) == len(reports)
+        for value in (outcome.validation_score, outcome.test_score, outcome.peak_memory_mib):
+            assert value is not None
+            assert math.isfinite(value)
+        assert 0 < outcome.num_trainable <= outcome.num_parameters
+
+    def test_resume_after_every_step_is_exact_and_nothing_leaks(self, name: str, bert: str, tmp_path: Path) -> None:
+        whole = start(bert, name, hyperparameters=SHORT)
+        state = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        expected = run(whole)
+        assert torch.equal(state[0], torch.get_rng_state())
+        assert state[1:] == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+        torch.manual_seed(2)
+        np.random.seed(3)
+        reports, piece = [], start(bert, name, hyperparameters=SHORT)
+        while not piece.done:
+            reports.append(reported(piece.step()))
+            piece.save(tmp_path / "trial")
+            piece = start(bert, name, hyperparameters=SHORT)
+            assert piece.restore(tmp_path / "trial")
+        assert reports == expected
+        assert scores(piece.result()) == scores(whole.result())
+        assert not changed(copy_of(piece.model), copy_of(whole.model))
+
+    def test_a_search_trial_does_not_read_test(self, name: str, bert: str) -> None:
+        search = start(bert, name, data=make_data(TASK, readable_test=False), test=False, hyperparameters=SHORT)
+        run(search)
+        assert search.result().test_score is None

@@ -1,0 +1,116 @@
+"""The conformance suite of statistics: the contract in the docstring of `Statistic`, on score tables of every kind."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orca_ray.leaderboard.statistics.statistic import INDEX, get_statistic
+from orca_ray.testing.suite import Suite
+from orca_ray.testing.tables import random_table, table
+
+TABLES = {
+    "many tasks": random_table(12, 4, 3),
+    "missing cells": random_table(12, 4, 2, missing=0.2),
+    "few tasks": random_table(3, 4, 3),
+    "one seed": random_table(8, 3, 1),
+    "one method": random_table(6, 1, 2),
+    "one score": table({"t": {"a": 0.5}}),
+    "no common task": table({"t": {"a": 0.5}, "u": {"b": 0.5}}),
+    "equal scores": table({f"t{task}": {"a": [0.5, 0.5], "b": [0.5, 0.5], "c": [0.5, 0.5]} for task in range(6)}),
+    "zeros": table({f"t{task}": {"a": [0.0, 0.0], "b": [0.0, 0.1], "c": [0.0, 0.0]} for task in range(6)}),
+    "nothing": table({}),
+}
+
+
+def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return a table of each input of statistics, with the tasks and methods of ``scores``."""
+    random = np.random.default_rng(1)
+    cells = scores[["task", "method"]].drop_duplicates()
+    searches = pd.concat([scores.assign(number=number) for number in range(4)])
+    hyperparameters = pd.Series([{"rate": float(rate)} for rate in random.random(len(searches))], dtype=object)
+    return {
+        "scores": scores,
+        "costs": cells.assign(cost=random.random(len(cells)) + 0.1),
+        "searches": searches.assign(hyperparameters=hyperparameters.to_numpy()).drop(columns="seed"),
+    }
+
+
+def compute(name: str, scores: pd.DataFrame, *, shuffled: bool = False, **options: Any) -> pd.DataFrame:
+    """Return a statistic of ``scores`` and of other tables that belong to them."""
+    statistic = get_statistic(name)
+    tables = [inputs(scores)[each] for each in statistic.inputs]
+    return statistic.compute(*(each.sample(frac=1, random_state=0) if shuffled else each for each in tables), **options)
+
+
+@cache
+def _computed(name: str, kind: str) -> pd.DataFrame:
+    return compute(name, TABLES[kind])
+
+
+class StatisticSuite(Suite):
+    """Tests of statistics, by the names under which they are registered."""
+
+    def test_has_words(self, name: str) -> None:
+        statistic = get_statistic(name)
+        assert statistic.title
+        assert len(statistic.definition) > 40
+        assert "Error" not in statistic.definition  # readers of the page see it
+
+    @pytest.mark.parametrize("kind", TABLES)
+    def test_shape(self, name: str, kind: str) -> None:
+        statistic, scores = get_statistic(name), TABLES[kind]
+        found = _computed(name, kind)
+        assert tuple(found.index.names) == INDEX[statistic.shape]
+        assert found.index.is_unique
+        methods = set(scores["method"])
+        if statistic.shape == "method":
+            assert set(found.index) == methods
+        elif statistic.shape == "pair":
+            assert set(found.index) == {(one, other) for one in methods for other in methods - {one}}
+        elif statistic.shape == "cell":
+            assert set(found.index) == set(zip(scores["task"], scores["method"], strict=True))
+        else:
+            assert set(found.index.get_level_values("method")) <= methods
+        assert found["value"].dtype == np.float64
+        if statistic.shape == "method":
+            assert {"low", "high"} <= set(found)
+        if statistic.shape in ("method", "pair"):
+            assert found["num_tasks"].dtype == np.int64
+        if "low" in found:
+            assert not (found["low"] > found["value"] + 1e-12).any()
+            assert not (found["high"] < found["value"] - 1e-12).any()
+            assert found["low"].isna().equals(found["high"].isna())
+
+    @pytest.mark.parametrize("kind", TABLES)
+    def test_the_order_of_rows_does_not_matter_and_tables_stay_as_they_are(self, name: str, kind: str) -> None:
+        before = TABLES[kind].copy()
+        pd.testing.assert_frame_equal(_computed(name, kind), compute(name, TABLES[kind], shuffled=True))
+        compute(name, TABLES[kind])
+        pd.testing.assert_frame_equal(before, TABLES[kind])
+
+    def test_renamed_methods_and_tasks_get_the_same_values(self, name: str) -> None:
+        if get_statistic(name).shape == "curve":
+            return
+        scores = random_table(7, 3, 2)
+        renamed = scores.assign(method="x" + scores["method"], task="x" + scores["task"])
+        found, expected = (compute(name, each).select_dtypes("number") for each in (renamed, scores))
+        np.testing.assert_array_equal(found, expected)
+
+    def test_units_do_not_matter(self, name: str) -> None:
+        """Scores of tasks have different units; only a statistic of cells has one."""
+        if get_statistic(name).shape == "cell":
+            return
+        scores = random_table(7, 3, 2)
+        scaled = scores.assign(score=scores["score"] * np.where(scores["task"] < "t03", 256.0, 1.0))
+        pd.testing.assert_frame_equal(compute(name, scores), compute(name, scaled), rtol=1e-9)
+
+    def test_a_method_that_is_better_on_every_task(self, name: str) -> None:
+        statistic = get_statistic(name)
+        if statistic.inputs == ("scores",) and statistic.better and statistic.shape != "pair":
+            found = compute(name, table({f"t{n}": {"a": [0.1, 0.2], "b": [0.3, 0.4]} for n in range(6)}))["value"]
+            good, bad = found.groupby("method").mean()
+            assert good != bad
+            assert (good < bad) == (statistic.better == "lower")

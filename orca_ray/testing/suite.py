@@ -1,0 +1,40 @@
+"""The class `Suite`, base of the conformance suites."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from orca_ray.data import cache
+
+SHARED = ("packages", "bodies")
+"""Folders of the cache with fetched packages and converted bodies."""
+
+
+class Suite:
+    """A set of tests that runs for every name of a class.
+
+    Use: subclass it in a test module, under a name that starts with ``Test``, and set `names`. ::
+
+        class TestDistances(DistanceSuite):
+            names = ("energy",)
+    """
+
+    names: ClassVar[Iterable[str]]
+    """Names of the objects to test, as `orca_ray` looks them up: installed plug-ins are found by their entry points."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each test that has an argument ``name`` once for each of `names`, which must not be empty."""
+        if "name" in metafunc.fixturenames:
+            names = sorted(self.names)
+            assert names, f"{type(self).__name__}.names is empty"
+            metafunc.parametrize("name", names)
+
+
+def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:
+    """Make a cache directory that is empty but for links to the folders ``shared`` of the user's; return it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in shared:
+        (directory / name).symlink_to(cache.subdirectory(name), target_is_directory=True)
+    return directory

@@ -1,0 +1,204 @@
+"""The conformance suites of tasks: their declarations, and the way of their data from raw files to a leaderboard."""
+
+import re
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from orca_ray.data import prepared
+from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError
+from orca_ray.leaderboard import build
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.driver import run_sweep
+from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.planning.spec import SweepSpec
+from orca_ray.tasks.augmentations import get_augmentation
+from orca_ray.tasks.losses import get_loss
+from orca_ray.tasks.metrics import get_metric
+from orca_ray.tasks.registry import get_benchmark, get_task
+from orca_ray.tasks.scaling import input_statistics, with_target_statistics
+from orca_ray.tasks.task import Task
+from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.damages import Damage, Writer
+from orca_ray.testing.suite import SHARED, Suite, make_home
+
+LEAST_DAMAGES = 6
+_SWEEP = """\
+name: twins
+benchmark: {benchmark}
+methods: [orca]
+tasks: [{task}]
+bodies: {{sequence: "{bodies}/bert", image: "{bodies}/vit"}}
+sources: {{sequence: prose, image: photographs}}
+published: {published}
+settings:
+  embedder.sequence_length: 16
+per_task:
+  {task}:
+    settings:
+      embedder.image_size: 28
+      align.distance: l2
+      align.source: ""
+      align.epochs: 1
+      align.samples_per_class: 1
+      align.source_samples: 16
+      refine.epochs: 1
+      refine.batch_size: {batch}
+      refine.accumulation: 1
+      refine.warmup_epochs: 0
+budgets: {{full: {{search_trials: 0, confirm_seeds: [1]}}}}
+"""
+
+
+class TaskSuite(Suite):
+    """Tests of what tasks declare, by their full names; they read no data."""
+
+    def test_it_is_complete(self, name: str) -> None:
+        task = get_task(name)
+        assert task.name == name
+        assert task in get_benchmark(task.benchmark)
+        for field in (task.title, task.modality, task.body, task.licence, task.citation):
+            assert field.strip()
+        assert task.reference.startswith("https://")
+        assert get_loss(task.loss)
+        assert get_metric(task.metric)
+        assert get_metric(task.under("paper").metric)
+        assert get_augmentation(task.augmentation) or not task.augmentation
+        assert all(re.fullmatch(r"[0-9a-f]{64}", package.sha256) and package.licence for package in task.packages)
+        assert not (task.target.kind == "dense" and task.loss == "cross_entropy")
+
+    def test_its_raw_files_are_named_once_and_hashes_are_hashes(self, name: str) -> None:
+        files = get_task(name).files
+        assert len({file.path for file in files}) == len(files)
+        for file in files:
+            assert re.fullmatch(r"([0-9a-f]{64})?", file.sha256)
+            assert re.fullmatch(r"([0-9a-f]{32})?", file.md5)
+            assert all(re.match(r"https?://", url) for url in file.urls)
+
+
+class TwinSuite(Suite):
+    """Tests of the way of tasks' data, on *twins*: small files of the exact format of the raw files, and damaged ones.
+
+    A task without raw files has a twin that writes nothing. The first run downloads the alignment sources ``prose``
+    and ``photographs`` (60 MB) into the user's cache.
+    """
+
+    twins: ClassVar[Mapping[str, Writer]]
+    """Function that writes all raw files of a task below a directory, by the task's full name."""
+    damages: ClassVar[Mapping[str, Sequence[Damage]]] = {}
+    """Damages to the files of a twin by the task's full name. Of each module that reads raw files, a task has six."""
+    unlike: ClassVar[Collection[str]] = ()
+    """Names of tasks that declare a scale of their data which the twin does not have."""
+    published: ClassVar[bool] = False
+    """Whether trials use the published hyper-parameters of their task, for what they do not set themselves."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run tests with an argument ``damage`` for each of `damages`, others with ``name`` for each of `twins`."""
+        if "damage" in metafunc.fixturenames:
+            pairs = [(name, damage) for name in sorted(self.damages) for damage in self.damages[name]]
+            metafunc.parametrize(("name", "damage"), pairs, ids=[f"{name}-{damage[0]}" for name, damage in pairs])
+        elif "name" in metafunc.fixturenames:
+            metafunc.parametrize("name", sorted(self.twins))
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Return a cache directory of the test's own."""
+        home = make_home(tmp_path / "home", (*SHARED, "source"))
+        monkeypatch.setenv("ORCA_RAY_HOME", str(home))
+        return home
+
+    @pytest.fixture(scope="class")
+    def raw_files(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return a directory for the twins, each written once."""
+        return tmp_path_factory.mktemp("twins")
+
+    @pytest.fixture
+    def raw(self, name: str, raw_files: Path) -> Path:
+        """Return the directory with the twin of a task."""
+        raw = raw_files / name
+        if not raw.exists():
+            raw.mkdir(parents=True)
+            self.twins[name](raw)
+        return raw
+
+    @pytest.fixture(scope="class")
+    def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return a directory with tiny random bodies: what is tested here is the way of the data."""
+        root = tmp_path_factory.mktemp("bodies")
+        save_bert(root / "bert")
+        save_vit(root / "vit")
+        return root
+
+    def test_a_twin_becomes_a_row_of_a_board(self, name: str, raw: Path, bodies: Path, tmp_path: Path) -> None:
+        task = get_task(name)
+        task.raw_directory.parent.mkdir(parents=True, exist_ok=True)
+        task.raw_directory.symlink_to(raw)
+        if name not in self.unlike:
+            _assert_declared_scales_are_measured_ones(task, task.prepare())
+        store = ResultsStore(tmp_path / "results", create=True)
+        spec = self._two_steps(task, bodies)
+        summary = run_sweep(spec, store, executor="inline")
+        (record,) = store.load(spec.sweep_id).values()
+        assert record.status == Status.COMPLETED, record.error
+        assert summary.ran == 1
+        assert record.validation_score is not None
+        assert record.test_score is not None
+        assert np.isfinite([record.validation_score, record.test_score]).all()
+        assert record.align_epochs == 1
+        assert record.data_fingerprint == task.prepare(raw=raw, out=tmp_path / "again").fingerprint
+        board = build(store.records(), benchmark=task.benchmark)
+        assert board.score(name, "orca").mean == record.test_score
+
+    def test_a_damaged_file_is_named_and_leaves_nothing_behind(
+        self, name: str, damage: Damage, raw: Path, tmp_path: Path
+    ) -> None:
+        _, spoil, message = damage
+        copy, out = tmp_path / "raw", tmp_path / "out" / "prepared"
+        shutil.copytree(raw, copy)
+        spoil(copy)
+        with pytest.raises(UserError, match=message):
+            get_task(name).prepare(raw=copy, out=out)
+        assert not out.exists()
+        assert not list(out.parent.glob(".partial*"))
+
+    def test_every_reader_is_given_damaged_files(self) -> None:
+        readers = {get_task(name).build.__module__ for name in self.twins if get_task(name).files}
+        enough = [name for name, damages in self.damages.items() if len(damages) >= LEAST_DAMAGES]
+        assert readers == {get_task(name).build.__module__ for name in enough}
+
+    def test_paper_splits_are_others(self, name: str, raw: Path, tmp_path: Path) -> None:
+        task = get_task(name)
+        if task.paper_splits:
+            held_out = task.prepare(raw=raw, out=tmp_path / "held-out")
+            paper = task.prepare("paper", raw=raw, out=tmp_path / "paper")
+            assert prepared.directory_of(name, task.version, "paper").name == f"{task.version}-paper"
+            assert paper.fingerprint != held_out.fingerprint
+
+    def _two_steps(self, task: Task, bodies: Path) -> SweepSpec:
+        """Return a sweep of one trial whose training is about two optimiser steps."""
+        batch = -(-len(task.prepare().train) // 2)
+        return parse_spec(
+            _SWEEP.format(
+                benchmark=task.benchmark,
+                task=task.name,
+                batch=batch,
+                bodies=bodies,
+                published=str(self.published).lower(),
+            )
+        )
+
+
+def _assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) -> None:
+    measured = replace(task, input_scale="measured", target_scale="measured")
+    inputs = [input_statistics(data.train.x, each.input_scale) for each in (task, measured)]
+    assert (inputs[0] is None) == (inputs[1] is None), "the declared input_scale is not that of the twin's data"
+    bare = replace(data, y_mean=None, y_std=None)
+    targets = [with_target_statistics(each, bare).y_mean for each in (task, measured)]
+    assert (targets[0] is None) == (targets[1] is None), "the declared target_scale is not that of the twin's data"
