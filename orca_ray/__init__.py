@@ -1,3 +1,26 @@
-"""orca-ray: distributed sweeps for cross-modal fine-tuning (align, then refine)."""
+"""orca-ray: distributed sweeps for cross-modal fine-tuning (align, then refine).
+
+`load` and `Adapted` import torch when they are first used.
+"""
+
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orca_ray.adapted import Adapted as Adapted
+    from orca_ray.adapted import load as load
 
 __version__ = "0.1.0"
+
+_LAZY = {"Adapted": "orca_ray.adapted:Adapted", "load": "orca_ray.adapted:load"}
+"""Names of the Python interface, and where they are."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'orca_ray' has no attribute {name!r}")
+    return resolve_name(_LAZY[name])
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -29,6 +29,8 @@ FLOORS = {
     "sweep": 6,
     "cli": 7,
 }
+INTERFACE = {"adapted": 7}
+"""Modules at the top of the package that are the Python interface; ``orca_ray`` itself names them, lazily."""
 SIDEWAYS = {("leaderboard", "results")}
 """Arrows within a floor: a board is built from records. There is none back."""
 
@@ -84,14 +86,14 @@ def complaint(importer: str, imported: str) -> str | None:
     here, package = room(importer), imported.split(".")[0]
     if package != "orca_ray":
         return f"{here or 'orca_ray'} never imports {package}" if package in FORBIDDEN.get(here, ()) else None
-    there = room(imported)
-    if there not in FLOORS or there == here or (here, there) in SIDEWAYS:
+    there, floors = room(imported), FLOORS | INTERFACE
+    if there not in floors or there == here or (here, there) in SIDEWAYS or (not here and there in INTERFACE):
         return None
-    if here not in FLOORS:
+    if here not in floors:
         return f"a module at the top of the package imports no room, and {there} is one"
-    if FLOORS[there] < FLOORS[here]:
+    if floors[there] < floors[here]:
         return None
-    return f"{here} is on floor {FLOORS[here]}, {there} on floor {FLOORS[there]}: arrows go down"
+    return f"{here} is on floor {floors[here]}, {there} on floor {floors[there]}: arrows go down"
 
 
 def modules() -> Iterator[tuple[Path, str]]:

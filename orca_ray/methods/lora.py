@@ -66,7 +66,7 @@ def _trainable(model: "CrossModalModel") -> "Iterator[Parameter]":
 def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
     return Recipe(
         name=name, title=title, aligns=aligns, options=(LoraConfig,), network=_network,
-        trainable=_trainable, relative_cost=0.9,
+        trainable=_trainable, names_body=True, relative_cost=0.9,
         reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685",
         # As with few trained parameters in general, they must change more than those of a whole body.
         defaults={"refine.learning_rate": 1e-3},

@@ -66,6 +66,8 @@ class Recipe:
     """Returns the stages of a trial in the order in which they run, the last one a `RefineStage`."""
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
     """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
+    names_body: bool = False
+    """Whether a model folder names the body instead of holding its weights: those of them that no stage trains."""
     operations: "Callable[[Task, Mapping[str, Scalar]], float | None] | None" = None
     """Returns the floating-point operations of a forward pass on one sample, given all hyper-parameters, for cost
     estimates; None if the task's shape is not known yet. Default: those of the body."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
+from orca_ray.models.architecture import BodyArchitecture
 from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.embedder import Embedder
 from orca_ray.models.head import build_head
@@ -66,7 +67,7 @@ def build_model(
     *,
     input_shape: tuple[int, ...],
     target: Target,
-    body: str,
+    body: str | BodyArchitecture,
     pretrained: bool,
     config: EmbedderConfig,
     dense_head: DenseHeadName = "learned",

@@ -42,7 +42,7 @@ def read_config(base: str) -> Any:
 
     Raises UserError if the configuration does not exist, cannot be read, or asks for Python code from its repository.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     if base in PACKAGED:
         values = dict(PACKAGED[base].config)
@@ -53,13 +53,24 @@ def read_config(base: str) -> Any:
     try:
         require_hub(base, "config.json")
         values, _ = PreTrainedConfig.get_config_dict(base)
-        _refuse_code(base, values)
-        values = _bounded(base, values)
-        config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
+        return make_config(base, values)
     except UserError:
         raise
     except Exception as error:  # both Hugging Face libraries raise many types that they do not document
         raise _no_config(base, error) from error
+
+
+def make_config(base: str, values: dict[str, Any]) -> Any:
+    """Return the Hugging Face configuration with ``values``, which may come from a stranger.
+
+    Raises UserError if it asks for Python code or for too many layers. transformers raises many types of exceptions if
+    ``model_type`` is unknown or if it refuses a value.
+    """
+    from transformers import CONFIG_MAPPING
+
+    _refuse_code(base, values)
+    values = _bounded(base, values)
+    config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
     if getattr(config, "_attn_implementation", None) not in _ATTENTION:
         raise UserError(
             f"body {base!r} asks for the attention {config._attn_implementation!r} in its config.json, code from the "
@@ -81,9 +92,22 @@ def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(base: str, config: Any) -> Family:
-    """Return the family of a configuration; UserError if it has none, or if the model is too large or cannot be built.
+    """Return the family of a configuration; raises UserError as `check_size` does, and for weights far too small."""
+    family, num_parameters = check_size(base, config)
+    stored = sum(path.stat().st_size for path in weight_files(base))
+    if stored and num_parameters > 2 * stored:
+        raise UserError(
+            f"body {base!r} declares {num_parameters:,} parameters, and its weights are only {stored:,} bytes: its "
+            "config.json belongs to another body, or the weights are damaged"
+        )
+    return family
 
-    The model is built on torch's meta device, which allocates no memory.
+
+def check_size(base: str, config: Any) -> tuple[Family, int]:
+    """Return the family of a configuration and the number of parameters of its model.
+
+    The model is built on torch's meta device, which allocates no memory. Raises UserError if the configuration is of no
+    family, or if the model is too large or cannot be built.
     """
     from transformers import AutoModel
 
@@ -102,13 +126,7 @@ def check_config(base: str, config: Any) -> Family:
         raise UserError(f"cannot build body {base!r} from its configuration: {cause(error)}") from error
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     require_memory(4 * num_parameters, f"body {base!r} declares {num_parameters:,} parameters", "use a smaller body")
-    stored = sum(path.stat().st_size for path in weight_files(base))
-    if stored and num_parameters > 2 * stored:
-        raise UserError(
-            f"body {base!r} declares {num_parameters:,} parameters, and its weights are only {stored:,} bytes: its "
-            "config.json belongs to another body, or the weights are damaged"
-        )
-    return family
+    return family, num_parameters
 
 
 def weight_files(base: str) -> list[Path]:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orca_ray.data.prepared import PreparedData, with_train_fraction
+from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar, get_method
 from orca_ray.methods.reports import Outcome, Progress, StageName
 from orca_ray.methods.stages.artefacts import ArtefactCollector
-from orca_ray.methods.stages.network import NetworkRequest
+from orca_ray.methods.stages.network import network_request
+from orca_ray.methods.stages.snapshot import Snapshot, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import Stage, Trial
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
@@ -94,7 +95,9 @@ class Adaptation:
             torch.cuda.reset_peak_memory_stats(self._device)
         self._artefacts = ArtefactCollector(task, data)
         with self._computing():
-            self._model: CrossModalModel | None = self._recipe.network(self._request(statistics)).to(self._device)
+            request = network_request(self._recipe, task, self._hyperparameters, body, seed=seed, statistics=statistics)
+            self._model: CrossModalModel | None = self._recipe.network(request).to(self._device)
+            self._weight_names = weight_names(self._recipe, self._model)  # stages may add modules for training
             trial = Trial(
                 recipe=self._recipe, task=task, data=data, body=body, hyperparameters=self._hyperparameters, seed=seed,
                 device=self._device, objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
@@ -145,6 +148,18 @@ class Adaptation:
         """Return small pictures of what the model does; all of them once `done`, none unless ``test``."""
         return tuple(self._artefacts.found)
 
+    def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
+        """Return the model as a model folder holds it; once `done`, with the weights of the best epoch.
+
+        ``protocol`` is only stored. Raises UserError if the configuration of the body can no longer be read.
+        """
+        taken = take_snapshot(
+            self.model, self._weight_names, recipe=self._recipe, task=self._task, data=self._data, body=self._body,
+            options=self._hyperparameters, seed=self._seed, protocol=protocol,
+        )  # fmt: skip
+        scores = {name: getattr(self._outcome, name) for name in ("validation_score", "test_score")}
+        return replace(taken, config=replace(taken.config, **scores))
+
     def save(self, path: str | Path) -> None:
         """Write a checkpoint to ``path`` atomically; possible between any two steps, and in ``on_step``."""
         checkpoint.save(path, {
@@ -182,16 +197,6 @@ class Adaptation:
 
     def _name_stage(self) -> None:
         self.stage = "done" if self._stages[0].done else self._stages[0].name
-
-    def _request(self, statistics: tuple[Tensor, Tensor] | None) -> NetworkRequest:
-        options = self._hyperparameters
-        return NetworkRequest(self._task, self._data, options, {
-            "input_shape": self._data.train.x.shape[1:], "target": self._task.target, "body": self._body,
-            "pretrained": self._recipe.pretrained, "config": options.embedder, "dense_head": options.head.dense,
-            "context": options.decoder.context,
-            "dropout": options.refine.dropout, "stochastic_depth": options.refine.stochastic_depth == "body",
-            "seed": self._seed, "statistics": statistics,
-        })  # fmt: skip
 
     def _outside_the_body(self) -> dict[str, Tensor]:
         """Return the weights that stages before refining may change."""

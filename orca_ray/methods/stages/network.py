@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orca_ray.data.prepared import PreparedData
+from torch import Tensor
+
 from orca_ray.methods.hyperparameters import Hyperparameters
+from orca_ray.methods.recipe import Recipe
+from orca_ray.models.architecture import BodyArchitecture
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.tasks.task import Task
 
@@ -15,7 +18,6 @@ class NetworkRequest:
     """Task and options of a model. Equal requests must give equal models and leave the global random state as it is."""
 
     task: Task
-    data: PreparedData
     hyperparameters: Hyperparameters
     arguments: Mapping[str, Any]
     """Arguments of `build_model`."""
@@ -23,3 +25,21 @@ class NetworkRequest:
     def build(self, **changes: Any) -> CrossModalModel:
         """Return the body between a new embedder and a new head; ``changes`` replace `arguments`."""
         return build_model(**{**self.arguments, **changes})
+
+
+def network_request(
+    recipe: Recipe,
+    task: Task,
+    options: Hyperparameters,
+    body: str | BodyArchitecture,
+    *,
+    seed: int,
+    statistics: tuple[Tensor, Tensor] | None,
+) -> NetworkRequest:
+    """Return the request for the model of a trial; ``task`` must know its shapes (`Task.resolved`)."""
+    return NetworkRequest(task, options, {
+        "input_shape": task.input_shape, "target": task.target, "body": body, "pretrained": recipe.pretrained,
+        "config": options.embedder, "dense_head": options.head.dense, "context": options.decoder.context,
+        "dropout": options.refine.dropout, "stochastic_depth": options.refine.stochastic_depth == "body",
+        "seed": seed, "statistics": statistics,
+    })  # fmt: skip

@@ -1,0 +1,128 @@
+"""The model card: ``README.md`` of a model folder."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from orca_ray.data import cache
+from orca_ray.methods.model_folder import CARD, CONFIG, ModelConfig, config_text
+from orca_ray.tasks.metrics import METRICS
+
+_TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels", "scalar": "one number"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Scores of a method on the task over its confirm seeds, from a results store; lower is better."""
+
+    method: str
+    scores: tuple[float, ...]
+    """Test score of each seed; not empty."""
+
+    def text(self) -> str:
+        """Return the mean over seeds with its 95 % interval (Student's t), e.g. "0.105 [0.09, 0.12], 3 seeds"."""
+        count = len(self.scores)
+        shown = f"{mean(self.scores):.4g}"
+        if count < 2:
+            return f"{shown}, 1 seed"
+        half = _quantile(count - 1) * stdev(self.scores) / math.sqrt(count)
+        return f"{shown} [{mean(self.scores) - half:.4g}, {mean(self.scores) + half:.4g}], {count} seeds"
+
+
+def _quantile(freedom: int) -> float:
+    from orca_ray.leaderboard.statistics.distributions import student_quantile
+
+    return student_quantile(0.05, freedom)
+
+
+def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Sequence[str] = ()) -> str:
+    """Return the model card in Markdown; ``board`` has the scores of all methods that ran on the task."""
+    task = config.task
+    parts = [_front_matter(), f"# {task.title or task.name}, by {config.method}\n", _summary(config)]
+    parts.append(_table({
+        "task": f"{task.name}: {task.title}",
+        "inputs": f"{task.modality}, float32 of shape (N, {', '.join(map(str, task.input_shape))})",
+        "target": _target(config, label_names),
+        "method": config.method,
+        "body": config.body.name,
+        "training loss": task.loss,
+        "data fingerprint": task.data_fingerprint,
+        "protocol": task.protocol,
+        "trial": f"{config.trial} of {config.sweep}" if config.trial else "",
+        "trained with": ", ".join(f"{name} {found}" for name, found in config.versions.items()),
+    }))  # fmt: skip
+    parts.append(_scores(config, board))
+    parts.append(_use(config))
+    parts.append(_licences(config))
+    parts.append(_LIMITS)
+    return "\n".join(parts)
+
+
+def rewrite_card(directory: Path, config: ModelConfig, board: Sequence[Score], command: str) -> ModelConfig:
+    """Write the card of a model folder again, with the scores of a store; return the new configuration."""
+    config = replace(config, command=command or config.command)
+    card = make_card(config, board)
+    cache.write_text(directory / CARD, card)
+    config = replace(config, files={**config.files, CARD: cache.sha256_file(directory / CARD)})
+    cache.write_text(directory / CONFIG, config_text(config), durable=True)
+    return config
+
+
+def _front_matter() -> str:
+    return "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n"
+
+
+def _summary(config: ModelConfig) -> str:
+    made = f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else ""
+    return f"A network that `orca-ray` adapted to the task {config.task.name} by the method `{config.method}`.{made}\n"
+
+
+def _target(config: ModelConfig, label_names: Sequence[str]) -> str:
+    target = config.task.target
+    text = _TARGETS.get(target.kind, "a field of shape {shape}").format(size=target.size, shape=target.shape)
+    return text + (f": {', '.join(label_names)}" if label_names else "")
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    lines = [f"| {name} | {value.replace('|', ' ')} |" for name, value in rows.items() if value]
+    return "\n".join(["| | |", "|---|---|", *lines, ""])
+
+
+def _scores(config: ModelConfig, board: Sequence[Score]) -> str:
+    metric = METRICS.get(config.task.metric)
+    meaning = f"{metric.title}: {metric.definition}" if metric else config.task.metric
+    lines = [f"## Scores\n\n{meaning}. Lower is better.\n"]
+    own = [("validation", config.validation_score), ("test", config.test_score)]
+    lines += [f"- this model on {split} data: {value:.4g}" for split, value in own if value is not None]
+    if board:
+        lines += ["", "| method | test score: mean over seeds, with its 95 % interval |", "|---|---|"]
+        lines += [f"| {each.method} | {each.text()} |" for each in board]
+    return "\n".join([*lines, ""])
+
+
+def _use(config: ModelConfig) -> str:
+    return (
+        "## Use\n\n```python\nimport orca_ray\n\nmodel = orca_ray.load(\"PATH OF THIS FOLDER\")\n"
+        "predictions = model.predict(x)\n```\n\nor `orca-sweep predict PATH DATA -o predictions.parquet`. "
+        "It needs `pip install 'orca-ray[sweep]'`; no Ray cluster, model hub or data set."
+        + (f" The weights of the body {config.body.name} are not in this folder." * bool(config.body.weights_sha256))
+        + "\n"
+    )  # fmt: skip
+
+
+def _licences(config: ModelConfig) -> str:
+    task = config.task
+    data = task.licence or "unknown: that of whoever made them"
+    cited = f" {task.citation}" if task.citation else ""
+    body = config.body.licence or ("no pretrained weights" if config.body.name == "none" else "unknown")
+    return f"## Licences\n\n- data: {data}.{cited} {task.reference}".rstrip() + f"\n- body: {body}\n"
+
+
+_LIMITS = """## Limits
+
+The scores hold for data drawn as the test split was. Inputs from another device, place or time may be predicted worse
+without any sign of it. Probabilities are those of the network and were not calibrated. Nothing was tested for fairness,
+safety or medical use.
+"""

@@ -1,0 +1,277 @@
+"""Model folders: one directory with all that predicts. They are written here, and verified before anything is used.
+
+========================== ===========================================================================
+``model.safetensors``      the weights; for methods with `Recipe.names_body`, without those of the body
+``config.json``            `ModelConfig`: how to build the network, what it was trained on, SHA-256 of every file
+``preprocessing.json``     how to make inputs of raw data; absent if inputs are arrays
+``README.md``              the model card
+========================== ===========================================================================
+
+No file is a pickle, and no code comes from them. ``config.json`` is written last: a directory without it is no model.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache as cached
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+import orca_ray
+from orca_ray.data import cache
+from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import Array, Target
+from orca_ray.errors import UserError, quoted, shorten
+from orca_ray.methods.recipe import Scalar
+from orca_ray.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the format; a folder of another one is refused."""
+WEIGHTS, CONFIG, PREPROCESSING, CARD = "model.safetensors", "config.json", "preprocessing.json", "README.md"
+_SELF = "sha256"
+"""Key of ``config.json`` with the hash of all its other keys."""
+_MOST_CONFIG_BYTES = 256 * 2**20  # statistics of a dense target may have a number for each of its points
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """A float32 array as JSON; its values are exact."""
+
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, array: Any) -> "StoredArray":
+        """Return the JSON form of a NumPy array or a tensor on the CPU."""
+        import numpy as np
+
+        values = np.asarray(array, dtype=np.float32)
+        return cls(values.shape, tuple(values.ravel().tolist()))
+
+    def array(self) -> Array:
+        """Return the array; raises ValueError if the number of values is not that of the shape."""
+        import numpy as np
+
+        return np.array(self.values, dtype=np.float32).reshape(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """The declaration of the task, as far as a model needs it, and where its data came from. Fields as in `Task`."""
+
+    name: str
+    title: str
+    modality: str
+    input_shape: tuple[int, ...]
+    input_kind: ModalityName
+    target: Target
+    loss: str
+    metric: str
+    licence: str
+    citation: str
+    reference: str
+    protocol: str
+    data_fingerprint: str
+
+    @classmethod
+    def of(cls, task: Task, protocol: str, data_fingerprint: str) -> "TaskSummary":
+        """Return the summary of a task whose shapes are known (`Task.resolved`)."""
+        assert task.input_shape is not None, "a resolved task knows its shapes"
+        names = ("name", "title", "modality", "input_shape", "target", "loss", "metric", "licence", "citation")
+        return cls(
+            **{name: getattr(task, name) for name in names}, reference=task.reference, input_kind=task.kind,
+            protocol=protocol, data_fingerprint=data_fingerprint,
+        )  # fmt: skip
+
+    def declaration(self) -> Task:
+        """Return the task without its data."""
+        named = {name: value for name, value in vars(self).items() if name not in ("protocol", "data_fingerprint")}
+        return Task(**named, num_samples=None, build=_no_data)
+
+
+def _no_data(workspace: object) -> NoReturn:
+    raise UserError("the task of a model folder has no data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodySummary:
+    """The body: how to build it, and, if the folder does not have its weights, which they are."""
+
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """As in `orca_ray.models.architecture.BodyArchitecture`; empty for methods without a body, too."""
+    attention: str | None = None
+    weights_sha256: str | None = None
+    """Hash of the weights that the folder does not have; None: it has all."""
+    licence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Content of ``config.json``."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    task: TaskSummary
+    method: str
+    body: BodySummary
+    hyperparameters: Mapping[str, int | float | str]
+    """Values by dotted name that the method uses."""
+    seed: int
+    input_mean: StoredArray | None = None
+    input_deviation: StoredArray | None = None
+    """Statistics by which the model standardises inputs, [C, 1] or [C, 1, 1]; None: it does not."""
+    y_mean: StoredArray | None = None
+    y_std: StoredArray | None = None
+    """Statistics that map outputs to the units of the target; None: they are in these units."""
+    validation_score: float | None = None
+    test_score: float | None = None
+    trial: str = ""
+    sweep: str = ""
+    """Key of the trial that trained the model, and its sweep, in a results store."""
+    command: str = ""
+    """The command that made the model."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the libraries that trained the model."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every other file, by name."""
+
+    def scalars(self) -> dict[str, Scalar]:
+        """Return the hyper-parameters."""
+        return dict(self.hyperparameters)
+
+
+@cached
+def _adapter() -> TypeAdapter[ModelConfig]:
+    return TypeAdapter(ModelConfig)
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Return the configuration of a model folder, and verify its files.
+
+    Raises UserError if there is no model folder, if its format is another version's, or if a file is missing or was
+    changed. A model card that was changed is only logged, as predictions do not depend on it.
+    """
+    config = parse_config(_config_text(directory), directory / CONFIG)
+    if WEIGHTS not in config.files:
+        raise UserError(f"{directory / CONFIG} lists no {WEIGHTS}; {_ADVICE}")
+    for name, expected in config.files.items():
+        _verify(directory, name, expected)
+    return config
+
+
+_ADVICE = "copy the whole folder again from where it was made, or make it again"
+
+
+def parse_config(text: bytes, path: Path | str) -> ModelConfig:
+    """Return the configuration in the ``text`` of a ``config.json``; raises UserError as `read_config` does."""
+    values = cache.parse_json(text, str(path))
+    if "orca_ray" not in values:
+        raise UserError(f"{path} was not written by orca-ray: give a model folder of orca-ray")
+    written, found = values.pop("orca_ray"), values.pop("format", None)
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has format {quoted(found)}, of orca-ray {quoted(written)}; orca-ray {orca_ray.__version__} reads "
+            f"format {FORMAT}: install the version that wrote it, or make the model again with this one"
+        )
+    if values.pop(_SELF, None) != _hash({"orca_ray": written, "format": found, **values}):
+        raise UserError(f"{path} was changed since it was written; {_ADVICE}")
+    try:
+        config = _adapter().validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}; {_ADVICE}") from error
+    if strange := sorted(set(config.files) - {WEIGHTS, PREPROCESSING, CARD}):
+        raise UserError(f"{path} lists files that a model folder does not have: {shorten(', '.join(strange))}")
+    return config
+
+
+def _config_text(directory: Path) -> bytes:
+    advice = "give the folder that 'orca-sweep adapt --out' has written, or models/KEY of a results store"
+    if not directory.is_dir():
+        found = "is no directory" if directory.exists() else "does not exist"
+        raise UserError(f"{directory} {found}: {advice}")
+    path = directory / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory} is no model folder, as it has no {CONFIG}: {advice}")
+    return cache.read_bytes(path, _MOST_CONFIG_BYTES)
+
+
+def _verify(directory: Path, name: str, expected: str) -> None:
+    path = directory / name
+    found = cache.sha256_file(path) if path.is_file() else "missing"
+    if found == expected:
+        return
+    if name == CARD:
+        logger.warning("%s is not the model card that was written with the model", path)
+    elif found == "missing":
+        raise UserError(f"the model folder {directory} has no {name}, which its {CONFIG} lists; {_ADVICE}")
+    else:
+        raise UserError(f"{path} was changed since it was written (sha256 {found}, expected {expected}); {_ADVICE}")
+
+
+def read_preprocessing(directory: Path, config: ModelConfig) -> dict[str, Any] | None:
+    """Return the content of ``preprocessing.json``; None if the inputs of the model are arrays."""
+    return cache.read_json(directory / PREPROCESSING) if PREPROCESSING in config.files else None
+
+
+def config_text(config: ModelConfig) -> str:
+    """Return the content of ``config.json``."""
+    values = {"orca_ray": orca_ray.__version__, "format": FORMAT, **asdict(config)}
+    values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
+    return json.dumps({**values, _SELF: _hash(values)}, indent=1) + "\n"
+
+
+def write_folder(
+    directory: Path,
+    config: ModelConfig,
+    weights: Mapping[str, Any],
+    *,
+    card: str,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> ModelConfig:
+    """Write a model folder, and return its configuration with the hashes of its files.
+
+    An existing model folder is replaced; other files in it stay. Readers never see a mixture of two models.
+
+    Args:
+        directory: the folder, which is created if it does not exist.
+        config: its `ModelConfig.files` are set here.
+        weights: tensors on the CPU by name.
+        card: content of ``README.md``.
+        preprocessing: content of ``preprocessing.json``; None: there is none.
+
+    Raises UserError if ``directory`` has files and is no model folder, or if it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file: name a directory for the model")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} has files and is no model folder: name a new or empty directory for the model")
+    with cache.scratch_directory(directory) as scratch, cache.disk_errors(directory):
+        save_file(dict(weights), str(scratch / WEIGHTS), metadata={"format": "pt"})
+        if preprocessing is not None:
+            (scratch / PREPROCESSING).write_text(json.dumps(preprocessing, indent=1) + "\n", encoding="utf-8")
+        (scratch / CARD).write_text(card, encoding="utf-8")
+        names = [WEIGHTS, *([] if preprocessing is None else [PREPROCESSING]), CARD]
+        config = replace(config, files={name: cache.sha256_file(scratch / name) for name in names})
+        (directory / CONFIG).unlink(missing_ok=True)
+        (directory / PREPROCESSING).unlink(missing_ok=True)
+        for name in names:
+            cache.replace_file(scratch / name, directory / name)
+            os.chmod(directory / name, 0o644)
+        cache.write_text(directory / CONFIG, config_text(config), durable=True)
+    return config
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,131 @@
+"""Turns what users give to a trained model into batches of its inputs, and says what is wrong with it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError
+from orca_ray.methods.model_folder import TaskSummary
+
+if TYPE_CHECKING:
+    from orca_ray.data.user import UserData
+    from orca_ray.tasks.preprocessing import Preprocessing
+
+BATCH_SIZE = 64
+"""Inputs in a forward pass, as in the evaluation of a trial."""
+_MOST_BYTES, _MOST_BATCHES = 64 * 2**20, 64
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Samples to predict, of which a slice is read at a time."""
+
+    data: "UserData"
+    task: TaskSummary
+    preprocessing: "Preprocessing | None"
+
+    @classmethod
+    def of(cls, x: Any, task: TaskSummary, preprocessing: "Preprocessing | None") -> "ModelInputs":
+        """Return the samples in ``x``: an array, tensor, table, list of arrays, `UserData`, or a path to read.
+
+        Raises UserError if it is none of these, or has no samples.
+        """
+        data = _user_data(x)
+        if len(data) == 0:
+            raise UserError(f"{data.source} has no samples: give at least one")
+        if preprocessing is None:
+            _check_shape(data, task)
+        return cls(data, task, preprocessing)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the samples, such as file names; empty if they have none."""
+        return self.data.names
+
+    @cached_property
+    def chunk(self) -> int:
+        """Number of samples that are read at a time: whole batches, of about `_MOST_BYTES` bytes."""
+        row_bytes = 4 * int(np.prod(self.task.input_shape))
+        return BATCH_SIZE * min(max(1, _MOST_BYTES // (row_bytes * BATCH_SIZE)), _MOST_BATCHES)
+
+    def chunks(self) -> Iterator[Array]:
+        """Yield float32 inputs [n, *input_shape] in order, `chunk` samples at a time.
+
+        Raises UserError for values that the model cannot take, with the row or file.
+        """
+        first = 0
+        for part in self.data.batches(self.chunk):
+            yield self._inputs(part, first)
+            first += len(part)
+
+    def _inputs(self, part: "UserData", first: int) -> Array:
+        if self.preprocessing is not None:
+            return np.ascontiguousarray(self.preprocessing.inputs(part), dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            inputs = np.ascontiguousarray(np.asarray(part.x), dtype=np.float32)
+        finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
+            place = part.place(row) if part.names else f"{part.source}, row {first + row + 1}"
+            raise UserError(f"{place} has values that are not finite (NaN or infinite): fill them in or leave it out")
+        return inputs
+
+
+def _user_data(x: Any) -> "UserData":
+    from orca_ray.data.user import UserData, read
+
+    if isinstance(x, UserData):
+        return x
+    if isinstance(x, str | Path):
+        return read(Path(x), labelled=False)
+    if hasattr(x, "iloc"):
+        return UserData(x=x, kind_hint="table", source="the table")
+    if hasattr(x, "detach"):  # a tensor
+        x = x.detach().cpu().numpy()
+    if isinstance(x, list | tuple):
+        x = _stacked(x)
+    if isinstance(x, list) or (hasattr(x, "shape") and hasattr(x, "__getitem__") and len(x.shape)):
+        return UserData(x=x, source="the inputs")
+    raise UserError(
+        f"cannot predict from a {type(x).__name__}: give an array of samples, a pandas table, a list of arrays, or the "
+        "path of a file or folder"
+    )
+
+
+def _stacked(samples: Sequence[Any]) -> "Array | list[Array]":
+    """Return samples of equal shape as one array, else as a list of arrays."""
+    arrays = [np.asarray(each) for each in samples]
+    return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
+
+
+def _check_shape(data: "UserData", task: TaskSummary) -> None:
+    expected = task.input_shape
+    wanted = f"the model takes numbers of shape (N, {', '.join(map(str, expected))})"
+    if not hasattr(data.x, "shape"):
+        raise UserError(f"{data.source}: the samples have unequal shapes; {wanted}")
+    found = tuple(data.x.shape)
+    if found[1:] != expected:
+        raise UserError(f"{data.source} has shape {found}; {wanted}{_advice(found, expected)}")
+    kind = np.dtype(getattr(data.x, "dtype", np.float32)).kind
+    if kind not in "biuf":
+        raise UserError(f"{data.source} has values of type {data.x.dtype}; {wanted}")
+
+
+def _advice(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if found == expected:
+        return ": for one sample, give x[None]"
+    for order in permutations(range(1, len(found))):
+        if tuple(found[axis] for axis in order) == expected:
+            return f": its axes seem to be in another order, try np.transpose(x, {(0, *order)})"
+    if (len(found), *found[1:]) == (len(expected), *expected[1:]) and expected[0] == 1:
+        return ": its axis of channels seems to be missing, try x[:, None]"
+    return ""

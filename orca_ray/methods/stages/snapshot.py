@@ -1,0 +1,190 @@
+"""The trained network of an adaptation as a model folder holds it, and the network that is built of a folder again."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError, shorten
+from orca_ray.methods import model_folder
+from orca_ray.methods.hyperparameters import Hyperparameters, resolve
+from orca_ray.methods.model_folder import BodySummary, ModelConfig, StoredArray, TaskSummary
+from orca_ray.methods.recipe import NO_BODY, Recipe, get_method
+from orca_ray.methods.stages.network import network_request
+from orca_ray.models.architecture import BodyArchitecture, describe_body
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.names import listed_body
+from orca_ray.tasks.task import Task
+
+_LIBRARIES = ("torch", "transformers", "timm", "peft")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A trained network with its description."""
+
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    """Tensors on the CPU, by name in the network; without those of a body that the method only names."""
+
+
+def weight_names(recipe: Recipe, model: CrossModalModel) -> list[str]:
+    """Return the names of the weights that a model folder holds, of a network as `Recipe.network` returns it."""
+    names = list(model.state_dict())
+    if not recipe.names_body:
+        return names
+    frozen = set(_frozen(recipe, model))
+    return [name for name in names if name not in frozen]
+
+
+def take_snapshot(
+    model: CrossModalModel,
+    names: Iterable[str],
+    *,
+    recipe: Recipe,
+    task: Task,
+    data: PreparedData,
+    body: str,
+    options: Hyperparameters,
+    seed: int,
+    protocol: str,
+) -> Snapshot:
+    """Return the present weights ``names`` of ``model`` with their description.
+
+    Raises UserError if the configuration of the body can no longer be read.
+    """
+    state = model.state_dict()
+    weights = {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}
+    arrays = {
+        "input_mean": model.input_mean, "input_deviation": model.input_deviation, "y_mean": data.y_mean,
+        "y_std": data.y_std,
+    }  # fmt: skip
+    stored = {
+        name: StoredArray.of(array.cpu() if isinstance(array, Tensor) else array)
+        for name, array in arrays.items()
+        if array is not None
+    }
+    return Snapshot(
+        ModelConfig(
+            task=TaskSummary.of(task, protocol, data.fingerprint), method=recipe.name,
+            body=_describe(recipe, model, body), hyperparameters=options.relevant(recipe.name), seed=seed,
+            versions=_versions(), **stored,
+        ),
+        weights,
+    )  # fmt: skip
+
+
+def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel:
+    """Return the network of a model folder, in evaluation mode on the CPU.
+
+    It needs no hub, package or cache, unless the folder does not have the body's weights (`Recipe.names_body`).
+
+    Raises UserError if the method is not installed, if the network cannot be built, if ``weights`` are not exactly its
+    own, or if the body on this machine is not the one of the folder.
+    """
+    recipe = get_method(config.method)
+    statistics = None
+    if config.input_mean is not None and config.input_deviation is not None:
+        mean, deviation = (torch.from_numpy(each.array()) for each in (config.input_mean, config.input_deviation))
+        statistics = mean, deviation
+    options, task = resolve(config.method, config.scalars()), config.task.declaration()
+    whole = config.body.weights_sha256 is None
+    body = BodyArchitecture(config.body.name, config.body.values, config.body.attention)
+    request = network_request(
+        recipe, task, options, body if whole else config.body.name, seed=config.seed, statistics=statistics
+    )
+    try:
+        model = recipe.network(request)
+    except UserError as error:
+        if whole:
+            raise
+        raise UserError(f"this model holds no weights of its body, as {config.method} leaves them: {error}") from error
+    _check_body(recipe, model, config.body)
+    _load(model, weights, set(weight_names(recipe, model)))
+    return model.eval().requires_grad_(False)
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Return the weights of a verified model folder; raises UserError if they cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = directory / model_folder.WEIGHTS
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"cannot read the weights in {path}: {shorten(error)}; copy the folder again") from error
+
+
+def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[str]) -> None:
+    state = model.state_dict()
+    wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]
+    wrong += [f"{name} is not part of the network" for name in sorted(weights.keys() - expected)]
+    for name in sorted(expected & weights.keys()):
+        found, wanted = weights[name], state[name]
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            shapes = f"{found.dtype} {tuple(found.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
+            wrong.append(f"{name} is {shapes}")
+    if wrong:
+        raise UserError(
+            f"the weights do not fit the network that config.json describes: {wrong[0]} ({len(wrong)} differences); "
+            f"use the libraries of its 'versions', or copy the folder again"
+        )
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _describe(recipe: Recipe, model: CrossModalModel, body: str) -> BodySummary:
+    if not recipe.uses_body or body == NO_BODY:
+        return BodySummary(name=NO_BODY)
+    described, listed = describe_body(body), listed_body(body)
+    return BodySummary(
+        name=body, values=described.values, attention=described.attention, licence=listed.licence if listed else "",
+        weights_sha256=_hash(_frozen(recipe, model)) if recipe.names_body else None,
+    )  # fmt: skip
+
+
+def _check_body(recipe: Recipe, model: CrossModalModel, body: BodySummary) -> None:
+    if body.weights_sha256 is None:
+        return
+    if not recipe.names_body or (found := _hash(_frozen(recipe, model))) != body.weights_sha256:
+        raise UserError(
+            f"the body {body.name!r} on this machine is not the one that the model was trained with (sha256 of its "
+            f"weights: {found}, expected {body.weights_sha256}): get the same release of it"
+        )
+
+
+def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
+    """Return the weights of the body that the method never trains, by name in the network."""
+    trained = {id(parameter) for parameter in recipe.trainable(model)}
+    parameters = dict(model.named_parameters())
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.startswith("body.") and id(parameters.get(name)) not in trained
+    }
+
+
+def _hash(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, shapes and values. Layers that peft wraps count by the names they have without."""
+    found = hashlib.sha256()
+    named: dict[str, Any] = {name.replace(".base_layer", ""): value for name, value in weights.items()}
+    for name in sorted(named):
+        value = named[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(memoryview(value.flatten().view(torch.uint8).numpy()))
+    return found.hexdigest()

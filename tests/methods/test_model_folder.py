@@ -1,0 +1,209 @@
+"""Model folders: what they hold, and what is refused: missing and changed files, other versions, foreign weights."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from orca_ray.data import cache
+from orca_ray.errors import UserError
+from orca_ray.methods import model_folder
+from orca_ray.methods.model_card import Score, make_card, rewrite_card
+from orca_ray.methods.model_folder import config_text, read_config, read_preprocessing, write_folder
+from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild
+from orca_ray.models import weights as loader
+
+from .tiny_trials import QUICK, run, start
+
+SHORT = {**QUICK, "refine.epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def snapshot(bert: str) -> Snapshot:
+    adaptation = start(bert, "nft", hyperparameters=SHORT)
+    run(adaptation)
+    return adaptation.snapshot()
+
+
+@pytest.fixture
+def folder(snapshot: Snapshot, tmp_path: Path) -> Path:
+    write_folder(tmp_path / "model", snapshot.config, snapshot.weights, card="a card", preprocessing={"kind": "table"})
+    return tmp_path / "model"
+
+
+def edit(folder: Path, change: Callable[[dict[str, object]], object], *, sign: bool = False) -> None:
+    """Change ``config.json``; ``sign``: as a program would that writes the hash of the file anew."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    change(values)
+    if sign:
+        del values["sha256"]
+        values["sha256"] = model_folder._hash(values)
+    path.write_text(json.dumps(values))
+
+
+def test_what_is_written_is_read(snapshot: Snapshot, folder: Path) -> None:
+    config = read_config(folder)
+    assert {file.name for file in folder.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "preprocessing.json",
+        "README.md",
+    }
+    assert config.files.keys() == {"model.safetensors", "preprocessing.json", "README.md"}
+    assert {**vars(config), "files": {}} == vars(snapshot.config)
+    assert read_preprocessing(folder, config) == {"kind": "table"}
+    weights = read_weights(folder)
+    assert all(torch.equal(weights[name], value) for name, value in snapshot.weights.items())
+    assert not rebuild(config, weights).training
+
+
+def test_no_file_is_a_pickle(folder: Path) -> None:
+    for file in folder.iterdir():
+        assert not file.read_bytes().startswith((b"\x80", b"PK"))
+
+
+def test_a_folder_is_replaced_but_not_its_other_files(snapshot: Snapshot, folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    write_folder(folder, snapshot.config, snapshot.weights, card="another")
+    assert read_preprocessing(folder, read_config(folder)) is None
+    assert not (folder / "preprocessing.json").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_directory_with_other_files_is_kept(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="has files and is no model folder"):
+        write_folder(tmp_path, snapshot.config, snapshot.weights, card="")
+    with pytest.raises(UserError, match="is a file"):
+        write_folder(tmp_path / "thesis.tex", snapshot.config, snapshot.weights, card="")
+
+
+def test_an_interrupted_write_leaves_no_model(
+    snapshot: Snapshot, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(cache, "replace_file", fails)
+    with pytest.raises((UserError, OSError)):
+        write_folder(folder, snapshot.config, snapshot.weights, card="")
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), r"has no model\.safetensors, which its config\.json lists"),
+        (
+            lambda f: (f / "preprocessing.json").write_text("{}"),
+            r"preprocessing\.json was changed",
+        ),
+        (lambda f: (f / "model.safetensors").open("ab").write(b"x"), r"model\.safetensors was changed"),
+        (lambda f: (f / "config.json").unlink(), "is no model folder, as it has no config.json"),
+        (lambda f: (f / "config.json").write_text("nonsense"), "expected JSON"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "was not written by orca-ray"),
+        (lambda f: edit(f, lambda v: v.update(seed=5)), r"config\.json was changed since it was written"),
+        (lambda f: edit(f, lambda v: v.update(format=2, orca_ray="9.0"), sign=True), "format 2, of orca-ray '9.0'"),
+        (lambda f: edit(f, lambda v: v.update(seed="x"), sign=True), "seed: Input should be a valid integer"),
+        (lambda f: edit(f, lambda v: v.update(code="x"), sign=True), "code: "),
+        (lambda f: edit(f, lambda v: v["files"].update({"../x": "0"}), sign=True), "lists files that a model folder"),
+        (lambda f: edit(f, lambda v: v["files"].pop("model.safetensors"), sign=True), "lists no model"),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        read_config(folder)
+
+
+def test_paths_that_are_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, message in (("nowhere", "does not exist"), ("file", "is no directory"), (".", "has no config.json")):
+        with pytest.raises(UserError, match=message):
+            read_config(tmp_path / name)
+
+
+def test_another_card_is_only_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "README.md").write_text("my own words")
+    read_config(folder)
+    assert "not the model card" in caplog.text
+
+
+def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, tmp_path: Path) -> None:
+    name = "head.output.weight"
+    for weights, message in (
+        ({key: value for key, value in snapshot.weights.items() if key != name}, f"{name} is missing"),
+        ({**snapshot.weights, "extra": torch.zeros(1)}, "extra is not part of the network"),
+        ({**snapshot.weights, name: torch.zeros(2, 2)}, rf"{name} is torch.float32 \(2, 2\), expected"),
+    ):
+        with pytest.raises(UserError, match=message):
+            rebuild(snapshot.config, weights)
+
+
+def test_weights_that_are_no_safetensors(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="cannot read the weights"):
+        read_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "nonsense"}, "cannot build body"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "comes with Python code of its own"),
+        ({"num_hidden_layers": 10**6}, "declares 1000000 layers"),
+        ({"hidden_size": 10**7, "num_attention_heads": 1}, "parameters"),
+        ({"hidden_size": 17}, "cannot build body"),
+    ],
+)
+def test_a_strangers_body(snapshot: Snapshot, values: dict[str, object], message: str) -> None:
+    config = json.loads(config_text(snapshot.config))
+    config["body"]["values"].update(values)
+    del config["sha256"]
+    text = json.dumps({**config, "sha256": model_folder._hash(config)}).encode()
+    with pytest.raises(UserError, match=message):
+        rebuild(model_folder.parse_config(text, "config.json"), snapshot.weights)
+
+
+def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    shutil.copytree(bert, body)
+    adaptation = start(str(body), "lora", hyperparameters=SHORT)
+    run(adaptation)
+    taken = adaptation.snapshot()
+    inside = [name for name in taken.weights if name.startswith("body.")]
+    assert inside
+    assert all("lora_" in name for name in inside)
+    assert rebuild(taken.config, taken.weights)
+
+    weights = load_file(body / "model.safetensors")
+    changed = {name: value + 0.01 * name.endswith("query.weight") for name, value in weights.items()}
+    save_file(changed, body / "model.safetensors", metadata={"format": "pt"})
+    for kept in loader._pristine.values():
+        kept.clear()
+    with pytest.raises(UserError, match="on this machine is not the one that the model was trained with"):
+        rebuild(taken.config, taken.weights)
+    shutil.rmtree(body)
+    for kept in loader._pristine.values():
+        kept.clear()
+    with pytest.raises(UserError, match="holds no weights of its body, as lora leaves them"):
+        rebuild(taken.config, taken.weights)
+
+
+def test_the_card(snapshot: Snapshot, folder: Path) -> None:
+    board = [Score(method="nft", scores=(0.1, 0.2, 0.3)), Score(method="cnn", scores=(0.4,))]
+    config = rewrite_card(folder, read_config(folder), board, "orca-sweep benchmark tiny")
+    card = (folder / "README.md").read_text()
+    assert read_config(folder) == config
+    for part in (
+        "tiny/classes", "0000000000000000", "| nft | 0.2 [-0.04841, 0.4484], 3 seeds |", "| cnn | 0.4, 1 seed |",
+        "orca-sweep benchmark tiny", "## Licences", "## Limits", "on validation data",
+    ):  # fmt: skip
+        assert part in card
+    assert "dog, cat, bird" in make_card(config, label_names=("dog", "cat", "bird"))

@@ -1,0 +1,225 @@
+"""Trained models: what they predict, and that a folder predicts the same in another process, place and cache."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import orca_ray
+from orca_ray.adapted import Adapted, load
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import all_methods
+from orca_ray.tasks.task import Task
+
+from .methods.tiny_trials import CLASSES, QUICK, make_data, make_home, make_task, run, save_bert, save_vit, start
+
+SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1, "recraft.source_epochs": 1, "joint.epochs": 1}
+FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
+SERIES = make_task(CLASSES)
+LORA = ("lora", "orca_lora")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {"sequence": save_bert(tmp_path_factory.mktemp("bert")), "image": save_vit(tmp_path_factory.mktemp("vit"))}
+
+
+def trained(body: str, method: str, task: Task) -> tuple[Adapted, float]:
+    """Return a model and the test score of its trial."""
+    adaptation = start(body, method, task=task, data=make_data(task), hyperparameters=SHORT)
+    run(adaptation)
+    found = adaptation.result().test_score
+    assert found is not None
+    return Adapted(adaptation.snapshot(), device="cpu"), found
+
+
+@pytest.fixture(scope="module")
+def series(bodies: dict[str, str]) -> Adapted:
+    return trained(bodies["sequence"], "nft", SERIES)[0]
+
+
+@pytest.fixture(scope="module")
+def field(bodies: dict[str, str]) -> Adapted:
+    return trained(bodies["image"], "nft", FIELD)[0]
+
+
+LOADING = """
+import json, sys
+from pathlib import Path
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "optuna"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+import torch
+import orca_ray
+
+torch.set_num_threads(1)
+for folder in sorted(Path.cwd().iterdir()):
+    model = orca_ray.load(folder, device="cpu")
+    x = np.load(folder / "x.npy")
+    np.save(folder / "found.npy", model.outputs(x))
+    np.save(folder / "embedded.npy", model.embed(x))
+assert not [name for name in sys.modules if name.startswith(("ray.", "optuna."))]
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Adapted, float]]:
+    """Train every method, save and move the models, remove the bodies that they hold, and predict in a new process."""
+    kept = {}
+    made, moved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
+    for kind, task, save in (("sequence", SERIES, save_bert), ("image", FIELD, save_vit)):
+        removed = tmp_path_factory.mktemp("body")
+        save(removed)
+        for method in all_methods():
+            named = method in LORA
+            model, found = trained(bodies[kind] if named else str(removed), method, task)
+            folder = model.save(made / f"{kind}-{method}").rename(moved / f"{kind}-{method}")
+            np.save(folder / "x.npy", make_data(task).test.x)
+            kept[folder.name] = (folder, model, found)
+        for file in removed.iterdir():
+            file.unlink()
+    environment = {"PATH": "", "HOME": str(moved), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(Path(orca_ray.__file__).parents[1]), "ORCA_RAY_HOME": str(made / "empty")}
+    subprocess.run([sys.executable, "-c", LOADING], cwd=moved, env=environment, check=True, timeout=280)
+    assert not (made / "empty").exists(), "loading a model used the cache"
+    return kept
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("method", all_methods())
+@pytest.mark.parametrize("kind", ["sequence", "image"])
+def test_a_loaded_model_predicts_the_same_bits(
+    loaded: dict[str, tuple[Path, Adapted, float]], kind: str, method: str
+) -> None:
+    folder, model, found = loaded[f"{kind}-{method}"]
+    data = make_data(SERIES if kind == "sequence" else FIELD).test
+    assert np.array_equal(np.load(folder / "found.npy"), model.outputs(data.x))
+    assert np.array_equal(np.load(folder / "embedded.npy"), model.embed(data.x))
+    assert model.evaluate(data.x, data.y) == {model.task.metric: found}
+    names = {file.name for file in folder.iterdir()} - {"x.npy", "found.npy", "embedded.npy"}
+    assert names == {"model.safetensors", "config.json", "README.md"}
+    body = json.loads((folder / "config.json").read_text())["body"]
+    assert (body["weights_sha256"] is not None) == (method in LORA)
+
+
+def test_classes(series: Adapted) -> None:
+    x = make_data(SERIES).test.x
+    found, probabilities = series.predict(x), series.predict_proba(x)
+    assert found.shape == (45,)
+    assert probabilities.shape == (45, 3)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert np.array_equal(probabilities.argmax(axis=1), found)
+    assert series.embed(x).shape == (45, 16)
+    assert np.array_equal(series.predict(torch.from_numpy(np.asarray(x))), found)
+    assert np.array_equal(series.predict(list(x)), found)
+
+
+def test_fields_have_no_probabilities(field: Adapted) -> None:
+    x = make_data(FIELD).test.x
+    assert field.predict(x).shape == (45, 8, 8)
+    assert field.predict(x).mean() == pytest.approx(3, abs=1), "predictions are in the target's units"
+    with pytest.raises(UserError, match="predicts numbers, which have no probabilities"):
+        field.predict_proba(x)
+
+
+def test_only_a_part_of_the_samples_is_in_memory(series: Adapted, tmp_path: Path) -> None:
+    x = np.tile(np.asarray(make_data(SERIES).test.x), (200, 1, 1))
+    np.save(tmp_path / "x.npy", x)
+    inputs = series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    parts = list(series.stream(inputs))
+    assert [len(part) for part in parts] == [4096, 4096, 808]
+    assert np.array_equal(np.concatenate(parts), series.outputs(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[0], r"shape \(2, 16\); .* of shape \(N, 2, 16\): for one sample, give x\[None\]"),
+        (lambda x: x.transpose(0, 2, 1), r"try np.transpose\(x, \(0, 2, 1\)\)"),
+        (lambda x: x[:, :, :5], r"has shape \(45, 2, 5\); the model takes"),
+        (lambda x: x.astype(str), "values of type <U"),
+        (lambda x: np.where(np.arange(45)[:, None, None] == 7, np.nan, x), "row 8 has values that are not finite"),
+        (lambda x: x[:0], "has no samples"),
+        (lambda x: [x[0], x[0, :, :3]], "samples have unequal shapes"),
+        (lambda x: 3, "cannot predict from a int"),
+        (lambda x: pd.DataFrame({"a": [1.0]}), r"has shape \(1, 1\)"),
+    ],
+)
+def test_wrong_inputs_are_named(series: Adapted, change: object, message: str) -> None:
+    assert callable(change)
+    with pytest.raises(UserError, match=message):
+        series.predict(change(np.asarray(make_data(SERIES).test.x)))
+
+
+def test_wrong_targets_are_named(series: Adapted) -> None:
+    data = make_data(SERIES).test
+    with pytest.raises(UserError, match="needs targets"):
+        series.evaluate(data.x)
+    with pytest.raises(UserError, match="45 inputs, but 44 targets"):
+        series.evaluate(data.x, data.y[1:])
+    with pytest.raises(UserError, match="expected numbers of shape"):
+        series.evaluate(data.x, np.array(["a"] * 45))
+
+
+def test_a_notebook_shows_the_model(series: Adapted) -> None:
+    shown = series._repr_html_()
+    for part in ("tiny/classes", "nft on", "3 classes", "on validation", "parameters"):
+        assert part in shown
+    assert "tiny/classes" in repr(series)
+
+
+def test_the_package_loads_a_folder_lazily(series: Adapted, tmp_path: Path) -> None:
+    folder = series.save(tmp_path / "model")
+    again = orca_ray.load(folder)
+    assert isinstance(again, orca_ray.Adapted)
+    x = make_data(SERIES).test.x
+    assert np.array_equal(again.outputs(x), series.outputs(x))
+    assert "load" in dir(orca_ray)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        orca_ray.lode  # noqa: B018
+
+
+def test_saving_again_writes_the_same_files(series: Adapted, tmp_path: Path) -> None:
+    first = series.save(tmp_path / "a")
+    second = load(first).save(tmp_path / "b")
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
+
+
+def test_an_unknown_device_is_refused(series: Adapted, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot use the device 'quantum'"):
+        load(series.save(tmp_path / "model"), device="quantum")
+
+
+def test_a_model_in_the_cache_of_the_hub(series: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--ann--wines"
+    series.save(repository / "snapshots" / "0123abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    x = make_data(SERIES).test.x
+    assert np.array_equal(load("hub:ann/wines").outputs(x), series.outputs(x))
+    with pytest.raises(UserError, match="cannot get the model 'ann/beers' from the hub"):
+        load("hub:ann/beers")
