@@ -14,7 +14,7 @@ from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, TaskSummary
-from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs
+from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
 from orca_ray.methods.recipe import get_method
 from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild, weight_names
 from orca_ray.models.head import pooled
@@ -220,9 +220,7 @@ class Adapted:
     def _with_targets(self, x: Any) -> ModelInputs:
         if not isinstance(x, str | Path):
             return self.inputs(x)
-        from orca_ray.data.user import read
-
-        return self.inputs(read(Path(x)))
+        return self.inputs(read_data(x, self._preprocessing, labelled=True))
 
     def _targets(self, y: Any) -> Array:
         if y is None:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -20,8 +21,8 @@ from orca_ray.cli.options import (
 )
 from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, duration, emit_json, note, plain, say, show
 from orca_ray.errors import UserError
-from orca_ray.protocol import Protocol
-from orca_ray.uris import public_uri
+from orca_ray.protocol import KeepModels, Protocol
+from orca_ray.uris import public_uri, secrets_in, without
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.events import Event, Summary
@@ -142,6 +143,12 @@ class RunOptions(SweepOptions):
             help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
         ),
     ] = None  # fmt: skip
+    keep_models: Annotated[
+        KeepModels,
+        Option(
+            help="Models of confirm trials that stay in the store, under models/: none, all, or the best of a task."
+        ),
+    ] = KeepModels.NONE
     track: Annotated[
         list[str] | None,
         Option(
@@ -229,7 +236,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         summary = run_sweep(
             spec, uri, executor=options.executor.value, listener=listener, address=options.address,
             retry_failed=options.retry_failed, options=options.run_options(), wait_seconds=options.wait,
-            staging=options.staging,
+            staging=options.staging, keep_models=options.keep_models, command=_typed(),
         )  # fmt: skip
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})
@@ -240,6 +247,11 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         raise Exit(INTERRUPTED)
     if summary.failed or summary.unfinished:
         raise Exit(TRIALS_FAILED)
+
+
+def _typed() -> str:
+    """Return the command line of this process without credentials."""
+    return shlex.join(["orca-sweep", *(without(each, secrets_in(each)) for each in sys.argv[1:])])
 
 
 def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
@@ -373,7 +385,21 @@ def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str)
         say(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
     if len(summary.notes) > MAX_NOTES:
         say(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
+    _print_models(summary, where)
     say(f"leaderboard: orca-sweep leaderboard {shlex.quote(name)}{which}{where}")
+
+
+def _print_models(summary: "Summary", where: str) -> None:
+    """Print where the best model of each task is, and how to make models of trials that had ended without one."""
+    for task, place in summary.models.items():
+        say(f"model of {task}: {place}")
+    for key, task in list(summary.missing_models.items())[:MAX_NOTES]:
+        say(
+            f"no model of {task}, trial {key}, which ended before models were kept: orca-sweep reproduce {key} "
+            f"--keep-model DIR{where}"
+        )
+    if len(summary.missing_models) > MAX_NOTES:
+        say(f"and {len(summary.missing_models) - MAX_NOTES} more models; --json prints all")
 
 
 def _print_failures(summary: "Summary") -> None:

@@ -1,10 +1,11 @@
 """``orca-sweep reproduce``: run the trial of a record again, and report whether its score agrees."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
+from orca_ray.cli.options import JsonOption, ResultsOption, directory_option, existing_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
 from orca_ray.errors import UserError
 from orca_ray.uris import public_uri
@@ -17,6 +18,9 @@ def reproduce(
     key: Annotated[str, Argument(metavar="KEY", help="Key of the trial, or the start of it.")],
     sweep: Annotated[str | None, Option(help="Sweep of the record, if several have this trial.")] = None,
     results: ResultsOption = None,
+    keep_model: Annotated[
+        Path | None, directory_option("--keep-model", "Write the trial's model to this new or empty directory.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run a trial again, in this process, and compare its score with the record; the store is not changed.
@@ -27,13 +31,18 @@ def reproduce(
     uri = results_uri(results)
     if (store := existing_store(uri)) is None:
         raise UserError(f"no results at {public_uri(uri)!r}: give the store of the trial with --results URI")
+    from orca_ray.methods.model_folder import refuse_other
     from orca_ray.sweep.execution import reproduce as again
 
     record = again.find_record(store, key, sweep)
     note(
         f"trial {record.trial_key} of {record.sweep}: {record.task}, {record.method}, {record.body}, seed {record.seed}"
     )
-    compared = again.reproduce(record, store)
+    if keep_model is not None:
+        refuse_other(keep_model)
+    compared = again.reproduce(record, store, keep_model)
+    if keep_model is not None and keep_model.is_dir() and not json:
+        note(f"model: {keep_model}")
     if json:
         emit_json(_summary(compared))
     else:

@@ -1,13 +1,12 @@
 """The model card: ``README.md`` of a model folder."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean, stdev
 
-from orca_ray.data import cache
-from orca_ray.methods.model_folder import CARD, CONFIG, ModelConfig, config_text
+from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
 from orca_ray.tasks.metrics import METRICS
 
 _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels", "scalar": "one number"}
@@ -60,14 +59,11 @@ def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Seq
     return "\n".join(parts)
 
 
-def rewrite_card(directory: Path, config: ModelConfig, board: Sequence[Score], command: str) -> ModelConfig:
-    """Write the card of a model folder again, with the scores of a store; return the new configuration."""
-    config = replace(config, command=command or config.command)
-    card = make_card(config, board)
-    cache.write_text(directory / CARD, card)
-    config = replace(config, files={**config.files, CARD: cache.sha256_file(directory / CARD)})
-    cache.write_text(directory / CONFIG, config_text(config), durable=True)
-    return config
+def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequence[str] = ()) -> tuple[str, str]:
+    """Return the content of ``README.md``, with the scores of a store, and of ``config.json``, which has its hash."""
+    card = make_card(config, board, label_names)
+    found = hashlib.sha256(card.encode()).hexdigest()
+    return card, config_text(replace(config, files={**config.files, CARD: found}))
 
 
 def _front_matter() -> str:

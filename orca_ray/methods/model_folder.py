@@ -252,10 +252,7 @@ def write_folder(
     """
     from safetensors.torch import save_file
 
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file: name a directory for the model")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():
-        raise UserError(f"{directory} has files and is no model folder: name a new or empty directory for the model")
+    refuse_other(directory)
     with cache.scratch_directory(directory) as scratch, cache.disk_errors(directory):
         save_file(dict(weights), str(scratch / WEIGHTS), metadata={"format": "pt"})
         if preprocessing is not None:
@@ -270,6 +267,14 @@ def write_folder(
             os.chmod(directory / name, 0o644)
         cache.write_text(directory / CONFIG, config_text(config), durable=True)
     return config
+
+
+def refuse_other(directory: Path) -> None:
+    """Raise UserError if a model cannot be written to ``directory``, as it is a file or has files of something else."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file: name a directory for the model")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} has files and is no model folder: name a new or empty directory for the model")
 
 
 def _hash(values: Mapping[str, Any]) -> str:

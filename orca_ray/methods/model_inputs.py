@@ -36,7 +36,7 @@ class ModelInputs:
 
         Raises UserError if it is none of these, or has no samples.
         """
-        data = _user_data(x)
+        data = _user_data(x, preprocessing)
         if len(data) == 0:
             raise UserError(f"{data.source} has no samples: give at least one")
         if preprocessing is None:
@@ -80,13 +80,20 @@ class ModelInputs:
         return inputs
 
 
-def _user_data(x: Any) -> "UserData":
-    from orca_ray.data.user import UserData, read
+def read_data(path: Path | str, preprocessing: "Preprocessing | None", *, labelled: bool) -> "UserData":
+    """Return the samples in a file or folder, read as those that the model was trained on."""
+    from orca_ray.data.user import read
+
+    return read(path, labelled=labelled) if preprocessing is None else preprocessing.read(path, labelled=labelled)
+
+
+def _user_data(x: Any, preprocessing: "Preprocessing | None") -> "UserData":
+    from orca_ray.data.user import UserData
 
     if isinstance(x, UserData):
         return x
     if isinstance(x, str | Path):
-        return read(Path(x), labelled=False)
+        return read_data(x, preprocessing, labelled=False)
     if hasattr(x, "iloc"):
         return UserData(x=x, kind_hint="table", source="the table")
     if hasattr(x, "detach"):  # a tensor

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
-from orca_ray.methods.model_card import Score, make_card, rewrite_card
+from orca_ray.methods.model_card import Score, make_card, write_card
 from orca_ray.methods.model_folder import config_text, read_config, read_preprocessing, write_folder
 from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
@@ -198,9 +199,11 @@ def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Pa
 
 def test_the_card(snapshot: Snapshot, folder: Path) -> None:
     board = [Score(method="nft", scores=(0.1, 0.2, 0.3)), Score(method="cnn", scores=(0.4,))]
-    config = rewrite_card(folder, read_config(folder), board, "orca-sweep benchmark tiny")
-    card = (folder / "README.md").read_text()
-    assert read_config(folder) == config
+    config = replace(read_config(folder), command="orca-sweep benchmark tiny")
+    card, described = write_card(config, board)
+    (folder / "README.md").write_text(card)
+    (folder / "config.json").write_text(described)
+    assert replace(read_config(folder), files=config.files) == config
     for part in (
         "tiny/classes", "0000000000000000", "| nft | 0.2 [-0.04841, 0.4484], 3 seeds |", "| cnn | 0.4, 1 seed |",
         "orca-sweep benchmark tiny", "## Licences", "## Limits", "on validation data",

@@ -3,16 +3,27 @@
 import contextlib
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pkgutil import resolve_name
 
 from orca_ray.errors import UserError, lookup
 from orca_ray.methods.recipe import get_method
+from orca_ray.protocol import KeepModels
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Listener, Message, Summary, SweepFinished, SweepStarted
+from orca_ray.sweep.execution.events import (
+    Event,
+    Listener,
+    Message,
+    Summary,
+    SweepFinished,
+    SweepStarted,
+    TrialFinished,
+)
 from orca_ray.sweep.execution.executors.base import Executor, RunOptions
+from orca_ray.sweep.execution.models import ModelKeeper
 from orca_ray.sweep.execution.staging import Staged, StagingRequest
 from orca_ray.sweep.execution.waiting import wait_for_room
 from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
@@ -47,6 +58,8 @@ def run_sweep(
     options: RunOptions | None = None,
     wait_seconds: float = 300.0,
     staging: str | None = None,
+    keep_models: KeepModels = KeepModels.NONE,
+    command: str = "",
 ) -> Summary:
     """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
@@ -62,6 +75,8 @@ def run_sweep(
         options: time limits and GPUs of trials; None: the defaults.
         wait_seconds: how long to wait for nodes that are large enough, if the cluster is one that nodes may join.
         staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
+        keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
+        command: the command that runs the sweep, for the cards of models.
 
     Raises:
         UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
@@ -80,12 +95,18 @@ def run_sweep(
         searches = resolve(searches, tell)
         seconds = trial_seconds(searches)
         store, uri = (results, results.uri) if isinstance(results, ResultsStore) else _existing(results)
+        keeper = ModelKeeper(uri, keep_models, command=command, tell=tell)
+
+        def watch(event: Event) -> None:
+            emit(event)
+            if isinstance(event, TrialFinished) and not event.remaining and conductor is not None:
+                keeper.tidy(conductor.searches)
 
         def conduct(store: ResultsStore) -> Conductor:
             lease = stack.enter_context(Lease(store, spec.sweep_id))
             conductor = Conductor(
                 searches, store, executor=executor, trial_seconds=seconds, retry_failed=retry_failed,
-                listener=listener, lease=lease,
+                listener=watch, lease=lease,
             )  # fmt: skip
             return stack.enter_context(contextlib.closing(conductor))
 
@@ -93,7 +114,12 @@ def run_sweep(
             conductor = None if store is None else conduct(store)
             requests = staging_requests(searches, set(spec.tasks) if conductor is None else conductor.unfinished_tasks)
             settings = WorkerSettings(
-                uri, shared, checkpoint_seconds, options.time.heartbeat_interval, passed_environment()
+                uri,
+                shared,
+                checkpoint_seconds,
+                keep_models is not KeepModels.NONE,
+                options.time.heartbeat_interval,
+                passed_environment(),
             )
             with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
                 if (staged := engine.first_staged(stager)) and not (conductor and conductor.finished_before):
@@ -108,7 +134,9 @@ def run_sweep(
             conductor.close()
             store.compact()
             conductor.tidy()
+            keeper.tidy(conductor.searches)
     summary = conductor.summary(interrupted=interrupted)
+    summary = replace(summary, models=keeper.best, missing_models=keeper.missing)
     emit(SweepFinished(summary))
     return summary
 

@@ -94,6 +94,11 @@ class Summary:
     quarantined: tuple[str, ...] = ()
     """Lines "node: reason" for each node that got no more trials."""
 
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Path or URI of the best model of each task, if models are kept."""
+    missing_models: Mapping[str, str] = field(default_factory=dict)
+    """Task of each trial whose model should have been kept and is not in the store, by the trial's key."""
+
     @property
     def up_to_date(self) -> bool:
         """Whether no trial had to run, because all had ended in earlier runs."""

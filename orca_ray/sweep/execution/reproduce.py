@@ -66,16 +66,16 @@ def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Reco
     return found[0]
 
 
-def reproduce(record: Record, store: ResultsStore) -> Comparison:
+def reproduce(record: Record, store: ResultsStore, model: Path | None = None) -> Comparison:
     """Run the trial of ``record`` in this process and compare the results; its alignment is computed, not reused.
 
     Scores agree if they are equal bit for bit or, unless the trial is deterministic, if they differ by at most `WIDTH`
-    standard deviations of the scores of its seeds in ``store``.
+    standard deviations of the scores of its seeds in ``store``. ``model``: directory that the model is written to.
 
     Raises UserError if the record has no score, if it is not of this version's configuration, or if data, method, body
     or source are missing here or not the same.
     """
-    again = run_again(record, make_trial(record))
+    again = run_again(record, make_trial(record), model)
     old, new = _score(record), _score(again)
     ours, theirs = record.reproducible(), again.reproducible()
     changed = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
@@ -120,10 +120,11 @@ def make_trial(record: Record) -> TrialSpec:
     return trial
 
 
-def run_again(record: Record, trial: TrialSpec) -> Record:
+def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
     """Run a trial in this process, as far as the one of ``record`` ran, and return its record.
 
-    Raises UserError if the trial fails because something is missing or wrong here.
+    If it completes and ``model`` is given, its model is written to that directory. Raises UserError if the trial fails
+    because something is missing or wrong here.
     """
     started, curve = datetime.now(UTC), list[Progress]()
     with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
@@ -136,6 +137,8 @@ def run_again(record: Record, trial: TrialSpec) -> Record:
                 epochs = sum(point.stage == "refine" for point in curve)
                 if record.status is Status.STOPPED_EARLY and not report.done and epochs >= record.epochs:
                     report = report.stopped_early()
+            if model is not None and report.status is Status.COMPLETED:
+                runner.write_model(model)
         finally:
             runner.close()
     if report.error and (cause := re.match(r"(?:UserError|StagingError): (.*)", report.error, re.DOTALL)):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
@@ -20,6 +20,7 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.failures import bounded
 from orca_ray.sweep.execution.messages import TrialReport, Worker
+from orca_ray.sweep.execution.models import store_model, write_model
 from orca_ray.sweep.execution.staging import StagingError, StagingRequest, staged_data
 from orca_ray.sweep.execution.trial_log import TrialLog
 from orca_ray.sweep.planning.searches import TrialSpec
@@ -48,6 +49,7 @@ class TrialRunner:
         checkpoint_seconds: float = 30.0,
         reuse_aligned: bool = True,
         halvings: int = 0,
+        keep_model: bool = False,
     ) -> None:
         """Store the arguments; data and model are loaded by the first :meth:`step`.
 
@@ -55,9 +57,11 @@ class TrialRunner:
         the URI of staged data (see `staging.stage`). ``checkpoint_seconds`` is the minimum time between two
         checkpoints. Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one
         for them. ``halvings`` says how often the micro-batch is halved, because memory ran out in earlier attempts.
+        With ``keep_model``, a confirm trial that completes stores its model.
         """
         self.trial = trial
         self._reuse_aligned, self._halvings = reuse_aligned, halvings
+        self._store, self._keep_model = store, keep_model
         self._checkpoints, self._staging = Checkpoints(store), staging
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = time.monotonic()
@@ -92,6 +96,11 @@ class TrialRunner:
         if self._adaptation is not None and self._last is None and self._between_epochs:
             self._save(self._adaptation)
         self.close()
+
+    def write_model(self, directory: Path) -> None:
+        """Write the model folder of a trial that has completed and is not closed; UserError if that fails."""
+        assert self._adaptation is not None
+        write_model(self._adaptation, directory, **self._origin)
 
     def close(self) -> None:
         """Free the model."""
@@ -133,6 +142,7 @@ class TrialRunner:
         self._limit_memory(min(trial.resources.gpus or 1.0, 1.0), self._halvings)
         task = get_task(trial.task)
         data = staged_data(StagingRequest.of_trial(trial), self._staging)
+        self._prepared = data.directory
         return Adaptation(
             task.under(trial.protocol).resolved(data),
             under_protocol(data, trial.protocol),
@@ -164,6 +174,9 @@ class TrialRunner:
     def _finish(self, points: list[Progress]) -> TrialReport:
         assert self._adaptation is not None
         report = replace(self._report(points, Status.COMPLETED), artefacts=self._adaptation.artefacts())
+        if self._keep_model and self.trial.phase == "confirm":
+            with self._best_effort("model"):  # before the outcome, after which the trial is never run again
+                store_model(self._adaptation, self._store, **self._origin)
         with self._best_effort():
             self._checkpoints.save_outcome(self.trial.key, replace(report, progress=tuple(self._curve)))
         self._last = report
@@ -201,13 +214,17 @@ class TrialRunner:
             notes.append(PAPER_NOTE)
         return replace(outcome, notes="; ".join(filter(None, notes)) or None)
 
+    @property
+    def _origin(self) -> dict[str, Any]:
+        return {"trial": self.trial.key, "protocol": self.trial.protocol, "prepared": self._prepared}
+
     @contextmanager
-    def _best_effort(self) -> Iterator[None]:
-        """Context manager that logs errors of writing a checkpoint instead of failing a trial that runs well."""
+    def _best_effort(self, what: str = "state") -> Iterator[None]:
+        """Context manager that logs errors of writing to the store instead of failing a trial that runs well."""
         try:
             yield
         except (OSError, UserError) as error:
-            logger.warning("trial %s: its state cannot be saved: %s", self.trial.key, error)
+            logger.warning("trial %s: its %s cannot be saved: %s", self.trial.key, what, error)
 
 
 def classify(error: Exception) -> Status:

@@ -35,6 +35,8 @@ class WorkerSettings:
     """URI of the folder through which nodes share staged data; None: there is none."""
     checkpoint_seconds: float = 30.0
     """Minimum time between two checkpoints of a trial."""
+    keep_models: bool = False
+    """Whether confirm trials store their models."""
     heartbeat_seconds: float = 30.0
     """Minimum time between two heartbeats of a worker."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -109,7 +109,7 @@ class InlineExecutor(Executor):
         while (trial := self._next(conductor)) is not None:
             runner = TrialRunner(
                 trial, settings.store, staging=settings.staging, checkpoint_seconds=settings.checkpoint_seconds,
-                halvings=conductor.failures.of(trial.key).halvings,
+                halvings=conductor.failures.of(trial.key).halvings, keep_model=settings.keep_models,
             )  # fmt: skip
             try:
                 self._run_trial(runner, conductor)

@@ -35,6 +35,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
             staging=settings.staging,
             checkpoint_seconds=settings.checkpoint_seconds,
             halvings=order.halvings,
+            keep_model=settings.keep_models,
         )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -1,0 +1,86 @@
+"""Models of trials, in the folder of their results store: ``models/<key of the trial>/`` is a model folder.
+
+``config.json`` is written last and deleted first, so a directory without it is no model. On a local store, the
+directory of a model can be used as it is.
+"""
+
+import contextlib
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+
+from orca_ray.errors import UserError
+from orca_ray.results.folder import Folder, LocalFolder, open_folder
+
+DIRECTORY = "models"
+_CONFIG = "config.json"
+_FLOOR_BYTES = 2 * 2**30
+"""Free space that models leave on the disk of a local store; the records of the sweep need it."""
+
+
+class StoredModels:
+    """The models of a results store; any machine that reaches the store reads, writes and deletes them.
+
+    Every method raises UserError if the file system of the store fails.
+    """
+
+    def __init__(self, store: str | Path) -> None:
+        """Use the store at the path or URI ``store``; nothing is opened before the first use."""
+        self._store = store
+
+    @cached_property
+    def _folder(self) -> Folder:
+        return open_folder(self._store)
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a complete model of the trial ``key``."""
+        return _CONFIG in self._folder.names(f"{DIRECTORY}/{key}")
+
+    def place(self, key: str) -> str:
+        """Return the path or URI of a model, without credentials."""
+        return f"{self._folder.name}/{DIRECTORY}/{key}"
+
+    def add(self, key: str, directory: Path) -> None:
+        """Store the files in a local directory as the model of the trial ``key``, in place of an earlier one.
+
+        Raises UserError if it would leave less than 2 GiB on the disk of a local store.
+        """
+        files = sorted(path for path in directory.iterdir() if path.is_file())
+        self._require_room(sum(path.stat().st_size for path in files))
+        self.remove(key)
+        for path in sorted(files, key=lambda path: path.name == _CONFIG):
+            self._folder.upload(path, f"{DIRECTORY}/{key}/{path.name}")
+
+    def read(self, key: str, name: str) -> bytes | None:
+        """Return the content of a file of a model; None if it has no such file."""
+        try:
+            content: bytes = self._folder.read(f"{DIRECTORY}/{key}/{name}").to_pybytes()
+        except FileNotFoundError:
+            return None
+        return content
+
+    def write(self, key: str, name: str, content: bytes) -> None:
+        """Replace one file of a model."""
+        self._folder.write(f"{DIRECTORY}/{key}/{name}", pa.py_buffer(content))
+
+    def remove(self, key: str) -> None:
+        """Delete the model of the trial ``key``, if there is one, also one that was written in part."""
+        names = self._folder.names(f"{DIRECTORY}/{key}", hidden=True)
+        for name in sorted(names, key=lambda name: name != _CONFIG):
+            self._folder.delete(f"{DIRECTORY}/{key}/{name}")
+        if names and isinstance(self._folder, LocalFolder):
+            with contextlib.suppress(OSError):  # a user may have put a directory there
+                (self._folder.path / DIRECTORY / key).rmdir()
+
+    def _require_room(self, num_bytes: int) -> None:
+        if not isinstance(self._folder, LocalFolder):
+            return
+        free = shutil.disk_usage(self._folder.path).free
+        if free - num_bytes < _FLOOR_BYTES:
+            floor = f"{_FLOOR_BYTES / 2**30:.0f} GiB for records"
+            raise UserError(
+                f"{self._folder.name} has {free / 2**30:.1f} GiB free, too little for a model of "
+                f"{num_bytes / 2**30:.1f} GiB and {floor}: free some, or use --keep-models best or none"
+            )

@@ -1,0 +1,84 @@
+"""Models in a results store: complete or absent, on a disk and on an object store."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results.folder import Folder, open_folder
+from orca_ray.results.models import StoredModels
+
+from .test_s3 import server, uri  # noqa: F401 (fixtures)
+
+KEY, OTHER = "0123456789abcdef0123", "fedcba98765432100123"
+
+
+def folder(path: Path, **files: str) -> Path:
+    path.mkdir(parents=True)
+    for name, content in {"config.json": "{}", "model.safetensors": "w", **files}.items():
+        (path / name).write_text(content)
+    return path
+
+
+def check(models: StoredModels, tmp_path: Path) -> None:
+    """What every store must do."""
+    assert not models.has(KEY)
+    models.add(KEY, folder(tmp_path / "first", notes="old"))
+    models.add(OTHER, folder(tmp_path / "other"))
+    models.add(KEY, folder(tmp_path / "second"))
+    assert models.has(KEY)
+    assert models.read(KEY, "model.safetensors") == b"w"
+    assert models.read(KEY, "notes") is None, "nothing of an earlier model remains"
+    models.write(KEY, "README.md", b"card")
+    assert models.read(KEY, "README.md") == b"card"
+    models.remove(KEY)
+    models.remove(KEY)
+    assert not models.has(KEY)
+    assert models.has(OTHER)
+
+
+def test_a_local_store(tmp_path: Path) -> None:
+    store = tmp_path / "results"
+    store.mkdir()
+    models = StoredModels(store)
+    check(models, tmp_path)
+    assert [path.name for path in (store / "models").iterdir()] == [OTHER]
+    assert models.place(OTHER) == f"{store}/models/{OTHER}"
+
+
+@pytest.mark.slow
+def test_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
+    models = StoredModels(uri)
+    check(models, tmp_path)
+    assert open_folder(uri).names(f"models/{KEY}", hidden=True) == []
+    assert "secret" not in models.place(KEY)
+    assert models.place(KEY).endswith(f"/models/{KEY}")
+
+
+def test_an_interrupted_upload_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "results"
+    store.mkdir()
+    models, upload = StoredModels(store), Folder.upload
+    models.add(KEY, folder(tmp_path / "first"))
+
+    def fails(self: Folder, source: Path, path: str) -> None:
+        if path.endswith("config.json"):
+            raise UserError("no network")
+        upload(self, source, path)
+
+    monkeypatch.setattr(Folder, "upload", fails)
+    with pytest.raises(UserError, match="no network"):
+        models.add(KEY, folder(tmp_path / "second"))
+    assert not models.has(KEY), "a mixture of two models is none"
+
+
+def test_models_leave_room_for_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2**31))
+    (tmp_path / "results").mkdir()
+    models = StoredModels(tmp_path / "results")
+    with pytest.raises(UserError, match="use --keep-models best or none"):
+        models.add(KEY, folder(tmp_path / "first"))
+    assert not models.has(KEY)

@@ -1,0 +1,134 @@
+"""Models of a sweep: which stay, what their cards say, and how one that is missing is made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orca_ray.adapted import load
+from orca_ray.cli.app import run
+from orca_ray.protocol import KeepModels
+from orca_ray.results.models import StoredModels
+from orca_ray.results.record import Record
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution import models
+from orca_ray.sweep.execution.driver import run_sweep
+from orca_ray.sweep.execution.events import Message, Summary
+from orca_ray.sweep.execution.models import ModelKeeper, best_of, board_of
+from orca_ray.tasks.registry import get_task
+from tests.methods.tiny_trials import make_home
+from tests.results.factories import make_record
+from tests.sweep.real import TEXT, tiny_spec, tiny_text
+
+SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1").replace("refine.epochs: 3", "refine.epochs: 1")
+SWEEP = SWEEP.replace("warmup_epochs: 1", "warmup_epochs: 0")
+TASK = "pocket/wdbc"
+
+
+def confirmed(method: str, seed: int, validation: float, test: float = 0.5) -> Record:
+    return make_record(
+        f"{method}{seed}", method=method, seed=seed, phase="confirm", validation_score=validation, test_score=test,
+        hyperparameters="{}",
+    )  # fmt: skip
+
+
+def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> None:
+    records = [confirmed("lucky", 1, 0.1, 0.9), confirmed("lucky", 2, 0.9, 0.9)]
+    records += [confirmed("steady", 1, 0.3, 0.9), confirmed("steady", 2, 0.2, 0.9), confirmed("worse", 1, 0.4, 0.0)]
+    best = best_of(records)
+    assert best is not None
+    assert best.trial_key == "steady2"
+    assert best_of([]) is None
+
+
+def test_the_board_of_a_card_has_the_best_method_first() -> None:
+    board = board_of([confirmed("b", 1, 0.1, 0.4), confirmed("a", 1, 0.1, 0.2), confirmed("b", 2, 0.1, 0.6)])
+    assert [(each.method, each.scores) for each in board] == [("a", (0.2,)), ("b", (0.4, 0.6))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        yield
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Summary]:
+    """Return the directory of the body, the store, and the summary of a sweep that kept its best model."""
+    directory = tmp_path_factory.mktemp("swept")
+    summary = run_sweep(
+        tiny_spec(directory, SWEEP), str(directory / "results"), executor="inline", keep_models=KeepModels.BEST,
+        command="orca-sweep run tiny.yaml",
+    )  # fmt: skip
+    return directory, directory / "results", summary
+
+
+@pytest.mark.slow
+def test_the_best_model_of_a_task_stays_and_predicts(swept: tuple[Path, Path, Summary]) -> None:
+    _, store, summary = swept
+    records = ResultsStore(store).select({"phase": ["confirm"]})
+    best = best_of(records)
+    assert best is not None
+    assert summary.models == {TASK: str(store / "models" / best.trial_key)}
+    assert not summary.missing_models
+    assert [path.name for path in (store / "models").iterdir()] == [best.trial_key]
+    model = load(store / "models" / best.trial_key, device="cpu")
+    test = get_task(TASK).prepare().test
+    assert model.evaluate(test.x, test.y)[model.task.metric] == pytest.approx(best.test_score, abs=1e-9)
+    card = (store / "models" / best.trial_key / "README.md").read_text()
+    for part in ("| orca |", "| nft |", "2 seeds |", "orca-sweep run tiny.yaml", best.data_fingerprint, "of tiny/full"):
+        assert part in card
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_says_which_models_are_missing_and_how_to_make_them(
+    swept: tuple[Path, Path, Summary], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, store, first = swept
+    (tmp_path / "tiny.yaml").write_text(tiny_text(directory, SWEEP))
+    command = ["run", str(tmp_path / "tiny.yaml"), "--executor", "inline", "--results", str(store)]
+    assert run([*command, "--keep-models", "best"]) == 0
+    assert f"model of {TASK}: {first.models[TASK]}" in capsys.readouterr().out
+    assert run([*command, "--keep-models", "all"]) == 0
+    said = capsys.readouterr().out
+    records = ResultsStore(store).select({"phase": ["confirm"]})
+    missing = [each for each in records if not StoredModels(store).has(each.trial_key)]
+    assert len(missing) == 3
+    for each in missing:
+        assert f"reproduce {each.trial_key} --keep-model DIR --results {store}" in said
+    folder = tmp_path / "model"
+    run(["reproduce", missing[0].trial_key, "--keep-model", str(folder), "--results", str(store)])
+    assert str(folder) in capsys.readouterr().err
+    assert load(folder, device="cpu").config.trial == missing[0].trial_key
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis").touch()
+    given = ["reproduce", missing[0].trial_key, "--keep-model", str(tmp_path / "other"), "--results", str(store)]
+    assert run(given) == 2
+    assert "is no model folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_stored_fails_no_trial(
+    swept: tuple[Path, Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(models, "write_folder", fails)
+    summary = run_sweep(
+        tiny_spec(swept[0], SWEEP), str(tmp_path / "results"), executor="inline", keep_models=KeepModels.ALL
+    )
+    assert not summary.failed
+    assert len(summary.missing_models) == 4
+    assert not summary.models
+
+
+def test_nothing_is_kept_unless_asked(tmp_path: Path) -> None:
+    said: list[Message] = []
+    keeper = ModelKeeper(
+        str(tmp_path / "nowhere"), KeepModels.NONE, command="", tell=lambda text: said.append(Message(text))
+    )
+    keeper.tidy([])
+    assert not (tmp_path / "nowhere").exists()
+    assert not said
