@@ -38,7 +38,13 @@ SEEDS = (1, 2, 3)
 """Confirm seeds of the second round; the first round has only the first one."""
 MARGIN = 0.8
 """Share of the time that is left which the second round may take by its estimate."""
-BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "audio": "cnn", "image": "cnn", "field": "fno"}
+BASELINES = {
+    "tabular": "gradient_boosting",
+    "time series": "minirocket",
+    "audio": "cnn",
+    "image": "cnn",
+    "field": "fno",
+}
 """Method without pretraining that is usual for a modality; it shows whether the pretrained body earns its cost."""
 
 

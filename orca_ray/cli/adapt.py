@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from orca_ray.cli.benchmark import AddressOption, Executor
 from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes
-from orca_ray.cli.output import duration, emit_json, note, plain, say, show
+from orca_ray.cli.output import duration, emit_json, note, plain, say, score, show
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,9 +109,10 @@ def adapt(
     if not silent:
         _print_inferred(data, inferred)
     sweep = AdaptationSweep(
-        task=register(inferred, samples), minutes=options.minutes, methods=split_names("--methods", options.methods) or (),
-        body=options.body or "", results=results_uri(options.results, announce=not silent),
-        executor=options.executor.value, address=options.address, command=_command(),
+        task=register(inferred, samples), minutes=options.minutes,
+        methods=split_names("--methods", options.methods) or (), body=options.body or "",
+        results=results_uri(options.results, announce=not silent), executor=options.executor.value,
+        address=options.address, command=_command(),
     )  # fmt: skip
     _run(sweep, options, inferred)
 
@@ -147,7 +148,9 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
     for warning in inferred.warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
-        note(f"{record.status.value}: {record.method} seed {record.seed}: {(record.error or 'no message').splitlines()[-1]}")
+        note(
+            f"{record.status.value}: {record.method} seed {record.seed}: {(record.error or 'no message').splitlines()[-1]}"
+        )
     if summary.interrupted and not silent:
         note(f"the time was over; the same command with more than --minutes {options.minutes:g} goes on")
 
@@ -159,10 +162,9 @@ def _print_cost(sweep: "AdaptationSweep") -> None:
     planned = build_plan(sweep.spec(), None)
     hours = [cost.cpu_hours if cost.cpu_hours is not None else cost.gpu_hours for cost in planned.costs]
     known = "unknown" if None in hours else f"about {duration(3600 * sum(filter(None, hours)))}"
-    say(
-        f"\n{', '.join(row.method for row in planned.rows)}: one trial of each takes {known} on {planned.cpu or planned.gpu}; "
-        f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)\n"
-    )
+    methods = ", ".join(row.method for row in planned.rows)
+    say(f"\n{methods}: one trial of each takes {known} on {planned.cpu or planned.gpu};")
+    say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)\n")
 
 
 def _write_page(sweep: "AdaptationSweep") -> Path:
@@ -183,5 +185,7 @@ def _print_result(sweep: "AdaptationSweep", best: "Record", out: Path, page: Pat
     options = BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results)
     say(str(render(load_board(sweep.task.benchmark, options), "table")))
     say(f"page: {page}")
-    say(f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test, {best.validation_score:.4g} on validation)")
+    say(
+        f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test, {best.validation_score:.4g} on validation)"
+    )
     say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")

@@ -52,6 +52,17 @@ def own_names() -> list[str]:
     return sorted(f"{BENCHMARK}/{name}" for name in found if is_own(f"{BENCHMARK}/{name}"))
 
 
+def own_tasks() -> dict[str, Task]:
+    """Return the own tasks in the cache by name, sorted; those with an invalid declaration are logged and left out."""
+    found = {}
+    for name in own_names():
+        try:
+            found[name] = get_own_task(name)
+        except UserError as error:
+            logger.warning("%s", error)
+    return found
+
+
 def get_own_task(name: str) -> Task:
     """Return the own task ``name``; UserError if it is not in the cache of this node, or its declaration is invalid."""
     path = own_directory(name) / DECLARATION if is_own(name) else None
@@ -94,10 +105,13 @@ def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task
 
 def gone(workspace: Workspace) -> Arrays:
     """Raise UserError: own tasks are built when they are registered, and never from raw files."""
-    raise UserError(
-        f"{workspace.task}: its prepared data are missing, damaged or not on this node; run the same "
-        "'orca-sweep adapt' again, or give nodes a folder that they share with --staging"
-    )
+    raise UserError(not_here(workspace.task))
+
+
+def not_here(name: str) -> str:
+    """Return the error message for an own task whose data are not in the cache of this node."""
+    advice = "run the same 'orca-sweep adapt' again; on a cluster, name a folder that all nodes share with --staging"
+    return f"{name}: its prepared data are missing or damaged in {cache.home()}: {advice}"
 
 
 def register(inferred: "Inferred", data: "UserData") -> Task:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from orca_ray import tasks as benchmarks
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import lookup, unknown_name
-from orca_ray.tasks.own import BENCHMARK, get_own_task, own_names
+from orca_ray.tasks.own import BENCHMARK, get_own_task, own_tasks
 from orca_ray.tasks.task import Task
 
 
@@ -16,6 +16,11 @@ def all_tasks() -> Mapping[str, Task]:
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)
     return declared(Task, "TASK", (module for package in packages for module in modules(package)))
+
+
+def known_tasks() -> Mapping[str, Task]:
+    """Return `all_tasks`, and the own tasks in the cache directory whose declaration is valid."""
+    return {**all_tasks(), **own_tasks()}
 
 
 def get_task(name: str) -> Task:
@@ -37,8 +42,8 @@ def get_benchmark(name: str) -> list[Task]:
     ``own`` is the benchmark of all own tasks in the cache directory; `all_benchmarks` leaves it out.
     """
     benchmarks = all_benchmarks()
-    if name == BENCHMARK and (own := own_names()):
-        return [get_own_task(task) for task in own]
+    if name == BENCHMARK and (own := own_tasks()):
+        return list(own.values())
     if name not in benchmarks:
         raise unknown_name("benchmark", name, benchmarks)
     return [task for task in all_tasks().values() if task.benchmark == name]

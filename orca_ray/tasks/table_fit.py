@@ -28,7 +28,7 @@ ColumnKind = Literal["number", "category", "date", "drop"]
 
 MOST_CATEGORIES = 64
 """Categories of a column that get a slot, the most frequent ones."""
-_COUNTED: tuple[Literal["number", "category", "date"], ...] = ("number", "category", "date")
+_COUNTED = {"number": "of numbers", "category": "of categories", "date": "of dates"}
 _ROW_NUMBER = re.compile(r"^(|id|index|idx|row|row_?(id|no|number)|unnamed.*|__index_level_\d+__)$", re.I)
 
 
@@ -46,7 +46,8 @@ def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) ->
             continue
         kind, why = _kind(name, frame[name], options.columns.get(name))
         if kind == "drop":
-            notes.warn(f"column {quoted(name)} is left out: {why}; keep it with columns: {{{name}: category}}")
+            kept = "number" if frame[name].dtype.kind in "biuf" else "category"
+            notes.warn(f"column {quoted(name)} is left out: {why}; to keep it: columns: {{{name}: {kept}}}")
             continue
         if why:
             notes.warn(f"column {quoted(name)}: {why}")
@@ -61,7 +62,7 @@ def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) ->
         notes.warn(f"missing numbers are filled in with the medians of train: {told}")
     order = sorted(columns, key=lambda column: column.kind != "category")  # as `openml._encoding.encode`
     counts = {kind: len({column.name for column in columns if column.kind == kind}) for kind in _COUNTED}
-    found = ", ".join(f"{count} of {kind}s" for kind, count in counts.items() if count)
+    found = ", ".join(f"{count} {_COUNTED[kind]}" for kind, count in counts.items() if count)
     notes.find("columns", found, "by their types and values", "columns: {name: number, category, date or drop}")
     return TableInputs(columns=tuple(order))
 
