@@ -60,7 +60,7 @@ class Hyperparameters:
         return {
             name: value
             for name, value in self.to_flat().items()
-            if name.split(".")[0] in used and (name not in omitted or value != omitted[name])
+            if (name in used or name.split(".")[0] in used) and (name not in omitted or value != omitted[name])
         }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orca_ray import methods
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import lookup, unknown_name
+from orca_ray.errors import UserError, lookup, unknown_name
 
 if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
@@ -57,13 +57,17 @@ class Recipe:
     """Whether the method needs the sweep's body, at least its embedding. If not, no body is loaded, and the body in its
     trials' records is `NO_BODY`."""
     sections: Sequence[str] = ("data", "decoder", "embedder", "head", "refine")
-    """Sections of the options that the method uses, besides ``align`` and those of ``options``."""
+    """Sections of the options that the method uses, or names of single options, e.g. ``refine.epochs``, besides
+    ``align`` and those of ``options``."""
     options: Sequence[type[Any]] = ()
     """Its own options: dataclasses like `RefineConfig`. A class ``PareConfig`` defines the options ``pare.*``."""
+    problem: "Callable[[Task], str | None]" = lambda task: None
+    """Returns why the method cannot adapt to a task here, as a sentence; None if it can, as far as is known: before data
+    are prepared, a task may lack its input shape. Default: every task will do."""
     network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: request.build()
     """Returns the model to train. Default: the body between a new embedder and a new head."""
     stages: "Callable[[Trial], Sequence[Stage]]" = align_then_refine
-    """Returns the stages of a trial in the order in which they run, the last one a `RefineStage`."""
+    """Returns the stages of a trial in the order in which they run, the last one a `RefineStage` or a `FittedStage`."""
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
     """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
     names_body: bool = False
@@ -76,11 +80,20 @@ class Recipe:
     relative_cost: float = 1.0
     """Seconds of a trial relative to those of ``nft`` with the same options; measured on the pocket tasks."""
     variant: bool = False
-    """Whether the method is a variant of another one. The group `FIELD` leaves variants out."""
+    """Whether the group `FIELD` leaves the method out: a variant of another one, or a baseline for some tasks only."""
 
     def __post_init__(self) -> None:
         usual = ("align", "refine") if self.aligns else ("refine",)
         object.__setattr__(self, "stage_names", tuple(self.stage_names) or usual)
+
+
+def refuse_unfit(method: str, task: "Task") -> None:
+    """Raise UserError if ``method`` cannot adapt to ``task`` (`Recipe.problem`)."""
+    if problem := get_method(method).problem(task):
+        raise UserError(
+            f"{method} cannot adapt to {task.name}: {problem}. Leave out one of them: choose others by --methods or "
+            "--tasks, or in the sweep file"
+        )
 
 
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":

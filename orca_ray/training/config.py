@@ -16,7 +16,8 @@ from orca_ray.training.optimisation import ALIGN_SCHEDULES, DECAYS, OPTIMIZERS
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 
 
-def _must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
+def must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
+    """Raise UserError unless ``holds(value)``, which ``text`` says in words; annotations bind the first two."""
     if not holds(value):
         raise UserError(f"{option} must be {text}, got {value!r}")
 
@@ -44,14 +45,14 @@ class Config:
                 rule(f"{section}.{option}", getattr(self, option))
 
 
-_AT_LEAST_0 = partial(_must, "at least 0 and finite", lambda value: 0 <= value < math.inf)
-_AT_LEAST_2 = partial(_must, "at least 2 and finite", lambda value: 2 <= value < math.inf)
+_AT_LEAST_0 = partial(must, "at least 0 and finite", lambda value: 0 <= value < math.inf)
+at_least_2 = partial(must, "at least 2 and finite", lambda value: 2 <= value < math.inf)
 Count = Annotated[int, _AT_LEAST_0]
-Number = Annotated[int, partial(_must, "at least 1 and finite", lambda value: 1 <= value < math.inf)]
+Number = Annotated[int, partial(must, "at least 1 and finite", lambda value: 1 <= value < math.inf)]
 Amount = Annotated[float, _AT_LEAST_0]
-Positive = Annotated[float, partial(_must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
-Fraction = Annotated[float, partial(_must, "in [0, 1)", lambda value: 0 <= value < 1)]
-Share = Annotated[float, partial(_must, "in (0, 1]", lambda value: 0 < value <= 1)]
+Positive = Annotated[float, partial(must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
+Fraction = Annotated[float, partial(must, "in [0, 1)", lambda value: 0 <= value < 1)]
+Share = Annotated[float, partial(must, "in (0, 1]", lambda value: 0 < value <= 1)]
 Optimizer = Annotated[str, partial(one_of, OPTIMIZERS)]
 
 
@@ -98,7 +99,7 @@ class AlignConfig(Config):
     source: Annotated[str, lambda option, value: one_of(source_names, option, value or "prose")] = ""
     """Name of the alignment source; empty: the paper's, ``conll2003`` for sequence bodies and ``cifar10`` for image
     bodies, where it is on this machine (a sweep tries to fetch it), else ``prose`` or ``photographs``."""
-    source_samples: Annotated[int, _AT_LEAST_2, partial(_must, "at most 1e+06", lambda value: value <= 1e6)] = 512
+    source_samples: Annotated[int, at_least_2, partial(must, "at most 1e+06", lambda value: value <= 1e6)] = 512
     """Number of source samples."""
     clip: Amount = 1.0
     """Maximum gradient norm; 0 disables clipping."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import Scalar, get_method
+from orca_ray.methods.recipe import Scalar, get_method, refuse_unfit
 from orca_ray.methods.reports import Outcome, Progress, StageName
 from orca_ray.methods.stages.artefacts import ArtefactCollector
 from orca_ray.methods.stages.network import network_request
@@ -79,9 +79,11 @@ class Adaptation:
             standardise: whether to standardise inputs and regression targets, unless the data set already is.
             on_step: called between optimiser steps of refining; it may call `save`.
 
-        Raises UserError for an unknown name, a value out of range, or data whose shapes differ from the task's.
+        Raises UserError for an unknown name, a value out of range, a task that the method cannot adapt to, or data whose
+        shapes differ from the task's.
         """
         _check_data(task, data)
+        refuse_unfit(method, task)
         self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
         if (fraction := self._hyperparameters.data.fraction) < 1:
             drawn = derive_seed(seed, "fraction") % 2**32

@@ -11,7 +11,7 @@ from orca_ray.data.raw import missing
 from orca_ray.methods.recipe import get_method
 from orca_ray.models.modality import EmbedderConfig, modality_of
 from orca_ray.models.names import listed_body, parse_body_name
-from orca_ray.sweep.planning.searches import SearchPlan
+from orca_ray.sweep.planning.searches import SearchPlan, num_epochs
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 
@@ -133,7 +133,7 @@ def _task_cost(task: Task, plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | N
     return TaskCost(
         task=task.name,
         trials=sum(plan.num_trials for plan in plans),
-        epochs=sum(each.num_trials * int(each.first["refine.epochs"]) for plan in plans for each in _by_cell(plan)),
+        epochs=sum(each.num_trials * num_epochs(each.first) for plan in plans for each in _by_cell(plan)),
         gpu_hours=_hours(task, plans, gpu),
         cpu_hours=None if cpu is None else _hours(task, plans, cpu),
         raw_bytes=sum(file.disk_bytes for file in task.files) + round(sum(p.size_mb * 1e6 for p in task.packages)),
@@ -199,9 +199,10 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     if plan.spec.protocol == PAPER:  # trials train on train and validation, and select epochs on test
         train, validation = train + validation, test
     train = math.ceil(train * float(plan.first["data.fraction"]))
-    steps = math.ceil(train / (int(plan.first["refine.batch_size"]) * int(plan.first["refine.accumulation"])))
+    batch, accumulation = (int(plan.first.get(f"refine.{name}", train)) for name in ("batch_size", "accumulation"))
+    steps = math.ceil(train / (batch * accumulation))  # without these options, there are no optimiser steps
     epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
-    per_trial = int(plan.first["refine.epochs"]) * epoch + align_flops(task, plan, train) / rate.flops
+    per_trial = num_epochs(plan.first) * epoch + align_flops(task, plan, train) / rate.flops
     per_trial *= get_method(plan.method).relative_cost
     return plan.num_trials * per_trial + len(plan.confirm_seeds) * test * forward
 

@@ -109,7 +109,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     rows = [
         PlanRow(
             plan.task, plan.method, plan.body, plan.num_search, plan.num_confirm,
-            Search(plan, history).num_finished, max(int(each["refine.epochs"]) for each in plan.configurations),
+            Search(plan, history).num_finished, max(map(num_epochs, plan.configurations)),
             plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
             placement_problem(plan.resources, nodes),
         )

@@ -158,12 +158,17 @@ class SearchPlan:
         return TrialSpec(
             task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
             protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
-            epochs=int(hyperparameters["refine.epochs"]), deterministic=self.spec.deterministic,
+            epochs=num_epochs(hyperparameters), deterministic=self.spec.deterministic,
             stands_in_for=self.stands_in_for if substitute else "",
         )  # fmt: skip
 
     def _named(self, values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
         return {**values, "align.source": self.source} if values.get("align.source") == "" else values
+
+
+def num_epochs(hyperparameters: Mapping[str, Scalar]) -> int:
+    """Return the refine epochs of a trial; 1 for a method that fits in closed form, without the option."""
+    return int(hyperparameters.get("refine.epochs", 1))
 
 
 def _distinct(configurations: Iterable[Mapping[str, Scalar]]) -> tuple[Mapping[str, Scalar], ...]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import chain, islice
+from itertools import chain, islice, product
 
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError, unknown_name
@@ -156,10 +156,10 @@ class SweepSpec:
 def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
     """Combine a sweep file with one of its budgets (None: the file's default) and with ``overrides``.
 
-    Raises UserError for an unknown budget, task, method or protocol, a number out of range, a body name with control
-    characters, or a confirm seed that equals the seed of the search.
+    Raises UserError for an unknown budget, task, method or protocol, a method that cannot adapt to one of the tasks, a
+    number out of range, a body name with control characters, or a confirm seed that equals the seed of the search.
     """
-    from orca_ray.methods.recipe import expand
+    from orca_ray.methods.recipe import expand, refuse_unfit
 
     chosen = file.default_budget if budget is None else budget
     if chosen not in file.budgets:
@@ -172,6 +172,8 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
         if get_task(name).benchmark != file.benchmark:
             raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
     methods = expand(overrides.methods or file.budgets[chosen].methods or file.methods)
+    for task, method in product(tasks, methods):
+        refuse_unfit(method, get_task(task))
     if not (overrides.body or "").isprintable():
         raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:

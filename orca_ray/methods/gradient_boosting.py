@@ -1,0 +1,90 @@
+"""``gradient_boosting``: gradient-boosted trees by LightGBM, the usual baseline for tables.
+
+An epoch adds ``boosting.rounds`` rounds: one tree, or one for each class if there are more than two. Several labels
+have boosters of their own. The trees of the best epoch on validation data are kept. The loss is the trees' own, log
+loss or squared error, whatever the task's; the epochs are compared by the task's metric. Missing values are allowed.
+"""
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from orca_ray.methods.recipe import Recipe, Scalar
+from orca_ray.training.config import Amount, Config, Count, Number, Positive, Share, at_least_2
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.methods.stages.trial import Stage, Trial
+    from orca_ray.models.crossmodal import CrossModalModel
+    from orca_ray.tasks.task import Task
+
+MAX_FEATURES = 4096
+"""Largest number of values of one input."""
+
+
+@dataclass(frozen=True)
+class BoostingConfig(Config):
+    """Options of the trees; the defaults are LightGBM's, except ``columns``, ``rounds`` and ``patience``."""
+
+    rounds: Number = 25
+    """Boosting rounds of an epoch."""
+    patience: Count = 4
+    """Epochs without a better validation score after which the trial ends; 0: it runs all of ``refine.epochs``."""
+    learning_rate: Positive = 0.1
+    leaves: Annotated[int, at_least_2] = 31
+    """Largest number of leaves of a tree."""
+    leaf_samples: Number = 20
+    """Smallest number of samples in a leaf."""
+    columns: Share = 0.8
+    """Share of the features, drawn with the trial's seed, that a tree may use."""
+    l2: Amount = 0.0
+    """Penalty on the squares of the leaves' outputs."""
+
+
+def _problem(task: "Task") -> str | None:
+    if importlib.util.find_spec("lightgbm") is None:
+        return "it needs the package lightgbm: pip install 'orca-ray[trees]'"
+    if task.target.kind == "dense":
+        return f"trees predict classes, labels or one number, not a field of shape {task.target.shape}"
+    if task.input_shape is not None and (number := math.prod(task.input_shape)) > MAX_FEATURES:
+        shape = f"{number} values (shape {task.input_shape})"
+        return f"an input has {shape}, and trees take each value as a feature of a table: at most {MAX_FEATURES}"
+    return None
+
+
+def _network(request: "NetworkRequest") -> "CrossModalModel":
+    from orca_ray.models.trees import build_trees
+
+    return build_trees(**{name: request.arguments[name] for name in ("input_shape", "target", "statistics")})
+
+
+def _stages(trial: "Trial") -> "list[Stage]":
+    from orca_ray.methods.stages.boosting import BoostingStage
+
+    return [BoostingStage(trial)]
+
+
+def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    """Return the additions to histograms, of each feature at each level of the trees of an epoch."""
+    if task.input_shape is None:
+        return None
+    trees = int(values["boosting.rounds"]) * task.target.num_outputs
+    return float(trees * math.prod(task.input_shape) * math.log2(int(values["boosting.leaves"])))
+
+
+RECIPE = Recipe(
+    name="gradient_boosting",
+    title="gradient-boosted trees, without a network",
+    reference="Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NeurIPS 2017",
+    pretrained=False,
+    uses_body=False,
+    sections=("data", "refine.epochs"),
+    options=(BoostingConfig,),
+    problem=_problem,
+    network=_network,
+    stages=_stages,
+    operations=_operations,
+    variant=True,
+)

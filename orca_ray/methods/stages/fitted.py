@@ -1,0 +1,124 @@
+"""Base of the last stage of methods that fit their model without gradients, e.g. in closed form."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from orca_ray.data.prepared import Split
+from orca_ray.methods.reports import Outcome, Progress, joined
+from orca_ray.methods.stages.trial import Trial
+from orca_ray.training.evaluate import BATCH_SIZE, predict, score
+from orca_ray.training.feed import Feed
+from orca_ray.training.precision import Precision
+
+
+class FittedStage(ABC):
+    """Fits for some epochs and validates after each; the last one loads the best weights and, if asked, tests them.
+
+    It stands in the place of a `RefineStage`, and its epochs, scores and state mean the same.
+    """
+
+    name = "refine"
+    batch_size = BATCH_SIZE
+    """Samples of a forward pass in evaluation."""
+
+    def __init__(self, trial: Trial, epochs: int, patience: int = 0) -> None:
+        """Plan the stage. ``patience``: epochs without a better validation score after which it ends; 0: no limit."""
+        self._trial, self._epochs, self._patience = trial, epochs, patience or math.inf
+        self._precision = Precision("float32", trial.device)
+        self._epoch, self._best_epoch, self._best_score = 0, 0, math.inf
+        self._best: dict[str, Tensor] = {}
+        self._test_score: float | None = None
+        self._fit_seconds = self._evaluate_seconds = 0.0  # of the last step
+
+    @abstractmethod
+    def fit(self, epoch: int) -> float | None:
+        """Fit the model further, in epoch 0, 1, ...; return the mean training loss, None if it is not computed."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs have run, or no epoch of the last ``patience`` ones was better than those before."""
+        return self._epoch >= self._epochs or self._epoch - self._best_epoch >= self._patience
+
+    def step(self) -> Progress:
+        """Run one epoch; raises NotFiniteError if a prediction or score is NaN or infinite."""
+        started = perf_counter()
+        self._trial.model.eval()
+        loss = self.fit(self._epoch)
+        fitted = perf_counter()
+        value = self._evaluate(self._trial.data.validation)[0]
+        self._epoch += 1
+        if value < self._best_score:
+            self._best_epoch, self._best_score, self._best = self._epoch, value, self._weights()
+        seconds = perf_counter() - started
+        if self.done:
+            self._finish()
+        self._fit_seconds, self._evaluate_seconds = fitted - started, perf_counter() - fitted
+        return Progress(
+            stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, validation_score=value,
+            seconds=seconds,
+        )  # fmt: skip
+
+    def add_to(self, outcome: Outcome) -> Outcome:
+        """Return ``outcome`` with the best epoch so far, the test score, and this epoch's seconds."""
+        return replace(
+            outcome, validation_score=self._best_score, best_epoch=self._best_epoch, epochs=self._epoch,
+            test_score=self._test_score, precision=self._precision.name,
+            refine_seconds=outcome.refine_seconds + self._fit_seconds,
+            evaluate_seconds=outcome.evaluate_seconds + self._evaluate_seconds,
+            notes=joined(outcome.notes, self._trial.artefacts.notes),
+        )  # fmt: skip
+
+    def state_dict(self) -> Mapping[str, Any] | None:
+        """Return the state for an exact resume; None before the first step."""
+        if self._epoch == 0:
+            return None
+        return {
+            "epoch": self._epoch, "best_epoch": self._best_epoch, "best_score": self._best_score,
+            "weights": self._weights(), "best": self._best,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the stage that returned ``state`` was."""
+        self._epoch, self._best_epoch, self._best_score = state["epoch"], state["best_epoch"], state["best_score"]
+        self._trial.model.load_state_dict(state["weights"])
+        self._best = dict(state["best"])
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.to("cpu", copy=True) for name, value in self._trial.model.state_dict().items()}
+
+    def _evaluate(self, split: Split) -> tuple[float, np.ndarray]:
+        """Return the metric of a split, and the predictions [N, *output_shape]."""
+        trial = self._trial
+        predictions, _ = predict(Feed(split.x, trial.model, self._precision), trial.objective, self.batch_size)
+        return score(predictions, split.y, trial.objective, split.group), predictions
+
+    def _finish(self) -> None:
+        self._trial.model.load_state_dict(self._best)
+        if self._trial.test:
+            self._test_score, predictions = self._evaluate(self._trial.data.test)
+            self._trial.artefacts.after_test(predictions)
+
+
+def regressed(trial: Trial) -> Tensor:
+    """Return the training targets as float64 [N, K], as the model's outputs should be.
+
+    Classes and labels are 1 if they apply, else -1. Scalar targets are standardised by the task's statistics.
+    """
+    y = torch.from_numpy(np.array(trial.data.train.y))
+    if trial.task.target.kind == "classes":
+        y = F.one_hot(y, trial.task.target.size)
+    if trial.task.target.kind in ("classes", "labels"):
+        return 2 * y.double() - 1
+    mean, deviation = trial.objective.y_mean, trial.objective.y_std
+    if mean is not None and deviation is not None:
+        y = (y - torch.as_tensor(mean)) / torch.as_tensor(deviation)
+    return y.double().reshape(len(y), -1)

@@ -1,0 +1,112 @@
+"""Fourier neural operators for fields in one and two dimensions, for the method ``fno``.
+
+After Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, ICLR 2021, arXiv:2010.08895: a
+layer is v -> gelu(W v + F^-1(R F v)), where R mixes the channels of each of the lowest frequencies, and F is the
+discrete Fourier transform. Tensor suffixes as in :mod:`orca_ray.models.body`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orca_ray.data.rows import Target
+from orca_ray.models.body import Body, Layout, seeded
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.embedder import Embedder
+from orca_ray.models.head import build_head
+
+_PROJECTED = 4
+"""Width of the hidden layer of the projection, relative to that of the layers."""
+
+
+class SpectralConvolution(nn.Module):
+    """Multiplies the lowest frequencies of a field [B, width, H, W] by complex matrices, in float32.
+
+    In the second axis frequencies 0 to ``modes`` - 1 are kept, in the first one ``-modes`` to ``modes`` - 1; or all,
+    if there are fewer. A 1-D field has H = 1.
+    """
+
+    def __init__(self, width: int, size: tuple[int, int], modes: int) -> None:
+        super().__init__()
+        self._size, (height, length) = size, size
+        self._rows = list(range(height)) if 2 * modes >= height else [*range(modes), *range(height - modes, height)]
+        self._columns = min(modes, length // 2 + 1)
+        weight = torch.randn(width, width, len(self._rows), self._columns, 2) / math.sqrt(2 * width)
+        self.weight = nn.Parameter(weight)  # real and imaginary parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolved field, of the same shape."""
+        with torch.autocast(x.device.type, enabled=False):
+            spectrum = torch.fft.rfft2(x.float())
+            low = spectrum[:, :, self._rows, : self._columns]
+            mixed = torch.einsum("bihw,iohw->bohw", low, torch.view_as_complex(self.weight))
+            kept = torch.zeros_like(spectrum)
+            kept[:, :, self._rows, : self._columns] = mixed
+            return torch.fft.irfft2(kept, s=self._size)
+
+
+class FourierEmbedder(Embedder):
+    """The lifting: a linear layer makes a token of each point, of its channels and its coordinates in [0, 1]."""
+
+    coordinates: Tensor
+
+    def __init__(self, input_shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.layout = tuple(input_shape[1:])
+        axes = torch.meshgrid([torch.linspace(0, 1, side) for side in self.layout], indexing="ij")
+        self.register_buffer("coordinates", torch.stack([axis.flatten() for axis in axes], dim=1), persistent=False)
+        self.projection = nn.Linear(input_shape[0] + len(self.layout), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
+        points = x.flatten(2).transpose(1, 2)
+        coordinates = self.coordinates.to(points).expand(len(x), -1, -1)
+        embedded: Tensor = self.projection(torch.cat([points, coordinates], dim=2))
+        return embedded
+
+
+class FourierBody(Body):
+    """The Fourier layers and the hidden layer of the projection, [B, T, D] -> [B, T, F]."""
+
+    def __init__(self, layout: Layout, width: int, num_layers: int, modes: int, dropout: float) -> None:
+        super().__init__()
+        self.modality = "sequence" if len(layout) == 1 else "image"
+        self._size = (1, layout[0]) if len(layout) == 1 else (layout[0], layout[1])
+        self.spectral = nn.ModuleList([SpectralConvolution(width, self._size, modes) for _ in range(num_layers)])
+        self.pointwise = nn.ModuleList([nn.Conv2d(width, width, 1) for _ in range(num_layers)])
+        self.feature_width = _PROJECTED * width
+        self.projection = nn.Linear(width, self.feature_width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features of each point; ``grid`` is not used, because the layout is known."""
+        x = tokens_BTD.transpose(1, 2).reshape(len(tokens_BTD), -1, *self._size)
+        for number, (spectral, pointwise) in enumerate(zip(self.spectral, self.pointwise, strict=True), 1):
+            x = spectral(x) + pointwise(x)
+            x = F.gelu(x) if number < len(self.spectral) else x
+        features: Tensor = self.dropout(F.gelu(self.projection(x.flatten(2).transpose(1, 2))))
+        return features
+
+
+def build_fourier(
+    *,
+    width: int,
+    layers: int,
+    modes: int,
+    dropout: float,
+    input_shape: tuple[int, ...],
+    target: Target,
+    seed: int,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> CrossModalModel:
+    """Build an operator for inputs of ``input_shape`` (C, L) or (C, H, W) and a dense target of the same resolution.
+
+    ``seed`` and ``statistics`` as in `build_model`.
+    """
+    with seeded(seed):
+        embedder = FourierEmbedder(input_shape, width)
+        body = FourierBody(embedder.layout, width, layers, modes, dropout)
+        head = build_head(body.feature_width, embedder.layout, target, input_shape[1:], 1)
+    return CrossModalModel(embedder, body, head, statistics)

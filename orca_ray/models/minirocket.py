@@ -1,0 +1,133 @@
+"""MiniRocket features of series (Dempster, Schmidt and Webb, KDD 2021, arXiv:2012.08791), for the method ``minirocket``.
+
+The 84 kernels of length 9 have three weights 2 and six weights -1, so they ignore a constant. A feature is the share of
+positions at which the convolution by a kernel, with a dilation, exceeds a bias. Biases are quantiles of the
+convolution's output on a random training series. Dilations grow exponentially up to the series' length. Half of the
+convolutions are padded by zeros. For several channels, each pair of kernel and dilation sums a random subset of them,
+as in the authors' multivariate version (github.com/angus924/minirocket).
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from orca_ray.data.rows import Target
+from orca_ray.models.body import Body
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.head import build_head
+from orca_ray.models.points import PointEmbedder
+
+LENGTH = 9
+"""Length of a kernel, and the least length of a series."""
+NUM_KERNELS = math.comb(LENGTH, 3)
+_GOLDEN = (math.sqrt(5) + 1) / 2
+
+
+def fit_dilations(length: int, num_features: int, most: int) -> dict[int, int]:
+    """Return the dilations for series of ``length``, each with the number of features of a kernel with it.
+
+    ``most``: largest number of dilations. About ``num_features`` features of all kernels are made, at least 84.
+    """
+    each = max(1, num_features // NUM_KERNELS)
+    number = min(each, most)
+    exponents = np.linspace(0, math.log2((length - 1) / (LENGTH - 1)), number)
+    values, counts = np.unique((2**exponents).astype(int), return_counts=True)
+    shares = (counts * (each / number)).astype(int)
+    shares[np.arange(each - shares.sum()) % len(shares)] += 1  # what rounding left, at most one each
+    return dict(zip(values.tolist(), shares.tolist(), strict=True))
+
+
+class MiniRocketBody(Body):
+    """Maps series [B, L, C] to their features [B, 1, F], ordered by dilation, kernel and bias. It is not trained."""
+
+    modality = "sequence"
+    biases: Tensor
+    weights: Tensor
+
+    def __init__(self, length: int, num_channels: int, dilations: dict[int, int], seed: int) -> None:
+        """Choose the channels of each kernel and dilation by ``seed``; biases are 0 until `fit`."""
+        super().__init__()
+        self._dilations = dilations
+        self.feature_width = NUM_KERNELS * sum(dilations.values())
+        kernels = torch.full((NUM_KERNELS, LENGTH), -1.0)
+        for kernel, places in zip(kernels, itertools.combinations(range(LENGTH), 3), strict=True):
+            kernel[list(places)] = 2.0
+        chosen = _channels(len(dilations) * NUM_KERNELS, num_channels, seed).reshape(-1, NUM_KERNELS, num_channels)
+        # [dilations, kernels, channels, LENGTH]
+        self.register_buffer("weights", chosen[..., None] * kernels[:, None])
+        self.register_buffer("biases", torch.zeros(self.feature_width))
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features; ``grid`` is not used."""
+        x, parts, start = tokens_BTD.float().transpose(1, 2), [], 0
+        for number, (dilation, each) in enumerate(self._dilations.items()):
+            margin = LENGTH // 2 * dilation
+            with torch.autocast(x.device.type, enabled=False):
+                outputs = F.conv1d(x, self.weights[number], padding=margin, dilation=dilation)
+            biases = self.biases[start : start + NUM_KERNELS * each].reshape(NUM_KERNELS, each)
+            shares = outputs.new_empty(len(x), NUM_KERNELS, each)
+            for first, inner in ((number % 2, outputs), (1 - number % 2, outputs[..., margin : x.shape[2] - margin])):
+                for bias in range(each):
+                    above = inner[:, first::2] > biases[first::2, bias, None]
+                    shares[:, first::2, bias] = above.mean(dim=2, dtype=torch.float32)
+            parts.append(shares.flatten(1))
+            start += NUM_KERNELS * each
+        return torch.cat(parts, dim=1)[:, None]
+
+    @torch.no_grad()
+    def fit(self, draw: Callable[[int], Tensor]) -> None:
+        """Set the biases; ``draw(n)`` returns n random training series [n, L, C] as tokens."""
+        order = torch.arange(1, self.feature_width + 1, dtype=torch.float64)
+        levels, parts = (order * _GOLDEN % 1).to(self.biases.device, torch.float32), []
+        for number, (dilation, each) in enumerate(self._dilations.items()):
+            x = draw(NUM_KERNELS).float().transpose(1, 2)  # one series for each kernel
+            padding = LENGTH // 2 * dilation
+            weights = self.weights[number]
+            outputs = F.conv1d(
+                x.reshape(1, -1, x.shape[2]), weights, padding=padding, dilation=dilation, groups=NUM_KERNELS
+            )
+            wanted, levels = levels[: NUM_KERNELS * each], levels[NUM_KERNELS * each :]
+            parts.append(_quantiles(outputs[0], wanted.reshape(NUM_KERNELS, each)).flatten())
+        self.biases.copy_(torch.cat(parts))
+
+
+def _channels(num: int, num_channels: int, seed: int) -> Tensor:
+    """Return ``num`` random subsets of 1 to 9 channels, [num, C] of 0 and 1; small subsets are as likely as large."""
+    random = np.random.default_rng(seed)
+    sizes = 2 ** random.uniform(0, math.log2(min(num_channels, LENGTH) + 1), num)
+    ranks = random.random((num, num_channels)).argsort(axis=1).argsort(axis=1)
+    return torch.from_numpy((ranks < sizes.astype(int)[:, None]).astype(np.float32))
+
+
+def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
+    """Return the quantiles of each row of ``values`` [K, L] at its own ``levels`` [K, n], linearly interpolated."""
+    ordered, places = values.sort(dim=1).values, levels * (values.shape[1] - 1)
+    below = places.floor().long()
+    above = (below + 1).clamp(max=values.shape[1] - 1)
+    return torch.lerp(ordered.gather(1, below), ordered.gather(1, above), places - below)
+
+
+def build_minirocket(
+    num_features: int,
+    num_dilations: int,
+    *,
+    input_shape: tuple[int, ...],
+    target: Target,
+    seed: int,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> CrossModalModel:
+    """Build the features and a linear head for series of ``input_shape`` (C, L), with L at least `LENGTH`.
+
+    ``num_features`` and ``num_dilations`` as in `fit_dilations`; ``seed`` and ``statistics`` as in `build_model`.
+    """
+    channels, length = input_shape
+    body = MiniRocketBody(length, channels, fit_dilations(length, num_features, num_dilations), seed)
+    head = build_head(body.feature_width, (1,), target, input_shape[1:], None)
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    return CrossModalModel(PointEmbedder(input_shape), body, head, statistics)

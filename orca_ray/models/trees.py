@@ -1,0 +1,106 @@
+"""Gradient-boosted trees of LightGBM as a network, for the method ``gradient_boosting``.
+
+The trees are text, LightGBM's own format, in a buffer of bytes: they are saved and loaded with all other weights.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orca_ray.data.rows import Target
+from orca_ray.models.body import Body
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.points import PointEmbedder
+
+_SEPARATOR = "\0"
+
+
+class TreeBody(Body):
+    """Maps tables [B, T, C] to the sums [B, 1, K] of the trees' outputs for K outputs, on the CPU.
+
+    With two classes, the trees have one output, the log-odds of class 1; the logit of class 0 is 0.
+    """
+
+    modality = "sequence"
+    text: Tensor
+
+    def __init__(self, target: Target) -> None:
+        """Make a model without trees, which predicts 0."""
+        super().__init__()
+        self.feature_width = target.num_outputs
+        self._binary = target.kind == "classes" and target.size == 2
+        self.register_buffer("text", torch.zeros(0, dtype=torch.uint8))
+        self._boosters: list[Any] | None = None  # parsed from the text when needed
+
+    @property
+    def models(self) -> list[str]:
+        """The boosters in LightGBM's text format: one for each label, else one; empty before the first tree."""
+        text = bytes(self.text.cpu().numpy()).decode()
+        return text.split(_SEPARATOR) if text else []
+
+    def set_models(self, models: Sequence[str]) -> None:
+        """Replace the boosters by ``models``, in LightGBM's text format."""
+        content = np.frombuffer(_SEPARATOR.join(models).encode(), np.uint8).copy()
+        self.text = torch.from_numpy(content).to(self.text.device)
+        self._boosters = None
+
+    @property
+    def num_values(self) -> int:
+        """Number of fitted values: the leaves' outputs and the thresholds of the splits."""
+        leaves = re.findall(r"^num_leaves=(\d+)", "\n".join(self.models), re.MULTILINE)
+        return sum(2 * int(number) - 1 for number in leaves)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the raw predictions; ``grid`` is not used."""
+        if self._boosters is None:
+            import lightgbm
+
+            self._boosters = [lightgbm.Booster(model_str=text) for text in self.models]
+        rows = _in_order(tokens_BTD)
+        if not self._boosters:
+            return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
+        threads = torch.get_num_threads()
+        outputs = [each.predict(rows, raw_score=True, num_threads=threads) for each in self._boosters]
+        raw = torch.from_numpy(np.column_stack(outputs)).to(tokens_BTD)
+        if self._binary:
+            raw = nn.functional.pad(raw, (1, 0))
+        return raw[:, None]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        stored = state_dict.get(f"{prefix}text")
+        if stored is not None:  # of another length
+            self.text, self._boosters = torch.empty_like(stored, device=self.text.device), None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class _Outputs(nn.Module):
+    """Head without parameters: the body's only feature is the prediction."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self._shape = shape
+
+    def forward(self, features_BSF: Tensor) -> Tensor:
+        return features_BSF.reshape(-1, *self._shape)
+
+
+def table_rows(model: CrossModalModel, x: Tensor) -> np.ndarray:
+    """Return the features [B, C * T] of the inputs ``x`` [B, C, ...] as the trees see them."""
+    with torch.no_grad():
+        return _in_order(model.embed(x))
+
+
+def _in_order(tokens_BTD: Tensor) -> np.ndarray:
+    rows: np.ndarray = tokens_BTD.transpose(1, 2).flatten(1).float().cpu().numpy()
+    return rows
+
+
+def build_trees(
+    *, input_shape: tuple[int, ...], target: Target, statistics: tuple[Tensor, Tensor] | None = None
+) -> CrossModalModel:
+    """Build a model without trees for inputs of ``input_shape``; ``statistics`` as in `build_model`."""
+    return CrossModalModel(PointEmbedder(input_shape), TreeBody(target), _Outputs(target.output_shape), statistics)
