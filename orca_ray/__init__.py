@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orca_ray.adapted import Adapted as Adapted
     from orca_ray.adapted import load as load
+    from orca_ray.adapting import adapt as adapt
 
 __version__ = "0.1.0"
 
-_LAZY = {"Adapted": "orca_ray.adapted:Adapted", "load": "orca_ray.adapted:load"}
+_LAZY = {"adapt": "orca_ray.adapting:adapt", "Adapted": "orca_ray.adapted:Adapted", "load": "orca_ray.adapted:load"}
 """Names of the Python interface, and where they are."""
 
 

@@ -18,6 +18,7 @@ import typer
 
 from orca_ray import __version__
 from orca_ray.cli import (
+    adapt,
     benchmark,
     catalogue,
     control,
@@ -71,7 +72,7 @@ def options(
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
-    benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
+    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
     control.cancel, submit.submit, reproduce.reproduce, catalogue.tasks, catalogue.bodies, catalogue.methods,
     doctor.doctor,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
 from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
-from orca_ray.tasks.metrics import METRICS
+from orca_ray.tasks.metrics import all_metrics
 
 _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels", "scalar": "one number"}
 
@@ -87,7 +87,7 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _scores(config: ModelConfig, board: Sequence[Score]) -> str:
-    metric = METRICS.get(config.task.metric)
+    metric = all_metrics().get(config.task.metric)
     meaning = f"{metric.title}: {metric.definition}" if metric else config.task.metric
     lines = [f"## Scores\n\n{meaning}. Lower is better.\n"]
     own = [("validation", config.validation_score), ("test", config.test_score)]

@@ -53,6 +53,19 @@ class StoredModels:
         for path in sorted(files, key=lambda path: path.name == _CONFIG):
             self._folder.upload(path, f"{DIRECTORY}/{key}/{path.name}")
 
+    def fetch(self, key: str, directory: Path) -> None:
+        """Copy the model of the trial ``key`` to a local directory, in place of a model that is there.
+
+        Raises UserError if the directory has files that do not belong to a model.
+        """
+        names = self._folder.names(f"{DIRECTORY}/{key}")
+        present = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+        if foreign := [name for name in present if name not in names]:
+            raise UserError(f"{directory} has other files ({foreign[0]}): give a new or empty folder for the model")
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in sorted(names, key=lambda name: name == _CONFIG):
+            self._folder.download(f"{DIRECTORY}/{key}/{name}", directory / name)
+
     def read(self, key: str, name: str) -> bytes | None:
         """Return the content of a file of a model; None if it has no such file."""
         try:

@@ -15,7 +15,7 @@ from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.executors.base import this_node
 from orca_ray.sweep.planning.cost import TaskCost, cpu_rate, gpu_rate, task_costs
-from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, placement_problem, plan_searches
+from orca_ray.sweep.planning.searches import NodeResources, SearchPlan, num_epochs, placement_problem, plan_searches
 from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.sweep.search import History, Search
 from orca_ray.tasks.registry import get_task

@@ -1,0 +1,191 @@
+"""``orca-sweep adapt``: from a user's data to a model folder."""
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from orca_ray.cli.benchmark import AddressOption, Executor
+from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes
+from orca_ray.cli.output import duration, emit_json, note, plain, say, score, show
+from orca_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from orca_ray.adapting import AdaptationSweep
+    from orca_ray.data.user import Options
+    from orca_ray.results.record import Record
+    from orca_ray.tasks.inference import Inferred
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions:
+    """Options of `adapt`: what the data mean, then what runs."""
+
+    target: Annotated[
+        list[str] | None, Option(help="Column, key or file of the targets; several for several labels or numbers.")
+    ] = None
+    out: Annotated[
+        Path | None, Option("--out", "-o", metavar="MODEL", help="Folder of the model. Default: NAME-model.")
+    ] = None
+    inputs: Annotated[list[str] | None, Option(help="Columns or key of the inputs. Default: all but the others.")] = (
+        None
+    )
+    kind: Annotated[str | None, Option(help="Kind of target: classes, labels, scalar or dense.")] = None
+    group: Annotated[str | None, Option(help="Column or key of groups that no split divides, e.g. patients.")] = None
+    time: Annotated[str | None, Option(help="Column or key of times: the latest samples are the test.")] = None
+    split: Annotated[str | None, Option(help="Column or key that says train, validation or test.")] = None
+    columns: Annotated[
+        list[str] | None, Option(metavar="NAME=HOW", help="Read a column as number, category or date, or drop it.")
+    ] = None
+    axes: Annotated[str | None, Option(help="Meaning of an array's axes, e.g. NCL, NLC, NHWC, NF.")] = None
+    colour: Annotated[str | None, Option(help="Colours of images: grey or rgb.")] = None
+    size: Annotated[int | None, Option(help="Side in pixels of images, or number of steps of series.")] = None
+    mask: Annotated[bool, Option("--mask", help="Give padded series a channel that marks the steps given.")] = False
+    rate: Annotated[float | None, Option(help="Sampling rate in Hz that recordings are converted to.")] = None
+    seconds: Annotated[float | None, Option(help="Length in seconds that recordings are padded or cut to.")] = None
+    loss: Annotated[str | None, Option(help="Training loss.")] = None
+    metric: Annotated[str | None, Option(help="Metric; lower is better.")] = None
+    name: Annotated[str | None, Option(help="Name of the data. Default: that of the file or folder.")] = None
+    licence: Annotated[str | None, Option(help="Licence of the data, for the model's card.")] = None
+    minutes: Annotated[float, Option(min=0.05, help="Time for all trials together.")] = 20.0
+    methods: Annotated[
+        list[str] | None, Option(help="Methods to compare. Default: six, among them baselines without a body.")
+    ] = None
+    body: Annotated[str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")] = None
+    executor: Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")] = (
+        Executor.RAY
+    )
+    address: AddressOption = None
+    results: ResultsOption = None
+    dry_run: Annotated[bool, Option("--dry-run", help="Print what is inferred and the plan, and run nothing.")] = False
+    quiet: QuietOption = False
+    json: JsonOption = False
+
+    def data_options(self) -> "Options":
+        """Return the options about the data that are given; raises UserError for a wrong one."""
+        from orca_ray.data.user import make_options
+
+        given: dict[str, Any] = {
+            "target": split_names("--target", self.target), "inputs": split_names("--inputs", self.inputs),
+            "kind": self.kind, "group": self.group, "time": self.time, "split": self.split,
+            "columns": dict(map(_pair, self.columns)) if self.columns else None, "axes": self.axes,
+            "colour": self.colour, "size": self.size, "mask": self.mask or None, "rate": self.rate,
+            "seconds": self.seconds, "loss": self.loss, "metric": self.metric, "name": self.name,
+            "licence": self.licence, "body": self.body,
+        }  # fmt: skip
+        return make_options("orca-sweep adapt", {name: value for name, value in given.items() if value is not None})
+
+
+def _pair(given: str) -> tuple[str, str]:
+    name, separator, how = given.rpartition("=")
+    if not separator or not name:
+        raise UserError(f"--columns {given!r}: give NAME=HOW, e.g. year=category")
+    return name, how
+
+
+@takes(AdaptOptions)
+def adapt(
+    data: Annotated[
+        str, Argument(metavar="DATA", help="File, folder or task.yaml: CSV, Parquet, npz, HDF5, images, audio, …")
+    ],
+    options: AdaptOptions,
+) -> None:
+    """Adapt a pretrained transformer to your data: compare methods, and write the best model to a folder.
+
+    The same command continues an interrupted adaptation; with more minutes, its search goes on.
+    """
+    from orca_ray.adapting import AdaptationSweep
+    from orca_ray.data.user import read
+    from orca_ray.tasks.inference import infer
+    from orca_ray.tasks.own import register
+
+    given = options.data_options()
+    samples = read(data, given)
+    inferred = infer(samples, given)
+    silent = options.quiet or options.json
+    if not silent:
+        _print_inferred(data, inferred)
+    sweep = AdaptationSweep(
+        task=register(inferred, samples), minutes=options.minutes,
+        methods=split_names("--methods", options.methods) or (), body=options.body or "",
+        results=results_uri(options.results, announce=not silent), executor=options.executor.value,
+        address=options.address, command=_command(),
+    )  # fmt: skip
+    _run(sweep, options, inferred)
+
+
+def _command() -> str:
+    return shlex.join(["orca-sweep", *sys.argv[1:]])
+
+
+def _print_inferred(data: str, inferred: "Inferred") -> None:
+    """Print what was inferred and why, and how each is overridden; warnings have been logged."""
+    say(f"{data}: {inferred.task.name}")
+    rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
+    show(("inferred", "value", "because", "change with"), rows, wrap=("value", "because"))
+
+
+def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") -> None:
+    from orca_ray.cli.sweep_progress import SweepProgress
+
+    silent = options.quiet or options.json
+    if not silent:
+        _print_cost(sweep)
+    if options.dry_run:
+        return
+    with SweepProgress(quiet=silent) as progress:
+        summary = replace(sweep, listener=progress).run()
+    out = options.out or Path(f"{sweep.task.short_name.rpartition('-')[0]}-model")
+    best = sweep.save(out)
+    page = _write_page(sweep)
+    if options.json:
+        emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": list(inferred.warnings)})
+    elif not options.quiet:
+        _print_result(sweep, best, out, page)
+    for warning in inferred.warnings:
+        note(f"warning: {warning}")
+    for record in summary.failed:
+        note(
+            f"{record.status.value}: {record.method} seed {record.seed}: {(record.error or 'no message').splitlines()[-1]}"
+        )
+    if summary.interrupted and not silent:
+        note(f"the time was over; the same command with more than --minutes {options.minutes:g} goes on")
+
+
+def _print_cost(sweep: "AdaptationSweep") -> None:
+    """Print the estimated time of the first round; the second one is planned by what the first one takes."""
+    from orca_ray.sweep.planning.plan import build_plan
+
+    planned = build_plan(sweep.spec(), None)
+    hours = [cost.cpu_hours if cost.cpu_hours is not None else cost.gpu_hours for cost in planned.costs]
+    known = "unknown" if None in hours else f"about {duration(3600 * sum(filter(None, hours)))}"
+    methods = ", ".join(row.method for row in planned.rows)
+    say(f"\n{methods}: one trial of each takes {known} on {planned.cpu or planned.gpu};")
+    say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)\n")
+
+
+def _write_page(sweep: "AdaptationSweep") -> Path:
+    from orca_ray.cli.boards import BoardOptions, load_board
+    from orca_ray.data.cache import write_text
+    from orca_ray.leaderboard import render
+
+    path = Path(f"{sweep.task.short_name.rpartition('-')[0]}.html")
+    report = load_board(sweep.task.benchmark, BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results))
+    write_text(path, str(render(report, "html")))
+    return path
+
+
+def _print_result(sweep: "AdaptationSweep", best: "Record", out: Path, page: Path) -> None:
+    from orca_ray.cli.boards import BoardOptions, load_board
+    from orca_ray.leaderboard import render
+
+    options = BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results)
+    say(str(render(load_board(sweep.task.benchmark, options), "table")))
+    say(f"page: {page}")
+    say(
+        f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test, {best.validation_score:.4g} on validation)"
+    )
+    say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")
