@@ -175,18 +175,6 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
     return sink.getvalue()
 
 
-def decode(content: Any, kind: Table, where: str) -> Any:
-    """Return the Arrow table in the Parquet file ``content``; columns that are newer than the file are null.
-
-    Raises UserError if the file (``where`` in the message) is truncated, does not have the columns of ``kind``, is too
-    large in memory, or has invalid rows.
-    """
-    part = FilePart(pa.BufferReader(content), kind, where)
-    found = part.read(range(len(part.group_rows)))
-    refuse_invalid(found, kind, where)
-    return found
-
-
 def refuse_invalid(table: Any, kind: Table, where: str) -> None:
     """Raise UserError if a row of the file ``where`` has an invalid value."""
     for name, row, value, allowed, _ in invalid_rows(table, kind):

@@ -13,7 +13,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
 from orca_ray.results.copying import copy_trials
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import RunningTrial
+from orca_ray.results.live import Row, RunningTrial
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import events
@@ -271,10 +271,10 @@ class Conductor:
             found[self._usual_resources(search)] += int(min(search.num_remaining, search.plan.most_at_once))
         return found
 
-    def rows(self) -> tuple[events.SearchRow, ...]:
-        """Return a row for each (task, method) of the sweep, with its number of trials, for a progress table."""
+    def rows(self) -> tuple[Row, ...]:
+        """Return a row for each (task, method) of the sweep."""
         plans = [*((search.plan, search.num_finished) for search in self.searches), *((p, 0) for p in self._unopened)]
-        return tuple(events.SearchRow(p.task, p.method, p.body, p.num_trials, done) for p, done in plans)
+        return tuple(Row(task=p.task, method=p.method, planned=p.num_trials, done=done) for p, done in plans)
 
     def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""

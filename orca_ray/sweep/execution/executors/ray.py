@@ -39,8 +39,6 @@ from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPla
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.executors.bridge import ConductorSearcher
 
-logger = logging.getLogger(__name__)
-
 _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files per trial
