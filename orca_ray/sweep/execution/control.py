@@ -101,7 +101,7 @@ class Control:
         return LiveState(
             sweep=self._conductor.sweep,
             executor=self._conductor.executor,
-            rows=self._conductor.rows(),
+            rows=self._conductor.searches.rows(),
             running=tuple(running[:MAX_RUNNING]),
             num_running=len(running),
             trials_per_minute=60 * (len(self._ended) - 1) / window if window else None,
