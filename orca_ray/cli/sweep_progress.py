@@ -68,10 +68,10 @@ class SweepState:
                     self.title = f"{event.sweep} · {event.where}"
                     self.started = self.clock()
                     for row in event.rows:
-                        self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.finished)
+                        self.rows[row.task, row.method] = RowState(row.task, row.method, row.planned, row.done)
                 case events.TaskStaged():
                     for row in event.rows:
-                        self._row(row.task, row.method).done = row.finished
+                        self._row(row.task, row.method).done = row.done
                 case events.TrialStarted():
                     self._row(event.task, event.method).running[event.trial_key] = event.phase
                 case events.TrialProgress():

@@ -64,7 +64,7 @@ class RunningTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Numbers of trials of one (task, method)."""
+    """Numbers of trials of one (task, method): planned ones, and those that have ended, in earlier runs too."""
 
     task: str
     method: str

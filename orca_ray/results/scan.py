@@ -5,7 +5,7 @@ of each trial counts, from a hash of 128 bits of its key, and then reads the col
 record takes about 25 bytes.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
+from orca_ray.results.parts import MemoryPart, Part
 from orca_ray.results.record import Record, Status
-from orca_ray.results.tables import RECORDS, FilePart, invalid_rows
+from orca_ray.results.tables import RECORDS, invalid_rows
 
 _SUCCESSES = [status.value for status in Status if not status.failed]
 _KEY = ["sweep", "trial_key"]
@@ -24,24 +25,6 @@ _SUCCEEDED = 2**60
 """Added to the time of a trial that did not fail, in microseconds; times of the years 1 to 9999 are below 2**58."""
 MAX_WARNINGS = 20
 """Number of contradictory trials that are named; the others are counted."""
-
-
-class MemoryPart:
-    """Rows in an Arrow table."""
-
-    def __init__(self, table: Any, where: str = "memory") -> None:
-        self.table, self.where, self.group_rows = table, where, [len(table)]
-
-    def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the only group."""
-        return [0]
-
-    def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
-        """Return columns of the table."""
-        return self.table if columns is None else self.table.select(columns)
-
-
-Part = MemoryPart | FilePart
 
 
 class Scan:

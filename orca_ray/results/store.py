@@ -13,26 +13,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.results import tables
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.logs import LogRow
+from orca_ray.results.marker import Marker
+from orca_ray.results.parts import FilePart, MemoryPart, Part
 from orca_ray.results.record import CurvePoint, Record, Suggestion
-from orca_ray.results.scan import MemoryPart, Part, Scan, invalid_rows_text, matches
-from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, FilePart, Table
+from orca_ray.results.scan import Scan, invalid_rows_text, matches
+from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, Table
 
 logger = logging.getLogger(__name__)
 
-MARKER = "orca-ray-results.json"
-SCHEMA_VERSION = 5
-"""Version of the tables' columns. Stores of older versions can be read; the first write changes their marker to this
-version, so that an older orca-ray refuses the whole store instead of failing on single files."""
-
 _TABLES = (JOURNAL, CURVES, ARTEFACTS, LOGS, RECORDS)
 _COMPACTION = "compaction.json"
-_FORMAT = "orca-ray results"
 SMALL_BYTES = 4 * 2**20
 """Files up to this size are read as a whole; of larger ones, row groups and columns are read as needed."""
 _STALE_SECONDS = 3600.0
@@ -62,15 +57,9 @@ class ResultsStore:
         self._folder = open_folder(uri)
         self.uri = self._folder.uri
         """URI or absolute path, with which any process can open this store again."""
-        kind = self._folder.kind()
-        if kind == "file":
-            raise UserError(f"{self._folder.name} is a file, not a results store: give a directory with --results.")
-        if self._read_json(MARKER) is None:
-            self._initialise(create)
+        self._marker = Marker(self._folder, create=create)
         self.num_written = 0
         """Number of files that this instance has added since `compact_recent` was last called."""
-        self._version = 0
-        self._check_marker()
 
     @property
     def folder(self) -> Folder:
@@ -97,7 +86,7 @@ class ResultsStore:
         rows: tuple[Sequence[Any], ...] = (suggestions, curves, artefacts, logs, records)
         for table, items in zip(_TABLES, rows, strict=True):
             if items:
-                self._claim()
+                self._marker.claim()
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
                 self._folder.write(f"{table.directory}/{stamp}.parquet", content)
                 self.num_written += 1
@@ -214,7 +203,7 @@ class ResultsStore:
         parts = {name: part for name, part in parts.items() if sum(part.group_rows) < table.file_rows}
         if len(parts) < 2:
             return 0
-        self._claim()
+        self._marker.claim()
         merged = tables.ordered(tables.distinct(pa.concat_tables(map(_whole, parts.values()))), table)
         # Names start with a time stamp. That of the newest merged file keeps the order with files appended meanwhile.
         stamp = max(parts).partition("-")[0]
@@ -222,7 +211,8 @@ class ResultsStore:
             content = tables.encode(merged.slice(start, table.file_rows), table.group_rows)
             self._folder.write(f"{table.directory}/{stamp}-{number:04d}{uuid.uuid4().hex}.parquet", content)
         # Written before the first deletion: it makes a concurrent reader, which may miss old and new files, list again.
-        self._write_json(_COMPACTION, {"id": uuid.uuid4().hex})
+        compaction = json.dumps({"id": uuid.uuid4().hex}, indent=1).encode() + b"\n"
+        self._folder.write(_COMPACTION, pa.py_buffer(compaction))
         for part in parts:
             self._folder.delete(f"{table.directory}/{part}")
         logger.info("compacted %d files of %s/%s", len(parts), self._folder.name, table.directory)
@@ -252,11 +242,11 @@ class ResultsStore:
         """
         known: dict[str, Part | UserError] = {}
         for _ in range(_READ_ATTEMPTS):
-            before = self._read_json(_COMPACTION)
+            before = self._last_compaction()
             known = dict(self._files(table, known, strict=warnings is None))
             # A listing is not atomic: while a compaction deletes, it can miss both an old file and the merged one. The
             # merged file exists before `_COMPACTION` changes; a listing during which that did not change is complete.
-            if self._read_json(_COMPACTION) == before:
+            if self._last_compaction() == before:
                 break
         else:
             raise UserError(
@@ -309,61 +299,12 @@ class ResultsStore:
             tables.refuse_invalid(content, table, where)
         return MemoryPart(content, where)
 
-    def _initialise(self, create: bool) -> None:
-        names = self._folder.names() if self._folder.kind() == "directory" else []
-        if MARKER in names:  # another process created the store meanwhile
-            return
-        if names:
-            advice = "Give another directory with --results, or an empty one."
-            raise UserError(f"{self._folder.name} is not a results store: it has files but no {MARKER}. {advice}")
-        if not create:
-            advice = "run `orca-sweep benchmark NAME` first, or give another directory with --results."
-            raise UserError(f"no results at {self._folder.name}: {advice}")
-        self._folder.create()
-        self._write_json(
-            MARKER, {"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": orca_ray.__version__}
-        )
-
-    def _claim(self) -> None:
-        """Write `SCHEMA_VERSION` to the marker of an older store, before the first file of this version is written."""
-        if self._version == SCHEMA_VERSION:
-            return
-        marker = self._check_marker()  # again: another process may have changed it, even to a newer version
-        if self._version < SCHEMA_VERSION:
-            self._write_json(MARKER, {**marker, "schema_version": SCHEMA_VERSION, "raised_by": orca_ray.__version__})
-            self._version = SCHEMA_VERSION
-            logger.info("raised %s to schema version %d", self._folder.name, SCHEMA_VERSION)
-
-    def _check_marker(self) -> dict[str, Any]:
-        """Read the marker and store its version. Raises `UserError` if it is damaged, or newer than this orca-ray."""
-        marker = self._read_json(MARKER) or {}
-        version = marker.get("schema_version")
-        if marker.get("format") != _FORMAT or not isinstance(version, int):
-            advice = (
-                f'Restore the file with {{"format": "{_FORMAT}", "schema_version": {SCHEMA_VERSION}}} if it is one.'
-            )
-            raise UserError(f"{self._folder.name}/{MARKER} is damaged, so this may not be a results store. {advice}")
-        if version > SCHEMA_VERSION:
-            found = f"schema {version}, this one reads up to {SCHEMA_VERSION}"
-            found += f"; created by {marker.get('created_by', 'unknown')}"
-            raise UserError(f"{self._folder.name} was written by a newer orca-ray ({found}): upgrade orca-ray.")
-        self._version = version
-        return marker
-
-    def _read_json(self, path: str) -> dict[str, Any] | None:
-        """Return the object in a JSON file: None if there is no file, an empty dict if its content is not an object."""
+    def _last_compaction(self) -> bytes | None:
+        """Return what identifies the last compaction; None before the first."""
         try:
-            content = self._folder.read(path).to_pybytes()
+            return bytes(self._folder.read(_COMPACTION))
         except FileNotFoundError:
             return None
-        try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
-
-    def _write_json(self, path: str, value: dict[str, Any]) -> None:
-        self._folder.write(path, pa.py_buffer(json.dumps(value, indent=1).encode() + b"\n"))
 
 
 def _whole(part: Part) -> Any:

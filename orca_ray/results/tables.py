@@ -1,10 +1,7 @@
 """The tables of a results store: conversion to and from Parquet, validation, and the choice among duplicate rows."""
 
-import contextlib
-import functools
 import json
-import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,16 +9,13 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from orca_ray.errors import UserError, printable
+from orca_ray.errors import UserError
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.logs import LogRow
 from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status, Suggestion
 
-MAX_TABLE_BYTES = 2**30
-"""Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
 _MAX_BRACKETS = 100
 _DISTINCT = ("trial_key", "payload", "text")
 """Columns of nearly distinct values."""
@@ -163,7 +157,7 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
     of nearly distinct values are not dictionary-encoded, because they would be expanded by a reader.
     """
     sink = pa.BufferOutputStream()
-    dictionaries = [each.name for each in table.schema if _is_text(each) and each.name not in _DISTINCT]
+    dictionaries = [each.name for each in table.schema if is_text(each) and each.name not in _DISTINCT]
     pq.write_table(
         table,
         sink,
@@ -173,18 +167,6 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
         use_dictionary=dictionaries,
     )
     return sink.getvalue()
-
-
-def decode(content: Any, kind: Table, where: str) -> Any:
-    """Return the Arrow table in the Parquet file ``content``; columns that are newer than the file are null.
-
-    Raises UserError if the file (``where`` in the message) is truncated, does not have the columns of ``kind``, is too
-    large in memory, or has invalid rows.
-    """
-    part = FilePart(pa.BufferReader(content), kind, where)
-    found = part.read(range(len(part.group_rows)))
-    refuse_invalid(found, kind, where)
-    return found
 
 
 def refuse_invalid(table: Any, kind: Table, where: str) -> None:
@@ -202,107 +184,6 @@ def invalid_rows(table: Any, kind: Table) -> Iterator[tuple[str, int, str, str, 
         if (row := pc.index(wrong, True).as_py()) >= 0:
             scalar = table[name][row]
             yield name, row, str(scalar.value if pa.types.is_timestamp(scalar.type) else scalar.as_py()), allowed, wrong
-
-
-class FilePart:
-    """A Parquet file that holds rows of a table. Its row groups and columns are read as needed.
-
-    Raises UserError (``where`` is the file's name in the message) if the file is truncated or damaged, or does not have
-    the columns of ``kind``.
-    """
-
-    def __init__(self, source: Any, kind: Table, where: str) -> None:
-        self._kind, self.where = kind, where
-        with self._damage():
-            metadata = pq.read_metadata(source)
-            self.schema = metadata.schema.to_arrow_schema()
-            _check_columns(self.schema, kind, where)
-            # Dictionary encoding stores equal strings once, so that memory is safe until the expanded size is checked.
-            text = [name for name in self.schema.names if _is_text(self.schema.field(name))]
-            self._file = pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=text)
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        self._bytes = [group.total_byte_size for group in groups]
-        self._source = source
-        self.group_rows = [group.num_rows for group in groups]
-
-    def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the row groups that may hold rows with ``wanted`` values, by the least and largest value of each."""
-        if not wanted:
-            return list(range(len(self.group_rows)))
-        condition = functools.reduce(operator.and_, (ds.field(name).isin(list(of)) for name, of in wanted.items()))
-        with self._damage():
-            fragment = ds.ParquetFileFormat().make_fragment(self._source)
-            return [group.id for group in fragment.subset(condition, schema=self.schema).row_groups]
-
-    def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
-        """Return ``columns`` of row groups as an Arrow table; those that are newer than the file are null.
-
-        With ``expand``, columns have the types of the schema; without, text may be dictionary-encoded.
-        """
-        kind, where = self._kind, self.where
-        groups = list(groups)
-        columns = kind.schema.names if columns is None else list(columns)
-        with self._damage():
-            rows = sum(self.group_rows[index] for index in groups)
-            declared = sum(self._bytes[index] for index in groups) if expand else 0
-            _check_size(max(declared, 8 * rows * len(columns)), rows, where)
-            present = [name for name in columns if name in self.schema.names]
-            found = self._file.read_row_groups(groups, columns=present, use_threads=False)
-            if expand:
-                _check_size(sum(map(_expanded_bytes, found.columns)), len(found), where)
-            for name in columns:
-                if name not in present:
-                    column = kind.schema.field(name)
-                    found = found.append_column(column, pa.nulls(len(found), column.type))
-            target = pa.schema([_target(kind.schema.field(name), found.field(name), expand) for name in columns])
-            found = found.select(columns).cast(target)
-            found.validate(full=True)
-            return found
-
-    @contextlib.contextmanager
-    def _damage(self) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                f"{self.where} is truncated or damaged ({str(error).splitlines()[0]}). "
-                "Restore it from a copy, or move it out of the directory: the trials it held will then run again."
-            ) from error
-
-
-def _target(wanted: Any, found: Any, expand: bool) -> Any:
-    keep = not expand and pa.types.is_dictionary(found.type) and found.type.value_type == wanted.type
-    return pa.field(wanted.name, found.type if keep else wanted.type, wanted.nullable)
-
-
-def _check_columns(schema: Any, kind: Table, where: str) -> None:
-    columns = set(schema.names)
-    odd = min((sorted(columns ^ layout) for layout in kind.layouts), key=len)
-    if not odd:
-        odd = [name for name in schema.names if _is_text(schema.field(name)) != _is_text(kind.schema.field(name))]
-    if odd or len(schema.names) > len(columns):
-        found = f"it differs in the columns {', '.join(map(printable, odd))}"
-        raise UserError(f"{where} is not a file of this results store: {found}. Move it out of the directory.")
-
-
-def _is_text(column: Any) -> bool:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _check_size(num_bytes: int, rows: int, where: str) -> None:
-    if num_bytes > MAX_TABLE_BYTES:
-        allowed = f"a file of a results store may take {MAX_TABLE_BYTES / 2**30:g} GiB. Move it out of the directory."
-        raise UserError(f"{where} holds {rows} rows, which take {num_bytes / 2**30:.1f} GiB of memory; {allowed}")
-
-
-def _expanded_bytes(column: Any) -> int:
-    """Return the size in bytes of a column without dictionary encoding."""
-    chunks = [chunk for chunk in column.chunks if pa.types.is_dictionary(chunk.type)]
-    sizes = (pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in chunks)
-    return int(column.nbytes + sum(sizes))
 
 
 def from_rows(rows: Iterable[dict[str, Any]], kind: Table) -> Any:
@@ -360,3 +241,9 @@ def _last_of_each(table: Any, columns: list[str]) -> Any:
     frame = to_frame(table.select(columns))
     frame = frame.drop_duplicates(keep="last").sort_values(columns, kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
+
+
+def is_text(column: Any) -> bool:
+    """Return whether a field of a schema holds text, dictionary-encoded or not."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

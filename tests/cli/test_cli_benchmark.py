@@ -8,6 +8,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
+from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import driver, events
@@ -42,7 +43,7 @@ class FakeSweep:
         self, spec: SweepSpec, results: str, *, listener: Callable[[events.Event], None], **options: Any
     ) -> events.Summary:
         self.spec, self.store, self.options = spec, ResultsStore(results, create=True), options
-        rows = (events.SearchRow("pocket/digits", "nft", "minilm-l6", planned=2, finished=0),)
+        rows = (Row(task="pocket/digits", method="nft", planned=2, done=0),)
         listener(events.SweepStarted(spec.sweep_id, "inline", "this process", rows))
         for seed in (1, 2):
             key = f"k{seed}"

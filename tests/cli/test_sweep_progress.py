@@ -9,6 +9,7 @@ from rich.console import Console
 
 from orca_ray.cli.sweep_progress import SweepProgress, SweepState, render, trial_line
 from orca_ray.methods.reports import Progress
+from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution import events
 from tests.results.factories import make_record
@@ -25,8 +26,8 @@ class Clock:
 def started(clock: Clock) -> SweepState:
     state = SweepState(clock)
     rows = (
-        events.SearchRow("pocket/digits", "orca", "vit-s14", planned=4, finished=1),
-        events.SearchRow("pocket/wdbc", "nft", "minilm-l6", planned=2, finished=2),
+        Row(task="pocket/digits", method="orca", planned=4, done=1),
+        Row(task="pocket/wdbc", method="nft", planned=2, done=2),
     )
     state.apply(events.SweepStarted("pocket/quick", "ray", "one node", rows))
     return state
@@ -49,7 +50,7 @@ def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
     state = SweepState(Clock())
     tasks = ("burgers16", "japanese_vowels", "digits", "wdbc", "osuleaf", "mnist")
     methods = ("orca", "nft", "scratch", "fpt", "linear_probe")
-    rows = tuple(events.SearchRow(f"pocket/{t}", m, "b", planned=7, finished=3) for t in tasks for m in methods)
+    rows = tuple(Row(task=f"pocket/{t}", method=m, planned=7, done=3) for t in tasks for m in methods)
     state.apply(events.SweepStarted("pocket/full", "ray", "one node", rows))
     state.apply(events.TrialStarted("a", "pocket/mnist", "linear_probe", "search"))
     state.apply(
@@ -150,7 +151,7 @@ def test_the_line_of_a_trial_tells_its_speed_and_what_it_did_not_do_itself() -> 
 
 
 def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = (events.SearchRow("pocket/digits", "orca", "vit-s14", planned=1, finished=0),)
+    rows = (Row(task="pocket/digits", method="orca", planned=1, done=0),)
     failed = make_record("a", status=Status.FAILED_OOM, validation_score=None, test_score=None, error="out\nof memory")
     with SweepProgress(quiet=False) as listener:
         listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
@@ -176,7 +177,7 @@ def test_a_terminal_gets_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, width=120)
     monkeypatch.setattr("orca_ray.cli.sweep_progress.console", lambda: screen)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    rows = (events.SearchRow("pocket/digits", "orca", "vit-s14", planned=1, finished=0),)
+    rows = (Row(task="pocket/digits", method="orca", planned=1, done=0),)
     with SweepProgress(quiet=False) as listener:
         listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
         listener(events.TrialFinished(make_record("a"), 0))

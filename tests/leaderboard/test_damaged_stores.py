@@ -12,6 +12,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import Board, build
 from orca_ray.results import scan, store, tables
+from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
@@ -89,10 +90,8 @@ class TestFiles:
         assert "9-x.parquet is truncated or damaged" in found.warnings[0]
 
     def test_a_store_of_a_newer_version_is_refused(self, good: ResultsStore) -> None:
-        marker = Path(good.uri) / store.MARKER
-        marker.write_text(
-            marker.read_text().replace(f'"schema_version": {store.SCHEMA_VERSION}', '"schema_version": 99')
-        )
+        marker = Path(good.uri) / MARKER
+        marker.write_text(marker.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
         with pytest.raises(UserError, match="written by a newer orca-ray"):
             board(good)
 

@@ -37,7 +37,7 @@ class VirtualCluster:
 
     def run(self, conductor: Conductor) -> None:
         """Run trials until the conductor has none."""
-        requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in conductor.plans}
+        requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in conductor.searches.plans}
         conductor.placement = ClusterPlacement(lambda: self._nodes, requests)
         waiting: deque[TrialSpec] = deque()
         running: dict[str, TrialSpec] = {}

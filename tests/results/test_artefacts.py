@@ -23,8 +23,9 @@ from orca_ray.results.artefacts import (
     rounded,
     within_limits,
 )
+from orca_ray.results.parts import MAX_TABLE_BYTES
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import ARTEFACTS, MAX_TABLE_BYTES
+from orca_ray.results.tables import ARTEFACTS
 
 from .factories import make_record
 

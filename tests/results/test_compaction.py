@@ -95,7 +95,7 @@ class TestCompaction:
 
     def test_endless_compactions_are_told(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
         answers = iter(range(10_000))
-        monkeypatch.setattr(store, "_read_json", lambda path: {"id": next(answers)})
+        monkeypatch.setattr(store, "_last_compaction", lambda: next(answers))
         with pytest.raises(UserError, match="compacted again and again"):
             store.records()
 
@@ -250,7 +250,7 @@ print(appended, flush=True)
             now = set(store.load("pocket/quick"))
             assert seen <= now, "a record that was there is gone"
             seen = now
-            compactions.add(str(store._read_json("compaction.json")))
+            compactions.add(str(store._last_compaction()))
             assert all(process.poll() is None for process in processes.values())
         (tmp_path / "stop").touch()
         appended = {role: int(process.communicate(timeout=60)[0]) for role, process in processes.items()}

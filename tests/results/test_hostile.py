@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import folder, tables
+from orca_ray.results import folder, parts
+from orca_ray.results.marker import MARKER
 from orca_ray.results.record import Record, Status
-from orca_ray.results.store import MARKER, ResultsStore
+from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from tests.results.factories import files_of, make_point, make_record
 
@@ -96,7 +97,7 @@ def test_equal_rows_that_take_too_much_memory_are_refused_before_they_are_read(
 ) -> None:
     table = pa.concat_tables([_rows()] * 500)
     path = _plant(store, table)
-    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 100_000)
+    monkeypatch.setattr(parts, "MAX_TABLE_BYTES", 100_000)
     assert path.stat().st_size < 30_000
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("was read"))
     with pytest.raises(UserError, match=f"{path} holds 1000 rows, which take .* GiB of memory"):
@@ -109,7 +110,7 @@ def test_long_equal_texts_are_refused_before_they_are_expanded(
     rows = [make_record(f"k{number}", error="x" * 100_000).to_row() for number in range(200)]
     path = _plant(store, from_rows(rows, RECORDS))
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 2_000_000)
+    monkeypatch.setattr(parts, "MAX_TABLE_BYTES", 2_000_000)
     with pytest.raises(UserError, match=f"{path} holds 200 rows, which take .* GiB of memory"):
         store.records()
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.results.record import CurvePoint, Record, Status
-from orca_ray.results.tables import CURVES, RECORDS, decode, encode, from_rows
-from tests.results.factories import make_point, make_record
+from orca_ray.results.tables import CURVES, RECORDS, encode, from_rows
+from tests.results.factories import decode, make_point, make_record
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INTEGER = st.integers(-(2**63), 2**63 - 1)
@@ -46,14 +46,14 @@ def strategy(kind: type[Any]) -> st.SearchStrategy[Any]:
 @pytest.mark.slow
 @given(records=st.lists(strategy(Record), max_size=4))
 def test_records_come_back_equal_from_parquet(records: list[Record]) -> None:
-    table = decode(encode(from_rows((r.to_row() for r in records), RECORDS)), RECORDS, "memory")
+    table = decode(encode(from_rows((r.to_row() for r in records), RECORDS)), RECORDS)
     assert [Record.from_row(row) for row in table.to_pylist()] == records
     assert all(Record.from_row(row).started_at.tzinfo is UTC for row in table.to_pylist())
 
 
 @given(points=st.lists(strategy(CurvePoint), max_size=4))
 def test_curve_points_come_back_equal_from_parquet(points: list[CurvePoint]) -> None:
-    table = decode(encode(from_rows((p.to_row() for p in points), CURVES)), CURVES, "memory")
+    table = decode(encode(from_rows((p.to_row() for p in points), CURVES)), CURVES)
     assert [CurvePoint(**row) for row in table.to_pylist()] == points
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.results.marker import MARKER
 from orca_ray.results.record import CurvePoint, Record, Status
-from orca_ray.results.store import MARKER, ResultsStore
+from orca_ray.results.store import ResultsStore
 from tests.results.factories import files_of, make_point, make_record
 
 

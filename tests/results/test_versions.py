@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import store as store_module
+from orca_ray.results import marker
+from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from orca_ray.results.record import Record, Status
-from orca_ray.results.store import MARKER, SCHEMA_VERSION, ResultsStore
+from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from tests.results.factories import files_of, make_point, make_record
 
@@ -109,7 +110,7 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
 
 def test_an_older_program_refuses_the_store_from_then_on(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ResultsStore(old).append([make_record("c")])
-    monkeypatch.setattr(store_module, "SCHEMA_VERSION", 1)
+    monkeypatch.setattr(marker, "SCHEMA_VERSION", 1)
     with pytest.raises(UserError, match=r"newer orca-ray \(schema 5, this one reads up to 1; .*upgrade orca-ray"):
         ResultsStore(old)
 

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
-from orca_ray.results.copying import copy_trials
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import RunningTrial
 from orca_ray.results.record import Record, Status
@@ -25,8 +23,9 @@ from orca_ray.sweep.execution.placement import PATIENCE_SECONDS, Placement
 from orca_ray.sweep.execution.recorder import Recorder
 from orca_ray.sweep.execution.running import Running
 from orca_ray.sweep.execution.staging import Stager
+from orca_ray.sweep.execution.sweep_searches import SweepSearches
 from orca_ray.sweep.planning.searches import Resources, SearchPlan, TrialSpec
-from orca_ray.sweep.search import History, Search
+from orca_ray.sweep.search import Search
 
 
 class Conductor:
@@ -58,23 +57,12 @@ class Conductor:
             lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are none.
             stager: says when the trials of a task may start; None: at once. It may also be set later, as `stager`.
         """
-        if not searches:
-            raise UserError("nothing to run: the sweep has no task or no method")
-        self._spec, self._store = searches[0].spec, store
-        self.sweep, self.executor = self._spec.sweep_id, executor
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
-        self._history = History.read(store, self._spec, retry={*retried, *([""] if retry_failed else [])})
-        self._retrying = dict(self._history.rerun)
-        self.searches = [Search(plan, self._history) for plan in searches if plan.fingerprint]
-        self._unopened = [plan for plan in searches if not plan.fingerprint]
-        self.reused = self._reused()
-        """Sentence about the trials of earlier runs that do not run again; "" if there is none."""
-        self._adopt(self.searches)
-        self.finished_before = sum(search.num_finished for search in self.searches)
+        self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])})
+        """The searches of the sweep."""
+        self.sweep, self.executor = self.searches.spec.sweep_id, executor
         self.stager = stager
-        self._ready: set[str] = set()  # tasks whose trials may start, if there is a stager
-        self._unstaged: dict[str, str] = {}  # reason, by task that cannot be staged
         self._durations = Durations(trial_seconds or {})
         self._running: dict[str, Running] = {}
         self._waiting: dict[str, Running] = {}
@@ -91,25 +79,7 @@ class Conductor:
     @property
     def done(self) -> bool:
         """Whether all trials of the sweep have ended, except those of tasks that cannot be staged."""
-        return not self._running and not self._waiting and not self.unfinished_tasks
-
-    @property
-    def unfinished_tasks(self) -> set[str]:
-        """Tasks with trials that have not ended, except those that cannot be staged."""
-        tasks = {plan.task for plan in self._unopened} | {s.plan.task for s in self.searches if not s.done}
-        return tasks - self._unstaged.keys()
-
-    @property
-    def retrying(self) -> bool:
-        """Whether trials that had failed before have to run again."""
-        unopened = {plan.task for plan in self._unopened}
-        unended = set[str]().union(*(search.unended for search in self.searches))
-        return any(key in unended or record.task in unopened for key, record in self._retrying.items())
-
-    @property
-    def plans(self) -> list[SearchPlan]:
-        """Plans of all searches."""
-        return [*(search.plan for search in self.searches), *self._unopened]
+        return not self._running and not self._waiting and not self.searches.unfinished_tasks
 
     @property
     def pausing(self) -> bool:
@@ -147,14 +117,14 @@ class Conductor:
         self._recorder.flush_due()
         if self.control.tick():
             self._recorder.logs(self._running.values())
-            if self.control.retries and not self.retrying:
+            if self.control.retries and not self.searches.retrying:
                 self._recorder.flush()
                 self.control.forget_retries()
 
     def close(self) -> None:
         """Write all rows that wait. To be called at the end, also after an exception."""
         self._recorder.close(self._running.values())
-        if not self.retrying:
+        if not self.searches.retrying:
             self.control.forget_retries()
 
     def started(self, key: str) -> None:
@@ -230,10 +200,8 @@ class Conductor:
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
         self._ran.append(record)
-        self._retrying.pop(key, None)
         self._durations.learn(record)
-        item.search.finish(record, item.scores)
-        self._adopt([item.search])
+        self.searches.finish(item.search, record, item.scores)
         if self.done:
             self._recorder.flush()
         self._emit(events.TrialFinished(record, item.search.num_remaining))
@@ -242,17 +210,11 @@ class Conductor:
     def retry(self, key: str = "") -> int:
         """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
         self._recorder.flush()
-        history = History.read(self._store, self._spec, retry={key, *self._retrying})
-        failed = [record for record in history.rerun.values() if record.sweep == self.sweep]
-        again = {each.trial_key for each in failed if key in ("", each.trial_key)} - self._retrying.keys()
-        if again:
-            self._history, self._retrying = history, dict(history.rerun)
-            busy = self._running.keys() | self._waiting.keys()
-            self.searches = [Search(search.plan, self._history, running=busy) for search in self.searches]
-            searches = {(search.plan.task, search.plan.method): search for search in self.searches}
-            for item in (*self._running.values(), *self._waiting.values()):
-                item.search = searches[item.trial.task, item.trial.method]
-        return len(again)
+        unended = [*self._running.values(), *self._waiting.values()]
+        if number := self.searches.retry(key, [item.trial.key for item in unended]):
+            for item in unended:
+                item.search = self.searches.of(item.trial.task, item.trial.method)
+        return number
 
     def running_trials(self) -> list[RunningTrial]:
         """Return the running trials."""
@@ -271,28 +233,20 @@ class Conductor:
             found[self._usual_resources(search)] += int(min(search.num_remaining, search.plan.most_at_once))
         return found
 
-    def rows(self) -> tuple[events.SearchRow, ...]:
-        """Return a row for each (task, method) of the sweep, with its number of trials, for a progress table."""
-        plans = [*((search.plan, search.num_finished) for search in self.searches), *((p, 0) for p in self._unopened)]
-        return tuple(events.SearchRow(p.task, p.method, p.body, p.num_trials, done) for p, done in plans)
-
     def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""
-        records = [record for search in self.searches for record in search.records.values()]
-        unfinished = [f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self.searches if s.failure]
-        missing = [*(search.plan for search in self.searches if not search.done), *self._unopened]
-        unfinished += [f"{p.task} {p.method}: {self._unstaged[p.task]}" for p in missing if p.task in self._unstaged]
+        records = self.searches.records
         return events.Summary(
             sweep=self.sweep,
-            planned=sum(plan.num_trials for plan in self.plans),
-            finished_before=self.finished_before,
+            planned=sum(plan.num_trials for plan in self.searches.plans),
+            finished_before=self.searches.finished_before,
             ran=len(self._ran),
             statuses={status: sum(r.status is status for r in records) for status in Status},
             failed=tuple(record for record in records if record.status.failed),
             interrupted=interrupted or not self.done,
             seconds=(datetime.now(UTC) - self._began).total_seconds(),
-            unfinished=tuple(unfinished),
-            deterministic=self._spec.deterministic,
+            unfinished=tuple(self.searches.failures()),
+            deterministic=self.searches.spec.deterministic,
             aligned=sum(bool(record.align_epochs) for record in records),
             reused=sum(bool(record.align_reused) for record in records),
             notes=count_notes(records),
@@ -301,7 +255,7 @@ class Conductor:
 
     def tidy(self) -> None:
         """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
-        self._recorder.tidy(key for search in self.searches for key in search.records)
+        self._recorder.tidy(record.trial_key for record in self.searches.records)
 
     def _next_trial(self) -> TrialSpec | None:
         admits = self._room()
@@ -310,7 +264,7 @@ class Conductor:
                 return item.trial
         blocked = {id(item.search) for key, item in self._waiting.items() if not self.failures.of(key).counts}
         for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
-            staged = self.stager is None or search.plan.task in self._ready
+            staged = self.stager is None or self.searches.is_staged(search)
             if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
                 continue
             if (trial := search.take()) is None:
@@ -345,37 +299,13 @@ class Conductor:
     def _take_staged(self, *, idle: bool) -> bool:
         """Open the searches of tasks that were staged since the last call; return whether there was any."""
         found = [] if self.stager is None else self.stager.poll(idle=idle)
-        for task, fingerprint, error in found:
-            if error:
-                self._unstaged[task] = error
-                self._emit(events.Message(f"{task}: no trial can run: {error}"))
-                continue
-            self._ready.add(task)
-            plans = [replace(plan, fingerprint=fingerprint) for plan in self._unopened if plan.task == task]
-            self._unopened = [plan for plan in self._unopened if plan.task != task]
-            opened = [Search(plan, self._history) for plan in plans]
-            self._adopt(opened)
-            self.searches += opened
-            self.finished_before += sum(search.num_finished for search in opened)
-            self._emit(events.TaskStaged(tuple(row for row in self.rows() if row.task == task)))
+        for staged in found:
+            self.searches.staged(staged)
+            if staged.error:
+                self._emit(events.Message(f"{staged.task}: no trial can run: {staged.error}"))
+            else:
+                self._emit(events.TaskStaged(self.searches.rows(staged.task)))
         return bool(found)
-
-    def _reused(self) -> str:
-        records = [record for search in self.searches for record in search.records.values()]
-        if not records:
-            return ""
-        search = sum(record.phase == "search" for record in records)
-        planned = sum(plan.num_trials for plan in self.plans)
-        others = Counter(record.sweep for search in self.searches for record in search.adopted)
-        origins = "".join(f", {number} of them from {sweep}" for sweep, number in sorted(others.items()))
-        text = f"reuses {len(records)} of {planned} planned trials"
-        return f"{text}: {search} search + {len(records) - search} confirm{origins}"
-
-    def _adopt(self, searches: Sequence[Search]) -> None:
-        """Copy the trials that searches take over from variants of the sweep, which have other numbers of trials."""
-        copy_trials(self._store, [record for search in searches for record in search.adopted], self.sweep)
-        for search in searches:
-            search.adopted.clear()
 
 
 def count_notes(records: Iterable[Record]) -> dict[str, int]:

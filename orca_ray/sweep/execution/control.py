@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import MAX_RUNNING, LiveState, Row
+from orca_ray.results.live import MAX_RUNNING, LiveState
 from orca_ray.sweep.execution.events import Listener, Message, TimeLeft
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class Control:
         return LiveState(
             sweep=self._conductor.sweep,
             executor=self._conductor.executor,
-            rows=tuple(Row(task=r.task, method=r.method, planned=r.planned, done=r.finished)
-                       for r in self._conductor.rows()),
+            rows=self._conductor.searches.rows(),
             running=tuple(running[:MAX_RUNNING]),
             num_running=len(running),
             trials_per_minute=60 * (len(self._ended) - 1) / window if window else None,

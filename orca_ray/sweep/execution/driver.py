@@ -112,7 +112,9 @@ def run_sweep(
 
         with contextlib.ExitStack() as stack:
             conductor = None if store is None else conduct(store)
-            requests = staging_requests(searches, set(spec.tasks) if conductor is None else conductor.unfinished_tasks)
+            requests = staging_requests(
+                searches, set(spec.tasks) if conductor is None else conductor.searches.unfinished_tasks
+            )
             settings = WorkerSettings(
                 uri,
                 shared,
@@ -122,14 +124,14 @@ def run_sweep(
                 passed_environment(),
             )
             with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
-                if (staged := engine.first_staged(stager)) and not (conductor and conductor.finished_before):
+                if (staged := engine.first_staged(stager)) and not (conductor and conductor.searches.finished_before):
                     refuse_unstaged(staged)
                 store = store or ResultsStore(uri, create=True)
                 conductor = conductor or conduct(store)
                 conductor.stager = stager
-                emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.rows()))
-                if conductor.reused and not conductor.done:
-                    tell(conductor.reused)
+                emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.searches.rows()))
+                if conductor.searches.reused and not conductor.done:
+                    tell(conductor.searches.reused)
                 interrupted = not conductor.done and engine.run(conductor, settings, options)
             conductor.close()
             store.compact()

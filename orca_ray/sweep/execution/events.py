@@ -6,18 +6,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from orca_ray.methods.reports import Progress
+from orca_ray.results.live import Row
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.planning.schema import Scalar
-
-
-class SearchRow(NamedTuple):
-    """One (task, method) of a sweep: numbers of planned trials and of those that had finished at the start."""
-
-    task: str
-    method: str
-    body: str
-    planned: int
-    finished: int
 
 
 class SweepStarted(NamedTuple):
@@ -27,13 +18,13 @@ class SweepStarted(NamedTuple):
     executor: str
     where: str
     """Description of the machine or cluster, for users."""
-    rows: tuple[SearchRow, ...]
+    rows: tuple[Row, ...]
 
 
 class TaskStaged(NamedTuple):
     """The data of a task are on a node, and its trials can start; it is now known how many have finished before."""
 
-    rows: tuple[SearchRow, ...]
+    rows: tuple[Row, ...]
 
 
 class TrialStarted(NamedTuple):

@@ -8,7 +8,8 @@ import psutil
 import pyarrow.parquet as pq
 
 from orca_ray.results.folder import TEMPORARY, Folder
-from orca_ray.results.store import MARKER, ResultsStore
+from orca_ray.results.marker import MARKER
+from orca_ray.results.store import ResultsStore
 from tests.cluster.faults.run import Run
 from tests.cluster.faults.site import NAME
 from tests.sweep.execution.test_executors import facts

@@ -68,7 +68,7 @@ def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStor
         abandoned.started(trial.key)
         abandoned.report(trial.key, next(fake_reports(trial)).progress)
     second = conduct(store)
-    assert second.finished_before == most
+    assert second.searches.finished_before == most
     rest = play(second)
     assert not {t.key for t in first} & {t.key for t in rest}
     assert {t.key for t in first} | {t.key for t in rest} == expected
@@ -150,7 +150,7 @@ def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
     assert trials[0].key != trials[1].key
     play(Conductor(usual, store, executor="fake"), most=3)
     conductor = Conductor(fixed, store, executor="fake")
-    assert conductor.finished_before == 0
+    assert conductor.searches.finished_before == 0
     play(conductor, most=2)
     assert conductor.summary().deterministic
     assert {record.deterministic for record in store.load("fake/full-deterministic").values()} == {True}

@@ -92,7 +92,7 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     assert Message(f"trial {trial.key} will be cancelled after its epoch") in events
     conductor.close()
     assert trial.key not in {each.key for each in play(conduct(store), most=5)}
-    assert conduct(store).finished_before == 6
+    assert conduct(store).searches.finished_before == 6
 
 
 def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held: Lease) -> None:
@@ -120,7 +120,7 @@ def test_a_retry_remembers_the_one_before(store: ResultsStore) -> None:
     play(conductor)
     assert conductor.done
     assert conductor.summary().statuses[Status.FAILED_USER] == 0
-    assert conductor.finished_before + len(set(store.load(SWEEP))) == 24
+    assert conductor.searches.finished_before + len(set(store.load(SWEEP))) == 24
 
 
 def test_a_search_trial_that_is_retried_while_confirm_trials_run(store: ResultsStore) -> None:
@@ -155,11 +155,11 @@ def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store
     for trial in (one, other):
         conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
     conductor.close()
-    assert conduct(store).finished_before == 2
+    assert conduct(store).searches.finished_before == 2
     requests.write(store.folder, SWEEP, Request("retry", one.key))
     with Lease(store, SWEEP) as lease:
         again = conduct(store, lease)
-        assert again.finished_before == 1
+        assert again.searches.finished_before == 1
         assert one.key in {trial.key for trial in play(again)}
     assert store.load(SWEEP)[one.key].status in (Status.COMPLETED, Status.STOPPED_EARLY)
     assert store.load(SWEEP)[other.key].status is Status.FAILED_USER
@@ -183,7 +183,7 @@ def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -
         conduct(store, lease)  # killed: neither closed nor asked for a trial
     with Lease(store, SWEEP) as lease:
         again = conduct(store, lease)
-        assert again.retrying
+        assert again.searches.retrying
         one = started(again)
         for report in fake_reports(one):
             again.report(one.key, report.progress)
@@ -194,9 +194,9 @@ def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -
         again = conduct(store, lease)
         (other,) = play(again, most=1)
         assert {one.key, other.key} == set(failed)
-        assert not again.retrying
+        assert not again.searches.retrying
     assert waiting_requests(store, SWEEP) == []
-    assert not conduct(store).retrying
+    assert not conduct(store).searches.retrying
 
 
 def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
@@ -204,7 +204,7 @@ def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_end
 ) -> None:
     failed = fail_two(store)
     conductor = conduct(store, held)
-    ask(store, conductor, "retry", failed[0], lambda: conductor.retrying)
+    ask(store, conductor, "retry", failed[0], lambda: conductor.searches.retrying)
     assert len(waiting_requests(store, SWEEP)) == 1
     (trial,) = play(conductor, most=1)
     assert trial.key == failed[0]
@@ -228,10 +228,10 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStor
     searches = [replace(plan, fingerprint="") for plan in fake_searches()]
     conductor = Conductor(searches, store, executor="fake", stager=stager)
     assert conductor.retry() == 2
-    assert conductor.retrying
+    assert conductor.searches.retrying
     stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
     assert set(failed) <= {trial.key for trial in play(conductor)}
-    assert not conductor.retrying
+    assert not conductor.searches.retrying
 
 
 def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:

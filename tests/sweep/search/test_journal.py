@@ -75,7 +75,7 @@ def test_an_upgrade_repeats_no_trial(
     running = [trial for _ in range(3) if (trial := conductor.next_trial())]  # then the driver dies
     suggest_otherwise(monkeypatch)
     again = conduct(store, LONG + extra)
-    assert again.finished_before == most
+    assert again.searches.finished_before == most
     after = play(again)
     assert again.done
     assert not set(keys(before)) & set(keys(after))
@@ -211,7 +211,7 @@ def test_stores_from_before_the_journal_continue(
     old = without_journal(store, tmp_path / "old")
     suggest_otherwise(monkeypatch)
     conductor = conduct(old)
-    assert conductor.finished_before == most
+    assert conductor.searches.finished_before == most
     after = play(conductor)
     assert not set(keys(before)) & set(keys(after))
     assert len(before) + len(after) == 32
@@ -251,8 +251,8 @@ class TestMore:
     def test_methods_and_tasks(self, store: ResultsStore, first: str) -> None:
         done = play(conduct(store, TEXT, methods=[first], tasks=["wdbc"]))
         conductor = conduct(store, TEXT)
-        assert conductor.finished_before == 6
-        assert conductor.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
+        assert conductor.searches.finished_before == 6
+        assert conductor.searches.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
         assert not set(keys(play(conductor))) & set(keys(done))
         assert conductor.done
 
@@ -267,7 +267,8 @@ class TestMore:
         assert len(done) == 6
         conductor = conduct(store, LONG, trials=12, methods=["nft"])
         assert (
-            conductor.reused == "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from fake/full-trials4"
+            conductor.searches.reused
+            == "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from fake/full-trials4"
         )
         records, curves = store.load("fake/full-trials12"), store.curves("fake/full-trials12")
         assert set(records) == set(keys(done)[:4])
@@ -283,7 +284,7 @@ class TestMore:
         assert len(store.journal("fake/full-trials12")) == 12
         less = conduct(store, LONG, trials=4, methods=["nft"])
         assert less.done
-        assert conduct(store, LONG, trials=3, methods=["nft"]).finished_before >= 3
+        assert conduct(store, LONG, trials=3, methods=["nft"]).searches.finished_before >= 3
 
     def test_confirm_trials_are_taken_over_when_the_winner_is_the_same(self, store: ResultsStore) -> None:
         done = play(conduct(store, LONG, trials=13, methods=["nft"]))
@@ -300,7 +301,7 @@ class TestMore:
         for bounds in ("[1e-6, 1.0]", "[1e-4, 1e-2]"):
             text = LONG.replace("[1e-5, 1e-1]", bounds).replace("search_trials: 14", "search_trials: 20")
             conductor = conduct(store, text, methods=["nft"])
-            assert conductor.finished_before >= 12
+            assert conductor.searches.finished_before >= 12
             ran = play(conductor, most=2)
             assert len(ran) == 2
             assert not set(keys(ran)) & set(keys(done))
@@ -310,7 +311,7 @@ class TestMore:
         done = play(conduct(store, methods=["nft"]), most=12)
         text = LONG.replace("space: {", "space: {refine.weight_decay: {uniform: [0.0, 0.1]}, ")
         conductor = conduct(store, text, methods=["nft"])
-        assert conductor.finished_before == 12
+        assert conductor.searches.finished_before == 12
         rest = play(conductor)
         assert not set(keys(rest)) & set(keys(done))
         assert len(rest) == 4
@@ -319,7 +320,7 @@ class TestMore:
     def test_another_first_configuration_is_tried_and_the_old_one_kept(self, store: ResultsStore) -> None:
         done = play(conduct(store, methods=["nft"]), most=4)
         conductor = conduct(store, LONG.replace("learning_rate: 1e-3", "learning_rate: 2e-3"), methods=["nft"])
-        assert conductor.finished_before == 4
+        assert conductor.searches.finished_before == 4
         trial = conductor.next_trial()
         assert trial is not None
         assert trial.hyperparameters["refine.learning_rate"] == 2e-3
@@ -339,7 +340,7 @@ class TestMore:
         done = play(conduct(store))
         spec = change(fake_spec(LONG))
         conductor = Conductor(fake_searches(spec), store, executor="fake")
-        assert (conductor.finished_before, conductor.reused) == (0, "")
+        assert (conductor.searches.finished_before, conductor.searches.reused) == (0, "")
         assert not set(keys(play(conductor))) & set(keys(done))
         assert conduct(store).done, "and the first goes on to be complete"
 

@@ -39,8 +39,6 @@ from orca_ray.sweep.planning.searches import NodeResources, Resources, SearchPla
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.executors.bridge import ConductorSearcher
 
-logger = logging.getLogger(__name__)
-
 _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files per trial
@@ -190,14 +188,13 @@ class RayExecutor(Executor):
     def _placement(self, conductor: Conductor, options: RunOptions) -> ClusterPlacement:
         """Return the placement of a conductor's trials, which knows the peak memory in the records."""
         given = options.gpus_per_trial
-        requests = {(plan.task, plan.method): _gpu_request(plan, given) for plan in conductor.plans}
+        requests = {(plan.task, plan.method): _gpu_request(plan, given) for plan in conductor.searches.plans}
         spare = os.environ.get(_PENDING)
         placement = ClusterPlacement(
             self.nodes, requests, quarantined=conductor.failures.quarantined, spare=int(spare) if spare else None
         )
-        for search in conductor.searches:
-            for record in search.records.values():
-                placement.learn_record(record)
+        for record in conductor.searches.records:
+            placement.learn_record(record)
         return placement
 
     def _tune(self, searcher: "ConductorSearcher", settings: WorkerSettings) -> None:
