@@ -23,6 +23,7 @@ INCLUDED = {
 """Files outside of this directory, and the pages that include them."""
 
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
+SHAPE = re.compile(r"(?<!`)\[[^\[\]`]*\*[^\[\]`]*\](?!`)")
 MARK = re.compile(r"^<!-- registry: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -181,6 +182,11 @@ def read_include(app: Any, path: Path, parent: str, text: list[str]) -> None:
     text[0] = relinked(text[0], file.parent, DOCS / f"{parent}.md")
 
 
+def read_docstring(app: Any, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Make shapes such as [N, *shape] code; the star would begin an emphasis."""
+    lines[:] = [SHAPE.sub(r"``\g<0>``", line) for line in lines]
+
+
 def found_outside(app: Any, env: Any, node: Any, content: Any) -> Any:
     """Leave a reference to an object of this package that has no page as code; Sphinx warns of one that is nowhere."""
     target = node.get("reftarget", "")
@@ -197,5 +203,6 @@ def setup(app: Any) -> dict[str, bool]:
     """Register the extension with Sphinx."""
     app.connect("source-read", read_source)
     app.connect("include-read", read_include)
+    app.connect("autodoc-process-docstring", read_docstring)
     app.connect("missing-reference", found_outside)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
