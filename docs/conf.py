@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from orca_ray import __version__
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # this checkout, whatever is installed
 
-sys.path.insert(0, str(Path(__file__).parent))
+from orca_ray import __version__  # noqa: E402
 
 project = "orca-ray"
 author = "the orca-ray authors"

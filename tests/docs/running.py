@@ -39,7 +39,7 @@ REPLACED: Mapping[str, str] = {
     "s3://bucket/orca-ray": "results",
     "s3://bucket/results": "results",
 }
-"""Arguments that stand for others: the key of a trial, the name of a sweep and the store, of those that a session has."""
+"""Arguments that stand for others: a trial, a sweep and a store that a session has."""
 
 REFUSED: Mapping[str, str] = {
     "stop": "no driver runs pocket/quick",
