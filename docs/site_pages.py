@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pygments.lexers.special import TextLexer
+
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 INCLUDED = {
@@ -97,7 +99,7 @@ def families() -> str:
 
     rows = [
         (family.name, family.modality, family.library, ", ".join(f"`{name}`" for name in family.model_types))
-        for family in all_families()
+        for family in all_families().values()
     ]
     return table(("family", "modality", "library", "model types"), rows)
 
@@ -137,11 +139,11 @@ def statistics() -> str:
 
 def metrics() -> str:
     """Return the tables of metrics and of losses."""
-    from orca_ray.tasks.losses import LOSSES
-    from orca_ray.tasks.metrics import METRICS
+    from orca_ray.tasks.losses import all_losses
+    from orca_ray.tasks.metrics import all_metrics
 
-    rows = [(f"`{each.name}`", each.definition, each.source) for each in METRICS.values()]
-    losses = [(f"`{each.name}`", each.definition, each.source) for each in LOSSES.values()]
+    rows = [(f"`{each.name}`", each.definition, each.source) for each in all_metrics().values()]
+    losses = [(f"`{each.name}`", each.definition, each.source) for each in all_losses().values()]
     columns = ("definition", "source")
     return f"{table(('metric', *columns), rows)}\n\n{table(('loss', *columns), losses)}"
 
@@ -201,6 +203,7 @@ def found_outside(app: Any, env: Any, node: Any, content: Any) -> Any:
 
 def setup(app: Any) -> dict[str, bool]:
     """Register the extension with Sphinx."""
+    app.add_lexer("csv", TextLexer)  # GitHub colours it, Pygments does not know it
     app.connect("source-read", read_source)
     app.connect("include-read", read_include)
     app.connect("autodoc-process-docstring", read_docstring)
