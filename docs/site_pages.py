@@ -26,6 +26,7 @@ INCLUDED = {
 
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 SHAPE = re.compile(r"(?<!`)\[[^\[\]`]*\*[^\[\]`]*\](?!`)")
+OPTION = re.compile(r"(?<![`\w-])--[a-z][\w-]*(?!`)")
 MARK = re.compile(r"^<!-- registry: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -53,7 +54,7 @@ def tasks() -> str:
     """Return a section for each benchmark."""
     from orca_ray.tasks.registry import all_benchmarks, get_benchmark
 
-    columns = ("task", "data", "input", "target", "metric", "loss", "body", "licence")
+    columns = ("task", "data", "input", "target", "metric", "body", "licence")
     sections = []
     for benchmark in all_benchmarks():
         rows = [
@@ -62,7 +63,7 @@ def tasks() -> str:
                 f"[{task.title}]({task.reference})" if task.reference.startswith("http") else task.title,
                 "×".join(map(str, task.input_shape or "?")),
                 f"{task.target.kind} {'×'.join(map(str, task.target.output_shape)) if task.target.size else '?'}",
-                *(f"`{name}`" for name in (task.metric, task.loss, task.body)),
+                *(f"`{name}`" for name in (task.metric, task.body)),
                 task.licence,
             )
             for task in get_benchmark(benchmark)
@@ -156,7 +157,8 @@ def commands() -> str:
     from orca_ray.cli.app import app
 
     command = typer.main.get_command(app)
-    return get_docs_for_click(obj=command, ctx=typer.Context(command), name="orca-sweep", indent=1)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="orca-sweep", indent=1)
+    return OPTION.sub(r"`\g<0>`", text)
 
 
 def summary(documented: object) -> str:
@@ -185,8 +187,12 @@ def read_include(app: Any, path: Path, parent: str, text: list[str]) -> None:
 
 
 def read_docstring(app: Any, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Make shapes such as [N, *shape] code; the star would begin an emphasis."""
-    lines[:] = [SHAPE.sub(r"``\g<0>``", line) for line in lines]
+    """Make shapes such as [N, *shape] code, since the star would begin an emphasis.
+
+    The empty comment keeps Napoleon from reading the start of an attribute's docstring, up to a colon, as its type.
+    """
+    first = ["..", ""] if kind in ("attribute", "data", "property") and lines else []
+    lines[:] = [*first, *(SHAPE.sub(r"``\g<0>``", line) for line in lines)]
 
 
 def found_outside(app: Any, env: Any, node: Any, content: Any) -> Any:
@@ -206,6 +212,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_lexer("csv", TextLexer)  # GitHub colours it, Pygments does not know it
     app.connect("source-read", read_source)
     app.connect("include-read", read_include)
-    app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before Napoleon
     app.connect("missing-reference", found_outside)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
