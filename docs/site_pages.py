@@ -26,7 +26,7 @@ INCLUDED = {
 
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 SHAPE = re.compile(r"(?<!`)\[[^\[\]`]*\*[^\[\]`]*\](?!`)")
-OPTION = re.compile(r"(?<![`\w-])--[a-z][\w-]*(?!`)")
+CODE_OR_OPTION = re.compile(r"(``.*?``|`[^`]*`)|(--[a-z][\w-]*)")
 MARK = re.compile(r"^<!-- registry: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -158,7 +158,7 @@ def commands() -> str:
 
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="orca-sweep", indent=1)
-    return OPTION.sub(r"`\g<0>`", text)
+    return CODE_OR_OPTION.sub(lambda match: match[1] or f"`{match[2]}`", text)
 
 
 def summary(documented: object) -> str:
