@@ -4,6 +4,7 @@
 # make check      everything CI runs: style, submitted scores, types, tests
 # make boards     build the boards in README.md and docs/ again from the stores that they name
 # make page       build the leaderboard's page from page-src (needs Node.js; only after changes there)
+# make docs       build the documentation site from docs/ into build/docs; a link that leads nowhere is an error
 # make bench      performance tables (not tests), also written to bench/*.json; ORCA_REFERENCE=DIR compares with a
 #                 checkout of the reference implementation
 #
@@ -21,13 +22,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := .[sweep,dev]
+EXTRAS := .[sweep,dev,docs]
 RESULTS ?= results
 WORKERS ?= auto
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-fast check boards page bench venv clean
+.PHONY: demo test test-fast check boards page docs bench venv clean
 
 # $(call stage,title,command) runs a command and prints how long it took.
 define stage
@@ -61,6 +62,9 @@ boards: venv
 # The built files are committed, so that nobody else needs Node.js; a test compares them with their sources.
 page:
 	cd page-src && npm ci --no-audit --no-fund --silent && npm run --silent build
+
+docs: venv
+	$(BIN)/python -m sphinx -E -n -W --keep-going -q docs build/docs
 
 bench: venv
 	@test -z "$${ORCA_REFERENCE:-}" || $(INSTALL) '.[sweep,dev,bench]'

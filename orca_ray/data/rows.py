@@ -21,14 +21,14 @@ TargetKind = Literal["classes", "labels", "scalar", "dense"]
 class Target:
     """The prediction target of a task. ``kind`` determines model output and target array, with B samples:
 
-    ========= ==================== =================== =========================
-    kind      model output         target array        meaning
-    ========= ==================== =================== =========================
-    classes   [B, size] logits     [B] int64           one class of ``size``
-    labels    [B, size] logits     [B, size] float32   several of ``size`` labels
-    scalar    [B]                  [B] float32         one number
-    dense     [B, *shape]          [B, *shape] float32 a field, e.g. (16, 16)
-    ========= ==================== =================== =========================
+    ========= ==================== ======================= =========================
+    kind      model output         target array            meaning
+    ========= ==================== ======================= =========================
+    classes   [B, size] logits     [B] int64               one class of ``size``
+    labels    [B, size] logits     [B, size] float32       several of ``size`` labels
+    scalar    [B]                  [B] float32             one number
+    dense     ``[B, *shape]``      ``[B, *shape]`` float32 a field, e.g. (16, 16)
+    ========= ==================== ======================= =========================
 
     ``size`` 0 of ``classes`` means that the number of classes is read from the data.
     """

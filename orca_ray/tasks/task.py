@@ -29,7 +29,7 @@ scale; the model standardises the values. ``measured``: one of these two; the va
 class Task:
     """The declaration of one data set of a benchmark; no data are read before `prepare` is called.
 
-    ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`): ``x`` float32 [N, *input_shape],
+    ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`): ``x`` float32 ``[N, *input_shape]``,
     and ``y`` as :class:`~orca_ray.data.rows.Target` describes, dense targets in their own units. It may also return
     ``y_mean`` and ``y_std``, by which targets are standardised for training. ``build`` must be deterministic.
     """

@@ -1,0 +1,74 @@
+"""The pages of the documentation, and what their code blocks hold."""
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from orca_ray.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+PATH = re.compile(r"(?:orca_ray|tests|sweeps|cluster|docs)/[\w./*{},-]+")
+
+
+def name_of(page: Path) -> str:
+    """Return the path of a page in the repository."""
+    return str(page.relative_to(ROOT))
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def fenced_lines(text: str) -> Iterator[str]:
+    for block in FENCE.findall(text):
+        yield from block.splitlines()[1:-1]
+    yield from (line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    "))
+
+
+def code_lines(text: str) -> list[str]:
+    """Return the lines of code blocks without comments."""
+    return [found for line in fenced_lines(text) if (found := re.sub(r"(^|\s)#.*", "", line).strip())]
+
+
+def code_spans(text: str) -> list[str]:
+    """Return the code inside paragraphs and tables."""
+    return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+
+
+def command_lines(snippets: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the arguments of each ``orca-sweep`` command line; ``a|b`` stands for either."""
+    programs = ("orca-sweep", "cluster/slurm.sbatch")
+    for snippet in snippets:
+        words = shlex.split(snippet) if any(program in snippet for program in programs) else []
+        starts = [index for index, word in enumerate(words) if word in programs]
+        if starts and starts[0] < len(words) - 1 and not {"COMMAND", "--help"} & {*words}:
+            options = [word.split("|") for word in words[starts[0] + 1 :]]
+            yield from (list(choice) for choice in itertools.product(*options))
+
+
+def parse(arguments: list[str]) -> Any:
+    """Parse a command line as ``orca-sweep`` does, without running it; raise the parser's error."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("orca-sweep", list(arguments))
+    while hasattr(command, "commands"):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+    return context
+
+
+def all_options(command: Any) -> set[str]:
+    children = getattr(command, "commands", {}).values()
+    own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union({"--help"}, *(all_options(child) for child in children))

@@ -1,0 +1,103 @@
+"""How tests run the code blocks of the documentation: what runs as it stands, what runs otherwise, and why.
+
+A page is a session: its blocks run in order, in a directory of their own with a results store, `results`. A command of
+``orca-sweep`` that no table names runs as it stands and must succeed.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+PARSED_ONLY: Mapping[str, str] = {
+    "submit": "needs a Ray cluster; tests/cluster/test_job_submit.py",
+    "reproduce": "trains for minutes; tests/sweep/execution",
+    "data fetch": "downloads; tests/data and tests/cli/test_cli_data.py",
+    "data generate": "simulates for minutes; tests/cli/test_cli_generate.py",
+    "bodies --fetch": "downloads; tests/models/test_packaged.py",
+}
+"""Words of command lines that are only parsed."""
+
+APPENDED: Mapping[str, Sequence[str]] = {
+    "benchmark": ["--dry-run"],
+    "run": ["--dry-run"],
+    "extend": ["--dry-run", "--budget", "quick"],
+}
+"""Options added to a command, because a sweep takes minutes to days, and because the store is that of a budget."""
+
+DROPPED: Mapping[str, str] = {
+    "--address VALUE": "needs a Ray cluster",
+    "--staging VALUE": "needs a bucket",
+    "--open": "starts a browser",
+    "--watch": "does not end",
+    "-f": "does not end",
+}
+"""Options that are left out."""
+
+REPLACED: Mapping[str, str] = {
+    "3f2a91": "ca245e7f6090",
+    "pocket/full": "pocket/quick",
+    "vowels/short": "pocket/quick",
+    "s3://bucket/orca-ray": "results",
+    "s3://bucket/results": "results",
+}
+"""Arguments that stand for others: a trial, a sweep and a store that a session has."""
+
+REFUSED: Mapping[str, str] = {
+    "stop": "no driver runs pocket/quick",
+    "pause": "no driver runs pocket/quick",
+    "cancel": "no trial with the key",
+    "retry": "pocket/quick has no failed trials",
+    "data prepare": "raw files are not in",
+    "data verify": "nothing to verify",
+}
+"""Commands that need a running sweep, a failed trial or fetched data: here they end with this error and exit code 2."""
+
+PROGRAMS: Mapping[str, str] = {
+    "make": "the targets exist: test_pages.py",
+    ".venv/bin/python": "runs tests",
+    "pip": "changes the environment",
+    "source": "changes the shell",
+    "export": "changes the shell",
+    "mkdir": "runs",
+    "cluster/local.sh": "needs Ray nodes; tests/cluster",
+    "cluster/ssh.sh": "needs hosts; tests/cluster/test_ssh.py",
+    "sbatch": "needs SLURM; tests/cluster/test_slurm.py",
+    "kubectl": "needs Kubernetes; tests/cluster/test_kubernetes.py",
+    "docker": "needs Docker; tests/cluster/test_dockerfile.py",
+    "ray": "needs machines; tests/cluster/test_ray_up.py",
+}
+"""Other programs that a block may call, and where they are tested or why not."""
+
+LANGUAGES: Mapping[str, str] = {
+    "": "each line calls orca-sweep or one of PROGRAMS",
+    "python": "runs; all blocks of a page share their names",
+    "yaml": "a block with a name is written to NAME.yaml before the page runs; test_pages.py parses it",
+    "csv": "`orca-sweep results check` accepts it",
+    "bibtex": "text",
+    "{include}": "part of the site",
+    "{toctree}": "part of the site",
+    "{eval-rst}": "part of the site",
+}
+"""Languages of blocks, and what becomes of them."""
+
+
+def has(arguments: Sequence[str], words: str) -> bool:
+    """Return whether a command line starts with the first of ``words`` and holds the others."""
+    first, *others = words.split()
+    return arguments[:1] == [first] and set(others) <= set(arguments)
+
+
+def entry(arguments: Sequence[str], table: Mapping[str, str]) -> str:
+    """Return the value of the entry of ``table`` that a command line has; "" if there is none."""
+    return next((value for words, value in table.items() if has(arguments, words)), "")
+
+
+def altered(arguments: Sequence[str]) -> list[str]:
+    """Return the command line that runs in place of ``arguments``."""
+    kept = [REPLACED.get(word, word) for word in arguments]
+    for option in DROPPED:
+        name, *value = shlex.split(option)
+        if name in kept:
+            place = kept.index(name)
+            del kept[place : place + 1 + len(value)]
+    added = APPENDED.get(kept[0], [])
+    return kept if set(added) <= set(kept) else [*kept, *added]
