@@ -78,7 +78,7 @@ def predict(
 
 
 def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int, rows: slice) -> np.ndarray | None:
-    """Return predictions for ``rows``, or None if memory runs out. (Returning releases the tensors that the exception refers to.)"""
+    """Return predictions for ``rows``, or None if memory runs out: returning releases the exception's tensors."""
     try:
         decode = objective.decoder(feed.precision.device)
         with torch.no_grad(), feed.precision.active():

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from orca_ray.training.errors import RankLostError
+from orca_ray.training.errors import RankLostError, is_out_of_memory
 from orca_ray.training.reproducibility import derive_seed
 
 _TIMEOUT = timedelta(hours=1)
@@ -111,4 +111,6 @@ def _lost_ranks() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise RankLostError(f"another rank does not answer: {error}") from error

@@ -41,7 +41,7 @@ class Throughput:
 
 
 def throughput(cost: Cost, samples: int, seconds: float, precision: Precision, devices: int = 1) -> Throughput:
-    """Return the rates if training on ``samples`` samples of the given ``cost`` each took ``seconds`` on ``devices``."""
+    """Return the rates if ``devices`` devices took ``seconds`` to train on ``samples`` samples of ``cost`` each."""
     rate = samples / max(seconds, 1e-9)
     peak = peak_flops(precision)
     return Throughput(

@@ -18,6 +18,7 @@ from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
+from orca_ray.training.ranks import ALONE, Ranks
 from tests.models.tiny import save_tokenizer
 
 QUICK: dict[str, Scalar] = {
@@ -169,6 +170,7 @@ def start(
     device: str = "cpu",
     deterministic: bool = False,
     standardise: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Adaptation:
     """Start a trial; it shares its alignment only through a directory ``aligned``."""
     return Adaptation(
@@ -185,6 +187,7 @@ def start(
         reuse_aligned=aligned is not None,
         aligned=aligned,
         standardise=standardise,
+        ranks=ranks,
     )
 
 

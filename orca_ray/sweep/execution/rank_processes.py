@@ -88,39 +88,43 @@ class RankProcesses:
 
     def cause(self, error: Exception) -> Exception:
         """Return the failure of another rank of which ``error``, raised in the first one, is a consequence."""
-        wait([process.sentinel for process in self._processes], _WAIT_SECONDS if isinstance(error, RankLostError) else 0)
-        failures = [failure for each in zip(self._processes, self._connections) if (failure := _failure_of(*each))]
-        failures.sort(key=lambda failure: failure[0] is Status.LOST)  # those have perhaps lost the one that failed
-        return RankFailedError(*failures[0]) if failures else error
+        if isinstance(error, RankFailedError):
+            return error
+        seconds = _WAIT_SECONDS if isinstance(error, RankLostError) else 0.0
+        ended = wait([process.sentinel for process in self._processes], seconds)
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            if process.sentinel in ended:
+                return RankFailedError(*_failure_of(process, connection))
+        return error
 
     def close(self) -> None:
         """End the processes."""
         self._closed = True
-        for process in self._processes:
+        for process, connection in zip(self._processes, self._connections, strict=True):
             process.kill()
             process.join()
+            connection.close()
         disconnect()
         self._cleanup.close()
 
     def _watch(self) -> None:
-        """Wait until a process ends; if it should not, free the first rank, which may wait for it on the GPU for ever."""
+        """Wait until a process ends; if it should not, free the first rank, which may wait for it on the GPU."""
         wait([process.sentinel for process in self._processes])
         if not self._closed:
             self._lost = True
             abort()
 
 
-def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> _Failure | None:
-    """Return why a rank has ended; None if it has not."""
+def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> _Failure:
+    """Return why a rank that has ended did so."""
+    process.join()
     try:
         while connection.poll():
             if failure := connection.recv():
                 return failure
     except (EOFError, OSError):
         pass
-    process.join(0)
-    if (code := process.exitcode) is None:
-        return None
+    code = process.exitcode or 0
     return Status.LOST, f"{process.name} ended by {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
 
 
@@ -147,8 +151,10 @@ def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None
     except Exception as error:
         from orca_ray.sweep.execution.trial_runner import classify
 
-        text = "".join(traceback.format_exception(error))
-        connection.send((classify(error), f"{multiprocessing.current_process().name}: {bounded(text)}"))
+        status, text = classify(error), f"{type(error).__name__}: {error}"
+        if status is Status.FAILED_CODE:
+            text = bounded("".join(traceback.format_exception(error)))
+        connection.send((status, f"{multiprocessing.current_process().name}: {text}"))
         raise SystemExit(1) from error
 
 

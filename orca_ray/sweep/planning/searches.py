@@ -56,7 +56,7 @@ class TrialSpec:
 
     @property
     def threads(self) -> int:
-        """Number of PyTorch's intra-op threads. It is fixed, because the rounding of sums depends on it."""
+        """Number of PyTorch's intra-op threads, which ranks share. It is fixed: the rounding of sums depends on it."""
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
     @cached_property
