@@ -64,7 +64,7 @@ class AdaptationSweep:
     methods: Sequence[str] = ()
     """Names of methods; empty: `methods_for` the task."""
     body: str = ""
-    """Name of the body; "": that of the sweep file ``adapt``."""
+    """Name of the body; "": the task's."""
     results: str = "results"
     """Path or URI of the results store."""
     executor: str = "ray"
@@ -77,7 +77,7 @@ class AdaptationSweep:
     def spec(self, search_trials: int = 0, seeds: Sequence[int] = SEEDS[:1]) -> SweepSpec:
         """Return the sweep, named like the task; raises UserError for an unknown method or body."""
         methods = list(self.methods or methods_for(self.task))
-        spec = load_spec(SWEEP, overrides=Overrides([self.task.name], methods, self.body or None))
+        spec = load_spec(SWEEP, overrides=Overrides([self.task.name], methods, self.body or self.task.body))
         budget = spec.budget.model_copy(update={"search_trials": search_trials, "confirm_seeds": list(seeds)})
         return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
 

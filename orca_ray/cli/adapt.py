@@ -10,13 +10,12 @@ from typer import Argument, Option
 
 from orca_ray.cli.benchmark import AddressOption, Executor
 from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes
-from orca_ray.cli.output import duration, emit_json, note, plain, say, score, show
+from orca_ray.cli.output import duration, emit_json, note, plain, say, show
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
     from orca_ray.adapting import AdaptationSweep
     from orca_ray.data.user import Options
-    from orca_ray.results.record import Record
     from orca_ray.tasks.inference import Inferred
 
 
@@ -125,11 +124,14 @@ def _print_inferred(data: str, inferred: "Inferred") -> None:
     """Print what was inferred and why, and how each is overridden; warnings have been logged."""
     say(f"{data}: {inferred.task.name}")
     rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
-    show(("inferred", "value", "because", "change with"), rows, wrap=("value", "because"))
+    show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
 
 
 def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") -> None:
+    from orca_ray.cli.boards import BoardOptions, load_board
     from orca_ray.cli.sweep_progress import SweepProgress
+    from orca_ray.data.cache import write_text
+    from orca_ray.leaderboard import render
 
     silent = options.quiet or options.json
     if not silent:
@@ -140,19 +142,23 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
         summary = replace(sweep, listener=progress).run()
     out = options.out or Path(f"{sweep.task.short_name.rpartition('-')[0]}-model")
     best = sweep.save(out)
-    page = _write_page(sweep)
+    board = load_board(sweep.task.benchmark, BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results))
+    page = Path(f"{sweep.task.short_name.rpartition('-')[0]}.html")
+    write_text(page, str(render(board, "html")))
     if options.json:
         emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": list(inferred.warnings)})
     elif not options.quiet:
-        _print_result(sweep, best, out, page)
+        say(str(render(board, "table")))
+        say(f"page: {page}")
+        say(f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test)")
+        say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")
     for warning in inferred.warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
-        note(
-            f"{record.status.value}: {record.method} seed {record.seed}: {(record.error or 'no message').splitlines()[-1]}"
-        )
+        reason = (record.error or "no message").splitlines()[-1]
+        note(f"{record.status.value}: {record.method} seed {record.seed}: {reason}")
     if summary.interrupted and not silent:
-        note(f"the time was over; the same command with more than --minutes {options.minutes:g} goes on")
+        note("not all trials have ended: the same command goes on, --minutes gives it more time")
 
 
 def _print_cost(sweep: "AdaptationSweep") -> None:
@@ -165,27 +171,3 @@ def _print_cost(sweep: "AdaptationSweep") -> None:
     methods = ", ".join(row.method for row in planned.rows)
     say(f"\n{methods}: one trial of each takes {known} on {planned.cpu or planned.gpu};")
     say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)\n")
-
-
-def _write_page(sweep: "AdaptationSweep") -> Path:
-    from orca_ray.cli.boards import BoardOptions, load_board
-    from orca_ray.data.cache import write_text
-    from orca_ray.leaderboard import render
-
-    path = Path(f"{sweep.task.short_name.rpartition('-')[0]}.html")
-    report = load_board(sweep.task.benchmark, BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results))
-    write_text(path, str(render(report, "html")))
-    return path
-
-
-def _print_result(sweep: "AdaptationSweep", best: "Record", out: Path, page: Path) -> None:
-    from orca_ray.cli.boards import BoardOptions, load_board
-    from orca_ray.leaderboard import render
-
-    options = BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results)
-    say(str(render(load_board(sweep.task.benchmark, options), "table")))
-    say(f"page: {page}")
-    say(
-        f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test, {best.validation_score:.4g} on validation)"
-    )
-    say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 PREPARATION = 1
 """Number to increase when the same data and options give other arrays, so that they get another name."""
+_LAYERS = 4  # of the default body: as on the pocket tasks
 _IMBALANCE = 4.0  # ratio of the largest to the smallest class from which classes are weighted
 _READING = ("target", "inputs", "group", "time", "split", "columns", "axes", "colour", "rate")
 _MOST_CHECKED = 5_000_000  # values of an array whose columns are compared with the target
@@ -167,8 +168,8 @@ def _task(
 ) -> Task:  # fmt: skip
     shape = preprocessing.input_shape
     kind: ModalityName = "image" if len(shape) == 3 else "sequence"
-    body = options.body or PACKAGED_BODIES[kind]
-    notes.find("body", body, f"inputs of shape {shape}", "body")
+    body = options.body or f"{PACKAGED_BODIES[kind]}:layers={_LAYERS}"
+    notes.find("body", body, "given" if options.body else f"inputs of shape {shape}; small enough for a CPU", "body")
     stem = options.name or Path(data.source).stem
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
     return Task(

@@ -16,6 +16,7 @@ from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
+from orca_ray.training.ranks import ALONE, Ranks
 
 QUICK: Mapping[str, Scalar] = {
     "embedder.sequence_length": 8,
@@ -120,6 +121,7 @@ def start(
     device: str = "cpu",
     deterministic: bool = False,
     standardise: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Adaptation:
     """Start a trial; it shares its alignment only through a directory ``aligned``."""
     return Adaptation(
@@ -136,6 +138,7 @@ def start(
         reuse_aligned=aligned is not None,
         aligned=aligned,
         standardise=standardise,
+        ranks=ranks,
     )
 
 

@@ -1,4 +1,4 @@
-"""Failures of a trial that the user did not cause: values that are not finite, and memory that runs out."""
+"""Failures of a trial that the user did not cause: values that are not finite, memory that runs out, lost processes."""
 
 import errno
 
@@ -10,6 +10,10 @@ _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate 
 
 class NotFiniteError(RuntimeError):
     """A loss, feature, distance, prediction or score is NaN or infinite; the trial's status becomes ``failed_nan``."""
+
+
+class RankLostError(ConnectionError):
+    """Another process that trains the same model (see `orca_ray.training.ranks`) has ended."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

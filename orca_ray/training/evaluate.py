@@ -13,6 +13,7 @@ from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 from orca_ray.training.feed import Feed
+from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
@@ -57,27 +58,33 @@ class Objective:
         return float(get_metric(self.metric).compute(predictions, targets))
 
 
-def predict(feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, int]:
+def predict(
+    feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE, ranks: Ranks = ALONE
+) -> tuple[np.ndarray, int]:
     """Return decoded float32 predictions [N, *output_shape] for the inputs of ``feed``, and the batch size used.
 
-    It is ``batch_size``, halved until a batch fits in memory. Raises NotFiniteError if a prediction is NaN or infinite.
+    It is ``batch_size``, halved until a batch fits in memory. Each of several ranks predicts a part, and all get the
+    whole. Raises NotFiniteError if a prediction is NaN or infinite.
     """
-    while (predictions := _predict_if_it_fits(feed, objective, batch_size)) is None:
+    own = ranks.share(len(feed.inputs))
+    while (predicted := _predict_if_it_fits(feed, objective, batch_size, own)) is None:
         _log.warning("%d samples did not fit the device's memory in evaluation: halved", batch_size)
         batch_size //= 2
+    predictions = ranks.joined(predicted)
     if not np.isfinite(predictions).all():
         bad = int((~np.isfinite(predictions)).sum())
         raise NotFiniteError(f"{bad} of {predictions.size} predictions are not finite")
     return predictions, batch_size
 
 
-def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int) -> np.ndarray | None:
-    """Return predictions, or None if memory runs out. (Returning releases the tensors that the exception refers to.)"""
+def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int, rows: slice) -> np.ndarray | None:
+    """Return predictions for ``rows``, or None if memory runs out: returning releases the exception's tensors."""
     try:
         decode = objective.decoder(feed.precision.device)
         with torch.no_grad(), feed.precision.active():
-            samples = feed.samples().batches(feed.slices(batch_size))
-            return torch.cat([decode(feed.outputs(inputs)) for (inputs,) in samples]).cpu().numpy()
+            samples = feed.samples().batches(feed.slices(batch_size, rows))
+            parts = [decode(feed.outputs(inputs)) for (inputs,) in samples]
+            return torch.cat(parts).cpu().numpy() if parts else np.empty((0, *objective.target.output_shape), "f4")
     except Exception as error:
         if batch_size == 1 or not is_out_of_memory(error):
             raise

@@ -49,10 +49,10 @@ class Feed:
         """Return the model's float32 outputs [b, *output_shape] for a batch of `inputs`."""
         return forward(self.network, inputs, self.precision)
 
-    def slices(self, batch_size: int) -> list[RowIndex]:
-        """Return consecutive slices of at most ``batch_size`` samples that cover the whole split."""
-        starts = range(0, len(self.inputs), batch_size)
-        return [slice(start, min(start + batch_size, len(self.inputs))) for start in starts]
+    def slices(self, batch_size: int, rows: slice | None = None) -> list[RowIndex]:
+        """Return consecutive slices of at most ``batch_size`` samples that cover ``rows``, or the whole split."""
+        first, last, _ = (rows or slice(None)).indices(len(self.inputs))
+        return [slice(start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
 
 
 def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Precision) -> Tensor:

@@ -18,6 +18,7 @@ from orca_ray.training.errors import is_out_of_memory
 from orca_ray.training.feed import Feed, forward
 from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, halved, max_micro_batch, measure_cost
+from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
 from orca_ray.training.terms import BatchTerm
 
@@ -31,7 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class GradientAccumulator:
-    """Computes the gradient of each optimiser step's mean loss, one micro-batch after another, without device syncs."""
+    """Computes the gradient of each optimiser step's mean loss, one micro-batch after another, without device syncs.
+
+    Each of several ranks computes that of its share of the samples, and all get the sum.
+    """
 
     def __init__(
         self,
@@ -44,9 +48,10 @@ class GradientAccumulator:
         *,
         seed: int,
         term: BatchTerm | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are the trained ones."""
-        self._term = term
+        self._term, self._ranks = term, ranks
         self._model, self._parameters, self._feed = model, parameters, feed
         self._samples, self._num_samples = feed.samples(y), len(y)
         self._loss, self._config, self._seed, self._device = loss, config, seed, feed.precision.device
@@ -64,20 +69,23 @@ class GradientAccumulator:
     @property
     def micro_batch(self) -> int:
         """Number of samples of the largest micro-batch of a full optimiser step."""
-        step = min(self._config.batch_size * self._config.accumulation, self._num_samples)
-        return even_micro_batch(step, self.limit)
+        step = range(min(self._config.batch_size * self._config.accumulation, self._num_samples))
+        return even_micro_batch(max(1, len(step[self._ranks.share(len(step))])), self.limit)
 
-    def gradients(self, steps: Sequence[np.ndarray], augment: Augment | None = None) -> Iterator[Tensor]:
+    def gradients(
+        self, steps: Sequence[np.ndarray], augment: Augment | None = None, *, seed: int = 0
+    ) -> Iterator[Tensor]:
         """Yield the detached mean loss of each step, given by sample indices [n]; ``.grad`` then holds its gradient.
 
         Set ``.grad`` to None before the next. If memory runs out, micro-batches are halved and the step is repeated.
+        ``seed`` is the epoch's, for the random numbers of ranks after the first.
         """
         done = 0
         while done < len(steps):
             for parameter in self._parameters:
                 parameter.grad = None
             try:
-                for loss in self._accumulate(steps[done:], augment):
+                for loss in self._accumulate(steps[done:], augment, seed):
                     yield loss
                     done += 1
             except Exception as error:
@@ -94,7 +102,7 @@ class GradientAccumulator:
         self._compile_decided = True
         if self._config.compile == "on" and torch.are_deterministic_algorithms_enabled():
             self._note("not compiled because the trial is deterministic")
-        count = epochs * -(-self._num_samples // self.micro_batch)
+        count = epochs * -(-self._num_samples // (self.micro_batch * self._ranks.size))
         if not wants_compile(self._config.compile, self._device, count):
             return
         torch.compiler.reset()  # torch limits the variants of a function and would count those of earlier trials
@@ -110,18 +118,25 @@ class GradientAccumulator:
             torch.compiler.reset()
             self._note(f"not compiled ({type(error).__name__})")
 
-    def _accumulate(self, steps: Sequence[np.ndarray], augment: Augment | None) -> Iterator[Tensor]:
-        split = [np.array_split(indices, -(-len(indices) // self.limit)) for indices in steps]
-        rows = self._samples.batches([indices for micro_batches in split for indices in micro_batches])
+    def _accumulate(self, steps: Sequence[np.ndarray], augment: Augment | None, seed: int) -> Iterator[Tensor]:
+        split = [self._micro_batches(step) for step in steps]
+        rows = self._samples.batches([indices for micro_batches in split for indices, _ in micro_batches])
         for step, micro_batches in zip(steps, split, strict=True):
+            self._ranks.seed(seed, int(step[0]))
             losses = []
-            for indices in micro_batches:
+            for indices, share in micro_batches:
                 x, y = next(rows)
-                share = len(indices) / len(step)
                 loss = self._loss_of(x if augment is None else augment(x, indices), y) * share
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
-            yield torch.stack(losses).sum()
+            yield self._ranks.sum_gradients(self._parameters, torch.stack(losses).sum())
+
+    def _micro_batches(self, step: np.ndarray) -> list[tuple[np.ndarray, float]]:
+        """Return the sample indices of this rank's micro-batches of a step, each with its share in the step's mean."""
+        own = step[self._ranks.share(len(step))]
+        if len(own) == 0:  # fewer samples than ranks: one that counts nothing gives gradients of the same parameters
+            return [(step[:1], 0.0)]
+        return [(indices, len(indices) / len(step)) for indices in np.array_split(own, -(-len(own) // self.limit))]
 
     def _halve(self) -> bool:
         """Halve the micro-batch size and drop the compiled network. Return whether that was possible (size above 1)."""

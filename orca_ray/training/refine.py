@@ -23,6 +23,7 @@ from orca_ray.training.feed import Feed, make_feed
 from orca_ray.training.gradient_accumulation import Augment, GradientAccumulator
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
+from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 from orca_ray.training.terms import BatchTerm, StepTerm
 from orca_ray.training.throughput import Throughput, throughput
@@ -77,6 +78,7 @@ class RefineLoop:
     """Trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
     All other parameters are frozen. `restore_best` loads the weights of the epoch with the lowest validation score.
+    Several ranks call `step` and `predict` at the same time, and get the same results.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class RefineLoop:
         batch_term: BatchTerm | None = None,
         step_term: StepTerm | None = None,
         on_step: Callable[[], None] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Freeze all parameters but ``parameters``, and build the optimiser.
 
@@ -108,7 +111,7 @@ class RefineLoop:
         self._model, self._config, self._seed, self._device = model, config, seed, device
         self._train, self._validation, self._augmentation = train, validation, augmentation
         self._objective, self._notes = objective, list[str]()
-        self._batch_term, self._step_term, self._on_step = batch_term, step_term, on_step
+        self._batch_term, self._step_term, self._on_step, self._ranks = batch_term, step_term, on_step, ranks
         self._partial: _PartialEpoch | None = None
         self._fitting: int | None = None  # batch size that evaluation was reduced to, as memory ran out
         self._parameters = list(self._trained.values())
@@ -154,7 +157,8 @@ class RefineLoop:
     def throughput(self) -> Throughput:
         """Return the training rates over all epochs so far."""
         precision = self._train_feed.precision
-        return throughput(self._accumulator.cost, self._samples_seen, self._training_seconds, precision)
+        samples, seconds = self._samples_seen, self._training_seconds
+        return throughput(self._accumulator.cost, samples, seconds, precision, self._ranks.size)
 
     def step(self) -> RefineEpoch:
         """Run one epoch and validate; raises NotFiniteError if a loss, prediction or score is NaN or infinite."""
@@ -167,6 +171,7 @@ class RefineLoop:
         earlier = self._partial.seconds if self._partial else 0.0
         with isolated_rng(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
             loss, learning_rate = self._train_epoch()
+        self._ranks.equalise(self._weights().values())  # buffers differ, and a step term may on CUDA
         trained = perf_counter()
         self._training_seconds += trained - prepared + earlier
         validation = self._validation
@@ -194,7 +199,7 @@ class RefineLoop:
         """Return the predictions for the inputs of ``feed``, which are processed in batches of ``batch_size``."""
         self._model.eval()
         wanted = min(batch_size, num_samples, self._fitting or batch_size)
-        predictions, fitting = predict(feed, self._objective, wanted)
+        predictions, fitting = predict(feed, self._objective, wanted, self._ranks)
         if fitting < wanted:
             self._fitting = fitting
             self._notes.append(f"{wanted} samples did not fit the device's memory in evaluation, {fitting} do")
@@ -240,7 +245,7 @@ class RefineLoop:
     def _accumulator(self) -> GradientAccumulator:
         return GradientAccumulator(
             self._model, self._parameters, self._train_feed, self._train.y, self._loss, self._config, seed=self._seed,
-            term=self._batch_term,
+            term=self._batch_term, ranks=self._ranks,
         )  # fmt: skip
 
     @property
@@ -266,7 +271,8 @@ class RefineLoop:
         partial = self._partial or _PartialEpoch(0, torch.zeros((), dtype=torch.float64), 0.0)  # unless resumed
         partial.restore_generators(self._device)
         total = partial.loss.to(self._device, copy=True)
-        losses = self._accumulator.gradients(steps[partial.steps :], self._augment())
+        seed = derive_seed(self._seed, "ranks", self.epoch)
+        losses = self._accumulator.gradients(steps[partial.steps :], self._augment(), seed=seed)
         for number, (indices, loss) in enumerate(zip(steps[partial.steps :], losses, strict=True), partial.steps):
             if self._step_term is not None:
                 loss = loss + self._step_term.backward(indices, self.epoch)

@@ -40,14 +40,14 @@ class Throughput:
     """Floating-point operations (`Cost.flops`, without recomputation) per second, divided by `peak_flops`."""
 
 
-def throughput(cost: Cost, samples: int, seconds: float, precision: Precision) -> Throughput:
-    """Return the rates if training on ``samples`` samples of the given ``cost`` each took ``seconds``."""
+def throughput(cost: Cost, samples: int, seconds: float, precision: Precision, devices: int = 1) -> Throughput:
+    """Return the rates if ``devices`` devices took ``seconds`` to train on ``samples`` samples of ``cost`` each."""
     rate = samples / max(seconds, 1e-9)
     peak = peak_flops(precision)
     return Throughput(
         samples_per_second=rate,
         tokens_per_second=None if cost.num_tokens is None else rate * cost.num_tokens,
-        model_flop_utilisation=None if peak is None else rate * cost.flops / peak,
+        model_flop_utilisation=None if peak is None else rate * cost.flops / (peak * devices),
     )
 
 

@@ -77,7 +77,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (trial_runner, "classify", lambda error: Status.FAILED_USER),  # does not import torch
         (trial_runner, "this_worker", lambda device: Worker(node="here")),
         (base, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
-        (trial_runner.TrialRunner, "_limit_memory", lambda self, share, halvings: None),
+        (trial_runner, "_limit_memory", lambda device, share, halvings: None),
         (driver, "resolve", lambda searches, say: searches),
         (driver, "fingerprints", lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef")),
         (stager, "stage", lambda request, staging, progress: request.fingerprint),

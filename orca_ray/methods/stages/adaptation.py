@@ -31,6 +31,7 @@ from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.reproducibility import derive_seed, torch_settings
 from orca_ray.training.throughput import memory_mib
 
@@ -62,6 +63,7 @@ class Adaptation:
         aligned: Path | None = None,
         standardise: bool = True,
         on_step: Callable[[], None] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Build the model.
 
@@ -78,6 +80,7 @@ class Adaptation:
             aligned: directory of that cache; None: ``aligned`` in the cache directory.
             standardise: whether to standardise inputs and regression targets, unless the data set already is.
             on_step: called between optimiser steps of refining; it may call `save`.
+            ranks: processes that run parallel stages together, each with an adaptation of equal arguments.
 
         Raises UserError for an unknown name, a value out of range, a task that the method cannot adapt to, or data whose
         shapes differ from the task's.
@@ -105,7 +108,7 @@ class Adaptation:
                 device=self._device, objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
                 augmentation=get_augmentation(task.augmentation), model=self._model,
                 cache=AlignedCache(aligned) if reuse_aligned else None, test=test, artefacts=self._artefacts,
-                on_step=on_step,
+                on_step=on_step, ranks=ranks,
             )  # fmt: skip
             self._stages: list[Stage] = list(self._recipe.stages(trial))  # the current one and those after it
         self.stage: StageName = self._stages[0].name
@@ -119,6 +122,11 @@ class Adaptation:
     def done(self) -> bool:
         """Whether all stages have ended and the outcome is final."""
         return self.stage == "done"
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the next `step` must be called by all ranks; if not, only the first one calls it."""
+        return not self.done and self._stages[0].parallel
 
     @property
     def model(self) -> CrossModalModel:

@@ -24,7 +24,7 @@ from orca_ray.training.probe import Probe, ProbePoint
 class AlignStage:
     """Aligns the model's embedder, one epoch or probe per `step`; the first step loads the source features."""
 
-    name = "align"
+    name, parallel = "align", False
 
     def __init__(self, trial: Trial, config: AlignConfig | None = None, *, guarded: bool = False) -> None:
         """Plan the stage. ``config``: options instead of the trial's; ``guarded``: a `Guard` chooses the embedder."""

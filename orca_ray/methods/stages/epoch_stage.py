@@ -31,6 +31,7 @@ class EpochStage(ABC):
     """
 
     name: str
+    parallel = False
     optimizer = "adamw"
     weight_decay = 0.0
     precision_option: str | None = None

@@ -19,6 +19,8 @@ from orca_ray.training.terms import BatchTerm, StepTerm
 class RefineStage:
     """Refines the model; after the last epoch, loads the weights of the best one and, if asked, tests them."""
 
+    parallel = True
+
     def __init__(
         self,
         trial: Trial,
@@ -107,5 +109,5 @@ class RefineStage:
         return RefineLoop(
             trial.model, self._choose(trial.model), trial.data.train, trial.data.validation, trial.objective,
             self._config, seed=trial.seed, device=trial.device, augmentation=trial.augmentation,
-            batch_term=batch_term, step_term=step_term, on_step=trial.on_step,
+            batch_term=batch_term, step_term=step_term, on_step=trial.on_step, ranks=trial.ranks,
         )  # fmt: skip

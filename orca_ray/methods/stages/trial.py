@@ -19,6 +19,7 @@ from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.tasks.task import Task
 from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Trial:
     artefacts: ArtefactCollector
     on_step: Callable[[], None] | None = None
     """Called between optimiser steps of a long epoch, where the state of the trial can be stored."""
+    ranks: Ranks = ALONE
+    """Processes that run the parallel stages together."""
 
     def source_features(self) -> SourceFeatures:
         """Return the features and labels of the alignment source ``align.source``, which are cached."""
@@ -70,6 +73,8 @@ class Stage(Protocol):
 
     name: str
     """Name in `Progress.stage`, distinct in a trial."""
+    parallel: bool
+    """Whether all of `Trial.ranks` run the stage together; if not, the first one alone does."""
 
     @property
     def done(self) -> bool:

@@ -111,7 +111,7 @@ class ClusterPlacement(Placement):
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
         gpus = 0.0
         if request.gpus and any(node.gpus for node in nodes):
-            measured = request.measured and not trial.deterministic
+            measured = request.measured and not trial.deterministic and request.gpus <= 1
             gpus = self.packing.share(trial, request.gpus, measured=measured)
         wanted = replace(trial.resources, gpus=gpus)
         if gpus or history.counts[Cause.MEMORY] < 2:
@@ -132,7 +132,7 @@ class ClusterPlacement(Placement):
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
         """Learn peak memory and memory of the card from a report of a trial on a GPU."""
-        if not trial.resources.gpus:
+        if not 0 < trial.resources.gpus <= 1:  # of several GPUs, each has a part of the batch
             return
         kind = workload(trial.task, trial.method, trial.body, trial.hyperparameters)
         if report.worker.device_memory_mib:
@@ -144,7 +144,7 @@ class ClusterPlacement(Placement):
 
     def learn_record(self, record: Record) -> None:
         """Learn the peak memory of a trial that ran on a GPU earlier."""
-        if record.gpus and record.peak_memory_mib and not record.status.failed:
+        if record.gpus and record.gpus <= 1 and record.peak_memory_mib and not record.status.failed:
             hyperparameters = json.loads(record.hyperparameters)
             kind = workload(record.task, record.method, record.body, hyperparameters)
             self.packing.learn_peak(kind, record.peak_memory_mib)

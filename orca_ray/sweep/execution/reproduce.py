@@ -149,8 +149,8 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
 def _resources(record: Record) -> Resources:
     import torch
 
-    gpus = 1.0 if record.device != "cpu" and torch.cuda.is_available() else 0.0
-    return Resources(cpus=record.cpus or 1.0, gpus=gpus)
+    gpus = 0 if record.device == "cpu" else min(max(1, int(record.gpus or 1)), torch.cuda.device_count())
+    return Resources(cpus=record.cpus or 1.0, gpus=float(gpus))
 
 
 def _score(record: Record) -> float | None:

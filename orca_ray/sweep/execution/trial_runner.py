@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from orca_ray.sweep.planning.searches import TrialSpec
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.adaptation import Adaptation
+    from orca_ray.sweep.execution.rank_processes import RankProcesses
+    from orca_ray.training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class TrialRunner:
         self._saved_at = time.monotonic()
         self._curve: list[Progress] = []
         self._adaptation: Adaptation | None = None
+        self._ranks: RankProcesses | None = None  # of a trial on several GPUs
         self._last: TrialReport | None = None
         self._log = TrialLog()
         self._between_epochs = True  # False during an epoch: the state is then inconsistent
@@ -88,7 +92,7 @@ class TrialRunner:
             try:
                 report = work()
             except Exception as error:
-                report = self._failure(error)
+                report = self._failure(error if self._ranks is None else self._ranks.cause(error))
         return replace(report, log=self._log.take())
 
     def interrupt(self) -> None:
@@ -103,11 +107,17 @@ class TrialRunner:
         write_model(self._adaptation, directory, **self._origin)
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model, and end the processes of other ranks."""
+        self._end_ranks()
         if self._adaptation is not None:
             self._adaptation.close()
             self._adaptation = None
-            self._limit_memory(1.0, 0)
+            _limit_memory(device_for(self.trial), 1.0, 0)
+
+    def _end_ranks(self) -> None:
+        if self._ranks is not None:
+            self._ranks.close()
+            self._ranks = None
 
     def _stage(self) -> TrialReport:
         staged_data(StagingRequest.of_trial(self.trial), self._staging)
@@ -125,6 +135,8 @@ class TrialRunner:
         if self._adaptation.done:
             return self._finish(resumed)
         self._between_epochs = False
+        if self._ranks is not None:
+            self._ranks.join(self._adaptation)
         progress = self._adaptation.step()
         self._between_epochs = True
         self._curve.append(progress)
@@ -134,31 +146,17 @@ class TrialRunner:
         self._save_in_time()
         return self._report(points)
 
-    def _limit_memory(self, share: float, halvings: int) -> None:
-        import torch
-
-        from orca_ray.training.memory_limits import MemoryLimits, limit_memory
-
-        limit_memory(MemoryLimits(share, halvings), torch.device(device_for(self.trial)))
-
     def _build(self) -> "Adaptation":
-        from orca_ray.data.prepared import under_protocol
-        from orca_ray.methods.stages.adaptation import Adaptation
-        from orca_ray.tasks.registry import get_task
+        from orca_ray.sweep.execution.rank_processes import RankProcesses
+        from orca_ray.training.ranks import ALONE
 
-        trial = self.trial
-        self._limit_memory(min(trial.resources.gpus or 1.0, 1.0), self._halvings)
-        data = staged_data(StagingRequest.of_trial(trial), self._staging)
-        task = get_task(trial.task)  # staging brings the declaration of an own task
-        self._prepared = data.directory
-        return Adaptation(
-            task.under(trial.protocol).resolved(data),
-            under_protocol(data, trial.protocol),
-            method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
-            test=trial.phase == "confirm", device=device_for(trial), threads=trial.threads,
-            deterministic=trial.deterministic, reuse_aligned=self._reuse_aligned,
-            standardise=trial.protocol != PAPER, on_step=self._save_in_time,
+        build = partial(
+            build_adaptation, trial=self.trial, staging=self._staging, device=device_for(self.trial),
+            halvings=self._halvings, reuse_aligned=self._reuse_aligned,
         )  # fmt: skip
+        if (ranks := self.trial.resources.ranks) > 1:
+            self._ranks = RankProcesses(ranks, build)
+        return build(self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time)
 
     def _resume(self, adaptation: "Adaptation") -> list[Progress]:
         """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""
@@ -176,11 +174,18 @@ class TrialRunner:
 
     def _save(self, adaptation: "Adaptation") -> None:
         with self._best_effort():
-            self._checkpoints.save(self.trial.key, TrialReport(progress=tuple(self._curve)), adaptation.save)
+            self._checkpoints.save(self.trial.key, TrialReport(progress=tuple(self._curve)), self._write_state)
         self._saved_at = time.monotonic()
+
+    def _write_state(self, path: Path) -> None:
+        assert self._adaptation is not None
+        self._adaptation.save(path)
+        if self._ranks is not None:
+            self._ranks.check()  # afterwards, because saving waits for the GPU
 
     def _finish(self, points: list[Progress]) -> TrialReport:
         assert self._adaptation is not None
+        self._end_ranks()
         report = replace(self._report(points, Status.COMPLETED), artefacts=self._adaptation.artefacts())
         if self._keep_model and self.trial.phase == "confirm":
             with self._best_effort("model"):  # before the outcome, after which the trial is never run again
@@ -191,6 +196,7 @@ class TrialRunner:
         return report
 
     def _failure(self, error: Exception) -> TrialReport:
+        self._end_ranks()
         # Logged at INFO, not as an error: the reason is in the record, which the driver prints.
         logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
         status, detail = classify(error), f"{type(error).__name__}: {error}"[:2000]
@@ -225,7 +231,10 @@ class TrialRunner:
 
     @property
     def _origin(self) -> dict[str, Any]:
-        return {"trial": self.trial.key, "protocol": self.trial.protocol, "prepared": self._prepared}
+        from orca_ray.tasks.registry import get_task
+
+        prepared = get_task(self.trial.task).prepared_directory(self.trial.protocol)
+        return {"trial": self.trial.key, "protocol": self.trial.protocol, "prepared": prepared}
 
     @contextmanager
     def _best_effort(self, what: str = "state") -> Iterator[None]:
@@ -251,11 +260,44 @@ def _plug_ins(trial: TrialSpec) -> list[str]:
     return [f"from the package {package}: {', '.join(names)}" for package, names in found.items()]
 
 
+def build_adaptation(
+    ranks: "Ranks", *, trial: TrialSpec, staging: str | None, device: str, halvings: int, reuse_aligned: bool,
+    on_step: Callable[[], None] | None = None,
+) -> "Adaptation":  # fmt: skip
+    """Load data and model of a trial, in the process of one of its ``ranks``; see `TrialRunner` and `Adaptation`."""
+    from orca_ray.data.prepared import under_protocol
+    from orca_ray.methods.stages.adaptation import Adaptation
+    from orca_ray.tasks.registry import get_task
+
+    _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), halvings)
+    data = staged_data(StagingRequest.of_trial(trial), staging)
+    task = get_task(trial.task)  # staging brings the declaration of an own task
+    return Adaptation(
+        task.under(trial.protocol).resolved(data),
+        under_protocol(data, trial.protocol),
+        method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
+        test=trial.phase == "confirm", device=device, threads=max(1, trial.threads // ranks.size),
+        deterministic=trial.deterministic, reuse_aligned=reuse_aligned,
+        standardise=trial.protocol != PAPER, on_step=on_step, ranks=ranks,
+    )  # fmt: skip
+
+
+def _limit_memory(device: str, share: float, halvings: int) -> None:
+    import torch
+
+    from orca_ray.training.memory_limits import MemoryLimits, limit_memory
+
+    limit_memory(MemoryLimits(share, halvings), torch.device(device))
+
+
 def classify(error: Exception) -> Status:
     """Return the failure status of a trial that ended with the exception ``error``."""
-    from orca_ray.training.errors import NotFiniteError, is_out_of_memory
+    from orca_ray.sweep.execution.rank_processes import RankFailedError
+    from orca_ray.training.errors import NotFiniteError, RankLostError, is_out_of_memory
 
-    if isinstance(error, StagingError):
+    if isinstance(error, RankFailedError):
+        return error.status
+    if isinstance(error, StagingError | RankLostError):
         return Status.LOST
     if isinstance(error, NotFiniteError):
         return Status.FAILED_NAN

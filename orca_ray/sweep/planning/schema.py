@@ -173,17 +173,20 @@ Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
 
-def _at_most_one(gpus: float) -> float:
-    if gpus > 1:
-        raise ValueError("a trial trains on one GPU: give 1, or a part of one such as 0.5")
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and not float(gpus).is_integer():
+        raise ValueError(f"a trial trains on whole GPUs or on a part of one: give e.g. 2, 1 or 0.5; got {gpus:g}")
     return gpus
 
 
 class ResourceRequest(_Model):
-    """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster has a GPU."""
+    """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster has a GPU.
+
+    With several GPUs, each one computes a part of every batch (docs/decisions/0019-several-gpus.md).
+    """
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0), AfterValidator(_at_most_one)] = 1.0
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)] = 1.0
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
 
 

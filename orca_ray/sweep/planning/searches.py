@@ -24,9 +24,14 @@ class Resources:
     cpus: float = 1.0
     """CPU cores to reserve. PyTorch gets as many intra-op threads, or one in a deterministic trial."""
     gpus: float = 0.0
-    """GPUs to reserve; with 0.5, two trials share one GPU."""
+    """GPUs to reserve; with 0.5, two trials share one GPU, with 2, one trial uses two."""
     memory_gib: float = 0.0
     """Memory to reserve in GiB; 0 reserves none."""
+
+    @property
+    def ranks(self) -> int:
+        """Number of processes that train the trial: one for each GPU, or 1 on a CPU."""
+        return max(1, int(self.gpus))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class TrialSpec:
 
     @property
     def threads(self) -> int:
-        """Number of PyTorch's intra-op threads. It is fixed, because the rounding of sums depends on it."""
+        """Number of PyTorch's intra-op threads, which ranks share. It is fixed: the rounding of sums depends on it."""
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
     @cached_property

@@ -16,7 +16,7 @@ from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.events import Message, Summary
 from orca_ray.sweep.execution.models import ModelKeeper, best_of, board_of
 from orca_ray.tasks.registry import get_task
-from tests.methods.tiny_trials import make_home
+from orca_ray.testing.suite import make_home
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 

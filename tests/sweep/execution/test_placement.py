@@ -16,7 +16,7 @@ from orca_ray.sweep.execution.failures import Cause, Failure, FailuresOfTrial
 from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.execution.waiting import wait_for_room
-from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec
+from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, plan_searches, refuse_unplaceable
 from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
@@ -204,9 +204,27 @@ def test_waiting_ends() -> None:
     assert engine.looks == 2
 
 
-def test_more_than_one_gpu_is_refused() -> None:
-    with pytest.raises(UserError, match="a trial trains on one GPU"):
-        fake_spec(TEXT + "resources: {gpus: 2}\n")
+def test_several_gpus_are_whole() -> None:
+    with pytest.raises(UserError, match=r"whole GPUs or on a part of one: give e\.g\. 2, 1 or 0\.5; got 1\.5"):
+        fake_spec(TEXT + "resources: {gpus: 1.5}\n")
+    spec = fake_spec(TEXT + "resources: {gpus: 2}\n")
+    searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True)
+    assert {(plan.resources.gpus, plan.resources.ranks) for plan in searches} == {(2.0, 2)}
+    on_cpus = replace(searches[0], resources=Resources())
+    assert searches[0].trial({}, 1, "search").key == on_cpus.trial({}, 1, "search").key
+    with pytest.raises(UserError, match=r"1 CPUs, 2 GPUs, 0 GiB, more than any node has \(n: 8 CPUs, 1 GPUs"):
+        refuse_unplaceable(searches, [NodeResources("n", 8, 1, 8.0)])
+    refuse_unplaceable(searches, [NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)])
+    assert [NodeResources("n", 8, gpus, 8.0).slots(Resources(1, 2.0)) for gpus in (1, 2, 3, 8)] == [0, 1, 1, 4]
+
+
+def test_memory_does_not_change_the_number_of_several_gpus(trial: TrialSpec) -> None:
+    placement = Cluster(GPU_NODE).placement(GpuRequest(2.0, measured=True))
+    placement.learn(replace(trial, resources=Resources(1, 1.0)), measured(trial, 1000.0))
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 2.0
+    one = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    one.learn(replace(trial, resources=Resources(1, 2.0)), measured(trial, 1000.0))
+    assert one.resources(trial, FailuresOfTrial()).gpus == 1.0, "each of the two had half of the batch"
 
 
 def test_failures_reach_the_placement(tmp_path: Path) -> None:

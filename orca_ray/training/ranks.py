@@ -1,0 +1,116 @@
+"""Ranks: processes that train one model together, each on its own device, with a part of every optimiser step."""
+
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+from orca_ray.training.errors import RankLostError, is_out_of_memory
+from orca_ray.training.reproducibility import derive_seed
+
+_TIMEOUT = timedelta(hours=1)
+"""Limit of a wait for other ranks; long, because whoever starts them notices when one has ended."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among the ranks; by default it is the only one, and then every method does nothing.
+
+    All ranks have equal weights, configuration and data, and take the same steps. Methods that communicate wait until
+    all ranks have called them, and raise RankLostError if one of the others has ended.
+    """
+
+    rank: int = 0
+    """Number of this process, from 0; the first one reports, and saves checkpoints."""
+    size: int = 1
+
+    def connect(self, file: Path) -> None:
+        """Wait for the other ranks, which call this with the same ``file``; it must not exist before."""
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)  # all ranks are on one node
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # else NCCL ends the process when a rank is gone
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        with _lost_ranks():
+            dist.init_process_group(backend, f"file://{file}", _TIMEOUT, self.size, self.rank)
+
+    def share(self, count: int) -> slice:
+        """Return which of ``count`` items are this rank's; the shares of all ranks differ by at most 1."""
+        return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
+
+    def seed(self, *path: int) -> None:
+        """Seed torch's global generators by ``path`` and the rank, except for the first rank.
+
+        So ranks differ in dropout, and the state of the first rank's generators is enough to resume all.
+        """
+        if self.rank:
+            torch.manual_seed(derive_seed(self.rank, *path))
+
+    def sum_gradients(self, parameters: Iterable[Parameter], loss: Tensor) -> Tensor:
+        """Replace each ``.grad`` by its sum over all ranks, and return the sum of ``loss``, a scalar.
+
+        All ranks must have gradients of the same parameters.
+        """
+        if self.size == 1:
+            return loss
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # One message, because many small ones take longer; it needs as much memory as the gradients.
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
+        with _lost_ranks():
+            dist.all_reduce(flat)
+        *parts, total = flat.split([*(gradient.numel() for gradient in gradients), 1])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return total[0].clone()
+
+    def equalise(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite ``tensors`` by those of the first rank."""
+        if self.size > 1:
+            with _lost_ranks(), torch.no_grad():
+                for tensor in tensors:
+                    dist.broadcast(tensor, 0)
+
+    def joined(self, part: np.ndarray) -> np.ndarray:
+        """Return the arrays [n_r, ...] of all ranks as one [N, ...], in order of ranks."""
+        if self.size == 1:
+            return part
+        parts: list[np.ndarray] = [part] * self.size
+        with _lost_ranks():
+            dist.all_gather_object(parts, part)
+        return np.concatenate(parts)
+
+
+ALONE = Ranks()
+"""A process that trains by itself."""
+
+
+def abort() -> None:
+    """Make communication of this process with other ranks fail, also where another thread waits for it."""
+    if dist.is_initialized():
+        dist.group.WORLD.abort()
+
+
+def disconnect() -> None:
+    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; without it, do nothing."""
+    if dist.is_initialized():
+        abort()
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _lost_ranks() -> Iterator[None]:
+    """Context manager that raises RankLostError for the RuntimeErrors of `torch.distributed`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise RankLostError(f"another rank does not answer: {error}") from error

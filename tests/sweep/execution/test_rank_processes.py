@@ -1,0 +1,246 @@
+"""Trials of several ranks, on CPUs: the same code as on GPUs, with the backend gloo instead of NCCL."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.reports import Progress
+from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution import trial_runner
+from orca_ray.sweep.execution.checkpoints import Checkpoints
+from orca_ray.sweep.execution.driver import run_sweep
+from orca_ray.sweep.execution.events import Event, TrialProgress
+from orca_ray.sweep.execution.executors import trainable
+from orca_ray.sweep.execution.rank_processes import Build, RankFailedError, RankProcesses
+from orca_ray.sweep.execution.trial_runner import TrialRunner
+from orca_ray.sweep.execution.worker_settings import WorkerSettings
+from orca_ray.sweep.planning.searches import Resources, plan_searches
+from orca_ray.tasks.registry import get_task
+from orca_ray.training.errors import RankLostError
+from orca_ray.training.ranks import ALONE, Ranks
+from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.suite import make_home
+from orca_ray.testing.trials import CLASSES, QUICK, start
+from orca_ray.testing.trials import make_task as tiny_task
+from tests.sweep.execution.test_trial_runner import facts, finish, scores
+from tests.sweep.rank_toys import build
+from tests.sweep.real import TEXT, tiny_spec
+
+pytestmark = pytest.mark.slow
+DENSE = Target("dense", shape=(16,))
+
+
+@contextmanager
+def started(size: int, build: Build) -> Iterator[tuple[RankProcesses, Any]]:
+    """Start ranks, and give the first one's adaptation; at the end no process is left."""
+    processes = RankProcesses(size, build)
+    try:
+        yield processes, build(processes.first)
+    finally:
+        processes.close()
+    assert multiprocessing.active_children() == []
+
+
+def step_of(processes: RankProcesses, adaptation: Any) -> Any:
+    """Run one step with all ranks; raises the cause of a failure."""
+    try:
+        processes.join(adaptation)
+        return adaptation.step()
+    except Exception as error:
+        raise processes.cause(error) from error
+
+
+def test_ranks_take_over_the_state_of_the_first() -> None:
+    with started(3, build) as (processes, toy):
+        step_of(processes, toy)
+        assert toy.counted == [6, 6, 6]
+        step_of(processes, toy)
+        assert toy.counted == [7, 7, 7]
+
+
+def test_a_rank_that_dies_is_the_cause() -> None:
+    with started(3, build) as (processes, toy):
+        step_of(processes, toy)
+        [second] = [each for each in multiprocessing.active_children() if each.name == "rank 2 of 3"]
+        os.kill(second.pid or 0, signal.SIGKILL)
+        with pytest.raises(RankFailedError, match=r"^rank 2 of 3 ended by SIGKILL$") as raised:
+            step_of(processes, toy)
+        assert raised.value.status is Status.LOST
+        with pytest.raises(RankLostError):
+            processes.check()
+
+
+@pytest.mark.parametrize(
+    ("failures", "status", "text"),
+    [
+        ({"building": UserError("no such body")}, Status.FAILED_USER, "UserError: no such body"),
+        ({"stepping": MemoryError("all used")}, Status.FAILED_OOM, "MemoryError: all used"),
+        ({"stepping": KeyError("x")}, Status.FAILED_CODE, r"Traceback[^$]*KeyError: 'x'\n"),
+    ],
+    ids=["data", "memory", "code"],
+)
+def test_the_error_of_a_rank_is_that_of_the_trial(failures: dict[str, Any], status: Status, text: str) -> None:
+    with started(2, partial(build, **failures)) as (processes, toy):
+        with pytest.raises(RankFailedError, match=f"^rank 1 of 2: {text}$") as raised:
+            step_of(processes, toy)
+        assert raised.value.status is status
+
+
+def test_ranks_end_when_their_worker_is_killed() -> None:
+    command = [sys.executable, "-m", "tests.sweep.rank_toys"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        ranks = [psutil.Process(int(pid)) for pid in worker.stdout.readline().split()]
+        worker.kill()
+    assert len(ranks) == 2
+    _, alive = psutil.wait_procs(ranks, timeout=20)
+    assert alive == []
+
+
+def tiny(ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]) -> Adaptation:
+    task = tiny_task(target, (1, 16) if target.kind == "dense" else (2, 16))
+    options = {**QUICK, "refine.dropout": 0.0, **changes}
+    return start(body, method, task=task, hyperparameters=options, deterministic=True, ranks=ranks)
+
+
+def numbers(progress: Progress) -> list[float]:
+    """Return loss, distance and score; -1 if there is none."""
+    values = (progress.loss, progress.distance, progress.validation_score)
+    return [-1.0 if value is None else value for value in values]
+
+
+@pytest.mark.parametrize(
+    ("size", "method", "target", "changes"),
+    [
+        (3, "orca", CLASSES, {"refine.batch_size": 49}),  # the last step of an epoch has fewer samples than ranks
+        (2, "nft", CLASSES, {"refine.accumulation": 2}),
+        (2, "orca", DENSE, {"refine.accumulation": 2, "refine.batch_size": 8}),
+        (2, "nft", DENSE, {}),
+        (2, "joint", CLASSES, {"joint.epochs": 2}),  # two parallel stages, and a loss of the whole step
+        (2, "mona", CLASSES, {"mona.epochs": 1}),  # two parallel stages, and between them one of the first rank alone
+    ],
+)
+def test_ranks_reach_the_scores_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, method: str, target: Target, changes: dict[str, Scalar]
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path)))
+    make = partial(tiny, body=save_bert(tmp_path / "bert"), method=method, target=target, changes=changes)
+    alone = make(ALONE)
+    with started(size, make) as (processes, together):
+        while not alone.done:
+            expected, found = alone.step(), step_of(processes, together)
+            assert (found.stage, found.epoch) == (expected.stage, expected.epoch)
+            assert numbers(found) == pytest.approx(numbers(expected), rel=1e-4)
+    assert together.done
+    one, several = alone.result(), together.result()
+    assert one.test_score is not None
+    assert several.test_score == pytest.approx(one.test_score, rel=1e-4)
+    assert several.best_epoch == one.best_epoch
+
+
+def test_a_trial_whose_rank_dies_within_an_epoch_resumes_exactly(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, whose random numbers differ between ranks; trials ask for GPUs, and get CPUs."""
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path)))
+    monkeypatch.setattr(trial_runner, "device_for", lambda trial: "cpu")
+    spec = tiny_spec(tmp_path_factory.mktemp("body"))
+    plans = plan_searches(spec, {"pocket/wdbc": get_task("pocket/wdbc").prepare().fingerprint}, gpus=False)
+    plan = next(plan for plan in plans if plan.method == "nft")
+    trial = replace(plan.trial({"refine.batch_size": 32}, 1, "confirm"), resources=Resources(1, 2.0))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    expected_points, expected = finish(TrialRunner(trial, whole))
+    assert multiprocessing.active_children() == []
+
+    save, saves = Checkpoints.save, 0
+
+    def save_and_kill(*arguments: Any) -> None:
+        nonlocal saves
+        save(*arguments)
+        saves += 1
+        if saves == 9:
+            [rank] = multiprocessing.active_children()
+            os.kill(rank.pid or 0, signal.SIGKILL)
+            time.sleep(1.0)  # the next checkpoint would be in time
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_kill)
+        points, failed = finish(TrialRunner(trial, cut, checkpoint_seconds=0.0))
+    assert failed.status is Status.LOST
+    assert failed.error == "RankFailedError: rank 1 of 2 ended by SIGKILL"
+    assert multiprocessing.active_children() == []
+    saved = Checkpoints(cut).restore(trial.key, lambda path: True)
+    assert saved is not None
+    assert 0 < len(saved.progress) < len(expected_points), "within an epoch after the first"
+    points, report = finish(TrialRunner(trial, cut))
+    assert facts(points) == facts(expected_points)
+    assert scores(report) == scores(expected)
+
+
+@pytest.mark.ray
+def test_ray_gives_a_trial_two_gpus_and_restarts_it_when_a_rank_dies(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node has two logical GPUs, and its workers compute on CPUs."""
+    from ray.cluster_utils import Cluster
+
+    def on_cpus(name: str, settings: WorkerSettings) -> type[trainable.TrialActor]:
+        class Actor(trainable.TrialActor):
+            def setup(self, config: dict[str, Any]) -> None:
+                setattr(trial_runner, "device_for", lambda trial: "cpu")  # noqa: B010
+                super().setup(config)
+
+        return type(name, (Actor,), {"settings": settings})
+
+    def ranks() -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if "--multiprocessing-fork" in child.cmdline()]
+
+    def kill_a_rank(event: Event) -> None:
+        if isinstance(event, TrialProgress) and not killed:
+            [rank] = ranks()
+            rank.kill()
+            killed.append(rank.pid)
+
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path)))
+    monkeypatch.setattr(trainable, "make_trainable", on_cpus)
+    text = TEXT.replace("search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1]")
+    text = text.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 12")
+    text = text.replace("dropout: 0.1", "dropout: 0.0") + "resources: {cpus: 1, gpus: 2}\n"
+    spec, killed = tiny_spec(tmp_path_factory.mktemp("body"), text), list[int]()
+    alone, together = (ResultsStore(tmp_path / name, create=True) for name in ("alone", "together"))
+    run_sweep(spec, alone, executor="inline")
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False}
+    )  # fmt: skip
+    try:
+        run_sweep(spec, together, address=cluster.address, listener=kill_a_rank, checkpoint_seconds=0.0)
+        assert ranks() == []
+    finally:
+        cluster.shutdown()
+    [[expected], [found]] = (list(store.load(spec.sweep_id).values()) for store in (alone, together))
+    assert killed
+    assert (found.status, found.gpus, found.attempts) == (Status.COMPLETED, 2.0, 2)
+    assert found.trial_key == expected.trial_key
+    assert (found.validation_score, found.test_score) == pytest.approx(
+        (expected.validation_score, expected.test_score), rel=1e-3
+    )
