@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orca_ray.errors import UserError
 from orca_ray.protocol import KeepModels
 from orca_ray.results import requests
+from orca_ray.results.folder import open_folder
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
@@ -146,8 +147,10 @@ class AdaptationSweep:
 def _stopped_at(deadline: float, results: str, sweep: str) -> Iterator[None]:
     """In the block, ask the driver of the sweep to stop when the time is over."""
 
+    folder = open_folder(results)  # now, because Ray changes the working directory
+
     def stop() -> None:
-        requests.write(ResultsStore(results).folder, sweep, requests.Request(requests.STOP))
+        requests.write(folder, sweep, requests.Request(requests.STOP))
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), stop)
     timer.daemon = True
