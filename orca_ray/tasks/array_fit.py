@@ -78,7 +78,7 @@ def _hashed_rows(data: UserData) -> Array:
     import pandas as pd
 
     frame = cast("pd.DataFrame", data.x)
-    plain = frame.apply(lambda column: column.astype(str) if column.dtype == object else column)
+    plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
     return pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20")
 
 

@@ -130,10 +130,7 @@ def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
     """Return a column as float64 with NaN for what is missing, infinite or text, and the rows that hold text."""
     import pandas as pd
 
-    if values.dtype.kind in "biuf":
-        numbers = values.to_numpy(dtype=np.float64)
-    else:
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return np.where(np.isfinite(numbers), numbers, np.nan), bad
 

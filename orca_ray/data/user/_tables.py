@@ -148,7 +148,7 @@ def to_frame(table: "pa.Table") -> "pd.DataFrame":
         elif types.is_temporal(kind) and not types.is_duration(kind) and not types.is_time(kind):
             columns[field.name] = column.cast("timestamp[us]").to_numpy(zero_copy_only=False)
         else:
-            columns[field.name] = np.array(column.to_pylist(), dtype=object)
+            columns[field.name] = pd.Series(column.to_pylist(), dtype=object)  # pandas 3 would make it another type
     return pd.DataFrame(columns)
 
 
