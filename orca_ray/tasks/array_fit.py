@@ -54,7 +54,7 @@ def survey(data: UserData) -> Survey:
     for start in range(0, len(data), size := batch_size(data)):
         samples = data.select(slice(start, min(start + size, len(data)))).x
         for row, sample in enumerate(cast(list[Array], samples), start):
-            array = np.ascontiguousarray(sample)
+            array = np.asarray(sample)
             if array.dtype.kind not in "biuf":
                 raise UserError(f"{data.place(row)}: expected an array of numbers, found {array.dtype}")
             header = f"{array.dtype.str} {array.shape}".encode()

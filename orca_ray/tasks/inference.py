@@ -77,7 +77,7 @@ def infer(data: UserData, options: Options | None = None) -> Inferred:
         coding = with_field_axes(coding, encoder)
     if found.num_missing:
         notes.warn(f"{found.num_missing} samples have missing or infinite values, which become the mean")
-    _warn_of_leaks(data, found, parts, fitted, notes)
+    _warn_of_leaks(data, found, parts, fitted, options, notes)
     preprocessing = Preprocessing(reading=_reading(data, found, options), encoder=encoder, target=coding)
     loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
     task = _task(data, preprocessing, found, options, notes, loss=loss, metric=metric, parts=parts)
@@ -111,7 +111,8 @@ def _warn_of_leaks(data: UserData, found: Survey, parts: own_splits.Splits, fitt
 
     frame: pd.DataFrame | None = None
     if hasattr(data.x, "columns"):
-        frame = cast("pd.DataFrame", data.x)
+        table = cast("pd.DataFrame", data.x)
+        frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
     told = leakage.duplicates(data, found.hashes, parts)

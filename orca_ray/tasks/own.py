@@ -197,11 +197,24 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
     from orca_ray.tasks.inference import infer
 
     options = make_options("own data", {"name": name, **given})
-    label = getattr(y, "name", None)
+    named = {
+        "y": y if isinstance(y, str) else "",
+        "groups": options.group,
+        "times": options.time,
+        "splits": options.split,
+    }
+    parts = {"y": y, "groups": groups, "times": times, "splits": None}
+    if hasattr(x, "columns"):
+        columns = {axis: column for axis, column in named.items() if column}
+        if missing := [column for column in columns.values() if column not in x.columns]:
+            raise unknown_name("column", missing[0], map(str, x.columns))
+        parts |= {axis: x[column].rename(column) for axis, column in columns.items()}
+        x = x.drop(columns=list(columns.values()))
+    label = getattr(parts["y"], "name", None)
     data = UserData(
-        x=x, y=np.asarray(y), kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
-        source=name, rate=options.rate, groups=None if groups is None else np.asarray(groups),
-        times=None if times is None else np.asarray(times), target_names=() if label is None else (str(label),),
+        x=x, kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array", source=name,
+        rate=options.rate, target_names=() if label is None else (str(label),),
+        **{axis: None if part is None else np.asarray(part) for axis, part in parts.items()},
     )  # fmt: skip
     return register(infer(data, options), data)
 

@@ -122,7 +122,7 @@ def _comparable(data: UserData, times: Array) -> Array:
         missing, values = dates.isna().to_numpy(), dates.to_numpy(dtype="datetime64[us]").astype(np.float64)
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
-        raise UserError(f"{data.place(row)}: expected a number or a date as time, found {quoted(times[row])}")
+        raise UserError(f"{data.place(row)}: expected a number or a date as time, found {quoted(str(times[row]))}")
     return np.asarray(values)
 
 
@@ -137,7 +137,7 @@ def _declared(data: UserData, rows: Indices, labels: Array, options: Options, no
     assert data.splits is not None
     names = [str(value).strip().lower() for value in data.splits.tolist()]
     if unknown := [row for row in rows if names[row] not in _NAMES]:
-        found = quoted(data.splits[unknown[0]])
+        found = quoted(str(data.splits[unknown[0]]))
         raise UserError(f"{data.place(int(unknown[0]))}: expected a split train, validation or test, found {found}")
     kinds = np.array([_NAMES.get(name, "train") for name in names])
     parts: dict[SplitName, Indices] = {name: rows[kinds[rows] == name] for name in ("train", "validation", "test")}

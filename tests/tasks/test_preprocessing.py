@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orca_ray.data.user import Options, UserData
@@ -27,7 +27,7 @@ TABLE = pd.DataFrame(
 
 def fitted(x: Any, options: Options | None = None, **given: Any) -> Preprocessing:
     kind = given.pop("kind_hint", "table" if isinstance(x, pd.DataFrame) else "array")
-    return infer(UserData(x=x, y=Y, kind_hint=kind, source="train", **given), options).preprocessing
+    return infer(UserData(x=x, y=Y[: len(x)], kind_hint=kind, source="train", **given), options).preprocessing
 
 
 def new(x: Any, **given: Any) -> UserData:
@@ -147,17 +147,18 @@ def test_targets_and_back() -> None:
         preprocessing.targets(np.zeros((2, 2)))
 
 
+@settings(max_examples=20, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(st.data())
 def test_any_preprocessing_survives_json(data: st.DataObject) -> None:
     number = st.floats(-1e6, 1e6, width=32)
     columns = data.draw(st.lists(st.sampled_from(["number", "text", "date"]), min_size=1, max_size=4))
     made = {
-        "number": st.lists(number | st.none(), min_size=60, max_size=60),
-        "text": st.lists(st.text(max_size=2) | st.none(), min_size=60, max_size=60),
-        "date": st.lists(st.datetimes().map(lambda d: d.isoformat()) | st.none(), min_size=60, max_size=60),
+        "number": st.lists(number | st.none(), min_size=12, max_size=12),
+        "text": st.lists(st.text(max_size=2) | st.none(), min_size=12, max_size=12),
+        "date": st.lists(st.datetimes().map(lambda d: d.isoformat()) | st.none(), min_size=12, max_size=12),
     }
     table = pd.DataFrame({f"c{k}": pd.Series(data.draw(made[kind]), dtype=object) for k, kind in enumerate(columns)})
-    table["fixed"] = np.arange(60.0) ** 2
+    table["fixed"] = np.arange(12.0) ** 2
     preprocessing = fitted(table)
     again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
     assert again == preprocessing
