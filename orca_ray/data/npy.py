@@ -90,9 +90,13 @@ class Npz(Mapping[str, Array]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an array, which is not read; raises UserError for a damaged header."""
         path = self._path
-        with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
-            with archive.open(f"{name}.npy") as stream:
-                return _read_header(stream, f"{path}, {name}").shape
+        with (
+            cache.open_file(path) as file,
+            archive_errors(path, "archive (.npz)"),
+            zipfile.ZipFile(file) as archive,
+            archive.open(f"{name}.npy") as stream,
+        ):
+            return _read_header(stream, f"{path}, {name}").shape
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:

@@ -187,7 +187,8 @@ def _guessed(data: UserData, shape: Shape, found: Survey, *, dense: bool) -> tup
 def _scales_differ(data: UserData) -> bool:
     """Return whether columns of [N, F] differ so much that they are features, and not steps of one series."""
     sample = data.select(np.unique(np.linspace(0, len(data) - 1, min(len(data), 1000)).astype(np.int64))).x
-    values = np.where(np.isfinite(np.asarray(sample, dtype=np.float64)), sample, np.nan)
+    values = np.asarray(sample, dtype=np.float64)
+    values = np.where(np.isfinite(values), values, np.nan)
     if np.isnan(values).all(axis=0).any():
         return True
     mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)

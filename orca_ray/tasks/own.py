@@ -211,10 +211,11 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
         parts |= {axis: x[column].rename(column) for axis, column in columns.items()}
         x = x.drop(columns=list(columns.values()))
     label = getattr(parts["y"], "name", None)
+    arrays = {axis: None if part is None else np.asarray(part) for axis, part in parts.items()}
     data = UserData(
-        x=x, kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array", source=name,
-        rate=options.rate, target_names=() if label is None else (str(label),),
-        **{axis: None if part is None else np.asarray(part) for axis, part in parts.items()},
+        x=x, y=arrays["y"], kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
+        source=name, rate=options.rate, target_names=() if label is None else (str(label),),
+        groups=arrays["groups"], times=arrays["times"], splits=arrays["splits"],
     )  # fmt: skip
     return register(infer(data, options), data)
 

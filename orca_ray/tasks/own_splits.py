@@ -9,7 +9,7 @@ from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.data.user import Options, UserData
-from orca_ray.errors import UserError, printable, quoted, shorten
+from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.findings import Notes
 
 Splits = Mapping[SplitName, Indices]
@@ -72,8 +72,8 @@ def _by_group(data: UserData, rows: Indices, labels: Array, options: Options) ->
     assert data.groups is not None
     numbers, values = _numbered(data.groups[rows])
     if len(values) < 3:
-        found = shorten(", ".join(map(str, values)))
-        raise UserError(f"{data.source}: a split by group needs 3 groups or more, found {len(values)}: {found}")
+        listed = shorten(", ".join(map(str, values)))
+        raise UserError(f"{data.source}: a split by group needs 3 groups or more, found {len(values)}: {listed}")
     sizes = np.bincount(numbers)
     best: dict[SplitName, Indices] = {}
     fewest = np.inf
@@ -148,15 +148,3 @@ def _declared(data: UserData, rows: Indices, labels: Array, options: Options, no
             parts["train"], parts[name] = _share(parts["train"], labels, fraction, drawer)
             notes.warn(f"the data declare no {name} split: a random share {fraction:g} of train is held out")
     return parts
-
-
-def warn_absent(parts: Splits, classes: Array, names: tuple[str, ...], notes: Notes) -> bool:
-    """Warn of classes without a sample in validation or test; return whether there are any."""
-    absent = False
-    for split, rows in parts.items():
-        present = set(np.unique(classes[rows]).tolist())
-        if lacking := [name for k, name in enumerate(names) if k not in present]:
-            told = shorten(", ".join(map(printable, lacking)))
-            notes.warn(f"{split} has no sample of class {told}: its score says nothing about that")
-            absent = True
-    return absent

@@ -146,7 +146,7 @@ def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats
     if part == "day":
         days = dates.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
         return np.where(np.isnat(days), np.nan, days.astype(np.int64).astype(np.float64))
-    return getattr(dates.dt, part).to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(getattr(dates.dt, part).to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:

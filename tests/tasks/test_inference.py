@@ -46,7 +46,7 @@ def test_axes_can_be_overridden_and_must_fit() -> None:
     assert inferred(SERIES, Y, Options(axes="NHW")).task.input_shape == (1, 4, 50)
     with pytest.raises(UserError, match=r"axes NHWC do not fit samples of shape \[4, 50\]; allowed: NCL, NLC, NHW"):
         inferred(SERIES, Y, Options(axes="NHWC"))
-    with pytest.raises(UserError, match="samples of 4 axes"):
+    with pytest.raises(UserError, match=r"samples of 4 axes"):
         inferred(np.zeros((60, 2, 3, 4, 5)), Y)
 
 
@@ -81,9 +81,9 @@ def test_the_kind_can_be_overridden() -> None:
     assert inferred(SERIES, Y, Options(kind="scalar")).task.target.kind == "scalar"
     assert inferred(SERIES, np.arange(60) // 6, Options(kind="classes")).task.target.size == 10
     assert inferred(SERIES, np.eye(3)[Y], Options(kind="labels")).task.target.kind == "labels"
-    with pytest.raises(UserError, match="a target of kind dense does not have shape"):
+    with pytest.raises(UserError, match=r"a target of kind dense does not have shape"):
         inferred(SERIES, Y, Options(kind="dense"))
-    with pytest.raises(UserError, match="unknown metric 'eror'. Did you mean 'error'"):
+    with pytest.raises(UserError, match=r"unknown metric 'eror'. Did you mean 'error'"):
         inferred(SERIES, Y, Options(metric="eror"))
 
 
@@ -156,7 +156,7 @@ def test_groups_stay_together() -> None:
     kinds = [set(groups[part]) for part in parts.values()]
     assert sum(map(len, kinds)) == len(set(groups)) == 12
     assert all(set(Y[part]) == {0, 1, 2} for part in parts.values())
-    with pytest.raises(UserError, match="needs 3 groups or more, found 2: 0, 1"):
+    with pytest.raises(UserError, match=r"needs 3 groups or more, found 2: 0, 1"):
         inferred(SERIES, Y, groups=np.arange(60) % 2)
 
 
@@ -167,9 +167,9 @@ def test_the_latest_samples_are_test() -> None:
     assert times[parts["validation"]].max() < times[parts["test"]].min()
     dates = np.array([f"2024-01-{1 + k // 3:02}" for k in range(60)])
     assert min(dates[inferred(SERIES, Y, times=dates).splits["test"]].tolist()) > "2024-01-16"
-    with pytest.raises(UserError, match="row 1: expected a number or a date as time, found 'soon'"):
+    with pytest.raises(UserError, match=r"row 1: expected a number or a date as time, found 'soon'"):
         inferred(SERIES, Y, times=np.array(["soon"] * 60))
-    with pytest.raises(UserError, match="needs different times, found 1 different times in 60 samples"):
+    with pytest.raises(UserError, match=r"needs different times, found 1 different times in 60 samples"):
         inferred(SERIES, Y, times=np.zeros(60))
 
 
@@ -185,7 +185,7 @@ def test_declared_splits_and_classes_that_train_lacks() -> None:
     assert result.splits["test"].tolist() == list(range(40, 55))
     y = np.where((np.arange(60) < 40) & (Y == 2), 9, Y)
     assert "test has no sample of class 9" in " ".join(inferred(SERIES, y, splits=splits).warnings)
-    with pytest.raises(UserError, match="row 41: expected a split train, validation or test, found 'tset'"):
+    with pytest.raises(UserError, match=r"row 41: expected a split train, validation or test, found 'tset'"):
         inferred(SERIES, Y, splits=np.where(splits == "test", "tset", splits))
 
 

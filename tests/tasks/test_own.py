@@ -101,7 +101,7 @@ def test_groups_frames_and_options_of_arrays() -> None:
         Task.from_arrays(frame, "kind", group="patent")
     with pytest.raises(UserError, match=r"own data: .*unknown option 'metrik'. Did you mean 'metric'"):
         Task.from_arrays(X, Y, metrik="error")
-    with pytest.raises(UserError, match="data: 60 samples but 59 targets"):
+    with pytest.raises(UserError, match=r"data: 60 samples but 59 targets"):
         Task.from_arrays(X, Y[:59])
 
 
@@ -114,14 +114,14 @@ def test_a_declaration_survives_json() -> None:
         (1, 8, 8),
         "vit-s14",
     )
-    with pytest.raises(UserError, match="here: no declaration of a task"):
+    with pytest.raises(UserError, match=r"here: no declaration of a task"):
         own.task_from_json({"name": 1}, "here")
 
 
 def test_missing_and_damaged_tasks(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match=r"unknown own task 'own/none-123456'.*Allowed: none yet.*adapt DATA"):
         get_task("own/none-123456")
-    with pytest.raises(UserError, match="unknown own task 'own/../x'"):
+    with pytest.raises(UserError, match=r"unknown own task 'own/../x'"):
         get_task("own/../x")
     task = Task.from_arrays(X, Y, name="waves")
     with pytest.raises(UserError, match=f"Did you mean '{task.name}'"):

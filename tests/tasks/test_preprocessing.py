@@ -110,7 +110,7 @@ def test_series_of_unequal_length_are_padded_with_the_mean_or_a_mask() -> None:
     made = masked.inputs(new(x))
     assert made[0, 2].tolist() == [1.0] * 20 + [0.0] * 9
     assert "40 steps are cut to 29" in warned(preprocessing, new([np.full((2, 40), 5.0)]))
-    with pytest.raises(UserError, match="expected 2 channels, found 3"):
+    with pytest.raises(UserError, match=r"expected 2 channels, found 3"):
         preprocessing.inputs(new([np.zeros((3, 20))]))
 
 
@@ -120,9 +120,9 @@ def test_images_of_unequal_size_are_resized_and_their_scale_checked() -> None:
     assert preprocessing.input_shape == (3, 22, 22)
     assert preprocessing.inputs(new(x)).shape == (60, 3, 22, 22)
     assert preprocessing.reading.colour == "rgb"
-    with pytest.raises(UserError, match="values up to 1, in training up to .*; multiply by 255"):
+    with pytest.raises(UserError, match=r"values up to 1, in training up to .*; multiply by 255"):
         preprocessing.inputs(new([np.ones((20, 20, 3), np.float32)]))
-    with pytest.raises(UserError, match="expected numbers with axes HWC, found uint8 of shape"):
+    with pytest.raises(UserError, match=r"expected numbers with axes HWC, found uint8 of shape"):
         preprocessing.inputs(new([np.ones((20, 20), np.uint8)]))
 
 
@@ -132,7 +132,7 @@ def test_recordings_need_their_rate() -> None:
     assert preprocessing.input_shape[:2] == (1, 64)
     made = preprocessing.inputs(new(x[:5], rate=8000.0))
     assert np.isfinite(made).all()
-    with pytest.raises(UserError, match="expected the sampling rate 8000 Hz, found 16000 Hz; resample"):
+    with pytest.raises(UserError, match=r"expected the sampling rate 8000 Hz, found 16000 Hz; resample"):
         preprocessing.inputs(new(x[:5], rate=16000.0))
 
 
@@ -141,9 +141,9 @@ def test_targets_and_back() -> None:
     assert preprocessing.label_names == ("0", "1", "2")
     assert preprocessing.targets(np.array(["2", None, "0"], dtype=object)).tolist() == [2, -1, 0]
     assert preprocessing.targets(np.array([2.0, np.nan])).tolist() == [2, -1]
-    with pytest.raises(UserError, match="unknown class '7'"):
+    with pytest.raises(UserError, match=r"unknown class '7'"):
         preprocessing.targets(np.array([7]))
-    with pytest.raises(UserError, match="expected one label a sample"):
+    with pytest.raises(UserError, match=r"expected one label a sample"):
         preprocessing.targets(np.zeros((2, 2)))
 
 

@@ -50,7 +50,7 @@ def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.npz, x: expected an array of .*, found object"):
         read(tmp_path / "data.npz")
     torch.save({"x": torch.zeros(3), "y": pytest.raises}, tmp_path / "data.pt")
-    with pytest.raises(UserError, match="expected tensors"):
+    with pytest.raises(UserError, match=r"expected tensors"):
         read(tmp_path / "data.pt")
 
 
@@ -67,7 +67,7 @@ def test_unknown_types(name: str, expected: str, tmp_path: Path) -> None:
 
 
 def test_unequal_lengths(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="data.npz: 20 samples but 19 targets"):
+    with pytest.raises(UserError, match=r"data.npz: 20 samples but 19 targets"):
         read(npz(tmp_path, X, Y[:19]))
 
 
@@ -99,7 +99,7 @@ def test_groups_and_declared_splits(tmp_path: Path) -> None:
     assert data.splits.tolist() == ["train"] * 12 + ["test"] * 8
     np.testing.assert_array_equal(arrays(data), X)
     np.savez(tmp_path / "c.npz", x_train=X[:12], y_train=Y[:11], x_test=X[12:], y_test=Y[12:])
-    with pytest.raises(UserError, match="x_train has 12 samples and y_train 11"):
+    with pytest.raises(UserError, match=r"x_train has 12 samples and y_train 11"):
         read(tmp_path / "c.npz")
 
 
@@ -107,7 +107,7 @@ def test_a_pair_of_files(tmp_path: Path) -> None:
     path = npy(tmp_path, X, Y)
     assert isinstance(read(path).x, np.memmap)
     (tmp_path / "y.npy").rename(tmp_path / "kinds.npy")
-    with pytest.raises(UserError, match="no targets"):
+    with pytest.raises(UserError, match=r"no targets"):
         read(path)
     data = read(path, Options(target=("kinds.npy",)))
     assert data.y is not None

@@ -103,7 +103,7 @@ def test_other_recordings_than_wav(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a" / "1.flac", np.zeros(100), 8000)
     assert samples(read(tmp_path))[0].shape == (100,)
     (tmp_path / "a" / "1.flac").write_bytes(b"fLaC" + bytes(30))
-    with pytest.raises(UserError, match="1.flac: expected a recording"):
+    with pytest.raises(UserError, match=r"1.flac: expected a recording"):
         read(tmp_path)
 
 
