@@ -30,7 +30,7 @@ DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
 """Names of the files beside the prepared arrays."""
 _VERSION = 1
 _NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
-_MOST_ROWS, _BATCH_BYTES = 1024, 64 * 2**20
+_BATCH_BYTES = 64 * 2**20
 _LEFT_OUT = ("build", "files", "packages", "fetcher")
 
 
@@ -133,15 +133,15 @@ def register(inferred: "Inferred", data: "UserData") -> Task:
 def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arrays:
     assert data.y is not None
     preprocessing, y, arrays = inferred.preprocessing, data.y, dict[str, Array]()
-    coding = preprocessing.target
+    coding, size = preprocessing.target, data.batch_size()
 
     def inputs(indices: Array) -> Array:
         return preprocessing.inputs(data.select(indices), logger.debug)  # told when the task was inferred
 
     for split, indices in inferred.splits.items():
-        arrays[f"{split}_x"] = _batched(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape)
+        arrays[f"{split}_x"] = _batched(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape, size)
         if coding.kind == "dense":
-            made = _batched(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape)
+            made = _batched(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape, size)
         else:
             made = coding.encode(y[indices])
         arrays[f"{split}_y"] = made
@@ -149,11 +149,11 @@ def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arra
 
 
 def _batched(
-    workspace: Workspace, name: str, indices: Array, rows: Callable[[Array], Array], shape: tuple[int, ...]
+    workspace: Workspace, name: str, indices: Array, rows: Callable[[Array], Array], shape: tuple[int, ...], size: int
 ) -> Array:
-    """Return the array ``name`` of ``workspace``, filled with ``rows`` of a batch of ``indices`` at a time."""
+    """Return the array ``name`` of ``workspace``, filled with ``rows`` of at most ``size`` of ``indices`` at a time."""
     array = workspace.array(name, (len(indices), *shape))
-    size = max(1, min(_MOST_ROWS, _BATCH_BYTES // (4 * int(np.prod(shape)))))
+    size = max(1, min(size, _BATCH_BYTES // (4 * int(np.prod(shape)))))
     for part in workspace.batches(name, len(indices), size, array):
         array[part] = rows(indices[part])
     return array

@@ -1,5 +1,6 @@
 """Files of named arrays: every format gives the same samples, and a wrong file an error that names it."""
 
+import json
 from pathlib import Path
 from typing import cast
 
@@ -114,3 +115,21 @@ def test_a_pair_of_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the target's file .*none.npy does not exist"):
         read(path, Options(target=("none.npy",)))
     assert read(path, Options(target=("none.npy",)), labelled=False).y is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("x/.zarray", {"filters": [{"id": "pickle"}], "compressor": None}),
+        ("x/.zarray", {"filters": None, "compressor": {"id": "pickle"}}),
+        (".zmetadata", {"metadata": {"x/.zarray": {"filters": [{"id": "pickle"}]}}}),
+        ("x/zarr.json", {"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "pickle"}]}}]}),
+    ],
+)
+def test_no_codec_of_zarr_that_unpickles(file: str, content: object, tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    (folder / "x").mkdir(parents=True)
+    (folder / ".zgroup").write_text('{"zarr_format": 2}')
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"expected compression by .*, found 'pickle'"):
+        read(folder)

@@ -112,3 +112,10 @@ def test_arrays_of_unequal_length(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "1.npy", np.arange(2 * length, dtype=float).reshape(2, length))
     assert [each.shape for each in samples(read(tmp_path))] == [(2, 3), (2, 5)]
+
+
+def test_a_single_file_is_one_sample(tmp_path: Path) -> None:
+    image(tmp_path / "1.png", np.zeros((4, 5), np.uint8))
+    data = read(tmp_path / "1.png", labelled=False)
+    assert (len(data), data.names, data.y) == (1, ["1.png"], None)
+    assert samples(data)[0].shape == (4, 5)
