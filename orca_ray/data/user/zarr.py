@@ -15,27 +15,11 @@ from orca_ray.data.user.user_data import UserData
 from orca_ray.errors import UserError, shorten
 
 CODECS = frozenset(
-    [
-        "blosc",
-        "zlib",
-        "gzip",
-        "zstd",
-        "lz4",
-        "bz2",
-        "lzma",
-        "delta",
-        "shuffle",
-        "bitround",
-        "fixedscaleoffset",
-        "quantize",
-        "crc32",
-        "adler32",
-        "crc32c",
-        "bytes",
-        "transpose",
-        "sharding_indexed",
-    ]
-)
+    {
+        "blosc", "zlib", "gzip", "zstd", "lz4", "bz2", "lzma", "delta", "shuffle", "bitround", "fixedscaleoffset",
+        "quantize", "crc32", "adler32", "crc32c", "bytes", "transpose", "sharding_indexed",
+    }
+)  # fmt: skip
 """Names of the codecs that are allowed."""
 _CODEC_KEYS = ("compressor", "filters")
 _METADATA = (".zarray", ".zmetadata", "zarr.json")
