@@ -141,14 +141,14 @@ def test_a_family_cannot_take_a_model_type_of_others(tmp_path: Path) -> None:
 
 
 def test_a_distance_is_imported_when_it_is_used(tmp_path: Path) -> None:
-    entries, modules = example("distance", "coral", "coral", "CORAL")
-    entries["orca_ray.distances"] |= {"other": "coral:CORAL", "l2": "coral:CORAL"}
+    entries, modules = example("distance", "coral", "coral", "DISTANCE")
+    entries["orca_ray.distances"] |= {"other": "coral:DISTANCE", "l2": "coral:DISTANCE"}
     write_package(tmp_path, "example", entries, **modules)
     with installed(tmp_path):
         assert "coral" in distance_names()
         assert get_distance("coral").name == "coral"
         assert origin("distance", "coral") == "example 1.0"
-        with pytest.raises(UserError, match=r"'other = coral:CORAL' .* with the name 'other', but it gives"):
+        with pytest.raises(UserError, match=r"'other = coral:DISTANCE' .* with the name 'other', but it gives"):
             get_distance("other")
         with pytest.raises(UserError, match=r"the distance 'l2' is declared by orca-ray and by the entry point"):
             get_distance("l2")

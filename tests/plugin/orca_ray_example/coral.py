@@ -27,3 +27,6 @@ def _moments(x_nD: Tensor) -> tuple[Tensor, Tensor]:
     mean_D = x_nD.mean(0)
     centred_nD = x_nD - mean_D
     return mean_D, centred_nD.T @ centred_nD / len(x_nD)
+
+
+DISTANCE = CORAL
