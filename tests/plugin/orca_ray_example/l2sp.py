@@ -37,7 +37,7 @@ class Penalty:
 
         parts = [(weight - start).square().sum() for weight, start in self._pairs]
         loss = self._strength / 2 * torch.stack(parts).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss.detach()
 
 
