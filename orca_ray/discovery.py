@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from orca_ray.errors import UNUSABLE, UserError
 
@@ -27,7 +27,6 @@ class _Named(Protocol):
 
 
 _Declared = TypeVar("_Declared", bound=_Named)
-_Loaded = TypeVar("_Loaded")
 
 GROUPS: Mapping[str, str] = {
     "artefact": "orca_ray.artefacts",
@@ -128,7 +127,8 @@ def plug_ins(kind: str) -> list[PlugIn]:
 def _entry_points() -> "EntryPoints":
     from importlib.metadata import entry_points
 
-    return entry_points()  # reads the metadata of every installed package: 30 ms
+    # It reads the metadata of every installed package: 30 ms for 200 of them. Python 3.11 returns another class.
+    return cast("EntryPoints", entry_points())
 
 
 def with_plug_ins(

@@ -1,7 +1,6 @@
 """A new body family, task, method or statistic is one new file, which is found without a second edit."""
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,27 +23,10 @@ from orca_ray.models.weights import body_modality, check_body, load_body
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.testing.bodies import save_bert
 from orca_ray.testing.trials import QUICK, copy_of, run, start
+from tests.plug_in_packages import EXAMPLE
 
 Drop = Callable[[str, str, str], None]
 
-FAMILY = '''
-"""GPT-Neo as a body: it adds positions itself, so these are taken out."""
-
-from torch import nn
-
-from orca_ray.models.body import EncoderBody
-from orca_ray.models.family import Family
-from orca_ray.models.stems import TextStem
-
-
-def cut(model):
-    words, places = model.wte.weight.detach(), model.wpe.weight.detach().clone()
-    nn.init.zeros_(model.wpe.weight)
-    return EncoderBody(model, "sequence"), TextStem(words, places, nn.Identity())
-
-
-FAMILY = Family(name="GPT-Neo", modality="sequence", model_types=("gpt_neo",), cut=cut)
-'''
 TASK = '''
 """A task of two classes that differ in their mean."""
 
@@ -67,31 +49,11 @@ TASK = Task(
     reference="https://example.org", input_scale="standardised", build=build,
 )
 '''
-METHOD = '''
-"""A method that trains nothing but the norms of the body."""
-
-from orca_ray.methods.recipe import Recipe, norm_parameters
-
-RECIPE = Recipe(
-    name="norms_only", title="refine the norms", reference="nobody", aligns=False, pretrained=True,
-    trainable=lambda model: norm_parameters(model.body),
-)
-'''
-STATISTIC = '''
-"""The worst score of a method."""
-
-import numpy as np
-
-from orca_ray.leaderboard.statistics.statistic import Statistic
 
 
-def worst(table):
-    """The highest mean score of the method."""
-    return table.by_method(value=table.means_TM.max(axis=0), low=np.nan, high=np.nan, num_tasks=len(table.tasks))
-
-
-STATISTIC = Statistic("worst", "worst score", worst, shape="method", better="lower")
-'''
+def example(name: str) -> str:
+    """Return a file of the example package, which may as well be a file of this one."""
+    return (EXAMPLE / "orca_ray_example" / f"{name}.py").read_text()
 
 
 @pytest.fixture
@@ -116,6 +78,7 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
         all_methods.cache_clear()
         hyperparameters.names.cache_clear()
         all_statistics.cache_clear()
+        all_families.cache_clear()
 
     yield write
     monkeypatch.undo()
@@ -144,8 +107,8 @@ def test_a_family_of_bodies(drop: Drop, tmp_path: Path) -> None:
     model.save_pretrained(directory)
     with pytest.raises(UserError, match="cannot use a GPTNeoModel as a body"):
         load_body(str(directory))
-    drop("orca_ray.models.families", "gpt_neo.py", FAMILY)
-    assert "GPT-Neo" in {family.name for family in all_families()}
+    drop("orca_ray.models.families", "gpt_neo.py", example("gpt_neo"))
+    assert "GPT-Neo" in all_families()
     check_body(str(directory))
     assert body_modality(str(directory)) == "sequence"
     loaded = load_body(str(directory))
@@ -173,18 +136,10 @@ def test_a_task(drop: Drop, tmp_path: Path) -> None:
     assert np.bincount(data.train.y).tolist() == [5, 5]
 
 
-def test_a_method(drop: Drop) -> None:
+def test_a_method(drop: Drop, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown method"):
-        get_method("norms_only")
-    drop("orca_ray.methods", "norms_only.py", METHOD)
-    assert get_method("norms_only").title == "refine the norms"
-
-
-def test_the_method_of_the_documentation(drop: Drop, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "new-method.md").read_text()
-    [code] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(code.splitlines()) < 60
-    drop("orca_ray.methods", "l2sp.py", code)
+        get_method("l2sp")
+    drop("orca_ray.methods", "l2sp.py", example("l2sp"))
     (tmp_path / "bert").mkdir()
     body = save_bert(tmp_path / "bert")
     moved = {}
@@ -204,14 +159,15 @@ def test_the_method_of_the_documentation(drop: Drop, tmp_path: Path) -> None:
 
 def test_a_statistic(drop: Drop) -> None:
     with pytest.raises(UserError, match="unknown statistic"):
-        get_statistic("worst")
-    drop("orca_ray.leaderboard.statistics", "worst.py", STATISTIC)
-    scores = pd.DataFrame({"task": ["t", "u"], "method": "orca", "seed": 0, "score": [0.25, 0.5]})
-    assert compute_all(scores=scores)["worst"]["value"]["orca"] == 0.5
+        get_statistic("worst_rank")
+    drop("orca_ray.leaderboard.statistics", "worst_rank.py", example("worst_rank"))
+    scores = pd.DataFrame({"task": ["t", "u"], "method": ["nft", "orca"], "seed": 0, "score": [0.25, 0.5]})
+    scores = pd.concat([scores, scores.assign(method=["orca", "nft"], score=0.3)])
+    assert compute_all(scores=scores)["worst_rank"]["value"].to_dict() == {"nft": 1, "orca": 2}
 
 
 def test_nothing_stays_behind() -> None:
     assert "fresh/halves" not in all_tasks()
-    assert "norms_only" not in all_methods()
-    assert "worst" not in all_statistics()
-    assert "GPT-Neo" not in {family.name for family in all_families()}
+    assert "l2sp" not in all_methods()
+    assert "worst_rank" not in all_statistics()
+    assert "GPT-Neo" not in all_families()

@@ -1,4 +1,4 @@
-"""``orca-sweep doctor``: check versions, devices, threads, cache, disk and cluster."""
+"""``orca-sweep doctor``: check versions, plug-ins, devices, threads, cache, disk and cluster."""
 
 import contextlib
 import os
@@ -17,6 +17,7 @@ from orca_ray import __version__
 from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
 from orca_ray.cli.output import USER_ERROR, emit_json, show, size
 from orca_ray.data.cache import home
+from orca_ray.discovery import GROUPS, plug_ins
 from orca_ray.errors import UserError
 from orca_ray.uris import public_uri
 
@@ -40,9 +41,10 @@ def doctor(
     results: ResultsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check versions, devices, threads, cache, disk and cluster; exit with code 2 if a sweep could not run."""
+    """Check versions, plug-ins, devices, threads, cache, disk, cluster; exit with code 2 if a sweep could not run."""
     uri = results_uri(results)
-    found = [*_versions(), *_devices(), _threads(), *_cache(), _results(uri), *_disk(uri), _cluster(address), _token()]
+    found = [*_versions(), *_plug_ins(), *_devices(), _threads(), *_cache()]
+    found += [_results(uri), *_disk(uri), _cluster(address), _token()]
     if json:
         emit_json(found)
     else:
@@ -64,6 +66,16 @@ def _versions() -> Iterator[Finding]:
     if missing:
         advice = "leaderboards work, sweeps do not: pip install 'orca-ray[sweep]'"
         yield Finding("versions", "missing", ", ".join(missing), "problem", advice)
+
+
+def _plug_ins() -> Iterator[Finding]:
+    for plug_in in (each for kind in GROUPS for each in plug_ins(kind)):
+        item = f"{plug_in.kind} {plug_in.name}"
+        try:
+            plug_in.load()
+            yield Finding("plug-ins", item, plug_in.package)
+        except UserError as error:
+            yield Finding("plug-ins", item, plug_in.package, "note", str(error))
 
 
 def _devices() -> Iterator[Finding]:

@@ -100,7 +100,8 @@ _ALL: tuple[Augmentation, ...] = (
 @cache
 def all_augmentations() -> Mapping[str, Augmentation]:
     """Return all augmentations by name, those of plug-ins last."""
-    return with_plug_ins("augmentation", Augmentation, {each.name: each for each in _ALL})
+    own = {each.name: each for each in _ALL}
+    return with_plug_ins("augmentation", Augmentation, own)  # type: ignore[type-abstract] # only for isinstance
 
 
 def get_augmentation(name: str) -> Augmentation | None:

@@ -21,9 +21,7 @@ from orca_ray.models.hugging_face import read_config
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import LoadedBody, body_modality, check_body, load_body
-from orca_ray.testing.suite import Suite
-
-_SAVED: dict[tuple[type, str], Path] = {}
+from orca_ray.testing.suite import Suite, made_once
 
 
 class FamilySuite(Suite, ABC):
@@ -52,14 +50,14 @@ class FamilySuite(Suite, ABC):
 
     @pytest.fixture
     def directory(self, name: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """Return the directory of a model; each is saved once for a class."""
-        if (type(self), name) not in _SAVED:
-            directory = tmp_path_factory.mktemp("body")
+        """Return the directory of a model."""
+
+        def save(directory: Path) -> None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1)
                 self.save(name, directory)
-            _SAVED[type(self), name] = directory
-        return str(_SAVED[type(self), name])
+
+        return str(made_once((type(self), name), tmp_path_factory, save))
 
     @pytest.fixture
     def model(self, directory: str) -> Any:
@@ -143,7 +141,7 @@ class FamilySuite(Suite, ABC):
         )
         predictions = model(torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)))
         assert predictions.shape == (4, 3)
-        predictions.square().sum().backward()  # type: ignore[no-untyped-call]
+        predictions.square().sum().backward()
         assert all(parameter.grad is not None for parameter in model.embedder.parameters() if parameter.requires_grad)
 
 

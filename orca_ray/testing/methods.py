@@ -1,7 +1,6 @@
 """The conformance suite of methods: they adapt to every kind of task, resume exactly, and do not read test."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import get_method
 from orca_ray.testing.bodies import save_bert, save_vit
-from orca_ray.testing.suite import Suite, make_home
+from orca_ray.testing.suite import Suite, made_once, make_home
 from orca_ray.testing.trials import (
     CLASSES,
     QUICK,
@@ -40,22 +39,20 @@ TASKS = {
 class MethodSuite(Suite):
     """Tests of methods, by the names under which they are registered, on random bodies of two layers."""
 
-    @pytest.fixture(scope="class", autouse=True)
-    def home(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        """Use a cache directory of the class's own."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-            yield
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Use a cache directory of the suite's own."""
+        monkeypatch.setenv("ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home)))
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def bert(self, tmp_path_factory: pytest.TempPathFactory) -> str:
         """Return the name of a random sequence body."""
-        return save_bert(tmp_path_factory.mktemp("bert"))
+        return str(made_once("bert", tmp_path_factory, save_bert))
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def vit(self, tmp_path_factory: pytest.TempPathFactory) -> str:
         """Return the name of a random image body."""
-        return save_vit(tmp_path_factory.mktemp("vit"))
+        return str(made_once("vit", tmp_path_factory, save_vit))
 
     @pytest.mark.parametrize("kind", TASKS)
     def test_every_kind_of_task(self, name: str, kind: str, bert: str, vit: str) -> None:

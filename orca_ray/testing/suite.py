@@ -1,6 +1,6 @@
 """The class `Suite`, base of the conformance suites."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +10,18 @@ from orca_ray.data import cache
 
 SHARED = ("packages", "bodies")
 """Folders of the cache with fetched packages and converted bodies."""
+
+
+_made: dict[Hashable, Path] = {}
+
+
+def made_once(key: Hashable, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
+    """Return a temporary directory that ``make`` has written to; equal keys get the same one in a run of pytest."""
+    if key not in _made:
+        directory = factory.mktemp("once")
+        make(directory)
+        _made[key] = directory
+    return _made[key]
 
 
 class Suite:

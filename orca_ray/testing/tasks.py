@@ -27,15 +27,16 @@ from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert, save_vit
 from orca_ray.testing.damages import Damage, Writer
-from orca_ray.testing.suite import SHARED, Suite, make_home
+from orca_ray.testing.suite import SHARED, Suite, made_once, make_home
 
 LEAST_DAMAGES = 6
+Bodies = dict[str, Path]
 _SWEEP = """\
 name: twins
 benchmark: {benchmark}
 methods: [orca]
 tasks: [{task}]
-bodies: {{sequence: "{bodies}/bert", image: "{bodies}/vit"}}
+bodies: {{sequence: "{sequence}", image: "{image}"}}
 sources: {{sequence: prose, image: photographs}}
 published: {published}
 settings:
@@ -114,29 +115,18 @@ class TwinSuite(Suite):
         monkeypatch.setenv("ORCA_RAY_HOME", str(home))
         return home
 
-    @pytest.fixture(scope="class")
-    def raw_files(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return a directory for the twins, each written once."""
-        return tmp_path_factory.mktemp("twins")
+    @pytest.fixture
+    def raw(self, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return the directory with the twin of a task."""
+        return made_once((type(self), name), tmp_path_factory, self.twins[name])
 
     @pytest.fixture
-    def raw(self, name: str, raw_files: Path) -> Path:
-        """Return the directory with the twin of a task."""
-        raw = raw_files / name
-        if not raw.exists():
-            raw.mkdir(parents=True)
-            self.twins[name](raw)
-        return raw
+    def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Bodies:
+        """Return tiny random bodies by modality: what is tested here is the way of the data."""
+        bert, vit = made_once("bert", tmp_path_factory, save_bert), made_once("vit", tmp_path_factory, save_vit)
+        return {"sequence": bert, "image": vit}
 
-    @pytest.fixture(scope="class")
-    def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return a directory with tiny random bodies: what is tested here is the way of the data."""
-        root = tmp_path_factory.mktemp("bodies")
-        save_bert(root / "bert")
-        save_vit(root / "vit")
-        return root
-
-    def test_a_twin_becomes_a_row_of_a_board(self, name: str, raw: Path, bodies: Path, tmp_path: Path) -> None:
+    def test_a_twin_becomes_a_row_of_a_board(self, name: str, raw: Path, bodies: Bodies, tmp_path: Path) -> None:
         task = get_task(name)
         task.raw_directory.parent.mkdir(parents=True, exist_ok=True)
         task.raw_directory.symlink_to(raw)
@@ -181,18 +171,11 @@ class TwinSuite(Suite):
             assert prepared.directory_of(name, task.version, "paper").name == f"{task.version}-paper"
             assert paper.fingerprint != held_out.fingerprint
 
-    def _two_steps(self, task: Task, bodies: Path) -> SweepSpec:
+    def _two_steps(self, task: Task, bodies: Bodies) -> SweepSpec:
         """Return a sweep of one trial whose training is about two optimiser steps."""
-        batch = -(-len(task.prepare().train) // 2)
-        return parse_spec(
-            _SWEEP.format(
-                benchmark=task.benchmark,
-                task=task.name,
-                batch=batch,
-                bodies=bodies,
-                published=str(self.published).lower(),
-            )
-        )
+        batch, published = -(-len(task.prepare().train) // 2), str(self.published).lower()
+        values = {"benchmark": task.benchmark, "task": task.name, "batch": batch, "published": published}
+        return parse_spec(_SWEEP.format(**values, **bodies))
 
 
 def _assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) -> None:

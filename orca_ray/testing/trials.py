@@ -18,7 +18,7 @@ from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 from orca_ray.training.ranks import ALONE, Ranks
 
-QUICK: Mapping[str, Scalar] = {
+QUICK: dict[str, Scalar] = {
     "embedder.sequence_length": 8,
     "embedder.image_size": 16,
     "align.epochs": 3,

@@ -1,0 +1,36 @@
+"""GPT-Neo as a body: a decoder, like GPT-2, with other names for its parts."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orca_ray.models.body import Body, Stem
+from orca_ray.models.families.decoders import DecoderBody, DecoderStem
+from orca_ray.models.family import Family
+
+
+class NoPositions(nn.Module):
+    """Stands in for the table of positions, which the embedder adds."""
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Return a zero that is added to each token."""
+        return torch.zeros((), device=positions.device)
+
+
+def cut(model: Any) -> tuple[Body, Stem]:
+    """Split a GPTNeoModel into body and stem."""
+    words, places = model.wte.weight.detach(), model.wpe.weight.detach()
+    model.wte, model.wpe, model.drop = None, NoPositions(), nn.Identity()
+    model.config.use_cache = False
+    return DecoderBody(model), DecoderStem(words, places)
+
+
+def set_depths(config: Any, depths: list[int]) -> None:
+    """Keep the first layers, and the kinds of attention of these."""
+    (config.num_layers,) = depths
+    config.attention_types = [[[kind], 1] for kind in config.attention_layers[: depths[0]]]
+    config.attention_layers = config.attention_layers[: depths[0]]
+
+
+FAMILY = Family(name="GPT-Neo", modality="sequence", model_types=("gpt_neo",), set_depths=set_depths, cut=cut)

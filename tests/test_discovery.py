@@ -1,0 +1,176 @@
+"""Entry points of other packages: what they add, and what happens if one cannot be used."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from orca_ray.alignment.registry import distance_names, get_distance, get_source, source_names
+from orca_ray.discovery import GROUPS, origin, plug_ins
+from orca_ray.errors import UserError
+from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.methods.recipe import all_methods, expand, get_method
+from orca_ray.models.family import all_families, family_of
+from orca_ray.tasks.metrics import all_metrics, get_metric
+from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
+from tests.plug_in_packages import EXAMPLE, installed, write_package
+
+RECIPE = """
+from orca_ray.methods.recipe import Recipe
+def recipe(name): return Recipe(name=name, title="t", reference="nobody")
+FIRST, SECOND, ORCA = recipe("first"), recipe("second"), recipe("orca")
+BOTH, MIXED = (FIRST, SECOND), [FIRST, "second"]
+"""
+
+
+def example(kind: str, name: str, module: str, attribute: str) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Return an entry point to a module of the example package, and the module."""
+    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {
+        module: (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
+    }
+
+
+def methods(**entries: str) -> Mapping[str, Mapping[str, str]]:
+    return {"orca_ray.methods": {name: f"recipes_of_others:{value}" for name, value in entries.items()}}
+
+
+def test_an_object_or_a_tuple_of_them(tmp_path: Path) -> None:
+    own = list(all_methods())
+    write_package(tmp_path, "others", methods(both="BOTH"), recipes_of_others=RECIPE)
+    with installed(tmp_path):
+        assert list(all_methods()) == [*own, "first", "second"]
+        assert get_method("second").title == "t"
+        assert expand(["field"])[-2:] == ["first", "second"]
+        assert origin("method", "first") == "others 1.0"
+        assert origin("method", "orca") == ""
+    assert list(all_methods()) == own
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("ABSENT", r"cannot be imported \(AttributeError: .*'ABSENT'\)"),
+        ("FIRST.title", "must be a Recipe, or a tuple of them, but it gives str"),
+        ("MIXED", "must be a Recipe, or a tuple of them, but it gives str"),
+    ],
+)
+def test_one_that_cannot_be_used_breaks_nothing_else(
+    value: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_package(tmp_path, "bad", methods(broken=value, first="FIRST"), recipes_of_others=RECIPE)
+    where = rf"the entry point 'broken = recipes_of_others:{value}' in orca_ray.methods of the package bad 1.0 "
+    with installed(tmp_path):
+        assert get_method("orca").name == "orca"
+        assert get_method("first").name == "first"
+        with pytest.raises(UserError, match=rf"^{where}{reason}: update or uninstall bad$"):
+            get_method("broken")
+        with pytest.raises(UserError, match=rf"unknown method 'ocra'\. Did you mean 'orca'\? .* Left out: {where}"):
+            get_method("ocra")
+        with pytest.raises(UserError, match=where):
+            expand(["orca", "broken"])
+    assert [record.levelname for record in caplog.records if "left out" in record.message] == ["WARNING"]
+
+
+@pytest.mark.parametrize("text", ["import absent_package", "raise SystemError('no')", "1 +", "raise KeyError"])
+def test_a_module_that_fails(text: str, tmp_path: Path) -> None:
+    write_package(tmp_path, "bad", {GROUPS[kind]: {"broken": "failing:X"} for kind in GROUPS}, failing=text)
+    with installed(tmp_path):
+        for known, look_up in (
+            ("pocket/digits", get_task),
+            ("error", get_metric),
+            ("wins", get_statistic),
+            ("prose", get_source),
+            ("l2", get_distance),
+        ):
+            look_up(known)
+            with pytest.raises(UserError, match=r"'broken = failing:X' in orca_ray\.\w+ of the package bad 1\.0"):
+                look_up("broken")
+        assert all_families()
+        with pytest.raises(UserError, match=r"as a body: supported are .* Left out: the entry point 'broken"):
+            family_of(type("Unknown", (), {"image_size": 1, "patch_size": 1, "depths": 1})(), "timm")
+
+
+def test_a_name_that_two_packages_declare_is_nobodys(tmp_path: Path) -> None:
+    write_package(tmp_path, "one", methods(first="FIRST", mine="ORCA"), recipes_of_others=RECIPE)
+    write_package(tmp_path, "two", methods(another="FIRST", second="SECOND"))
+    with installed(tmp_path):
+        for name, owners in (
+            ("first", r"the entry point .* package two 1\.0 and by .* one 1\.0"),
+            ("orca", "orca-ray and by"),
+        ):
+            with pytest.raises(UserError, match=rf"the method '{name}' is declared by {owners}.*: rename one"):
+                get_method(name)
+        assert get_method("second").name == "second"
+
+
+def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
+    text = RECIPE + "from dataclasses import dataclass, replace\nclass RefineConfig: pass\nclass PareConfig: pass\n"
+    text += 'A, B = (replace(FIRST, name=n, options=[o]) for n, o in (("a", RefineConfig), ("b", PareConfig)))\n'
+    write_package(tmp_path, "bad", methods(a="A", b="B"), recipes_of_others=text)
+    with installed(tmp_path):
+        with pytest.raises(UserError, match=r"declares the options refine\.\*, which exist: give RefineConfig another"):
+            get_method("a")
+        with pytest.raises(UserError, match=r"declares the options pare\.\*, which exist: give PareConfig another"):
+            get_method("b")
+
+
+def test_no_task_is_added_to_a_benchmark_of_this_package(tmp_path: Path) -> None:
+    entries, modules = example("task", "tones", "tones", "TASK")
+    more = "from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK, name='pocket/tones')\n"
+    entries["orca_ray.tasks"]["pocket"] = "more:X"
+    write_package(tmp_path, "example", entries, more=more, **modules)
+    with installed(tmp_path):
+        assert [task.name for task in get_benchmark("example")] == ["example/tones"]
+        assert len(get_benchmark("pocket")) == 8
+        with pytest.raises(UserError, match=r"Left out: .* 'pocket/tones', but the benchmark 'pocket' is orca-ray's"):
+            get_task("pocket/tones")
+
+
+def test_a_family_cannot_take_a_model_type_of_others(tmp_path: Path) -> None:
+    text = (
+        "from orca_ray.models.family import Family\n"
+        'FAMILY = Family(name="mine", modality="sequence", model_types=("new", "gpt2"), cut=None)\n'
+    )
+    write_package(tmp_path, "bad", {"orca_ray.body_families": {"mine": "mine:FAMILY"}}, mine=text)
+    with installed(tmp_path):
+        assert "mine" not in all_families()
+        config = type("Config", (), {"model_type": "gpt2"})()
+        assert family_of(config).name.startswith("decoders")
+
+
+def test_a_distance_is_imported_when_it_is_used(tmp_path: Path) -> None:
+    entries, modules = example("distance", "coral", "coral", "DISTANCE")
+    entries["orca_ray.distances"] |= {"other": "coral:DISTANCE", "l2": "coral:DISTANCE"}
+    write_package(tmp_path, "example", entries, **modules)
+    with installed(tmp_path):
+        assert "coral" in distance_names()
+        assert get_distance("coral").name == "coral"
+        assert origin("distance", "coral") == "example 1.0"
+        with pytest.raises(UserError, match=r"'other = coral:DISTANCE' .* with the name 'other', but it gives"):
+            get_distance("other")
+        with pytest.raises(UserError, match=r"the distance 'l2' is declared by orca-ray and by the entry point"):
+            get_distance("l2")
+        code = (
+            "import sys; from orca_ray.alignment.registry import distance_names; from orca_ray.training import config\n"
+            "config.AlignConfig(distance='coral'); assert 'torch' not in sys.modules and 'coral' not in sys.modules"
+        )
+        path = f"{tmp_path}:{Path(__file__).parents[1]}"
+        subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
+
+
+def test_a_source_and_a_metric(tmp_path: Path) -> None:
+    for kind, name, attribute in (("source", "recipes", "SOURCE"), ("metric", "worst_class_error", "METRIC")):
+        entries, modules = example(kind, name, name, attribute)
+        write_package(tmp_path, f"example-{kind}", entries, **modules)
+    with installed(tmp_path):
+        assert "recipes" in source_names("sequence")
+        assert "recipes" not in source_names("image")
+        assert list(all_metrics())[-1] == "worst_class_error"
+        assert [plug_in.package for plug_in in plug_ins("metric")] == ["example-metric 1.0"]
+
+
+def test_no_plug_in_stays_behind() -> None:
+    assert not {"first", "second"} & set(all_methods())
+    assert "example/tones" not in all_tasks()
