@@ -7,6 +7,11 @@ A page is a session: its blocks run in order, in a directory of their own with a
 import shlex
 from collections.abc import Mapping, Sequence
 
+ELSEWHERE: Mapping[str, str] = {
+    "docs/new-method.md": "tests/test_one_new_file.py",
+}
+"""Pages whose blocks a test of their own runs."""
+
 PARSED_ONLY: Mapping[str, str] = {
     "submit": "needs a Ray cluster; tests/cluster/test_job_submit.py",
     "reproduce": "trains for minutes; tests/sweep/execution",
@@ -53,7 +58,6 @@ REFUSED: Mapping[str, str] = {
 
 PROGRAMS: Mapping[str, str] = {
     "make": "the targets exist: test_pages.py",
-    ".venv/bin/python": "runs tests",
     "pip": "changes the environment",
     "source": "changes the shell",
     "export": "changes the shell",

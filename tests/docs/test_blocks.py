@@ -14,7 +14,7 @@ from orca_ray.cli.app import run
 from . import running
 from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of
 
-TEXTS = {name_of(page): page.read_text() for page in PAGES}
+TEXTS = {name_of(page): page.read_text() for page in PAGES if name_of(page) not in running.ELSEWHERE}
 WITH_BLOCKS = [name for name, text in TEXTS.items() if code_lines(text)]
 
 Run = Callable[[list[str]], None]
@@ -118,6 +118,11 @@ def test_a_command_that_fails_is_noticed(session: Path, command: Run) -> None:
         command(["tasks", "pokcet"])
     with pytest.raises(AssertionError, match="orca-sweep stop wrong"):
         command(["stop", "wrong"])
+
+
+def test_the_tests_of_other_pages_read_them() -> None:
+    for name, test in running.ELSEWHERE.items():
+        assert Path(name).name in (ROOT / test).read_text()
 
 
 def test_reasons_name_files_that_exist() -> None:
