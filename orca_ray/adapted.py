@@ -106,6 +106,11 @@ class Adapted:
         return self.config.task
 
     @property
+    def preprocessing(self) -> "Preprocessing | None":
+        """How inputs are made of the user's data; None: inputs are arrays."""
+        return self._preprocessing
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes or labels; empty if they have none."""
         return () if self._preprocessing is None else tuple(self._preprocessing.label_names)
@@ -169,8 +174,11 @@ class Adapted:
 
     def stream(self, inputs: ModelInputs) -> Iterator[Array]:
         """Yield the `outputs` of consecutive samples; only one part of ``inputs`` is in memory at a time."""
-        for chunk in inputs.chunks():
-            yield predict(Feed(chunk, self.network, self._precision), self._objective, BATCH_SIZE)[0]
+        yield from map(self.outputs_of, inputs.chunks())
+
+    def outputs_of(self, encoded: Array) -> Array:
+        """Return the `outputs` of encoded samples, float32 [N, *input_shape], as `ModelInputs.chunks` yields them."""
+        return predict(Feed(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
 
     def decide(self, outputs: Array) -> Array:
         """Return the predictions that follow from `outputs`; see `predict`."""
