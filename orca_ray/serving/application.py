@@ -31,7 +31,7 @@ class Predictions:
     """Answers requests for predictions."""
 
     def __init__(
-        self, model: Description, predict: Callable[[Array], Awaitable[Answer]], limits: Limits, metrics: Metrics
+        self, model: Description, predict: Callable[[Array], Awaitable[Answer | str]], limits: Limits, metrics: Metrics
     ) -> None:
         """Make the types of requests and answers of a model, whose replica is called by ``predict``."""
         self._model, self._predict, self._limits, self._metrics = model, predict, limits, metrics
@@ -65,6 +65,8 @@ class Predictions:
             loop = asyncio.get_running_loop()
             encoded, warnings = await loop.run_in_executor(self._worker, self._encoded, media, body)
             answer = await self._predict(encoded)
+            if isinstance(answer, str):
+                raise UserError(f"{requests.SOURCE}: {answer}")
             self._metrics.samples.observe(len(encoded))
             self._metrics.batch.observe(answer.batch_samples)
             content = await loop.run_in_executor(self._worker, self._rendered, media, answer, warnings)
@@ -87,7 +89,7 @@ class Predictions:
 
 def build(
     model: Description,
-    predict: Callable[[Array], Awaitable[Answer]],
+    predict: Callable[[Array], Awaitable[Answer | str]],
     ready: Callable[[], Awaitable[bool]],
     *,
     limits: Limits,
@@ -97,7 +99,7 @@ def build(
 
     Args:
         model: its description.
-        predict: returns the answer to encoded samples, float32 [n, *input_shape].
+        predict: returns the answer to encoded samples, float32 [n, *input_shape], or the message of an error.
         ready: returns whether predictions are possible now.
         limits: what is taken.
         token: what requests must send; None: nothing.

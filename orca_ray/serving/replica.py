@@ -37,8 +37,6 @@ class Answer:
     """As `Adapted.predict` returns them."""
     probabilities: Array | None
     """As `Adapted.predict_proba` returns them; None: the model predicts numbers."""
-    not_finite: int | None
-    """First sample for which the model's outputs are not finite."""
     batch_samples: int
     """Number of samples in the batch that the request was part of."""
 
@@ -68,22 +66,21 @@ class Replica:
         return self._model is not None
 
     @serve.batch(max_batch_size=MOST_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)  # type: ignore[untyped-decorator]
-    async def predict(self, requests: list[Array]) -> list[Answer]:
-        """Return the answers to requests of encoded samples, float32 [n, *input_shape] each."""
-        return await asyncio.to_thread(self._answers, requests)
+    async def predict(self, requests: list[Array]) -> list[Answer | str]:
+        """Return the answers to requests of encoded samples, float32 [n, *input_shape] each; for some, an error."""
+        return await asyncio.to_thread(answers, self._model, requests)
 
-    def _answers(self, requests: list[Array]) -> list[Answer]:
-        model: Any = self._model
+
+def answers(model: Any, requests: list[Array]) -> list[Answer | str]:
+    """Return the answers of an `Adapted` to a batch of requests, or the message of the error of one of them."""
+    try:
         outputs = model.outputs_of(np.concatenate(requests))
-        ends = np.cumsum([len(each) for each in requests])[:-1]
-        return [self._answer(model, part, len(outputs)) for part in np.split(outputs, ends)]
+    except UserError as error:
+        return [str(error)] if len(requests) == 1 else [answers(model, [each])[0] for each in requests]
+    parts = np.split(outputs, np.cumsum([len(each) for each in requests])[:-1])
+    decide, probabilities = model.decide, model.probabilities if model.decides else _none
+    return [Answer(decide(part), probabilities(part), len(outputs)) for part in parts]
 
-    @staticmethod
-    def _answer(model: Any, outputs: Array, batch_samples: int) -> Answer:
-        bad = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1))
-        return Answer(
-            predictions=model.decide(outputs),
-            probabilities=model.probabilities(outputs) if model.decides else None,
-            not_finite=int(bad[0]) if len(bad) else None,
-            batch_samples=batch_samples,
-        )
+
+def _none(outputs: Array) -> None:
+    return None

@@ -119,12 +119,7 @@ def encode(model: Description, data: UserData) -> tuple[Any, list[str]]:
 
 
 def content(model: Description, answer: Answer, warnings: list[str]) -> dict[str, Any]:
-    """Return the content of a JSON answer; raises UserError if an output is not finite."""
-    if answer.not_finite is not None:
-        raise UserError(
-            f"{SOURCE}, sample {answer.not_finite + 1}: the model's outputs are not finite, because the inputs are too "
-            "far from those of training; check their units"
-        )
+    """Return the content of a JSON answer."""
     found: dict[str, Any] = {"predictions": answer.predictions.tolist()}
     if answer.probabilities is not None:
         found["probabilities"] = answer.probabilities.tolist()

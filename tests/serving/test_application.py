@@ -19,7 +19,7 @@ from orca_ray.data.user import UserData
 from orca_ray.serving import application
 from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.serving.guard import Bucket, Limits
-from orca_ray.serving.replica import Answer, Description, Replica
+from orca_ray.serving.replica import Answer, Description, answers
 from tests.methods.tiny_trials import make_home, save_bert, save_vit
 from tests.serving.models import every_model
 
@@ -36,9 +36,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Adapt
 
 
 def app_of(model: Adapted, limits: Limits | None = None, token: str | None = None) -> FastAPI:
-    async def predict(x: Array) -> Answer:
-        outputs = model.outputs_of(x)
-        return Replica._answer(model, outputs, len(outputs))
+    async def predict(x: Array) -> Answer | str:
+        return answers(model, [x])[0]
 
     async def ready() -> bool:
         return True
@@ -178,7 +177,7 @@ def test_warnings_are_in_the_answer(clients: dict[str, TestClient]) -> None:
         ("unequal", b'{"samples": [[[]]]}', "sample 1, position .* at least 1 item"),
         ("recordings", b'{"samples": [[0.5]], "rate": 44100}', "field 'rate'.*8000"),
         ("recordings", b'{"samples": [[0.5]]}', "field 'rate' is missing"),
-        ("arrays", b'{"samples": [[[1]]]}', "sample 1: .* at least 2 items"),
+        ("arrays", b'{"samples": [[[1]]]}', "sample 1, position .0.: .* at least 16 items"),
         ("arrays", json.dumps({"samples": [[[None] * 16] * 2]}).encode(), r"sample 1, position \[0, 0\].*found None"),
         ("arrays", json.dumps({"samples": [[[1e300] * 16] * 2]}).encode(), "not finite"),
         ("arrays", json.dumps({"samples": [[[3e38] * 16] * 2]}).encode(), "not finite"),
@@ -188,6 +187,16 @@ def test_wrong_json_is_explained(clients: dict[str, TestClient], name: str, body
     answer = clients[name].post(PATH, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
     assert re.search(message, answer.json()["error"], re.IGNORECASE), answer.text
+
+
+def test_a_request_without_an_answer_spares_the_others_of_its_batch(models: dict[str, Adapted]) -> None:
+    x = series(0, 3, 2, 16).astype(np.float32)
+    found = answers(models["arrays"], [x[:1], np.full_like(x[:2], 3e38), x[1:]])
+    assert isinstance(found[1], str)
+    assert "outputs are not finite" in found[1]
+    for answer, part in ((found[0], x[:1]), (found[2], x[1:])):
+        assert isinstance(answer, Answer)
+        assert np.allclose(answer.predictions, models["arrays"].predict(part), atol=TOLERANCE)
 
 
 def _nested(kind: pa.DataType, values: list[Any]) -> bytes:
@@ -200,7 +209,8 @@ def _nested(kind: pa.DataType, values: list[Any]) -> bytes:
         ("mixed", b"", "no Arrow stream"),
         ("mixed", b"nonsense" * 100, "no Arrow stream"),
         ("mixed", stream(pa.table({"a": [1]}))[:-30], "no Arrow stream|none of the columns|missing"),
-        ("mixed", stream(pa.table({"a": [1]})), "column 'age of cask' is missing"),
+        ("mixed", stream(pa.table({"a": [1]})), "request has no samples"),
+        ("mixed", stream(pa.table({"1": ["oak"]})), "column 'age of cask' is missing"),
         ("mixed", stream(pa.table({"age of cask": [b"x"]})), "column 'age of cask': expected numbers, text or dates"),
         ("mixed", stream(pa.table({"age of cask": ["x" * 5000]})), "longer than 1000 characters"),
         ("mixed", stream(pa.table({"1": pa.array(["x" * 5000]).dictionary_encode()})), "longer than 1000 characters"),
