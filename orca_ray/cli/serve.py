@@ -1,5 +1,6 @@
 """``orca-sweep serve``: answer requests for predictions over HTTP."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,14 @@ from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
     from orca_ray.serving.replica import Description
+
+
+_RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: Ray's ports are on 127.0.0.1
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Environment of the Ray cluster that holds the model, which Ray reads when it is imported."""
 
 
 def serve(
@@ -29,6 +38,7 @@ def serve(
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Serve a model over HTTP until Ctrl-C: predictions as JSON or Arrow, health, metrics, an OpenAPI description."""
+    os.environ.update(_RAY)
     try:
         from orca_ray.serving.guard import Limits
         from orca_ray.serving.server import ServerOptions, read_token, serve_model

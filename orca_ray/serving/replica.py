@@ -48,6 +48,7 @@ class Replica:
         """Load the model folder ``path``; an error of it is kept for `describe`, as Ray Serve would only retry."""
         from orca_ray.adapted import Adapted
 
+        _listen_on_loopback()
         self._model: Adapted | None = None
         try:
             self._model = Adapted.load(path, device)
@@ -69,6 +70,17 @@ class Replica:
     async def predict(self, requests: list[Array]) -> list[Answer | str]:
         """Return the answers to requests of encoded samples, float32 [n, *input_shape] each; for some, an error."""
         return await asyncio.to_thread(answers, self._model, requests)
+
+
+def _listen_on_loopback() -> None:
+    """Keep Ray Serve from opening a port of this replica, for calls of other replicas, to all machines.
+
+    Ray has no option for it. The port checks Ray's token, but unpickles what comes with it.
+    """
+    from ray.serve._private import replica
+
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
 
 
 def answers(model: Any, requests: list[Array]) -> list[Answer | str]:

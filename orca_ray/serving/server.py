@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from orca_ray.sweep.execution.executors.ray import RayExecutor
 
 TOKEN = "ORCA_RAY_SERVE_TOKEN"
 MIN_TOKEN_LENGTH = 16
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
 END_SECONDS = 5
 """How long requests in progress may take after Ctrl-C."""
 
@@ -73,7 +75,9 @@ def serve_model(path: str, options: ServerOptions, started: Callable[[str, Descr
         executor = RayExecutor()
         cleanup.callback(executor.close)
         executor.open("local")
-        serve.start(proxy_location="Disabled")
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are clients' mistakes
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
         handle = _deploy(path, options)
         model = handle.describe.remote().result()
         if isinstance(model, str):
@@ -95,6 +99,7 @@ def _deploy(path: str, options: ServerOptions) -> Any:
     gpus = 0 if options.device == "cpu" else min(1, ray.cluster_resources().get("GPU", 0))
     deployment = serve.deployment(
         Replica, name="model", max_ongoing_requests=2 * options.limits.in_progress,
+        logging_config=_QUIET, max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": max(1, allowed_cpus() - 1), "num_gpus": gpus},
     )  # fmt: skip
     local = path if path.startswith("hub:") else str(Path(path).expanduser().absolute())
