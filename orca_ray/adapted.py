@@ -19,6 +19,7 @@ from orca_ray.methods.recipe import get_method
 from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild, weight_names
 from orca_ray.models.head import pooled
 from orca_ray.tasks.losses import get_loss
+from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import Objective, predict, score
 from orca_ray.training.feed import Feed
 from orca_ray.training.precision import choose_precision
@@ -106,6 +107,11 @@ class Adapted:
         return self.config.task
 
     @property
+    def preprocessing(self) -> "Preprocessing | None":
+        """How inputs are made of the user's data; None: inputs are arrays."""
+        return self._preprocessing
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes or labels; empty if they have none."""
         return () if self._preprocessing is None else tuple(self._preprocessing.label_names)
@@ -169,8 +175,19 @@ class Adapted:
 
     def stream(self, inputs: ModelInputs) -> Iterator[Array]:
         """Yield the `outputs` of consecutive samples; only one part of ``inputs`` is in memory at a time."""
-        for chunk in inputs.chunks():
-            yield predict(Feed(chunk, self.network, self._precision), self._objective, BATCH_SIZE)[0]
+        yield from map(self.outputs_of, inputs.chunks())
+
+    def outputs_of(self, encoded: Array) -> Array:
+        """Return the `outputs` of encoded samples, float32 [N, *input_shape], as `ModelInputs.chunks` yields them.
+
+        Raises UserError if they are not finite.
+        """
+        try:
+            return predict(Feed(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
+        except NotFiniteError as error:
+            raise UserError(
+                "the model's outputs are not finite, because inputs are too far from those of training: check their units"
+            ) from error
 
     def decide(self, outputs: Array) -> Array:
         """Return the predictions that follow from `outputs`; see `predict`."""

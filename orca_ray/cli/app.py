@@ -29,6 +29,7 @@ from orca_ray.cli import (
     page,
     reproduce,
     results,
+    serve,
     show,
     submit,
     watch,
@@ -75,7 +76,7 @@ for function in (
     adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
     control.cancel, submit.submit, reproduce.reproduce, catalogue.tasks, catalogue.bodies, catalogue.methods,
-    doctor.doctor,
+    serve.serve, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):

@@ -1,6 +1,7 @@
 """Turns what users give to a trained model into batches of its inputs, and says what is wrong with it."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -16,6 +17,8 @@ from orca_ray.methods.model_folder import TaskSummary
 if TYPE_CHECKING:
     from orca_ray.data.user import UserData
     from orca_ray.tasks.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 """Inputs in a forward pass, as in the evaluation of a trial."""
@@ -57,19 +60,20 @@ class ModelInputs:
         row_bytes = 4 * int(np.prod(self.task.input_shape))
         return BATCH_SIZE * min(max(1, _MOST_BYTES // (row_bytes * BATCH_SIZE)), _MOST_BATCHES)
 
-    def chunks(self) -> Iterator[Array]:
+    def chunks(self, warn: Callable[[str], None] = logger.warning) -> Iterator[Array]:
         """Yield float32 inputs [n, *input_shape] in order, `chunk` samples at a time.
 
-        Raises UserError for values that the model cannot take, with the row or file.
+        What can be predicted but is suspicious is reported to ``warn``. Raises UserError for values that the model
+        cannot take, with the row or file.
         """
         first = 0
         for part in self.data.batches(self.chunk):
-            yield self._inputs(part, first)
+            yield self._inputs(part, first, warn)
             first += len(part)
 
-    def _inputs(self, part: "UserData", first: int) -> Array:
+    def _inputs(self, part: "UserData", first: int, warn: Callable[[str], None]) -> Array:
         if self.preprocessing is not None:
-            return np.ascontiguousarray(self.preprocessing.inputs(part), dtype=np.float32)
+            return np.ascontiguousarray(self.preprocessing.inputs(part, warn), dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             inputs = np.ascontiguousarray(np.asarray(part.x), dtype=np.float32)
         finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)

@@ -1,0 +1,98 @@
+"""The Ray Serve deployment that holds a model and predicts in batches."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError
+from orca_ray.methods.model_folder import TaskSummary
+from orca_ray.tasks.preprocessing import Preprocessing
+
+MOST_REQUESTS = 32
+"""Requests in a batch."""
+WAIT_SECONDS = 0.003
+"""How long the first request of a batch waits for others. While a batch is computed, the next one collects anyway."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the HTTP side must know of a model."""
+
+    task: TaskSummary
+    preprocessing: Preprocessing | None
+    label_names: tuple[str, ...]
+    decides: bool
+    """Whether the model has probabilities."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predictions for the n samples of one request."""
+
+    predictions: Array
+    """As `Adapted.predict` returns them."""
+    probabilities: Array | None
+    """As `Adapted.predict_proba` returns them; None: the model predicts numbers."""
+    batch_samples: int
+    """Number of samples in the batch that the request was part of."""
+
+
+class Replica:
+    """Loads a model and predicts; requests that arrive together are one batch."""
+
+    def __init__(self, path: str, device: str) -> None:
+        """Load the model folder ``path``; an error of it is kept for `describe`, as Ray Serve would only retry."""
+        from orca_ray.adapted import Adapted
+
+        _listen_on_loopback()
+        self._model: Adapted | None = None
+        try:
+            self._model = Adapted.load(path, device)
+        except UserError as error:
+            self._error = str(error)
+
+    async def describe(self) -> Description | str:
+        """Return the description of the model, or the message of the error that kept it from loading."""
+        if self._model is None:
+            return self._error
+        model = self._model
+        return Description(model.task, model.preprocessing, model.label_names, model.decides)
+
+    async def ready(self) -> bool:
+        """Return whether the model is loaded."""
+        return self._model is not None
+
+    @serve.batch(max_batch_size=MOST_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)  # type: ignore[untyped-decorator]
+    async def predict(self, requests: list[Array]) -> list[Answer | str]:
+        """Return the answers to requests of encoded samples, float32 [n, *input_shape] each; for some, an error."""
+        return await asyncio.to_thread(answers, self._model, requests)
+
+
+def _listen_on_loopback() -> None:
+    """Keep Ray Serve from opening a port of this replica, for calls of other replicas, to all machines.
+
+    Ray has no option for it. The port checks Ray's token, but unpickles what comes with it.
+    """
+    from ray.serve._private import replica
+
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
+
+
+def answers(model: Any, requests: list[Array]) -> list[Answer | str]:
+    """Return the answers of an `Adapted` to a batch of requests, or the message of the error of one of them."""
+    try:
+        outputs = model.outputs_of(np.concatenate(requests))
+    except UserError as error:
+        return [str(error)] if len(requests) == 1 else [answers(model, [each])[0] for each in requests]
+    parts = np.split(outputs, np.cumsum([len(each) for each in requests])[:-1])
+    decide, probabilities = model.decide, model.probabilities if model.decides else _none
+    return [Answer(decide(part), probabilities(part), len(outputs)) for part in parts]
+
+
+def _none(outputs: Array) -> None:
+    return None
