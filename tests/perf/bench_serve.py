@@ -101,7 +101,9 @@ async def load(url: str, rate: float, seconds: float) -> dict[str, Any]:
 
         await asyncio.gather(*map(send, range(count)))
         wall = time.perf_counter() - begin
-    percentiles = {f"p{p:g} ms": round(1000 * float(np.percentile(latencies, p)), 2) for p in (50, 90, 95, 99, 99.9, 100)}
+    percentiles = {
+        f"p{p:g} ms": round(1000 * float(np.percentile(latencies, p)), 2) for p in (50, 90, 95, 99, 99.9, 100)
+    }
     return {
         "requests": count, "wall s": round(wall, 2), "errors": errors, **percentiles,
         "latest start ms": round(1000 * float(lateness.max()), 2),

@@ -29,7 +29,9 @@ def wine() -> pd.DataFrame:
 def wine_model(body: str) -> Adapted:
     frame = wine()
     columns = tuple(
-        Column(name=name, kind="number", fill=float(values.median()), mean=float(values.mean()), std=float(values.std()))
+        Column(
+            name=name, kind="number", fill=float(values.median()), mean=float(values.mean()), std=float(values.std())
+        )
         for name, values in frame.items()
         if isinstance(name, str)
     )

@@ -87,7 +87,10 @@ def model(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
 @pytest.fixture(scope="module")
 def server(home: Path, model: Adapted) -> Iterator[Server]:
     running = start(str(home / "model"), *LIMITS, home=home)
-    family = [running.process.pid, *(child.pid for child in psutil.Process(running.process.pid).children(recursive=True))]
+    family = [
+        running.process.pid,
+        *(child.pid for child in psutil.Process(running.process.pid).children(recursive=True)),
+    ]
     try:
         yield running
     finally:
@@ -137,7 +140,9 @@ def test_only_the_endpoint_listens_and_only_here(server: Server) -> None:
     assert {ip.removeprefix("::ffff:") for ip in found} == {"127.0.0.1"}
 
 
-HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n".encode()
+HEAD = (
+    f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n".encode()
+)
 
 
 def test_hostile_clients(server: Server) -> None:
@@ -154,7 +159,9 @@ def test_hostile_clients(server: Server) -> None:
     assert server.raw(HEAD + b"A: " + b"a" * 10**6 + b"\r\n\r\n")[:13] in (b"HTTP/1.1 400 ", b"")
     odd = server.raw(HEAD + b"X-Request-Id: \xff\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
     assert odd.startswith(b"HTTP/1.1 422 ")
-    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    )
     with server.connect() as peer:
         peer.sendall(HEAD.replace(b"POST", b"GET") + upgrade)
         assert peer.recv(100).split()[1].startswith(b"4")

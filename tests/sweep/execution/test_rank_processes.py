@@ -33,12 +33,12 @@ from orca_ray.sweep.execution.trial_runner import TrialRunner
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import Resources, plan_searches
 from orca_ray.tasks.registry import get_task
-from orca_ray.training.errors import RankLostError
-from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.testing.bodies import save_bert
 from orca_ray.testing.suite import make_home
 from orca_ray.testing.trials import CLASSES, QUICK, start
 from orca_ray.testing.trials import make_task as tiny_task
+from orca_ray.training.errors import RankLostError
+from orca_ray.training.ranks import ALONE, Ranks
 from tests.sweep.execution.test_trial_runner import facts, finish, scores
 from tests.sweep.rank_toys import build
 from tests.sweep.real import TEXT, tiny_spec
