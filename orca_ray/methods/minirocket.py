@@ -5,7 +5,6 @@ targets 1 and -1 for classes, whose penalty is chosen on validation data; it is 
 the outputs for classes rank them, but their softmax is no calibrated probability.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
