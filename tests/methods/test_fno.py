@@ -35,7 +35,7 @@ def test_it_learns_the_derivative_of_smooth_fields() -> None:
 
 
 def test_other_targets_than_fields_are_refused() -> None:
-    with pytest.raises(UserError, match="fno cannot adapt to tiny/classes: it predicts fields.* not classes"):
+    with pytest.raises(UserError, match=r"fno cannot adapt to tiny/classes: it predicts fields.* not classes"):
         start(NO_BODY, "fno", task=make_task(CLASSES, (2, 16)))
 
 

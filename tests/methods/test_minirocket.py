@@ -70,7 +70,7 @@ def test_what_is_no_series_is_refused(task: Task, message: str) -> None:
 def test_options() -> None:
     values = resolve("minirocket", {}).relevant("minirocket")
     assert values == {"data.fraction": 1.0, "minirocket.features": 10_000, "minirocket.dilations": 32}
-    with pytest.raises(UserError, match="minirocket.features must be at least 84"):
+    with pytest.raises(UserError, match=r"minirocket\.features must be at least 84"):
         resolve("minirocket", {"minirocket.features": 83})
     operations = get_method("minirocket").operations
     assert operations is not None
