@@ -52,7 +52,7 @@ def of_rows(x: np.ndarray, y: np.ndarray) -> PreparedData:
 def test_one_split_by_hand() -> None:
     # The second feature decides: 3 where it is 0, and 7 and 9, so 8, where it is 1. The first one is noise.
     x = np.array([[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]])
-    adaptation = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.float32([3, 3, 7, 9])))
+    adaptation = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.array([3, 3, 7, 9], np.float32)))
     assert trees(adaptation).num_values == 3  # a threshold and two leaves
     assert adaptation.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
 
@@ -73,11 +73,12 @@ def test_epochs_continue_as_one_run_of_lightgbm() -> None:
 def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> None:
     random = np.random.default_rng(0)
     task = make_task(CLASSES, (1, 6))
+    data = make_data(task)
     splits = {
         name: Split(random.normal(size=(60, 1, 6)).astype(np.float32), random.integers(3, size=60))
-        for name in ("train", "validation", "test")
+        for name in data.splits
     }
-    data = replace(make_data(task), splits=splits)  # nothing to learn
+    data = replace(data, splits=splits)  # nothing to learn
     adaptation = boost(task, {"refine.epochs": 50, "boosting.rounds": 2, "boosting.patience": 3}, data)
     outcome = adaptation.result()
     assert outcome.best_epoch is not None
@@ -130,7 +131,7 @@ def test_trees_that_lightgbm_cannot_read_are_a_user_error() -> None:
 
 
 def test_missing_values_are_predicted() -> None:
-    x = torch.from_numpy(make_data(TASK).test.x.copy())
+    x = torch.tensor(make_data(TASK).test.x[:])
     x[:, 0, ::2] = torch.nan
     assert boost().model(x).isfinite().all()
 

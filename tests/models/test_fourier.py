@@ -39,8 +39,8 @@ def test_only_low_frequencies_pass() -> None:
 
 
 def test_a_field_may_have_another_resolution_and_several_channels() -> None:
-    shapes = {"input_shape": (2, 12, 10), "target": Target("dense", shape=(3, 24, 20))}
-    model = build_fourier(width=8, layers=2, modes=4, dropout=0.0, seed=0, **shapes)
+    target = Target("dense", shape=(3, 24, 20))
+    model = build_fourier(width=8, layers=2, modes=4, dropout=0.0, input_shape=(2, 12, 10), target=target, seed=0)
     assert model(torch.randn(2, 2, 12, 10)).shape == (2, 3, 24, 20)
 
 

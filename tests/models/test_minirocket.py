@@ -68,7 +68,7 @@ def test_biases_are_quantiles_of_a_training_series() -> None:
 def test_channels_are_subsets_of_one_to_nine_that_the_seed_decides() -> None:
     used = MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3)
     sizes = used.sum(dim=2)
-    assert (sizes.min(), sizes.max()) == (1, 9)
+    assert (int(sizes.min()), int(sizes.max())) == (1, 9)
     assert used.any(dim=(0, 1)).all()
     assert torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3))
     assert not torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=1).weights.any(dim=3))
