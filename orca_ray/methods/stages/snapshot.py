@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +23,7 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import listed_body
 from orca_ray.tasks.task import Task
 
-_LIBRARIES = ("torch", "transformers", "timm", "peft")
+_LIBRARIES = ("torch", "transformers", "timm", "peft", "lightgbm")
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,13 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[str]) -> None:
-    state = model.state_dict()
+    state, resized = model.state_dict(), set(_resized(model))
     wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]
     wrong += [f"{name} is not part of the network" for name in sorted(weights.keys() - expected)]
     for name in sorted(expected & weights.keys()):
         found, wanted = weights[name], state[name]
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        fits = found.ndim == wanted.ndim if name in resized else found.shape == wanted.shape
+        if not fits or found.dtype != wanted.dtype:
             shapes = f"{found.dtype} {tuple(found.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
             wrong.append(f"{name} is {shapes}")
     if wrong:
@@ -138,6 +139,12 @@ def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[s
             f"use the libraries of its 'versions', or copy the folder again"
         )
     model.load_state_dict(dict(weights), strict=False)
+
+
+def _resized(model: CrossModalModel) -> Iterator[str]:
+    """Yield the names of the weights whose size follows from training, such as the text of trees."""
+    for name, module in model.named_modules():
+        yield from (f"{name}.{weight}" for weight in getattr(module, "resized", ()))
 
 
 def _versions() -> dict[str, str]:
