@@ -58,7 +58,8 @@ class Adapted:
         self.config: ModelConfig = snapshot.config
         """The description of the model."""
         self.device = _device(device)
-        self._values = preprocessing
+        self.preprocessing = preprocessing
+        """Content of ``preprocessing.json``; None: inputs are arrays."""
         self._preprocessing = None if preprocessing is None else _preprocessing(preprocessing)
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
@@ -91,14 +92,18 @@ class Adapted:
 
         Raises UserError if ``path`` has other files, or cannot be written.
         """
-        state = self.network.state_dict()
-        names = weight_names(get_method(self.config.method), self.network)
         folder = Path(path).expanduser()
         model_folder.write_folder(
-            folder, self.config, {name: state[name].cpu().contiguous() for name in names},
-            card=self._card or make_card(self.config, label_names=self.label_names), preprocessing=self._values,
+            folder, self.config, self.snapshot().weights, preprocessing=self.preprocessing,
+            card=self._card or make_card(self.config, label_names=self.label_names),
         )  # fmt: skip
         return folder
+
+    def snapshot(self) -> Snapshot:
+        """Return description and weights, from which an equal model can be built."""
+        state = self.network.state_dict()
+        names = weight_names(get_method(self.config.method), self.network)
+        return Snapshot(self.config, {name: state[name].cpu().contiguous() for name in names})
 
     @property
     def task(self) -> TaskSummary:

@@ -27,12 +27,13 @@ FLOORS = {
     "training": 4,
     "methods": 5,
     "sweep": 6,
+    "export": 7,
     "cli": 7,
 }
 INTERFACE = {"adapted": 7}
 """Modules at the top of the package that are the Python interface; ``orca_ray`` itself names them, lazily."""
-SIDEWAYS = {("leaderboard", "results")}
-"""Arrows within a floor: a board is built from records. There is none back."""
+SIDEWAYS = {("leaderboard", "results"), ("cli", "adapted"), ("cli", "export"), ("export", "adapted")}
+"""Arrows within a floor: a board is built from records, commands use the Python interface. There is none back."""
 
 HEAVY = frozenset({"torch", "ray", "transformers", "sklearn", "timm", "optuna", "ot", "torchvision"})
 FORBIDDEN = {

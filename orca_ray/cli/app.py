@@ -26,6 +26,7 @@ from orca_ray.cli import (
     leaderboard,
     log,
     page,
+    predict,
     reproduce,
     results,
     show,
@@ -73,7 +74,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list,
 for function in (
     benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
-    control.cancel, submit.submit, reproduce.reproduce, catalogue.tasks, catalogue.bodies, catalogue.methods,
+    control.cancel, submit.submit, reproduce.reproduce, predict.predict, predict.export, catalogue.tasks, catalogue.bodies, catalogue.methods,
     doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)

@@ -1,5 +1,6 @@
 """Turns what users give to a trained model into batches of its inputs, and says what is wrong with it."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +67,7 @@ class ModelInputs:
         for part in self.data.batches(self.chunk):
             yield self._inputs(part, first)
             first += len(part)
+            _release(self.data.x)
 
     def _inputs(self, part: "UserData", first: int) -> Array:
         if self.preprocessing is not None:
@@ -78,6 +80,13 @@ class ModelInputs:
             place = part.place(row) if part.names else f"{part.source}, row {first + row + 1}"
             raise UserError(f"{place} has values that are not finite (NaN or infinite): fill them in or leave it out")
         return inputs
+
+
+def _release(x: Any) -> None:
+    """Give back the memory of the pages of a memory map that were read: the kernel would keep them as long as it can."""
+    mapped = getattr(x, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_data(path: Path | str, preprocessing: "Preprocessing | None", *, labelled: bool) -> "UserData":
