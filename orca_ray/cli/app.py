@@ -74,8 +74,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list,
 for function in (
     benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
-    control.cancel, submit.submit, reproduce.reproduce, predict.predict, predict.export, catalogue.tasks, catalogue.bodies, catalogue.methods,
-    doctor.doctor,
+    control.cancel, submit.submit, reproduce.reproduce, predict.predict,
+    predict.export, catalogue.tasks, catalogue.bodies, catalogue.methods, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):

@@ -44,10 +44,8 @@ def predict(
     with DataProgress(quiet=quiet) as progress:
         write_predictions(adapted, inputs, out, lambda done: progress(f"predicting: {done} of {len(inputs)} samples"))
     if not quiet:
-        seconds = perf_counter() - started
-        say(
-            f"{len(inputs):,} predictions of {adapted.task.name} in {duration(seconds)}: {out} ({size(out.stat().st_size)})"
-        )
+        place = f"{out} ({size(out.stat().st_size)})"
+        say(f"{len(inputs):,} predictions of {adapted.task.name} in {duration(perf_counter() - started)}: {place}")
 
 
 def export(

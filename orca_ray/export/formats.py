@@ -51,7 +51,7 @@ class _Whole(nn.Module):
         self._scaled = model.config.y_mean is not None and not model.decides
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return outputs [B, *output_shape]. The network's own forward has contexts of autocast, which do not export."""
+        """Return outputs [B, *output_shape]; autocast, which the network's own forward uses, cannot be exported."""
         outputs: Tensor = self.network.head(self.network.encode(self.network.embed(inputs)))
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
 

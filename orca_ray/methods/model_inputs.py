@@ -83,7 +83,7 @@ class ModelInputs:
 
 
 def _release(x: Any) -> None:
-    """Give back the memory of the pages of a memory map that were read: the kernel would keep them as long as it can."""
+    """Free the pages of a memory map that were read, which the kernel would keep as long as it can."""
     mapped = getattr(x, "_mmap", None)
     if mapped is not None and hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
