@@ -84,9 +84,9 @@ def load_board(name: str, options: BoardOptions) -> "Report":
 
 def _known_tasks(benchmark: str) -> list[str] | None:
     """Return the tasks of a benchmark that this installation declares; None for another benchmark."""
-    from orca_ray.tasks.registry import all_tasks
+    from orca_ray.tasks.registry import known_tasks
 
-    return [name for name, task in all_tasks().items() if task.benchmark == benchmark] or None
+    return [name for name, task in known_tasks().items() if task.benchmark == benchmark] or None
 
 
 def _report(
@@ -196,9 +196,9 @@ def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
     """Return the title, metric and definition of each task, and the title of each method, declared here."""
     from orca_ray.methods.recipe import all_methods
     from orca_ray.tasks.metrics import get_metric
-    from orca_ray.tasks.registry import all_tasks
+    from orca_ray.tasks.registry import known_tasks
 
-    declared = {name: task for name, task in all_tasks().items() if name in board.tasks}
+    declared = {name: task for name, task in known_tasks().items() if name in board.tasks}
     metrics = {name: get_metric(task.metric) for name, task in declared.items()}
     tasks = {
         name: {"title": task.title, "metric": metrics[name].title, "definition": metrics[name].definition}

@@ -251,9 +251,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _tasks(names: list[str]) -> "list[Task]":
     """Return the tasks that ``names`` (of benchmarks or tasks) stand for, in this order, each task once."""
-    from orca_ray.tasks.registry import all_benchmarks, all_tasks
+    from orca_ray.tasks.registry import known_tasks
 
-    known, benchmarks = all_tasks(), all_benchmarks()
+    known = known_tasks()
+    benchmarks = sorted({task.benchmark for task in known.values()})
     chosen: dict[str, Task] = {}
     for name in names:
         if name not in known and name not in benchmarks:

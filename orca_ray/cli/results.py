@@ -102,8 +102,8 @@ def _known() -> "Known":
     """Return the metrics of each task, and the largest value of each metric."""
     from orca_ray.results.submissions import Known
     from orca_ray.tasks.metrics import METRICS
-    from orca_ray.tasks.registry import all_tasks
+    from orca_ray.tasks.registry import known_tasks
 
-    tasks = all_tasks().values()
+    tasks = known_tasks().values()
     metrics = {task.name: tuple(dict.fromkeys([task.metric, task.paper_metric or task.metric])) for task in tasks}
     return Known(metrics, {name: metric.largest for name, metric in METRICS.items()})

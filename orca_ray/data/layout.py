@@ -64,9 +64,10 @@ def read_meta(directory: Path) -> dict[str, Any]:
         meta = cache.read_json(path)
         entries = meta["arrays"].values()
         texts = [meta["fingerprint"], meta.get("name", ""), meta.get("identity", ""), *meta.get("kinds", {}).values()]
+        texts += meta.get("documents", {}).values()
         texts += [entry[field] for entry in entries for field in ("dtype", "sha256")]
         sizes = [size for entry in entries for size in (entry["bytes"], *entry["shape"])]
-        inside = not any("/" in key for key in meta["arrays"])
+        inside = not any("/" in key for key in (*meta["arrays"], *meta.get("documents", {})))
         if not inside or {*map(type, texts)} != {str} or not {*map(type, sizes)} <= {int}:
             raise TypeError("unexpected types")
     except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
@@ -76,7 +77,7 @@ def read_meta(directory: Path) -> dict[str, Any]:
 
 def described(meta: Mapping[str, Any]) -> set[str]:
     """Return the names of all files of the prepared data that ``meta`` describes, ``meta.json`` included."""
-    return {META, *(f"{key}.npy" for key in meta["arrays"])}
+    return {META, *(f"{key}.npy" for key in meta["arrays"]), *meta.get("documents", {})}
 
 
 def refuse_foreign(name: str, directory: Path, identity: str) -> None:
@@ -147,8 +148,12 @@ def _at_fault(error: BaseException) -> bool:
     return not isinstance(error, KeyboardInterrupt | SystemExit | OSError | MemoryError)
 
 
-def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
+def finish(
+    name: str, directory: Path, arrays: Arrays, identity: str, documents: Mapping[str, str] | None = None
+) -> str:
     """Complete the build in ``directory``: write missing arrays and ``meta.json``, and return the fingerprint.
+
+    ``documents`` are other files to write, as text by name.
 
     The progress file of the build is kept, so that it can continue if it is interrupted before `move`.
     """
@@ -167,8 +172,12 @@ def finish(name: str, directory: Path, arrays: Arrays, identity: str) -> str:
         entries[key] |= {"bytes": path.stat().st_size, "sha256": cache.sha256_file(path)}
     kinds = {key: str(getattr(array, "kind", "")) for key, array in arrays.items() if not isinstance(array, np.ndarray)}
     assert set(kinds.values()) <= set(KINDS), kinds
+    for document, text in (documents or {}).items():
+        cache.write_text(directory / document, text)
+    hashes = {document: cache.sha256_file(directory / document) for document in documents or {}}
     found = fingerprint(arrays)
     meta = {"name": name, "fingerprint": found, "identity": identity, "kinds": kinds, "arrays": entries}
+    meta |= {"documents": hashes} if hashes else {}
     cache.write_text(directory / META, json.dumps(meta, indent=2))
     return found
 

@@ -127,6 +127,7 @@ def prepare(
     identity: str = "",
     held: bool = False,
     users: bool = False,
+    documents: Mapping[str, str] | None = None,
 ) -> PreparedData:
     """Open the prepared data in ``directory``; build them if they are missing, damaged or not the required ones.
 
@@ -141,6 +142,7 @@ def prepare(
             raw file. An interrupted build of another identity is not continued.
         held: True: build again if the existing data have another identity; False: use them.
         users: whether the user chose the directory: UserError is then raised if it holds anything else.
+        documents: files to write beside the arrays, as text by name.
 
     Raises:
         UserError: a split is missing, the raw data are wrong, the new data have another fingerprint than expected, the
@@ -165,7 +167,7 @@ def prepare(
             return data
         logger.info("preparing %s in %s", name, directory)
         with layout.unfinished(name, directory, raw, protocol, identity) as workspace:
-            made = layout.finish(name, workspace.directory, _built(build, workspace), identity)
+            made = layout.finish(name, workspace.directory, _built(build, workspace), identity, documents)
             if expected is not None and made != expected:
                 raise UserError(
                     f"{name}: the prepared data has fingerprint {made}, expected {expected}; it is discarded, because "
@@ -195,14 +197,15 @@ def verify(data: PreparedData) -> None:
     """Compare each prepared file with its SHA-256 in ``meta.json``; raises `UserError` for the first mismatch."""
     remedy = f"Remove {data.directory} and prepare it again."
     try:
-        entries = layout.read_meta(data.directory)["arrays"]
+        meta = layout.read_meta(data.directory)
     except layout.Damaged as error:
         raise UserError(f"{data.name}: {error}. {remedy}") from error
-    for name, entry in entries.items():
-        path = data.directory / f"{name}.npy"
+    expected = {f"{name}.npy": entry["sha256"] for name, entry in meta["arrays"].items()} | meta.get("documents", {})
+    for name, sha256 in expected.items():
+        path = data.directory / name
         actual = cache.sha256_file(path) if path.is_file() else "nothing"
-        if actual != entry["sha256"]:
-            hashes = f"expected sha256 {entry['sha256']}, got {actual}"
+        if actual != sha256:
+            hashes = f"expected sha256 {sha256}, got {actual}"
             raise UserError(f"{data.name}: {path} changed since it was prepared: {hashes}. {remedy}")
 
 

@@ -3,7 +3,7 @@
 Letters of axes: C channels, L steps, H rows, W columns, F features. An encoded sample is [C, L] or [C, H, W].
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal, Self
 
 import numpy as np
@@ -57,25 +57,28 @@ class ArrayInputs(BaseModel):
         Raises UserError with the name of a sample of another shape, and for values of another scale; reports series
         that are cut, and values far from those of training, to ``warn``.
         """
-        samples = data.x if isinstance(data.x, np.ndarray | list) else data.x[:]  # type: ignore[call-overload]
-        if isinstance(samples, np.ndarray) and self.given is not None and samples.shape[1:] == self.given:
-            first = channels_first(samples, self.axes, batch=True)
-            raw = np.array(first, dtype=np.float32)
+        raw = self.raw(data, warn)
+        self._check_scale(raw, data, warn)
+        mean, std = (np.array(each, dtype=np.float32) for each in (self.mean, self.std))
+        form = (1, 1, -1) if self.per_feature else (1, -1, *[1] * (raw.ndim - 2))
+        x = np.nan_to_num((raw - mean.reshape(form)) / std.reshape(form), nan=0.0, posinf=0.0, neginf=0.0)
+        return np.concatenate([x, self._given_steps(data)], axis=1) if self.mask else x
+
+    def raw(self, data: UserData, warn: Warn) -> Array:
+        """Return the samples padded or resized, but not standardised, float32; NaN is what is padded or missing."""
+        samples = samples_of(data)
+        if isinstance(samples, np.ndarray) and samples.shape[1:] == self.given and samples.dtype.kind in "biuf":
+            raw = np.array(channels_first(samples, self.axes, batch=True), dtype=np.float32)
         else:
             raw = np.full((len(samples), self.num_channels, *self.shape[1:]), np.nan, dtype=np.float32)
             for row, sample in enumerate(samples):
                 self._place(raw[row], np.asarray(sample), data, row, warn)
         raw[~np.isfinite(raw)] = np.nan
-        self._check_scale(raw, data, warn)
-        mean, std = (np.array(each, dtype=np.float32) for each in (self.mean, self.std))
-        form = (1, 1, -1) if self.per_feature else (1, -1, *[1] * (raw.ndim - 2))
-        given = self._given_steps(samples) if self.mask else None
-        x = np.nan_to_num((raw - mean.reshape(form)) / std.reshape(form), nan=0.0, posinf=0.0, neginf=0.0)
-        return x if given is None else np.concatenate([x, given], axis=1)
+        return raw
 
-    def _given_steps(self, samples: Iterable[Array]) -> Array:
+    def _given_steps(self, data: UserData) -> Array:
         axis = self.axes.index("L")
-        lengths = np.array([np.shape(sample)[axis] for sample in samples])
+        lengths = np.array([np.shape(sample)[axis] for sample in samples_of(data)])
         return (np.arange(self.shape[1]) < lengths[:, None])[:, None].astype(np.float32)
 
     def _place(self, into: Array, sample: Array, data: UserData, row: int, warn: Warn) -> None:
@@ -99,7 +102,9 @@ class ArrayInputs(BaseModel):
         found = float(np.nanmax(np.abs(raw), initial=0.0)) if np.isfinite(raw).any() else 0.0
         pixels = 1.5 < self.largest <= _PIXEL and len(self.shape) == 3
         if pixels and self.largest > 100 and 0 < found <= 1:
-            raise UserError(f"{data.source}: values up to {found:g}, in training up to {self.largest:g}; multiply by 255")
+            raise UserError(
+                f"{data.source}: values up to {found:g}, in training up to {self.largest:g}; multiply by 255"
+            )
         if 0 < self.largest <= 1 and len(self.shape) == 3 and 100 < found <= _PIXEL:
             raise UserError(f"{data.source}: values up to {found:g}, in training up to {self.largest:g}; divide by 255")
         if found > STRONG_SHIFT * self.largest or 0 < found < self.largest / STRONG_SHIFT**2:
@@ -131,8 +136,8 @@ class AudioInputs(BaseModel):
         if data.rate != self.rate:
             found = "an unknown one" if data.rate is None else f"{data.rate:g} Hz"
             raise UserError(f"{data.source}: expected the sampling rate {self.rate:g} Hz, found {found}; resample")
-        samples = data.x[:]  # type: ignore[call-overload]
-        x = np.stack([self._spectrogram(np.asarray(sample), data.place(row)) for row, sample in enumerate(samples)])
+        parts = [self._spectrogram(np.asarray(each), data.place(row)) for row, each in enumerate(samples_of(data))]
+        x = np.stack(parts)
         return ((x - self.mean) / self.std).astype(np.float32)[:, None]
 
     def _spectrogram(self, waveform: Array, where: str) -> Array:
@@ -145,6 +150,13 @@ class AudioInputs(BaseModel):
         padded = np.pad(cut, (0, self.num_samples - len(cut)))
         points = 2 ** int(np.ceil(np.log2(2 * max(1, int(self.rate * 0.03)))))
         return log_mel(padded, sample_rate=int(self.rate), n_mels=self.num_mels, n_fft=points)
+
+
+def samples_of(data: UserData) -> Array | list[Array]:
+    """Return the samples in memory; raises UserError for a table."""
+    if hasattr(data.x, "columns"):
+        raise UserError(f"{data.source}: expected arrays, found a table")
+    return data.x if isinstance(data.x, np.ndarray | list) else data.x[:]
 
 
 def channels_first(sample: Array, axes: str, *, batch: bool = False) -> Array:

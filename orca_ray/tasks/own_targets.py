@@ -19,8 +19,8 @@ class TargetCoding(BaseModel):
     kind: TargetKind
     label_names: tuple[str, ...] = ()
     """Names of the classes or labels, in the order of the model's outputs."""
-    one_hot: bool = False
-    """Whether classes are given as [N, K] with a single 1 in each row."""
+    one_hot: tuple[str, ...] = ()
+    """Names of the K columns, if classes are given as [N, K] with a single 1 in each row."""
     axes: tuple[int, ...] = ()
     """For a field: the order in which its axes as given become those of the model; (): unchanged."""
     shape: tuple[int, ...] = ()
@@ -37,10 +37,8 @@ class TargetCoding(BaseModel):
         Raises UserError for a class that the training data do not have, text where a number is needed, or other shapes.
         """
         if self.kind == "classes":
-            if self.one_hot:
-                return np.asarray(y).argmax(axis=1).astype(np.int64)
             number = {name: k for k, name in enumerate(self.label_names)}
-            texts = label_texts(y)
+            texts = self.texts(y)
             if unknown := [text for text in texts if text is not None and text not in number]:
                 raise unknown_name("class", unknown[0], self.label_names, "The model knows only these.")
             return np.array([-1 if text is None else number[text] for text in texts], dtype=np.int64)
@@ -51,6 +49,17 @@ class TargetCoding(BaseModel):
         if self.kind == "dense" and self.axes:
             values = values.transpose(0, *(axis + 1 for axis in self.axes))
         return np.ascontiguousarray(values, dtype=np.float32)
+
+    def texts(self, y: Array) -> list[str | None]:
+        """Return the names of the samples' classes, None for missing ones; UserError for another number of columns."""
+        values = np.asarray(y)
+        if not self.one_hot:
+            if values.ndim != 1:
+                raise UserError(f"expected one label a sample, found targets of shape {list(values.shape)}")
+            return label_texts(values)
+        if values.shape[1:] != (len(self.one_hot),):
+            raise UserError(f"expected targets [N, {len(self.one_hot)}], found shape {list(values.shape)}")
+        return [self.one_hot[k] for k in values.argmax(axis=1)]
 
     def decode(self, fields: Array) -> Array:
         """Return predicted fields [N, *shape] with the axes in the order in which targets were given."""

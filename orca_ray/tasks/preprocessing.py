@@ -65,7 +65,7 @@ class Preprocessing(BaseModel):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "preprocessing.json") -> Self:
-        """Return the preprocessing in a JSON object; raises UserError, which begins with ``where``, if it is invalid."""
+        """Return the preprocessing in a JSON object; raises UserError, which begins with ``where``, if invalid."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from orca_ray import tasks as benchmarks
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import lookup, unknown_name
+from orca_ray.tasks.own import BENCHMARK, get_own_task, own_tasks
 from orca_ray.tasks.task import Task
 
 
@@ -17,9 +18,17 @@ def all_tasks() -> Mapping[str, Task]:
     return declared(Task, "TASK", (module for package in packages for module in modules(package)))
 
 
+def known_tasks() -> Mapping[str, Task]:
+    """Return `all_tasks`, and the own tasks in the cache directory whose declaration is valid."""
+    return {**all_tasks(), **own_tasks()}
+
+
 def get_task(name: str) -> Task:
-    """Return a task by its full name, e.g. ``pocket/digits``; raises UserError for an unknown one."""
-    return lookup("task", name, all_tasks())
+    """Return a task by its full name, e.g. ``pocket/digits``; raises UserError for an unknown one.
+
+    Tasks of a user's own data, ``own/NAME-HASH``, are read from the cache directory.
+    """
+    return get_own_task(name) if name.startswith(f"{BENCHMARK}/") else lookup("task", name, all_tasks())
 
 
 def all_benchmarks() -> list[str]:
@@ -28,8 +37,13 @@ def all_benchmarks() -> list[str]:
 
 
 def get_benchmark(name: str) -> list[Task]:
-    """Return the tasks of a benchmark, sorted by name; raises UserError for an unknown benchmark."""
+    """Return the tasks of a benchmark, sorted by name; raises UserError for an unknown benchmark.
+
+    ``own`` is the benchmark of all own tasks in the cache directory; `all_benchmarks` leaves it out.
+    """
     benchmarks = all_benchmarks()
+    if name == BENCHMARK and (own := own_tasks()):
+        return list(own.values())
     if name not in benchmarks:
         raise unknown_name("benchmark", name, benchmarks)
     return [task for task in all_tasks().values() if task.benchmark == name]

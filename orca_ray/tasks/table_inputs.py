@@ -19,6 +19,8 @@ Warn = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
 DatePart = Literal["day", "month", "weekday", "hour"]
 DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour")
+MOST_TEXT_SHARE = 0.2
+"""Share of text in a column of numbers up to which the text counts as missing."""
 STRONG_SHIFT = 20.0
 """Deviations from the training mean beyond which new values are probably in other units."""
 
@@ -67,7 +69,7 @@ class TableInputs(BaseModel):
             if column.kind == "category":
                 self._slots(x_NWL[:, :, place], column, texts(values), data, warn)
                 continue
-            numbers = as_dates(values, column.part, data) if column.part else as_floats(values, column.name, data)
+            numbers = as_dates(values, column.part, data) if column.part else as_floats(values, data, warn)
             scaled = (np.where(np.isnan(numbers), column.fill, numbers) - column.mean) / column.std
             if len(scaled) and np.median(np.abs(scaled)) > STRONG_SHIFT and column.kind == "number":
                 found = f"values around {np.nanmedian(numbers):.3g}, in training {column.mean:.3g} ± {column.std:.3g}"
@@ -109,12 +111,18 @@ def as_frame(data: UserData, names: tuple[str, ...] = ()) -> "pd.DataFrame":
     raise UserError(f"{data.source}: expected a table with columns {shorten(', '.join(names))}, found something else")
 
 
-def as_floats(values: "pd.Series[Any]", name: str, data: UserData) -> Floats:
-    """Return a column as float64 with NaN for missing and infinite values; raises UserError for the first text."""
+def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
+    """Return a column as float64 with NaN for missing and infinite values, and for a fifth of text at most.
+
+    Raises UserError for the first text if there is more.
+    """
     numbers, bad = parsed(values)
     if len(bad):
-        found, place = quoted(values.iloc[int(bad[0])]), data.place(int(bad[0]))
-        raise UserError(f"{place}, column {quoted(name)}: expected a number, found {found}; correct it or leave it empty")
+        row = int(bad[0])
+        found = f"column {quoted(values.name)}: expected a number, found {quoted(values.iloc[row])}"
+        if len(bad) > MOST_TEXT_SHARE * len(values):
+            raise UserError(f"{data.place(row)}, {found}; correct it or leave it empty")
+        warn(f"{data.place(row)}, {found}; text counts as missing")
     return numbers
 
 
@@ -146,4 +154,6 @@ def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:
     """Return a column as text, None for missing values; whole numbers have no decimals."""
-    return [label_text(None if missing else value) for value, missing in zip(values.tolist(), values.isna(), strict=True)]
+    return [
+        label_text(None if missing else value) for value, missing in zip(values.tolist(), values.isna(), strict=True)
+    ]

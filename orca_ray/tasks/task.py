@@ -1,9 +1,9 @@
 """The `Task`: one data set with its target, loss, metric, scale and splits, declared in a module of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -149,13 +149,44 @@ class Task:
             identity=self._identity(raw, splits) if self._has_files(raw) else None,
         )
 
-    def prepare(self, protocol: str = HELD_OUT, *, raw: Path | None = None, out: Path | None = None) -> PreparedData:
+    @classmethod
+    def from_arrays(cls, x: Any, y: Any, *, name: str = "data", **options: Any) -> "Task":
+        """Return a task of own data, prepared in the cache and found by its name from then on.
+
+        Args:
+            x: N samples: an array [N, ...], a list of arrays of unequal shapes, or a data frame.
+            y: N targets: numbers, text, [N, K] labels or numbers, or fields [N, ...].
+            name: name of the data; the task is named ``own/NAME-HASH``.
+            options: ``groups`` and ``times`` [N], and fields of :class:`orca_ray.data.user.Options`, such as ``kind``.
+
+        Raises UserError for data that cannot be used. Warnings are logged (:func:`orca_ray.tasks.inference.infer`).
+        """
+        from orca_ray.tasks import own
+
+        return own.from_arrays(x, y, name=name, **options)
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, *, name: str = "data", **options: Any) -> "Task":
+        """Return a task of the pairs (x, y) of a map-style ``torch`` data set, read item by item; see `from_arrays`."""
+        from orca_ray.tasks import own
+
+        return own.from_dataset(dataset, name=name, **options)
+
+    def prepare(
+        self,
+        protocol: str = HELD_OUT,
+        *,
+        raw: Path | None = None,
+        out: Path | None = None,
+        documents: Mapping[str, str] | None = None,
+    ) -> PreparedData:
         """Return the prepared data; build them first if there are none, or if the raw files have changed since.
 
         Args:
             protocol: ``held-out`` or ``paper``; matters only for tasks with `paper_splits`.
             raw: directory of the raw files; None: `raw_directory`, whose files may be deleted after the build.
             out: directory of the arrays; None: the one in the cache that sweeps read.
+            documents: files to write beside the arrays, as text by name.
 
         Raises UserError, with the task's name, if raw files are missing or invalid, if the arrays do not fit the
         declaration (splits, shapes, types, finite values, labels, each class in train), or for a wrong fingerprint.
@@ -183,6 +214,7 @@ class Task:
             identity=self._identity(raw, splits),
             held=held,
             users=out is not None,
+            documents=documents,
         )
 
     def under(self, protocol: str) -> Self:

@@ -66,7 +66,9 @@ def numeric(source: str, name: str, x: Inputs) -> Inputs:
     """Return the inputs ``x``; raises UserError if they are no numbers, or a single number."""
     kind, shape = getattr(x, "dtype", np.dtype("f4")).kind, getattr(x, "shape", (1,))
     if kind not in _NUMBERS or not shape:
-        raise UserError(f"{source}, {printable(name)}: expected inputs [N, ...] of real numbers, found {kind!r} {shape}")
+        raise UserError(
+            f"{source}, {printable(name)}: expected inputs [N, ...] of real numbers, found {kind!r} {shape}"
+        )
     if not len(x):
         raise UserError(f"{source}, {printable(name)}: expected samples, found none")
     return x

@@ -73,15 +73,17 @@ def from_arrow(
         raise UserError(f"{source}: column {quoted(bad[0])} has no name, or another has the same; name each column")
     if not table.num_rows:
         raise UserError(f"{source}: expected rows, found none")
-    cache.require_memory(_CELL_BYTES * table.num_rows * len(names), f"{source}: its table", "give fewer rows or columns")
+    cache.require_memory(
+        _CELL_BYTES * table.num_rows * len(names), f"{source}: its table", "give fewer rows or columns"
+    )
     if broken := [field.name for field in table.schema if types.is_binary(field.type)]:
         raise UserError(f"{source}, column {quoted(broken[0])}: expected text in UTF-8 or numbers, found other bytes")
     target = _target(source, names, options, labelled)
     extra = [name for name in (options.group, options.time, options.split) if name]
     for name in (*options.inputs, *extra, *options.columns):
-        if name not in names and (labelled or name not in extra):
+        if name not in names and labelled:
             raise unknown_name("column", name, names, f"({source})")
-    inputs = [name for name in options.inputs or names if name not in (*target, *extra)]
+    inputs = [name for name in options.inputs or names if name in names and name not in (*target, *extra)]
     inputs = [name for name in inputs if options.columns.get(name) != "drop"]
     cells = [name for name in inputs if name in images or types.is_nested(table.schema.field(name).type)]
     x, kind, notes = _inputs(source, table, inputs, cells, images, options)

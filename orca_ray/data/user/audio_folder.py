@@ -1,4 +1,4 @@
-"""Folders of recordings, one sub-folder a class. WAV needs no library; other formats need soundfile (extra ``adapt``)."""
+"""Folders of recordings, one sub-folder a class. WAV needs no library, other formats soundfile (extra ``adapt``)."""
 
 from collections import Counter
 from functools import partial

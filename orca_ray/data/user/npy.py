@@ -17,7 +17,9 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
         files["target"] = path.parent / given if given else path
     else:
         beside = [path.with_name(f"{_renamed(path.stem, name)}.npy") for name in TARGET_NAMES]
-        files |= {"target": each for each in beside if each.is_file() and each != path}
+        found = [each for each in beside if each.is_file() and each != path]
+        if found:
+            files["target"] = found[0]
     if labelled and "target" not in files:
         raise UserError(f"{path}: no targets: put them in y.npy beside it, or name their file with --target")
     if "target" in files and not files["target"].is_file():
@@ -33,7 +35,9 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
 def _renamed(stem: str, name: str) -> str:
     """Return the stem of the targets' file: x → y, x_train → y_train, data → labels."""
     parts = stem.split("_")
-    return "_".join([name if part.lower() == "x" else part for part in parts]) if "x" in stem.lower().split("_") else name
+    return (
+        "_".join([name if part.lower() == "x" else part for part in parts]) if "x" in stem.lower().split("_") else name
+    )
 
 
 FORMAT = Format("NumPy pair x.npy and y.npy", (".npy",), _read)

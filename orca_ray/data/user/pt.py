@@ -36,7 +36,9 @@ def _array(path: Path, name: object, tensor: Any) -> Array:
     import torch
 
     if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise UserError(f"{path}, {name}: expected a dense tensor, found {tensor.layout}; call to_dense() before saving")
+        raise UserError(
+            f"{path}, {name}: expected a dense tensor, found {tensor.layout}; call to_dense() before saving"
+        )
     plain = tensor.detach()
     array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     return array

@@ -15,7 +15,13 @@ from orca_ray.data.user.user_data import UserData
 from orca_ray.errors import UserError, shorten
 
 _DICT, _STATE = "dataset_dict.json", "state.json"
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
+_SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
 
 
 def _read(path: Path, options: Options, labelled: bool) -> UserData:

@@ -41,7 +41,9 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
     except Exception as error:
         raise UserError(f"{path}: expected a Zarr group of arrays: {shorten(error)}") from error
     if objects := [name for name, array in arrays.items() if np.dtype(array.dtype).kind == "O"]:
-        raise UserError(f"{path}, {objects[0]}: holds objects, which are not read: store numbers or text of fixed length")
+        raise UserError(
+            f"{path}, {objects[0]}: holds objects, which are not read: store numbers or text of fixed length"
+        )
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
 
     def rows(name: str) -> ZarrRows:

@@ -140,9 +140,9 @@ class TrialRunner:
 
         trial = self.trial
         self._limit_memory(min(trial.resources.gpus or 1.0, 1.0), self._halvings)
-        task = get_task(trial.task)
         data = staged_data(StagingRequest.of_trial(trial), self._staging)
         self._prepared = data.directory
+        task = get_task(trial.task)  # staging brings the declaration of an own task
         return Adaptation(
             task.under(trial.protocol).resolved(data),
             under_protocol(data, trial.protocol),

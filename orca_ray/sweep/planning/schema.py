@@ -148,7 +148,7 @@ def _printable(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks")]
+TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:known_tasks")]
 MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
 MethodChoice = Annotated[str, _known("method", "orca_ray.methods.recipe:method_choices")]
 HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]

@@ -18,7 +18,7 @@ from orca_ray.errors import UserError, unknown_name
 from orca_ray.models.modality import get_modality, modality_of
 from orca_ray.results.record import PROTOCOLS
 from orca_ray.sweep.planning.schema import MAX_TRIALS, Budget, Dimension, Layer, ResourceRequest, Scalar, SweepFile
-from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
+from orca_ray.tasks.registry import get_benchmark, get_task, known_tasks
 
 MAX_SEEDS = 9_999
 """Largest value of ``--seeds``, the number of confirm seeds."""
@@ -167,7 +167,7 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     members = [task.name for task in get_benchmark(file.benchmark)]
     tasks = members if file.tasks == "all" else list(file.tasks)
     if overrides.tasks:
-        tasks = [_qualified(name, file.benchmark, all_tasks()) for name in overrides.tasks]
+        tasks = [_qualified(name, file.benchmark, known_tasks()) for name in overrides.tasks]
     for name in tasks:
         if get_task(name).benchmark != file.benchmark:
             raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")

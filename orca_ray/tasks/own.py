@@ -1,0 +1,215 @@
+"""Own tasks: data of a user, prepared in the cache with a declaration that any process can read: own/NAME-HASH."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orca_ray.data import cache, prepared
+from orca_ray.data.prepared import Arrays
+from orca_ray.data.raw import Workspace
+from orca_ray.data.rows import Array, RowIndex, Target
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.tasks.task import Task
+
+if TYPE_CHECKING:
+    from orca_ray.data.user import UserData
+    from orca_ray.tasks.inference import Inferred
+    from orca_ray.tasks.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+BENCHMARK = "own"
+"""Benchmark of all own tasks."""
+DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
+"""Names of the files beside the prepared arrays."""
+_VERSION = 1
+_NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
+_MOST_ROWS, _BATCH_BYTES = 1024, 64 * 2**20
+_LEFT_OUT = ("build", "files", "packages", "fetcher")
+
+
+def is_own(name: str) -> bool:
+    """Return whether ``name`` is that of an own task."""
+    return _NAME.fullmatch(name) is not None
+
+
+def own_directory(name: str) -> Path:
+    """Return the directory of an own task in the cache; UserError if ``name`` is no name of an own task."""
+    if not is_own(name):
+        raise UserError(f"an own task is named own/NAME-HASH, with 6 hexadecimal digits at the end, got {name!r}")
+    return prepared.directory_of(name, _VERSION)
+
+
+def own_names() -> list[str]:
+    """Return the names of the own tasks in the cache, sorted."""
+    found = (path.parent.parent.name for path in (cache.home() / "prepared" / BENCHMARK).glob(f"*/1/{DECLARATION}"))
+    return sorted(f"{BENCHMARK}/{name}" for name in found if is_own(f"{BENCHMARK}/{name}"))
+
+
+def own_tasks() -> dict[str, Task]:
+    """Return the own tasks in the cache by name, sorted; those with an invalid declaration are logged and left out."""
+    found = {}
+    for name in own_names():
+        try:
+            found[name] = get_own_task(name)
+        except UserError as error:
+            logger.warning("%s", error)
+    return found
+
+
+def get_own_task(name: str) -> Task:
+    """Return the own task ``name``; UserError if it is not in the cache of this node, or its declaration is invalid."""
+    path = own_directory(name) / DECLARATION if is_own(name) else None
+    if path is None or not path.is_file():
+        advice = "Own tasks are made by 'orca-sweep adapt DATA' and kept in the cache directory."
+        raise unknown_name("own task", name, own_names() or ["none yet"], advice)
+    task = task_from_json(cache.read_json(path), str(path))
+    if task.name != name:
+        raise UserError(f"{path}: expected the declaration of {name}, found that of {task.name}; adapt the data again")
+    return task
+
+
+def preprocessing_of(task: str) -> "Preprocessing | None":
+    """Return the preprocessing of an own task; None for a task of a benchmark, whose inputs are arrays already."""
+    from orca_ray.tasks.preprocessing import Preprocessing
+
+    if not is_own(task):
+        return None
+    path = own_directory(task) / PREPROCESSING
+    return Preprocessing.from_json(cache.read_json(path), str(path))
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """Return the declaration of a task as a JSON object, without what only its build needs."""
+    names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
+    return {**{name: getattr(task, name) for name in names}, "target": asdict(task.target)}
+
+
+def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
+    """Return the task that `task_to_json` described, which cannot be built; UserError, with ``where``, if invalid."""
+    values = dict(content)
+    try:
+        target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
+        for name in ("input_shape", "num_samples"):
+            values[name] = None if values[name] is None else tuple(map(int, values[name]))
+        return Task(**values, target=target, build=gone)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: no declaration of a task ({type(error).__name__}: {error})") from error
+
+
+def gone(workspace: Workspace) -> Arrays:
+    """Raise UserError: own tasks are built when they are registered, and never from raw files."""
+    raise UserError(not_here(workspace.task))
+
+
+def not_here(name: str) -> str:
+    """Return the error message for an own task whose data are not in the cache of this node."""
+    advice = "run the same 'orca-sweep adapt' again; on a cluster, name a folder that all nodes share with --staging"
+    return f"{name}: its prepared data are missing or damaged in {cache.home()}: {advice}"
+
+
+def register(inferred: "Inferred", data: "UserData") -> Task:
+    """Prepare the arrays of an inferred task batch by batch, unless they are in the cache already; return the task.
+
+    Raises UserError as `Preprocessing.inputs` and `Task.prepare` do.
+    """
+    task = inferred.task
+    documents = {
+        DECLARATION: json.dumps(task_to_json(task), indent=1),
+        PREPROCESSING: json.dumps(inferred.preprocessing.to_json(), indent=1),
+    }
+    directory = own_directory(task.name)
+    if not all((directory / name).is_file() for name in documents) or task.prepared() is None:
+        replace(task, build=lambda workspace: _build(workspace, inferred, data)).prepare(documents=documents)
+    return get_own_task(task.name)
+
+
+def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arrays:
+    assert data.y is not None
+    preprocessing, y, arrays = inferred.preprocessing, data.y, dict[str, Array]()
+    coding = preprocessing.target
+
+    def inputs(indices: Array) -> Array:
+        return preprocessing.inputs(data.select(indices), logger.debug)  # told when the task was inferred
+
+    for split, indices in inferred.splits.items():
+        arrays[f"{split}_x"] = _batched(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape)
+        if coding.kind == "dense":
+            made = _batched(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape)
+        else:
+            made = coding.encode(y[indices])
+        arrays[f"{split}_y"] = made
+    return {**arrays, **_statistics(arrays["train_y"], coding.kind)}
+
+
+def _batched(
+    workspace: Workspace, name: str, indices: Array, rows: Callable[[Array], Array], shape: tuple[int, ...]
+) -> Array:
+    """Return the array ``name`` of ``workspace``, filled with ``rows`` of a batch of ``indices`` at a time."""
+    array = workspace.array(name, (len(indices), *shape))
+    size = max(1, min(_MOST_ROWS, _BATCH_BYTES // (4 * int(np.prod(shape)))))
+    for part in workspace.batches(name, len(indices), size, array):
+        array[part] = rows(indices[part])
+    return array
+
+
+def _statistics(train_y: Array, kind: str) -> dict[str, Array]:
+    if kind not in ("scalar", "dense"):
+        return {}
+    sample = train_y[:: max(1, len(train_y) // 4096)].astype(np.float64)
+    std = float(sample.std()) or 1.0
+    return {"y_mean": np.array(sample.mean(), dtype=np.float32), "y_std": np.array(std, dtype=np.float32)}
+
+
+def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
+    """See :meth:`orca_ray.tasks.task.Task.from_arrays`."""
+    return _registered(_samples(x), y, name, groups, times, options)
+
+
+def from_dataset(dataset: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
+    """See :meth:`orca_ray.tasks.task.Task.from_dataset`; the targets are kept in memory."""
+    y = np.stack([np.asarray(dataset[row][1]) for row in range(len(dataset))])
+    return _registered(DatasetSamples(dataset), y, name, groups, times, options)
+
+
+@dataclass(frozen=True)
+class DatasetSamples:
+    """The inputs of a map-style ``torch`` data set of pairs (x, y), read when they are selected."""
+
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, part: RowIndex) -> list[Array]:
+        """Return the selected inputs."""
+        return [np.asarray(self.dataset[int(row)][0]) for row in np.arange(len(self))[part]]
+
+
+def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[str, Any]) -> Task:
+    from orca_ray.data.user import UserData, make_options
+    from orca_ray.tasks.inference import infer
+
+    options = make_options("own data", {"name": name, **given})
+    label = getattr(y, "name", None)
+    data = UserData(
+        x=x, y=np.asarray(y), kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
+        source=name, rate=options.rate, groups=None if groups is None else np.asarray(groups),
+        times=None if times is None else np.asarray(times), target_names=() if label is None else (str(label),),
+    )  # fmt: skip
+    return register(infer(data, options), data)
+
+
+def _samples(x: Any) -> Any:
+    if hasattr(x, "columns"):
+        return x.set_axis([str(name) for name in x.columns], axis=1)
+    if isinstance(x, list | tuple):
+        arrays = [np.asarray(each) for each in x]
+        return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
+    return x if isinstance(x, np.ndarray) else np.asarray(x)
