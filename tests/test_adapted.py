@@ -13,8 +13,11 @@ import torch
 import orca_ray
 from orca_ray.adapted import Adapted, load
 from orca_ray.data.rows import Target
+from orca_ray.data.user import Options, read
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods
+from orca_ray.tasks.inference import infer
+from orca_ray.tasks.own import register
 from orca_ray.tasks.task import Task
 
 from .methods.tiny_trials import CLASSES, QUICK, make_data, make_home, make_task, run, save_bert, save_vit, start
@@ -223,3 +226,54 @@ def test_a_model_in_the_cache_of_the_hub(series: Adapted, tmp_path: Path, monkey
     assert np.array_equal(load("hub:ann/wines").outputs(x), series.outputs(x))
     with pytest.raises(UserError, match="cannot get the model 'ann/beers' from the hub"):
         load("hub:ann/beers")
+
+
+@pytest.fixture(scope="module")
+def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Adapted]:
+    """Return a CSV file of a user, the folder of a model of it, and the model before it was saved."""
+    directory = tmp_path_factory.mktemp("own")
+    random = np.random.default_rng(0)
+    kind = random.choice(["red", "white"], 120)
+    rows = {"acid": random.normal(size=120) + 2 * (kind == "red"), "cask": random.choice(["oak", "steel"], 120)}
+    pd.DataFrame({**rows, "kind": kind}).to_csv(directory / "wine.csv", index=False)
+    options = Options(target="kind", name="wine")
+    data = read(directory / "wine.csv", options)
+    inferred = infer(data, options)
+    task = register(inferred, data)
+    prepared = task.prepare()
+    adaptation = start(
+        bodies["sequence"], "nft", task=task.resolved(prepared), data=prepared, hyperparameters=SHORT, standardise=True
+    )
+    run(adaptation)
+    model = Adapted(adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu")
+    return directory / "wine.csv", model.save(directory / "model"), model
+
+
+def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Adapted]) -> None:
+    file, folder, model = own
+    again = load(folder, device="cpu")
+    found = again.predict(file)
+    assert set(found) <= {"red", "white"}
+    assert again.label_names == ("red", "white")
+    assert np.array_equal(found, model.predict(str(file)))
+    table = pd.read_csv(file)
+    assert np.array_equal(again.predict(table), found)
+    assert np.array_equal(again.predict(table.drop(columns="kind")), found)
+    assert again.evaluate(file) == again.evaluate(table, table["kind"])
+    assert "red, white" in again._repr_html_()
+    assert "red, white" in (folder / "README.md").read_text()
+
+
+def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Adapted]) -> None:
+    file, _, model = own
+    table = pd.read_csv(file)
+    with pytest.raises(UserError, match="acid"):
+        model.predict(table.drop(columns="acid"))
+    with pytest.raises(UserError, match="blue"):
+        model.evaluate(table, table["kind"].replace("red", "blue"))
+
+
+def test_the_folder_of_own_data_has_its_preprocessing(own: tuple[Path, Path, Adapted]) -> None:
+    assert {file.name for file in own[1].iterdir()} == {
+        "model.safetensors", "config.json", "preprocessing.json", "README.md",
+    }  # fmt: skip
