@@ -95,7 +95,7 @@ def loaded(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
             named = method in LORA
             model, found = trained(bodies[kind] if named else str(removed), method, task)
             folder = model.save(made / f"{kind}-{method}").rename(moved / f"{kind}-{method}")
-            np.save(folder / "x.npy", make_data(task).test.x)
+            np.save(folder / "x.npy", np.asarray(make_data(task).test.x))
             kept[folder.name] = (folder, model, found)
         for file in removed.iterdir():
             file.unlink()
@@ -133,7 +133,7 @@ def test_classes(series: Adapted) -> None:
     assert np.array_equal(probabilities.argmax(axis=1), found)
     assert series.embed(x).shape == (45, 16)
     assert np.array_equal(series.predict(torch.from_numpy(np.asarray(x))), found)
-    assert np.array_equal(series.predict(list(x)), found)
+    assert np.array_equal(series.predict(list(np.asarray(x))), found)
 
 
 def test_fields_have_no_probabilities(field: Adapted) -> None:
@@ -175,6 +175,10 @@ def test_wrong_inputs_are_named(series: Adapted, change: object, message: str) -
 
 def test_wrong_targets_are_named(series: Adapted) -> None:
     data = make_data(SERIES).test
+    unknown = np.where(np.arange(45) < 40, -1, data.y)
+    assert series.evaluate(data.x, unknown) == series.evaluate(np.asarray(data.x)[40:], np.asarray(data.y)[40:])
+    with pytest.raises(UserError, match="every target is missing"):
+        series.evaluate(data.x, np.full(45, -1))
     with pytest.raises(UserError, match="needs targets"):
         series.evaluate(data.x)
     with pytest.raises(UserError, match="45 inputs, but 44 targets"):
@@ -236,7 +240,7 @@ def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tup
     kind = random.choice(["red", "white"], 120)
     rows = {"acid": random.normal(size=120) + 2 * (kind == "red"), "cask": random.choice(["oak", "steel"], 120)}
     pd.DataFrame({**rows, "kind": kind}).to_csv(directory / "wine.csv", index=False)
-    options = Options(target="kind", name="wine")
+    options = Options(target=("kind",), name="wine")
     data = read(directory / "wine.csv", options)
     inferred = infer(data, options)
     task = register(inferred, data)

@@ -42,6 +42,9 @@ class Exported:
 class _Whole(nn.Module):
     """The network in float32, and the map of its outputs to the units of the target."""
 
+    y_mean: Tensor
+    y_std: Tensor
+
     def __init__(self, model: Adapted) -> None:
         super().__init__()
         self.network = model.network

@@ -131,9 +131,9 @@ def _check_shape(data: "UserData", task: TaskSummary) -> None:
     found = tuple(data.x.shape)
     if found[1:] != expected:
         raise UserError(f"{data.source} has shape {found}; {wanted}{_advice(found, expected)}")
-    kind = np.dtype(getattr(data.x, "dtype", np.float32)).kind
-    if kind not in "biuf":
-        raise UserError(f"{data.source} has values of type {data.x.dtype}; {wanted}")
+    values = np.dtype(getattr(data.x, "dtype", np.float32))
+    if values.kind not in "biuf":
+        raise UserError(f"{data.source} has values of type {values}; {wanted}")
 
 
 def _advice(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
