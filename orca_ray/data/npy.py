@@ -67,18 +67,18 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
 
 
 class Npz(Mapping[str, Array]):
-    """The arrays ``names`` of a ``.npz`` archive, read-only.
+    """The arrays ``names`` of a ``.npz`` archive (None: all), read-only.
 
     Each ``npz[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
     memory-mapped from a temporary file in the cache directory. Raises UserError for a missing name or if the file is no
     archive; ``npz[name]`` raises it for an array that is damaged, pickled, or exceeds 200 times its stored bytes.
     """
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self._path, self._names = path, tuple(names)
+    def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
         with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
             found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        if missing := [name for name in names if name not in found]:
+        self._path, self._names = path, tuple(found if names is None else names)
+        if missing := [name for name in self._names if name not in found]:
             raise UserError(f"{path}: expected an array {missing[0]!r}, found {', '.join(found)[:300] or 'none'}")
 
     def __len__(self) -> int:
@@ -86,6 +86,17 @@ class Npz(Mapping[str, Array]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array, which is not read; raises UserError for a damaged header."""
+        path = self._path
+        with (
+            cache.open_file(path) as file,
+            archive_errors(path, "archive (.npz)"),
+            zipfile.ZipFile(file) as archive,
+            archive.open(f"{name}.npy") as stream,
+        ):
+            return _read_header(stream, f"{path}, {name}").shape
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:

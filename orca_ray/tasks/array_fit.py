@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from orca_ray.data import splits
-from orca_ray.data.rows import Array, num_bytes
+from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.data.user import Options, UserData
 from orca_ray.errors import UserError
@@ -26,8 +26,6 @@ MOST_STEPS, MOST_SECONDS = 8192, 10.0
 LEAST_RATE = 4000.0
 """Sampling rate in Hz below which a recording is a series, and not made a spectrogram."""
 NUM_MELS = 64
-_BATCH = 256
-_BATCH_BYTES = 2**26
 _MEASURED = 512  # samples that mean and deviation are measured on
 
 
@@ -51,34 +49,27 @@ def survey(data: UserData) -> Survey:
     if hasattr(data.x, "columns"):
         return Survey(_hashed_rows(data))
     hashes, found = np.empty(len(data), dtype="S16"), Survey(np.empty(0))
-    for start in range(0, len(data), size := batch_size(data)):
-        samples = data.select(slice(start, min(start + size, len(data)))).x
-        for row, sample in enumerate(cast(list[Array], samples), start):
-            array = np.ascontiguousarray(sample)
-            if array.dtype.kind not in "biuf":
-                raise UserError(f"{data.place(row)}: expected an array of numbers, found {array.dtype}")
-            header = f"{array.dtype.str} {array.shape}".encode()
-            digest = hashlib.blake2b(array.tobytes(), digest_size=8, person=b"orca")
-            digest.update(header)
-            hashes[row] = digest.hexdigest().encode()
-            found.shapes[array.shape] += 1
-            found.first.setdefault(array.shape, row)
-            found.num_missing += array.dtype.kind == "f" and not bool(np.isfinite(array).all())
+    samples = (sample for part in data.batches() for sample in cast(list[Array], part.x))
+    for row, sample in enumerate(samples):
+        array = np.asarray(sample)
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"{data.place(row)}: expected an array of numbers, found {array.dtype}")
+        header = f"{array.dtype.str} {array.shape}".encode()
+        digest = hashlib.blake2b(array.tobytes(), digest_size=8, person=b"orca")
+        digest.update(header)
+        hashes[row] = digest.hexdigest().encode()
+        found.shapes[array.shape] += 1
+        found.first.setdefault(array.shape, row)
+        found.num_missing += array.dtype.kind == "f" and not bool(np.isfinite(array).all())
     found.hashes = hashes
     return found
-
-
-def batch_size(data: UserData) -> int:
-    """Return the number of samples that are read at once."""
-    row = num_bytes(data.x) // max(1, len(data)) if isinstance(data.x, np.ndarray) else 0
-    return max(1, min(_BATCH, _BATCH_BYTES // max(1, row)))
 
 
 def _hashed_rows(data: UserData) -> Array:
     import pandas as pd
 
     frame = cast("pd.DataFrame", data.x)
-    plain = frame.apply(lambda column: column.astype(str) if column.dtype == object else column)
+    plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
     return pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20")
 
 
@@ -128,7 +119,7 @@ def _measured(data: UserData, train: Indices, shape: _Shape, notes: Notes, *, ma
     width = shape.spatial[0] if features else shape.channels
     plain = shape.encoder(np.zeros(width), np.ones(width), 0, features=features, mask=False)
     row_bytes = 4 * int(np.prod(plain.shape))
-    number = max(8, min(_MEASURED, 2**28 // row_bytes))
+    number = max(8, min(_MEASURED, 2**26 // row_bytes))
     chosen = data.select(train[np.linspace(0, len(train) - 1, min(number, len(train))).astype(np.int64)])
     raw = plain.raw(chosen, lambda _: None)
     axes = (0, 1) if features else (0, *range(2, raw.ndim))
@@ -187,7 +178,8 @@ def _guessed(data: UserData, shape: Shape, found: Survey, *, dense: bool) -> tup
 def _scales_differ(data: UserData) -> bool:
     """Return whether columns of [N, F] differ so much that they are features, and not steps of one series."""
     sample = data.select(np.unique(np.linspace(0, len(data) - 1, min(len(data), 1000)).astype(np.int64))).x
-    values = np.where(np.isfinite(np.asarray(sample, dtype=np.float64)), sample, np.nan)
+    values = np.asarray(sample, dtype=np.float64)
+    values = np.where(np.isfinite(values), values, np.nan)
     if np.isnan(values).all(axis=0).any():
         return True
     mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)

@@ -25,7 +25,7 @@ from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.own import BENCHMARK, gone
 from orca_ray.tasks.preprocessing import Encoder, Preprocessing
 from orca_ray.tasks.table_fit import fit_table
-from orca_ray.tasks.target_fit import FittedTarget, fit_target, with_field_axes, without_absent
+from orca_ray.tasks.target_fit import FittedTarget, fit_target, warn_absent, with_field_axes, without_absent
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def infer(data: UserData, options: Options | None = None) -> Inferred:
     complete = True
     if fitted.classes is not None:
         fitted, parts = without_absent(fitted, parts, notes)
-        complete = not own_splits.warn_absent(parts, fitted.classes, fitted.coding.label_names, notes)
+        complete = not warn_absent(fitted, parts, notes)
     found = survey(data)
     encoder = _encoder(data, parts["train"], found, options, notes, dense=fitted.coding.kind == "dense")
     coding = fitted.coding
@@ -77,7 +77,7 @@ def infer(data: UserData, options: Options | None = None) -> Inferred:
         coding = with_field_axes(coding, encoder)
     if found.num_missing:
         notes.warn(f"{found.num_missing} samples have missing or infinite values, which become the mean")
-    _warn_of_leaks(data, found, parts, fitted, notes)
+    _warn_of_leaks(data, found, parts, fitted, options, notes)
     preprocessing = Preprocessing(reading=_reading(data, found, options), encoder=encoder, target=coding)
     loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
     task = _task(data, preprocessing, found, options, notes, loss=loss, metric=metric, parts=parts)
@@ -106,12 +106,15 @@ def _reading(data: UserData, found: Survey, options: Options) -> Options:
     return Options(**values)
 
 
-def _warn_of_leaks(data: UserData, found: Survey, parts: own_splits.Splits, fitted: FittedTarget, notes: Notes) -> None:
+def _warn_of_leaks(
+    data: UserData, found: Survey, parts: own_splits.Splits, fitted: FittedTarget, options: Options, notes: Notes
+) -> None:
     import pandas as pd
 
     frame: pd.DataFrame | None = None
     if hasattr(data.x, "columns"):
-        frame = cast("pd.DataFrame", data.x)
+        table = cast("pd.DataFrame", data.x)
+        frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
     told = leakage.duplicates(data, found.hashes, parts)

@@ -30,7 +30,7 @@ DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
 """Names of the files beside the prepared arrays."""
 _VERSION = 1
 _NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
-_MOST_ROWS, _BATCH_BYTES = 1024, 64 * 2**20
+_BATCH_BYTES = 64 * 2**20
 _LEFT_OUT = ("build", "files", "packages", "fetcher")
 
 
@@ -133,15 +133,15 @@ def register(inferred: "Inferred", data: "UserData") -> Task:
 def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arrays:
     assert data.y is not None
     preprocessing, y, arrays = inferred.preprocessing, data.y, dict[str, Array]()
-    coding = preprocessing.target
+    coding, size = preprocessing.target, data.batch_size()
 
     def inputs(indices: Array) -> Array:
         return preprocessing.inputs(data.select(indices), logger.debug)  # told when the task was inferred
 
     for split, indices in inferred.splits.items():
-        arrays[f"{split}_x"] = _batched(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape)
+        arrays[f"{split}_x"] = _batched(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape, size)
         if coding.kind == "dense":
-            made = _batched(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape)
+            made = _batched(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape, size)
         else:
             made = coding.encode(y[indices])
         arrays[f"{split}_y"] = made
@@ -149,11 +149,11 @@ def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arra
 
 
 def _batched(
-    workspace: Workspace, name: str, indices: Array, rows: Callable[[Array], Array], shape: tuple[int, ...]
+    workspace: Workspace, name: str, indices: Array, rows: Callable[[Array], Array], shape: tuple[int, ...], size: int
 ) -> Array:
-    """Return the array ``name`` of ``workspace``, filled with ``rows`` of a batch of ``indices`` at a time."""
+    """Return the array ``name`` of ``workspace``, filled with ``rows`` of at most ``size`` of ``indices`` at a time."""
     array = workspace.array(name, (len(indices), *shape))
-    size = max(1, min(_MOST_ROWS, _BATCH_BYTES // (4 * int(np.prod(shape)))))
+    size = max(1, min(size, _BATCH_BYTES // (4 * int(np.prod(shape)))))
     for part in workspace.batches(name, len(indices), size, array):
         array[part] = rows(indices[part])
     return array
@@ -197,11 +197,25 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
     from orca_ray.tasks.inference import infer
 
     options = make_options("own data", {"name": name, **given})
-    label = getattr(y, "name", None)
+    named = {
+        "y": y if isinstance(y, str) else "",
+        "groups": options.group,
+        "times": options.time,
+        "splits": options.split,
+    }
+    parts = {"y": y, "groups": groups, "times": times, "splits": None}
+    if hasattr(x, "columns"):
+        columns = {axis: column for axis, column in named.items() if column}
+        if missing := [column for column in columns.values() if column not in x.columns]:
+            raise unknown_name("column", missing[0], map(str, x.columns))
+        parts |= {axis: x[column].rename(column) for axis, column in columns.items()}
+        x = x.drop(columns=list(columns.values()))
+    label = getattr(parts["y"], "name", None)
+    arrays = {axis: None if part is None else np.asarray(part) for axis, part in parts.items()}
     data = UserData(
-        x=x, y=np.asarray(y), kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
-        source=name, rate=options.rate, groups=None if groups is None else np.asarray(groups),
-        times=None if times is None else np.asarray(times), target_names=() if label is None else (str(label),),
+        x=x, y=arrays["y"], kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
+        source=name, rate=options.rate, target_names=() if label is None else (str(label),),
+        groups=arrays["groups"], times=arrays["times"], splits=arrays["splits"],
     )  # fmt: skip
     return register(infer(data, options), data)
 

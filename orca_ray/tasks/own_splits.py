@@ -9,7 +9,7 @@ from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.data.user import Options, UserData
-from orca_ray.errors import UserError, printable, quoted, shorten
+from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.findings import Notes
 
 Splits = Mapping[SplitName, Indices]
@@ -72,8 +72,8 @@ def _by_group(data: UserData, rows: Indices, labels: Array, options: Options) ->
     assert data.groups is not None
     numbers, values = _numbered(data.groups[rows])
     if len(values) < 3:
-        found = shorten(", ".join(map(str, values)))
-        raise UserError(f"{data.source}: a split by group needs 3 groups or more, found {len(values)}: {found}")
+        listed = shorten(", ".join(map(str, values)))
+        raise UserError(f"{data.source}: a split by group needs 3 groups or more, found {len(values)}: {listed}")
     sizes = np.bincount(numbers)
     best: dict[SplitName, Indices] = {}
     fewest = np.inf
@@ -122,7 +122,7 @@ def _comparable(data: UserData, times: Array) -> Array:
         missing, values = dates.isna().to_numpy(), dates.to_numpy(dtype="datetime64[us]").astype(np.float64)
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
-        raise UserError(f"{data.place(row)}: expected a number or a date as time, found {quoted(times[row])}")
+        raise UserError(f"{data.place(row)}: expected a number or a date as time, found {quoted(str(times[row]))}")
     return np.asarray(values)
 
 
@@ -137,7 +137,7 @@ def _declared(data: UserData, rows: Indices, labels: Array, options: Options, no
     assert data.splits is not None
     names = [str(value).strip().lower() for value in data.splits.tolist()]
     if unknown := [row for row in rows if names[row] not in _NAMES]:
-        found = quoted(data.splits[unknown[0]])
+        found = quoted(str(data.splits[unknown[0]]))
         raise UserError(f"{data.place(int(unknown[0]))}: expected a split train, validation or test, found {found}")
     kinds = np.array([_NAMES.get(name, "train") for name in names])
     parts: dict[SplitName, Indices] = {name: rows[kinds[rows] == name] for name in ("train", "validation", "test")}
@@ -148,15 +148,3 @@ def _declared(data: UserData, rows: Indices, labels: Array, options: Options, no
             parts["train"], parts[name] = _share(parts["train"], labels, fraction, drawer)
             notes.warn(f"the data declare no {name} split: a random share {fraction:g} of train is held out")
     return parts
-
-
-def warn_absent(parts: Splits, classes: Array, names: tuple[str, ...], notes: Notes) -> bool:
-    """Warn of classes without a sample in validation or test; return whether there are any."""
-    absent = False
-    for split, rows in parts.items():
-        present = set(np.unique(classes[rows]).tolist())
-        if lacking := [name for k, name in enumerate(names) if k not in present]:
-            told = shorten(", ".join(map(printable, lacking)))
-            notes.warn(f"{split} has no sample of class {told}: its score says nothing about that")
-            absent = True
-    return absent

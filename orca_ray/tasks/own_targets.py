@@ -83,7 +83,7 @@ def as_numbers(y: Array) -> Array:
         return np.array([math.nan if each is None else float(each) for each in values.tolist()])
     except (TypeError, ValueError):
         row = next(row for row, each in enumerate(values.tolist()) if not _is_number(each))
-        raise UserError(f"expected targets as numbers, found {quoted(values[row])} in row {row + 1}") from None
+        raise UserError(f"expected targets as numbers, found {quoted(values.tolist()[row])} in row {row + 1}") from None
 
 
 def _is_number(value: Any) -> bool:

@@ -130,10 +130,7 @@ def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
     """Return a column as float64 with NaN for what is missing, infinite or text, and the rows that hold text."""
     import pandas as pd
 
-    if values.dtype.kind in "biuf":
-        numbers = values.to_numpy(dtype=np.float64)
-    else:
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return np.where(np.isfinite(numbers), numbers, np.nan), bad
 
@@ -146,10 +143,10 @@ def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats
     if len(bad := np.flatnonzero((dates.isna() & values.notna()).to_numpy())):
         found = f"column {quoted(values.name)}: expected a date such as 2024-05-31, found {quoted(values.iloc[bad[0]])}"
         raise UserError(f"{data.place(int(bad[0]))}, {found}")
-    days = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
-    parts = {"month": dates.dt.month, "weekday": dates.dt.weekday, "hour": dates.dt.hour}
-    chosen = np.floor(days) if part == "day" else parts[part]
-    return chosen.to_numpy(dtype=np.float64, na_value=np.nan)
+    if part == "day":
+        days = dates.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
+        return np.where(np.isnat(days), np.nan, days.astype(np.int64).astype(np.float64))
+    return np.asarray(getattr(dates.dt, part).to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:

@@ -151,6 +151,19 @@ def without_absent(
     return fitted, parts
 
 
+def warn_absent(fitted: FittedTarget, parts: own_splits.Splits, notes: Notes) -> bool:
+    """Warn of classes without a sample in validation or test; return whether there are any."""
+    assert fitted.classes is not None
+    absent = False
+    for split, rows in parts.items():
+        present = set(np.unique(fitted.classes[rows]).tolist())
+        if lacking := [name for k, name in enumerate(fitted.coding.label_names) if k not in present]:
+            told = shorten(", ".join(map(printable, lacking)))
+            notes.warn(f"{split} has no sample of class {told}: its score says nothing about that")
+            absent = True
+    return absent
+
+
 def with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding:
     """Return the coding of a field with its channels first, if they are last as given."""
     spatial, shape = encoder.shape[1:], coding.shape

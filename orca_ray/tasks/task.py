@@ -155,7 +155,7 @@ class Task:
 
         Args:
             x: N samples: an array [N, ...], a list of arrays of unequal shapes, or a data frame.
-            y: N targets: numbers, text, [N, K] labels or numbers, or fields [N, ...].
+            y: N targets: numbers, text, [N, K] labels or numbers, or fields [N, ...]; or a column of the data frame.
             name: name of the data; the task is named ``own/NAME-HASH``.
             options: ``groups`` and ``times`` [N], and fields of :class:`orca_ray.data.user.Options`, such as ``kind``.
 

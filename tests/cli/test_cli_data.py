@@ -19,7 +19,7 @@ from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.rows import PairwiseRows, Target
 from orca_ray.errors import UserError
-from orca_ray.tasks import registry
+from orca_ray.tasks import own, registry
 from orca_ray.tasks.task import Arrays, Task
 from tests.cli.conftest import Command
 from tests.cli.test_cli_light import without_the_extra
@@ -518,3 +518,21 @@ def test_a_broken_download_ends_with_one_message(
     assert ending.err.startswith("error: x.npy cannot be fetched:\n  http://127.0.0.1")
     assert "404" in ending.err
     assert not (own_cache / "raw/toy/x.npy").exists()
+
+
+def test_own_tasks_are_verified_shown_and_listed_apart(command: Command, own_cache: Path) -> None:
+    labels = np.arange(30) % 2
+    task = own.from_arrays(np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels)
+    assert f"{task.name}: " in command("data", "verify", task.name).out
+    assert "intact" in command("data", "verify", "own").out
+    assert task.name in command("data", "list", "own").out
+    assert task.name not in command("data", "list").out + command("tasks").out
+    assert task.name in command("tasks", "own").out
+    assert task.name in command("data", "show", task.name, "--no-picture").out
+    assert command("data", "fetch", task.name, "-q").code == 0
+    (task.prepared_directory() / "train_x.npy").unlink()
+    ending = command("data", "prepare", task.name)
+    assert ending.code == 2
+    assert "adapt" in ending.err
+    (task.prepared_directory() / "task.json").write_text("nothing")
+    assert command("data", "list").code == 0

@@ -58,8 +58,8 @@ def read(path: Path | str, options: Options | None = None, *, labelled: bool = T
 
 def _file_format(path: Path) -> Format:
     suffix = path.suffix.lower()
-    for form in all_formats().values():
-        if not form.folder and suffix in form.suffixes:
+    for form in sorted(all_formats().values(), key=lambda form: form.folder):  # one image is a folder of one
+        if suffix in form.suffixes and not form.markers:
             return form
     raise UserError(f"{path}: unknown type of file {quoted(suffix)}; allowed: {_allowed()}")
 

@@ -49,8 +49,11 @@ def list_folder(folder: Path, suffixes: Sequence[str], options: Options, labelle
 
     A file's class is the name of the sub-folder that it is in; sub-folders ``train`` and ``test`` around those are
     splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv (or
-    metadata.csv), whose column ``file_name`` names them. Raises UserError if there are no labels but ``labelled``.
+    metadata.csv), whose column ``file_name`` names them. A single file is a sample without a label. Raises UserError if
+    there are no labels but ``labelled``.
     """
+    if folder.is_file():
+        return Listing([folder], [folder.name], None, None, ())
     every = sorted(file for file in folder.rglob("*") if _visible(file.relative_to(folder)) and file.is_file())
     paths = [file for file in every if file.suffix.lower() in suffixes]
     table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)

@@ -79,8 +79,8 @@ def from_arrow(
     if broken := [field.name for field in table.schema if types.is_binary(field.type)]:
         raise UserError(f"{source}, column {quoted(broken[0])}: expected text in UTF-8 or numbers, found other bytes")
     target = _target(source, names, options, labelled)
-    extra = [name for name in (options.group, options.time, options.split) if name]
-    for name in (*options.inputs, *extra, *options.columns):
+    extra = (options.group, options.time, options.split)
+    for name in (*options.inputs, *filter(None, extra), *options.columns):
         if name not in names and labelled:
             raise unknown_name("column", name, names, f"({source})")
     inputs = [name for name in options.inputs or names if name in names and name not in (*target, *extra)]
@@ -91,14 +91,11 @@ def from_arrow(
     if len(target) == 1 and y is not None and (known := (label_names or {}).get(target[0])):
         numbers = [-1 if number is None or np.isnan(number) else int(number) for number in y.tolist()]
         y = np.array([known[number] if 0 <= number < len(known) else None for number in numbers], dtype=object)
+    groups, times, splits = (_values(table, name) if name in names else None for name in extra)
     return UserData(
-        x=x, y=y, kind_hint=kind, source=source, target_names=target, notes=notes,
-        **{axis: _values(table, name) for axis, name in _named(options).items() if name in names},
+        x=x, y=y, kind_hint=kind, source=source, target_names=target, notes=notes, groups=groups, times=times,
+        splits=splits,
     )  # fmt: skip
-
-
-def _named(options: Options) -> dict[str, str]:
-    return {"groups": options.group, "times": options.time, "splits": options.split}
 
 
 def _target(source: str, names: list[str], options: Options, labelled: bool) -> tuple[str, ...]:
@@ -148,7 +145,7 @@ def to_frame(table: "pa.Table") -> "pd.DataFrame":
         elif types.is_temporal(kind) and not types.is_duration(kind) and not types.is_time(kind):
             columns[field.name] = column.cast("timestamp[us]").to_numpy(zero_copy_only=False)
         else:
-            columns[field.name] = np.array(column.to_pylist(), dtype=object)
+            columns[field.name] = pd.Series(column.to_pylist(), dtype=object)  # pandas 3 would make it another type
     return pd.DataFrame(columns)
 
 

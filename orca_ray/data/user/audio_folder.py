@@ -63,7 +63,7 @@ def _waveform(path: Path, rate: float) -> Array:
 
         ratio = Fraction(rate / found).limit_denominator(1000)
         mono = resample_poly(mono, ratio.numerator, ratio.denominator)
-    return mono.astype(np.float32)
+    return np.asarray(mono, dtype=np.float32)
 
 
 FORMAT = Format("folder of recordings", SUFFIXES, _read, folder=True)

@@ -42,6 +42,9 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
                 null_values=list(MISSING), strings_can_be_null=True, decimal_point="," if comma else "."
             ),
         )
+        table.column_names  # noqa: B018 - decodes them
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected text in UTF-8, found other bytes in the header; save it as UTF-8") from error
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         expected = f"a table with columns separated by {quoted(separator)}"
         raise UserError(f"{path}: expected {expected}: {shorten(error)}") from error

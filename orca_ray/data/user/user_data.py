@@ -1,8 +1,9 @@
 """`UserData`: what was read from a user's file, folder or arrays."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, Self, Union
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Union
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from orca_ray.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+_MOST_ROWS = 1024
+
 Kind = Literal["table", "array", "images", "audio"]
-Splits = Literal["train", "validation", "test"]
 
 
 class Samples(Protocol):
@@ -83,17 +85,31 @@ class UserData:
             splits=taken(self.splits), names=[self.names[row] for row in rows] if self.names else (),
         )  # fmt: skip
 
-    def batches(self, size: int) -> Iterator[Self]:
-        """Yield the samples in memory, in order, ``size`` at a time."""
+    def batches(self, size: int | None = None) -> Iterator[Self]:
+        """Yield the samples in memory, in order, ``size`` at a time; None: as many as `batch_size` returns.
+
+        Memory of a memory-mapped file is released after each batch, so that files may be larger than the memory.
+        """
+        size = size or self.batch_size()
         for start in range(0, len(self), size):
             yield self.select(slice(start, min(start + size, len(self))))
+            mapped = getattr(self.x, "_mmap", None)
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def batch_size(self, most_bytes: int = 2**26) -> int:
+        """Return how many samples, at most 1024, take ``most_bytes`` as float32; at least 1. Reads the first sample."""
+        if hasattr(self.x, "columns") or not len(self):
+            return _MOST_ROWS
+        first = np.asarray(_taken(self.x, slice(0, 1))[0])
+        return max(1, min(_MOST_ROWS, most_bytes // max(1, 4 * first.size)))
 
     def place(self, row: int) -> str:
         """Return the source and the name or number of a sample, for messages."""
         return f"{self.source}, {self.names[row]}" if self.names else f"{self.source}, row {row + 1}"
 
 
-def _taken(x: Inputs, part: RowIndex) -> Inputs:
+def _taken(x: Inputs, part: RowIndex) -> Any:
     if isinstance(x, list):
         return [x[row] for row in np.arange(len(x))[part]]
     return x.iloc[part] if hasattr(x, "iloc") else x[part]

@@ -4,6 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orca_ray.data import cache
@@ -16,6 +17,7 @@ from orca_ray.sweep.execution.staging.item import HubItem
 from orca_ray.sweep.execution.staging.shared_folder import SharedFolder
 from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
 from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.tasks.own import own_directory
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 from tests.sweep.real import TEXT, tiny_body, tiny_spec
@@ -184,3 +186,24 @@ def test_workers_get_listed_variables_and_nothing_shows_them(
     assert passed_environment()["AWS_SECRET_ACCESS_KEY"] == "word"
     assert passed_environment()["HF_TOKEN"] == "the node's own"
     assert "word" not in caplog.text
+
+
+def test_an_own_task_comes_with_its_declaration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+) -> None:
+    uri = (tmp_path / "shared").as_uri()
+    with monkeypatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(tmp_path / "another"))
+        labels = np.arange(30) % 2
+        task = Task.from_arrays(np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels)
+        data = task.prepare()
+        request = StagingRequest(task=task.name, protocol="held-out", fingerprint=data.fingerprint)
+        assert stage(request, uri) == data.fingerprint
+    with pytest.raises(
+        StagingError, match=r"missing or damaged in .*name a folder that all nodes share with --staging"
+    ):
+        stage(request, None)
+    assert staged_data(request, uri).directory.is_relative_to(new_node)
+    assert get_task(task.name) == task
+    shutil.rmtree(own_directory(task.name))
+    assert len(staged_data(request, uri).train)

@@ -1,0 +1,252 @@
+"""What is inferred from own data, and what bad data give: a clear error or a warning."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orca_ray.data.user import Options, UserData
+from orca_ray.errors import UserError
+from orca_ray.tasks.inference import Inferred, infer
+
+RNG = np.random.default_rng(0)
+Y = np.arange(60) % 3
+SERIES = RNG.normal(size=(60, 4, 50)) + Y[:, None, None]
+
+
+def inferred(x: Any, y: Any, options: Options | None = None, **given: Any) -> Inferred:
+    kind = given.pop("kind_hint", "table" if isinstance(x, pd.DataFrame) else "array")
+    return infer(UserData(x=x, y=np.asarray(y), kind_hint=kind, source="my.npz", **given), options)
+
+
+def found(result: Inferred, what: str) -> str:
+    return next(each.value for each in result.findings if each.what == what)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "input_shape"),
+    [
+        ((4, 50), "NCL", (4, 50)),
+        ((50, 4), "NLC", (4, 50)),
+        ((16, 16), "NHW", (1, 16, 16)),
+        ((3, 16, 20), "NCHW", (3, 16, 20)),
+        ((16, 20, 3), "NHWC", (3, 16, 20)),
+        ((50,), "NL", (1, 50)),
+    ],
+)
+def test_axes(shape: tuple[int, ...], axes: str, input_shape: tuple[int, ...]) -> None:
+    result = inferred(RNG.normal(size=(60, *shape)), Y)
+    assert found(result, "axes") == axes
+    assert result.task.input_shape == input_shape
+    assert result.task.body == ("minilm-l6" if len(input_shape) == 2 else "vit-s14")
+
+
+def test_axes_can_be_overridden_and_must_fit() -> None:
+    assert inferred(SERIES, Y, Options(axes="NHW")).task.input_shape == (1, 4, 50)
+    with pytest.raises(UserError, match=r"axes NHWC do not fit samples of shape \[4, 50\]; allowed: NCL, NLC, NHW"):
+        inferred(SERIES, Y, Options(axes="NHWC"))
+    with pytest.raises(UserError, match=r"samples of 4 axes"):
+        inferred(np.zeros((60, 2, 3, 4, 5)), Y)
+
+
+def test_columns_of_different_scales_are_features() -> None:
+    x = RNG.normal(size=(60, 5)) * [1, 100, 1, 1, 1]
+    result = inferred(x, Y)
+    assert found(result, "axes") == "NF"
+    assert result.task.modality == "tabular"
+
+
+@pytest.mark.parametrize(
+    ("y", "kind", "size", "loss", "metric"),
+    [
+        (Y, "classes", 3, "cross_entropy", "error"),
+        (np.array(["a", "b", "c"])[Y], "classes", 3, "cross_entropy", "error"),
+        (Y == 1, "classes", 2, "cross_entropy", "error"),
+        (np.arange(60) % 12 == 0, "classes", 2, "weighted_cross_entropy", "one_minus_auroc"),
+        (np.eye(3)[Y], "classes", 3, "cross_entropy", "error"),
+        (np.stack([Y == 1, Y < 2], axis=1).astype(float), "labels", 2, "bce", "one_minus_auroc"),
+        (RNG.normal(size=60), "scalar", 1, "mse", "rmse"),
+        (np.arange(60), "scalar", 1, "mse", "rmse"),
+        (RNG.normal(size=(60, 2)), "dense", 1, "relative_l2", "relative_l2"),
+        (np.zeros((60, 50)) + (Y == 1)[:, None], "dense", 1, "rmse", "rmse"),
+    ],
+)
+def test_targets(y: Any, kind: str, size: int, loss: str, metric: str) -> None:
+    task = inferred(SERIES, y).task
+    assert (task.target.kind, task.target.size, task.loss, task.metric) == (kind, size, loss, metric)
+
+
+def test_the_kind_can_be_overridden() -> None:
+    assert inferred(SERIES, Y, Options(kind="scalar")).task.target.kind == "scalar"
+    assert inferred(SERIES, np.arange(60) // 6, Options(kind="classes")).task.target.size == 10
+    assert inferred(SERIES, np.eye(3)[Y], Options(kind="labels")).task.target.kind == "labels"
+    with pytest.raises(UserError, match=r"a target of kind dense does not have shape"):
+        inferred(SERIES, Y, Options(kind="dense"))
+    with pytest.raises(UserError, match=r"unknown metric 'eror'. Did you mean 'error'"):
+        inferred(SERIES, Y, Options(metric="eror"))
+
+
+def test_channels_last_fields_are_put_first_and_back() -> None:
+    y = RNG.normal(size=(60, 16, 18, 2))
+    result = inferred(RNG.normal(size=(60, 16, 18, 3)), y)
+    coding = result.preprocessing.target
+    assert result.task.target.shape == (2, 16, 18)
+    np.testing.assert_array_equal(coding.decode(coding.encode(y)), y.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        (SERIES, np.zeros(60, int), "every target is '0'; two classes or more are needed"),
+        (SERIES, np.full(60, 1.5), "every target is 1.5; there is nothing to learn"),
+        (SERIES[:6], Y[:6], "expected at least 10 samples with a target, found 6"),
+        (
+            SERIES[:9],
+            np.repeat(["a", "b", "c", "d"], [2, 2, 2, 3]),
+            "two classes of 3 samples or more are needed, found d",
+        ),
+        (SERIES, np.array([1, "1"] * 30, dtype=object), "labels 1 and '1' \\(row 2\\) are written alike"),
+        (SERIES, np.array(["a", "a "] * 30), "labels 'a' and 'a ' \\(row 2\\) are written alike"),
+        (SERIES, np.array([f"n{k}" for k in range(60)]), "two classes of 3 samples or more are needed"),
+        (SERIES, np.full(60, np.datetime64("2024-01-01")), "the target holds dates"),
+        ([np.zeros((2, 5))] * 30 + [np.zeros(5)] * 30, Y, "samples have different numbers of axes"),
+        ([np.zeros((2, 5, 6))] * 30 + [np.zeros((3, 5, 6))] * 30, Y, "samples have 2 to 3 channels"),
+        (np.zeros(60), Y, "give features as \\[N, F\\]"),
+    ],
+)
+def test_data_that_nothing_can_be_learnt_from(x: Any, y: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        inferred(x, y)
+
+
+def test_warnings_where_training_can_go_on() -> None:
+    y = np.array(
+        [None if k == 7 else "rare" if k < 2 else ["Cat", "cat", "dog"][k % 3] for k in range(60)], dtype=object
+    )
+    x = SERIES.copy()
+    x[:, 2] = 5
+    x[3, 0, 4] = np.inf
+    warnings = " | ".join(inferred(x, y).warnings)
+    assert "classes with fewer than 3 samples cannot be in every split, and are left out: rare" in warnings
+    assert "labels 'Cat' and 'cat' differ only in case or spaces" in warnings
+    assert "3 samples are left out, as they have no usable target; the first is my.npz, row 1" in warnings
+    assert "1 of 4 channels are constant or empty in train: 3" in warnings
+    assert "1 samples have missing or infinite values" in warnings
+    assert "57 samples are few" in warnings
+
+
+def test_every_class_is_in_every_split_and_parts_are_disjoint() -> None:
+    y = np.repeat(np.arange(4), [3, 10, 40, 7])
+    result = inferred(SERIES, y)
+    rows = np.concatenate(list(result.splits.values()))
+    assert sorted(rows.tolist()) == list(range(60))
+    for part in result.splits.values():
+        assert set(y[part]) == {0, 1, 2, 3}
+    assert {name: part.tolist() for name, part in inferred(SERIES, y).splits.items()} == {
+        name: part.tolist() for name, part in result.splits.items()
+    }
+    other = inferred(SERIES, y, Options(seed=1)).splits
+    assert any(other[name].tolist() != part.tolist() for name, part in result.splits.items())
+
+
+def test_groups_stay_together() -> None:
+    groups = np.array([f"p{k // 5}" for k in range(60)])
+    parts = inferred(SERIES, Y, groups=groups).splits
+    kinds = [set(groups[part]) for part in parts.values()]
+    assert sum(map(len, kinds)) == len(set(groups)) == 12
+    assert all(set(Y[part]) == {0, 1, 2} for part in parts.values())
+    with pytest.raises(UserError, match=r"needs 3 groups or more, found 2: 0, 1"):
+        inferred(SERIES, Y, groups=np.arange(60) % 2)
+
+
+def test_the_latest_samples_are_test() -> None:
+    times = np.repeat(np.arange(20)[::-1], 3)
+    parts = inferred(SERIES, Y, times=times).splits
+    assert times[parts["train"]].max() < times[parts["validation"]].min()
+    assert times[parts["validation"]].max() < times[parts["test"]].min()
+    dates = np.array([f"2024-01-{1 + k // 3:02}" for k in range(60)])
+    assert min(dates[inferred(SERIES, Y, times=dates).splits["test"]].tolist()) > "2024-01-16"
+    with pytest.raises(UserError, match=r"row 1: expected a number or a date as time, found 'soon'"):
+        inferred(SERIES, Y, times=np.array(["soon"] * 60))
+    with pytest.raises(UserError, match=r"needs different times, found 1 different times in 60 samples"):
+        inferred(SERIES, Y, times=np.zeros(60))
+
+
+def test_declared_splits_and_classes_that_train_lacks() -> None:
+    splits = np.array(["train"] * 40 + ["test"] * 20)
+    result = inferred(SERIES, Y, splits=splits)
+    assert "the data declare no validation split" in " ".join(result.warnings)
+    assert set(result.splits["test"].tolist()) == set(range(40, 60))
+    y = np.where(np.arange(60) >= 55, 9, Y)
+    result = inferred(SERIES, y, splits=splits)
+    assert "train has no sample of class 9: such samples are left out" in " ".join(result.warnings)
+    assert result.task.target.size == 3
+    assert result.splits["test"].tolist() == list(range(40, 55))
+    y = np.where((np.arange(60) < 40) & (Y == 2), 9, Y)
+    assert "test has no sample of class 9" in " ".join(inferred(SERIES, y, splits=splits).warnings)
+    with pytest.raises(UserError, match=r"row 41: expected a split train, validation or test, found 'tset'"):
+        inferred(SERIES, Y, splits=np.where(splits == "test", "tset", splits))
+
+
+TABLE = pd.DataFrame(
+    {
+        "id": np.arange(60),
+        "age": np.where(np.arange(60) % 9 == 0, np.nan, RNG.normal(50, 10, 60)),
+        "city": RNG.choice(["Bern", "Rom"], 60),
+        "name": [f"n{k}" for k in range(60)],
+        "constant": 1.0,
+        "mixed": ["x" if k % 20 == 0 else str(k % 7) for k in range(60)],
+        "both": ["a" if k % 2 else str(k % 7) for k in range(60)],
+        "when": pd.date_range("2024-01-01", periods=60),
+        "patient": np.arange(60) // 3,
+        "code": np.array(["u", "v", "w"])[Y],
+    }
+)
+
+
+def test_columns_and_their_warnings() -> None:
+    result = inferred(TABLE, Y)
+    warnings = " | ".join(result.warnings)
+    for expected in (
+        "column 'id' is left out: it numbers the rows",
+        "column 'name' is left out: 60 of its 60 values are different",
+        "column 'constant' is left out: it has one value",
+        "column 'mixed': 3 of 60 values are text, such as 'x' in row 1; they count as missing",
+        "column 'both': numbers and text are mixed (30 of 60 are text): each value counts as a category",
+        "missing numbers are filled in with the medians of train: age (",
+        "of the 20 values of 'patient' are in several splits",
+        "column 'code' is a one-to-one map of the target",
+        "column 'when' holds dates and the split is not by time",
+    ):
+        assert expected in warnings, expected
+    assert found(result, "columns") == "3 of numbers, 3 of categories, 1 of dates"
+    kept = Options(columns={"name": "category", "code": "drop", "id": "number"})
+    warnings = " | ".join(inferred(TABLE, Y, kept).warnings)
+    assert "'code'" not in warnings
+    assert "'id'" not in warnings
+
+
+def test_a_number_that_is_the_target_in_other_units() -> None:
+    y = RNG.normal(size=60)
+    table = pd.DataFrame({"other": RNG.normal(size=60), "pence": 100 * y + 3})
+    assert any("column 'pence' is a one-to-one map of the target" in each for each in inferred(table, y).warnings)
+    assert any("'feature 2' is a one-to-one" in each for each in inferred(table.to_numpy(), y).warnings)
+
+
+def test_equal_samples_in_several_splits() -> None:
+    x = SERIES.copy()
+    x[30:] = x[:30]
+    (warning,) = [each for each in inferred(x, Y).warnings if "have the inputs of a sample of another split" in each]
+    assert "such as row" in warning
+    assert not [each for each in inferred(SERIES, Y).warnings if "have the inputs" in each]
+
+
+def test_the_name_follows_content_and_options() -> None:
+    name = inferred(SERIES, Y).task.name
+    assert name == inferred(SERIES.copy(), Y.copy()).task.name == inferred(SERIES, Y, Options(title="x")).task.name
+    other = SERIES.copy()
+    other[0, 0, 0] += 1
+    assert len({name, inferred(other, Y).task.name, inferred(SERIES, 1 - Y).task.name}) == 3
+    assert inferred(SERIES, Y, Options(seed=3)).task.name != name
+    assert inferred(SERIES, Y, Options(name="My data!")).task.name.startswith("own/my_data-")

@@ -1,0 +1,140 @@
+"""Own tasks: prepared once, found by name, verified, and gone with a clear error."""
+
+import json
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orca_ray.data import prepared
+from orca_ray.data.rows import Array
+from orca_ray.data.user import Options, UserData, read
+from orca_ray.errors import UserError
+from orca_ray.tasks import own
+from orca_ray.tasks.inference import infer
+from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
+from orca_ray.tasks.task import Task
+
+RNG = np.random.default_rng(0)
+Y = np.arange(60) % 3
+X = RNG.normal(size=(60, 2, 20)) + Y[:, None, None]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+
+
+def test_a_task_of_arrays_is_found_by_its_name() -> None:
+    task = Task.from_arrays(X, Y, name="Waves")
+    assert task.name.startswith("own/waves-")
+    assert get_task(task.name) == get_benchmark("own")[0] == known_tasks()[task.name]
+    assert task.name not in all_tasks()
+    data = task.prepare()
+    assert task.num_samples == (len(data.train), len(data.validation), len(data.test)) == (42, 9, 9)
+    assert data.train.x.shape == (42, 2, 20)
+    prepared.verify(data)
+    preprocessing = own.preprocessing_of(task.name)
+    assert preprocessing is not None
+    np.testing.assert_array_equal(preprocessing.inputs(UserData(x=X[:0])), np.zeros((0, 2, 20)))
+    assert own.preprocessing_of("pocket/digits") is None
+
+
+def test_the_same_data_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task.from_arrays(X, Y)
+    made = {path.name: path.stat().st_mtime_ns for path in task.prepared_directory().iterdir()}
+    monkeypatch.setattr(own, "_build", lambda *_: pytest.fail("built again"))
+    assert Task.from_arrays(X.copy(), Y).name == task.name
+    assert made == {path.name: path.stat().st_mtime_ns for path in task.prepared_directory().iterdir()}
+
+
+def test_the_arrays_are_those_that_new_data_give(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": RNG.normal(size=60), "b": RNG.choice(["u", "v"], 60), "kind": Y})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    data = read(tmp_path / "t.csv", Options(target=("kind",)))
+    inferred = infer(data, Options(target=("kind",)))
+    task = own.register(inferred, data)
+    preprocessing = own.preprocessing_of(task.name)
+    assert preprocessing is not None
+    again = preprocessing.read(tmp_path / "t.csv", labelled=True)
+    x, y = preprocessing.inputs(again), preprocessing.targets(cast(Array, again.y))
+    stored = task.prepare()
+    for split, rows in inferred.splits.items():
+        np.testing.assert_array_equal(stored.splits[split].x[:], x[rows])
+        np.testing.assert_array_equal(stored.splits[split].y, y[rows])
+    table.drop(columns="kind").to_csv(tmp_path / "new.csv", index=False)
+    np.testing.assert_array_equal(preprocessing.inputs(preprocessing.read(tmp_path / "new.csv")), x)
+
+
+def test_targets_of_regressions_are_scaled() -> None:
+    fields = RNG.normal(5, 3, size=(60, 20)).astype(np.float32)
+    data = Task.from_arrays(X, fields).prepare()
+    assert data.y_mean is not None
+    assert data.y_std is not None
+    assert abs(float(data.y_mean) - 5) < 0.5
+    assert abs(float(data.y_std) - 3) < 0.5
+    assert data.train.y.shape == (42, 20)
+
+
+def test_a_torch_dataset_is_read_item_by_item() -> None:
+    class Pairs:
+        def __len__(self) -> int:
+            return 60
+
+        def __getitem__(self, row: int) -> tuple[Array, int]:
+            return X[row], int(Y[row])
+
+    task = Task.from_dataset(Pairs(), name="waves")
+    np.testing.assert_array_equal(task.prepare().train.x[:], Task.from_arrays(X, Y).prepare().train.x[:])
+
+
+def test_groups_frames_and_options_of_arrays() -> None:
+    frame = pd.DataFrame({"a": RNG.normal(size=60), 5: RNG.normal(size=60)})
+    task = Task.from_arrays(frame, pd.Series(Y, name="kind"), groups=np.arange(60) // 5, metric="one_minus_macro_f1")
+    assert (task.metric, task.modality) == ("one_minus_macro_f1", "tabular")
+    frame = pd.DataFrame({"a": RNG.normal(size=60), "kind": Y, "patient": np.arange(60) // 5})
+    task = Task.from_arrays(frame, "kind", group="patient")
+    assert task.input_shape == (1, 1)
+    with pytest.raises(UserError, match=r"unknown column 'patent'. Did you mean 'patient'"):
+        Task.from_arrays(frame, "kind", group="patent")
+    with pytest.raises(UserError, match=r"own data: .*unknown option 'metrik'. Did you mean 'metric'"):
+        Task.from_arrays(X, Y, metrik="error")
+    with pytest.raises(UserError, match=r"data: 60 samples but 59 targets"):
+        Task.from_arrays(X, Y[:59])
+
+
+def test_a_declaration_survives_json() -> None:
+    task = Task.from_arrays(X, Y)
+    assert own.task_from_json(json.loads(json.dumps(own.task_to_json(task)))) == task
+    digits = own.task_from_json(own.task_to_json(get_task("pocket/digits")))
+    assert (digits.target, digits.input_shape, digits.body) == (
+        task.target.__class__("classes", 10),
+        (1, 8, 8),
+        "vit-s14",
+    )
+    with pytest.raises(UserError, match=r"here: no declaration of a task"):
+        own.task_from_json({"name": 1}, "here")
+
+
+def test_missing_and_damaged_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match=r"unknown own task 'own/none-123456'.*Allowed: none yet.*adapt DATA"):
+        get_task("own/none-123456")
+    with pytest.raises(UserError, match=r"unknown own task 'own/../x'"):
+        get_task("own/../x")
+    task = Task.from_arrays(X, Y, name="waves")
+    with pytest.raises(UserError, match=f"Did you mean '{task.name}'"):
+        get_task(task.name[:-1] + "x")
+    (task.prepared_directory() / "train_x.npy").unlink()
+    assert get_task(task.name).prepared() is None
+    with pytest.raises(UserError, match=r"its prepared data are missing or damaged in .*adapt' again"):
+        get_task(task.name).prepare()
+    assert Task.from_arrays(X, Y, name="waves").prepared() is not None, "the same data prepare it again"
+    (task.prepared_directory() / own.DECLARATION).write_text("{}")
+    with pytest.raises(UserError, match=r"task.json: no declaration of a task"):
+        get_task(task.name)
+    assert task.name not in known_tasks()
+    assert "no declaration of a task" in caplog.text
+    with pytest.raises(UserError, match=r"task.json changed since it was prepared"):
+        prepared.verify(cast(prepared.PreparedData, task.prepared()))
