@@ -12,8 +12,9 @@ import torch
 
 import orca_ray
 from orca_ray.adapted import Adapted, load
+from orca_ray.cli.app import run as command_line
 from orca_ray.data.rows import Target
-from orca_ray.data.user import Options, read
+from orca_ray.data.user import Options, UserData, read
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods
 from orca_ray.tasks.inference import infer
@@ -149,8 +150,19 @@ def test_only_a_part_of_the_samples_is_in_memory(series: Adapted, tmp_path: Path
     np.save(tmp_path / "x.npy", x)
     inputs = series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r"))
     parts = list(series.stream(inputs))
-    assert [len(part) for part in parts] == [4096, 4096, 808]
+    assert [len(part) for part in parts] == [*[1024] * 8, 768, 40]
     assert np.array_equal(np.concatenate(parts), series.outputs(x))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 100])
+def test_batches_do_not_depend_on_how_samples_are_read(
+    series: Adapted, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.tile(np.asarray(make_data(SERIES).test.x), (5, 1, 1))
+    expected = series.outputs(x)
+    monkeypatch.setattr(UserData, "batch_size", lambda data: size)
+    assert all(len(chunk) % 64 == 0 for chunk in list(series.inputs(x).chunks())[:-1])
+    assert np.array_equal(series.outputs(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -281,3 +293,13 @@ def test_the_folder_of_own_data_has_its_preprocessing(own: tuple[Path, Path, Ada
     assert {file.name for file in own[1].iterdir()} == {
         "model.safetensors", "config.json", "preprocessing.json", "README.md",
     }  # fmt: skip
+
+
+def test_the_command_predicts_own_data(own: tuple[Path, Path, Adapted], tmp_path: Path) -> None:
+    file, folder, model = own
+    out = tmp_path / "out.csv"
+    assert command_line(["predict", str(folder), str(file), "-o", str(out), "--device", "cpu"]) == 0
+    found = pd.read_csv(out)
+    assert list(found.columns) == ["id", "prediction", "p_red", "p_white"]
+    assert found["prediction"].tolist() == model.predict(file).tolist()
+    assert found["p_red"].to_numpy() == pytest.approx(model.predict_proba(file)[:, 0], abs=1e-6)

@@ -1,9 +1,8 @@
 """Turns what users give to a trained model into batches of its inputs, and says what is wrong with it."""
 
-import mmap
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 64
 """Inputs in a forward pass, as in the evaluation of a trial."""
-_MOST_BYTES, _MOST_BATCHES = 64 * 2**20, 64
+_MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -52,22 +51,25 @@ class ModelInputs:
         """Names of the samples, such as file names; empty if they have none."""
         return self.data.names
 
-    @cached_property
-    def chunk(self) -> int:
-        """Number of samples that are read at a time: whole batches, of about `_MOST_BYTES` bytes."""
-        row_bytes = 4 * int(np.prod(self.task.input_shape))
-        return BATCH_SIZE * min(max(1, _MOST_BYTES // (row_bytes * BATCH_SIZE)), _MOST_BATCHES)
-
     def chunks(self) -> Iterator[Array]:
-        """Yield float32 inputs [n, *input_shape] in order, `chunk` samples at a time.
+        """Yield float32 inputs [n, *input_shape] in order: whole batches, but for the last part.
 
+        At most about 64 MiB of samples are read at a time, and batches do not depend on how many these are.
         Raises UserError for values that the model cannot take, with the row or file.
         """
-        first = 0
-        for part in self.data.batches(self.chunk):
-            yield self._inputs(part, first)
-            first += len(part)
-            _release(self.data.x)
+        row_bytes = 4 * math.prod(self.task.input_shape)
+        size = max(1, min(self.data.batch_size(), _MOST_BYTES // row_bytes))
+        waiting, num_waiting, first = list[Array](), 0, 0
+        for part in self.data.batches(size):
+            waiting.append(self._inputs(part, first))
+            num_waiting, first = num_waiting + len(part), first + len(part)
+            if num_waiting >= BATCH_SIZE:
+                joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+                num_whole = num_waiting // BATCH_SIZE * BATCH_SIZE
+                yield joined[:num_whole]
+                waiting, num_waiting = [joined[num_whole:]], num_waiting - num_whole
+        if num_waiting:
+            yield np.concatenate(waiting)
 
     def _inputs(self, part: "UserData", first: int) -> Array:
         if self.preprocessing is not None:
@@ -80,13 +82,6 @@ class ModelInputs:
             place = part.place(row) if part.names else f"{part.source}, row {first + row + 1}"
             raise UserError(f"{place} has values that are not finite (NaN or infinite): fill them in or leave it out")
         return inputs
-
-
-def _release(x: Any) -> None:
-    """Free the pages of a memory map that were read, which the kernel would keep as long as it can."""
-    mapped = getattr(x, "_mmap", None)
-    if mapped is not None and hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_data(path: Path | str, preprocessing: "Preprocessing | None", *, labelled: bool) -> "UserData":
