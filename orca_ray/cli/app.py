@@ -27,6 +27,7 @@ from orca_ray.cli import (
     leaderboard,
     log,
     page,
+    predict,
     reproduce,
     results,
     serve,
@@ -75,8 +76,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list,
 for function in (
     adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
-    control.cancel, submit.submit, reproduce.reproduce, catalogue.tasks, catalogue.bodies, catalogue.methods,
-    serve.serve, doctor.doctor,
+    control.cancel, submit.submit, reproduce.reproduce, predict.predict, predict.export, serve.serve, catalogue.tasks,
+    catalogue.bodies, catalogue.methods, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):

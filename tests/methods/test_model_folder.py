@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def folder(snapshot: Snapshot, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def edit(folder: Path, change: Callable[[dict[str, object]], object], *, sign: bool = False) -> None:
+def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False) -> None:
     """Change ``config.json``; ``sign``: as a program would that writes the hash of the file anew."""
     path = folder / "config.json"
     values = json.loads(path.read_text())

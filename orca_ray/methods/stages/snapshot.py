@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.data.prepared import PreparedData
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import Hyperparameters, resolve
@@ -62,20 +63,12 @@ def take_snapshot(
     """
     state = model.state_dict()
     weights = {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}
-    arrays = {
-        "input_mean": model.input_mean, "input_deviation": model.input_deviation, "y_mean": data.y_mean,
-        "y_std": data.y_std,
-    }  # fmt: skip
-    stored = {
-        name: StoredArray.of(array.cpu() if isinstance(array, Tensor) else array)
-        for name, array in arrays.items()
-        if array is not None
-    }
     return Snapshot(
         ModelConfig(
             task=TaskSummary.of(task, protocol, data.fingerprint), method=recipe.name,
             body=_describe(recipe, model, body), hyperparameters=options.relevant(recipe.name), seed=seed,
-            versions=_versions(), **stored,
+            input_mean=_stored(model.input_mean), input_deviation=_stored(model.input_deviation),
+            y_mean=_stored(data.y_mean), y_std=_stored(data.y_std), versions=_versions(),
         ),
         weights,
     )  # fmt: skip
@@ -145,6 +138,12 @@ def _resized(model: CrossModalModel) -> Iterator[str]:
     """Yield the names of the weights whose size follows from training, such as the text of trees."""
     for name, module in model.named_modules():
         yield from (f"{name}.{weight}" for weight in getattr(module, "resized", ()))
+
+
+def _stored(array: Tensor | Array | None) -> StoredArray | None:
+    if array is None:
+        return None
+    return StoredArray.of(array.cpu() if isinstance(array, Tensor) else array)
 
 
 def _versions() -> dict[str, str]:
