@@ -127,6 +127,8 @@ def _measured(data: UserData, train: Indices, shape: _Shape, notes: Notes, *, ma
     known = np.where(np.isnan(raw).all(axis=axes, keepdims=True), 0.0, raw)  # an empty channel counts as constant
     mean, std = splits.statistics(known, axes)
     constant = np.flatnonzero(np.nanmax(known, axis=axes) == np.nanmin(known, axis=axes))
+    if len(constant) == width:
+        raise UserError(f"{data.source}: all inputs of train are equal or missing; there is nothing to learn from")
     if len(constant):
         what = "features" if features else "channels"
         told = ", ".join(str(each + 1) for each in constant[:10].tolist())

@@ -62,6 +62,8 @@ def infer(data: UserData, options: Options | None = None) -> Inferred:
     options, notes = options or Options(), Notes()
     for note in data.notes:
         notes.warn(note)
+    if not len(data):
+        raise UserError(f"{data.source}: no samples")
     if data.y is None:
         raise UserError(f"{data.source}: no target; name a column, key or file with --target")
     fitted = fit_target(data, data.y, options, notes)
