@@ -59,7 +59,7 @@ class Adapted:
         self.config: ModelConfig = snapshot.config
         """The description of the model."""
         self.device = _device(device)
-        self.preprocessing = preprocessing
+        self.preprocessing_json = preprocessing
         """Content of ``preprocessing.json``; None: inputs are arrays."""
         self._preprocessing = None if preprocessing is None else _preprocessing(preprocessing)
         self._card = card
@@ -95,7 +95,7 @@ class Adapted:
         """
         folder = Path(path).expanduser()
         model_folder.write_folder(
-            folder, self.config, self.snapshot().weights, preprocessing=self.preprocessing,
+            folder, self.config, self.snapshot().weights, preprocessing=self.preprocessing_json,
             card=self._card or make_card(self.config, label_names=self.label_names),
         )  # fmt: skip
         return folder
@@ -196,7 +196,7 @@ class Adapted:
             return predict(Feed(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
         except NotFiniteError as error:
             raise UserError(
-                "the model's outputs are not finite, because inputs are too far from those of training: check their units"
+                "the model's outputs are not finite: inputs are too far from those of training, check their units"
             ) from error
 
     def decide(self, outputs: Array) -> Array:

@@ -35,6 +35,7 @@ from orca_ray.cli import (
     submit,
     watch,
 )  # fmt: skip
+from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import ClusterLostError, UserError, nearest
 
@@ -100,6 +101,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         log.start(hidden=__name__)
         given = sys.argv[1:] if arguments is None else list(arguments)
+        remember(given)
         # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes without a message.
         with command.make_context("orca-sweep", given) as context:
             command.invoke(context)

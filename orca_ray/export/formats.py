@@ -134,7 +134,7 @@ def metadata(model: Adapted) -> dict[str, object]:
         "task": task.name, "input_shape": list(task.input_shape), "target": task.target.kind,
         "output_shape": list(task.target.output_shape), "label_names": list(model.label_names),
         "outputs": "logits" if model.decides else "values", "method": model.config.method,
-        "body": model.config.body.name, "trial": model.config.trial, "preprocessing": model.preprocessing,
+        "body": model.config.body.name, "trial": model.config.trial, "preprocessing": model.preprocessing_json,
     }  # fmt: skip
 
 

@@ -63,6 +63,8 @@ def infer(data: UserData, options: Options | None = None) -> Inferred:
     options, notes = options or Options(), Notes()
     for note in data.notes:
         notes.warn(note)
+    if not len(data):
+        raise UserError(f"{data.source}: no samples")
     if data.y is None:
         raise UserError(f"{data.source}: no target; name a column, key or file with --target")
     fitted = fit_target(data, data.y, options, notes)
@@ -149,7 +151,9 @@ def _measures(
         if counts.max() >= _IMBALANCE * counts.min():
             loss, why = "weighted_cross_entropy", f"classes of {counts.min()} to {counts.max()} samples"
             metric = "one_minus_auroc" if len(counts) == 2 and complete else "one_minus_macro_f1"
-    if kind == "dense":
+    if kind == "dense" and data.kind_hint == "table":
+        loss, metric, why = "mse", "rmse", "several numbers"
+    elif kind == "dense":
         assert data.y is not None
         used = np.concatenate(list(parts.values()))
         zero = any(not np.any(data.y[used[part]], axis=tuple(range(1, data.y.ndim))).all() for part in row_slices(used))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orca_ray.data import cache, prepared
+from orca_ray.data import cache, prepared, splits
 from orca_ray.data.prepared import Arrays
 from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, RowIndex, Target
@@ -145,7 +145,7 @@ def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arra
         else:
             made = coding.encode(y[indices])
         arrays[f"{split}_y"] = made
-    return {**arrays, **_statistics(arrays["train_y"], coding.kind)}
+    return {**arrays, **_statistics(arrays["train_y"], coding.kind, by_column=data.kind_hint == "table")}
 
 
 def _batched(
@@ -159,12 +159,13 @@ def _batched(
     return array
 
 
-def _statistics(train_y: Array, kind: str) -> dict[str, Array]:
+def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Array]:
+    """Return mean and deviation of numbers and fields, of several columns of a table each its own."""
     if kind not in ("scalar", "dense"):
         return {}
-    sample = train_y[:: max(1, len(train_y) // 4096)].astype(np.float64)
-    std = float(sample.std()) or 1.0
-    return {"y_mean": np.array(sample.mean(), dtype=np.float32), "y_std": np.array(std, dtype=np.float32)}
+    sample = train_y[:: max(1, len(train_y) // 4096)]
+    mean, std = splits.statistics(sample, (0,) if by_column else None)
+    return {"y_mean": mean[0] if by_column else mean.reshape(()), "y_std": std[0] if by_column else std.reshape(())}
 
 
 def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:

@@ -6,7 +6,9 @@ import pytest
 
 from orca_ray.adapted import Adapted
 from orca_ray.tasks.task import Task
-from tests.methods.tiny_trials import QUICK, make_data, make_home, save_bert, save_vit, start
+from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import make_home
+from orca_ray.testing.trials import QUICK, make_data, start
 
 Make = Callable[..., Adapted]
 

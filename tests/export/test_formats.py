@@ -11,7 +11,7 @@ from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model, formats
-from tests.methods.tiny_trials import CLASSES, make_task
+from orca_ray.testing.trials import CLASSES, make_task
 
 from .conftest import Make
 

@@ -16,7 +16,7 @@ from orca_ray.data.rows import Target
 from orca_ray.data.user import UserData
 from orca_ray.errors import UserError
 from orca_ray.export.predictions import write_predictions
-from tests.methods.tiny_trials import CLASSES, make_data, make_task
+from orca_ray.testing.trials import CLASSES, make_data, make_task
 
 from .conftest import Make
 

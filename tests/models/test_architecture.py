@@ -27,7 +27,8 @@ def features(body: Body, width: int) -> Tensor:
         body.fit_grid(grid)
     tokens = torch.randn(2, 16 + body.num_prefix_tokens, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return body(tokens, grid)
+        found: Tensor = body(tokens, grid)
+    return found
 
 
 def same(described: BodyArchitecture, name: str, *, pretrained: bool) -> None:
