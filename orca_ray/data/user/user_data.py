@@ -2,7 +2,7 @@
 
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Union
 
 import numpy as np
@@ -60,7 +60,7 @@ class UserData:
     """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
     notes: tuple[str, ...] = ()
     """What the reader decided or left out, one sentence each."""
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     """Options that the samples were read with, those of a ``task.yaml`` included."""
 
     def __post_init__(self) -> None:
