@@ -57,10 +57,11 @@ class Inferred:
 def infer(data: UserData, options: Options | None = None) -> Inferred:
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
-    Warnings are also logged. Raises UserError for data that nothing can be learnt from: no target, one class, too few
-    samples or groups, colliding labels, no usable column, samples of unequal axes; and for options that do not fit.
+    ``options`` override those that the data were read with. Warnings are also logged. Raises UserError for data that
+    nothing can be learnt from: no target, one class, too few samples or groups, colliding labels, no usable column,
+    samples of unequal axes; and for options that do not fit.
     """
-    options, notes = options or Options(), Notes()
+    options, notes = options.over(data.options) if options else data.options, Notes()
     for note in data.notes:
         notes.warn(note)
     if not len(data):
