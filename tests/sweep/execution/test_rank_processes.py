@@ -37,6 +37,7 @@ from orca_ray.training.errors import RankLostError
 from orca_ray.training.ranks import ALONE, Ranks
 from tests.methods.tiny_trials import CLASSES, QUICK, make_home, save_bert, start
 from tests.methods.tiny_trials import make_task as tiny_task
+from tests.sweep.execution.test_executors import title
 from tests.sweep.execution.test_trial_runner import facts, finish, scores
 from tests.sweep.rank_toys import build
 from tests.sweep.real import TEXT, tiny_spec
@@ -211,7 +212,7 @@ def test_ray_gives_a_trial_two_gpus_and_restarts_it_when_a_rank_dies(
 
     def ranks() -> list[psutil.Process]:
         children = psutil.Process().children(recursive=True)
-        return [child for child in children if "--multiprocessing-fork" in child.cmdline()]
+        return [child for child in children if "--multiprocessing-fork" in title(child)]
 
     def kill_a_rank(event: Event) -> None:
         if isinstance(event, TrialProgress) and not killed:
