@@ -18,7 +18,9 @@ def test_other_hosts_need_a_token() -> None:
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1, port {port}: .*; give another --host or --port"):
+        with pytest.raises(
+            UserError, match=rf"cannot listen on 127.0.0.1, port {port}: .*; give another --host or --port"
+        ):
             serve_model("model", ServerOptions(port=port), print)
 
 

@@ -68,7 +68,10 @@ def series(seed: int, *shape: int) -> Array:
 
 SENT: dict[str, tuple[dict[str, Any], Any]] = {
     "mixed": ({"rows": ROWS}, pd.DataFrame(ROWS)),
-    "unequal": ({"samples": [series(0, 9, 2).tolist(), series(1, 16, 2).tolist()]}, [series(0, 9, 2), series(1, 16, 2)]),
+    "unequal": (
+        {"samples": [series(0, 9, 2).tolist(), series(1, 16, 2).tolist()]},
+        [series(0, 9, 2), series(1, 16, 2)],
+    ),
     "recordings": (
         {"samples": [series(0, 1000).tolist(), series(1, 2000).tolist()], "rate": 8000},
         UserData(x=[series(0, 1000), series(1, 2000)], rate=8000.0),
@@ -130,7 +133,8 @@ def test_arrow(clients: dict[str, TestClient], models: dict[str, Adapted], name:
     elif name in ("arrays", "fields"):
         table = pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(x)})
     else:
-        table = pa.table({"x": request["samples"]}).replace_schema_metadata({"rate": str(request.get("rate", ""))} if name == "recordings" else None)
+        rate = {"rate": str(request["rate"])} if "rate" in request else None
+        table = pa.table({"x": request["samples"]}).replace_schema_metadata(rate)
     answer = post_arrow(clients[name], stream(table))
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == MEDIA_TYPE
@@ -158,11 +162,23 @@ def test_warnings_are_in_the_answer(clients: dict[str, TestClient]) -> None:
     ("name", "body", "message"),
     [
         ("mixed", b'{"rows": [{}]}', "row 1, column 'age of cask' is missing; send it, with null"),
-        ("mixed", b'{"rows": [{"age of cask": "old", "1": null, "bottled": null}]}', "row 1, column 'age of cask': .*'old'"),
-        ("mixed", b'{"rows": [{"age of cask": NaN, "1": null, "bottled": null}]}', "row 1, column 'age of cask': .* finite"),
+        (
+            "mixed",
+            b'{"rows": [{"age of cask": "old", "1": null, "bottled": null}]}',
+            "row 1, column 'age of cask': .*'old'",
+        ),
+        (
+            "mixed",
+            b'{"rows": [{"age of cask": NaN, "1": null, "bottled": null}]}',
+            "row 1, column 'age of cask': .* finite",
+        ),
         ("mixed", b'{"rows": [{"age of cask": 1e999, "1": 1, "bottled": null}]}', "finite number"),
         ("mixed", b'{"rows": [{"age of cask": 1, "1": [1], "bottled": null}]}', "column '1': .* a JSON array"),
-        ("mixed", b'{"rows": [{"age of cask": 1, "1": 1, "bottled": "soon"}]}', "column 'bottled': expected a date .*'soon'"),
+        (
+            "mixed",
+            b'{"rows": [{"age of cask": 1, "1": 1, "bottled": "soon"}]}',
+            "column 'bottled': expected a date .*'soon'",
+        ),
         ("mixed", b'{"rows": []}', "at least 1 item"),
         ("mixed", b'{"raws": []}', "field 'rows' is missing"),
         ("mixed", b"[1]", "object"),
@@ -307,7 +323,7 @@ TOKEN = "0123456789abcdef"
 def test_token(models: dict[str, Adapted]) -> None:
     client = client_of(models["mixed"], token=TOKEN)
     for headers in ({}, {"Authorization": TOKEN}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": "Bearer é"}):
-        encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+        encoded = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
         for method, path in (("POST", PATH), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/")):
             answer = client.request(method, path, headers=encoded)
             assert answer.status_code == 401, path

@@ -20,9 +20,10 @@ import pytest
 
 import orca_ray
 from orca_ray.adapted import Adapted
+from orca_ray.serving.arrow import MEDIA_TYPE
 from tests.methods.tiny_trials import make_home, save_bert
 from tests.serving.models import save_wine, wine
-from tests.serving.test_application import MEDIA_TYPE, PATH, TOLERANCE, arrow_answer, fuzz, stream
+from tests.serving.test_application import PATH, TOLERANCE, arrow_answer, fuzz, stream
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -46,13 +47,13 @@ class Server:
     def raw(self, *parts: bytes, wait: float = 0) -> bytes:
         """Send parts of a request, with pauses between them; return what comes until the server ends the connection."""
         found = b""
-        with self.connect() as peer:
-            with contextlib.suppress(ConnectionError):  # the server may end it before it has read all
-                for part in parts:
-                    peer.sendall(part)
-                    time.sleep(wait)
-                while part := peer.recv(4096):
-                    found += part
+        # the server may end the connection before it has read all
+        with self.connect() as peer, contextlib.suppress(ConnectionError):
+            for part in parts:
+                peer.sendall(part)
+                time.sleep(wait)
+            while part := peer.recv(4096):
+                found += part
         return found
 
 
@@ -87,7 +88,8 @@ def model(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
 @pytest.fixture(scope="module")
 def server(home: Path, model: Adapted) -> Iterator[Server]:
     running = start(str(home / "model"), *LIMITS, home=home)
-    family = [running.process.pid, *(child.pid for child in psutil.Process(running.process.pid).children(recursive=True))]
+    parent = psutil.Process(running.process.pid)
+    family = [parent, *parent.children(recursive=True)]
     try:
         yield running
     finally:
@@ -95,7 +97,7 @@ def server(home: Path, model: Adapted) -> Iterator[Server]:
         out, error = running.process.communicate(timeout=60)
     assert (running.process.returncode, out, error) == (0, "stopped\n", "")
     time.sleep(2)
-    assert not [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_predictions_are_those_of_the_model(server: Server, model: Adapted) -> None:
@@ -137,7 +139,9 @@ def test_only_the_endpoint_listens_and_only_here(server: Server) -> None:
     assert {ip.removeprefix("::ffff:") for ip in found} == {"127.0.0.1"}
 
 
-HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n".encode()
+HEAD = (
+    f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n".encode()
+)
 
 
 def test_hostile_clients(server: Server) -> None:
@@ -154,7 +158,9 @@ def test_hostile_clients(server: Server) -> None:
     assert server.raw(HEAD + b"A: " + b"a" * 10**6 + b"\r\n\r\n")[:13] in (b"HTTP/1.1 400 ", b"")
     odd = server.raw(HEAD + b"X-Request-Id: \xff\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
     assert odd.startswith(b"HTTP/1.1 422 ")
-    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    )
     with server.connect() as peer:
         peer.sendall(HEAD.replace(b"POST", b"GET") + upgrade)
         assert peer.recv(100).split()[1].startswith(b"4")
