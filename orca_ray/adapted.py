@@ -196,7 +196,7 @@ class Adapted:
             return predict(Feed(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
         except NotFiniteError as error:
             raise UserError(
-                "the model's outputs are not finite: inputs are too far from those of training, check their units"
+                "the model's outputs are not finite, because inputs are far from those of training: check their units"
             ) from error
 
     def decide(self, outputs: Array) -> Array:

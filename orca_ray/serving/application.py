@@ -114,6 +114,7 @@ def build(
     body = {"required": True, "content": {JSON: {"schema": schema}, **stream}}
     app.add_api_route(
         PREDICT, predictions.__call__, methods=["POST"], summary="Predict", name="predict",
+        description="The answer has the content type of the request.",
         openapi_extra={"requestBody": body, "security": [] if token is None else [{"token": []}]},
         response_class=JSONResponse, response_model=None,
         responses={200: {"model": predictions.answer, "content": stream}, **_refusals(token)},

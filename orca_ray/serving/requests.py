@@ -117,7 +117,9 @@ def encode(model: Description, data: UserData) -> tuple[Any, list[str]]:
     """Return model inputs, float32 [N, *input_shape], and warnings; raises UserError if they do not fit the model."""
     warnings: list[str] = []
     inputs = ModelInputs.of(data, model.task, model.preprocessing)
-    return np.concatenate(list(inputs.chunks(warnings.append))), [shorten(printable(each)) for each in warnings]
+    with np.errstate(over="ignore", invalid="ignore"):
+        encoded = np.concatenate(list(inputs.chunks(warnings.append)))
+    return encoded, [shorten(printable(each)) for each in warnings]
 
 
 def content(model: Description, answer: Answer, warnings: list[str]) -> dict[str, Any]:

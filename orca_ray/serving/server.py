@@ -15,12 +15,14 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orca_ray.errors import UserError
+from orca_ray.methods import model_folder
 from orca_ray.serving import application
 from orca_ray.serving.guard import Limits
 from orca_ray.serving.replica import Description, Replica
 from orca_ray.sweep.execution.executors.limits import allowed_cpus
 from orca_ray.sweep.execution.executors.ray import RayExecutor
 
+HUB = "hub:"
 TOKEN = "ORCA_RAY_SERVE_TOKEN"
 MIN_TOKEN_LENGTH = 16
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -70,6 +72,9 @@ def serve_model(path: str, options: ServerOptions, started: Callable[[str, Descr
         )
     from ray import serve
 
+    if not path.startswith(HUB):
+        path = str(Path(path).expanduser().absolute())
+        model_folder.read_config(Path(path))  # Ray takes long to start; what is wrong with a folder is known before
     with contextlib.ExitStack() as cleanup:
         listener = cleanup.enter_context(_listen(options.host, options.port))
         executor = RayExecutor()
@@ -102,8 +107,7 @@ def _deploy(path: str, options: ServerOptions) -> Any:
         logging_config=_QUIET, max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": max(1, allowed_cpus() - 1), "num_gpus": gpus},
     )  # fmt: skip
-    local = path if path.startswith("hub:") else str(Path(path).expanduser().absolute())
-    return serve.run(deployment.bind(local, options.device), name="orca-ray", route_prefix=None)
+    return serve.run(deployment.bind(path, options.device), name="orca-ray", route_prefix=None)
 
 
 def _config(app: Any, seconds: float) -> uvicorn.Config:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.methods import model_folder
 from orca_ray.serving.server import ServerOptions, read_token, serve_model
 
 
@@ -15,7 +16,8 @@ def test_other_hosts_need_a_token() -> None:
             serve_model("model", ServerOptions(host=host), print)
 
 
-def test_a_port_in_use() -> None:
+def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_folder, "read_config", Path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -38,3 +40,9 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_text(weak)
         with pytest.raises(UserError, match="expected at least 16 ASCII characters without spaces"):
             read_token(path)
+
+
+def test_a_folder_that_is_no_model_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    for path, message in ((tmp_path, "is no model folder"), (tmp_path / "nowhere", "does not exist")):
+        with pytest.raises(UserError, match=message):
+            serve_model(str(path), ServerOptions(port=0), print)

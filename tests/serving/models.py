@@ -17,7 +17,7 @@ from orca_ray.tasks.table_inputs import Column, TableInputs
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 3}
-CULTIVARS = ("Barbera", "Barolo", "Grignolino")
+CULTIVARS = ("Barolo", "Grignolino", "Barbera")
 
 
 def wine() -> pd.DataFrame:
