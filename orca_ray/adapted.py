@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -58,7 +59,7 @@ class Adapted:
         """
         self.config: ModelConfig = snapshot.config
         """The description of the model."""
-        self.device = _device(device)
+        self.device = find_device(device)
         self._values = preprocessing
         self._preprocessing = None if preprocessing is None else _preprocessing(preprocessing)
         self._card = card
@@ -92,14 +93,23 @@ class Adapted:
 
         Raises UserError if ``path`` has other files, or cannot be written.
         """
-        state = self.network.state_dict()
-        names = weight_names(get_method(self.config.method), self.network)
         folder = Path(path).expanduser()
         model_folder.write_folder(
-            folder, self.config, {name: state[name].cpu().contiguous() for name in names},
+            folder, self.config, self._weights(),
             card=self._card or make_card(self.config, label_names=self.label_names), preprocessing=self._values,
         )  # fmt: skip
         return folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the content of a model folder: a copy rebuilds the network, on a GPU only where there is one."""
+        device = "cpu" if self.device.type == "cpu" else "auto"
+        make = partial(type(self), card=self._card, device=device)
+        return make, (Snapshot(self.config, self._weights()), self._values)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights that a model folder holds, on the CPU."""
+        state, names = self.network.state_dict(), weight_names(get_method(self.config.method), self.network)
+        return {name: state[name].cpu().contiguous() for name in names}
 
     @property
     def task(self) -> TaskSummary:
@@ -262,7 +272,8 @@ def _preprocessing(values: Mapping[str, Any]) -> "Preprocessing":
     return Preprocessing.from_json(dict(values))
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

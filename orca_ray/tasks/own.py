@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orca_ray.data import cache, prepared
-from orca_ray.data.prepared import Arrays
+from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
 from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, RowIndex, Target
 from orca_ray.errors import UserError, unknown_name
@@ -128,6 +128,25 @@ def register(inferred: "Inferred", data: "UserData") -> Task:
     if not all((directory / name).is_file() for name in documents) or task.prepared() is None:
         replace(task, build=lambda workspace: _build(workspace, inferred, data)).prepare(documents=documents)
     return get_own_task(task.name)
+
+
+def in_memory(inferred: "Inferred", data: "UserData") -> PreparedData:
+    """Return the arrays of an inferred task in memory; nothing is written, and the task is not registered.
+
+    The data have no directory, and no test split if none was inferred. Raises UserError as `Preprocessing.inputs` does.
+    """
+    assert data.y is not None
+    preprocessing, splits = inferred.preprocessing, dict[SplitName, Split]()
+    for name, indices in inferred.splits.items():
+        part = data.select(indices)
+        x = preprocessing.inputs(part, logger.debug)  # told when the task was inferred
+        splits[name] = Split(x, preprocessing.targets(data.y[indices]))
+    statistics = _statistics(splits["train"].y, preprocessing.target.kind)
+    arrays = {f"{name}_{axis}": np.asarray(getattr(part, axis)) for name, part in splits.items() for axis in "xy"}
+    return PreparedData(
+        name=inferred.task.name, fingerprint=fingerprint(arrays | statistics), splits=splits,
+        y_mean=statistics.get("y_mean"), y_std=statistics.get("y_std"), directory=Path(),
+    )  # fmt: skip
 
 
 def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arrays:
