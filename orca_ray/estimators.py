@@ -151,7 +151,6 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         return preprocessing is not None and preprocessing.encoder.form == "table"
 
     def _inputs(self, X: Any) -> UserData:
-        check_is_fitted(self)
         x = self._read(X, reset=False)
         return UserData(x=x, kind_hint="table" if hasattr(x, "columns") else "array", source="X")
 
@@ -212,6 +211,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probabilities [N, K] of ``classes_``, float32; ValueError for samples unlike those of fit."""
+        check_is_fitted(self)
         probabilities = self.adapted_.predict_proba(self._inputs(X))
         names = self.adapted_.label_names
         return probabilities[:, [names.index(str(text)) for text in label_texts(self.classes_)]]
@@ -242,6 +242,7 @@ class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """Return the numbers [N], float32; raises ValueError for samples unlike those of fit."""
+        check_is_fitted(self)
         return self.adapted_.predict(self._inputs(X))
 
     def _targets(self, y: Any) -> Array:

@@ -124,7 +124,7 @@ def _numbers(data: UserData, y: Array, kind: TargetKind) -> FittedTarget:
         [np.isfinite(values[part]).reshape(len(values[part]), -1).all(axis=1) for part in row_slices(values)]
     )
     rows = np.flatnonzero(finite)
-    if len(rows) and float(values[rows[0]].min()) == float(values.max()) and kind == "scalar":
+    if len(rows) and kind == "scalar" and values[rows].min() == values[rows].max():
         raise UserError(f"{data.source}: every target is {values[rows[0]]}; there is nothing to learn")
     return FittedTarget(TargetCoding(kind=kind, shape=y.shape[1:]), rows)
 
