@@ -60,7 +60,8 @@ class Adapted:
         self.config: ModelConfig = snapshot.config
         """The description of the model."""
         self.device = find_device(device)
-        self._values = preprocessing
+        self.preprocessing_json = preprocessing
+        """Content of ``preprocessing.json``; None: inputs are arrays."""
         self._preprocessing = None if preprocessing is None else _preprocessing(preprocessing)
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
@@ -95,21 +96,21 @@ class Adapted:
         """
         folder = Path(path).expanduser()
         model_folder.write_folder(
-            folder, self.config, self._weights(),
-            card=self._card or make_card(self.config, label_names=self.label_names), preprocessing=self._values,
+            folder, self.config, self.snapshot().weights, preprocessing=self.preprocessing_json,
+            card=self._card or make_card(self.config, label_names=self.label_names),
         )  # fmt: skip
         return folder
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the content of a model folder: a copy rebuilds the network, on a GPU only where there is one."""
-        device = "cpu" if self.device.type == "cpu" else "auto"
-        make = partial(type(self), card=self._card, device=device)
-        return make, (Snapshot(self.config, self._weights()), self._values)
+    def snapshot(self) -> Snapshot:
+        """Return description and weights, from which an equal model can be built."""
+        state = self.network.state_dict()
+        names = weight_names(get_method(self.config.method), self.network)
+        return Snapshot(self.config, {name: state[name].cpu().contiguous() for name in names})
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """Return the weights that a model folder holds, on the CPU."""
-        state, names = self.network.state_dict(), weight_names(get_method(self.config.method), self.network)
-        return {name: state[name].cpu().contiguous() for name in names}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what a model folder holds; the copy is on a GPU only where there is one."""
+        device = "cpu" if self.device.type == "cpu" else "auto"
+        return partial(type(self), card=self._card, device=device), (self.snapshot(), self.preprocessing_json)
 
     @property
     def task(self) -> TaskSummary:
@@ -151,7 +152,7 @@ class Adapted:
         inputs, found = self.inputs(x), []
         with torch.no_grad(), self._precision.active():
             for chunk in inputs.chunks():
-                for part in torch.from_numpy(chunk).split(BATCH_SIZE):
+                for part in torch.split(torch.from_numpy(chunk), BATCH_SIZE):
                     with self._precision.autocast():
                         with torch.autocast(self.device.type, enabled=False):
                             tokens = self.network.embed(part.to(self.device))
@@ -164,7 +165,8 @@ class Adapted:
 
         Args:
             x: inputs.
-            y: targets [N, ...]; classes by name or number. None: those that ``x`` has, read from a path.
+            y: targets [N, ...]; classes by name or number. None: those that ``x`` has, read from a path. Samples whose
+                target is missing do not count.
             group: ids [N] of samples; rows with equal ids are parts of one sample.
 
         Raises UserError if there are no targets, if they do not fit, or if the metric is not defined for them.
@@ -173,7 +175,11 @@ class Adapted:
         targets = self._targets(inputs.data.y if y is None else y)
         if len(targets) != len(inputs):
             raise UserError(f"{len(inputs)} inputs, but {len(targets)} targets: give one target for each input")
-        return {self.task.metric: score(self._outputs(inputs), targets, self._objective, group)}
+        known = np.flatnonzero(_known(targets))
+        if not len(known):
+            raise UserError("every target is missing: evaluate needs some")
+        ids = None if group is None else np.asarray(group)[known]
+        return {self.task.metric: score(self._outputs(inputs)[known], targets[known], self._objective, ids)}
 
     def outputs(self, x: Any) -> Array:
         """Return what metrics compare with targets: float32 logits, or numbers in the target's units, [N, ...]."""
@@ -196,13 +202,13 @@ class Adapted:
             return predict(Feed(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
         except NotFiniteError as error:
             raise UserError(
-                "the model's outputs are not finite, because inputs are too far from those of training: check their units"
+                "the model's outputs are not finite: inputs are too far from those of training, check their units"
             ) from error
 
     def decide(self, outputs: Array) -> Array:
         """Return the predictions that follow from `outputs`; see `predict`."""
         if self.task.target.kind == "classes":
-            chosen = outputs.argmax(axis=1)
+            chosen: Array = outputs.argmax(axis=1)
             return np.asarray(self.label_names)[chosen] if self.label_names else chosen
         return outputs > 0 if self.decides else outputs
 
@@ -252,13 +258,21 @@ class Adapted:
     def _targets(self, y: Any) -> Array:
         if y is None:
             raise UserError("evaluate needs targets: give y, or the path of data that has them")
-        y = np.asarray(y)
+        given: Array = np.asarray(y)
         if self._preprocessing is not None:
-            return np.asarray(self._preprocessing.targets(y))
+            return np.asarray(self._preprocessing.targets(given))
         shape = () if self.task.target.kind == "classes" else self.task.target.output_shape
-        if y.shape[1:] != shape or y.dtype.kind not in "biuf":
-            raise UserError(f"targets have shape {y.shape} and type {y.dtype}; expected numbers of shape (N, *{shape})")
-        return y
+        if given.shape[1:] != shape or given.dtype.kind not in "biuf":
+            found = f"shape {given.shape} and type {given.dtype}"
+            raise UserError(f"targets have {found}; expected numbers of shape (N, *{shape})")
+        return given
+
+
+def _known(targets: Array) -> Array:
+    """Return whether each target is known: missing ones are −1 for classes, else NaN."""
+    if targets.dtype.kind == "f":
+        return np.asarray(np.isfinite(targets).reshape(len(targets), -1).all(axis=1))
+    return np.asarray(targets >= 0) if targets.ndim == 1 else np.ones(len(targets), dtype=bool)
 
 
 def load(path: str | Path, device: str = "auto") -> Adapted:

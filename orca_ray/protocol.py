@@ -1,4 +1,4 @@
-"""Names of the evaluation protocols and of what is kept. It imports nothing heavy, so that ``--help`` can list them."""
+"""Names of protocols, kept models and export formats. It imports nothing heavy, so that ``--help`` can list them."""
 
 from enum import StrEnum
 
@@ -19,3 +19,10 @@ class KeepModels(StrEnum):
     NONE = "none"
     BEST = "best"
     ALL = "all"
+
+
+class ExportFormat(StrEnum):
+    """Formats of exported networks."""
+
+    ONNX = "onnx"
+    TORCH = "torch"

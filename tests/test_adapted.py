@@ -12,17 +12,24 @@ import torch
 
 import orca_ray
 from orca_ray.adapted import Adapted, load
+from orca_ray.cli.app import run as command_line
 from orca_ray.data.rows import Target
+from orca_ray.data.user import Options, UserData, read
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import all_methods
+from orca_ray.methods.recipe import all_methods, get_method
+from orca_ray.tasks.inference import infer
+from orca_ray.tasks.own import register
 from orca_ray.tasks.task import Task
-
-from .methods.tiny_trials import CLASSES, QUICK, make_data, make_home, make_task, run, save_bert, save_vit, start
+from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import make_home
+from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1, "recraft.source_epochs": 1, "joint.epochs": 1}
 FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
 SERIES = make_task(CLASSES)
 LORA = ("lora", "orca_lora")
+KINDS = {"sequence": SERIES, "image": FIELD}
+EVERY = [(kind, name) for kind, task in KINDS.items() for name in all_methods() if not get_method(name).problem(task)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,14 +92,14 @@ def loaded(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     """Train every method, save and move the models, remove the bodies that they hold, and predict in a new process."""
     kept = {}
     made, moved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
-    for kind, task, save in (("sequence", SERIES, save_bert), ("image", FIELD, save_vit)):
-        removed = tmp_path_factory.mktemp("body")
+    for kind, save in (("sequence", save_bert), ("image", save_vit)):
+        task, removed = KINDS[kind], tmp_path_factory.mktemp("body")
         save(removed)
-        for method in all_methods():
+        for method in (method for each, method in EVERY if each == kind):
             named = method in LORA
             model, found = trained(bodies[kind] if named else str(removed), method, task)
             folder = model.save(made / f"{kind}-{method}").rename(moved / f"{kind}-{method}")
-            np.save(folder / "x.npy", make_data(task).test.x)
+            np.save(folder / "x.npy", np.asarray(make_data(task).test.x))
             kept[folder.name] = (folder, model, found)
         for file in removed.iterdir():
             file.unlink()
@@ -105,13 +112,12 @@ def loaded(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("method", all_methods())
-@pytest.mark.parametrize("kind", ["sequence", "image"])
+@pytest.mark.parametrize(("kind", "method"), EVERY)
 def test_a_loaded_model_predicts_the_same_bits(
     loaded: dict[str, tuple[Path, Adapted, float]], kind: str, method: str
 ) -> None:
     folder, model, found = loaded[f"{kind}-{method}"]
-    data = make_data(SERIES if kind == "sequence" else FIELD).test
+    data = make_data(KINDS[kind]).test
     assert np.array_equal(np.load(folder / "found.npy"), model.outputs(data.x))
     assert np.array_equal(np.load(folder / "embedded.npy"), model.embed(data.x))
     assert model.evaluate(data.x, data.y) == pytest.approx({model.task.metric: found}, rel=1e-6)
@@ -130,7 +136,7 @@ def test_classes(series: Adapted) -> None:
     assert np.array_equal(probabilities.argmax(axis=1), found)
     assert series.embed(x).shape == (45, 16)
     assert np.array_equal(series.predict(torch.from_numpy(np.asarray(x))), found)
-    assert np.array_equal(series.predict(list(x)), found)
+    assert np.array_equal(series.predict(list(np.asarray(x))), found)
 
 
 def test_fields_have_no_probabilities(field: Adapted) -> None:
@@ -146,8 +152,19 @@ def test_only_a_part_of_the_samples_is_in_memory(series: Adapted, tmp_path: Path
     np.save(tmp_path / "x.npy", x)
     inputs = series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r"))
     parts = list(series.stream(inputs))
-    assert [len(part) for part in parts] == [4096, 4096, 808]
+    assert [len(part) for part in parts] == [*[1024] * 8, 768, 40]
     assert np.array_equal(np.concatenate(parts), series.outputs(x))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 100])
+def test_batches_do_not_depend_on_how_samples_are_read(
+    series: Adapted, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.tile(np.asarray(make_data(SERIES).test.x), (5, 1, 1))
+    expected = series.outputs(x)
+    monkeypatch.setattr(UserData, "batch_size", lambda data: size)
+    assert all(len(chunk) % 64 == 0 for chunk in list(series.inputs(x).chunks())[:-1])
+    assert np.array_equal(series.outputs(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +189,10 @@ def test_wrong_inputs_are_named(series: Adapted, change: object, message: str) -
 
 def test_wrong_targets_are_named(series: Adapted) -> None:
     data = make_data(SERIES).test
+    unknown = np.where(np.arange(45) < 40, -1, data.y)
+    assert series.evaluate(data.x, unknown) == series.evaluate(np.asarray(data.x)[40:], np.asarray(data.y)[40:])
+    with pytest.raises(UserError, match="every target is missing"):
+        series.evaluate(data.x, np.full(45, -1))
     with pytest.raises(UserError, match="needs targets"):
         series.evaluate(data.x)
     with pytest.raises(UserError, match="45 inputs, but 44 targets"):
@@ -223,3 +244,64 @@ def test_a_model_in_the_cache_of_the_hub(series: Adapted, tmp_path: Path, monkey
     assert np.array_equal(load("hub:ann/wines").outputs(x), series.outputs(x))
     with pytest.raises(UserError, match="cannot get the model 'ann/beers' from the hub"):
         load("hub:ann/beers")
+
+
+@pytest.fixture(scope="module")
+def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Adapted]:
+    """Return a CSV file of a user, the folder of a model of it, and the model before it was saved."""
+    directory = tmp_path_factory.mktemp("own")
+    random = np.random.default_rng(0)
+    kind = random.choice(["red", "white"], 120)
+    rows = {"acid": random.normal(size=120) + 2 * (kind == "red"), "cask": random.choice(["oak", "steel"], 120)}
+    pd.DataFrame({**rows, "kind": kind}).to_csv(directory / "wine.csv", index=False)
+    options = Options(target=("kind",), name="wine")
+    data = read(directory / "wine.csv", options)
+    inferred = infer(data, options)
+    task = register(inferred, data)
+    prepared = task.prepare()
+    adaptation = start(
+        bodies["sequence"], "nft", task=task.resolved(prepared), data=prepared, hyperparameters=SHORT, standardise=True
+    )
+    run(adaptation)
+    model = Adapted(adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu")
+    return directory / "wine.csv", model.save(directory / "model"), model
+
+
+def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Adapted]) -> None:
+    file, folder, model = own
+    again = load(folder, device="cpu")
+    found = again.predict(file)
+    assert set(found) <= {"red", "white"}
+    assert again.label_names == ("red", "white")
+    assert np.array_equal(found, model.predict(str(file)))
+    table = pd.read_csv(file)
+    assert np.array_equal(again.predict(table), found)
+    assert np.array_equal(again.predict(table.drop(columns="kind")), found)
+    assert again.evaluate(file) == again.evaluate(table, table["kind"])
+    assert "red, white" in again._repr_html_()
+    assert "red, white" in (folder / "README.md").read_text()
+
+
+def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Adapted]) -> None:
+    file, _, model = own
+    table = pd.read_csv(file)
+    with pytest.raises(UserError, match="acid"):
+        model.predict(table.drop(columns="acid"))
+    with pytest.raises(UserError, match="blue"):
+        model.evaluate(table, table["kind"].replace("red", "blue"))
+
+
+def test_the_folder_of_own_data_has_its_preprocessing(own: tuple[Path, Path, Adapted]) -> None:
+    assert {file.name for file in own[1].iterdir()} == {
+        "model.safetensors", "config.json", "preprocessing.json", "README.md",
+    }  # fmt: skip
+
+
+def test_the_command_predicts_own_data(own: tuple[Path, Path, Adapted], tmp_path: Path) -> None:
+    file, folder, model = own
+    out = tmp_path / "out.csv"
+    assert command_line(["predict", str(folder), str(file), "-o", str(out), "--device", "cpu"]) == 0
+    found = pd.read_csv(out)
+    assert list(found.columns) == ["id", "prediction", "p_red", "p_white"]
+    assert found["prediction"].tolist() == model.predict(file).tolist()
+    assert found["p_red"].to_numpy() == pytest.approx(model.predict_proba(file)[:, 0], abs=1e-6)

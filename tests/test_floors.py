@@ -28,13 +28,18 @@ FLOORS = {
     "methods": 5,
     "sweep": 6,
     "serving": 7,
+    "export": 7,
     "cli": 7,
     "testing": 7,
 }
-INTERFACE = {"adapted": 7}
+INTERFACE = {"adapted": 7, "adapting": 7, "estimators": 7}
 """Modules at the top of the package that are the Python interface; ``orca_ray`` itself names them, lazily."""
-SIDEWAYS = {("leaderboard", "results"), ("cli", "serving"), ("serving", "adapted")}
-"""Arrows within a floor: a board is built from records, the endpoint serves models. There is none back."""
+SIDEWAYS = {
+    ("leaderboard", "results"), ("cli", "serving"), ("serving", "adapted"), ("cli", "adapted"), ("cli", "adapting"),
+    ("cli", "export"), ("export", "adapted"), ("adapting", "adapted"),
+    ("estimators", "adapted"),
+}  # fmt: skip
+"""Arrows within a floor: a board is built from records, commands use the Python interface. There is none back."""
 
 HEAVY = frozenset({"torch", "ray", "transformers", "sklearn", "timm", "optuna", "ot", "torchvision"})
 FORBIDDEN = {

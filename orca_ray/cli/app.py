@@ -27,6 +27,7 @@ from orca_ray.cli import (
     leaderboard,
     log,
     page,
+    predict,
     reproduce,
     results,
     serve,
@@ -34,6 +35,7 @@ from orca_ray.cli import (
     submit,
     watch,
 )  # fmt: skip
+from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import ClusterLostError, UserError, nearest
 
@@ -75,8 +77,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list,
 for function in (
     adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
-    control.cancel, submit.submit, reproduce.reproduce, catalogue.tasks, catalogue.bodies, catalogue.methods,
-    serve.serve, doctor.doctor,
+    control.cancel, submit.submit, reproduce.reproduce, predict.predict, predict.export, serve.serve, catalogue.tasks,
+    catalogue.bodies, catalogue.methods, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
@@ -99,6 +101,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         log.start(hidden=__name__)
         given = sys.argv[1:] if arguments is None else list(arguments)
+        remember(given)
         # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes without a message.
         with command.make_context("orca-sweep", given) as context:
             command.invoke(context)

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -18,11 +17,12 @@ from orca_ray.cli.options import (
     results_uri,
     split_names,
     takes,
+    typed,
 )
 from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, duration, emit_json, note, plain, say, show
 from orca_ray.errors import UserError
 from orca_ray.protocol import KeepModels, Protocol
-from orca_ray.uris import public_uri, secrets_in, without
+from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.events import Event, Summary
@@ -236,7 +236,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         summary = run_sweep(
             spec, uri, executor=options.executor.value, listener=listener, address=options.address,
             retry_failed=options.retry_failed, options=options.run_options(), wait_seconds=options.wait,
-            staging=options.staging, keep_models=options.keep_models, command=_typed(),
+            staging=options.staging, keep_models=options.keep_models, command=typed(),
         )  # fmt: skip
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})
@@ -247,11 +247,6 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         raise Exit(INTERRUPTED)
     if summary.failed or summary.unfinished:
         raise Exit(TRIALS_FAILED)
-
-
-def _typed() -> str:
-    """Return the command line of this process without credentials."""
-    return shlex.join(["orca-sweep", *(without(each, secrets_in(each)) for each in sys.argv[1:])])
 
 
 def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 import inspect
 import os
+import shlex
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -12,6 +14,7 @@ from orca_ray.cli.output import note
 from orca_ray.errors import UserError
 from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
+from orca_ray.uris import secrets_in, without
 
 if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore
@@ -34,6 +37,20 @@ ResultsOption = Annotated[
         "Default: results/, or a directory in the cache for a job submitted to Ray.",
     ),
 ]
+
+
+_arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
+"""Arguments of the command line that runs."""
+
+
+def remember(arguments: Sequence[str]) -> None:
+    """Store the arguments of the command line that runs, for `typed`."""
+    _arguments.set(tuple(arguments))
+
+
+def typed() -> str:
+    """Return the command line that runs, without credentials in it."""
+    return shlex.join(["orca-sweep", *(without(each, secrets_in(each)) for each in _arguments.get())])
 
 
 def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:

@@ -26,7 +26,7 @@ MAX_FEATURES = 4096
 
 @dataclass(frozen=True)
 class BoostingConfig(Config):
-    """Options of the trees; the defaults are LightGBM's, except ``columns``, ``rounds`` and ``patience``."""
+    """Options of the trees; the defaults are LightGBM's, except ``rounds``, ``patience`` and ``columns``."""
 
     rounds: Number = 25
     """Boosting rounds of an epoch."""
@@ -37,8 +37,9 @@ class BoostingConfig(Config):
     """Largest number of leaves of a tree."""
     leaf_samples: Number = 20
     """Smallest number of samples in a leaf."""
-    columns: Share = 0.8
-    """Share of the features, drawn with the trial's seed, that a tree may use."""
+    columns: Share = 0.5
+    """Share of the features, drawn with the trial's seed, that a split may use. On four pocket tasks, 0.5 has a lower
+    validation error than 1."""
     l2: Amount = 0.0
     """Penalty on the squares of the leaves' outputs."""
 

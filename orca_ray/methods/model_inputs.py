@@ -1,9 +1,9 @@
 """Turns what users give to a trained model into batches of its inputs, and says what is wrong with it."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 """Inputs in a forward pass, as in the evaluation of a trial."""
-_MOST_BYTES, _MOST_BATCHES = 64 * 2**20, 64
+_MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,26 @@ class ModelInputs:
         """Names of the samples, such as file names; empty if they have none."""
         return self.data.names
 
-    @cached_property
-    def chunk(self) -> int:
-        """Number of samples that are read at a time: whole batches, of about `_MOST_BYTES` bytes."""
-        row_bytes = 4 * int(np.prod(self.task.input_shape))
-        return BATCH_SIZE * min(max(1, _MOST_BYTES // (row_bytes * BATCH_SIZE)), _MOST_BATCHES)
-
     def chunks(self, warn: Callable[[str], None] = logger.warning) -> Iterator[Array]:
-        """Yield float32 inputs [n, *input_shape] in order, `chunk` samples at a time.
+        """Yield float32 inputs [n, *input_shape] in order: whole batches, but for the last part.
 
-        What can be predicted but is suspicious is reported to ``warn``. Raises UserError for values that the model
-        cannot take, with the row or file.
+        At most about 64 MiB of samples are read at a time, and batches do not depend on how many these are. What can
+        be predicted but is suspicious is reported to ``warn``. Raises UserError for values that the model cannot take,
+        with the row or file.
         """
-        first = 0
-        for part in self.data.batches(self.chunk):
-            yield self._inputs(part, first, warn)
-            first += len(part)
+        row_bytes = 4 * math.prod(self.task.input_shape)
+        size = max(1, min(self.data.batch_size(), _MOST_BYTES // row_bytes))
+        waiting, num_waiting, first = list[Array](), 0, 0
+        for part in self.data.batches(size):
+            waiting.append(self._inputs(part, first, warn))
+            num_waiting, first = num_waiting + len(part), first + len(part)
+            if num_waiting >= BATCH_SIZE:
+                joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+                num_whole = num_waiting // BATCH_SIZE * BATCH_SIZE
+                yield joined[:num_whole]
+                waiting, num_waiting = [joined[num_whole:]], num_waiting - num_whole
+        if num_waiting:
+            yield np.concatenate(waiting)
 
     def _inputs(self, part: "UserData", first: int, warn: Callable[[str], None]) -> Array:
         if self.preprocessing is not None:
@@ -126,9 +130,9 @@ def _check_shape(data: "UserData", task: TaskSummary) -> None:
     found = tuple(data.x.shape)
     if found[1:] != expected:
         raise UserError(f"{data.source} has shape {found}; {wanted}{_advice(found, expected)}")
-    kind = np.dtype(getattr(data.x, "dtype", np.float32)).kind
-    if kind not in "biuf":
-        raise UserError(f"{data.source} has values of type {data.x.dtype}; {wanted}")
+    values = np.dtype(getattr(data.x, "dtype", np.float32))
+    if values.kind not in "biuf":
+        raise UserError(f"{data.source} has values of type {values}; {wanted}")
 
 
 def _advice(found: tuple[int, ...], expected: tuple[int, ...]) -> str:

@@ -63,8 +63,8 @@ class Recipe:
     options: Sequence[type[Any]] = ()
     """Its own options: dataclasses like `RefineConfig`. A class ``PareConfig`` defines the options ``pare.*``."""
     problem: "Callable[[Task], str | None]" = lambda task: None
-    """Returns why the method cannot adapt to a task here, as a sentence; None if it can, as far as is known: before data
-    are prepared, a task may lack its input shape. Default: every task will do."""
+    """Returns why the method cannot adapt to a task here, as a sentence; None if it can, as far as is known: before
+    data are prepared, a task may lack its input shape. Default: every task will do."""
     network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: request.build()
     """Returns the model to train. Default: the body between a new embedder and a new head."""
     stages: "Callable[[Trial], Sequence[Stage]]" = align_then_refine

@@ -74,7 +74,7 @@ class ConvolutionalBody(Body):
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the features; ``grid`` is not used, because the layout is known."""
-        x = self.blocks(tokens_BTD.transpose(1, 2).reshape(len(tokens_BTD), -1, *self._layout))
+        x = self.blocks(tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout))
         return F.relu(self.norm(x)).flatten(2).transpose(1, 2)
 
     def feature_layout(self, layout: Layout) -> Layout:

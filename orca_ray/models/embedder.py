@@ -106,7 +106,7 @@ class ImageEmbedder(PatchEmbedder):
         if self.positions is not None:
             tokens = tokens + self.positions
         if self.prefix is not None:
-            tokens = torch.cat((self.prefix.expand(len(x), -1, -1).to(tokens.dtype), tokens), dim=1)
+            tokens = torch.cat((self.prefix.expand(x.shape[0], -1, -1).to(tokens.dtype), tokens), dim=1)
         embedded: Tensor = self.dropout(tokens)
         return embedded
 

@@ -44,7 +44,8 @@ class SpectralConvolution(nn.Module):
             mixed = torch.einsum("bihw,iohw->bohw", low, torch.view_as_complex(self.weight))
             kept = torch.zeros_like(spectrum)
             kept[:, :, self._rows, : self._columns] = mixed
-            return torch.fft.irfft2(kept, s=self._size)
+            convolved: Tensor = torch.fft.irfft2(kept, s=self._size)
+            return convolved
 
 
 class FourierEmbedder(Embedder):

@@ -111,7 +111,7 @@ class DecodedHead(DenseHead):
         image = _lay_out(self.output(features_BSF), self.layout, self.patch)
         channels = F.adaptive_avg_pool1d(image.flatten(2).transpose(1, 2), self.num_channels).transpose(1, 2)
         height, width = self.canvas
-        field = F.adaptive_avg_pool2d(channels.reshape(len(image), -1, *image.shape[2:]), (height, width))
+        field = F.adaptive_avg_pool2d(channels.reshape(image.shape[0], -1, *image.shape[2:]), (height, width))
         return field.flatten(2)[:, :, : self._num_points].reshape(-1, *self._shape)
 
 

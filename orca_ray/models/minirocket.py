@@ -1,4 +1,4 @@
-"""MiniRocket features of series (Dempster, Schmidt and Webb, KDD 2021, arXiv:2012.08791), for the method ``minirocket``.
+"""MiniRocket features of series, for the method ``minirocket`` (Dempster et al., KDD 2021, arXiv:2012.08791).
 
 The 84 kernels of length 9 have three weights 2 and six weights -1, so they ignore a constant. A feature is the share of
 positions at which the convolution by a kernel, with a dilation, exceeds a bias. Biases are quantiles of the

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.points import PointEmbedder
@@ -26,6 +27,8 @@ class TreeBody(Body):
     """
 
     modality = "sequence"
+    resized = ("text",)
+    """Buffers whose size follows from training; they are loaded with any size."""
     text: Tensor
 
     def __init__(self, target: Target) -> None:
@@ -57,9 +60,7 @@ class TreeBody(Body):
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the raw predictions; ``grid`` is not used."""
         if self._boosters is None:
-            import lightgbm
-
-            self._boosters = [lightgbm.Booster(model_str=text) for text in self.models]
+            self._boosters = _parsed(self.models)
         rows = _in_order(tokens_BTD)
         if not self._boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
@@ -75,6 +76,15 @@ class TreeBody(Body):
         if stored is not None:  # of another length
             self.text, self._boosters = torch.empty_like(stored, device=self.text.device), None
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _parsed(models: Sequence[str]) -> list[Any]:
+    import lightgbm
+
+    try:
+        return [lightgbm.Booster(model_str=text) for text in models]
+    except lightgbm.basic.LightGBMError as error:
+        raise UserError(f"LightGBM {lightgbm.__version__} cannot read the trees of this model: {error}") from error
 
 
 class _Outputs(nn.Module):

@@ -42,7 +42,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        named = {"registry": self.registry, "namespace": "orca_ray"}
+        named: dict[str, Any] = {"registry": self.registry, "namespace": "orca_ray"}
         self.requests = Counter("requests", "Answered requests.", ["path", "status"], **named)
         self.errors = Counter("request_errors", "Requests answered with a status from 400 on.", ["status"], **named)
         fine = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -106,11 +106,9 @@ class Guard:
 
     def _refusal(self, scope: Any, predicts: bool) -> Response | None:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if self._expected is not None and scope["path"] not in OPEN:
-            if len(given) != 1 or not hmac.compare_digest(given[0], self._expected):
-                return refuse(
-                    401, "send the server's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
-                )
+        known = len(given) == 1 and hmac.compare_digest(given[0], self._expected or b"")
+        if self._expected is not None and scope["path"] not in OPEN and not known:
+            return refuse(401, "send the server's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
         if predicts and self._in_progress >= self._limits.in_progress:
             return refuse(429, "too many requests are in progress; send fewer at a time", {"Retry-After": "1"})
         if predicts and not self._bucket.take():

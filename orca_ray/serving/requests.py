@@ -3,6 +3,7 @@
 A model of a table takes ``{"rows": [{column: value, …}, …]}``, every other model ``{"samples": [nested array, …]}``.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -36,8 +37,8 @@ class Refusal(BaseModel):
 
 def most_samples(model: Description, limit: int) -> int:
     """Return how many samples a request may have: ``limit``, or fewer if their arrays would be too large."""
-    largest = max(np.prod(model.task.input_shape), np.prod(model.task.target.output_shape), 1)
-    return max(1, min(limit, int(MOST_VALUES // largest)))
+    largest = max(math.prod(model.task.input_shape), math.prod(model.task.target.output_shape), 1)
+    return max(1, min(limit, MOST_VALUES // largest))
 
 
 def request_type(model: Description, limit: int) -> type[BaseModel]:
@@ -48,7 +49,7 @@ def request_type(model: Description, limit: int) -> type[BaseModel]:
         columns = {column.name: _cell(column) for column in encoder.columns}
         row: Any = TypedDict("Row", columns)  # type: ignore[misc]
         return create_model("Rows", rows=(list[row], rows))
-    sample = _nested(_sample_shape(model), _Number if encoder is None else _Number | None)
+    sample: Any = _nested(_sample_shape(model), _Number if encoder is None else _Number | None)
     if isinstance(encoder, AudioInputs):
         rate = Field(ge=encoder.rate, le=encoder.rate, description="Sampling rate in Hz.")
         return create_model("Recordings", samples=(list[sample], rows), rate=(_Number, rate))
@@ -65,7 +66,8 @@ def answer_type(model: Description) -> type[BaseModel]:
     fields: dict[str, Any] = {"predictions": (list[kind], Field(description="One for each sample, in order."))}
     if model.decides:
         text = "In the order of labels." if model.label_names else "One for each output."
-        fields["probabilities"] = (list[_nested(target.output_shape, number)], Field(description=text))
+        each: Any = _nested(target.output_shape, number)
+        fields["probabilities"] = (list[each], Field(description=text))
     fields["labels"] = (list[str], Field(description="Names of the classes or labels; empty: they have none."))
     fields["warnings"] = (list[str], Field(description="What was suspicious about the inputs."))
     return create_model("Predictions", __config__=ConfigDict(json_schema_extra={"required": list(fields)}), **fields)
@@ -148,7 +150,7 @@ def _sample_shape(model: Description) -> Sequence[int | None]:
 
 def _nested(shape: Sequence[int | None], leaf: Any) -> Any:
     """Return the type of nested lists of ``leaf`` with the lengths ``shape``."""
-    kind = leaf
+    kind: Any = leaf
     for length in reversed(shape):
         kind = Annotated[list[kind], Field(min_length=1 if length is None else length, max_length=length)]
     return kind

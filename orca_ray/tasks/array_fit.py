@@ -26,7 +26,7 @@ MOST_STEPS, MOST_SECONDS = 8192, 10.0
 LEAST_RATE = 4000.0
 """Sampling rate in Hz below which a recording is a series, and not made a spectrogram."""
 NUM_MELS = 64
-_MEASURED = 512  # samples that mean and deviation are measured on
+_MEASURED, _MEASURED_BYTES = 512, 2**25  # most samples, and most bytes, that mean and deviation are measured on
 
 
 @dataclass
@@ -119,13 +119,16 @@ def _measured(data: UserData, train: Indices, shape: _Shape, notes: Notes, *, ma
     width = shape.spatial[0] if features else shape.channels
     plain = shape.encoder(np.zeros(width), np.ones(width), 0, features=features, mask=False)
     row_bytes = 4 * int(np.prod(plain.shape))
-    number = max(8, min(_MEASURED, 2**26 // row_bytes))
-    chosen = data.select(train[np.linspace(0, len(train) - 1, min(number, len(train))).astype(np.int64)])
-    raw = plain.raw(chosen, lambda _: None)
+    number = min(len(train), max(8, min(_MEASURED, _MEASURED_BYTES // row_bytes)))
+    chosen, size = train[np.linspace(0, len(train) - 1, number).astype(np.int64)], data.batch_size()
+    parts = (data.select(chosen[start : start + size]) for start in range(0, number, size))
+    raw = np.concatenate([plain.raw(part, lambda _: None) for part in parts])
     axes = (0, 1) if features else (0, *range(2, raw.ndim))
     known = np.where(np.isnan(raw).all(axis=axes, keepdims=True), 0.0, raw)  # an empty channel counts as constant
     mean, std = splits.statistics(known, axes)
     constant = np.flatnonzero(np.nanmax(known, axis=axes) == np.nanmin(known, axis=axes))
+    if len(constant) == width:
+        raise UserError(f"{data.source}: all inputs of train are equal or missing; there is nothing to learn from")
     if len(constant):
         what = "features" if features else "channels"
         told = ", ".join(str(each + 1) for each in constant[:10].tolist())

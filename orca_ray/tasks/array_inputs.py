@@ -61,11 +61,16 @@ class ArrayInputs(BaseModel):
         self._check_scale(raw, data, warn)
         mean, std = (np.array(each, dtype=np.float32) for each in (self.mean, self.std))
         form = (1, 1, -1) if self.per_feature else (1, -1, *[1] * (raw.ndim - 2))
-        x = np.nan_to_num((raw - mean.reshape(form)) / std.reshape(form), nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(over="ignore"):
+            x = np.nan_to_num((raw - mean.reshape(form)) / std.reshape(form), nan=0.0, posinf=0.0, neginf=0.0)
         return np.concatenate([x, self._given_steps(data)], axis=1) if self.mask else x
 
     def raw(self, data: UserData, warn: Warn) -> Array:
         """Return the samples padded or resized, but not standardised, float32; NaN is what is padded or missing."""
+        with np.errstate(over="ignore", invalid="ignore"):  # values too large for float32 count as missing
+            return self._raw(data, warn)
+
+    def _raw(self, data: UserData, warn: Warn) -> Array:
         samples = samples_of(data)
         if isinstance(samples, np.ndarray) and samples.shape[1:] == self.given and samples.dtype.kind in "biuf":
             raw = np.array(channels_first(samples, self.axes, batch=True), dtype=np.float32)

@@ -66,6 +66,8 @@ def infer(data: UserData, options: Options | None = None, *, test: bool = True) 
     options, notes = options or Options(), Notes()
     for note in data.notes:
         notes.warn(note)
+    if not len(data):
+        raise UserError(f"{data.source}: no samples")
     if data.y is None:
         raise UserError(f"{data.source}: no target; name a column, key or file with --target")
     fitted = fit_target(data, data.y, options, notes, least=own_splits.LEAST_PER_CLASS if test else 1)
@@ -152,7 +154,9 @@ def _measures(
         if counts.max() >= _IMBALANCE * counts.min():
             loss, why = "weighted_cross_entropy", f"classes of {counts.min()} to {counts.max()} samples"
             metric = "one_minus_auroc" if len(counts) == 2 and complete else "one_minus_macro_f1"
-    if kind == "dense":
+    if kind == "dense" and data.kind_hint == "table":
+        loss, metric, why = "mse", "rmse", "several numbers"
+    elif kind == "dense":
         assert data.y is not None
         used = np.concatenate(list(parts.values()))
         zero = any(not np.any(data.y[used[part]], axis=tuple(range(1, data.y.ndim))).all() for part in row_slices(used))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orca_ray.data import cache, prepared
+from orca_ray.data import cache, prepared, splits
 from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
 from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, RowIndex, Target
@@ -136,15 +136,15 @@ def in_memory(inferred: "Inferred", data: "UserData") -> PreparedData:
     The data have no directory, and no test split if none was inferred. Raises UserError as `Preprocessing.inputs` does.
     """
     assert data.y is not None
-    preprocessing, splits = inferred.preprocessing, dict[SplitName, Split]()
+    preprocessing, parts = inferred.preprocessing, dict[SplitName, Split]()
     for name, indices in inferred.splits.items():
         part = data.select(indices)
         x = preprocessing.inputs(part, logger.debug)  # told when the task was inferred
-        splits[name] = Split(x, preprocessing.targets(data.y[indices]))
-    statistics = _statistics(splits["train"].y, preprocessing.target.kind)
-    arrays = {f"{name}_{axis}": np.asarray(getattr(part, axis)) for name, part in splits.items() for axis in "xy"}
+        parts[name] = Split(x, preprocessing.targets(data.y[indices]))
+    statistics = _statistics(parts["train"].y, preprocessing.target.kind, by_column=data.kind_hint == "table")
+    arrays = {f"{name}_{axis}": np.asarray(getattr(part, axis)) for name, part in parts.items() for axis in "xy"}
     return PreparedData(
-        name=inferred.task.name, fingerprint=fingerprint(arrays | statistics), splits=splits,
+        name=inferred.task.name, fingerprint=fingerprint(arrays | statistics), splits=parts,
         y_mean=statistics.get("y_mean"), y_std=statistics.get("y_std"), directory=Path(),
     )  # fmt: skip
 
@@ -164,7 +164,7 @@ def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arra
         else:
             made = coding.encode(y[indices])
         arrays[f"{split}_y"] = made
-    return {**arrays, **_statistics(arrays["train_y"], coding.kind)}
+    return {**arrays, **_statistics(arrays["train_y"], coding.kind, by_column=data.kind_hint == "table")}
 
 
 def _batched(
@@ -178,12 +178,13 @@ def _batched(
     return array
 
 
-def _statistics(train_y: Array, kind: str) -> dict[str, Array]:
+def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Array]:
+    """Return mean and deviation of numbers and fields, of several columns of a table each its own."""
     if kind not in ("scalar", "dense"):
         return {}
-    sample = train_y[:: max(1, len(train_y) // 4096)].astype(np.float64)
-    std = float(sample.std()) or 1.0
-    return {"y_mean": np.array(sample.mean(), dtype=np.float32), "y_std": np.array(std, dtype=np.float32)}
+    sample = train_y[:: max(1, len(train_y) // 4096)]
+    mean, std = splits.statistics(sample, (0,) if by_column else None)
+    return {"y_mean": mean[0] if by_column else mean.reshape(()), "y_std": std[0] if by_column else std.reshape(())}
 
 
 def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:

@@ -39,9 +39,12 @@ def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) ->
     UserError if no column is left.
     """
     frame: pd.DataFrame = data.x  # type: ignore[assignment]
+    names = list(map(str, frame.columns))
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{data.source}: several columns are named {quoted(twice[0])}; give each its own name")
     columns: list[Column] = []
     filled: dict[str, int] = {}
-    for name in map(str, frame.columns):
+    for name in names:
         if options.columns.get(name) == "drop":
             continue
         kind, why = _kind(name, frame[name], options.columns.get(name))

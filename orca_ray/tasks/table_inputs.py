@@ -127,12 +127,12 @@ def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
 
 
 def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
-    """Return a column as float64 with NaN for what is missing, infinite or text, and the rows that hold text."""
+    """Return a column as float64 with NaN for what is missing, too large for float32 or text, and the rows of text."""
     import pandas as pd
 
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
-    return np.where(np.isfinite(numbers), numbers, np.nan), bad
+    return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad
 
 
 def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats:
@@ -146,7 +146,8 @@ def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats
     if part == "day":
         days = dates.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
         return np.where(np.isnat(days), np.nan, days.astype(np.int64).astype(np.float64))
-    return np.asarray(getattr(dates.dt, part).to_numpy(dtype=np.float64, na_value=np.nan))
+    values = getattr(dates.dt, "day_of_week" if part == "weekday" else part)
+    return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:

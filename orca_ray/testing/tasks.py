@@ -88,7 +88,7 @@ class TwinSuite(Suite):
     """Tests of the way of tasks' data, on *twins*: small files of the exact format of the raw files, and damaged ones.
 
     A task without raw files has a twin that writes nothing. The first run downloads the alignment sources ``prose``
-    and ``photographs`` (60 MB) into the user's cache.
+    and ``photographs`` (45 MB) into the user's cache.
     """
 
     twins: ClassVar[Mapping[str, Writer]]

@@ -66,11 +66,12 @@ def predict(
     It is ``batch_size``, halved until a batch fits in memory. Each of several ranks predicts a part, and all get the
     whole. Raises NotFiniteError if a prediction is NaN or infinite.
     """
-    own = ranks.share(len(feed.inputs))
+    count = len(feed.inputs)
+    own = ranks.share(count)
     while (predicted := _predict_if_it_fits(feed, objective, batch_size, own)) is None:
         _log.warning("%d samples did not fit the device's memory in evaluation: halved", batch_size)
         batch_size //= 2
-    predictions = ranks.joined(predicted)
+    predictions = ranks.joined(predicted, count)
     if not np.isfinite(predictions).all():
         bad = int((~np.isfinite(predictions)).sum())
         raise NotFiniteError(f"{bad} of {predictions.size} predictions are not finite")

@@ -66,26 +66,28 @@ class Ranks:
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
         with _lost_ranks():
             dist.all_reduce(flat)
-        *parts, total = flat.split([*(gradient.numel() for gradient in gradients), 1])
-        for gradient, part in zip(gradients, parts, strict=True):
+        sums = flat.tensor_split(np.cumsum([gradient.numel() for gradient in gradients]).tolist())
+        for gradient, part in zip(gradients, sums[:-1], strict=True):
             gradient.copy_(part.view_as(gradient))
-        return total[0].clone()
+        return sums[-1][0].clone()
 
     def equalise(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite ``tensors`` by those of the first rank."""
         if self.size > 1:
             with _lost_ranks(), torch.no_grad():
                 for tensor in tensors:
-                    dist.broadcast(tensor, 0)
+                    dist.broadcast(value := tensor.contiguous(), 0)
+                    tensor.copy_(value)
 
-    def joined(self, part: np.ndarray) -> np.ndarray:
-        """Return the arrays [n_r, ...] of all ranks as one [N, ...], in order of ranks."""
+    def joined(self, part: np.ndarray, count: int) -> np.ndarray:
+        """Return the array [count, ...] whose rows `share` each rank gives as ``part``."""
         if self.size == 1:
             return part
-        parts: list[np.ndarray] = [part] * self.size
+        whole = np.zeros((count, *part.shape[1:]), part.dtype)
+        whole[self.share(count)] = part
         with _lost_ranks():
-            dist.all_gather_object(parts, part)
-        return np.concatenate(parts)
+            dist.all_reduce(torch.from_numpy(whole))  # in place
+        return whole
 
 
 ALONE = Ranks()
@@ -94,8 +96,8 @@ ALONE = Ranks()
 
 def abort() -> None:
     """Make communication of this process with other ranks fail, also where another thread waits for it."""
-    if dist.is_initialized():
-        dist.group.WORLD.abort()
+    if (group := dist.group.WORLD) is not None:
+        group.abort()
 
 
 def disconnect() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
+from orca_ray.protocol import KeepModels
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -94,7 +95,7 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     assert (ending.code, ending.err) == (0, "")
     assert sweep.options == {
         "executor": "ray", "address": None, "retry_failed": False, "options": RunOptions(), "wait_seconds": 300.0,
-        "staging": None,
+        "staging": None, "keep_models": KeepModels.NONE, "command": f"orca-sweep run {sweep_file}",
     }  # fmt: skip
     assert sweep.store is not None
     assert Path(sweep.store.uri) == Path.cwd() / "results"
@@ -153,7 +154,7 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
         "3", "--seeds", "2", "--protocol", "paper", "--body", "minilm-l6:layers=2", "--executor", "inline",
         "--address", "10.0.0.1:6379", "--results", str(place), "--retry-failed", "--deterministic",
         "--gpus-per-trial", "0.25", "--trial-minutes", "1.5", "--hang-minutes", "20", "--wait", "5",
-        "--staging", "s3://bucket/staged",
+        "--staging", "s3://ann:secret@bucket/staged", "--keep-models", "best",
     )  # fmt: skip
     assert ending.code == 0
     assert sweep.spec is not None
@@ -165,9 +166,12 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert sweep.spec.deterministic
     assert sweep.spec.sweep_id == "mine/full-trials3-deterministic"
     assert sweep.spec.body("pocket/wdbc", "nft") == "minilm-l6:layers=2"
+    typed = str(sweep.options.pop("command"))
+    assert typed.startswith(f"orca-sweep run {sweep_file} --tasks digits,wdbc")
+    assert "--staging s3://***@bucket/staged" in typed.replace("'", "")
     assert sweep.options == {
         "executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True, "wait_seconds": 5.0,
-        "staging": "s3://bucket/staged",
+        "staging": "s3://ann:secret@bucket/staged", "keep_models": KeepModels.BEST,
         "options": RunOptions(TimeLimits(90.0, 1200.0), 0.25),
     }  # fmt: skip
     assert sweep.store is not None

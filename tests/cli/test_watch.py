@@ -61,7 +61,8 @@ def until(store: Path, true: Callable[[Any], bool]) -> Any:
 
 @pytest.mark.slow
 def test_a_running_sweep_is_watched_paused_and_stopped_and_goes_on(store: Path, running: Running) -> None:
-    process = running(0.3)
+    (store.parent / "mended").touch()
+    process = running(0.6)  # on a busy machine, the commands below take as long as 24 trials of six short epochs
     found = until(store, lambda found: found["running"] and found["running"][0]["epoch"] >= 2)
     assert (found["state"], found["holder"]["pid"], found["planned"]) == ("running", process.pid, 24)
     assert found["nodes"] == {"here": 1}
@@ -78,7 +79,6 @@ def test_a_running_sweep_is_watched_paused_and_stopped_and_goes_on(store: Path, 
     assert process.wait(timeout=60) == 130
     done = until(store, lambda found: found["state"] == "stopped")["done"]
     assert 0 < done < 24
-    (store.parent / "mended").touch()
     again = running(0.0)
     assert again.wait(timeout=60) == 0
     assert until(store, lambda found: found["state"] == "finished")["done"] == 24

@@ -8,12 +8,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 ELSEWHERE: Mapping[str, str] = {
-    "docs/new-method.md": "tests/test_one_new_file.py",
+    "docs/plug-ins.md": "tests/test_plug_ins.py",
+    "docs/own-data.md": "tests/examples/test_own_data.py",
+    "docs/serving.md": "tests/serving/test_serve.py",
 }
 """Pages whose blocks a test of their own runs."""
 
 PARSED_ONLY: Mapping[str, str] = {
     "submit": "needs a Ray cluster; tests/cluster/test_job_submit.py",
+    "adapt": "trains for minutes; tests/examples/test_own_data.py",
+    "predict": "needs a model; tests/examples/test_own_data.py",
+    "serve": "does not end; tests/serving/test_serve.py",
     "reproduce": "trains for minutes; tests/sweep/execution",
     "data fetch": "downloads; tests/data and tests/cli/test_cli_data.py",
     "data generate": "simulates for minutes; tests/cli/test_cli_generate.py",

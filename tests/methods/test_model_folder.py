@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,7 @@ from orca_ray.methods.model_card import Score, make_card, write_card
 from orca_ray.methods.model_folder import config_text, read_config, read_preprocessing, write_folder
 from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
-
-from .tiny_trials import QUICK, run, start
+from orca_ray.testing.trials import QUICK, run, start
 
 SHORT = {**QUICK, "refine.epochs": 1}
 
@@ -36,7 +36,7 @@ def folder(snapshot: Snapshot, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def edit(folder: Path, change: Callable[[dict[str, object]], object], *, sign: bool = False) -> None:
+def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False) -> None:
     """Change ``config.json``; ``sign``: as a program would that writes the hash of the file anew."""
     path = folder / "config.json"
     values = json.loads(path.read_text())

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from orca_ray import methods
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import all_methods, get_method
+from orca_ray.methods.recipe import FIELD, all_methods, expand, get_method
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
+from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 
 
 @pytest.fixture(params=["bert", "vit"])
@@ -21,6 +22,9 @@ def body(request: pytest.FixtureRequest) -> str:
 
 TRAINED = {
     "cnn": r".*",
+    "fno": r".*",
+    "gradient_boosting": r"",  # trees are no parameters
+    "minirocket": r"head\..*",
     "orca": r".*",
     "orca_guarded": r".*",
     "nft": r".*",
@@ -48,7 +52,9 @@ def test_the_methods_of_the_first_release() -> None:
         assert recipe.title
         assert recipe.reference
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
-    assert random == {"cnn", "random_features", "scratch"}
+    assert random == {"cnn", "fno", "gradient_boosting", "minirocket", "random_features", "scratch"}
+    left_out = {"fno", "gradient_boosting", "minirocket", "recraft_code"}
+    assert set(expand([FIELD])) == set(TRAINED) - left_out  # records of the group exist
 
 
 def test_a_method_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,15 +82,18 @@ def test_misspelt_method() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(TRAINED))
 def test_exactly_the_right_parameters_train(method: str, body: str) -> None:
-    adaptation = start(body, method, hyperparameters={**QUICK, "align.epochs": 0, "refine.epochs": 1})
+    task = TASK if get_method(method).problem(TASK) is None else make_task(Target("dense", shape=(16,)))
+    adaptation = start(body, method, task=task, hyperparameters={**QUICK, "align.epochs": 0, "refine.epochs": 1})
     names = {name for name, _ in adaptation.model.named_parameters()}
     expected = {name for name in names if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
     before = copy_of(adaptation.model)
     run(adaptation)
-    moved = changed(before, copy_of(adaptation.model))
+    moved = changed(before, copy_of(adaptation.model)) & names  # trees and biases that are fitted are buffers
     # The key bias moves no attention weight (softmax is invariant to it), so its gradient is rounding noise or zero.
     assert moved - expected == set()
     assert {name for name in expected - moved if not re.search(r"key|\bk_proj", name)} == set()
+    if not names:  # the trees are counted instead
+        return
     assert adaptation.result().num_parameters == sum(value.numel() for value in adaptation.model.parameters())
     sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
     assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)

@@ -223,7 +223,12 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
         requests.write(store.folder, SWEEP, Request("retry", "last"))
         requests.write(store.folder, SWEEP, Request("stop"))
         found: list[Request] = []
-        wait(lambda: found.extend(held.requests()) or len(found) == 2)
+
+        def both() -> bool:
+            found.extend(held.requests())
+            return len(found) == 2
+
+        wait(both)
         assert found == [Request("retry", "last"), Request("stop")]
         held.carried_out(held.retried)
         wait(lambda: len(waiting_requests(store, SWEEP)) == 1)

@@ -14,7 +14,7 @@ from orca_ray.tasks.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.tasks.own_targets import TargetCoding
 from orca_ray.tasks.preprocessing import Encoder, Preprocessing
 from orca_ray.tasks.table_inputs import Column, TableInputs
-from tests.methods.tiny_trials import CLASSES, QUICK, make_data, make_task, run, start
+from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 3}
 CULTIVARS = ("Barbera", "Barolo", "Grignolino")

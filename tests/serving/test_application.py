@@ -20,7 +20,8 @@ from orca_ray.serving import application
 from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.serving.guard import Bucket, Limits
 from orca_ray.serving.replica import Answer, Description, answers
-from tests.methods.tiny_trials import make_home, save_bert, save_vit
+from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import make_home
 from tests.serving.models import every_model
 
 PATH = "/v1/predict"

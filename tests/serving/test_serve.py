@@ -20,7 +20,8 @@ import pytest
 
 import orca_ray
 from orca_ray.adapted import Adapted
-from tests.methods.tiny_trials import make_home, save_bert
+from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.suite import make_home
 from tests.serving.models import save_wine, wine
 from tests.serving.test_application import MEDIA_TYPE, PATH, TOLERANCE, arrow_answer, fuzz, stream
 

@@ -31,7 +31,7 @@ class Toy:
         if self._failing is not None and self._ranks.rank == self._ranks.size - 1:
             raise self._failing
         self.epoch += 1
-        self.counted = self._ranks.joined(np.array([self.epoch])).tolist()
+        self.counted = self._ranks.joined(np.array([self.epoch]), self._ranks.size).tolist()
 
 
 def build(ranks: Ranks, *, building: Exception | None = None, stepping: Exception | None = None) -> Any:

@@ -120,6 +120,26 @@ def test_data_that_nothing_can_be_learnt_from(x: Any, y: Any, expected: str) -> 
         inferred(x, y)
 
 
+@pytest.mark.parametrize("y", [-np.arange(60.0), np.arange(60.0)])
+def test_numbers_whose_first_is_the_extreme_are_not_constant(y: Any) -> None:
+    assert found(inferred(SERIES, y), "target") == "one number"
+
+
+def test_a_constant_number_is_found_beside_missing_ones() -> None:
+    with pytest.raises(UserError, match="there is nothing to learn"):
+        inferred(SERIES, np.where(np.arange(60) == 5, np.nan, 1.5), Options(kind="scalar"))
+
+
+def test_without_test_all_samples_are_in_train_or_validation_and_single_ones_in_train() -> None:
+    names = np.array(["single", *["a", "b"] * 29, "a"])
+    result = infer(UserData(x=SERIES, y=names), test=False)
+    assert set(result.splits) == {"train", "validation"}
+    assert np.sort(np.concatenate(list(result.splits.values()))).tolist() == list(range(60))
+    assert 0 in result.splits["train"]
+    assert result.task.num_samples == (len(result.splits["train"]), len(result.splits["validation"]), 0)
+    assert result.preprocessing.label_names == ("a", "b", "single")
+
+
 def test_warnings_where_training_can_go_on() -> None:
     y = np.array(
         [None if k == 7 else "rare" if k < 2 else ["Cat", "cat", "dog"][k % 3] for k in range(60)], dtype=object
@@ -250,3 +270,38 @@ def test_the_name_follows_content_and_options() -> None:
     assert len({name, inferred(other, Y).task.name, inferred(SERIES, 1 - Y).task.name}) == 3
     assert inferred(SERIES, Y, Options(seed=3)).task.name != name
     assert inferred(SERIES, Y, Options(name="My data!")).task.name.startswith("own/my_data-")
+
+
+@pytest.mark.filterwarnings("error")
+def test_columns_of_every_type_of_pandas() -> None:
+    table = pd.DataFrame(
+        {
+            "truth": pd.Series([True, False, None] * 20, dtype=object),
+            "boolean": pd.array([True, False, None] * 20, dtype="boolean"),
+            "Int64": pd.array([1, None, 3] * 20, dtype="Int64"),
+            "category": pd.Categorical(RNG.choice(["a", "b"], 60)),
+            "string": pd.Series(RNG.choice(["p", "q"], 60), dtype="string"),
+            "zone": pd.date_range("2024-01-01", periods=60, tz="Europe/Zurich"),
+            "far": ["0001-01-01", "9999-12-31"] * 30,
+            "time": pd.to_timedelta(np.arange(60), unit="h"),
+            "huge": RNG.normal(size=60) * 1e38,
+        }
+    )
+    result = inferred(table, Y)
+    columns = result.preprocessing.encoder.columns  # type: ignore[union-attr]
+    kinds = {column.name: column.kind for column in columns}
+    assert {name for name, kind in kinds.items() if kind == "category"} == {"category", "string"}
+    assert {name for name, kind in kinds.items() if kind == "date"} == {"zone", "far"}
+    assert set(kinds) == set(table.columns)
+    x = result.preprocessing.inputs(UserData(x=table))
+    assert np.isfinite(x).all()
+    assert np.abs(x).max() < 20
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_too_large_count_as_missing() -> None:
+    x = SERIES.copy()
+    x[0, 0, 0], x[1, 0, 0] = 1e300, -1e38
+    made = inferred(x, Y).preprocessing.inputs(UserData(x=x))
+    assert made[0, 0, 0] == 0
+    assert np.isfinite(made).all()

@@ -78,6 +78,16 @@ def test_targets_of_regressions_are_scaled() -> None:
     assert data.train.y.shape == (42, 20)
 
 
+def test_several_numbers_of_a_table_are_scaled_each() -> None:
+    y = RNG.normal(size=(60, 2)) * [1, 100]
+    task = Task.from_arrays(pd.DataFrame({"a": RNG.normal(size=60), "b": RNG.normal(size=60)}), y)
+    data = task.prepare()
+    assert (task.loss, task.metric) == ("mse", "rmse")
+    assert data.y_std is not None
+    assert data.y_std.shape == (2,)
+    assert 50 < data.y_std[1] / data.y_std[0] < 200
+
+
 def test_a_torch_dataset_is_read_item_by_item() -> None:
     class Pairs:
         def __len__(self) -> int:

@@ -82,6 +82,9 @@ def test_rates() -> None:
     assert 1e9 < peak < 1e14
     assert rates.model_flop_utilisation == pytest.approx(25e9 / peak)
     assert throughput(Cost(1, 1, 1, None), 50, 2.0, EXACT).tokens_per_second is None
+    on_two = throughput(cost, 50, 2.0, EXACT, devices=2)
+    assert on_two.samples_per_second == 25.0
+    assert on_two.model_flop_utilisation == pytest.approx(25e9 / (2 * peak))
     assert peak_flops(Precision("float32", torch.device("mps"))) is None
 
 

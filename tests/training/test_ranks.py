@@ -22,7 +22,7 @@ def test_a_process_alone_communicates_with_nobody() -> None:
     parameter.grad = gradient = torch.ones(2)
     assert ALONE.sum_gradients([parameter], loss) is loss
     assert parameter.grad is gradient
-    assert ALONE.joined(part) is part
+    assert ALONE.joined(part, 2) is part
     ALONE.equalise([parameter])
     state = torch.get_rng_state()
     ALONE.seed(1, 2)

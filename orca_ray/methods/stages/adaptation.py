@@ -82,8 +82,8 @@ class Adaptation:
             on_step: called between optimiser steps of refining; it may call `save`.
             ranks: processes that run parallel stages together, each with an adaptation of equal arguments.
 
-        Raises UserError for an unknown name, a value out of range, a task that the method cannot adapt to, or data whose
-        shapes differ from the task's.
+        Raises UserError for an unknown name, a value out of range, a task that the method cannot adapt to, or data
+        whose shapes differ from the task's.
         """
         _check_data(task, data)
         refuse_unfit(method, task)

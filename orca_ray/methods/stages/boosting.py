@@ -71,7 +71,7 @@ class BoostingStage(FittedStage):
             "objective": "multiclass" if many else objective, "metric": "multi_logloss" if many else metric,
             "num_class": target.size if many else 1, "learning_rate": config.learning_rate,
             "num_leaves": config.leaves, "min_data_in_leaf": config.leaf_samples, "lambda_l2": config.l2,
-            "feature_fraction": config.columns,
+            "feature_fraction_bynode": config.columns,
             "feature_fraction_seed": derive_seed(self._trial.seed, "columns", epoch) % 2**31,
             "num_threads": torch.get_num_threads(), "deterministic": True, "force_col_wise": True, "verbosity": -1,
         }  # fmt: skip

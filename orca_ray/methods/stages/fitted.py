@@ -27,6 +27,7 @@ class FittedStage(ABC):
     """
 
     name = "refine"
+    parallel = False
     batch_size = BATCH_SIZE
     """Samples of a forward pass in evaluation."""
 

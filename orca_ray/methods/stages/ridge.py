@@ -81,11 +81,11 @@ def ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> Iterator[tuple[Te
 def _gram(x: Tensor) -> Tensor:
     """Return x xᵀ in float64, block by block."""
     total = x.new_zeros(len(x), len(x), dtype=torch.float64)
-    for block in x.split(_BLOCK, dim=1):
+    for block in torch.split(x, _BLOCK, dim=1):
         total += block.double() @ block.double().T
     return total
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
     """Return xᵀ y in float64, block by block."""
-    return torch.cat([block.double().T @ y for block in x.split(_BLOCK, dim=1)])
+    return torch.cat([block.double().T @ y for block in torch.split(x, _BLOCK, dim=1)])

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.data.prepared import PreparedData
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import Hyperparameters, resolve
@@ -23,7 +24,7 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import listed_body
 from orca_ray.tasks.task import Task
 
-_LIBRARIES = ("torch", "transformers", "timm", "peft")
+_LIBRARIES = ("torch", "transformers", "timm", "peft", "lightgbm")
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,12 @@ def take_snapshot(
     """
     state = model.state_dict()
     weights = {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}
-    arrays = {
-        "input_mean": model.input_mean, "input_deviation": model.input_deviation, "y_mean": data.y_mean,
-        "y_std": data.y_std,
-    }  # fmt: skip
-    stored = {
-        name: StoredArray.of(array.cpu() if isinstance(array, Tensor) else array)
-        for name, array in arrays.items()
-        if array is not None
-    }
     return Snapshot(
         ModelConfig(
             task=TaskSummary.of(task, protocol, data.fingerprint), method=recipe.name,
             body=_describe(recipe, model, body), hyperparameters=options.relevant(recipe.name), seed=seed,
-            versions=_versions(), **stored,
+            input_mean=_stored(model.input_mean), input_deviation=_stored(model.input_deviation),
+            y_mean=_stored(data.y_mean), y_std=_stored(data.y_std), versions=_versions(),
         ),
         weights,
     )  # fmt: skip
@@ -124,12 +117,13 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[str]) -> None:
-    state = model.state_dict()
+    state, resized = model.state_dict(), set(_resized(model))
     wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]
     wrong += [f"{name} is not part of the network" for name in sorted(weights.keys() - expected)]
     for name in sorted(expected & weights.keys()):
         found, wanted = weights[name], state[name]
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        fits = found.ndim == wanted.ndim if name in resized else found.shape == wanted.shape
+        if not fits or found.dtype != wanted.dtype:
             shapes = f"{found.dtype} {tuple(found.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
             wrong.append(f"{name} is {shapes}")
     if wrong:
@@ -138,6 +132,18 @@ def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[s
             f"use the libraries of its 'versions', or copy the folder again"
         )
     model.load_state_dict(dict(weights), strict=False)
+
+
+def _resized(model: CrossModalModel) -> Iterator[str]:
+    """Yield the names of the weights whose size follows from training, such as the text of trees."""
+    for name, module in model.named_modules():
+        yield from (f"{name}.{weight}" for weight in getattr(module, "resized", ()))
+
+
+def _stored(array: Tensor | Array | None) -> StoredArray | None:
+    if array is None:
+        return None
+    return StoredArray.of(array.cpu() if isinstance(array, Tensor) else array)
 
 
 def _versions() -> dict[str, str]:

@@ -45,7 +45,7 @@ class TimmSwinBody(Body):
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the features after the final norm, in row-major order."""
         assert grid is not None, "Swin needs the grid of its tokens"
-        features: Tensor = self.norm(self.layers(tokens_BTD.reshape(len(tokens_BTD), *grid, -1)))
+        features: Tensor = self.norm(self.layers(tokens_BTD.reshape(tokens_BTD.shape[0], *grid, -1)))
         return features.flatten(1, 2)
 
     def feature_layout(self, layout: Layout) -> Layout:

@@ -100,7 +100,7 @@ def run_sweep(
         def watch(event: Event) -> None:
             emit(event)
             if isinstance(event, TrialFinished) and not event.remaining and conductor is not None:
-                keeper.tidy(conductor.searches)
+                keeper.tidy(list(conductor.searches))
 
         def conduct(store: ResultsStore) -> Conductor:
             lease = stack.enter_context(Lease(store, spec.sweep_id))
@@ -136,7 +136,7 @@ def run_sweep(
             conductor.close()
             store.compact()
             conductor.tidy()
-            keeper.tidy(conductor.searches)
+            keeper.tidy(list(conductor.searches))
     summary = conductor.summary(interrupted=interrupted)
     summary = replace(summary, models=keeper.best, missing_models=keeper.missing)
     emit(SweepFinished(summary))

@@ -121,7 +121,8 @@ def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connec
     try:
         while connection.poll():
             if failure := connection.recv():
-                return failure
+                status, text = failure
+                return status, text
     except (EOFError, OSError):
         pass
     code = process.exitcode or 0

@@ -97,7 +97,7 @@ def test_otherwise_scores_agree_within_the_spread_of_seeds(
         replace(record, trial_key=f"{number}", seed=number, test_score=0.2 + number / 10) for number in range(3)
     ]  # fmt: skip
     monkeypatch.setattr(module, "make_trial", lambda record: None)
-    monkeypatch.setattr(module, "run_again", lambda record, trial: replace(record, test_score=0.3 + shift))
+    monkeypatch.setattr(module, "run_again", lambda record, trial, model: replace(record, test_score=0.3 + shift))
     compared = reproduce(seeds[1], changed(tmp_path, *seeds))
     assert compared.agrees is agrees
     assert compared.rule == "scores may differ by 2√2 standard deviations of 3 seeds, which is 0.283"

@@ -79,6 +79,15 @@ def test_a_method_without_a_body_has_operations_of_its_own() -> None:
     assert trial_seconds(searches)["nasbench360/ecg", "cnn"] > 0
 
 
+def test_a_fit_in_closed_form_is_one_epoch_without_optimiser_steps() -> None:
+    spec = load_spec("pocket", overrides=Overrides(tasks=["osuleaf"], methods=["minirocket"]))
+    searches = plan_searches(spec, fingerprints(spec), gpus=True)
+    (cost,) = task_costs(searches, Rate("a device", 1e12))
+    assert (cost.trials, cost.epochs, searches[0].usual_trial.epochs) == (3, 3, 1)
+    assert cost.gpu_hours is not None
+    assert 0 < cost.gpu_hours < 1e-3
+
+
 def test_steps_of_few_tokens_cost_what_launching_them_does() -> None:
     """Batches of four series: 2000 steps an epoch, whose 200 epochs take 8000 s and more, however fast the GPU."""
     spec = load_spec("pdebench", overrides=Overrides(tasks=["advection"], methods=["nft"], trials=1))

@@ -119,6 +119,13 @@ def test_overrides() -> None:
         parse_spec(MINIMAL, overrides=Overrides(methods=["scrach"]))
 
 
+def test_a_method_that_cannot_adapt_to_a_task_is_refused_before_anything_runs() -> None:
+    overrides = Overrides(tasks=["wdbc", "darcy16"], methods=["nft", "gradient_boosting"])
+    with pytest.raises(UserError, match=r"gradient_boosting cannot adapt to pocket/darcy16: .*--methods or --tasks"):
+        load_spec("pocket", overrides=overrides)
+    assert load_spec("pocket", overrides=Overrides(tasks=["wdbc"], methods=["gradient_boosting"]))
+
+
 def test_a_deterministic_sweep_has_a_name_of_its_own() -> None:
     fixed = MINIMAL + "deterministic: true\n"
     assert not parse_spec(MINIMAL).deterministic

@@ -1,0 +1,173 @@
+"""Networks for other programs: ONNX files and programs of `torch.export`, both with a dynamic batch size.
+
+Inputs are float32 [B, *input_shape], as the preprocessing returns them; outputs are logits, or numbers in the units of
+the target, as `Adapted.outputs` returns them. Label names and preprocessing are stored in the file as JSON.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orca_ray.adapted import Adapted
+from orca_ray.data import cache
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError, lookup, shorten
+
+METADATA = "orca_ray"
+"""Key of the metadata of an ONNX file, and name of the extra file (with ``.json``) of a torch program."""
+TOLERANCE = 1e-4
+"""Largest difference between outputs of an exported network and of the model, relative to the largest output."""
+_BATCHES = (1, 2, 5)
+_ONNX_MOST_BYTES = 2**31 - 2**24
+"""Size of weights that one ONNX file can hold; larger ones go into a second file."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network that was written."""
+
+    path: Path
+    difference: float | None
+    """Largest difference from the model, relative to the largest output; None: it was not checked."""
+    note: str = ""
+    """Why it was not checked."""
+
+
+class _Whole(nn.Module):
+    """The network in float32, and the map of its outputs to the units of the target."""
+
+    y_mean: Tensor
+    y_std: Tensor
+
+    def __init__(self, model: Adapted) -> None:
+        super().__init__()
+        self.network = model.network
+        for name in ("y_mean", "y_std"):
+            stored = getattr(model.config, name)
+            self.register_buffer(name, None if stored is None else torch.from_numpy(stored.array()))
+        self._scaled = model.config.y_mean is not None and not model.decides
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs [B, *output_shape]; autocast, which the network's own forward uses, cannot be exported."""
+        outputs: Tensor = self.network.head(self.network.encode(self.network.embed(inputs)))
+        return outputs * self.y_std + self.y_mean if self._scaled else outputs
+
+
+def export_model(model: Adapted, to: str, path: Path) -> Exported:
+    """Write the network of ``model`` in a format of `FORMATS` to ``path``, and compare its outputs with the model's.
+
+    Raises UserError for another format, a path that cannot be written, a network that cannot be exported, a missing
+    library, or outputs that differ by more than `TOLERANCE`; nothing is written then.
+    """
+    write = lookup("export format", to, FORMATS)
+    cpu = Adapted(model.snapshot(), device="cpu") if model.device.type != "cpu" else model
+    whole = _Whole(cpu).eval()
+    with cache.scratch_directory(path.absolute().parent) as scratch, cache.disk_errors(path.absolute().parent):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporters, about their own future
+            run, note = write(whole, cpu, scratch / path.name)
+        difference = None if run is None else _difference(run, whole, cpu.task.input_shape)
+        for file in sorted(scratch.iterdir(), reverse=True):
+            cache.replace_file(file, path.absolute().parent / file.name)
+    return Exported(path, difference, note)
+
+
+_Run = Callable[[Array], Array]
+"""Returns the outputs of an exported network for inputs."""
+
+
+def _onnx(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]:
+    _require("onnxscript", "export to ONNX")
+    sample, shapes = _example(model)
+    large = sum(value.nbytes for value in whole.state_dict().values()) > _ONNX_MOST_BYTES
+    try:
+        program = torch.onnx.export(
+            whole, (sample,), dynamo=True, dynamic_shapes=shapes, input_names=["inputs"], output_names=["outputs"],
+            verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        program.model.metadata_props[METADATA] = json.dumps(metadata(model))
+        program.save(path, external_data=large)
+    except Exception as error:  # the exporter raises many types, of torch and of onnxscript
+        raise UserError(f"cannot export this network to ONNX: {shorten(error, 500)}; try --to torch") from error
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None, "not checked, as onnxruntime is not installed: pip install 'orca-ray[export]'"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda x: np.asarray(session.run(None, {"inputs": x})[0]), ""
+
+
+def _torch(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]:
+    sample, shapes = _example(model)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(whole, (sample,), dynamic_shapes=shapes)
+        archive = path.with_name("program.pt2")  # torch warns about other suffixes
+        torch.export.save(program, archive, extra_files={f"{METADATA}.json": json.dumps(metadata(model))})
+    except Exception as error:  # the exporter raises many types
+        raise UserError(f"cannot export this network with torch.export: {shorten(error, 500)}") from error
+    loaded = torch.export.load(archive).module()
+    archive.rename(path)
+
+    def run(x: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(loaded(torch.from_numpy(x)))
+
+    return run, ""
+
+
+FORMATS: Mapping[str, Callable[[_Whole, Adapted, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
+"""Functions that write a network to a path, and return a function that runs it, or None and why there is none."""
+
+
+def metadata(model: Adapted) -> dict[str, object]:
+    """Return what a program needs besides the network, as JSON values."""
+    task = model.task
+    return {
+        "task": task.name, "input_shape": list(task.input_shape), "target": task.target.kind,
+        "output_shape": list(task.target.output_shape), "label_names": list(model.label_names),
+        "outputs": "logits" if model.decides else "values", "method": model.config.method,
+        "body": model.config.body.name, "trial": model.config.trial, "preprocessing": model.preprocessing_json,
+    }  # fmt: skip
+
+
+def _example(model: Adapted) -> tuple[Tensor, dict[str, object]]:
+    return _inputs(2, model.task.input_shape), {"inputs": {0: torch.export.Dim("batch", min=1, max=65536)}}
+
+
+def _inputs(num: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(num, *shape, generator=torch.Generator().manual_seed(num))
+
+
+def _difference(run: _Run, whole: _Whole, shape: tuple[int, ...]) -> float:
+    """Return the largest difference for random inputs of several batch sizes; raises UserError if it is too large."""
+    largest = 0.0
+    for num in _BATCHES:
+        inputs = _inputs(num, shape)
+        with torch.no_grad():
+            expected = whole(inputs).numpy()
+        found = run(inputs.numpy())
+        if found.shape != expected.shape:
+            raise UserError(f"the exported network returns shape {found.shape} instead of {expected.shape}")
+        scale = max(float(np.abs(expected).max()), 1e-6)
+        largest = max(largest, float(np.abs(found - expected).max()) / scale)
+    if not largest <= TOLERANCE:
+        raise UserError(
+            f"the exported network differs from the model by {largest:.2g} of its largest output, more than "
+            f"{TOLERANCE:g}: nothing was written; try another format ({', '.join(FORMATS)})"
+        )
+    return largest
+
+
+def _require(package: str, purpose: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise UserError(f"to {purpose}, install the package {package!r}: pip install 'orca-ray[export]'")

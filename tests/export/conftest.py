@@ -1,0 +1,32 @@
+"""Models of the tests of this directory: untrained, as training does not matter here."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from orca_ray.adapted import Adapted
+from orca_ray.tasks.task import Task
+from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import make_home
+from orca_ray.testing.trials import QUICK, make_data, start
+
+Make = Callable[..., Adapted]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        yield
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Return a function that makes a model of a task by a method."""
+    bodies = {"sequence": save_bert(tmp_path_factory.mktemp("b")), "image": save_vit(tmp_path_factory.mktemp("v"))}
+
+    def made(task: Task, method: str = "nft") -> Adapted:
+        adaptation = start(bodies[task.kind], method, task=task, data=make_data(task), hyperparameters=QUICK)
+        return Adapted(adaptation.snapshot(), device="cpu")
+
+    return made

@@ -1,0 +1,123 @@
+"""Predictions as tables: columns, names, large inputs, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from orca_ray.adapted import Adapted
+from orca_ray.cli.app import run
+from orca_ray.data.rows import Target
+from orca_ray.data.user import UserData
+from orca_ray.errors import UserError
+from orca_ray.export.predictions import write_predictions
+from orca_ray.testing.trials import CLASSES, make_data, make_task
+
+from .conftest import Make
+
+FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
+
+
+@pytest.fixture
+def series(make: Make) -> Adapted:
+    return make(make_task(CLASSES))
+
+
+def test_classes_have_probabilities(series: Adapted, tmp_path: Path) -> None:
+    x = np.asarray(make_data(make_task(CLASSES)).test.x)
+    told: list[int] = []
+    write_predictions(series, series.inputs(x), tmp_path / "out.parquet", told.append)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
+    assert found["id"].to_pylist() == list(range(45))
+    assert found["prediction"].to_pylist() == series.predict(x).tolist()
+    assert np.array_equal(found["p_1"].to_numpy(), series.predict_proba(x)[:, 1])
+    assert json.loads(found.schema.metadata[b"orca_ray"])["task"] == "tiny/classes"
+    assert told == [45]
+
+
+def test_samples_with_names_keep_them(series: Adapted, tmp_path: Path) -> None:
+    x = np.asarray(make_data(make_task(CLASSES)).test.x)[:2]
+    write_predictions(series, series.inputs(UserData(x=x, names=["a.wav", "b.wav"])), tmp_path / "out.csv")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == '"id","prediction","p_0","p_1","p_2"'
+    assert lines[1].startswith('"a.wav",')
+
+
+def test_several_labels(make: Make, tmp_path: Path) -> None:
+    model = make(make_task(Target("labels", size=3)))
+    x = np.asarray(make_data(make_task(Target("labels", size=3))).test.x)
+    write_predictions(model, model.inputs(x), tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
+    chosen = ["; ".join(str(k) for k in np.flatnonzero(row)) for row in model.predict(x)]
+    assert found["prediction"].to_pylist() == chosen
+
+
+def test_fields_are_nested_lists(make: Make, tmp_path: Path) -> None:
+    model, x = make(FIELD), np.asarray(make_data(FIELD).test.x)
+    write_predictions(model, model.inputs(x), tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == ["id", "prediction"]
+    assert np.array_equal(np.array(found["prediction"].to_pylist(), dtype=np.float32), model.predict(x))
+    with pytest.raises(UserError, match=r"do not fit into .*out\.csv: name a file \.parquet"):
+        write_predictions(model, model.inputs(x), tmp_path / "out.csv")
+
+
+def test_a_bad_row_leaves_no_file(series: Adapted, tmp_path: Path) -> None:
+    x = np.zeros((5000, 2, 16), np.float32)
+    x[4999] = np.inf
+    with pytest.raises(UserError, match="row 5000 has values that are not finite"):
+        write_predictions(series, series.inputs(x), tmp_path / "out.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(series: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(series.save(tmp_path / "model"))
+    x = np.asarray(make_data(make_task(CLASSES)).test.x)
+    np.save(tmp_path / "new.npy", x)
+    out = tmp_path / "out.parquet"
+    assert run(["predict", folder, str(tmp_path / "new.npy"), "-o", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "45 predictions of tiny/classes in" in said.out
+    assert str(out) in said.out
+    assert pq.read_table(out)["prediction"].to_pylist() == series.predict(x).tolist()
+    for given, message in (
+        ([folder, str(tmp_path / "new.npy"), "-o", str(tmp_path / "out.xlsx")], "must end with .parquet or .csv"),
+        ([folder, str(tmp_path / "new.npy"), "-o", str(tmp_path / "dir.parquet")], "is a directory"),
+        ([str(tmp_path), str(tmp_path / "new.npy"), "-o", str(out)], "is no model folder"),
+        ([folder, str(tmp_path / "old.npy"), "-o", str(out)], "old.npy"),
+    ):
+        (tmp_path / "dir.parquet").mkdir(exist_ok=True)
+        assert run(["predict", *given]) == 2, given
+        assert message in capsys.readouterr().err
+
+
+MEASURED = """
+import resource, sys
+from orca_ray.cli.app import run
+assert run(["predict", *sys.argv[1:], "--quiet"]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux reports it")
+def test_inputs_larger_than_the_limit_of_memory(make: Make, tmp_path: Path) -> None:
+    """2 GB (ORCA_RAY_TEST_GB=5: 5 GB) of inputs stay under 1.5 GB of memory. The file is sparse and takes no disk."""
+    gigabytes = float(os.environ.get("ORCA_RAY_TEST_GB", "2"))
+    shape = (4, 65536)
+    model = make(make_task(CLASSES, shape))
+    folder = str(model.save(tmp_path / "model"))
+    rows = int(gigabytes * 1e9 / (4 * np.prod(shape)))
+    np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(rows, *shape)).flush()
+    command = [sys.executable, "-c", MEASURED, folder, str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.parquet")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=280)
+    assert pq.ParquetFile(tmp_path / "out.parquet").metadata.num_rows == rows
+    peak = int(done.stdout.split()[-1]) / 1e6
+    assert peak < 1.5, f"{peak} GB"

@@ -1,0 +1,87 @@
+"""Bodies that are built of their description alone: they compute the same bits with the same weights."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from orca_ray.errors import UserError
+from orca_ray.models import hugging_face
+from orca_ray.models.architecture import BodyArchitecture, describe_body
+from orca_ray.models.body import Body
+from orca_ray.models.weights import load_body
+from tests.models.conftest import TinyDirectory
+from tests.models.tiny import DECODERS, IMAGE, TEXT
+
+pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodies")
+TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224:layers=4")
+
+
+def features(body: Body, width: int) -> Tensor:
+    grid = (4, 4) if body.modality == "image" else None
+    if grid is not None:
+        body.fit_grid(grid)
+    tokens = torch.randn(2, 16 + body.num_prefix_tokens, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found: Tensor = body(tokens, grid)
+    return found
+
+
+def same(described: BodyArchitecture, name: str, *, pretrained: bool) -> None:
+    """Check that ``described``, after JSON, builds the body ``name``; both get the weights of the latter."""
+    values = json.loads(json.dumps(described.values))
+    built = load_body(BodyArchitecture(described.name, values, described.attention))
+    expected = load_body(name, pretrained=pretrained)
+    state = expected.body.state_dict()
+    shapes = {key: (value.shape, value.dtype) for key, value in state.items()}
+    assert {key: (value.shape, value.dtype) for key, value in built.body.state_dict().items()} == shapes
+    built.body.load_state_dict(copy.deepcopy(state))
+    assert built.body.feature_width == expected.body.feature_width
+    assert built.stem.width == expected.stem.width
+    assert torch.equal(features(built.body, built.stem.width), features(expected.body, built.stem.width))
+
+
+@pytest.mark.parametrize("kind", [*TEXT, *IMAGE, *DECODERS])
+def test_every_family_is_built_without_its_directory(
+    kind: str, tiny: TinyDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(shutil.copytree(tiny(kind), tmp_path / "body"))
+    described = describe_body(name)
+    expected = load_body(name)
+    shutil.rmtree(name)
+
+    def refused(*given: object, **named: object) -> None:
+        raise AssertionError("the hub or the cache was asked")
+
+    monkeypatch.setattr(hugging_face, "read_config", refused)
+    monkeypatch.setattr(hugging_face, "local_file", refused)
+    monkeypatch.setattr(hugging_face, "require_hub", refused)
+    same(described, name, pretrained=True)  # from the bodies that this process keeps
+    assert expected.body.feature_width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_bodies(name: str) -> None:
+    same(describe_body(name), name, pretrained=False)
+
+
+def test_layers_that_were_removed_stay_removed(tiny: TinyDirectory) -> None:
+    name = f"{tiny('bert')}:layers=1"
+    same(describe_body(name), name, pretrained=True)
+
+
+def test_a_description_has_no_place_and_no_labels() -> None:
+    values = describe_body("minilm-l6").values
+    assert values["hidden_size"] == 384
+    assert not {"_name_or_path", "id2label", "architectures"} & values.keys()
+
+
+def test_an_attention_that_is_code_of_the_hub_is_refused() -> None:
+    described = describe_body("minilm-l6:layers=1")
+    with pytest.raises(UserError, match="cannot build body 'minilm-l6' from its stored configuration"):
+        load_body(BodyArchitecture(described.name, described.values, "kernels-community/flash"))

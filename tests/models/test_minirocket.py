@@ -1,0 +1,75 @@
+"""MiniRocket features, compared with a direct computation from the definition."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
+
+
+def test_dilations_of_short_and_long_series() -> None:
+    assert fit_dilations(9, 10_000, 32) == {1: 119}
+    assert fit_dilations(16, 10_000, 32) == {1: 119}
+    # Exponents are 0 ... 2 in 32 steps: 16, 9, 6 and 1 of them floor to 1, 2, 3, 4. Each stands for 119 / 32 features,
+    # i.e. 59.5, 33.5, 22.3, 3.7, and the first two get what rounding down leaves.
+    assert fit_dilations(33, 10_000, 32) == {1: 60, 2: 34, 3: 22, 4: 3}
+    assert fit_dilations(33, 84, 32) == {1: 1}
+
+
+def test_an_impulse_by_hand() -> None:
+    body = MiniRocketBody(9, 1, {1: 1}, seed=0)
+    body.biases.fill_(0.5)
+    x = torch.zeros(1, 9, 1)
+    x[0, 4] = 1.0  # in the middle, so the output of a kernel is the kernel reversed
+    features = body(x)[0, 0]
+    kernels = list(combinations(range(9), 3))
+    for kernel in range(84):
+        if kernel % 2 == 0:  # padded: three of nine outputs are 2, the others -1
+            assert features[kernel] == pytest.approx(3 / 9)
+        else:  # one valid position, which sees the impulse through the middle of the kernel
+            assert features[kernel] == float(4 in kernels[kernel])
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_features_are_the_shares_of_the_definition(channels: int) -> None:
+    dilations, length = {1: 2, 3: 1}, 30
+    body = MiniRocketBody(length, channels, dilations, seed=3)
+    random = np.random.default_rng(0)
+    x, biases = random.normal(size=(4, length, channels)), random.normal(size=84 * 3)
+    body.biases.copy_(torch.from_numpy(biases))
+    found = body(torch.from_numpy(x).float())[:, 0].numpy()
+    column = 0
+    for number, (dilation, each) in enumerate(dilations.items()):
+        padded = np.pad(x, ((0, 0), (4 * dilation, 4 * dilation), (0, 0)))
+        for kernel, places in enumerate(combinations(range(9), 3)):
+            used = np.flatnonzero(body.weights[number, kernel].any(dim=1).numpy())
+            outputs = np.zeros((4, length))
+            for tap in range(9):
+                window = padded[:, tap * dilation : tap * dilation + length, used].sum(axis=2)
+                outputs += (2 if tap in places else -1) * window
+            valid = outputs if (number + kernel) % 2 == 0 else outputs[:, 4 * dilation : length - 4 * dilation]
+            for _ in range(each):
+                assert found[:, column] == pytest.approx((valid > biases[column]).mean(axis=1), abs=1e-6)
+                column += 1
+
+
+def test_biases_are_quantiles_of_a_training_series() -> None:
+    body = MiniRocketBody(20, 1, {1: 3}, seed=0)
+    series = torch.randn(20, 1, generator=torch.Generator().manual_seed(0))
+    body.fit(lambda number: series.expand(number, -1, -1))
+    levels = np.arange(1, 84 * 3 + 1) * (np.sqrt(5) + 1) / 2 % 1
+    kernel = np.array([2, 2, 2, -1, -1, -1, -1, -1, -1])
+    outputs = np.correlate(series[:, 0].numpy(), kernel, mode="same")
+    assert body.biases[:3].numpy() == pytest.approx(np.quantile(outputs, levels[:3]), abs=1e-4)
+
+
+def test_channels_are_subsets_of_one_to_nine_that_the_seed_decides() -> None:
+    used = MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3)
+    sizes = used.sum(dim=2)
+    assert (int(sizes.min()), int(sizes.max())) == (1, 9)
+    assert used.any(dim=(0, 1)).all()
+    assert torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3))
+    assert not torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=1).weights.any(dim=3))
+    assert MiniRocketBody(40, 1, {1: 1}, seed=0).weights.any(dim=3).all()
