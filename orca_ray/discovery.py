@@ -66,7 +66,7 @@ class PlugIn:
         """Import and return what the entry point names; raises UserError, whatever its package raises."""
         try:
             return self.entry.load()
-        except Exception as error:  # another package's code
+        except (Exception, SystemExit) as error:  # another package's code may raise anything
             logger.debug("%s", self, exc_info=error)
             raise self.error(f"cannot be imported ({type(error).__name__}: {error})") from error
 

@@ -73,7 +73,7 @@ def test_one_that_cannot_be_used_breaks_nothing_else(
     assert [record.levelname for record in caplog.records if "left out" in record.message] == ["WARNING"]
 
 
-@pytest.mark.parametrize("text", ["import absent_package", "raise SystemError('no')", "1 +", "raise KeyError"])
+@pytest.mark.parametrize("text", ["import absent_package", "raise SystemExit(0)", "1 +", "raise KeyError"])
 def test_a_module_that_fails(text: str, tmp_path: Path) -> None:
     write_package(tmp_path, "bad", {GROUPS[kind]: {"broken": "failing:X"} for kind in GROUPS}, failing=text)
     with installed(tmp_path):

@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,15 +105,20 @@ class Guard:
                 self._metrics.errors.labels(status).inc()
 
     def _refusal(self, scope: Any, predicts: bool) -> Response | None:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        known = len(given) == 1 and hmac.compare_digest(given[0], self._expected or b"")
-        if self._expected is not None and scope["path"] not in OPEN and not known:
-            return refuse(401, "send the server's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        if scope["path"] not in OPEN and not self._may(scope["headers"]):
+            advice = "send the server's token: Authorization: Bearer TOKEN"
+            return refuse(401, advice, {"WWW-Authenticate": "Bearer"})
         if predicts and self._in_progress >= self._limits.in_progress:
             return refuse(429, "too many requests are in progress; send fewer at a time", {"Retry-After": "1"})
         if predicts and not self._bucket.take():
             return refuse(429, f"more than {self._limits.rate:g} requests a second; send fewer", {"Retry-After": "1"})
         return None
+
+    def _may(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        if self._expected is None:
+            return True
+        given = [value for name, value in headers if name == b"authorization"]
+        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
 
     def _count(self, counts: bool, step: int) -> None:
         self._in_progress += step * counts

@@ -1,6 +1,7 @@
 """The Ray Serve deployment that holds a model and predicts in batches."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from orca_ray.tasks.preprocessing import Preprocessing
 
 MOST_REQUESTS = 32
 """Requests in a batch."""
-WAIT_SECONDS = 0.003
+WAIT_SECONDS = 0.005
 """How long the first request of a batch waits for others. While a batch is computed, the next one collects anyway."""
 
 
@@ -49,6 +50,7 @@ class Replica:
         from orca_ray.adapted import Adapted
 
         _listen_on_loopback()
+        self._worker = ThreadPoolExecutor(1)  # one, because an `Adapted` is not thread-safe
         self._model: Adapted | None = None
         try:
             self._model = Adapted.load(path, device)
@@ -69,7 +71,7 @@ class Replica:
     @serve.batch(max_batch_size=MOST_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)  # type: ignore[untyped-decorator]
     async def predict(self, requests: list[Array]) -> list[Answer | str]:
         """Return the answers to requests of encoded samples, float32 [n, *input_shape] each; for some, an error."""
-        return await asyncio.to_thread(answers, self._model, requests)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, answers, self._model, requests)
 
 
 def _listen_on_loopback() -> None:

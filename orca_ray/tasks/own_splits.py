@@ -92,6 +92,7 @@ def _by_group(data: UserData, rows: Indices, labels: Array, options: Options) ->
         part = np.full(len(values), 0)
         part[order[filled <= test]] = 2
         part[order[(filled > test) & (filled <= test + validation)]] = 1
+        # A first group that is larger than the share leaves test or validation without one.
         part[order[:2]] = np.where(np.isin([2, 1], part), part[order[:2]], [2, 1])
         found: dict[SplitName, Indices] = {
             "train": rows[part[numbers] == 0], "validation": rows[part[numbers] == 1], "test": rows[part[numbers] == 2]

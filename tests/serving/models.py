@@ -29,11 +29,8 @@ def wine() -> pd.DataFrame:
 def wine_model(body: str) -> Adapted:
     frame = wine()
     columns = tuple(
-        Column(
-            name=name, kind="number", fill=float(values.median()), mean=float(values.mean()), std=float(values.std())
-        )
-        for name, values in frame.items()
-        if isinstance(name, str)
+        Column(name=name, kind="number", mean=float(frame[name].mean()), std=float(frame[name].std()))
+        for name in map(str, frame.columns)
     )
     encoder = TableInputs(columns=columns)
     x = encoder.encode(UserData(x=frame), print)

@@ -134,9 +134,8 @@ def test_arrow(clients: dict[str, TestClient], models: dict[str, Adapted], name:
     elif name in ("arrays", "fields"):
         table = pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(x)})
     else:
-        table = pa.table({"x": request["samples"]}).replace_schema_metadata(
-            {"rate": str(request.get("rate", ""))} if name == "recordings" else None
-        )
+        rate = {"rate": str(request["rate"])} if "rate" in request else None
+        table = pa.table({"x": request["samples"]}).replace_schema_metadata(rate)
     answer = post_arrow(clients[name], stream(table))
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == MEDIA_TYPE
@@ -325,7 +324,7 @@ TOKEN = "0123456789abcdef"
 def test_token(models: dict[str, Adapted]) -> None:
     client = client_of(models["mixed"], token=TOKEN)
     for headers in ({}, {"Authorization": TOKEN}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": "Bearer é"}):
-        encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+        encoded = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
         for method, path in (("POST", PATH), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/")):
             answer = client.request(method, path, headers=encoded)
             assert answer.status_code == 401, path

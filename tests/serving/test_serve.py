@@ -20,10 +20,11 @@ import pytest
 
 import orca_ray
 from orca_ray.adapted import Adapted
+from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.testing.bodies import save_bert
 from orca_ray.testing.suite import make_home
 from tests.serving.models import save_wine, wine
-from tests.serving.test_application import MEDIA_TYPE, PATH, TOLERANCE, arrow_answer, fuzz, stream
+from tests.serving.test_application import PATH, TOLERANCE, arrow_answer, fuzz, stream
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -47,13 +48,13 @@ class Server:
     def raw(self, *parts: bytes, wait: float = 0) -> bytes:
         """Send parts of a request, with pauses between them; return what comes until the server ends the connection."""
         found = b""
-        with self.connect() as peer:
-            with contextlib.suppress(ConnectionError):  # the server may end it before it has read all
-                for part in parts:
-                    peer.sendall(part)
-                    time.sleep(wait)
-                while part := peer.recv(4096):
-                    found += part
+        # the server may end the connection before it has read all
+        with self.connect() as peer, contextlib.suppress(ConnectionError):
+            for part in parts:
+                peer.sendall(part)
+                time.sleep(wait)
+            while part := peer.recv(4096):
+                found += part
         return found
 
 
@@ -88,10 +89,8 @@ def model(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
 @pytest.fixture(scope="module")
 def server(home: Path, model: Adapted) -> Iterator[Server]:
     running = start(str(home / "model"), *LIMITS, home=home)
-    family = [
-        running.process.pid,
-        *(child.pid for child in psutil.Process(running.process.pid).children(recursive=True)),
-    ]
+    parent = psutil.Process(running.process.pid)
+    family = [parent, *parent.children(recursive=True)]
     try:
         yield running
     finally:
@@ -99,7 +98,7 @@ def server(home: Path, model: Adapted) -> Iterator[Server]:
         out, error = running.process.communicate(timeout=60)
     assert (running.process.returncode, out, error) == (0, "stopped\n", "")
     time.sleep(2)
-    assert not [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_predictions_are_those_of_the_model(server: Server, model: Adapted) -> None:

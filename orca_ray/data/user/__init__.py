@@ -4,6 +4,7 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from orca_ray.data import cache
@@ -53,7 +54,7 @@ def read(path: Path | str, options: Options | None = None, *, labelled: bool = T
     path, options = options_of(Path(path).expanduser(), options)
     cache.refuse_special(path, directories=True)
     form = _folder_format(path) if path.is_dir() else _file_format(path)
-    return form.read(path, options, labelled)
+    return replace(form.read(path, options, labelled), options=options)
 
 
 def _file_format(path: Path) -> Format:

@@ -2,12 +2,13 @@
 
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Union
 
 import numpy as np
 
 from orca_ray.data.rows import Array, RowIndex
+from orca_ray.data.user.options import Options
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class UserData:
     """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
     notes: tuple[str, ...] = ()
     """What the reader decided or left out, one sentence each."""
+    options: Options = field(default_factory=Options)
+    """Options that the samples were read with, those of a ``task.yaml`` included."""
 
     def __post_init__(self) -> None:
         for what, part in (

@@ -39,6 +39,7 @@ from orca_ray.testing.trials import CLASSES, QUICK, start
 from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.errors import RankLostError
 from orca_ray.training.ranks import ALONE, Ranks
+from tests.sweep.execution.test_executors import title
 from tests.sweep.execution.test_trial_runner import facts, finish, scores
 from tests.sweep.rank_toys import build
 from tests.sweep.real import TEXT, tiny_spec
@@ -213,7 +214,7 @@ def test_ray_gives_a_trial_two_gpus_and_restarts_it_when_a_rank_dies(
 
     def ranks() -> list[psutil.Process]:
         children = psutil.Process().children(recursive=True)
-        return [child for child in children if "--multiprocessing-fork" in child.cmdline()]
+        return [child for child in children if "--multiprocessing-fork" in title(child)]
 
     def kill_a_rank(event: Event) -> None:
         if isinstance(event, TrialProgress) and not killed:
