@@ -126,8 +126,9 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Any, *, reset: bool) -> Any:
         """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``: those of fit."""
-        arrays = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.ndim == 1)
-        if arrays and len({each.shape for each in X if isinstance(each, np.ndarray)}) > 1:
+        if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
+            X = list(X)
+        if isinstance(X, list | tuple) and len({each.shape for each in X if isinstance(each, np.ndarray)}) > 1:
             if reset:
                 for name in ("n_features_in_", "feature_names_in_"):
                     vars(self).pop(name, None)
@@ -207,7 +208,8 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """Return the classes [N], of the type of y; raises ValueError for samples unlike those of fit."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        chosen = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probabilities [N, K] of ``classes_``, float32; ValueError for samples unlike those of fit."""

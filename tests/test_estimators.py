@@ -50,7 +50,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def fitted(quick: dict[str, Any]) -> CrossModalClassifier:
-    return CrossModalClassifier(**quick | {"epochs": 12}).fit(FRAME, NAMES)
+    return CrossModalClassifier(**quick | {"epochs": 30}).fit(FRAME, NAMES)
 
 
 def test_a_table_with_categories(fitted: CrossModalClassifier) -> None:
@@ -64,6 +64,21 @@ def test_a_table_with_categories(fitted: CrossModalClassifier) -> None:
     assert (fitted.predict(FRAME) == fitted.classes_[probabilities.argmax(axis=1)]).all()
 
 
+def test_dates_missing_values_and_rare_classes(quick: dict[str, Any]) -> None:
+    frame = FRAME.assign(sown=pd.date_range("2024-01-01", periods=60), height=np.where(Y == 1, np.nan, TABLE[:, 0]))
+    names = np.where(np.arange(60) == 7, "yew", NAMES)
+    model = CrossModalClassifier(**quick).fit(frame, pd.Series(names, dtype="category", name="tree"))
+    assert model.classes_.tolist() == ["ash", "elm", "oak", "yew"]
+    assert model.predict_proba(frame).shape == (60, 4)
+
+
+def test_fitting_again_on_other_data(quick: dict[str, Any]) -> None:
+    model = CrossModalClassifier(**quick).fit(FRAME, NAMES)
+    assert model.fit(UNEQUAL, Y % 2 == 0).classes_.tolist() == [False, True]
+    assert not hasattr(model, "feature_names_in_")
+    assert model.predict(UNEQUAL).dtype == bool
+
+
 def test_a_pickle_and_a_model_folder_predict_the_same(fitted: CrossModalClassifier, tmp_path: Path) -> None:
     copy = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(copy.predict_proba(FRAME), fitted.predict_proba(FRAME))
@@ -71,6 +86,7 @@ def test_a_pickle_and_a_model_folder_predict_the_same(fitted: CrossModalClassifi
     np.testing.assert_array_equal(loaded.predict(FRAME), fitted.predict(FRAME))
 
 
+@pytest.mark.slow
 def test_a_pickle_predicts_the_same_in_another_process(fitted: CrossModalClassifier, tmp_path: Path) -> None:
     (tmp_path / "model.pickle").write_bytes(pickle.dumps((fitted, FRAME, fitted.predict(FRAME))))
     code = "import pickle; m, x, y = pickle.load(open('model.pickle', 'rb')); assert (m.predict(x) == y).all()"
@@ -86,6 +102,10 @@ def test_inputs(quick: dict[str, Any], x: Any, shape: tuple[int, ...]) -> None:
     assert model.adapted_.task.input_shape == shape
     assert model.predict(x).dtype == Y.dtype
     np.testing.assert_allclose(model.predict_proba(x[:1]), model.predict_proba(x)[:1], atol=1e-5)
+    if isinstance(x, list):
+        as_array = np.empty(len(x), dtype=object)
+        as_array[:] = x
+        np.testing.assert_array_equal(model.predict(as_array), model.predict(x))
     assert hasattr(model, "n_features_in_") == (not isinstance(x, list))
 
 

@@ -184,7 +184,8 @@ def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Arra
         return {}
     sample = train_y[:: max(1, len(train_y) // 4096)]
     mean, std = splits.statistics(sample, (0,) if by_column else None)
-    return {"y_mean": mean[0] if by_column else mean.reshape(()), "y_std": std[0] if by_column else std.reshape(())}
+    shape = train_y.shape[1:] if by_column else ()
+    return {"y_mean": mean.reshape(shape), "y_std": std.reshape(shape)}
 
 
 def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
