@@ -135,9 +135,18 @@ def test_fits_of_one_seed_are_equal_and_leave_nothing_in_the_cache(
     assert capsys.readouterr().out == ""
 
 
-def test_a_method_that_aligns(quick: dict[str, Any]) -> None:
+@pytest.mark.slow
+def test_a_method_that_aligns_caches_only_the_source(
+    quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     model = CrossModalClassifier(**quick | {"method": "orca_guarded"}, hyperparameters={"align.epochs": 2})
     assert model.fit(SERIES, Y).adapted_.config.method == "orca_guarded"
+    files = sorted(path.name for path in (tmp_path / "home").rglob("*") if path.is_file())
+    assert not (tmp_path / "home/aligned").exists()
+    assert not (tmp_path / "home/prepared").exists()
+    model.fit(SERIES + 1, Y)
+    assert sorted(path.name for path in (tmp_path / "home").rglob("*") if path.is_file()) == files
 
 
 def test_pipeline_cross_validation_and_grid(quick: dict[str, Any]) -> None:

@@ -57,8 +57,8 @@ class Inferred:
 def infer(data: UserData, options: Options | None = None, *, test: bool = True) -> Inferred:
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
-    ``options`` override those that the data were read with. Warnings are also logged. Without ``test``, no test split is
-    held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
+    ``options`` override those that the data were read with. Warnings are also logged. Without ``test``, no test split
+    is held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
     colliding labels, no usable column, samples of unequal axes; and for options that do not fit.
