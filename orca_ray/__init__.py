@@ -1,6 +1,6 @@
 """orca-ray: distributed sweeps for cross-modal fine-tuning (align, then refine).
 
-`load` and `Adapted` import torch when they are first used.
+`load`, `Adapted` and the estimators import torch when they are first used.
 """
 
 from pkgutil import resolve_name
@@ -10,10 +10,18 @@ if TYPE_CHECKING:
     from orca_ray.adapted import Adapted as Adapted
     from orca_ray.adapted import load as load
     from orca_ray.adapting import adapt as adapt
+    from orca_ray.estimators import CrossModalClassifier as CrossModalClassifier
+    from orca_ray.estimators import CrossModalRegressor as CrossModalRegressor
 
 __version__ = "0.1.0"
 
-_LAZY = {"adapt": "orca_ray.adapting:adapt", "Adapted": "orca_ray.adapted:Adapted", "load": "orca_ray.adapted:load"}
+_LAZY = {
+    "adapt": "orca_ray.adapting:adapt",
+    "Adapted": "orca_ray.adapted:Adapted",
+    "load": "orca_ray.adapted:load",
+    "CrossModalClassifier": "orca_ray.estimators:CrossModalClassifier",
+    "CrossModalRegressor": "orca_ray.estimators:CrossModalRegressor",
+}
 """Names of the Python interface, and where they are."""
 
 

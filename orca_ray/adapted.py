@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -58,7 +59,7 @@ class Adapted:
         """
         self.config: ModelConfig = snapshot.config
         """The description of the model."""
-        self.device = _device(device)
+        self.device = find_device(device)
         self.preprocessing_json = preprocessing
         """Content of ``preprocessing.json``; None: inputs are arrays."""
         self._preprocessing = None if preprocessing is None else _preprocessing(preprocessing)
@@ -105,6 +106,11 @@ class Adapted:
         state = self.network.state_dict()
         names = weight_names(get_method(self.config.method), self.network)
         return Snapshot(self.config, {name: state[name].cpu().contiguous() for name in names})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what a model folder holds; the copy is on a GPU only where there is one."""
+        device = "cpu" if self.device.type == "cpu" else "auto"
+        return partial(type(self), card=self._card, device=device), (self.snapshot(), self.preprocessing_json)
 
     @property
     def task(self) -> TaskSummary:
@@ -280,7 +286,8 @@ def _preprocessing(values: Mapping[str, Any]) -> "Preprocessing":
     return Preprocessing.from_json(dict(values))
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

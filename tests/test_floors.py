@@ -32,11 +32,12 @@ FLOORS = {
     "cli": 7,
     "testing": 7,
 }
-INTERFACE = {"adapted": 7, "adapting": 7}
+INTERFACE = {"adapted": 7, "adapting": 7, "estimators": 7}
 """Modules at the top of the package that are the Python interface; ``orca_ray`` itself names them, lazily."""
 SIDEWAYS = {
     ("leaderboard", "results"), ("cli", "serving"), ("serving", "adapted"), ("cli", "adapted"), ("cli", "adapting"),
     ("cli", "export"), ("export", "adapted"), ("adapting", "adapted"),
+    ("estimators", "adapted"),
 }  # fmt: skip
 """Arrows within a floor: a board is built from records, commands use the Python interface. There is none back."""
 

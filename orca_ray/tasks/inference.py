@@ -49,17 +49,19 @@ class Inferred:
     """The declaration; `orca_ray.tasks.own.register` prepares its arrays."""
     preprocessing: Preprocessing
     splits: Mapping[SplitName, Indices]
-    """Indices of the samples of train, validation and test, sorted."""
+    """Indices of the samples of train, validation and, unless it was not wanted, test, sorted."""
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
 
 
-def infer(data: UserData, options: Options | None = None) -> Inferred:
+def infer(data: UserData, options: Options | None = None, *, test: bool = True) -> Inferred:
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
-    ``options`` override those that the data were read with. Warnings are also logged. Raises UserError for data that
-    nothing can be learnt from: no target, one class, too few samples or groups, colliding labels, no usable column,
-    samples of unequal axes; and for options that do not fit.
+    ``options`` override those that the data were read with. Warnings are also logged. Without ``test``, no test split
+    is held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
+
+    Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
+    colliding labels, no usable column, samples of unequal axes; and for options that do not fit.
     """
     options, notes = options.over(data.options) if options else data.options, Notes()
     for note in data.notes:
@@ -68,8 +70,8 @@ def infer(data: UserData, options: Options | None = None) -> Inferred:
         raise UserError(f"{data.source}: no samples")
     if data.y is None:
         raise UserError(f"{data.source}: no target; name a column, key or file with --target")
-    fitted = fit_target(data, data.y, options, notes)
-    parts = own_splits.draw(data, fitted.rows, fitted.classes, options, notes)
+    fitted = fit_target(data, data.y, options, notes, least=own_splits.LEAST_PER_CLASS if test else 1)
+    parts = own_splits.draw(data, fitted.rows, fitted.classes, options, notes, test=test)
     complete = True
     if fitted.classes is not None:
         fitted, parts = without_absent(fitted, parts, notes)
@@ -189,7 +191,7 @@ def _task(
         loss=loss,
         metric=metric,
         body=body,
-        num_samples=(len(parts["train"]), len(parts["validation"]), len(parts["test"])),
+        num_samples=(len(parts["train"]), len(parts["validation"]), len(parts.get("test", ()))),
         licence=options.licence,
         citation=options.citation or "own data",
         reference=options.reference or "own data",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def group_columns(frame: "pd.DataFrame", splits: Mapping[SplitName, Indices], ca
         if not _GROUP_LIKE.search(name) or not 1 < (number := values.nunique()) <= len(values) / 2:
             continue
         kinds = [set(values.iloc[rows].dropna().tolist()) for rows in splits.values()]
-        if crossing := (kinds[0] & kinds[1]) | (kinds[0] & kinds[2]) | (kinds[1] & kinds[2]):
+        if crossing := set[Any]().union(*(one & other for one, other in combinations(kinds, 2))):
             told = f"{len(crossing)} of the {number} values of {quoted(name)} are in several splits"
             found.append(f"{told}: if it names groups, such as patients, use --group {name}")
     return found
@@ -95,5 +96,5 @@ def group_columns(frame: "pd.DataFrame", splits: Mapping[SplitName, Indices], ca
 def crossing(values: Array, splits: Mapping[SplitName, Indices], what: str) -> list[str]:
     """Return a warning if a group (``values`` [N]) is in several splits."""
     kinds = [{str(value) for value in values[rows].tolist()} for rows in splits.values()]
-    found = (kinds[0] & kinds[1]) | (kinds[0] & kinds[2]) | (kinds[1] & kinds[2])
+    found = set[str]().union(*(one & other for one, other in combinations(kinds, 2)))
     return [f"{len(found)} values of {what} are in several splits, such as {min(found)!r}"] if found else []

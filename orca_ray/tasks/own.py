@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orca_ray.data import cache, prepared, splits
-from orca_ray.data.prepared import Arrays
+from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
 from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, RowIndex, Target
 from orca_ray.errors import UserError, unknown_name
@@ -130,6 +130,25 @@ def register(inferred: "Inferred", data: "UserData") -> Task:
     return get_own_task(task.name)
 
 
+def in_memory(inferred: "Inferred", data: "UserData") -> PreparedData:
+    """Return the arrays of an inferred task in memory; nothing is written, and the task is not registered.
+
+    The data have no directory, and no test split if none was inferred. Raises UserError as `Preprocessing.inputs` does.
+    """
+    assert data.y is not None
+    preprocessing, parts = inferred.preprocessing, dict[SplitName, Split]()
+    for name, indices in inferred.splits.items():
+        part = data.select(indices)
+        x = preprocessing.inputs(part, logger.debug)  # told when the task was inferred
+        parts[name] = Split(x, preprocessing.targets(data.y[indices]))
+    statistics = _statistics(parts["train"].y, preprocessing.target.kind, by_column=data.kind_hint == "table")
+    arrays = {f"{name}_{axis}": np.asarray(getattr(part, axis)) for name, part in parts.items() for axis in "xy"}
+    return PreparedData(
+        name=inferred.task.name, fingerprint=fingerprint(arrays | statistics), splits=parts,
+        y_mean=statistics.get("y_mean"), y_std=statistics.get("y_std"), directory=Path(),
+    )  # fmt: skip
+
+
 def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arrays:
     assert data.y is not None
     preprocessing, y, arrays = inferred.preprocessing, data.y, dict[str, Array]()
@@ -165,7 +184,8 @@ def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Arra
         return {}
     sample = train_y[:: max(1, len(train_y) // 4096)]
     mean, std = splits.statistics(sample, (0,) if by_column else None)
-    return {"y_mean": mean[0] if by_column else mean.reshape(()), "y_std": std[0] if by_column else std.reshape(())}
+    shape = train_y.shape[1:] if by_column else ()
+    return {"y_mean": mean.reshape(shape), "y_std": std.reshape(shape)}
 
 
 def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:

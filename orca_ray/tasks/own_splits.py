@@ -24,11 +24,15 @@ _NAMES: Mapping[str, SplitName] = {
 }  # fmt: skip
 
 
-def draw(data: UserData, rows: Indices, classes: Array | None, options: Options, notes: Notes) -> Splits:
+def draw(
+    data: UserData, rows: Indices, classes: Array | None, options: Options, notes: Notes, *, test: bool = True
+) -> Splits:
     """Return the indices of train, validation and test among ``rows``, sorted.
 
-    ``classes`` [N] are the samples' class numbers, or None. Raises UserError for too few samples, groups or times, and
-    for unknown names of declared splits.
+    ``classes`` [N] are the samples' class numbers, or None. Without ``test``, there is only train and validation, drawn
+    at random; the data then must not have groups, times or splits.
+
+    Raises UserError for too few samples, groups or times, and for unknown names of declared splits.
     """
     if len(rows) < LEAST_SAMPLES:
         raise UserError(f"{data.source}: expected at least {LEAST_SAMPLES} samples with a target, found {len(rows)}")
@@ -36,7 +40,11 @@ def draw(data: UserData, rows: Indices, classes: Array | None, options: Options,
         notes.warn(f"{len(rows)} samples are few: scores of validation and test will be rough")
     drawer = np.random.RandomState(options.seed)
     labels = np.zeros(len(data), dtype=np.int64) if classes is None else classes
-    if data.splits is not None:
+    if not test:
+        assert data.splits is data.times is data.groups is None, "a split without test is random"
+        held_in, validation = _share(rows, labels, options.fractions[0], drawer)
+        parts: dict[SplitName, Indices] = {"train": held_in, "validation": validation}
+    elif data.splits is not None:
         parts = _declared(data, rows, labels, options, notes)
         notes.find("split", "as declared", "the data declare their splits")
     elif data.times is not None:
@@ -46,9 +54,9 @@ def draw(data: UserData, rows: Indices, classes: Array | None, options: Options,
         parts = _by_group(data, rows, labels, options)
         notes.find("split", "by group", f"no value of {options.group or 'groups'} is in two splits", "group")
     else:
-        train, test = _share(rows, labels, options.fractions[1], drawer)
+        train, tested = _share(rows, labels, options.fractions[1], drawer)
         train, validation = _share(train, labels, options.fractions[0] / (1 - options.fractions[1]), drawer)
-        parts = {"train": train, "validation": validation, "test": test}
+        parts = {"train": train, "validation": validation, "test": tested}
         how = "random" if classes is None else "random, with equal shares of each class"
         notes.find("split", how, f"seed {options.seed}", "group, time, split, fractions, seed")
     if empty := [name for name, part in parts.items() if not len(part)]:

@@ -30,15 +30,19 @@ class FittedTarget:
     """Class numbers [N], −1 for samples without one; None for other kinds."""
 
 
-def fit_target(data: UserData, y: Array, options: Options, notes: Notes) -> FittedTarget:
+def fit_target(
+    data: UserData, y: Array, options: Options, notes: Notes, *, least: int = LEAST_PER_CLASS
+) -> FittedTarget:
     """Return the coding of the targets ``y``. Samples without one, and of classes too rare to split, are left out.
+
+    A class is too rare if it has fewer than ``least`` samples.
 
     Raises UserError for one class, a constant number, colliding labels, and targets that do not fit ``options.kind``.
     """
     kind, why = (options.kind, "given") if options.kind else _kind(data, y)
     columns = tuple(data.target_names) if y.ndim == 2 and len(data.target_names) == y.shape[1] else ()
     if kind == "classes":
-        fitted = _classes(data, y, columns, notes)
+        fitted = _classes(data, y, columns, notes, least)
         found = f"{len(fitted.coding.label_names)} classes"
     elif kind == "labels":
         fitted, found = _labels(data, y, columns), f"{y.shape[1:]} labels"
@@ -75,7 +79,7 @@ def _kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
     return "scalar", f"{number} different numbers"
 
 
-def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes) -> FittedTarget:
+def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, least: int) -> FittedTarget:
     one_hot: tuple[str, ...] = ()
     if y.ndim == 2:
         one_hot = columns or tuple(map(str, range(y.shape[1])))
@@ -86,18 +90,16 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes) -
             notes.warn(warning)
     texts = TargetCoding(kind="classes", one_hot=one_hot).texts(y)
     counts = Counter(text for text in texts if text is not None)
-    rare = {text for text, count in counts.items() if count < LEAST_PER_CLASS}
+    rare = {text for text, count in counts.items() if count < least}
     names = in_order([text for text in counts if text not in rare])
     listed = shorten(", ".join(f"{printable(text)} ({count})" for text, count in counts.most_common(10))) or "none"
     if len(counts) == 1:
         raise UserError(f"{data.source}: every target is {next(iter(counts))!r}; two classes or more are needed")
     if len(names) < 2:
-        raise UserError(f"{data.source}: two classes of {LEAST_PER_CLASS} samples or more are needed, found {listed}")
+        raise UserError(f"{data.source}: two classes of {least} samples or more are needed, found {listed}")
     if rare:
         told = shorten(", ".join(sorted(map(printable, rare))))
-        notes.warn(
-            f"classes with fewer than {LEAST_PER_CLASS} samples cannot be in every split, and are left out: {told}"
-        )
+        notes.warn(f"classes with fewer than {least} samples cannot be in every split, and are left out: {told}")
     number = {name: k for k, name in enumerate(names)}
     classes = np.array([-1 if text is None else number.get(text, -1) for text in texts], dtype=np.int64)
     coding = TargetCoding(kind="classes", label_names=names, one_hot=one_hot)
@@ -122,7 +124,7 @@ def _numbers(data: UserData, y: Array, kind: TargetKind) -> FittedTarget:
         [np.isfinite(values[part]).reshape(len(values[part]), -1).all(axis=1) for part in row_slices(values)]
     )
     rows = np.flatnonzero(finite)
-    if len(rows) and float(values[rows[0]].min()) == float(values.max()) and kind == "scalar":
+    if len(rows) and kind == "scalar" and values[rows].min() == values[rows].max():
         raise UserError(f"{data.source}: every target is {values[rows[0]]}; there is nothing to learn")
     return FittedTarget(TargetCoding(kind=kind, shape=y.shape[1:]), rows)
 

@@ -120,6 +120,26 @@ def test_data_that_nothing_can_be_learnt_from(x: Any, y: Any, expected: str) -> 
         inferred(x, y)
 
 
+@pytest.mark.parametrize("y", [-np.arange(60.0), np.arange(60.0)])
+def test_numbers_whose_first_is_the_extreme_are_not_constant(y: Any) -> None:
+    assert found(inferred(SERIES, y), "target") == "one number"
+
+
+def test_a_constant_number_is_found_beside_missing_ones() -> None:
+    with pytest.raises(UserError, match="there is nothing to learn"):
+        inferred(SERIES, np.where(np.arange(60) == 5, np.nan, 1.5), Options(kind="scalar"))
+
+
+def test_without_test_all_samples_are_in_train_or_validation_and_single_ones_in_train() -> None:
+    names = np.array(["single", *["a", "b"] * 29, "a"])
+    result = infer(UserData(x=SERIES, y=names), test=False)
+    assert set(result.splits) == {"train", "validation"}
+    assert np.sort(np.concatenate(list(result.splits.values()))).tolist() == list(range(60))
+    assert 0 in result.splits["train"]
+    assert result.task.num_samples == (len(result.splits["train"]), len(result.splits["validation"]), 0)
+    assert result.preprocessing.label_names == ("a", "b", "single")
+
+
 def test_warnings_where_training_can_go_on() -> None:
     y = np.array(
         [None if k == 7 else "rare" if k < 2 else ["Cat", "cat", "dog"][k % 3] for k in range(60)], dtype=object

@@ -128,6 +128,22 @@ def test_a_declaration_survives_json() -> None:
         own.task_from_json({"name": 1}, "here")
 
 
+def test_a_number_predicted_from_a_table_is_scaled() -> None:
+    y = RNG.normal(3, 2, 60)
+    data = Task.from_arrays(pd.DataFrame({"a": RNG.normal(size=60)}), y).prepare()
+    assert data.y_mean is not None
+    assert data.y_mean.shape == ()
+    np.testing.assert_allclose(data.y_mean, data.train.y.mean(), rtol=1e-4)
+
+
+def test_arrays_in_memory_are_those_of_the_registered_task() -> None:
+    data = UserData(x=X, y=Y)
+    result = infer(data)
+    here, there = own.in_memory(result, data), own.register(result, data).prepare()
+    assert here.fingerprint == there.fingerprint
+    np.testing.assert_array_equal(here.test.x, there.test.x)
+
+
 def test_missing_and_damaged_tasks(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match=r"unknown own task 'own/none-123456'.*Allowed: none yet.*adapt DATA"):
         get_task("own/none-123456")

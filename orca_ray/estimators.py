@@ -1,0 +1,252 @@
+"""Estimators with scikit-learn's interface, which train one configuration in this process.
+
+They need no sweep, no Ray and no store; `orca_ray.adapt` searches for the best configuration instead.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
+
+from orca_ray.adapted import Adapted, find_device
+from orca_ray.data.rows import Array
+from orca_ray.data.user import UserData, make_options
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
+from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.tasks.inference import Inferred, infer
+from orca_ray.tasks.own import in_memory
+from orca_ray.tasks.own_targets import label_texts
+from orca_ray.training.errors import NotFiniteError
+
+logger = logging.getLogger(__name__)
+
+_AXES = {2: "NL", 3: "NCL", 4: "NCHW"}
+
+
+class _CrossModal(BaseEstimator):  # type: ignore[misc]
+    """What the two estimators share."""
+
+    _kind: Literal["classes", "scalar"]
+
+    def __init__(
+        self,
+        *,
+        method: str = "orca_guarded",
+        body: str | None = None,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        validation_fraction: float = 0.15,
+        hyperparameters: Mapping[str, Scalar] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.method = method
+        self.body = body
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.hyperparameters = hyperparameters
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Adapt the body to samples X with targets y [N], and return this estimator.
+
+        A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept.
+
+        Raises:
+            UserError (a ValueError): too few samples, targets of one value, or an unknown or unfit parameter.
+            ValueError, TypeError: X or y is not what scikit-learn's estimators take.
+        """
+        options = self._options()
+        x = self._read(X, reset=True)
+        if y is None:
+            raise UserError(f"{type(self).__name__} requires y to be passed, but the target y is None: give y")
+        names = (str(y.name),) if getattr(y, "name", None) is not None else ()
+        targets = self._targets(y)
+        check_consistent_length(x, targets)
+        table = hasattr(x, "columns")
+        data = UserData(x=x, y=targets, kind_hint="table" if table else "array", source="X", target_names=names)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        given = {
+            "kind": self._kind, "seed": seed, "fractions": (self.validation_fraction, 0.15), "body": self.body or "",
+            "name": type(self).__name__, "axes": "" if table else _AXES.get(1 + np.ndim(x[0]), ""),
+        }  # fmt: skip
+        inferred = infer(data, make_options(type(self).__name__, given), test=False)
+        self.adapted_ = self._train(inferred, data, options, seed)
+        return self
+
+    def _options(self) -> dict[str, Scalar]:
+        """Return the hyper-parameters by dotted name; raises UserError for a value that no fit can use."""
+        if not 0 < self.validation_fraction < 0.5:
+            raise UserError(f"validation_fraction must be above 0 and below 0.5, got {self.validation_fraction!r}")
+        own = {
+            "refine.epochs": self.epochs,
+            "refine.learning_rate": self.learning_rate,
+            "refine.batch_size": self.batch_size,
+        }
+        given = dict(self.hyperparameters or {})
+        if twice := [name for name, value in own.items() if value is not None and name in given]:
+            raise UserError(f"{twice[0]} is given twice: leave it out of hyperparameters, or out of the parameters")
+        values = given | {name: value for name, value in own.items() if value is not None}
+        # A grid of numpy gives numpy's numbers.
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+
+    def _train(self, inferred: Inferred, data: UserData, options: Mapping[str, Scalar], seed: int) -> Adapted:
+        device = find_device(self.device)
+        body = inferred.task.body if get_method(self.method).uses_body else NO_BODY
+        adaptation = Adaptation(
+            inferred.task, in_memory(inferred, data), self.method, body, options, seed, test=False, device=str(device),
+            threads=torch.get_num_threads(), reuse_aligned=False,
+        )  # fmt: skip
+        level = logging.INFO if self.verbose else logging.DEBUG
+        try:
+            while not adaptation.done:
+                at = adaptation.step()
+                shown = (f"{name} {value:.4g}" for name in ("loss", "validation_score", "distance")
+                         if (value := getattr(at, name)) is not None)  # fmt: skip
+                logger.log(level, "%s, epoch %d of %d: %s", at.stage, at.epoch, at.epochs, ", ".join(shown))
+            snapshot = adaptation.snapshot()
+        except NotFiniteError as error:
+            raise UserError(f"training diverged ({error}): lower learning_rate") from error
+        finally:
+            adaptation.close()
+        return Adapted(snapshot, inferred.preprocessing.to_json(), device=str(device))
+
+    def _read(self, X: Any, *, reset: bool) -> Any:
+        """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``: those of fit."""
+        if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
+            X = list(X)
+        if isinstance(X, list | tuple) and len({each.shape for each in X if isinstance(each, np.ndarray)}) > 1:
+            if reset:
+                for name in ("n_features_in_", "feature_names_in_"):
+                    self.__dict__.pop(name, None)
+            return [np.asarray(each) for each in X]
+        if hasattr(X, "iloc"):
+            x = validate_data(self, X, reset=reset, skip_check_array=True)
+        else:
+            x = validate_data(
+                self, X, reset=reset, allow_nd=True, ensure_all_finite="allow-nan", ensure_min_samples=1 + reset
+            )
+        if x.ndim != 2 or not (reset or self._fitted_on_table):
+            return x
+        names = [str(name) for name in getattr(self, "feature_names_in_", range(x.shape[1]))]
+        if len(set(names)) < len(names):
+            raise UserError("X has several columns of one name: rename them")
+        return _as_table(x, names)
+
+    @property
+    def _fitted_on_table(self) -> bool:
+        preprocessing = self.adapted_.preprocessing
+        return preprocessing is not None and preprocessing.encoder.form == "table"
+
+    def _inputs(self, X: Any) -> UserData:
+        x = self._read(X, reset=False)
+        return UserData(x=x, kind_hint="table" if hasattr(x, "columns") else "array", source="X")
+
+    def _targets(self, y: Any) -> Array:
+        raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _as_table(x: Any, names: list[str]) -> Any:
+    import pandas as pd
+
+    return x.set_axis(names, axis=1) if hasattr(x, "iloc") else pd.DataFrame(x, columns=names)
+
+
+class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
+    """Classifies samples by a pretrained transformer that is adapted to them.
+
+    X is a table (an array [N, F], or a data frame, whose columns may also hold categories and dates), series
+    [N, C, L], images [N, C, H, W], or a list of series of unequal length, [L] or [C, L]. NaN counts as missing.
+
+    Args:
+        method: name of the method; ``orca-sweep methods`` lists them.
+        body: name of the pretrained body; None: the default of the modality, cut to four layers.
+        epochs, learning_rate, batch_size: those of the refine stage; None: the method's defaults.
+        validation_fraction: share of the samples that is held out to choose the best epoch, above 0 and below 0.5.
+        hyperparameters: more of them, by dotted name, such as ``{"align.epochs": 20}``.
+        random_state: seed or generator of the split and the training. With an integer, fits of equal data on a CPU with
+            an equal number of threads are equal.
+        device: torch device; ``auto``: a GPU if there is one.
+        verbose: whether the progress of each epoch is logged at the level INFO, and not DEBUG.
+
+    Attributes:
+        adapted_: the trained model, an `orca_ray.Adapted`; ``adapted_.save(folder)`` writes a model folder.
+        n_features_in_: number of columns or channels (the second axis of X); absent after a list of series.
+        feature_names_in_: names of the columns [F], if X was a data frame whose columns have names.
+        classes_: the classes [K], sorted.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.model_selection import cross_val_score
+        >>> from orca_ray import CrossModalClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = CrossModalClassifier(method="orca_guarded", epochs=5, random_state=0)
+        >>> cross_val_score(model, X, y, cv=3).mean()  # doctest: +SKIP
+        0.946...
+    """
+
+    _kind = "classes"
+
+    def predict(self, X: Any) -> Array:
+        """Return the classes [N], of the type of y; raises ValueError for samples unlike those of fit."""
+        chosen = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities [N, K] of ``classes_``, float32; ValueError for samples unlike those of fit."""
+        check_is_fitted(self)
+        probabilities = self.adapted_.predict_proba(self._inputs(X))
+        names = self.adapted_.label_names
+        return probabilities[:, [names.index(str(text)) for text in label_texts(self.classes_)]]
+
+    def _targets(self, y: Any) -> Array:
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        return np.asarray(y)
+
+
+class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
+    """Predicts one number for each sample by a pretrained transformer that is adapted to them.
+
+    Samples, arguments and attributes, such as ``feature_names_in_``, are those of `CrossModalClassifier`, but for
+    ``classes_``.
+
+    Example:
+        >>> from sklearn.datasets import load_diabetes
+        >>> from orca_ray import CrossModalRegressor
+        >>> X, y = load_diabetes(return_X_y=True, as_frame=True)
+        >>> model = CrossModalRegressor(epochs=5, random_state=0).fit(X, y)  # doctest: +SKIP
+        >>> model.adapted_.save("model")  # doctest: +SKIP
+    """
+
+    _kind = "scalar"
+
+    def predict(self, X: Any) -> Array:
+        """Return the numbers [N], float32; raises ValueError for samples unlike those of fit."""
+        check_is_fitted(self)
+        return self.adapted_.predict(self._inputs(X))
+
+    def _targets(self, y: Any) -> Array:
+        y = column_or_1d(y, warn=True)
+        return np.asarray(check_array(y, ensure_2d=False, dtype=np.float64, input_name="y"))

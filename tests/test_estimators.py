@@ -1,0 +1,206 @@
+"""Estimators keep scikit-learn's contract, and learn from tables, series and images."""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import orca_ray
+from orca_ray import CrossModalClassifier, CrossModalRegressor
+from orca_ray.errors import UserError
+from orca_ray.testing.bodies import save_bert, save_vit
+
+RNG = np.random.default_rng(0)
+Y = np.arange(60) % 3
+NAMES = np.array(["oak", "ash", "elm"])[Y]
+TABLE = RNG.normal(size=(60, 4)) + Y[:, None]
+SERIES = RNG.normal(size=(60, 2, 20)) + 2 * Y[:, None, None]
+UNEQUAL = [sample[:, : 10 + row % 7] for row, sample in enumerate(SERIES)]
+FRAME = pd.DataFrame({"height": TABLE[:, 0], "soil": np.array(["clay", "sand", "loam"])[Y]})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Parameters of a fit that takes a tenth of a second."""
+    body = save_bert(tmp_path_factory.mktemp("bert"))
+    return {"body": body, "method": "nft", "epochs": 3, "learning_rate": 3e-3, "random_state": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def fitted(quick: dict[str, Any]) -> CrossModalClassifier:
+    return CrossModalClassifier(**quick | {"epochs": 30}).fit(FRAME, NAMES)
+
+
+def test_a_table_with_categories(fitted: CrossModalClassifier) -> None:
+    assert fitted.classes_.tolist() == ["ash", "elm", "oak"]
+    assert fitted.feature_names_in_.tolist() == ["height", "soil"]
+    assert fitted.n_features_in_ == 2
+    assert fitted.score(FRAME, NAMES) > 0.9
+    probabilities = fitted.predict_proba(FRAME)
+    assert probabilities.shape == (60, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert (fitted.predict(FRAME) == fitted.classes_[probabilities.argmax(axis=1)]).all()
+
+
+def test_dates_missing_values_and_rare_classes(quick: dict[str, Any]) -> None:
+    frame = FRAME.assign(sown=pd.date_range("2024-01-01", periods=60), height=np.where(Y == 1, np.nan, TABLE[:, 0]))
+    names = np.where(np.arange(60) == 7, "yew", NAMES)
+    model = CrossModalClassifier(**quick).fit(frame, pd.Series(names, dtype="category", name="tree"))
+    assert model.classes_.tolist() == ["ash", "elm", "oak", "yew"]
+    assert model.predict_proba(frame).shape == (60, 4)
+
+
+def test_fitting_again_on_other_data(quick: dict[str, Any]) -> None:
+    model = CrossModalClassifier(**quick).fit(FRAME, NAMES)
+    assert model.fit(UNEQUAL, Y % 2 == 0).classes_.tolist() == [False, True]
+    assert not hasattr(model, "feature_names_in_")
+    assert model.predict(UNEQUAL).dtype == bool
+
+
+def test_a_pickle_and_a_model_folder_predict_the_same(fitted: CrossModalClassifier, tmp_path: Path) -> None:
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copy.predict_proba(FRAME), fitted.predict_proba(FRAME))
+    loaded = orca_ray.load(fitted.adapted_.save(tmp_path / "model"), device="cpu")
+    np.testing.assert_array_equal(loaded.predict(FRAME), fitted.predict(FRAME))
+
+
+@pytest.mark.slow
+def test_a_pickle_predicts_the_same_in_another_process(fitted: CrossModalClassifier, tmp_path: Path) -> None:
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps((fitted, FRAME, fitted.predict(FRAME))))
+    code = "import pickle; m, x, y = pickle.load(open('model.pickle', 'rb')); assert (m.predict(x) == y).all()"
+    path = str(Path(orca_ray.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize(
+    ("x", "shape"), [(TABLE, (1, 4)), (SERIES, (2, 20)), (UNEQUAL, (2, 16)), ([each[0] for each in UNEQUAL], (1, 16))]
+)
+def test_inputs(quick: dict[str, Any], x: Any, shape: tuple[int, ...]) -> None:
+    model = CrossModalClassifier(**quick).fit(x, Y)
+    assert model.adapted_.task.input_shape == shape
+    assert model.predict(x).dtype == Y.dtype
+    np.testing.assert_allclose(model.predict_proba(x[:1]), model.predict_proba(x)[:1], atol=1e-5)
+    if isinstance(x, list):
+        as_array = np.empty(len(x), dtype=object)
+        as_array[:] = x
+        np.testing.assert_array_equal(model.predict(as_array), model.predict(x))
+    assert hasattr(model, "n_features_in_") == (not isinstance(x, list))
+
+
+def test_images(quick: dict[str, Any], tmp_path: Path) -> None:
+    x = RNG.normal(size=(60, 1, 16, 16)) + Y[:, None, None, None]
+    model = CrossModalClassifier(**quick | {"body": save_vit(tmp_path)}).fit(x, Y)
+    assert model.adapted_.task.input_shape == (1, 16, 16)
+    assert model.predict(x).shape == (60,)
+
+
+def test_numbers_and_their_units(quick: dict[str, Any]) -> None:
+    y = pd.Series(1000 + 50 * TABLE.sum(axis=1), name="price")
+    model = CrossModalRegressor(**quick | {"epochs": 30}).fit(TABLE, y)
+    assert model.score(TABLE, y) > 0.5
+    assert model.predict(TABLE).shape == (60,)
+
+
+def test_fits_of_one_seed_are_equal_and_leave_nothing_in_the_cache(
+    quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    models = [CrossModalClassifier(**quick | {"random_state": seed}).fit(SERIES, Y) for seed in (1, 1, 2)]
+    one, same, other = (model.predict_proba(SERIES) for model in models)
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert not (tmp_path / "home").exists()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_method_that_aligns_caches_only_the_source(
+    quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    model = CrossModalClassifier(**quick | {"method": "orca_guarded"}, hyperparameters={"align.epochs": 2})
+    assert model.fit(SERIES, Y).adapted_.config.method == "orca_guarded"
+    files = sorted(path.name for path in (tmp_path / "home").rglob("*") if path.is_file())
+    assert not (tmp_path / "home/aligned").exists()
+    assert not (tmp_path / "home/prepared").exists()
+    model.fit(SERIES + 1, Y)
+    assert sorted(path.name for path in (tmp_path / "home").rglob("*") if path.is_file()) == files
+
+
+def test_pipeline_cross_validation_and_grid(quick: dict[str, Any]) -> None:
+    pipeline = make_pipeline(StandardScaler(), CrossModalClassifier(**quick))
+    assert cross_val_score(pipeline, TABLE, Y, cv=2).shape == (2,)
+    assert cross_val_score(CrossModalClassifier(**quick), UNEQUAL, Y, cv=2).shape == (2,)
+    grid = {"crossmodalclassifier__epochs": np.array([1, 2]), "crossmodalclassifier__learning_rate": [3e-3]}
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(TABLE, Y)
+    assert search.best_params_["crossmodalclassifier__epochs"] in (1, 2)
+    assert clone(search.best_estimator_[-1]).get_params()["body"] == quick["body"]
+
+
+def test_progress_is_logged(quick: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "orca_ray.estimators"):
+        CrossModalClassifier(**quick, verbose=True).fit(TABLE, Y)
+        told = [record.getMessage() for record in caplog.records if record.name == "orca_ray.estimators"]
+        assert [text.split(":")[0] for text in told] == [f"refine, epoch {epoch} of 3" for epoch in (1, 2, 3)]
+        caplog.clear()
+        CrossModalClassifier(**quick).fit(TABLE, Y)
+    assert not [record for record in caplog.records if record.name == "orca_ray.estimators"]
+
+
+@pytest.mark.parametrize(
+    ("given", "x", "y", "expected"),
+    [
+        ({"method": "orka"}, TABLE, Y, "orca"),
+        ({"validation_fraction": 0.5}, TABLE, Y, "validation_fraction must be above 0 and below 0.5, got 0.5"),
+        ({"hyperparameters": {"refine.epochs": 2}}, TABLE, Y, "refine.epochs is given twice"),
+        ({"hyperparameters": {"refine.epoch": 2}}, TABLE, Y, "refine.epochs"),
+        ({"learning_rate": -1.0}, TABLE, Y, "learning_rate"),
+        ({"device": "abacus"}, TABLE, Y, "cannot use the device 'abacus'"),
+        ({}, TABLE, np.zeros(60, int), "two classes or more"),
+        ({}, TABLE[:8], Y[:8], "at least 10 samples"),
+        ({}, TABLE, None, "the target y is None"),
+        ({}, RNG.normal(size=(60, 1, 2, 3, 4)), Y, "samples of 4 axes"),
+    ],
+)
+def test_errors_of_fit(quick: dict[str, Any], given: dict[str, Any], x: Any, y: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        CrossModalClassifier(**quick | given).fit(x, y)
+
+
+def test_errors_of_predict(quick: dict[str, Any], fitted: CrossModalClassifier) -> None:
+    with pytest.raises(NotFittedError):
+        CrossModalClassifier(**quick).predict(TABLE)
+    with pytest.raises(ValueError, match="feature names should match"):
+        fitted.predict(FRAME.rename(columns={"soil": "ground"}))
+    with pytest.raises(UserError, match="expected a number"):
+        fitted.predict(FRAME.assign(height="tall"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [CrossModalClassifier, CrossModalRegressor])
+def test_scikit_learns_checks(quick: dict[str, Any], estimator: type[Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_estimator(estimator(**quick | {"epochs": 40}))
