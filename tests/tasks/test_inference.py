@@ -39,7 +39,7 @@ def test_axes(shape: tuple[int, ...], axes: str, input_shape: tuple[int, ...]) -
     result = inferred(RNG.normal(size=(60, *shape)), Y)
     assert found(result, "axes") == axes
     assert result.task.input_shape == input_shape
-    assert result.task.body == ("minilm-l6" if len(input_shape) == 2 else "vit-s14:layers=4")
+    assert result.task.body == ("minilm-l6:layers=4" if len(input_shape) == 2 else "vit-s14:layers=4")
 
 
 def test_axes_can_be_overridden_and_must_fit() -> None:

@@ -65,11 +65,11 @@ def tones(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "expected"),
     [
-        (wine, ("tabular", (1, 13), "classes", (124, 27, 27), "minilm-l6")),
-        (digits, ("image", (1, 8, 8), "classes", (211, 45, 44), "vit-s14")),
-        (motions, ("time series", (6, 100), "classes", (56, 12, 12), "minilm-l6")),
-        (darcy, ("field", (1, 16, 16), "dense", (700, 150, 150), "vit-s14")),
-        (tones, ("audio", (1, 64, 68), "classes", (42, 10, 8), "vit-s14")),
+        (wine, ("tabular", (1, 13), "classes", (124, 27, 27), "minilm-l6:layers=4")),
+        (digits, ("image", (1, 8, 8), "classes", (211, 45, 44), "vit-s14:layers=4")),
+        (motions, ("time series", (6, 100), "classes", (56, 12, 12), "minilm-l6:layers=4")),
+        (darcy, ("field", (1, 16, 16), "dense", (700, 150, 150), "vit-s14:layers=4")),
+        (tones, ("audio", (1, 64, 68), "classes", (42, 10, 8), "vit-s14:layers=4")),
     ],
 )
 def test_real_data_become_tasks(
