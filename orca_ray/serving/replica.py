@@ -6,17 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ray import serve
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import TaskSummary
 from orca_ray.tasks.preprocessing import Preprocessing
-
-MOST_REQUESTS = 32
-"""Requests in a batch."""
-WAIT_SECONDS = 0.005
-"""How long the first request of a batch waits for others. While a batch is computed, the next one collects anyway."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Answer:
 
 
 class Replica:
-    """Loads a model and predicts; requests that arrive together are one batch."""
+    """Loads a model and predicts batches of requests."""
 
     def __init__(self, path: str, device: str) -> None:
         """Load the model folder ``path``; an error of it is kept for `describe`, as Ray Serve would only retry."""
@@ -68,7 +62,6 @@ class Replica:
         """Return whether the model is loaded."""
         return self._model is not None
 
-    @serve.batch(max_batch_size=MOST_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)  # type: ignore[untyped-decorator]
     async def predict(self, requests: list[Array]) -> list[Answer | str]:
         """Return the answers to requests of encoded samples, float32 [n, *input_shape] each; for some, an error."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, answers, self._model, requests)

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.serving import application
+from orca_ray.serving.batches import Batches
 from orca_ray.serving.guard import Limits
 from orca_ray.serving.replica import Description, Replica
 from orca_ray.sweep.execution.executors.limits import allowed_cpus
@@ -88,7 +89,7 @@ def serve_model(path: str, options: ServerOptions, started: Callable[[str, Descr
         if isinstance(model, str):
             raise UserError(model)
         app = application.build(
-            model, handle.predict.remote, handle.ready.remote, limits=options.limits, token=options.token
+            model, Batches(handle.predict.remote), handle.ready.remote, limits=options.limits, token=options.token
         )
         server = uvicorn.Server(_config(app, options.limits.seconds))
         host, port = listener.getsockname()[:2]
