@@ -1,8 +1,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -216,7 +217,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 appended = 0
 while not stop.exists():
-    time.sleep(0.005)  # the disk is not what is tested
+    time.sleep(0.05)  # else files come faster than a busy machine compacts them
     if role == "compact":
         store.compact()
     else:
@@ -225,10 +226,20 @@ while not stop.exists():
 print(appended, flush=True)
 """
 
+    started: "ClassVar[list[subprocess.Popen[str]]]" = []
+
+    @pytest.fixture(autouse=True)
+    def _ended(self) -> Iterator[None]:
+        yield
+        while self.started:
+            self.started.pop().kill()
+
     def start(self, role: str, uri: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", self.SCRIPT, role, uri]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[2])
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[2])
+        self.started.append(process)
+        return process
 
     def go(self, *processes: "subprocess.Popen[str]") -> None:
         for process in processes:
