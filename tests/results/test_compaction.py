@@ -226,7 +226,7 @@ while not stop.exists():
 print(appended, flush=True)
 """
 
-    started: "ClassVar[list[subprocess.Popen[str]]]" = []
+    started: ClassVar[list[subprocess.Popen[str]]] = []
 
     @pytest.fixture(autouse=True)
     def _ended(self) -> Iterator[None]:
