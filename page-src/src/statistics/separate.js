@@ -55,6 +55,12 @@ export function signedRank(differences) {
   return Math.min(1, 2 * total);
 }
 
+/** The smallest p-value, adjusted by Holm, that Wilcoxon's test can give to a pair. @param {number} tasks @param {number} methods */
+export function smallestP(tasks, methods) {
+  const pairs = (methods * (methods - 1)) / 2;
+  return pairs && tasks ? Math.min(1, pairs * signedRank(Array.from({ length: tasks }, (_, index) => index + 1))) : NaN;
+}
+
 /** Indices of the pairs of `num` methods. @returns {[number, number][]} */
 const pairs = (num) => Array.from({ length: num }, (_, i) => Array.from({ length: num - i - 1 }, (__, k) => [i, i + 1 + k])).flat();
 
@@ -88,6 +94,7 @@ export function criticalDifferences(table) {
     mean_ranks: meanRanks, order, num_tasks: num, friedman_statistic: statistic, friedman_p: p, nemenyi,
     nemenyi_groups: groups(order, (a, b) => meanRanks[b] - meanRanks[a] > nemenyi),
     wilcoxon_groups: groups(order, (a, b) => adjusted[a][b].value <= LEVEL),
+    wilcoxon_possible: smallestP(num, methods) <= LEVEL,
   };
 }
 
