@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from orca_ray.cli.output import duration
 from orca_ray.leaderboard import Grid, build_effects, empty_board, render_effects
 from orca_ray.leaderboard.page import page_data
 from orca_ray.leaderboard.published import all_published, compare, published_rows
@@ -204,15 +205,34 @@ def test_costs_that_differ_by_less_than_five_per_cent_are_equal(open_page: Open)
     ]  # fmt: skip
 
 
+def test_durations_are_the_command_lines(open_page: Open) -> None:
+    seconds = [0.1, 8.44, 59.94, 59.96, 60, 111.1, 359.6, 3599.4, 3599.6, 7199.7, 7629, 360_000]
+    expected = [duration(each) for each in seconds]
+    assert open_page().evaluate("seconds => seconds.map(orca.format.duration)", seconds) == expected
+    assert expected[3:7] == ["1 min 00 s", "1 min 00 s", "1 min 51 s", "6 min 00 s"]
+
+
 def test_trials_are_sorted_and_their_keys_are_links(open_page: Open) -> None:
     page = open_page("/record")
     page.click("#order-test")
-    shown = [text for text in page.locator("tbody tr td:nth-child(6)").all_inner_texts() if text != "–"]
+    shown = [text for text in page.locator("tbody tr td:nth-child(7)").all_inner_texts() if text != "–"]
     assert shown == sorted(shown, key=float)
     page.click("#order-test")
     assert page.locator("#order-test").inner_text() == "Test score ▼"
     page.locator('a[title="key-digits-nft-0"]').click()
     page.wait_for_selector('main[data-shown="record/key-digits-nft-0"]')
+
+
+def test_a_long_list_of_trials_says_so_and_is_shown_whole(open_page: Open) -> None:
+    scores = {"test_score": None, "validation_score": 0.25}
+    rows = [make_record("confirmed"), *(make_record(f"s{n}", phase="search", **scores) for n in range(250))]
+    page = open_page("/record", page_of(rows))
+    assert page.locator("tbody tr").count() == 200
+    assert page.get_by_role("status").inner_text() == "The first 200 of 251 trials."
+    page.click("text=Show all 251")
+    assert page.locator("tbody tr").count() == 251
+    assert page.locator("tbody tr").last.locator("td:nth-child(6)").inner_text() == "0.2500"
+    assert "listed=all" in page.url
 
 
 def test_everything_is_reached_with_the_keyboard(open_page: Open) -> None:
