@@ -19,6 +19,7 @@ export function recordView(board, argument) {
   return [
     h("h2", { tabindex: -1 }, mark(record.method), ` ${record.method} on ${board.label(record.task)}, seed ${record.seed}`),
     siblings(board, record),
+    oneOfSeveral(board, record),
     h("div.panel", {}, h("h3", {}, "Run it again"), command(board.data.reproduce.replace("KEY", () => quoted(record.key))), again(board, record)),
     record.error && h("div.panel", {}, h("h3", {}, "Error"), h("pre", { tabindex: 0 }, record.error)),
     h("div.charts", {},
@@ -118,6 +119,13 @@ function siblings(board, record) {
   const label = (each, index) => (search ? String(index + 1) : String(each.seed));
   return h("p", {}, h("a", { href: link("task", record.task) }, board.label(record.task)), " · ", h("a", { href: link("record") }, "all trials"),
     others.length > 1 && [search ? " · configurations: " : " · seeds: ", others.map((each, index) => [index ? ", " : "", each === record ? h("b", {}, label(each, index)) : h("a", { href: link("record", each.key), title: search && about(each) }, label(each, index))]), search && `: ${about(record)}`]);
+}
+
+/** How the trial's score relates to the mean that the table shows. */
+function oneOfSeveral(board, { key, task, method, seed, test }) {
+  const { mean, n, rows } = board.cell(task, method);
+  if (n < 2 || !rows.some(({ record }) => record?.key === key)) return null;
+  return h("p", { role: "note" }, `This is seed ${seed}, one of ${n}: its test score is ${format.score(test)}; the table shows their mean, ${format.score(mean)}.`);
 }
 
 function ownCurves(board, record) {

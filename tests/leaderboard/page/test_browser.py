@@ -116,6 +116,18 @@ def test_a_score_leads_to_its_record(open_page: Open) -> None:
     assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
 
 
+def test_a_mean_says_which_trial_it_opens(open_page: Open) -> None:
+    page = open_page()
+    score = page.locator('table.board td a[href*="key-digits-orca-"]').first
+    assert score.get_attribute("title") == "The mean over 3 seeds. Opens the trial of seed 0, one of them."
+    mean = score.inner_text().split()[0]
+    score.focus()
+    score.press("Enter")
+    page.wait_for_selector('main[data-shown="record/key-digits-orca-0"]')
+    assert page.get_by_role("note").inner_text().startswith("This is seed 0, one of 3: its test score is ")
+    assert page.get_by_role("note").inner_text().endswith(f"; the table shows their mean, {mean}.")
+
+
 def test_the_command_to_run_a_trial_again_is_one_command(open_page: Open) -> None:
     key = "k; touch 'x' $(y)"
     page = open_page(f"/record/{quote(key, safe='')}", page_of([make_record(key)]))
