@@ -29,7 +29,7 @@ export function tableView(board) {
       query && !none && h("span.muted", { role: "status" }, "Ranks and times stay those of all chosen methods and tasks."),
       none && h("span.muted", { role: "status" }, "No method or task has this name.")),
     board.tasks.length ? boardTable(board, shown, tasks) : null,
-    board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the darker. `,
+    board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the stronger. `,
       board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", board.spread ? "Each mean leads to the trial of its first seed, which leads to those of the others." : "Each score leads to its trial."),
     methodList(board),
     later(() => statistics(board)),

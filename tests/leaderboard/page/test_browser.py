@@ -217,6 +217,14 @@ def test_costs_that_differ_by_less_than_five_per_cent_are_equal(open_page: Open)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_axis_of_costs_is_labelled_over_its_whole_range(open_page: Open, width: int) -> None:
+    rows = [make_record(name, method=name, wall_seconds=each) for name, each in {"nft": 30.0, "orca": 920.0}.items()]
+    page = open_page("/pareto?cost=wall_seconds", page_of(rows), viewport={"width": width, "height": 800})
+    labels = page.locator('figure svg [aria-label="x-axis tick label"] text').all_text_contents()
+    assert labels == ["50", "100", "200", "500"]
+
+
 def test_durations_are_the_command_lines(open_page: Open) -> None:
     seconds = [0.1, 8.44, 59.94, 59.96, 60, 111.1, 359.6, 3599.4, 3599.6, 7199.7, 7629, 360_000]
     expected = [duration(each) for each in seconds]
