@@ -61,5 +61,8 @@ export function list(items, last = "and") {
   return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} ${last} ${items.at(-1)}`;
 }
 
+/** "the only task", "all 2 tasks". @param {number} number @param {string} noun */
+export const all = (number, noun) => (number === 1 ? `the only ${noun}` : `all ${number} ${noun}s`);
+
 /** "1 task", "2 tasks". @param {number} number @param {string} noun */
 export const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;

@@ -158,6 +158,36 @@ def test_the_last_method_stays_chosen(open_page: Open) -> None:
     assert "choose at least one" in page.inner_text("details.subset")
 
 
+def test_one_method_is_compared_with_nothing(open_page: Open) -> None:
+    page = open_page("/table?methods=orca")
+    assert page.inner_text(".brief").startswith("orca is the only method with scores here, on 6 tasks.")
+    page = open_page("/table", page_of([make_record("k")]))
+    assert page.inner_text("#subset") == "Choose methods and tasks (1 method, 1 task)"
+
+
+def test_a_clear_effect_says_that_it_is_not_corrected_for_many_pairs(open_page: Open) -> None:
+    """The interval of six ratios excludes 1; of the 28 pairs of eight methods, none is separable after correction."""
+    factors = {"nft": (0.5, 0.9, 0.95, 0.6, 0.85, 0.9), "scratch": (1.0,) * 6}
+    factors |= {f"m{m}": tuple(1 + 0.1 * ((t + m) % 3) for t in range(6)) for m in range(6)}
+    rows = [
+        make_record(f"{method}-{t}", method=method, task=f"pocket/{task}", test_score=factor)
+        for method, each in factors.items()
+        for t, (task, factor) in enumerate(zip(TASKS, each, strict=True))
+    ]
+    page = open_page("/effects", page_of(rows))
+    note = page.inner_text('figure[aria-label="Did pretraining help?"] .note')
+    assert note.startswith("Pretraining helped over 6 tasks")
+    assert note.endswith(
+        "The interval is for this one question, without correction for many comparisons: "
+        "with it, nft and scratch are not separable (see Differences)."
+    )
+    page.evaluate("location.hash = '#/differences'")
+    page.wait_for_selector('main[data-shown="differences/"]')
+    assert "With 6 tasks and 28 pairs, no pair can be separable by this test" in page.inner_text("figcaption")
+    page.select_option("#test", "nemenyi")
+    assert "no pair can be" not in page.inner_text("figcaption")
+
+
 def test_methods_that_tie_are_all_named(open_page: Open) -> None:
     scores = {"nft": [0.1] * 6, "orca": [0.2] * 5 + [0.05], "orca_guarded": [0.1] * 6}
     rows = [
