@@ -56,10 +56,9 @@ def critical_differences(scores: pd.DataFrame | ScoreTable, *, level: float = 0.
     order = list(mean_ranks)
     by_ranks = {pair for pair in combinations(order, 2) if mean_ranks[pair[1]] - mean_ranks[pair[0]] > nemenyi}
     by_wilcoxon = {pair for pair in combinations(order, 2) if adjusted[pair] <= level}
-    groups = [_groups(order, separable) for separable in (by_ranks, by_wilcoxon)]
-    return CriticalDifferences(
-        mean_ranks, num, statistic, p, nemenyi, *groups, wilcoxon_possible=smallest_p(num, methods) <= level
-    )
+    groups, wilcoxon_groups = _groups(order, by_ranks), _groups(order, by_wilcoxon)
+    separates = smallest_p(num, methods) <= level
+    return CriticalDifferences(mean_ranks, num, statistic, p, nemenyi, groups, wilcoxon_groups, separates)
 
 
 def _groups(order: Sequence[str], separable: set[tuple[str, str]]) -> list[list[str]]:

@@ -167,7 +167,7 @@ def test_one_method_is_compared_with_nothing(open_page: Open) -> None:
 
 def test_a_clear_effect_says_that_it_is_not_corrected_for_many_pairs(open_page: Open) -> None:
     """The interval of six ratios excludes 1; of the 28 pairs of eight methods, none is separable after correction."""
-    factors = {"nft": (0.5, 0.9, 0.95, 0.6, 0.85, 0.9), "scratch": (1.0,) * 6}
+    factors: dict[str, tuple[float, ...]] = {"nft": (0.5, 0.9, 0.95, 0.6, 0.85, 0.9), "scratch": (1.0,) * 6}
     factors |= {f"m{m}": tuple(1 + 0.1 * ((t + m) % 3) for t in range(6)) for m in range(6)}
     rows = [
         make_record(f"{method}-{t}", method=method, task=f"pocket/{task}", test_score=factor)
@@ -274,8 +274,8 @@ def test_trials_are_sorted_and_their_keys_are_links(open_page: Open) -> None:
 
 
 def test_a_long_list_of_trials_says_so_and_is_shown_whole(open_page: Open) -> None:
-    scores = {"test_score": None, "validation_score": 0.25}
-    rows = [make_record("confirmed"), *(make_record(f"s{n}", phase="search", **scores) for n in range(250))]
+    rows = [make_record("confirmed")]
+    rows += [make_record(f"s{n}", phase="search", test_score=None, validation_score=0.25) for n in range(250)]
     page = open_page("/record", page_of(rows))
     assert page.locator("tbody tr").count() == 200
     assert page.get_by_role("status").inner_text() == "The first 200 of 251 trials."
