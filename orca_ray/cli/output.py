@@ -113,7 +113,7 @@ def show(
 
 def duration(seconds: float) -> str:
     """Format a duration: ``8.4 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    if seconds < 60:
+    if seconds < 59.95:  # what would be written as 60.0 s is a minute
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -11,6 +11,7 @@ from orca_ray.leaderboard.published import PublishedTable
 from orca_ray.leaderboard.report import Report
 from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
+from orca_ray.leaderboard.statistics.critical_difference import smallest_p
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.verdict import describe
 from orca_ray.results.record import Status
@@ -144,6 +145,12 @@ def _verdict(report: Report) -> Iterator[str]:
             f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of {len(tested) // 2} "
             f"(paired test of log ratios, 5% level over all pairs by Holm{few})"
         )
+        tasks, pairs = len(report.common_tasks), math.comb(len(report.scores.methods), 2)
+        if smallest_p(tasks, len(report.scores.methods)) > 0.05:
+            yield (
+                f"with {tasks} task{'s' if tasks != 1 else ''} and {pairs} pair{'s' if pairs != 1 else ''}, "
+                "a test of ranks (Wilcoxon, Holm) can separate no pair at this level"
+            )
     searching = [answer for answer in report.answers if answer.name == "searching"]
     for answer in report.answers:
         if answer not in searching[1:]:  # those of single methods are in the formats for programs

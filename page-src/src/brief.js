@@ -25,6 +25,7 @@ export function brief(board) {
 function leader(board) {
   const tasks = board.common;
   if (!tasks.length) return "No task has a score of every method, so the methods have no ranks: choose fewer methods.";
+  if (board.scored.length === 1) return [h("b", {}, board.scored[0]), ` is the only method with scores here, on ${format.plural(tasks.length, "task")}.`];
   const best = new Map(board.scored.map((method) => [method, tasks.filter((task) => board.best(task).includes(method))]));
   const most = Math.max(...[...best.values()].map((won) => won.length));
   const winners = [...best.keys()].filter((method) => best.get(method).length === most);
@@ -32,7 +33,7 @@ function leader(board) {
     const tied = best.get(method).filter((task) => board.best(task).length > 1).length;
     return [most > tied && `alone on ${most - tied}`, tied && `tied on ${tied}`].filter(Boolean).join(", ");
   };
-  const of = most < tasks.length ? `${most} of ${tasks.length} tasks` : most === 1 ? "the only task" : `all ${most} tasks`;
+  const of = most < tasks.length ? `${most} of ${tasks.length} tasks` : format.all(most, "task");
   const standings = new Set(winners.map(standing));
   const details = standings.size === 1 ? [...standings][0] : winners.map((method) => `${method} ${standing(method)}`).join("; ");
   const firsts = board.first;

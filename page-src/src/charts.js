@@ -28,17 +28,24 @@ export function chart(options) {
 
 export const grid = { stroke: "var(--line)", strokeOpacity: 1 };
 
-/** Axes at the left and the bottom with a light grid. @param {object} x @param {object} y options of the axes */
-export function axes(x = {}, y = {}) {
+/** Axes at the left and the bottom with a light grid. @param {object} x @param {object} y options of the axes; `x.places` are its ticks */
+export function axes({ places, ...x } = {}, y = {}) {
   return [
     Plot.gridY({ ...grid, ticks: y.ticks }),
-    Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ...x }),
+    Plot.axisX(places ?? null, { stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ...x }),
     Plot.axisY({ stroke: "var(--line)", fill: "var(--muted)", labelArrow: "none", ...y }),
   ];
 }
 
 /** Whether a chart has room for few ticks and short labels only. */
 export const narrow = () => chartWidth() < 500;
+
+/** Round values of a logarithmic axis, of which Plot would label some only. @param {number} least @param {number} most */
+export function places(least, most, few = false) {
+  const wide = most / least > (few ? 100 : 1e4);
+  const decades = Array.from({ length: Math.floor(Math.log10(most)) - Math.floor(Math.log10(least)) + 1 }, (_, index) => 10 ** (Math.floor(Math.log10(least)) + index));
+  return decades.flatMap((each) => (wide ? [each] : [each, 2 * each, 5 * each])).filter((each) => each >= least && each <= most);
+}
 
 /** One line for each method. @param {object[]} points {x, y, method, group} @param {object} [options] */
 export function methodLines(points, options = {}) {

@@ -1,7 +1,7 @@
 /** Estimates with their intervals, one row each, on a logarithmic axis of ratios; the last row may be a summary. */
 import * as Plot from "@observablehq/plot";
 import { ticks } from "d3-array";
-import { chart, chartWidth, narrow, tips } from "./charts.js";
+import { chart, chartWidth, narrow, places, tips } from "./charts.js";
 import * as format from "./format.js";
 
 /** Whether the interval excludes 1. */
@@ -18,9 +18,8 @@ export function forest(rows, { label, better, worse, colour = "var(--c0)" }) {
   const [least, most] = [Math.max(Math.min(1 / 1.1, ...ends), 1e-3), Math.min(Math.max(1.1, ...ends), 1e3)];
   const margin = (most / least) ** 0.06;
   const domain = [least / margin, most * margin];
-  // On a logarithmic axis Plot has few round ticks, and leaves out labels unless they are given as texts.
-  const decades = [0.001, 0.01, 0.1, 1, 10, 100, 1000].flatMap((each) => (domain[1] / domain[0] > (narrow() ? 100 : 1e4) ? [each] : [each, 2 * each, 5 * each]));
-  const places = domain[1] / domain[0] < 8 ? ticks(...domain, narrow() ? 3 : 8) : decades.filter((each) => each >= domain[0] && each <= domain[1]);
+  // Plot leaves out labels of a logarithmic axis unless they are given as texts.
+  const shownTicks = domain[1] / domain[0] < 8 ? ticks(...domain, narrow() ? 3 : 8) : places(...domain, narrow());
   const name = Math.min(190, chartWidth() * 0.36);
   const clip = (text) => (text.length > name / 7 ? `${text.slice(0, Math.floor(name / 7) - 1)}…` : text);
   const long = 7 * (better.length + worse.length + 6) > chartWidth() - name - 24;
@@ -30,8 +29,8 @@ export function forest(rows, { label, better, worse, colour = "var(--c0)" }) {
     height: 78 + 26 * points.length, marginLeft: name, marginRight: 24, marginTop: long ? 40 : 26,
     x: { type: "log", domain, label }, y: { domain: points.map((point) => point.y), type: "point", padding: 0.6, label: null },
     marks: [
-      Plot.gridX(places, { stroke: "var(--line)", strokeOpacity: 1 }),
-      Plot.axisX(places, { stroke: "var(--line)", fill: "var(--muted)", label, labelAnchor: "center", labelArrow: "none", text: (place) => String(Number(place.toPrecision(3))) }),
+      Plot.gridX(shownTicks, { stroke: "var(--line)", strokeOpacity: 1 }),
+      Plot.axisX(shownTicks, { stroke: "var(--line)", fill: "var(--muted)", label, labelAnchor: "center", labelArrow: "none", text: (value) => String(Number(value.toPrecision(3))) }),
       Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: clip }),
       Plot.ruleX([1], { stroke: "var(--muted)", strokeWidth: 1.5 }),
       Plot.text([`← ${better}`], { frameAnchor: "top-left", dy: long ? -30 : -16, fill: "var(--muted)" }),

@@ -34,13 +34,14 @@ export const pValue = (value) => (Number.isNaN(value) ? MISSING : value < 0.001 
 /** A share as per cent. @param {number} value */
 export const percent = (value, digits = 0) => (Number.isNaN(value) ? MISSING : `${(100 * value).toFixed(digits).replace("-", "−")} %`);
 
-/** Seconds as a duration. @param {number | null} seconds */
+/** Seconds as a duration, as the command line writes it: "8.4 s", "3 min 05 s", "2 h 07 min". @param {number | null} seconds */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return MISSING;
   if (seconds < 0.1) return `${Math.round(1000 * seconds)} ms`;
-  if (seconds < 120) return `${seconds.toFixed(1)} s`;
-  if (seconds < 7200) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  const two = (number) => String(number).padStart(2, "0");
+  return whole < 3600 ? `${Math.floor(whole / 60)} min ${two(whole % 60)} s` : `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
 }
 
 /** A count with SI prefix. @param {number | null} value */
@@ -59,6 +60,9 @@ export const memory = (value) => (value === null || value === undefined || Numbe
 export function list(items, last = "and") {
   return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} ${last} ${items.at(-1)}`;
 }
+
+/** "the only task", "all 2 tasks". @param {number} number @param {string} noun */
+export const all = (number, noun) => (number === 1 ? `the only ${noun}` : `all ${number} ${noun}s`);
 
 /** "1 task", "2 tasks". @param {number} number @param {string} noun */
 export const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;

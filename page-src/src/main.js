@@ -2,7 +2,7 @@
 import { assign } from "./marks.js";
 import { Board } from "./board.js";
 import { h } from "./dom.js";
-import { plural } from "./format.js";
+import * as format from "./format.js";
 import { link, place, setTheme, theme } from "./state.js";
 import { glossary } from "./glossary.js";
 import { subset } from "./subset.js";
@@ -47,8 +47,8 @@ function frame() {
       h("div.top", {},
         h("div", {}, h("h1", {}, `${data.benchmark} leaderboard`),
           h("p.note", {}, data.sweep ? `Sweep ${data.sweep} · protocol ${data.protocol} · ` : "",
-            `${plural(data.tasks.length, "task")}, ${plural(data.methods.length, "method")}`,
-            data.seeds.length ? `, ${plural(data.seeds.length, "seed")}` : "",
+            `${format.plural(data.tasks.length, "task")}, ${format.plural(data.methods.length, "method")}`,
+            data.seeds.length ? `, ${format.plural(data.seeds.length, "seed")}` : "",
             totals ? ` · trials: ${totals}` : "")),
         toggle),
       nav)),
@@ -105,4 +105,4 @@ const refresh = Number(document.documentElement.dataset.refresh ?? 0);
 if (refresh) setTimeout(() => location.reload(), refresh * 1000);  // a running sweep: the hash keeps the view
 
 /** For tests and for questions in the browser's console. */
-globalThis.orca = { data, statistics, Board };
+globalThis.orca = { data, statistics, format, Board };

@@ -121,14 +121,14 @@ function matrix({ rows, columns, counts, title }) {
   });
   const size = Math.min(chartWidth(), Math.max(260, Math.min(560, 60 + 34 * counts.length)));
   const labelled = counts.length <= LABELLED;
+  const strongest = labelled ? 0.5 : 1;  // numbers are readable on half of the tint, in both themes
   const ticks = labelled ? undefined : Array.from({ length: counts.length }, (_, index) => index).filter((index) => index % Math.ceil(counts.length / 10) === 0);
   return chart({
     width: size, height: size, marginTop: 10, x: { label: columns, type: "band", ticks, labelArrow: "none" }, y: { label: rows, type: "band", ticks, labelArrow: "none" },
     marks: [
-      Plot.cell(cells, { x: "x", y: "y", fill: "var(--tint)", fillOpacity: "share", inset: labelled ? 1 : 0, title: "text" }),
-      labelled && Plot.text(cells.filter(({ count }) => count), { x: "x", y: "y", text: "count", fill: ({ share }) => (share > 0.5 ? "var(--surface)" : "var(--ink)"), pointerEvents: "none" }),
+      Plot.cell(cells, { x: "x", y: "y", fill: "var(--tint)", fillOpacity: ({ share }) => strongest * share, inset: labelled ? 1 : 0, title: "text" }),
+      labelled && Plot.text(cells.filter(({ count }) => count), { x: "x", y: "y", text: "count", fill: "var(--ink)", pointerEvents: "none" }),
     ],
-    opacity: { domain: [0, 1], range: [0.06, 1] },
     ariaLabel: title,
   });
 }

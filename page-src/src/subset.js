@@ -5,9 +5,9 @@ import { choose } from "./state.js";
 
 /** @param {import("./board.js").Board} board @param {boolean} open */
 export function subset(board, open) {
-  const count = (shown, all, noun) => (shown === all ? `all ${all} ${noun}` : `${shown} of ${all} ${noun}`);
-  const methods = count(board.methods.length, board.data.methods.length, "methods");
-  const tasks = count(board.tasks.length, board.data.tasks.length, "tasks");
+  const count = (shown, all, noun) => (all === 1 ? `1 ${noun}` : shown === all ? `all ${all} ${noun}s` : `${shown} of ${all} ${noun}s`);
+  const methods = count(board.methods.length, board.data.methods.length, "method");
+  const tasks = count(board.tasks.length, board.data.tasks.length, "task");
   return h("details.subset", { open }, h("summary", { id: "subset" }, `Choose methods and tasks (${methods}, ${tasks})`),
     group("methods", "Methods", board.data.methods.map((each) => each.name), board.methods, (name) => [mark(name), name]),
     group("tasks", "Tasks", board.data.tasks.map((each) => each.name), board.tasks, (name) => board.label(name)));

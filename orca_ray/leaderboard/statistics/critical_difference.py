@@ -35,6 +35,8 @@ class CriticalDifferences:
     """Largest sets of methods, consecutive in mean rank, of which no two are separable: the bars of the diagram."""
     wilcoxon_groups: Sequence[Sequence[str]]
     """The same by Wilcoxon's test with Holm's correction."""
+    wilcoxon_possible: bool
+    """Whether that test can separate a pair at all; see `smallest_p`."""
 
 
 def critical_differences(scores: pd.DataFrame | ScoreTable, *, level: float = 0.05) -> CriticalDifferences:
@@ -54,9 +56,9 @@ def critical_differences(scores: pd.DataFrame | ScoreTable, *, level: float = 0.
     order = list(mean_ranks)
     by_ranks = {pair for pair in combinations(order, 2) if mean_ranks[pair[1]] - mean_ranks[pair[0]] > nemenyi}
     by_wilcoxon = {pair for pair in combinations(order, 2) if adjusted[pair] <= level}
-    return CriticalDifferences(
-        mean_ranks, num, statistic, p, nemenyi, _groups(order, by_ranks), _groups(order, by_wilcoxon)
-    )
+    groups, wilcoxon_groups = _groups(order, by_ranks), _groups(order, by_wilcoxon)
+    separates = smallest_p(num, methods) <= level
+    return CriticalDifferences(mean_ranks, num, statistic, p, nemenyi, groups, wilcoxon_groups, separates)
 
 
 def _groups(order: Sequence[str], separable: set[tuple[str, str]]) -> list[list[str]]:
@@ -128,6 +130,16 @@ def signed_rank(differences: Floats) -> float:
         chances[rank:] = (chances[rank:] + chances[:-rank]) / 2
         chances[:rank] /= 2
     return min(1.0, 2 * float(chances[: smaller + 1].sum()))
+
+
+def smallest_p(num_tasks: int, num_methods: int) -> float:
+    """Return the smallest p-value, adjusted by Holm, that `critical_difference` can give to a pair; NaN without pairs.
+
+    It belongs to a pair of which one method is better on every task: for N tasks of up to `MAX_EXACT` and K pairs, it
+    is 2 K / 2^N. Where it is above the level, no pair is separable, however large the differences are.
+    """
+    num_pairs = math.comb(num_methods, 2)
+    return min(1.0, num_pairs * signed_rank(np.arange(1.0, num_tasks + 1))) if num_pairs and num_tasks else math.nan
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS, drawn_tasks, tail
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
@@ -74,18 +75,24 @@ def score_floor(scores_CS: Floats) -> float:
     return float(positive.min()) / 2 if len(positive) else 1.0
 
 
+def seed_squares(scores_CS: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the sum of squares of a task's log scores over seeds, and its degrees of freedom, of each column, [C]."""
+    present_CS = np.isfinite(scores_CS)
+    logs_CS = np.log(np.maximum(np.where(present_CS, scores_CS, 1.0), score_floor(scores_CS)))
+    num_C = present_CS.sum(axis=1)
+    means_C = np.where(present_CS, logs_CS, 0.0).sum(axis=1) / np.maximum(num_C, 1)
+    squares_C: Floats = np.where(present_CS, (logs_CS - means_C[:, None]) ** 2, 0.0).sum(axis=1)
+    return squares_C, np.maximum(num_C - 1, 0)
+
+
 def seed_noise(scores_CS: Floats) -> tuple[float, int]:
     """Return the standard deviation of a task's log scores over seeds, pooled over its columns; NaN for one seed.
 
     The second value is the number of its degrees of freedom.
     """
-    present_CS = np.isfinite(scores_CS)
-    logs_CS = np.log(np.maximum(np.where(present_CS, scores_CS, 1.0), score_floor(scores_CS)))
-    num_C = present_CS.sum(axis=1)
-    means_C = np.where(present_CS, logs_CS, 0.0).sum(axis=1) / np.maximum(num_C, 1)
-    squares = float(((logs_CS - means_C[:, None])[present_CS] ** 2).sum())
-    freedom = int(np.maximum(num_C - 1, 0).sum())
-    return (float(np.sqrt(squares / freedom)) if freedom else float("nan")), freedom
+    squares_C, freedom_C = seed_squares(scores_CS)
+    freedom = int(freedom_C.sum())
+    return (float(np.sqrt(squares_C.sum() / freedom)) if freedom else float("nan")), freedom
 
 
 def ratio_within(log: float, error: float) -> Ratio:
@@ -140,6 +147,23 @@ class Logs:
         errors_TM = noise_T / np.sqrt(np.maximum(table.num_seeds_TM, 1))
         logs_TM = np.log(np.maximum(table.means_TM, floors_T))
         return cls(table, logs_TM, errors_TM, floors_T, noise_T, [freedom for _, freedom in noise])
+
+    @cached_property
+    def seed_squares_2TM(self) -> Floats:
+        """Sum of squares over seeds, and its degrees of freedom, of each cell, [2, T, M]."""
+        found = [seed_squares(scores_MS) for scores_MS in self.table.scores_TMS]
+        return np.array(found, dtype=np.float64).reshape(-1, 2, len(self.table.methods)).swapaxes(0, 1)
+
+    def own_errors(self, tasks: Sequence[int], both: Sequence[int]) -> Floats:
+        """Return the standard errors of the log ratios of two methods on tasks, from their own spread over seeds, [T].
+
+        Unlike `errors_TM` they do not depend on the other methods, but they have fewer degrees of freedom.
+        """
+        at = np.ix_(tasks, both)
+        squares_T, freedom_T = (each[at].sum(axis=1) for each in self.seed_squares_2TM)
+        variance_T = np.divide(squares_T, freedom_T, out=np.full(len(tasks), np.nan), where=freedom_T > 0)
+        errors_T: Floats = np.sqrt(variance_T * (1 / self.table.num_seeds_TM[at]).sum(axis=1))
+        return errors_T
 
     def paired(self, method: str, reference: str) -> tuple[list[str], Floats, Floats]:
         """Return the tasks on which both have a score, the logarithms of the ratios, and their standard errors."""

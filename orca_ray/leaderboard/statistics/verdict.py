@@ -32,7 +32,9 @@ def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
 
     ``more_tasks`` and ``more_seeds`` (per task and method) would each separate the pair with a probability of 80 % if
     the observed mean and deviations are the true ones. They are 0 for a separable pair, infinite if no number up to
-    1000 suffices, and NaN if unknown. A pair uses the tasks on which both methods have a score.
+    1000 suffices, and NaN if unknown. A pair uses the tasks on which both methods have a score. Other methods change
+    these numbers only by the number of pairs. More seeds reduce only the part of the deviation over tasks that is noise
+    over seeds. That part comes from the seeds of the two methods; the rest is known roughly, so ``more_seeds`` is, too.
     """
     logs = Logs.of(table)
     pairs = list(combinations(range(len(table.methods)), 2))
@@ -74,15 +76,17 @@ def describe(method: str, other: str, row: Mapping[str, float]) -> str:
 class _Test:
     """Student's test of the log ratios of one pair."""
 
-    def __init__(self, logs: Floats, errors: Floats, freedom: int, num_seeds: float) -> None:
+    def __init__(self, logs: Floats, errors: Floats, own_errors: Floats, freedom: int, num_seeds: float) -> None:
         num = len(logs)
-        self.logs, self.errors, self.num_seeds = logs, errors, num_seeds
+        self.logs, self.num_seeds = logs, num_seeds
         self.over_tasks = num >= MIN_TASKS
         self.mean = float(logs.mean()) if num else math.nan
         self.deviation = float(logs.std(ddof=1)) if num > 1 else math.nan
         self.ratio = ratio_over_tasks(logs, errors, bootstrap=self.over_tasks)
         noise = math.sqrt(float((errors**2).sum())) / num if num else math.nan
         self.error = self.deviation / math.sqrt(num) if self.over_tasks else noise
+        # Over tasks the test does not use the noise of other methods, so what would separate the pair does not either.
+        self.noise = float(((own_errors if self.over_tasks else errors) ** 2).mean()) if num else math.nan
         # Below 1e-12 are rounding errors.
         if math.isnan(self.error) or not math.isfinite(self.mean):
             self.p = math.nan
@@ -98,7 +102,7 @@ class _Test:
         at = [logs.table.tasks.index(task) for task in tasks]
         both = [logs.table.methods.index(name) for name in (method, other)]
         num_seeds = float(logs.table.num_seeds_TM[np.ix_(at, both)].mean()) if at else math.nan
-        return cls(values, errors, sum(logs.freedom_T[t] for t in at), num_seeds)
+        return cls(values, errors, logs.own_errors(at, both), sum(logs.freedom_T[t] for t in at), num_seeds)
 
     def more(self, level: float, *, separable: bool) -> tuple[float, float]:
         """Return how many more tasks, or seeds per cell, a test at this level needs."""
@@ -114,10 +118,10 @@ class _Test:
         num = len(self.logs)
         # Student's test needs critical²/2 more tasks than a normal one (Guenther 1981, The American Statistician 35).
         tasks = self.deviation**2 / allowed + critical**2 / 2
-        noise = float((self.errors**2).mean())
-        between = max(self.deviation**2 - noise, 0.0) if self.over_tasks else 0.0
+        between = max(self.deviation**2 - self.noise, 0.0) if self.over_tasks else 0.0
         left = num * allowed - between
-        seeds = self.num_seeds * (noise / left) if left > 0 else math.inf if noise == noise else math.nan
+        seeds = self.num_seeds * (self.noise / left) if left > 0 else math.inf
+        seeds = math.nan if math.isnan(self.noise) else seeds
         return _more(max(tasks, MIN_TASKS), num), _more(seeds, self.num_seeds)
 
 

@@ -10,17 +10,19 @@ export function scoreFloor(scores_MS) {
   return Number.isFinite(lowest) ? lowest / 2 : 1;
 }
 
-/** Deviation of a task's log scores over seeds, pooled over methods, and its degrees of freedom. */
-export function seedNoise(scores_MS) {
+/** Sum of squares of a task's log scores over seeds, and its degrees of freedom, of each method. @param {number[][]} scores_MS */
+function seedSquares(scores_MS) {
   const floor = scoreFloor(scores_MS);
-  let squares = 0;
-  let freedom = 0;
-  for (const scores of scores_MS) {
+  return scores_MS.map((scores) => {
     const logs = scores.map((score) => Math.log(Math.max(score, floor)));
     const centre = mean(logs);
-    for (const log of logs) squares += (log - centre) ** 2;
-    freedom += Math.max(logs.length - 1, 0);
-  }
+    return { squares: logs.reduce((sum, log) => sum + (log - centre) ** 2, 0), freedom: Math.max(logs.length - 1, 0) };
+  });
+}
+
+/** Deviation over seeds, pooled over methods, and its degrees of freedom. @param {{squares: number, freedom: number}[]} each */
+function pooled(each) {
+  const [squares, freedom] = ["squares", "freedom"].map((name) => each.reduce((sum, one) => sum + one[name], 0));
   return { deviation: freedom ? Math.sqrt(squares / freedom) : NaN, freedom };
 }
 
@@ -63,7 +65,8 @@ export class Logs {
   /** @param {import("./table.js").ScoreTable} table */
   constructor(table) {
     const floors = table.scores_TMS.map(scoreFloor);
-    const noise = table.scores_TMS.map(seedNoise);
+    this.squares_TM = table.scores_TMS.map(seedSquares);
+    const noise = this.squares_TM.map(pooled);
     this.table = table;
     this.means_TM = table.means_TM.map((means_M, t) => means_M.map((value) => Math.log(Math.max(value, floors[t]))));
     this.errors_TM = table.scores_TMS.map((scores_MS, t) => scores_MS.map((scores) => noise[t].deviation / Math.sqrt(Math.max(scores.length, 1))));
@@ -74,8 +77,14 @@ export class Logs {
   paired(method, reference) {
     const [m, r] = [method, reference].map((name) => this.table.methods.indexOf(name));
     return this.table.tasks.map((task, t) => ({
-      task, t, log: this.means_TM[t][m] - this.means_TM[t][r], error: Math.sqrt(this.errors_TM[t][m] ** 2 + this.errors_TM[t][r] ** 2),
+      task, t, log: this.means_TM[t][m] - this.means_TM[t][r], error: Math.sqrt(this.errors_TM[t][m] ** 2 + this.errors_TM[t][r] ** 2), ownError: this.ownError(t, [m, r]),
     })).filter(({ log }) => Number.isFinite(log));
+  }
+
+  /** Standard error of a log ratio from the two methods' own spread over seeds, whatever the other methods are. */
+  ownError(t, both) {
+    const { deviation } = pooled(both.map((m) => this.squares_TM[t][m]));
+    return deviation * Math.sqrt(both.reduce((sum, m) => sum + 1 / this.table.scores_TMS[t][m].length, 0));
   }
 
   /** The comparison of two methods: over all tasks, and on each. */

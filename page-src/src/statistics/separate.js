@@ -55,6 +55,12 @@ export function signedRank(differences) {
   return Math.min(1, 2 * total);
 }
 
+/** The smallest p-value, adjusted by Holm, that Wilcoxon's test can give to a pair. @param {number} tasks @param {number} methods */
+export function smallestP(tasks, methods) {
+  const pairs = (methods * (methods - 1)) / 2;
+  return pairs && tasks ? Math.min(1, pairs * signedRank(Array.from({ length: tasks }, (_, index) => index + 1))) : NaN;
+}
+
 /** Indices of the pairs of `num` methods. @returns {[number, number][]} */
 const pairs = (num) => Array.from({ length: num }, (_, i) => Array.from({ length: num - i - 1 }, (__, k) => [i, i + 1 + k])).flat();
 
@@ -88,6 +94,7 @@ export function criticalDifferences(table) {
     mean_ranks: meanRanks, order, num_tasks: num, friedman_statistic: statistic, friedman_p: p, nemenyi,
     nemenyi_groups: groups(order, (a, b) => meanRanks[b] - meanRanks[a] > nemenyi),
     wilcoxon_groups: groups(order, (a, b) => adjusted[a][b].value <= LEVEL),
+    wilcoxon_possible: smallestP(num, methods) <= LEVEL,
   };
 }
 
@@ -118,8 +125,9 @@ class Test {
     this.mean = mean(values);
     this.deviation = num > 1 ? Math.sqrt(values.reduce((sum, each) => sum + (each - this.mean) ** 2, 0) / (num - 1)) : NaN;
     this.ratio = ratioOverTasks(values, errors, this.overTasks);
-    this.squares = errors.reduce((sum, each) => sum + each ** 2, 0);
-    this.error = this.overTasks ? this.deviation / Math.sqrt(num) : num ? Math.sqrt(this.squares) / num : NaN;
+    this.error = this.overTasks ? this.deviation / Math.sqrt(num) : num ? Math.sqrt(errors.reduce((sum, each) => sum + each ** 2, 0)) / num : NaN;
+    // Over tasks the test does not use the noise of other methods, so what would separate the pair does not either.
+    this.noise = mean(paired.map(({ error, ownError }) => (this.overTasks ? ownError : error) ** 2));
     this.p = this.tail(paired.reduce((sum, { t }) => sum + logs.freedom_T[t], 0));
   }
 
@@ -139,10 +147,9 @@ class Test {
     const critical = normalUpper(level / 2);
     const allowed = (this.mean / (critical + normalUpper(1 - POWER))) ** 2;
     const tasks = this.deviation ** 2 / allowed + critical ** 2 / 2;
-    const noise = this.squares / this.num;
-    const between = this.overTasks ? Math.max(this.deviation ** 2 - noise, 0) : 0;
+    const between = this.overTasks ? Math.max(this.deviation ** 2 - this.noise, 0) : 0;
     const left = this.num * allowed - between;
-    const seeds = left > 0 ? this.numSeeds * (noise / left) : Number.isNaN(noise) ? NaN : Infinity;
+    const seeds = Number.isNaN(this.noise) ? NaN : left > 0 ? this.numSeeds * (this.noise / left) : Infinity;
     return [more(Math.max(tasks, MIN_TASKS), this.num), more(seeds, this.numSeeds)];
   }
 }

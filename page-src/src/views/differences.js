@@ -24,9 +24,11 @@ function diagram(board) {
     [["wilcoxon", "Wilcoxon and Holm"], ["nemenyi", "Nemenyi"]].map(([key, title]) => h("option", { value: key, selected: key === test }, title))));
   const friedman = Number.isNaN(found.friedman_p) ? "" : `Friedman's test: p ${format.pValue(found.friedman_p).replace(/^(?=\d)/, "= ")}. `;
   const nemenyi = test === "nemenyi" ? `Critical difference: ${format.short(found.nemenyi)} ranks. ` : "";
+  const pairs = (found.order.length * (found.order.length - 1)) / 2;
+  const powerless = test === "wilcoxon" && !found.wilcoxon_possible && `With ${format.plural(found.num_tasks, "task")} and ${format.plural(pairs, "pair")}, no pair can be separable by this test at this level, however large the differences are. `;
   return figure({
     title: "Critical differences of mean ranks",
-    note: [`A bar joins methods that this test of ranks does not separate at the 5 % level, over ${format.plural(found.num_tasks, "task")}. ${friedman}${nemenyi}`, choice],
+    note: [`A bar joins methods that this test of ranks does not separate at the 5 % level, over ${format.plural(found.num_tasks, "task")}. `, powerless && h("b", {}, powerless), `${friedman}${nemenyi}`, choice],
     chart: criticalDifferenceDiagram(found.order.map((method) => ({ method, rank: found.mean_ranks[method] })), found[`${test}_groups`]),
     head: ["Method", "Mean rank"],
     rows: found.order.map((method) => [method, format.short(found.mean_ranks[method], 3)]),

@@ -25,13 +25,21 @@ export function effectsView(board) {
 /** The answer on each task and over all; further answers, for single methods, are rows of their own. */
 function question(board, answer, ...further) {
   const rows = Object.entries(answer.tasks).map(([task, ratio]) => ({ label: board.label(task), ...ratio })).sort((a, b) => a.value - b.value);
-  rows.push({ label: `all ${format.plural(answer.pairs, "task")}`, ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, all`, ...each.ratio, whole: true })));
+  rows.push({ label: format.all(answer.pairs, "task"), ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, all`, ...each.ratio, whole: true })));
   return figure({
-    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: [sentence(board, answer), answer.name === "searching" && covered(board, answer)],
+    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: [sentence(board, answer), caution(board, answer), answer.name === "searching" && covered(board, answer)],
     chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),
     head: ["Task", "Ratio", "95 % interval"],
     rows: rows.map((row) => [row.label, format.short(row.value, 3), intervalText(row, answer.name, row.whole)]),
   });
+}
+
+/** What the interval of a clear answer does not say. */
+function caution(board, { name, method, reference, ratio: { low, high } }) {
+  if (!Number.isFinite(low) || (low <= 1 && high >= 1)) return "";
+  const found = name === "searching" ? null : board.results.verdict[method]?.[reference];
+  const apart = found && !found.separable ? `: with it, ${method} and ${reference} are not separable (see Differences)` : "";
+  return ` The interval is for this one question, without correction for many comparisons${apart}.`;
 }
 
 /** Which of the chosen tasks the question about searching covers. */

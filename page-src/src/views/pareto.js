@@ -1,17 +1,20 @@
 /** Score against cost, with the methods that no other one beats in both. */
 import * as Plot from "@observablehq/plot";
-import { axes, chart, legend, narrow, methodDots, tips } from "../charts.js";
+import { axes, chart, legend, narrow, methodDots, places, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 import { change, place } from "../state.js";
 import { beats, sameCost } from "../statistics/scores.js";
+
+/** A number of an axis. @param {number} value */
+const plain = (value) => value.toLocaleString("en", { maximumSignificantDigits: 6 });
 
 /** Costs, and how those of several tasks are put together. */
 const COSTS = {
   device_seconds: { title: "training seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
   wall_seconds: { title: "wall seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
   peak_memory_mib: { title: "peak memory in MiB", show: format.memory, over: "max", words: "largest of the tasks" },
-  num_trainable: { title: "trained parameters", show: format.count, tick: ".3~s", over: "mean", words: "mean over tasks" },
+  num_trainable: { title: "trained parameters", show: format.count, tick: (value) => format.count(value).replace(/\.0+(?= )/, ""), over: "mean", words: "mean over tasks" },
 };
 
 /** @param {import("../board.js").Board} board */
@@ -33,7 +36,7 @@ export function paretoView(board) {
     points.length ? figure({
       title: `${label[0].toUpperCase()}${label.slice(1)} against ${title}`,
       note: `Down and left is better. The line joins the methods that no other one beats in both. Costs that differ by less than 5 % are called equal. A cost is the mean of the trials with a score${task ? "" : "; a relative score is the geometric mean over tasks of the ratio to the best method"}.${new Set(points.map((each) => each.x)).size === 1 && points.length > 1 ? " All methods have the same cost." : ""}`,
-      chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label, COSTS[cost].tick ?? ","),
+      chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label, COSTS[cost].tick ?? plain),
       head: ["Method", "Cost", "Score", "Not beaten in both"],
       rows: points.map((each) => [each.method, COSTS[cost].show(each.x), format.short(each.y, 3), beaten(each, points)]),
     }) : h("p", {}, "No method has both a score and this cost on the same tasks."),
@@ -59,13 +62,15 @@ function onTask(board, cost, task) {
 function draw(points, front, costTitle, label, tickFormat) {
   const steps = front.flatMap((each, index) => (index ? [{ x: each.x, y: front[index - 1].y }, each] : [each]));
   const span = points.map((each) => each.x);
-  const logarithmic = Math.max(...span) > 5 * Math.min(...span);
+  const [least, most] = [Math.min(...span), Math.max(...span)];
+  const logarithmic = least > 0 && most > 5 * least;
+  const ticks = logarithmic ? places(least, most, narrow()) : narrow() ? 3 : 6;
   const options = {
     height: 380, marginRight: 30, marginTop: 24, inset: 22,
     x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
     marks: [
-      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks: narrow() ? 3 : 6 }),
-      ...axes({ ticks: narrow() ? 3 : 6, tickFormat }, { ticks: 6 }),
+      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks }),
+      ...axes(logarithmic ? { places: ticks, text: tickFormat } : { ticks, tickFormat }, { ticks: 6 }),
       Plot.line(steps, { x: "x", y: "y", stroke: "var(--muted)", strokeDasharray: "4 3" }),
       ...methodDots(points, { r: 7, fillOpacity: 1 }),
       tips(points),

@@ -19,6 +19,7 @@ export function recordView(board, argument) {
   return [
     h("h2", { tabindex: -1 }, mark(record.method), ` ${record.method} on ${board.label(record.task)}, seed ${record.seed}`),
     siblings(board, record),
+    oneOfSeveral(board, record),
     h("div.panel", {}, h("h3", {}, "Run it again"), command(board.data.reproduce.replace("KEY", () => quoted(record.key))), again(board, record)),
     record.error && h("div.panel", {}, h("h3", {}, "Error"), h("pre", { tabindex: 0 }, record.error)),
     h("div.charts", {},
@@ -120,6 +121,13 @@ function siblings(board, record) {
     others.length > 1 && [search ? " · configurations: " : " · seeds: ", others.map((each, index) => [index ? ", " : "", each === record ? h("b", {}, label(each, index)) : h("a", { href: link("record", each.key), title: search && about(each) }, label(each, index))]), search && `: ${about(record)}`]);
 }
 
+/** How the trial's score relates to the mean that the table shows. */
+function oneOfSeveral(board, { key, task, method, seed, test }) {
+  const { mean, n, rows } = board.cell(task, method);
+  if (n < 2 || !rows.some(({ record }) => record?.key === key)) return null;
+  return h("p", { role: "note" }, `This is seed ${seed}, one of ${n}: its test score is ${format.score(test)}; the table shows their mean, ${format.score(mean)}.`);
+}
+
 function ownCurves(board, record) {
   const curves = board.data.curves[record.key];
   if (!curves) return null;
@@ -141,6 +149,8 @@ function recordList(board, argument) {
   const all = board.index.all.filter((record) => board.methods.includes(record.method) && board.tasks.includes(record.task));
   const statuses = [...new Set(all.map((record) => record.status))].sort();
   const found = all.filter((record) => (!status || record.status === status) && (!query || `${record.method} ${board.label(record.task)} ${record.key} ${record.error ?? ""}`.toLowerCase().includes(query)));
+  const whole = options.get("listed") === "all";
+  const shown = whole ? found.length : Math.min(found.length, LISTED);
   return [
     h("h2", { tabindex: -1 }, "Trials"),
     argument && h("p", { role: "status" }, `This file has no trial ${argument}.`),
@@ -148,8 +158,9 @@ function recordList(board, argument) {
     h("div.bar", {},
       h("label", {}, "Search ", h("input", { type: "search", id: "search", value: options.get("search") ?? "", placeholder: "method, task, key or error", oninput: (event) => change({ search: event.target.value }) })),
       h("label", {}, "Status ", h("select", { id: "status", onchange: (event) => change({ status: event.target.value }) }, h("option", { value: "" }, "all"), statuses.map((each) => h("option", { value: each, selected: each === status }, each.replaceAll("_", " ")))))),
-    recordTable(board, found),
-    found.length > LISTED && h("p.note", {}, `The first ${LISTED} of ${found.length}; search for more.`),
+    h("div.bar", {}, h("span.muted", { role: "status" }, shown < found.length ? `The first ${shown} of ${format.plural(found.length, "trial")}.` : `${format.plural(found.length, "trial")}.`),
+      found.length > LISTED && h("button.small", { type: "button", id: "listed", onclick: () => change({ listed: whole ? null : "all" }) }, whole ? `Show the first ${LISTED}` : `Show all ${found.length}`)),
+    recordTable(board, found, shown),
   ];
 }
 
@@ -160,13 +171,14 @@ const COLUMNS = {
   phase: ["Phase", (record) => record.phase, (record) => record.phase],
   status: ["Status", (record) => record.status, (record) => record.status.replaceAll("_", " ")],
   seed: ["Seed", (record) => record.seed, (record) => String(record.seed)],
+  validation: ["Validation score", (record) => record.validation ?? Infinity, (record) => format.score(record.validation)],
   test: ["Test score", (record) => record.test ?? Infinity, (record) => format.score(record.test)],
   time: ["Wall time", (record) => record.wall_seconds, (record) => format.duration(record.wall_seconds)],
   key: ["Key", (record) => record.key, (record) => h("a", { href: link("record", record.key), title: record.key }, h("code", {}, record.key.slice(0, 8)))],
 };
 
 /** The first trials in the chosen order. */
-function recordTable(board, records) {
+function recordTable(board, records, shown) {
   const order = place().options.get("order") ?? "";
   const [name, sign] = order.startsWith("-") ? [order.slice(1), -1] : [order, 1];
   const [, value] = COLUMNS[name] ?? [];
@@ -177,5 +189,5 @@ function recordTable(board, records) {
   };
   return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "trials" }, h("table.plain.records", {},
     h("thead", {}, h("tr", {}, Object.entries(COLUMNS).map(([key, [title]]) => heading(key, title)))),
-    h("tbody", {}, rows.slice(0, LISTED).map((record) => h("tr", {}, Object.values(COLUMNS).map(([, , show], index) => h(index ? "td" : "th", index ? {} : { scope: "row" }, show(record, board))))))));
+    h("tbody", {}, rows.slice(0, shown).map((record) => h("tr", {}, Object.values(COLUMNS).map(([, , show], index) => h(index ? "td" : "th", index ? {} : { scope: "row" }, show(record, board))))))));
 }

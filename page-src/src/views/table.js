@@ -29,8 +29,8 @@ export function tableView(board) {
       query && !none && h("span.muted", { role: "status" }, "Ranks and times stay those of all chosen methods and tasks."),
       none && h("span.muted", { role: "status" }, "No method or task has this name.")),
     board.tasks.length ? boardTable(board, shown, tasks) : null,
-    board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the darker. `,
-      board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", "Each score leads to its trial."),
+    board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the stronger. `,
+      board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", board.spread ? "Each mean leads to the trial of its first seed, which leads to those of the others." : "Each score leads to its trial."),
     methodList(board),
     later(() => statistics(board)),
     publishedTables(board),
@@ -114,7 +114,12 @@ function scoreCell(board, row, task, best) {
   const text = [format.score(cell.mean), (spread || fewer) && h("span.spread", {}, spread, fewer)];
   if (row.published) return h("td", { title: [cell.row.source, cell.row.note].filter(Boolean).join(": ") }, text);
   const near = best > 0 ? Math.max(0, 1 - Math.log2(cell.mean / best)) : Number(cell.mean === best);
-  return h(cell.mean === best ? "td.best" : "td", { style: `--near:${near.toFixed(3)}` }, h("a", { href: link("record", cell.rows[0].record?.key ?? "") }, text));
+  return h(cell.mean === best ? "td.best" : "td", { style: `--near:${near.toFixed(3)}` }, h("a", { href: link("record", cell.rows[0].record?.key ?? ""), title: opens(cell) }, text));
+}
+
+/** What a score leads to. */
+function opens({ n, rows: [{ seed }] }) {
+  return n > 1 ? `The mean over ${n} seeds. Opens the trial of seed ${seed}, one of them.` : `Opens the trial of seed ${seed}.`;
 }
 
 function missingCell(board, row, task) {

@@ -153,7 +153,7 @@ function distance(board, task, width) {
 
 function small(board, task) {
   const width = Math.min(340, chartWidth(3));
-  const curve = curveChart(board, task, "refine", "validation", { label: null, width, height: 170 });
+  const curve = curveChart(board, task, "refine", "validation", { label: `validation ${board.metric(task)}`, width, height: 190 });
   const best = board.best(task);
   return h("figure", {}, h("figcaption", {}, h("h3", {}, h("a", { href: link("task", task) }, board.label(task))),
     h("p.note", {}, best.length ? `Best: ${format.list(best)}, ${format.score(board.cell(task, best[0]).mean)} ${board.metric(task)}` : "No score yet", curve?.same && `.${curve.same}`)), curve?.node);

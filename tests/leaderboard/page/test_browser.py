@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from orca_ray.cli.output import duration
 from orca_ray.leaderboard import Grid, build_effects, empty_board, render_effects
 from orca_ray.leaderboard.page import page_data
 from orca_ray.leaderboard.published import all_published, compare, published_rows
@@ -115,6 +116,18 @@ def test_a_score_leads_to_its_record(open_page: Open) -> None:
     assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
 
 
+def test_a_mean_says_which_trial_it_opens(open_page: Open) -> None:
+    page = open_page()
+    score = page.locator('table.board td a[href*="key-digits-orca-"]').first
+    assert score.get_attribute("title") == "The mean over 3 seeds. Opens the trial of seed 0, one of them."
+    mean = score.inner_text().split()[0]
+    score.focus()
+    score.press("Enter")
+    page.wait_for_selector('main[data-shown="record/key-digits-orca-0"]')
+    assert page.get_by_role("note").inner_text().startswith("This is seed 0, one of 3: its test score is ")
+    assert page.get_by_role("note").inner_text().endswith(f"; the table shows their mean, {mean}.")
+
+
 def test_the_command_to_run_a_trial_again_is_one_command(open_page: Open) -> None:
     key = "k; touch 'x' $(y)"
     page = open_page(f"/record/{quote(key, safe='')}", page_of([make_record(key)]))
@@ -143,6 +156,36 @@ def test_the_last_method_stays_chosen(open_page: Open) -> None:
     assert methods(page) == ["nft"]
     assert page.locator('input[value="nft"]').is_disabled()
     assert "choose at least one" in page.inner_text("details.subset")
+
+
+def test_one_method_is_compared_with_nothing(open_page: Open) -> None:
+    page = open_page("/table?methods=orca")
+    assert page.inner_text(".brief").startswith("orca is the only method with scores here, on 6 tasks.")
+    page = open_page("/table", page_of([make_record("k")]))
+    assert page.inner_text("#subset") == "Choose methods and tasks (1 method, 1 task)"
+
+
+def test_a_clear_effect_says_that_it_is_not_corrected_for_many_pairs(open_page: Open) -> None:
+    """The interval of six ratios excludes 1; of the 28 pairs of eight methods, none is separable after correction."""
+    factors: dict[str, tuple[float, ...]] = {"nft": (0.5, 0.9, 0.95, 0.6, 0.85, 0.9), "scratch": (1.0,) * 6}
+    factors |= {f"m{m}": tuple(1 + 0.1 * ((t + m) % 3) for t in range(6)) for m in range(6)}
+    rows = [
+        make_record(f"{method}-{t}", method=method, task=f"pocket/{task}", test_score=factor)
+        for method, each in factors.items()
+        for t, (task, factor) in enumerate(zip(TASKS, each, strict=True))
+    ]
+    page = open_page("/effects", page_of(rows))
+    note = page.inner_text('figure[aria-label="Did pretraining help?"] .note')
+    assert note.startswith("Pretraining helped over 6 tasks")
+    assert note.endswith(
+        "The interval is for this one question, without correction for many comparisons: "
+        "with it, nft and scratch are not separable (see Differences)."
+    )
+    page.evaluate("location.hash = '#/differences'")
+    page.wait_for_selector('main[data-shown="differences/"]')
+    assert "With 6 tasks and 28 pairs, no pair can be separable by this test" in page.inner_text("figcaption")
+    page.select_option("#test", "nemenyi")
+    assert "no pair can be" not in page.inner_text("figcaption")
 
 
 def test_methods_that_tie_are_all_named(open_page: Open) -> None:
@@ -204,15 +247,42 @@ def test_costs_that_differ_by_less_than_five_per_cent_are_equal(open_page: Open)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_axis_of_costs_is_labelled_over_its_whole_range(open_page: Open, width: int) -> None:
+    rows = [make_record(name, method=name, wall_seconds=each) for name, each in {"nft": 30.0, "orca": 920.0}.items()]
+    page = open_page("/pareto?cost=wall_seconds", page_of(rows), viewport={"width": width, "height": 800})
+    labels = page.locator('figure svg [aria-label="x-axis tick label"] text').all_text_contents()
+    assert labels == ["50", "100", "200", "500"]
+
+
+def test_durations_are_the_command_lines(open_page: Open) -> None:
+    seconds = [0.1, 8.44, 59.94, 59.96, 60, 111.1, 359.6, 3599.4, 3599.6, 7199.7, 7629, 360_000]
+    expected = [duration(each) for each in seconds]
+    assert open_page().evaluate("seconds => seconds.map(orca.format.duration)", seconds) == expected
+    assert expected[3:7] == ["1 min 00 s", "1 min 00 s", "1 min 51 s", "6 min 00 s"]
+
+
 def test_trials_are_sorted_and_their_keys_are_links(open_page: Open) -> None:
     page = open_page("/record")
     page.click("#order-test")
-    shown = [text for text in page.locator("tbody tr td:nth-child(6)").all_inner_texts() if text != "–"]
+    shown = [text for text in page.locator("tbody tr td:nth-child(7)").all_inner_texts() if text != "–"]
     assert shown == sorted(shown, key=float)
     page.click("#order-test")
     assert page.locator("#order-test").inner_text() == "Test score ▼"
     page.locator('a[title="key-digits-nft-0"]').click()
     page.wait_for_selector('main[data-shown="record/key-digits-nft-0"]')
+
+
+def test_a_long_list_of_trials_says_so_and_is_shown_whole(open_page: Open) -> None:
+    rows = [make_record("confirmed")]
+    rows += [make_record(f"s{n}", phase="search", test_score=None, validation_score=0.25) for n in range(250)]
+    page = open_page("/record", page_of(rows))
+    assert page.locator("tbody tr").count() == 200
+    assert page.get_by_role("status").inner_text() == "The first 200 of 251 trials."
+    page.click("text=Show all 251")
+    assert page.locator("tbody tr").count() == 251
+    assert page.locator("tbody tr").last.locator("td:nth-child(6)").inner_text() == "0.2500"
+    assert "listed=all" in page.url
 
 
 def test_everything_is_reached_with_the_keyboard(open_page: Open) -> None:

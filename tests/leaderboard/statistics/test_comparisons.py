@@ -197,6 +197,16 @@ class TestVerdict:
         assert enough(2 + found["more_seeds"])
         assert not enough(1 + found["more_seeds"])
 
+    def test_other_methods_do_not_change_what_would_separate(self) -> None:
+        """The pair has the largest p-value, so Holm's last step tests it at the whole level beside other methods."""
+        close = ratios(*np.exp(-0.03 + 0.08 * np.tile([1.0, -1.0], 8)), spread=0.055)
+        noisy = close[close["method"] == "a"].assign(score=lambda rows: rows["score"] * 1.3 ** (-1.0) ** rows["seed"])
+        others = [noisy.assign(method=name, score=factor * noisy["score"]) for name, factor in (("c", 9), ("d", 81))]
+        found = [pair(compute("verdict", each)) for each in (close, pd.concat([close, *others]))]
+        alone, beside = ((each["more_tasks"], each["more_seeds"]) for each in found)
+        assert alone == beside
+        assert all(map(math.isfinite, alone))
+
     def test_words(self) -> None:
         found = compute("verdict", ratios(0.5, 0.52, 0.48, 0.5, 0.51, 0.49))
         assert describe("a", "b", pair(found, "a", "b")).startswith("a is better than b on 6 tasks (ratio 0.50 [0.4")

@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from orca_ray.leaderboard.statistics.critical_difference import critical_differences, friedman, holm, signed_rank
+from orca_ray.leaderboard.statistics.critical_difference import (
+    critical_differences,
+    friedman,
+    holm,
+    signed_rank,
+    smallest_p,
+)
 from orca_ray.leaderboard.statistics.distributions import (
     chi_square_tail,
     student_quantile,
@@ -101,6 +107,16 @@ class TestCriticalDifferences:
         for group in groups:
             start = order.index(group[0])
             assert group == order[start : start + len(group)]
+
+    @pytest.mark.parametrize(("num_tasks", "possible"), [(8, False), (10, True)])
+    def test_no_pair_is_separable_with_few_tasks(self, num_tasks: int, possible: bool) -> None:
+        """Six methods of which each is ten times better than the next on every task: 15 pairs."""
+        scores = table({f"t{t}": {f"m{m}": (1 + t) * 10.0**m for m in range(6)} for t in range(num_tasks)})
+        found = critical_differences(scores)
+        assert found.wilcoxon_possible is possible
+        assert list(map(len, found.wilcoxon_groups)) == ([] if possible else [6])
+        assert smallest_p(num_tasks, 6) == pytest.approx(15 * 2 / 2**num_tasks)
+        assert math.isnan(smallest_p(num_tasks, 1))
 
     def test_without_common_tasks(self) -> None:
         found = critical_differences(table({"t": {"a": 1}, "u": {"b": 1}}))
