@@ -23,7 +23,7 @@ from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.events import Listener, Summary
 from orca_ray.sweep.execution.models import best_of
 from orca_ray.sweep.execution.scratch import scratch_directory
-from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec
 from orca_ray.tasks.task import Task
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orca_ray.adapted import Adapted
     from orca_ray.data.user import UserData
 
-SWEEP = "adapt"
+SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
 SEARCHES = (32, 16, 8, 4, 2, 0)
 """Numbers of search trials of a method in the second round, the largest that fits first; 0: more seeds alone."""

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from orca_ray.alignment import registry, text_features
 from orca_ray.alignment import source_features as source_module
-from orca_ray.alignment import text_features
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.image_features import embedded_size
 from orca_ray.alignment.registry import default_source, fetch_source, source_names
@@ -226,7 +226,8 @@ def test_disk_is_read_and_not_sampled_again(loads: Loads, articles: None, monkey
     def never(*_: object) -> Any:
         raise AssertionError("sampled again")
 
-    monkeypatch.setattr(prose, "SOURCE", replace(prose.SOURCE, sample=never))
+    changed = {**registry.all_sources(), "prose": replace(prose.SOURCE, sample=never)}
+    monkeypatch.setattr(registry, "all_sources", lambda: changed)
     assert torch.equal(prose_features().x, first.x)
     with pytest.raises(AssertionError, match="sampled again"):
         prose_features(num_samples=7)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 ELSEWHERE: Mapping[str, str] = {
     "docs/plug-ins.md": "tests/test_plug_ins.py",
     "docs/own-data.md": "tests/examples/test_own_data.py",
-    "docs/serving.md": "tests/serving/test_serve.py",
+    "docs/serving.md": "tests/serving/test_page.py",
 }
 """Pages whose blocks a test of their own runs."""
 
@@ -18,6 +18,7 @@ PARSED_ONLY: Mapping[str, str] = {
     "submit": "needs a Ray cluster; tests/cluster/test_job_submit.py",
     "adapt": "trains for minutes; tests/examples/test_own_data.py",
     "predict": "needs a model; tests/examples/test_own_data.py",
+    "export": "needs a model; tests/export",
     "serve": "does not end; tests/serving/test_serve.py",
     "reproduce": "trains for minutes; tests/sweep/execution",
     "data fetch": "downloads; tests/data and tests/cli/test_cli_data.py",
