@@ -129,7 +129,7 @@ class Adapted:
 
     @property
     def decides(self) -> bool:
-        """Whether the model predicts classes, labels or masks, of which it has probabilities."""
+        """Whether the model predicts classes, labels or masks, and so has probabilities."""
         return self.task.target.kind in ("classes", "labels") or not get_loss(self.task.loss).regression
 
     def predict(self, x: Any) -> Array:

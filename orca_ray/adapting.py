@@ -111,10 +111,10 @@ class AdaptationSweep:
         Raises UserError as `best`, and if ``out`` has files that do not belong to a model.
         """
         best, models = self.best(), StoredModels(self.results)
+        models.fetch(best.trial_key, Path(out).expanduser())  # first: if it fails, nothing is lost
         for record in self._confirmed():
             if record.trial_key != best.trial_key:
                 models.remove(record.trial_key)
-        models.fetch(best.trial_key, Path(out).expanduser())
         return best
 
     def _round(self, spec: SweepSpec, deadline: float) -> Summary:

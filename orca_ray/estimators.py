@@ -31,7 +31,7 @@ _AXES = {2: "NL", 3: "NCL", 4: "NCHW"}
 
 
 class _CrossModal(BaseEstimator):  # type: ignore[misc]
-    """What the two estimators share."""
+    """Base class of the classifier and the regressor."""
 
     _kind: Literal["classes", "scalar"]
 

@@ -98,10 +98,13 @@ def adapt(
     """
     from orca_ray.adapting import AdaptationSweep
     from orca_ray.data.user import read
+    from orca_ray.methods.model_folder import refuse_other
     from orca_ray.tasks.inference import infer
     from orca_ray.tasks.own import register
 
     given = options.data_options()
+    if options.out is not None:
+        refuse_other(options.out)  # before anything is trained
     samples = read(data, given)
     inferred = infer(samples, given)
     silent = options.quiet or options.json

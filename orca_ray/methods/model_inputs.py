@@ -27,7 +27,7 @@ _MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Samples to predict, of which a slice is read at a time."""
+    """Samples to predict; one slice of them is read at a time."""
 
     data: "UserData"
     task: TaskSummary

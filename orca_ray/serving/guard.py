@@ -1,4 +1,4 @@
-"""What every request passes before it is read: token, rate, number of requests in progress; and the metrics."""
+"""Checks of a request before it is read: token, rate, number of requests in progress; and the metrics."""
 
 import asyncio
 import hmac
@@ -21,7 +21,7 @@ _App = Callable[[Any, Callable[[], Awaitable[_Message]], Callable[[_Message], Aw
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes."""
+    """Largest sizes, rates and times of requests that the server accepts."""
 
     body_bytes: int = 16 * 2**20
     """Size of a body."""

@@ -15,7 +15,7 @@ from orca_ray.tasks.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Description:
-    """What the HTTP side must know of a model."""
+    """Description of a model for the HTTP side."""
 
     task: TaskSummary
     preprocessing: Preprocessing | None

@@ -64,3 +64,11 @@ assert np.allclose(found, stored, rtol=1e-4, atol=1e-5) if found.dtype.kind == "
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_of_something_else_is_refused_before_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run(["adapt", str(tmp_path / "missing.csv"), "--target", "y", "--out", str(tmp_path)]) == 2
+    assert "has files and is no model folder" in capfd.readouterr().err

@@ -23,7 +23,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Options(BaseModel):
-    """What cannot be inferred, or shall not be. Every field is optional; "" or None: it is inferred."""
+    """Properties of own data that the user gives. Every field is optional; "" or None: it is inferred."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
