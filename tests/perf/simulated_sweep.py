@@ -46,6 +46,10 @@ class SimulatedRunner:
     def __init__(self, trial: TrialSpec, *_: object, **__: object) -> None:
         self.trial = trial
 
+    def stage(self) -> TrialReport:
+        """Report that there is nothing to stage."""
+        return TrialReport()
+
     def step(self) -> TrialReport:
         """Run the only epoch."""
         (report,) = fake_reports(self.trial)
