@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from orca_ray.cli.benchmark import AddressOption, Executor
 from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes
 from orca_ray.cli.output import duration, emit_json, note, plain, say, show
+from orca_ray.cli.sweep_options import AddressOption, Executor
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a cache of their own, and one way to run a command."""
+"""What the tests of the command line share: a cache of their own, a sweep file, and one way to run a command."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,16 @@ from typing import Any
 import pytest
 
 from orca_ray.cli.app import run
+
+SWEEP = """\
+name: mine
+benchmark: pocket
+methods: [nft]
+tasks: [pocket/digits, pocket/wdbc]
+settings: {refine.epochs: 3}
+budgets:
+  full: {search_trials: 2, confirm_seeds: [1, 2]}
+"""
 
 
 @dataclass(frozen=True)
@@ -52,3 +62,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Ending(code, captured.out, captured.err)
 
     return invoke
+
+
+@pytest.fixture
+def sweep_file() -> str:
+    Path("sweep.yaml").write_text(SWEEP)
+    return "sweep.yaml"
