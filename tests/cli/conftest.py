@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from orca_ray.cli.app import run
+from orca_ray.sweep.planning import loading
 
 SWEEP = """\
 name: mine
@@ -35,6 +37,7 @@ class Ending:
 
 
 Command = Callable[..., Ending]
+EndBy = Callable[[BaseException], Ending]
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,17 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Ending(code, captured.out, captured.err)
 
     return invoke
+
+
+@pytest.fixture
+def end_by(command: Command, monkeypatch: pytest.MonkeyPatch) -> EndBy:
+    """Return a function that runs a command in which ``error`` is raised."""
+
+    def ending(error: BaseException) -> Ending:
+        monkeypatch.setattr(loading, "load_spec", Mock(side_effect=error))
+        return command("benchmark", "pocket")
+
+    return ending
 
 
 @pytest.fixture
