@@ -9,7 +9,6 @@ arXiv:2403.13537.
 
 import csv
 import functools
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -106,9 +105,9 @@ def all_published() -> tuple[PublishedRow, ...]:
     return tuple(_row(row) for row in _read("results.csv"))
 
 
-def published_rows(benchmark: str, hide: Collection[str] = ()) -> list[PublishedRow]:
-    """Return the published rows of a benchmark, without those whose kind is in ``hide``."""
-    return [row for row in all_published() if row.benchmark == benchmark and row.kind not in hide]
+def published_rows(benchmark: str) -> list[PublishedRow]:
+    """Return the published rows of a benchmark."""
+    return [row for row in all_published() if row.benchmark == benchmark]
 
 
 def _read(name: str) -> list[dict[str, str]]:
