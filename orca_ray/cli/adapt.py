@@ -124,7 +124,7 @@ def _command() -> str:
 
 
 def _print_inferred(data: str, inferred: "Inferred") -> None:
-    """Print what was inferred and why, and how each is overridden; warnings have been logged."""
+    """Print each inferred property, the reason, and the option that overrides it; warnings have been logged."""
     say(f"{data}: {inferred.task.name}")
     rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
     show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
@@ -165,7 +165,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
 
 
 def _print_cost(sweep: "AdaptationSweep") -> None:
-    """Print the estimated time of the first round; the second one is planned by what the first one takes."""
+    """Print the estimated time of the first round; its measured time then determines the second one."""
     from orca_ray.sweep.planning.plan import build_plan
 
     planned = build_plan(sweep.spec(), None)

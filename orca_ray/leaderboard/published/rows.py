@@ -31,7 +31,7 @@ PROTOCOLS = {
     "several-coefficients": "data with several coefficients per equation, and a protocol that is not stated",
     "": "the source does not say which split selected",
 }
-"""What the protocol of a row means. The first two are the protocols of sweeps; a row with another one stays apart."""
+"""Meaning of each protocol. The first two are the protocols of sweeps; rows with another one stay apart."""
 
 FLAGS = {
     "misprint": "misprinted",
@@ -59,7 +59,7 @@ class PublishedRow:
     metric: str
     """Name of the equal metric of this project; "": none is known to be equal."""
     quantity: str
-    """What was measured, normalised to lower is better. Only rows of one quantity are comparable."""
+    """Quantity that was measured, normalised to lower is better. Only rows of one quantity are comparable."""
     score: float | None
     """None for a `CLAIM`."""
     std: float | None
