@@ -1,14 +1,13 @@
 """``orca-sweep adapt``: from a user's data to a model folder."""
 
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes
+from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, say, show
 from orca_ray.cli.sweep_options import AddressOption, Executor
 from orca_ray.errors import UserError
@@ -114,13 +113,9 @@ def adapt(
         task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
-        address=options.address, command=_command(),
+        address=options.address, command=typed(),
     )  # fmt: skip
     _run(sweep, options, inferred)
-
-
-def _command() -> str:
-    return shlex.join(["orca-sweep", *sys.argv[1:]])
 
 
 def _print_inferred(data: str, inferred: "Inferred") -> None:
